@@ -18,7 +18,7 @@ from faasrt.local.engines.wasi_python import WasiPythonEngine
 from faasrt.local.toolchains import TOOLCHAINS
 
 # By family of languages. The first engine is the default at the level "namespaces", the last one at other levels.
-_ENGINES: dict[Language, tuple[type[Engine], ...]] = {
+ENGINES: dict[Language, tuple[type[Engine], ...]] = {
     Language.PYTHON: (NativePythonEngine, WasiPythonEngine),
     Language.JAVASCRIPT: (DenoEngine,),
     **{language: (engine_for(toolchain),) for language, toolchain in TOOLCHAINS.items()},
@@ -29,7 +29,7 @@ Queues = dict[Language, AdmissionQueue]
 
 def fingerprints(language: Language) -> tuple[str, ...]:
     """Return the names of the engines that can run a language."""
-    return tuple(engine.name for engine in _ENGINES[language.family])
+    return tuple(engine.name for engine in ENGINES[language.family])
 
 
 def parse_languages(names: Iterable[str | Language] | None) -> tuple[Language, ...]:
@@ -64,8 +64,8 @@ def engine_types(languages: Iterable[Language], engines: Mapping[Language, str],
     """Return the chosen or default engine of each language at a level."""
     found = []
     for family in dict.fromkeys(language.family for language in languages):
-        known = {engine.name: engine for engine in _ENGINES[family]}
-        default = _ENGINES[family][0 if level == "namespaces" else -1]
+        known = {engine.name: engine for engine in ENGINES[family]}
+        default = ENGINES[family][0 if level == "namespaces" else -1]
         found.append(known.get(engines.get(family, ""), default))
     return found
 

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from faasrt import Outcome, RejectedError
-from support.threats import FOLDERS, TARGETS, Target, attempt, environments, sample, target_at
+from support.threats import TARGETS, Target, attempt, environments, sample, target_at
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -19,7 +19,7 @@ READ, WRITE, NET, RUN, ENV, SYS, FFI = (
 
 
 @pytest_asyncio.fixture(
-    scope="module", loop_scope="session", params=[*TARGETS, *FOLDERS], ids=lambda target: f"{target[0]}-{target[1]}"
+    scope="module", loop_scope="session", params=TARGETS, ids=lambda target: f"{target[0]}-{target[1]}"
 )
 async def target(request: pytest.FixtureRequest) -> AsyncIterator[Target]:
     async with target_at(request.param, "js", "ts") as target:
@@ -69,9 +69,16 @@ NETWORK = [
     ("return await fetch('https://canary.test')", NET),
     ("return new WebSocket('ws://127.0.0.1:TCP_PORT')", NET),
     (
-        "const s = new EventSource('http://127.0.0.1:TCP_PORT');"
-        " return await new Promise((open, fail) => { s.onopen = open; s.onerror = () => { s.close();"
-        " fail('no event source') } })",
+        """
+        const s = new EventSource('http://127.0.0.1:TCP_PORT');
+        return await new Promise((open, fail) => {
+            s.onopen = open;
+            s.onerror = () => {
+                s.close();
+                fail('no event source')
+            }
+        })
+        """,
         "no event source",
     ),
     ("return new WebTransport('https://127.0.0.1:TCP_PORT')", "WebTransport is not defined"),
@@ -92,22 +99,37 @@ NETWORK = [
     ("return (await import('node:net')).createServer().listen('/tmp/x.socket')", READ),
     ("return await (await import('node:dns/promises')).lookup('canary.test')", "EPERM"),
     (
-        "const r = new (await import('node:dns/promises')).Resolver(); r.setServers(['127.0.0.1:UDP_PORT']);"
-        " return await r.resolve4('canary.test')",
+        """
+        const r = new (await import('node:dns/promises')).Resolver();
+        r.setServers(['127.0.0.1:UDP_PORT']);
+        return await r.resolve4('canary.test')
+        """,
         SYS,
     ),
     (
-        "const { TCP, TCPConnectWrap } = process.binding('tcp_wrap');"
-        " return new TCP(0).connect(new TCPConnectWrap(), '127.0.0.1', TCP_PORT)",
+        """
+        const { TCP, TCPConnectWrap } = process.binding('tcp_wrap');
+        return new TCP(0).connect(new TCPConnectWrap(), '127.0.0.1', TCP_PORT)
+        """,
         NET,
     ),
     (
-        "const r = new (process.binding('tcp_wrap').TCP)(1).listen(5); if (r) throw new Error('code ' + r); return r",
+        """
+        const r = new (process.binding('tcp_wrap').TCP)(1).listen(5);
+        if (r) throw new Error('code ' + r);
+        return r
+        """,
         "code -13",
     ),
     (
-        "const s = new (await import('node:net')).Socket(); s.on('error', () => {}); s.connect(TCP_PORT, '127.0.0.1');"
-        " const r = new s._handle.constructor(1).listen(5); if (r) throw new Error('code ' + r); return r",
+        """
+        const s = new (await import('node:net')).Socket();
+        s.on('error', () => {});
+        s.connect(TCP_PORT, '127.0.0.1');
+        const r = new s._handle.constructor(1).listen(5);
+        if (r) throw new Error('code ' + r);
+        return r
+        """,
         "code -13",
     ),
     ("return new (process.binding('tcp_wrap').TCP)(1).bind('0.0.0.0', 0)", NET),
@@ -127,20 +149,27 @@ NETWORK = [
         "-13",
     ),
     (
-        "const { Pipe, PipeConnectWrap } = process.binding('pipe_wrap');"
-        " return new Pipe(0).connect(new PipeConnectWrap(), '/run/x')",
+        """
+        const { Pipe, PipeConnectWrap } = process.binding('pipe_wrap');
+        return new Pipe(0).connect(new PipeConnectWrap(), '/run/x')
+        """,
         READ,
     ),
 ]
-TRIED = (
-    "const tried = (e) => new Promise((done, fail) => { for (const n of ['connect', 'response', 'listening'])"
-    " e.on(n, () => done(n)); e.on('error', fail); });"
-    # Throw the message of a worker of Node as an error.
-    " const in_worker = async (code) => { const { Worker } = await import('node:worker_threads');"
-    " const w = new Worker('const tell = (m) => require(`node:worker_threads`).parentPort.postMessage(m);' + code,"
-    " { eval: true }); const told = await new Promise((r) => w.on('message', r).on('error', (e) => r(e.message)));"
-    " throw new Error(told) };"
-)
+TRIED = """
+    const tried = (e) => new Promise((done, fail) => {
+        for (const n of ['connect', 'response', 'listening']) e.on(n, () => done(n));
+        e.on('error', fail);
+    });
+    // Throw the message of a worker of Node as an error.
+    const in_worker = async (code) => {
+        const { Worker } = await import('node:worker_threads');
+        const tell = 'const tell = (m) => require(`node:worker_threads`).parentPort.postMessage(m);';
+        const w = new Worker(tell + code, { eval: true });
+        const told = await new Promise((r) => w.on('message', r).on('error', (e) => r(e.message)));
+        throw new Error(told)
+    };
+"""
 
 
 @pytest.mark.parametrize(("body", "words"), sample(NETWORK))
@@ -155,7 +184,10 @@ async def test_the_network_cannot_be_reached(target: Target, body: str, words: s
 
 async def test_a_datagram_cannot_be_sent(target: Target) -> None:
     """Node's datagram sockets report the denial as an uncaught error."""
-    code = "import d from 'node:dgram'; d.createSocket('udp4').send('x', UDP_PORT, '127.0.0.1')"
+    code = """
+        import d from 'node:dgram';
+        d.createSocket('udp4').send('x', UDP_PORT, '127.0.0.1')
+    """
     result = await target.run(code, "js")
     assert result.outcome is Outcome.USER_ERROR
     assert NET in result.stderr
@@ -170,11 +202,12 @@ async def test_a_request_for_network_access_is_refused(target: Target) -> None:
 
 
 # SQLite needs a folder for data that exceeds its cache.
-SPILL = (
-    "const d = new (await import('node:sqlite')).DatabaseSync(':memory:');"
-    " d.exec('pragma temp_store=1; pragma cache_size=10; create temp table t(a)');"
-    " for (let i = 0; i < 30; i++) d.exec('insert into t values (randomblob(1000000))'); return 'spilled'"
-)
+SPILL = """
+    const d = new (await import('node:sqlite')).DatabaseSync(':memory:');
+    d.exec('pragma temp_store=1; pragma cache_size=10; create temp table t(a)');
+    for (let i = 0; i < 30; i++) d.exec('insert into t values (randomblob(1000000))');
+    return 'spilled'
+"""
 PROCESSES = [
     ("return await new Deno.Command('/bin/true').output()", RUN),
     ("return new Deno.Command(Deno.execPath(), { args: ['eval', '1'] }).spawn()", RUN),
@@ -218,8 +251,10 @@ PROCESSES = [
     ("return process._kill(SERVER, 15)", ""),
     ("return new (await import('node:sqlite')).DatabaseSync(':memory:', { allowExtension: true })", FFI),
     (
-        "const { DatabaseSync, backup } = await import('node:sqlite');"
-        " return await backup(new DatabaseSync(':memory:'), '/var/tmp/x')",
+        """
+        const { DatabaseSync, backup } = await import('node:sqlite');
+        return await backup(new DatabaseSync(':memory:'), '/var/tmp/x')
+        """,
         WRITE,
     ),
     (
@@ -264,20 +299,40 @@ console.log(typeof gc);
 
 
 STATES = [
-    ("globalThis.spy = 1; Array.prototype.spy = 1", "typeof spy + [].spy", "undefinedundefined"),
-    ("JSON.stringify = () => 'spy'; console.log = () => {}", "JSON.stringify(1)", "1"),
+    (
+        """
+        globalThis.spy = 1;
+        Array.prototype.spy = 1
+        """,
+        "typeof spy + [].spy",
+        "undefinedundefined",
+    ),
+    (
+        """
+        JSON.stringify = () => 'spy';
+        console.log = () => {}
+        """,
+        "JSON.stringify(1)",
+        "1",
+    ),
     (
         "(await import('node:fs')).default.spy = Deno.spy = 1",
         "(await import('node:fs')).default.spy + '' + Deno.spy",
         "undefined" * 2,
     ),
     (
-        "const m = (await import('node:module')).default; m._cache.spy = m.spy = 1",
+        """
+        const m = (await import('node:module')).default;
+        m._cache.spy = m.spy = 1
+        """,
         "(await import('node:module')).default.spy",
         "undefined",
     ),
     (
-        "const d = new (await import('node:sqlite')).DatabaseSync(':memory:'); d.exec('create table spy(a)')",
+        """
+        const d = new (await import('node:sqlite')).DatabaseSync(':memory:');
+        d.exec('create table spy(a)')
+        """,
         "new (await import('node:sqlite')).DatabaseSync(':memory:').prepare('select 1 from sqlite_master').get()",
         "undefined",
     ),
@@ -287,13 +342,34 @@ STATES = [
         "undefined",
     ),
     (
-        "const c = new BroadcastChannel('spy'); for (let i = 0; i < 20; i++) {"
-        " c.postMessage('spy'); await new Promise((r) => setTimeout(r, 10)) } c.close()",
-        "await new Promise((r) => { const c = new BroadcastChannel('spy'); c.onmessage = r; setTimeout(() => {"
-        " c.close(); r('nothing') }, 150) })",
+        """
+        const c = new BroadcastChannel('spy');
+        for (let i = 0; i < 20; i++) {
+            c.postMessage('spy');
+            await new Promise((r) => setTimeout(r, 10))
+        }
+        c.close()
+        """,
+        """
+        await new Promise((r) => {
+            const c = new BroadcastChannel('spy');
+            c.onmessage = r;
+            setTimeout(() => {
+                c.close();
+                r('nothing')
+            }, 150)
+        })
+        """,
         "nothing",
     ),
-    ("Deno.exitCode = 0; performance.mark('spy')", "performance.getEntriesByName('spy').length", "0"),
+    (
+        """
+        Deno.exitCode = 0;
+        performance.mark('spy')
+        """,
+        "performance.getEntriesByName('spy').length",
+        "0",
+    ),
     (
         "try { localStorage.spy = 1 } catch {}",
         "typeof localStorage + typeof sessionStorage + typeof caches",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 
 import psutil
@@ -17,6 +16,8 @@ from support.threats import FOLDERS, MB, Target, attempt, sample, target_at
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
+WAIT = "setInterval(() => {}, 1e6)"
+"""A statement, after which a program waits until it is ended."""
 EVERYTHING = "--allow-all --no-prompt --no-config --no-lock --cached-only --no-code-cache"
 
 
@@ -51,10 +52,17 @@ OUTSIDE = [
     "return Deno.symlinkSync('given', 'x')",
     "return (await import('node:fs')).symlinkSync('/proc', 'x', 'dir')",
     "return (await import('node:fs')).cpSync('/proc', '/tmp/x', { recursive: true })",
-    "Deno.chdir('/tmp'); Deno.chdir('..'); return Deno.writeTextFileSync('x', 'y')",
+    """
+    Deno.chdir('/tmp');
+    Deno.chdir('..');
+    return Deno.writeTextFileSync('x', 'y')
+    """,
     "return Deno.chownSync('given', 0, 0)",
     "return Deno.listen({ transport: 'unix', path: '/tmp/x' })",
-    "const w = (await import('node:fs')).watch('.'); return await new Promise((_, fail) => w.on('error', fail))",
+    """
+    const w = (await import('node:fs')).watch('.');
+    return await new Promise((_, fail) => w.on('error', fail))
+    """,
 ]
 
 
@@ -68,11 +76,23 @@ async def test_nothing_outside_of_the_folder_can_be_used(target: Target, permitt
 
 
 EXECUTIONS = [
-    "Deno.writeTextFileSync('x', '#!/sandbox/deno'); Deno.chmodSync('x', 0o777);"
-    " return new Deno.Command('/tmp/x').outputSync()",
-    "Deno.copyFileSync('/sandbox/deno', 'x'); return new Deno.Command('/tmp/x').outputSync()",
-    "Deno.copyFileSync(LIBRARY, 'x.so'); return Deno.dlopen('/tmp/x.so', {})",
-    "Deno.copyFileSync(LIBRARY, 'x.node'); return process.dlopen({ exports: {} }, '/tmp/x.node')",
+    """
+    Deno.writeTextFileSync('x', '#!/sandbox/deno');
+    Deno.chmodSync('x', 0o777);
+    return new Deno.Command('/tmp/x').outputSync()
+    """,
+    """
+    Deno.copyFileSync('/sandbox/deno', 'x');
+    return new Deno.Command('/tmp/x').outputSync()
+    """,
+    """
+    Deno.copyFileSync(LIBRARY, 'x.so');
+    return Deno.dlopen('/tmp/x.so', {})
+    """,
+    """
+    Deno.copyFileSync(LIBRARY, 'x.node');
+    return process.dlopen({ exports: {} }, '/tmp/x.node')
+    """,
 ]
 LIBRARY = "const LIBRARY = Deno.readTextFileSync('/proc/self/maps').match(/\\S+libm\\.so\\S*/)[0];"
 
@@ -96,25 +116,51 @@ async def test_a_loaded_library_can_be_loaded_from_elsewhere(permitted: Target) 
 
 async def test_the_folder_is_private(target: Target) -> None:
     """Neither a program at the same time nor the next one sees a file."""
-    look = "await new Promise((r) => setTimeout(r, 200)); console.log([...Deno.readDirSync('.')].map((e) => e.name))"
-    leave = f"Deno.writeTextFileSync('left', 'x'); Deno.makeTempFileSync(); {look}"
-    left, beside = await asyncio.gather(target.run(leave, "js"), target.run(look, "js"))
+    look = "console.log([...Deno.readDirSync('.')].map((e) => e.name))"
+    leave = f"""
+        Deno.writeTextFileSync('left', 'x');
+        Deno.makeTempFileSync();
+        {look};
+        {WAIT}
+    """
+    async with target.manager.stream_code(leave, "js", files={"given": "x"}, collect=["**"]) as run:
+        assert "left" in (await anext(aiter(run))).text
+        beside = await target.run(look, "js")
     after = await target.run(look, "js")
-    assert "left" in left.stdout
     assert beside.stdout == after.stdout == '[ "main.js", "given" ]\n'
 
 
 FULL = [
-    "const bytes = new Uint8Array(1e6); using f = Deno.openSync('x', { write: true, create: true });"
-    " for (;;) f.writeSync(bytes)",
-    "const bytes = new Uint8Array(1e5); for (let i = 0; ; i++) Deno.writeFileSync(`x${i}`, bytes)",
+    """
+    const bytes = new Uint8Array(1e6);
+    using f = Deno.openSync('x', { write: true, create: true });
+    for (;;) f.writeSync(bytes)
+    """,
+    """
+    const bytes = new Uint8Array(1e5);
+    for (let i = 0; ; i++) Deno.writeFileSync(`x${i}`, bytes)
+    """,
     "for (let i = 0; ; i++) Deno.writeFileSync(`x${i}`, new Uint8Array())",
-    "for (let i = 0; ; i++) { Deno.mkdirSync('d'); Deno.chdir('d') }",
+    """
+    for (let i = 0; ; i++) {
+        Deno.mkdirSync('d');
+        Deno.chdir('d')
+    }
+    """,
     "for (let i = 0; ; i++) Deno.linkSync('given', `x${i}`)",
-    "Deno.truncateSync('given', 1e9); return Deno.statSync('given').size",
-    "using f = Deno.openSync('x', { write: true, create: true }); f.seekSync(1e10, 0);"
-    " return f.writeSync(new Uint8Array(1))",
-    "const open = []; for (let i = 0; ; i++) open.push(Deno.openSync(`x${i}`, { write: true, create: true }))",
+    """
+    Deno.truncateSync('given', 1e9);
+    return Deno.statSync('given').size
+    """,
+    """
+    using f = Deno.openSync('x', { write: true, create: true });
+    f.seekSync(1e10, 0);
+    return f.writeSync(new Uint8Array(1))
+    """,
+    """
+    const open = [];
+    for (let i = 0; ; i++) open.push(Deno.openSync(`x${i}`, { write: true, create: true }))
+    """,
 ]
 
 
@@ -138,14 +184,14 @@ async def local() -> AsyncIterator[RuntimeManager]:
 
 async def test_files_count_as_memory(local: RuntimeManager) -> None:
     """A program may use the memory of its limit and the headroom for files or for buffers, but not for both."""
-    files = (
-        "const bytes = new Uint8Array(1e6).fill(1);"
-        " for (let i = 0; i < 60; i++) Deno.writeFileSync('x', bytes, { append: true });"
-    )
+    files = """
+        const bytes = new Uint8Array(1e6).fill(1);
+        for (let i = 0; i < 60; i++) Deno.writeFileSync('x', bytes, { append: true });
+    """
     buffers = "const kept = Array.from({ length: 60 }, () => new Uint8Array(1e6).fill(1));"
-    wait = "await new Promise((r) => setTimeout(r, 1500)); console.log('end')"
+    stay = "await new Promise((r) => setTimeout(r, 500));"  # the launcher counts several times
     outcomes = []
-    for code in (f"{files} {wait}", f"{buffers} {wait}", f"{files} {buffers} {wait}"):
+    for code in (f"{files} {stay}", f"{buffers} {stay}", f"{files} {buffers} {WAIT}"):
         result = await local.run_code(code, "js", 30_000, sandbox=SandboxConfig(memory_limit_mb=32), collect=["none"])
         outcomes.append(result.outcome)
     assert outcomes == [Outcome.OK, Outcome.OK, Outcome.MEMORY_LIMIT]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
@@ -16,8 +15,8 @@ import pytest_asyncio
 from faasrt import Outcome
 from faasrt.local.jail import seccomp
 from faasrt.local.jail.syscalls import NUMBERS
-from support.served import with_word
-from support.threats import CONTAINERS, FOLDERS, TARGETS, Target, attempt, sample, target_at
+from support.served import until, with_word
+from support.threats import CONTAINERS, TARGETS, Target, attempt, sample, target_at
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -33,7 +32,7 @@ DENIALS = re.compile(
 @pytest_asyncio.fixture(
     scope="module",
     loop_scope="session",
-    params=[*TARGETS, *CONTAINERS, *FOLDERS],
+    params=[*TARGETS, *CONTAINERS],
     ids=lambda target: f"{target[0]}-{target[1]}",
 )
 async def target(request: pytest.FixtureRequest) -> AsyncIterator[Target]:
@@ -42,11 +41,12 @@ async def target(request: pytest.FixtureRequest) -> AsyncIterator[Target]:
 
 
 # SQLite needs a folder for data that exceeds its cache.
-SPILL = (
-    "const d = new (await import('node:sqlite')).DatabaseSync(':memory:');"
-    " d.exec('pragma temp_store=1; pragma cache_size=10; create temp table t(a)');"
-    " for (let i = 0; i < 30; i++) d.exec('insert into t values (randomblob(1000000))'); return 'spilled'"
-)
+SPILL = """
+    const d = new (await import('node:sqlite')).DatabaseSync(':memory:');
+    d.exec('pragma temp_store=1; pragma cache_size=10; create temp table t(a)');
+    for (let i = 0; i < 30; i++) d.exec('insert into t values (randomblob(1000000))');
+    return 'spilled'
+"""
 FILES = [
     "return Deno.readTextFileSync('/etc/passwd')",
     "return Deno.readTextFileSync('CANARY')",
@@ -95,13 +95,29 @@ FILES = [
     "return new (await import('node:sqlite')).DatabaseSync(':memory:').exec(`pragma temp_store_directory='/var/tmp'`)",
 ]
 NETWORK = [
-    "const r = new (process.binding('tcp_wrap').TCP)(1).listen(5); if (r) throw new Error('code ' + r); return r",
-    "const s = new (await import('node:net')).Socket(); s.on('error', () => {}); s.connect(TCP_PORT, '127.0.0.1');"
-    " const r = new s._handle.constructor(1).listen(5); if (r) throw new Error('code ' + r); return r",
-    "const t = new (process.binding('tcp_wrap').TCP)(1), b = t.bind('0.0.0.0', 0) || t.listen(5);"
-    " if (b) throw new Error('code ' + b); return b",
-    "const t = new (process.binding('udp_wrap').UDP)(), b = t.bind('0.0.0.0', 0, 0);"
-    " if (b) throw new Error('code ' + b); return b",
+    """
+    const r = new (process.binding('tcp_wrap').TCP)(1).listen(5);
+    if (r) throw new Error('code ' + r);
+    return r
+    """,
+    """
+    const s = new (await import('node:net')).Socket();
+    s.on('error', () => {});
+    s.connect(TCP_PORT, '127.0.0.1');
+    const r = new s._handle.constructor(1).listen(5);
+    if (r) throw new Error('code ' + r);
+    return r
+    """,
+    """
+    const t = new (process.binding('tcp_wrap').TCP)(1), b = t.bind('0.0.0.0', 0) || t.listen(5);
+    if (b) throw new Error('code ' + b);
+    return b
+    """,
+    """
+    const t = new (process.binding('udp_wrap').UDP)(), b = t.bind('0.0.0.0', 0, 0);
+    if (b) throw new Error('code ' + b);
+    return b
+    """,
     "return await Deno.connect({ port: TCP_PORT })",
     "return await Deno.connectTls({ port: TCP_PORT, hostname: '127.0.0.1' })",
     "return Deno.listen({ port: 0 })",
@@ -116,11 +132,17 @@ NETWORK = [
     "return await tried((await import('node:http')).createServer().listen(0))",
     "return await tried((await import('node:http')).get('http://127.0.0.1:TCP_PORT'))",
     "return await tried((await import('node:dgram')).createSocket('udp4').bind(0))",
-    "const s = (await import('node:dgram')).createSocket('udp4'); s.send('x', UDP_PORT, '127.0.0.1');"
-    " return await tried(s)",
+    """
+    const s = (await import('node:dgram')).createSocket('udp4');
+    s.send('x', UDP_PORT, '127.0.0.1');
+    return await tried(s)
+    """,
     "return await (await import('node:dns/promises')).lookup('canary.test')",
-    "const r = new (await import('node:dns/promises')).Resolver(); r.setServers(['127.0.0.1:UDP_PORT']);"
-    " return await r.resolve4('canary.test')",
+    """
+    const r = new (await import('node:dns/promises')).Resolver();
+    r.setServers(['127.0.0.1:UDP_PORT']);
+    return await r.resolve4('canary.test')
+    """,
     "return (await import('node:inspector')).open(0)",
     "return await import('http://127.0.0.1:TCP_PORT/x.js')",
 ]
@@ -129,8 +151,11 @@ PROCESSES = [
     "return new Deno.Command(Deno.execPath(), { args: ['eval', '1'] }).outputSync()",
     "return new Deno.Command('/proc/self/exe', { args: ['eval', '1'] }).outputSync()",
     "return (await import('node:child_process')).execSync('id')",
-    "const r = (await import('node:child_process')).spawnSync(Deno.execPath(), ['-V']);"
-    " if (r.status === undefined) throw new Error('not permitted'); return r.status",
+    """
+    const r = (await import('node:child_process')).spawnSync(Deno.execPath(), ['-V']);
+    if (r.status === undefined) throw new Error('not permitted');
+    return r.status
+    """,
     "return Deno.kill(1, 'SIGURG')",
     "return Deno.kill(PID, 'SIGURG')",
     "return process.kill(PID, 0)",
@@ -150,10 +175,12 @@ USES_OF_FOLDER = {
     "return Deno.makeTempFileSync()",
     "return Deno.chdir('/')",
 }
-TRIED = (
-    "const tried = (e) => new Promise((done, fail) => { for (const n of ['connect', 'response', 'listening'])"
-    " e.on(n, () => done(n)); e.on('error', fail); });"
-)
+TRIED = """
+    const tried = (e) => new Promise((done, fail) => {
+        for (const n of ['connect', 'response', 'listening']) e.on(n, () => done(n));
+        e.on('error', fail);
+    });
+"""
 
 
 @pytest.mark.parametrize("body", sample([*FILES, *NETWORK, *PROCESSES]))
@@ -305,11 +332,15 @@ async def test_the_process_of_a_program_has_no_privileges(target: Target) -> Non
     With namespaces it also has its own PID namespace.
     """
     ours = target.server
-    waiting: list[psutil.Process] = []
-    while not waiting:  # the pool is being refilled
-        await asyncio.sleep(0.01)
-        waiting = with_word(ours.children(recursive=True), "deno run")
-    lines = Path(f"/proc/{waiting[0].pid}/status").read_text().splitlines()
+    found: list[psutil.Process] = []
+
+    def waiting() -> bool:
+        """Return whether a process waits for a program. The pool may be being refilled."""
+        found[:] = with_word(ours.children(recursive=True), "deno run")
+        return found != []
+
+    await until(waiting)
+    lines = Path(f"/proc/{found[0].pid}/status").read_text().splitlines()
     status = {line.split(":")[0]: line.split()[1:] for line in lines}
     assert (status["NoNewPrivs"], status["Seccomp"]) == (["1"], ["2"])
     own = ours.uids().real

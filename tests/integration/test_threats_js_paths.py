@@ -11,7 +11,8 @@ import pytest
 import pytest_asyncio
 
 from faasrt import Outcome
-from support.threats import FOLDERS, TARGETS, Target, attempt, only_with_attacks, sample, target_at
+from support.served import until
+from support.threats import TARGETS, Target, attempt, only_with_attacks, sample, target_at
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -21,7 +22,7 @@ READ, WRITE, NET, RUN, ENV, SYS, FFI = (
 
 
 @pytest_asyncio.fixture(
-    scope="module", loop_scope="session", params=[*TARGETS, *FOLDERS], ids=lambda target: f"{target[0]}-{target[1]}"
+    scope="module", loop_scope="session", params=TARGETS, ids=lambda target: f"{target[0]}-{target[1]}"
 )
 async def target(request: pytest.FixtureRequest) -> AsyncIterator[Target]:
     async with target_at(request.param, "js", "ts") as target:
@@ -56,19 +57,30 @@ FILES = [
     "return (await import('node:module')).createRequire('file:///x.js')('PATH')",
     "return (await import('node:module')).default._load('PATH')",
     "return (await import('node:module')).default._extensions['.json']({}, 'PATH')",
-    "const load = (url, context, next) => next('file://PATH', { ...context, importAttributes: { type: 'json' } });"
-    " (await import('node:module')).registerHooks({ load }); return await import('data:text/javascript,1')",
+    """
+    const load = (url, context, next) => next('file://PATH', { ...context, importAttributes: { type: 'json' } });
+    (await import('node:module')).registerHooks({ load });
+    return await import('data:text/javascript,1')
+    """,
     "return new (await import('node:sqlite')).DatabaseSync('PATH')",
-    "const { runInThisContext, constants } = await import('node:vm');"
-    " return await runInThisContext(`import('file://PATH')`,"
-    " { importModuleDynamically: constants.USE_MAIN_CONTEXT_DEFAULT_LOADER })",
+    """
+    const { runInThisContext, constants } = await import('node:vm');
+    const importModuleDynamically = constants.USE_MAIN_CONTEXT_DEFAULT_LOADER;
+    return await runInThisContext(`import('file://PATH')`, { importModuleDynamically })
+    """,
     "return new (await import('node:worker_threads')).Worker('PATH')",
 ]
 # Attacks that fail with another message, because of another permission or a missing feature.
 OTHER_FILES = [
     # With a folder, this is the path of a file in it.
     ("return new (await import('node:sqlite')).DatabaseSync('file:PATH?mode=ro')", ""),
-    ("process.loadEnvFile('PATH'); return process.env", ENV),
+    (
+        """
+        process.loadEnvFile('PATH');
+        return process.env
+        """,
+        ENV,
+    ),
     (
         "return new (await import('node:wasi')).WASI({ version: 'preview1', preopens: { '/': 'PATH/..' } })",
         "failed to open preopen",
@@ -97,11 +109,23 @@ async def test_no_file_can_be_read_or_written(target: Target, body: str, words: 
 @pytest.mark.parametrize(
     "statement",
     [
-        "import x from 'file://PATH' with { type: 'json' }; console.log(x);",
-        "import x from 'file://PATH' with { type: 'text' }; console.log(x);",
+        """
+        import x from 'file://PATH' with { type: 'json' };
+        console.log(x);
+        """,
+        """
+        import x from 'file://PATH' with { type: 'text' };
+        console.log(x);
+        """,
         "import 'file://PATH';",
-        "import defer * as x from 'file://PATH.js'; console.log(x.default);",
-        "import source x from 'file://PATH.wasm'; console.log(x);",
+        """
+        import defer * as x from 'file://PATH.js';
+        console.log(x.default);
+        """,
+        """
+        import source x from 'file://PATH.wasm';
+        console.log(x);
+        """,
         "export * from 'file://PATH';",
         'import x from \'data:text/javascript,export { default } from "file://PATH" with { type: "json" }\';',
     ],
@@ -199,5 +223,4 @@ async def test_a_program_leaves_no_files(target: Target) -> None:
             result = await target.run(f"console.log((await import('{module}')).trace_5d41402a)", language)
             assert result.stdout == "1\n"
     # Idle processes have their own files.
-    while any(holds(path, b"trace_5d41402a") for path in own.rglob("*")):
-        await asyncio.sleep(0.01)
+    await until(lambda: not any(holds(path, b"trace_5d41402a") for path in own.rglob("*")))

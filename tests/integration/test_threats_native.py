@@ -11,16 +11,16 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from textwrap import dedent
 
 import psutil
 import pytest
 import pytest_asyncio
 
 from faasrt import Outcome
-from support.native_attacks import BOUNDED, DENIED, ENDS, FORGERIES, LEFTOVERS, MEMORY, PRELUDE, attempt
-from support.native_host import USERS, Host, host_of
+from support.native_attacks import BOUNDED, DENIED, ENDS, FORGERIES, LEFTOVERS, MEMORY, PRELUDE, WRITE, attempt
 from support.served import Caller, until
-from support.threats import SECRET, only_with_attacks, sample
+from support.threats import SECRET, USERS, Host, host_of, only_with_attacks, sample
 
 _PTRACE_SEIZE = 0x4206
 
@@ -43,7 +43,11 @@ async def test_the_jail_denies_each_attack(host: Host, name: str) -> None:
 
 async def test_an_ordinary_user_reports_files_that_cannot_be_read() -> None:
     """A program can take the rights to its files and folders from itself. Nothing is lost silently."""
-    write = "import os\nos.mkdir('d')\nfor path in ('a', 'd/b'): open(path, 'w').write('1')\n"
+    write = dedent("""
+        import os
+        os.mkdir('d')
+        for path in ('a', 'd/b'): open(path, 'w').write('1')
+    """)
     found = {
         "pass": ({"a": b"1", "d/b": b"1"}, set()),
         "os.chmod('/tmp', 0)": ({}, {"files"}),
@@ -75,12 +79,14 @@ async def test_all_memory_counts_against_the_limit(host: Host, name: str) -> Non
 
 async def test_many_memory_mappings_count_against_the_limit(host: Host) -> None:
     """The kernel uses memory to describe tens of thousands of mappings in dozens of processes."""
-    code = (
-        "libc.mmap.restype = ctypes.c_void_p\n"
-        "start = libc.mmap(None, ctypes.c_size_t(60_000 * 4096), 3, 0x22, -1, ctypes.c_long(0))\n"
-        "for n in range(0, 60_000, 2): libc.mprotect(ctypes.c_void_p(start + n * 4096), ctypes.c_size_t(4096), 1)\n"
-        "for _ in range(60):\n    if not os.fork(): break\nsignal.pause()"
-    )
+    code = dedent("""
+        libc.mmap.restype = ctypes.c_void_p
+        start = libc.mmap(None, ctypes.c_size_t(60_000 * 4096), 3, 0x22, -1, ctypes.c_long(0))
+        for n in range(0, 60_000, 2): libc.mprotect(ctypes.c_void_p(start + n * 4096), ctypes.c_size_t(4096), 1)
+        for _ in range(60):
+            if not os.fork(): break
+        signal.pause()
+    """)
     result = await host.run_with_neighbour(f"{PRELUDE}\n{code}", 30_000, memory_limit_mb=64)
     assert result.outcome is Outcome.MEMORY_LIMIT, result
 
@@ -106,13 +112,12 @@ async def test_a_program_leaves_nothing_for_other_programs(host: Host, name: str
         assert other.outcome is Outcome.OK, other
 
 
-@pytest.mark.parametrize("name", sample(FORGERIES))
+@pytest.mark.parametrize("name", sample(FORGERIES, 5))
 async def test_forged_messages_affect_only_their_program(host: Host, name: str) -> None:
     """A program may choose its own outcome. Other results are right, and the server's memory does not grow."""
     code, outcome = FORGERIES[name]
     before = host.server.memory_info().rss
-    write = "def w(data):\n    while data: data = data[os.write(255, data):]"
-    result = await host.run_with_neighbour(f"import os\n{write}\n{code}", max_output_bytes=50_000)
+    result = await host.run_with_neighbour(f"{WRITE}\n{code}", max_output_bytes=50_000)
     assert result.outcome is outcome, result
     assert len(repr(result)) < 400_000
     assert host.server.memory_info().rss - before < 64 * 2**20
@@ -122,15 +127,16 @@ async def test_forged_messages_affect_only_their_program(host: Host, name: str) 
 async def test_no_process_of_a_program_outlives_it(host: Host, name: str) -> None:
     """However a program ends, or if it is stopped at its time limit, its process is gone."""
     code, outcome = ENDS[name]
-    result = await host.run_with_neighbour(f"{PRELUDE}\n{code}", 700)
+    timeout_ms = 700 if outcome is Outcome.TIMEOUT else 20_000
+    result = await host.run_with_neighbour(f"{PRELUDE}\n{code}", timeout_ms)
     assert result.outcome is outcome, result
     pid = int(str(result.metadata["instance_id"]).rpartition("-")[2])
     await until(lambda: not psutil.pid_exists(pid))
 
 
-@pytest.mark.parametrize("every", [4, only_with_attacks(1)])
+@pytest.mark.parametrize("every", [8, only_with_attacks(1)])
 async def test_attacks_leak_no_processes_and_no_descriptors(host: Host, every: int) -> None:
-    """After one in four or all attacks, server and launchers have as many processes and descriptors as before."""
+    """After one in eight or all attacks, server and launchers have as many processes and descriptors as before."""
     programs = [f"{PRELUDE}\n{code}" for code, _ in ENDS.values()] + [attempt(body) for body in DENIED.values()]
     programs = programs[::every]
     batches = [programs[start : start + 20] for start in range(0, len(programs), 20)]
@@ -148,11 +154,15 @@ async def _settled(host: Host) -> int:
     """
     url = (await host.manager.get_health_status()).endpoints[0].endpoint
     await Caller(url).until_pool("python", active=0, idle=2)
-    previous, count = 0, -1
-    while count != previous or not count:  # ended processes may still be there
-        await asyncio.sleep(0.1)
-        previous, count = count, _descriptors(host)
-    return count
+    counts = [0, 0, 0]
+
+    def settled() -> bool:
+        """Return whether the number has been the same three times. Ended processes may still be there."""
+        counts.append(_descriptors(host))
+        return counts[-3] == counts[-2] == counts[-1] > 0
+
+    await until(settled)
+    return counts[-1]
 
 
 def _descriptors(host: Host) -> int:
@@ -207,7 +217,11 @@ async def test_the_launcher_has_priority_over_programs(host: Host) -> None:
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to delay the end of a process")
 async def test_programs_start_while_the_processes_of_another_program_end(host: Host) -> None:
     """A process that ends slowly, here because it is traced, does not block the launcher."""
-    code = "import os, signal\nif os.fork(): print('forked', flush=True)\nsignal.pause()"
+    code = dedent("""
+        import os, signal
+        if os.fork(): print('forked', flush=True)
+        signal.pause()
+    """)
     before = {process.pid for process in host.server.children(recursive=True)}
     async with host.manager.stream_code(code, "python", timeout_ms=20_000) as run:
         assert (await anext(aiter(run))).text == "forked\n"
@@ -233,22 +247,23 @@ def _pid_inside(process: psutil.Process) -> int:
 
 async def test_a_program_sees_nothing_of_the_server(host: Host) -> None:
     """It sees its own environment variables and four descriptors. Its memory contains no secret of the server."""
-    code = (
-        "import gc, os, sys\n"
-        "print(sorted({*map(int, os.listdir('/proc/self/fd'))} - {3}))\n"
-        "print(sorted(os.environ), b'CANARY_KEY' in open('/proc/self/environ', 'rb').read())\n"
-        "print([name for name in sys.modules if name.startswith('faasrt')])\n"
-        "print(['FOLDER' in open(f'/proc/self/{name}').read() for name in ('cmdline', 'mountinfo', 'maps')])\n"
-        "print(os.getuid(), os.getpid(), os.getppid(), os.uname().nodename)\n"
-        "maps = [line.split() for line in open('/proc/self/maps') if line.split()[1].startswith('r')]\n"
-        "with open('/proc/self/mem', 'rb') as memory:\n"
-        "    key, found = bytes([67, 65, 78, 65, 82, 89, 95, 75, 69, 89, 61]), 0\n"
-        "    for fields in maps:\n"
-        "        start, end = (int(x, 16) for x in fields[0].split('-'))\n"
-        "        if '[v' in fields[-1]: continue\n"
-        "        memory.seek(start); found += memory.read(min(end - start, 2**26)).count(key)\n"
-        "print(found <= 1)\n"  # its own constant
-    )
+    code = dedent("""
+        import gc, os, sys
+        print(sorted({*map(int, os.listdir('/proc/self/fd'))} - {3}))
+        print(sorted(os.environ), b'CANARY_KEY' in open('/proc/self/environ', 'rb').read())
+        print([name for name in sys.modules if name.startswith('faasrt')])
+        print(['FOLDER' in open(f'/proc/self/{name}').read() for name in ('cmdline', 'mountinfo', 'maps')])
+        print(os.getuid(), os.getpid(), os.getppid(), os.uname().nodename)
+        maps = [line.split() for line in open('/proc/self/maps') if line.split()[1].startswith('r')]
+        with open('/proc/self/mem', 'rb') as memory:
+            key, found = bytes([67, 65, 78, 65, 82, 89, 95, 75, 69, 89, 61]), 0
+            for fields in maps:
+                start, end = (int(x, 16) for x in fields[0].split('-'))
+                if '[v' in fields[-1]: continue
+                memory.seek(start)
+                found += memory.read(min(end - start, 2**26)).count(key)
+        print(found <= 1)  # its own constant
+    """)
     result = await host.run(code)
     env = ["HOME", "LANG", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PATH", "PYTHONHASHSEED", "TMPDIR"]
     expected = ["[0, 1, 2, 255]", f"{env} False", "[]", f"{[False] * 3}", "1000 2 0 sandbox", "True"]
@@ -259,21 +274,27 @@ async def test_the_network_of_the_machine_is_not_counted_for_programs(host: Host
     """Programs cannot read the files that count packets and memory of the whole machine, but those of their sockets."""
     if host.server.uids().real:
         pytest.skip("only a server that runs as root can hide these files")
-    code = (
-        "import os\nos.chdir('/proc/self/net')\n"
-        "for name in ('softnet_stat', 'sockstat', 'protocols', *(f'stat/{name}' for name in os.listdir('stat'))):\n"
-        "    for attack in (open, lambda name: os.chmod(name, 0o777)):\n"
-        "        try: print('reached', name, attack(name))\n"
-        "        except OSError: pass\n"
-        "print(open('unix').readline().split()[0], open('snmp').readline().split()[0])"
-    )
+    code = dedent("""
+        import os
+        os.chdir('/proc/self/net')
+        for name in ('softnet_stat', 'sockstat', 'protocols', *(f'stat/{name}' for name in os.listdir('stat'))):
+            for attack in (open, lambda name: os.chmod(name, 0o777)):
+                try: print('reached', name, attack(name))
+                except OSError: pass
+        print(open('unix').readline().split()[0], open('snmp').readline().split()[0])
+    """)
     assert (await host.run(code)).stdout == "Num Ip:\n"
 
 
 async def test_processes_of_a_program_can_share_memory(host: Host) -> None:
     """The jail denies anonymous shared mappings. They are replaced by files in /tmp, which count as memory."""
-    code = (
-        "import mmap, os\nm = mmap.mmap(-1, 8192)\nif not os.fork():\n    m[:2] = b'hi'; os._exit(0)\n"
-        "os.wait(); print(m[:2], len(m), type(m).__name__)"
-    )
+    code = dedent("""
+        import mmap, os
+        m = mmap.mmap(-1, 8192)
+        if not os.fork():
+            m[:2] = b'hi'
+            os._exit(0)
+        os.wait()
+        print(m[:2], len(m), type(m).__name__)
+    """)
     assert (await host.run(code)).stdout == "b'hi' 8192 mmap\n"

@@ -19,9 +19,8 @@ from faasrt.local.jail import seccomp
 from faasrt.local.jail.syscalls import ARCHITECTURE, NUMBERS
 from support.escaped import BOOT, boot_with
 from support.native_attacks import DENIED_WITHOUT_NAMESPACES, PRELUDE, attempt
-from support.native_host import USERS, Host, host_of
 from support.served import until
-from support.threats import sample
+from support.threats import USERS, Host, host_of, sample
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.usefixtures("wasm_sandbox")]
 

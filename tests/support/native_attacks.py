@@ -6,6 +6,8 @@ HOST_SOCKET (a socket file), ABSTRACT (the name of an abstract socket), TCP_PORT
 
 from __future__ import annotations
 
+from textwrap import dedent
+
 from faasrt import Outcome
 
 # `call` makes a system call of x86-64 by its number.
@@ -50,7 +52,10 @@ DENIED = {
     "read a file by way of the root": "print(read('/proc/self/root/../../CANARY'))",
     "read a file by way of the folder": "print(read('/proc/self/cwd/../../../../CANARY'))",
     "read a file with openat": "os.open('../' * 30 + 'CANARY', 0, dir_fd=os.open('/tmp', 0))",
-    "read a file by a link": "os.symlink('CANARY', '/tmp/l'); print(read('/tmp/l'))",
+    "read a file by a link": dedent("""
+        os.symlink('CANARY', '/tmp/l')
+        print(read('/tmp/l'))
+    """),
     "read a file by a subprocess": "subprocess.run(['/bin/cat', 'CANARY'], check=True, stderr=-3)",
     "link to a file": "os.link('CANARY', '/tmp/l')",
     "stat a file": "os.stat('CANARY')",
@@ -72,7 +77,10 @@ DENIED = {
     "utime of the packages": "os.utime(os.__file__)",
     "truncate the packages": "os.truncate(os.__file__, 0)",
     "unlink of the packages": "os.unlink(os.__file__)",
-    "rename to a place outside": "open('/tmp/x', 'w').close(); os.rename('/tmp/x', '/x')",
+    "rename to a place outside": dedent("""
+        open('/tmp/x', 'w').close()
+        os.rename('/tmp/x', '/x')
+    """),
     "open a file by its handle": "call(304, 0, bytes(100), 0)",
     "get a handle of a file": "call(303, -100, b'/usr', bytes(100), bytes(4), 0)",
     # /proc and devices.
@@ -96,7 +104,10 @@ DENIED = {
     "/dev/kmsg": "open('/dev/kmsg', 'rb')",
     "/dev/tty": "open('/dev/tty')",
     "/dev/ptmx": "open('/dev/ptmx')",
-    "/dev/zero, which gives shared memory": "import mmap; mmap.mmap(os.open('/dev/zero', os.O_RDWR), 4096)",
+    "/dev/zero, which gives shared memory": dedent("""
+        import mmap
+        mmap.mmap(os.open('/dev/zero', os.O_RDWR), 4096)
+    """),
     "/dev/fuse": "open('/dev/fuse')",
     "/dev/kvm": "open('/dev/kvm')",
     "/dev/userfaultfd": "open('/dev/userfaultfd')",
@@ -110,8 +121,24 @@ DENIED = {
     **{
         f"a socket of family {family}, type {kind}": f"call(41, {family}, {kind}, {protocol})"
         for family, kind, protocol in [
-            (2, 1, 0), (2, 2, 0), (2, 3, 255), (10, 1, 0), (10, 2, 0), (16, 3, 0), (16, 2, 9), (17, 3, 3), (17, 2, 768),
-            (15, 3, 2), (30, 1, 0), (31, 1, 3), (38, 5, 0), (40, 1, 0), (41, 2, 0), (44, 3, 0), (2, 1, 262), (29, 3, 1),
+            (2, 1, 0),
+            (2, 2, 0),
+            (2, 3, 255),
+            (10, 1, 0),
+            (10, 2, 0),
+            (16, 3, 0),
+            (16, 2, 9),
+            (17, 3, 3),
+            (17, 2, 768),
+            (15, 3, 2),
+            (30, 1, 0),
+            (31, 1, 3),
+            (38, 5, 0),
+            (40, 1, 0),
+            (41, 2, 0),
+            (44, 3, 0),
+            (2, 1, 262),
+            (29, 3, 1),
         ]
     },
     "a socket with upper bits": "call(41, 1 << 32 | 2, 1, 0)",
@@ -129,13 +156,20 @@ DENIED = {
     "a larger pipe": "fcntl.fcntl(1, 1031, 1 << 20)",
     # Other processes.
     "end the server": "os.kill(SERVER_PID, 9)",
-    "a signal to process 1": "os.kill(1, 2); assert os.getuid() == 0",
+    "a signal to process 1": dedent("""
+        os.kill(1, 2)
+        assert os.getuid() == 0
+    """),
     "a signal to process 1 by pidfd": "signal.pidfd_send_signal(os.pidfd_open(1), 15)",
     "a queued signal to process 1": "call(129, 1, 10, bytes(128))",
     "a signal to a thread of process 1": "call(234, 1, 1, 2)",
     "a signal to all": "os.kill(-1, 9)",
     "ptrace of process 1": "call(101, 16, 1, 0, 0)",
-    "ptrace of a child": "pid = os.fork()\nif not pid: time.sleep(9)\ncall(101, 16, pid, 0, 0)",
+    "ptrace of a child": dedent("""
+        pid = os.fork()
+        if not pid: time.sleep(9)
+        call(101, 16, pid, 0, 0)
+    """),
     "be traced": "call(101, 0, 0, 0, 0)",
     "read memory of process 1": "call(310, 1, bytes(16), 1, bytes(16), 1, 0)",
     "write memory of process 1": "call(311, 1, bytes(16), 1, bytes(16), 1, 0)",
@@ -165,8 +199,12 @@ DENIED = {
     "securebits": "call(157, 28, 0, 0, 0, 0)",
     "any capability": "assert any(int(l.split()[1], 16) for l in open('/proc/self/status') if l.startswith('Cap'))",
     "a set-uid program": "subprocess.run(['/usr/bin/su', '-c', 'id'], check=True, stdin=-3, capture_output=True)",
-    "an own set-uid program": "import shutil; shutil.copy('/usr/bin/id', '/tmp/id'); os.chmod('/tmp/id', 0o4755)\n"
-    "assert subprocess.run(['/tmp/id', '-u'], capture_output=True, text=True).stdout != '1000\\n'",
+    "an own set-uid program": dedent(r"""
+        import shutil
+        shutil.copy('/usr/bin/id', '/tmp/id')
+        os.chmod('/tmp/id', 0o4755)
+        assert subprocess.run(['/tmp/id', '-u'], capture_output=True, text=True).stdout != '1000\n'
+    """),
     "a user namespace": "call(272, 0x10000000)",
     "a mount namespace": "call(272, 0x20000)",
     "a time namespace": "call(272, 0x80)",
@@ -203,15 +241,28 @@ DENIED = {
         f"raise {name}": f"s, h = resource.getrlimit(resource.{name}); "
         f"resource.setrlimit(resource.{name}, (h + 1, h + 1))"
         for name in [
-            "RLIMIT_AS", "RLIMIT_DATA", "RLIMIT_NPROC", "RLIMIT_NOFILE", "RLIMIT_FSIZE", "RLIMIT_STACK",
-            "RLIMIT_CORE", "RLIMIT_MEMLOCK", "RLIMIT_MSGQUEUE", "RLIMIT_SIGPENDING", "RLIMIT_NICE", "RLIMIT_RTPRIO",
+            "RLIMIT_AS",
+            "RLIMIT_DATA",
+            "RLIMIT_NPROC",
+            "RLIMIT_NOFILE",
+            "RLIMIT_FSIZE",
+            "RLIMIT_STACK",
+            "RLIMIT_CORE",
+            "RLIMIT_MEMLOCK",
+            "RLIMIT_MSGQUEUE",
+            "RLIMIT_SIGPENDING",
+            "RLIMIT_NICE",
+            "RLIMIT_RTPRIO",
         ]
     },
     "no limit of core dumps": "resource.setrlimit(resource.RLIMIT_CORE, (0, 0))",
     "no limit of core dumps by prlimit": "resource.prlimit(0, resource.RLIMIT_CORE, (0, 0))",
     "a higher priority": "os.nice(-1)",
     "real time": "os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))",
-    "a large file": "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); os.truncate(os.open('/tmp/x', 65), 10**12)",
+    "a large file": dedent("""
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        os.truncate(os.open('/tmp/x', 65), 10**12)
+    """),
     "a lot of locked memory": "call(149, ctypes.addressof(ctypes.create_string_buffer(1 << 20)), 1 << 20)",
     # Interfaces of the kernel that programs do not need.
     "io_uring": "call(425, 8, bytes(120))",
@@ -233,12 +284,16 @@ DENIED = {
     "asynchronous I/O": "call(206, 8, bytes(8))",
     "extended attributes": "os.setxattr('/tmp', b'user.x', b'x')",
     "vmsplice": "call(278, 1, bytes(16), 1, 0)",
-    "splice": "r, w = os.pipe(); os.write(w, b'x'); call(275, r, 0, unix_pair()[0], 0, 1, 0)",
+    "splice": dedent("""
+        r, w = os.pipe()
+        os.write(w, b'x')
+        call(275, r, 0, unix_pair()[0], 0, 1, 0)
+    """),
     "sendfile": "call(40, unix_pair()[0], os.open('/usr/bin/env', 0), 0, 1)",
     "modify_ldt": "call(154, 0, bytes(16), 16)",
     "x32": "call(0x40000000 | 39)",
     "a call below 0": "call(-1)",
-}  # fmt: skip
+}
 
 # The same for a process in the namespaces of the host. Landlock does not hide whether a path exists.
 DENIED_WITHOUT_NAMESPACES = {
@@ -281,79 +336,312 @@ DENIED_WITHOUT_NAMESPACES = {
 
 # Ways to use memory, also outside of one address space. Each program is stopped at the limit of 256 MiB.
 MEMORY = {
-    "one process": "x = []\nwhile True: x.append(b'x' * 2**20)",
-    "many processes": "for _ in range(8):\n    if not os.fork(): break\nx = [b'x' * 2**20 for _ in range(100)]\n"
-    "signal.pause()",
-    "children of a process without its first thread": "import threading\ndef run():\n    for _ in range(8):\n"
-    "        if not os.fork(): break\n    x = [b'x' * 2**20 for _ in range(100)]; time.sleep(60)\n"
-    "threading.Thread(target=run).start()\nlibc.syscall(60, 0)",
-    "files": "file = os.open('/tmp/x', 65)\nfor _ in range(60): os.write(file, bytes(2**20))\n"
-    "x = b'x' * (220 * 2**20)\nsignal.pause()",
-    "pairs of sockets": "for _ in range(60):\n    if not os.fork(): break\nx = []\ntry:\n    while True:\n"
-    "        x += (pair := socket.socketpair())\n        for one in pair: one.setblocking(False); fill(one)\n"
-    "except OSError: signal.pause()",
-    "connections that wait": "x = []\nfor n in range(200):\n    x.append(unix()); x[n].bind(f'/tmp/{n}'); "
-    "x[n].listen(9999)\n    for _ in range(200):\n        with unix() as one: one.connect(f'/tmp/{n}'); fill(one)",
-    "datagrams that wait": "x = []\nfor n in range(240):\n    x.append(unix(2)); x[n].bind(f'\\0{n}')\n"
-    "    for _ in range(11):\n        with unix(2) as one: one.connect(f'\\0{n}'); fill(one, 200_000)\nsignal.pause()",
-    "watches of epoll": "import select\nfor _ in range(60):\n    if not os.fork(): break\nr, _ = os.pipe(); x = []\n"
-    "files = [os.dup(r) for _ in range(120)]\ntry:\n    while True:\n        x.append(select.epoll())\n"
-    "        for one in files: x[-1].register(one)\nexcept OSError: signal.pause()",
+    "one process": dedent("""
+        x = []
+        while True: x.append(b'x' * 2**20)
+    """),
+    "many processes": dedent("""
+        for _ in range(8):
+            if not os.fork(): break
+        x = [b'x' * 2**20 for _ in range(100)]
+        signal.pause()
+    """),
+    "children of a process without its first thread": dedent("""
+        import threading
+        def run():
+            for _ in range(8):
+                if not os.fork(): break
+            x = [b'x' * 2**20 for _ in range(100)]
+            time.sleep(60)
+        threading.Thread(target=run).start()
+        libc.syscall(60, 0)
+    """),
+    "files": dedent("""
+        file = os.open('/tmp/x', 65)
+        for _ in range(60): os.write(file, bytes(2**20))
+        x = b'x' * (220 * 2**20)
+        signal.pause()
+    """),
+    "pairs of sockets": dedent("""
+        for _ in range(60):
+            if not os.fork(): break
+        x = []
+        try:
+            while True:
+                x += (pair := socket.socketpair())
+                for one in pair:
+                    one.setblocking(False)
+                    fill(one)
+        except OSError: signal.pause()
+    """),
+    "connections that wait": dedent("""
+        x = []
+        for n in range(200):
+            x.append(unix())
+            x[n].bind(f'/tmp/{n}')
+            x[n].listen(9999)
+            for _ in range(200):
+                with unix() as one:
+                    one.connect(f'/tmp/{n}')
+                    fill(one)
+    """),
+    "datagrams that wait": dedent(r"""
+        x = []
+        for n in range(240):
+            x.append(unix(2))
+            x[n].bind(f'\0{n}')
+            for _ in range(11):
+                with unix(2) as one:
+                    one.connect(f'\0{n}')
+                    fill(one, 200_000)
+        signal.pause()
+    """),
+    "watches of epoll": dedent("""
+        import select
+        for _ in range(60):
+            if not os.fork(): break
+        r, _ = os.pipe()
+        x = []
+        files = [os.dup(r) for _ in range(120)]
+        try:
+            while True:
+                x.append(select.epoll())
+                for one in files: x[-1].register(one)
+        except OSError: signal.pause()
+    """),
     # An epoll watches each file under many numbers, and each open file of /proc/self/fdinfo keeps a text about all.
-    "texts about an epoll": "import select\nx = select.epoll(); files = [one for _ in range(40) for one in os.pipe()]\n"
-    "for n in range(100, 220):\n    for one in files: os.dup2(one, n); x.register(n)\nos.closerange(100, 220)\ntry:\n"
-    "    while True: os.read(os.open(f'/proc/self/fdinfo/{x.fileno()}', 0), 1)\nexcept OSError: signal.pause()",
-    "watches of epolls that are sent": "import select\na, b = socket.socketpair()\n"
-    "files = [one for _ in range(30) for one in os.pipe()]\nfor _ in range(240):\n    x = select.epoll()\n"
-    "    for n in range(120, 220):\n        for one in files: os.dup2(one, n); x.register(n)\n"
-    "    socket.send_fds(a, [b'x'], [x.fileno()]); x.close()\nsignal.pause()",
-    "locks": "file = os.open(os.__file__, 0)\nfor n in range(10**5): fcntl.lockf(file, fcntl.LOCK_SH, 1, 2 * n)\n"
-    "signal.pause()",
-    "locks of many processes": "for _ in range(59):\n    if not os.fork(): break\nfile = os.open(os.__file__, 0)\n"
-    "for n in range(10**5): fcntl.lockf(file, fcntl.LOCK_SH, 1, 2 * n)\nsignal.pause()",
-    "stacks": "import threading\nfor _ in range(40):\n    if not os.fork(): break\n"
-    "x = bytearray(b'x') * 2**24\nsignal.pause()",
+    "texts about an epoll": dedent("""
+        import select
+        x = select.epoll()
+        files = [one for _ in range(40) for one in os.pipe()]
+        for n in range(100, 220):
+            for one in files:
+                os.dup2(one, n)
+                x.register(n)
+        os.closerange(100, 220)
+        try:
+            while True: os.read(os.open(f'/proc/self/fdinfo/{x.fileno()}', 0), 1)
+        except OSError: signal.pause()
+    """),
+    "watches of epolls that are sent": dedent("""
+        import select
+        a, b = socket.socketpair()
+        files = [one for _ in range(30) for one in os.pipe()]
+        for _ in range(240):
+            x = select.epoll()
+            for n in range(120, 220):
+                for one in files:
+                    os.dup2(one, n)
+                    x.register(n)
+            socket.send_fds(a, [b'x'], [x.fileno()])
+            x.close()
+        signal.pause()
+    """),
+    "locks": dedent("""
+        file = os.open(os.__file__, 0)
+        for n in range(10**5): fcntl.lockf(file, fcntl.LOCK_SH, 1, 2 * n)
+        signal.pause()
+    """),
+    "locks of many processes": dedent("""
+        for _ in range(59):
+            if not os.fork(): break
+        file = os.open(os.__file__, 0)
+        for n in range(10**5): fcntl.lockf(file, fcntl.LOCK_SH, 1, 2 * n)
+        signal.pause()
+    """),
+    "stacks": dedent("""
+        import threading
+        for _ in range(40):
+            if not os.fork(): break
+        x = bytearray(b'x') * 2**24
+        signal.pause()
+    """),
 }
 
 # Programs that take as many of a resource as they can, and the highest number that they may print.
 BOUNDED = {
-    "processes": ("try:\n    while os.fork(): n += 1\n    signal.pause()\nexcept OSError: pass", 64),
-    "processes of processes": ("while True:\n    try: os.fork()\n    except OSError: break\n"
-                               "n = len(os.listdir('/proc'))\nif os.getpid() != 2: signal.pause()", 70),
-    "threads": ("import threading\nx = threading.Event()\ntry:\n"
-                "    while True: threading.Thread(target=x.wait, daemon=True).start(); n += 1\n"
-                "except RuntimeError: pass", 64),
-    "zombies": ("try:\n    while True:\n        if not os.fork(): os._exit(0)\n        n += 1\n"
-                "except OSError: pass", 64),
-    "sockets in messages": ("x = []\nfor _ in range(100):\n    a, b = socket.socketpair(); x += [a, b]\n"
-                            "    try:\n        for _ in range(9):\n            c, d = socket.socketpair()\n"
-                            "            c.setblocking(False); fill(c)\n"
-                            "            socket.send_fds(a, [b'x'], [c.fileno()]); n += 1\n"
-                            "    except OSError: pass", 257),
-    "descriptors": ("try:\n    while True: os.dup(1); n += 1\nexcept OSError: pass", 256),
-    "MiB of files": ("signal.signal(signal.SIGXFSZ, 1)\ntry:\n    while True:\n"
-                     "        with open(f'/tmp/{n}', 'wb') as f: f.write(bytes(2**20))\n        n += 1\n"
-                     "except OSError: pass", 64),
-    "inodes": ("try:\n    while True: os.mkdir(f'/tmp/{n}'); n += 1\nexcept OSError: pass", 4096),
-    "links": ("try:\n    while True: os.symlink('x' * 4000, f'/tmp/{n}'); n += 1\nexcept OSError: pass", 4096),
-    "timers": ("try:\n    while True: call(222, 1, 0, bytes(4)); n += 1\nexcept OSError: pass", 1024),
-    "queued signals": ("signal.pthread_sigmask(0, [40])\ntry:\n    while True: call(129, os.getpid(), 40, "
-                       "struct.pack('iii', 40, 0, -1) + bytes(116)); n += 1\nexcept OSError: pass", 1024),
-    "MiB in pipes": ("x = 0\ntry:\n    while True:\n        r, w = os.pipe(); os.set_blocking(w, False)\n        try:\n"
-                     "            while True: x += os.write(w, bytes(4096))\n        except BlockingIOError: pass\n"
-                     "except OSError: n = x >> 20", 64),
-    "eventfds and timerfds": ("try:\n    while True: call(290, 0, 0); call(283, 1, 0); n += 2\n"
-                              "except OSError: pass", 256),
-    "watches of epoll": ("import select\nr, w = os.pipe(); x = []\ntry:\n    while True:\n"
-                         "        x.append(select.epoll()); x[-1].register(r); n += 1\nexcept OSError: pass", 256),
-    "sessions, each with a share of the CPU time": (
-        "r, w = os.pipe(); x = {os.getsid(0)}\nfor _ in range(20):\n    if not (pid := os.fork()):\n"
-        "        call(112); os.write(w, b'1'); signal.pause()\n    os.read(r, 1); x.add(os.getsid(pid))\n"
-        "n = len(x)", 1,
+    "processes": (
+        dedent("""
+            try:
+                while os.fork(): n += 1
+                signal.pause()
+            except OSError: pass
+        """),
+        64,
     ),
-    "core dumps": ("if not (pid := os.fork()): os.abort()\nn = os.WCOREDUMP(os.waitpid(pid, 0)[1]) + "
-                   "len([f for f in os.listdir('/tmp') if 'core' in f])", 0),
-}  # fmt: skip
+    "processes of processes": (
+        dedent("""
+            while True:
+                try: os.fork()
+                except OSError: break
+            n = len(os.listdir('/proc'))
+            if os.getpid() != 2: signal.pause()
+        """),
+        70,
+    ),
+    "threads": (
+        dedent("""
+            import threading
+            x = threading.Event()
+            try:
+                while True:
+                    threading.Thread(target=x.wait, daemon=True).start()
+                    n += 1
+            except RuntimeError: pass
+        """),
+        64,
+    ),
+    "zombies": (
+        dedent("""
+            try:
+                while True:
+                    if not os.fork(): os._exit(0)
+                    n += 1
+            except OSError: pass
+        """),
+        64,
+    ),
+    "sockets in messages": (
+        dedent("""
+            x = []
+            for _ in range(100):
+                a, b = socket.socketpair()
+                x += [a, b]
+                try:
+                    for _ in range(9):
+                        c, d = socket.socketpair()
+                        c.setblocking(False)
+                        fill(c)
+                        socket.send_fds(a, [b'x'], [c.fileno()])
+                        n += 1
+                except OSError: pass
+        """),
+        257,
+    ),
+    "descriptors": (
+        dedent("""
+            try:
+                while True:
+                    os.dup(1)
+                    n += 1
+            except OSError: pass
+        """),
+        256,
+    ),
+    "MiB of files": (
+        dedent("""
+            signal.signal(signal.SIGXFSZ, 1)
+            try:
+                while True:
+                    with open(f'/tmp/{n}', 'wb') as f: f.write(bytes(2**20))
+                    n += 1
+            except OSError: pass
+        """),
+        64,
+    ),
+    "inodes": (
+        dedent("""
+            try:
+                while True:
+                    os.mkdir(f'/tmp/{n}')
+                    n += 1
+            except OSError: pass
+        """),
+        4096,
+    ),
+    "links": (
+        dedent("""
+            try:
+                while True:
+                    os.symlink('x' * 4000, f'/tmp/{n}')
+                    n += 1
+            except OSError: pass
+        """),
+        4096,
+    ),
+    "timers": (
+        dedent("""
+            try:
+                while True:
+                    call(222, 1, 0, bytes(4))
+                    n += 1
+            except OSError: pass
+        """),
+        1024,
+    ),
+    "queued signals": (
+        dedent("""
+            signal.pthread_sigmask(0, [40])
+            try:
+                while True:
+                    call(129, os.getpid(), 40, struct.pack('iii', 40, 0, -1) + bytes(116))
+                    n += 1
+            except OSError: pass
+        """),
+        1024,
+    ),
+    "MiB in pipes": (
+        dedent("""
+            x = 0
+            try:
+                while True:
+                    r, w = os.pipe()
+                    os.set_blocking(w, False)
+                    try:
+                        while True: x += os.write(w, bytes(4096))
+                    except BlockingIOError: pass
+            except OSError: n = x >> 20
+        """),
+        64,
+    ),
+    "eventfds and timerfds": (
+        dedent("""
+            try:
+                while True:
+                    call(290, 0, 0)
+                    call(283, 1, 0)
+                    n += 2
+            except OSError: pass
+        """),
+        256,
+    ),
+    "watches of epoll": (
+        dedent("""
+            import select
+            r, w = os.pipe()
+            x = []
+            try:
+                while True:
+                    x.append(select.epoll())
+                    x[-1].register(r)
+                    n += 1
+            except OSError: pass
+        """),
+        256,
+    ),
+    "sessions, each with a share of the CPU time": (
+        dedent("""
+            r, w = os.pipe()
+            x = {os.getsid(0)}
+            for _ in range(20):
+                if not (pid := os.fork()):
+                    call(112)
+                    os.write(w, b'1')
+                    signal.pause()
+                os.read(r, 1)
+                x.add(os.getsid(pid))
+            n = len(x)
+        """),
+        1,
+    ),
+    "core dumps": (
+        dedent("""
+            if not (pid := os.fork()): os.abort()
+            n = os.WCOREDUMP(os.waitpid(pid, 0)[1]) + len([f for f in os.listdir('/tmp') if 'core' in f])
+        """),
+        0,
+    ),
+}
 
 # Code that leaves something behind, and an expression that is true in another program if that can see it.
 LEFTOVERS = {
@@ -361,61 +649,169 @@ LEFTOVERS = {
     "a file in /dev/shm": ("open('/dev/shm/spy', 'w').close()", "os.listdir('/dev/shm')"),
     "the program itself": ("pass", "set(os.listdir('/tmp')) - {'main.py', '.shm', *sys.prefix.split('/')[2:3]}"),
     "shared memory": (
-        "from multiprocessing import shared_memory as s, resource_tracker as r\n"
-        "r.register = lambda *a: None; s.SharedMemory('spy', create=True, size=9)",
+        dedent("""
+            from multiprocessing import shared_memory as s, resource_tracker as r
+            r.register = lambda *a: None
+            s.SharedMemory('spy', create=True, size=9)
+        """),
         "any('spy' in f for f in os.listdir('/dev/shm'))",
     ),
-    "a semaphore": ("import _multiprocessing as m; m.SemLock(0, 1, 1, '/spy', False)", "os.listdir('/dev/shm')"),
-    "a process": ("if not os.fork(): os.setsid(); os.fork(); signal.pause()", "'3' in os.listdir('/proc')"),
+    "a semaphore": (
+        dedent("""
+            import _multiprocessing as m
+            m.SemLock(0, 1, 1, '/spy', False)
+        """),
+        "os.listdir('/dev/shm')",
+    ),
+    "a process": (
+        dedent("""
+            if not os.fork():
+                os.setsid()
+                os.fork()
+                signal.pause()
+        """),
+        "'3' in os.listdir('/proc')",
+    ),
     "an abstract name": (
-        "x = unix(); x.bind('\\0spy'); x.listen()\nif not os.fork(): signal.pause()",
+        dedent(r"""
+            x = unix()
+            x.bind('\0spy')
+            x.listen()
+            if not os.fork(): signal.pause()
+        """),
         "unix().bind('\\0spy') or 'spy' in open('/proc/self/net/unix').read().replace('@spy', '', 1)",
     ),
-    "the environment": ("os.environ['SPY'] = '1'; os.putenv('SPY', '1')", "os.getenv('SPY')"),
-    "a module": ("import json; json.spy = 1; sys.modules['spy'] = json", "'spy' in sys.modules or hasattr("
-                 "__import__('json'), 'spy')"),
-    "a builtin": ("import builtins; builtins.spy = 1", "'spy' in dir(__builtins__)"),
+    "the environment": (
+        dedent("""
+            os.environ['SPY'] = '1'
+            os.putenv('SPY', '1')
+        """),
+        "os.getenv('SPY')",
+    ),
+    "a module": (
+        dedent("""
+            import json
+            json.spy = 1
+            sys.modules['spy'] = json
+        """),
+        "'spy' in sys.modules or hasattr(__import__('json'), 'spy')",
+    ),
+    "a builtin": (
+        dedent("""
+            import builtins
+            builtins.spy = 1
+        """),
+        "'spy' in dir(__builtins__)",
+    ),
     "the recursion limit": ("sys.setrecursionlimit(77)", "sys.getrecursionlimit() == 77"),
     "a handler": ("signal.signal(2, signal.SIG_IGN)", "signal.getsignal(2) == signal.SIG_IGN"),
-    "random numbers": ("import random; random.seed(5)", "__import__('random').random() == 0.6229016948897019"),
+    "random numbers": (
+        dedent("""
+            import random
+            random.seed(5)
+        """),
+        "__import__('random').random() == 0.6229016948897019",
+    ),
     "a mask": ("os.umask(0)", "os.umask(0) == 0"),
     "a limit": ("resource.setrlimit(resource.RLIMIT_NOFILE, (50, 50))", "resource.getrlimit(7)[0] == 50"),
     "a niceness": ("os.nice(19)", "os.nice(0) == 19"),
-    "a core": ("os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})",
-               "len(os.sched_getaffinity(0)) < os.cpu_count()"),
+    "a core": (
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})",
+        "len(os.sched_getaffinity(0)) < os.cpu_count()",
+    ),
     "a descriptor": ("os.dup2(1, 100)", "os.path.exists('/proc/self/fd/100')"),
-}  # fmt: skip
+}
 
-# Forged messages to the server, on descriptor 255, and the outcome of the program that sends them.
+# Forged messages to the server, on descriptor 255, and the outcome of the program that sends them. They follow `WRITE`.
+WRITE = dedent("""
+    import os
+    def w(data):
+        while data: data = data[os.write(255, data):]
+""")
 FORGERIES = {
-    "an early end": ("os.write(255, b'{\"kind\":\"done\"}\\n'); os._exit(0)", Outcome.OK),
-    "an exit code": ("os.write(255, b'{\"kind\":\"exit\"}\\n'); os._exit(7)", Outcome.USER_ERROR),
+    "an early end": (
+        dedent(r"""
+            os.write(255, b'{"kind":"done"}\n')
+            os._exit(0)
+        """),
+        Outcome.OK,
+    ),
+    "an exit code": (
+        dedent(r"""
+            os.write(255, b'{"kind":"exit"}\n')
+            os._exit(7)
+        """),
+        Outcome.USER_ERROR,
+    ),
     "an error": (
-        'os.write(255, b\'{"kind":"error","phase":"run","name":"Mine","message":"m"}\\n\'); os._exit(1)',
+        dedent(r"""
+            os.write(255, b'{"kind":"error","phase":"run","name":"Mine","message":"m"}\n')
+            os._exit(1)
+        """),
         Outcome.USER_ERROR,
     ),
     "an end at the memory": ('os.write(255, b\'{"kind":"error","name":"MemoryError"}\\n\')', Outcome.MEMORY_LIMIT),
-    "no end": ("os.close(255); os._exit(0)", Outcome.CRASHED),
+    "no end": (
+        dedent("""
+            os.close(255)
+            os._exit(0)
+        """),
+        Outcome.CRASHED,
+    ),
     "a closed channel": ("os.close(255)", Outcome.CRASHED),
     "a channel that is stdout": ("os.dup2(1, 255)", Outcome.CRASHED),
-    "a channel on another number": ("os.dup2(255, 50); os.write(50, b'x\\n')", Outcome.OK),
-    "many ready messages": ("os.write(255, b'{\"kind\":\"ready\"}\\n' * 99)", Outcome.OK),
+    "a channel on another number": (
+        dedent(r"""
+            os.dup2(255, 50)
+            os.write(50, b'x\n')
+        """),
+        Outcome.OK,
+    ),
+    "many ready messages": ('os.write(255, b\'{"kind":"ready"}\\n\' * 99)', Outcome.OK),
     "unknown kinds": ('os.write(255, b\'{"kind":"x"}\\n{"kind":[]}\\n{"kind":"\\n[]\\n1\\nnull\\n\\n\')', Outcome.OK),
-    "broken text": ("os.write(255, b'\\xff\\xfe\\n\\x00\\n{\"kind\":\"ret_val\",\"text\":\"\\xff\"}\\n')", Outcome.OK),
-    "wrong types": ('os.write(255, b\'{"kind":"ret_val","text":7}\\n{"kind":"error","name":null}\\n\'); os._exit(1)',
-                    Outcome.USER_ERROR),
-    "deep nesting": ('w(b\'{"kind":"error","name":\' + b"[" * 10**5 + b"\\n"); os._exit(1)', Outcome.CRASHED),
-    "a large number": ('w(b\'{"kind":"error","line":\' + b"9" * 10**5 + b"}\\n"); os._exit(1)', Outcome.CRASHED),
+    "broken text": ('os.write(255, b\'\\xff\\xfe\\n\\x00\\n{"kind":"ret_val","text":"\\xff"}\\n\')', Outcome.OK),
+    "wrong types": (
+        dedent(r"""
+            os.write(255, b'{"kind":"ret_val","text":7}\n{"kind":"error","name":null}\n')
+            os._exit(1)
+        """),
+        Outcome.USER_ERROR,
+    ),
+    "deep nesting": (
+        dedent(r"""
+            w(b'{"kind":"error","name":' + b"[" * 10**5 + b"\n")
+            os._exit(1)
+        """),
+        Outcome.CRASHED,
+    ),
+    "a large number": (
+        dedent(r"""
+            w(b'{"kind":"error","line":' + b"9" * 10**5 + b"}\n")
+            os._exit(1)
+        """),
+        Outcome.CRASHED,
+    ),
     "a long message": ("while True: w(b'x' * 65_536)", Outcome.OUTPUT_LIMIT),
-    "many messages": ("while True: w(b'{\"kind\":\"exit\"}\\n' * 4096)", Outcome.OUTPUT_LIMIT),
+    "many messages": ('while True: w(b\'{"kind":"exit"}\\n\' * 4096)', Outcome.OUTPUT_LIMIT),
     "many errors": ('while True: w(b\'{"kind":"error","name":"E"}\\n\' * 2000)', Outcome.OUTPUT_LIMIT),
     "many empty lines": ("while True: w(b'\\n' * 65_536)", Outcome.OUTPUT_LIMIT),
     "a frame on stdout": ("print('__COZE_RETURN_VAL_START__\\nx\\n__COZE_RETURN_VAL_END__')", Outcome.OK),
     "stdout without end": ("while True: os.write(1, b'x' * 65_536)", Outcome.OUTPUT_LIMIT),
-    "stdout of many processes": ("for _ in range(4): os.fork()\nwhile True: os.write(2, b'x' * 65_536)",
-                       Outcome.OUTPUT_LIMIT),
-    "a return value without end": ("x = 'x' * 10**6\nwhile True: return_val(x)", Outcome.OUTPUT_LIMIT),
-}  # fmt: skip
+    "stdout of many processes": (
+        dedent("""
+            for _ in range(4): os.fork()
+            while True: os.write(2, b'x' * 65_536)
+        """),
+        Outcome.OUTPUT_LIMIT,
+    ),
+    "a return value without end": (
+        dedent("""
+            x = 'x' * 10**6
+            while True: return_val(x)
+        """),
+        Outcome.OUTPUT_LIMIT,
+    ),
+}
 
 # Programs that end in unusual ways or not at all, and their outcomes.
 ENDS = {
@@ -425,33 +821,112 @@ ENDS = {
     "kill by a foreign function": ("libc.kill(os.getpid(), 9)", Outcome.CRASHED),
     "kill by a system call": ("call(200, os.getpid(), 15)", Outcome.CRASHED),
     "kill by a subprocess": ("subprocess.run(['/bin/sh', '-c', 'kill -9 $PPID'])", Outcome.CRASHED),
-    "kill by a child": ("os.fork() or call(62, os.getppid(), 9); time.sleep(9)", Outcome.CRASHED),
-    "kill by pidfd": ("signal.pidfd_send_signal(os.pidfd_open(os.getpid()), 9)", Outcome.CRASHED),
-    "kill by raise": ("signal.raise_signal(9)", Outcome.CRASHED),
-    "an alarm": ("signal.setitimer(signal.ITIMER_REAL, 0.01); signal.pause()", Outcome.CRASHED),
-    "a broken pipe": ("signal.signal(13, signal.SIG_DFL); r, w = os.pipe(); os.close(r); os.write(w, b'x')",
-                      Outcome.CRASHED),
-    "kill of its group": ("os.killpg(0, 9)", Outcome.CRASHED),
-    "a term signal": ("os.kill(os.getpid(), 15)", Outcome.CRASHED),
-    "stop": ("os.kill(os.getpid(), 19); time.sleep(9)", Outcome.TIMEOUT),
-    "stop of a child": ("pid = os.fork() or os.kill(os.getpid(), 19); os.waitpid(pid, 0)", Outcome.TIMEOUT),
-    "a child that stops its parent": ("os.fork() or os.kill(os.getppid(), 19); signal.pause()", Outcome.TIMEOUT),
-    "a forbidden interface": (
-        "import mmap; m = mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=7)\n"
-        "m.write(b'\\xb8\\x14\\x00\\x00\\x00\\xcd\\x80\\xc3')\n"
-        "ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(m)))()",
+    "kill by a child": (
+        dedent("""
+            os.fork() or call(62, os.getppid(), 9)
+            time.sleep(9)
+        """),
         Outcome.CRASHED,
     ),
-    "a daemon that holds stdout": ("if not os.fork():\n    os.setsid()\n    if not os.fork(): signal.pause()\n"
-                                   "    os._exit(0)\nos.wait()", Outcome.OK),
-    "daemons that ignore signals": ("if not os.fork():\n    signal.pthread_sigmask(0, range(1, 65))\n    os.setsid()\n"
-                                    "    while True: os.fork() or os._exit(0)", Outcome.OK),
-    "fork bomb": ("while True:\n    try: os.fork()\n    except OSError: pass", Outcome.TIMEOUT),
+    "kill by pidfd": ("signal.pidfd_send_signal(os.pidfd_open(os.getpid()), 9)", Outcome.CRASHED),
+    "kill by raise": ("signal.raise_signal(9)", Outcome.CRASHED),
+    "an alarm": (
+        dedent("""
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+            signal.pause()
+        """),
+        Outcome.CRASHED,
+    ),
+    "a broken pipe": (
+        dedent("""
+            signal.signal(13, signal.SIG_DFL)
+            r, w = os.pipe()
+            os.close(r)
+            os.write(w, b'x')
+        """),
+        Outcome.CRASHED,
+    ),
+    "kill of its group": ("os.killpg(0, 9)", Outcome.CRASHED),
+    "a term signal": ("os.kill(os.getpid(), 15)", Outcome.CRASHED),
+    "stop": (
+        dedent("""
+            os.kill(os.getpid(), 19)
+            time.sleep(9)
+        """),
+        Outcome.TIMEOUT,
+    ),
+    "stop of a child": (
+        dedent("""
+            pid = os.fork() or os.kill(os.getpid(), 19)
+            os.waitpid(pid, 0)
+        """),
+        Outcome.TIMEOUT,
+    ),
+    "a child that stops its parent": (
+        dedent("""
+            os.fork() or os.kill(os.getppid(), 19)
+            signal.pause()
+        """),
+        Outcome.TIMEOUT,
+    ),
+    "a forbidden interface": (
+        dedent(r"""
+            import mmap
+            m = mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=7)
+            m.write(b'\xb8\x14\x00\x00\x00\xcd\x80\xc3')
+            ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(m)))()
+        """),
+        Outcome.CRASHED,
+    ),
+    "a daemon that holds stdout": (
+        dedent("""
+            if not os.fork():
+                os.setsid()
+                if not os.fork(): signal.pause()
+                os._exit(0)
+            os.wait()
+        """),
+        Outcome.OK,
+    ),
+    "daemons that ignore signals": (
+        dedent("""
+            if not os.fork():
+                signal.pthread_sigmask(0, range(1, 65))
+                os.setsid()
+                while True: os.fork() or os._exit(0)
+        """),
+        Outcome.OK,
+    ),
+    "fork bomb": (
+        dedent("""
+            while True:
+                try: os.fork()
+                except OSError: pass
+        """),
+        Outcome.TIMEOUT,
+    ),
     "vfork": ("libc.vfork() or signal.pause()", Outcome.TIMEOUT),
-    "a thread that lives on": ("import threading; threading.Thread(target=time.sleep, args=(60,)).start()",
-                               Outcome.TIMEOUT),
-    "an end of the main thread only": ("import threading\nthreading.Thread(target=time.sleep, args=(60,)).start()\n"
-                                       "call(60, 0)", Outcome.TIMEOUT),
+    "a thread that lives on": (
+        dedent("""
+            import threading
+            threading.Thread(target=time.sleep, args=(60,)).start()
+        """),
+        Outcome.TIMEOUT,
+    ),
+    "an end of the main thread only": (
+        dedent("""
+            import threading
+            threading.Thread(target=time.sleep, args=(60,)).start()
+            call(60, 0)
+        """),
+        Outcome.TIMEOUT,
+    ),
     "another program": ("os.execv('/bin/sleep', ['sleep', '60'])", Outcome.TIMEOUT),
-    "CPU time": ("for _ in range(5): os.fork()\nwhile True: pass", Outcome.TIMEOUT),
-}  # fmt: skip
+    "CPU time": (
+        dedent("""
+            for _ in range(5): os.fork()
+            while True: pass
+        """),
+        Outcome.TIMEOUT,
+    ),
+}

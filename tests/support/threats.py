@@ -1,10 +1,14 @@
-"""Helpers for the tests of threats: a server that is attacked, secrets near it, and sockets that must get nothing."""
+"""Helpers for the tests of threats: servers that are attacked, secrets near them, and sockets that must get nothing.
+
+A `Target` runs JavaScript, or Python in WebAssembly. A `Host` runs native Python, or C.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,8 +22,10 @@ import psutil
 import pytest
 
 from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig
+from faasrt.local.cache import cache_dir, module_dir
 from support.helpers import manager_for
-from support.served import with_word
+from support.package import ROOT
+from support.served import until, with_word
 
 SECRET = "canary-4be1c0ffee"
 MB = 2**20
@@ -31,23 +37,39 @@ def only_with_attacks(row: Any) -> Any:
     return pytest.param(*(row if isinstance(row, tuple) else (row,)), marks=pytest.mark.attacks)
 
 
-def sample(table: Iterable[Any], every: int = 4) -> list[Any]:
-    """Return the rows of a table of attacks. Only one in `every` rows runs without `pytest -m attacks`."""
-    return [only_with_attacks(row) if number % every else row for number, row in enumerate(table)]
+def sample(table: Iterable[Any], every: int = 6) -> list[Any]:
+    """Return the rows of a table of attacks. Only one in `every` rows runs without `pytest -m attacks`.
+
+    A row that is a program, or begins with one, is named after its text without the indentation.
+    """
+    rows = []
+    for number, row in enumerate(table):
+        values = row if isinstance(row, tuple) else (row,)
+        name = " ".join(values[0].split())[:80]
+        rows.append(pytest.param(*values, id=name, marks=[pytest.mark.attacks] if number % every else []))
+    return rows
 
 
 TARGETS = [
     ("namespaces", None),
     *(
         only_with_attacks((target,))
-        for target in [("namespaces", OTHER_UID), ("filters", None), ("filters", OTHER_UID)]
+        for target in [
+            ("namespaces", OTHER_UID),
+            ("filters", None),
+            ("filters", OTHER_UID),
+            ("folder", None),
+            ("folder", OTHER_UID),
+        ]
     ),
 ]
-"""Each level of the jail, with the user of the server: this user (None) or an unprivileged one."""
+"""Each level of the jail, with the user of the server: this user (None) or an unprivileged one. With a folder, the
+level is `namespaces`, and each program has a folder.
+"""
 CONTAINERS = [only_with_attacks((("container", uid),)) for uid in (None, OTHER_UID)]
 """The same for a server in a container."""
 FOLDERS = [("folder", None), only_with_attacks((("folder", OTHER_UID),))]
-"""The same for a server whose programs have a folder."""
+"""Those of the targets whose programs have a folder, for the tests of the folder."""
 CONTAINER = Path(__file__).parent / "dockerlike.py"
 _SERVER = """
 import asyncio, sys
@@ -56,8 +78,8 @@ from faasrt.local import LocalFaaS
 from faasrt.local.engines import deno
 level, permissions, *languages = sys.argv[1:]
 if permissions:
-    deno._PERMISSIONS = permissions.split()
-    deno._FOLDER_PERMISSIONS = ()
+    deno.PERMISSIONS = permissions.split()
+    deno.FOLDER_PERMISSIONS = ()
 async def main():
     limits = SandboxConfig(memory_limit_mb=1024)
     engines = dict(argument.split("=") for argument in languages if "=" in argument)
@@ -103,8 +125,7 @@ class Sink(asyncio.DatagramProtocol):
         await writer.wait_closed()
         with socket.socket(type=socket.SOCK_DGRAM) as ours:
             ours.sendto(b"ours", ("127.0.0.1", self.udp_port))
-        while "udp b'ours'" not in self.seen[before:]:
-            await asyncio.sleep(0.001)
+        await until(lambda: "udp b'ours'" in self.seen[before:])
         self.seen.remove("tcp")
         self.seen.remove("udp b'ours'")
         return self.seen
@@ -136,7 +157,7 @@ class Target:
     level: str = "auto"
     has_folder: bool = False
 
-    async def run(self, code: str, language: str, timeout_ms: float = 10_000, **limits: object) -> ExecutionResult:
+    async def run(self, code: str, language: str, timeout_ms: float = 30_000, **limits: object) -> ExecutionResult:
         """Run a program, and check that its result contains no secret."""
         code = code.replace("TCP_PORT", str(self.sink.tcp_port)).replace("UDP_PORT", str(self.sink.udp_port))
         sandbox = SandboxConfig(**{"memory_limit_mb": 1024, **limits})  # type: ignore[arg-type]
@@ -299,8 +320,7 @@ def largest_sandbox() -> int:
 async def until_gone(result: ExecutionResult) -> None:
     """Wait until the process that ran the program has ended."""
     pid = int(str(result.metadata["instance_id"]).rpartition("-")[2])
-    while pid in {child.pid for child in psutil.Process().children(recursive=True)}:
-        await asyncio.sleep(0.01)
+    await until(lambda: pid not in {child.pid for child in psutil.Process().children(recursive=True)})
 
 
 def environments(server: psutil.Process, word: str) -> set[str]:
@@ -310,3 +330,156 @@ def environments(server: psutil.Process, word: str) -> set[str]:
         with contextlib.suppress(psutil.NoSuchProcess):
             found |= child.environ().keys()
     return found
+
+
+_WELL = {
+    "python": "x = bytearray(10**6); print('well')",
+    "c": """
+        #include <stdio.h>
+        int main(void) { puts("well"); }
+    """,
+}
+USERS = ("this user", "another user")
+_MEMORY_MB = 256
+_HOST = f"""
+import asyncio, sys
+from faasrt import SandboxConfig
+from faasrt.local import LocalFaaS
+from faasrt.local.engines import wasi_python
+level, python, language, engine, boot = sys.argv[1:]
+wasi_python._BOOT = boot or wasi_python._BOOT
+async def main():
+    limits = SandboxConfig(memory_limit_mb={_MEMORY_MB})
+    engines = {{"python": engine}}
+    async with LocalFaaS([language], workers=2, sandbox=limits, engines=engines, level=level, python=python) as faas:
+        await faas.wait_ready(language)
+        print(faas.url, flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+asyncio.run(main())
+"""
+
+
+@attrs.frozen
+class Host:
+    """A server to attack, with secrets in its environment variables, a file, and sockets near it."""
+
+    manager: RuntimeManager
+    server: psutil.Process
+    sink: Sink
+    words: dict[str, str]
+    language: str = "python"
+
+    async def run(self, code: str, timeout_ms: float = 30_000, **limits: int) -> ExecutionResult:
+        """Run a program, and check that its result contains no secret."""
+        for word, value in self.words.items():
+            code = code.replace(word, value)
+        sandbox = SandboxConfig(**{"memory_limit_mb": _MEMORY_MB, **limits})
+        result = await self.manager.run_code(code, self.language, timeout_ms, sandbox=sandbox)
+        assert SECRET not in repr(result)
+        return result
+
+    async def run_with_neighbour(self, code: str, timeout_ms: float = 30_000, **limits: int) -> ExecutionResult:
+        """Run a program. Another program at the same time, and one after it, must succeed."""
+        neighbour = _WELL[self.language]
+        result, beside = await asyncio.gather(self.run(code, timeout_ms, **limits), self.run(neighbour))
+        after = await self.run(neighbour)
+        assert [(one.outcome, one.stdout) for one in (beside, after)] == [(Outcome.OK, "well\n")] * 2
+        return result
+
+
+@contextlib.asynccontextmanager
+async def host_of(
+    user: str,
+    level: str,
+    language: str = "python",
+    *,
+    engine: str = "native",
+    boot: str = "",
+    cached: Iterable[Path] = (),
+) -> AsyncIterator[Host]:
+    """Start a server as one of the `USERS`, at a level of the jail.
+
+    Args:
+        user: The user.
+        level: The level.
+        language: The language of the server.
+        engine: The engine of Python.
+        boot: The code that the workers of the engine `wasm` run; "" for their own.
+        cached: Files in the cache of this process; if there are any, the server has a cache of its own with copies.
+    """
+    other = user != USERS[0]
+    # Without namespaces, root runs programs as another user. That user must be able to run the interpreter.
+    python = _python_for_all_users() if level == "filters" and not os.getuid() else sys.executable
+    command = [sys.executable, "-c", _HOST, level, python, language, engine, boot]
+    if other:
+        if os.getuid():
+            pytest.skip("only root can become another user")
+        command = ["setpriv", f"--reuid={OTHER_UID}", f"--regid={OTHER_UID}", "--clear-groups", _python_for_all_users()]
+        command += ["-c", _HOST, level, _python_for_all_users(), language, engine, boot]
+    with contextlib.ExitStack() as stack:
+        # Not in pytest's folder, which other users cannot read.
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.chmod(0o755)
+        (folder / "tmp").mkdir()
+        canary, file = folder / "canary.txt", folder / "socket"
+        canary.write_text(SECRET)
+        hidden = f"{SECRET}-{os.urandom(4).hex()}"
+        for path, abstract in ((str(file), False), (f"\0{hidden}", True)):
+            listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+            listener.bind(path)
+            listener.listen()
+            if not abstract:
+                file.chmod(0o777)
+        copies = [_copy(path, folder / "cache" / path.relative_to(cache_dir())) for path in cached]
+        for owned in [folder / "tmp", canary, *copies, *{path.parent for path in copies}] if other else ():
+            os.chown(owned, OTHER_UID, OTHER_UID)
+        cache = folder / "tmp" / ".cache" / "faasrt"
+        if engine == "wasm":  # an empty cache would make it compile the sandbox
+            cache = folder / "cache" if copies else cache_dir()
+        packages = os.pathsep.join([str(ROOT), *(path for path in sys.path if "site-" in path)])
+        env = {**os.environ, "TMPDIR": str(folder / "tmp"), "HOME": str(folder / "tmp"), "CANARY_KEY": SECRET}
+        env["FAASRT_CACHE_DIR"] = str(cache)
+        env |= {"PYTHONPATH": packages, "PYTHONDONTWRITEBYTECODE": "1"} if other else {}
+        async with _server(command, env) as (url, pid), sink() as one, RuntimeManager.from_url(url) as manager:
+            words = {
+                "CANARY": str(canary),
+                "CACHE": str(cache),
+                "MODULE_DIR": str(module_dir(env)),
+                "FOLDER": str(next((folder / "tmp").glob("faasrt-*"))),
+                "HOST_SOCKET": str(file),
+                "ABSTRACT": hidden,
+                "TCP_PORT": str(one.tcp_port),
+                "UDP_PORT": str(one.udp_port),
+                "SERVER_PID": str(pid),
+            }
+            yield Host(manager, psutil.Process(pid), one, words, language)
+
+
+def _copy(path: Path, target: Path) -> Path:
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return Path(shutil.copy2(path, target))
+
+
+def _python_for_all_users() -> str:
+    """Return the path of an interpreter of this version that every user can run."""
+    found = Path(f"/usr/bin/python3.{sys.version_info.minor}")
+    for path in (Path(sys.executable).resolve(), found):
+        if path.exists() and all(parent.stat().st_mode & 1 for parent in path.parents):
+            return str(path)
+    pytest.skip("no interpreter of this version is open to other users")
+
+
+@contextlib.asynccontextmanager
+async def _server(command: list[str], env: dict[str, str]) -> AsyncIterator[tuple[str, int]]:
+    pipe = subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*command, env=env, cwd="/", stdin=pipe, stdout=pipe)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        yield (await process.stdout.readline()).decode().strip(), process.pid
+        process.stdin.close()
+        await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()

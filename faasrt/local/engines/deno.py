@@ -67,8 +67,8 @@ _FOLDER_LIMITS = {
     "RLIMIT_NOFILE": 256,  # for many operations on files at once
     "RLIMIT_FSIZE": _FOLDER_BYTES,
 }
-_FOLDER_PERMISSIONS = (f"--allow-read={FOLDER}", f"--allow-write={FOLDER}")
-_PERMISSIONS = (
+FOLDER_PERMISSIONS = (f"--allow-read={FOLDER}", f"--allow-write={FOLDER}")
+PERMISSIONS = (
     "--no-prompt",
     "--no-config",
     "--no-lock",
@@ -233,7 +233,7 @@ class DenoEngine(PooledEngine[JailedProcess]):
         # At the level "filters", the process may have a uid that cannot read the folder of the runner. So it gets the
         # runner as an open file.
         runner = _RUNNER if self.level == "namespaces" else _RUNNER_FD
-        permissions = _PERMISSIONS if jail is self._jail else [*_PERMISSIONS, *_FOLDER_PERMISSIONS]
+        permissions = PERMISSIONS if jail is self._jail else [*PERMISSIONS, *FOLDER_PERMISSIONS]
         flags = [*permissions, "--quiet", "--ext=js", f"--v8-flags=--max-old-space-size={memory_limit_mb}"]
         child = await jail.start(["deno", "run", *flags, runner], limits=limits)
         try:
