@@ -110,6 +110,11 @@ class RuntimeRegistry:
         """
         return self._factory.get_supported_languages() if self._faas is None else self._faas.languages
 
+    @property
+    def settings(self) -> Settings:
+        """The settings now."""
+        return self._factory.settings
+
     async def reconfigure(self, settings: Settings) -> None:
         """Change the settings while calls are made; all runtimes of this manager use them.
 

@@ -47,6 +47,7 @@ class DiskCache:
         path: The folder. It is created if it is missing, with its parents.
         max_bytes: The maximum size of the results in bytes, from 1 MiB to 16 TiB. A result that is larger than a
             quarter of it is not kept. Default: 1073741824.
+        now: Returns the seconds since the epoch, for tests. Default: `time.time`.
 
     Raises:
         ConfigurationError: An argument is wrong.
@@ -59,7 +60,13 @@ class DiskCache:
         >>> await cache.aclose()
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str) or not os.fspath(path):
             raise ConfigurationError(f"the path of a cache must be a non-empty str or path, got {shown(path)}")
         if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or not MIN_BYTES <= max_bytes <= _MAX_BYTES:
@@ -67,7 +74,7 @@ class DiskCache:
                 f"max_bytes must be a whole number from {MIN_BYTES} to {_MAX_BYTES}, got {shown(max_bytes)}"
             )
         self._folder, self._max_bytes = Path(path), max_bytes
-        self._now: Callable[[], float] = time.time
+        self._now = now
         # One thread, because a connection of sqlite3 executes one statement at a time.
         self._thread = ThreadPoolExecutor(1, "faasrt-cache")
         self._connection: sqlite3.Connection | None = None

@@ -10,7 +10,8 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from faasrt import (
     ConfigurationError,
     DiskCache,
     Outcome,
+    RuntimeFactory,
     RuntimeManager,
     ServerError,
     Settings,
@@ -31,6 +33,7 @@ from faasrt import (
 from faasrt._sqlite_cache import FILE_NAME, MIN_BYTES
 from faasrt.testing import FakeFaaS, Reply
 from faasrt.transport.fingerprints import MAX_AGE_S
+from support.helpers import Clock
 from support.served import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -47,9 +50,9 @@ class MemoryCache:
         self.values[key] = value
 
 
-def manager_at(*urls: str, cache: Any, **settings: Any) -> RuntimeManager:
+def manager_at(*urls: str, cache: Any, clock: Callable[[], float] = time.monotonic, **settings: Any) -> RuntimeManager:
     endpoints = {"python": urls, "javascript": urls}
-    return RuntimeManager(settings=Settings(endpoints=endpoints, **settings), cache=cache)
+    return RuntimeManager(RuntimeFactory(Settings(endpoints=endpoints, **settings), clock=clock), cache=cache)
 
 
 async def test_a_second_call_sends_nothing(tmp_path: Path) -> None:
@@ -116,26 +119,20 @@ async def test_invalid_calls_raise_although_a_result_is_stored() -> None:
             await runtime.run_code("program")
 
 
-class Clock:
-    def __init__(self, manager: RuntimeManager) -> None:
-        self.now = 0.0
-        manager._factory._transport._fingerprints._clock = lambda: self.now
-
-
 async def test_another_version_of_the_server_is_a_miss() -> None:
     """The server is asked for its version again after some seconds."""
-    async with FakeFaaS() as faas, manager_at(faas.url, cache=MemoryCache()) as manager:
-        clock = Clock(manager)
+    clock = Clock()
+    async with FakeFaaS() as faas, manager_at(faas.url, cache=MemoryCache(), clock=clock) as manager:
         faas.health = {"version": "1"}
         await manager.run_code("program", "py")
         probes = faas.probes
         faas.health = {"version": "2"}
         assert (await manager.run_code("program", "py")).cached
         assert faas.probes == probes
-        clock.now += MAX_AGE_S
+        clock.advance(MAX_AGE_S)
         assert not (await manager.run_code("program", "py")).cached
         faas.health = {"version": "1"}
-        clock.now += MAX_AGE_S
+        clock.advance(MAX_AGE_S)
         assert (await manager.run_code("program", "py")).cached
         assert faas.executions == 2
 
@@ -156,16 +153,15 @@ async def test_replicas_with_different_versions() -> None:
 
 async def test_an_answer_names_its_engine() -> None:
     """The fingerprint in the answer of a server counts, and not that in an older health report."""
-    cache = MemoryCache()
-    async with FakeFaaS() as faas, manager_at(faas.url, cache=cache) as manager:
-        clock = Clock(manager)
+    clock, cache = Clock(), MemoryCache()
+    async with FakeFaaS() as faas, manager_at(faas.url, cache=cache, clock=clock) as manager:
         faas.health = {"languages": {"python": {"fingerprint": "old"}}}
         answer = {"output": {"stdout": "", "stderr": "", "ret_val": ""}, "metadata": {"fingerprint": "new"}}
         faas.default = Reply(body=json.dumps({**answer, "outcome": "OK"}).encode())
         await manager.run_code("program", "py")
         assert not (await manager.run_code("program", "py")).cached
         faas.health = {"languages": {"python": {"fingerprint": "new"}}}
-        clock.now += MAX_AGE_S
+        clock.advance(MAX_AGE_S)
         assert (await manager.run_code("program", "py")).cached
 
 
@@ -541,9 +537,13 @@ async def test_statements_that_were_given_up_leave_the_file_usable(
             monkeypatch.setattr(caching, "_STORE_S", 60.0)
             await run()
             assert await run() == [True] * 10
-    connection = sqlite3.connect(tmp_path / FILE_NAME)
-    assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-    connection.close()
+    assert integrity(tmp_path) == [("ok",)]
+
+
+def integrity(folder: Path) -> list[tuple[str]]:
+    """Return what SQLite finds when it checks the file of a cache."""
+    with contextlib.closing(sqlite3.connect(folder / FILE_NAME)) as connection:
+        return connection.execute("PRAGMA integrity_check").fetchall()
 
 
 async def test_the_file_is_private(tmp_path: Path) -> None:
@@ -558,9 +558,8 @@ async def test_the_file_is_private(tmp_path: Path) -> None:
 
 async def test_the_least_recently_used_results_are_deleted(tmp_path: Path) -> None:
     """The file stays within the limit. Values that are read stay, and a value that is too large is not kept."""
-    async with DiskCache(tmp_path, max_bytes=MIN_BYTES) as cache:
-        now = 0.0
-        cache._now = lambda: now
+    now = 0.0
+    async with DiskCache(tmp_path, max_bytes=MIN_BYTES, now=lambda: now) as cache:
         for number in range(400):
             now += 4_000
             await cache.put(f"key {number}", bytes(10_000))
@@ -621,9 +620,7 @@ async def test_a_killed_process_leaves_the_file_intact(tmp_path: Path) -> None:
         process.stderr.close()
     async with DiskCache(tmp_path) as cache:
         assert await cache.get("key 0") == b"value" * 500
-        assert cache._connection is not None
-        rows = await asyncio.to_thread(cache._connection.execute("PRAGMA integrity_check").fetchall)
-        assert rows == [("ok",)]
+    assert integrity(tmp_path) == [("ok",)]
 
 
 async def test_the_embedded_faas_names_its_engines(local: RuntimeManager) -> None:

@@ -34,6 +34,7 @@ from faasrt._endpoint_urls import PROTOCOL_GROUP
 from faasrt.testing import FakeFaaS, Reply
 from support.discovery import HOST, GatedServer, Names, dns_url, fakes_at, replica
 from support.doubles.piston import Piston
+from support.helpers import Clock
 from support.served import until
 
 ONCE = RetrySettings(max_attempts=1)
@@ -82,8 +83,7 @@ async def test_waiting_calls_go_to_the_new_endpoints() -> None:
                 first = asyncio.create_task(manager.run_code("1", "python"))
                 await full.wait_until(lambda: full.in_flight == 1)
                 waiting = [asyncio.create_task(manager.run_code("1", "python")) for _ in range(20)]
-                while manager.get_metrics().queued < 20:
-                    await asyncio.sleep(0.001)
+                await until(lambda: manager.get_metrics().queued == 20)
                 await manager.reconfigure(Settings(endpoints={"python": url}, discovery=names.settings(3600)))
                 ends = {result.endpoint for result in await asyncio.gather(*waiting)}
                 assert ends == {new.url if url == new.url else replica(new)}
@@ -289,14 +289,24 @@ async def test_changes_do_not_wait_for_look_ups() -> None:
             for number in range(3):
                 url = f"dns+http://{HOST}:{number + 1}"
                 await manager.reconfigure(attrs.evolve(before, endpoints={"python": url}))
-            assert manager._factory.settings.endpoints[Language.PYTHON] == (url,)
+            assert manager.settings.endpoints[Language.PYTHON] == (url,)
             await until(lambda: (HOST, 3) in names.asked)
         ends = await asyncio.gather(*calls, return_exceptions=True)
         assert [type(end) for end in ends] == [RuntimeClosedError] * 3
 
 
+async def until_not_looked_up(clock: Clock, names: Names) -> None:
+    """Let time pass until the name is not looked up any more, because no call uses it."""
+    asked = 0
+    while asked < len(names.asked):
+        asked = len(names.asked)
+        clock.advance(100)
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+
 @pytest.mark.parametrize("has_other", [False, True])
-async def test_settings_change_while_a_call_waits_for_a_look_up(has_other: bool) -> None:
+async def test_settings_change_while_a_call_waits_for_a_look_up(has_other: bool, clock: Clock) -> None:
     """The call goes to the new endpoint, and nothing is sent to one that has left."""
     gate = asyncio.Event()
 
@@ -310,12 +320,11 @@ async def test_settings_change_while_a_call_waits_for_a_look_up(has_other: bool)
     async with FakeFaaS() as other, fakes_at(1) as (old,), FakeFaaS() as new:
         urls = [dns_url(old), other.url] if has_other else [dns_url(old)]
         gate.set()
-        settings = Settings(endpoints={"python": urls}, discovery=names.settings())
-        async with RuntimeManager(settings=settings) as manager:
+        settings = Settings(endpoints={"python": urls}, discovery=names.settings(60))
+        async with RuntimeManager(RuntimeFactory(settings, clock=clock)) as manager:
             while not old.executions:
                 await manager.run_code("1", "python")
-            transport = manager._factory._transport
-            await until(lambda: not any(name.is_followed for name in transport._replicas._names.values()))
+            await until_not_looked_up(clock, names)
             sent, asked = old.executions + other.executions, len(names.asked)
             gate.clear()
             call = asyncio.create_task(manager.run_code("1", "python"))
@@ -374,12 +383,12 @@ async def test_other_settings_of_a_local_manager() -> None:
     await manager.reconfigure(Settings(limiter=LimiterSettings(max_concurrency=7)))
     async with manager:
         js = await manager.get_runtime("js")
-        assert manager._factory.settings.limiter.max_concurrency == 7
+        assert manager.settings.limiter.max_concurrency == 7
         assert (await js.run_code("console.log(1)")).stdout == "1\n"
         await manager.reconfigure(Settings(sandbox=low))
         result = await js.run_code("while (true) {}")
         assert result.outcome == "TIMEOUT"
-        assert manager._factory.settings.timeouts.grace_s == TimeoutSettings().grace_s + 30
+        assert manager.settings.timeouts.grace_s == TimeoutSettings().grace_s + 30
 
 
 async def test_a_closed_manager_is_not_reconfigured() -> None:

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
+from unittest.mock import Mock
 
+import aiohttp
 import pytest
 from aiohttp import web
 
@@ -26,6 +28,7 @@ from faasrt import (
     StreamedRun,
     TimeoutSettings,
 )
+from faasrt.protocol.response import Answer
 from faasrt.transport.live_reader import LiveReader
 from support.helpers import manager_for
 
@@ -227,32 +230,34 @@ async def test_a_server_that_sends_too_much_output_breaks_the_protocol(raw_serve
 
 
 @pytest.mark.parametrize("line", [b"\n", b" \r\n", b'{"stream": "stdout", "text": "", "elapsed_ms": 1}\n'])
-async def test_a_flood_of_lines_without_text_is_refused(
-    raw_server: Serve, line: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Other tasks run after at most 100 such lines, and the client does not read more than 10000 of them."""
-    lines: list[int] = [0]  # the number of lines in each turn of the event loop
-    skip_line = LiveReader._skip_line
-
-    async def count_line(self: LiveReader) -> None:
-        lines[-1] += 1
-        await skip_line(self)
+async def test_a_flood_of_lines_without_text_is_refused(line: bytes) -> None:
+    """Other tasks run after each 100 such lines, and the client does not read more than 10,000 of them."""
+    turns = 0
 
     async def count_turns() -> None:
+        nonlocal turns
         while True:
             await asyncio.sleep(0)
-            if lines[-1]:
-                lines.append(0)
+            turns += 1
 
-    monkeypatch.setattr(LiveReader, "_skip_line", count_line)
-    url = await raw_server(flood(line * 20_000))
-    async with manager_for(url, envelope="never") as manager:
-        turns = asyncio.create_task(count_turns())
-        with pytest.raises(ProtocolError, match="too many lines without text"):
-            await read_all(manager)
-        turns.cancel()
-    assert max(lines) <= 100
-    assert sum(lines) == 10_001
+    counting = asyncio.create_task(count_turns())
+    assert (await read(LiveReader(nothing), line * 10_000 + RESULT)).status == 200
+    assert turns >= 99
+    with pytest.raises(ProtocolError, match="too many lines without text"):
+        await read(LiveReader(nothing), line * 10_001 + RESULT)
+    counting.cancel()
+
+
+async def nothing(chunk: OutputChunk) -> None:
+    """Take a part of the output."""
+
+
+async def read(reader: LiveReader, body: bytes, timeout: asyncio.Timeout | None = None) -> Answer:
+    """Read an answer that has arrived completely."""
+    content = aiohttp.StreamReader(Mock(), 2**16, loop=asyncio.get_running_loop())
+    content.feed_data(body)
+    content.feed_eof()
+    return await reader.read(content, 10_000, timeout or asyncio.timeout(None))
 
 
 @pytest.mark.parametrize(("waits", "blocks", "counted_s"), [(False, False, 0), (True, False, 50), (False, True, 90)])
@@ -272,8 +277,7 @@ async def test_only_the_time_of_the_caller_extends_the_deadline(
     async def start(reader: LiveReader) -> Any:
         async with asyncio.timeout(1_000) as timeout:
             begin = timeout.when() or 0
-            for _ in range(10):
-                await reader._wait_delivered(OutputChunk(stream="stdout", text="a", elapsed_s=0), timeout)
+            await read(reader, CHUNK * 10 + RESULT, timeout)
             ends.append((timeout.when() or 0) - begin)
 
     monkeypatch.setattr(loop, "time", lambda: now)
