@@ -54,7 +54,8 @@ def _content(stream: TextIO) -> str:
 
 def faasrt(
     *arguments: str | Path,
-    stdin: bytes | TextIO = b"",
+    stdin: bytes | TextIO | None = b"",
+    stdout: TextIO | None = None,
     stderr: TextIO | None = None,
     meanwhile: Callable[[Running], Awaitable[None]] | None = None,
     cwd: Path | None = None,
@@ -63,19 +64,20 @@ def faasrt(
 ) -> tuple[int, str, str]:
     """Run a command in this process, with its own streams and environment. Return the exit code, stdout and stderr.
 
-    It must be called in the main thread, without a running event loop. `meanwhile` runs in another thread, and the
-    command is interrupted if it fails. Tests of closed streams, full disks and the start of the process use
-    `faasrt_process`, or start a process themselves.
+    It must be called in the main thread, without a running event loop. Stdin is None if it is closed. `stdout` and
+    `stderr` replace the streams that are returned. `meanwhile` runs in another thread, and the command is interrupted
+    if it fails. Tests of closed streams, full disks and the start of the process use `faasrt_process`, or start a
+    process themselves.
     """
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     with (
+        _kept_handlers(),
         _opened(stdin) as source,
         tempfile.TemporaryFile("w+", encoding="utf-8", newline="") as out,
         tempfile.TemporaryFile("w+", encoding="utf-8", newline="") as err,
         mock.patch.dict(os.environ, {**base_env, **env}, clear=True),
         mock.patch.object(sys, "argv", ["faasrt", *map(str, arguments)]),
         mock.patch.object(sys, "stdin", source),
-        mock.patch.object(sys, "stdout", out),
+        mock.patch.object(sys, "stdout", stdout or out),
         mock.patch.object(sys, "stderr", stderr or err),
         mock.patch.object(logging.root, "handlers", []),
         contextlib.chdir(cwd or Path()),
@@ -85,9 +87,6 @@ def faasrt(
             main()
         except SystemExit as ending:
             code = ending.code
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
         assert isinstance(code, int)
         out.flush()
         err.flush()
@@ -95,7 +94,17 @@ def faasrt(
 
 
 @contextlib.contextmanager
-def _opened(stdin: bytes | TextIO) -> Iterator[TextIO]:
+def _kept_handlers() -> Iterator[None]:
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _opened(stdin: bytes | TextIO | None) -> Iterator[TextIO | None]:
     if not isinstance(stdin, bytes):
         yield stdin
     elif not stdin:
