@@ -11,11 +11,12 @@ from aiohttp import web
 
 from faasrt import CodeTask, ConnectionLostError, DeadlineExceededError, RuntimeManager, ServerError, TimeoutSettings
 from faasrt.testing import FakeFaaS, Reply
-from support.helpers import NO_WAIT, manager_for
+from support.helpers import NO_WAIT, Clock, fast_forward, manager_for
+from support.served import until
 
 Serve = Callable[..., Awaitable[str]]
 SLOTS = 8
-TIMEOUT_MS = 300
+TIMEOUT_MS = 5_000
 
 
 class Server:
@@ -84,14 +85,14 @@ def abandoned(manager: RuntimeManager) -> int:
     return sum(state.abandoned for state in manager.get_metrics().states)
 
 
-async def test_cancelled_calls_hold_their_slot_until_their_time_limit(serve: Serve) -> None:
+async def test_cancelled_calls_hold_their_slot_until_their_time_limit(serve: Serve, clock: Clock) -> None:
     """A server with eight slots never runs more than eight programs, even if calls are cancelled in a loop."""
     server = Server()
     server.release.set()
-    async with await server.manager(serve) as manager:
+    async with await server.manager(serve, clock=clock) as manager:
         for number in range(2 * SLOTS + 2):
             call = asyncio.create_task(manager.run_code("1", "python", timeout_ms=TIMEOUT_MS))
-            await server.until(lambda number=number: server.started > number)  # type: ignore[misc]
+            await fast_forward(clock, server.until(lambda number=number: server.started > number), 0.2)  # type: ignore[misc]
             await cancelled(call)
             assert 1 <= abandoned(manager) <= SLOTS
     assert server.peak <= SLOTS
@@ -101,31 +102,37 @@ async def test_cancelled_calls_hold_their_slot_until_their_time_limit(serve: Ser
     ("ending", "error"),
     [("lost", ConnectionLostError), ("late", DeadlineExceededError), ("408", ServerError), ("504", ServerError)],
 )
-async def test_calls_without_an_answer_hold_their_slot(serve: Serve, ending: str, error: type[Exception]) -> None:
+async def test_calls_without_an_answer_hold_their_slot(
+    serve: Serve, ending: str, error: type[Exception], clock: Clock
+) -> None:
     """After a lost connection, a missed deadline, or a 408 or 504 of a proxy, the code may still run."""
     server = Server(ending)
     server.release.set()
-    timeouts = TimeoutSettings(grace_s=0.05)
-    async with await server.manager(serve, timeouts=timeouts, retry=NO_WAIT) as manager:
+    timeouts = TimeoutSettings(grace_s=1)
+    async with await server.manager(serve, clock=clock, timeouts=timeouts, retry=NO_WAIT) as manager:
         calls = [manager.run_code("1", "python", timeout_ms=TIMEOUT_MS) for _ in range(SLOTS + 4)]
-        ends = await asyncio.gather(*calls, return_exceptions=True)
+        ends = await fast_forward(clock, asyncio.gather(*calls, return_exceptions=True), 0.1)
         assert {type(end) for end in ends} == {error}
         assert server.peak <= SLOTS
 
 
-async def test_a_cancelled_batch_is_charged_only_for_sent_calls(serve: Serve) -> None:
+async def test_a_cancelled_batch_is_charged_only_for_sent_calls(serve: Serve, clock: Clock) -> None:
     """Calls that waited for a permit are not charged. The next batch waits for the slots, and then runs."""
     server = Server()
     server.release.set()
-    async with await server.manager(serve) as manager:
+    async with await server.manager(serve, clock=clock) as manager:
         batch = asyncio.gather(*(manager.run_code("1", "python", timeout_ms=TIMEOUT_MS) for _ in range(50)))
         await server.until(lambda: server.started == SLOTS)
         batch.cancel()
         with pytest.raises(asyncio.CancelledError):
             await batch
         assert abandoned(manager) == SLOTS  # the calls that waited are not charged
-        tasks = [CodeTask("1", "python", timeout_ms=50) for _ in range(10)]
-        assert all([item.result async for item in manager.map(tasks)])
+
+        async def run_tasks() -> list[Any]:
+            tasks = [CodeTask("1", "python", timeout_ms=50) for _ in range(10)]
+            return [item.result async for item in manager.map(tasks)]
+
+        assert all(await fast_forward(clock, run_tasks(), 0.2))
     assert (server.started, server.peak) == (SLOTS + 10, SLOTS)
 
 
@@ -166,8 +173,7 @@ async def test_embedded_faas_frees_the_slots_of_cancelled_calls(local: RuntimeMa
     await local.run_code("1", "js")
     for _ in range(3):
         calls = [asyncio.create_task(local.run_code("for (;;);", "js")) for _ in range(capacity)]
-        while local.get_metrics().in_flight < capacity:
-            await asyncio.sleep(0.005)
+        await until(lambda: local.get_metrics().in_flight == capacity)
         for call in calls:
             await cancelled(call)
         assert abandoned(local) == 0

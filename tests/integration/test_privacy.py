@@ -27,6 +27,7 @@ from faasrt.telemetry.prometheus import PrometheusSink
 from faasrt.testing import FakeFaaS, Reply
 from support.discovery import discover_and_leave
 from support.helpers import manager_for
+from support.served import until
 
 # The text that must not appear, and its base64 form.
 SECRET = "s3cretS3CRETs3cret"
@@ -106,8 +107,7 @@ async def test_telemetry_contains_no_text_of_users(envelope: Any, caplog: pytest
                 await use_everything(manager, "py")
             fake.default = Reply(hang=True)
             call = asyncio.create_task(manager.run_code(SECRET, "py"))
-            while not fake.in_flight:
-                await asyncio.sleep(0.001)
+            await fake.wait_until(lambda: fake.in_flight == 1)
             call.cancel()
             await asyncio.wait([call])
             shown = sinks.shown() + caplog.text + json.dumps(manager.get_metrics().to_dict())
@@ -115,8 +115,7 @@ async def test_telemetry_contains_no_text_of_users(envelope: Any, caplog: pytest
     async with RuntimeManager.local(["js"], workers=1, telemetry=sinks.sinks) as manager:
         await use_everything(manager, "js")
         call = asyncio.create_task(manager.run_code(f"while (true) console.log('{SECRET}')", "js"))
-        while not manager.get_metrics().total.in_flight:
-            await asyncio.sleep(0.001)
+        await until(lambda: manager.get_metrics().total.in_flight)
         call.cancel()
         await asyncio.wait([call])
         url = manager.get_metrics().states[0].endpoint

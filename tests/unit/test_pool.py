@@ -29,6 +29,7 @@ from faasrt.transport.groups import EndpointGroup
 from faasrt.transport.limiter import AdaptiveLimit
 from faasrt.transport.pool import Permit, PermitPool
 from faasrt.transport.retry import RetryBudget
+from support.helpers import Clock as LoopClock
 
 
 class Clock:
@@ -711,16 +712,18 @@ async def test_only_a_refused_connection_clears_abandoned_calls(refused: bool) -
     pool.close()
 
 
-async def test_waiting_calls_wake_when_a_penalty_ends() -> None:
+async def test_waiting_calls_wake_when_a_penalty_ends(clock: LoopClock) -> None:
     """A waiting call gets a permit when an abandoned call is no longer charged, or when an endpoint may be probed."""
-    loop = asyncio.get_running_loop()
-    pool = PermitPool(Settings(), clock=loop.time, random=random.Random(5).random)
+    pool = PermitPool(Settings(), clock=clock, random=random.Random(5).random)
     group = pool.group("python", ["http://a"])
     limit = group.endpoints[0].limit
     limit.set_capacity(1)
-    limit.charge_abandoned(loop.time() + 0.02)
-    choice = await pool.acquire(group, avoid=(), within_s=60)
-    assert loop.time() >= 0
+    limit.charge_abandoned(clock() + 30)
+    waiting = asyncio.ensure_future(pool.acquire(group, avoid=(), within_s=60))
+    await asyncio.sleep(0)
+    assert pool.queued == 1
+    clock.advance(31)
+    choice = await waiting
     pool.release(choice, None)
     two = pool.group("python", ["http://b", "http://c"])
     two.endpoints[1].limit.set_capacity(1)
@@ -728,9 +731,12 @@ async def test_waiting_calls_wake_when_a_penalty_ends() -> None:
     held = await pool.acquire(pool.group("python", ["http://c"]), avoid=(), within_s=60)
     opened = two.endpoints[0].breaker
     for _ in range(5):
-        opened.fail(loop.time(), loop.time())
-    opened.open_until = loop.time() + 0.02
-    probe = await pool.acquire(two, avoid=(), within_s=60)
+        opened.fail(clock(), clock())
+    waiting = asyncio.ensure_future(pool.acquire(two, avoid=(), within_s=60))
+    await asyncio.sleep(0)
+    assert pool.queued == 1
+    clock.advance(31)
+    probe = await waiting
     assert (probe.endpoint.url, probe.probe) == ("http://b", 1)
     pool.release(probe, asyncio.CancelledError())
     pool.release(held, None)
@@ -738,7 +744,7 @@ async def test_waiting_calls_wake_when_a_penalty_ends() -> None:
     pool.close()
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(
     plan=st.lists(st.tuples(st.sampled_from(["python", "javascript"]), st.integers(0, 3), st.booleans()), max_size=40),
     most=st.integers(1, 5),
@@ -830,7 +836,7 @@ CHANGES = st.one_of(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(
     plan=st.lists(st.tuples(st.sampled_from(["python", "javascript"]), st.integers(0, 3), st.booleans()), max_size=30),
     changes=st.lists(CHANGES, min_size=1, max_size=30),
