@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from faasrt import Outcome, RejectedError
-from support.threats import TARGETS, Target, attempt, environments, sample, target_at
+from support.threats import SPILL, TARGETS, Target, attempt, environments, sample, target_at
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -201,13 +201,6 @@ async def test_a_request_for_network_access_is_refused(target: Target) -> None:
     assert await target.sink.all_received() == []
 
 
-# SQLite needs a folder for data that exceeds its cache.
-SPILL = """
-    const d = new (await import('node:sqlite')).DatabaseSync(':memory:');
-    d.exec('pragma temp_store=1; pragma cache_size=10; create temp table t(a)');
-    for (let i = 0; i < 30; i++) d.exec('insert into t values (randomblob(1000000))');
-    return 'spilled'
-"""
 PROCESSES = [
     ("return await new Deno.Command('/bin/true').output()", RUN),
     ("return new Deno.Command(Deno.execPath(), { args: ['eval', '1'] }).spawn()", RUN),

@@ -16,7 +16,7 @@ from faasrt import Outcome
 from faasrt.local.jail import seccomp
 from faasrt.local.jail.syscalls import NUMBERS
 from support.served import until, with_word
-from support.threats import CONTAINERS, TARGETS, Target, attempt, sample, target_at
+from support.threats import CONTAINERS, SPILL, TARGETS, Target, attempt, sample, target_at
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -40,13 +40,6 @@ async def target(request: pytest.FixtureRequest) -> AsyncIterator[Target]:
         yield target
 
 
-# SQLite needs a folder for data that exceeds its cache.
-SPILL = """
-    const d = new (await import('node:sqlite')).DatabaseSync(':memory:');
-    d.exec('pragma temp_store=1; pragma cache_size=10; create temp table t(a)');
-    for (let i = 0; i < 30; i++) d.exec('insert into t values (randomblob(1000000))');
-    return 'spilled'
-"""
 FILES = [
     "return Deno.readTextFileSync('/etc/passwd')",
     "return Deno.readTextFileSync('CANARY')",

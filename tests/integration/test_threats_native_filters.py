@@ -145,6 +145,7 @@ async def test_a_program_can_import_and_has_tracebacks(host: Host) -> None:
     ]
 
 
+@pytest.mark.servers
 async def test_sigkill_of_the_server_ends_launcher_and_programs() -> None:
     async with host_of(USERS[0], "filters") as host:
         await host.run("1")

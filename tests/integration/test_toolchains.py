@@ -40,8 +40,8 @@ from faasrt.local.engines.warm_process import start_warm
 from faasrt.local.jail import landlock
 from faasrt.local.toolchains import TOOLCHAINS
 from support import toolchain_programs as programs
-from support.helpers import NO_WAIT, QUICK, manager_for
-from support.served import PATIENCE_S, until
+from support.helpers import NO_WAIT, QUICK, Clock, manager_for
+from support.served import PATIENCE_S, Caller, until
 from support.tables import first_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -315,22 +315,27 @@ int main(void) { pthread_t thread; pthread_create(&thread, 0, run, 0); pthread_e
     assert (result.outcome, result.stdout) == (Outcome.OK, "done\n"), result
 
 
+@pytest.mark.asyncio(loop_scope="function")
 @pytest.mark.parametrize("language", each_of(["c"]))
 async def test_a_compiler_that_takes_too_long_is_ended(
-    manager: RuntimeManager, language: str, monkeypatch: pytest.MonkeyPatch
+    language: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The outcome is SYNTAX_ERROR with the reason. It is kept for a minute only, so that equal programs do not wait."""
     code = f"int main(void) {{ return 0; }} // not in the cache: {uuid.uuid4()}"
-    with monkeypatch.context() as patch:
-        limits = attrs.evolve(toolchain_engine.COMPILE_LIMITS, timeout_ms=1)
-        patch.setattr(toolchain_engine, "COMPILE_LIMITS", limits)
-        result = await manager.run_code(code, language)
-    assert result.outcome is Outcome.SYNTAX_ERROR
-    assert result.error is not None
-    assert "timeout after 1 ms (limit of the server)" in result.error.message
-    assert (await manager.run_code(code, language)).error == result.error
-    monkeypatch.setattr(toolchain_engine, "_REMEMBERED_S", 0)
-    assert (await manager.run_code(code, language)).ok
+    async with LocalFaaS([language], workers=1, sandbox=SANDBOX) as faas:
+        async with manager_for_c(faas.url) as manager:
+            assert (await manager.run_code("int main(void) { return 0; }", language)).ok
+            with monkeypatch.context() as patch:
+                limits = attrs.evolve(toolchain_engine.COMPILE_LIMITS, timeout_ms=1)
+                patch.setattr(toolchain_engine, "COMPILE_LIMITS", limits)
+                result = await manager.run_code(code, language)
+            assert result.outcome is Outcome.SYNTAX_ERROR
+            assert result.error is not None
+            assert "timeout after 1 ms (limit of the server)" in result.error.message
+            assert (await manager.run_code(code, language)).error == result.error
+        clock.advance(60)
+        async with manager_for_c(faas.url) as manager:  # the server may have closed the connections of the other one
+            assert (await manager.run_code(code, language)).ok
 
 
 @pytest.mark.parametrize("language", each_of(["c"]))
@@ -429,14 +434,11 @@ async def test_an_engine_starts_with_the_first_program(language: str) -> None:
             details = (await manager.get_health_status()).endpoints[0].details["languages"][language]
             return {name: details[name] for name in ("status", "idle", "engine")}
 
-        async with asyncio.timeout(PATIENCE_S):
-            while (await health())["status"] == "starting":
-                await asyncio.sleep(0.01)
+        server = Caller((await manager.get_health_status()).endpoints[0].endpoint)
+        await server.until_pool(language, status="ready")
         assert await health() == {"status": "ready", "idle": 0, "engine": "gcc"}
         assert (await manager.run_code("int main(void) { return 0; }", language)).ok
-        async with asyncio.timeout(PATIENCE_S):
-            while not (await health())["idle"]:
-                await asyncio.sleep(0.01)
+        await server.until_pool(language, idle=1)
 
 
 PERL = Toolchain(

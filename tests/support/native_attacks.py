@@ -167,7 +167,7 @@ DENIED = {
     "ptrace of process 1": "call(101, 16, 1, 0, 0)",
     "ptrace of a child": dedent("""
         pid = os.fork()
-        if not pid: time.sleep(9)
+        if not pid: signal.pause()
         call(101, 16, pid, 0, 0)
     """),
     "be traced": "call(101, 0, 0, 0, 0)",
@@ -824,7 +824,7 @@ ENDS = {
     "kill by a child": (
         dedent("""
             os.fork() or call(62, os.getppid(), 9)
-            time.sleep(9)
+            signal.pause()
         """),
         Outcome.CRASHED,
     ),
@@ -851,7 +851,7 @@ ENDS = {
     "stop": (
         dedent("""
             os.kill(os.getpid(), 19)
-            time.sleep(9)
+            signal.pause()
         """),
         Outcome.TIMEOUT,
     ),

@@ -93,6 +93,15 @@ asyncio.run(main())
 """
 
 
+# SQLite needs a folder for data that exceeds its cache.
+SPILL = """
+    const d = new (await import('node:sqlite')).DatabaseSync(':memory:');
+    d.exec('pragma temp_store=1; pragma cache_size=10; create temp table t(a)');
+    for (let i = 0; i < 30; i++) d.exec('insert into t values (randomblob(1000000))');
+    return 'spilled'
+"""
+
+
 def attempt(body: str) -> str:
     """Return a program that prints "reached" if its body succeeds, and "denied" if it fails."""
     return (

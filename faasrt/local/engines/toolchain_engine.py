@@ -220,18 +220,18 @@ class ToolchainEngine(PooledEngine[JailedProcess]):
         command = toolchain.compile(self._installation, sources)
         files |= source
         key = self._key(command, files)
-        lock = self._locks.setdefault(key, asyncio.Lock())
+        lock, loop = self._locks.setdefault(key, asyncio.Lock()), asyncio.get_running_loop()
         async with lock:
             stored = await asyncio.to_thread(self._cache.get, key)
             if stored is not None:
                 return stored
             failed_at, failure = self._failures.pop(key, (0.0, {}))
-            if failure and time.monotonic() - failed_at < _REMEMBERED_S:
+            if failure and loop.time() - failed_at < _REMEMBERED_S:
                 self._failures[key] = failed_at, failure
                 return failure
             compiled, is_final = await self._run_compiler(job, command, files)
             if not is_final:
-                self._failures[key] = time.monotonic(), compiled
+                self._failures[key] = loop.time(), compiled
                 while len(self._failures) > _MOST_REMEMBERED:
                     del self._failures[next(iter(self._failures))]
             else:
