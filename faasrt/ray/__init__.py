@@ -144,7 +144,7 @@ class TaskRunner:
         tasks: dict[int, CodeTask] = {}
         for position, row in enumerate(rows):
             try:
-                tasks[position] = _to_task(row, self._settings.sandbox)
+                tasks[position] = to_task(row, self._settings.sandbox)
             except (ValueError, RecursionError) as error:
                 columns[position] = {"invalid_task": str(error)}
         run = self._run_with_endpoints if self._shared is None else self._run_on_node
@@ -154,6 +154,11 @@ class TaskRunner:
         for name, kind in COLUMNS.items():
             table = table.append_column(name, pyarrow.array([column.get(name) for column in columns], type=kind))
         yield table
+
+    async def aclose(self) -> None:
+        """Close the manager. Ray does not call this: it ends the process of an actor."""
+        if self._manager is not None:
+            await self._manager.aclose()
 
     async def _run_with_endpoints(self, tasks: dict[int, CodeTask]) -> AsyncIterator[tuple[int, TaskResult]]:
         if self._manager is None:
@@ -204,7 +209,8 @@ async def _find_refused(tasks: dict[int, CodeTask], connection: FaasConnection) 
     return {position: errors[task.language] for position, task in tasks.items() if task.language in errors}
 
 
-def _to_task(row: dict[str, Any], sandbox: SandboxConfig) -> CodeTask:
+def to_task(row: dict[str, Any], sandbox: SandboxConfig) -> CodeTask:
+    """Return the task in a row. Raise ValueError or RecursionError if it is wrong."""
     given = {name: row[name] for name in _TASK_FIELDS if row.get(name) is not None}
     for name in _JSON_FIELDS:
         if isinstance(given.get(name), str):

@@ -151,6 +151,7 @@ class FaultProxy(LoopbackServer):
         downstream: The toxics of the bytes from the server to clients. Default: `Toxics()`.
         bytes_upstream: The number of bytes forwarded to the server, over all connections.
         bytes_downstream: The number of bytes forwarded to clients, over all connections.
+        bytes_dropped: The number of bytes that toxics have discarded, over all connections.
 
     Raises:
         ConfigurationError: `target_url` is not an http or https URL with a host.
@@ -182,7 +183,7 @@ class FaultProxy(LoopbackServer):
         self._target = (parts.hostname, port)
         self._scheme, self._path = parts.scheme, parts.path.rstrip("/")
         self.upstream = self.downstream = Toxics()
-        self.bytes_upstream = self.bytes_downstream = 0
+        self.bytes_upstream = self.bytes_downstream = self.bytes_dropped = 0
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
@@ -259,6 +260,8 @@ class FaultProxy(LoopbackServer):
                     write_eof(target.transport)
                 else:
                     await self._pause(direction, toxics.pause_s(len(piece)))
+            self.bytes_dropped += len(burst)
+            self._notify()
         await self._pause(direction, getattr(self, direction).latency_s)
         await self.wait_until(lambda: not getattr(self, direction).timeout)
         if source.was_reset:

@@ -241,10 +241,14 @@ class Profiles:
         if known is not None and not is_replaced:
             self._known[url] = attrs.evolve(known, confirmed=False) if known.confirmed else known
 
+    def __contains__(self, url: str) -> bool:
+        """Whether anything is kept about an endpoint."""
+        return any(url in kept for kept in (self._known, self._ask_again_at, self._fetches, self._locks))
+
     def discard(self, url: str) -> None:
         """Remove everything about an endpoint that is not used any more."""
-        for known in (self._known, self._ask_again_at, self._fetches, self._locks):
-            known.pop(url, None)
+        for kept in (self._known, self._ask_again_at, self._fetches, self._locks):
+            kept.pop(url, None)
 
     def clear(self) -> None:
         """Remove all profiles, and the locks, which belong to an event loop."""

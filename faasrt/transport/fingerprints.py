@@ -50,6 +50,10 @@ class FingerprintDirectory:
         known = language if isinstance(language, Language) else Language.PYTHON
         return {url: None if each is None else each[known] for url, each in names.items()}
 
+    def __contains__(self, url: str) -> bool:
+        """Whether anything is kept about an endpoint."""
+        return url in self._known or url in self._locks
+
     def forget(self, url: str) -> None:
         """Remove what is known about an endpoint that is not used any more."""
         self._known.pop(url, None)

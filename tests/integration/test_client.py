@@ -27,6 +27,7 @@ from faasrt import (
     UnsupportedLanguageError,
 )
 from support.helpers import NO_WAIT, manager_for
+from support.served import until
 
 Serve = Callable[..., Awaitable[str]]
 FINE = {"output": {"stdout": "hi\n", "stderr": "", "ret_val": '{"score": 1}'}, "metadata": {"duration": 12}}
@@ -319,8 +320,7 @@ async def test_max_concurrency_and_queue_limits(serve: Serve) -> None:
     limiter = LimiterSettings(max_concurrency=2, max_queue=2, queue_timeout_s=0.05)
     async with manager_for(await serve(handler), envelope="never", limiter=limiter) as manager:
         calls = [asyncio.create_task(manager.run_code("1", "py")) for _ in range(2)]
-        while running < 2:
-            await asyncio.sleep(0.001)
+        await until(lambda: running == 2)
         done = await asyncio.gather(*(manager.run_code("1", "py") for _ in range(3)), return_exceptions=True)
         go.set()
         first = await asyncio.gather(*calls)

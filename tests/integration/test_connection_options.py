@@ -18,11 +18,10 @@ from faasrt import (
     Language,
     RuntimeManager,
     Settings,
-    TimeoutSettings,
 )
 from faasrt.cli.connect import make_settings
 from faasrt.testing import FakeFaaS
-from support.helpers import manager_for
+from support.helpers import Clock, fast_forward, manager_for
 from support.holding import holding_faas
 from support.served import until
 
@@ -128,27 +127,27 @@ async def test_the_pool_of_a_session_limits_the_calls_in_flight(limit: str) -> N
         assert all([(await call).ok for call in calls])
 
 
-async def test_waiting_for_a_connection_of_the_session_is_not_a_failure_of_the_server(serve: Any) -> None:
+async def test_waiting_for_a_connection_of_the_session_is_not_a_failure_of_the_server(serve: Any, clock: Clock) -> None:
     """If the application uses all connections of its session, calls fail at their deadline. No breaker opens."""
-    busy = asyncio.Event()
+    busy, arrived = asyncio.Event(), list[str]()
 
     async def handler(request: web.Request) -> web.Response:
         if request.path == "/busy":
+            arrived.append(request.path)
             await busy.wait()
         return web.json_response(FINE if request.path == "/run_code" else {})
 
     url = await serve(handler, "/{path:.*}")
-    connector, timeouts = aiohttp.TCPConnector(limit=2), TimeoutSettings(grace_s=0.05)
     async with (
-        aiohttp.ClientSession(connector=connector) as session,
-        manager_for(url, session=session, timeouts=timeouts, envelope="never") as manager,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=2), timeout=aiohttp.ClientTimeout()) as session,
+        manager_for(url, session=session, envelope="never", clock=clock) as manager,
         asyncio.TaskGroup() as group,
     ):
         requests = [group.create_task(session.get(f"{url}/busy")) for _ in range(2)]
-        await until(lambda: len(connector._acquired) == 2)
+        await until(lambda: len(arrived) == 2)
         for _ in range(6):
             with pytest.raises(DeadlineExceededError, match="no connection of the session") as caught:
-                await manager.run_code("1", "py", timeout_ms=20, idempotent=True)
+                await fast_forward(clock, manager.run_code("1", "py", idempotent=True), 10)
             assert (caught.value.sent, caught.value.attempts) == ("no", 1)
         assert [(state.state, state.abandoned) for state in manager.get_metrics().states] == [("closed", 0)]
         busy.set()

@@ -242,7 +242,7 @@ async def test_proxy_variables_are_ignored(raw_server: RawServer, monkeypatch: p
 async def test_a_second_answer_is_not_used_for_the_next_call(raw_server: RawServer, later: bool) -> None:
     """A server sends a second answer to one request, at once or on the idle connection. The next call ignores it."""
     number = 0
-    sent = asyncio.Event()
+    answered, sent = asyncio.Event(), asyncio.Event()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal number
@@ -255,13 +255,15 @@ async def test_a_second_answer_is_not_used_for_the_next_call(raw_server: RawServ
             writer.write(true if later else true + stale)
             await writer.drain()
             if later:
-                await asyncio.sleep(0.05)
+                await answered.wait()
                 writer.write(stale)
                 await writer.drain()
             sent.set()
 
     async with manager_for(await raw_server(handle)) as manager:
         assert (await manager.run_code("1", "py")).stdout == "true1"
+        answered.set()
         await sent.wait()
-        await asyncio.sleep(0.05)
+        for _ in range(10):  # the second answer is in the buffer of the socket: let the client read it
+            await asyncio.sleep(0)
         assert (await manager.run_code("1", "py")).stdout == "true2"

@@ -36,6 +36,7 @@ from faasrt.telemetry.events import (
 from faasrt.telemetry.logs import LogSink
 from faasrt.testing import FakeFaaS, Reply
 from support.helpers import QUICK, manager_for
+from support.served import until
 
 ONCE = RetrySettings(max_attempts=1)
 EVENTS: list[Event] = [
@@ -228,8 +229,7 @@ async def test_a_failed_call_of_the_embedded_faas_is_one_warning(caplog: pytest.
     async with faas, manager_for(faas.url, retry=ONCE) as manager:
         await faas.wait_ready("js")
         endless = [asyncio.create_task(manager.run_code("while (true);", "js", 30_000)) for _ in range(4)]
-        while caplog.text.count("execution_started") < 4:
-            await asyncio.sleep(0.001)
+        await until(lambda: caplog.text.count("execution_started") == 4)
         async with manager_for(faas.url, retry=ONCE) as other:
             (error,) = await asyncio.gather(other.run_code("1", "js"), return_exceptions=True)
         assert isinstance(error, Exception)

@@ -26,6 +26,7 @@ from faasrt import (
 )
 from faasrt.testing import FakeFaaS, Reply
 from support.helpers import manager_for
+from support.served import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -76,7 +77,7 @@ async def test_map_is_lazy_and_bounded(ordered: bool) -> None:
 
     def source() -> Iterator[CodeTask]:
         nonlocal read
-        for task in tasks(500):
+        for task in tasks(200):
             read += 1
             yield task
 
@@ -85,10 +86,10 @@ async def test_map_is_lazy_and_bounded(ordered: bool) -> None:
         async for _ in manager.map(source(), concurrency=5, ordered=ordered):
             taken += 1
             assert read - taken <= 10
-            if taken % 100 == 0:
-                await asyncio.sleep(0.05)  # a slow consumer
+            if taken % 50 == 0:  # a slow consumer
+                await until(lambda: not manager.get_metrics().in_flight)
                 assert read - taken <= 10
-        assert (taken, read, faas.executions) == (500, 500, 500)
+        assert (taken, read, faas.executions) == (200, 200, 200)
         assert faas.peak <= 5
 
 
@@ -168,8 +169,7 @@ async def test_leaving_a_map_early_cleans_up(way: str) -> None:
                 await anext(results)
         elif way == "cancel":
             consumer = asyncio.create_task(consume())
-            while faas.in_flight < 3:
-                await asyncio.sleep(0.01)
+            await faas.wait_until(lambda: faas.in_flight == 3)
             consumer.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await consumer
@@ -179,10 +179,8 @@ async def test_leaving_a_map_early_cleans_up(way: str) -> None:
         else:
             await consume()
         gc.collect()
-        async with asyncio.timeout(10):
-            await cleaned.wait()
-            while faas.in_flight or running("Map._work") or manager.get_metrics().in_flight:
-                await asyncio.sleep(0.01)
+        await until(cleaned.is_set)
+        await until(lambda: not (faas.in_flight or running("Map._work") or manager.get_metrics().in_flight))
 
 
 async def test_an_error_of_the_source_is_raised_after_the_results() -> None:
@@ -420,8 +418,7 @@ async def test_a_map_waits_in_the_same_queue_as_other_calls() -> None:
             return [item async for item in manager.map(tasks(60), concurrency=40)]
 
         mapping = asyncio.create_task(consume())
-        while manager.get_metrics().queued < 10:
-            await asyncio.sleep(0.001)
+        await until(lambda: manager.get_metrics().queued >= 10)
         assert (await manager.run_code("1", "python")).ok
         assert all(item.result for item in await mapping)
 

@@ -104,8 +104,7 @@ async def run_directly(rows: list[dict[str, Any]], settings: Settings) -> list[d
     names = dict.fromkeys(name for row in rows for name in row)
     batch = pyarrow.table({name: [row.get(name) for row in rows] for name in names})
     tables = [table async for table in runner(batch)]
-    assert runner._manager is not None
-    await runner._manager.aclose()
+    await runner.aclose()
     found: list[dict[str, Any]] = [row for table in tables for row in table.to_pylist()]
     return found
 
@@ -174,7 +173,7 @@ async def test_rows_have_every_field_of_a_task() -> None:
         | {"files": pyarrow.array([{"a": b"\xfe", "b": "B", "c": None}])}
     )
     sandbox = SandboxConfig(timeout_limit_s=2)
-    task = faasrt.ray._to_task(table.to_pylist()[0], sandbox)
+    task = faasrt.ray.to_task(table.to_pylist()[0], sandbox)
     assert task == CodeTask(
         "f",
         "js",
@@ -192,8 +191,8 @@ async def test_rows_have_every_field_of_a_task() -> None:
         compare="tokens",
     )
     row = {"code": "f", "language": "js", "argv": ["a"], "collect": '["*"]', "ext": [], "tests": []}
-    assert faasrt.ray._to_task(row, sandbox) == CodeTask("f", "js", stdin=b"", files={}, argv=["a"], collect=["*"])
-    tested = faasrt.ray._to_task({"code": "f", "language": "js", "tests": [{"stdin": b"\xff"}]}, sandbox)
+    assert faasrt.ray.to_task(row, sandbox) == CodeTask("f", "js", stdin=b"", files={}, argv=["a"], collect=["*"])
+    tested = faasrt.ray.to_task({"code": "f", "language": "js", "tests": [{"stdin": b"\xff"}]}, sandbox)
     assert tested.tests == (TestCase(stdin=b"\xff", files={}),)
     fields = {field.name for field in attrs.fields(CodeTask)}
     assert fields == {*values, "argv", "collect", "tests"}
@@ -264,7 +263,7 @@ def test_rows_of_other_languages() -> None:
     import faasrt.ray
 
     row = {"code": "main = print 1", "language": "Haskell"}
-    assert faasrt.ray._to_task(row, SandboxConfig()).language == "haskell"
+    assert faasrt.ray.to_task(row, SandboxConfig()).language == "haskell"
 
 
 def test_settings_can_be_pickled() -> None:
