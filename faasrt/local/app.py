@@ -80,7 +80,7 @@ class Service:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request. Cancellation ends its program."""
-        started, status, size = time.monotonic(), CLIENT_GONE, 0
+        started, status, size = time.perf_counter(), CLIENT_GONE, 0
         connection = request.protocol
         assert isinstance(connection, BoundedConnection)
         try:
@@ -97,7 +97,7 @@ class Service:
         finally:
             connection.end_answer()
             if self._access_log is not None:
-                self._access_log(request, status=status, elapsed_s=time.monotonic() - started, size=size)
+                self._access_log(request, status=status, elapsed_s=time.perf_counter() - started, size=size)
 
     async def _respond(self, request: web.BaseRequest, share: Share) -> web.StreamResponse:
         try:

@@ -80,7 +80,7 @@ class Listener(web.Server):
         self.ordinary = self.spare = self.refused = self.refused_while_draining = 0
         self.refusing: set[asyncio.Transport] = set()
         self.draining = False
-        self.memory = http_limits.Memory()
+        self.memory = http_limits.Memory(asyncio.get_running_loop().time)
 
     def admit(self, *, encrypted: bool) -> BoundedConnection | Refusal | None:
         """Return the protocol for an accepted connection; None to close it at once."""

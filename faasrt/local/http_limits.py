@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Callable, Iterator
 
 import attrs
@@ -94,10 +93,15 @@ class Memory:
         max_answer_bytes: The largest size of all answers together, if it is more than MAX_HELD_BYTES.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
         self.max_answer_bytes = 0
         self._bodies = _Pool(clock, lambda: MAX_HELD_BYTES)
         self._answers = _Pool(clock, lambda: max(MAX_HELD_BYTES, self.max_answer_bytes))
+
+    @property
+    def held_bytes(self) -> int:
+        """The size of all bodies and answers together, as far as they count."""
+        return self._bodies.held + self._answers.held
 
     @contextlib.contextmanager
     def share(self) -> Iterator[Share]:

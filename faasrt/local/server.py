@@ -201,6 +201,11 @@ class LocalFaaS(metaclass=RecordType):
         queue = self._queues.get(Language.parse(language))
         return None if queue is None else queue.engine
 
+    @property
+    def listener(self) -> Listener:
+        """The connections of the server, and the memory of their requests. The server must have been started."""
+        return self._listener
+
     async def make_snapshots(self) -> None:
         """Make the snapshots of the packages of the engine "wasm" now, and wait until they are made.
 

@@ -19,15 +19,14 @@ import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
 import faasrt
-from faasrt import ConfigurationError, Language, Outcome, RuntimeClosedError, RuntimeManager, SandboxConfig, Settings
+from faasrt import ConfigurationError, Outcome, RuntimeClosedError, RuntimeManager, SandboxConfig, Settings
 from faasrt._version import __version__
 from faasrt.docs import logging_and_metrics
 from faasrt.local import LocalFaaS
-from faasrt.local.admission import AdmissionQueue, BusyError
 from faasrt.local.engines.base import EngineJob, EngineResult
-from faasrt.protocol.execution_limits import ExecutionLimits
-from support.helpers import WASM, until_active
-from support.served import at_work_in, until
+from faasrt.local.engines.deno import DenoEngine
+from support.helpers import WASM
+from support.served import PATIENCE_S, at_work_in
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -35,7 +34,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def faas() -> AsyncIterator[LocalFaaS]:
     """A server without Python, because that starts fast."""
-    async with LocalFaaS(["js", "ts"], workers=1, sandbox=SandboxConfig(timeout_limit_s=5)) as server:
+    async with LocalFaaS(["js", "ts"], workers=1, sandbox=SandboxConfig(timeout_limit_s=60)) as server:
         await server.wait_ready("js")
         yield server
 
@@ -57,7 +56,7 @@ RUN = {"language": "js", "code": "console.log(1)"}
 
 async def test_answers_have_the_fields_of_the_reference_servers(faas: LocalFaaS) -> None:
     """A coze-loop backend can read them. faasrt's own fields are added."""
-    status, body, _ = await post(f"{faas.url}/run_code", {**RUN, "timeout": 1000, "priority": "normal", "ext": {}})
+    status, body, _ = await post(f"{faas.url}/run_code", {**RUN, "timeout": 30_000, "priority": "normal", "ext": {}})
     assert status == 200
     assert body["output"] == {"stdout": "1\n", "stderr": "", "ret_val": ""}
     metadata = body["metadata"]
@@ -102,18 +101,6 @@ async def test_invalid_requests_are_refused_with_a_reason(faas: LocalFaaS, body:
     status, answer, _ = await post(f"{faas.url}/run_code", body, **{"Content-Type": "application/json"})
     assert status == 400
     assert words in answer["details"]
-
-
-async def test_requests_can_only_lower_the_limits(faas: LocalFaaS) -> None:
-    """If a request asks for higher limits, the server's limits apply."""
-    code = "const x = []; while (true) x.push(new Array(1000).fill(x.length))"
-    body = {"language": "js", "code": code, "timeout": 9e9, "sandbox": {"memory_limit_mb": 9e9, "timeout_ms": 9e9}}
-    _, answer, _ = await post(f"{faas.url}/run_code", body)
-    assert answer["outcome"] == "MEMORY_LIMIT"
-    _, answer, _ = await post(f"{faas.url}/run_code", {**body, "code": "setTimeout(() => {}, 60_000)"})
-    assert (answer["outcome"], answer["metadata"]["timed_out"]) == ("TIMEOUT", True)
-    _, answer, _ = await post(f"{faas.url}/run_code", {**body, "sandbox": {"memory_limit_mb": 32}})
-    assert answer["outcome"] == "MEMORY_LIMIT"
 
 
 @pytest.mark.parametrize(
@@ -242,7 +229,7 @@ async def test_a_port_in_use_is_a_configuration_error(
 ) -> None:
     """No process and no file of the failed start is left."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    for _ in range(10):
+    for _ in range(3):
         second = LocalFaaS(["js"], port=int(faas.url.rpartition(":")[2]))
         with pytest.raises(ConfigurationError, match="cannot listen"):
             await second.start()
@@ -268,89 +255,27 @@ async def test_a_server_starts_once_and_may_be_closed_twice() -> None:
         faas.url  # noqa: B018
 
 
-async def test_closing_waits_for_programs_in_flight() -> None:
+async def test_closing_waits_for_programs_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
     """The result of a running program still arrives."""
-    faas = LocalFaaS(["js"], workers=1)
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def execute(self: DenoEngine, job: EngineJob) -> EngineResult:
+        begun.set()
+        await go_on.wait()
+        return EngineResult(outcome=Outcome.OK, stdout="ended\n")
+
+    monkeypatch.setattr(DenoEngine, "execute", execute)
+    faas = LocalFaaS(["js"], workers=1, drain_s=PATIENCE_S)
     await faas.start()
     await faas.wait_ready("js")
-    code = "console.log('begun'); await new Promise((r) => setTimeout(r, 300)); console.log('ended')"
-    async with RuntimeManager(settings=Settings(endpoints={"js": faas.url})) as manager:
-        call = asyncio.create_task(manager.run_code(code, "js"))
-        await until_active(manager, "javascript", 1)
-        await faas.aclose()
-        assert (await call).stdout == "begun\nended\n"
-
-
-class FakeEngine:
-    """Returns its result for every program. Without a result, programs never end."""
-
-    name, capacity, ready, active, idle, problem, activity = "fake", 1, True, 0, 0, "", ""
-
-    def __init__(self, result: EngineResult | None = None) -> None:
-        self._result = result
-
-    async def execute(self, job: Any) -> Any:
-        self.active += 1
-        try:
-            return self._result or await asyncio.Event().wait()
-        finally:
-            self.active -= 1
-
-
-async def test_a_full_queue_and_a_long_wait_are_refused() -> None:
-    """A program beyond `max_queue`, or one that waits longer than `queue_timeout_s`, raises BusyError with 429."""
-    queue = AdmissionQueue(FakeEngine(), max_queue=1, queue_timeout_s=0.05)  # type: ignore[arg-type]
-    running = asyncio.create_task(queue.execute(None))  # type: ignore[arg-type]
-    waiting = asyncio.create_task(queue.execute(None))  # type: ignore[arg-type]
-    while queue.queued < 1:
-        await asyncio.sleep(0)
-    with pytest.raises(BusyError, match="wait already") as full:
-        await queue.execute(None)  # type: ignore[arg-type]
-    assert full.value.status == 429
-    with pytest.raises(BusyError, match="became free"):
-        await waiting
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
-    assert (queue.queued, queue.counts.refused) == (0, 2)
-
-
-@pytest.mark.parametrize("leaves", [False, True])
-async def test_a_sandbox_that_becomes_free_gets_one_program(leaves: bool) -> None:
-    """Not a second one that arrives at this moment. If the next one in the queue is cancelled, the one after it runs.
-
-    The `CapacityLimiter` of anyio has had faults in both cases, the last of them until version 4.14.1.
-    """
-    engine = FakeEngine()
-    queue = AdmissionQueue(engine)  # type: ignore[arg-type]
-
-    async def start() -> asyncio.Task[Any]:
-        queued, task = queue.queued, asyncio.create_task(queue.execute(None))  # type: ignore[arg-type]
-        await until(lambda: queue.queued > queued or engine.active)
-        return task
-
-    running, waiting = await start(), await start()
-    running.cancel()
-    if leaves:
-        waiting.cancel()
-    newcomer = asyncio.create_task(queue.execute(None))  # type: ignore[arg-type]
-    await asyncio.wait({running})
-    await until(lambda: engine.active == 1)
-    await asyncio.sleep(0)
-    assert (engine.active, queue.queued) == (1, 0 if leaves else 1)
-    tasks = (waiting, newcomer)
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
-    assert engine.active == 0
-
-
-async def test_a_free_sandbox_is_taken_even_if_the_time_limit_has_passed() -> None:
-    """On a busy machine, a short `queue_timeout_s` may pass before the program is in the queue."""
-    queue = AdmissionQueue(FakeEngine(EngineResult(outcome=Outcome.OK)), queue_timeout_s=1e-9)  # type: ignore[arg-type]
-    limits = ExecutionLimits(timeout_ms=1_000, memory_limit_mb=64, max_output_bytes=1_000)
-    result = await queue.execute(EngineJob(language=Language.PYTHON, code="1", limits=limits))
-    assert (result.outcome, queue.counts.refused) == (Outcome.OK, 0)
+    call = asyncio.create_task(post(f"{faas.url}/run_code", RUN))
+    await begun.wait()
+    closing = asyncio.create_task(faas.aclose())
+    done, _ = await asyncio.wait({closing, call}, timeout=0.1)
+    assert not done
+    go_on.set()
+    assert (await call)[1]["output"]["stdout"] == "ended\n"
+    await closing
 
 
 async def test_a_language_that_cannot_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,12 +13,12 @@ class Compiler:
     """A simulated compiler with its own clock. Its memory grows at a constant rate after `wait_s` seconds."""
 
     def __init__(self, mb_per_s: float, wait_s: float = 0) -> None:
-        self.now, self._mb_per_s, self._wait_s = 0.0, mb_per_s, wait_s
+        self.now, self.mb_per_s, self._wait_s = 0.0, mb_per_s, wait_s
         self.estimate = CompilationEstimate(0, lambda pid: self.memory_mb, lambda: self.now)
 
     @property
     def memory_mb(self) -> float:
-        return 270 + self._mb_per_s * (self.now - self._wait_s) if self.now >= self._wait_s else 20.0
+        return 270 + self.mb_per_s * (self.now - self._wait_s) if self.now >= self._wait_s else 20.0
 
     def after(self, seconds: float) -> str:
         self.now += seconds
@@ -41,7 +41,7 @@ def test_estimate_grows_when_the_compiler_slows_down() -> None:
     compiler = Compiler(35.75)
     compiler.after(0)
     assert compiler.after(10) == "23 %, about 33 s left"
-    compiler._mb_per_s /= 2
+    compiler.mb_per_s /= 2
     assert compiler.after(10) == "23 %, about 67 s left"
 
 

@@ -9,41 +9,50 @@ from pathlib import Path
 import pytest
 
 from faasrt import Language
-from faasrt.local.engines.base import Engine, EngineError, EngineJob, EngineOptions, EngineResult
+from faasrt.local.engines.base import Engine, EngineError, EngineJob, EngineOptions, EngineResult, NotStartedError
+from faasrt.protocol.execution_limits import ExecutionLimits
+from support.helpers import Clock
 
-pytestmark = pytest.mark.asyncio
+LIMITS = ExecutionLimits(timeout_ms=1_000, memory_limit_mb=64, max_output_bytes=1_000)
+JOB = EngineJob(language=Language.PYTHON, code="1", limits=LIMITS)
 
 
 class FailingEngine(Engine):
-    """Is ready for the given seconds, or never ready if they are None, and then fails."""
+    """Starts in two seconds, is ready for the given seconds, or never ready if they are None, and then fails.
+
+    Attributes:
+        started_at: The times of the starts.
+        failed_at: The times of the failures.
+        attempt_s: How long an attempt to run a program takes until it fails.
+        attempts: The number of these attempts.
+    """
 
     name, package, min_memory_mb = "failing", "faasrt", 1
     languages = (Language.PYTHON,)
 
-    def __init__(self, folder: Path, ready_s: Iterable[float | None], monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, folder: Path, ready_s: Iterable[float | None], clock: Clock) -> None:
         super().__init__(EngineOptions(folder=folder, workers=1, memory_limit_mb=128))
-        self._ready_s = iter(ready_s)
-        self._now = 100.0
-        self.pauses: list[float] = []
-        monkeypatch.setattr("faasrt.local.engines.base.time.monotonic", lambda: self._now)
-        monkeypatch.setattr("faasrt.local.engines.base.asyncio.sleep", self._sleep)
-
-    async def _sleep(self, seconds: float) -> None:
-        self.pauses.append(seconds)
-        self._now += seconds
+        self._wanted_ready_s, self._clock = iter(ready_s), clock
+        self.started_at: list[float] = []
+        self.failed_at: list[float] = []
+        self.attempt_s, self.attempts = 0.0, 0
 
     async def serve(self) -> None:
-        ready_s = next(self._ready_s, "no more")
+        self.started_at.append(self._clock())
+        ready_s = next(self._wanted_ready_s, "no more")
         if ready_s == "no more":
             raise asyncio.CancelledError
-        self._now += 2.0  # the start
+        self._clock.advance(2)
         if isinstance(ready_s, float):
             self.mark_ready()
-            self._now += ready_s
+            self._clock.advance(ready_s)
+        self.failed_at.append(self._clock())
         raise EngineError("failed")
 
     async def _execute_once(self, job: EngineJob) -> EngineResult:
-        raise NotImplementedError
+        self.attempts += 1
+        self._clock.advance(self.attempt_s)
+        raise NotStartedError("failed")
 
     @property
     def idle(self) -> int:
@@ -53,16 +62,35 @@ class FailingEngine(Engine):
 @pytest.mark.parametrize(
     ("ready_s", "pauses"),
     [
-        ([60.0, 1.5, 1.5, 1.5], [0.0, 0.0, 0.0, 0.0]),
-        ([None] * 8, [5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 300.0]),
-        ([0.1, 0.1, None], [5.0, 10.0, 20.0]),
-        ([None, None, 1.5, None], [5.0, 10.0, 0.0, 5.0]),
+        ([60.0, 1.5, 1.5, 1.5], [0, 0, 0, 0]),
+        ([None] * 8, [5, 10, 20, 40, 80, 160, 300, 300]),
+        ([0.1, 0.1, None], [5, 10, 20]),
+        ([None, None, 1.5, None], [5, 10, 0, 5]),
     ],
 )
 async def test_pauses_before_restarts(
-    ready_s: list[float | None], pauses: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ready_s: list[float | None], pauses: list[float], tmp_path: Path, clock: Clock
 ) -> None:
-    engine = FailingEngine(tmp_path, ready_s, monkeypatch)
-    with pytest.raises(asyncio.CancelledError):
-        await engine.run()
-    assert engine.pauses == pauses
+    clock.stop()
+    engine = FailingEngine(tmp_path, ready_s, clock)
+    running = asyncio.create_task(engine.run())
+    while not running.done():
+        for _ in range(5):
+            await asyncio.sleep(0)
+        clock.advance(0.5)
+    assert [
+        start - failure for start, failure in zip(engine.started_at[1:], engine.failed_at, strict=True)
+    ] == pytest.approx(pauses)
+
+
+@pytest.mark.parametrize(("attempt_s", "attempts"), [(0, 4), (60, 1), (4, 2)])
+async def test_a_program_that_cannot_begin_is_tried_again_for_a_while(
+    attempt_s: float, attempts: int, tmp_path: Path, clock: Clock
+) -> None:
+    """There is a limit on the attempts, and on their time."""
+    clock.stop()
+    engine = FailingEngine(tmp_path, [], clock)
+    engine.attempt_s = attempt_s
+    with pytest.raises(NotStartedError):
+        await engine.execute(JOB)
+    assert (engine.attempts, engine.active) == (attempts, 0)

@@ -83,8 +83,8 @@ def test_cgroups_do_without_the_cpu_controller(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(cgroup, "_write", write)
     refused = {"+cpu"}
-    cgroup._enable_controllers("/c")
+    cgroup.enable_controllers("/c")
     assert written == [("/c/cgroup.subtree_control", text) for text in ("+memory +pids", "+cpu")]
     refused = {"+memory +pids"}
     with pytest.raises(PermissionError):
-        cgroup._enable_controllers("/c")
+        cgroup.enable_controllers("/c")

@@ -124,10 +124,10 @@ async def test_the_queue_joins_split_characters_and_ends_with_incomplete_ones() 
 
 async def test_discarded_output_counts_as_taken() -> None:
     """A program whose reader has gone, or whose stdout is held, does not wait for room."""
-    for live in (LiveOutput(held=True), LiveOutput()):
-        taken: list[int] = []
+    for held in (True, False):
+        live, taken = LiveOutput(held=held), list[int]()
         live.on_taken = taken.append
-        if not live._held:
+        if not held:
             live.discard()
         live.put("stdout", b"x" * 100_000)
         assert (live.full, sum(taken)) == (False, 100_000)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import weakref
+from collections.abc import Iterator
+
 import pytest
 
 from faasrt.local import http_limits
@@ -12,15 +17,15 @@ LARGE = http_limits.MAX_BODY_BYTES
 
 
 class Server:
-    """Memory with a clock that only the test moves."""
+    """Memory with a clock that only the test moves. Requests end when `requests` is closed."""
 
-    def __init__(self) -> None:
-        self.now = 0.0
+    def __init__(self, requests: contextlib.ExitStack) -> None:
+        self.now, self._requests = 0.0, requests
         self.memory = Memory(lambda: self.now)
         self.evicted: list[Share] = []
 
     def share(self) -> Share:
-        return Share(self.memory._bodies, self.memory._answers)
+        return self._requests.enter_context(self.memory.share())
 
     def body(self, size: int) -> Share:
         share = self.share()
@@ -35,8 +40,12 @@ class Server:
 
 
 @pytest.fixture
-def server() -> Server:
-    return Server()
+def server() -> Iterator[Server]:
+    """Yield a server. After the test and all its requests, nothing counts any more."""
+    with contextlib.ExitStack() as requests:
+        server = Server(requests)
+        yield server
+    assert server.memory.held_bytes == 0
 
 
 def test_small_requests_need_no_free_memory(server: Server) -> None:
@@ -103,13 +112,17 @@ def test_an_answer_never_waits(server: Server) -> None:
 
 
 def test_freed_memory_can_be_used_again(server: Server) -> None:
-    """After any order of eviction and end, nothing counts any more."""
+    """After any order of eviction and end, nothing counts any more, and no share is kept."""
     for _ in range(3):
         with server.memory.share() as share:
             share.receive(lambda: None)
             share.add(LARGE)
             share.evict()
             share.answer(LARGE, lambda: None)
+            assert server.memory.held_bytes == LARGE - SMALL_BYTES
             share.evict()
-    assert (server.memory._bodies.held, server.memory._answers.held) == (0, 0)
-    assert not server.memory._bodies.waiting | server.memory._answers.waiting
+    assert server.memory.held_bytes == 0
+    ended = weakref.ref(share)
+    del share
+    gc.collect()
+    assert ended() is None

@@ -11,6 +11,7 @@ import pytest
 from faasrt.local.engines import snapshot_maker
 from faasrt.local.engines.snapshot_maker import SnapshotMaker
 from faasrt.local.engines.tiers import STANDARD_TIER, TIERS, packages_of, tiers_of
+from support.helpers import Clock
 
 pytestmark = pytest.mark.asyncio
 
@@ -43,11 +44,14 @@ def maker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Maker:
     return Maker(tmp_path, monkeypatch)
 
 
-async def test_all_are_made_in_order(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the delay, the smallest comes first."""
-    monkeypatch.setattr(snapshot_maker, "_DELAY_S", 0.001)
+async def test_all_are_made_in_order(maker: Maker, clock: Clock) -> None:
+    """After half a minute, the smallest comes first."""
     maker.go.set()
-    await maker.maker.run()
+    running = asyncio.create_task(maker.maker.run())
+    while len(asyncio.all_tasks()) < 3:  # until it waits for the time or for a program
+        await asyncio.sleep(0)
+    clock.advance(30)
+    await running
     assert (maker.made, maker.maker.activity, maker.reports) == (list(TIERS), "", [])
 
 

@@ -7,7 +7,6 @@ import asyncio
 import hashlib
 import logging
 import sys
-import time
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from platform import machine
@@ -217,7 +216,7 @@ class Engine(abc.ABC):
     def mark_ready(self) -> None:
         self.ready, self.problem, self._last_logged = True, "", ""
         if self._ready_at is None:
-            self._ready_at = time.monotonic()
+            self._ready_at = asyncio.get_running_loop().time()
         self._ready_or_failed.set()
 
     def mark_failed(self, problem: str) -> None:
@@ -270,7 +269,7 @@ class Engine(abc.ABC):
 
     def _was_ready(self) -> bool:
         """Return whether the engine has worked since its last start."""
-        return self._ready_at is not None and time.monotonic() - self._ready_at >= _MIN_READY_S
+        return self._ready_at is not None and asyncio.get_running_loop().time() - self._ready_at >= _MIN_READY_S
 
     @abc.abstractmethod
     async def serve(self) -> None:
@@ -288,7 +287,8 @@ class Engine(abc.ABC):
         Cancellation: ends the program. Its process is reused or killed.
         """
         self.active += 1
-        attempts, retry_until = 0, time.monotonic() + _RETRY_FOR_S
+        loop = asyncio.get_running_loop()
+        attempts, retry_until = 0, loop.time() + _RETRY_FOR_S
         try:
             while True:
                 attempts += 1
@@ -296,7 +296,7 @@ class Engine(abc.ABC):
                     return await self._execute_once(job)
                 except NotStartedError:
                     # The process may have died while it waited for a program, before the engine noticed it.
-                    if attempts == _MAX_ATTEMPTS or time.monotonic() > retry_until:
+                    if attempts == _MAX_ATTEMPTS or loop.time() > retry_until:
                         raise
         except EngineError as error:
             self.log_failure(str(error))

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import json
 import subprocess
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -105,7 +104,7 @@ class PythonTier(PooledEngine[JailedProcess]):
 
     Attributes:
         packages: The names of tiers whose package is installed.
-        used_at: When a program last ran in this tier, by `time.monotonic`.
+        used_at: When a program last ran in this tier, by the clock of the event loop.
     """
 
     name = "native"
@@ -124,7 +123,7 @@ class PythonTier(PooledEngine[JailedProcess]):
         self.packages: frozenset[str] = frozenset()
         if self.level != "namespaces":  # programs have no folder there
             self.input_fields = ("stdin", "argv")
-        self.used_at = time.monotonic()
+        self.used_at = 0.0
 
     async def _prepare(self, resources: contextlib.AsyncExitStack) -> None:
         assert self._interpreter is not None
@@ -144,7 +143,7 @@ class PythonTier(PooledEngine[JailedProcess]):
         return await self._run(job)
 
     async def _run(self, job: EngineJob, headroom_mb: int = 0) -> EngineResult:
-        self.used_at = time.monotonic()
+        self.used_at = asyncio.get_running_loop().time()
         process = await self._get_warm()
         assert self._interpreter is not None
         run = NativeRun(job, process, self._interpreter.executable)
@@ -189,10 +188,12 @@ class NativePythonEngine(PythonTier):
 
     async def _run_tier(self, name: str, tier: PythonTier) -> None:
         """Run a tier until no program has used it for ten minutes."""
+        loop = asyncio.get_running_loop()
+        tier.used_at = loop.time()
         try:
             async with asyncio.TaskGroup() as group:
                 running = group.create_task(tier.run())
-                while (left_s := tier.used_at + _IDLE_S - time.monotonic()) > 0 or tier.active:  # noqa: ASYNC110
+                while (left_s := tier.used_at + _IDLE_S - loop.time()) > 0 or tier.active:  # noqa: ASYNC110
                     await asyncio.sleep(max(left_s, 1.0))
                 running.cancel()
         finally:

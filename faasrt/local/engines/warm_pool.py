@@ -8,7 +8,6 @@ from __future__ import annotations
 import abc
 import asyncio
 import contextlib
-import time
 from typing import ClassVar, Generic, Protocol, TypeVar
 
 from faasrt.local.engines.base import Engine, EngineError, EngineOptions, NotStartedError
@@ -130,13 +129,14 @@ class PooledEngine(Engine, Generic[_P]):
         """
         self._peak = max(self._peak, self.active)
         self._demand_changed.set()
-        wait_until = time.monotonic() + self.warm_timeout_s
+        loop = asyncio.get_running_loop()
+        wait_until = loop.time() + self.warm_timeout_s
         while True:
             try:
                 async with asyncio.timeout(_POLL_S):
                     process = await self._warm.get()
             except TimeoutError:
-                if not self.ready or time.monotonic() > wait_until:
+                if not self.ready or loop.time() > wait_until:
                     problem = self.problem or f"no sandbox became ready within {self.warm_timeout_s:g} s"
                     raise NotStartedError(problem) from None
                 continue

@@ -88,7 +88,7 @@ class Cgroups:
     """
 
     def __init__(self, parent: str) -> None:
-        _enable_controllers(parent)
+        enable_controllers(parent)
         self._folder = f"{parent}/{_PREFIX}{os.urandom(6).hex()}"
         with _locked(parent):  # no other server takes the new cgroup for an abandoned one
             _remove_abandoned(parent)
@@ -97,7 +97,7 @@ class Cgroups:
         self._created = 0
         self._busy: list[Group] = []
         try:
-            _enable_controllers(self._folder)
+            enable_controllers(self._folder)
             self._check()
         except BaseException:
             self._remove()
@@ -177,7 +177,7 @@ def _find_delegated() -> str | None:
     return parent if own != _ROOT and _is_delegated(parent) else None
 
 
-def _enable_controllers(folder: str) -> None:
+def enable_controllers(folder: str) -> None:
     _write(f"{folder}/cgroup.subtree_control", _CONTROLLERS)
     # The controller may not be delegated, and the kernel refuses it if there are processes with real-time priority.
     with contextlib.suppress(OSError):
