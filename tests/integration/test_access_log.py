@@ -25,7 +25,9 @@ async def test_a_structlog_logger_gets_fields() -> None:
             size = len(await response.read())
         body = {"code": "while (true) {}", "language": "javascript"}
         call = asyncio.create_task(session.post(f"{faas.url}/run_code", json=body))
-        await until(lambda: next(iter(faas._queues.values())).engine.active == 1)
+        engine = faas.engine("js")
+        assert engine is not None
+        await until(lambda: engine.active == 1)
         call.cancel()
         await until(lambda: len(lines.entries) == 2)
     health, gone = lines.entries

@@ -14,7 +14,8 @@ import pytest
 import trustme
 
 from faasrt.local import LocalFaaS
-from support.helpers import be_busy
+from faasrt.local.connections import BoundedConnection
+from support.helpers import Clock
 from support.rawhttp import Connection, connected, exchange, request
 from support.served import until
 
@@ -46,14 +47,20 @@ def connect(faas: LocalFaaS) -> socket.socket:
 @contextlib.asynccontextmanager
 async def full(faas: LocalFaaS) -> AsyncIterator[None]:
     """Keep all connections of the server open, with those for probes, without a request or a TLS handshake."""
-    limit = faas._listener.max_connections
+    limit = faas.listener.max_connections
     held = [connect(faas) for _ in range(limit + SPARE)]
     try:
-        await until(lambda: faas._listener.ordinary == limit and faas._listener.spare == SPARE)
+        await until(lambda: faas.listener.ordinary == limit and faas.listener.spare == SPARE)
         yield
     finally:
         for one in held:
             one.close()
+
+
+async def settle() -> None:
+    """Let the event loop do all that is due."""
+    for _ in range(10):
+        await asyncio.sleep(0)
 
 
 async def test_connections_in_the_backlog_get_an_answer_when_the_server_stops() -> None:
@@ -72,16 +79,34 @@ async def test_connections_in_the_backlog_get_an_answer_when_the_server_stops() 
             assert b"x-faasrt-not-started: 1" in answer.lower()
 
 
-async def test_a_probe_that_arrives_while_the_server_is_busy_is_answered() -> None:
+async def test_a_probe_that_arrives_while_the_server_is_busy_is_answered(clock: Clock) -> None:
     """A connection for a probe is refused after a second, but not if the server has not read from it for that long."""
     async with bash(max_connections=1) as faas:
         with connect(faas), connect(faas) as probe:
-            await until(lambda: faas._listener.spare == 1)
-            await asyncio.sleep(0.05)  # now its second has begun
+            probe.setblocking(False)
+            await until(lambda: faas.listener.spare == 1)
+            await settle()  # now its second has begun
+            clock.stop()
             probe.sendall(LIVEZ)
-            be_busy(1.5)
-            answer = await asyncio.to_thread(probe.recv, 10_000)
+            clock.advance(60)  # as if the event loop had been blocked
+            answer = await asyncio.get_running_loop().sock_recv(probe, 10_000)
             assert answer.startswith(b"HTTP/1.1 200")
+
+
+async def test_a_spare_connection_without_a_probe_is_refused_after_a_second(clock: Clock) -> None:
+    """Otherwise eight idle connections would keep out all probes."""
+    async with bash(max_connections=1) as faas:
+        with connect(faas), connect(faas) as idle:
+            idle.setblocking(False)
+            await until(lambda: faas.listener.spare == 1)
+            await settle()
+            began, refused = clock(), asyncio.create_task(asyncio.get_running_loop().sock_recv(idle, 10_000))
+            while not refused.done():
+                clock.advance(0.05)
+                await settle()
+            assert clock() - began >= 0.95
+            assert (await refused).startswith(b"HTTP/1.1 503")
+            assert (faas.listener.spare, faas.listener.refused) == (0, 1)
 
 
 async def test_a_refusal_arrives_although_a_body_is_not_read() -> None:
@@ -92,18 +117,18 @@ async def test_a_refusal_arrives_although_a_body_is_not_read() -> None:
                 answer = await exchange(faas.url, request(b" " * 3_000_000))
                 assert (answer.status, answer.headers["x-faasrt-not-started"]) == (503, "1")
                 assert "too many connections" in answer.json()["details"]
-        await until(lambda: not faas._listener.ordinary)
+        await until(lambda: not faas.listener.ordinary)
         metrics = await exchange(faas.url, request(method="GET", target="/metrics", headers={"Accept": "text/plain"}))
         refused = [line.split() for line in metrics.body.decode().splitlines() if line.startswith("faasrt_local_ref")]
-        assert ["faasrt_local_refused_connections_total", f"{faas._listener.refused:.1f}"] in refused
-        assert faas._listener.refused >= 5
+        assert ["faasrt_local_refused_connections_total", f"{faas.listener.refused:.1f}"] in refused
+        assert faas.listener.refused >= 5
 
 
 async def test_probes_go_on_when_the_limit_is_lowered() -> None:
     """Connections that are open stay open, and the connections for probes are counted by themselves."""
     async with bash(max_connections=30) as faas, contextlib.AsyncExitStack() as stack:
         kept = [await stack.enter_async_context(connected(faas.url)) for _ in range(20)]
-        await until(lambda: faas._listener.ordinary == 20)
+        await until(lambda: faas.listener.ordinary == 20)
         assert await faas.reconfigure(LocalFaaS(["bash"], workers=1, max_connections=1)) == ["max_connections"]
         assert (await exchange(faas.url, LIVEZ)).status == 200
         assert (await exchange(faas.url, RUN)).status == 503
@@ -111,23 +136,30 @@ async def test_probes_go_on_when_the_limit_is_lowered() -> None:
         assert (await kept[0].answer()).status == 200
 
 
-async def test_a_probe_may_arrive_in_pieces() -> None:
+async def test_a_probe_may_arrive_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """A probe above the limit is answered wherever its head is split. Another request is refused."""
+    received: list[bytes] = []
+    receive = BoundedConnection.data_received
+
+    def receive_recorded(connection: BoundedConnection, data: bytes) -> None:
+        received.append(data)
+        receive(connection, data)
+
+    async def send_pieces(connection: Connection, *pieces: bytes) -> None:
+        for piece in pieces:
+            await connection.send(piece)
+            await until(lambda: received[-1:] == [piece])  # noqa: B023
+
+    monkeypatch.setattr(BoundedConnection, "data_received", receive_recorded)
     async with bash(max_connections=1) as faas, connected(faas.url):
-        await until(lambda: faas._listener.ordinary == 1)
+        await until(lambda: faas.listener.ordinary == 1)
         for at in (1, 4, 8, 12, 20):
             async with connected(faas.url) as probe:
-                await _send_pieces(faas, probe, LIVEZ[:at], LIVEZ[at:])
+                await send_pieces(probe, LIVEZ[:at], LIVEZ[at:])
                 assert (await probe.answer()).status == 200
         async with connected(faas.url) as other:
-            await _send_pieces(faas, other, b"GET /li", b"st HTTP/1.1\r\n\r\n")
+            await send_pieces(other, b"GET /li", b"st HTTP/1.1\r\n\r\n")
             assert (await other.answer()).status == 503
-
-
-async def _send_pieces(faas: LocalFaaS, connection: Connection, first: bytes, second: bytes) -> None:
-    await connection.send(first)
-    await until(lambda: any(getattr(one, "_head", b"") == first for one in faas._listener.connections))
-    await connection.send(second)
 
 
 async def test_connections_without_a_handshake_count() -> None:
@@ -139,8 +171,8 @@ async def test_connections_without_a_handshake_count() -> None:
         async with full(faas):
             with pytest.raises((ConnectionError, ssl.SSLError)):
                 await asyncio.open_connection(url.hostname, url.port, ssl=trust)
-            assert faas._listener.refused == 1
-        await until(lambda: not faas._listener.ordinary)
+            assert faas.listener.refused == 1
+        await until(lambda: not faas.listener.ordinary)
         reader, writer = await asyncio.open_connection(url.hostname, url.port, ssl=trust)
         connection = Connection(reader, writer)
         await connection.send(RUN)

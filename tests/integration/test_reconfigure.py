@@ -14,7 +14,6 @@ import pytest
 
 from faasrt import (
     ConfigurationError,
-    Language,
     RuntimeClosedError,
     SandboxConfig,
     ServerError,
@@ -24,6 +23,7 @@ from faasrt.local import LocalFaaS
 from faasrt.local.engines.base import EngineOptions
 from faasrt.local.engines.deno import DenoEngine
 from faasrt.local.listening import EngineTasks
+from support.helpers import Clock
 from support.rawhttp import connected, exchange, request
 from support.served import until
 
@@ -57,11 +57,11 @@ async def test_all_options_change_together() -> None:
 async def test_an_engine_with_the_same_options_runs_on() -> None:
     """The processes of the engine stay when only the token, the time limit or another language changes."""
     async with bash() as faas:
-        engine = faas._queues[Language.BASH].engine
+        engine = faas.engine("bash")
         await faas.reconfigure(LocalFaaS(["bash", "js"], workers=1, sandbox=SandboxConfig(timeout_limit_s=3)))
-        assert faas._queues[Language.BASH].engine is engine
+        assert faas.engine("bash") is engine
         await faas.reconfigure(LocalFaaS(["bash", "js"], workers=2))
-        assert faas._queues[Language.BASH].engine is not engine
+        assert faas.engine("bash") is not engine
 
 
 @pytest.mark.parametrize(
@@ -94,28 +94,43 @@ async def test_a_wrong_option_changes_nothing(options: dict[str, Any], error: ty
         assert {child.pid for child in psutil.Process().children()} <= children
 
 
-async def test_cancellation_keeps_the_old_options() -> None:
+@pytest.fixture
+def starting(monkeypatch: pytest.MonkeyPatch) -> dict[str, asyncio.Event]:
+    """Let Deno's engine start for ever. Return the events of its start and of its end."""
+    events = {"begun": asyncio.Event(), "ended": asyncio.Event()}
+
+    async def serve(self: DenoEngine) -> None:
+        events["begun"].set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            events["ended"].set()
+
+    monkeypatch.setattr(DenoEngine, "serve", serve)
+    return events
+
+
+async def test_cancellation_keeps_the_old_options(starting: dict[str, asyncio.Event]) -> None:
     """The new engine is stopped."""
     async with bash() as faas:
-        tasks = {*faas._engine_tasks._tasks}
         change = asyncio.create_task(faas.reconfigure(LocalFaaS(["js"], workers=1)))
-        await until(lambda: {*faas._engine_tasks._tasks} != tasks)
+        await starting["begun"].wait()
         change.cancel()
         with pytest.raises(asyncio.CancelledError):
             await change
-        assert {*faas._engine_tasks._tasks} == tasks
+        assert starting["ended"].is_set()
         assert faas.languages == ("bash",)
         assert (await exchange(faas.url, RUN)).status == 200
 
 
-async def test_closing_ends_a_change() -> None:
+async def test_closing_ends_a_change(starting: dict[str, asyncio.Event]) -> None:
     """`reconfigure` raises an error, and the server closes."""
     async with bash() as faas:
-        tasks = {*faas._engine_tasks._tasks}
         change = asyncio.create_task(faas.reconfigure(LocalFaaS(["js"], workers=1)))
-        await until(lambda: {*faas._engine_tasks._tasks} != tasks)
+        await starting["begun"].wait()
     with pytest.raises(RuntimeClosedError, match="closed"):
         await change
+    assert starting["ended"].is_set()
 
 
 async def test_an_engine_that_is_cancelled_before_it_begins_is_not_awaited(tmp_path: Path) -> None:
@@ -147,7 +162,8 @@ async def test_only_a_running_server_can_change_or_drain() -> None:
 async def test_the_probes_follow_the_engine() -> None:
     """`/readyz` is 503 while the engine starts or cannot run. `/livez` is 200."""
     async with bash() as faas:
-        engine = faas._queues[Language.BASH].engine
+        engine = faas.engine("bash")
+        assert engine is not None
         for ready, problem, status in ((False, "", "starting"), (False, "no memory", "failed"), (True, "", "ready")):
             engine.ready, engine.problem = ready, problem
             answer = await exchange(faas.url, request(method="GET", target="/readyz"))
@@ -164,11 +180,23 @@ async def test_draining_waits_for_idle_connections() -> None:
         await kept.send(RUN)
         assert (await kept.answer()).status == 200
         draining = asyncio.create_task(faas.drain())
-        await until(lambda: faas._listener.draining)
+        await until(lambda: faas.listener.draining)
         assert (await exchange(faas.url, request(method="GET", target="/livez"))).status == 200
         assert not draining.done()
         await kept.send(RUN)
         answer = await kept.answer()
         assert (answer.status, answer.headers["connection"]) == (503, "close")
         await draining
-        assert not faas._listener.connections
+        assert not faas.listener.connections
+
+
+async def test_draining_waits_five_seconds_for_idle_connections(clock: Clock) -> None:
+    """One that stays open does not hold up the end for longer, even if `drain_s` is more."""
+    async with bash(drain_s=1_000) as faas, connected(faas.url):
+        await until(lambda: faas.listener.ordinary == 1)
+        began, draining = clock(), asyncio.create_task(faas.drain())
+        while not draining.done():
+            clock.advance(0.5)
+            await asyncio.wait({draining}, timeout=0.01)
+        assert 5 <= clock() - began < 1_000
+        assert faas.listener.ordinary == 1
