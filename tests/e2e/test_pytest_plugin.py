@@ -1,7 +1,8 @@
-"""The fixtures of the pytest plugin, each tested in a separate pytest session."""
+"""The fixtures of the pytest plugin, each tested in a pytest session of its own, in this process."""
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import subprocess
 import sys
@@ -65,6 +66,11 @@ async def test(faasrt_fake):
 """
 
 
+# pytester forgets the modules that a session imports. Import these before, so that they are not imported twice.
+for _name in ("anyio.from_thread", "faasrt.local.server", "faasrt.manager", "faasrt.testing.fake_faas"):
+    importlib.import_module(_name)
+
+
 @pytest.fixture(autouse=True)
 def _warm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAASRT_CACHE_DIR", CACHE)
@@ -76,20 +82,20 @@ def test_the_example_in_the_plugin_docstring_passes(pytester: pytest.Pytester, m
     documentation = inspect.cleandoc(pytest_plugin.__doc__ or "")
     example = documentation.partition("A test file, for example:\n\n")[2].partition("\n\n`-p ")[0]
     pytester.makepyfile(textwrap.dedent(example))
-    pytester.runpytest_subprocess(*OPTIONS, "-o", f"asyncio_mode={mode}").assert_outcomes(passed=3)
+    pytester.runpytest_inprocess(*OPTIONS, "-o", f"asyncio_mode={mode}").assert_outcomes(passed=3)
 
 
 def test_faasrt_local_works_with_every_event_loop(pytester: pytest.Pytester) -> None:
     """One FaaS serves tests with event loops of any scope, tests of anyio, and tests without an event loop."""
     pytester.makepyfile(LOCAL)
-    pytester.runpytest_subprocess(*OPTIONS).assert_outcomes(passed=5)
+    pytester.runpytest_inprocess(*OPTIONS).assert_outcomes(passed=5)
 
 
 def test_faasrt_local_without_its_extra_is_an_error(pytester: pytest.Pytester) -> None:
     """The test is not skipped, and the error says which extra to install."""
     pytester.makeconftest("import sys; sys.modules['deno'] = None")
     pytester.makepyfile(LOCAL)
-    done = pytester.runpytest_subprocess(*OPTIONS, "-k", "test_without")
+    done = pytester.runpytest_inprocess(*OPTIONS, "-k", "test_without")
     done.assert_outcomes(errors=1, deselected=4)
     done.stdout.fnmatch_lines(["*faasrt_local cannot start: * deno * pip install 'faasrt?local?'"])
 
@@ -107,13 +113,13 @@ def test_faasrt_fake_runs_in_the_event_loop_of_its_test(
 ) -> None:
     """The fixture works with pytest-asyncio, in any loop scope, and with anyio."""
     pytester.makepyfile(FAKE.replace("MARK", mark))
-    pytester.runpytest_subprocess(*OPTIONS, *options).assert_outcomes(passed=1)
+    pytester.runpytest_inprocess(*OPTIONS, *options).assert_outcomes(passed=1)
 
 
 def test_faasrt_fake_does_not_need_pytest_asyncio(pytester: pytest.Pytester) -> None:
     """Without pytest-asyncio, tests of anyio pass. For other tests an error says what to install."""
     pytester.makepyfile(FAKE.replace("MARK", "anyio") + "\ndef test_without_mark(faasrt_fake): pass\n")
-    done = pytester.runpytest_subprocess(*OTHER_PLUGINS, "-p", "no:asyncio")
+    done = pytester.runpytest_inprocess(*OTHER_PLUGINS, "-p", "no:asyncio")
     done.assert_outcomes(passed=1, errors=1)
     done.stdout.fnmatch_lines(["faasrt_fake needs pytest-asyncio, or a test that is marked with anyio"])
 
@@ -121,7 +127,7 @@ def test_faasrt_fake_does_not_need_pytest_asyncio(pytester: pytest.Pytester) -> 
 def test_the_plugin_may_be_listed_in_pytest_plugins(pytester: pytest.Pytester) -> None:
     """pytest has loaded the plugin already, and the fixtures are defined once."""
     pytester.makeconftest("pytest_plugins = ['faasrt.testing.pytest_plugin']")
-    done = pytester.runpytest_subprocess(*OPTIONS, "--fixtures")
+    done = pytester.runpytest_inprocess(*OPTIONS, "--fixtures")
     assert done.ret == 0
     assert done.stdout.str().count("\nfaasrt_local [session scope]") == 1
 
