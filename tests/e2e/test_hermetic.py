@@ -25,25 +25,18 @@ def run_tests(*arguments: str, **env: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+# It needs the sandbox, and its file imports little.
+NEEDS_THE_SANDBOX = f"{TESTS}/e2e/test_other_systems.py::test_python_runs_as_webassembly_on_macos"
+
+
 @pytest.mark.parametrize("processes", [(), ("-n", "2")], ids=["one process", "two processes"])
 def test_the_sandbox_is_compiled_before_any_test_runs(processes: tuple[str, ...]) -> None:
     """One line announces the compilation. If it fails, no test runs."""
-    code, output = run_tests(f"{TESTS}/integration/test_threats_python.py", *processes, FAASRT_CACHE_DIR=NOWHERE)
+    code, output = run_tests(NEEDS_THE_SANDBOX, *processes, FAASRT_CACHE_DIR=NOWHERE)
     assert code == 3
     assert f"compiling the Python sandbox into {NOWHERE}/wasi-python-" in output
     assert f"could not be compiled into {NOWHERE}/" in output
     assert not re.search(r"\d (passed|failed|error)", output)
-
-
-def test_the_sandbox_is_compiled_only_for_tests_that_need_it() -> None:
-    """A test that does not need the Python sandbox runs although it cannot be compiled."""
-    code, output = run_tests(
-        *(f"{TESTS}/integration/test_local_server.py", "-k", "test_a_server_starts_once_and_may_be_closed_twice"),
-        FAASRT_CACHE_DIR=NOWHERE,
-    )
-    assert code == 0, output
-    assert "1 passed" in output
-    assert "compiling" not in output
 
 
 def test_the_environment_names_no_endpoint() -> None:
@@ -51,11 +44,15 @@ def test_the_environment_names_no_endpoint() -> None:
     assert not names_endpoints(os.environ)
 
 
-def test_endpoints_in_the_users_environment_are_removed() -> None:
-    """Variables that name endpoints are removed before the first test."""
-    endpoint = {"COZE_LOOP_FAAS_URL": "http://127.0.0.1:1"}
-    code, output = run_tests(f"{__file__}::test_the_environment_names_no_endpoint", **endpoint)
+def test_the_environment_and_the_sandbox_do_not_matter_to_other_tests() -> None:
+    """Variables that name endpoints are removed before the first test. A test that does not need the Python sandbox
+    runs although it cannot be compiled.
+    """
+    variables = {"COZE_LOOP_FAAS_URL": "http://127.0.0.1:1", "FAASRT_CACHE_DIR": NOWHERE}
+    code, output = run_tests(f"{__file__}::test_the_environment_names_no_endpoint", **variables)
     assert code == 0, output
+    assert "1 passed" in output
+    assert "compiling" not in output
 
 
 def test_only_one_module_lists_all_processes() -> None:

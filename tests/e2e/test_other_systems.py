@@ -74,7 +74,8 @@ async def main():
         assert result.outcome in (Outcome.USER_ERROR, Outcome.MEMORY_LIMIT), result
         assert not (await manager.validate_code("x = (", "python", where="remote")).valid
         running = asyncio.create_task(manager.run_code("while True: pass", "python"))
-        await asyncio.sleep(0.3)
+        while (await manager.get_health_status()).endpoints[0].details["languages"]["python"]["active"] != 1:
+            await asyncio.sleep(0.01)
         running.cancel()
         results = await asyncio.gather(*(manager.run_code(f"print({{n}})", "python") for n in range(20)))
         assert [result.stdout for result in results] == [f"{{n}}\\n" for n in range(20)]
