@@ -36,9 +36,9 @@ from faasrt.results import ErrorInfo, Outcome
 from faasrt.testing import FakeFaaS, FaultProxy, Reply, Toxics
 from support.cli import Running, faasrt, terminal
 from support.helpers import Clock, manager_for
-from support.holding import holding_faas
-from support.humaneval import human_eval
 from support.served import CLEAN, until
+from support.servers import holding_faas
+from support.service_programs import human_eval
 
 COMMAND = [sys.executable, "-c", "from faasrt.cli import main; main()", "batch"]
 

@@ -32,10 +32,10 @@ from faasrt import (
 )
 from faasrt._endpoint_urls import PROTOCOL_GROUP
 from faasrt.testing import FakeFaaS, Reply
-from support.discovery import HOST, GatedServer, Names, dns_url, fakes_at, replica
 from support.doubles.piston import Piston
 from support.helpers import Clock
 from support.served import until
+from support.servers import HOST, GatedServer, Names, dns_url, fakes_at, replica
 
 ONCE = RetrySettings(max_attempts=1)
 

@@ -22,8 +22,8 @@ from faasrt import (
 from faasrt.cli.connect import make_settings
 from faasrt.testing import FakeFaaS
 from support.helpers import Clock, fast_forward, manager_for
-from support.holding import holding_faas
 from support.served import until
+from support.servers import holding_faas
 
 FINE = {"output": {"stdout": "hi\n", "stderr": "", "ret_val": ""}, "metadata": {"exit_code": 0}}
 

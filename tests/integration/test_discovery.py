@@ -36,11 +36,11 @@ from faasrt.telemetry.prometheus import PrometheusSink
 from faasrt.testing import FakeFaaS, Reply
 from faasrt.transport.replicas import resolve_by_system
 from support.cli import faasrt_process
-from support.discovery import HOST, GatedServer, Names, discovered, dns_url, fakes_at, replica
 from support.doubles.piston import Piston
 from support.doubles.sandboxfusion import SandboxFusion
 from support.helpers import PATIENT, QUICK
 from support.served import PATIENCE_S, until
+from support.servers import HOST, GatedServer, Names, discovered, dns_url, fakes_at, replica
 
 HANG = Reply(hang=True)
 

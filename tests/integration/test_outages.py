@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import sys
 from collections import Counter
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +22,6 @@ from faasrt import (
     TimeoutSettings,
 )
 from faasrt.testing import FakeFaaS, Reply
-from support import restarting_faas
 from support.helpers import Clock, fast_forward, manager_for
 from support.served import until
 
@@ -39,34 +34,27 @@ async def is_open(manager: RuntimeManager) -> None:
     await until(lambda: any(state.state == "open" for state in manager.get_metrics().states))
 
 
-@contextlib.asynccontextmanager
-async def process(port: int, log: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
-    """Yield a server, and its port. With port 0 it takes a free one."""
-    server = await asyncio.create_subprocess_exec(
-        sys.executable, restarting_faas.__file__, str(port), str(log), stdout=asyncio.subprocess.PIPE
-    )
-    try:
-        assert server.stdout is not None
-        yield server, int(await server.stdout.readline())
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            server.kill()
-        await server.wait()
-
-
-async def test_a_batch_survives_a_restart_of_its_only_server(tmp_path: Path) -> None:
+async def test_a_batch_survives_a_restart_of_its_only_server() -> None:
     """No task of 300 is lost, and each program runs once, although the server first refuses calls, and then is down."""
-    log, count = tmp_path / "log", 300
-    async with process(0, log) as (server, port), contextlib.AsyncExitStack() as stack:
-        manager = RuntimeManager.from_url({"python": f"http://127.0.0.1:{port}"}, retry=LONG, breaker=BREAKER)
-        await stack.enter_async_context(manager)
+    count, ran, stopping = 300, list[str](), asyncio.Event()
+
+    def answer(body: dict[str, Any]) -> Reply:
+        if stopping.is_set():
+            return Reply(status=503, retry_after=1, not_started=True)
+        ran.append(body["code"])
+        return Reply(stdout=body["code"], delay_s=0.02)
+
+    async with FakeFaaS() as faas, manager_for(faas.url, retry=LONG, breaker=BREAKER) as manager:
+        faas.handler = answer
 
         async def restart() -> None:
-            await until(lambda: len(log.read_text().split()) > count // 4)
-            server.terminate()
-            await server.wait()
+            await until(lambda: len(ran) > count // 4)
+            stopping.set()
+            await until(lambda: not manager.get_metrics().total.in_flight)  # all calls wait for `Retry-After`
+            faas.down()
             await is_open(manager)
-            await stack.enter_async_context(process(port, log))
+            stopping.clear()
+            await faas.up()
 
         restarting = asyncio.create_task(restart())
         tasks = (CodeTask(f"{number}", "python") for number in range(count))
@@ -74,7 +62,7 @@ async def test_a_batch_survives_a_restart_of_its_only_server(tmp_path: Path) -> 
         await restarting
         assert [item for item in items if not isinstance(item, CompletedTask)] == []
         assert {item.result.stdout for item in items} == {str(number) for number in range(count)}  # type: ignore[union-attr]
-        assert Counter(log.read_text().split()) == Counter(str(number) for number in range(count))
+        assert Counter(ran) == Counter(str(number) for number in range(count))
         # The calls in flight at the end of the server made further attempts, and then only probes did.
         assert manager.get_metrics().total.attempts < count + 100
 

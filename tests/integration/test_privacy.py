@@ -25,9 +25,9 @@ from faasrt.telemetry.logs import LogSink
 from faasrt.telemetry.otel import OpenTelemetrySink
 from faasrt.telemetry.prometheus import PrometheusSink
 from faasrt.testing import FakeFaaS, Reply
-from support.discovery import discover_and_leave
 from support.helpers import manager_for
 from support.served import until
+from support.servers import discover_and_leave
 
 # The text that must not appear, and its base64 form.
 SECRET = "s3cretS3CRETs3cret"

@@ -19,8 +19,8 @@ from faasrt import (
 )
 from faasrt.testing import FakeFaaS, Reply
 from support.helpers import NO_WAIT, Clock, fast_forward, manager_for
-from support.holding import holding_faas
 from support.served import until
+from support.servers import holding_faas
 
 
 async def until_queued(manager: RuntimeManager, count: int) -> None:

@@ -32,8 +32,8 @@ from faasrt import (
 from faasrt.telemetry.events import CallFinished, EndpointChanged, RetryScheduled, Sink
 from faasrt.testing import FakeFaaS, FaultProxy, Reply, Toxics
 from support.helpers import PATIENT, Clock, fast_forward, manager_for
-from support.holding import holding_faas
 from support.served import until
+from support.servers import holding_faas
 
 QUICK = RetrySettings(base_delay_s=0.001, max_delay_s=0.002, throttled_base_delay_s=0.001, throttled_max_delay_s=0.002)
 NO_WAIT = attrs.evolve(QUICK, connect_retry_s=0)

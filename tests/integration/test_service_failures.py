@@ -18,7 +18,10 @@ from faasrt import (
     BreakerSettings,
     CodeTask,
     ConfigurationError,
+    ExecutionOutput,
+    ExecutionResult,
     InvalidRequestError,
+    Language,
     Outcome,
     RejectedError,
     RuntimeManager,
@@ -27,7 +30,11 @@ from faasrt import (
     TestCase,
     UnsupportedLanguageError,
 )
+from faasrt.protocol.health import EndpointProfile
+from faasrt.protocol.interface import ServiceProtocol
 from faasrt.protocol.registry import protocol_of
+from faasrt.protocol.request import RunRequest
+from faasrt.protocol.response import Answer, ParsedAnswer, raise_for_status
 from faasrt.testing import FakeFaaS, Reply
 from support.cli import faasrt
 from support.doubles import PythonFaas
@@ -372,6 +379,26 @@ async def test_output_that_the_service_cuts() -> None:
         assert "limit of SandboxFusion" in blocked.error.message
 
 
+class EchoProtocol(ServiceProtocol):
+    name = "Echo"
+    run_path = "/echo"
+    health_path = "/alive"
+    profile = EndpointProfile(lossless=True)
+
+    def lists(self, language: Language | str) -> bool:
+        return language == "text"
+
+    def encode(self, run: RunRequest, *, in_envelope: bool) -> bytes:
+        return run.code.encode()
+
+    def decode(self, answer: Answer, run: RunRequest, *, nonce: str | None, timeout_ms: float) -> ParsedAnswer:
+        raise_for_status(answer)
+        return ParsedAnswer(ExecutionResult(outcome=Outcome.OK, output=ExecutionOutput(answer.body.decode())))
+
+
+PROTOCOL = EchoProtocol()
+
+
 class EchoService(Service):
     scheme = "echo"
 
@@ -386,9 +413,9 @@ class EchoService(Service):
 @pytest.fixture
 def entry_points(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     values = {
-        "echo": "support.echo_protocol:PROTOCOL",
+        "echo": f"{__name__}:PROTOCOL",
         "broken": "support.no_module:X",
-        "wrong": "support.echo_protocol:RunRequest",
+        "wrong": f"{__name__}:EchoService",
     }
     points = [EntryPoint(name, value, endpoint_urls.PROTOCOL_GROUP) for name, value in values.items()]
     monkeypatch.setattr(endpoint_urls, "entry_points", lambda group: points)

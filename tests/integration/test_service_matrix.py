@@ -13,8 +13,17 @@ from faasrt import LimiterSettings, Outcome, RuntimeManager, SandboxConfig, Serv
 from support.doubles import JsFaas, PythonFaas
 from support.doubles.piston import Piston
 from support.doubles.sandboxfusion import SandboxFusion
-from support.humaneval import human_eval
-from support.service_programs import CALLS, EMBEDDED, JAVASCRIPT, PYTHON, TIMEOUT_MS, Program, call_all, summary
+from support.service_programs import (
+    CALLS,
+    EMBEDDED,
+    JAVASCRIPT,
+    PYTHON,
+    TIMEOUT_MS,
+    Program,
+    call_all,
+    human_eval,
+    summary,
+)
 from support.tables import first_of
 
 pytestmark = pytest.mark.tables

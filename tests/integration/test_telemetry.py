@@ -25,9 +25,9 @@ from faasrt.telemetry.events import (
     LimitChanged,
 )
 from faasrt.testing import FakeFaaS, Reply
-from support.discovery import discover_and_leave
 from support.helpers import QUICK, manager_for
 from support.served import until
+from support.servers import discover_and_leave
 
 Serve = Callable[..., Awaitable[str]]
 

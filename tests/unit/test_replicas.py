@@ -16,8 +16,8 @@ import pytest
 from faasrt import ConfigurationError, ConnectError, DiscoverySettings, Settings, TimeoutSettings
 from faasrt.telemetry.events import Event, ReplicaRemoved, ReplicasChanged
 from faasrt.transport.replicas import ReplicaDirectory
-from support.discovery import HOST, Names
 from support.served import until
+from support.servers import HOST, Names
 
 URL = f"dns+http://{HOST}:8000"
 OTHER = "dns+piston+http://piston.test:2000/api/v2"
