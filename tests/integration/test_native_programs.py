@@ -15,7 +15,7 @@ import pytest
 
 from faasrt import Outcome, RuntimeManager, SandboxConfig
 from faasrt.protocol.streams import cut
-from support.native_table import BY_DESIGN, PROGRAMS
+from support.native_programs import BY_DESIGN, PROGRAMS
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 SANDBOX = SandboxConfig(timeout_limit_s=60, memory_limit_mb=1024)
