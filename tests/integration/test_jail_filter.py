@@ -51,10 +51,8 @@ def test_system_call_numbers_match_the_kernel_headers(architecture: str) -> None
 
 def test_the_filter_lists_only_known_system_calls() -> None:
     """Each listed name is a system call on at least one architecture."""
-    lists = (seccomp._COMMON, seccomp._PYTHON, seccomp._PYTHON_IN_NAMESPACES, seccomp._ABSENT, seccomp._PATHS)
-    names = [name for names in (*lists, seccomp._WASM_FILES) for name in names.split()]
-    names += [*seccomp._python_rules(), *seccomp._deno_rules(PID), *seccomp._rules_without_namespaces()]
-    assert set(names) - set(TABLE["x86_64"]) - set(TABLE["aarch64"]) - {"_llseek"} == set()
+    names = {name for policy in POLICIES for name in seccomp.rules_of(policy, PID)}
+    assert names - set(TABLE["x86_64"]) - set(TABLE["aarch64"]) - {"_llseek"} == set()
 
 
 class Filter:
@@ -111,17 +109,8 @@ def test_the_filter_is_well_formed(architecture: str, policy: str) -> None:
 def test_unlisted_calls_are_denied(architecture: str, policy: str) -> None:
     """Unlisted calls get EPERM, and calls listed as absent ENOSYS. Calls of another architecture kill the process."""
     one = Filter(policy, architecture)
-    listed = {*seccomp._COMMON.split(), *seccomp._python_rules()}
-    if policy == "python":
-        listed |= {*seccomp._PYTHON.split(), *seccomp._PYTHON_IN_NAMESPACES.split()}
-    elif policy == "python-filters":
-        listed |= {*seccomp._PYTHON.split(), *seccomp._single_process_rules(PID)}
-    elif policy == "wasm":
-        listed = {*seccomp._COMMON.split(), *seccomp._WASM_FILES.split(), *seccomp._wasm_rules(PID)}
-    else:
-        listed |= {*seccomp._deno_rules(PID), "newfstatat", "statx"}
-        listed |= set(seccomp._DENO_FILES.split() if policy == "deno-files" else ())
-    absent = set(seccomp._ABSENT.split())
+    absent = set(seccomp.ABSENT_CALLS)
+    listed = set(seccomp.rules_of(policy, PID)) - absent
     decisions = {name: one.decide(name) for name in one.numbers}
     assert {name for name, decision in decisions.items() if decision == "ENOSYS"} == absent & set(one.numbers)
     assert {name for name, decision in decisions.items() if decision == ALLOW} <= listed
@@ -233,6 +222,28 @@ def test_a_thread_gets_no_descriptor_table_of_its_own(architecture: str) -> None
         assert Filter(policy, architecture).decide("clone", 0x3D0F00 & ~0x400) == "EPERM"
 
 
+# Calls that change files of the host, and those that reach other processes.
+CHANGES = "creat mkdir unlink rename link symlink chmod fchmod chown truncate chdir utimensat flock mknodat fallocate"
+CONTACTS = "fork vfork execve wait4 waitid setpgid tkill pidfd_open setuid connect accept bind listen sendmsg"
+
+
+@pytest.mark.parametrize(
+    ("policy", "denied"),
+    [
+        ("python-filters", f"{CHANGES} {CONTACTS} execveat"),
+        ("deno-filters", f"{CHANGES} {CONTACTS} pipe access stat lstat"),
+        ("deno", f"{CHANGES} {CONTACTS} pipe"),
+        ("deno-files", f"creat link symlink chown truncate mknodat {CONTACTS} pipe"),
+        ("wasm", f"{CHANGES} {CONTACTS} execveat pipe".replace("mkdir unlink", "")),
+    ],
+)
+@pytest.mark.parametrize("architecture", ["x86_64"], indirect=True)
+def test_each_policy_denies_calls_that_only_others_need(architecture: str, policy: str, denied: str) -> None:
+    """A filter has no call that would only be safe in namespaces, or with a folder."""
+    one = Filter(policy, architecture)
+    assert {name: one.decide(name) for name in denied.split()} == dict.fromkeys(denied.split(), "EPERM")
+
+
 def test_filters_level_denies_contact_with_other_processes(architecture: str) -> None:
     """Locks, datagram sockets and priorities are denied. So is PR_SET_PDEATHSIG: programs end with their launcher."""
     for policy in ("deno-filters", "python-filters"):
@@ -259,8 +270,7 @@ async def native() -> AsyncIterator[RuntimeManager]:
 async def test_unlisted_calls_fail_in_the_jail(native: RuntimeManager) -> None:
     """In a native program, all numbers up to 520 that the filter does not list fail, and many x32 numbers, too."""
     one = Filter("python", "x86_64")
-    listed = {*seccomp._COMMON.split(), *seccomp._PYTHON.split(), *seccomp._PYTHON_IN_NAMESPACES.split()}
-    listed |= {*seccomp._python_rules()}
+    listed = seccomp.rules_of("python", PID).keys() - set(seccomp.ABSENT_CALLS)
     allowed = {one.numbers[name] for name in listed if name in one.numbers}
     numbers = sorted({*range(521)} - allowed - BREAKPOINTS) + [
         2**30 + number for number in (*range(60), *range(500, 550))
@@ -271,7 +281,7 @@ async def test_unlisted_calls_fail_in_the_jail(native: RuntimeManager) -> None:
     )
     result = await native.run_code(code, "python")
     assert result.outcome is Outcome.OK, result
-    absent = {one.numbers[name] for name in seccomp._ABSENT.split()}
+    absent = {one.numbers[name] for name in seccomp.ABSENT_CALLS}
     expected = [f"{n} {'ENOSYS' if n in absent or n >= 2**30 else 'EPERM'}" for n in numbers]
     assert result.stdout.splitlines() == expected
     assert len(numbers) > 300

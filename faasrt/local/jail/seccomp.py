@@ -73,11 +73,11 @@ _WASM_FILES = "mkdir mkdirat rmdir unlink unlinkat "
 _PATHS = "access faccessat faccessat2 stat lstat readlink readlinkat"
 # These fail with ENOSYS, as on an older kernel, so that the C library falls back to older calls. A filter cannot check
 # clone3 and openat2, because their arguments are in memory. Programs do not need the features of the other calls.
-_ABSENT = (
-    "clone3 openat2 io_uring_setup io_uring_enter io_uring_register userfaultfd memfd_secret statmount listmount "
-    "landlock_create_ruleset "
+ABSENT_CALLS = (
+    *("clone3", "openat2", "io_uring_setup", "io_uring_enter", "io_uring_register", "userfaultfd", "memfd_secret"),
+    *("statmount", "listmount", "landlock_create_ruleset"),
     # A socket keeps the whole page of each byte that `splice` moves to it, but the kernel only counts the byte.
-    "splice"
+    "splice",
 )
 
 _AUDIT = {"x86_64": 0xC000_003E, "aarch64": 0xC000_00B7}
@@ -103,7 +103,24 @@ _Instruction = tuple[int, int, int, int]  # the code, the jumps if true and if f
 
 
 def build_filter(policy: str, pid: int, *, may_truncate: bool = True) -> bytes:
-    """Return the instructions of a filter.
+    """Return the instructions of a filter. The arguments are those of `rules_of`."""
+    instructions = [
+        (_LOAD, 0, 0, 4),  # the architecture; each has its own call numbers, so a call of another one kills the process
+        (_EQUAL, 1, 0, _AUDIT[ARCHITECTURE]),
+        (_RETURN, 0, 0, _KILL),
+        (_LOAD, 0, 0, 0),  # the number of the call
+    ]
+    if ARCHITECTURE == "x86_64":
+        instructions += [(_GREATER_EQUAL, 0, 1, _X32_BIT), _fail(errno.ENOSYS)]
+    for name, body in rules_of(policy, pid, may_truncate=may_truncate).items():
+        if name in NUMBERS:
+            instructions += [(_EQUAL, 0, len(body), NUMBERS[name]), *body]
+    instructions.append(_fail(errno.EPERM))
+    return b"".join(struct.pack("HBBI", *instruction) for instruction in instructions)
+
+
+def rules_of(policy: str, pid: int, *, may_truncate: bool = True) -> dict[str, list[_Instruction]]:
+    """Return the instructions of a filter for each system call that it lists.
 
     Args:
         policy: "python", "deno" or "deno-files" at the level "namespaces"; "python-filters" or "deno-filters" at the
@@ -130,23 +147,11 @@ def build_filter(policy: str, pid: int, *, may_truncate: bool = True) -> bytes:
         rules |= {**_rules_without_namespaces(), **_rules_without_paths()}
     if policy != "wasm":
         rules |= {"open": _open_rule(1, may_truncate), "openat": _open_rule(2, may_truncate)}
-    instructions = [
-        (_LOAD, 0, 0, 4),  # the architecture; each has its own call numbers, so a call of another one kills the process
-        (_EQUAL, 1, 0, _AUDIT[ARCHITECTURE]),
-        (_RETURN, 0, 0, _KILL),
-        (_LOAD, 0, 0, 0),  # the number of the call
-    ]
-    if ARCHITECTURE == "x86_64":
-        instructions += [(_GREATER_EQUAL, 0, 1, _X32_BIT), _fail(errno.ENOSYS)]
     for name in sorted(names - set(rules)):
         rules[name] = [_allow()]
-    for name in _ABSENT.split():
+    for name in ABSENT_CALLS:
         rules[name] = [_fail(errno.ENOSYS)]
-    for name, body in rules.items():
-        if name in NUMBERS:
-            instructions += [(_EQUAL, 0, len(body), NUMBERS[name]), *body]
-    instructions.append(_fail(errno.EPERM))
-    return b"".join(struct.pack("HBBI", *instruction) for instruction in instructions)
+    return rules
 
 
 def _python_rules() -> dict[str, list[_Instruction]]:
