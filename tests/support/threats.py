@@ -356,11 +356,14 @@ from faasrt import SandboxConfig
 from faasrt.local import LocalFaaS
 from faasrt.local.engines import wasi_python
 level, python, language, engine, boot = sys.argv[1:]
-wasi_python._BOOT = boot or wasi_python._BOOT
+wasi_python.BOOT = boot or wasi_python.BOOT
+# Those of `wasm` are attacked one after another, and start slowly.
+workers = 1 if engine == "wasm" else 2
 async def main():
     limits = SandboxConfig(memory_limit_mb={_MEMORY_MB})
     engines = {{"python": engine}}
-    async with LocalFaaS([language], workers=2, sandbox=limits, engines=engines, level=level, python=python) as faas:
+    options = {{"sandbox": limits, "engines": engines, "level": level, "python": python}}
+    async with LocalFaaS([language], workers=workers, **options) as faas:
         await faas.wait_ready(language)
         print(faas.url, flush=True)
         await asyncio.to_thread(sys.stdin.read)

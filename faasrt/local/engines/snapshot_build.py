@@ -145,14 +145,14 @@ def make_snapshot(cache_dir: Path, tier: str) -> None:
             return
         instances = Instances(cache_dir)
         with new_snapshot(path) as fd:
-            snapshot = _preload(instances, fd, tier)
+            snapshot = preload(instances, fd, tier)
             digest = digest_of(snapshot)
             _test(instances, snapshot)
             if digest_of(snapshot) != digest:
                 raise RuntimeError("a program has changed the snapshot")
 
 
-def _preload(instances: Instances, fd: int, tier: str) -> Snapshot:
+def preload(instances: Instances, fd: int, tier: str) -> Snapshot:
     """Import the modules of a tier in a new instance, and write its memory to a file."""
     packages = packages_of(tier)
     exercise = "".join(code for package, code in _EXERCISES.items() if package in packages).encode()

@@ -90,6 +90,9 @@ class Instances:
 
     Args:
         cache_dir: The folder of the compiled module.
+
+    Attributes:
+        plain_linker: Links instances without a working folder with the functions of WASI.
     """
 
     def __init__(self, cache_dir: Path) -> None:
@@ -112,7 +115,7 @@ class Instances:
         self._stdin = folder / "stdin"
         self._stdin.touch()
         self._linker = _call._linker(wasmtime, self._engine)
-        self._plain_linker = _call._guard_linker(wasmtime, self._engine)
+        self.plain_linker = _call._guard_linker(wasmtime, self._engine)
         self._folder_linker = _call._mount_linker(wasmtime, self._engine)
         self._make_table = _table_class(wasmtime, self._linker)
         # Compile these now: they are part of the first use of files.
@@ -244,7 +247,7 @@ class Instances:
         process().calls.lost = False
         try:
             with _engines._epoch_ticker(self._engine, True):
-                linker = self._folder_linker if has_folder else self._plain_linker
+                linker = self._folder_linker if has_folder else self.plain_linker
                 instance = linker.instantiate(store, self._module)
                 exports = instance.exports(store)
                 try:

@@ -38,7 +38,8 @@ from faasrt.results import ErrorInfo, Outcome
 
 CONFINED = "confined"
 """The level of an engine whose worker processes have confined themselves."""
-_BOOT = "import sys; sys.path[:] = sys.argv[3:]; from faasrt.local.engines.wasi_worker import main; main()"
+BOOT = "import sys; sys.path[:] = sys.argv[3:]; from faasrt.local.engines.wasi_worker import main; main()"
+"""The program of a worker process. Its arguments are those of `wasi_worker.main`, and the folders of the modules."""
 # A worker itself ends its program at the time limit. If no answer has been read _ANSWER_GRACE_S later, the event loop
 # may have been too busy to read it. So the server waits for _READ_S more, and then kills the worker.
 _ANSWER_GRACE_S, _READ_S = 1.5, 0.5
@@ -270,7 +271,7 @@ class WasiPythonEngine(PooledEngine[WasiWorker]):
         await asyncio.to_thread(shutil.rmtree, process.folder, ignore_errors=True)
 
     async def _spawn(self, command: str, folder: Path | None = None) -> ChildProcess:
-        argv = [sys.executable, "-I", "-c", _BOOT, command, str(self._cache_dir), *self._paths]
+        argv = [sys.executable, "-I", "-c", BOOT, command, str(self._cache_dir), *self._paths]
         env = {"TMPDIR": str(folder or self.options.folder), "LANG": "C.UTF-8"}
         if "LD_LIBRARY_PATH" in os.environ:
             env["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
