@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from faasrt.local.engines.base import Engine, EngineJob, EngineOptions
 from faasrt.local.engines.native import NativePythonEngine
 from faasrt.local.engines.wasi_python import WasiPythonEngine
 from faasrt.protocol.execution_limits import ExecutionLimits
-from support.helpers import until_active
+from support.helpers import skip_without, until_active
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -82,7 +83,7 @@ async def test_scientific_packages_work(
 ) -> None:
     """The package can be imported within the default memory limit and gives the right result."""
     if engine == "native":
-        pytest.importorskip(package)
+        skip_without(package)
     result = await run(python, code, 30_000)
     assert (result.outcome, result.stdout) == (Outcome.OK, f"{output}\n")
 
@@ -219,7 +220,6 @@ async def test_a_long_error_message_is_shortened(python: RuntimeManager) -> None
         ("return_val('\\ud83d')", "\ud83d"),
         ("return_val({'a': 1})", "{'a': 1}"),
         ("return_val('kept')\n1/0", "kept"),
-        ("return_val('kept')\nwhile True: pass", "kept"),
         (
             "def return_val(value):\n    print('__COZE_RETURN_VAL_START__')\n    print(value)\n"
             "    print('__COZE_RETURN_VAL_END__')\nprint('log')\nreturn_val('{\"score\": 1}')\nprint('end')",
@@ -229,21 +229,25 @@ async def test_a_long_error_message_is_shortened(python: RuntimeManager) -> None
 )
 async def test_return_values_are_exact(python: RuntimeManager, code: str, ret_val: str) -> None:
     """The result has the exact text of `return_val`. A program that defines coze-loop's `return_val` works, too."""
-    result = await run(python, code, 1_000)
+    result = await run(python, code)
     assert result.ret_val == ret_val
     assert "__COZE" not in result.stdout
 
 
-@pytest.mark.parametrize(
-    "code",
-    ["while True: pass", "import time; time.sleep(60)", "import re; re.match('(a+)+$', 'a' * 50 + 'b')", "9**9**9"],
-)
+@pytest.mark.parametrize("code", ["while True: pass", "9**9**9"])
 async def test_a_program_is_stopped_at_its_time_limit(python: RuntimeManager, code: str) -> None:
-    """The output that it printed before arrives."""
-    result = await run(python, f"print('before')\n{code}", 500)
-    assert (result.outcome, result.stdout, result.exit_code) == (Outcome.TIMEOUT, "before\n", None)
+    """No computation can delay it."""
+    result = await run(python, code, 300)
+    assert (result.outcome, result.exit_code) == (Outcome.TIMEOUT, None)
     assert result.duration_ms is not None
-    assert result.duration_ms >= 500
+    assert result.duration_ms >= 300
+
+
+async def test_what_a_program_did_before_its_time_limit_arrives(python: RuntimeManager) -> None:
+    """The result has its output and its return value."""
+    code = "import time; print('before'); return_val('kept'); time.sleep(10**6)"
+    result = await run(python, code, 3_000)
+    assert (result.outcome, result.stdout, result.ret_val) == (Outcome.TIMEOUT, "before\n", "kept")
 
 
 @pytest.mark.parametrize(
@@ -258,8 +262,8 @@ async def test_a_program_is_stopped_at_its_time_limit(python: RuntimeManager, co
 async def test_memory_is_limited(python: RuntimeManager, engine: str, code: str) -> None:
     """A program above the limit has the same outcome on both engines, and the next program runs."""
     if engine == "native" and "numpy" in code:
-        pytest.importorskip("numpy")
-    result = await run(python, code)
+        skip_without("numpy")
+    result = await run(python, code, memory_limit_mb=64)
     assert result.outcome is Outcome.MEMORY_LIMIT, result
     assert (await run(python, "print(1)")).stdout == "1\n"
 
@@ -397,19 +401,24 @@ async def test_a_cancelled_call_ends_its_program(python: RuntimeManager) -> None
     assert [result.stdout for result in results] == ["1\n", "1\n"]
 
 
-@pytest.mark.parametrize("engine_type", [NativePythonEngine, WasiPythonEngine])
+@pytest.mark.parametrize(("engine_type", "all_turns"), [(NativePythonEngine, range(4)), (WasiPythonEngine, [1])])
 @pytest.mark.usefixtures("wasm_sandbox")
-async def test_a_cancelled_call_leaves_no_answer_to_the_next(tmp_path: Path, engine_type: type[Engine]) -> None:
-    """A call is cancelled twice, the second time while its program is being stopped. The next gets its own output."""
+async def test_a_cancelled_call_leaves_no_answer_to_the_next(
+    tmp_path: Path, engine_type: type[Engine], all_turns: Iterable[int]
+) -> None:
+    """A call is cancelled twice, the second time while its program is being stopped. The next gets its own output.
+
+    See `unit/test_wasm_messages.py` for the other turns of `wasm`, which must then start another process.
+    """
     engine = engine_type(EngineOptions(workers=1, folder=tmp_path, memory_limit_mb=128, level="namespaces"))
     running = asyncio.create_task(engine.run())
     await engine.wait_ready()
 
     def job(code: str) -> EngineJob:
-        limits = ExecutionLimits(timeout_ms=5_000, memory_limit_mb=128, max_output_bytes=1_000)
+        limits = ExecutionLimits(timeout_ms=60_000, memory_limit_mb=128, max_output_bytes=1_000)
         return EngineJob(language=Language.PYTHON, code=code, limits=limits)
 
-    for turns in range(4):
+    for turns in all_turns:
         call = asyncio.create_task(engine.execute(job("print('secret')\nwhile True: pass")))
         while engine.active == 0 or (engine.idle and engine.name == "wasm"):
             await asyncio.sleep(0.01)

@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 
+import attrs
 import pytest
 
 from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig, TestCase
+from support.helpers import skip_without
 from support.random_programs import RANDOM
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -222,15 +224,15 @@ async def test_a_limit_of_cpu_time_of_the_program_is_a_crash(native: RuntimeMana
 )
 async def test_an_uncaught_memory_error_is_memory_limit(native: RuntimeManager, code: str) -> None:
     """It has the same outcome as a program that is stopped because it uses too much memory."""
-    result = await run(native, code, 60_000)
-    assert result.outcome is Outcome.MEMORY_LIMIT
+    result = await native.run_code(code, "python", 60_000, sandbox=attrs.evolve(SANDBOX, memory_limit_mb=64))
+    assert result.outcome is Outcome.MEMORY_LIMIT, result
     assert (await run(native, "print(1)")).stdout == "1\n"
 
 
 async def test_packages_do_not_count_even_if_the_server_has_not_imported_them_yet() -> None:
     """The first program that uses large packages gets the same outcome as the later ones."""
-    pytest.importorskip("sklearn")
-    pytest.importorskip("sympy")
+    skip_without("sklearn")
+    skip_without("sympy")
     async with RuntimeManager.local(["python"], engines={"python": "native"}) as manager:
         result = await run(manager, "import numpy, sympy, sklearn\nprint('end')")
     assert (result.outcome, result.stdout) == (Outcome.OK, "end\n")
@@ -443,7 +445,7 @@ async def test_shared_memory_is_not_in_the_working_folder(native: RuntimeManager
 async def test_native_programs_share_no_random_state(native: RuntimeManager, name: str) -> None:
     """The same program prints something else each time, although its modules were imported before it was started."""
     module = RANDOM[name].split()[1].strip(";").split(".")[0]
-    pytest.importorskip(module)
+    skip_without(module)
     code = f"import sys\nprint({module!r} in sys.modules, file=sys.stderr)\n{RANDOM[name]}"
     found: list[str] = []
     while len(found) < 3:  # the first programs may run before the tier of the package is ready

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import re
 import signal
 import sys
@@ -15,6 +14,7 @@ import pytest
 
 from faasrt import Outcome, RuntimeManager, SandboxConfig
 from faasrt.protocol.streams import cut
+from support.helpers import skip_without
 from support.native_programs import BY_DESIGN, PROGRAMS
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -79,8 +79,8 @@ async def test_native_programs_behave_as_with_python_i(native: RuntimeManager, n
     """Stdout, stderr and exit code are the same, except for the programs in `BY_DESIGN`, which must differ."""
     code = PROGRAMS[name]
     for package in ("numpy", "pandas"):
-        if package in code and importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} is not installed")
+        if package in code:
+            skip_without(package)
     expected, got = await asyncio.gather(run_bare(code), run_native(native, code))
     if name in BY_DESIGN:
         assert got != expected, f"remove from the table: {BY_DESIGN[name]}"

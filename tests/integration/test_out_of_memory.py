@@ -58,12 +58,16 @@ time.sleep(1)
 """
 # Each of these processes uses less memory than the server.
 _USE_IN_CHILDREN = """
-import os, time
+import os
+done, end = os.pipe()
 for _ in range(40):
     if not os.fork():
+        os.close(end)
         kept = bytearray(b'x' * 5 * 2**20)
-        time.sleep(1)
+        os.read(done, 1)
         os._exit(0)
+os.wait()  # until the kernel has killed one of them
+os.close(end)
 while True:
     try: os.wait()
     except ChildProcessError: break

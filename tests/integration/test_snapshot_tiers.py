@@ -11,6 +11,7 @@ from faasrt import Outcome, RuntimeManager, SandboxConfig
 from faasrt.local import LocalFaaS
 from faasrt.local.engines.tiers import TIERS
 from support.helpers import WASM, manager_for
+from support.random_programs import RANDOM
 from support.tables import first_of
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.usefixtures("wasm_sandbox")]
@@ -79,21 +80,10 @@ async def test_no_generator_has_the_same_state_in_two_programs(manager: RuntimeM
     assert len(first) == len(second)
 
 
-NUMBERS = {
-    "numpy": "import numpy; print(numpy.random.random(), numpy.random.default_rng().random())",
-    "numpy's seeds": "import numpy; print(numpy.random.get_bit_generator().seed_seq.spawn(1)[0].generate_state(2))",
-    "pandas": "import pandas; print(list(pandas.Series(range(99)).sample(9)))",
-    "scipy": "import scipy.stats; print(scipy.stats.norm.rvs(size=2))",
-    "sympy": "import sympy.core.random; print(sympy.core.random.rng.random())",
-    "sklearn": "import sklearn.utils; print(sklearn.utils.check_random_state(None).random())",
-    "joblib": "import sklearn, multiprocessing.process as p; print(p.current_process().authkey.hex())",
-}
-
-
-@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("name", RANDOM)
 async def test_random_numbers_differ_between_programs(manager: RuntimeManager, name: str) -> None:
-    """The public ways to get random numbers."""
-    results = [await manager.run_code(NUMBERS[name], "python") for _ in range(3)]
+    """The public ways to get random numbers. The same program prints something else each time, in the same worker."""
+    results = [await manager.run_code(RANDOM[name], "python") for _ in range(3)]
     assert [result.outcome for result in results] == [Outcome.OK] * 3, results
     assert len({result.stdout for result in results}) == 3
 

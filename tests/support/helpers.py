@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import TypeVar
+
+import pytest
 
 from faasrt import RetrySettings, RuntimeFactory, RuntimeManager, Settings, TimeoutSettings
 from faasrt.telemetry.events import Sink
@@ -38,6 +41,12 @@ def manager_for(
     endpoints = {"python": url, "javascript": url, "typescript": url}
     factory = RuntimeFactory(Settings(endpoints=endpoints, **settings), telemetry=telemetry, clock=clock)  # type: ignore[arg-type]
     return RuntimeManager(factory)
+
+
+def skip_without(package: str) -> None:
+    """Skip the test if a package is not installed. `pytest.importorskip` would import it, which may take a second."""
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
 
 
 WASM = {"python": "wasm"}

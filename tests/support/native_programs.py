@@ -8,7 +8,7 @@ from __future__ import annotations
 import textwrap
 
 # How a program ends: exit codes, exceptions, shutdown order.
-_EXITS = {
+EXITS = {
     "exit 3": """
         import sys
         print('before')
@@ -133,7 +133,7 @@ _EXITS = {
         sys.exit(3)
     """,
 }
-_ERRORS = {
+ERRORS = {
     "raise": """
         def f(x):
             return 1 / x
@@ -477,7 +477,7 @@ _ERRORS = {
             print(e.errno, e.filename, e.strerror, e.args)
     """,
 }
-_SHUTDOWN = {
+SHUTDOWN = {
     "atexit": """
         import atexit
         atexit.register(print, 'one')
@@ -832,7 +832,7 @@ _SHUTDOWN = {
 }
 
 # The system: threads, processes, files, signals, sockets.
-_THREADS = {
+THREADS = {
     "threads": """
         import threading
         results, barrier = [], threading.Barrier(20)
@@ -913,7 +913,7 @@ _THREADS = {
         print(threading.gettrace(), threading.getprofile())
     """,
 }
-_PROCESSES = {
+PROCESSES = {
     "subprocess": """
         import subprocess
         print(subprocess.run(['echo', 'x y'], capture_output=True, text=True))
@@ -1168,7 +1168,7 @@ _PROCESSES = {
             print(e)
     """,
 }
-_FILES = {
+FILES = {
     "advice about a file": """
         import os
         fd = os.open(__file__, 0)
@@ -1325,7 +1325,7 @@ _FILES = {
         print(mmap.mmap, mmap.mmap.__name__, mmap.mmap.__doc__)
     """,
 }
-_SIGNALS = {
+SIGNALS = {
     "handler": """
         import os, signal
         signal.signal(signal.SIGUSR1, lambda n, f: print('got', signal.Signals(n).name, f.f_lineno))
@@ -1418,7 +1418,7 @@ _SIGNALS = {
         asyncio.run(main())
     """,
 }
-_SOCKETS = {
+SOCKETS = {
     "names of services": """
         import mimetypes, socket
         print(socket.getservbyname('http'), socket.getservbyport(22), socket.getprotobyname('tcp'), mimetypes.guess_type('x.flac'))
@@ -1526,7 +1526,7 @@ _SOCKETS = {
 }
 
 # The interpreter's state, text and results of libraries.
-_STATE = {
+STATE = {
     "argv": """
         import sys
         print(sys.argv, len(sys.orig_argv), sys.orig_argv[-1])
@@ -1739,7 +1739,7 @@ _STATE = {
         print(sys.intern('x') is 'x'.strip(), sys.getsizeof([]), sys.getsizeof(''), sys.getrefcount(object()) )
     """,
 }
-_TEXT = {
+TEXT = {
     "unicode": "print('héllo 日本 🌍 \\x00 \\r\\n \\u2028', ascii('é'))",
     "surrogate printed": "print('\\ud800')",
     "surrogate on stderr": r"""
@@ -1941,7 +1941,7 @@ _TEXT = {
         print(f.__code__.co_filename.endswith('main.py'), f.__code__.co_firstlineno, f.__module__, f.__qualname__)
     """,
 }
-_LIBRARY = {
+LIBRARY = {
     "deep recursion": """
         import sys
         sys.setrecursionlimit(30_000)
@@ -2322,17 +2322,17 @@ def _program(text: str) -> str:
 
 
 _TABLES = {
-    "exits": _EXITS,
-    "errors": _ERRORS,
-    "shutdown": _SHUTDOWN,
-    "threads": _THREADS,
-    "processes": _PROCESSES,
-    "files": _FILES,
-    "signals": _SIGNALS,
-    "sockets": _SOCKETS,
-    "state": _STATE,
-    "text": _TEXT,
-    "library": _LIBRARY,
+    "exits": EXITS,
+    "errors": ERRORS,
+    "shutdown": SHUTDOWN,
+    "threads": THREADS,
+    "processes": PROCESSES,
+    "files": FILES,
+    "signals": SIGNALS,
+    "sockets": SOCKETS,
+    "state": STATE,
+    "text": TEXT,
+    "library": LIBRARY,
 }
 PROGRAMS = {
     f"{table}, {name}": _program(text) for table, programs in _TABLES.items() for name, text in programs.items()
