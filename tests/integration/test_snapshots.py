@@ -18,7 +18,7 @@ import pytest_asyncio
 from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig, ServerError
 from faasrt.inputs import NO_INPUT
 from faasrt.local.cache import module_dir
-from faasrt.local.engines import wasi_python
+from faasrt.local.engines import snapshot_maker, wasi_python
 from faasrt.local.engines.snapshot_build import read_guest, snapshot_of
 from faasrt.local.engines.tiers import STANDARD_TIER
 from faasrt.local.engines.wasi_sandbox import FreshSandbox, load_files, open_sandbox
@@ -228,7 +228,8 @@ async def test_without_a_snapshot_a_worker_is_confined(
     stdin and files too.
     """
     patch_workers(monkeypatch, "if 'snapshot' in sys.argv[1]: sys.exit('no luck')\ns.open_snapshot = lambda path: None")
-    monkeypatch.setattr(wasi_python, "snapshot_of", lambda *arguments: tmp_path / "missing")
+    for module in (wasi_python, snapshot_maker):
+        monkeypatch.setattr(module, "snapshot_of", lambda *arguments: tmp_path / "missing")
     code = "import colorsys; print(hasattr(__import__('_reactor'), 'faasrt'), input(), *open('given'))"
     async with RuntimeManager.local(["python"], workers=1, engines=WASM) as manager:
         for _ in range(2):
