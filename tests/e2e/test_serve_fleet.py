@@ -18,8 +18,7 @@ import trustme
 
 from faasrt import RuntimeManager, Settings
 from support.cli import faasrt as run_command, faasrt_process
-from support.rawhttp import connected, exchange, request
-from support.served import CLEAN, FAASRT, Caller, Server, served, until
+from support.served import CLEAN, FAASRT, Caller, Server, connected, exchange, request, served, until
 
 pytestmark = pytest.mark.servers
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from faasrt import RuntimeManager, SandboxConfig
-from support.rawhttp import Connection, connected, exchange, request
+from support.served import Connection, connected, exchange, request
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -15,7 +15,7 @@ from faasrt.local import LocalFaaS
 from faasrt.testing import FakeFaaS, Reply
 from support.doubles import JsFaas, PythonFaas
 from support.helpers import manager_for
-from support.rawhttp import exchange, request
+from support.served import exchange, request
 from support.tables import first_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

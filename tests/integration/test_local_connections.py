@@ -15,9 +15,8 @@ import trustme
 
 from faasrt.local import LocalFaaS
 from faasrt.local.connections import BoundedConnection
-from support.helpers import Clock
-from support.rawhttp import Connection, connected, exchange, request
-from support.served import until
+from support.helpers import Clock, fast_forward
+from support.served import Connection, connected, exchange, request, until
 
 RUN = request(b'{"language": "bash", "code": "echo 1"}')
 LIVEZ = request(method="GET", target="/livez", headers={"Content-Type": None, "Content-Length": None})
@@ -100,12 +99,10 @@ async def test_a_spare_connection_without_a_probe_is_refused_after_a_second(cloc
             idle.setblocking(False)
             await until(lambda: faas.listener.spare == 1)
             await settle()
-            began, refused = clock(), asyncio.create_task(asyncio.get_running_loop().sock_recv(idle, 10_000))
-            while not refused.done():
-                clock.advance(0.05)
-                await settle()
+            began = clock()
+            answer = await fast_forward(clock, asyncio.get_running_loop().sock_recv(idle, 10_000), 0.05)
             assert clock() - began >= 0.95
-            assert (await refused).startswith(b"HTTP/1.1 503")
+            assert answer.startswith(b"HTTP/1.1 503")
             assert (faas.listener.spare, faas.listener.refused) == (0, 1)
 
 

@@ -16,9 +16,8 @@ import pytest
 
 from faasrt import SandboxConfig
 from faasrt.local import LocalFaaS
-from support.helpers import WASM, Clock
-from support.rawhttp import Connection, connected, request
-from support.served import Caller, at_work_in, is_gone, sandboxes, trace, until
+from support.helpers import WASM, Clock, fast_forward
+from support.served import Caller, Connection, at_work_in, connected, is_gone, request, sandboxes, trace, until
 
 LOOP = {"python": "while True: pass", "javascript": "while (true) {}", "typescript": "for (;;) {}"}
 WAIT = {"python": "import time; time.sleep(600)", "javascript": "await new Promise((r) => setTimeout(r, 600_000))"}
@@ -135,9 +134,7 @@ async def test_a_program_that_outlasts_drain_s_is_ended(language: str, clock: Cl
     """`aclose` waits `drain_s`. Then it ends the program and closes the connection."""
     async with serve(language, drain_s=100) as (faas, caller), connected(caller.url) as connection:
         await start(caller, connection, language, WAIT[language])
-        began, closing = clock(), asyncio.create_task(faas.aclose())
-        while not closing.done():
-            clock.advance(1)
-            await asyncio.wait({closing}, timeout=0.01)
+        began = clock()
+        await fast_forward(clock, faas.aclose())
         assert clock() - began >= 100
         assert await connection.closed() == b""

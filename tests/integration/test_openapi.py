@@ -14,7 +14,7 @@ from faasrt import Outcome, SandboxConfig
 from faasrt.local import LocalFaaS
 from faasrt.protocol.request import NOT_STARTED_HEADER
 from support.helpers import WASM
-from support.rawhttp import exchange, request
+from support.served import exchange, request
 
 # All checks, with boundary values and random ones, valid and invalid, and with the same ones in each run.
 SCHEMATHESIS = (
