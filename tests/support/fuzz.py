@@ -144,8 +144,9 @@ def programs(count: int, seed: int) -> Iterator[Program]:
         yield generated(chance) if chance.random() < 0.7 else mutated(chance)
 
 
-async def check(manager: RuntimeManager, program: Program, timeout_ms: int) -> tuple[str, str]:
+async def check(manager: RuntimeManager, program: Program) -> tuple[str, str]:
     """Run a program. Return its outcome, and a description of what is wrong with its result ("" if nothing is)."""
+    timeout_ms = 1_000 if program.outcome in (Outcome.TIMEOUT, None) else 30_000
     result = await manager.run_code(program.code, program.language, timeout_ms=timeout_ms)
     problems = []
     if program.outcome not in (None, result.outcome):
@@ -179,7 +180,7 @@ async def run(count: int, seed: int, in_flight: int) -> tuple[collections.Counte
     async def one(name: str, manager: RuntimeManager, program: Program) -> None:
         async with room:
             try:
-                outcome, problem = await check(manager, program, 1_500)
+                outcome, problem = await check(manager, program)
             except Exception as error:
                 outcome, problem = type(error).__name__, f"raised {error!r}"
         outcomes[outcome] += 1

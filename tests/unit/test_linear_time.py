@@ -75,8 +75,8 @@ PIECES += [
     "piece", [START, END, START + END, "{\n", "{}x}\n", '{"}\n', "\n{", "{", "\n... 5 bytes cut ...\n"]
 )
 def test_searching_the_return_value_takes_linear_time(piece: str, language: Language) -> None:
-    """An stdout of 8 MiB consists of unpaired markers, or of lines that are no JSON objects."""
-    stdout = piece * (8 * 2**20 // len(piece))
+    """An stdout of 4 MiB consists of unpaired markers, or of lines that are no JSON objects."""
+    stdout = piece * (4 * 2**20 // len(piece))
     for truncated in (frozenset[str](), frozenset({"stdout"})):
         rest, value, _ = take_return_val(stdout, language, truncated)
         assert len(rest) + len(value) <= len(stdout)
@@ -84,8 +84,8 @@ def test_searching_the_return_value_takes_linear_time(piece: str, language: Lang
 
 @pytest.mark.parametrize("piece", [FRAME, FRAME + "\n", FRAME[:40], FOREIGN, "faasrt1:", "faasrt1:A", "A", "=", "\n"])
 def test_searching_frames_takes_linear_time(piece: str) -> None:
-    """An stdout of 8 MiB consists of frames, parts of frames, or frames of other calls."""
-    text = piece * (8 * 2**20 // len(piece))
+    """An stdout of 4 MiB consists of frames, parts of frames, or frames of other calls."""
+    text = piece * (4 * 2**20 // len(piece))
     report, rest = take_frames({"stdout": text}, NONCE, LIMIT)
     assert report.started is (piece in (FRAME, FRAME + "\n"))
     assert rest["stdout"] == ("" if report.started else text)
@@ -102,8 +102,8 @@ def test_a_forged_frame_takes_linear_time() -> None:
     "piece", ["{", "{}", ";", "''", '"', "/**/", "class A", "public class ", "void main ", "numpy "]
 )
 def test_choosing_how_to_run_a_program_takes_little_time(piece: str) -> None:
-    """The name of a Java file and the tiers of a Python program are found about as fast as its 8 MiB are decoded."""
-    code = piece * (8 * 2**20 // len(piece))
+    """The name of a Java file and the tiers of a Python program are found about as fast as its 4 MiB are decoded."""
+    code = piece * (4 * 2**20 // len(piece))
     decode_s = cpu_s(lambda: json.loads(json.dumps(code)))
     file = TOOLCHAINS[Language.JAVA].file
     assert file is not None
