@@ -30,7 +30,7 @@ from faasrt.local import LocalFaaS, http_limits
 from faasrt.telemetry.events import AttemptFinished, CallFinished, CallStarted, ExecutionFinished
 from faasrt.testing import FakeFaaS, FaultProxy, Reply
 from support.helpers import WASM, Clock, manager_at, manager_for, until_active
-from support.served import until
+from support.served import until, with_word
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 Serve = Callable[..., Awaitable[str]]
@@ -342,24 +342,26 @@ async def test_events_and_the_access_log_are_those_of_run_code() -> None:
         assert events[AttemptFinished, None] == events[ExecutionFinished, "OK"] == 1
 
 
+@pytest.mark.asyncio(loop_scope="function")
 @pytest.mark.parametrize("language", ["python", "javascript"])
-async def test_a_launcher_that_is_killed_while_a_program_prints_is_a_server_error(language: str) -> None:
+async def test_a_launcher_that_is_killed_while_a_program_prints_is_a_server_error(language: str, clock: Clock) -> None:
     """The error has the status and the text that it has without streaming. The next program runs."""
     code = ENDLESS["python"] if language == "python" else "setInterval(() => console.log('tick'), 50)"
+    before = set(psutil.Process().children())
     async with LocalFaaS([language], workers=1) as faas, manager_for(faas.url) as manager:
         await faas.wait_ready(language)
-        engine: Any = next(iter(faas._queues.values())).engine
-        warm = {process.pid for process in engine._warm._queue}
+        engine = faas.engine(language)
+        assert engine is not None
         async with manager.stream_code(code, language) as run:
             await anext(run)
-            idle = {process.pid for process in engine._warm._queue}
-            (busy,) = {process.pid for process in engine._processes if process.pid not in idle and process.pid in warm}
-            psutil.Process(busy).parent().kill()
+            for launcher in with_word(set(psutil.Process().children()) - before, "import socket"):
+                launcher.kill()
             with pytest.raises(ServerError, match="killed from outside") as raised:
                 async for _ in run:
                     pass
         assert (raised.value.status, raised.value.sent) == (500, "yes")
         await until(lambda: not engine.ready)
+        clock.advance(5)  # it restarts after this time, because it was ready for less than a second
         await until(lambda: engine.ready)
         assert (await manager.run_code("print(1)" if language == "python" else "console.log(1)", language)).ok
 

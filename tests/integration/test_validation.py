@@ -14,6 +14,7 @@ import pytest
 
 from faasrt import InvalidRequestError, Outcome, RuntimeClosedError, RuntimeManager, ServerError
 from faasrt.syntax import PythonChecker
+from support.cli import faasrt
 from support.helpers import manager_for
 
 URL = "http://127.0.0.1:1"  # no server listens here, because a local check sends no request
@@ -254,9 +255,8 @@ def test_missing_file_descriptors_are_a_server_error() -> None:
     assert done.stdout.splitlines()[1:] == ["True"]
 
 
-def test_faasrt_validate_exits_with_3_without_an_interpreter() -> None:
-    program = "import sys; sys.executable = '/nowhere/python'; from faasrt.cli import main; main()"
-    argv = [sys.executable, "-c", program, "validate", "-l", "py", "-c", "x = 1", "--url", URL]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr.startswith("faasrt: ServerError: the process that checks Python cannot start: ")
+def test_faasrt_validate_exits_with_3_without_an_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    code, stdout, stderr = faasrt("validate", "-l", "py", "-c", "x = 1", "--url", URL)
+    assert (code, stdout) == (3, "")
+    assert stderr.startswith("faasrt: ServerError: the process that checks Python cannot start: ")
