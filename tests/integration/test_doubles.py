@@ -17,6 +17,7 @@ import pytest
 from support.doubles import JsFaas, PythonFaas
 from support.package import WIRE
 from support.served import at_work_in, is_gone
+from support.tables import block
 
 Double = PythonFaas | JsFaas
 DOUBLES: dict[str, Callable[..., Double]] = {"python": PythonFaas, "js": JsFaas}
@@ -149,20 +150,65 @@ async def test_python_reformats_the_json_of_return_values(
 @pytest.mark.parametrize(
     ("code", "expected"),
     [
-        ("import os, sys\nprint(1)\nos.write(1, b'2')\nsys.stdout.write('3');", ("123", "", "")),
-        ("import subprocess\nsubprocess.run(['echo', 'child']);", ("child", "", "")),
-        ("print('a {1} b {2} c {{3}} d')", ("a  b  c {} d", "", "{1}")),
-        ("print('{a}')\n'b'", ("", "", "b")),
         (
-            "import asyncio\nasync def f():\n    print('f')\nasyncio.run(f())\nawait f()\nasyncio.run(f())",
+            block("""
+                import os, sys
+                print(1)
+                os.write(1, b'2')
+                sys.stdout.write('3');
+            """),
+            ("123", "", ""),
+        ),
+        (
+            block("""
+                import subprocess
+                subprocess.run(['echo', 'child']);
+            """),
+            ("child", "", ""),
+        ),
+        ("print('a {1} b {2} c {{3}} d')", ("a  b  c {} d", "", "{1}")),
+        (
+            block("""
+                print('{a}')
+                'b'
+            """),
+            ("", "", "b"),
+        ),
+        (
+            block("""
+                import asyncio
+                async def f():
+                    print('f')
+                asyncio.run(f())
+                await f()
+                asyncio.run(f())
+            """),
             ("fff", "", ""),
         ),
-        ("import asyncio\nawait asyncio.sleep(0, 'value')", ("", "", "value")),
+        (
+            block("""
+                import asyncio
+                await asyncio.sleep(0, 'value')
+            """),
+            ("", "", "value"),
+        ),
         ("print(__name__)", ("__main__", "", "")),
         ("'shown';", ("", "", "")),
-        ('s = "a\tb"\nprint(s)', ("a\tb", "", "")),
         (
-            "import traceback\ntry:\n    1 / 0\nexcept ZeroDivisionError:\n    print(traceback.format_exc())",
+            block("""
+                s = "a\tb"
+                print(s)
+            """),
+            ("a\tb", "", ""),
+        ),
+        (
+            block("""
+                import traceback
+                try:
+                    1 / 0
+                except ZeroDivisionError:
+                    print(traceback.format_exc())
+            """),
             (
                 'Traceback (most recent call last):  File "<exec>", line 12, in <module>'
                 "ZeroDivisionError: division by zero",
@@ -184,16 +230,55 @@ async def test_python_programs(
 @pytest.mark.parametrize(
     ("code", "stderr"),
     [
-        ("import os\nprint(1)\nos.write(2, b'last words')\nos._exit(0)", "last words"),
-        ("import os\nprint(1)\nos.kill(os.getpid(), 9)", ""),
-        ("import ctypes\nprint(1)\nctypes.string_at(0)", ""),
         (
-            "import sys\ndef f():\n    sys.exit('enough')\nf()",
+            block("""
+                import os
+                print(1)
+                os.write(2, b'last words')
+                os._exit(0)
+            """),
+            "last words",
+        ),
+        (
+            block("""
+                import os
+                print(1)
+                os.kill(os.getpid(), 9)
+            """),
+            "",
+        ),
+        (
+            block("""
+                import ctypes
+                print(1)
+                ctypes.string_at(0)
+            """),
+            "",
+        ),
+        (
+            block("""
+                import sys
+                def f():
+                    sys.exit('enough')
+                f()
+            """),
             '  File "<exec>", line 13, in <module>\n  File "<exec>", line 12, in f\nSystemExit: enough\n',
         ),
-        ("print(1)\nraise KeyboardInterrupt", "KeyboardInterrupt"),
         (
-            "import asyncio\nasync def f():\n    raise SystemExit(5)\nasyncio.create_task(f())\nawait asyncio.sleep(9)",
+            block("""
+                print(1)
+                raise KeyboardInterrupt
+            """),
+            "KeyboardInterrupt",
+        ),
+        (
+            block("""
+                import asyncio
+                async def f():
+                    raise SystemExit(5)
+                asyncio.create_task(f())
+                await asyncio.sleep(9)
+            """),
             "SystemExit: 5",
         ),
     ],

@@ -26,7 +26,7 @@ from support.doubles.forked import Forked
 from support.helpers import manager_at
 from support.package import WIRE
 from support.programs import JS_TRICKS, PROGRAMS, PYTHON_TRICKS
-from support.tables import first_of
+from support.tables import block, first_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 PLACES = ["doubles", "embedded", "embedded, enveloped"]
@@ -185,7 +185,13 @@ async def test_streams_are_truncated_by_the_envelope(language: str) -> None:
     """Start and end stay, with a marker between them. A program with more than twice the limit is stopped."""
     async with doubles(sandbox=SandboxConfig(max_output_bytes=10_000)) as (manager, _, _):
         programs = {
-            "python": ["print('a' * 6000 + 'b' * 6000)", "while True:\n    print('c' * 100)"],
+            "python": [
+                "print('a' * 6000 + 'b' * 6000)",
+                block("""
+                    while True:
+                        print('c' * 100)
+                """),
+            ],
             "javascript": [
                 "console.log('a'.repeat(6000) + 'b'.repeat(6000))",
                 "while (true) console.log('c'.repeat(100));",
@@ -204,7 +210,13 @@ async def test_streams_are_truncated_by_the_envelope(language: str) -> None:
 async def test_three_full_streams_are_truncated() -> None:
     """If the frame cannot hold three full streams, some are truncated, and reported as truncated."""
     for language, code in {
-        "python": "import sys\nt = '\\0' * 900_000\nprint(t)\nprint(t, file=sys.stderr)\nreturn_val(t)",
+        "python": block(r"""
+            import sys
+            t = '\0' * 900_000
+            print(t)
+            print(t, file=sys.stderr)
+            return_val(t)
+        """),
         "javascript": "const t = '\\0'.repeat(900_000); console.log(t); console.error(t); return_val(t);",
     }.items():
         result = await run_on_doubles(code, language)
@@ -236,14 +248,24 @@ async def test_outcomes_of_tricky_programs(language: str, code: str, outcome: Ou
 
 async def test_output_survives_a_hard_exit() -> None:
     """The result has the output before `os._exit`, and the exit code."""
-    result = await run_on_doubles("import os\nprint('said')\nos._exit(4)", "python")
+    result = await run_on_doubles(
+        block("""
+            import os
+            print('said')
+            os._exit(4)
+        """),
+        "python",
+    )
     assert (result.outcome, result.stdout, result.exit_code) == (Outcome.CRASHED, "said\n", 4)
 
 
 async def test_endless_loops_do_not_occupy_slots_forever() -> None:
     """The envelope stops eight loops at their time limit, so a ninth program runs. The server never stops programs."""
     async with doubles() as (manager, python, _):
-        code = "import time\nwhile True: time.sleep(0.01)"
+        code = block("""
+            import time
+            while True: time.sleep(0.01)
+        """)
         results = await asyncio.gather(*(manager.run_code(code, "python", timeout_ms=200) for _ in range(8)))
         assert {result.outcome for result in results} == {Outcome.TIMEOUT}
         assert (await manager.run_code("print(9)", "python")).stdout == "9\n"
@@ -253,15 +275,29 @@ async def test_endless_loops_do_not_occupy_slots_forever() -> None:
 async def test_never_sends_plain_requests() -> None:
     """With envelope="never", the result is the answer of the server, without newlines."""
     async with doubles(envelope="never") as (manager, _, _):
-        assert (await manager.run_code("print('a')\nprint('b')", "python")).stdout == "ab"
+        assert (
+            await manager.run_code(
+                block("""
+                    print('a')
+                    print('b')
+                """),
+                "python",
+            )
+        ).stdout == "ab"
 
 
 async def test_guest_stops_loops_with_sys_monitoring(local: RuntimeManager) -> None:
     """Without signals and without the interrupt buffer of Pyodide, sys.monitoring stops endless loops."""
     for loop in (
         "while True: pass",
-        "def f(): pass\nfor _ in iter(int, 1): f()",
-        "n = 0\nfor n in iter(int, 1): n += 1",
+        block("""
+            def f(): pass
+            for _ in iter(int, 1): f()
+        """),
+        block("""
+            n = 0
+            for n in iter(int, 1): n += 1
+        """),
     ):
         run = RunRequest.checked(Language.PYTHON, f"print('on')\n{loop}", SandboxConfig(), timeout_ms=200)
         wrapped = wrap(run, WHOLE_PROGRAM, EndpointProfile(), "abc", max_output_bytes=1_000)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from faasrt import Outcome, RuntimeManager, SandboxConfig
 from support.doubles import doubles
 from support.helpers import manager_at
 from support.programs import EXACT_JAVASCRIPT, EXACT_PYTHON, EXACT_PYTHON_ON_DOUBLES
-from support.tables import first_of
+from support.tables import block, first_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 PLACES = first_of(["doubles", "embedded", "embedded, enveloped"])
@@ -75,7 +74,7 @@ async def test_progress_of_cases_does_not_count_as_output(place: str, language: 
             values = await results_of(
                 manager,
                 language,
-                dedent(code),
+                block(code),
                 list(range(80)),
                 timeout_ms=1_000,
                 sandbox=SandboxConfig(max_output_bytes=limit),
@@ -107,7 +106,7 @@ async def test_cases_with_large_output_and_values(place: str, local: RuntimeMana
         for language, code in (("python", python), ("js", js)):
             runtime = await manager.get_runtime(language)
             cases = [(number,) for number in range(3)]
-            results = await runtime.run_cases(dedent(code), "f", cases, timeout_ms=2_000)
+            results = await runtime.run_cases(block(code), "f", cases, timeout_ms=2_000)
             assert [result.outcome for result in results] == ["OK", "TIMEOUT", "OK"]
             assert results[2].value == "r" * 900_000
             assert results[2].stderr.startswith("e" * 900_000)
@@ -120,7 +119,10 @@ async def test_large_output_of_definitions_is_sent_once() -> None:
     """200 cases share at most two executions, because the output of the definitions is not repeated for each case."""
     async with doubles() as (manager, python, js):
         for language, code in {
-            "python": "print('d' * 900_000)\ndef f(i): print(i); return i",
+            "python": block("""
+                print('d' * 900_000)
+                def f(i): print(i); return i
+            """),
             "js": "console.log('d'.repeat(900_000)); const f = (i) => { console.log(i); return i; };",
         }.items():
             assert await results_of(manager, language, code, list(range(200))) == list(range(200))
@@ -131,13 +133,50 @@ async def test_large_output_of_definitions_is_sent_once() -> None:
 @pytest.mark.parametrize(
     ("code", "expected"),
     [
-        ("def f(i):\n    if i == 1: raise SyntaxError(5)\n    return i", [0, "USER_ERROR", 2, 3]),
-        ("import sys\ndef f(i):\n    if i == 0: sys.settrace(lambda *a: 1 / 0)\n    return i", [0, 1, 2, 3]),
-        ("import sys\ndef f(i):\n    if i == 0: sys.modules.clear()\n    return i", [0, 1, 2, 3]),
-        ("import os\ndef f(i):\n    if i == 1: os.close(1); os.close(2)\n    return i", [0, 1, 2, 3]),
         (
-            "import signal\ndef f(i):\n    if i == 0: signal.signal(signal.SIGALRM, lambda *a: None)\n"
-            "    if i == 2:\n        while True: pass\n    return i",
+            block("""
+                def f(i):
+                    if i == 1: raise SyntaxError(5)
+                    return i
+            """),
+            [0, "USER_ERROR", 2, 3],
+        ),
+        (
+            block("""
+                import sys
+                def f(i):
+                    if i == 0: sys.settrace(lambda *a: 1 / 0)
+                    return i
+            """),
+            [0, 1, 2, 3],
+        ),
+        (
+            block("""
+                import sys
+                def f(i):
+                    if i == 0: sys.modules.clear()
+                    return i
+            """),
+            [0, 1, 2, 3],
+        ),
+        (
+            block("""
+                import os
+                def f(i):
+                    if i == 1: os.close(1); os.close(2)
+                    return i
+            """),
+            [0, 1, 2, 3],
+        ),
+        (
+            block("""
+                import signal
+                def f(i):
+                    if i == 0: signal.signal(signal.SIGALRM, lambda *a: None)
+                    if i == 2:
+                        while True: pass
+                    return i
+            """),
             [0, 1, "TIMEOUT", 3],
         ),
     ],
@@ -152,7 +191,14 @@ async def test_isolated_cases_start_with_working_streams_and_prototypes() -> Non
     """The case before closed its streams or changed `Object.prototype`, which does not affect the next one."""
     async with doubles() as (manager, _, _):
         runtime = await manager.get_runtime("python")
-        code = "import sys\ndef f(i):\n    print(i)\n    sys.stdout.close()\n    sys.stdout = None\n    return i"
+        code = block("""
+            import sys
+            def f(i):
+                print(i)
+                sys.stdout.close()
+                sys.stdout = None
+                return i
+        """)
         results = await runtime.run_cases(code, "f", [(1,), (2,)], isolate=True)
         assert [(result.value, result.stdout) for result in results] == [(1, "1\n"), (2, "2\n")]
         runtime = await manager.get_runtime("js")
@@ -168,10 +214,28 @@ async def test_isolated_cases_start_with_working_streams_and_prototypes() -> Non
 @pytest.mark.parametrize(
     "code",
     [
-        "async def f(): pass\nkept = f()",
-        "import sys\nasync def f(): pass\ndef g():\n    kept = f()\n    sys.exit(1)\ng()",
-        "import warnings\nclass A:\n    def __del__(self): warnings.warn('gone', stacklevel=2)\na = A()",
-        "import warnings\nwarnings.warn('deep', stacklevel=2)",
+        block("""
+            async def f(): pass
+            kept = f()
+        """),
+        block("""
+            import sys
+            async def f(): pass
+            def g():
+                kept = f()
+                sys.exit(1)
+            g()
+        """),
+        block("""
+            import warnings
+            class A:
+                def __del__(self): warnings.warn('gone', stacklevel=2)
+            a = A()
+        """),
+        block("""
+            import warnings
+            warnings.warn('deep', stacklevel=2)
+        """),
     ],
 )
 async def test_warnings_name_no_line_of_the_runner(place: str, code: str, local: RuntimeManager) -> None:
@@ -206,7 +270,13 @@ async def test_syntax_errors_of_functions_do_not_mention_faasrt(local: RuntimeMa
 
 async def test_time_of_definitions_does_not_count_for_cases(local: RuntimeManager) -> None:
     """Definitions and a case take longer than the limit together."""
-    code = "import time\ntime.sleep(1.1)\ndef f(i):\n    time.sleep(1.1)\n    return i"
+    code = block("""
+        import time
+        time.sleep(1.1)
+        def f(i):
+            time.sleep(1.1)
+            return i
+    """)
     assert await results_of(local, "python", code, [0], timeout_ms=2_000) == [0]
 
 
@@ -224,7 +294,13 @@ async def test_unusual_values_and_arguments() -> None:
     """A time zone is not valid as a value, large integers are refused for JavaScript, and Python normalizes names."""
     async with doubles() as (manager, _, _):
         python = await manager.get_runtime("python")
-        zone = await python.call_function("import datetime\ndef f(): return datetime.timezone.utc", "f")
+        zone = await python.call_function(
+            block("""
+                import datetime
+                def f(): return datetime.timezone.utc
+            """),
+            "f",
+        )
         assert zone.error is not None
         assert "value is of type timezone" in zone.error.message
         assert (await python.call_function("def \ufb01(): return 1", "\ufb01")).value == 1

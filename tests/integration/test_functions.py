@@ -11,7 +11,7 @@ import faasrt
 from faasrt import ExecutionResult, InvalidRequestError, Outcome, RuntimeManager, SandboxConfig
 from support.doubles import doubles
 from support.helpers import manager_at
-from support.tables import first_of
+from support.tables import block, first_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 PLACES = ["doubles", "embedded"]
@@ -122,13 +122,28 @@ async def test_python_functions_and_arguments(place: str, local: RuntimeManager)
     async with manager_at(place, local) as manager:
         python = await manager.get_runtime("python")
         assert (await python.call_function(PYTHON, "grade", ["ab"], {"weight": 5})).value["score"] == 10
-        assert (await python.call_function("class P:\n    def __init__(self, x): self.x = x", "P", [3])).value == {
-            "x": 3
-        }
+        assert (
+            await python.call_function(
+                block("""
+                    class P:
+                        def __init__(self, x): self.x = x
+                """),
+                "P",
+                [3],
+            )
+        ).value == {"x": 3}
         assert (await python.call_function("from math import hypot", "hypot", [3, 4])).value == 5
         assert (await python.call_function("f = lambda *a, **k: [a, k]", "f", [1], {"b": 2})).value == [[1], {"b": 2}]
         assert (await python.call_function("def f(): pass", "f")).value is None
-        assert (await python.call_function("return_val('x')\ndef f(): return_val('y'); return 1", "f")).value == 1
+        assert (
+            await python.call_function(
+                block("""
+                    return_val('x')
+                    def f(): return_val('y'); return 1
+                """),
+                "f",
+            )
+        ).value == 1
 
 
 async def test_javascript_functions() -> None:
@@ -400,7 +415,14 @@ async def test_a_crash_after_a_slow_start_is_no_timeout() -> None:
     """If the interpreter starts slowly, the program may crash later than its time limit after the request."""
     async with doubles() as (manager, python, _):
         python.start_up_s = 0.3
-        result = await manager.run_code("import ctypes\nctypes.string_at(0)", "python", timeout_ms=200)
+        result = await manager.run_code(
+            block("""
+                import ctypes
+                ctypes.string_at(0)
+            """),
+            "python",
+            timeout_ms=200,
+        )
         assert result.outcome is Outcome.CRASHED
 
 
@@ -481,7 +503,13 @@ async def test_two_hundred_cases_take_one_execution() -> None:
 
 async def test_a_case_that_returns_after_its_limit_is_a_timeout() -> None:
     """The next case still runs in the same execution."""
-    code = "import signal, time\ndef f(s):\n    signal.alarm(0)\n    time.sleep(s)\n    return s"
+    code = block("""
+        import signal, time
+        def f(s):
+            signal.alarm(0)
+            time.sleep(s)
+            return s
+    """)
     async with doubles() as (manager, python, _):
         results = await (await manager.get_runtime("python")).run_cases(code, "f", [(1.1,), (0,)], timeout_ms=1_000)
         assert [result.outcome for result in results] == ["TIMEOUT", "OK"]

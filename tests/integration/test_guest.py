@@ -18,6 +18,7 @@ from faasrt.protocol.frames import GuestReport, take_frames
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.request import RunRequest
 from support.doubles.python_faas import mangle
+from support.tables import block
 
 NONCE = "abc123"
 
@@ -54,7 +55,16 @@ def run(
 
 @pytest.mark.parametrize(
     ("code", "language"),
-    [("print('said')\nreturn_val(5)", "python"), ("console.log('said'); return_val(5);", "javascript")],
+    [
+        (
+            block("""
+                print('said')
+                return_val(5)
+            """),
+            "python",
+        ),
+        ("console.log('said'); return_val(5);", "javascript"),
+    ],
 )
 def test_guest_prints_only_frames(code: str, language: str, tmp_path: Path) -> None:
     """The frame is where the server looks for the return value. Output of the program is only inside the frame."""
@@ -74,7 +84,12 @@ def test_guest_prints_only_frames(code: str, language: str, tmp_path: Path) -> N
 
 def test_progress_of_cases_is_written_to_stderr(tmp_path: Path) -> None:
     """The record of each case is written when it ends, so it is known even if a later case kills the process."""
-    code = "import os, signal\ndef f(x):\n    if x == 2: os.kill(os.getpid(), signal.SIGKILL)\n    return x"
+    code = block("""
+        import os, signal
+        def f(x):
+            if x == 2: os.kill(os.getpid(), signal.SIGKILL)
+            return x
+    """)
     cases = [f"[[{number}], {{}}]" for number in range(4)]
     report, done = run(code, "python", tmp_path, function="f", cases=cases, single=False, begin_within_ms=1_000.0)
     assert done.returncode == -9
@@ -85,7 +100,12 @@ def test_progress_of_cases_is_written_to_stderr(tmp_path: Path) -> None:
 
 def test_threads_that_never_end_are_stopped(tmp_path: Path) -> None:
     """At the time limit, the guest program writes the frame to stdout and stderr, and exits."""
-    code = "import threading\ndef f():\n    while True: pass\nthreading.Thread(target=f).start()"
+    code = block("""
+        import threading
+        def f():
+            while True: pass
+        threading.Thread(target=f).start()
+    """)
     report, done = run(code, "python", tmp_path, limit_ms=300)
     assert report.records[0].outcome is Outcome.TIMEOUT
     assert done.returncode == 1
@@ -95,10 +115,13 @@ def test_threads_that_never_end_are_stopped(tmp_path: Path) -> None:
 
 def test_guest_restores_the_state_of_the_interpreter(tmp_path: Path) -> None:
     """The server uses the process afterwards, so the guest program restores streams, modules and builtins."""
-    code = (
-        "import builtins, json, os, sys\nbuiltins.print = sys.stdout = sys.stdin = None\nsys.setrecursionlimit(99)\n"
-        "assert (os.read(0, 9), json.x) == (b'in', 1)\ndel builtins.len"
-    )
+    code = block("""
+        import builtins, json, os, sys
+        builtins.print = sys.stdout = sys.stdin = None
+        sys.setrecursionlimit(99)
+        assert (os.read(0, 9), json.x) == (b'in', 1)
+        del builtins.len
+    """)
     given = ProgramInput.checked(Language.PYTHON, stdin="in", files={"json.py": "x = 1"}, collect=["*.py"])
     text = wrapped(code, "python", limit_ms=1_000, max_output_bytes=1_000, input=given)
     file = tmp_path / "host.py"

@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from faasrt import InvalidRequestError, Outcome, RejectedError, RuntimeManager
 from support.doubles import doubles
-from support.tables import first_of
+from support.tables import block, first_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -160,7 +160,10 @@ FILES = table(
     ("URL of the program", "console.log(import.meta.url)", {"files": {"x": ""}}, {"stdout": "file:///tmp/main.js\n"}),
     (
         "stack",
-        "console.log(new Error('x').stack);\nimport { f } from './a.js'; f()",
+        block("""
+            console.log(new Error('x').stack);
+            import { f } from './a.js'; f()
+        """),
         {"files": {"a.js": "export function f() { throw new TypeError('y') }"}},
         {
             "outcome": Outcome.USER_ERROR,

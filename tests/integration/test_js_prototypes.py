@@ -15,18 +15,27 @@ from support.doubles import JsFaas
 from support.doubles.piston import Piston
 from support.helpers import PATIENT
 from support.js_patches import NODE_BREAKS, PATCHES, THENABLE
+from support.tables import block
 
 # Each program has the patch in its first line.
 RAISE = " const fail = (e) => { throw e }, error = new TypeError('boom'), outer = new Error('out', { cause: error });\n"
 PROGRAMS = {
-    "ends": "{patch}\nconsole.log('a', 1.5); return_val('r');",
+    "ends": block("""
+        {patch}
+        console.log('a', 1.5); return_val('r');
+    """),
     "throws": RAISE + "{patch}\nconsole.log('a', 1.5); return_val('r'); (function f() { fail(error) })();",
     "throws later": RAISE + "setTimeout(() => fail(error)); {patch}\nconsole.log('a', 1.5);",
     "rejects": RAISE + "{patch}\nconsole.log('a'); await (async () => fail(outer))();",
-    "throws a number": "{patch}\nthrow 5;",
+    "throws a number": block("""
+        {patch}
+        throw 5;
+    """),
     "cases": RAISE + "{patch}\nfunction f(x) { if (x > 1) fail(error); console.log('c', x); return x + 1 }",
-    "values": "const value = [1, { a: 'é', 2: 3 }, new Map([[1, 2]]), new Set([3])]; {patch}\n"
-    "function f() { return value }",
+    "values": block("""
+        const value = [1, { a: 'é', 2: 3 }, new Map([[1, 2]]), new Set([3])]; {patch}
+        function f() { return value }
+    """),
 }
 TIMEOUT_MS = 30_000
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed")

@@ -10,53 +10,135 @@ import pytest_asyncio
 from faasrt import Outcome, RuntimeManager, Settings, TimeoutSettings
 from support.doubles import PyodideFaas
 from support.input_programs import PROGRAMS as INPUT_PROGRAMS
+from support.tables import block
 from support.whole_cases import encode_inputs, run_whole_cases
 
 pytestmark = [pytest.mark.pyodide, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300, func_only=True)]
 
-SLEEPY = "import time\nprint('on')\ntime.sleep(100)"
-CATCHING = "n = 0\nwhile True:\n    try:\n        while True: n += 1\n    except BaseException: print('caught')"
+SLEEPY = block("""
+    import time
+    print('on')
+    time.sleep(100)
+""")
+CATCHING = block("""
+    n = 0
+    while True:
+        try:
+            while True: n += 1
+        except BaseException: print('caught')
+""")
 PROGRAMS: dict[str, tuple[Outcome, str, str]] = {
     # code: (outcome, stdout, part of stderr)
-    "print('a')\nprint({'a': 1})  # don't\nprint('b')": (Outcome.OK, "a\n{'a': 1}\nb\n", ""),
-    "import sys\nprint('e', file=sys.stderr)\ndef f():\n    return 1 / 0\nf()": (
+    block("""
+        print('a')
+        print({'a': 1})  # don't
+        print('b')
+    """): (Outcome.OK, "a\n{'a': 1}\nb\n", ""),
+    block("""
+        import sys
+        print('e', file=sys.stderr)
+        def f():
+            return 1 / 0
+        f()
+    """): (
         Outcome.USER_ERROR,
         "",
         'File "main.py", line 4, in f',
     ),
-    "print('on')\nwhile True: pass": (Outcome.TIMEOUT, "on\n", ""),
+    block("""
+        print('on')
+        while True: pass
+    """): (Outcome.TIMEOUT, "on\n", ""),
     SLEEPY: (Outcome.TIMEOUT, "on\n", ""),
-    "import asyncio\nprint('on')\nawait asyncio.sleep(100)": (Outcome.TIMEOUT, "on\n", ""),
-    "import asyncio\nprint('on')\nasyncio.run(asyncio.sleep(100))": (Outcome.TIMEOUT, "on\n", ""),
-    "import asyncio\nasync def f():\n    while True: await asyncio.sleep(0)\nprint('on')\nawait f()": (
+    block("""
+        import asyncio
+        print('on')
+        await asyncio.sleep(100)
+    """): (Outcome.TIMEOUT, "on\n", ""),
+    block("""
+        import asyncio
+        print('on')
+        asyncio.run(asyncio.sleep(100))
+    """): (Outcome.TIMEOUT, "on\n", ""),
+    block("""
+        import asyncio
+        async def f():
+            while True: await asyncio.sleep(0)
+        print('on')
+        await f()
+    """): (
         Outcome.TIMEOUT,
         "on\n",
         "",
     ),
     CATCHING: (Outcome.TIMEOUT, "caught\n" * 10, ""),
-    "import sys\nprint('x')\nsys.exit(3)": (Outcome.USER_ERROR, "x\n", ""),
-    "import os\nprint('x')\nos._exit(3)": (Outcome.CRASHED, "x\n", ""),
-    "import sys\nsys.setrecursionlimit(10**6)\ndef f(): f()\nf()": (Outcome.CRASHED, "", "pyodide_fatal_error"),
+    block("""
+        import sys
+        print('x')
+        sys.exit(3)
+    """): (Outcome.USER_ERROR, "x\n", ""),
+    block("""
+        import os
+        print('x')
+        os._exit(3)
+    """): (Outcome.CRASHED, "x\n", ""),
+    block("""
+        import sys
+        sys.setrecursionlimit(10**6)
+        def f(): f()
+        f()
+    """): (Outcome.CRASHED, "", "pyodide_fatal_error"),
     "def f(:": (Outcome.SYNTAX_ERROR, "", "SyntaxError: invalid syntax"),
-    "import asyncio\nprint(await asyncio.sleep(0.01, 'awaited'))": (Outcome.OK, "awaited\n", ""),
-    "import asyncio\nasync def main():\n    await asyncio.sleep(0.01)\n    print(5)\nasyncio.run(main())": (
+    block("""
+        import asyncio
+        print(await asyncio.sleep(0.01, 'awaited'))
+    """): (Outcome.OK, "awaited\n", ""),
+    block("""
+        import asyncio
+        async def main():
+            await asyncio.sleep(0.01)
+            print(5)
+        asyncio.run(main())
+    """): (
         Outcome.OK,
         "5\n",
         "",
     ),
-    "class A:\n    def __del__(self):\n        print('del')\n        raise ValueError\na = A()": (
+    block("""
+        class A:
+            def __del__(self):
+                print('del')
+                raise ValueError
+        a = A()
+    """): (
         Outcome.OK,
         "del\n",
         "ValueError",
     ),
-    "import threading\nthreading.Thread(target=print).start()": (Outcome.USER_ERROR, "", "can't start new thread"),
-    "import os, sys\nos.write(1, b'raw\\n')\nsys.stdout.buffer.write(b'\\xf0\\x9f\\x8c\\x8d')\nprint('\\ud800')": (
+    block("""
+        import threading
+        threading.Thread(target=print).start()
+    """): (Outcome.USER_ERROR, "", "can't start new thread"),
+    block(r"""
+        import os, sys
+        os.write(1, b'raw\n')
+        sys.stdout.buffer.write(b'\xf0\x9f\x8c\x8d')
+        print('\ud800')
+    """): (
         Outcome.OK,
         "raw\n🌍\ud800\n",
         "",
     ),
-    "import sys\nprint('a')\nsys.stdout.close()": (Outcome.OK, "a\n", ""),
-    "import builtins\nprint('a')\ndel builtins.len, builtins.isinstance, builtins.print": (Outcome.OK, "a\n", ""),
+    block("""
+        import sys
+        print('a')
+        sys.stdout.close()
+    """): (Outcome.OK, "a\n", ""),
+    block("""
+        import builtins
+        print('a')
+        del builtins.len, builtins.isinstance, builtins.print
+    """): (Outcome.OK, "a\n", ""),
 }
 CASES = """
 import os
@@ -119,10 +201,15 @@ async def test_cases_in_pyodide_continue_after_a_crash(pyodide: tuple[PyodideFaa
 
 async def test_whole_programs_run_as_cases_in_pyodide(pyodide: tuple[PyodideFaas, RuntimeManager]) -> None:
     """One interpreter runs all cases. A case at its time limit ends the execution."""
-    code = (
-        "import os, sys, part\nassert not os.path.exists('out')\nopen('out', 'w').close()\n"
-        "print(input(), part.name, sys.argv)\nif part.name == 2:\n    while True: pass\nsys.exit(part.name)"
-    )
+    code = block("""
+        import os, sys, part
+        assert not os.path.exists('out')
+        open('out', 'w').close()
+        print(input(), part.name, sys.argv)
+        if part.name == 2:
+            while True: pass
+        sys.exit(part.name)
+    """)
     inputs = [{"stdin": f"in{n}", "argv": [str(n)], "files": {"part.py": f"name = {n}"}} for n in range(4)]
     response = await run_whole_cases(pyodide[0].url, code, encode_inputs(*inputs), timeout_ms=1_000)
     results = [response.result_of(index) for index in response.report.records]

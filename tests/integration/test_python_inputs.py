@@ -15,11 +15,16 @@ from faasrt.protocol.health import EndpointProfile
 from support.doubles import PythonFaas
 from support.helpers import WASM, manager_for
 from support.input_programs import PROGRAMS
-from support.tables import first_of
+from support.tables import block, first_of
 from support.whole_cases import encode_inputs, run_whole_cases
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-CASES = "import sys\nprint(input())\ndef f(x):\n    return [x, input(), open('a').read(), sys.stdin.read()]"
+CASES = block("""
+    import sys
+    print(input())
+    def f(x):
+        return [x, input(), open('a').read(), sys.stdin.read()]
+""")
 HOSTILE = """
 import os
 open('a', 'w').write('1')
@@ -87,7 +92,11 @@ async def test_definitions_and_cases_read_the_input_from_its_start(
 
 async def test_cases_read_descriptor_0_from_its_start(manager: RuntimeManager) -> None:
     """This works even where the guest program cannot replace the descriptor, as in WebAssembly without files."""
-    code = "import os\ndef f(x):\n    return [os.read(0, 2).decode(), os.read(0, 100).decode()]"
+    code = block("""
+        import os
+        def f(x):
+            return [os.read(0, 2).decode(), os.read(0, 100).decode()]
+    """)
     runtime = await manager.get_runtime("python")
     results = await runtime.run_cases(code, "f", [(0,), (1,)], stdin="abcd")
     assert [result.value for result in results] == [["ab", "cd"]] * 2
@@ -95,7 +104,10 @@ async def test_cases_read_descriptor_0_from_its_start(manager: RuntimeManager) -
 
 async def test_functions_have_input(manager: RuntimeManager) -> None:
     """The definitions and the call share the standard input."""
-    code = "def f():\n    return [input(), open('a').read()]"
+    code = block("""
+        def f():
+            return [input(), open('a').read()]
+    """)
     result = await (await manager.get_runtime("python")).call_function(code, "f", stdin="x\n", files={"a": "A"})
     assert result.value == ["x", "A"]
 
@@ -110,7 +122,11 @@ async def test_nothing_but_regular_files_is_collected(manager: RuntimeManager) -
 
 async def test_at_most_10000_entries_are_examined(double: RuntimeManager) -> None:
     """A program with more of them does not delay its answer."""
-    code = "import os\nfor name in 'ac': open(name, 'w').close()\nfor n in range(11_000): os.mkdir(f'b{n}')"
+    code = block("""
+        import os
+        for name in 'ac': open(name, 'w').close()
+        for n in range(11_000): os.mkdir(f'b{n}')
+    """)
     result = await double.run_code(code, "python", collect=["**"])
     assert result.outcome is Outcome.OK, result
     assert set(result.files) <= {"a"}
@@ -119,7 +135,11 @@ async def test_at_most_10000_entries_are_examined(double: RuntimeManager) -> Non
 
 async def test_programs_without_files_have_no_folder_in_webassembly(local_wasm: RuntimeManager) -> None:
     """Standard input and arguments alone do not change what a program sees of files."""
-    code = "import os, sys\nprint(os.getcwd(), sys.path[0], os.path.exists('/tmp'))\nopen('x', 'w')"
+    code = block("""
+        import os, sys
+        print(os.getcwd(), sys.path[0], os.path.exists('/tmp'))
+        open('x', 'w')
+    """)
     for given in ({}, {"stdin": "a", "argv": ["b"]}):
         result = await local_wasm.run_code(code, "python", **given)
         assert (result.outcome, result.stdout) == (Outcome.USER_ERROR, "/ /usr/local/lib/python315.zip False\n")
@@ -200,7 +220,10 @@ async def test_webassembly_programs_cannot_leave_or_overfill_their_folder(wasm_s
 
 async def test_files_are_collected_when_memory_runs_out(python: RuntimeManager) -> None:
     """The host collects them after the program has ended."""
-    code = "open('a', 'w').write('1')\nheld = [bytearray(10**7) for _ in range(1000)]"
+    code = block("""
+        open('a', 'w').write('1')
+        held = [bytearray(10**7) for _ in range(1000)]
+    """)
     result = await python.run_code(code, "python", collect=["*"])
     assert result.outcome is Outcome.MEMORY_LIMIT or (result.error and result.error.name == "MemoryError")
     assert result.files == {"a": b"1"}
@@ -208,13 +231,15 @@ async def test_files_are_collected_when_memory_runs_out(python: RuntimeManager) 
 
 async def test_whole_programs_run_as_cases(double_url: str) -> None:
     """Each case has its own input, folder, namespace and record, and an exit ends only its case."""
-    code = (
-        "import atexit, os, sys, part\n"
-        "assert 'seen' not in globals() and not os.path.exists('out')\n"
-        "seen = 1\nopen('out', 'w').write(part.name)\natexit.register(print, 'bye')\n"
-        "print(__name__, input(), sys.argv, open('shared').read(), file=sys.stderr)\n"
-        "sys.exit(int(sys.argv[1]))"
-    )
+    code = block("""
+        import atexit, os, sys, part
+        assert 'seen' not in globals() and not os.path.exists('out')
+        seen = 1
+        open('out', 'w').write(part.name)
+        atexit.register(print, 'bye')
+        print(__name__, input(), sys.argv, open('shared').read(), file=sys.stderr)
+        sys.exit(int(sys.argv[1]))
+    """)
     inputs = [{"stdin": f"in{n}", "argv": [str(n)], "files": {"part.py": f"name = '{n}'"}} for n in range(3)]
     response = await run_whole_cases(double_url, code, encode_inputs(*inputs), files={"shared": "S"}, collect=["o*"])
     assert response.report.final
@@ -229,7 +254,11 @@ async def test_whole_programs_run_as_cases(double_url: str) -> None:
 
 async def test_whole_programs_run_as_cases_in_the_embedded_faas(local: RuntimeManager) -> None:
     """The guest program gives each case a copy of the shared files, although the server can pass files on."""
-    code = "import os, sys\nopen('a', 'a').write(input())\nprint(open('a').read(), sys.argv, os.listdir('d'))"
+    code = block("""
+        import os, sys
+        open('a', 'a').write(input())
+        print(open('a').read(), sys.argv, os.listdir('d'))
+    """)
     inputs = [{"stdin": str(n), "argv": ["x"] * n} for n in range(3)]
     url = (await local.get_health_status()).endpoints[0].endpoint
     profile = EndpointProfile(
@@ -245,10 +274,13 @@ async def test_whole_programs_run_as_cases_in_the_embedded_faas(local: RuntimeMa
 
 async def test_files_of_whole_programs_fit_into_a_frame(local: RuntimeManager) -> None:
     """A frame is the return value of an embedded FaaS, which cuts longer ones. Larger files are left out."""
-    code = (
-        "import os, sys\nprint('x' * 2_000_000)\nprint('x' * 2_000_000, file=sys.stderr)\nreturn_val('x' * 2_000_000)\n"
-        "for name, size in (('a', 300_000), ('b', 700_000)): open(name, 'wb').write(os.urandom(size))"
-    )
+    code = block("""
+        import os, sys
+        print('x' * 2_000_000)
+        print('x' * 2_000_000, file=sys.stderr)
+        return_val('x' * 2_000_000)
+        for name, size in (('a', 300_000), ('b', 700_000)): open(name, 'wb').write(os.urandom(size))
+    """)
     url = (await local.get_health_status()).endpoints[0].endpoint
     profile = EndpointProfile(lossless=True, enforces_timeouts=True)
     response = await run_whole_cases(url, code, encode_inputs({"collect": ["*"]}), profile=profile)
@@ -260,7 +292,13 @@ async def test_files_of_whole_programs_fit_into_a_frame(local: RuntimeManager) -
 
 async def test_a_case_at_its_time_limit_ends_the_execution(double_url: str) -> None:
     """Its record and those of earlier cases are kept. Cases that did not begin have no record."""
-    code = "import time\nword = input()\nprint(word)\nif word == 'loop':\n    while True: pass"
+    code = block("""
+        import time
+        word = input()
+        print(word)
+        if word == 'loop':
+            while True: pass
+    """)
     inputs = [{"stdin": word} for word in ("a", "loop", "b")]
     response = await run_whole_cases(double_url, code, encode_inputs(*inputs), timeout_ms=700)
     assert [response.result_of(index).outcome for index in response.report.records] == ["OK", "TIMEOUT"]
@@ -270,14 +308,50 @@ async def test_a_case_at_its_time_limit_ends_the_execution(double_url: str) -> N
 @pytest.mark.parametrize(
     ("code", "outcomes"),
     [
-        ("import os\nif input() == 'x': os._exit(2)", ["OK", "CRASHED"]),
-        ("import os\nif input() == 'x': os.fork()", ["OK", "OK", "OK"]),
+        (
+            block("""
+                import os
+                if input() == 'x': os._exit(2)
+            """),
+            ["OK", "CRASHED"],
+        ),
+        (
+            block("""
+                import os
+                if input() == 'x': os.fork()
+            """),
+            ["OK", "OK", "OK"],
+        ),
         ("if input() == 'x': raise ValueError", ["OK", "USER_ERROR", "OK"]),
         ("if input() == 'x': return_val(1)\nelse: def", ["SYNTAX_ERROR"] * 3),
-        ("import builtins\nif input() == 'x': del builtins.print, builtins.len", ["OK", "OK", "OK"]),
-        ("import os, sys\nif input() == 'x': os.chdir('/'), sys.path.clear(), os.close(0)", ["OK", "OK", "OK"]),
-        ("import sys\nif input() == 'x': sys.stdin.close(), sys.stdout.close()", ["OK", "OK", "OK"]),
-        ("import os, shutil\nif input() == 'x': shutil.rmtree(os.getcwd())", ["OK", "OK", "OK"]),
+        (
+            block("""
+                import builtins
+                if input() == 'x': del builtins.print, builtins.len
+            """),
+            ["OK", "OK", "OK"],
+        ),
+        (
+            block("""
+                import os, sys
+                if input() == 'x': os.chdir('/'), sys.path.clear(), os.close(0)
+            """),
+            ["OK", "OK", "OK"],
+        ),
+        (
+            block("""
+                import sys
+                if input() == 'x': sys.stdin.close(), sys.stdout.close()
+            """),
+            ["OK", "OK", "OK"],
+        ),
+        (
+            block("""
+                import os, shutil
+                if input() == 'x': shutil.rmtree(os.getcwd())
+            """),
+            ["OK", "OK", "OK"],
+        ),
     ],
 )
 async def test_later_cases_run_after_a_case_that_fails(double_url: str, code: str, outcomes: list[str]) -> None:
@@ -288,10 +362,13 @@ async def test_later_cases_run_after_a_case_that_fails(double_url: str, code: st
 
 async def test_the_guest_program_removes_its_folders(double_url: str) -> None:
     """No file of a program is left on the server."""
-    code = (
-        "import os\nprint(os.getcwd(), end='')\nos.makedirs('a/b')\nos.symlink('/', 'a/link')\n"
-        "open('a/b/c', 'w').close()"
-    )
+    code = block("""
+        import os
+        print(os.getcwd(), end='')
+        os.makedirs('a/b')
+        os.symlink('/', 'a/link')
+        open('a/b/c', 'w').close()
+    """)
     response = await run_whole_cases(double_url, code, encode_inputs({"stdin": "a"}, {"files": {"x": ""}}))
     folders = [response.result_of(index).stdout for index in (0, 1)]
     assert len(set(folders)) == 2

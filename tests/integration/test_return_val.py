@@ -13,6 +13,7 @@ from faasrt.languages import Language
 from faasrt.protocol.return_val import defines_return_val, return_val_function, take_return_val
 from faasrt.protocol.streams import cut_text
 from support.helpers import manager_at
+from support.tables import block
 
 PYTHON, JAVASCRIPT = Language.PYTHON, Language.JAVASCRIPT
 START, END = "__COZE_RETURN_VAL_START__", "__COZE_RETURN_VAL_END__"
@@ -23,9 +24,23 @@ PLACES = ["doubles", "embedded", "embedded, enveloped"]
     ("language", "code", "defined"),
     [
         (PYTHON, return_val_function(PYTHON) + "return_val(1)", True),
-        (PYTHON, "x = 1\nreturn_val = print", True),
+        (
+            PYTHON,
+            block("""
+                x = 1
+                return_val = print
+            """),
+            True,
+        ),
         (PYTHON, "return_val(1)", False),
-        (PYTHON, "if x:\n    def return_val(v): pass", False),
+        (
+            PYTHON,
+            block("""
+                if x:
+                    def return_val(v): pass
+            """),
+            False,
+        ),
         (PYTHON, "def return_value(v): pass", False),
         (JAVASCRIPT, return_val_function(JAVASCRIPT) + "return_val(1)", True),
         (JAVASCRIPT, "\n\n \t const\nreturn_val = console.log;", True),

@@ -31,12 +31,18 @@ from faasrt.telemetry.events import AttemptFinished, CallFinished, CallStarted, 
 from faasrt.testing import FakeFaaS, FaultProxy, Reply
 from support.helpers import WASM, Clock, manager_at, manager_for, until_active
 from support.served import until, with_word
+from support.tables import block
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 Serve = Callable[..., Awaitable[str]]
 
 ENDLESS = {
-    "python": "import time\nwhile True:\n    print('tick', flush=True)\n    time.sleep(0.05)",
+    "python": block("""
+        import time
+        while True:
+            print('tick', flush=True)
+            time.sleep(0.05)
+    """),
     "typescript": "setInterval(() => console.log('tick' as string), 50)",
 }
 OWN_PYTHON = """
@@ -52,37 +58,85 @@ print("after")
 PROGRAMS = {
     "python": {
         "nothing": "pass",
-        "both streams": "import sys\nfor n in range(50):\n    print(n)\n    print(-n, file=sys.stderr)",
-        "split characters": "import os, time\nfor n in 'é€😀'.encode(): os.write(1, bytes([n])); time.sleep(0.01)",
-        "invalid bytes": "import os, time\nfor n in b'\\xff\\xe2\\x82a\\xf0': os.write(1, bytes([n])); time.sleep(.01)",
-        "surrogates": "import os\nprint('\\ud800', flush=True)\nos.write(1, b'\\xff\\xed\\xa0\\x80\\xed\\xa0')",
-        "return value": "print('a', end='')\nreturn_val('[1, 2]')\nprint('b')",
+        "both streams": block("""
+            import sys
+            for n in range(50):
+                print(n)
+                print(-n, file=sys.stderr)
+        """),
+        "split characters": block("""
+            import os, time
+            for n in 'é€😀'.encode(): os.write(1, bytes([n])); time.sleep(0.01)
+        """),
+        "invalid bytes": block(r"""
+            import os, time
+            for n in b'\xff\xe2\x82a\xf0': os.write(1, bytes([n])); time.sleep(.01)
+        """),
+        "surrogates": block(r"""
+            import os
+            print('\ud800', flush=True)
+            os.write(1, b'\xff\xed\xa0\x80\xed\xa0')
+        """),
+        "return value": block("""
+            print('a', end='')
+            return_val('[1, 2]')
+            print('b')
+        """),
         "own return_val": OWN_PYTHON,
-        "exception": "print('a')\n1 / 0",
-        "exit code": "import sys\nprint('a')\nsys.exit(3)",
-        "hard exit": "import os\nprint('a', flush=True)\nos._exit(1)",
+        "exception": block("""
+            print('a')
+            1 / 0
+        """),
+        "exit code": block("""
+            import sys
+            print('a')
+            sys.exit(3)
+        """),
+        "hard exit": block("""
+            import os
+            print('a', flush=True)
+            os._exit(1)
+        """),
         "syntax error": "def f(:",
         "300 kB": "print('x' * 300_000)",
         "cut": "print('é' * 700_000)",
         "too much": "while True: print('x' * 1000)",
-        "timeout": "import time\nprint('a', flush=True)\ntime.sleep(60)",
-        "memory": "print('a', flush=True)\ndata = []\nwhile True: data.append(bytearray(10**6))",
+        "timeout": block("""
+            import time
+            print('a', flush=True)
+            time.sleep(60)
+        """),
+        "memory": block("""
+            print('a', flush=True)
+            data = []
+            while True: data.append(bytearray(10**6))
+        """),
     },
     "typescript": {
         "nothing": "",
         "both streams": "for (let n = 0; n < 50; n++) { console.log(n); console.error(-n); }",
         "invalid bytes": "for (const b of [255, 226, 130, 97, 240, 159]) Deno.stdout.writeSync(new Uint8Array([b]));",
-        "stack": "console.log(new Error('a').stack); console.error(import.meta.url);\nthrow new Error('b');",
+        "stack": block("""
+            console.log(new Error('a').stack); console.error(import.meta.url);
+            throw new Error('b');
+        """),
         "part of the location": "console.log('blob:nul'); console.log('b'); console.error('blob');",
         "return value": "console.log('a'); return_val('[1]'); console.log('b');",
-        "own return_val": "function return_val(v) { console.log(v); }\nconsole.log(1); return_val('{\"b\": 1}');",
+        "own return_val": block("""
+            function return_val(v) { console.log(v); }
+            console.log(1); return_val('{"b": 1}');
+        """),
         "exit code": "console.log('a'); Deno.exit(3);",
         "syntax error": "let = ;",
         "too much": "while (true) console.log('x'.repeat(1000));",
         "timeout": "console.log('a'); await new Promise((r) => setTimeout(r, 60_000))",
-        "url in pieces": "const url = new TextEncoder().encode(import.meta.url);\n"
-        "for (const byte of url) {\n  Deno.stdout.writeSync(new Uint8Array([byte]));\n"
-        "  await new Promise((resolve) => setTimeout(resolve, 1));\n}",
+        "url in pieces": block("""
+            const url = new TextEncoder().encode(import.meta.url);
+            for (const byte of url) {
+              Deno.stdout.writeSync(new Uint8Array([byte]));
+              await new Promise((resolve) => setTimeout(resolve, 1));
+            }
+        """),
         "memory": "console.error('a'); const all = []; while (true) all.push(new Array(10_000).fill(0.5));",
     },
 }  # fmt: skip

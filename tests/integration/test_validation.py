@@ -16,6 +16,7 @@ from faasrt import InvalidRequestError, Outcome, RuntimeClosedError, RuntimeMana
 from faasrt.syntax import PythonChecker
 from support.cli import faasrt
 from support.helpers import manager_for
+from support.tables import block
 
 URL = "http://127.0.0.1:1"  # no server listens here, because a local check sends no request
 
@@ -24,7 +25,13 @@ URL = "http://127.0.0.1:1"  # no server listens here, because a local check send
     ("code", "place"),
     [
         ("print('(')", None),
-        ("# don't\nx = '''\"'''", None),
+        (
+            block("""
+                # don't
+                x = '''"'''
+            """),
+            None,
+        ),
         ("while True: pass", None),
         ("import os; os._exit(1)", None),
         ("print('\\d')", None),

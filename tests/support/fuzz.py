@@ -25,6 +25,7 @@ import attrs
 from faasrt import Outcome, RuntimeManager, Settings
 from support.doubles import JsFaas, PythonFaas
 from support.programs import EXACT_JAVASCRIPT, EXACT_PYTHON, PROGRAMS
+from support.tables import block
 
 TEXTS = [
     "__COZE_RETURN_VAL_START__",
@@ -47,19 +48,46 @@ TEXTS = [
 ]
 PYTHON_ENDINGS = {
     "": Outcome.OK,
-    "import sys\nsys.exit()": Outcome.OK,
-    "import sys\nsys.exit(3)": Outcome.USER_ERROR,
-    "import sys\nsys.exit('no')": Outcome.USER_ERROR,
+    block("""
+        import sys
+        sys.exit()
+    """): Outcome.OK,
+    block("""
+        import sys
+        sys.exit(3)
+    """): Outcome.USER_ERROR,
+    block("""
+        import sys
+        sys.exit('no')
+    """): Outcome.USER_ERROR,
     "raise ValueError('timed out')": Outcome.USER_ERROR,
     "1 / 0": Outcome.USER_ERROR,
     "raise SyntaxError('mine')": Outcome.USER_ERROR,
     "raise KeyboardInterrupt": Outcome.USER_ERROR,
-    "def f(n): return f(n + 1)\nf(0)": Outcome.USER_ERROR,
-    "import os\nos._exit(7)": Outcome.CRASHED,
+    block("""
+        def f(n): return f(n + 1)
+        f(0)
+    """): Outcome.USER_ERROR,
+    block("""
+        import os
+        os._exit(7)
+    """): Outcome.CRASHED,
     "while True: pass": Outcome.TIMEOUT,
-    "import time\ntime.sleep(60)": Outcome.TIMEOUT,
-    "n = 0\nwhile True:\n    try:\n        while True: n += 1\n    except Exception: pass": Outcome.TIMEOUT,
-    "def f(:\n    pass": Outcome.SYNTAX_ERROR,
+    block("""
+        import time
+        time.sleep(60)
+    """): Outcome.TIMEOUT,
+    block("""
+        n = 0
+        while True:
+            try:
+                while True: n += 1
+            except Exception: pass
+    """): Outcome.TIMEOUT,
+    block("""
+        def f(:
+            pass
+    """): Outcome.SYNTAX_ERROR,
 }
 JAVASCRIPT_ENDINGS = {
     "": Outcome.OK,
@@ -125,7 +153,19 @@ def mutated(chance: random.Random) -> Program:
     code = chance.choice(corpus[language])
     for _ in range(chance.randint(1, 3)):
         place = chance.randrange(len(code) + 1)
-        code = code[:place] + chance.choice([*"()[]{}'\"\n:; #=+x0", ""]) + code[place + chance.randint(0, 2) :]
+        code = (
+            code[:place]
+            + chance.choice(
+                [
+                    *block("""
+                        ()[]{}'"
+                        :; #=+x0
+                    """),
+                    "",
+                ]
+            )
+            + code[place + chance.randint(0, 2) :]
+        )
     outcome = None
     if language == "python":
         try:

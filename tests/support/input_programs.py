@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from faasrt import Outcome
+from support.tables import block
 
 BYTES = bytes(range(256))
 LARGE = BYTES * 20_000  # 5 MB
@@ -93,102 +94,192 @@ def digest(data: bytes) -> str:
 
 
 PROGRAMS = {
-    "no input": InputProgram("import sys\nprint(repr(sys.stdin.read()), sys.argv)", "'' ['main.py']\n"),
+    "no input": InputProgram(
+        block("""
+            import sys
+            print(repr(sys.stdin.read()), sys.argv)
+        """),
+        "'' ['main.py']\n",
+    ),
     "empty input": InputProgram(
-        "import sys\nprint(repr(sys.stdin.read()), sys.argv)",
+        block("""
+            import sys
+            print(repr(sys.stdin.read()), sys.argv)
+        """),
         "'' ['main.py']\n",
         {"stdin": "", "argv": [], "files": {}, "collect": []},
     ),
     "lines": InputProgram(
-        "print(input())\nprint(input())\ntry: input()\nexcept EOFError: print('end')", "a\nb\nend\n", {"stdin": "a\nb"}
+        block("""
+            print(input())
+            print(input())
+            try: input()
+            except EOFError: print('end')
+        """),
+        "a\nb\nend\n",
+        {"stdin": "a\nb"},
     ),
     "lines of sys.stdin": InputProgram(
-        "import sys\nprint([line for line in sys.stdin], sys.stdin.fileno())", "['a\\n', 'b'] 0\n", {"stdin": "a\nb"}
+        block("""
+            import sys
+            print([line for line in sys.stdin], sys.stdin.fileno())
+        """),
+        "['a\\n', 'b'] 0\n",
+        {"stdin": "a\nb"},
     ),
     "bytes": InputProgram(
-        "import sys\nprint(sys.stdin.buffer.read() == bytes(range(256)))", "True\n", {"stdin": BYTES}
+        block("""
+            import sys
+            print(sys.stdin.buffer.read() == bytes(range(256)))
+        """),
+        "True\n",
+        {"stdin": BYTES},
     ),
     "bytes as text": InputProgram("print(ascii(input()))", "'a\\udcff'\n", {"stdin": b"a\xff\n"}),
     "descriptor 0": InputProgram(
-        "import os\nprint(os.read(0, 2), os.read(0, 100), os.read(0, 1))", "b'ab' b'cd' b''\n", {"stdin": "abcd"}
+        block("""
+            import os
+            print(os.read(0, 2), os.read(0, 100), os.read(0, 1))
+        """),
+        "b'ab' b'cd' b''\n",
+        {"stdin": "abcd"},
     ),
     "open(0)": InputProgram("print(open(0).read())", "abcd\n", {"stdin": "abcd"}),
-    "closed input": InputProgram("import os\nos.close(0)\nprint('closed')", "closed\n", {"stdin": "abcd"}),
+    "closed input": InputProgram(
+        block("""
+            import os
+            os.close(0)
+            print('closed')
+        """),
+        "closed\n",
+        {"stdin": "abcd"},
+    ),
     "5 MB": InputProgram(
-        "import hashlib, sys\nprint(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())",
+        block("""
+            import hashlib, sys
+            print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())
+        """),
         digest(LARGE) + "\n",
         {"stdin": LARGE},
     ),
     "5 MB of text": InputProgram(
-        "import sys\nprint(len(sys.stdin.read()))", "5000000\n", {"stdin": "0123456789" * 500_000}
+        block("""
+            import sys
+            print(len(sys.stdin.read()))
+        """),
+        "5000000\n",
+        {"stdin": "0123456789" * 500_000},
     ),
     "5 MB that are never read": InputProgram("print('done')", "done\n", {"stdin": LARGE}),
     "unicode": InputProgram(
-        "import os, sys\nprint(input(), sys.argv[1:], 'é🌍.txt' in os.listdir())\n"
-        "print(open('é🌍.txt', encoding='utf-8').read())",
+        block("""
+            import os, sys
+            print(input(), sys.argv[1:], 'é🌍.txt' in os.listdir())
+            print(open('é🌍.txt', encoding='utf-8').read())
+        """),
         "é🌍 ['é🌍'] True\né🌍\n",
         {"stdin": "é🌍\n", "argv": ["é🌍"], "files": {"é🌍.txt": "é🌍"}},
     ),
     "arguments": InputProgram(
-        "import sys\nprint(sys.argv[1:])",
+        block("""
+            import sys
+            print(sys.argv[1:])
+        """),
         "['a b', '', 'c\\nd', '-c', '--', '\"\\'', '$HOME']\n",
         {"argv": ["a b", "", "c\nd", "-c", "--", "\"'", "$HOME"]},
     ),
     "1,000 arguments": InputProgram(
-        "import sys\nprint(len(sys.argv), {len(text) for text in sys.argv[1:]})",
+        block("""
+            import sys
+            print(len(sys.argv), {len(text) for text in sys.argv[1:]})
+        """),
         "1001 {2000}\n",
         {"argv": ["x" * 2000] * 1000},
     ),
     "100 files": InputProgram(
-        "import os\nprint(sum(name.endswith('.txt') for name in os.listdir()))\n"
-        "print(sum(int(open(f'f{n}.txt').read()) for n in range(100)))",
+        block("""
+            import os
+            print(sum(name.endswith('.txt') for name in os.listdir()))
+            print(sum(int(open(f'f{n}.txt').read()) for n in range(100)))
+        """),
         "100\n4950\n",
         {"files": MANY},
     ),
     "file in a folder": InputProgram(
-        "import os\nprint(open('data/x/in.bin', 'rb').read() == bytes(range(256)), os.listdir('data'))",
+        block("""
+            import os
+            print(open('data/x/in.bin', 'rb').read() == bytes(range(256)), os.listdir('data'))
+        """),
         "True ['x']\n",
         {"files": {"data/x/in.bin": BYTES}},
     ),
     "modules": InputProgram(
-        "import helper, package.inner\nprint(helper.name, package.inner.name)",
+        block("""
+            import helper, package.inner
+            print(helper.name, package.inner.name)
+        """),
         "helper inner\n",
         {"files": {"helper.py": "name = 'helper'", "package/inner.py": "name = 'inner'"}},
     ),
     "modules with names of the standard library": InputProgram(
-        "import json, statistics, enum, csv\nprint(json.name, statistics.name, enum.name, csv.name)",
+        block("""
+            import json, statistics, enum, csv
+            print(json.name, statistics.name, enum.name, csv.name)
+        """),
         "j s e c\n",
         {"files": {f"{name}.py": f"name = '{name[0]}'" for name in ("json", "statistics", "enum", "csv")}},
     ),
     "a file named __main__.py": InputProgram("print(__name__)", "__main__\n", {"files": {"__main__.py": "1"}}),
     "module written by the program": InputProgram(
-        "open('own.py', 'w').write('name = 5')\nimport own\nprint(own.name)", "5\n", {"files": {"a": ""}}
+        block("""
+            open('own.py', 'w').write('name = 5')
+            import own
+            print(own.name)
+        """),
+        "5\n",
+        {"files": {"a": ""}},
     ),
     "own file": InputProgram(
-        "import os, sys\nprint(os.path.samefile(__file__, 'main.py'), sys.path[0] == os.getcwd())\n"
-        "print(open(__file__).readline())",
+        block("""
+            import os, sys
+            print(os.path.samefile(__file__, 'main.py'), sys.path[0] == os.getcwd())
+            print(open(__file__).readline())
+        """),
         "True True\nimport os, sys\n\n",
         {"files": {"a": ""}},
     ),
     "calls": InputProgram(FILE_CALLS, FILE_OUTPUT, {"collect": ["**"]}),
     "file that is open twice": InputProgram(
-        "import os\nfile = open('a', 'w')\nfile.write('1')\nfile.flush()\nos.fsync(file.fileno())\n"
-        "print(open('a').read())",
+        block("""
+            import os
+            file = open('a', 'w')
+            file.write('1')
+            file.flush()
+            os.fsync(file.fileno())
+            print(open('a').read())
+        """),
         "1\n",
         {"collect": ["a"]},
         files={"a": b"1"},
     ),
     "collect": InputProgram(
-        "import os\nos.makedirs('out/deep')\n"
-        "for path in ('a.csv', 'b.txt', 'out/c.csv', 'out/deep/d.csv', '.hidden.csv'):\n"
-        "    open(path, 'w').write(path)\n"
-        "open('out/e.bin', 'wb').write(bytes(range(256)))",
+        block("""
+            import os
+            os.makedirs('out/deep')
+            for path in ('a.csv', 'b.txt', 'out/c.csv', 'out/deep/d.csv', '.hidden.csv'):
+                open(path, 'w').write(path)
+            open('out/e.bin', 'wb').write(bytes(range(256)))
+        """),
         "",
         {"collect": ["*.csv", "out/**/*.csv", "out/*.bin", "main.py", "missing"]},
         files={"a.csv": b"a.csv", "out/c.csv": b"out/c.csv", "out/deep/d.csv": b"out/deep/d.csv", "out/e.bin": BYTES},
     ),
     "collect changed files": InputProgram(
-        "import os\nopen('a', 'a').write('2')\nos.remove('b')",
+        block("""
+            import os
+            open('a', 'a').write('2')
+            os.remove('b')
+        """),
         "",
         {"files": {"a": "1", "b": "1", "c": ""}, "collect": ["*"]},
         files={"a": b"12", "c": b""},
@@ -214,47 +305,82 @@ PROGRAMS = {
         truncated=True,
     ),
     "collect from a deep folder": InputProgram(
-        "import os\nos.makedirs('a/' * 31)\nopen('a/' * 31 + 'kept', 'w').close()\n"
-        "for _ in range(40):\n    os.makedirs('b', exist_ok=True)\n    os.chdir('b')\n"
-        "open('lost', 'w').close()",
+        block("""
+            import os
+            os.makedirs('a/' * 31)
+            open('a/' * 31 + 'kept', 'w').close()
+            for _ in range(40):
+                os.makedirs('b', exist_ok=True)
+                os.chdir('b')
+            open('lost', 'w').close()
+        """),
         "",
         {"collect": ["**"]},
         files={"a/" * 31 + "kept": b""},
         truncated=True,
     ),
     "collect long paths": InputProgram(
-        "import os\nfor _ in range(6):\n    os.mkdir('d' * 200)\n    os.chdir('d' * 200)\n    open('x', 'w').close()",
+        block("""
+            import os
+            for _ in range(6):
+                os.mkdir('d' * 200)
+                os.chdir('d' * 200)
+                open('x', 'w').close()
+        """),
         "",
         {"collect": ["**"]},
         files={"/".join(["d" * 200] * number + ["x"]): b"" for number in range(1, 6)},
         truncated=True,
     ),
     "timeout": InputProgram(
-        "import time\nopen('a', 'w').write('1')\nprint('on', flush=True)\ntime.sleep(60)",
+        block("""
+            import time
+            open('a', 'w').write('1')
+            print('on', flush=True)
+            time.sleep(60)
+        """),
         "on\n",
         {"collect": ["*"], "timeout_ms": 1500},
         outcome=Outcome.TIMEOUT,
         files={"a": b"1"},
     ),
     "exception": InputProgram(
-        "open('a', 'w').write('1')\n1 / 0", "", {"collect": ["*"]}, outcome=Outcome.USER_ERROR, files={"a": b"1"}
+        block("""
+            open('a', 'w').write('1')
+            1 / 0
+        """),
+        "",
+        {"collect": ["*"]},
+        outcome=Outcome.USER_ERROR,
+        files={"a": b"1"},
     ),
     "exit": InputProgram(
-        "import sys\nopen('a', 'w').write('1')\nsys.exit(3)",
+        block("""
+            import sys
+            open('a', 'w').write('1')
+            sys.exit(3)
+        """),
         "",
         {"collect": ["*"]},
         outcome=Outcome.USER_ERROR,
         files={"a": b"1"},
     ),
     "hard exit": InputProgram(
-        "import os\nopen('a', 'w').write('1')\nos._exit(3)",
+        block("""
+            import os
+            open('a', 'w').write('1')
+            os._exit(3)
+        """),
         "",
         {"collect": ["*"]},
         outcome=Outcome.CRASHED,
         files={"a": b"1"},
     ),
     "too much output": InputProgram(
-        "open('a', 'w').write('1')\nwhile True: print('x' * 1000)",
+        block("""
+            open('a', 'w').write('1')
+            while True: print('x' * 1000)
+        """),
         "",
         {"collect": ["*"]},
         outcome=Outcome.OUTPUT_LIMIT,

@@ -1,41 +1,157 @@
 """Programs for the tests of the envelope."""
-# fmt: off
 
 from __future__ import annotations
 
 from faasrt import Outcome
+from support.tables import block
 
 # Programs whose results in the envelope must equal those of the interpreter alone.
 PROGRAMS = {
     "python": [
-        "import sys\nfor i in range(3):\n    print(i, end='')\n    print(-i, file=sys.stderr, end=' ')",
-        "import sys\nsys.stdout.buffer.write(b'bytes\\n')\nprint('text')\nsys.stdout.write('no end')",
-        "import os\nprint('a', flush=True)\nos.write(1, b'raw\\n')\nprint('b')",
-        "def f(n):\n    if n == 0:\n        raise KeyError('deep')\n    f(n - 1)\n\ntry:\n    f(2)\nexcept KeyError as e:\n    raise RuntimeError('outer') from e",
-        "try:\n    1 / 0\nexcept ZeroDivisionError:\n    [][1]",
+        block("""
+            import sys
+            for i in range(3):
+                print(i, end='')
+                print(-i, file=sys.stderr, end=' ')
+        """),
+        block(r"""
+            import sys
+            sys.stdout.buffer.write(b'bytes\n')
+            print('text')
+            sys.stdout.write('no end')
+        """),
+        block(r"""
+            import os
+            print('a', flush=True)
+            os.write(1, b'raw\n')
+            print('b')
+        """),
+        block("""
+            def f(n):
+                if n == 0:
+                    raise KeyError('deep')
+                f(n - 1)
+
+            try:
+                f(2)
+            except KeyError as e:
+                raise RuntimeError('outer') from e
+        """),
+        block("""
+            try:
+                1 / 0
+            except ZeroDivisionError:
+                [][1]
+        """),
         "raise ExceptionGroup('several', [ValueError(1), TypeError(2)])",
-        "e = ValueError('x')\ne.add_note('a note')\nraise e",
-        "import dataclasses, pickle\n@dataclasses.dataclass\nclass P:\n    x: int\nprint(pickle.loads(pickle.dumps(P(3))), __name__, P.__module__)",
-        "import inspect\ndef f():\n    # a comment\n    return 1\nprint(inspect.getsource(f))",
-        "import sys\nsys.exit('a message')",
+        block("""
+            e = ValueError('x')
+            e.add_note('a note')
+            raise e
+        """),
+        block("""
+            import dataclasses, pickle
+            @dataclasses.dataclass
+            class P:
+                x: int
+            print(pickle.loads(pickle.dumps(P(3))), __name__, P.__module__)
+        """),
+        block("""
+            import inspect
+            def f():
+                # a comment
+                return 1
+            print(inspect.getsource(f))
+        """),
+        block("""
+            import sys
+            sys.exit('a message')
+        """),
         "raise SystemExit(256 + 7)",
-        "import atexit\natexit.register(print, 'at exit')\nprint('first')",
-        "import threading, time\ndef work():\n    time.sleep(0.05)\n    print('from a thread')\nthreading.Thread(target=work).start()\nprint('main')",
-        "import threading\nt = threading.Thread(target=lambda: 1 / 0, name='t')\nt.start()\nt.join()\nprint('after')",
-        "import sys\nsys.stdout = None\nprint('nowhere')\nsys.stderr.write('still here')",
-        "import sys\nprint('before')\nsys.stdout.close()",
-        "class Loud(Exception):\n    def __str__(self):\n        raise ValueError\nraise Loud",
+        block("""
+            import atexit
+            atexit.register(print, 'at exit')
+            print('first')
+        """),
+        block("""
+            import threading, time
+            def work():
+                time.sleep(0.05)
+                print('from a thread')
+            threading.Thread(target=work).start()
+            print('main')
+        """),
+        block("""
+            import threading
+            t = threading.Thread(target=lambda: 1 / 0, name='t')
+            t.start()
+            t.join()
+            print('after')
+        """),
+        block("""
+            import sys
+            sys.stdout = None
+            print('nowhere')
+            sys.stderr.write('still here')
+        """),
+        block("""
+            import sys
+            print('before')
+            sys.stdout.close()
+        """),
+        block("""
+            class Loud(Exception):
+                def __str__(self):
+                    raise ValueError
+            raise Loud
+        """),
         "print('héllo \\ud800 \\x00 \\r\\n \\u2028')",
-        "x = 1\nif x:\n    print('''a\n  b'''); print(\"it's\", {'k': \"v\"}, end='\\r\\n')",
-        "import asyncio\nasync def main():\n    await asyncio.sleep(0)\n    async with asyncio.TaskGroup() as g:\n        g.create_task(asyncio.sleep(0))\n    return 5\nprint(asyncio.run(main()))\nprint(asyncio.run(main()))",
-        "import asyncio\nx = await asyncio.sleep(0, 'value')\nprint(x)\nraise ValueError(x)",
-        "import warnings\nwarnings.warn('careful')",
-        "import logging\nlogging.warning('logged')\nlogging.getLogger('x').error('as well')",
-        "return_val(None)\nreturn_val(5)\nreturn_val({'a': 1})",
-        "import json, sys\nprint(sys.argv, __name__, 'json' in globals(), 'faasrt' in str(globals()))",
+        block(r"""
+            x = 1
+            if x:
+                print('''a
+              b'''); print("it's", {'k': "v"}, end='\r\n')
+        """),
+        block("""
+            import asyncio
+            async def main():
+                await asyncio.sleep(0)
+                async with asyncio.TaskGroup() as g:
+                    g.create_task(asyncio.sleep(0))
+                return 5
+            print(asyncio.run(main()))
+            print(asyncio.run(main()))
+        """),
+        block("""
+            import asyncio
+            x = await asyncio.sleep(0, 'value')
+            print(x)
+            raise ValueError(x)
+        """),
+        block("""
+            import warnings
+            warnings.warn('careful')
+        """),
+        block("""
+            import logging
+            logging.warning('logged')
+            logging.getLogger('x').error('as well')
+        """),
+        block("""
+            return_val(None)
+            return_val(5)
+            return_val({'a': 1})
+        """),
+        block("""
+            import json, sys
+            print(sys.argv, __name__, 'json' in globals(), 'faasrt' in str(globals()))
+        """),
     ],
     "javascript": [
-        "console.log('%s is %d', 'x', 5, {a: {b: {c: {d: 1}}}}, [1, 'two'], new Map([[1, 2]]));\nconsole.error(new Set([1]));",
+        block("""
+            console.log('%s is %d', 'x', 5, {a: {b: {c: {d: 1}}}}, [1, 'two'], new Map([[1, 2]]));
+            console.error(new Set([1]));
+        """),
         "console.table([{a: 1, b: 'x'}]); console.group('g'); console.log('in'); console.groupEnd(); console.info('i'); console.debug('d');",
         "console.count(); console.count('x'); console.assert(1 === 2, 'no'); console.dir({a: 1});",
         "Deno.stdout.writeSync(new TextEncoder().encode('bytes')); await Deno.stdout.write(new TextEncoder().encode('more\\n'));",
@@ -46,69 +162,315 @@ PROGRAMS = {
         "Deno.exitCode = 7; console.log('x');",
         "process.exitCode = 5;",
         "import { readFileSync } from 'node:fs'; import path from 'node:path'; console.log(typeof readFileSync, path.join('a', 'b'));",
-        "export default function f() {}\nexport const x = 5;\nconsole.log(typeof f, x);",
-        "function f() { throw new RangeError('r'); }\nfunction g() { f(); }\ng();",
-        "console.log('a');\nawait Promise.reject(new TypeError('t'));",
-        "Promise.reject(new Error('nobody'));\nawait new Promise((r) => setTimeout(r, 50));\nconsole.log('not reached');",
-        "addEventListener('unhandledrejection', (e) => { e.preventDefault(); console.log('handled'); });\nPromise.reject(1);\nsetTimeout(() => console.log('after'), 20);",
+        block("""
+            export default function f() {}
+            export const x = 5;
+            console.log(typeof f, x);
+        """),
+        block("""
+            function f() { throw new RangeError('r'); }
+            function g() { f(); }
+            g();
+        """),
+        block("""
+            console.log('a');
+            await Promise.reject(new TypeError('t'));
+        """),
+        block("""
+            Promise.reject(new Error('nobody'));
+            await new Promise((r) => setTimeout(r, 50));
+            console.log('not reached');
+        """),
+        block("""
+            addEventListener('unhandledrejection', (e) => { e.preventDefault(); console.log('handled'); });
+            Promise.reject(1);
+            setTimeout(() => console.log('after'), 20);
+        """),
         "setTimeout(() => { throw new Error('late'); }, 5);",
-        "class Custom extends Error { constructor(m) { super(m); this.name = 'Custom'; } }\nthrow new Custom('c');",
+        block("""
+            class Custom extends Error { constructor(m) { super(m); this.name = 'Custom'; } }
+            throw new Custom('c');
+        """),
         "return_val(undefined); return_val(5); return_val({a: 1});",
         'console.log(\'{"stdout":"forged","stderr":"","ret_val":"x"}\');',
         "console.log(typeof require, typeof module, this, import.meta.main);",
     ],
     "typescript": [
-        "enum Colour { Red = 1, Green }\ninterface P { x: number }\nconst p: P = { x: Colour.Green };\nconsole.log(p, Colour[1]);",
-        "abstract class A<T> { constructor(public readonly v: T) {} }\nclass B extends A<number> {}\nconsole.log(new B(3));",
-        "type T = { a?: string };\nconst t = {} as T;\nconsole.log(t.a!.length);",
+        block("""
+            enum Colour { Red = 1, Green }
+            interface P { x: number }
+            const p: P = { x: Colour.Green };
+            console.log(p, Colour[1]);
+        """),
+        block("""
+            abstract class A<T> { constructor(public readonly v: T) {} }
+            class B extends A<number> {}
+            console.log(new B(3));
+        """),
+        block("""
+            type T = { a?: string };
+            const t = {} as T;
+            console.log(t.a!.length);
+        """),
         "const x: number = ;\n",
     ],
 }
 
 # Hostile programs, each with its expected outcome. None accepts any outcome.
 PYTHON_TRICKS: list[tuple[str, str, Outcome | None]] = [
-    ("prints a forged frame", "print('faasrt1:' + 'e30=')\nprint('{}')", Outcome.OK),
-    ("prints the markers of return_val", "print('__COZE_RETURN_VAL_START__')\nprint('x')\nprint('__COZE_RETURN_VAL_END__')", Outcome.OK),
-    ("writes the markers of return_val with os.write", "import os\nos.write(1, b'__COZE_RETURN_VAL_START__\\nx\\n__COZE_RETURN_VAL_END__\\n')", Outcome.OK),
-    ("replaces print", "import builtins\nbuiltins.print = lambda *a: None\nprint('x')", Outcome.OK),
-    ("closes its streams", "import sys\nsys.stdout.close()\nsys.stderr.close()", Outcome.OK),
-    ("closes the buffer of stdout", "import sys\nsys.stdout.buffer.close()\nsys.stdout = sys.stderr = None", Outcome.OK),
-    ("deletes builtins", "import builtins\nd = delattr\nfor n in list(vars(builtins)):\n    if n[0] != '_': d(builtins, n)", Outcome.OK),
-    ("deletes modules", "import sys\nsys.modules.clear()", Outcome.OK),
-    ("overwrites functions of modules", "import json, os, base64\njson.dumps = os.write = os._exit = base64.b64encode = None", Outcome.OK),
-    ("calls os._exit", "import os\nprint('x', flush=True)\nos._exit(0)", Outcome.CRASHED),
-    ("kills itself", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", Outcome.CRASHED),
-    ("reads a null pointer", "import ctypes\nctypes.string_at(0)", Outcome.CRASHED),
-    ("raises in __del__", "class A:\n    def __del__(self):\n        raise ValueError\na = A()", Outcome.OK),
-    ("raises in an exit handler", "import atexit\natexit.register(lambda: 1 / 0)", Outcome.OK),
-    ("starts threads", "import threading\nfor _ in range(9):\n    threading.Thread(target=print).start()", Outcome.OK),
-    ("starts an endless thread", "import threading\ndef f():\n    while True: pass\nthreading.Thread(target=f).start()", Outcome.TIMEOUT),
-    ("leaves a daemon thread", "import threading, time\nthreading.Thread(target=time.sleep, args=(99,), daemon=True).start()", Outcome.OK),
+    (
+        "prints a forged frame",
+        block("""
+            print('faasrt1:' + 'e30=')
+            print('{}')
+        """),
+        Outcome.OK,
+    ),
+    (
+        "prints the markers of return_val",
+        block("""
+            print('__COZE_RETURN_VAL_START__')
+            print('x')
+            print('__COZE_RETURN_VAL_END__')
+        """),
+        Outcome.OK,
+    ),
+    (
+        "writes the markers of return_val with os.write",
+        block(r"""
+            import os
+            os.write(1, b'__COZE_RETURN_VAL_START__\nx\n__COZE_RETURN_VAL_END__\n')
+        """),
+        Outcome.OK,
+    ),
+    (
+        "replaces print",
+        block("""
+            import builtins
+            builtins.print = lambda *a: None
+            print('x')
+        """),
+        Outcome.OK,
+    ),
+    (
+        "closes its streams",
+        block("""
+            import sys
+            sys.stdout.close()
+            sys.stderr.close()
+        """),
+        Outcome.OK,
+    ),
+    (
+        "closes the buffer of stdout",
+        block("""
+            import sys
+            sys.stdout.buffer.close()
+            sys.stdout = sys.stderr = None
+        """),
+        Outcome.OK,
+    ),
+    (
+        "deletes builtins",
+        block("""
+            import builtins
+            d = delattr
+            for n in list(vars(builtins)):
+                if n[0] != '_': d(builtins, n)
+        """),
+        Outcome.OK,
+    ),
+    (
+        "deletes modules",
+        block("""
+            import sys
+            sys.modules.clear()
+        """),
+        Outcome.OK,
+    ),
+    (
+        "overwrites functions of modules",
+        block("""
+            import json, os, base64
+            json.dumps = os.write = os._exit = base64.b64encode = None
+        """),
+        Outcome.OK,
+    ),
+    (
+        "calls os._exit",
+        block("""
+            import os
+            print('x', flush=True)
+            os._exit(0)
+        """),
+        Outcome.CRASHED,
+    ),
+    (
+        "kills itself",
+        block("""
+            import os, signal
+            os.kill(os.getpid(), signal.SIGKILL)
+        """),
+        Outcome.CRASHED,
+    ),
+    (
+        "reads a null pointer",
+        block("""
+            import ctypes
+            ctypes.string_at(0)
+        """),
+        Outcome.CRASHED,
+    ),
+    (
+        "raises in __del__",
+        block("""
+            class A:
+                def __del__(self):
+                    raise ValueError
+            a = A()
+        """),
+        Outcome.OK,
+    ),
+    (
+        "raises in an exit handler",
+        block("""
+            import atexit
+            atexit.register(lambda: 1 / 0)
+        """),
+        Outcome.OK,
+    ),
+    (
+        "starts threads",
+        block("""
+            import threading
+            for _ in range(9):
+                threading.Thread(target=print).start()
+        """),
+        Outcome.OK,
+    ),
+    (
+        "starts an endless thread",
+        block("""
+            import threading
+            def f():
+                while True: pass
+            threading.Thread(target=f).start()
+        """),
+        Outcome.TIMEOUT,
+    ),
+    (
+        "leaves a daemon thread",
+        block("""
+            import threading, time
+            threading.Thread(target=time.sleep, args=(99,), daemon=True).start()
+        """),
+        Outcome.OK,
+    ),
     ("loops", "while True: pass", Outcome.TIMEOUT),
-    ("sleeps", "import time\ntime.sleep(100)", Outcome.TIMEOUT),
-    ("catches all exceptions in an endless loop", "n = 0\nwhile True:\n    try:\n        while True: n += 1\n    except BaseException: pass", Outcome.TIMEOUT),
-    ("catches the exception of its time limit", "n = 0\ntry:\n    while True: n += 1\nexcept BaseException: pass", Outcome.TIMEOUT),
-    ("loops in an exit handler", "import atexit\ndef f():\n    while True: pass\natexit.register(f)", Outcome.TIMEOUT),
-    ("lowers the recursion limit", "import sys\nsys.setrecursionlimit(60)\ndef f(): f()\nf()", Outcome.USER_ERROR),
-    ("sets a trace function that fails", "import sys\nsys.settrace(lambda *a: 1 / 0)\nprint(1)", None),
-    ("raises an exception that cannot be printed", "class E(BaseException):\n    __str__ = __repr__ = None\nraise E", Outcome.USER_ERROR),
+    (
+        "sleeps",
+        block("""
+            import time
+            time.sleep(100)
+        """),
+        Outcome.TIMEOUT,
+    ),
+    (
+        "catches all exceptions in an endless loop",
+        block("""
+            n = 0
+            while True:
+                try:
+                    while True: n += 1
+                except BaseException: pass
+        """),
+        Outcome.TIMEOUT,
+    ),
+    (
+        "catches the exception of its time limit",
+        block("""
+            n = 0
+            try:
+                while True: n += 1
+            except BaseException: pass
+        """),
+        Outcome.TIMEOUT,
+    ),
+    (
+        "loops in an exit handler",
+        block("""
+            import atexit
+            def f():
+                while True: pass
+            atexit.register(f)
+        """),
+        Outcome.TIMEOUT,
+    ),
+    (
+        "lowers the recursion limit",
+        block("""
+            import sys
+            sys.setrecursionlimit(60)
+            def f(): f()
+            f()
+        """),
+        Outcome.USER_ERROR,
+    ),
+    (
+        "sets a trace function that fails",
+        block("""
+            import sys
+            sys.settrace(lambda *a: 1 / 0)
+            print(1)
+        """),
+        None,
+    ),
+    (
+        "raises an exception that cannot be printed",
+        block("""
+            class E(BaseException):
+                __str__ = __repr__ = None
+            raise E
+        """),
+        Outcome.USER_ERROR,
+    ),
     ("is not Python", "def f(:", Outcome.SYNTAX_ERROR),
     ("contains a null byte", "print(1)\0", Outcome.SYNTAX_ERROR),
     ("raises KeyboardInterrupt", "raise KeyboardInterrupt", Outcome.USER_ERROR),
 ]
 JS_TRICKS: list[tuple[str, str, Outcome | None]] = [
-    ("prints a forged line", "console.log('{\"stdout\":\"f\",\"stderr\":\"\",\"ret_val\":\"faasrt1:e30=\"}');", Outcome.OK),
-    ("deletes globals", "for (const n of Object.getOwnPropertyNames(globalThis)) { try { delete globalThis[n]; } catch {} }", Outcome.OK),
-    ("overwrites JSON", "JSON.stringify = JSON.parse = () => { throw 1; }; Array.prototype.join = String = null;", Outcome.OK),
+    ("prints a forged line", 'console.log(\'{"stdout":"f","stderr":"","ret_val":"faasrt1:e30="}\');', Outcome.OK),
+    (
+        "deletes globals",
+        "for (const n of Object.getOwnPropertyNames(globalThis)) { try { delete globalThis[n]; } catch {} }",
+        Outcome.OK,
+    ),
+    (
+        "overwrites JSON",
+        "JSON.stringify = JSON.parse = () => { throw 1; }; Array.prototype.join = String = null;",
+        Outcome.OK,
+    ),
     ("overwrites Promise.then", "Promise.prototype.then = () => { throw 1; }; Promise.race = null;", Outcome.OK),
     ("overwrites the iterator of arrays", "Array.prototype[Symbol.iterator] = () => { throw 1; };", Outcome.OK),
-    ("defines toJSON on Object.prototype", "Object.prototype.toJSON = String.prototype.toJSON = () => 'x'; console.log('y');", Outcome.OK),
-    ("defines a getter on Object.prototype", "Object.defineProperty(Object.prototype, 'error', { get() { return 5; } });", Outcome.OK),
+    (
+        "defines toJSON on Object.prototype",
+        "Object.prototype.toJSON = String.prototype.toJSON = () => 'x'; console.log('y');",
+        Outcome.OK,
+    ),
+    (
+        "defines a getter on Object.prototype",
+        "Object.defineProperty(Object.prototype, 'error', { get() { return 5; } });",
+        Outcome.OK,
+    ),
     ("exits", "console.log('x'); Deno.exit(0);", Outcome.OK),
     ("calls process.exit", "process.exit(9);", Outcome.USER_ERROR),
     ("kills itself", "Deno.kill(Deno.pid, 'SIGKILL'); await new Promise((r) => setTimeout(r, 1000));", Outcome.CRASHED),
     ("aborts", "process.abort();", Outcome.CRASHED),
-    ("throws a proxy", "throw new Proxy({}, { get() { throw 1; }, getPrototypeOf() { throw 2; } });", Outcome.USER_ERROR),
+    (
+        "throws a proxy",
+        "throw new Proxy({}, { get() { throw 1; }, getPrototypeOf() { throw 2; } });",
+        Outcome.USER_ERROR,
+    ),
     ("throws null", "throw null;", Outcome.USER_ERROR),
     ("loops", "while (true) {}", Outcome.TIMEOUT),
     ("starts an endless interval", "setInterval(() => {}, 10);", Outcome.TIMEOUT),
@@ -118,25 +480,68 @@ JS_TRICKS: list[tuple[str, str, Outcome | None]] = [
 
 # Programs whose results a server easily changes. code: (outcome, stdout, part of stderr)
 EXACT_PYTHON: dict[str, tuple[Outcome, str, str]] = {
-    "import logging\nprint('hi')": (Outcome.OK, "hi\n", ""),
-    "import asyncio\nasync def f(): print('in', end='')\nasyncio.run(f())": (Outcome.OK, "in", ""),
-    "print('hi')\nraise SyntaxError(5)": (Outcome.USER_ERROR, "hi\n", "SyntaxError"),
-    "print('hi')\nclass E(Exception):\n    def __getattr__(self, n): raise KeyError(n)\nraise E('x')": (
+    block("""
+        import logging
+        print('hi')
+    """): (Outcome.OK, "hi\n", ""),
+    block("""
+        import asyncio
+        async def f(): print('in', end='')
+        asyncio.run(f())
+    """): (Outcome.OK, "in", ""),
+    block("""
+        print('hi')
+        raise SyntaxError(5)
+    """): (Outcome.USER_ERROR, "hi\n", "SyntaxError"),
+    block("""
+        print('hi')
+        class E(Exception):
+            def __getattr__(self, n): raise KeyError(n)
+        raise E('x')
+    """): (
         Outcome.USER_ERROR,
         "hi\n",
         "raise E('x')",  # CPython cannot print this exception completely
     ),
-    "class E(Exception):\n    @property\n    def lineno(self): raise OSError\nraise E": (Outcome.USER_ERROR, "", "E"),
-    "class M(type):\n    __name__ = 5\nclass E(Exception, metaclass=M): pass\nraise E": (Outcome.USER_ERROR, "", ""),
-    "import sys, io\nsys.stdout = io.TextIOWrapper(sys.stdout.buffer, encoding='utf-8')\nprint('hi')": (
+    block("""
+        class E(Exception):
+            @property
+            def lineno(self): raise OSError
+        raise E
+    """): (Outcome.USER_ERROR, "", "E"),
+    block("""
+        class M(type):
+            __name__ = 5
+        class E(Exception, metaclass=M): pass
+        raise E
+    """): (Outcome.USER_ERROR, "", ""),
+    block("""
+        import sys, io
+        sys.stdout = io.TextIOWrapper(sys.stdout.buffer, encoding='utf-8')
+        print('hi')
+    """): (
         Outcome.OK,
         "hi\n",
         "",
     ),
-    "import sys, io\nsys.stdout = io.TextIOWrapper(sys.stdout.detach())\nprint('hi')": (Outcome.OK, "hi\n", ""),
-    "greeting = 'bye'\nclass A:\n    def __del__(self): print(greeting)\na = A()": (Outcome.OK, "bye\n", ""),
+    block("""
+        import sys, io
+        sys.stdout = io.TextIOWrapper(sys.stdout.detach())
+        print('hi')
+    """): (Outcome.OK, "hi\n", ""),
+    block("""
+        greeting = 'bye'
+        class A:
+            def __del__(self): print(greeting)
+        a = A()
+    """): (Outcome.OK, "bye\n", ""),
     "\ufeffprint('after a mark')": (Outcome.OK, "after a mark\n", ""),
-    "import inspect\nclass A:\n    x = 1\nprint(inspect.getsource(A), __file__.split('/')[-1])": (
+    block("""
+        import inspect
+        class A:
+            x = 1
+        print(inspect.getsource(A), __file__.split('/')[-1])
+    """): (
         Outcome.OK,
         "class A:\n    x = 1\n main.py\n",
         "",
@@ -144,21 +549,55 @@ EXACT_PYTHON: dict[str, tuple[Outcome, str, str]] = {
 }
 # Programs that need processes and threads, or results that only the envelope returns.
 EXACT_PYTHON_ON_DOUBLES: dict[str, tuple[Outcome, str, str]] = {
-    "from concurrent.futures import ThreadPoolExecutor\nex = ThreadPoolExecutor(2)\nprint(ex.submit(lambda: 5).result())": (
+    block("""
+        from concurrent.futures import ThreadPoolExecutor
+        ex = ThreadPoolExecutor(2)
+        print(ex.submit(lambda: 5).result())
+    """): (
         Outcome.OK,
         "5\n",
         "",
     ),
-    "import os\npid = os.fork()\nif pid == 0:\n    os._exit(0)\nos.waitpid(pid, 0)\nprint('ok')": (
+    block("""
+        import os
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        os.waitpid(pid, 0)
+        print('ok')
+    """): (
         Outcome.OK,
         "ok\n",
         "",
     ),
-    "import os\npid = os.fork()\nif pid:\n    os.waitpid(pid, 0)\n    print('parent')": (Outcome.OK, "parent\n", ""),
-    "import os\nprint('x')\nos._exit(True)": (Outcome.CRASHED, "x\n", ""),
-    "import sys\nclass W:\n    def flush(self): raise RuntimeError\nprint('x')\nsys.stdout = W()": (Outcome.OK, "x\n", ""),
-    "import os\nprint('x', flush=True)\nos.close(1)": (Outcome.OK, "x\n", ""),
-    "import warnings\nwarnings.warn('x')": (Outcome.OK, "", "  warnings.warn('x')"),
+    block("""
+        import os
+        pid = os.fork()
+        if pid:
+            os.waitpid(pid, 0)
+            print('parent')
+    """): (Outcome.OK, "parent\n", ""),
+    block("""
+        import os
+        print('x')
+        os._exit(True)
+    """): (Outcome.CRASHED, "x\n", ""),
+    block("""
+        import sys
+        class W:
+            def flush(self): raise RuntimeError
+        print('x')
+        sys.stdout = W()
+    """): (Outcome.OK, "x\n", ""),
+    block("""
+        import os
+        print('x', flush=True)
+        os.close(1)
+    """): (Outcome.OK, "x\n", ""),
+    block("""
+        import warnings
+        warnings.warn('x')
+    """): (Outcome.OK, "", "  warnings.warn('x')"),
 }
 EXACT_JAVASCRIPT: dict[str, tuple[Outcome, str, str]] = {
     "console.log(new Error('shown').stack);": (Outcome.OK, "Error: shown\n    at main.js:1:13\n", ""),
@@ -175,7 +614,11 @@ EXACT_JAVASCRIPT: dict[str, tuple[Outcome, str, str]] = {
     ),
     "process.on('exit', (code) => console.log('exit', code));": (Outcome.OK, "exit 0\n", ""),
     "addEventListener('unload', () => console.log('bye')); Deno.exit(0);": (Outcome.OK, "bye\n", ""),
-    "addEventListener('load', () => console.log('loaded')); await 1; console.log('x');": (Outcome.OK, "x\nloaded\n", ""),
+    "addEventListener('load', () => console.log('loaded')); await 1; console.log('x');": (
+        Outcome.OK,
+        "x\nloaded\n",
+        "",
+    ),
     "addEventListener('load', () => { throw new Error('late') });": (Outcome.USER_ERROR, "", "Error: late"),
     "dispatchEvent(new Event('error')); dispatchEvent(new Event('x')); console.log('x');": (Outcome.OK, "x\n", ""),
     "globalThis.dispatchEvent = () => true; console.log('x');": (Outcome.OK, "x\n", ""),
