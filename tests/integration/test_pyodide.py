@@ -9,9 +9,8 @@ import pytest_asyncio
 
 from faasrt import Outcome, RuntimeManager, Settings, TimeoutSettings
 from support.doubles import PyodideFaas
-from support.input_programs import PROGRAMS as INPUT_PROGRAMS
+from support.input_programs import PROGRAMS as INPUT_PROGRAMS, encode_inputs, run_whole_cases
 from support.tables import block
-from support.whole_cases import encode_inputs, run_whole_cases
 
 pytestmark = [pytest.mark.pyodide, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300, func_only=True)]
 

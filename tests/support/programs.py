@@ -1,4 +1,4 @@
-"""Programs for the tests of the envelope."""
+"""Programs that several test files run."""
 
 from __future__ import annotations
 
@@ -152,16 +152,36 @@ PROGRAMS = {
             console.log('%s is %d', 'x', 5, {a: {b: {c: {d: 1}}}}, [1, 'two'], new Map([[1, 2]]));
             console.error(new Set([1]));
         """),
-        "console.table([{a: 1, b: 'x'}]); console.group('g'); console.log('in'); console.groupEnd(); console.info('i'); console.debug('d');",
+        block("""
+            console.table([{a: 1, b: 'x'}]);
+            console.group('g'); console.log('in'); console.groupEnd();
+            console.info('i'); console.debug('d');
+        """),
         "console.count(); console.count('x'); console.assert(1 === 2, 'no'); console.dir({a: 1});",
-        "Deno.stdout.writeSync(new TextEncoder().encode('bytes')); await Deno.stdout.write(new TextEncoder().encode('more\\n'));",
+        block(r"""
+            Deno.stdout.writeSync(new TextEncoder().encode('bytes'));
+            await Deno.stdout.write(new TextEncoder().encode('more\n'));
+        """),
         "process.stdout.write('node\\n'); process.stderr.write('err\\n');",
-        "setTimeout(() => console.log('3'), 2000); queueMicrotask(() => console.log('2')); console.log('1'); process.nextTick(() => console.log('tick'));",
-        "const w = Deno.stdout.writable.getWriter(); await w.write(new TextEncoder().encode('stream\\n')); w.releaseLock();",
+        block("""
+            setTimeout(() => console.log('3'), 2000);
+            queueMicrotask(() => console.log('2'));
+            console.log('1');
+            process.nextTick(() => console.log('tick'));
+        """),
+        block(r"""
+            const w = Deno.stdout.writable.getWriter();
+            await w.write(new TextEncoder().encode('stream\n'));
+            w.releaseLock();
+        """),
         "addEventListener('unload', () => console.log('bye')); console.log('hi');",
         "Deno.exitCode = 7; console.log('x');",
         "process.exitCode = 5;",
-        "import { readFileSync } from 'node:fs'; import path from 'node:path'; console.log(typeof readFileSync, path.join('a', 'b'));",
+        block("""
+            import { readFileSync } from 'node:fs';
+            import path from 'node:path';
+            console.log(typeof readFileSync, path.join('a', 'b'));
+        """),
         block("""
             export default function f() {}
             export const x = 5;
@@ -607,7 +627,10 @@ EXACT_JAVASCRIPT: dict[str, tuple[Outcome, str, str]] = {
         "caught a\n",
         "",
     ),
-    "process.on('uncaughtException', (e) => console.log('caught', e.message)); setTimeout(() => { throw new Error('a'); });": (
+    block("""
+        process.on('uncaughtException', (e) => console.log('caught', e.message));
+        setTimeout(() => { throw new Error('a'); });
+    """): (
         Outcome.OK,
         "caught a\n",
         "",
