@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from support.random_programs import RANDOM
+from support.programs import RANDOM
 
 from faasrt import Outcome, RuntimeManager, SandboxConfig
 from faasrt.local import LocalFaaS
