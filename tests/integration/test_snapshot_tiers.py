@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from support.programs import RANDOM
 
 from faasrt import Outcome, RuntimeManager, SandboxConfig
 from faasrt.local import LocalFaaS
 from faasrt.local.engines.tiers import TIERS
 from support.helpers import WASM, manager_for
+from support.programs import RANDOM
 from support.tables import first_of
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.usefixtures("wasm_sandbox")]
