@@ -15,6 +15,7 @@ import struct
 import subprocess
 import sys
 import termios
+import textwrap
 import threading
 import types
 from collections.abc import Callable
@@ -30,7 +31,7 @@ from faasrt.cli.connect import report_engine
 from faasrt.cli.health_text import describe_engines
 from support.cli import Running, faasrt, faasrt_process, read_terminal, terminal
 from support.helpers import until_active
-from support.served import CLEAN, FAASRT, PATIENCE_S, is_gone, sandboxes, served, strays, until
+from support.served import CLEAN, FAASRT, PATIENCE_S, is_gone, sandboxes, served, strays, suspended, until
 
 NOTICE = "faasrt: no endpoint configured; using the embedded FaaS\n"
 
@@ -305,16 +306,12 @@ def test_validate_reports_errors_with_their_position(at: dict[str, str]) -> None
 async def test_serve_drains_on_a_signal(tmp_path: Path) -> None:
     """A running program finishes, and its result is sent. Then the server exits with 0 and leaves no process behind."""
     async with served(tmp_path, "-l", "js", "--workers", "1", "--token", "s3cret") as server:
-        sandboxes = server.sandboxes("deno")
-        for sandbox in sandboxes:
-            sandbox.suspend()  # a program that starts now does not end
         async with RuntimeManager.from_url(server.url, token="s3cret") as manager, asyncio.TaskGroup() as group:
-            call = group.create_task(manager.run_code("console.log('done')", "js"))
-            await until_active(manager, "javascript", 1)
-            server.process.send_signal(signal.SIGTERM)
-            await until(lambda: "stopping" in server.output)
-            for sandbox in sandboxes:
-                sandbox.resume()
+            with suspended(psutil.Process(server.process.pid)):
+                call = group.create_task(manager.run_code("console.log('done')", "js"))
+                await until_active(manager, "javascript", 1)
+                server.process.send_signal(signal.SIGTERM)
+                await until(lambda: "stopping" in server.output)
             assert (await call).stdout == "done\n"
         assert await server.ended() == 0
 
@@ -498,13 +495,18 @@ def test_webassembly_is_not_reported_if_the_user_has_chosen_it() -> None:
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
 def test_the_suffix_of_a_file_names_a_language_with_a_toolchain(at: dict[str, str], tmp_path: Path) -> None:
-    (tmp_path / "main.sh").write_text("echo $(($1 * 2))\nexit $2")
+    (tmp_path / "main.sh").write_text("echo $(($1 * 2)); exit $2")
     exit_code, stdout, stderr = faasrt("run", tmp_path / "main.sh", "21", "0", **at)
     assert (exit_code, stdout, stderr) == (0, "42\n", "")
     exit_code, stdout, stderr = faasrt("run", tmp_path / "main.sh", "21", "7", **at)
     assert (exit_code, stdout) == (1, "42\n")
     assert "the program exited with code 7" in stderr
-    (tmp_path / "broken.sh").write_text("echo never\nif true; then\nfi\n")
+    broken = """
+        echo never
+        if true; then
+        fi
+    """
+    (tmp_path / "broken.sh").write_text(textwrap.dedent(broken).lstrip())
     exit_code, _, stderr = faasrt("validate", tmp_path / "broken.sh", **at)
     assert (exit_code, stderr.splitlines()[-1]) == (
         1,

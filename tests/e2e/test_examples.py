@@ -30,15 +30,26 @@ from faasrt.examples import aiohttp_backend, batch_evaluation, benchmark, fastap
 from faasrt.local import LocalFaaS
 from faasrt.testing import FakeFaaS, Reply
 from support.helpers import until_active
-from support.served import CLEAN, is_gone, until
+from support.served import CLEAN, PATIENCE_S, is_gone, until
 
 pytestmark = [pytest.mark.documentation, pytest.mark.asyncio(loop_scope="session")]
 
 FOLDER = Path(batch_evaluation.__file__).parent
 BACKENDS = ["aiohttp_backend", "fastapi_backend"]
-EXACT = (
-    "def grade(answer, expected):\n    print('seen')\n    return {'score': float(answer == expected), 'reason': 'r'}"
-)
+EXACT = """
+def grade(answer, expected):
+    print('seen')
+    return {'score': float(answer == expected), 'reason': 'r'}
+"""
+ENDLESS = """
+def grade(a, b):
+    while True: pass
+"""
+SURROGATES = r"""
+def grade(a, b):
+    print('\ud800')
+    raise ValueError('\ud801')
+"""
 MakeManager = Callable[..., RuntimeManager]
 
 
@@ -103,10 +114,8 @@ async def test_failures_of_graders_are_answered_with_200(backend: str, local: Ru
         assert await grade(client, grader="def grade(a, b): raise ValueError('no')") == (200, failed)
         problem = "Timeout: timeout after 300 ms (limit of the client)"
         endless = {"outcome": "TIMEOUT", "grade": None, "problem": problem, "stdout": ""}
-        assert await grade(client, grader="def grade(a, b):\n    while True: pass", timeout_ms=300) == (200, endless)
-        status, body = await grade(
-            client, grader="def grade(a, b):\n    print('\\ud800')\n    raise ValueError('\\ud801')"
-        )
+        assert await grade(client, grader=ENDLESS, timeout_ms=300) == (200, endless)
+        status, body = await grade(client, grader=SURROGATES)
         assert (status, body["outcome"]) == (200, "USER_ERROR")
 
 
@@ -178,9 +187,8 @@ async def test_a_full_queue_is_answered_with_503(backend: str) -> None:
 async def test_a_client_that_disconnects_stops_its_grader(backend: str, local: RuntimeManager) -> None:
     """The sandbox becomes free before the time limit of 30 s, and the metrics count a cancelled call."""
     async with serving(backend, maker_for(await url_of(local))) as client:
-        endless = "def grade(a, b):\n    while True: pass"
-        request = asyncio.create_task(grade(client, grader=endless, timeout_ms=30_000))
-        async with asyncio.timeout(20):
+        request = asyncio.create_task(grade(client, grader=ENDLESS, timeout_ms=30_000))
+        async with asyncio.timeout(PATIENCE_S):
             await until_active(local, "python", 1)
             request.cancel()
             await until_active(local, "python", 0)

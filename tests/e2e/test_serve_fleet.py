@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import re
 import signal
 import ssl
@@ -13,12 +14,25 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psutil
 import pytest
 import trustme
 
 from faasrt import RuntimeManager, Settings
 from support.cli import faasrt as run_command, faasrt_process
-from support.served import CLEAN, FAASRT, Caller, Server, connected, exchange, request, served, until
+from support.served import (
+    CLEAN,
+    FAASRT,
+    PATIENCE_S,
+    Caller,
+    Server,
+    connected,
+    exchange,
+    request,
+    served,
+    suspended,
+    until,
+)
 
 pytestmark = pytest.mark.servers
 
@@ -26,9 +40,7 @@ HEADERS = {"Authorization": "Bearer s3cret"}
 NOT_STARTED = "x-faasrt-not-started"
 
 
-def slow(seconds: float) -> str:
-    """Return a program in Bash that prints "done" after some seconds."""
-    return f"sleep {seconds}; echo done"
+ENDLESS = "while true; do :; done"
 
 
 @contextlib.asynccontextmanager
@@ -49,15 +61,25 @@ async def post(url: str, code: str, headers: dict[str, str] | None = None, **opt
         return response.status, response.headers, await response.json()
 
 
-async def start_slow(server: Server, seconds: float, **options: Any) -> asyncio.Task[tuple[int, Any, Any]]:
-    """Start a program that takes some seconds. Return its call once it runs."""
-    call = asyncio.create_task(post(server.url, slow(seconds), **options))
-    async with asyncio.timeout(30), aiohttp.ClientSession(headers=options.get("headers")) as session:
+async def start(server: Server, code: str, **options: Any) -> asyncio.Task[tuple[int, Any, Any]]:
+    """Start a program. Return its call once it runs."""
+    call = asyncio.create_task(post(server.url, code, **options))
+    async with asyncio.timeout(PATIENCE_S), aiohttp.ClientSession(headers=options.get("headers")) as session:
         while True:
             async with session.get(f"{server.url}/metrics", ssl=False) as response:
                 if (await response.json())["engines"]["bash"]["active"] == 1:
                     return call
             await asyncio.sleep(0.02)
+
+
+@contextlib.asynccontextmanager
+async def running(server: Server, **options: Any) -> AsyncIterator[asyncio.Task[tuple[int, Any, Any]]]:
+    """Yield the call of a program that prints "done", and that cannot end before the end of the block."""
+    with suspended(psutil.Process(server.process.pid)):
+        call = await start(server, "echo done", **options)
+        yield call
+        assert not call.done()
+    assert (await call)[2]["output"]["stdout"] == "done\n"
 
 
 def get(target: str, **headers: str) -> bytes:
@@ -90,21 +112,21 @@ async def test_sigterm_drains_without_losing_a_call(tmp_path: Path) -> None:
         await kept.send(get("/readyz"))
         answer = await kept.answer()
         assert (answer.status, answer.headers.get("connection")) == (200, None)
-        call = await start_slow(server, 2)
-        server.process.send_signal(signal.SIGTERM)
-        await until(lambda: "stopping" in server.output)
-        await kept.send(get("/readyz"))
-        answer = await kept.answer()
-        assert (answer.status, answer.json()) == (503, {"status": "draining"})
-        assert answer.headers["connection"] == "close"
-        assert await kept.closed() == b""
-        assert (await exchange(server.url, get("/livez"))).status == 200
-        for path in ("/run_code", "/validate_code"):
-            answer = await exchange(server.url, request(b'{"language": "bash", "code": "echo"}', target=path))
-            assert (answer.status, answer.headers[NOT_STARTED], answer.headers["retry-after"]) == (503, "1", "1")
-            assert (answer.headers["connection"], answer.json()["error"]) == ("close", "stopping")
-        status, headers, body = await call
-        assert (status, headers["Connection"], body["output"]["stdout"]) == (200, "close", "done\n")
+        async with running(server) as call:
+            server.process.send_signal(signal.SIGTERM)
+            await until(lambda: "stopping" in server.output)
+            await kept.send(get("/readyz"))
+            answer = await kept.answer()
+            assert (answer.status, answer.json()) == (503, {"status": "draining"})
+            assert answer.headers["connection"] == "close"
+            assert await kept.closed() == b""
+            assert (await exchange(server.url, get("/livez"))).status == 200
+            for path in ("/run_code", "/validate_code"):
+                answer = await exchange(server.url, request(b'{"language": "bash", "code": "echo"}', target=path))
+                assert (answer.status, answer.headers[NOT_STARTED], answer.headers["retry-after"]) == (503, "1", "1")
+                assert (answer.headers["connection"], answer.json()["error"]) == ("close", "stopping")
+        status, headers, _ = await call
+        assert (status, headers["Connection"]) == (200, "close")
         assert await server.ended() == 0
 
 
@@ -134,7 +156,7 @@ async def _numbered(codes: list[str]) -> AsyncIterator[tuple[int, str]]:
 async def test_a_second_signal_ends_the_server_at_once(tmp_path: Path) -> None:
     """The program in flight is lost. No process and no file is left."""
     async with bash_server(tmp_path, "--timeout-s", "100") as server:
-        call = await start_slow(server, 60)
+        call = await start(server, ENDLESS)
         server.process.send_signal(signal.SIGTERM)
         await until(lambda: "stopping" in server.output)
 
@@ -151,17 +173,16 @@ async def test_a_second_signal_ends_the_server_at_once(tmp_path: Path) -> None:
 async def test_sighup_without_files_drains_and_stops(tmp_path: Path) -> None:
     """It is the signal of a terminal that closes. The program in flight finishes."""
     async with bash_server(tmp_path) as server:
-        call = await start_slow(server, 1)
-        server.process.send_signal(signal.SIGHUP)
-        assert (await call)[2]["output"]["stdout"] == "done\n"
+        async with running(server):
+            server.process.send_signal(signal.SIGHUP)
+            await until(lambda: "stopping" in server.output)
         assert await server.ended() == 0
-        assert "stopping" in server.output
 
 
 async def test_programs_end_after_the_grace_time(tmp_path: Path) -> None:
     """A program that runs longer than `--grace-s` is ended, and the server exits with 0."""
     async with bash_server(tmp_path, "--timeout-s", "100", "--grace-s", "0.2") as server:
-        call = await start_slow(server, 60)
+        call = await start(server, ENDLESS)
         server.process.send_signal(signal.SIGTERM)
         with pytest.raises(aiohttp.ClientError):
             await call
@@ -189,7 +210,7 @@ async def test_connections_above_the_limit_are_refused_except_probes(tmp_path: P
         for _ in range(2):
             await stack.enter_async_context(connected(server.url))
         body = b'{"language": "bash", "code": "echo"}'
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             while (refused := await exchange(server.url, request(body))).status == 200:
                 await asyncio.sleep(0.01)  # until the server has accepted both
         assert (refused.status, refused.headers[NOT_STARTED]) == (503, "1")
@@ -226,29 +247,39 @@ async def test_a_closed_stderr_changes_nothing(tmp_path: Path, log_format: str) 
     config = tmp_path / "serve.toml"
     config.write_text('language = ["bash"]\nworkers = 1\n')
     flags = ("--port", "0", "--access-log", "--log-format", log_format, "--config", str(config))
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(FAASRT, "serve", *flags, env=CLEAN, stdout=pipe, stderr=pipe)
+    reader, writer = os.pipe()
+    process = await asyncio.create_subprocess_exec(
+        FAASRT, "serve", *flags, env=CLEAN, stdout=asyncio.subprocess.PIPE, stderr=writer
+    )
+    os.close(writer)
     try:
         assert process.stdout is not None
-        assert process.stderr is not None
         found = re.search(rb"http://\S+", await process.stdout.readline())
         assert found is not None
         server = Caller(found[0].decode())
         await server.until_pool("bash", status="ready")
-        process.stderr._transport.close()  # type: ignore[attr-defined]
+        os.close(reader)
         config.write_text('language = ["bash"]\nworkers = 2\n')
         process.send_signal(signal.SIGHUP)
         await server.until_pool("bash", capacity=2)
-        call = asyncio.create_task(post(server.url, slow(1)))
-        await server.until_pool("bash", active=1)
-        process.send_signal(signal.SIGTERM)
+        with suspended(psutil.Process(process.pid)):
+            call = asyncio.create_task(post(server.url, "echo done"))
+            await server.until_pool("bash", active=1)
+            process.send_signal(signal.SIGTERM)
+            await until_draining(server)
         assert (await call)[2]["output"]["stdout"] == "done\n"
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             assert await process.wait() == 0
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
+
+
+async def until_draining(server: Caller) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while (await server.get("/readyz"))["status"] != "draining":
+            await asyncio.sleep(0.01)
 
 
 def test_a_failed_start_is_json_too() -> None:
@@ -290,19 +321,18 @@ async def test_tls_by_flags_and_new_certificates_at_sighup(tmp_path: Path) -> No
         settings = Settings(endpoints={"bash": server.url}, ssl=trust)
         async with RuntimeManager(settings=settings) as manager:
             assert (await manager.run_code("echo 1", "bash")).stdout == "1\n"
-        call = await start_slow(server, 2, ssl=trust)
-        before = await peer_certificate(server.url, trust)
-        write_certificate(authority, tmp_path)
-        server.process.send_signal(signal.SIGHUP)
-        await until(lambda: "changed: tls-cert, tls-key\n" in server.output)
-        after = {await peer_certificate(server.url, trust) for _ in range(8)}
-        assert len(after) == 1
-        assert before not in after
-        await reload(server, "changed: nothing\n")
-        (tmp_path / "cert.pem").write_text("nonsense")
-        server.process.send_signal(signal.SIGHUP)
-        await until(lambda: "the configuration stays as it was: --tls-cert" in server.output)
-        assert (await call)[2]["output"]["stdout"] == "done\n"
+        async with running(server, ssl=trust):
+            before = await peer_certificate(server.url, trust)
+            write_certificate(authority, tmp_path)
+            server.process.send_signal(signal.SIGHUP)
+            await until(lambda: "changed: tls-cert, tls-key\n" in server.output)
+            after = {await peer_certificate(server.url, trust) for _ in range(8)}
+            assert len(after) == 1
+            assert before not in after
+            await reload(server, "changed: nothing\n")
+            (tmp_path / "cert.pem").write_text("nonsense")
+            server.process.send_signal(signal.SIGHUP)
+            await until(lambda: "the configuration stays as it was: --tls-cert" in server.output)
         assert (await post(server.url, "echo 2", ssl=trust))[2]["output"]["stdout"] == "2\n"
         server.process.send_signal(signal.SIGTERM)
         assert await server.ended() == 0
@@ -324,11 +354,10 @@ async def test_sighup_reads_the_token_again(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("s3cret\n")
     async with bash_server(tmp_path, "--token-file", str(token)) as server:
-        call = await start_slow(server, 1, headers=HEADERS)
-        token.write_text("0ther\n")
-        await reload(server, "read the configuration again; changed: token-file\n")
-        assert (await post(server.url, "echo 1", HEADERS))[0] == 401
-        assert (await call)[2]["output"]["stdout"] == "done\n"
+        async with running(server, headers=HEADERS):
+            token.write_text("0ther\n")
+            await reload(server, "read the configuration again; changed: token-file\n")
+            assert (await post(server.url, "echo 1", HEADERS))[0] == 401
         assert (await post(server.url, "echo 1", {"Authorization": "Bearer 0ther"}))[0] == 200
         token.write_text("\n")
         await reload(server, f"the configuration stays as it was: --token-file {token}: a token must be printable")
@@ -341,18 +370,16 @@ async def test_sighup_reads_limits_and_engines_again(tmp_path: Path) -> None:
     config = tmp_path / "serve.toml"
     config.write_text('language = ["bash"]\nworkers = 1\n')
     async with bash_server(tmp_path, "--config", str(config)) as server:
-        call = await start_slow(server, 3)
-        old = server.children("import socket")
-        config.write_text('language = ["bash", "js"]\nworkers = 2\ntimeout-s = 0.3\naccess-log = true\n')
-        await reload(server, "changed: language, workers, timeout-s, access-log\n")
-        assert not call.done()
-        health = await server.get("/health")
-        assert health["languages"]["bash"]["capacity"] == 2
-        assert health["languages"]["javascript"]["status"] == "ready"
-        status, _, body = await post(server.url, slow(60))
-        assert (status, body["outcome"]) == (200, "TIMEOUT")
-        assert "300 ms (limit of the server)" in body["error_info"]["message"]
-        assert (await call)[2]["output"]["stdout"] == "done\n"
+        old = server.launchers()
+        async with running(server):
+            config.write_text('language = ["bash", "js"]\nworkers = 2\ntimeout-s = 0.3\naccess-log = true\n')
+            await reload(server, "changed: language, workers, timeout-s, access-log\n")
+            health = await server.get("/health")
+            assert health["languages"]["bash"]["capacity"] == 2
+            assert health["languages"]["javascript"]["status"] == "ready"
+            status, _, body = await post(server.url, ENDLESS)
+            assert (status, body["outcome"]) == (200, "TIMEOUT")
+            assert "300 ms (limit of the server)" in body["error_info"]["message"]
         await until(lambda: not any(process.is_running() for process in old))
         assert "event=request method=POST path=/run_code" in server.output
         # The counts go on.

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -87,6 +87,20 @@ def _is_sandbox(process: psutil.Process, engine: str) -> bool:
     if engine == "native":  # looks like its launcher, except for the descriptor of its messages
         return Path(f"/proc/{process.pid}/fd/255").is_symlink()
     return bool(with_word([process], {"wasm": "wasi_worker", "deno": "runner.js"}[engine]))
+
+
+@contextlib.contextmanager
+def suspended(server: psutil.Process) -> Iterator[None]:
+    """Stop the sandboxes of a server, and the processes that start them, until the end of the block."""
+    children = server.children(recursive=True)
+    for child in children:
+        child.suspend()
+    try:
+        yield
+    finally:
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.resume()
 
 
 def trace(folder: Path) -> dict[str, str]:

@@ -145,7 +145,7 @@ def check_application(snippet: Snippet, python: Path, folder: Path) -> None:
         assert "CancelledError" not in output.read_text()
         with contextlib.suppress(TimeoutError):
             # Normally the program has started by then. On a slow machine it may still be in the queue.
-            post(f"{url}{path}", {**program, "code": "import time; time.sleep(4)"}, timeout_s=1)
+            post(f"{url}{path}", {**program, "code": "while True: pass"}, timeout_s=1)
             raise AssertionError("the application did not wait for the program")
         for line in ("call_finished", "execution_finished"):  # of the client, and of the embedded FaaS
             wait_for(lambda line=line: re.search(rf"{line}.*CancelledError", output.read_text()))
