@@ -20,6 +20,7 @@ import pytest
 from faasrt import Outcome
 from support.helpers import manager_for
 from support.served import Caller, until
+from support.tables import block
 
 _MEMORY_MB = 16
 _SERVER = f"""
@@ -183,7 +184,11 @@ async def _assert_each_program_has_a_cgroup(server: _Server, tree: Path, *, fork
             if "cpu" in (tree / "cgroup.controllers").read_text().split():
                 assert (group / "cpu.weight").read_text() == "100\n"
     async with manager_for(server.url) as manager:
-        fork = "import os, time\nif os.fork() == 0: time.sleep(60)\nprint(open('/proc/self/cgroup').read())"
+        fork = block("""
+            import os, time
+            if os.fork() == 0: time.sleep(60)
+            print(open('/proc/self/cgroup').read())
+        """)
         for code, language in [(fork if forks else "print(1)", "python"), ("console.log(1)", "js")]:
             result = await manager.run_code(code, language, 20_000)
             assert result.outcome is Outcome.OK, result

@@ -8,6 +8,7 @@ import pytest
 
 from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig
 from support.helpers import until_active
+from support.tables import block
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -45,7 +46,16 @@ async def test_programs_run_to_their_end(local: RuntimeManager, language: str, c
 @pytest.mark.parametrize(
     ("code", "outcome", "name", "message", "place"),
     [
-        ("const a = 1;\nthrow new TypeError('boom')", Outcome.USER_ERROR, "TypeError", "boom", "main.js:2:7"),
+        (
+            block("""
+                const a = 1;
+                throw new TypeError('boom')
+            """),
+            Outcome.USER_ERROR,
+            "TypeError",
+            "boom",
+            "main.js:2:7",
+        ),
         ("throw 'just text'", Outcome.USER_ERROR, "Error", "just text", ""),
         ("throw { code: 7 }", Outcome.USER_ERROR, "Error", "{ code: 7 }", ""),
         ("throw null", Outcome.USER_ERROR, "Error", "null", ""),
@@ -150,8 +160,10 @@ async def test_a_nonzero_exit_code_is_a_user_error(local: RuntimeManager, code: 
         ("return_val('kept'); while (true) {}", "kept"),
         ("return_val('\\0\\n\\ud83d\\ude00')", "\0\n😀"),
         (
-            "function return_val(value) { console.log(String(value)) }\n"
-            "console.log('log'); return_val(JSON.stringify({ score: 1 })); console.log('end')",
+            block("""
+                function return_val(value) { console.log(String(value)) }
+                console.log('log'); return_val(JSON.stringify({ score: 1 })); console.log('end')
+            """),
             '{"score":1}',
         ),
     ],
@@ -234,7 +246,13 @@ async def test_a_long_error_message_is_shortened(local: RuntimeManager) -> None:
 
 async def test_return_val_in_a_comment_changes_nothing(local: RuntimeManager) -> None:
     """Only in the output of a program that defines `return_val` is a value searched for."""
-    result = await run(local, "// return_val = here\nconsole.log('{\"score\":1}')")
+    result = await run(
+        local,
+        block("""
+            // return_val = here
+            console.log('{"score":1}')
+        """),
+    )
     assert (result.stdout, result.ret_val) == ('{"score":1}\n', "")
 
 
@@ -268,7 +286,14 @@ console.log(seen.some((item) => String(item).includes("\\0faasrt:")));
         ("ts", "const x: number = 1", None),
         ("js", "import x from 'lodash'; import './y.js'; import 'https://example.com/z.js'", None),
         ("js", "const x: number = 1", (1, 7)),
-        ("js", "let a = 1;\nlet b = ;", (2, 9)),
+        (
+            "js",
+            block("""
+                let a = 1;
+                let b = ;
+            """),
+            (2, 9),
+        ),
         ("ts", "let a: = 1", (1, 8)),
         ("js", "", (1, 1)),
     ],

@@ -15,6 +15,7 @@ from faasrt.local.engines.native import NativePythonEngine
 from faasrt.local.engines.wasi_python import WasiPythonEngine
 from faasrt.protocol.execution_limits import ExecutionLimits
 from support.helpers import skip_without, until_active
+from support.tables import block
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -27,15 +28,42 @@ async def run(manager: RuntimeManager, code: str, timeout_ms: float = 10_000, **
     ("code", "stdout"),
     [
         ("print(6 * 7)", "42\n"),
-        ("print('a')\nprint('b', end='')", "a\nb"),
+        (
+            block("""
+                print('a')
+                print('b', end='')
+            """),
+            "a\nb",
+        ),
         ("# don't swallow\nprint(\"it's\")\nprint('''x\n\ty''')", "it's\nx\n\ty\n"),
         ("print('你好 🌍 é')", "你好 🌍 é\n"),
         ("print({'a': 1})", "{'a': 1}\n"),
         ("print(__name__, '__file__' in globals())", "__main__ True\n"),
         ("import sys; print(sys.argv, sys.stdin.read() == '')", "['main.py'] True\n"),
-        ("import inspect\ndef f(): return 1\nprint(inspect.getsource(f), end='')", "def f(): return 1\n"),
-        ("import pickle\nclass A: pass\nprint(type(pickle.loads(pickle.dumps(A()))) is A)", "True\n"),
-        ("class A:\n  def __del__(self): print('bye')\na = A()", "bye\n"),
+        (
+            block("""
+                import inspect
+                def f(): return 1
+                print(inspect.getsource(f), end='')
+            """),
+            "def f(): return 1\n",
+        ),
+        (
+            block("""
+                import pickle
+                class A: pass
+                print(type(pickle.loads(pickle.dumps(A()))) is A)
+            """),
+            "True\n",
+        ),
+        (
+            block("""
+                class A:
+                  def __del__(self): print('bye')
+                a = A()
+            """),
+            "bye\n",
+        ),
         ("import atexit; atexit.register(print, 'at exit')", "at exit\n"),
         ("import os; os.close(1); os.close(2)", ""),
         ("import sys; sys.stdout.close(); sys.stderr.close()", ""),
@@ -111,25 +139,67 @@ asyncio.run(main())
 """
     result = await run(python, code)
     assert (result.outcome, result.stdout) == (Outcome.OK, "[2, 1]\ntimed out\n3 later\n" * 2)
-    result = await run(python, "import asyncio\nx = await asyncio.sleep(0.01, 'awaited')\nprint(x)")
+    result = await run(
+        python,
+        block("""
+            import asyncio
+            x = await asyncio.sleep(0.01, 'awaited')
+            print(x)
+        """),
+    )
     assert (result.outcome, result.stdout) == (Outcome.OK, "awaited\n")
 
 
 @pytest.mark.parametrize(
     ("code", "outcome", "name", "line"),
     [
-        ("def f():\n    return 1 / 0\n\nf()", Outcome.USER_ERROR, "ZeroDivisionError", 'File "main.py", line 2, in f'),
-        ("def f(): f()\nf()", Outcome.USER_ERROR, "RecursionError", 'File "main.py", line 1, in f'),
+        (
+            block("""
+                def f():
+                    return 1 / 0
+
+                f()
+            """),
+            Outcome.USER_ERROR,
+            "ZeroDivisionError",
+            'File "main.py", line 2, in f',
+        ),
+        (
+            block("""
+                def f(): f()
+                f()
+            """),
+            Outcome.USER_ERROR,
+            "RecursionError",
+            'File "main.py", line 1, in f',
+        ),
         ("input()", Outcome.USER_ERROR, "EOFError", 'File "main.py", line 1'),
         ("raise KeyboardInterrupt", Outcome.USER_ERROR, "KeyboardInterrupt", 'File "main.py", line 1'),
         ("raise ExceptionGroup('g', [ValueError(1)])", Outcome.USER_ERROR, "ExceptionGroup", "ValueError: 1"),
-        ("async def f():\n    raise OSError('no')\nawait f()", Outcome.USER_ERROR, "OSError", "line 2, in f"),
+        (
+            block("""
+                async def f():
+                    raise OSError('no')
+                await f()
+            """),
+            Outcome.USER_ERROR,
+            "OSError",
+            "line 2, in f",
+        ),
         ("exec('1/0')", Outcome.USER_ERROR, "ZeroDivisionError", 'File "<string>", line 1'),
         ("import socket; socket.create_connection(('127.0.0.1', 80))", Outcome.USER_ERROR, "", "main.py"),
         ("open('/etc/shadow')", Outcome.USER_ERROR, "FileNotFoundError", "main.py"),
         ("import subprocess; subprocess.run(['no-such'])", Outcome.USER_ERROR, "", "main.py"),
         ("def f(:", Outcome.SYNTAX_ERROR, "SyntaxError", "def f(:"),
-        ("if 1:\nx", Outcome.SYNTAX_ERROR, "IndentationError", "line 2"),
+        (
+            block("""
+                if 1:
+                x
+            """),
+            Outcome.SYNTAX_ERROR,
+            "IndentationError",
+            "line 2",
+        ),
         ("(" * 1_000, Outcome.SYNTAX_ERROR, "", ""),
         # A ValueError before CPython 3.11.4.
         ("x = '\0'", Outcome.SYNTAX_ERROR, "SyntaxError" if sys.version_info >= (3, 11, 4) else "", "null bytes"),
@@ -157,8 +227,22 @@ async def test_code_too_deep_for_the_parser_is_a_syntax_error(python: RuntimeMan
 @pytest.mark.parametrize(
     ("code", "line"),
     [
-        ("x = 1\ny = bytearray(10**9)", 'File "main.py", line 2, in <module>'),
-        ("def f():\n  x = []\n  while 1: x.append([0] * 1000)\nf()", "line 3, in f"),
+        (
+            block("""
+                x = 1
+                y = bytearray(10**9)
+            """),
+            'File "main.py", line 2, in <module>',
+        ),
+        (
+            block("""
+                def f():
+                  x = []
+                  while 1: x.append([0] * 1000)
+                f()
+            """),
+            "line 3, in f",
+        ),
     ],
 )
 async def test_memory_errors_have_a_traceback(python: RuntimeManager, engine: str, code: str, line: str) -> None:
@@ -179,9 +263,33 @@ async def test_memory_errors_have_a_traceback(python: RuntimeManager, engine: st
         ("raise SystemExit(-1)", 255, ""),
         ("exit(4)", 4, ""),
         ("exit(2**70)", 255, ""),
-        ("class A:\n  def __str__(self): raise ValueError\nraise SystemExit(A())", 1, "\n"),
-        ("class E(SystemExit):\n  code = property(lambda self: 1 / 0)\nraise E", 1, ""),
-        ("import sys\nsys.stderr.close()\nsys.exit('bad')", 1, ""),
+        (
+            block("""
+                class A:
+                  def __str__(self): raise ValueError
+                raise SystemExit(A())
+            """),
+            1,
+            "\n",
+        ),
+        (
+            block("""
+                class E(SystemExit):
+                  code = property(lambda self: 1 / 0)
+                raise E
+            """),
+            1,
+            "",
+        ),
+        (
+            block("""
+                import sys
+                sys.stderr.close()
+                sys.exit('bad')
+            """),
+            1,
+            "",
+        ),
     ],
 )
 async def test_a_nonzero_exit_code_is_a_user_error(
@@ -219,10 +327,23 @@ async def test_a_long_error_message_is_shortened(python: RuntimeManager) -> None
         ("return_val(None)", ""),
         ("return_val('\\ud83d')", "\ud83d"),
         ("return_val({'a': 1})", "{'a': 1}"),
-        ("return_val('kept')\n1/0", "kept"),
         (
-            "def return_val(value):\n    print('__COZE_RETURN_VAL_START__')\n    print(value)\n"
-            "    print('__COZE_RETURN_VAL_END__')\nprint('log')\nreturn_val('{\"score\": 1}')\nprint('end')",
+            block("""
+                return_val('kept')
+                1/0
+            """),
+            "kept",
+        ),
+        (
+            block("""
+                def return_val(value):
+                    print('__COZE_RETURN_VAL_START__')
+                    print(value)
+                    print('__COZE_RETURN_VAL_END__')
+                print('log')
+                return_val('{"score": 1}')
+                print('end')
+            """),
             '{"score": 1}',
         ),
     ],
@@ -253,10 +374,23 @@ async def test_what_a_program_did_before_its_time_limit_arrives(python: RuntimeM
 @pytest.mark.parametrize(
     "code",
     [
-        "x = []\nwhile True: x.append(len(x))",
-        "x = {}\nwhile True: x[len(x)] = object()",
-        "x = 'a'\nwhile True: x += x",
-        "import numpy\nx = []\nwhile True: x.append(numpy.ones(1_000_000))",
+        block("""
+            x = []
+            while True: x.append(len(x))
+        """),
+        block("""
+            x = {}
+            while True: x[len(x)] = object()
+        """),
+        block("""
+            x = 'a'
+            while True: x += x
+        """),
+        block("""
+            import numpy
+            x = []
+            while True: x.append(numpy.ones(1_000_000))
+        """),
     ],
 )
 async def test_memory_is_limited(python: RuntimeManager, engine: str, code: str) -> None:
@@ -272,8 +406,20 @@ async def test_memory_is_limited(python: RuntimeManager, engine: str, code: str)
     ("code", "outcome"),
     [
         ("raise MemoryError('mine')", Outcome.MEMORY_LIMIT),
-        ("try: bytearray(10**9)\nexcept MemoryError: print('caught')", Outcome.OK),
-        ("class Own(MemoryError): pass\nraise Own", Outcome.USER_ERROR),
+        (
+            block("""
+                try: bytearray(10**9)
+                except MemoryError: print('caught')
+            """),
+            Outcome.OK,
+        ),
+        (
+            block("""
+                class Own(MemoryError): pass
+                raise Own
+            """),
+            Outcome.USER_ERROR,
+        ),
         ("-" * 100_000 + "1", Outcome.SYNTAX_ERROR),
         ("compile('-' * 100_000 + '1', 'x', 'eval')", Outcome.MEMORY_LIMIT),
     ],
@@ -356,7 +502,13 @@ async def test_forged_messages_of_native_python_affect_only_their_program(
         ("await f()", None),
         ("x = 'don\\'t'", None),
         ("def f(:", (1, 7)),
-        ("x = 1\n  y = 2", (2, 2)),
+        (
+            block("""
+                x = 1
+                  y = 2
+            """),
+            (2, 2),
+        ),
         ("print('é', (", (1, 12)),
         ("", (1, 1)),
         (" \n", (1, 1)),
@@ -419,7 +571,16 @@ async def test_a_cancelled_call_leaves_no_answer_to_the_next(
         return EngineJob(language=Language.PYTHON, code=code, limits=limits)
 
     for turns in all_turns:
-        call = asyncio.create_task(engine.execute(job("print('secret')\nwhile True: pass")))
+        call = asyncio.create_task(
+            engine.execute(
+                job(
+                    block("""
+                        print('secret')
+                        while True: pass
+                    """)
+                )
+            )
+        )
         while engine.active == 0 or (engine.idle and engine.name == "wasm"):
             await asyncio.sleep(0.01)
         call.cancel()

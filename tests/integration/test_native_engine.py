@@ -13,6 +13,7 @@ import pytest
 from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig, TestCase
 from support.helpers import skip_without
 from support.programs import RANDOM
+from support.tables import block
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 SANDBOX = SandboxConfig(timeout_limit_s=60, memory_limit_mb=512)
@@ -28,12 +29,41 @@ async def run(native: RuntimeManager, code: str, timeout_ms: float = 20_000) -> 
         ("import no_such_package", "no_such_package"),
         ("import no_such_package.part as p", "no_such_package"),
         ("from no_such_package import name", "no_such_package"),
-        ("def f():\n    import cv2_missing\nf()", "cv2_missing"),
-        ("import importlib\nimportlib.import_module('no_such_package')", "no_such_package"),
+        (
+            block("""
+                def f():
+                    import cv2_missing
+                f()
+            """),
+            "cv2_missing",
+        ),
+        (
+            block("""
+                import importlib
+                importlib.import_module('no_such_package')
+            """),
+            "no_such_package",
+        ),
         ("import json.nope", None),
         ("from json import nope", None),
-        ("try:\n    import no_such_package\nexcept ImportError:\n    1 / 0", None),
-        ("try:\n    import no_such_package\nexcept ImportError as e:\n    raise ValueError from e", None),
+        (
+            block("""
+                try:
+                    import no_such_package
+                except ImportError:
+                    1 / 0
+            """),
+            None,
+        ),
+        (
+            block("""
+                try:
+                    import no_such_package
+                except ImportError as e:
+                    raise ValueError from e
+            """),
+            None,
+        ),
         ("raise ModuleNotFoundError('x', name='a; rm -rf /')", None),
         ("raise ModuleNotFoundError('x', name='-r')", None),
         ("raise ModuleNotFoundError('x', name='a' * 100)", None),
@@ -86,49 +116,271 @@ print(jail.mine)
 @pytest.mark.parametrize(
     ("code", "outcome", "stdout", "ret_val", "exit_code"),
     [
-        ("import asyncio\nx = await asyncio.sleep(0, 5)\nprint(x)\nreturn_val(x)", Outcome.OK, "5\n", "5", 0),
-        ("async with __import__('asyncio').timeout(1):\n    print(1)", Outcome.OK, "1\n", "", 0),
-        ("await __import__('asyncio').sleep(0)\n1 / 0", Outcome.USER_ERROR, "", "", 1),
-        ("return_val({'a': 1})\nreturn_val('last')", Outcome.OK, "", "last", 0),
-        ("return_val('kept')\nraise ValueError", Outcome.USER_ERROR, "", "kept", 1),
-        ("return_val('kept')\nimport os\nos._exit(3)", Outcome.CRASHED, "", "kept", 3),
+        (
+            block("""
+                import asyncio
+                x = await asyncio.sleep(0, 5)
+                print(x)
+                return_val(x)
+            """),
+            Outcome.OK,
+            "5\n",
+            "5",
+            0,
+        ),
+        (
+            block("""
+                async with __import__('asyncio').timeout(1):
+                    print(1)
+            """),
+            Outcome.OK,
+            "1\n",
+            "",
+            0,
+        ),
+        (
+            block("""
+                await __import__('asyncio').sleep(0)
+                1 / 0
+            """),
+            Outcome.USER_ERROR,
+            "",
+            "",
+            1,
+        ),
+        (
+            block("""
+                return_val({'a': 1})
+                return_val('last')
+            """),
+            Outcome.OK,
+            "",
+            "last",
+            0,
+        ),
+        (
+            block("""
+                return_val('kept')
+                raise ValueError
+            """),
+            Outcome.USER_ERROR,
+            "",
+            "kept",
+            1,
+        ),
+        (
+            block("""
+                return_val('kept')
+                import os
+                os._exit(3)
+            """),
+            Outcome.CRASHED,
+            "",
+            "kept",
+            3,
+        ),
         ("return_val('\\ud800 \\x00 é')", Outcome.OK, "", "\ud800 \x00 é", 0),
         ("\ufeffprint('after a mark')", Outcome.OK, "after a mark\n", "", 0),
         (f"x = {'1 + ' * 300}1\nprint(x)\n{'# x' * 500_000}", Outcome.OK, "301\n", "", 0),
         ("\n".join(f"x{n} = {n}" for n in range(30_000)) + "\nprint(x29999)", Outcome.OK, "29999\n", "", 0),
         # Child processes: the first process decides the outcome.
-        ("import os\nif os.fork() == 0:\n    1 / 0\nos.wait()", Outcome.OK, "", "", 0),
-        ("import os\nif os.fork() == 0:\n    raise SystemExit(3)\nos.wait()\nprint(1)", Outcome.OK, "1\n", "", 0),
         (
-            "import os\nif os.fork() == 0:\n    print(1)\nelse:\n    os.wait()\n    print(2)",
+            block("""
+                import os
+                if os.fork() == 0:
+                    1 / 0
+                os.wait()
+            """),
+            Outcome.OK,
+            "",
+            "",
+            0,
+        ),
+        (
+            block("""
+                import os
+                if os.fork() == 0:
+                    raise SystemExit(3)
+                os.wait()
+                print(1)
+            """),
+            Outcome.OK,
+            "1\n",
+            "",
+            0,
+        ),
+        (
+            block("""
+                import os
+                if os.fork() == 0:
+                    print(1)
+                else:
+                    os.wait()
+                    print(2)
+            """),
             Outcome.OK,
             "1\n2\n",
             "",
             0,
         ),
-        ("import os\nif os.fork():\n    os.wait()\n    os._exit(4)", Outcome.CRASHED, "", "", 4),
         (
-            "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        time.sleep(1000)\n"
-            "    os._exit(0)\nos.wait()\nprint('the daemon holds stdout')",
+            block("""
+                import os
+                if os.fork():
+                    os.wait()
+                    os._exit(4)
+            """),
+            Outcome.CRASHED,
+            "",
+            "",
+            4,
+        ),
+        (
+            block("""
+                import os, time
+                if os.fork() == 0:
+                    os.setsid()
+                    if os.fork() == 0:
+                        time.sleep(1000)
+                    os._exit(0)
+                os.wait()
+                print('the daemon holds stdout')
+            """),
             Outcome.OK,
             "the daemon holds stdout\n",
             "",
             0,
         ),
-        ("import subprocess\nsubprocess.Popen(['sleep', '1000'])\nprint(1)", Outcome.OK, "1\n", "", 0),
-        # Descriptors.
-        ("import os\nos.close(1)\nos.close(2)", Outcome.OK, "", "", 0),
-        ("import os\nprint(1, flush=True)\nos.closerange(0, 1000)", Outcome.CRASHED, "1\n", "", 0),
-        ("import os\nos.closerange(3, 200)\nprint(1)\nreturn_val(2)", Outcome.OK, "1\n", "2", 0),
-        ("import os\nos.dup2(2, 1)\nprint('to stderr')", Outcome.OK, "", "", 0),
-        ("import sys\nsys.stdout = sys.stderr\nprint('to stderr')", Outcome.OK, "", "", 0),
-        ("import sys\nsys.stdout = open('/dev/null', 'w')\nprint(1)\nreturn_val(2)", Outcome.OK, "", "2", 0),
-        ("import sys\nprint(1)\nsys.stdout.close()", Outcome.OK, "1\n", "", 0),
-        ("import sys\nsys.excepthook = lambda *a: sys.exit(9)\n1 / 0", Outcome.USER_ERROR, "", "", 9),
-        ("import builtins, sys\nvars(builtins).clear()", Outcome.OK, "", "", 0),
-        ("import sys, gc, threading, atexit\nsys.modules.clear()\nprint(1)", Outcome.OK, "1\n", "", 0),
         (
-            "import sys, atexit\natexit.register(print, 'bye')\nsys.excepthook = None\n1 / 0",
+            block("""
+                import subprocess
+                subprocess.Popen(['sleep', '1000'])
+                print(1)
+            """),
+            Outcome.OK,
+            "1\n",
+            "",
+            0,
+        ),
+        # Descriptors.
+        (
+            block("""
+                import os
+                os.close(1)
+                os.close(2)
+            """),
+            Outcome.OK,
+            "",
+            "",
+            0,
+        ),
+        (
+            block("""
+                import os
+                print(1, flush=True)
+                os.closerange(0, 1000)
+            """),
+            Outcome.CRASHED,
+            "1\n",
+            "",
+            0,
+        ),
+        (
+            block("""
+                import os
+                os.closerange(3, 200)
+                print(1)
+                return_val(2)
+            """),
+            Outcome.OK,
+            "1\n",
+            "2",
+            0,
+        ),
+        (
+            block("""
+                import os
+                os.dup2(2, 1)
+                print('to stderr')
+            """),
+            Outcome.OK,
+            "",
+            "",
+            0,
+        ),
+        (
+            block("""
+                import sys
+                sys.stdout = sys.stderr
+                print('to stderr')
+            """),
+            Outcome.OK,
+            "",
+            "",
+            0,
+        ),
+        (
+            block("""
+                import sys
+                sys.stdout = open('/dev/null', 'w')
+                print(1)
+                return_val(2)
+            """),
+            Outcome.OK,
+            "",
+            "2",
+            0,
+        ),
+        (
+            block("""
+                import sys
+                print(1)
+                sys.stdout.close()
+            """),
+            Outcome.OK,
+            "1\n",
+            "",
+            0,
+        ),
+        (
+            block("""
+                import sys
+                sys.excepthook = lambda *a: sys.exit(9)
+                1 / 0
+            """),
+            Outcome.USER_ERROR,
+            "",
+            "",
+            9,
+        ),
+        (
+            block("""
+                import builtins, sys
+                vars(builtins).clear()
+            """),
+            Outcome.OK,
+            "",
+            "",
+            0,
+        ),
+        (
+            block("""
+                import sys, gc, threading, atexit
+                sys.modules.clear()
+                print(1)
+            """),
+            Outcome.OK,
+            "1\n",
+            "",
+            0,
+        ),
+        (
+            block("""
+                import sys, atexit
+                atexit.register(print, 'bye')
+                sys.excepthook = None
+                1 / 0
+            """),
             Outcome.USER_ERROR,
             "bye\n",
             "",
@@ -148,18 +400,77 @@ async def test_the_first_process_decides_the_result(
 @pytest.mark.parametrize(
     ("code", "name"),
     [
-        ("import signal\nsignal.setitimer(signal.ITIMER_REAL, 0.01)\nsignal.pause()", "SIGALRM"),
-        ("import signal\nsignal.setitimer(signal.ITIMER_VIRTUAL, 0.01)\nwhile True: pass", "SIGVTALRM"),
-        ("import signal\nsignal.raise_signal(signal.SIGUSR1)", "SIGUSR1"),
         (
-            "import os, signal\nsignal.signal(13, signal.SIG_DFL)\nr, w = os.pipe()\nos.close(r)\nos.write(w, b'x')",
+            block("""
+                import signal
+                signal.setitimer(signal.ITIMER_REAL, 0.01)
+                signal.pause()
+            """),
+            "SIGALRM",
+        ),
+        (
+            block("""
+                import signal
+                signal.setitimer(signal.ITIMER_VIRTUAL, 0.01)
+                while True: pass
+            """),
+            "SIGVTALRM",
+        ),
+        (
+            block("""
+                import signal
+                signal.raise_signal(signal.SIGUSR1)
+            """),
+            "SIGUSR1",
+        ),
+        (
+            block("""
+                import os, signal
+                signal.signal(13, signal.SIG_DFL)
+                r, w = os.pipe()
+                os.close(r)
+                os.write(w, b'x')
+            """),
             "SIGPIPE",
         ),
-        ("import os\nos.abort()", "SIGABRT"),
-        ("import os\nos.kill(os.getpid(), 9)", "SIGKILL"),
-        ("import os\nif os.fork() == 0:\n    os.kill(os.getppid(), 9)\nwhile True: pass", "SIGKILL"),
-        ("import os, signal\nos.kill(os.getpid(), signal.SIGRTMIN)", "SIGRTMIN"),
-        ("import os\nos.system('kill -USR2 $PPID')\nwhile True: pass", "SIGUSR2"),
+        (
+            block("""
+                import os
+                os.abort()
+            """),
+            "SIGABRT",
+        ),
+        (
+            block("""
+                import os
+                os.kill(os.getpid(), 9)
+            """),
+            "SIGKILL",
+        ),
+        (
+            block("""
+                import os
+                if os.fork() == 0:
+                    os.kill(os.getppid(), 9)
+                while True: pass
+            """),
+            "SIGKILL",
+        ),
+        (
+            block("""
+                import os, signal
+                os.kill(os.getpid(), signal.SIGRTMIN)
+            """),
+            "SIGRTMIN",
+        ),
+        (
+            block("""
+                import os
+                os.system('kill -USR2 $PPID')
+                while True: pass
+            """),
+            "SIGUSR2",
+        ),
     ],
 )
 async def test_a_signal_to_itself_is_a_crash_of_the_program(native: RuntimeManager, code: str, name: str) -> None:
@@ -172,11 +483,12 @@ async def test_a_signal_to_itself_is_a_crash_of_the_program(native: RuntimeManag
 
 async def test_programs_do_not_inherit_the_signals_of_the_server() -> None:
     """A server that a shell has started in the background ignores SIGINT. Its programs do not."""
-    code = (
-        "import signal\nfor number in sorted(signal.valid_signals()):\n"
-        "    if signal.getsignal(number) is signal.SIG_IGN: print(number.name)\n"
-        "print(signal.getsignal(signal.SIGINT), signal.pthread_sigmask(signal.SIG_BLOCK, []))"
-    )
+    code = block("""
+        import signal
+        for number in sorted(signal.valid_signals()):
+            if signal.getsignal(number) is signal.SIG_IGN: print(number.name)
+        print(signal.getsignal(signal.SIGINT), signal.pthread_sigmask(signal.SIG_BLOCK, []))
+    """)
     ignored = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)}
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
     try:
@@ -191,22 +503,34 @@ async def test_programs_do_not_inherit_the_signals_of_the_server() -> None:
 
 async def test_orphans_are_reaped(native: RuntimeManager) -> None:
     """Processes whose parent has ended do not use up the limit of 64 processes after their own end."""
-    code = (
-        "import subprocess\nfor i in range(100):\n"
-        "    subprocess.run(['sh', '-c', 'sleep 0.01 & exit 0'], check=True, capture_output=True)\nprint('end')"
-    )
+    code = block("""
+        import subprocess
+        for i in range(100):
+            subprocess.run(['sh', '-c', 'sleep 0.01 & exit 0'], check=True, capture_output=True)
+        print('end')
+    """)
     assert (await run(native, code)).stdout == "end\n"
 
 
 async def test_the_cpu_clock_of_a_process_is_exact(native: RuntimeManager) -> None:
     """It advances between any two calls, as without a limit of CPU time."""
-    result = await run(native, "import time\nprint(len({time.process_time() for _ in range(1_000)}))")
+    result = await run(
+        native,
+        block("""
+            import time
+            print(len({time.process_time() for _ in range(1_000)}))
+        """),
+    )
     assert result.stdout == "1000\n"
 
 
 async def test_a_limit_of_cpu_time_of_the_program_is_a_crash(native: RuntimeManager) -> None:
     """The program has set the limit itself, so the outcome is not TIMEOUT."""
-    code = "import resource\nresource.setrlimit(resource.RLIMIT_CPU, (1, 2))\nwhile True: pass"
+    code = block("""
+        import resource
+        resource.setrlimit(resource.RLIMIT_CPU, (1, 2))
+        while True: pass
+    """)
     result = await run(native, code)
     assert (result.outcome, result.error and result.error.name) == (Outcome.CRASHED, "SIGXCPU")
 
@@ -215,11 +539,29 @@ async def test_a_limit_of_cpu_time_of_the_program_is_a_crash(native: RuntimeMana
     "code",
     [
         "x = bytearray(10**11)",
-        "x = []\nwhile True: x.append([len(x)] * 50)",
-        "x = 'a'\nwhile True: x += x",
-        "def f():\n    x = []\n    while True: x.append(bytearray(10**6))\nf()",
+        block("""
+            x = []
+            while True: x.append([len(x)] * 50)
+        """),
+        block("""
+            x = 'a'
+            while True: x += x
+        """),
+        block("""
+            def f():
+                x = []
+                while True: x.append(bytearray(10**6))
+            f()
+        """),
         "raise MemoryError",
-        "import os\nx = []\nif os.fork() == 0:\n    while True: x.append(bytearray(10**6))\nos.wait()\n1 / 0",
+        block("""
+            import os
+            x = []
+            if os.fork() == 0:
+                while True: x.append(bytearray(10**6))
+            os.wait()
+            1 / 0
+        """),
     ],
 )
 async def test_an_uncaught_memory_error_is_memory_limit(native: RuntimeManager, code: str) -> None:
@@ -234,7 +576,13 @@ async def test_packages_do_not_count_even_if_the_server_has_not_imported_them_ye
     skip_without("sklearn")
     skip_without("sympy")
     async with RuntimeManager.local(["python"], engines={"python": "native"}) as manager:
-        result = await run(manager, "import numpy, sympy, sklearn\nprint('end')")
+        result = await run(
+            manager,
+            block("""
+                import numpy, sympy, sklearn
+                print('end')
+            """),
+        )
     assert (result.outcome, result.stdout) == (Outcome.OK, "end\n")
 
 
@@ -267,10 +615,23 @@ print(subprocess.check_output([sys.executable, '-c', threads], text=True))
 @pytest.mark.parametrize(
     ("code", "place"),
     [
-        ("print('never')\nimport os\nos._exit(3)", None),
+        (
+            block("""
+                print('never')
+                import os
+                os._exit(3)
+            """),
+            None,
+        ),
         ("await f()", None),
         ("def f(:", (1, 7)),
-        ("x = 1\n  y = 2", (2, 2)),
+        (
+            block("""
+                x = 1
+                  y = 2
+            """),
+            (2, 2),
+        ),
         ("\ufeffx = 1", None),
         ("x = 1\0", (None, None)),
         ("return 5", (1, 1)),
@@ -297,8 +658,16 @@ async def test_the_metadata_name_engine_and_level(native: RuntimeManager) -> Non
 @pytest.mark.parametrize(
     "code",
     [
-        'import os\nos.write(255, b\'{"kind":"started"\\n\')\nos._exit(1)',
-        'import os\nos.write(255, b\'{"kind":"started","x":[]}\\n\')\nos.abort()',
+        block(r"""
+            import os
+            os.write(255, b'{"kind":"started"\n')
+            os._exit(1)
+        """),
+        block(r"""
+            import os
+            os.write(255, b'{"kind":"started","x":[]}\n')
+            os.abort()
+        """),
     ],
 )
 async def test_a_program_cannot_pretend_that_it_has_not_started(native: RuntimeManager, code: str) -> None:
@@ -309,12 +678,16 @@ async def test_a_program_cannot_pretend_that_it_has_not_started(native: RuntimeM
 async def test_the_memory_of_a_process_without_its_first_thread_counts(native: RuntimeManager) -> None:
     """The system shows the memory of such a process only in the folders of its other threads."""
     # 176 MiB is above the limit of 128, but not so far that the thread would get a MemoryError first.
-    code = (
-        "import ctypes, threading, time\n"
-        "def hold():\n    time.sleep(0.2)\n    kept = [bytearray(b'x' * 2**23) for _ in range(22)]\n"
-        "    print('held', flush=True)\n    time.sleep(30)\n"
-        "threading.Thread(target=hold).start()\nctypes.CDLL(None).syscall(60, 0)"
-    )
+    code = block("""
+        import ctypes, threading, time
+        def hold():
+            time.sleep(0.2)
+            kept = [bytearray(b'x' * 2**23) for _ in range(22)]
+            print('held', flush=True)
+            time.sleep(30)
+        threading.Thread(target=hold).start()
+        ctypes.CDLL(None).syscall(60, 0)
+    """)
     result = await native.run_code(code, "python", timeout_ms=20_000, sandbox=SandboxConfig(memory_limit_mb=128))
     assert result.outcome is Outcome.MEMORY_LIMIT
 
@@ -351,10 +724,22 @@ async def test_a_program_that_kills_itself_keeps_the_other_verdicts(native: Runt
 @pytest.mark.parametrize(
     "code",
     [
-        "import os\nos.utime('/dev/null')",
-        "import os\nos.preadv(os.open('/usr/bin/env', 0), [bytearray(1)], 0, os.RWF_NOWAIT)",
-        "import socket\nsocket.socketpair()[0].getsockopt(socket.SOL_SOCKET, 57, 8)",
-        "import socket\nsocket.socketpair()[0].setsockopt(socket.SOL_SOCKET, 26, bytes(16))",
+        block("""
+            import os
+            os.utime('/dev/null')
+        """),
+        block("""
+            import os
+            os.preadv(os.open('/usr/bin/env', 0), [bytearray(1)], 0, os.RWF_NOWAIT)
+        """),
+        block("""
+            import socket
+            socket.socketpair()[0].getsockopt(socket.SOL_SOCKET, 57, 8)
+        """),
+        block("""
+            import socket
+            socket.socketpair()[0].setsockopt(socket.SOL_SOCKET, 26, bytes(16))
+        """),
     ],
 )
 async def test_a_program_cannot_leave_signals_for_other_programs(native: RuntimeManager, code: str) -> None:
@@ -401,10 +786,14 @@ asyncio.run(main())
 
 async def test_a_program_has_no_descriptor_of_the_launcher() -> None:
     """The launcher's socket is closed in programs, even if it has the number of the descriptor for Deno's binary."""
-    code = (
-        "import os\nfound = []\nfor fd in range(4096):\n    try: os.fstat(fd); found.append(fd)\n"
-        "    except OSError: pass\nprint(found)"
-    )
+    code = block("""
+        import os
+        found = []
+        for fd in range(4096):
+            try: os.fstat(fd); found.append(fd)
+            except OSError: pass
+        print(found)
+    """)
     command = [sys.executable, "-W", "error", "-c", RUN_WITH_SOCKET_60, code]
     process = await asyncio.to_thread(
         subprocess.run, command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100
@@ -421,20 +810,23 @@ async def test_logging_counts_from_the_start_of_the_program(native: RuntimeManag
 
 async def test_programs_can_open_their_streams_by_name(native: RuntimeManager) -> None:
     """Solutions of contest problems often read /dev/stdin. The pipes belong to another user than the program."""
-    code = (
-        "print(open('/dev/stdin').read())\nopen('/dev/stdout', 'w').write('out')\n"
-        "open('/proc/self/fd/2', 'w').write('err')"
-    )
+    code = block("""
+        print(open('/dev/stdin').read())
+        open('/dev/stdout', 'w').write('out')
+        open('/proc/self/fd/2', 'w').write('err')
+    """)
     result = await native.run_code(code, "python", stdin="in")
     assert (result.outcome, result.stdout, result.stderr) == (Outcome.OK, "in\nout", "err")
 
 
 async def test_shared_memory_is_not_in_the_working_folder(native: RuntimeManager) -> None:
     """A file can have any name, and the folder shares its size with /dev/shm."""
-    code = (
-        "import os\nprint(open('.shm').read(), os.listdir('/dev/shm'))\n"
-        "open('/dev/shm/a', 'wb').write(bytes(40 * 2**20))\nopen('b', 'wb').write(bytes(40 * 2**20))"
-    )
+    code = block("""
+        import os
+        print(open('.shm').read(), os.listdir('/dev/shm'))
+        open('/dev/shm/a', 'wb').write(bytes(40 * 2**20))
+        open('b', 'wb').write(bytes(40 * 2**20))
+    """)
     result = await native.run_code(code, "python", files={".shm": "x"})
     assert result.stdout == "x []\n"
     assert result.error is not None

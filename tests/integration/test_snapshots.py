@@ -25,7 +25,7 @@ from faasrt.local.engines.wasi_sandbox import FreshSandbox, load_files, open_san
 from faasrt.local.engines.wasi_worker import HostBridge, execute
 from support.helpers import WASM
 from support.served import until
-from support.tables import first_of
+from support.tables import block, first_of
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.usefixtures("wasm_sandbox")]
 
@@ -44,7 +44,13 @@ STATES = [
     ("import os; os.environ['LEAKED'] = '1'", "import os; print('LEAKED' in os.environ)"),
     ("import os; os.chdir('/usr/local/lib')", "import os; print(os.getcwd() != '/')"),
     ("import sys; sys.setrecursionlimit(50)", "import sys; print(sys.getrecursionlimit() != 1000)"),
-    ("import ctypes\nctypes.memset(id(1), 0, 8)", "print(1 != 1)"),
+    (
+        block("""
+            import ctypes
+            ctypes.memset(id(1), 0, 8)
+        """),
+        "print(1 != 1)",
+    ),
     ("import decimal; decimal.getcontext().prec = 3", "import decimal; print(decimal.getcontext().prec != 28)"),
     ("import random; random.seed(1)", "import random; print(random.random() == 0.13436424411240122)"),
 ]
@@ -74,9 +80,19 @@ HOSTILE = [
     "while True: pass",
     "print('x' * 10**8)",
     "x = bytearray(10**9)",
-    "import sys; sys.setrecursionlimit(10**9)\ndef f(): f()\nf()",
-    "import ctypes\nfor page in range(0, 2**25, 4096): ctypes.memset(page, 1, 4096)",
-    "chained = None\nfor _ in range(500_000): chained = [chained]",
+    block("""
+        import sys; sys.setrecursionlimit(10**9)
+        def f(): f()
+        f()
+    """),
+    block("""
+        import ctypes
+        for page in range(0, 2**25, 4096): ctypes.memset(page, 1, 4096)
+    """),
+    block("""
+        chained = None
+        for _ in range(500_000): chained = [chained]
+    """),
 ]
 
 
@@ -92,16 +108,53 @@ async def test_hostile_programs_do_not_change_the_snapshot(one_worker: RuntimeMa
 
 
 RECURSIONS = {
-    "lru_cache": "import functools\n@functools.lru_cache(None)\ndef f(n): return n and 1 + f(n - 1)\nf(DEPTH)",
-    "map": "def f(n): return list(map(f, [n + 1]))\nf(0)",
-    "sorted": "def f(n): return sorted([n], key=f)\nf(0)",
-    "str": "class A:\n    def __str__(self): return str(self)\nstr(A())",
-    "getattr": "class A:\n    def __getattr__(self, name): return getattr(self, name)\nA().x",
-    "partial": "import functools\ndef f(): return g()\ng = functools.partial(f)\ng()",
-    "isinstance": "class M(type):\n    def __instancecheck__(c, o): return isinstance(o, c)\n"
-    "class A(metaclass=M): pass\nisinstance(1, A)",
-    "pickle": "import pickle\na = []\nfor _ in range(200_000): a = [a]\npickle.dumps(a)",
-    "eval": "code = compile('f()', 'f', 'eval')\ndef f(): return eval(code)\nf()",
+    "lru_cache": block("""
+        import functools
+        @functools.lru_cache(None)
+        def f(n): return n and 1 + f(n - 1)
+        f(DEPTH)
+    """),
+    "map": block("""
+        def f(n): return list(map(f, [n + 1]))
+        f(0)
+    """),
+    "sorted": block("""
+        def f(n): return sorted([n], key=f)
+        f(0)
+    """),
+    "str": block("""
+        class A:
+            def __str__(self): return str(self)
+        str(A())
+    """),
+    "getattr": block("""
+        class A:
+            def __getattr__(self, name): return getattr(self, name)
+        A().x
+    """),
+    "partial": block("""
+        import functools
+        def f(): return g()
+        g = functools.partial(f)
+        g()
+    """),
+    "isinstance": block("""
+        class M(type):
+            def __instancecheck__(c, o): return isinstance(o, c)
+        class A(metaclass=M): pass
+        isinstance(1, A)
+    """),
+    "pickle": block("""
+        import pickle
+        a = []
+        for _ in range(200_000): a = [a]
+        pickle.dumps(a)
+    """),
+    "eval": block("""
+        code = compile('f()', 'f', 'eval')
+        def f(): return eval(code)
+        f()
+    """),
 }
 
 
@@ -160,14 +213,25 @@ print(image.getvalue()[:4])
 
 
 SAME = [
-    "print('hi', end='')\nimport sys; sys.stderr.write('err')",
+    block("""
+        print('hi', end='')
+        import sys; sys.stderr.write('err')
+    """),
     "1 / 0",
     "def f(:",
     "import sys; sys.exit(3)",
     "exit('bye')",
     "import atexit; atexit.register(print, 'end')",
-    "class A:\n    def __del__(self): print('gone')\na = A()",
-    "import asyncio\nasync def f(): await asyncio.sleep(0); print('x')\nasyncio.run(f())",
+    block("""
+        class A:
+            def __del__(self): print('gone')
+        a = A()
+    """),
+    block("""
+        import asyncio
+        async def f(): await asyncio.sleep(0); print('x')
+        asyncio.run(f())
+    """),
     "import sys; print(sys.argv, sys.path, sys.flags, exit, quit, __name__, __file__)",
     "import os; print(sorted(os.environ), os.getcwd())",
     "return_val('x' * 10)",
@@ -227,7 +291,13 @@ async def test_without_a_snapshot_a_worker_is_confined(
     """If no snapshot can be made, this is logged once. Confined by the kernel, a worker can still run programs, with
     stdin and files too.
     """
-    patch_workers(monkeypatch, "if 'snapshot' in sys.argv[1]: sys.exit('no luck')\ns.open_snapshot = lambda path: None")
+    patch_workers(
+        monkeypatch,
+        block("""
+            if 'snapshot' in sys.argv[1]: sys.exit('no luck')
+            s.open_snapshot = lambda path: None
+        """),
+    )
     for module in (wasi_python, snapshot_maker):
         monkeypatch.setattr(module, "snapshot_of", lambda *arguments: tmp_path / "missing")
     code = "import colorsys; print(hasattr(__import__('_reactor'), 'faasrt'), input(), *open('given'))"

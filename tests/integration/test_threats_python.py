@@ -14,6 +14,7 @@ import faasrt
 from faasrt import Outcome, RuntimeManager, SandboxConfig
 from faasrt.local.engines import wasi_worker
 from support.helpers import WASM, until_active
+from support.tables import block
 from support.threats import MB, Target, environments, run_with_neighbour, sample, start_target
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.usefixtures("wasm_sandbox")]
@@ -46,7 +47,13 @@ FILES = [
     ("import pathlib; print(pathlib.Path('/proc/self/environ').read_bytes())", ABSENT),
     ("import io; io.FileIO('PATH')", ABSENT),
     ("import sqlite3; sqlite3.connect('PATH').execute('select 1 from sqlite_master')", REFUSED),
-    ("import linecache\nassert linecache.getlines('PATH')", "AssertionError"),
+    (
+        block("""
+            import linecache
+            assert linecache.getlines('PATH')
+        """),
+        "AssertionError",
+    ),
     ("import runpy; runpy.run_path('PATH')", ABSENT),
     ("import urllib.request; print(urllib.request.urlopen('file://PATH').read())", "URLError"),
     ("import numpy; print(numpy.fromfile('PATH', 'u1'))", ABSENT),
@@ -89,8 +96,10 @@ SYSTEM = [
     ("import ctypes; ctypes.CDLL(None)", "unavailable"),
     ("import _ctypes", "ModuleNotFoundError"),
     (
-        "import importlib.machinery as m, importlib.util as u\n"
-        "u.module_from_spec(u.spec_from_loader('x', m.ExtensionFileLoader('x', '/x.so')))",
+        block("""
+            import importlib.machinery as m, importlib.util as u
+            u.module_from_spec(u.spec_from_loader('x', m.ExtensionFileLoader('x', '/x.so')))
+        """),
         REFUSED,
     ),
     ("import signal; signal.alarm(1)", LACKING),
@@ -150,23 +159,50 @@ async def test_a_program_leaves_nothing_for_other_programs(local_wasm: RuntimeMa
 
 MEMORY = [
     "x = bytearray(10**9)",
-    "x = []\nwhile True: x.append(bytes(10**6))",
-    "x = [0]\nwhile True: x += x",
-    "x = 'a'\nwhile True: x += x",
+    block("""
+        x = []
+        while True: x.append(bytes(10**6))
+    """),
+    block("""
+        x = [0]
+        while True: x += x
+    """),
+    block("""
+        x = 'a'
+        while True: x += x
+    """),
     "x = 1 << 10**10",
-    "x = {}\nwhile True: x[len(x)] = [len(x)]",
-    "x = ()\nwhile True: x = (x, [0] * 1000)",
-    "def f(x): return f([x] * 1000)\nimport sys; sys.setrecursionlimit(10**6); f(0)",
+    block("""
+        x = {}
+        while True: x[len(x)] = [len(x)]
+    """),
+    block("""
+        x = ()
+        while True: x = (x, [0] * 1000)
+    """),
+    block("""
+        def f(x): return f([x] * 1000)
+        import sys; sys.setrecursionlimit(10**6); f(0)
+    """),
     "import numpy; x = [numpy.ones(10**6) for _ in range(10**6)]",
     "import numpy; numpy.arange(10**7).reshape(-1, 1) @ numpy.ones((1, 10**7))",
     "import re; re.compile('(a{1,1000}b){1,1000}' * 10**5)",
     "import zlib; d = zlib.decompressobj(); x = d.decompress(zlib.compress(bytes(3 * 10**7)) * 9) * 9",
     "import itertools; x = list(itertools.count())",
     "print('{:>1000000000}'.format(1))",
-    "import sqlite3; d = sqlite3.connect(':memory:'); d.execute('create table t(a)')\n"
-    "while True: d.execute('insert into t values (randomblob(10000000))')",
-    "import gc; gc.disable()\nwhile True:\n    x = [0] * 1000; x.append(x)",
-    "x = 'return_val'\nwhile True: return_val(x); x += x",
+    block("""
+        import sqlite3; d = sqlite3.connect(':memory:'); d.execute('create table t(a)')
+        while True: d.execute('insert into t values (randomblob(10000000))')
+    """),
+    block("""
+        import gc; gc.disable()
+        while True:
+            x = [0] * 1000; x.append(x)
+    """),
+    block("""
+        x = 'return_val'
+        while True: return_val(x); x += x
+    """),
 ]
 
 
@@ -187,20 +223,57 @@ async def test_memory_of_webassembly_is_limited(local_wasm: RuntimeManager, code
 TIME = [
     "while True: pass",
     "import time; time.sleep(10**9)",
-    "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: pass",
+    block("""
+        import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        while True: pass
+    """),
     "import re; re.match('(a|a)*$', 'a' * 100 + 'b')",
     "7 ** 10**8",
     "int('9' * 10**7) if __import__('sys').set_int_max_str_digits(0) is None else 0",
     "sum(range(10**15))",
-    "import numpy\nx = numpy.ones((500, 500))\nwhile True: numpy.linalg.svd(x)",
+    block("""
+        import numpy
+        x = numpy.ones((500, 500))
+        while True: numpy.linalg.svd(x)
+    """),
     "import asyncio; asyncio.run(asyncio.sleep(10**6))",
     "import select; select.select([0], [], [], 10**6) and select.select([], [], [], 10**6)",
-    "try:\n    while True: pass\nexcept BaseException:\n    while True: pass",
-    "import atexit\n@atexit.register\ndef f():\n    while True: pass",
-    "class A:\n    def __del__(self):\n        while True: pass\na = A()",
-    "class E(Exception):\n    def __str__(self):\n        while True: pass\nraise E",
-    "import sys\nclass W:\n    def flush(self):\n        while True: pass\nsys.stdout = W()",
-    "import _host\n_host.call(b'done')\nwhile True: _host.call(b'exit0')",
+    block("""
+        try:
+            while True: pass
+        except BaseException:
+            while True: pass
+    """),
+    block("""
+        import atexit
+        @atexit.register
+        def f():
+            while True: pass
+    """),
+    block("""
+        class A:
+            def __del__(self):
+                while True: pass
+        a = A()
+    """),
+    block("""
+        class E(Exception):
+            def __str__(self):
+                while True: pass
+        raise E
+    """),
+    block("""
+        import sys
+        class W:
+            def flush(self):
+                while True: pass
+        sys.stdout = W()
+    """),
+    block("""
+        import _host
+        _host.call(b'done')
+        while True: _host.call(b'exit0')
+    """),
 ]
 
 
@@ -216,17 +289,85 @@ async def test_webassembly_is_stopped_at_its_time_limit(local_wasm: RuntimeManag
 
 OUTPUT = [
     ("while True: print('x' * 1000)", "stdout"),
-    ("import sys\nwhile True: sys.stderr.write('x' * 1000)", "stderr"),
-    ("import os\nwhile True: os.write(1, b'x' * 1000)", "stdout"),
-    ("import os\nf = os.fdopen(2, 'wb', 0)\nwhile True: f.write(b'x' * 1000)", "stderr"),
-    ("import io\nf = io.FileIO(1, 'w')\nwhile True: f.write(b'x' * 1000)", "stdout"),
-    ("f = open(1, 'w')\nwhile True: f.write('x' * 1000)", "stdout"),
-    ("import sys\nwhile True: sys.stdout.buffer.raw.write(b'x' * 1000)", "stdout"),
-    ("import warnings\nwarnings.simplefilter('always')\nwhile True: warnings.warn('x' * 1000)", "stderr"),
-    ("import atexit\n@atexit.register\ndef f():\n    while True: print('x' * 1000)", "stdout"),
-    ("import sys\nsys.unraisablehook = None\nclass A:\n    def __del__(self): 1 / 0\nwhile True: A()", "stderr"),
+    (
+        block("""
+            import sys
+            while True: sys.stderr.write('x' * 1000)
+        """),
+        "stderr",
+    ),
+    (
+        block("""
+            import os
+            while True: os.write(1, b'x' * 1000)
+        """),
+        "stdout",
+    ),
+    (
+        block("""
+            import os
+            f = os.fdopen(2, 'wb', 0)
+            while True: f.write(b'x' * 1000)
+        """),
+        "stderr",
+    ),
+    (
+        block("""
+            import io
+            f = io.FileIO(1, 'w')
+            while True: f.write(b'x' * 1000)
+        """),
+        "stdout",
+    ),
+    (
+        block("""
+            f = open(1, 'w')
+            while True: f.write('x' * 1000)
+        """),
+        "stdout",
+    ),
+    (
+        block("""
+            import sys
+            while True: sys.stdout.buffer.raw.write(b'x' * 1000)
+        """),
+        "stdout",
+    ),
+    (
+        block("""
+            import warnings
+            warnings.simplefilter('always')
+            while True: warnings.warn('x' * 1000)
+        """),
+        "stderr",
+    ),
+    (
+        block("""
+            import atexit
+            @atexit.register
+            def f():
+                while True: print('x' * 1000)
+        """),
+        "stdout",
+    ),
+    (
+        block("""
+            import sys
+            sys.unraisablehook = None
+            class A:
+                def __del__(self): 1 / 0
+            while True: A()
+        """),
+        "stderr",
+    ),
     ("return_val('x' * 10**6)", "ret_val"),
-    ("import _host\nwhile True: _host.call(b'ret_val' + b'x' * 10**6)", "ret_val"),
+    (
+        block("""
+            import _host
+            while True: _host.call(b'ret_val' + b'x' * 10**6)
+        """),
+        "ret_val",
+    ),
 ]
 
 
@@ -249,7 +390,13 @@ FORGERIES = [
     ("_host.call(b'error{\"a\": [' + b'[],' * 10**6 + b'1]}')", Outcome.OK),
     ("_host.call(b'error{\"a\":[' + b'{},' * 3_000_000 + b'1]}')", Outcome.OK),
     ("_host.call(b'ret_val\\xff\\xfe\\x00')", Outcome.OK),
-    ("_host.call(b'output_limit')\nwhile True: pass", Outcome.OUTPUT_LIMIT),
+    (
+        block("""
+            _host.call(b'output_limit')
+            while True: pass
+        """),
+        Outcome.OUTPUT_LIMIT,
+    ),
     ("_host.call(b'own_return_val'); print('__COZE_RETURN_VAL_START__\\nx\\n__COZE_RETURN_VAL_END__')", Outcome.OK),
     ("os.write(1, b'\\x00\\x00\\x00\\x02{}' * 100); os.write(2, b'\\x00\\x00\\x00\\x10{\"job\": 1}')", Outcome.OK),
     ("[_host.call(bytes([n]) * n) for n in range(256)]", Outcome.OK),
@@ -276,10 +423,23 @@ CRASHES = [
     ("import os; os._exit(0)", 0),
     ("import os; os.abort()", None),
     ("import atexit, os; atexit.register(os.abort)", None),
-    ("chained = iter([1])\nfor _ in range(400_000): chained = map(abs, chained)\nnext(chained)", None),
+    (
+        block("""
+            chained = iter([1])
+            for _ in range(400_000): chained = map(abs, chained)
+            next(chained)
+        """),
+        None,
+    ),
     ("import faulthandler; faulthandler._sigsegv()", None),
     ("import faulthandler; faulthandler._sigabrt()", None),
-    ("c = (lambda: 0).__code__\nexec(c.replace(co_code=b'S\\xff' * 10))", None),
+    (
+        block(r"""
+            c = (lambda: 0).__code__
+            exec(c.replace(co_code=b'S\xff' * 10))
+        """),
+        None,
+    ),
 ]
 
 
@@ -312,7 +472,10 @@ async def test_crashes_of_webassembly_leak_nothing() -> None:
 
 async def test_open_files_are_flushed_at_the_end(local_wasm: RuntimeManager) -> None:
     """The sandbox's own shutdown flushes open files, and calls no function that the program has replaced."""
-    held = "f = open(1, 'w', closefd=False); f.write('held')\ndef g(): f"
+    held = block("""
+        f = open(1, 'w', closefd=False); f.write('held')
+        def g(): f
+    """)
     assert (await local_wasm.run_code(held, "python")).stdout == "held"
     replaced = "import atexit, gc; gc.collect = atexit._run_exitfuncs = lambda *a: print('mine')"
     result = await local_wasm.run_code(replaced, "python", sandbox=SandboxConfig())
@@ -359,9 +522,24 @@ async def test_an_access_out_of_bounds_is_a_crash(local_wasm: RuntimeManager, co
 @pytest.mark.parametrize(
     "code",
     [
-        "x = []\ntry:\n    while True: x.append(iter([1]))\nexcept MemoryError: pass",
-        "import threading\nx = []\ntry:\n    while True: x.append(threading.Lock())\nexcept MemoryError: pass",
-        "import gc; gc.disable()\nwhile True:\n    x = [0] * 1000; x.append(x)",
+        block("""
+            x = []
+            try:
+                while True: x.append(iter([1]))
+            except MemoryError: pass
+        """),
+        block("""
+            import threading
+            x = []
+            try:
+                while True: x.append(threading.Lock())
+            except MemoryError: pass
+        """),
+        block("""
+            import gc; gc.disable()
+            while True:
+                x = [0] * 1000; x.append(x)
+        """),
     ],
 )
 async def test_a_failure_without_memory_is_memory_limit(local_wasm: RuntimeManager, code: str) -> None:

@@ -26,6 +26,7 @@ from faasrt.local.jail.syscalls import ARCHITECTURE, NUMBERS
 from support.helpers import WASM
 from support.native_attacks import DENIED_WITHOUT_NAMESPACES, PRELUDE, attempt
 from support.served import until
+from support.tables import block
 from support.threats import USERS, Host, host_of, sample
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.usefixtures("wasm_sandbox")]
@@ -228,7 +229,10 @@ print(attempt(open, "/etc/passwd"), attempt(socket.socket), sep="; ")
         (f"{REFUSE}refuse('landlock_create_ruleset')", "the kernel has no Landlock; done", "done; Permission denied"),
         (f"{REFUSE}refuse('seccomp')", "done; seccomp: Function not implemented", "Permission denied; done"),
         (
-            "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()",
+            block("""
+                import threading
+                threading.Thread(target=threading.Event().wait, daemon=True).start()
+            """),
             "the process has threads already; done",
             "done; Permission denied",
         ),

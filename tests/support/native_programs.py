@@ -5,7 +5,7 @@ See test_native_programs.py.
 
 from __future__ import annotations
 
-import textwrap
+from support.tables import block
 
 # How a program ends: exit codes, exceptions, shutdown order.
 EXITS = {
@@ -2316,11 +2316,6 @@ LIBRARY = {
 }
 
 
-def _program(text: str) -> str:
-    """Return a program. If it is a text block, the line break at its start and its indentation are not part of it."""
-    return textwrap.dedent(text).strip("\n") if text.startswith("\n") else text
-
-
 _TABLES = {
     "exits": EXITS,
     "errors": ERRORS,
@@ -2335,7 +2330,9 @@ _TABLES = {
     "library": LIBRARY,
 }
 PROGRAMS = {
-    f"{table}, {name}": _program(text) for table, programs in _TABLES.items() for name, text in programs.items()
+    f"{table}, {name}": block(text) if text.startswith("\n") else text
+    for table, programs in _TABLES.items()
+    for name, text in programs.items()
 }
 
 _FRAME = "the stack has one more frame, that of the runner, which catches the program's exception"
