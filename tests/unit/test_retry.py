@@ -265,6 +265,7 @@ class Budgets(RuleBasedStateMachine):
 
 
 TestBudgets = Budgets.TestCase
+TestBudgets.settings = settings(max_examples=30)
 
 
 def test_retry_budget_limits_retries_when_all_endpoints_are_down() -> None:
