@@ -23,6 +23,7 @@ from faasrt import (
     Language,
     Outcome,
     OverloadedError,
+    RetrySettings,
     RuntimeManager,
     SandboxConfig,
     ServerError,
@@ -40,7 +41,7 @@ from faasrt.local.engines.warm_process import start_warm
 from faasrt.local.jail import landlock
 from faasrt.local.toolchains import TOOLCHAINS
 from support import toolchain_programs as programs
-from support.helpers import NO_WAIT, QUICK, Clock, manager_for
+from support.helpers import NO_WAIT, Clock, manager_for
 from support.served import PATIENCE_S, Caller, until
 from support.tables import first_of
 
@@ -483,7 +484,8 @@ async def test_a_compiler_that_is_killed_is_no_error_of_the_program(
     monkeypatch.setenv("FAASRT_CACHE_DIR", str(tmp_path))
     killed = attrs.evolve(PERL, compile=lambda _, sources: ["sh", "-c", command, sources[0]])
     monkeypatch.setitem(engine_choice.ENGINES, Language.BASH, (engine_for(killed),))
-    async with RuntimeManager.local(["bash"], workers=1, settings=Settings(sandbox=SANDBOX, retry=QUICK)) as manager:
+    settings = Settings(sandbox=SANDBOX, retry=RetrySettings(max_attempts=1, extra_attempts=0))
+    async with RuntimeManager.local(["bash"], workers=1, settings=settings) as manager:
         for _ in range(2):
             with pytest.raises(OverloadedError, match="a process of the compiler was killed"):
                 await manager.run_code("print 'low'", "bash")
