@@ -8,9 +8,7 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from faasrt import Outcome, RuntimeManager, SandboxConfig
-from faasrt.local import LocalFaaS
-from support.helpers import manager_for
+from faasrt import Outcome
 from support.served import with_word
 from support.threats import FOLDERS, MB, Target, attempt, sample, target_at
 
@@ -174,15 +172,7 @@ async def test_the_size_of_the_folder_is_limited(target: Target, body: str) -> N
     assert len(result.files) <= 1_000
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def local() -> AsyncIterator[RuntimeManager]:
-    async with LocalFaaS(["js"], workers=2) as faas:
-        await faas.wait_ready("js")
-        async with manager_for(faas.url) as manager:
-            yield manager
-
-
-async def test_files_count_as_memory(local: RuntimeManager) -> None:
+async def test_files_count_as_memory(target: Target) -> None:
     """A program may use the memory of its limit and the headroom for files or for buffers, but not for both."""
     files = """
         const bytes = new Uint8Array(1e6).fill(1);
@@ -190,24 +180,17 @@ async def test_files_count_as_memory(local: RuntimeManager) -> None:
     """
     buffers = "const kept = Array.from({ length: 60 }, () => new Uint8Array(1e6).fill(1));"
     stay = "await new Promise((r) => setTimeout(r, 500));"  # the launcher counts several times
-    outcomes = []
-    for code in (f"{files} {stay}", f"{buffers} {stay}", f"{files} {buffers} {WAIT}"):
-        result = await local.run_code(code, "js", 30_000, sandbox=SandboxConfig(memory_limit_mb=32), collect=["none"])
-        outcomes.append(result.outcome)
-    assert outcomes == [Outcome.OK, Outcome.OK, Outcome.MEMORY_LIMIT]
+    programs = (f"{files} {stay}", f"{buffers} {stay}", f"{files} {buffers} {WAIT}")
+    results = [await target.run(code, "js", memory_limit_mb=32) for code in programs]
+    assert [result.outcome for result in results] == [Outcome.OK, Outcome.OK, Outcome.MEMORY_LIMIT]
 
 
-async def test_the_jail_is_opened_again_after_its_launcher_was_killed(local: RuntimeManager) -> None:
+async def test_the_jail_is_opened_again_after_its_launcher_was_killed(target: Target) -> None:
     """The kill affects only programs with a folder."""
-    launchers = {process.pid for process in launched()}
-    assert (await local.run_code("1", "js", collect=["*"])).outcome is Outcome.OK
-    for process in launched():
-        if process.pid not in launchers:
-            process.kill()
-    assert (await local.run_code("1", "js")).outcome is Outcome.OK
-    result = await local.run_code("Deno.writeTextFileSync('a', 'b')", "js", collect=["*"])
-    assert dict(result.files) == {"a": b"b"}
-
-
-def launched() -> list[psutil.Process]:
-    return with_word(psutil.Process().children(), "server.recv")
+    assert (await target.run("1", "js")).outcome is Outcome.OK
+    others, launcher = sorted(with_word(target.server.children(), "server.recv"), key=psutil.Process.create_time)
+    launcher.kill()  # the jail with a folder is opened by the first program that needs it
+    assert (await target.manager.run_code("1", "js")).outcome is Outcome.OK
+    result = await target.run("Deno.writeTextFileSync('a', 'b')", "js")
+    assert dict(result.files) == {"a": b"b", "given": b"x"}
+    assert others.is_running()
