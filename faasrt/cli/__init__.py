@@ -87,7 +87,7 @@ def main() -> None:
         if find_spec(name) is None:
             sys.stderr.write(f"faasrt: the command line needs {name}: pip install 'faasrt[cli]'\n")
             sys.exit(2)
-    from faasrt.cli.main import run
+    from faasrt.cli.commands import run
 
     code = run(sys.argv[1:])
     try:

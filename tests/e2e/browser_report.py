@@ -27,7 +27,7 @@ from typing import Any
 
 import aiohttp
 
-from support.report_files import hostile, ordinary, write_lines
+from e2e.report_files import hostile, ordinary, write_lines
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "chrome-headless-shell")
 WIDTHS = {1280: 900, 360: 740}

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from support import snippets
+from support import documents
 from support.package import ROOT
 from support.served import CLEAN
 
@@ -32,23 +32,23 @@ def main() -> None:
         source.mkdir()
         archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, check=True, capture_output=True)
         subprocess.run(["tar", "-x"], cwd=source, check=True, input=archive.stdout)
-        first = next(one for one in snippets.snippets_of("README.md") if one.kind == "sh")
+        first = next(one for one in documents.snippets_of("README.md") if one.kind == "sh")
         clean = {key: value for key, value in CLEAN.items() if key != "VIRTUAL_ENV"}
         done = subprocess.run(["bash", "-ec", first.code], cwd=source, env=clean, check=True, stdout=subprocess.PIPE)
         assert done.stdout.endswith(b"\n42\n")
         python = source / ".venv/bin/python"
-        for document in snippets.DOCUMENTS:
+        for document in documents.DOCUMENTS:
             before, folder = packages(python), Path(name) / document
             folder.mkdir()
-            for snippet in snippets.snippets_of(document):
+            for snippet in documents.snippets_of(document):
                 for arguments in snippet.installs:
                     assert re.fullmatch(r"[\w .,'\[\]-]+", arguments), arguments
                     command = f"'{python}' -m pip install -q {arguments}"
                     subprocess.run(["bash", "-ec", command], cwd=source, check=True)
                 if snippet.serves:
-                    snippets.check_application(snippet, python, folder)
+                    documents.check_application(snippet, python, folder)
                 elif snippet.kind != "sh":
-                    snippets.run(snippet, python, folder)
+                    documents.run_snippet(snippet, python, folder)
                 print("ran", snippet, *snippet.installs, flush=True)
             if added := packages(python) - before:
                 subprocess.run([python, "-m", "pip", "uninstall", "-q", "-y", *sorted(added)], check=True)

@@ -18,7 +18,7 @@ from faasrt.cli.serve import serve_command
 from faasrt.config import Settings
 from faasrt.discovery import DiscoverySettings
 from support.cli import faasrt
-from support.snippets import text_of
+from support.documents import text_of
 
 Manifest = dict[str, Any]
 FLEET = ["--image", "registry.example.com:5000/team/faasrt:1.0", "--replicas", "3", "--namespace", "sandbox"]

@@ -17,7 +17,7 @@ import faasrt
 import faasrt.testing
 from faasrt import RuntimeManager
 from faasrt._map import MAX_WINDOW
-from faasrt.cli.main import commands
+from faasrt.cli.commands import commands
 from faasrt.cli.output import CODE_FAILED, INFRASTRUCTURE, INTERRUPTED, OK, USAGE
 from faasrt.local import LocalFaaS, http_limits
 from faasrt.local.engines.deno import DenoEngine
@@ -27,12 +27,12 @@ from faasrt.protocol.cases import MAX_REQUEST_BYTES
 from faasrt.protocol.execution_limits import OUTPUT_FACTOR
 from faasrt.syntax import MAX_CODE_BYTES
 from faasrt.transport.limiter import AdaptiveLimit
-from support import docstrings
+from support.documents import docstrings, examples_of, run_examples
 
 pytestmark = [pytest.mark.documentation, pytest.mark.asyncio(loop_scope="session")]
 
-DOCSTRINGS = dict(docstrings.docstrings())
-EXAMPLES = {name for name, text in DOCSTRINGS.items() if docstrings.examples(name, text)}
+DOCSTRINGS = dict(docstrings())
+EXAMPLES = {name for name, text in DOCSTRINGS.items() if examples_of(name, text)}
 # Examples that block the thread and need a Ray cluster: `test_ray.py` and `test_ray_serve.py` run them.
 ELSEWHERE = {"faasrt.ray.run_tasks", "faasrt.ray.serve.app"}
 # Public methods for use inside the package only.
@@ -55,7 +55,7 @@ async def test_examples_print_what_the_docstring_shows(
     monkeypatch.setenv("COZE_LOOP_FAAS_URL", faas.url)
     monkeypatch.chdir(tmp_path)
     async with RuntimeManager.from_env() as manager:
-        await docstrings.run(name, DOCSTRINGS[name], manager=manager, runtime=await manager.get_runtime("python"))
+        await run_examples(name, DOCSTRINGS[name], manager=manager, runtime=await manager.get_runtime("python"))
 
 
 def named(value: Any) -> str:
@@ -75,7 +75,7 @@ def named(value: Any) -> str:
 async def test_a_wrong_example_fails(wrong: str) -> None:
     """Output that is missing in the docstring, a wrong exception and a missing exception each fail."""
     with pytest.raises(AssertionError):
-        await docstrings.run("wrong", wrong)
+        await run_examples("wrong", wrong)
 
 
 async def test_every_public_name_has_an_example() -> None:

@@ -19,6 +19,6 @@ def test_import_faasrt_loads_no_dependency() -> None:
 
 def test_the_typed_sample_runs() -> None:
     """`typed_sample.py`, which mypy checks, also runs without an error."""
-    sample = ROOT / "tests" / "support" / "typed_sample.py"
+    sample = ROOT / "tests/e2e/typed_sample.py"
     done = subprocess.run([sys.executable, "-W", "error", str(sample)], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr

@@ -13,14 +13,14 @@ import anyio.to_thread
 import pytest
 
 import faasrt
-from support import snippets
-from support.snippets import DOCUMENTS, Snippet
+from support import documents
+from support.documents import DOCUMENTS, Snippet
 
 pytestmark = pytest.mark.documentation
 
 PYTHON = Path(sys.executable)
-README = snippets.text_of("README.md")
-ALL = [snippet for document in DOCUMENTS for snippet in snippets.snippets_of(document)]
+README = documents.text_of("README.md")
+ALL = [snippet for document in DOCUMENTS for snippet in documents.snippets_of(document)]
 APPLICATIONS = [snippet for snippet in ALL if snippet.serves]
 SAVED = [snippet for snippet in ALL if snippet.file]
 # The README's programs run as processes, as do those that configure logging. The others run in this process, to save
@@ -38,7 +38,7 @@ RUN = [snippet for snippet in ALL if snippet.kind != "sh" and not snippet.serves
 async def run(argv: list[str], cwd: Path) -> str:
     done = await anyio.to_thread.run_sync(
         lambda: subprocess.run(
-            argv, env=snippets.environment(PYTHON), cwd=cwd, capture_output=True, text=True, timeout=100
+            argv, env=documents.environment(PYTHON), cwd=cwd, capture_output=True, text=True, timeout=100
         )
     )
     assert done.returncode == 0, done.stderr
@@ -51,20 +51,20 @@ async def test_snippets_print_what_is_shown_below_them(snippet: Snippet, tmp_pat
     for saved in SAVED:
         if saved.document == snippet.document:
             (tmp_path / saved.file).write_text(saved.code)
-    await anyio.to_thread.run_sync(snippets.run, snippet, PYTHON, tmp_path)
+    await anyio.to_thread.run_sync(documents.run_snippet, snippet, PYTHON, tmp_path)
 
 
 @pytest.mark.parametrize("snippet", HERE, ids=str)
 def test_programs_print_what_is_shown_below_them(snippet: Snippet, tmp_path: Path) -> None:
     """A program runs unchanged."""
-    snippets.run_here(snippet, tmp_path)
+    documents.run_here(snippet, tmp_path)
 
 
 @pytest.mark.parametrize("snippet", APPLICATIONS, ids=str)
 async def test_web_applications_answer_and_stop_programs(snippet: Snippet, tmp_path: Path) -> None:
     """The web application in a snippet answers requests, and stops a program whose client has disconnected."""
     assert "LimiterSettings(max_queue=" in snippet.code
-    await anyio.to_thread.run_sync(snippets.check_application, snippet, PYTHON, tmp_path)
+    await anyio.to_thread.run_sync(documents.check_application, snippet, PYTHON, tmp_path)
 
 
 # Packages that the first command of the README installs, and the standard library.
@@ -84,7 +84,7 @@ async def test_packages_that_snippets_import_are_named(snippet: Snippet) -> None
 async def test_all_applications_and_recipes_are_found() -> None:
     """There are two web applications, and the recipes of the cookbook are numbered, each with one program."""
     assert [snippet.document for snippet in APPLICATIONS] == ["README.md", "faasrt.docs.cookbook"]
-    recipes = re.split(r"^## ", snippets.text_of("faasrt.docs.cookbook"), flags=re.MULTILINE)[1:]
+    recipes = re.split(r"^## ", documents.text_of("faasrt.docs.cookbook"), flags=re.MULTILINE)[1:]
     assert [recipe.partition(".")[0] for recipe in recipes] == [str(number + 1) for number in range(len(recipes))]
     assert all(recipe.count("```python") == 1 for recipe in recipes)
 
@@ -92,15 +92,15 @@ async def test_all_applications_and_recipes_are_found() -> None:
 @pytest.mark.parametrize("document", DOCUMENTS)
 async def test_every_snippet_has_a_known_kind(document: str) -> None:
     """Python and console snippets run in this file, the two set-up commands in `.ci/run`. Text is not run."""
-    assert snippets.kinds_of(document) <= {"sh", "console", "python", "text"}
-    setups = [snippet.code for snippet in snippets.snippets_of(document) if snippet.kind == "sh"]
+    assert documents.kinds_of(document) <= {"sh", "console", "python", "text"}
+    setups = [snippet.code for snippet in documents.snippets_of(document) if snippet.kind == "sh"]
     assert len(setups) == (2 if document == "README.md" else 0)
     assert all(code.startswith("python3 -m venv .venv && . .venv/bin/activate && pip install ") for code in setups)
 
 
 async def test_troubleshooting_explains_each_error() -> None:
     """The page has a section for each public error."""
-    headings = set(re.findall(r"^### (\w+)$", snippets.text_of("faasrt.docs.troubleshooting"), re.MULTILINE))
+    headings = set(re.findall(r"^### (\w+)$", documents.text_of("faasrt.docs.troubleshooting"), re.MULTILINE))
     public = [getattr(faasrt, name) for name in faasrt.__all__ if name.endswith("Error") and name != "ErrorInfo"]
     assert headings >= {error.__name__ for error in public} - {"FaasrtError", "ServiceError"}
 

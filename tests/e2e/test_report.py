@@ -21,14 +21,7 @@ import pytest
 from jinja2 import UndefinedError
 from markupsafe import escape
 
-from faasrt.cli.report import reader as reader_module, summary, units
-from faasrt.cli.report.charts import arrange
-from faasrt.cli.report.page import make_environment, render
-from faasrt.cli.report.reader import KINDS, ResultsError, Row
-from faasrt.cli.report.summary import MAX_FAILING, MAX_REASONS_SHOWN, MAX_SLOWEST, Summary, distribution
-from faasrt.cli.report.text import clean, excerpt, one_line
-from support.cli import faasrt, faasrt_process
-from support.report_files import (
+from e2e.report_files import (
     NASTY,
     START,
     TRACEBACK,
@@ -39,6 +32,13 @@ from support.report_files import (
     result,
     write_lines,
 )
+from faasrt.cli.report import reader as reader_module, summary, units
+from faasrt.cli.report.charts import arrange
+from faasrt.cli.report.page import make_environment, render
+from faasrt.cli.report.reader import KINDS, ResultsError, Row
+from faasrt.cli.report.summary import MAX_FAILING, MAX_REASONS_SHOWN, MAX_SLOWEST, Summary, distribution
+from faasrt.cli.report.text import clean, excerpt, one_line
+from support.cli import faasrt, faasrt_process
 
 
 def report_of(path: Path, lines: list[dict[str, Any]]) -> Summary:

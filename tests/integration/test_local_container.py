@@ -14,8 +14,6 @@ from support.threats import CONTAINER, OTHER_UID, python_as, target_at
 
 pytestmark = [pytest.mark.servers, pytest.mark.usefixtures("wasm_sandbox")]
 
-SERVE = "import sys; from faasrt.cli.main import main; sys.argv = ['faasrt', *sys.argv[1:]]; sys.exit(main())"
-
 
 @pytest.mark.parametrize("uid", [None, OTHER_UID])
 async def test_deno_runs_at_the_level_filters(uid: int | None) -> None:

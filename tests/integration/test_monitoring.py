@@ -24,7 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from faasrt import RuntimeManager
 from faasrt.local import LocalFaaS
 from faasrt.telemetry.prometheus import PrometheusSink
-from support.snippets import text_of
+from support.documents import text_of
 
 # Prometheus itself adds these labels, and `le` is that of the buckets of a histogram.
 ADDED = {"job", "instance", "le"}

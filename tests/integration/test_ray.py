@@ -18,7 +18,7 @@ from anyio.from_thread import start_blocking_portal
 from faasrt import CodeTask, SandboxConfig, Settings, TestCase
 from faasrt.local import LocalFaaS
 from faasrt.testing import FakeFaaS, Reply
-from support import docstrings
+from support.documents import docstrings, run_examples
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning"
@@ -255,7 +255,7 @@ def test_example_in_the_docstring(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(LocalFaaS(["python"])) as faas:
         monkeypatch.setenv("COZE_LOOP_FAAS_URL", faas.url)
         name = "faasrt.ray.run_tasks"
-        asyncio.run(docstrings.run(name, dict(docstrings.docstrings())[name]))
+        asyncio.run(run_examples(name, dict(docstrings())[name]))
 
 
 def test_rows_of_other_languages() -> None:

@@ -22,7 +22,7 @@ from faasrt import (
     ServerError,
     ServiceError,
 )
-from support import docstrings
+from support.documents import docstrings, run_examples
 from support.served import PATIENCE_S, is_gone, until, with_word
 
 pytestmark = [
@@ -196,8 +196,8 @@ async def test_example_in_the_docstring(port: int) -> None:
     from ray import serve
 
     name = "faasrt.ray.serve.app"
-    text = dict(docstrings.docstrings())[name]
-    await docstrings.run(name, text.replace(":8000", f":{port}"))
+    text = dict(docstrings())[name]
+    await run_examples(name, text.replace(":8000", f":{port}"))
     await asyncio.to_thread(serve.delete, "default")
 
 

@@ -1,7 +1,13 @@
-"""Finds the snippets of the README and the guide, and runs them as a reader would."""
+"""Finds the snippets of the README and the guide, and the examples in docstrings, and runs them as a reader would.
+
+The examples run like those of `doctest`, but with top-level await. `doctest` itself does not support it, and xdoctest
+accepts output that the docstring does not contain.
+"""
 
 from __future__ import annotations
 
+import ast
+import asyncio
 import contextlib
 import doctest
 import importlib
@@ -14,15 +20,19 @@ import runpy
 import socket
 import subprocess
 import time
+import traceback
+import types
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import attrs
 
-from support.package import ROOT
+import faasrt
+from support.package import ROOT, modules
 from support.served import CLEAN, PATIENCE_S
 
 GUIDE = [
@@ -113,7 +123,7 @@ def run_here(snippet: Snippet, folder: Path) -> None:
     check_output(snippet, output.getvalue())
 
 
-def run(snippet: Snippet, python: Path, folder: Path) -> None:
+def run_snippet(snippet: Snippet, python: Path, folder: Path) -> None:
     """Run a snippet in a folder with the files of the snippets before it, and compare its output."""
     if snippet.kind == "python":
         script = folder / (snippet.file or "snippet.py")
@@ -197,3 +207,55 @@ def post(url: str, body: dict[str, str], timeout_s: float = PATIENCE_S) -> dict[
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=timeout_s) as answer:
         return dict(json.load(answer))
+
+
+def docstrings() -> Iterator[tuple[str, str]]:
+    """Yield each docstring of the package, with the dotted name of its module, class or function."""
+    for module, path in modules().items():
+        yield from _below(module, ast.parse(path.read_text()))
+
+
+def _below(name: str, node: ast.Module | ast.stmt) -> Iterator[tuple[str, str]]:
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        if text := ast.get_docstring(node):
+            yield name, text
+        for child in node.body:
+            yield from _below(f"{name}.{getattr(child, 'name', '')}", child)
+
+
+def examples_of(name: str, docstring: str) -> list[doctest.Example]:
+    """Return the examples of a docstring, in order."""
+    return doctest.DocTestParser().get_examples(docstring, name)
+
+
+async def run_examples(name: str, docstring: str, **names: Any) -> None:
+    """Run the examples of a docstring in order, and compare their output.
+
+    They can use `asyncio`, `faasrt`, the public names of the package, and `names`.
+    """
+    public = {public: getattr(faasrt, public) for public in faasrt.__all__}
+    namespace = {"asyncio": asyncio, "faasrt": faasrt, **public, **names}
+    for example in examples_of(name, docstring):
+        got = await _run_example(name, example, namespace)
+        wanted = example.want if example.exc_msg is None else example.exc_msg
+        checker = doctest.OutputChecker()
+        flags = doctest.ELLIPSIS | sum(flag for flag, on in example.options.items() if on)
+        if not checker.check_output(wanted, got, flags):
+            raise AssertionError(f"{name}:\n{example.source}\n{checker.output_difference(example, got, flags)}")
+
+
+async def _run_example(name: str, example: doctest.Example, namespace: dict[str, Any]) -> str:
+    """Return the output of an example, or the last line of the exception that it is documented to raise."""
+    code = compile(example.source, name, "single", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        try:
+            outcome = types.FunctionType(code, namespace)()
+            if inspect.iscoroutine(outcome):
+                await outcome
+        except Exception as error:
+            if example.exc_msg is None:
+                raise
+            return traceback.format_exception_only(error)[-1]
+    assert example.exc_msg is None, f"{name}: nothing was raised by\n{example.source}"
+    return printed.getvalue()
