@@ -55,6 +55,8 @@ async def run_bare(code: str) -> Ending:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
+            # A shell that starts the tests in the background lets them ignore SIGINT.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         streams = await process.communicate(b"")
         stdout, stderr = (comparable(cut(data, SANDBOX.max_output_bytes)[0], folder) for data in streams)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import tracemalloc
 from collections.abc import AsyncIterator
 
@@ -12,7 +13,7 @@ import pytest_asyncio
 
 import faasrt
 from faasrt import Outcome, RuntimeManager, SandboxConfig
-from faasrt.local.engines import wasi_worker
+from faasrt.local.engines.wasi_worker import HostBridge
 from support.helpers import WASM, until_active
 from support.tables import block
 from support.threats import MB, Target, environments, run_with_neighbour, sample, start_target
@@ -489,13 +490,16 @@ async def test_a_forged_report_is_refused_before_parsing() -> None:
     own = (
         b'error{"phase":"run","name":"E","message":"\\"' + b"x" * limit + b'","traceback":"","line":null,"column":null}'
     )
+    bridge = HostBridge({"max_output_bytes": limit}, threading.Event(), on_begin=lambda: None)
     tracemalloc.start()
     try:
-        assert wasi_worker._read_error(report, limit) is None
+        bridge(report)
+        assert bridge.error is None
         assert tracemalloc.get_traced_memory()[1] < MB
-        fields = wasi_worker._read_error(own, limit)
+        bridge(own)
     finally:
         tracemalloc.stop()
+    fields = bridge.error
     assert fields is not None
     assert (fields["error"].name, fields["line"], fields["error"].message[:3]) == ("E", None, '"xx')
 
