@@ -135,7 +135,7 @@ class Service:
                 job.live.release(result.stdout)
             if result.error is None:
                 result = attrs.evolve(result, error=job.limits.error(result.outcome))
-            response = _fit_response(_run_fields(job, task_id, result, queue.engine, self._sandbox), job)
+            response = fit_response(_run_fields(job, task_id, result, queue.engine, self._sandbox), job)
             response.headers["Server-Timing"] = _server_timing(result)
             return response
 
@@ -329,7 +329,7 @@ def _run_fields(
     }
 
 
-def _fit_response(fields: dict[str, Any], job: EngineJob) -> web.Response:
+def fit_response(fields: dict[str, Any], job: EngineJob) -> web.Response:
     """Return the response to a run, with a body that is not too large for clients.
 
     JSON escapes can make a stream six times as long, and clients read at most `max_answer_bytes`. Streams that do not

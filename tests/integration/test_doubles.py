@@ -15,8 +15,9 @@ import psutil
 import pytest
 
 from support.doubles import JsFaas, PythonFaas
+from support.helpers import Clock
 from support.package import WIRE
-from support.served import at_work_in, is_gone
+from support.served import at_work_in, is_gone, until
 from support.tables import block
 
 Double = PythonFaas | JsFaas
@@ -71,12 +72,6 @@ async def output(http: aiohttp.ClientSession, double: Double, code: str, timeout
     return tuple(answer["output"][stream] for stream in ("stdout", "stderr", "ret_val"))
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
 def expanded(response: Any) -> Any:
     """Return a recorded answer with its full output, if the recording only describes it."""
     if isinstance(response, dict) and "output" in response:
@@ -94,7 +89,7 @@ def comparable(response: Any, record: dict[str, Any]) -> Any:
         duration = response["metadata"]["duration"]
         assert isinstance(duration, int)
         if record["case"] == "infinite loop, timeout 1000":
-            assert 1_000 <= duration < 3_000
+            assert duration >= 1_000
         response["metadata"]["duration"] = "a duration"
         stderr = response["output"]["stderr"]
         response["output"]["stderr"] = re.sub(r"file:///\S+/temp\.js", "file:///<workspace>/temp.js", stderr)
@@ -295,20 +290,22 @@ async def test_python_crashes_lose_stdout(
     assert (answer["metadata"]["status"], answer["metadata"]["exit_code"]) == ("error", 1)
 
 
-async def test_python_does_not_stop_programs_at_their_timeout(http: aiohttp.ClientSession) -> None:
-    """Eight endless loops occupy all slots until the double closes. A ninth program waits, and `/health` is healthy."""
+async def test_python_does_not_stop_programs_at_their_timeout(http: aiohttp.ClientSession, clock: Clock) -> None:
+    """Eight endless programs occupy all slots until the double closes. A ninth one waits, and `/health` is healthy."""
+    code = "import time\nwhile True: time.sleep(1)"
     async with PythonFaas() as double:
-        loops = [asyncio.create_task(run(http, double, FOREVER["python"], timeout=100)) for _ in range(8)]
+        loops = [asyncio.create_task(run(http, double, code, timeout=100)) for _ in range(8)]
         await until(lambda: double.running == 8)
         ninth = asyncio.create_task(run(http, double, "print(1)", timeout=100))
-        await asyncio.sleep(0.5)
-        assert (double.executions, double.running) == (8, 8)
-        assert not any(task.done() for task in (*loops, ninth))
+        await until(double.slots.locked)
+        clock.advance(60)
         async with http.get(f"{double.url}/health") as response:
             assert (await response.json())["status"] == "healthy"
+        assert (double.executions, double.running) == (8, 8)
+        assert not any(task.done() for task in (*loops, ninth))
         folder = double.folder
+        await until(lambda: len(at_work_in(folder, psutil.Process().children(recursive=True))) == 8)
         processes = at_work_in(folder, psutil.Process().children(recursive=True))
-        assert len(processes) == 8
     results = await asyncio.gather(*loops, ninth, return_exceptions=True)
     assert all(isinstance(result, aiohttp.ClientConnectionError) for result in results)
     assert not any(process.is_running() for process in processes)
@@ -429,9 +426,9 @@ async def test_programs_continue_after_their_client_disconnects(
 @pytest.mark.parametrize("language", DOUBLES)
 async def test_start_up_holds_the_slot(language: str, http: aiohttp.ClientSession) -> None:
     """With one slot, the simulated start-ups run one after the other."""
-    async with DOUBLES[language](slots=1, start_up_s=0.3) as double:
+    async with DOUBLES[language](slots=1, start_up_s=0.05) as double:
         answers = await asyncio.gather(*(run(http, double, "1;") for _ in range(2)))
-        assert all(answer["metadata"]["duration"] >= 300 for answer in answers)
+        assert all(answer["metadata"]["duration"] >= 50 for answer in answers)
         assert double.executions == 2
     async with DOUBLES[language](slots=1, start_up_s=600) as double:
         tasks = [asyncio.create_task(run(http, double, "1;")) for _ in range(2)]

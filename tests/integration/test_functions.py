@@ -72,8 +72,15 @@ TYPESCRIPT = JAVASCRIPT.replace("(turn, weight = 1)", "(turn: string, weight: nu
 CODE = {"python": PYTHON, "javascript": JAVASCRIPT, "typescript": TYPESCRIPT}
 
 
-@pytest.mark.parametrize("language", CODE)
-@pytest.mark.parametrize("place", PLACES)
+SAMPLE = {("doubles", "python"), ("doubles", "typescript"), ("embedded", "javascript")}
+EVERYWHERE = [
+    pytest.param(place, language, marks=() if (place, language) in SAMPLE else pytest.mark.tables)
+    for place in PLACES
+    for language in CODE
+]
+
+
+@pytest.mark.parametrize(("place", "language"), EVERYWHERE)
 async def test_call_function(place: str, language: str, local: RuntimeManager) -> None:
     """Values, output, exceptions, missing functions, exits, timeouts and syntax errors."""
     async with manager_at(place, local) as manager:
@@ -334,8 +341,7 @@ async def test_function_names_cases_and_flags_are_checked() -> None:
         assert python.executions == js.executions == 0
 
 
-@pytest.mark.parametrize("language", CODE)
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(("place", "language"), EVERYWHERE)
 async def test_cases_have_their_own_results(place: str, language: str, local: RuntimeManager) -> None:
     """Each case has its own output, error and value. Without `isolate`, it sees variables of earlier cases."""
     async with manager_at(place, local) as manager:

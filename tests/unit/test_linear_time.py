@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from faasrt import SandboxConfig, ServiceError
 from faasrt.languages import Language
-from faasrt.local.app import _fit_response
+from faasrt.local.app import fit_response
 from faasrt.local.engines.base import EngineJob
 from faasrt.local.engines.tiers import tiers_of
 from faasrt.local.toolchains import TOOLCHAINS
@@ -129,7 +129,7 @@ def test_a_response_is_encoded_at_most_twice(ret_val: str, stdout: str, monkeypa
     monkeypatch.setattr(app, "json_response", answer)
     output = {"stdout": stdout, "stderr": stdout, "ret_val": ret_val}
     fields = {"output": dict(output), "error_info": {"message": stdout}, "truncated": []}
-    response = _fit_response(fields, JOB)
+    response = fit_response(fields, JOB)
     assert len(encoded) <= 2
     assert isinstance(response.body, bytes)
     assert len(response.body) <= 4 * LIMIT + 262_144
