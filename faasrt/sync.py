@@ -239,6 +239,11 @@ class RuntimeManager:
     get_supported_languages = _manager_query(_AsyncManager.get_supported_languages)
     get_metrics = _manager_query(_AsyncManager.get_metrics)
 
+    @property
+    def settings(self) -> Settings:
+        """The settings now."""
+        return self._manager.settings
+
     def get_runtime(self, language: str | Language) -> Runtime:
         """Return the runtime for a language; see `faasrt.RuntimeManager.get_runtime`. Do not close it."""
         return Runtime(self, self._loop_thread().call(self._manager.get_runtime(language)))

@@ -413,6 +413,7 @@ def test_without_asyncio() -> None:
     """`faasrt.sync.RuntimeManager` has the method, too."""
     with sync.RuntimeManager.from_url("http://a:1") as manager:
         manager.reconfigure(Settings(endpoints={"bash": "http://b:1"}))
+        assert dict(manager.settings.endpoints) == {Language.BASH: ("http://b:1",)}
         assert [str(language) for language in manager.get_supported_languages()] == ["bash"]
         with pytest.raises(ConfigurationError):
             manager.reconfigure(Settings())
