@@ -96,7 +96,7 @@ async def test_a_signal_drains_the_server(tmp_path: Path, signals: Sequence[sign
     The server exits with 0 and leaves nothing.
     """
     async with served(tmp_path, "--workers", "1", *options(engine), wait_for=BOTH) as server:
-        calls = [await start(server, language, 0.7) for language in SLOW]
+        calls = [await start(server, language, 2) for language in SLOW]
         for number in signals:
             server.process.send_signal(number)
         await until(lambda: "stopping" in server.output)

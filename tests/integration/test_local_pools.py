@@ -14,17 +14,19 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from faasrt import Outcome, RuntimeManager
+from faasrt import Outcome, RuntimeManager, SandboxConfig
 from faasrt.local.engines import warm_pool
 from faasrt.local.engines.deno_run import DenoRun
 from faasrt.local.engines.jailed import Jail, JailedProcess
 from faasrt.local.engines.native_run import NativeRun
-from support.served import LANGUAGES, at_work_in, is_gone, sandboxes, trace, until
+from support.helpers import Clock, skip_without, until_active
+from support.served import LANGUAGES, PATIENCE_S, at_work_in, is_gone, sandboxes, trace, until, with_word
 
 pytestmark = pytest.mark.servers
 
 MIN_IDLE = {"native": 2, "wasm": 1, "deno": 2}
-SLOW = {"python": "import time\ntime.sleep(3)\nprint({})", "javascript": "setTimeout(() => console.log({}), 3000)"}
+WAIT = {"python": "import time; time.sleep(600)", "javascript": "await new Promise((r) => setTimeout(r, 600_000))"}
+PRINT = {"python": "print({})", "javascript": "console.log({})"}
 
 
 @pytest.fixture(params=LANGUAGES)
@@ -40,8 +42,9 @@ async def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str) 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     for name, value in trace(tmp_path).items():
         monkeypatch.setenv(name, value)
-    async with RuntimeManager.local(workers=3, engines={LANGUAGES[engine]: engine}) as manager:
-        await asyncio.gather(*(manager.get_runtime(language) for language in SLOW))
+    limits = SandboxConfig(timeout_limit_s=300)
+    async with RuntimeManager.local(workers=3, engines={LANGUAGES[engine]: engine}, sandbox=limits) as manager:
+        await asyncio.gather(*(manager.get_runtime(language) for language in WAIT))
         yield manager
 
 
@@ -51,7 +54,7 @@ def processes(folder: Path, engine: str) -> list[psutil.Process]:
 
 async def until_at_rest(manager: RuntimeManager, folder: Path, engine: str) -> None:
     """Wait until the pool has its minimum of idle processes, and `/health` reports the same number."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             shown = (await manager.get_health_status()).endpoints[0].details["languages"][LANGUAGES[engine]]
             if shown["status"] == "ready" and shown["idle"] == MIN_IDLE[engine] == len(processes(folder, engine)):
@@ -65,11 +68,15 @@ async def test_the_pool_follows_demand(manager: RuntimeManager, tmp_path: Path, 
     for _ in range(2):
         await until_at_rest(manager, tmp_path, engine)
         count = 3 if language == "python" else 9
-        calls = [
-            asyncio.create_task(manager.run_code(SLOW[language].format(number), language)) for number in range(count)
-        ]
+        calls = [asyncio.create_task(manager.run_code(WAIT[language], language)) for _ in range(count)]
+        await until_active(manager, language, count)
         await until(lambda: len(processes(tmp_path, engine)) >= count)  # noqa: B023
-        results = [await call for call in calls]
+        for call in calls:
+            call.cancel()
+        await asyncio.wait(calls)
+        results = await asyncio.gather(
+            *(manager.run_code(PRINT[language].format(number), language) for number in range(count))
+        )
         assert [result.stdout for result in results] == [f"{number}\n" for number in range(count)]
 
 
@@ -83,7 +90,7 @@ async def test_killed_idle_processes_are_replaced(manager: RuntimeManager, tmp_p
         await until(lambda: all(is_gone(victim) for victim in victims))  # noqa: B023
     await until_at_rest(manager, tmp_path, engine)
     language = LANGUAGES[engine]
-    assert (await manager.run_code(SLOW[language].format(1), language)).stdout == "1\n"
+    assert (await manager.run_code(PRINT[language].format(1), language)).stdout == "1\n"
 
 
 @pytest.mark.parametrize("what", ["its process", "its launcher"])
@@ -114,7 +121,7 @@ async def test_a_program_whose_sandbox_ends_before_it_begins_runs_in_another_one
         monkeypatch.setattr(Jail, "send", send_too_late)
     code = {"python": "open('a', 'w').write('1')", "js": "Deno.writeTextFileSync('a', '1')"}[language]
     async with RuntimeManager.local([language], workers=1) as manager:
-        result = await manager.run_code(code, language, 5_000, collect=["a"])
+        result = await manager.run_code(code, language, 30_000, collect=["a"])
     assert failures == [what]
     assert (result.outcome, result.files, result.attempts) == (Outcome.OK, {"a": b"1"}, 1), result
 
@@ -135,3 +142,31 @@ async def test_a_finished_run_is_freed_without_the_garbage_collector(manager: Ru
         await until(lambda: not [thing for thing in gc.get_objects() if isinstance(thing, (DenoRun, NativeRun))])
     finally:
         gc.enable()
+
+
+async def test_a_tier_of_packages_ends_after_ten_minutes_without_programs(clock: Clock) -> None:
+    """Its launcher has imported the packages, and so uses memory. A later program starts the tier again."""
+    skip_without("numpy")
+    code = "import sys; print('numpy' in sys.modules)"
+    async with RuntimeManager.local(["python"], workers=1) as manager:
+
+        async def run_in_tier() -> None:
+            async with asyncio.timeout(PATIENCE_S):
+                while (await manager.run_code(code, "python", idempotent=True)).stdout != "True\n":
+                    await asyncio.sleep(0.01)
+
+        await manager.get_runtime("python")
+        others = {*launchers()}
+        for _ in range(2):
+            await run_in_tier()
+            (tier,) = {*launchers()} - others
+            for _ in range(3):
+                clock.advance(400)
+                await run_in_tier()
+            assert {*launchers()} - others == {tier}
+            clock.advance(601)
+            await until(lambda: is_gone(tier))  # noqa: B023
+
+
+def launchers() -> list[psutil.Process]:
+    return with_word(psutil.Process().children(), "import socket")
