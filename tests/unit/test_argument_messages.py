@@ -60,14 +60,20 @@ def test_messages_about_large_arguments_are_short(name: str, value: object) -> N
         (-5, "-5"),
         (["a", {"b": 1}], "['a', {'b': 1}]"),
         (b"x", "b'x'"),
-        (10**5_000, "a value of type int"),
-        ([10**5_000], "a value of type list"),
     ],
-    ids=["text", "none", "nan", "int", "list", "bytes", "large int", "large list"],
+    ids=["text", "none", "nan", "int", "list", "bytes"],
 )
 def test_short_values_are_shown_in_full(value: object, text: str) -> None:
-    """A short value is shown as its `repr`, and one that cannot be formatted by its type."""
+    """A short value is shown as its `repr`."""
     assert shown(value) == text
+
+
+@pytest.mark.parametrize("value", [10**5_000, [10**5_000]], ids=["large int", "large list"])
+def test_values_without_a_repr_are_shown_by_their_type(value: object) -> None:
+    """Since Python 3.14, `reprlib` describes an int that has too many digits for `repr`. Before, it raises."""
+    assert shown(
+        value
+    ) == f"a value of type {type(value).__name__}" or "<int instance with roughly 5001 digits" in shown(value)
 
 
 def test_long_values_are_shown_by_their_start_and_end() -> None:

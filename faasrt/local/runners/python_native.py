@@ -224,7 +224,9 @@ def flush_standard():
         except BaseException as error:
             flushed = False
             if name == "stdout":
-                place = "on flushing sys.stdout:" if sys.version_info >= (3, 13) else f"in: {stream!r}"
+                place = "while flushing sys.stdout:"
+                if sys.version_info < (3, 14):
+                    place = "on flushing sys.stdout:" if sys.version_info >= (3, 13) else f"in: {stream!r}"
                 write(sys.stderr, f"Exception ignored {place}\n")
                 show_failure(error)
     return flushed
