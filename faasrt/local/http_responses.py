@@ -36,6 +36,7 @@ async def send_response(response: web.StreamResponse, request: web.BaseRequest, 
         await web.StreamResponse.write_eof(response)  # that of Response would send the body again
     else:
         await response.write_eof()
+    await request.writer.drain()  # `write` does not wait after less than 64 KiB
 
 
 async def write_pieces(response: web.StreamResponse, data: bytes, share: Share) -> None:

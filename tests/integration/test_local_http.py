@@ -597,27 +597,33 @@ async def test_connections_take_turns(faas: LocalFaaS, monkeypatch: pytest.Monke
 
 
 @pytest.mark.asyncio(loop_scope="function")
+@pytest.mark.parametrize(("size", "count"), [(1_000_000, 16), (30_000, 500)])
 async def test_a_client_that_does_not_read_answers_is_disconnected(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch
+    size: int, count: int, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It does not hold a connection and memory for long."""
+    """Its further requests are not answered meanwhile. It does not hold a connection and memory for long."""
+    executed = []
 
     async def execute(self: ToolchainEngine, job: EngineJob) -> EngineResult:
-        return EngineResult(outcome=Outcome.OK, stdout="x" * 1_000_000)
+        executed.append(job)
+        return EngineResult(outcome=Outcome.OK, stdout="x" * size)
 
     monkeypatch.setattr(ToolchainEngine, "execute", execute)
     async with LocalFaaS(["bash"], workers=1) as faas:
-        with socket.create_connection(("127.0.0.1", urlsplit(faas.url).port)) as client:
-            client.sendall(
-                request(encoded(language="bash")) * 16
-            )  # their answers are more than the buffers of the system hold
-            await until(lambda: faas.listener.memory.held_bytes)
+        await faas.wait_ready("bash")
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+            client.connect(("127.0.0.1", urlsplit(faas.url).port))
+            # Their answers are more than the buffers of the system hold.
+            client.sendall(request(encoded(language="bash")) * count)
+            await until(lambda: any(one.transport.get_write_buffer_size() for one in faas.listener.connections))
             began = clock()
             while faas.listener.ordinary:
                 clock.advance(1)
                 await asyncio.sleep(0.001)
             assert clock() - began >= 29
             assert faas.listener.memory.held_bytes == 0
+            assert len(executed) < count
         assert (await exchange(faas.url, request(method="GET", target="/livez"))).status == 200
 
 

@@ -23,7 +23,7 @@ import psutil
 
 FAASRT = str(Path(sys.executable).parent / "faasrt")
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("COZE_LOOP_", "FAASRT_TOKEN"))}
-PATIENCE_S = 30
+PATIENCE_S = 60
 LANGUAGES = {"native": "python", "wasm": "python", "deno": "javascript"}
 """The language of each engine that the tests of processes use."""
 
