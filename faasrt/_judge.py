@@ -130,14 +130,14 @@ async def judge(
         return {**options, "timeout_ms": limit_ms, "stdin": test.stdin, "argv": test.argv, "files": test.files}
 
     requests = [check(code, language, **options_of(test))[0] for test in checked]
-    started = time.monotonic()
+    started = time.perf_counter()
     if run_inputs is not None:
         shared = await _run_shared(
             requests, lambda given, limit_ms: run_inputs(code, language, given, timeout_ms=limit_ms, **options)
         )
         judged = [judge_result(test, result, compare) for test, result in zip(checked, shared, strict=True)]
         verdicts = _skip_after_failure(judged) if stop_on_failure else judged
-        return Judgement(results=tuple(verdicts), duration_s=time.monotonic() - started)
+        return Judgement(results=tuple(verdicts), duration_s=time.perf_counter() - started)
     results = await run_tests(
         checked,
         lambda test: run_code(code, language, **options_of(test)),
@@ -145,4 +145,4 @@ async def judge(
         stop_on_failure=stop_on_failure,
         concurrency=_DEFAULT_CONCURRENCY if concurrency is None else concurrency,
     )
-    return Judgement(results=results, duration_s=time.monotonic() - started)
+    return Judgement(results=results, duration_s=time.perf_counter() - started)

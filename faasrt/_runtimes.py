@@ -52,6 +52,7 @@ class RuntimeRegistry:
         # The embedded FaaS of `RuntimeManager.local`.
         self._make_faas: functools.partial[LocalFaaS]
         self._faas: LocalFaaS | None = None
+        self._given_settings: Settings  # without the endpoint of the embedded FaaS
         self._has_started_faas = False
         self._runtimes: dict[Language | str, Runtime] = {}
         self._lock = asyncio.Lock()
@@ -112,8 +113,16 @@ class RuntimeRegistry:
 
     @property
     def settings(self) -> Settings:
-        """The settings now."""
-        return self._factory.settings
+        """The settings in use. Those of `RuntimeManager.local` have no `endpoints`.
+
+        Example:
+            >>> import attrs
+            >>> limiter = faasrt.LimiterSettings(max_concurrency=8)
+            >>> await manager.reconfigure(attrs.evolve(manager.settings, limiter=limiter))
+            >>> manager.settings.limiter.max_concurrency
+            8
+        """
+        return self._factory.settings if self._faas is None else self._given_settings
 
     async def reconfigure(self, settings: Settings) -> None:
         """Change the settings while calls are made; all runtimes of this manager use them.
@@ -150,11 +159,12 @@ class RuntimeRegistry:
             return
         async with self._lock:  # the embedded FaaS may be starting
             self._check_open()
-            settings = self._settings_with_faas(settings)
+            used = self._settings_with_faas(settings)
             if self._has_started_faas:
-                await self._factory.reconfigure(settings)
+                await self._factory.reconfigure(used)
             else:
-                self._factory = RuntimeFactory(settings, self._logger, telemetry=self._sinks)
+                self._factory = RuntimeFactory(used, self._logger, telemetry=self._sinks)
+            self._given_settings = settings
 
     async def close_runtimes(self) -> None:
         """Close every runtime. The next `get_runtime` creates a new one. Stored results (`cache=`) are kept.

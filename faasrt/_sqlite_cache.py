@@ -74,6 +74,8 @@ class DiskCache:
                 f"max_bytes must be a whole number from {MIN_BYTES} to {_MAX_BYTES}, got {shown(max_bytes)}"
             )
         self._folder, self._max_bytes = Path(path), max_bytes
+        if not callable(now):
+            raise ConfigurationError(f"now must be a function without arguments, got {type(now).__name__}")
         self._now = now
         # One thread, because a connection of sqlite3 executes one statement at a time.
         self._thread = ThreadPoolExecutor(1, "faasrt-cache")

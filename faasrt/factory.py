@@ -40,11 +40,11 @@ class RuntimeFactory:
             application has configured structlog, and otherwise the standard library's logger "faasrt".
         telemetry: Sinks. Each sink is called with every event of `faasrt.telemetry.events`. A failing sink is logged
             once, and never fails a call.
-        clock: A monotonic clock in seconds, for tests. It must run as fast as the clock of the event loop. Default:
-            `time.monotonic`.
+        clock: Returns the time in seconds, for tests. Calls wait by the clock of the event loop, so a test that
+            advances this clock must replace `time` of its loop, too. Default: `time.monotonic`.
 
     Raises:
-        ConfigurationError: `settings`, `logger` or `telemetry` has the wrong type.
+        ConfigurationError: `settings`, `logger`, `telemetry` or `clock` has the wrong type.
 
     Example:
         >>> factory = RuntimeFactory(Settings.from_env())
@@ -63,6 +63,8 @@ class RuntimeFactory:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         checked = check_settings(settings)
+        if not callable(clock):
+            raise ConfigurationError(f"clock must be a function without arguments, got {type(clock).__name__}")
         self._listed: set[Language | str] = set()
         self._counters = Counters()
         self._emit = EventDispatcher((LogSink(logger), *check_sinks(telemetry)))

@@ -179,7 +179,8 @@ class RuntimeManager(RuntimeRegistry):
         if base.endpoints:
             raise ConfigurationError("settings.endpoints must be empty, because the embedded FaaS is the endpoint")
         limits = base.sandbox if sandbox is None else sandbox
-        settings, queue_s = local_settings(attrs.evolve(base, sandbox=limits))
+        given = attrs.evolve(base, sandbox=limits)
+        settings, queue_s = local_settings(given)
         # The client and the FaaS share one dispatcher, so that a failing sink is logged only once.
         sinks = (EventDispatcher(check_sinks(telemetry)),)
         make_faas = functools.partial(
@@ -192,7 +193,7 @@ class RuntimeManager(RuntimeRegistry):
             **options,
         )
         manager = cls(settings=settings, logger=logger, telemetry=sinks, cache=cache)
-        manager._make_faas, manager._faas = make_faas, make_faas(languages)
+        manager._make_faas, manager._faas, manager._given_settings = make_faas, make_faas(languages), given
         return manager
 
     async def run_code(

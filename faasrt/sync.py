@@ -241,7 +241,7 @@ class RuntimeManager:
 
     @property
     def settings(self) -> Settings:
-        """The settings now."""
+        """The settings in use; see `faasrt.RuntimeManager.settings`."""
         return self._manager.settings
 
     def get_runtime(self, language: str | Language) -> Runtime:

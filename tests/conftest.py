@@ -142,7 +142,7 @@ async def clock() -> AsyncIterator[Clock]:
     clock, loop = Clock(), asyncio.get_running_loop()
     loop.time = clock  # type: ignore[method-assign]
     yield clock
-    del loop.time  # timers that are left are then as late as the clock was advanced
+    del loop.time  # remaining timers are now due later, by the time that the clock was advanced
 
 
 @pytest.fixture

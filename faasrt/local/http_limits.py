@@ -100,7 +100,7 @@ class Memory:
 
     @property
     def held_bytes(self) -> int:
-        """The size of all bodies and answers together, as far as they count."""
+        """The size of all bodies and answers together, without the first SMALL_BYTES of each."""
         return self._bodies.held + self._answers.held
 
     @contextlib.contextmanager

@@ -203,7 +203,7 @@ class LocalFaaS(metaclass=RecordType):
 
     @property
     def listener(self) -> Listener:
-        """The connections of the server, and the memory of their requests. The server must have been started."""
+        """Counts the open connections, and limits the memory of their requests. It exists from `start` on."""
         return self._listener
 
     async def make_snapshots(self) -> None:

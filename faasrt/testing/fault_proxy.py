@@ -151,7 +151,7 @@ class FaultProxy(LoopbackServer):
         downstream: The toxics of the bytes from the server to clients. Default: `Toxics()`.
         bytes_upstream: The number of bytes forwarded to the server, over all connections.
         bytes_downstream: The number of bytes forwarded to clients, over all connections.
-        bytes_dropped: The number of bytes that toxics have discarded, over all connections.
+        bytes_dropped: The number of bytes that `timeout` and `half_close` have discarded, over all connections.
 
     Raises:
         ConfigurationError: `target_url` is not an http or https URL with a host.

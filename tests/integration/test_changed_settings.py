@@ -385,10 +385,12 @@ async def test_other_settings_of_a_local_manager() -> None:
         js = await manager.get_runtime("js")
         assert manager.settings.limiter.max_concurrency == 7
         assert (await js.run_code("console.log(1)")).stdout == "1\n"
-        await manager.reconfigure(Settings(sandbox=low))
-        result = await js.run_code("while (true) {}")
-        assert result.outcome == "TIMEOUT"
-        assert manager.settings.timeouts.grace_s == TimeoutSettings().grace_s + 30
+        # The time that a program may wait in the queue is added to `grace_s`; otherwise the deadline would pass first.
+        await manager.reconfigure(attrs.evolve(manager.settings, sandbox=low, timeouts=TimeoutSettings(grace_s=0.001)))
+        assert (await js.run_code("while (true) {}")).outcome == "TIMEOUT"
+        again = manager.settings
+        await manager.reconfigure(again)
+        assert (manager.settings, again.timeouts.grace_s, dict(again.endpoints)) == (again, 0.001, {})
 
 
 async def test_a_closed_manager_is_not_reconfigured() -> None:

@@ -74,7 +74,7 @@ class Clock:
         self._ahead_s += seconds
 
     def stop(self) -> None:
-        """From now on, let time pass only by `advance`. Until then, no timer of the event loop runs."""
+        """From now on, let time pass only by `advance`. Timers that are not due yet run only after it."""
         self._stopped_at = time.monotonic()
 
 

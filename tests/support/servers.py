@@ -1,4 +1,4 @@
-"""Servers that answer when a test lets them, and a resolver that the test controls, with the replicas behind it."""
+"""Servers whose answers a test can delay, and a resolver that the test controls, with the replicas behind it."""
 
 from __future__ import annotations
 

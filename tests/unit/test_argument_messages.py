@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from faasrt import FaasrtError, Language, RetrySettings, RuntimeManager, SandboxConfig, Settings
+from faasrt import FaasrtError, Language, RetrySettings, RuntimeFactory, RuntimeManager, SandboxConfig, Settings
 from faasrt._map_options import check_stop_on
+from faasrt.caching import DiskCache
 from faasrt.errors import shown
 from faasrt.local import LocalFaaS
 from faasrt.protocol.cases import check_function, check_keywords, encode_case
@@ -40,6 +41,8 @@ REFUSED: dict[str, Callable[[Any], object]] = {
     "where": lambda value: check_where(value, Language.PYTHON),
     "workers": lambda value: LocalFaaS(workers=value),
     "drain_s": lambda value: LocalFaaS(drain_s=value),
+    "clock": lambda value: RuntimeFactory(clock=value),
+    "now": lambda value: DiskCache("unused", now=value),
 }
 
 

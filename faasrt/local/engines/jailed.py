@@ -80,6 +80,7 @@ class JailedProcess(ChildProcess):
             NotStartedError: The launcher has ended, or does not read its messages.
         """
         try:
+            # Not the clock of the event loop, because the launcher compares it with its own.
             message = {"limit": self._number, "bytes": memory_bytes, "until": time.monotonic() + limit_s}
             self._jail.send(message | {"cgroup": self._group is not None})
         except OSError as error:

@@ -104,7 +104,7 @@ class PythonTier(PooledEngine[JailedProcess]):
 
     Attributes:
         packages: The names of tiers whose package is installed.
-        used_at: When a program last ran in this tier, by the clock of the event loop.
+        used_at: When a program last ran in this tier, or the tier started, by the clock of the event loop.
     """
 
     name = "native"

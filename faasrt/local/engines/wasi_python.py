@@ -39,7 +39,7 @@ from faasrt.results import ErrorInfo, Outcome
 CONFINED = "confined"
 """The level of an engine whose worker processes have confined themselves."""
 BOOT = "import sys; sys.path[:] = sys.argv[3:]; from faasrt.local.engines.wasi_worker import main; main()"
-"""The program of a worker process. Its arguments are those of `wasi_worker.main`, and the folders of the modules."""
+"""The program of a worker process. Its arguments are those of `wasi_worker.main`, then the folders of `sys.path`."""
 # A worker itself ends its program at the time limit. If no answer has been read _ANSWER_GRACE_S later, the event loop
 # may have been too busy to read it. So the server waits for _READ_S more, and then kills the worker.
 _ANSWER_GRACE_S, _READ_S = 1.5, 0.5

@@ -120,7 +120,7 @@ def build_filter(policy: str, pid: int, *, may_truncate: bool = True) -> bytes:
 
 
 def rules_of(policy: str, pid: int, *, may_truncate: bool = True) -> dict[str, list[_Instruction]]:
-    """Return the instructions of a filter for each system call that it lists.
+    """Return the instructions for each system call, by its name.
 
     Args:
         policy: "python", "deno" or "deno-files" at the level "namespaces"; "python-filters" or "deno-filters" at the
