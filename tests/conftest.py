@@ -32,8 +32,9 @@ _BYTECODE = ("PYTHONDONTWRITEBYTECODE",)
 for _name in list(os.environ):
     if (_name.upper().startswith(_VARIABLES) and _name != "FAASRT_CACHE_DIR") or _name in _TERMINAL + _BYTECODE:
         del os.environ[_name]
-# How long an example takes depends on the machine.
-settings.register_profile("faasrt", deadline=None)
+# How long an example takes depends on the machine. `--hypothesis-profile full` tries many examples.
+settings.register_profile("faasrt", deadline=None, max_examples=50)
+settings.register_profile("full", deadline=None, max_examples=500)
 settings.load_profile("faasrt")
 # The processes of the tests must not ignore SIGINT, as background jobs of a shell do.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -730,7 +730,14 @@ async def test_each_task_gets_its_own_result_on_a_bad_network(url: str, clock: C
     assert all((record["outcome"], record["stdout"]) == ("OK", f"{record['id']}\n") for record in found)
 
 
-@pytest.mark.parametrize(("body", "outcome", "count"), [(None, "OK", 164), ("    return None\n", "USER_ERROR", 40)])
+@pytest.mark.parametrize(
+    ("body", "outcome", "count"),
+    [
+        (None, "OK", 164),
+        ("    return None\n", "USER_ERROR", 40),
+        pytest.param("    return None\n", "USER_ERROR", 164, marks=pytest.mark.tables),
+    ],
+)
 def test_human_eval(body: str | None, outcome: str, count: int, url: str, tmp_path: Path) -> None:
     """Every canonical solution of HumanEval passes its tests, and a wrong solution fails."""
     tasks = write(tmp_path / "tasks.jsonl", *human_eval(body)[:count])

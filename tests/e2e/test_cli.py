@@ -320,7 +320,8 @@ async def test_serve_drains_on_a_signal(tmp_path: Path) -> None:
 def test_serve_prints_variables_for_clients(token: str, number: signal.Signals) -> None:
     """A client that gets the printed variables can use the server. The token itself is not printed.
 
-    With `--access-log`, there is a line for each request, without its query, code and output. A signal ends the server.
+    Without the token, programs are refused. With `--access-log`, there is a line for each request, without its query,
+    code and output. A signal ends the server.
     """
     options = ["--token", token, "--access-log"] if token else []
 
@@ -342,6 +343,11 @@ def test_serve_prints_variables_for_clients(token: str, number: signal.Signals) 
             session.get(f"{url}/nothing?token=secret") as answer,
         ):
             assert answer.status == 404
+        if token:
+            # In processes, because the server runs in this one.
+            assert faasrt_process("health", **variables)[0] == 0
+            code, _, stderr = faasrt_process("run", "-l", "js", "-c", "1", "--url", url)
+            assert (code, "token" in stderr) == (3, True)
         run.send_signal(number)
 
     code, stdout, stderr = faasrt("serve", "--port", "0", "-l", "js", "--workers", "1", *options, meanwhile=use)
@@ -350,7 +356,8 @@ def test_serve_prints_variables_for_clients(token: str, number: signal.Signals) 
     assert "secret" not in stderr
     found = re.findall(r"event=request method=(\w+) path=(\S+) status=(\d+) duration_ms=[\d.]+ bytes=(\d+)\n", stderr)
     requests = [line[:3] for line in found if line[1] != "/health"]
-    assert requests == ([("POST", "/run_code", "200"), ("GET", "/nothing", "404")] if options else [])
+    expected = [("POST", "/run_code", "200"), ("GET", "/nothing", "404"), ("POST", "/run_code", "401")]
+    assert requests == (expected if options else [])
     assert all(int(size) > 0 for *_, size in found)
     assert len(found) == stderr.count("event=request")
 
@@ -453,6 +460,26 @@ def test_warmup_and_health_start_the_embedded_faas(at: dict[str, str]) -> None:
     assert exit_code == 0
     assert re.search(r"^  python, py +CPython 3\.\d+", stdout, re.MULTILINE)
     assert re.search(r"^  cpp, c\+\+ +(g\+\+ \d+\.|g\+\+ is not installed .* package g\+\+)", stdout, re.MULTILINE)
+
+
+def test_health_json_prints_every_field(at: dict[str, str], unused_tcp_port: int) -> None:
+    """The exit code is 0 if the server is healthy, and 3 if it cannot be reached."""
+    names = {"endpoint", "healthy", "status", "latency_s", "version", "error", "details"}
+    exit_code, stdout, _ = faasrt("health", "--json", **at)
+    status = json.loads(stdout)
+    (entry,) = status.pop("endpoints")
+    assert (exit_code, status, set(entry)) == (0, {"healthy": True}, names)
+    assert (entry["endpoint"], entry["healthy"], entry["status"]) == (at["COZE_LOOP_FAAS_URL"], True, "healthy")
+    assert entry["error"] == ""
+    assert entry["details"]["languages"]["python"]["status"] == "ready"
+    url = f"http://127.0.0.1:{unused_tcp_port}"
+    exit_code, stdout, _ = faasrt("health", "--json", "--url", url)
+    status = json.loads(stdout)
+    (entry,) = status.pop("endpoints")
+    assert (exit_code, status, set(entry)) == (3, {"healthy": False}, names)
+    assert (entry["endpoint"], entry["healthy"], entry["status"]) == (url, False, "unreachable")
+    assert (entry["version"], entry["details"]) == ("", {})
+    assert entry["error"].startswith("cannot connect: ")
 
 
 def test_health_shows_the_work_in_the_background() -> None:
@@ -571,7 +598,8 @@ def test_run_prints_output_while_the_program_runs(at: dict[str, str]) -> None:
     assert stdout.startswith("out\nmore\nmore\nmore\n")
 
 
-def test_ctrl_c_in_a_terminal_ends_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_run_in_a_terminal(tmp_path: Path, number: signal.Signals) -> None:
     """The terminal shows output of the program before. No process and no temporary file is left."""
     primary, secondary = pty.openpty()
     env = {**CLEAN, "TMPDIR": str(tmp_path)}
@@ -588,7 +616,7 @@ def test_ctrl_c_in_a_terminal_ends_run(tmp_path: Path) -> None:
         while shown.count(b"more") < 3 or b"err" not in shown:
             shown += read_terminal(primary)
             assert process.poll() is None
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         while data := read_terminal(primary):
             shown += data
         assert process.wait(PATIENCE_S) == 130

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from faasrt import (
     ConnectError,
@@ -491,7 +491,6 @@ NAMES = st.sampled_from(
 )
 
 
-@settings(max_examples=60)
 @given(
     health=st.dictionaries(
         st.sampled_from(["version", "capabilities", "limits", "x"]), JSON | st.dictionaries(NAMES, JSON), max_size=4

@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from faasrt import Outcome, RuntimeManager
 from faasrt.languages import Language
@@ -57,7 +57,6 @@ PIECES = st.sampled_from([START + "\n", "\n" + END, END + "\n", START, END, "\n"
 TEXTS = st.lists(PIECES, max_size=12).map("".join)
 
 
-@settings(max_examples=150)
 @given(text=TEXTS)
 def test_python_value_is_between_the_first_markers(text: str) -> None:
     """The result is the same as that of a simple regular expression, which would take quadratic time."""
@@ -68,7 +67,6 @@ def test_python_value_is_between_the_first_markers(text: str) -> None:
     assert take_return_val(text, PYTHON) == expected
 
 
-@settings(max_examples=150)
 @given(text=TEXTS)
 def test_javascript_value_is_the_last_line_with_an_object(text: str) -> None:
     """The line is removed from stdout with one newline. Lines that are no valid object stay."""

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from faasrt import ExecutionResult, Language, Outcome, SandboxConfig
 from faasrt.protocol.cases import MAX_REQUEST_BYTES, CaseScheduler
@@ -33,7 +33,6 @@ def record(outcome: Outcome = Outcome.OK, value: str = "") -> Record:
     return Record(outcome=outcome, texts={"stdout": "", "stderr": "", "ret_val": value})
 
 
-@settings(max_examples=50)
 @given(
     kinds=st.lists(st.sampled_from(["returns", "raises", "exits", "crashes"]), max_size=12),
     room=st.integers(1, 12),
@@ -77,7 +76,6 @@ def test_each_case_runs_once(kinds: list[str], room: int, isolate: bool) -> None
         assert executions == sum(stops) + bool(kinds and not stops[-1])
 
 
-@settings(max_examples=80)
 @given(silent=st.sets(st.integers(0, 15)), count=st.integers(1, 16))
 def test_crashes_without_a_report_are_found_by_halving(silent: set[int], count: int) -> None:
     """If crashed executions report nothing and cases may rerun, each crashing case is found, and the others are OK."""
@@ -98,7 +96,6 @@ def test_crashes_without_a_report_are_found_by_halving(silent: set[int], count: 
     ]
 
 
-@settings(max_examples=50)
 @given(sizes=st.lists(st.integers(1, 2 * MAX_REQUEST_BYTES), min_size=1, max_size=8))
 def test_batches_are_limited_in_size(sizes: list[int]) -> None:
     """A batch has at most 1 MiB of arguments, or only one case."""
@@ -160,7 +157,6 @@ def take(texts: list[str], nonce: str, limit: int) -> tuple[GuestReport, list[st
     return report, list(rest.values())
 
 
-@settings(max_examples=80)
 @given(contents=st.lists(FRAMES | JSON, max_size=3), between=st.text(max_size=20), limit=st.integers(1, 200))
 def test_forged_frames_give_valid_records_or_none(contents: list[Any], between: str, limit: int) -> None:
     """A program that knows the nonce can forge frames. The records that are read from them stay within the limits."""
@@ -200,7 +196,6 @@ def test_frames_of_other_calls_are_output() -> None:
     assert rest == (other * 2_000).removesuffix("\n")
 
 
-@settings(max_examples=80)
 @given(data=st.binary(max_size=60), prefix=st.sampled_from(["faasrt1:", "x faasrt1:", ""]))
 def test_invalid_frames_and_frames_of_other_calls_stay_in_the_text(data: bytes, prefix: str) -> None:
     text = prefix + base64.b64encode(data).decode()

@@ -9,7 +9,7 @@ from typing import Any
 from unittest.mock import ANY
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from faasrt import (
@@ -367,7 +367,6 @@ class Breakers(RuleBasedStateMachine):
 
 
 TestBreakers = Breakers.TestCase
-TestBreakers.settings = settings(max_examples=30)
 
 
 def test_limit_of_n_grows_by_one_after_n_successes() -> None:
@@ -486,7 +485,6 @@ class Limits(RuleBasedStateMachine):
 
 
 TestLimits = Limits.TestCase
-TestLimits.settings = settings(max_examples=30)
 
 
 def group_of(count: int, **changes: Any) -> list[Endpoint]:
@@ -602,7 +600,6 @@ class Groups(RuleBasedStateMachine):
 
 
 TestGroups = Groups.TestCase
-TestGroups.settings = settings(max_examples=30)
 
 
 def make_pool(clock: Clock, **limits: Any) -> PermitPool:
@@ -744,7 +741,6 @@ async def test_waiting_calls_wake_when_a_penalty_ends(clock: LoopClock) -> None:
     pool.close()
 
 
-@settings(max_examples=30)
 @given(
     plan=st.lists(st.tuples(st.sampled_from(["python", "javascript"]), st.integers(0, 3), st.booleans()), max_size=40),
     most=st.integers(1, 5),
@@ -836,7 +832,6 @@ CHANGES = st.one_of(
 )
 
 
-@settings(max_examples=30)
 @given(
     plan=st.lists(st.tuples(st.sampled_from(["python", "javascript"]), st.integers(0, 3), st.booleans()), max_size=30),
     changes=st.lists(CHANGES, min_size=1, max_size=30),

@@ -7,7 +7,7 @@ import enum
 import json
 from typing import Any
 
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from faasrt import ExecutionResult, FaasrtError, Language, SandboxConfig, ValidationResult
 from faasrt.protocol import piston, sandboxfusion
@@ -97,21 +97,18 @@ STATUSES = st.sampled_from([200, 200, 200, 204, 301, 400, 408, 429, 500, 503, 59
 LIMITS = st.integers(1, 2_000)
 
 
-@settings(max_examples=80)
 @given(body=st.binary(max_size=400) | mutated(), status=STATUSES, limit=LIMITS)
 def test_answers_of_arbitrary_bytes(body: bytes, status: int, limit: int) -> None:
     """Arbitrary bytes, or a recorded answer with some bytes changed, give a result or a FaasrtError."""
     check_answer(body, status, limit)
 
 
-@settings(max_examples=80)
 @given(body=ANSWERS, status=STATUSES, limit=LIMITS)
 def test_answers_with_arbitrary_fields(body: dict[str, Any], status: int, limit: int) -> None:
     """JSON objects with the right names and arbitrary values give a result or a FaasrtError."""
     check_answer(json.dumps(body).encode(), status, limit)
 
 
-@settings(max_examples=80)
 @given(
     protocol=st.sampled_from([sandboxfusion.PROTOCOL, piston.PROTOCOL]),
     body=SERVICE_ANSWERS | JSON,
@@ -135,7 +132,6 @@ def test_answers_of_services_with_arbitrary_fields(
         json.dumps(result.to_dict())
 
 
-@settings(max_examples=80)
 @given(
     body=st.binary(max_size=200) | JSON.map(lambda value: json.dumps({"valid": True, "diagnostics": value}).encode())
 )
@@ -145,7 +141,6 @@ def test_arbitrary_answers_to_validations(body: bytes) -> None:
         assert isinstance(decode_validation(body), ValidationResult)
 
 
-@settings(max_examples=50)
 @given(text=st.text(st.characters(), max_size=400), limit=st.integers(1, 400))
 def test_cut_text_of_any_characters_stays_within_the_limit(text: str, limit: int) -> None:
     """A text within the limit is unchanged. A longer one is cut to the limit, and reported as cut."""
@@ -155,7 +150,6 @@ def test_cut_text_of_any_characters_stays_within_the_limit(text: str, limit: int
     assert kept == text if not was_cut else len(kept.encode("utf-8", "surrogatepass")) <= limit
 
 
-@settings(max_examples=50)
 @given(data=st.binary(max_size=400), limit=st.integers(1, 400))
 def test_cut_bytes_stay_within_the_limit(data: bytes, limit: int) -> None:
     """Arbitrary bytes are decoded to a text within the limit."""

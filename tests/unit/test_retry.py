@@ -8,7 +8,7 @@ from email.utils import formatdate
 from typing import Any
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from faasrt import (
@@ -229,7 +229,6 @@ def test_read_retry_after(text: str | None, expected: float | None) -> None:
     assert read_retry_after(text, lambda: NOW) == expected
 
 
-@settings(max_examples=50)
 @given(text=st.text(max_size=40) | st.from_regex(r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d \w{3}", fullmatch=True))
 def test_read_retry_after_accepts_any_text(text: str) -> None:
     """The result is a finite number of at least 0, or None."""
@@ -265,7 +264,6 @@ class Budgets(RuleBasedStateMachine):
 
 
 TestBudgets = Budgets.TestCase
-TestBudgets.settings = settings(max_examples=30)
 
 
 def test_retry_budget_limits_retries_when_all_endpoints_are_down() -> None:
