@@ -346,8 +346,8 @@ def test_serve_prints_variables_for_clients(token: str, number: signal.Signals) 
         if token:
             # In processes, because the server runs in this one.
             assert faasrt_process("health", **variables)[0] == 0
-            code, _, stderr = faasrt_process("run", "-l", "js", "-c", "1", "--url", url)
-            assert (code, "token" in stderr) == (3, True)
+            exit_code, _, stderr = faasrt_process("run", "-l", "js", "-c", "1", "--url", url)
+            assert (exit_code, "token" in stderr) == (3, True)
         run.send_signal(number)
 
     code, stdout, stderr = faasrt("serve", "--port", "0", "-l", "js", "--workers", "1", *options, meanwhile=use)
