@@ -22,7 +22,8 @@ MIN_BYTES, _MAX_BYTES = 2**20, 2**44
 # A new format gets a new name, so that two versions of faasrt can share a folder.
 FILE_NAME = "results-1.sqlite3"
 _APPLICATION_ID = 0x66617372
-_BUSY_S = 1.0
+BUSY_S = 1.0
+"""The seconds that a call waits for other processes that use the file."""
 # The time of the last use is kept to the hour, so that most hits need no write.
 _USED_RESOLUTION_S = 3_600
 # Eviction leaves room for further results, so that not every result needs another eviction.
@@ -143,7 +144,7 @@ class DiskCache:
             with contextlib.suppress(FileExistsError):
                 # SQLite gives its other files the mode of this one.
                 os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-            connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+            connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
             self._set_up(connection)
         except (OSError, sqlite3.Error) as error:
             if connection is not None:
@@ -169,7 +170,7 @@ class DiskCache:
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if found != _APPLICATION_ID and (found or tables):
             raise ConfigurationError(f"{self._folder / FILE_NAME} is not a cache of faasrt: choose another folder")
-        deadline = time.monotonic() + _BUSY_S
+        deadline = time.monotonic() + BUSY_S
         while True:
             try:
                 connection.execute("PRAGMA journal_mode = WAL")

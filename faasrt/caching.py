@@ -74,7 +74,8 @@ _DIGEST_BYTES = 32
 _LARGE = 131_072
 # Hashing a short case takes as long as this number of characters.
 _CASE_CHARACTERS = 100
-_STORE_S = 2.0
+STORE_S = 2.0
+"""The seconds that failures of the store may take in one call."""
 T = TypeVar("T")
 Fingerprints: TypeAlias = Mapping[str, str | None]
 
@@ -199,7 +200,7 @@ def is_stored(result: ExecutionResult) -> bool:
 class TimeBudget:
     """The seconds that failures of the store may still take in one call."""
 
-    left_s: float = attrs.field(factory=lambda: _STORE_S)
+    left_s: float = attrs.field(factory=lambda: STORE_S)
 
 
 @attrs.define(eq=False)

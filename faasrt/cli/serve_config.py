@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 _GIVEN = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
 _MAX_FILE_BYTES = 1_000_000
-_PIPE_TIMEOUT_MS = 5_000
+PIPE_TIMEOUT_MS = 5_000
+"""The time to wait for each part of a file that is a pipe."""
 # A program in flight may run for its time limit, and has waited in the queue before.
 _MORE_GRACE_S = 5.0
 
@@ -211,7 +212,7 @@ def _read_file(flag: str, path: str) -> bytes:
             poll, content = select.poll(), b""
             poll.register(file, select.POLLIN)
             while len(content) <= _MAX_FILE_BYTES:
-                if not poll.poll(_PIPE_TIMEOUT_MS):
+                if not poll.poll(PIPE_TIMEOUT_MS):
                     raise click.UsageError(f"{flag} {path} is a pipe that sends nothing")
                 piece = file.read(_MAX_FILE_BYTES)
                 if not piece:

@@ -27,7 +27,7 @@ from faasrt.results import ErrorInfo, ExecutionOutput, ExecutionResult, Outcome
 # Added to the time limit that is sent to js-faas, so that the guest program can stop first and return the output.
 _MARGIN_MS = 500
 # The same for services that kill programs. The start of the interpreter is a part of their time limit.
-_KILL_MARGIN_MS = 1_000
+KILL_MARGIN_MS = 1_000
 _MIN_WINDOW_MS = 250
 # The fields of the input that the guest program can pass on, on servers that do not.
 _GUEST_INPUT = {Language.PYTHON: set(INPUT_FIELDS), Language.JAVASCRIPT: {"stdin", "argv"}}
@@ -98,7 +98,7 @@ class Execution:
         # The guest program is JavaScript, and imports the user's TypeScript itself.
         language = Language(family_of(run.language))
         margin_ms = 0 if profile.lossless or language is Language.PYTHON else _MARGIN_MS
-        margin_ms = _KILL_MARGIN_MS if profile.kills_at_limit else margin_ms
+        margin_ms = KILL_MARGIN_MS if profile.kills_at_limit else margin_ms
         sent = attrs.evolve(
             run,
             code=code,

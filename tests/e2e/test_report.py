@@ -12,7 +12,7 @@ import os
 import re
 import statistics
 import tracemalloc
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from e2e.report_files import (
 from faasrt.cli.report import reader as reader_module, summary, units
 from faasrt.cli.report.charts import arrange
 from faasrt.cli.report.page import make_environment, render
-from faasrt.cli.report.reader import KINDS, ResultsError, Row
+from faasrt.cli.report.reader import KINDS, ResultsError, Task, read_tasks
 from faasrt.cli.report.summary import MAX_FAILING, MAX_REASONS_SHOWN, MAX_SLOWEST, Summary, distribution
 from faasrt.cli.report.text import clean, excerpt, one_line
 from support.cli import faasrt, faasrt_process
@@ -503,10 +503,10 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path: Path, monkey
     path = tmp_path / "r.jsonl"
     write_lines(path, [result(1)])
 
-    def changed(rows: Iterable[Row]) -> list[Row]:
+    def read_changed(path: Path, offsets: Iterable[int]) -> Iterator[Task]:
         path.write_text("\n")
-        return list(rows)
+        return read_tasks(path, offsets)
 
-    monkeypatch.setattr(summary, "_slowest", changed)
+    monkeypatch.setattr(summary, "read_tasks", read_changed)
     with pytest.raises(ResultsError, match="has changed while it was read"):
         Summary(path)

@@ -377,7 +377,7 @@ async def test_a_store_that_hangs_is_given_up(
     name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The failure is logged once. Later calls use the store again."""
-    monkeypatch.setattr(caching, "_STORE_S", 0.05)
+    monkeypatch.setattr(caching, "STORE_S", 0.05)
     cache = Slow(name)
     async with FakeFaaS() as faas, manager_at(faas.url, cache=cache) as manager:
         with caplog.at_level(logging.WARNING, "faasrt"):
@@ -387,7 +387,7 @@ async def test_a_store_that_hangs_is_given_up(
         assert [message for message in caplog.messages if "it takes too long" in message] == caplog.messages
         assert len(caplog.messages) == 1
         assert cache.values == {}
-        monkeypatch.setattr(caching, "_STORE_S", 60.0)
+        monkeypatch.setattr(caching, "STORE_S", 60.0)
         cache.hanging.clear()
         assert [(await manager.run_code("program", "py")).cached for _ in range(2)] == [False, True]
 
@@ -396,7 +396,7 @@ async def test_a_store_that_hangs_is_given_up(
 async def test_many_cases_wait_once_for_a_store_that_hangs(
     local: RuntimeManager, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(caching, "_STORE_S", 0.05)
+    monkeypatch.setattr(caching, "STORE_S", 0.05)
     cache = Slow(name)
     url = (await local.get_health_status()).endpoints[0].endpoint
     async with manager_at(url, cache=cache) as manager:
@@ -486,7 +486,7 @@ async def test_a_file_that_another_process_has_locked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Stored results are found, and new results are not stored until the file is unlocked."""
-    monkeypatch.setattr(_sqlite_cache, "_BUSY_S", 0.05)
+    monkeypatch.setattr(_sqlite_cache, "BUSY_S", 0.05)
     async with FakeFaaS() as faas:
         async with manager_at(faas.url, cache=tmp_path) as manager:
             await manager.run_code("old", "py")
@@ -504,7 +504,7 @@ async def test_a_manager_starts_although_the_new_file_is_locked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A lock is not reported as a wrong path. The file is opened when it is unlocked."""
-    monkeypatch.setattr(_sqlite_cache, "_BUSY_S", 0.05)
+    monkeypatch.setattr(_sqlite_cache, "BUSY_S", 0.05)
     async with FakeFaaS() as faas, contextlib.AsyncExitStack() as stack:
         async with locked(tmp_path, "BEGIN EXCLUSIVE"):
             with pytest.raises(sqlite3.OperationalError, match="locked"):
@@ -518,7 +518,7 @@ async def test_statements_that_were_given_up_leave_the_file_usable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Calls give up while the file is locked. Later values are stored, and no value has another key."""
-    monkeypatch.setattr(_sqlite_cache, "_BUSY_S", 60.0)
+    monkeypatch.setattr(_sqlite_cache, "BUSY_S", 60.0)
     async with FakeFaaS() as faas:
         faas.handler = lambda body: Reply.ok(body["code"])
         async with manager_at(faas.url, cache=tmp_path) as manager:
@@ -531,10 +531,10 @@ async def test_statements_that_were_given_up_leave_the_file_usable(
 
             await manager.run_code("first", "py")
             async with locked(tmp_path, "BEGIN IMMEDIATE"):
-                monkeypatch.setattr(caching, "_STORE_S", 0.2)
+                monkeypatch.setattr(caching, "STORE_S", 0.2)
                 assert await run() == [False] * 10
                 assert await run() == [False] * 10
-            monkeypatch.setattr(caching, "_STORE_S", 60.0)
+            monkeypatch.setattr(caching, "STORE_S", 60.0)
             await run()
             assert await run() == [True] * 10
     assert integrity(tmp_path) == [("ok",)]

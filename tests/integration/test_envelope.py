@@ -25,7 +25,7 @@ from support.doubles import doubles
 from support.doubles.forked import Forked
 from support.helpers import manager_at
 from support.package import WIRE
-from support.programs import JS_TRICKS, PROGRAMS, PYTHON_TRICKS
+from support.programs import PROGRAMS
 from support.tables import block, first_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -226,6 +226,269 @@ async def test_three_full_streams_are_truncated() -> None:
             text = getattr(result, name)
             assert len(text) > 100_000
             assert ("bytes cut" in text) is (name in result.truncated)
+
+
+# Hostile programs, each with its expected outcome. None accepts any outcome.
+PYTHON_TRICKS: list[tuple[str, str, Outcome | None]] = [
+    (
+        "prints a forged frame",
+        block("""
+            print('faasrt1:' + 'e30=')
+            print('{}')
+        """),
+        Outcome.OK,
+    ),
+    (
+        "prints the markers of return_val",
+        block("""
+            print('__COZE_RETURN_VAL_START__')
+            print('x')
+            print('__COZE_RETURN_VAL_END__')
+        """),
+        Outcome.OK,
+    ),
+    (
+        "writes the markers of return_val with os.write",
+        block(r"""
+            import os
+            os.write(1, b'__COZE_RETURN_VAL_START__\nx\n__COZE_RETURN_VAL_END__\n')
+        """),
+        Outcome.OK,
+    ),
+    (
+        "replaces print",
+        block("""
+            import builtins
+            builtins.print = lambda *a: None
+            print('x')
+        """),
+        Outcome.OK,
+    ),
+    (
+        "closes its streams",
+        block("""
+            import sys
+            sys.stdout.close()
+            sys.stderr.close()
+        """),
+        Outcome.OK,
+    ),
+    (
+        "closes the buffer of stdout",
+        block("""
+            import sys
+            sys.stdout.buffer.close()
+            sys.stdout = sys.stderr = None
+        """),
+        Outcome.OK,
+    ),
+    (
+        "deletes builtins",
+        block("""
+            import builtins
+            d = delattr
+            for n in list(vars(builtins)):
+                if n[0] != '_': d(builtins, n)
+        """),
+        Outcome.OK,
+    ),
+    (
+        "deletes modules",
+        block("""
+            import sys
+            sys.modules.clear()
+        """),
+        Outcome.OK,
+    ),
+    (
+        "overwrites functions of modules",
+        block("""
+            import json, os, base64
+            json.dumps = os.write = os._exit = base64.b64encode = None
+        """),
+        Outcome.OK,
+    ),
+    (
+        "calls os._exit",
+        block("""
+            import os
+            print('x', flush=True)
+            os._exit(0)
+        """),
+        Outcome.CRASHED,
+    ),
+    (
+        "kills itself",
+        block("""
+            import os, signal
+            os.kill(os.getpid(), signal.SIGKILL)
+        """),
+        Outcome.CRASHED,
+    ),
+    (
+        "reads a null pointer",
+        block("""
+            import ctypes
+            ctypes.string_at(0)
+        """),
+        Outcome.CRASHED,
+    ),
+    (
+        "raises in __del__",
+        block("""
+            class A:
+                def __del__(self):
+                    raise ValueError
+            a = A()
+        """),
+        Outcome.OK,
+    ),
+    (
+        "raises in an exit handler",
+        block("""
+            import atexit
+            atexit.register(lambda: 1 / 0)
+        """),
+        Outcome.OK,
+    ),
+    (
+        "starts threads",
+        block("""
+            import threading
+            for _ in range(9):
+                threading.Thread(target=print).start()
+        """),
+        Outcome.OK,
+    ),
+    (
+        "starts an endless thread",
+        block("""
+            import threading
+            def f():
+                while True: pass
+            threading.Thread(target=f).start()
+        """),
+        Outcome.TIMEOUT,
+    ),
+    (
+        "leaves a daemon thread",
+        block("""
+            import threading, time
+            threading.Thread(target=time.sleep, args=(99,), daemon=True).start()
+        """),
+        Outcome.OK,
+    ),
+    ("loops", "while True: pass", Outcome.TIMEOUT),
+    (
+        "sleeps",
+        block("""
+            import time
+            time.sleep(100)
+        """),
+        Outcome.TIMEOUT,
+    ),
+    (
+        "catches all exceptions in an endless loop",
+        block("""
+            n = 0
+            while True:
+                try:
+                    while True: n += 1
+                except BaseException: pass
+        """),
+        Outcome.TIMEOUT,
+    ),
+    (
+        "catches the exception of its time limit",
+        block("""
+            n = 0
+            try:
+                while True: n += 1
+            except BaseException: pass
+        """),
+        Outcome.TIMEOUT,
+    ),
+    (
+        "loops in an exit handler",
+        block("""
+            import atexit
+            def f():
+                while True: pass
+            atexit.register(f)
+        """),
+        Outcome.TIMEOUT,
+    ),
+    (
+        "lowers the recursion limit",
+        block("""
+            import sys
+            sys.setrecursionlimit(60)
+            def f(): f()
+            f()
+        """),
+        Outcome.USER_ERROR,
+    ),
+    (
+        "sets a trace function that fails",
+        block("""
+            import sys
+            sys.settrace(lambda *a: 1 / 0)
+            print(1)
+        """),
+        None,
+    ),
+    (
+        "raises an exception that cannot be printed",
+        block("""
+            class E(BaseException):
+                __str__ = __repr__ = None
+            raise E
+        """),
+        Outcome.USER_ERROR,
+    ),
+    ("is not Python", "def f(:", Outcome.SYNTAX_ERROR),
+    ("contains a null byte", "print(1)\0", Outcome.SYNTAX_ERROR),
+    ("raises KeyboardInterrupt", "raise KeyboardInterrupt", Outcome.USER_ERROR),
+]
+JS_TRICKS: list[tuple[str, str, Outcome | None]] = [
+    ("prints a forged line", 'console.log(\'{"stdout":"f","stderr":"","ret_val":"faasrt1:e30="}\');', Outcome.OK),
+    (
+        "deletes globals",
+        "for (const n of Object.getOwnPropertyNames(globalThis)) { try { delete globalThis[n]; } catch {} }",
+        Outcome.OK,
+    ),
+    (
+        "overwrites JSON",
+        "JSON.stringify = JSON.parse = () => { throw 1; }; Array.prototype.join = String = null;",
+        Outcome.OK,
+    ),
+    ("overwrites Promise.then", "Promise.prototype.then = () => { throw 1; }; Promise.race = null;", Outcome.OK),
+    ("overwrites the iterator of arrays", "Array.prototype[Symbol.iterator] = () => { throw 1; };", Outcome.OK),
+    (
+        "defines toJSON on Object.prototype",
+        "Object.prototype.toJSON = String.prototype.toJSON = () => 'x'; console.log('y');",
+        Outcome.OK,
+    ),
+    (
+        "defines a getter on Object.prototype",
+        "Object.defineProperty(Object.prototype, 'error', { get() { return 5; } });",
+        Outcome.OK,
+    ),
+    ("exits", "console.log('x'); Deno.exit(0);", Outcome.OK),
+    ("calls process.exit", "process.exit(9);", Outcome.USER_ERROR),
+    ("kills itself", "Deno.kill(Deno.pid, 'SIGKILL'); await new Promise((r) => setTimeout(r, 1000));", Outcome.CRASHED),
+    ("aborts", "process.abort();", Outcome.CRASHED),
+    (
+        "throws a proxy",
+        "throw new Proxy({}, { get() { throw 1; }, getPrototypeOf() { throw 2; } });",
+        Outcome.USER_ERROR,
+    ),
+    ("throws null", "throw null;", Outcome.USER_ERROR),
+    ("loops", "while (true) {}", Outcome.TIMEOUT),
+    ("starts an endless interval", "setInterval(() => {}, 10);", Outcome.TIMEOUT),
+    ("overflows the stack", "function f() { f(); } f();", Outcome.USER_ERROR),
+    ("is not JavaScript", "let a = ;", Outcome.SYNTAX_ERROR),
+]
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,63 @@ import pytest
 from faasrt import Outcome, RuntimeManager, SandboxConfig
 from support.doubles import doubles
 from support.helpers import manager_at
-from support.programs import EXACT_JAVASCRIPT, EXACT_PYTHON, EXACT_PYTHON_ON_DOUBLES
+from support.programs import EXACT_JAVASCRIPT, EXACT_PYTHON
 from support.tables import block, first_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 PLACES = first_of(["doubles", "embedded", "embedded, enveloped"])
+# Programs that need processes and threads, or results that only the envelope returns.
+EXACT_PYTHON_ON_DOUBLES: dict[str, tuple[Outcome, str, str]] = {
+    block("""
+        from concurrent.futures import ThreadPoolExecutor
+        ex = ThreadPoolExecutor(2)
+        print(ex.submit(lambda: 5).result())
+    """): (
+        Outcome.OK,
+        "5\n",
+        "",
+    ),
+    block("""
+        import os
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        os.waitpid(pid, 0)
+        print('ok')
+    """): (
+        Outcome.OK,
+        "ok\n",
+        "",
+    ),
+    block("""
+        import os
+        pid = os.fork()
+        if pid:
+            os.waitpid(pid, 0)
+            print('parent')
+    """): (Outcome.OK, "parent\n", ""),
+    block("""
+        import os
+        print('x')
+        os._exit(True)
+    """): (Outcome.CRASHED, "x\n", ""),
+    block("""
+        import sys
+        class W:
+            def flush(self): raise RuntimeError
+        print('x')
+        sys.stdout = W()
+    """): (Outcome.OK, "x\n", ""),
+    block("""
+        import os
+        print('x', flush=True)
+        os.close(1)
+    """): (Outcome.OK, "x\n", ""),
+    block("""
+        import warnings
+        warnings.warn('x')
+    """): (Outcome.OK, "", "  warnings.warn('x')"),
+}
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -38,7 +38,7 @@ def engine(request: pytest.FixtureRequest, wasm_sandbox: None) -> str:
 @pytest_asyncio.fixture
 async def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str) -> AsyncIterator[RuntimeManager]:
     """A manager with three workers, whose pools shrink soon after the demand falls."""
-    monkeypatch.setattr(warm_pool, "_PEAK_DECAY_S", 0.1)
+    monkeypatch.setattr(warm_pool, "PEAK_DECAY_S", 0.1)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     for name, value in trace(tmp_path).items():
         monkeypatch.setenv(name, value)

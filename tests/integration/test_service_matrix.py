@@ -9,22 +9,29 @@ from collections.abc import AsyncIterator, Mapping
 
 import pytest
 
-from faasrt import LimiterSettings, Outcome, RuntimeManager, SandboxConfig, ServiceError, Settings, TimeoutSettings
+from faasrt import (
+    LimiterSettings,
+    Outcome,
+    RuntimeManager,
+    SandboxConfig,
+    ServiceError,
+    Settings,
+    TestCase,
+    TimeoutSettings,
+)
 from support.doubles import JsFaas, PythonFaas
 from support.doubles.piston import Piston
 from support.doubles.sandboxfusion import SandboxFusion
 from support.service_programs import (
-    CALLS,
     EMBEDDED,
     JAVASCRIPT,
     PYTHON,
     TIMEOUT_MS,
     Program,
-    call_all,
     human_eval,
     summary,
 )
-from support.tables import first_of
+from support.tables import block, first_of
 
 pytestmark = pytest.mark.tables
 
@@ -77,7 +84,7 @@ def expected(programs: Mapping[str, Program], name: str) -> dict[str, str]:
 @pytest.fixture(autouse=True)
 def _slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine may take long to start an interpreter, which is a part of the time limit of a service."""
-    monkeypatch.setattr("faasrt.protocol.program._KILL_MARGIN_MS", 8_000)
+    monkeypatch.setattr("faasrt.protocol.program.KILL_MARGIN_MS", 8_000)
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -95,6 +102,45 @@ async def test_javascript(name: str) -> None:
     async with service(name) as manager:
         found = await run_all(manager, JAVASCRIPT, "js")
     assert found == expected(JAVASCRIPT, {"coze-loop": "js-faas", "native": "deno"}.get(name, name))
+
+
+async def call_all(manager: RuntimeManager) -> dict[str, object]:
+    """Return what the calls of functions, cases and tests have returned."""
+    python = {"language": "python", "timeout_ms": TIMEOUT_MS}
+    js = {"language": "js", "timeout_ms": TIMEOUT_MS}
+    code = block("""
+        def f(n):
+            if n == 2: raise KeyError(n)
+            if n == 3: raise SystemExit(4)
+            return {'n': n}
+    """)
+    cases = await manager.run_cases(code, "f", [(n,) for n in range(5)], **python)
+    js_code = "function f(n) { if (n === 2) throw new Error('two'); if (n === 3) for (;;); return [n]; }"
+    js_cases = await manager.run_cases(js_code, "f", [(n,) for n in range(5)], language="js", timeout_ms=400)
+    tests = [TestCase("1", "2"), TestCase("2", "4"), TestCase("3", "7"), TestCase("", "")]
+    judgement = await manager.judge("print(int(input()) * 2)", tests, **python)
+    return {
+        "function": (await manager.call_function("def add(a, b): return a + b", "add", [1], {"b": 2}, **python)).value,
+        "async function": (await manager.call_function("async def f(): return '你'", "f", **python)).value,
+        "missing function": (await manager.call_function("x = 1", "f", **python)).outcome.value,
+        "cases": [(result.outcome.value, result.ret_val) for result in cases],
+        "js function": (await manager.call_function("const add = (a, b) => a + b;", "add", [1, 2], **js)).value,
+        "js export": (await manager.call_function("export const f = async () => 5;", "f", **js)).value,
+        "js cases": [(result.outcome.value, result.ret_val) for result in js_cases],
+        "verdicts": [str(verdict.verdict) for verdict in judgement.results],
+    }
+
+
+CALLS = {
+    "function": 3,
+    "async function": "你",
+    "missing function": "USER_ERROR",
+    "cases": [("OK", '{"n": 0}'), ("OK", '{"n": 1}'), ("USER_ERROR", ""), ("USER_ERROR", ""), ("OK", '{"n": 4}')],
+    "js function": 3,
+    "js export": 5,
+    "js cases": [("OK", "[0]"), ("OK", "[1]"), ("USER_ERROR", ""), ("TIMEOUT", ""), ("OK", "[4]")],
+    "verdicts": ["PASSED", "PASSED", "WRONG_ANSWER", "USER_ERROR"],
+}
 
 
 @needs_node

@@ -10,12 +10,12 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from faasrt import Outcome, RuntimeManager, SandboxConfig
+from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig
 from faasrt.local import LocalFaaS
 from faasrt.local.engines.jail_level import LEVELS
 from support.helpers import manager_for, until_active
 from support.served import until
-from support.threats import MB, only_with_attacks, run_with_neighbour, sample, until_gone
+from support.threats import MB, only_with_attacks, run_with_neighbour, sample
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -27,6 +27,12 @@ async def local(request: pytest.FixtureRequest) -> AsyncIterator[RuntimeManager]
         await faas.wait_ready("js")
         async with manager_for(faas.url) as manager:
             yield manager
+
+
+async def until_gone(result: ExecutionResult) -> None:
+    """Wait until the process that ran the program has ended."""
+    pid = int(str(result.metadata["instance_id"]).rpartition("-")[2])
+    await until(lambda: pid not in {child.pid for child in psutil.Process().children(recursive=True)})
 
 
 MEMORY = [

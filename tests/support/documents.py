@@ -81,11 +81,6 @@ def text_of(document: str) -> str:
     return str(inspect.getdoc(importlib.import_module(document)))
 
 
-def kinds_of(document: str) -> set[str]:
-    """Return the kinds of all fenced blocks of a document."""
-    return set(re.findall(r"^```(\w+)$", text_of(document), re.MULTILINE))
-
-
 def snippets_of(document: str) -> list[Snippet]:
     """Return the snippets of a document, in order."""
     text, end = text_of(document), 0

@@ -10,7 +10,8 @@ from typing import Any
 
 import attrs
 
-from faasrt import ExecutionResult, RuntimeManager, TestCase
+from faasrt import ExecutionResult
+from support.tables import block
 
 TIMEOUT_MS = 1_500
 EMBEDDED = ("native", "wasm")
@@ -49,32 +50,80 @@ def summary(result: ExecutionResult) -> str:
 # The guest program cannot stop a call of C code. Services that kill programs lose the output of the guest program.
 PYTHON = {
     "print": Program("print('hello')", "OK | 'hello\\n'"),
-    "two streams": Program("import sys\nprint('out')\nprint('err', file=sys.stderr)", "OK | 'out\\n'"),
-    "lines": Program("print('a')\nprint('b')", "OK | 'a\\nb\\n'"),
+    "two streams": Program(
+        block("""
+            import sys
+            print('out')
+            print('err', file=sys.stderr)
+        """),
+        "OK | 'out\\n'",
+    ),
+    "lines": Program(
+        block("""
+            print('a')
+            print('b')
+        """),
+        "OK | 'a\\nb\\n'",
+    ),
     "dict": Program("print({'a': 1})", "OK | \"{'a': 1}\\n\""),
     "unicode": Program("print('é 你好 🌍')", "OK | 'é 你好 🌍\\n'"),
     "surrogate": Program("print('\\ud800')", "OK | '\\ud800\\n'"),
     "NUL": Program("print('a\\0b\\r\\nc', end='')", "OK | 'a\\x00b\\r\\nc'"),
     "bytes": Program("import sys; sys.stdout.buffer.write(b'ok \\xff')", "OK | 'ok \ufffd'"),
     "big": Program("print('x' * 20_000)", "OK | 20001 characters"),
-    "exception": Program("def f(): raise ValueError('boom é')\nf()", "USER_ERROR | exit 1 | ValueError: boom é"),
+    "exception": Program(
+        block("""
+            def f(): raise ValueError('boom é')
+            f()
+        """),
+        "USER_ERROR | exit 1 | ValueError: boom é",
+    ),
     "output, then exception": Program(
-        "print(1)\n1 / 0", "USER_ERROR | exit 1 | '1\\n' | ZeroDivisionError: division by zero"
+        block("""
+            print(1)
+            1 / 0
+        """),
+        "USER_ERROR | exit 1 | '1\\n' | ZeroDivisionError: division by zero",
     ),
     "exit 3": Program(
-        "print('bye')\nraise SystemExit(3)",
+        block("""
+            print('bye')
+            raise SystemExit(3)
+        """),
         "USER_ERROR | exit 3 | 'bye\\n' | SystemExit: the program exited with code 3",
     ),
     "exit 0": Program("print('a'); raise SystemExit; print('b')", "OK | 'a\\n'"),
     "exit with 137": Program(
         "raise SystemExit(137)", "USER_ERROR | exit 137 | SystemExit: the program exited with code 137"
     ),
-    "syntax error": Program("def f(:\n  pass", "SYNTAX_ERROR | exit 1 | SyntaxError: invalid syntax"),
+    "syntax error": Program(
+        block("""
+            def f(:
+              pass
+        """),
+        "SYNTAX_ERROR | exit 1 | SyntaxError: invalid syntax",
+    ),
     "syntax error in eval": Program("eval('1 +')", "USER_ERROR | exit 1 | SyntaxError: invalid syntax"),
-    "endless loop": Program("print('before')\nwhile True: pass", "TIMEOUT | 'before\\n'"),
-    "sleep": Program("import time\nprint('before')\ntime.sleep(60)", "TIMEOUT | 'before\\n'"),
+    "endless loop": Program(
+        block("""
+            print('before')
+            while True: pass
+        """),
+        "TIMEOUT | 'before\\n'",
+    ),
+    "sleep": Program(
+        block("""
+            import time
+            print('before')
+            time.sleep(60)
+        """),
+        "TIMEOUT | 'before\\n'",
+    ),
     "long call of C code": Program(
-        "print('before')\nsum(iter(int, 1))",
+        block("""
+            print('before')
+            sum(iter(int, 1))
+        """),
         "TIMEOUT",
         deviations={"python-faas": "DeadlineExceededError", **dict.fromkeys(EMBEDDED, "TIMEOUT | 'before\\n'")},
     ),
@@ -85,7 +134,10 @@ PYTHON = {
         deviations=dict.fromkeys(EMBEDDED, "MEMORY_LIMIT"),
     ),
     "killed": Program(
-        "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)",
+        block("""
+            import os, signal
+            os.kill(os.getpid(), signal.SIGKILL)
+        """),
         "CRASHED",
         deviations={
             "python-faas": "CRASHED | exit 1",
@@ -94,17 +146,37 @@ PYTHON = {
     ),
     "return value": Program("return_val({'a': 0.50})", "OK | returned {'a': 0.5}"),
     "own return_val": Program(
-        "def return_val(v):\n"
-        "    print('__COZE_RETURN_VAL_START__')\n    print(v)\n    print('__COZE_RETURN_VAL_END__')\n"
-        "print('a')\nreturn_val(5)",
+        block("""
+            def return_val(v):
+                print('__COZE_RETURN_VAL_START__')
+                print(v)
+                print('__COZE_RETURN_VAL_END__')
+            print('a')
+            return_val(5)
+        """),
         "OK | 'a\\n' | returned 5",
     ),
-    "deep recursion": Program("def f(n): return n and f(n - 1)\nprint(f(900))", "OK | '0\\n'"),
-    "await": Program("import asyncio\nprint(await asyncio.sleep(0, 5))", "OK | '5\\n'"),
+    "deep recursion": Program(
+        block("""
+            def f(n): return n and f(n - 1)
+            print(f(900))
+        """),
+        "OK | '0\\n'",
+    ),
+    "await": Program(
+        block("""
+            import asyncio
+            print(await asyncio.sleep(0, 5))
+        """),
+        "OK | '5\\n'",
+    ),
     "empty stdin": Program("import sys; print(repr(sys.stdin.read()))", "OK | \"''\\n\""),
     "stdin": Program("print(input(), input())", "OK | 'a b\\n'", options={"stdin": "a\nb"}),
     "thread": Program(
-        "import threading, time\nthreading.Thread(target=lambda: (time.sleep(0.1), print('late'))).start()",
+        block("""
+            import threading, time
+            threading.Thread(target=lambda: (time.sleep(0.1), print('late'))).start()
+        """),
         "OK | 'late\\n'",
         deviations={"wasm": "USER_ERROR | exit 1 | RuntimeError: can't start new thread"},
     ),
@@ -117,7 +189,11 @@ JAVASCRIPT = {
     "unicode": Program("console.log('é 你好 🌍')", "OK | 'é 你好 🌍\\n'"),
     "big": Program("console.log('x'.repeat(20000))", "OK | 20001 characters"),
     "exception": Program(
-        "function f() { throw new TypeError('boom é'); }\nf();", "USER_ERROR | exit 1 | TypeError: boom é"
+        block("""
+            function f() { throw new TypeError('boom é'); }
+            f();
+        """),
+        "USER_ERROR | exit 1 | TypeError: boom é",
     ),
     "late exception": Program(
         "setTimeout(() => { throw new Error('late'); }, 5);", "USER_ERROR | exit 1 | Error: late"
@@ -154,40 +230,6 @@ JAVASCRIPT = {
         deviations=dict.fromkeys(DENO, "USER_ERROR | exit 1 | ReferenceError: require is not defined"),
     ),
     "return value": Program("return_val(JSON.stringify({ a: 1 }));", 'OK | returned {"a":1}'),
-}
-
-
-async def call_all(manager: RuntimeManager) -> dict[str, object]:
-    """Return what the calls of functions, cases and tests have returned."""
-    python = {"language": "python", "timeout_ms": TIMEOUT_MS}
-    js = {"language": "js", "timeout_ms": TIMEOUT_MS}
-    code = "def f(n):\n    if n == 2: raise KeyError(n)\n    if n == 3: raise SystemExit(4)\n    return {'n': n}"
-    cases = await manager.run_cases(code, "f", [(n,) for n in range(5)], **python)
-    js_code = "function f(n) { if (n === 2) throw new Error('two'); if (n === 3) for (;;); return [n]; }"
-    js_cases = await manager.run_cases(js_code, "f", [(n,) for n in range(5)], language="js", timeout_ms=400)
-    tests = [TestCase("1", "2"), TestCase("2", "4"), TestCase("3", "7"), TestCase("", "")]
-    judgement = await manager.judge("print(int(input()) * 2)", tests, **python)
-    return {
-        "function": (await manager.call_function("def add(a, b): return a + b", "add", [1], {"b": 2}, **python)).value,
-        "async function": (await manager.call_function("async def f(): return '你'", "f", **python)).value,
-        "missing function": (await manager.call_function("x = 1", "f", **python)).outcome.value,
-        "cases": [(result.outcome.value, result.ret_val) for result in cases],
-        "js function": (await manager.call_function("const add = (a, b) => a + b;", "add", [1, 2], **js)).value,
-        "js export": (await manager.call_function("export const f = async () => 5;", "f", **js)).value,
-        "js cases": [(result.outcome.value, result.ret_val) for result in js_cases],
-        "verdicts": [str(verdict.verdict) for verdict in judgement.results],
-    }
-
-
-CALLS = {
-    "function": 3,
-    "async function": "你",
-    "missing function": "USER_ERROR",
-    "cases": [("OK", '{"n": 0}'), ("OK", '{"n": 1}'), ("USER_ERROR", ""), ("USER_ERROR", ""), ("OK", '{"n": 4}')],
-    "js function": 3,
-    "js export": 5,
-    "js cases": [("OK", "[0]"), ("OK", "[1]"), ("USER_ERROR", ""), ("TIMEOUT", ""), ("OK", "[4]")],
-    "verdicts": ["PASSED", "PASSED", "WRONG_ANSWER", "USER_ERROR"],
 }
 
 

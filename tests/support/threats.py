@@ -326,12 +326,6 @@ def largest_sandbox() -> int:
     return largest
 
 
-async def until_gone(result: ExecutionResult) -> None:
-    """Wait until the process that ran the program has ended."""
-    pid = int(str(result.metadata["instance_id"]).rpartition("-")[2])
-    await until(lambda: pid not in {child.pid for child in psutil.Process().children(recursive=True)})
-
-
 def environments(server: psutil.Process, word: str) -> set[str]:
     """Return the environment variables of the server's processes whose command line contains a word."""
     found: set[str] = set()

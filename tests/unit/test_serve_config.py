@@ -122,7 +122,7 @@ def test_a_file_may_be_a_link_or_a_descriptor(config: Path) -> None:
 
 def test_a_fifo_without_a_writer_does_not_block(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is refused after a moment, and so is a device."""
-    monkeypatch.setattr(serve_config, "_PIPE_TIMEOUT_MS", 1)
+    monkeypatch.setattr(serve_config, "PIPE_TIMEOUT_MS", 1)
     os.mkfifo(config)
     with pytest.raises(click.UsageError, match="is a pipe that sends nothing"):
         read_options(context_of("--config", str(config)))

@@ -13,7 +13,8 @@ from typing import ClassVar, Generic, Protocol, TypeVar
 from faasrt.local.engines.base import Engine, EngineError, EngineOptions, NotStartedError
 from faasrt.local.engines.process import Spawner, available_cpus
 
-_PEAK_DECAY_S = 30.0
+PEAK_DECAY_S = 30.0
+"""The seconds after which the recorded peak is halved."""
 _POLL_S = 0.2
 
 
@@ -188,9 +189,9 @@ class PooledEngine(Engine, Generic[_P]):
         self._demand_changed.set()
 
     async def _decay_peak(self) -> None:
-        """Halve the recorded peak every 30 s, and end idle processes beyond the new target."""
+        """Halve the recorded peak every `PEAK_DECAY_S`, and end idle processes beyond the new target."""
         while True:
-            await asyncio.sleep(_PEAK_DECAY_S)
+            await asyncio.sleep(PEAK_DECAY_S)
             self._peak = max(self.active, self._peak // 2)
             for _ in range(min(self.idle, self._process_count - self._target)):
                 self._warm.get_nowait().kill()

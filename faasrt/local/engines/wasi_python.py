@@ -43,7 +43,8 @@ BOOT = "import sys; sys.path[:] = sys.argv[3:]; from faasrt.local.engines.wasi_w
 # A worker itself ends its program at the time limit. If no answer has been read _ANSWER_GRACE_S later, the event loop
 # may have been too busy to read it. So the server waits for _READ_S more, and then kills the worker.
 _ANSWER_GRACE_S, _READ_S = 1.5, 0.5
-_CANCEL_TIMEOUT_S = 1.0
+CANCEL_TIMEOUT_S = 1.0
+"""The seconds that a worker has to stop a cancelled program, before it is killed."""
 # The largest message of a worker: this factor times the output limit, plus these bytes for the paths of files.
 _ANSWER_FACTOR, _MESSAGE_BYTES = 32, 64 * 2**20
 _START_TIMEOUT_S = 60.0
@@ -110,7 +111,7 @@ class WasiWorker:
         except asyncio.CancelledError:
             self._send({"cancel": True})
             try:
-                async with asyncio.timeout(_CANCEL_TIMEOUT_S):
+                async with asyncio.timeout(CANCEL_TIMEOUT_S):
                     await self.next_message()
             except (TimeoutError, EngineError, asyncio.CancelledError):
                 self.child.kill()  # a worker that may still send an answer must not be reused
