@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -207,46 +208,64 @@ def refuse(name):
     syscalls.forbid_new_privileges()
     syscalls.install_filter(b"".join(struct.pack("HBBI", *instruction) for instruction in code))
 """
-# Confines its process as a worker does, and then tries what the kernel should deny.
-CONFINED = """
-import socket
-from faasrt.local.jail.confinement import confine_calls, confine_files
+# A worker without a sandbox. Each of its programs tries what the kernel should deny.
+WORKER = """
+import socket, types
+from pathlib import Path
+from faasrt.local.engines import wasi_worker
 def attempt(function, *arguments):
     try:
         function(*arguments)
     except OSError as error:
-        return error.strerror or str(error)
+        return error.strerror
     return "done"
-print(attempt(confine_files, [], []), attempt(confine_calls), sep="; ")
-print(attempt(open, "/etc/passwd"), attempt(socket.socket), sep="; ")
+wasi_worker.load_files = lambda cache_dir: types.SimpleNamespace(folders=[], is_new=False)
+wasi_worker.open_sandbox = lambda files, discard: types.SimpleNamespace(version="")
+wasi_worker.execute = lambda bridge, sandbox: [attempt(open, "/etc/passwd"), attempt(socket.socket)]
+wasi_worker.serve(Path())
 """
 
 
 @pytest.mark.parametrize(
-    ("before", "problems", "attempts"),
+    ("before", "reason", "attempts"),
     [
-        ("", "done; done", "Permission denied; Permission denied"),
-        (f"{REFUSE}refuse('landlock_create_ruleset')", "the kernel has no Landlock; done", "done; Permission denied"),
-        (f"{REFUSE}refuse('seccomp')", "done; seccomp: Function not implemented", "Permission denied; done"),
+        ("", "", ["Permission denied", "Permission denied"]),
+        (
+            f"{REFUSE}refuse('landlock_create_ruleset')",
+            "the kernel has no Landlock",
+            ["done", "Permission denied"],
+        ),
+        (f"{REFUSE}refuse('seccomp')", "seccomp: Function not implemented", ["Permission denied", "done"]),
         (
             block("""
                 import threading
                 threading.Thread(target=threading.Event().wait, daemon=True).start()
             """),
-            "the process has threads already; done",
-            "done; Permission denied",
+            "the process has threads already",
+            ["done", "Permission denied"],
         ),
     ],
     ids=["all", "no landlock", "no seccomp", "threads"],
 )
-async def test_a_process_confines_itself_as_far_as_the_kernel_can(before: str, problems: str, attempts: str) -> None:
-    """What fails has a reason, and the other restrictions are in force. Landlock does not restrict threads that exist
-    already, so a process with threads does not claim it.
+async def test_a_worker_confines_itself_as_far_as_the_kernel_can(
+    tmp_path: Path, before: str, reason: str, attempts: list[str]
+) -> None:
+    """If one restriction fails, the worker says that it is not confined, and why. The other one is in force. Landlock
+    does not restrict threads that exist already, so a worker with threads does not claim it.
     """
-    command = [sys.executable, "-c", f"{before}\n{CONFINED}"]
-    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
-    output, _ = await process.communicate()
-    assert output.decode().splitlines() == [problems, attempts]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", f"{before}\n{WORKER}"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env={"TMPDIR": str(tmp_path)},
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(b'{"timeout_ms": 60000, "live": false}\n')
+    messages = [json.loads(await process.stdout.readline()) for _ in range(2)]
+    assert messages == [{"ready": "", "unconfined": reason}, {"result": attempts}]
+    process.stdin.close()
+    assert await process.wait() == 0
 
 
 async def test_a_kernel_that_cannot_confine_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
