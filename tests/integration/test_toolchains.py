@@ -14,6 +14,7 @@ from textwrap import dedent
 from typing import Any
 
 import attrs
+import psutil
 import pytest
 import pytest_asyncio
 
@@ -41,8 +42,8 @@ from faasrt.local.engines.warm_process import start_warm
 from faasrt.local.jail import landlock
 from faasrt.local.toolchains import TOOLCHAINS
 from support import toolchain_programs as programs
-from support.helpers import NO_WAIT, Clock, manager_for
-from support.served import PATIENCE_S, Caller, until
+from support.helpers import NO_WAIT, Clock, fast_forward, manager_for
+from support.served import PATIENCE_S, Caller, until, with_word
 from support.tables import first_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -115,7 +116,6 @@ async def test_an_exit_code_is_the_error_of_the_program(manager: RuntimeManager,
 
 @c_first
 async def test_a_program_is_ended_at_its_time_limit(manager: RuntimeManager, language: str) -> None:
-    """The time of the compiler does not count."""
     result = await manager.run_code(programs.LOOP[language], language, timeout_ms=1_000)
     assert result.outcome is Outcome.TIMEOUT, result
     assert result.stdout in ("before\n", "")  # a busy machine may not have started it
@@ -490,6 +490,36 @@ async def test_a_compiler_that_is_killed_is_no_error_of_the_program(
             with pytest.raises(OverloadedError, match="a process of the compiler was killed"):
                 await manager.run_code("print 'low'", "bash")
         assert (await manager.run_code("print 'ok'", "bash")).stdout == "ok"
+
+
+@pytest.mark.skipif(PERL.missing != "", reason=PERL.missing)
+@pytest.mark.asyncio(loop_scope="function")
+async def test_the_time_of_the_compiler_does_not_count(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, clock: Clock
+) -> None:
+    """A program whose compilation takes longer than its time limit runs to its end."""
+    command = """
+        grep -q slow "$0" && sleep "$1"
+        exec perl -c "$0"
+    """
+    monkeypatch.setenv("FAASRT_CACHE_DIR", str(tmp_path))
+    slow = attrs.evolve(PERL, compile=lambda _, sources: ["sh", "-c", command, sources[0], "9876"])
+    monkeypatch.setitem(engine_choice.ENGINES, Language.BASH, (engine_for(slow),))
+    sleeping: list[psutil.Process] = []
+
+    def compiles() -> bool:
+        """Return whether the compiler sleeps."""
+        sleeping[:] = with_word(psutil.Process().children(recursive=True), "sleep 9876")
+        return sleeping != []
+
+    async with RuntimeManager.local(["bash"], workers=1, sandbox=SANDBOX) as manager:
+        call = asyncio.create_task(manager.run_code("print 'slow'", "bash", timeout_ms=10_000))
+        await until(compiles)
+        # In small steps, because time limits do not count the time in which the event loop is blocked.
+        await fast_forward(clock, asyncio.sleep(15), 0.05)
+        sleeping[0].kill()
+        result = await call
+    assert (result.outcome, result.stdout) == (Outcome.OK, "slow"), result
 
 
 NOT_COMPILED = {
