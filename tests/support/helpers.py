@@ -53,13 +53,6 @@ WASM = {"python": "wasm"}
 """The argument `engines` of an embedded FaaS that runs Python in WebAssembly."""
 
 
-def be_busy(for_s: float) -> None:
-    """Occupy this thread and its event loop."""
-    end = time.perf_counter() + for_s
-    while time.perf_counter() < end:
-        pass
-
-
 class Clock:
     """The monotonic clock of the machine, which a test can advance and stop. See the fixture `clock`."""
 

@@ -94,7 +94,8 @@ def suspended(server: psutil.Process) -> Iterator[None]:
     """Stop the sandboxes of a server, and the processes that start them, until the end of the block."""
     children = server.children(recursive=True)
     for child in children:
-        child.suspend()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.suspend()
     try:
         yield
     finally:
