@@ -303,7 +303,7 @@ async def test_a_call_cancelled_between_attempts_holds_no_permit() -> None:
 async def test_endpoints_with_open_breakers_get_almost_no_calls(clock: Clock) -> None:
     """One endpoint answers 503, and one hangs. When their breakers are open, calls go to the third, and none fails."""
     settings = {
-        "breaker": BreakerSettings(base_open_s=1_000, max_open_s=1_000, consecutive_failures=1),
+        "breaker": BreakerSettings(base_open_s=10_000, max_open_s=10_000, consecutive_failures=1),
         "retry": RetrySettings(base_delay_s=0.001, max_delay_s=0.002, budget=1_000, throttled_base_delay_s=0.001),
     }
     async with endpoint_group(3, **settings) as (manager, (healthy, refusing, hanging)):
