@@ -172,7 +172,7 @@ async def test_embedded_faas_frees_the_slots_of_cancelled_calls(local: RuntimeMa
     capacity = status.endpoints[0].details["languages"]["javascript"]["capacity"]
     await local.run_code("1", "js")
     for _ in range(3):
-        calls = [asyncio.create_task(local.run_code("for (;;);", "js")) for _ in range(capacity)]
+        calls = [asyncio.create_task(local.run_code("setInterval(() => {}, 100)", "js")) for _ in range(capacity)]
         await until(lambda: local.get_metrics().in_flight == capacity)
         for call in calls:
             await cancelled(call)
