@@ -43,7 +43,8 @@ INTERNAL = {"_close_within", "_use_cache"}
 async def faas() -> AsyncIterator[LocalFaaS]:
     """A FaaS for all languages. The environment of the examples names its URL."""
     async with LocalFaaS(workers=1) as faas:
-        await faas.wait_ready("python")
+        for language in ("python", "javascript"):  # `/health` reports "degraded" while one of them starts
+            await faas.wait_ready(language)
         yield faas
 
 
