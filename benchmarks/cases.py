@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.harness import Figures, contenders, parser, ratio, run_rounds, serve_requests, spreads
 from benchmarks.report import Report
 from faasrt import RuntimeManager, Settings, TimeoutSettings
-from faasrt.runtime import Runtime
+from faasrt.client.runtime import Runtime
 
 CODE = "def grade(turn):\n    return {'score': len(turn)}"
 

@@ -34,9 +34,9 @@ from benchmarks.load import Call
 from benchmarks.report import Report
 from faasrt import RuntimeManager, Settings
 from faasrt.local import LocalFaaS
-from faasrt.local.cache import module_dir
-from faasrt.local.engines.snapshot_build import snapshot_of
+from faasrt.local.cache_folder import module_dir
 from faasrt.local.engines.tiers import STANDARD_TIER
+from faasrt.local.engines.wasm.snapshot_build import snapshot_of
 
 PROGRAMS = {
     "python": "print(6 * 7)",

@@ -17,7 +17,7 @@ import time
 from benchmarks.harness import Figures, contenders, parser, run_rounds, serve_requests, spreads
 from benchmarks.report import Report
 from faasrt import ExecutionResult, RuntimeManager
-from faasrt.local.toolchains import TOOLCHAINS
+from faasrt.local.engines.toolchain.languages import TOOLCHAINS
 
 COMMENTS = {"bash": "#"}
 _numbers = itertools.count()

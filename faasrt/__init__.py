@@ -41,7 +41,7 @@ The reference:
 * `faasrt.transport`: deadlines, retries, replicas, limits
 * `faasrt.protocol`: the wire protocol, and the envelope, which gets exact results from python-faas and js-faas
 * `faasrt.sync`: the same API without asyncio
-* `faasrt.caching`: results that are reused
+* `faasrt.client.cache`: results that are reused
 * `faasrt.ray`: batches on several machines; `faasrt.ray.serve`: the embedded FaaS on Ray Serve, autoscaled
 * `faasrt.local`: the embedded FaaS: its protocol, limits and sandboxes
 * `faasrt.cli`: the command `faasrt`
@@ -89,17 +89,17 @@ from typing import TYPE_CHECKING, Any
 from faasrt._version import __version__
 
 if TYPE_CHECKING:
-    from faasrt.caching import *
+    from faasrt.client.cache import *
+    from faasrt.client.factory import *
+    from faasrt.client.manager import *
+    from faasrt.client.runtime import *
+    from faasrt.client.streaming import *
     from faasrt.config import *
     from faasrt.discovery import *
     from faasrt.errors import *
-    from faasrt.factory import *
     from faasrt.judging import *
     from faasrt.languages import *
-    from faasrt.manager import *
     from faasrt.results import *
-    from faasrt.runtime import *
-    from faasrt.streaming import *
     from faasrt.tasks import *
     from faasrt.telemetry.metrics import *
 
@@ -165,8 +165,8 @@ __all__ = [
 # Names are loaded on first use, because the worker processes of the embedded FaaS and `faasrt --help` need only a few.
 # The modules that import aiohttp come last: importing it takes longer than everything else together.
 _MODULES = (
-    *("errors", "languages", "results", "discovery", "config", "judging", "tasks", "telemetry.metrics", "caching"),
-    *("streaming", "runtime", "factory", "manager"),
+    *("errors", "languages", "results", "discovery", "config", "judging", "tasks", "telemetry.metrics"),
+    *("client.cache", "client.streaming", "client.runtime", "client.factory", "client.manager"),
 )
 
 

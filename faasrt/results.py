@@ -170,7 +170,7 @@ class ExecutionResult(metaclass=RecordType):
         metadata: The server's metadata, unchanged.
         files: The contents of the files that `collect` asked for, by path. If some do not fit into `max_output_bytes`
             or cannot be read, they are missing here, and "files" is in `truncated`.
-        cached: Whether the result came from the cache, so that nothing ran; see `faasrt.caching`.
+        cached: Whether the result came from the cache, so that nothing ran; see `faasrt.client.cache`.
 
     Example:
         >>> result = await manager.run_code("print('hi'); return_val('[1, 2]')", "python")

@@ -39,16 +39,16 @@ from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
-import faasrt.manager
-import faasrt.runtime
-import faasrt.streaming
-from faasrt._loop_thread import LoopThread
-from faasrt._map_options import StopOn
-from faasrt._task_results import TaskReader, TaskResults
-from faasrt.caching import CacheOption
+import faasrt.client.manager
+import faasrt.client.runtime
+import faasrt.client.streaming
+from faasrt.client.cache import CacheOption
+from faasrt.client.factory import RuntimeFactory
+from faasrt.client.loop_thread import LoopThread
+from faasrt.client.map_options import StopOn
+from faasrt.client.task_results import TaskReader, TaskResults
 from faasrt.config import Settings
 from faasrt.errors import ConfigurationError, InvalidRequestError, RuntimeClosedError, StreamError
-from faasrt.factory import RuntimeFactory
 from faasrt.languages import Language
 from faasrt.results import ExecutionResult, OutputChunk
 from faasrt.tasks import CodeTask, RunOptions
@@ -58,8 +58,8 @@ __all__ = ["Runtime", "RuntimeManager", "StreamedRun", "TaskResults"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_AsyncManager = faasrt.manager.RuntimeManager
-_AsyncRuntime = faasrt.runtime.Runtime
+_AsyncManager = faasrt.client.manager.RuntimeManager
+_AsyncRuntime = faasrt.client.runtime.Runtime
 
 
 async def _call(function: Callable[[], T]) -> T:
@@ -119,14 +119,14 @@ def _runtime_query(method: Callable[Concatenate[_AsyncRuntime, P], T]) -> Callab
     return _named(query, method, "Return the result of")
 
 
-async def _next_chunk(run: faasrt.streaming.StreamedRun) -> OutputChunk | None:
+async def _next_chunk(run: faasrt.client.streaming.StreamedRun) -> OutputChunk | None:
     return await anext(run, None)
 
 
 class StreamedRun:
     r"""The output of a program while it runs: a context manager that starts the program, and an iterator.
 
-    Leaving the block ends a program that still runs. See `faasrt.streaming.StreamedRun`.
+    Leaving the block ends a program that still runs. See `faasrt.client.streaming.StreamedRun`.
 
     Example:
         >>> from faasrt import sync
@@ -139,9 +139,11 @@ class StreamedRun:
         1 True
     """
 
-    def __init__(self, thread: LoopThread, opened: AbstractAsyncContextManager[faasrt.streaming.StreamedRun]) -> None:
+    def __init__(
+        self, thread: LoopThread, opened: AbstractAsyncContextManager[faasrt.client.streaming.StreamedRun]
+    ) -> None:
         self._thread, self._opened = thread, opened
-        self._run: faasrt.streaming.StreamedRun | None = None
+        self._run: faasrt.client.streaming.StreamedRun | None = None
 
     def __enter__(self) -> Self:
         self._run = self._thread.call(_enter(self._opened))
@@ -167,11 +169,11 @@ class StreamedRun:
 
     @property
     def result(self) -> ExecutionResult:
-        """The result, after the iteration has ended; see `faasrt.streaming.StreamedRun.result`."""
+        """The result, after the iteration has ended; see `faasrt.client.streaming.StreamedRun.result`."""
         return self._entered.result
 
     @property
-    def _entered(self) -> faasrt.streaming.StreamedRun:
+    def _entered(self) -> faasrt.client.streaming.StreamedRun:
         if self._run is None:
             raise StreamError("a streamed run must be entered first: with ... as run")
         return self._run

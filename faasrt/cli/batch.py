@@ -16,15 +16,15 @@ from typing import Any, TextIO
 
 import click
 
-from faasrt._sqlite_cache import DEFAULT_MAX_BYTES, DiskCache
 from faasrt.cli.batch_input import BatchOptions, Line, read_lines, survey
 from faasrt.cli.batch_output import Results, run_line
 from faasrt.cli.batch_progress import Progress
 from faasrt.cli.connect import UNKNOWN_CAPACITY, find_capacity, make_settings, names_protocols, run_with_manager
 from faasrt.cli.options import Number, language_option, memory_option, timeout_option, url_option
 from faasrt.cli.output import INFRASTRUCTURE, INTERRUPTED, OK, USAGE, write_message
+from faasrt.client.manager import RuntimeManager
+from faasrt.client.sqlite_cache import DEFAULT_MAX_BYTES, DiskCache
 from faasrt.languages import Language
-from faasrt.manager import RuntimeManager
 from faasrt.tasks import CodeTask
 
 _FIRST_RETRY_S, _MAX_RETRY_S = 0.5, 30.0
@@ -175,7 +175,7 @@ class Batch:
     "cache_folder",
     metavar="DIR",
     help="A folder for results. A task whose result is in it does not run. Only for programs whose results do not "
-    "depend on time or randomness; see faasrt.caching.",
+    "depend on time or randomness; see faasrt.client.cache.",
 )
 @click.option(
     "--cache-mb",

@@ -18,11 +18,11 @@ from typing import Any
 import click
 
 from faasrt import strict_json
-from faasrt._map import run_task
 from faasrt.cli.batch_input import Line
+from faasrt.client.manager import RuntimeManager
+from faasrt.client.map import run_task
 from faasrt.errors import ServiceError
 from faasrt.judging import Judgement, Verdict
-from faasrt.manager import RuntimeManager
 from faasrt.results import Outcome
 from faasrt.tasks import TASK_ERRORS, CodeTask
 

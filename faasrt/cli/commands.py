@@ -43,9 +43,9 @@ from faasrt.cli.output import (
 from faasrt.cli.program_input import read_files, read_stdin, write_files
 from faasrt.cli.report import report_command
 from faasrt.cli.serve import report_ready, serve_command
+from faasrt.client.manager import RuntimeManager
 from faasrt.errors import FaasrtError
 from faasrt.languages import Language
-from faasrt.manager import RuntimeManager
 from faasrt.results import ExecutionResult
 from faasrt.tasks import RunOptions
 

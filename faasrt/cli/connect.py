@@ -10,13 +10,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Seque
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from faasrt._endpoint_urls import split_endpoint
-from faasrt._sqlite_cache import DiskCache
 from faasrt.cli.options import token_of_environment
 from faasrt.cli.output import erase_line, is_terminal, line_width, write, write_message
+from faasrt.client.manager import RuntimeManager
+from faasrt.client.sqlite_cache import DiskCache
 from faasrt.config import LimiterSettings, RetrySettings, SandboxConfig, Settings, SettingsOptions, names_endpoints
 from faasrt.errors import UnsupportedLanguageError
 from faasrt.languages import Language, family_of, has_return_val
-from faasrt.manager import RuntimeManager
 from faasrt.protocol.health import read_profile
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ async def show_start(
     """Show the progress of the compilation for the engine wasm, once on a machine, while it starts. `live` replaces one
     line in place, instead of writing a line from time to time; None means only on a terminal.
     """
-    from faasrt.local.cache import is_compiled, module_dir
+    from faasrt.local.cache_folder import is_compiled, module_dir
 
     if python is None or python.name != "wasm" or is_compiled(module_dir()):
         yield

@@ -8,14 +8,14 @@ from collections.abc import Iterable, Mapping
 from faasrt.config import SandboxConfig
 from faasrt.errors import ConfigurationError, shown
 from faasrt.languages import Language
-from faasrt.local.admission import AdmissionQueue
 from faasrt.local.engines.base import Engine, EngineOptions
-from faasrt.local.engines.deno import DenoEngine
-from faasrt.local.engines.native import NativePythonEngine
-from faasrt.local.engines.process import available_cpus
-from faasrt.local.engines.toolchain_engine import engine_for
-from faasrt.local.engines.wasi_python import WasiPythonEngine
-from faasrt.local.toolchains import TOOLCHAINS
+from faasrt.local.engines.deno.engine import DenoEngine
+from faasrt.local.engines.native.engine import NativePythonEngine
+from faasrt.local.engines.toolchain.engine import engine_for
+from faasrt.local.engines.toolchain.languages import TOOLCHAINS
+from faasrt.local.engines.wasm.engine import WasiPythonEngine
+from faasrt.local.http.admission import AdmissionQueue
+from faasrt.local.process import available_cpus
 
 # By family of languages. The first engine is the default at the level "namespaces", the last one at other levels.
 ENGINES: dict[Language, tuple[type[Engine], ...]] = {

@@ -19,19 +19,20 @@ from faasrt._record_type import RecordType
 from faasrt.config import SandboxConfig
 from faasrt.errors import ConfigurationError, RuntimeClosedError, ServerError, UnsupportedLanguageError, shown
 from faasrt.languages import Language
-from faasrt.local import engine_choice, http_limits
-from faasrt.local.access import AccessPolicy
-from faasrt.local.access_log import AccessLog
-from faasrt.local.admission import QUEUE_TIMEOUT_S, AdmissionQueue
-from faasrt.local.app import Service, ServiceSwitch
-from faasrt.local.connections import Listener
+from faasrt.local import engine_choice
 from faasrt.local.engine_choice import MAX_WORKERS, Queues, make_queues
 from faasrt.local.engines.base import Engine, EngineError, EngineOptions
-from faasrt.local.engines.jail_level import LEVELS, find_level, program_cgroups
-from faasrt.local.engines.wasi_python import WasiPythonEngine
-from faasrt.local.folder import temporary_folder
+from faasrt.local.engines.wasm.engine import WasiPythonEngine
+from faasrt.local.http import limits
+from faasrt.local.http.access import AccessPolicy
+from faasrt.local.http.access_log import AccessLog
+from faasrt.local.http.admission import QUEUE_TIMEOUT_S, AdmissionQueue
+from faasrt.local.http.app import Service, ServiceSwitch
+from faasrt.local.http.connections import Listener
+from faasrt.local.http.listening import EngineTasks, ListeningSockets
 from faasrt.local.jail.cgroup import Cgroups
-from faasrt.local.listening import EngineTasks, ListeningSockets
+from faasrt.local.jail.level import LEVELS, find_level, program_cgroups
+from faasrt.local.temporary_folder import temporary_folder
 from faasrt.telemetry.dispatch import EventDispatcher, check_sinks
 from faasrt.telemetry.events import Sink
 
@@ -130,7 +131,7 @@ class LocalFaaS(metaclass=RecordType):
     def __attrs_post_init__(self) -> None:
         self._emit = EventDispatcher(check_sinks(self.telemetry))
         self._wanted_languages = self.languages
-        http_limits.max_connections(self.max_connections)
+        limits.max_connections(self.max_connections)
         if self.token is not None and self.token != self.token.strip():
             raise ConfigurationError("token must not begin or end with whitespace")
         if self.token is None and not _checks.is_loopback(self.host):
@@ -322,7 +323,7 @@ class LocalFaaS(metaclass=RecordType):
             ) from None
 
     async def _listen(self, listening: asyncio.Future[str]) -> None:
-        self._listener = Listener(self._services.handle, http_limits.max_connections(self.max_connections))
+        self._listener = Listener(self._services.handle, limits.max_connections(self.max_connections))
         self._sockets = ListeningSockets(self._listener, self.ssl)
         self._use_options()
         try:
@@ -345,7 +346,7 @@ class LocalFaaS(metaclass=RecordType):
         """Answer requests from now on with the options and queues of this object."""
         self.languages = tuple(language for language in self._wanted_languages if language in self._queues)
         self._sockets.ssl = self.ssl
-        self._listener.max_connections = http_limits.max_connections(self.max_connections)
+        self._listener.max_connections = limits.max_connections(self.max_connections)
         for queue in self._queues.values():
             queue.queue_timeout_s = self.queue_timeout_s
         service = Service(

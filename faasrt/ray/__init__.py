@@ -28,13 +28,13 @@ import pyarrow
 from ray.data import Dataset
 
 from faasrt import strict_json
+from faasrt.client.factory import check_settings
+from faasrt.client.manager import RuntimeManager
 from faasrt.config import SandboxConfig, Settings
 from faasrt.errors import ConnectError, ConnectionLostError, FaasrtError, InvalidRequestError, shown
-from faasrt.factory import check_settings
 from faasrt.inputs import INPUT_FIELDS, ProgramInput, bytes_to_wire
 from faasrt.judging import TestCase
 from faasrt.languages import parse_language
-from faasrt.manager import RuntimeManager
 from faasrt.ray.node_faas import FaasConnection, SharedFaaS
 from faasrt.tasks import TASK_ERRORS, CodeTask, FailedTask, TaskResult
 

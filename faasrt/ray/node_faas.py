@@ -23,12 +23,12 @@ import ray.actor
 from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from faasrt._runtimes import local_settings
+from faasrt.client.manager import RuntimeManager
+from faasrt.client.runtimes import local_settings
 from faasrt.config import SandboxConfig, Settings
 from faasrt.errors import FaasrtError, RuntimeClosedError
 from faasrt.languages import Language
 from faasrt.local.server import LocalFaaS
-from faasrt.manager import RuntimeManager
 
 LINGER_S = 5.0
 """How long a FaaS without users runs on, so that the next actors of the job can use it."""

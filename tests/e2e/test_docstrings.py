@@ -16,16 +16,17 @@ import pytest_asyncio
 import faasrt
 import faasrt.testing
 from faasrt import RuntimeManager
-from faasrt._map import MAX_WINDOW
 from faasrt.cli.commands import commands
 from faasrt.cli.output import CODE_FAILED, INFRASTRUCTURE, INTERRUPTED, OK, USAGE
-from faasrt.local import LocalFaaS, http_limits
-from faasrt.local.engines.deno import DenoEngine
-from faasrt.local.engines.wasi_python import WasiPythonEngine
+from faasrt.client.map import MAX_WINDOW
+from faasrt.client.syntax import MAX_CODE_BYTES
+from faasrt.local import LocalFaaS
+from faasrt.local.engines.deno.engine import DenoEngine
+from faasrt.local.engines.wasm.engine import WasiPythonEngine
+from faasrt.local.http import limits
 from faasrt.local.server import _IDLE_CONNECTIONS_S
 from faasrt.protocol.cases import MAX_REQUEST_BYTES
 from faasrt.protocol.execution_limits import OUTPUT_FACTOR
-from faasrt.syntax import MAX_CODE_BYTES
 from faasrt.transport.limiter import AdaptiveLimit
 from support.documents import docstrings, examples_of, run_examples
 
@@ -146,24 +147,24 @@ def phrases_with_figures() -> Iterator[tuple[str, str]]:
     unknown = AdaptiveLimit(1_000)
     unknown.set_capacity(None)
     yield "faasrt.transport", f"which is also its maximum (else it starts at {unknown.limit:g})"
-    yield "faasrt.local", f"bodies that are larger than {http_limits.MAX_BODY_BYTES // 2**20} MiB"
-    yield "faasrt.local", f"in more than {http_limits.MAX_STRUCTURE_BYTES // 2**10} KiB, only strings may be large"
-    yield "faasrt.local", f"at most {http_limits.MAX_CONNECTIONS:,} connections (or half of the process's descriptors)"
-    assert http_limits.SPARE_CONNECTIONS == 8
+    yield "faasrt.local", f"bodies that are larger than {limits.MAX_BODY_BYTES // 2**20} MiB"
+    yield "faasrt.local", f"in more than {limits.MAX_STRUCTURE_BYTES // 2**10} KiB, only strings may be large"
+    yield "faasrt.local", f"at most {limits.MAX_CONNECTIONS:,} connections (or half of the process's descriptors)"
+    assert limits.SPARE_CONNECTIONS == 8
     yield "faasrt.local", "Eight further connections may send"
-    yield "faasrt.local", f"A TLS handshake may take {http_limits.HANDSHAKE_TIMEOUT_S:g} s"
+    yield "faasrt.local", f"A TLS handshake may take {limits.HANDSHAKE_TIMEOUT_S:g} s"
     yield "faasrt.local", f"have {words[int(_IDLE_CONNECTIONS_S)]} seconds from the signal"
     yield (
         "faasrt.local",
-        f"{http_limits.MAX_HELD_BYTES // 2**20} MiB of bodies. The first {http_limits.SMALL_BYTES // 2**10} KiB",
+        f"{limits.MAX_HELD_BYTES // 2**20} MiB of bodies. The first {limits.SMALL_BYTES // 2**10} KiB",
     )
-    yield "faasrt.local", f"reading its answer may take {http_limits.REQUEST_TIMEOUT_S:g} s each"
+    yield "faasrt.local", f"reading its answer may take {limits.REQUEST_TIMEOUT_S:g} s each"
     least = f"needs {WasiPythonEngine.min_memory_mb} for Python, and {DenoEngine.min_memory_mb} for other languages"
     yield "faasrt.config.SandboxConfig", least
     yield "faasrt.results", f"for output above {({2: 'twice'})[OUTPUT_FACTOR]} its limit"
-    yield "faasrt.runtime.Runtime.validate_code", f"({MAX_CODE_BYTES // 2**20} MiB)"
-    yield "faasrt.runtime.Runtime.run_cases", f"arguments (over {MAX_REQUEST_BYTES // 2**20} MiB in total)"
-    yield "faasrt.manager.RuntimeManager.map", f"({MAX_WINDOW} at most)"
+    yield "faasrt.client.runtime.Runtime.validate_code", f"({MAX_CODE_BYTES // 2**20} MiB)"
+    yield "faasrt.client.runtime.Runtime.run_cases", f"arguments (over {MAX_REQUEST_BYTES // 2**20} MiB in total)"
+    yield "faasrt.client.manager.RuntimeManager.map", f"({MAX_WINDOW} at most)"
 
 
 @pytest.mark.parametrize(("name", "words"), list(phrases_with_figures()))

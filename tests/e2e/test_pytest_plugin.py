@@ -10,7 +10,7 @@ import textwrap
 
 import pytest
 
-from faasrt.local.cache import module_dir
+from faasrt.local.cache_folder import module_dir
 from faasrt.testing import pytest_plugin
 
 pytest_plugins = ["pytester"]
@@ -67,7 +67,7 @@ async def test(faasrt_fake):
 
 
 # pytester forgets the modules that a session imports. Import these before, so that they are not imported twice.
-for _name in ("anyio.from_thread", "faasrt.local.server", "faasrt.manager", "faasrt.testing.fake_faas"):
+for _name in ("anyio.from_thread", "faasrt.local.server", "faasrt.client.manager", "faasrt.testing.fake_faas"):
     importlib.import_module(_name)
 
 

@@ -30,7 +30,7 @@ from faasrt import (
     _sqlite_cache,
     caching,
 )
-from faasrt._sqlite_cache import FILE_NAME, MIN_BYTES
+from faasrt.client.sqlite_cache import FILE_NAME, MIN_BYTES
 from faasrt.testing import FakeFaaS, Reply
 from faasrt.transport.fingerprints import MAX_AGE_S
 from support.helpers import Clock

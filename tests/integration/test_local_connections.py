@@ -14,7 +14,7 @@ import pytest
 import trustme
 
 from faasrt.local import LocalFaaS
-from faasrt.local.connections import BoundedConnection
+from faasrt.local.http.connections import BoundedConnection
 from support.helpers import Clock, fast_forward
 from support.served import Connection, connected, exchange, request, until
 

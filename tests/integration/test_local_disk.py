@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from faasrt import ConfigurationError
-from faasrt.local.cache import is_compiled, module_dir
+from faasrt.local.cache_folder import is_compiled, module_dir
 from support.cli import faasrt
 from support.served import CLEAN, FAASRT, PATIENCE_S, served, strays, until
 
@@ -345,6 +345,6 @@ async def test_a_truncated_module_is_compiled_again(tmp_path: Path) -> None:
             "compiling the Python sandbox, once for this machine",
         )
         assert (await server.run("js", "console.log(1)"))[1]["output"]["stdout"] == "1\n"
-        assert len(server.children("wasi_worker")) == 1
+        assert len(server.children("wasm.worker")) == 1
         server.process.send_signal(signal.SIGTERM)
         assert await server.ended() == 0

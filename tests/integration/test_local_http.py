@@ -26,11 +26,12 @@ import pytest_asyncio
 
 import faasrt
 from faasrt import Outcome, RetrySettings, SandboxConfig
-from faasrt.local import LocalFaaS, http_limits
-from faasrt.local.connections import BoundedConnection
+from faasrt.local import LocalFaaS
 from faasrt.local.engines.base import EngineJob, EngineResult
-from faasrt.local.engines.deno import DenoEngine
-from faasrt.local.engines.toolchain_engine import ToolchainEngine
+from faasrt.local.engines.deno.engine import DenoEngine
+from faasrt.local.engines.toolchain.engine import ToolchainEngine
+from faasrt.local.http import limits
+from faasrt.local.http.connections import BoundedConnection
 from support.helpers import Clock, fast_forward, manager_for
 from support.served import PATIENCE_S, Answer, Connection, connected, exchange, request, until
 
@@ -594,7 +595,7 @@ async def test_connections_take_turns(faas: LocalFaaS, monkeypatch: pytest.Monke
     answer = await exchange(faas.url, request(encoded(code="x" * 2**20)))
     assert answer.status == 200
     assert sum(sizes) > 2**20
-    assert max(sizes) <= http_limits.READ_BYTES
+    assert max(sizes) <= limits.READ_BYTES
 
 
 @pytest.mark.asyncio(loop_scope="function")
@@ -631,8 +632,8 @@ async def test_a_client_that_does_not_read_answers_is_disconnected(
 @pytest.fixture
 def little_memory(monkeypatch: pytest.MonkeyPatch) -> bytes:
     """Memory for one large request. Return that request."""
-    monkeypatch.setattr(http_limits, "MAX_HELD_BYTES", 100_000)
-    monkeypatch.setattr(http_limits, "SMALL_BYTES", 10_000)
+    monkeypatch.setattr(limits, "MAX_HELD_BYTES", 100_000)
+    monkeypatch.setattr(limits, "SMALL_BYTES", 10_000)
     return request(encoded(code=CODE + " " * 70_000))
 
 
@@ -648,7 +649,7 @@ async def test_memory_held_by_requests_is_limited(
     faas: LocalFaaS, little_memory: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A large body that exceeds `MAX_HELD_BYTES` together with others gets 429 and does not run. Small ones run."""
-    monkeypatch.setattr(http_limits, "SLOW_S", 1e9)
+    monkeypatch.setattr(limits, "SLOW_S", 1e9)
     async with connected(faas.url) as first:
         await first.send(little_memory[:-10])
         answer = await refused(faas, little_memory)
@@ -665,12 +666,12 @@ async def test_a_slow_body_loses_its_memory_to_another(
     faas: LocalFaaS, little_memory: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its client gets a 429 that says that nothing was started, and the connection is closed."""
-    monkeypatch.setattr(http_limits, "LINGER_S", 0.1)  # of new connections
-    monkeypatch.setattr(http_limits, "SLOW_S", 1e9)
+    monkeypatch.setattr(limits, "LINGER_S", 0.1)  # of new connections
+    monkeypatch.setattr(limits, "SLOW_S", 1e9)
     async with connected(faas.url) as slow:
         await slow.send(little_memory[:-10])
         await refused(faas, little_memory)
-        monkeypatch.setattr(http_limits, "SLOW_S", 0.0)
+        monkeypatch.setattr(limits, "SLOW_S", 0.0)
         assert (await exchange(faas.url, little_memory)).json()["outcome"] == "OK"
         answer = await slow.answer()
         assert_refused(answer, 429, "slowly")
@@ -696,14 +697,14 @@ async def test_clients_that_do_not_read_do_not_keep_out_others(
 
     A streamed answer also counts the body, which the server still holds then.
     """
-    monkeypatch.setattr(http_limits, "MAX_HELD_BYTES", memory_mb * 2**20)
+    monkeypatch.setattr(limits, "MAX_HELD_BYTES", memory_mb * 2**20)
     # Answers of 8 MiB, which do not fit into the buffers of the system.
-    limits = SandboxConfig(max_output_bytes=2 * 2**20)
+    sandbox = SandboxConfig(max_output_bytes=2 * 2**20)
     code = r"console.log('\x01'.repeat(2_000_000)); console.error('\x01'.repeat(2_000_000))"
     # It ends at its time limit if its output is streamed and not read.
     body = encoded(code=code + " " * 3_500_000, timeout=30_000 if outcome == "OK" else 6_000)
     large = request(body, headers={"Accept": accept, "Connection": "close"})
-    async with LocalFaaS(["js"], workers=1, sandbox=limits) as faas, contextlib.AsyncExitStack() as stack:
+    async with LocalFaaS(["js"], workers=1, sandbox=sandbox) as faas, contextlib.AsyncExitStack() as stack:
         await faas.wait_ready("js")
         faas.listener.memory.max_answer_bytes = 0
         clients = [await stack.enter_async_context(connected(faas.url)) for _ in range(3)]
@@ -742,7 +743,7 @@ class TestConnections:
 
     @pytest.fixture(autouse=True)
     def few_connections(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(http_limits, "MAX_CONNECTIONS", 8)
+        monkeypatch.setattr(limits, "MAX_CONNECTIONS", 8)
 
     async def test_a_connection_above_the_limit_is_refused(self, fresh: LocalFaaS) -> None:
         """Open connections are served. The refusal has `x-faasrt-not-started`. When some close, new ones are served."""

@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 
 from faasrt.local import LocalFaaS
-from faasrt.local.folder import temporary_folder
+from faasrt.local.temporary_folder import temporary_folder
 from support.helpers import manager_for
 from support.served import LANGUAGES, Server, is_gone, sandboxes, served, strays, until
 

@@ -16,9 +16,9 @@ import pytest_asyncio
 
 from faasrt import Outcome, RuntimeManager, SandboxConfig
 from faasrt.local.engines import warm_pool
-from faasrt.local.engines.deno_run import DenoRun
-from faasrt.local.engines.jailed import Jail, JailedProcess
+from faasrt.local.engines.deno.run import DenoRun
 from faasrt.local.engines.native_run import NativeRun
+from faasrt.local.jail.jail import Jail, JailedProcess
 from support.helpers import Clock, skip_without, until_active
 from support.served import LANGUAGES, PATIENCE_S, at_work_in, is_gone, sandboxes, trace, until, with_word
 

@@ -11,8 +11,8 @@ import pytest
 
 from faasrt import ExecutionResult, Language, Outcome, RuntimeManager, SandboxConfig
 from faasrt.local.engines.base import Engine, EngineJob, EngineOptions
-from faasrt.local.engines.native import NativePythonEngine
-from faasrt.local.engines.wasi_python import WasiPythonEngine
+from faasrt.local.engines.native.engine import NativePythonEngine
+from faasrt.local.engines.wasm.engine import WasiPythonEngine
 from faasrt.protocol.execution_limits import ExecutionLimits
 from support.helpers import skip_without, until_active
 from support.tables import block

@@ -24,7 +24,7 @@ from faasrt._version import __version__
 from faasrt.docs import logging_and_metrics
 from faasrt.local import LocalFaaS
 from faasrt.local.engines.base import EngineJob, EngineResult
-from faasrt.local.engines.deno import DenoEngine
+from faasrt.local.engines.deno.engine import DenoEngine
 from support.helpers import WASM
 from support.served import PATIENCE_S, at_work_in
 

@@ -753,7 +753,7 @@ async def test_a_program_cannot_leave_signals_for_other_programs(native: Runtime
 RUN_WITH_SOCKET_60 = """
 import asyncio, os, socket, sys
 from faasrt import RuntimeManager
-from faasrt.local.engines import jailed
+from faasrt.local.jail import jail
 from faasrt.local.jail.seccomp import EXECUTABLE_FD
 
 class SocketAt60(socket.socket):
@@ -775,7 +775,7 @@ class SocketsAt60:
 
 async def main():
     os.dup2(0, EXECUTABLE_FD)
-    sockets = jailed.socket = SocketsAt60()
+    sockets = jail.socket = SocketsAt60()
     async with RuntimeManager.local(["python"], engines={"python": "native"}, level="namespaces") as manager:
         print((await manager.run_code(sys.argv[1], "python")).stdout, end="")
     assert sockets.pairs

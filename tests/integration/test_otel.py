@@ -437,7 +437,7 @@ def test_sink_works_without_the_sdk() -> None:
 
 def test_missing_extra_is_named() -> None:
     """Without opentelemetry-api, importing the sink raises an error that names the extra. faasrt can be imported."""
-    code = "import sys; sys.modules['opentelemetry'] = None; import faasrt.manager, faasrt.telemetry.otel"
+    code = "import sys; sys.modules['opentelemetry'] = None; import faasrt.client.manager, faasrt.telemetry.otel"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.splitlines()[-1] == (
         "ModuleNotFoundError: faasrt.telemetry.otel needs opentelemetry-api: pip install 'faasrt[otel]'"

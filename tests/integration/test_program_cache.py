@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from faasrt.local.engines.program_cache import ProgramCache
+from faasrt.local.engines.toolchain.program_cache import ProgramCache
 
 FILES = {".out/main": bytes(range(256)), ".out/empty": b"", ".out/ü": b"x"}
 
@@ -132,7 +132,7 @@ def test_several_processes_can_share_it(tmp_path: Path) -> None:
 def test_a_process_may_be_killed_while_it_stores(tmp_path: Path) -> None:
     """Every entry with a final name is whole."""
     code = (
-        "import sys; from pathlib import Path; from faasrt.local.engines.program_cache import ProgramCache\n"
+        "import sys; from pathlib import Path; from faasrt.local.engines.toolchain.program_cache import ProgramCache\n"
         "cache = ProgramCache(Path(sys.argv[1]), 10**8); print('ready', flush=True)\n"
         "for n in range(10**6): cache.put(str(n % 50), {'x': bytes([n % 50]) * 200_000})"
     )

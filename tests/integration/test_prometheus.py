@@ -296,7 +296,9 @@ def test_wrong_arguments_are_refused(namespace: Any) -> None:
 
 def test_missing_extra_is_named() -> None:
     """Without prometheus-client, importing the sink raises an error that names the extra. faasrt can be imported."""
-    code = "import sys; sys.modules['prometheus_client'] = None; import faasrt.manager, faasrt.telemetry.prometheus"
+    code = (
+        "import sys; sys.modules['prometheus_client'] = None; import faasrt.client.manager, faasrt.telemetry.prometheus"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.splitlines()[-1] == (
         "ModuleNotFoundError: faasrt.telemetry.prometheus needs prometheus-client: pip install 'faasrt[prometheus]'"

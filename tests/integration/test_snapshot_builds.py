@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import wasmtime
 
-from faasrt.local.cache import module_dir
-from faasrt.local.engines.snapshot_build import preload
+from faasrt.local.cache_folder import module_dir
 from faasrt.local.engines.tiers import STANDARD_TIER, TIERS
-from faasrt.local.engines.wasi_instance import Instances, call_in_thread
+from faasrt.local.engines.wasm.instance import Instances, call_in_thread
+from faasrt.local.engines.wasm.snapshot_build import preload
 
 pytestmark = pytest.mark.usefixtures("wasm_sandbox")
 

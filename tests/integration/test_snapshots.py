@@ -17,12 +17,12 @@ import pytest_asyncio
 
 from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig, ServerError
 from faasrt.inputs import NO_INPUT
-from faasrt.local.cache import module_dir
-from faasrt.local.engines import snapshot_maker, wasi_python
-from faasrt.local.engines.snapshot_build import read_guest, snapshot_of
+from faasrt.local.cache_folder import module_dir
 from faasrt.local.engines.tiers import STANDARD_TIER
-from faasrt.local.engines.wasi_sandbox import FreshSandbox, load_files, open_sandbox
-from faasrt.local.engines.wasi_worker import HostBridge, execute
+from faasrt.local.engines.wasm import engine as wasm_engine, snapshot_maker
+from faasrt.local.engines.wasm.sandbox import FreshSandbox, load_files, open_sandbox
+from faasrt.local.engines.wasm.snapshot_build import read_guest, snapshot_of
+from faasrt.local.engines.wasm.worker import HostBridge, execute
 from support.helpers import WASM
 from support.served import until
 from support.tables import block, first_of
@@ -279,15 +279,15 @@ async def test_without_a_snapshot_a_worker_opens_the_slow_sandbox(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker does not need a snapshot."""
-    monkeypatch.setattr("faasrt.local.engines.wasi_sandbox.snapshot_of", lambda *arguments: tmp_path / "missing")
+    monkeypatch.setattr("faasrt.local.engines.wasm.sandbox.snapshot_of", lambda *arguments: tmp_path / "missing")
     files = await asyncio.to_thread(load_files, module_dir())
     assert isinstance(await asyncio.to_thread(open_sandbox, files, lambda tier: None), FreshSandbox)
 
 
 def patch_workers(monkeypatch: pytest.MonkeyPatch, statements: str) -> None:
-    """Let workers execute statements before they open the sandbox. `s` is the module `wasi_sandbox`."""
-    before = f"\nfrom faasrt.local.engines import wasi_sandbox as s\n{statements}\n"
-    monkeypatch.setattr(wasi_python, "BOOT", wasi_python.BOOT.replace("from ", f"{before}from ", 1))
+    """Let workers execute statements before they open the sandbox. `s` is the module of the sandbox."""
+    before = f"\nfrom faasrt.local.engines.wasm import sandbox as s\n{statements}\n"
+    monkeypatch.setattr(wasm_engine, "BOOT", wasm_engine.BOOT.replace("from ", f"{before}from ", 1))
 
 
 async def test_without_a_snapshot_a_worker_is_confined(
@@ -303,7 +303,7 @@ async def test_without_a_snapshot_a_worker_is_confined(
             s.open_snapshot = lambda path: None
         """),
     )
-    for module in (wasi_python, snapshot_maker):
+    for module in (wasm_engine, snapshot_maker):
         monkeypatch.setattr(module, "snapshot_of", lambda *arguments: tmp_path / "missing")
     code = "import colorsys; print(hasattr(__import__('_reactor'), 'faasrt'), input(), *open('given'))"
     async with RuntimeManager.local(["python"], workers=1, engines=WASM) as manager:
@@ -339,7 +339,7 @@ async def test_a_damaged_snapshot_of_a_package_is_removed(monkeypatch: pytest.Mo
     find = "lambda folder, tier, find=s.snapshot_of: folder / name if tier == 'numpy' else find(folder, tier)"
     patch_workers(monkeypatch, f"name = {path.name!r}\ns.snapshot_of = {find}")
     monkeypatch.setattr(
-        wasi_python, "snapshot_of", lambda folder, tier: path if tier == "numpy" else snapshot_of(folder, tier)
+        wasm_engine, "snapshot_of", lambda folder, tier: path if tier == "numpy" else snapshot_of(folder, tier)
     )
     async with RuntimeManager.local(["python"], workers=1, engines=WASM) as manager:
         await manager.get_runtime("python")

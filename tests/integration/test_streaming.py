@@ -26,7 +26,8 @@ from faasrt import (
     StreamError,
     TimeoutSettings,
 )
-from faasrt.local import LocalFaaS, http_limits
+from faasrt.local import LocalFaaS
+from faasrt.local.http import limits
 from faasrt.telemetry.events import AttemptFinished, CallFinished, CallStarted, ExecutionFinished
 from faasrt.testing import FakeFaaS, FaultProxy, Reply
 from support.helpers import WASM, Clock, manager_at, manager_for, until_active
@@ -437,10 +438,10 @@ async def test_a_client_that_does_not_read_is_closed_only_after_the_program(cloc
         # On a busy machine, a shorter program does not write more than the sockets can hold.
         async with manager.stream_code(FLOOD["python"], "python", timeout_ms=5_000) as run:
             await anext(run)
-            clock.advance(http_limits.REQUEST_TIMEOUT_S + 1)
+            clock.advance(limits.REQUEST_TIMEOUT_S + 1)
             await until_active(manager, "python", 0)
             assert "/run_code" not in [entry["path"] for entry in log.entries]
-            clock.advance(http_limits.REQUEST_TIMEOUT_S + 1)
+            clock.advance(limits.REQUEST_TIMEOUT_S + 1)
             await until(lambda: any(entry["status"] == 499 for entry in log.entries))
             with pytest.raises(ConnectionLostError):
                 async for _ in run:

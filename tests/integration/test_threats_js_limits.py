@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig
 from faasrt.local import LocalFaaS
-from faasrt.local.engines.jail_level import LEVELS
+from faasrt.local.jail.level import LEVELS
 from support.helpers import manager_for, until_active
 from support.served import until
 from support.threats import MB, only_with_attacks, run_with_neighbour, sample

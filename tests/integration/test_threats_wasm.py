@@ -18,10 +18,10 @@ import pytest
 import pytest_asyncio
 
 from faasrt import Outcome, RuntimeManager, ServerError
-from faasrt.local.cache import module_dir
-from faasrt.local.engines import wasi_python
-from faasrt.local.engines.snapshot_build import snapshot_of
+from faasrt.local.cache_folder import module_dir
 from faasrt.local.engines.tiers import STANDARD_TIER
+from faasrt.local.engines.wasm import engine as wasm_engine
+from faasrt.local.engines.wasm.snapshot_build import snapshot_of
 from faasrt.local.jail import seccomp
 from faasrt.local.jail.syscalls import ARCHITECTURE, NUMBERS
 from support.helpers import WASM
@@ -37,7 +37,7 @@ BOOT = """
 import sys; sys.path[:] = sys.argv[3:]
 import contextlib, ctypes, errno, fcntl, glob, io, os, resource, select, signal, socket, struct, subprocess, threading
 import time, traceback
-from faasrt.local.engines import wasi_worker
+from faasrt.local.engines.wasm import worker
 from faasrt.local.jail import canary, syscalls
 def execute(bridge, sandbox):
     stdout, error = io.StringIO(), ""
@@ -47,8 +47,8 @@ def execute(bridge, sandbox):
         except BaseException:
             error = traceback.format_exc()
     return {"outcome": "USER_ERROR" if error else "OK", "stdout": stdout.getvalue(), "stderr": error, "files": {}}
-wasi_worker.execute = execute
-wasi_worker.main()
+worker.execute = execute
+worker.main()
 """
 
 # If the kernel allowed these, they would damage the machine on which the tests run. The canary tries some of them too.
@@ -212,17 +212,17 @@ def refuse(name):
 WORKER = """
 import socket, types
 from pathlib import Path
-from faasrt.local.engines import wasi_worker
+from faasrt.local.engines.wasm import worker
 def attempt(function, *arguments):
     try:
         function(*arguments)
     except OSError as error:
         return error.strerror
     return "done"
-wasi_worker.load_files = lambda cache_dir: types.SimpleNamespace(folders=[], is_new=False)
-wasi_worker.open_sandbox = lambda files, discard: types.SimpleNamespace(version="")
-wasi_worker.execute = lambda bridge, sandbox: [attempt(open, "/etc/passwd"), attempt(socket.socket)]
-wasi_worker.serve(Path())
+worker.load_files = lambda cache_dir: types.SimpleNamespace(folders=[], is_new=False)
+worker.open_sandbox = lambda files, discard: types.SimpleNamespace(version="")
+worker.execute = lambda bridge, sandbox: [attempt(open, "/etc/passwd"), attempt(socket.socket)]
+worker.serve(Path())
 """
 
 
@@ -271,7 +271,7 @@ async def test_a_worker_confines_itself_as_far_as_the_kernel_can(
 async def test_a_kernel_that_cannot_confine_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker runs all the same. The metadata name no level, and `/health` says why."""
     refused = f"{REFUSE}\nrefuse('landlock_create_ruleset')\nrefuse('seccomp')\n"
-    monkeypatch.setattr(wasi_python, "BOOT", wasi_python.BOOT.replace("from ", f"{refused}from ", 1))
+    monkeypatch.setattr(wasm_engine, "BOOT", wasm_engine.BOOT.replace("from ", f"{refused}from ", 1))
     async with RuntimeManager.local(["python"], workers=1, engines=WASM) as manager:
         result = await manager.run_code("print(1)", "python")
         assert (result.stdout, result.metadata["level"]) == ("1\n", "")

@@ -34,13 +34,14 @@ from faasrt import (
     Verdict,
 )
 from faasrt.local import LocalFaaS, engine_choice
-from faasrt.local.engines import native_system, toolchain_engine
-from faasrt.local.engines.jailed import JailedProcess
-from faasrt.local.engines.toolchain import Installation, Toolchain
-from faasrt.local.engines.toolchain_engine import engine_for
+from faasrt.local.engines import native_system
+from faasrt.local.engines.toolchain import engine as toolchain_engine
+from faasrt.local.engines.toolchain.engine import engine_for
+from faasrt.local.engines.toolchain.languages import TOOLCHAINS
+from faasrt.local.engines.toolchain.toolchain import Installation, Toolchain
 from faasrt.local.engines.warm_process import start_warm
 from faasrt.local.jail import landlock
-from faasrt.local.toolchains import TOOLCHAINS
+from faasrt.local.jail.jail import JailedProcess
 from support import toolchain_programs as programs
 from support.helpers import NO_WAIT, Clock, fast_forward, manager_for
 from support.served import PATIENCE_S, Caller, until, with_word
@@ -686,7 +687,7 @@ async def test_a_program_is_compiled_once(language: str, monkeypatch: pytest.Mon
             compilers.append(process)
         return process
 
-    monkeypatch.setattr("faasrt.local.engines.toolchain_engine.start_warm", count)
+    monkeypatch.setattr("faasrt.local.engines.toolchain.engine.start_warm", count)
     broken = "int main("
     code = """
         #include "x.h"

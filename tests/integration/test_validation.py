@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from faasrt import InvalidRequestError, Outcome, RuntimeClosedError, RuntimeManager, ServerError
-from faasrt.syntax import PythonChecker
+from faasrt.client.syntax import PythonChecker
 from support.cli import faasrt
 from support.helpers import manager_for
 from support.tables import block
@@ -237,7 +237,7 @@ async def test_low_memory_limit(kib: int, suffices: bool, tmp_path: Path, monkey
 
 EXHAUSTED = """
 import asyncio, resource, faasrt
-from faasrt.syntax import PythonChecker
+from faasrt.client.syntax import PythonChecker
 async def main():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     checker = PythonChecker()

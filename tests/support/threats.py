@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig
-from faasrt.local.cache import cache_dir, module_dir
+from faasrt.local.cache_folder import cache_dir, module_dir
 from support.helpers import manager_for
 from support.package import ROOT
 from support.served import until, with_word
@@ -75,7 +75,7 @@ _SERVER = """
 import asyncio, sys
 from faasrt import SandboxConfig
 from faasrt.local import LocalFaaS
-from faasrt.local.engines import deno
+from faasrt.local.engines.deno import engine as deno
 level, permissions, *languages = sys.argv[1:]
 if permissions:
     deno.PERMISSIONS = permissions.split()
@@ -319,7 +319,7 @@ NEIGHBOURS = {
 def largest_sandbox() -> int:
     """Return the memory use of the largest sandbox of this process, in bytes."""
     largest = 0
-    for word in ("deno run", "wasi_worker"):
+    for word in ("deno run", "wasm.worker"):
         for child in with_word(psutil.Process().children(recursive=True), word):
             with contextlib.suppress(psutil.NoSuchProcess):
                 largest = max(largest, child.memory_info().rss)
@@ -348,9 +348,9 @@ _HOST = f"""
 import asyncio, sys
 from faasrt import SandboxConfig
 from faasrt.local import LocalFaaS
-from faasrt.local.engines import wasi_python
+from faasrt.local.engines.wasm import engine as wasm_engine
 level, python, language, engine, boot = sys.argv[1:]
-wasi_python.BOOT = boot or wasi_python.BOOT
+wasm_engine.BOOT = boot or wasm_engine.BOOT
 # Those of `wasm` are attacked one after another, and start slowly.
 workers = 1 if engine == "wasm" else 2
 async def main():

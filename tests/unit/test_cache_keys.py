@@ -9,8 +9,9 @@ from typing import Any
 import attrs
 import pytest
 
-from faasrt import ErrorInfo, ExecutionOutput, ExecutionResult, Language, Outcome, SandboxConfig, caching
-from faasrt.caching import (
+from faasrt import ErrorInfo, ExecutionOutput, ExecutionResult, Language, Outcome, SandboxConfig
+from faasrt.client import cache as caching
+from faasrt.client.cache import (
     ResultCache,
     Reuse,
     decode_result,

@@ -19,7 +19,7 @@ from faasrt import (
     Verdict,
     floats,
 )
-from faasrt._judge import run_tests
+from faasrt.client.judge import run_tests
 from faasrt.judging import Compare, check_compare, check_tests, judge_result
 
 

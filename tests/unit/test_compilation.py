@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from faasrt.local.engines.compilation import CompilationEstimate
+from faasrt.local.engines.wasm.compilation import CompilationEstimate
 
 
 class Compiler:

@@ -19,8 +19,8 @@ from faasrt.errors import InvalidRequestError
 from faasrt.inputs import INPUT_FIELDS, MAX_PATH_PARTS, NO_INPUT, ProgramInput, bytes_from_wire, bytes_to_wire
 from faasrt.languages import Language
 from faasrt.local.engines.collection import Folder, collect_files
-from faasrt.local.engines.memory_folder import MemoryFolder
 from faasrt.local.engines.selection import select_files
+from faasrt.local.engines.wasm.memory_folder import MemoryFolder
 from faasrt.protocol.guest import python_files
 from faasrt.protocol.guest.python_files import PathMatcher
 

@@ -19,10 +19,10 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from faasrt import SandboxConfig, ServiceError
 from faasrt.languages import Language
-from faasrt.local.app import fit_response
 from faasrt.local.engines.base import EngineJob
 from faasrt.local.engines.tiers import tiers_of
-from faasrt.local.toolchains import TOOLCHAINS
+from faasrt.local.engines.toolchain.languages import TOOLCHAINS
+from faasrt.local.http.app import fit_response
 from faasrt.protocol.execution_limits import ExecutionLimits
 from faasrt.protocol.frames import take_frames
 from faasrt.protocol.health import EndpointProfile
@@ -115,7 +115,7 @@ def test_choosing_how_to_run_a_program_takes_little_time(piece: str) -> None:
 @pytest.mark.parametrize("stdout", ["", "\x01" * LIMIT, '"' * LIMIT, "é\ud800" * (LIMIT // 5)])
 def test_a_response_is_encoded_at_most_twice(ret_val: str, stdout: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A response fits into the size that the client accepts, even if escapes make its JSON much larger."""
-    from faasrt.local import app
+    from faasrt.local.http import app
 
     encoded: list[int] = []
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from faasrt.local import http_limits
-from faasrt.local.admission import BusyError
-from faasrt.local.http_limits import MAX_HELD_BYTES, SLOW_S, SMALL_BYTES, Memory, Share
+from faasrt.local.http import limits
+from faasrt.local.http.admission import BusyError
+from faasrt.local.http.limits import MAX_HELD_BYTES, SLOW_S, SMALL_BYTES, Memory, Share
 
-LARGE = http_limits.MAX_BODY_BYTES
+LARGE = limits.MAX_BODY_BYTES
 
 
 class Server:

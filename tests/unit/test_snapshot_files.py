@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from faasrt.local.engines.snapshot_file import Snapshot, new_snapshot, open_snapshot, write_snapshot
+from faasrt.local.engines.wasm.snapshot_file import Snapshot, new_snapshot, open_snapshot, write_snapshot
 
 
 def make(path: Path) -> None:

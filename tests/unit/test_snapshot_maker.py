@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from faasrt.local.engines import snapshot_maker
-from faasrt.local.engines.snapshot_maker import SnapshotMaker
 from faasrt.local.engines.tiers import STANDARD_TIER, TIERS, packages_of, tiers_of
+from faasrt.local.engines.wasm import snapshot_maker
+from faasrt.local.engines.wasm.snapshot_maker import SnapshotMaker
 from support.helpers import Clock
 
 pytestmark = pytest.mark.asyncio

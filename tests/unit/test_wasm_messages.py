@@ -12,8 +12,8 @@ import pytest
 
 from faasrt import Language
 from faasrt.local.engines.base import EngineError, EngineJob
-from faasrt.local.engines.process import STDOUT
-from faasrt.local.engines.wasi_python import WasiWorker
+from faasrt.local.engines.wasm.engine import WasiWorker
+from faasrt.local.process import STDOUT
 from faasrt.protocol.execution_limits import ExecutionLimits
 
 LIMITS = ExecutionLimits(timeout_ms=60_000, memory_limit_mb=128, max_output_bytes=1_000)

@@ -14,9 +14,9 @@ import attrs
 
 from faasrt.languages import Language
 from faasrt.local.engines.base import EngineJob, EngineResult, NotStartedError
-from faasrt.local.engines.jailed import JailedProcess
-from faasrt.local.engines.process import MESSAGES, STDERR, STDOUT, STREAMS
 from faasrt.local.engines.report import cut_streams, decode_message, read_python_error, read_text
+from faasrt.local.jail.jail import JailedProcess
+from faasrt.local.process import MESSAGES, STDERR, STDOUT, STREAMS
 from faasrt.protocol.execution_limits import OUTPUT_FACTOR
 from faasrt.protocol.streams import OutputBuffer
 from faasrt.results import ErrorInfo, Outcome

@@ -11,7 +11,7 @@ import contextlib
 from typing import ClassVar, Generic, Protocol, TypeVar
 
 from faasrt.local.engines.base import Engine, EngineError, EngineOptions, NotStartedError
-from faasrt.local.engines.process import Spawner, available_cpus
+from faasrt.local.process import Spawner, available_cpus
 
 PEAK_DECAY_S = 30.0
 """The seconds after which the recorded peak is halved."""

@@ -10,9 +10,9 @@ import attrs
 
 from faasrt.local.engines.base import EngineJob, EngineResult, NotStartedError
 from faasrt.local.engines.collection import add_files
-from faasrt.local.engines.jailed import Jail, JailedProcess
 from faasrt.local.engines.native_run import NativeRun
-from faasrt.local.engines.process import MESSAGES, ignore_output
+from faasrt.local.jail.jail import Jail, JailedProcess
+from faasrt.local.process import MESSAGES, ignore_output
 from faasrt.local.time_limit import TimeLimit
 from faasrt.results import Outcome
 

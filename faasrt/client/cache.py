@@ -1,0 +1,362 @@
+r"""Results that are reused: an opt-in store, by the hash of everything that determines them.
+
+`RuntimeManager(cache=...)`, its class methods and `map` take the path of a folder, a `DiskCache`, or any object with
+the methods of `Cache`; `faasrt batch` has `--cache DIR`. A call whose result is stored then returns it: no request to
+run a program is sent, nothing runs, and `result.cached` is True.
+
+**The key** is a SHA-256 of the program, its language and input (`stdin`, `argv`, `files`, `collect`), the function and
+its arguments, the limits (`timeout_ms`, memory, output), `ext`, `Settings.envelope`, the version of faasrt, and the
+fingerprint of the server. So an `ext` that differs in each call, such as a trace id, prevents hits. `priority` and
+`idempotent` do not count.
+
+**The fingerprint** identifies what runs the programs of a server. It comes from `/health`, which is requested at most
+every 10 s. For the embedded FaaS it covers the engine, its version, the limits, the interpreter and the installed
+packages; for another server its `version`, `runtime` and `limits`. A server that states no version or has no `/health`
+has its base URL as fingerprint, so empty the cache when such a server changes. With several replicas, a result is
+stored with the fingerprint of the one that ran it, and is reused as long as one of them has this fingerprint. If the
+fingerprint is unknown, nothing is looked up or stored.
+
+**Stored are** the outcomes OK, USER_ERROR and SYNTAX_ERROR. The other outcomes, and errors that report a lack of memory
+or a limit of the compiler, can depend on the load of the server: for OUTPUT_LIMIT, how much output is kept depends on
+the moment at which the program is stopped. Results whose output was only cut are stored. Results without all the files
+that `collect` asked for are not stored, nor are those whose output SandboxFusion may have lost
+(`faasrt.docs.services`). Programs that may use the network are neither looked up nor stored.
+
+**It is your responsibility** that results do not depend on time or randomness: a stored result of
+`print(time.time())` is returned again. The cases of `run_cases` have one key each, which differs from that of
+`call_function`, and counts whether they are isolated. Use no cache, or `isolate=True`, if a case depends on the cases
+before it; isolated cases still share files and imported modules.
+
+**Concurrent calls** for the same program may all run it; the last result stays. A hit takes no permit, emits no events,
+and does not count in `get_metrics()`.
+
+**A store that fails**, does not answer within 2 s, or returns a damaged value makes a call run its program as usual.
+This time does not count in `timeout_ms`. After 2 s of failures, a call does not use the store again. The first failure
+of a manager is logged.
+
+Example:
+    >>> async with RuntimeManager.from_env(cache="results-cache") as manager:
+    ...     first = await manager.run_code("print(6 * 7)", "python")
+    ...     again = await manager.run_code("print(6 * 7)", "python")
+    >>> first.cached, again.cached, again.stdout, again.attempts
+    (False, True, '42\n', 0)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
+
+import attrs
+
+from faasrt import strict_json
+from faasrt._version import __version__
+from faasrt.client.sqlite_cache import DiskCache
+from faasrt.errors import ConfigurationError, shown
+from faasrt.inputs import files_from_wire, files_to_wire
+from faasrt.protocol.program import Execution
+from faasrt.results import ErrorInfo, ExecutionOutput, ExecutionResult, Outcome
+from faasrt.telemetry.logs import log_warning
+
+__all__ = ["Cache", "DiskCache"]
+
+_STORED = (Outcome.OK, Outcome.USER_ERROR, Outcome.SYNTAX_ERROR)
+# The fields of a request that do not determine its result.
+_IRRELEVANT = ("priority",)
+_DIGEST_BYTES = 32
+# Hashing and encoding more characters than this takes more than a millisecond.
+_LARGE = 131_072
+# Hashing a short case takes as long as this number of characters.
+_CASE_CHARACTERS = 100
+STORE_S = 2.0
+"""The seconds that failures of the store may take in one call."""
+T = TypeVar("T")
+Fingerprints: TypeAlias = Mapping[str, str | None]
+
+
+@runtime_checkable
+class Cache(Protocol):
+    """A store of values by key. Its methods are called in the event loop of the manager, and may run concurrently.
+
+    Values contain the outputs of programs, and a checksum: a value that was changed counts as missing. An error that a
+    method raises is logged, and the program runs. A method that takes longer than 2 s is cancelled, which counts as an
+    error.
+
+    Example:
+        >>> class MemoryCache:
+        ...     def __init__(self):
+        ...         self.values = {}
+        ...     async def get(self, key):
+        ...         return self.values.get(key)
+        ...     async def put(self, key, value):
+        ...         self.values[key] = value
+        >>> async with RuntimeManager.from_env(cache=MemoryCache()) as manager:
+        ...     [(await manager.run_code("print(1)", "python")).cached for _ in range(2)]
+        [False, True]
+    """
+
+    async def get(self, key: str, /) -> bytes | None:
+        """Return the value that was stored last with a key of 64 hex digits; None if there is none."""
+        ...
+
+    async def put(self, key: str, value: bytes, /) -> None:
+        """Store a value. It may be deleted at any time."""
+        ...
+
+
+CacheOption: TypeAlias = str | os.PathLike[str] | Cache | None
+"""The argument `cache`: the path of a folder, a cache, or None."""
+
+
+def digest(determinants: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of everything that determines a result, as 64 hex digits.
+
+    Args:
+        determinants: Values by name: None, bools, numbers, strings, bytes, and collections of these.
+    """
+    text = json.dumps(determinants, sort_keys=True, default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return {"base64": base64.b64encode(value).decode()}
+    if attrs.has(type(value)):
+        return {type(value).__name__: attrs.asdict(value, recurse=False)}  # type: ignore[arg-type]
+    return dict(value) if isinstance(value, Mapping) else list(value)  # type: ignore[call-overload]
+
+
+def determinants_of(execution: Execution) -> dict[str, Any]:
+    """Return everything about an execution that determines its result, except cases and fingerprint."""
+    found = attrs.asdict(execution.run, recurse=False)
+    for name in _IRRELEVANT:
+        del found[name]
+    limits = attrs.asdict(execution.run.sandbox)
+    del limits["timeout_limit_s"]  # `timeout_ms` replaces it
+    job = {name: getattr(execution.job, name) for name in ("function", "single", "isolate")}
+    return {**found, **job, "sandbox": limits, "envelope": execution.mode, "faasrt": __version__}
+
+
+def encode_result(key: str, result: ExecutionResult) -> bytes | None:
+    """Return the value to store for a result; None if it cannot be restored exactly."""
+    fields = attrs.asdict(result, filter=attrs.filters.exclude("timings", "attempts", "cached"))
+    fields["truncated"], fields["files"] = sorted(result.truncated), files_to_wire(result.files)
+    try:
+        payload = strict_json.dump_bytes(fields)
+        value = _checksum(key, payload) + payload
+        restored = decode_result(key, value)
+        same = restored is not None and attrs.evolve(
+            restored, timings=result.timings, attempts=result.attempts, cached=result.cached
+        )
+        return value if same == result else None
+    except (TypeError, ValueError, RecursionError):
+        return None
+
+
+def decode_result(key: str, value: bytes) -> ExecutionResult | None:
+    """Return the result in a stored value; None if the value is damaged or belongs to another key."""
+    if not isinstance(value, bytes) or value[:_DIGEST_BYTES] != _checksum(key, value[_DIGEST_BYTES:]):
+        return None
+    fields = json.loads(value[_DIGEST_BYTES:])
+    fields["outcome"] = Outcome(fields["outcome"])
+    fields["output"] = ExecutionOutput(**fields["output"])
+    fields["error"] = fields["error"] and ErrorInfo(**fields["error"])
+    fields["truncated"], fields["files"] = frozenset(fields["truncated"]), files_from_wire(fields["files"])
+    return ExecutionResult(**fields, attempts=0, cached=True)
+
+
+def hash_case(case: str) -> str:
+    """Return the SHA-256 of the arguments of a call, or of the input of a run, as 64 hex digits."""
+    return hashlib.sha256(case.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _checksum(key: str, payload: bytes) -> bytes:
+    return hashlib.sha256(key.encode() + payload).digest()
+
+
+async def _in_thread_if_large(size: int, function: Callable[[], T]) -> T:
+    """Return the result of a function. If the data is large, call it in a thread, so that it does not block."""
+    return await asyncio.to_thread(function) if size > _LARGE else function()
+
+
+def is_stored(result: ExecutionResult) -> bool:
+    """Return whether a result does not depend on the load of the server."""
+    if result.outcome not in _STORED or "files" in result.truncated or result.metadata.get("may_lack_output"):
+        return False
+    error = result.error
+    if error is None:
+        return True
+    lacks_memory = error.name.endswith("MemoryError") or "allocation failed" in error.message
+    return not lacks_memory and "the compiler was ended" not in error.message and error.name != "UnknownCase"
+
+
+@attrs.define
+class TimeBudget:
+    """The seconds that failures of the store may still take in one call."""
+
+    left_s: float = attrs.field(factory=lambda: STORE_S)
+
+
+@attrs.define(eq=False)
+class ResultCache:
+    """Finds and keeps results in a store. A failing store never fails a call.
+
+    Args:
+        store: The store.
+        owned: Whether `aclose` closes it.
+    """
+
+    _store: Cache
+    _owned: bool = False
+    _has_failed: bool = attrs.field(default=False, init=False)
+
+    @classmethod
+    def checked(cls, cache: CacheOption) -> Self | None:
+        """Return the cache for the argument `cache` of a caller; None for None.
+
+        Raises:
+            ConfigurationError: It is neither a path nor a `Cache`.
+        """
+        if cache is None:
+            return None
+        if isinstance(cache, (str, os.PathLike)):
+            return cls(DiskCache(cache), owned=True)
+        if isinstance(cache, type) or not isinstance(cache, Cache):
+            raise ConfigurationError(
+                f"cache must be the path of a folder, or an object with the methods get and put, got {shown(cache)}"
+            )
+        return cls(cache)
+
+    async def open(self) -> None:
+        """Open a store on the disk, so that a wrong path is reported at the start.
+
+        Raises:
+            ConfigurationError: The store cannot be opened.
+        """
+        if isinstance(self._store, DiskCache):
+            await self._try(self._store.open, TimeBudget(), is_first=True)
+
+    async def aclose(self) -> None:
+        if self._owned and isinstance(self._store, DiskCache):
+            await self._store.aclose()
+
+    async def find(self, key: str, budget: TimeBudget) -> ExecutionResult | None:
+        value = await self._try(lambda: self._store.get(key), budget, is_first=True)
+        if value is None:
+            return None
+        found = None
+        with contextlib.suppress(Exception):  # the store may return anything
+            found = await _in_thread_if_large(len(value), lambda: decode_result(key, value))
+        if found is None:
+            self._log_failure("a value is damaged")
+        return found
+
+    async def keep(self, key: str, result: ExecutionResult, budget: TimeBudget) -> None:
+        if budget.left_s <= 0 or not is_stored(result):
+            return
+        size = sum(map(len, (result.stdout, result.stderr, result.ret_val, *result.files.values())))
+        value = await _in_thread_if_large(size, lambda: encode_result(key, result))
+        if value is not None:
+            await self._try(lambda: self._store.put(key, value), budget)
+
+    async def _try(self, method: Callable[[], Awaitable[T]], budget: TimeBudget, *, is_first: bool = False) -> T | None:
+        """Return what a method of the store returns; None if it fails, or if no time is left.
+
+        Args:
+            is_first: Whether no program has run yet. The error for a wrong path is then raised.
+        """
+        if budget.left_s <= 0:
+            return None
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        timeout = asyncio.timeout(budget.left_s)
+        try:
+            async with timeout:
+                return await method()
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise  # the caller was cancelled, and not only something in the store
+            if is_first and isinstance(error, ConfigurationError) and isinstance(self._store, DiskCache):
+                raise
+            budget.left_s = 0 if timeout.expired() else budget.left_s - (clock() - began)
+            self._log_failure("it takes too long" if timeout.expired() else _describe(error))
+            return None
+
+    def _log_failure(self, reason: str) -> None:
+        if not self._has_failed:
+            self._has_failed = True
+            log_warning("the cache of results failed, so programs run: %s", reason[:500])
+
+
+def _describe(error: BaseException) -> str:
+    with contextlib.suppress(Exception):  # `str` may raise for a class of the caller
+        return f"{type(error).__name__}: {error}"
+    return type(error).__name__
+
+
+class Reuse:
+    """The stored results of one program, or of one function of a program.
+
+    Args:
+        cache: The cache; None for no cache.
+        execution: The program, with all its cases. A program without cases counts as one case.
+        fingerprints: Returns the fingerprint of each endpoint by base URL; None if it is unknown.
+    """
+
+    def __init__(
+        self, cache: ResultCache | None, execution: Execution, fingerprints: Callable[[], Awaitable[Fingerprints]]
+    ) -> None:
+        self._cache = None if execution.run.sandbox.network_enabled else cache
+        self._execution = execution
+        self._fingerprints = fingerprints
+        self._known: Fingerprints | None = None
+        self._budget = TimeBudget()
+        self._program = ""
+        self._cases: list[str] = []
+
+    async def find(self, number: int = 0) -> ExecutionResult | None:
+        """Return the stored result of the case with a number; None if there is none."""
+        if self._cache is None:
+            return None
+        if self._known is None:
+            known = await self._fingerprints()
+            await _in_thread_if_large(self._size(), self._hash)
+            self._known = known
+        for fingerprint in dict.fromkeys(self._known.values()):
+            if fingerprint is not None and (
+                found := await self._cache.find(self._key(fingerprint, number), self._budget)
+            ):
+                return found
+        return None
+
+    async def keep(self, result: ExecutionResult, number: int = 0) -> ExecutionResult:
+        """Store the result of a case that `find` did not find, and return it."""
+        if self._cache is not None and self._known is not None:
+            # The fingerprint in the answer of the embedded FaaS may be newer than the last health report.
+            fingerprint = result.metadata.get("fingerprint") or self._known.get(result.endpoint)
+            if isinstance(fingerprint, str):
+                await self._cache.keep(self._key(fingerprint, number), result, self._budget)
+        return result
+
+    def _size(self) -> int:
+        run, cases = self._execution.run, self._execution.job.cases
+        given = run.input
+        texts = (*given.argv, *given.collect, *given.files, *run.ext, *run.ext.values(), *cases)
+        sizes = map(len, (run.code, given.stdin, *given.files.values(), *texts))
+        return sum(sizes) + _CASE_CHARACTERS * len(cases)
+
+    def _hash(self) -> None:
+        self._program = digest(determinants_of(self._execution))
+        self._cases = [hash_case(case) for case in self._execution.job.cases or [""]]
+
+    def _key(self, fingerprint: str, number: int) -> str:
+        return digest({"program": self._program, "engine": fingerprint, "case": self._cases[number]})

@@ -1,0 +1,329 @@
+"""The implementation of `RuntimeManager.map`: runs many tasks, read lazily, with a limited number in flight.
+
+The tasks come from any iterable or asynchronous iterable: a million take no more memory than a thousand
+(`benchmarks/map.py`). An infrastructure failure becomes the `error` of its item, and the map continues, unless
+`stop_on=ServiceError` makes it the last item. Leaving the loop, or a cancellation, stops the source and the calls in
+flight. `coalesce=N` runs up to N consecutive tasks that differ only in their `args` in one execution.
+
+`faasrt batch` runs files of tasks, and can resume after a crash (see `faasrt.cli`); `faasrt.ray.run_tasks` runs tasks
+on several machines.
+
+Example:
+    >>> async def read_tasks():
+    ...     for n in range(3):
+    ...         yield CodeTask("def check(n): return n % 2 == 0", "python", function="check", args=[n])
+    >>> async for item in manager.map(read_tasks(), concurrency=64, ordered=True, coalesce=100, stop_on=ServiceError):
+    ...     print(item.index, item.result.value)
+    0 True
+    1 False
+    2 True
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any, TypeAlias
+
+import attrs
+
+from faasrt._checks import flag
+from faasrt.client.cache import ResultCache
+from faasrt.client.map_options import check_stop_on, count
+from faasrt.client.runtime import Runtime
+from faasrt.errors import ConfigurationError, FaasrtError, InvalidRequestError, RuntimeClosedError
+from faasrt.judging import Judgement
+from faasrt.languages import Language
+from faasrt.results import ExecutionResult
+from faasrt.tasks import CodeTask, CompletedTask, FailedTask, TaskResult
+
+MAX_WINDOW = 64
+"""The maximum number of tasks that are read ahead of those in flight. It is also limited to the concurrency."""
+
+GetRuntime: TypeAlias = Callable[[Language | str], Awaitable[Runtime]]
+
+
+class _Source:
+    """Reads tasks one by one from an iterable or an asynchronous iterable.
+
+    Attributes:
+        error: The exception that the iterable raised, or None. It ends the tasks.
+    """
+
+    def __init__(self, tasks: Iterable[CodeTask] | AsyncIterable[CodeTask]) -> None:
+        if not isinstance(tasks, (AsyncIterable, Iterable)):
+            raise InvalidRequestError(f"tasks must be an iterable of CodeTasks, got {type(tasks).__name__}")
+        self._is_async = isinstance(tasks, AsyncIterable)
+        self._iterator: Any = aiter(tasks) if isinstance(tasks, AsyncIterable) else iter(tasks)
+        self._next: asyncio.Task[CodeTask] | None = None
+        self._unread: tuple[int, CodeTask] | None = None
+        self._count = 0
+        self._ended = False
+        self.error: Exception | None = None
+
+    async def read(self, *, wait: bool = True) -> tuple[int, CodeTask] | None:
+        """Return the next task with its index; None at the end, or if `wait` is false and no task is available yet."""
+        if self._unread is not None:
+            unread, self._unread = self._unread, None
+            return unread
+        if self._ended:
+            return None
+        found: Any
+        try:
+            if self._is_async:
+                if self._next is None:
+                    self._next = asyncio.ensure_future(_anext(self._iterator))
+                    await asyncio.sleep(0)
+                if not wait and not self._next.done():
+                    return None
+                await asyncio.wait({self._next})
+                finished, self._next = self._next, None
+                found = finished.result()
+            else:
+                found = next(self._iterator, _END)
+            if found is not _END and not isinstance(found, CodeTask):
+                kind = type(found).__name__
+                raise InvalidRequestError(f"tasks must yield CodeTasks, got {kind} at index {self._count}")
+        except Exception as error:
+            found, self.error = _END, error
+        if found is _END:
+            self._ended = True
+            return None
+        self._count += 1
+        return self._count - 1, found
+
+    def unread(self, index: int, task: CodeTask) -> None:
+        """Put a task back, so that the next `read` returns it."""
+        self._unread = index, task
+
+    async def aclose(self) -> None:
+        """Stop reading, and close the iterable if it is a generator."""
+        self._ended = True
+        if self._next is not None:
+            self._next.cancel()
+            await asyncio.gather(self._next, return_exceptions=True)
+        if inspect.isasyncgen(self._iterator):
+            await self._iterator.aclose()
+        elif inspect.isgenerator(self._iterator):
+            self._iterator.close()
+
+
+_END = object()
+
+
+async def _anext(iterator: AsyncIterator[Any]) -> Any:
+    # Not `anext(iterator, _END)`: it crashes CPython 3.11 when `__anext__` raises instead of returning an awaitable.
+    try:
+        return await iterator.__anext__()
+    except StopAsyncIteration:
+        return _END
+
+
+async def stop_maps(maps: set[Map]) -> None:
+    """Stop maps, and raise `RuntimeClosedError` in consumers that are still reading results.
+
+    Cancellation: the maps still stop, in the background.
+    """
+    stopping = [running_map.stop() for running_map in maps]
+    for running_map in maps:
+        running_map._results.put_nowait(RuntimeClosedError("this manager was closed before all results were read"))
+    if stopping:
+        await asyncio.wait(stopping)
+
+
+@attrs.define(eq=False)
+class Map:
+    """One run of `RuntimeManager.map`, which documents the other arguments.
+
+    Args:
+        get_runtime: Returns the runtime of a language.
+        running: The set of running maps. This map is in it from its start to its end.
+    """
+
+    _get_runtime: GetRuntime
+    _running: set[Map]
+    _source: _Source = attrs.field(alias="tasks", converter=_Source)
+    _concurrency: int = attrs.field(validator=count)
+    _ordered: bool = attrs.field(validator=flag)
+    _stop_on: Callable[[TaskResult], bool] = attrs.field(converter=check_stop_on)
+    _coalesce: int = attrs.field(validator=count)
+    _cache: ResultCache | None = None
+    _reading: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False)
+    # Each task acquires a slot when it is read, and releases it when its result is delivered. If the consumer stops
+    # reading without closing the results, the slots run out and the work stops.
+    _slots: asyncio.Semaphore = attrs.field(init=False)
+    # The last item of each worker is None.
+    _results: asyncio.Queue[TaskResult | BaseException | None] = attrs.field(factory=asyncio.Queue, init=False)
+    _workers: set[asyncio.Task[None]] = attrs.field(factory=set, init=False)
+    # The number of workers whose None has not been read from `_results`.
+    _active_workers: int = attrs.field(default=0, init=False)
+    _stopping: asyncio.Task[None] | None = attrs.field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        window = min(self._concurrency, MAX_WINDOW)
+        self._slots = asyncio.Semaphore((self._concurrency + window) * self._coalesce)
+
+    async def run(self) -> AsyncGenerator[TaskResult]:
+        """Yield the results. However this ends, the source is then stopped and no call is in flight."""
+        self._running.add(self)
+        try:
+            self._start_worker()
+            async for item in self._deliver():
+                self._slots.release()
+                yield item
+                if self._stop_on(item):
+                    return
+            if self._source.error is not None:
+                raise self._source.error
+        finally:
+            await _wait_shielded(self.stop())
+
+    async def aclose(self) -> None:
+        """Stop the source, unless `run` has stopped it.
+
+        Cancellation: raised after the source has stopped.
+        """
+        if self._stopping is None:
+            await _wait_shielded(self.stop())
+
+    def stop(self) -> asyncio.Task[None]:
+        """Return the task that stops the workers and the source.
+
+        A separate task does this, so that the source is closed even if the caller is cancelled.
+        """
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop())
+        return self._stopping
+
+    async def _stop(self) -> None:
+        try:
+            while self._workers:
+                for worker in self._workers:
+                    worker.cancel()
+                await asyncio.wait(self._workers)
+            await self._source.aclose()
+        finally:
+            self._running.discard(self)
+            if self._cache is not None:
+                await self._cache.aclose()
+
+    def _start_worker(self) -> None:
+        self._active_workers += 1
+        worker = asyncio.create_task(self._work())
+        self._workers.add(worker)
+        worker.add_done_callback(self._workers.discard)
+
+    async def _deliver(self) -> AsyncIterator[TaskResult]:
+        held: dict[int, TaskResult] = {}
+        index = 0
+        while self._active_workers:
+            item = await self._results.get()
+            if item is None:
+                self._active_workers -= 1
+            elif isinstance(item, BaseException):
+                raise item
+            elif not self._ordered:
+                yield item
+            else:
+                held[item.index] = item
+                while index in held:
+                    yield held.pop(index)
+                    index += 1
+
+    async def _work(self) -> None:
+        try:
+            is_newest = True
+            while batch := await self._read():
+                # Each worker starts the next one, so that a small input starts only a few.
+                if is_newest and len(self._workers) < self._concurrency:
+                    self._start_worker()
+                is_newest = False
+                for item in await self._execute(batch):
+                    self._results.put_nowait(item)
+        except BaseException as error:
+            # Not only Exception: a CancelledError raised by the source must reach the consumer.
+            self._results.put_nowait(error)
+            return
+        self._results.put_nowait(None)
+
+    async def _read(self) -> list[tuple[int, CodeTask]]:
+        """Return the next task and those after it that can share its execution; an empty list at the end."""
+        await self._slots.acquire()
+        async with self._reading:
+            first = await self._source.read()
+            if first is None:
+                self._slots.release()
+                return []
+            batch, key = [first], _batch_key(first[1])
+            while key is not None and len(batch) < self._coalesce and not self._slots.locked():
+                found = await self._source.read(wait=False)
+                if found is None:
+                    break
+                if _batch_key(found[1]) != key:
+                    self._source.unread(*found)
+                    break
+                await self._slots.acquire()
+                batch.append(found)
+        return batch
+
+    async def _execute(self, batch: list[tuple[int, CodeTask]]) -> list[TaskResult]:
+        task = batch[0][1]
+        try:
+            runtime = await self._get_runtime(task.language)
+            if self._cache is not None:
+                runtime = runtime._use_cache(self._cache)
+            if task.function is None or len(batch) == 1:
+                result, judgement = await run_task(runtime, task)
+                return [CompletedTask(batch[0][0], task, result, judgement=judgement)]
+            cases = [task.args for _, task in batch]
+            results = await runtime.run_cases(task.code, task.function, cases, **task.options())
+        except ConfigurationError:
+            raise  # every other task would fail in the same way
+        except FaasrtError as error:
+            if isinstance(error, RuntimeClosedError):
+                await self._get_runtime(task.language)  # raises if the manager is closed too
+            if isinstance(error, InvalidRequestError) and len(batch) > 1:
+                # One of the tasks is invalid. Run each task separately, so that the others do not fail.
+                return [item for one in batch for item in await self._execute([one])]
+            return [FailedTask(index, task, error) for index, task in batch]
+        return [CompletedTask(index, task, result) for (index, task), result in zip(batch, results, strict=True)]
+
+
+async def run_task(runtime: Runtime, task: CodeTask) -> tuple[ExecutionResult, Judgement | None]:
+    """Run a task. Return its result, and the judgement if it has tests.
+
+    Raises:
+        FaasrtError: See `Runtime.run_code`.
+    """
+    if task.tests:
+        judgement = await runtime.judge(task.code, task.tests, compare=task.compare, **task.judge_options())
+        result = (judgement.first_failure or judgement.results[-1]).result
+        assert result is not None
+        return result, judgement
+    if task.function is None:
+        return await runtime.run_code(task.code, argv=task.argv, collect=task.collect, **task.options()), None
+    return await runtime.call_function(task.code, task.function, task.args, task.kwargs, **task.options()), None
+
+
+async def _wait_shielded(task: asyncio.Task[None]) -> None:
+    """Wait until a task has ended. If the caller is cancelled, raise the CancelledError after that."""
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        if not task.cancelled():
+            task.exception()
+        raise cancelled
+    task.result()
+
+
+def _batch_key(task: CodeTask) -> tuple[Any, ...] | None:
+    """Return a key that is the same for tasks that can share an execution; None for a task that cannot share one."""
+    if task.function is None or task.kwargs or task.ext:
+        return None
+    options = task.timeout_ms, task.sandbox, task.priority, task.idempotent
+    return task.code, task.language, task.function, task.stdin, task.files, options

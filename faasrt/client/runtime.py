@@ -1,0 +1,377 @@
+"""Runtime: runs programs on the endpoints of one language."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Unpack
+
+import attrs
+
+from faasrt.client.judge import judge
+from faasrt.client.runtime_base import RuntimeBase
+from faasrt.client.streaming import StreamedRun
+from faasrt.client.syntax import Where, check_where
+from faasrt.config import SandboxConfig
+from faasrt.errors import InvalidRequestError
+from faasrt.inputs import ProgramInput
+from faasrt.judging import Compare, Judgement, TestCase
+from faasrt.languages import Language
+from faasrt.protocol.cases import check_function, check_keywords, encode_case, encode_cases
+from faasrt.protocol.envelope import GuestJob
+from faasrt.protocol.program import Execution
+from faasrt.protocol.request import RunRequest, check_flag, encode_json
+from faasrt.protocol.return_val import check_has_return_val
+from faasrt.results import ExecutionResult, ValidationResult
+from faasrt.tasks import CallOptions, JudgeOptions, RunOptions, check_args, check_kwargs
+from faasrt.transport.call_context import CallContext
+
+
+@attrs.define(eq=False, repr=False, kw_only=True, slots=False)
+class Runtime(RuntimeBase):
+    """Runs code in one language, and in other languages that have the same endpoints.
+
+    `RuntimeFactory` and `RuntimeManager` create runtimes. Any number of tasks in one event loop may share a runtime.
+
+    Attributes:
+        language: The default language of calls.
+
+    Example:
+        >>> python = await manager.get_runtime("python")
+        >>> results = await asyncio.gather(*(python.run_code(f"print({n} ** 2)") for n in range(5)))
+        >>> [result.stdout.strip() for result in results]
+        ['0', '1', '4', '9', '16']
+    """
+
+    async def run_code(
+        self,
+        code: str,
+        language: str | Language | None = None,
+        timeout_ms: float | None = None,
+        ext: Mapping[str, str] | None = None,
+        *,
+        sandbox: SandboxConfig | None = None,
+        priority: str = "normal",
+        idempotent: bool | None = None,
+        stdin: str | bytes = "",
+        argv: Sequence[str] = (),
+        files: Mapping[str, str | bytes] | None = None,
+        collect: Sequence[str] = (),
+    ) -> ExecutionResult:
+        r"""Run a program, at most once, and return the result.
+
+        Args:
+            code: The program; not empty.
+            language: A language with the same endpoints. Default: None, which means the runtime's `language`.
+            timeout_ms: The time limit of the program in milliseconds, above 0 and at most that of the sandbox. Default:
+                None, which means the time limit of the sandbox.
+            ext: Further fields for the server; coze-loop sends trace ids in them. Default: None, no fields.
+            sandbox: The limits of this call. They can lower the limits of the server, not raise them. Default: None,
+                which means the limits in the settings.
+            priority: A priority for the server's scheduler; the known servers ignore it. Default: "normal".
+            idempotent: Whether the program may run again if an answer is lost or a server fails. A call whose
+                code cannot have run is retried in any case. Default: None, which means `RetrySettings.idempotent`.
+            stdin: The standard input; a str is sent as UTF-8. Default: "", an empty input.
+            argv: The command-line arguments, at most 1,000. Default: no arguments.
+            files: The contents of files in the working folder of the program, by relative path such as "data/in.csv"; a
+                str is sent as UTF-8. Modules among them can be imported. At most 1,000 files; the embedded FaaS accepts
+                requests of up to 8 MiB. Default: None, no files.
+            collect: Patterns of files to return in `result.files` after the program has ended, whatever the outcome, at
+                most 100, with at most 1,000 parts between slashes in total. `*` does not match "/" or a leading dot;
+                `**` matches any number of folders. At most 1,000 files, of `max_output_bytes` together, are returned,
+                and only those that are found within one second. Default: no files.
+
+        Returns:
+            The result. A program that fails is an outcome, not an exception.
+
+        Raises:
+            InvalidRequestError: An argument is wrong, or the server does not support `stdin`, `argv`, `files` or
+                `collect`; nothing was sent.
+            UnsupportedLanguageError: The language is unknown, or no endpoint serves it.
+            RuntimeClosedError: The runtime was closed, before the call or during it.
+            ConfigurationError: The runtime belongs to another event loop.
+            QueueFullError: Too many calls are waiting already.
+            ServiceError: The infrastructure failed; `faasrt.errors` lists the subclasses.
+
+        Cancellation: returns the permit and closes the connection. The embedded FaaS then stops the program; other
+            servers may run it to its end.
+
+        Example:
+            >>> (await runtime.run_code("print(6 * 7)", timeout_ms=5_000)).stdout
+            '42\n'
+            >>> code = "print(input(), open('b.txt').read())"
+            >>> (await runtime.run_code(code, stdin="a", files={"b.txt": "b"})).stdout
+            'a b\n'
+        """
+        request, may_rerun = self._request(
+            code,
+            language,
+            timeout_ms=timeout_ms,
+            ext=ext,
+            sandbox=sandbox,
+            priority=priority,
+            idempotent=idempotent,
+            stdin=stdin,
+            argv=argv,
+            files=files,
+            collect=collect,
+        )
+        return await self._executor.run(Execution(run=request, mode=self._settings.envelope), may_rerun)
+
+    def stream_code(
+        self, code: str, language: str | Language | None = None, **options: Unpack[RunOptions]
+    ) -> StreamedRun:
+        r"""Run a program, at most once, and yield its output while it runs.
+
+        A slow reader slows the program down. The time limit of the program includes the time for which it waits; the
+        deadline of the call does not. A call is retried as by `run_code`, but not after the first output.
+
+        Args:
+            code: The program; not empty.
+            language: See `run_code`.
+            **options: The other arguments of `run_code`. The chunks have all output, up to twice `max_output_bytes`.
+                `result.stdout` and `result.stderr` are cut to `max_output_bytes`, and to 1 MiB at most.
+
+        Returns:
+            A `StreamedRun`: an asynchronous context manager, and an iterator of `OutputChunk`. After the iteration,
+            `result` is the result of the program. If it was not cut, the chunks together are the text in the result.
+
+        Raises:
+            FaasrtError: See `run_code`. Errors after the start are raised by the iteration.
+
+        Cancellation: as for `run_code`.
+
+        Example:
+            >>> code = "import time\nfor n in range(3): print(n, flush=True); time.sleep(0.05)"
+            >>> async with runtime.stream_code(code) as run:
+            ...     async for chunk in run:
+            ...         print(chunk.text, end="")
+            0
+            1
+            2
+            >>> run.result.outcome
+            <Outcome.OK: 'OK'>
+        """
+        request, may_rerun = self._request(code, language, **options)
+        execution = Execution(run=request, mode=self._settings.envelope)
+
+        return StreamedRun(lambda live: self._executor.run(execution, may_rerun, live))
+
+    async def call_function(
+        self,
+        code: str,
+        function: str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        language: str | Language | None = None,
+        **options: Unpack[CallOptions],
+    ) -> ExecutionResult:
+        """Run a program that defines a function, call the function, at most once, and return its value.
+
+        Arguments and the return value are sent as JSON; see `ExecutionResult.value`. If the function returns an
+        awaitable, it is awaited. In JavaScript and TypeScript the function may be a declaration, a constant, or an
+        export, including "default".
+
+        Args:
+            code: The program; not empty.
+            function: The name of the function.
+            args: The positional arguments: None, bools, numbers, strings, lists, tuples (sent as lists), and dicts with
+                string keys. Default: no arguments.
+            kwargs: The keyword arguments; Python only. Default: None, no arguments.
+            language: See `run_code`.
+            **options: `timeout_ms` (for the definitions and the call together), `ext`, `sandbox`, `priority`,
+                `idempotent`, `stdin` and `files`; see `run_code`.
+
+        Returns:
+            The result. `value` is the return value of the function. If the function is missing, raises or exits, the
+            outcome is USER_ERROR. Calls of `return_val` are ignored.
+
+        Raises:
+            InvalidRequestError: An argument is wrong, or not JSON; nothing was sent.
+            FaasrtError: See `run_code`.
+
+        Cancellation: as for `run_code`.
+
+        Example:
+            >>> (await runtime.call_function("def add(a, b): return a + b", "add", [1], {"b": 2})).value
+            3
+        """
+        check_has_return_val(self._language(language), "call_function")
+        request, may_rerun = self._request(code, language, **options)
+        keywords = check_kwargs({} if kwargs is None else kwargs)
+        check_keywords(keywords, request.language)
+        name = check_function(function, request.language)
+        case = encode_case(check_args(args), keywords, request.language)
+        return await self._executor.run(Execution(run=request, job=GuestJob(function=name, cases=[case])), may_rerun)
+
+    async def run_cases(
+        self,
+        code: str,
+        function: str,
+        cases: Iterable[Sequence[Any]],
+        *,
+        language: str | Language | None = None,
+        isolate: bool = False,
+        **options: Unpack[CallOptions],
+    ) -> list[ExecutionResult]:
+        """Call a function of a program once for each case, with many cases in one execution.
+
+        Each case has its own outcome, output, value and duration. An execution first runs the program once, which
+        defines the function (below, "the definitions"), and then calls the function for each case. So a case sees the
+        globals and caches that earlier cases changed, unless `isolate` is true. The output of every case begins with
+        the output of the definitions, cut to 8 KiB.
+
+        If a case reaches its time limit, exits or crashes, the execution ends. That case gets the outcome, and the
+        remaining cases run in a new execution. If k cases end their execution, k + 1 executions are needed. Large
+        arguments (over 1 MiB in total) or results (over 64 KiB), and long run times, need more.
+
+        A case that took longer than its limit is always a TIMEOUT. Some servers, such as the embedded FaaS, stop it
+        late, and its output is then lost: see "Time limits of cases" in `faasrt.docs.programs`.
+
+        Args:
+            code: The program; not empty.
+            function: The name of the function.
+            cases: A tuple or list of positional arguments for each case; see `call_function`.
+            language: See `run_code`.
+            isolate: Whether each case runs the definitions again, in a new namespace. Imported modules are kept.
+                Default: False.
+            **options: `timeout_ms` (for each case), `ext`, `sandbox`, `priority`, `stdin`, `files` and `idempotent`;
+                see `run_code`. The definitions and each case read `stdin` from its start. The cases in an execution
+                share the files. `idempotent` matters if an execution ends and it is unknown in which case (on js-faas,
+                or out of memory). If true, the cases run again in ever smaller executions until the case is found. If
+                false, all cases of the execution get its outcome, and their error says so.
+
+        Returns:
+            One result per case, in order.
+
+        Raises:
+            InvalidRequestError: An argument is wrong, or not JSON; nothing was sent.
+            FaasrtError: See `run_code`. The results of earlier executions are lost.
+
+        Cancellation: as for `run_code`.
+
+        Example:
+            >>> results = await runtime.run_cases("def double(n): return 2 * n", "double", [(1,), (2,)])
+            >>> [result.value for result in results]
+            [2, 4]
+        """
+        check_has_return_val(self._language(language), "run_cases")
+        request, may_rerun = self._request(code, language, **options)
+        name = check_function(function, request.language)
+        check_flag("isolate", isolate, optional=False)
+        encoded = encode_cases(cases, request.language)
+        return await self._executor.run_cases(request, name, encoded, isolate=isolate, may_rerun=may_rerun)
+
+    async def judge(
+        self,
+        code: str,
+        tests: Iterable[TestCase],
+        *,
+        language: str | Language | None = None,
+        compare: Compare = "lines",
+        stop_on_failure: bool = False,
+        concurrency: int | None = None,
+        **options: Unpack[JudgeOptions],
+    ) -> Judgement:
+        """Run a program once for each test, and compare what it prints with the expected output.
+
+        Args:
+            code: The program; not empty.
+            tests: The tests, at least one.
+            language: See `run_code`.
+            compare: The comparison; see `faasrt.judging`. Default: "lines".
+            stop_on_failure: Whether the tests after the first one that does not pass are skipped. Default: False.
+            concurrency: The largest number of tests in flight, from 1. Default: None, which means 64. On a server where
+                tests share executions, it has no effect, and tests that are skipped may have run.
+            **options: `timeout_ms` (for each test), `ext`, `sandbox`, `priority` and `idempotent`; see `run_code`.
+
+        Returns:
+            The verdicts. A wrong answer, or a program that fails, is a verdict, not an exception.
+
+        Raises:
+            InvalidRequestError: An argument is wrong; nothing was sent.
+            CompareError: The function `compare` failed.
+            FaasrtError: See `run_code`. The verdicts on other tests are then lost.
+
+        Cancellation: as for `run_code`.
+
+        Example:
+            >>> judgement = await runtime.judge("print(int(input()) * 2)", [TestCase("2", "4"), TestCase("3", "7")])
+            >>> judgement.score, judgement.results[1].difference
+            (0.5, "line 1: expected '7', got '6'")
+        """
+        parsed = self._language(language)
+        with self._calls.track():
+            starts_slowly = self._settings.envelope != "never" and await self._transport.starts_slowly(parsed)
+            return await judge(
+                self.run_code,
+                self._run_inputs if starts_slowly and parsed is Language.PYTHON else None,
+                self._request,
+                code,
+                tests,
+                language=parsed,
+                compare=compare,
+                stop_on_failure=stop_on_failure,
+                concurrency=concurrency,
+                **options,
+            )
+
+    async def validate_code(
+        self, code: str, language: str | Language | None = None, *, where: Where = "auto"
+    ) -> ValidationResult:
+        """Check the syntax of a program, without running it.
+
+        Args:
+            code: The program. An empty program is not valid.
+            language: A language with the same endpoints. Default: None, which means the runtime's `language`.
+            where: "local" checks Python with `ast`, in a separate process on this machine. "remote" sends the program
+                to the FaaS. "auto" means "local" for Python and "remote" for other languages. Default: "auto".
+
+        Returns:
+            The result, with lines and columns, and the name of the parser. The local check covers only the grammar; for
+            example, it accepts a `return` outside a function.
+
+        Raises:
+            InvalidRequestError: An argument is wrong, or the program is too large for the local check (2 MiB).
+            UnsupportedLanguageError: The language is unknown, or no endpoint serves it.
+            RuntimeClosedError: The runtime was closed, before the call or during it.
+            RejectedError: The FaaS cannot validate programs. python-faas and js-faas cannot.
+            ServiceError: The infrastructure failed in another way.
+
+        Cancellation: returns the permit and closes the connection, or ends the process.
+
+        Example:
+            >>> (await runtime.validate_code("def f(:")).diagnostics
+            (Diagnostic(message='invalid syntax', line=1, column=7),)
+        """
+        self._calls.check_open()
+        parsed = self._language(language)
+        locally = check_where(where, parsed)
+        if not isinstance(code, str):
+            raise InvalidRequestError(f"code must be a str, got {type(code).__name__}")
+        if not code.strip():
+            return ValidationResult.empty_code()
+        with self._calls.track():
+            if locally:
+                return await self._checker.check(code)
+            body = encode_json({"language": str(parsed), "code": code})
+            context = CallContext(self._emit, self._counters, self._transport.clock, parsed)
+            return await self._transport.validate(context, body, owner=self._calls)
+
+    async def _run_inputs(
+        self, code: str, language: Language | str, inputs: Sequence[ProgramInput], **options: Any
+    ) -> list[ExecutionResult]:
+        """Run a program once for each input, with many inputs in one execution. Python only."""
+        request, may_rerun = self._request(code, language, **options)
+        cases = [json.dumps(given.to_wire()) for given in inputs]
+        return await self._executor.run_cases(request, None, cases, isolate=True, may_rerun=may_rerun)
+
+    def _request(
+        self, code: object, language: str | Language | None, *, idempotent: bool | None = None, **options: Any
+    ) -> tuple[RunRequest, bool]:
+        """Return the checked request, and whether its code may run more than once."""
+        self._calls.check_open()
+        request = RunRequest.checked(self._language(language), code, self._settings.sandbox, **options)
+        check_flag("idempotent", idempotent)
+        return request, self._settings.retry.idempotent if idempotent is None else idempotent

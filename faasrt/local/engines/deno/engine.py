@@ -1,0 +1,322 @@
+"""The engine `deno` for JavaScript and TypeScript: a warm Deno process without permissions for each program.
+
+A program that has files, or whose files are collected, runs in a second jail. There it has a folder of its own, and
+permission to use it. This jail is opened for the first such program, and has no warm processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+
+from faasrt.errors import ConfigurationError
+from faasrt.languages import Language
+from faasrt.local.engines.base import EngineError, EngineJob, EngineOptions, EngineResult, NotStartedError
+from faasrt.local.engines.collection import Folder, add_files
+from faasrt.local.engines.deno.run import FOLDER, DenoRun
+from faasrt.local.engines.report import read_runner
+from faasrt.local.engines.warm_pool import PooledEngine
+from faasrt.local.jail.config import JailConfig
+from faasrt.local.jail.jail import Jail, JailedProcess, open_jail
+from faasrt.local.process import ChildProcess, ignore_output
+from faasrt.local.time_limit import TimeLimit
+from faasrt.results import Outcome
+
+# Memory beyond the limit of V8's heap, for compiled code, the TypeScript compiler and buffers.
+_HEADROOM_MB = 64
+_START_TIMEOUT_S = 20.0
+_READY = b"\0ready\n"
+_T = TypeVar("_T")
+_WATCH_INTERVAL_S = 0.25
+# Stack traces contain these paths. Programs must not learn where faasrt is installed, so the real paths are not used.
+_EXECUTABLE, _RUNNER = "/sandbox/deno", "/sandbox/runner.js"
+_RUNNER_FD = "/proc/self/fd/3"
+# The whole environment, so that the server's variables neither reach a program nor change how Deno works. DENO_DIR does
+# not exist and cannot be created, so that nothing is stored.
+_ENVIRONMENT = {
+    "DENO_DIR": "/sandbox/none",
+    "DENO_EMIT_CACHE_MODE": "disable",  # otherwise the first TypeScript module waits 150 ms for a folder to write to
+    "HOME": "/sandbox",
+    "DENO_NO_UPDATE_CHECK": "1",
+    "NO_COLOR": "1",
+}
+_LIMITS = {
+    "RLIMIT_NOFILE": 64,  # enough for an event loop, its pipes and a few pairs of sockets
+    "RLIMIT_FSIZE": 0,  # there is no file to write to
+    "RLIMIT_CORE": 0,
+    "RLIMIT_MEMLOCK": 0,
+    "RLIMIT_MSGQUEUE": 0,
+}
+# For a program with a folder.
+_FOLDER_BYTES = 64 * 2**20
+_FOLDER_LIMITS = {
+    **_LIMITS,
+    "RLIMIT_NOFILE": 256,  # for many operations on files at once
+    "RLIMIT_FSIZE": _FOLDER_BYTES,
+}
+FOLDER_PERMISSIONS = (f"--allow-read={FOLDER}", f"--allow-write={FOLDER}")
+PERMISSIONS = (
+    "--no-prompt",
+    "--no-config",
+    "--no-lock",
+    "--no-remote",
+    "--no-npm",
+    "--cached-only",
+    "--no-code-cache",
+)
+
+
+class DenoEngine(PooledEngine[JailedProcess]):
+    """Runs JavaScript and TypeScript.
+
+    Warm processes have the memory limit of the server. A program with another limit waits about 20 ms for a new one.
+    """
+
+    name = "deno"
+    languages = (Language.JAVASCRIPT, Language.TYPESCRIPT)
+    package = "deno"
+    programs_per_worker = 4  # most programs are so short that four of them can share a core
+    min_memory_mb = 16
+    min_warm = 2
+    reuses_processes = False
+    retry_start_s = (0.1, 5.0)
+    warm_timeout_s = _START_TIMEOUT_S
+
+    def __init__(self, options: EngineOptions) -> None:
+        super().__init__(options)
+        if self.level == "filters":
+            self.input_fields = ("stdin", "argv")
+        self.runtime = f"Deno {version('deno')}"
+        self._runner = options.folder / "runner.js"
+        self._runner.write_text(_runner_source(), "utf-8")
+        self._path = _find_executable()
+        self._config: JailConfig
+        self._jail: Jail
+        self._folder_jail: asyncio.Future[Jail] | None = None
+        self._base_data_bytes = self._base_rss_bytes = 0
+
+    async def _prepare(self, resources: contextlib.AsyncExitStack) -> None:
+        if not self.level:
+            raise EngineError(f"no level of the jail works on this machine: {self.options.level_reason}")
+        libraries = await asyncio.to_thread(_find_libraries, self._path)
+        mounts = [(self._path, _EXECUTABLE), (str(self._runner), _RUNNER), *((path, path) for path in libraries)]
+        self._config = JailConfig(
+            level=self.level,
+            policy="deno",
+            mounts=mounts,
+            executable=_EXECUTABLE,
+            env=_ENVIRONMENT,
+            limits=_LIMITS,
+            open_files=[] if self.level == "namespaces" else [str(self._runner)],
+        )
+        opened = open_jail(self._spawner, sys.executable, self.options.folder, self._config, self.cgroups)
+        self._jail = await resources.enter_async_context(opened)
+        self._folder_jail = None
+        child = await self._start_child(self._jail, self.options.memory_limit_mb)
+        try:
+            data_bytes, rss_bytes = await _in_thread(_memory_bytes, child.pid) or (0, 0)
+        finally:
+            await child.end()
+        if not data_bytes:
+            raise EngineError("cannot read the memory of a Deno process from /proc")
+        self._base_data_bytes, self._base_rss_bytes = data_bytes, rss_bytes
+
+    async def _watch_resources(self) -> None:
+        await self._jail.watch()
+
+    async def _execute_once(self, job: EngineJob) -> EngineResult:
+        has_folder = bool(job.input.files or job.input.collect)
+        is_usual = not has_folder and job.limits.memory_limit_mb == self.options.memory_limit_mb
+        child = await (self._get_warm() if is_usual else self._start(job, has_folder=has_folder))
+        try:
+            if not is_usual:
+                self._track(child)
+            folder = await child.open_folder() if has_folder else None
+            run = DenoRun(job, child, has_folder=has_folder)
+            max_bytes = self._base_rss_bytes + (_HEADROOM_MB + job.limits.memory_limit_mb) * 2**20
+            child.limit_cgroup(max_bytes)
+            started, limit_s = time.perf_counter(), job.limits.timeout_ms / 1000
+            child.limit_time(limit_s)
+            time_limit = TimeLimit(limit_s, functools.partial(run.end, Outcome.TIMEOUT))
+            try:
+                run.begin()
+                await self._watch(run, child, max_bytes, folder)
+            finally:
+                time_limit.cancel()
+            duration_ms = round((time.perf_counter() - started) * 1000, 3)
+            result = attrs.evolve(run.result(), duration_ms=duration_ms, instance_id=f"deno-{child.pid}")
+            if folder is not None and job.input.collect:
+                await child.end()
+                result = await add_files(result, job, folder)
+            return result
+        finally:
+            child.kill()
+            # Breaks a reference cycle that would keep the output in memory until the next garbage collection.
+            child.receive(ignore_output)
+
+    async def _watch(self, run: DenoRun, child: JailedProcess, max_rss_bytes: int, folder: Folder | None) -> None:
+        """Wait until a program has ended, and check its process four times a second.
+
+        End the program if its process uses too much memory, because resource limits do not count all memory. Also end
+        it if it has closed stdout, because the runner's last message would be lost: Deno ignores failed writes.
+        """
+        lost_stdout = False
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_WATCH_INTERVAL_S):
+                    await run.ended.wait()
+                    return
+            rss_bytes, has_stdout = await _in_thread(_measure, child, folder) or (0, True)
+            if rss_bytes > max_rss_bytes:
+                run.end(Outcome.MEMORY_LIMIT)
+            # A process that is ending has no stdout either, but only for a moment. So end it only at the second check.
+            lost_before, lost_stdout = lost_stdout, not has_stdout
+            if lost_before and lost_stdout and not run.ended.is_set():
+                run.end()
+
+    async def _start(self, job: EngineJob | None = None, *, has_folder: bool = False) -> JailedProcess:
+        """Start a process with the memory limit of a job; without a job, with that of the server."""
+        jail = await self._open_folder_jail() if has_folder else self._jail
+        memory_limit_mb = job.limits.memory_limit_mb if job else self.options.memory_limit_mb
+        # RLIMIT_DATA also counts buffers and WebAssembly memory, which are not part of V8's heap.
+        data_bytes = self._base_data_bytes + (memory_limit_mb + _HEADROOM_MB) * 2**20
+        return await self._start_child(jail, memory_limit_mb, RLIMIT_DATA=data_bytes)
+
+    async def _open_folder_jail(self) -> Jail:
+        """Return the jail of programs with a folder. Open it if it is not open.
+
+        Raises:
+            NotStartedError: The jail cannot be opened.
+        """
+        if self._folder_jail is None:
+            opened: asyncio.Future[Jail] = asyncio.get_running_loop().create_future()
+            self._group.create_task(self._run_folder_jail(opened))
+            self._folder_jail = opened
+        # Other programs may wait for the same jail.
+        return await asyncio.shield(self._folder_jail)
+
+    async def _run_folder_jail(self, opened: asyncio.Future[Jail]) -> None:
+        """Keep a jail for programs with a folder open, until its launcher ends.
+
+        Args:
+            opened: Receives the jail, or the reason why it cannot be opened.
+        """
+        config = attrs.evolve(self._config, policy="deno-files", tmp_bytes=_FOLDER_BYTES, limits=_FOLDER_LIMITS)
+        problem = "the engine is closed"
+        try:
+            async with open_jail(self._spawner, sys.executable, self.options.folder, config, self.cgroups) as jail:
+                opened.set_result(jail)
+                await jail.watch()
+        except EngineError as error:
+            problem = str(error)
+            self.log_failure(problem)
+        finally:
+            self._folder_jail = None
+            if not opened.done():
+                opened.set_exception(NotStartedError(problem))
+                opened.exception()  # each program that waits for the jail may have been cancelled
+
+    async def _start_child(self, jail: Jail, memory_limit_mb: int, **limits: int) -> JailedProcess:
+        # At the level "filters", the process may have a uid that cannot read the folder of the runner. So it gets the
+        # runner as an open file.
+        runner = _RUNNER if self.level == "namespaces" else _RUNNER_FD
+        permissions = PERMISSIONS if jail is self._jail else [*PERMISSIONS, *FOLDER_PERMISSIONS]
+        flags = [*permissions, "--quiet", "--ext=js", f"--v8-flags=--max-old-space-size={memory_limit_mb}"]
+        child = await jail.start(["deno", "run", *flags, runner], limits=limits)
+        try:
+            await _until_ready(child)
+        except BaseException:
+            await child.end()
+            raise
+        return child
+
+
+async def _in_thread(function: Callable[..., _T], *arguments: Any) -> _T | None:
+    """Call a function in a thread. Return None if the system cannot start a thread."""
+    try:
+        return await asyncio.to_thread(function, *arguments)
+    except RuntimeError:
+        return None
+
+
+async def _until_ready(child: ChildProcess) -> None:
+    """Wait for the message that the runner is ready. Raise NotStartedError if Deno ended, or did not start in time."""
+    output = bytearray()
+    changed = asyncio.Event()
+
+    def receive(fd: int, data: bytes) -> None:
+        output.extend(data)
+        changed.set()
+
+    child.receive(receive, changed.set)
+    try:
+        async with asyncio.timeout(_START_TIMEOUT_S):
+            while _READY not in output:
+                if child.ended.is_set():
+                    reason = output[-500:].decode("utf-8", "replace").strip()
+                    raise NotStartedError(f"Deno did not start (exit code {child.returncode}): {reason}")
+                await changed.wait()
+                changed.clear()
+    except TimeoutError:
+        raise NotStartedError(f"Deno did not start within {_START_TIMEOUT_S:g} s") from None
+
+
+def _runner_source() -> str:
+    """Return the source of the runner's module. It contains the runner as a string, and evaluates it.
+
+    Deno itself parses each module before V8 does, which would take 2 ms for the runner. It does not parse strings.
+    """
+    body = re.sub(r"(?m)^export ", "", read_runner(["js_errors.js"], ["deno_main.js"]).decode("utf-8"))
+    function = f'"use strict"; (async () => {{ {body} }})();\n//# sourceURL=file://{_RUNNER}'
+    return f"(0, eval)({json.dumps(function)});"
+
+
+def _find_executable() -> str:
+    import deno
+
+    try:
+        path: str = deno.find_deno_bin()
+    except FileNotFoundError as error:
+        raise ConfigurationError(f"the binary of Deno is missing ({error}): reinstall the package deno") from None
+    return path
+
+
+def _find_libraries(executable: str) -> list[str]:
+    """Return the paths of the loader and the libraries that an executable needs. If `ldd` fails, return all folders."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        listed = subprocess.run(["ldd", executable], capture_output=True, text=True, check=True, timeout=60)  # noqa: S603, S607
+        return [word for line in listed.stdout.splitlines() for word in line.split() if word.startswith("/")]
+    return [path for path in ("/lib", "/lib64", "/usr/lib", "/usr/lib64") if Path(path).is_dir()]
+
+
+def _measure(child: ChildProcess, folder: Folder | None) -> tuple[int, bool]:
+    """Return the resident memory of a process and its folder in bytes, and whether its stdout is open."""
+    stored_bytes = 0
+    if folder is not None:
+        status = os.fstatvfs(folder.fd)
+        stored_bytes = (status.f_blocks - status.f_bfree) * status.f_frsize
+    return _memory_bytes(child.pid)[1] + stored_bytes, child.has_stdout()
+
+
+def _memory_bytes(pid: int) -> tuple[int, int]:
+    """Return the bytes of a process that RLIMIT_DATA counts, and its resident bytes; 0 if the process has ended."""
+    found = {"VmData": 0, "VmRSS": 0}
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name in found:
+                found[name] = int(value.split()[0]) * 1024
+    return found["VmData"], found["VmRSS"]

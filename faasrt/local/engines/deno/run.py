@@ -1,0 +1,331 @@
+"""Runs one program in a Deno process, and turns its output into a result."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import secrets
+import signal
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from faasrt.inputs import program_file
+from faasrt.languages import Language
+from faasrt.local.engines.base import EngineJob, EngineResult, NotStartedError
+from faasrt.local.engines.deno.output_filter import OutputFilter, find_diagnostics
+from faasrt.local.engines.report import cut_streams, decode_message, read_error, read_text
+from faasrt.local.jail.jail import JailedProcess
+from faasrt.local.process import STDERR, STDOUT, STREAMS
+from faasrt.protocol.execution_limits import OUTPUT_FACTOR
+from faasrt.protocol.return_val import defines_return_val
+from faasrt.protocol.streams import OutputBuffer
+from faasrt.results import ErrorInfo, Outcome
+
+# The largest message. A return value may be JSON, encoded as JSON again: a control character takes up to seven bytes.
+_MESSAGE_FACTOR, _MESSAGE_BYTES = 8, 262_144
+# The largest total of a program's messages. It is limited because reading them costs the server time.
+_TOTAL_FACTOR, _TOTAL_BYTES = 2, 32 * 2**20
+_NEVER_SETTLED = b"Top-level await promise never resolved"
+_BLOB_URL = re.compile(rb"blob:null/[0-9a-f-]{36}")
+FOLDER = "/tmp"  # noqa: S108
+"""The folder of a program that has one."""
+_FATAL_ERROR = re.compile(rb"^# Fatal |^fatal runtime error|panicked at|has panicked", re.MULTILINE)
+# V8 and Deno print these when they run out of memory, before they end with a signal.
+_OUT_OF_MEMORY = re.compile(
+    rb"# Fatal (?:JavaScript|process) out of memory|^memory allocation of \d+ bytes failed", re.MULTILINE
+)
+# V8 reserves 512 MiB for the code of each worker thread, which RLIMIT_DATA counts. If that fails, V8 ends the process.
+_NO_WORKER = b"\n# Fatal process out of memory: Failed to reserve virtual memory for CodeRange\n"
+_WORKER_ERROR = "a worker thread does not fit into the memory limit: V8 reserves 512 MiB for its code"
+# The kinds of messages, and the fields of each that are kept. A program can find the mark and forge messages. This must
+# only affect its own result, and must not take much memory.
+_MESSAGE_FIELDS = {
+    "started": ("location",),
+    "ret_val": ("text",),
+    "error": ("phase", "name", "message", "traceback", "line", "column"),
+    **dict.fromkeys(("exit", "abort", "done"), ()),
+}
+# After these messages the process waits to be killed.
+_LAST_MESSAGES = frozenset({"error", "done"})
+
+
+class StdoutParser:
+    """Separates the runner's messages from the program's output. A message begins with a mark and ends with a newline.
+
+    Args:
+        mark: The start of a message.
+        max_output_bytes: The largest output.
+        max_message_bytes: The largest message. The total of all messages is limited too.
+        kept_bytes: The number of bytes of the output to keep.
+        on_output: Called with the next bytes of the output.
+
+    Attributes:
+        output: The output of the program.
+        messages: The fields of the last message of each kind.
+        limit_exceeded: Whether the output or the messages are too large.
+        message_too_large: Whether the messages are too large.
+        complete: Whether the runner's last message has arrived.
+    """
+
+    def __init__(
+        self,
+        mark: bytes,
+        max_output_bytes: int,
+        max_message_bytes: int,
+        kept_bytes: int,
+        on_output: Callable[[bytes], None] = lambda data: None,
+    ) -> None:
+        self._on_output = on_output
+        self._mark, self._max_output_bytes, self._max_message_bytes = mark, max_output_bytes, max_message_bytes
+        self._messages_left_bytes = _TOTAL_FACTOR * max_message_bytes + _TOTAL_BYTES
+        self._pending = bytearray()
+        self.output = OutputBuffer(kept_bytes)
+        self.messages: dict[str, dict[str, Any]] = {}
+        self.limit_exceeded = self.message_too_large = self.complete = False
+
+    def feed(self, data: bytes) -> None:
+        self._pending += data
+        while not self.complete and (begin := self._pending.find(self._mark)) >= 0:
+            self._add_output(begin)
+            end = self._pending.find(b"\n")
+            unfinished_too_large = end < 0 and len(self._pending) > self._max_message_bytes
+            self.message_too_large = unfinished_too_large or end > self._messages_left_bytes
+            self.limit_exceeded = self.limit_exceeded or self.message_too_large
+            if end < 0 or self.message_too_large:
+                return
+            self._messages_left_bytes -= end
+            self._parse_message(bytes(self._pending[len(self._mark) : end]))
+            del self._pending[: end + 1]
+        if self.complete:
+            self._pending.clear()
+        # Keep the end of the pending bytes if it may be the beginning of a mark.
+        split = self._pending.rfind(self._mark[:1], max(0, len(self._pending) - len(self._mark) + 1))
+        self._add_output(len(self._pending) if split < 0 else split)
+
+    def finish(self) -> None:
+        """Handle the end of the stream. Pending bytes are output, unless they are an incomplete message."""
+        if not self._pending.startswith(self._mark):
+            self._add_output(len(self._pending))
+
+    def _add_output(self, size: int) -> None:
+        data = bytes(self._pending[: min(size, self._max_output_bytes + 1 - self.output.size)])
+        del self._pending[:size]
+        self.output.add(data)
+        self.limit_exceeded = self.limit_exceeded or self.output.size > self._max_output_bytes
+        self._on_output(data)
+
+    def _parse_message(self, data: bytes) -> None:
+        message = decode_message(data)
+        kind = message.get("kind")
+        if kind in _MESSAGE_FIELDS:
+            self.messages[kind] = {name: message[name] for name in _MESSAGE_FIELDS[kind] if name in message}
+            self.complete = kind in _LAST_MESSAGES
+
+
+def _weakly(pass_on: Callable[[int, bytes], None]) -> Callable[[bytes], None]:
+    """Return a function that passes stdout on to a method, and does not keep the method's object alive."""
+    method = weakref.WeakMethod(pass_on)
+
+    def pass_stdout_on(data: bytes) -> None:
+        if (target := method()) is not None:
+            target(STDOUT, data)
+
+    return pass_stdout_on
+
+
+class DenoRun:
+    """One run of a program in a Deno process.
+
+    Args:
+        job: The program and its limits.
+        child: A process that waits for a program.
+        has_folder: Whether the program has a folder, in which its file is written.
+
+    Attributes:
+        job: The program and its limits.
+        ended: Set when the program has ended. Its process may end later.
+    """
+
+    def __init__(self, job: EngineJob, child: JailedProcess, *, has_folder: bool = False) -> None:
+        self.job, self._child, self._has_folder = job, child, has_folder
+        self._nonce = secrets.token_hex(16)
+        self._limit = limit = job.limits.max_output_bytes
+        self._max_stream_bytes = OUTPUT_FACTOR * limit
+        self._stdout = StdoutParser(
+            f"\0faasrt:{self._nonce}:".encode(),
+            self._max_stream_bytes,
+            _MESSAGE_FACTOR * limit + _MESSAGE_BYTES,
+            job.kept_bytes,
+            _weakly(self._pass_on),
+        )
+        self._stderr = OutputBuffer(job.kept_bytes)
+        self._early: list[tuple[int, bytes]] = []  # output that arrived before the message that the program begins
+        self._filters: dict[int, OutputFilter] = {}
+        self._ended_by: set[Outcome | None] = set()
+        self.ended = asyncio.Event()
+
+    def begin(self) -> None:
+        self._child.receive(self._receive, self.ended.set)
+        given = self.job.input
+        if self.job.live is not None:
+            self.job.live.begin()
+            self.job.live.on_taken = self._resume
+        fields = {
+            "code": self.job.code,
+            "language": self.job.language,
+            "check": self.job.check,
+            "argv": given.argv,
+            "folder": FOLDER if self._has_folder else None,
+            "files": [(path, len(content)) for path, content in given.files.items()],
+            "nonce": self._nonce,
+            "maxMessageBytes": self._limit,
+        }
+        header = json.dumps(fields).encode()
+        self._child.write(b"%08d" % len(header), header, *given.files.values(), given.stdin, eof=True)
+
+    def end(self, limit: Outcome | None = None) -> None:
+        """End the program, because it exceeded the limit with this outcome, if any."""
+        if limit is Outcome.TIMEOUT:
+            # The message that the program has ended may be in the pipe, because of a slow reader or a busy server.
+            self._child.resume()
+            self._child.drain(STDOUT)
+        if self.ended.is_set():
+            return
+        is_ending = bool(self._ended_by) or self._child.returncode is not None
+        if limit is not Outcome.TIMEOUT or not is_ending:
+            self._ended_by.add(limit)
+        self._child.kill()
+
+    def result(self) -> EngineResult:
+        """Return the result of the program, after `ended` is set. Raise NotStartedError if the process ended before the
+        program began, and EngineError if it was killed from outside.
+        """
+        self._stdout.finish()
+        if self._child.out_of_time and not self._stdout.complete:
+            self._ended_by.add(Outcome.TIMEOUT)
+        stdout, stderr = self._stdout.output, self._stderr
+        printed = stderr.data
+        # V8 prints a message before it aborts. Other libraries abort without a message if an allocation fails.
+        silent_abort = (
+            self._child.returncode == -signal.SIGABRT
+            and "abort" not in self._stdout.messages
+            and _FATAL_ERROR.search(printed) is None
+        )
+        out_of_memory = (
+            Outcome.MEMORY_LIMIT in self._ended_by
+            or self._child.out_of_memory
+            or (self._signal is not None and (silent_abort or _OUT_OF_MEMORY.search(printed) is not None))
+        )
+        fields = self._classify(printed, out_of_memory)
+        if out_of_memory:
+            stderr = stderr.map(lambda data: data[: find_diagnostics(data)])
+        messages = self._stdout.messages
+        stdout, stderr = (output.map(self._name_file) for output in (stdout, stderr))
+        self._pass_on_rest(out_of_memory)
+        ret_val = read_text(messages.get("ret_val", {}), "text").encode("utf-8", "surrogatepass")
+        own_return_val = Language.JAVASCRIPT if defines_return_val(self.job.code, Language.JAVASCRIPT) else None
+        fields |= cut_streams(stdout, stderr, ret_val, self._limit, own_return_val=own_return_val)
+        if self._stdout.message_too_large:
+            fields["truncated"] = sorted({*fields["truncated"], "ret_val"})
+        return EngineResult(**fields)
+
+    def _name_file(self, output: bytes) -> bytes:
+        """Replace the URL from which the program was imported by the name of its file, as stack traces contain it."""
+        url, name, _ = self._url
+        if self._has_folder:
+            return re.sub(rb"%b(?=:\d)" % re.escape(url), name, output)
+        return output.replace(url, name) if url else output
+
+    @property
+    def _signal(self) -> int | None:
+        """The signal that ended the process; None if there was none, or if `end` sent it."""
+        number = -(self._child.returncode or 0)
+        return None if number <= 0 or (number == signal.SIGKILL and self._ended_by) else number
+
+    def _receive(self, fd: int, data: bytes) -> None:
+        if Outcome.OUTPUT_LIMIT in self._ended_by or self.ended.is_set():
+            return
+        if fd == STDOUT:
+            self._stdout.feed(data)
+        else:
+            data = data[: self._max_stream_bytes + 1 - self._stderr.size]
+            self._stderr.add(data)
+            self._pass_on(STDERR, data)
+        if self._stdout.limit_exceeded or self._stderr.size > self._max_stream_bytes:
+            self.end(Outcome.OUTPUT_LIMIT)
+        elif fd == STDOUT and self._stdout.complete:
+            self._child.drain(STDERR)
+            self.end()
+            self.ended.set()
+
+    @property
+    def _url(self) -> tuple[bytes, bytes, bool]:
+        """The URL of the program (b"" if unknown), the name of its file, and whether only URLs with a position count.
+
+        With a folder, the program can use its URL for other purposes.
+        """
+        name = program_file(self.job.language)
+        if self._has_folder:
+            return f"file://{FOLDER}/{name}".encode(), name.encode(), True
+        started = self._stdout.messages.get("started", {})
+        location = read_text(started, "location").encode("utf-8", "surrogatepass")
+        return location if _BLOB_URL.fullmatch(location) else b"", name.encode(), False
+
+    def _pass_on(self, fd: int, data: bytes) -> None:
+        """Pass output on to the reader of the live output, if there is one and the program has begun."""
+        live = self.job.live
+        if live is None:
+            return
+        self._early.append((fd, data))
+        if "started" not in self._stdout.messages:
+            return
+        if not self._filters:
+            self._filters = {fd: OutputFilter(*self._url) for fd in STREAMS}
+            self._filters[STDERR].holds_diagnostics = True
+        early, self._early = self._early, []
+        for number, piece in early:
+            live.put(STREAMS[number], self._filters[number].feed(piece))
+        if live.full:
+            self._child.pause()
+
+    def _pass_on_rest(self, out_of_memory: bool) -> None:
+        """Pass on the output that was kept back, except V8's diagnostics if the program has run out of memory."""
+        if self.job.live is None:
+            return
+        self._pass_on(STDOUT, b"")
+        for fd, output_filter in self._filters.items():
+            self.job.live.put(STREAMS[fd], output_filter.finish())
+            if not out_of_memory:
+                self.job.live.put(STREAMS[fd], bytes(output_filter.held))
+
+    def _resume(self, taken_bytes: int) -> None:
+        if self.job.live is not None and not self.job.live.full:
+            self._child.resume()
+
+    def _classify(self, stderr: bytes, out_of_memory: bool) -> dict[str, Any]:
+        messages, returncode = self._stdout.messages, self._child.returncode
+        if Outcome.TIMEOUT in self._ended_by:
+            return {"outcome": Outcome.TIMEOUT}
+        if out_of_memory and self._signal is not None and _NO_WORKER in stderr:
+            return {"outcome": Outcome.USER_ERROR, "error": ErrorInfo("Error", _WORKER_ERROR), "exit_code": 1}
+        if out_of_memory:
+            return {"outcome": Outcome.MEMORY_LIMIT}
+        if "started" not in messages:
+            raise NotStartedError(f"a Deno process ended before it ran its program (exit code {returncode})")
+        if self._signal is not None:
+            self._child.check_not_killed("a Deno process")
+        if Outcome.OUTPUT_LIMIT in self._ended_by:
+            return {"outcome": Outcome.OUTPUT_LIMIT}
+        if "error" in messages:
+            return read_error(messages["error"], self._limit, unnamed="Error")
+        if (returncode or 0) > 0 and "exit" in messages:
+            error = ErrorInfo("Exit", f"the program exited with code {returncode}")
+            return {"outcome": Outcome.USER_ERROR, "error": error, "exit_code": returncode}
+        if "done" in messages or (returncode == 0 and "exit" in messages):
+            return {"outcome": Outcome.OK, "exit_code": 0}
+        if returncode == 1 and _NEVER_SETTLED in stderr:
+            error = ErrorInfo("Error", "a promise of a top-level await never settled")
+            return {"outcome": Outcome.USER_ERROR, "error": error, "exit_code": 1}
+        return {"outcome": Outcome.CRASHED, "exit_code": returncode if (returncode or 0) >= 0 else None}

@@ -1,0 +1,221 @@
+"""The engine `native` for Python: CPython, in processes forked from one that has already imported packages.
+
+A tier is a launcher that has imported certain packages, and the warm processes that are forked from it. One tier has
+imported the standard library only. The others start when a program first uses their package.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+
+from faasrt.languages import Language
+from faasrt.local.engines import native_system
+from faasrt.local.engines.base import EngineError, EngineJob, EngineOptions, EngineResult
+from faasrt.local.engines.native_run import NativeRun
+from faasrt.local.engines.report import read_runner
+from faasrt.local.engines.tiers import STANDARD_LIBRARY, TIERS, tiers_of
+from faasrt.local.engines.warm_pool import PooledEngine
+from faasrt.local.engines.warm_process import run_warm, start_warm
+from faasrt.local.jail.config import JailConfig
+from faasrt.local.jail.jail import Jail, JailedProcess, open_jail
+
+_START_TIMEOUT_S = 60.0
+# The memory of the packages of the largest tier, in MiB. While its tier starts, a program imports the packages itself.
+# They must not count then, because they do not count once the tier has started.
+_IMPORTS_MB = 192
+# A tier that no program has used for this time ends, to free its memory.
+_IDLE_S = 600.0
+# The names of installed packages contain their versions.
+_DESCRIBE = (
+    "import json,os,platform,sys; print(json.dumps([platform.python_version(), sys.executable, sys.prefix, "
+    "sys.base_prefix, sys.version_info >= (3, 9) and sys.implementation.name == 'cpython', "
+    "sorted(name for path in sys.path if os.path.isdir(path) for name in os.listdir(path) "
+    "if name.endswith(('.dist-info', '.egg-info')))]))"
+)
+_SHARED_FILES = ["python_errors.py", "python_modules.py"]
+
+
+@attrs.frozen
+class Interpreter:
+    """The interpreter of programs: its version, `executable`, `prefix` and `base_prefix` of `sys`, and its packages."""
+
+    version: str
+    executable: str
+    prefix: str
+    base_prefix: str
+    packages: str
+
+    def jail_config(self, level: str, imports: Sequence[str]) -> JailConfig:
+        """Return the configuration of the jail of a tier that imports `imports`. This reads files, so call it in a
+        thread.
+        """
+        mounts, links = native_system.find_system()
+        for prefix in {self.prefix, self.base_prefix}:
+            # Not the whole prefix, because users may keep other files there.
+            for name in ("bin", "include", "lib", "lib64", "pyvenv.cfg"):
+                path = Path(prefix, name)
+                if not path.is_relative_to("/usr") and path.exists():
+                    mounts[str(path)] = str(path)
+        env = {
+            "PATH": f"{self.prefix}/bin:/usr/bin:/bin",
+            "HOME": "/tmp",  # noqa: S108
+            "TMPDIR": "/tmp",  # noqa: S108
+            "LANG": "C.UTF-8",
+            "PYTHONHASHSEED": "0",
+            # Numeric libraries start a thread for each core. With several programs at once these would be too many, and
+            # threads do not survive a fork.
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
+        library = Path(self.base_prefix, "lib", f"python{'.'.join(self.version.split('.')[:2])}")
+        return JailConfig(
+            level=level,
+            policy="python",
+            mounts=sorted(mounts.items()),
+            files=native_system.FILES,
+            links=links,
+            tmp_bytes=native_system.TMP_BYTES,
+            shared_memory=level == "namespaces",
+            runner=read_runner(
+                _SHARED_FILES, ["python_native.py", "job_input.py", "python_random.py", "python_setup.py"]
+            ).decode(),
+            imports=imports,
+            packages=list(TIERS),
+            needed=[str(library)],
+            env=env,
+            limits=native_system.LIMITS,
+        )
+
+
+class PythonTier(PooledEngine[JailedProcess]):
+    """Runs programs in processes forked from one launcher, which has imported some modules.
+
+    Args:
+        options: The options.
+        imports: The modules. Modules that cannot be imported are skipped.
+        interpreter: The interpreter; None if a subclass sets it later.
+
+    Attributes:
+        packages: The names of tiers whose package is installed.
+        used_at: When a program last ran in this tier, or the tier started, by the clock of the event loop.
+    """
+
+    name = "native"
+    languages = (Language.PYTHON,)
+    package = "faasrt"
+    min_memory_mb = 16
+    min_warm = 2
+    reuses_processes = False
+    retry_start_s = (0.1, 5.0)
+    warm_timeout_s = 20.0
+
+    def __init__(self, options: EngineOptions, imports: Sequence[str], interpreter: Interpreter | None = None) -> None:
+        super().__init__(options)
+        self._imports, self._interpreter = imports, interpreter
+        self._jail: Jail
+        self.packages: frozenset[str] = frozenset()
+        if self.level != "namespaces":  # programs have no folder there
+            self.input_fields = ("stdin", "argv")
+        self.used_at = 0.0
+
+    async def _prepare(self, resources: contextlib.AsyncExitStack) -> None:
+        assert self._interpreter is not None
+        config = await asyncio.to_thread(self._interpreter.jail_config, self.level, self._imports)
+        python = self._interpreter.executable
+        opened = open_jail(self._spawner, python, self.options.folder, config, self.cgroups)
+        self._jail = await resources.enter_async_context(opened)
+        self.packages = self._jail.packages
+
+    async def _start(self) -> JailedProcess:
+        return await start_warm(self._jail, "a Python process")
+
+    async def _watch_resources(self) -> None:
+        await self._jail.watch()
+
+    async def _execute_once(self, job: EngineJob) -> EngineResult:
+        return await self._run(job)
+
+    async def _run(self, job: EngineJob, headroom_mb: int = 0) -> EngineResult:
+        self.used_at = asyncio.get_running_loop().time()
+        process = await self._get_warm()
+        assert self._interpreter is not None
+        run = NativeRun(job, process, self._interpreter.executable)
+        return await run_warm(process, run, job, instance="python", headroom_mb=headroom_mb)
+
+
+class NativePythonEngine(PythonTier):
+    """Runs Python. It is the tier of the standard library, and starts other tiers when a program first needs them."""
+
+    def __init__(self, options: EngineOptions) -> None:
+        super().__init__(options, STANDARD_LIBRARY)
+        self._tiers: dict[str, PythonTier] = {}
+
+    async def _prepare(self, resources: contextlib.AsyncExitStack) -> None:
+        if self.level != "namespaces" and self.options.level_reason:
+            raise EngineError(
+                "the engine native needs the level namespaces, unless you choose the level filters explicitly: "
+                f"{self.options.level_reason}"
+            )
+        self._interpreter = await _describe(self.options.python)
+        self.runtime = f"CPython {self._interpreter.version}"
+        self.environment = self._interpreter.packages
+        self._tiers.clear()
+        await super()._prepare(resources)
+
+    async def _execute_once(self, job: EngineJob) -> EngineResult:
+        tier = self._choose_tier(job.code)
+        if tier is None:
+            return await self._run(job)
+        return await (tier.execute(job) if tier.ready else self._run(job, _IMPORTS_MB))
+
+    def _choose_tier(self, code: str) -> PythonTier | None:
+        """Return the tier that runs a program, which may not be ready yet; None if this one does."""
+        name = next((name for name in tiers_of(code) if name in self.packages), None)
+        if name is None:
+            return None
+        tier = self._tiers.get(name)
+        if tier is None:
+            tier = self._tiers[name] = PythonTier(self.options, TIERS[name], self._interpreter)
+            self._group.create_task(self._run_tier(name, tier))
+        return tier
+
+    async def _run_tier(self, name: str, tier: PythonTier) -> None:
+        """Run a tier until no program has used it for ten minutes."""
+        loop = asyncio.get_running_loop()
+        tier.used_at = loop.time()
+        try:
+            async with asyncio.TaskGroup() as group:
+                running = group.create_task(tier.run())
+                while (left_s := tier.used_at + _IDLE_S - loop.time()) > 0 or tier.active:  # noqa: ASYNC110
+                    await asyncio.sleep(max(left_s, 1.0))
+                running.cancel()
+        finally:
+            del self._tiers[name]
+
+
+async def _describe(python: str) -> Interpreter:
+    """Run an interpreter to find out its version and its paths. Raise EngineError if it does not run, or is not CPython
+    3.9 or newer.
+    """
+    try:
+        process = await asyncio.to_thread(
+            subprocess.run,
+            [python, "-I", "-c", _DESCRIBE],
+            capture_output=True,
+            text=True,
+            timeout=_START_TIMEOUT_S,
+            check=True,
+        )
+        version, executable, prefix, base_prefix, supported, packages = json.loads(process.stdout)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        raise EngineError(f"the interpreter {python} does not run: {error}") from None
+    if not supported:
+        raise EngineError(f"the interpreter {python} must be CPython 3.9 or newer; its version is {version}")
+    return Interpreter(version, executable, prefix, base_prefix, " ".join(packages))

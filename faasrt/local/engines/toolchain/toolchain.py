@@ -1,0 +1,131 @@
+"""Toolchain: describes how the programs of a language are compiled and run. There is one for each language, in
+`faasrt.local.engines.toolchain.languages`.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import attrs
+
+from faasrt.languages import Language
+from faasrt.local.engines.base import EngineError
+
+OUT = ".out"
+"""The folder for the output of a compiler, in its working folder."""
+PROGRAM = "/dev/shm/program"  # noqa: S108
+"""The folder with the output of the compiler, while the program runs."""
+_TIMEOUT_S = 60.0
+
+
+@attrs.frozen(kw_only=True)
+class Installation:
+    """An installed toolchain.
+
+    Attributes:
+        version: The name and the version, for people, such as "gcc 12.2.0".
+        mounts: Folders of the host that the toolchain needs besides /usr, by their path in the jail, where they are
+            read-only.
+        env: Environment variables of compilers and programs.
+        home: The folder of the toolchain in the jail, if its commands need it.
+        source: The path of its command on the host, for `Toolchain.prepare`.
+    """
+
+    version: str
+    mounts: Mapping[str, str] = attrs.field(factory=dict)
+    env: Mapping[str, str] = attrs.field(factory=dict)
+    home: str = ""
+    source: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class Toolchain:
+    """How the programs of a language are compiled and run.
+
+    Attributes:
+        language: The language.
+        name: The name of the engine.
+        executable: The command that must be installed.
+        package: The Debian package that contains it.
+        find: Returns the installation, given the path of the executable. It may run commands. It raises EngineError if
+            the toolchain cannot be used.
+        compile: Returns the command that compiles a program, or only checks its syntax. It gets the installation and
+            the names of the source files, of which the first is the program itself, and runs in their folder. It
+            writes to the folder `OUT`.
+        run: Returns the command that runs a program, without the arguments of the program. It gets the installation,
+            the name of the program's file, and the memory limit in MiB. The output of the compiler is in `PROGRAM`.
+        source_suffixes: The suffixes of files that are compiled together with the program.
+        other_suffixes: The suffixes of other files that the compiler can read, such as headers.
+        keeps_source: Whether the program runs from its source.
+        diagnostic: Finds the errors in the compiler's output. The groups are `message`, and perhaps `file`, `line`, and
+            `column` or `caret`, the spaces before a caret.
+        failure: Finds the error in the stderr of a program that failed. The groups are `name` and perhaps `message`.
+        out_of_memory: Finds the message that the program got no memory in its stderr.
+        headroom_mb: Memory that programs may use beyond their limit, for the runtime of the language, in MiB.
+        file: Returns the name of the program's file, given its source; None for the usual name.
+        prepare: Prepares an installation in a folder, once for a machine, and returns it with the result. It takes
+            long. None if there is nothing to prepare.
+        sample: A program that prints "ok". It proves that the toolchain works in the jail.
+    """
+
+    language: Language
+    name: str
+    executable: str
+    package: str
+    find: Callable[[str], Installation]
+    compile: Callable[[Installation, Sequence[str]], list[str]]
+    run: Callable[[Installation, str, int], list[str]]
+    source_suffixes: tuple[str, ...] = ()
+    other_suffixes: tuple[str, ...] = ()
+    keeps_source: bool = False
+    diagnostic: re.Pattern[str]
+    failure: re.Pattern[str] | None = None
+    out_of_memory: re.Pattern[str] | None = None
+    headroom_mb: int = 0
+    file: Callable[[str], str] | None = None
+    prepare: Callable[[Installation, Path], Installation] | None = None
+    sample: str
+
+    @property
+    def missing(self) -> str:
+        """Why the language cannot run, because its toolchain is not installed; "" if it is installed."""
+        if shutil.which(self.executable) is not None:
+            return ""
+        return (
+            f"{self.executable} is not installed on the server (on Debian and Ubuntu, it is in the package "
+            f"{self.package})"
+        )
+
+    def locate(self) -> Installation:
+        """Return the installation. This runs commands, so call it in a thread.
+
+        Raises:
+            EngineError: The toolchain is not installed, or does not work.
+        """
+        path = shutil.which(self.executable)
+        if path is None:
+            raise EngineError(self.missing)
+        return self.find(path)
+
+
+def mount_home(folder: str, name: str) -> tuple[str, dict[str, str]]:
+    """Return where the folder of a toolchain is in the jail, and the mounts for it. The jail has all of /usr. Other
+    folders get a path of their own there, because the users of programs cannot reach the home folder of a user.
+    """
+    resolved = Path(folder).resolve()
+    if resolved.is_relative_to("/usr"):
+        return str(resolved), {}
+    return f"/toolchain/{name}", {f"/toolchain/{name}": str(resolved)}
+
+
+def read_output(*command: str) -> str:
+    """Return what a command of a toolchain prints. Raise EngineError if it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=True, cwd="/")  # noqa: S603
+    except (OSError, subprocess.SubprocessError) as error:
+        raise EngineError(f"{command[0]} does not work: {error}") from None
+    return done.stdout.strip()

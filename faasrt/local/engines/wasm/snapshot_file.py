@@ -1,0 +1,136 @@
+"""The files of snapshots. A snapshot is the memory of the WebAssembly sandbox after it has imported some packages.
+
+A file has the memory, an offset in it, and the SHA-256 of both. It is sparse, and is never changed: it is written under
+another name, and renamed. The mappings of it are private, so no program can change it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import mmap
+import os
+import struct
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from faasrt.local.cache_folder import UNFINISHED, is_private
+
+_PREFIX, _SUFFIX = "snapshot-", ".image"
+_TRAILER = struct.Struct("<Q32s")
+_PIECE_BYTES = 4096
+_READ_BYTES = 2**20
+_MAP_FIXED = 0x10  # on Linux and macOS
+
+
+class Snapshot:
+    """An open snapshot.
+
+    Args:
+        fd: The descriptor of its file.
+        size: The size of the memory, in bytes.
+        name_at: Where in the memory the name of the working folder is.
+    """
+
+    def __init__(self, fd: int, size: int, name_at: int) -> None:
+        self.fd, self.size, self.name_at = fd, size, name_at
+        self._mmap = ctypes.CDLL(None, use_errno=True).mmap
+        self._mmap.restype = ctypes.c_void_p
+        self._mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64]
+
+    def map_at(self, address: int) -> None:
+        """Replace the memory at an address by a private copy of the snapshot. A page is copied when it is changed."""
+        flags = mmap.MAP_PRIVATE | _MAP_FIXED
+        if self._mmap(address, self.size, mmap.PROT_READ | mmap.PROT_WRITE, flags, self.fd, 0) != address:
+            number = ctypes.get_errno()
+            raise OSError(number, f"cannot map a snapshot: {os.strerror(number)}")
+
+
+def snapshot_path(folder: Path, tier: str, key: str) -> Path:
+    """Return the path of a snapshot.
+
+    Args:
+        folder: The folder of the compiled module.
+        tier: The name of the tier.
+        key: A text that changes when the contents of the snapshot would change.
+    """
+    return folder / f"{_PREFIX}{tier}-{key}{_SUFFIX}"
+
+
+def remove_snapshot(path: Path) -> None:
+    """Remove a snapshot, if there is one and this is possible."""
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+def open_snapshot(path: Path, discard: Callable[[], None] | None = None) -> Snapshot | None:
+    """Open a snapshot. Return None if there is none.
+
+    Args:
+        path: The path of the file.
+        discard: Called for a file that is incomplete, or that another user could have written. None removes it.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        status = os.fstat(fd)
+        size = status.st_size - _TRAILER.size
+        if is_private(status) and size > 0:
+            name_at, digest = _TRAILER.unpack(os.pread(fd, _TRAILER.size, size))
+            snapshot = Snapshot(fd, size, name_at)
+            if digest == digest_of(snapshot):
+                return snapshot
+    except OSError:
+        pass
+    os.close(fd)
+    if discard is None:
+        remove_snapshot(path)
+    else:
+        discard()
+    return None
+
+
+@contextlib.contextmanager
+def new_snapshot(path: Path) -> Iterator[int]:
+    """Yield the descriptor of a new file. At the end, give it the name of a snapshot, and remove older snapshots of the
+    same tier. After an exception, remove the file. Raise OSError if it cannot be written.
+    """
+    fd, temporary = tempfile.mkstemp(prefix=UNFINISHED, dir=path.parent)  # readable and writable for its owner only
+    try:
+        with os.fdopen(fd, "w+b", buffering=0):
+            yield fd
+        Path(temporary).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink()
+        raise
+    tier = path.name.removeprefix(_PREFIX).partition("-")[0]
+    for other in path.parent.glob(f"{_PREFIX}{tier}-*{_SUFFIX}"):
+        if other != path:
+            with contextlib.suppress(OSError):
+                other.unlink()
+
+
+def write_snapshot(fd: int, memory: memoryview, name_at: int) -> Snapshot:
+    """Write a snapshot to a new file. Empty pages take no space on the disk."""
+    os.ftruncate(fd, len(memory))
+    empty = bytes(_PIECE_BYTES)
+    for start in range(0, len(memory), _PIECE_BYTES):
+        piece = memory[start : start + _PIECE_BYTES]
+        if piece != empty:
+            os.pwrite(fd, piece, start)
+    snapshot = Snapshot(fd, len(memory), name_at)
+    os.pwrite(fd, _TRAILER.pack(name_at, digest_of(snapshot)), len(memory))
+    return snapshot
+
+
+def digest_of(snapshot: Snapshot) -> bytes:
+    """Return the hash of the present contents of the file."""
+    digest = hashlib.sha256(snapshot.name_at.to_bytes(8, "little"))
+    for start in range(0, snapshot.size, _READ_BYTES):
+        digest.update(os.pread(snapshot.fd, min(_READ_BYTES, snapshot.size - start), start))
+    return digest.digest()

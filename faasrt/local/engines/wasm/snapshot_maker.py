@@ -1,0 +1,81 @@
+"""Makes the snapshots of packages while the engine `wasm` runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from faasrt.local.engines.tiers import STANDARD_TIER, TIERS, tiers_of
+from faasrt.local.engines.wasm.snapshot_build import snapshot_of
+
+# Servers that end sooner, such as those of `faasrt run`, make only the snapshots that their programs need.
+_DELAY_S = 30.0
+_FREE_BYTES = 2**30  # that a disk must have before a snapshot is made; the largest one takes 0.1 GiB
+
+
+class SnapshotMaker:
+    """Makes the missing snapshots one at a time, the smallest first: some time after the start of the engine, or when a
+    program first uses the packages.
+
+    Args:
+        cache_dir: The folder of the compiled module.
+        make: Makes the snapshot of a tier. Returns why this failed, or "".
+        report: Reports why a snapshot could not be made.
+
+    Attributes:
+        activity: The progress, for people to read; "" if nothing is left to do.
+    """
+
+    def __init__(self, cache_dir: Path, make: Callable[[str], Awaitable[str]], report: Callable[[str], None]) -> None:
+        self._cache_dir, self._make, self._report = cache_dir, make, report
+        self._missing: list[str] = []
+        self._wanted: list[str] = []
+        self._changed = asyncio.Event()
+        self._finished = asyncio.Event()
+        self.activity = ""
+
+    async def run(self) -> None:
+        """Make the snapshots."""
+        self._finished.clear()
+        self._missing = await asyncio.to_thread(self._find_missing)
+        delay_s = _DELAY_S
+        while self._missing:
+            if not self._wanted:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), delay_s)
+            self._changed.clear()
+            if not self._wanted:
+                delay_s = 0.0
+            tier = self._wanted.pop(0) if self._wanted else self._missing[0]
+            if tier in self._missing:
+                done = len(TIERS) - len(self._missing)
+                self.activity = f"making snapshots of packages, {done} of {len(TIERS)} are made"
+                if problem := await self._make_with_space(tier):
+                    self._report(f"programs with {tier} start slowly, because no snapshot could be made: {problem}")
+                self._missing.remove(tier)
+        self.activity = ""
+        self._finished.set()
+
+    def want(self, code: str) -> None:
+        """Make the snapshot that suits a program next, if it is missing."""
+        if self._missing and (tiers := tiers_of(code)) and tiers[0] in self._missing:
+            self._wanted.append(tiers[0])
+            self._changed.set()
+
+    async def make_all(self) -> None:
+        """Make all snapshots now, and wait until this is done. The engine must be ready."""
+        self._wanted += TIERS
+        self._changed.set()
+        await self._finished.wait()
+
+    def _find_missing(self) -> list[str]:
+        if not snapshot_of(self._cache_dir, STANDARD_TIER).exists():
+            return []  # snapshots do not work here
+        return [tier for tier in TIERS if not snapshot_of(self._cache_dir, tier).exists()]
+
+    async def _make_with_space(self, tier: str) -> str:
+        usage = await asyncio.to_thread(shutil.disk_usage, self._cache_dir)
+        return await self._make(tier) if usage.free >= _FREE_BYTES else f"{self._cache_dir} has less than 1 GiB left"

@@ -1,0 +1,1 @@
+"""The HTTP server of the embedded FaaS: routes, access, limits, admission, and its protocol."""

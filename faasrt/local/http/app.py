@@ -1,0 +1,383 @@
+"""The HTTP routes of the embedded FaaS."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import attrs
+from aiohttp import web
+
+from faasrt._version import __version__
+from faasrt.config import SandboxConfig
+from faasrt.inputs import INPUT_FIELDS, files_to_wire
+from faasrt.languages import Language
+from faasrt.local.engines.base import Engine, EngineError, EngineJob, EngineResult, NotStartedError, SuspectError
+from faasrt.local.http.access import AccessPolicy
+from faasrt.local.http.access_log import CLIENT_GONE, AccessLog
+from faasrt.local.http.admission import AdmissionQueue, BusyError, execute_with_events
+from faasrt.local.http.connections import BoundedConnection, Listener, RequestCounter, log_failure
+from faasrt.local.http.exposition import collect_metrics, format_metrics
+from faasrt.local.http.limits import Share
+from faasrt.local.http.live_answer import LineResponse, answer_live
+from faasrt.local.http.notices import notice_of
+from faasrt.local.http.openapi import build_document
+from faasrt.local.http.request_body import BadRequestError, decode_body, parse_job, parse_language, read_body
+from faasrt.local.http.responses import OVERLOADED_HEADERS, error_response, json_response, send_response
+from faasrt.protocol.frames import is_frame
+from faasrt.protocol.json_lines import accepts_lines
+from faasrt.protocol.request import NOT_STARTED_HEADER, PROGRAM_SUSPECT_HEADER
+from faasrt.protocol.response import max_answer_bytes
+from faasrt.protocol.streams import cut_text
+from faasrt.results import Diagnostic, Outcome, ValidationResult
+from faasrt.telemetry.dispatch import EventDispatcher
+
+_CAPABILITIES = ("lossless", "enforces_timeouts", "cancels_on_disconnect", "validates", "streams")
+_SPARE_BYTES = 12_144  # not used of the largest answer that clients read
+# The headers of an aiohttp error that are copied to the response.
+_REFUSAL_HEADERS = ("Allow", "WWW-Authenticate", "Accept-Encoding", "Connection", NOT_STARTED_HEADER)
+# They need no token, and reveal nothing but this status.
+_PROBES = ("/livez", "/readyz")
+_Handler = Callable[[web.BaseRequest, Share], Awaitable[web.StreamResponse]]
+
+
+@attrs.define(eq=False)
+class Service:
+    """Answers HTTP requests. JavaScript and TypeScript share one queue. `missing` has the reasons why other languages
+    cannot run. `sandbox` has the limits of the server. `requests` counts the requests in flight.
+    """
+
+    _queues: Mapping[Language, AdmissionQueue]
+    _missing: Mapping[Language, str]
+    _sandbox: SandboxConfig
+    _access: AccessPolicy
+    _emit: EventDispatcher
+    _listener: Listener
+    _access_log: AccessLog | None = None
+    requests: RequestCounter = attrs.field(factory=RequestCounter, init=False)
+    _document: dict[str, Any] = attrs.field(init=False)
+    _routes: dict[str, tuple[str, _Handler]] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        engines = {language: queue.engine for language, queue in self._queues.items()}
+        largest = max_answer_bytes(self._sandbox.max_output_bytes, collects=True)
+        # Enough for the answers of all programs that can run at once.
+        self._listener.memory.max_answer_bytes = largest * sum(engine.capacity for engine in {*engines.values()})
+        self._document = build_document(engines, self._sandbox)
+        # Compared with the raw request target: an encoded or unnormalized path matches none of them.
+        self._routes = {
+            "/run_code": ("POST", self._run_code),
+            "/validate_code": ("POST", self._validate_code),
+            "/health": ("GET", self._health),
+            "/livez": ("GET", self._livez),
+            "/readyz": ("GET", self._readyz),
+            "/metrics": ("GET", self._metrics),
+            "/openapi.json": ("GET", self._openapi),
+        }
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer a request. Cancellation ends its program."""
+        started, status, size = time.perf_counter(), CLIENT_GONE, 0
+        connection = request.protocol
+        assert isinstance(connection, BoundedConnection)
+        try:
+            with self.requests, self._listener.memory.share() as share:
+                response = await self._respond(request, share)
+                connection.begin_answer(share, response.content_length or 0)
+                if self._listener.draining or connection.is_spare:
+                    response.force_close()
+                # Sent here, so that the bytes of the answer count until the client has read it.
+                await send_response(response, request, share)
+                status = response.status
+                size = response.sent_bytes if isinstance(response, LineResponse) else response.content_length or 0
+                return response
+        finally:
+            connection.end_answer()
+            if self._access_log is not None:
+                self._access_log(request, status=status, elapsed_s=time.perf_counter() - started, size=size)
+
+    async def _respond(self, request: web.BaseRequest, share: Share) -> web.StreamResponse:
+        try:
+            path = request.raw_path.partition("?")[0]
+            self._access.check(request, needs_token=path not in _PROBES)
+            return await self._route(request, path)(request, share)
+        except ConnectionError:
+            raise
+        except Exception as error:
+            return _failure_response(error)
+
+    def _route(self, request: web.BaseRequest, path: str) -> _Handler:
+        method, handler = self._routes.get(path, ("", None))
+        if handler is None:
+            raise web.HTTPNotFound(text=f"the path must be one of {', '.join(self._routes)}")
+        allowed = ["GET", "HEAD"] if method == "GET" else [method]
+        if request.method not in allowed:
+            raise web.HTTPMethodNotAllowed(request.method, allowed, text=f"use {' or '.join(allowed)}")
+        if method == "POST" and request.content_type != "application/json":
+            raise web.HTTPUnsupportedMediaType(text="the Content-Type must be application/json")
+        if method == "POST" and self._listener.draining:
+            self._listener.refused_while_draining += 1
+            raise BusyError("the server is about to stop", kind="stopping")
+        return handler
+
+    async def _run_code(self, request: web.BaseRequest, share: Share) -> web.StreamResponse:
+        job = await self._read_job(request, share)
+        if not job.code.strip():
+            raise BadRequestError("'code' must not be empty")
+
+        async def execute(job: EngineJob) -> web.Response:
+            queue = self._queues[job.language]
+            task_id, result = await execute_with_events(queue, job, request=request, emit=self._emit)
+            if job.live is not None:
+                job.live.release(result.stdout)
+            if result.error is None:
+                result = attrs.evolve(result, error=job.limits.error(result.outcome))
+            response = fit_response(_run_fields(job, task_id, result, queue.engine, self._sandbox), job)
+            response.headers["Server-Timing"] = _server_timing(result)
+            return response
+
+        if accepts_lines(request.headers.get("Accept", "")):
+            return await answer_live(request, job, execute, _failure_response, share)
+        return await execute(job)
+
+    async def _validate_code(self, request: web.BaseRequest, share: Share) -> web.Response:
+        job = attrs.evolve(await self._read_job(request, share), check=True)
+        if not job.code.strip():
+            return json_response(200, attrs.asdict(ValidationResult.empty_code()))
+        queue = self._queues[job.language]
+        _, result = await execute_with_events(queue, job, request=request, emit=self._emit)
+        diagnostics: tuple[Diagnostic, ...] = ()
+        if result.diagnostics:
+            diagnostics = result.diagnostics
+        elif result.outcome is Outcome.SYNTAX_ERROR:
+            message = result.error.message if result.error else "invalid syntax"
+            diagnostics = (Diagnostic(message, result.line, result.column),)
+        elif result.outcome is not Outcome.OK:
+            # The parser ran out of time, memory or stack, as it also would before a run.
+            diagnostics = (Diagnostic(f"too complex for the parser ({result.outcome})"),)
+        validation = ValidationResult(not diagnostics, diagnostics, queue.engine.runtime)
+        return json_response(200, attrs.asdict(validation), {"Server-Timing": _server_timing(result)})
+
+    async def _read_job(self, request: web.BaseRequest, share: Share) -> EngineJob:
+        fields = decode_body(await read_body(request, share))
+        language = parse_language(fields, tuple(self._queues), self._missing)
+        return parse_job(fields, language, self._queues[language].engine, self._sandbox)
+
+    async def _health(self, request: web.BaseRequest, share: Share) -> web.Response:
+        languages = {}
+        for language, queue in self._queues.items():
+            engine = queue.engine
+            languages[language] = {
+                "status": _status(engine),
+                "detail": engine.background if engine.ready else engine.problem or engine.activity,
+                "runtime": engine.runtime,
+                "engine": engine.name,
+                "fingerprint": engine.fingerprint(self._sandbox),
+                "level": engine.level,
+                "level_reason": engine.level_reason,
+                "input": list(engine.input_fields),
+                "compile_limit_s": engine.compile_limit_s,
+                "cgroup": engine.cgroups is not None,
+                "capacity": engine.capacity,
+                "active": engine.active,
+                "idle": engine.idle,
+                "queued": queue.queued,
+            }
+        statuses = self._statuses()
+        if "ready" in statuses:
+            status = "healthy" if len(statuses) == 1 else "degraded"
+        else:
+            status = "unhealthy" if "failed" in statuses else "starting"
+        body = {
+            "status": status,
+            "version": f"faasrt {__version__}",
+            "capabilities": dict.fromkeys(_CAPABILITIES, True) | self._input_capabilities(),
+            "limits": attrs.asdict(self._sandbox),
+            "languages": languages,
+            "missing": self._missing,
+        }
+        return json_response(200 if "ready" in statuses else 503, body)
+
+    def _statuses(self) -> set[str]:
+        """Return the statuses of the engines. One that starts when it is needed does not affect the others."""
+        engines = [queue.engine for queue in self._queues.values()]
+        return {_status(engine) for engine in [one for one in engines if not one.starts_when_needed] or engines}
+
+    async def _livez(self, request: web.BaseRequest, share: Share) -> web.Response:
+        return json_response(200, {"status": "alive"})
+
+    async def _readyz(self, request: web.BaseRequest, share: Share) -> web.Response:
+        statuses = self._statuses()
+        if self._listener.draining:
+            status = "draining"
+        elif "starting" in statuses:
+            status = "starting"
+        else:
+            status = "ready" if "ready" in statuses else "failed"
+        return json_response(200 if status == "ready" else 503, {"status": status})
+
+    def _input_capabilities(self) -> dict[str, bool]:
+        """Return which fields of `faasrt.inputs` all languages have."""
+        engines = [queue.engine for queue in self._queues.values()]
+        return {name: all(name in engine.input_fields for engine in engines) for name in INPUT_FIELDS}
+
+    async def _metrics(self, request: web.BaseRequest, share: Share) -> web.Response:
+        metrics = collect_metrics(dict.fromkeys(self._queues.values()), self._listener)
+        accepted = request.headers.get("Accept", "")
+        # Prometheus never asks for JSON. A client that does may accept text as its second choice.
+        if "application/json" in accepted or not ("text/plain" in accepted or "openmetrics" in accepted):
+            return json_response(200, metrics)
+        body, content_type = await asyncio.to_thread(format_metrics, metrics)
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    async def _openapi(self, request: web.BaseRequest, share: Share) -> web.Response:
+        return json_response(200, self._document)
+
+
+@attrs.define(eq=False)
+class ServiceSwitch:
+    """Hands each request to the service in use. A service that is replaced goes on with the requests that it has."""
+
+    _service: Service | None = None
+    _former: set[Service] = attrs.field(factory=set)
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        assert self._service is not None
+        return await self._service.handle(request)
+
+    def use(self, service: Service) -> None:
+        """Hand requests to another service from now on."""
+        if self._service is not None:
+            self._former.add(self._service)
+        self._service = service
+
+    async def until_former_are_idle(self) -> None:
+        """Wait until the services that have been replaced so far have no requests in flight."""
+        former = [*self._former]
+        for service in former:
+            await service.requests.until_idle()
+        self._former.difference_update(former)
+
+    async def until_idle(self) -> None:
+        """Wait until no service has a request in flight."""
+        await self.until_former_are_idle()
+        if self._service is not None:
+            await self._service.requests.until_idle()
+
+
+def _status(engine: Engine) -> str:
+    return "ready" if engine.ready else "failed" if engine.problem else "starting"
+
+
+def _server_timing(result: EngineResult) -> str:
+    """Return the value of the header Server-Timing, in milliseconds."""
+    compiled = "" if result.compile_ms is None else f"compile;dur={result.compile_ms:.3f}, "
+    return f"queue;dur={result.queued_ms:.3f}, {compiled}run;dur={result.duration_ms:.3f}"
+
+
+def _failure_response(error: Exception) -> web.Response:
+    """Return the answer to a request that failed with this error. Log an unexpected error."""
+    match error:
+        case BadRequestError():
+            return error_response(400, "bad request", str(error))
+        case SuspectError():
+            return error_response(error.status, error.kind, str(error), {PROGRAM_SUSPECT_HEADER: "1"})
+        case EngineError():
+            headers = OVERLOADED_HEADERS if isinstance(error, NotStartedError) else {}
+            return error_response(error.status, error.kind, str(error), headers)
+        case web.HTTPException():
+            headers = {name: error.headers[name] for name in _REFUSAL_HEADERS if name in error.headers}
+            return error_response(error.status, error.reason, error.text or "", headers)
+    log_failure(error)
+    return error_response(500, "internal error", f"{type(error).__name__} in the server; see its log")
+
+
+def _run_fields(
+    job: EngineJob, task_id: str, result: EngineResult, engine: Engine, sandbox: SandboxConfig
+) -> dict[str, Any]:
+    notice = "" if result.stderr else notice_of(result)
+    return {
+        "output": {"stdout": result.stdout, "stderr": result.stderr or notice, "ret_val": result.ret_val},
+        "metadata": {
+            "language": job.language,
+            "runtime": engine.runtime,
+            "engine": engine.name,
+            "fingerprint": engine.fingerprint(sandbox),
+            "level": engine.level,
+            "platform": engine.platform,
+            "duration": round(result.duration_ms),
+            **({} if result.compile_ms is None else {"compile_ms": result.compile_ms}),
+            "status": "success" if result.outcome is Outcome.OK else "error",
+            "exit_code": result.exit_code,
+            "timed_out": result.outcome is Outcome.TIMEOUT,
+            "task_id": task_id,
+            "instance_id": result.instance_id,
+            "pool_stats": {
+                "totalInstances": engine.active + engine.idle,
+                "idleInstances": engine.idle,
+                "activeInstances": engine.active,
+            },
+        },
+        "outcome": result.outcome,
+        "error_info": attrs.asdict(result.error) if result.error else None,
+        "truncated": list(result.truncated),
+        **({"files": files_to_wire(result.files)} if job.input.collect else {}),
+        **({"notice": notice} if notice else {}),
+    }
+
+
+def fit_response(fields: dict[str, Any], job: EngineJob) -> web.Response:
+    """Return the response to a run, with a body that is not too large for clients.
+
+    JSON escapes can make a stream six times as long, and clients read at most `max_answer_bytes`. Streams that do not
+    fit are cut further and named in `truncated`.
+    """
+    response = json_response(200, fields)
+    max_output_bytes = job.limits.max_output_bytes
+    max_bytes = max_answer_bytes(max_output_bytes, collects=bool(job.input.collect)) - _SPARE_BYTES
+    if response.content_length is None or response.content_length <= max_bytes:
+        return response
+    output, error = fields["output"], fields["error_info"]
+    # A frame has its own size limit and would be useless if cut. `notice` repeats the line that the server wrote to
+    # stderr.
+    uncut = {name for name, text in output.items() if is_frame(text, max_output_bytes)}
+    uncut |= {"stderr"} if "notice" in fields else set()
+    texts = {name: text for name, text in output.items() if name not in uncut}
+    if error:
+        texts["message"] = error["message"]
+    body = response.body
+    escaped = isinstance(body, bytes) and body.isascii()  # with a lone surrogate in any text, all texts are escaped
+    sizes = {name: _json_size(text, escaped=escaped) for name, text in texts.items()}
+    room = max_bytes - (response.content_length - sum(sizes.values()))
+    truncated = set(fields["truncated"])
+    for index, name in enumerate(sorted(sizes, key=sizes.__getitem__)):
+        max_size = max(0, room // (len(sizes) - index))
+        if sizes[name] > max_size:
+            texts[name], sizes[name] = _cut_to_json_size(texts[name], sizes[name], max_size, escaped=escaped)
+            truncated.add(name)
+        room -= sizes[name]
+    if error:
+        error = {**error, "message": texts.pop("message")}
+    truncated.discard("message")
+    output = {**output, **texts}
+    return json_response(200, {**fields, "output": output, "error_info": error, "truncated": sorted(truncated)})
+
+
+def _cut_to_json_size(text: str, size: int, max_size: int, *, escaped: bool) -> tuple[str, int]:
+    """Cut a text so that its JSON has at most `max_size` bytes. Return the text and the size of its JSON."""
+    length = len(text.encode("utf-8", "surrogatepass"))
+    # JSON makes a text longer. Try the average growth first. If the kept head and tail grow more than that, use the
+    # largest possible growth, which is sixfold.
+    for limit in (max_size * length // size, max_size // 6):
+        kept = cut_text(text, max(1, limit))[0]
+        size = _json_size(kept, escaped=escaped)
+        if size <= max_size:
+            break
+    return kept, size
+
+
+def _json_size(text: str, *, escaped: bool) -> int:
+    return len(json.dumps(text)) if escaped else len(json.dumps(text, ensure_ascii=False).encode())

@@ -1,0 +1,114 @@
+"""The answers of `GET /metrics`: JSON, or the Prometheus text format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from faasrt._version import __version__
+from faasrt.local.http.admission import AdmissionQueue
+from faasrt.local.http.connections import Listener
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
+
+_DOCUMENTATION = {
+    "refused": "Programs refused before they ran.",
+    "failed": "Programs whose engine failed.",
+    "active": "Running programs.",
+    "idle": "Processes waiting for a program.",
+    "queued": "Programs waiting for a sandbox.",
+    "capacity": "Programs that can run at once.",
+    "ready": "Whether the engine can run programs.",
+}
+_COUNTERS = ("refused", "failed", "refused_connections", "refused_while_draining")
+_OF_SERVER = {
+    "connections": "Open connections.",
+    "refused_connections": "Connections refused because too many were open.",
+    "refused_while_draining": "Programs refused because the server was about to stop.",
+    "max_connections": "The largest number of open connections.",
+    "draining": "Whether the server is about to stop, and refuses programs.",
+}
+_INFO = ("language", "level", "runtime")
+
+
+def collect_metrics(queues: Iterable[AdmissionQueue], listener: Listener) -> dict[str, Any]:
+    """Return the metrics of the server and of each engine, as an object for JSON."""
+    engines = {}
+    for queue in queues:
+        engine, counts = queue.engine, queue.counts
+        executions: dict[str, dict[str, int]] = {}
+        for (language, outcome), count in sorted(counts.outcomes.items()):
+            executions.setdefault(language, {})[outcome] = count
+        engines[engine.name] = {
+            "executions": executions,
+            "refused": counts.refused,
+            "failed": counts.failed,
+            "queued": queue.queued,
+            "active": engine.active,
+            "idle": engine.idle,
+            "capacity": engine.capacity,
+            "utilization": engine.active / engine.capacity,
+            "ready": engine.ready,
+            "language": engine.languages[0].family,
+            "level": engine.level,
+            "runtime": engine.runtime,
+        }
+    return {
+        "engines": engines,
+        "connections": listener.ordinary + listener.spare,
+        "refused_connections": listener.refused,
+        "refused_while_draining": listener.refused_while_draining,
+        "max_connections": listener.max_connections,
+        "draining": listener.draining,
+    }
+
+
+def format_metrics(metrics: Mapping[str, Any]) -> tuple[bytes, str]:
+    """Return the metrics of `collect_metrics` in the Prometheus text format, and the content type. The first call
+    imports prometheus_client, which blocks, so call this in a thread.
+    """
+    from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+    registry = CollectorRegistry()
+    registry.register(_Collector(metrics))
+    return generate_latest(registry), CONTENT_TYPE_LATEST
+
+
+@attrs.frozen(eq=False)
+class _Collector:
+    metrics: Mapping[str, Any]
+
+    def collect(self) -> Iterator[Metric]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+
+        engines = self.metrics["engines"]
+        labels = ("language", "outcome")
+        executions = CounterMetricFamily("faasrt_local_executions", "Programs that ran, by outcome.", labels=labels)
+        for engine in engines.values():
+            for language, outcomes in engine["executions"].items():
+                for outcome, count in outcomes.items():
+                    executions.add_metric((language, outcome), count)
+        yield executions
+        for name, documentation in _DOCUMENTATION.items():
+            kind = CounterMetricFamily if name in _COUNTERS else GaugeMetricFamily
+            family = kind(f"faasrt_local_{name}", documentation, labels=("engine",))
+            for engine_name, engine in engines.items():
+                family.add_metric((engine_name,), engine[name])
+            yield family
+        utilization = GaugeMetricFamily(
+            "faasrt_local_utilization_ratio",
+            "Running programs divided by capacity, from 0 to 1.",
+            labels=("engine", "language"),
+        )
+        info = InfoMetricFamily("faasrt_local_engine", "The engine of a family of languages.", labels=("engine",))
+        for engine_name, engine in engines.items():
+            utilization.add_metric((engine_name, engine["language"]), engine["utilization"])
+            info.add_metric((engine_name,), {name: engine[name] for name in _INFO} | {"version": __version__})
+        yield utilization
+        yield info
+        for name, documentation in _OF_SERVER.items():
+            kind = CounterMetricFamily if name in _COUNTERS else GaugeMetricFamily
+            yield kind(f"faasrt_local_{name}", documentation, value=self.metrics[name])

@@ -1,0 +1,172 @@
+"""The listening sockets of the embedded FaaS, and the tasks of its engines."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from ssl import SSLContext
+
+from faasrt.errors import ConfigurationError, RuntimeClosedError, ServerError
+from faasrt.local.engines.base import Engine
+from faasrt.local.http import limits
+from faasrt.local.http.connections import BoundedConnection, Listener, Refusal
+
+_logger = logging.getLogger("faasrt.local")
+_PAUSE_S = 1.0
+
+
+class ListeningSockets:
+    """Accepts connections for a listener.
+
+    asyncio's own server counts a connection only after its TLS handshake, cannot change its certificates, and resets
+    the connections in its backlog when it closes.
+
+    Attributes:
+        ssl: The certificates for new connections; None for plain HTTP.
+    """
+
+    def __init__(self, listener: Listener, ssl: SSLContext | None) -> None:
+        self.ssl = ssl
+        self._listener = listener
+        self._sockets: list[socket.socket] = []
+        self._connecting: set[asyncio.Task[None]] = set()
+
+    async def open(self, host: str, port: int) -> str:
+        """Listen on an address, and return the base URL. Raise ConfigurationError if that is not possible."""
+        loop, sockets = asyncio.get_running_loop(), []
+        try:
+            # It resolves the name, and binds a socket for each address.
+            server = await loop.create_server(asyncio.Protocol, host, port, start_serving=False)
+            sockets = [one.dup() for one in server.sockets]
+            server.close()
+            for one in sockets:
+                one.setblocking(False)
+                one.listen(limits.backlog())
+        except (OSError, UnicodeError) as error:
+            for one in sockets:
+                one.close()
+            reason = getattr(error, "strerror", None) or error
+            raise ConfigurationError(f"cannot listen on {host}:{port}: {reason}") from None
+        self._sockets = sockets
+        for one in sockets:
+            self._resume(one)
+        host, port = self._sockets[0].getsockname()[:2]
+        scheme = "http" if self.ssl is None else "https"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+    def close(self) -> None:
+        """Accept the connections in the backlog, which the system would reset, and stop listening."""
+        for one in self._sockets:
+            asyncio.get_running_loop().remove_reader(one)
+            self._accept(one, limits.backlog())
+            one.close()
+
+    def cancel(self) -> None:
+        """Close the connections whose TLS handshake is not complete."""
+        for task in self._connecting:
+            task.cancel()
+
+    def _resume(self, listening: socket.socket) -> None:
+        if listening.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(listening, self._accept, listening, limits.accepted_at_once())
+
+    def _accept(self, listening: socket.socket, most: int) -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(most):
+            try:
+                accepted, _ = listening.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:  # no descriptor or no memory is free
+                _logger.error("cannot accept connections: %s", error.strerror or error)
+                loop.remove_reader(listening)
+                loop.call_later(_PAUSE_S, self._resume, listening)
+                return
+            protocol = self._listener.admit(encrypted=self.ssl is not None)
+            if protocol is None:
+                accepted.close()
+                continue
+            accepted.setblocking(False)
+            task = loop.create_task(self._connect(accepted, protocol))
+            self._connecting.add(task)
+            task.add_done_callback(self._connecting.discard)
+
+    async def _connect(self, accepted: socket.socket, protocol: BoundedConnection | Refusal) -> None:
+        timeout_s = None
+        if self.ssl is not None:
+            is_spare = isinstance(protocol, BoundedConnection) and protocol.is_spare
+            timeout_s = limits.SPARE_TIMEOUT_S if is_spare else limits.HANDSHAKE_TIMEOUT_S
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: protocol,
+                accepted,
+                ssl=self.ssl,
+                ssl_handshake_timeout=timeout_s,
+                ssl_shutdown_timeout=timeout_s,
+            )
+        except BaseException as error:
+            protocol.connection_lost(error)
+            if not isinstance(error, OSError):  # of a handshake that failed
+                raise
+
+
+class EngineTasks:
+    """Runs engines, each in a task of a task group, until they are stopped."""
+
+    def __init__(self, group: asyncio.TaskGroup) -> None:
+        self._group = group
+        self._tasks: dict[Engine, asyncio.Task[None]] = {}
+        self._stopping: set[asyncio.Task[None]] = set()
+        self._is_cancelled = False
+
+    def start(self, engines: Iterable[Engine]) -> None:
+        for engine in engines:
+            task = self._tasks[engine] = self._group.create_task(engine.run())
+            # A task that is cancelled before its first step does not do this.
+            task.add_done_callback(functools.partial(_mark_closed, engine))
+
+    async def start_ready(self, engines: Iterable[Engine], excused: Collection[str]) -> None:
+        """Start engines, and wait until they can run programs. Raise ServerError if an engine fails whose name is not
+        excused. The others then run on. Raise RuntimeClosedError after `cancel`.
+        """
+        started = [] if self._is_cancelled else [*engines]
+        self.start(started)
+        for engine in started:
+            await engine.until_ready_or_failed()
+            if self._is_cancelled:
+                break
+            if not engine.ready and engine.name not in excused:
+                raise ServerError(f"{engine.name} cannot run: {engine.problem}", sent="no")
+        if self._is_cancelled:
+            raise RuntimeClosedError("the embedded FaaS was closed meanwhile")
+
+    async def stop(self, engines: Iterable[Engine]) -> None:
+        """End the processes of engines that run no programs."""
+        tasks = {self._tasks.pop(engine) for engine in engines if engine in self._tasks}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def stop_after(self, wait: Callable[[], Awaitable[None]], engines: Iterable[Engine]) -> None:
+        """Stop engines when `wait` has returned, in a task of the group."""
+
+        async def stop() -> None:
+            await wait()
+            await self.stop(engines)
+
+        task = self._group.create_task(stop())
+        self._stopping.add(task)
+        task.add_done_callback(self._stopping.discard)
+
+    def cancel(self) -> None:
+        self._is_cancelled = True
+        for task in [*self._tasks.values(), *self._stopping]:
+            task.cancel()
+
+
+def _mark_closed(engine: Engine, _: asyncio.Task[None]) -> None:
+    engine.mark_failed("the engine is closed")

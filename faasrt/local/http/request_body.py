@@ -1,0 +1,218 @@
+"""Reads and checks the bodies of requests. A program runs only if every field of its request is valid."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+
+from faasrt import strict_json
+from faasrt.config import SandboxConfig
+from faasrt.errors import InvalidRequestError, UnsupportedLanguageError
+from faasrt.inputs import ProgramInput
+from faasrt.languages import Language
+from faasrt.local.engines.base import Engine, EngineJob
+from faasrt.local.http import limits
+from faasrt.local.http.admission import BusyError
+from faasrt.protocol.execution_limits import ExecutionLimits
+from faasrt.protocol.request import NOT_STARTED_HEADER
+from faasrt.results import Outcome
+
+_STRING_DECODER = json.JSONDecoder()
+_MIN_TIMEOUT_MS = 1.0
+_SANDBOX_FIELDS = ("memory_limit_mb", "timeout_ms", "max_output_bytes", "network_enabled")
+
+
+class BadRequestError(Exception):
+    """The request is invalid. The server answers 400 with this error's message."""
+
+
+async def read_body(request: web.BaseRequest, share: limits.Share) -> bytes:
+    """Read the body of a request whose headers have passed `AccessPolicy.check`, and count its bytes in `share`.
+
+    Raises:
+        web.HTTPException: The body is compressed, larger than `limits.MAX_BODY_BYTES`, or too slow.
+        BadRequestError: The body does not match its headers.
+        BusyError: Other requests hold too much memory, or one of them needed the memory of this slow one.
+    """
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise web.HTTPUnsupportedMediaType(
+            text="the body must not be compressed: send it without Content-Encoding",
+            headers={"Accept-Encoding": "identity"},
+        )
+    _check_size(request.content_length or 0)
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        # Sent after the checks above, so that clients do not send a body that will be refused.
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0
+    body = bytearray()
+    try:
+        async with asyncio.timeout(limits.REQUEST_TIMEOUT_S) as limit:
+
+            def end_wait() -> None:
+                if not limit.expired():
+                    limit.reschedule(0)
+
+            share.receive(end_wait)
+            while chunk := await request.content.readany():
+                _check_size(len(body) + len(chunk))
+                share.add(len(chunk))
+                body += chunk
+            if share.evicted:
+                raise TimeoutError  # the wait for the last piece had just ended
+            share.run()
+    except TimeoutError:
+        if share.evicted:
+            # Like an overload before the body: the client tries again, perhaps with another server.
+            raise BusyError("other requests needed the memory of this one, whose body arrived slowly") from None
+        # Without this header, a 408 says that a proxy, or a reference server, stopped waiting for the program.
+        raise web.HTTPRequestTimeout(
+            text=f"the body did not arrive within {limits.REQUEST_TIMEOUT_S:g} s",
+            headers={NOT_STARTED_HEADER: "1", "Connection": "close"},
+        ) from None
+    except web.RequestPayloadError:
+        raise BadRequestError("the body is incomplete, or is not encoded as its headers say") from None
+    return bytes(body)
+
+
+def _check_size(size: int) -> None:
+    if size > limits.MAX_BODY_BYTES:
+        raise web.HTTPRequestEntityTooLarge(
+            limits.MAX_BODY_BYTES, size, text=f"the body must have at most {limits.MAX_BODY_BYTES} bytes"
+        )
+
+
+def decode_body(body: bytes) -> dict[str, Any]:
+    """Decode a body, which must be a JSON object.
+
+    Raises:
+        BadRequestError: The body is not UTF-8, not JSON according to RFC 8259, nested too deeply, or not an object; an
+            object in it has two fields of the same name; or the body is large and not because of its strings.
+    """
+    try:
+        text = body.decode("utf-8")
+        if len(text) > limits.MAX_STRUCTURE_BYTES:
+            _check_structure(text)
+        fields = strict_json.loads(text, object_pairs_hook=_dict_without_duplicates)
+    except UnicodeDecodeError as error:
+        raise BadRequestError(f"the body is not JSON: it is not UTF-8 (byte {error.start})") from None
+    except RecursionError:
+        raise BadRequestError("the body is not JSON: it is nested too deeply") from None
+    except ValueError as error:
+        raise BadRequestError(f"the body is not JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise BadRequestError("the body must be a JSON object")
+    return fields
+
+
+def _check_structure(text: str) -> None:
+    """Refuse a large JSON text unless it is large because of its strings.
+
+    Decoding one string of 8 MiB takes 10 ms. Decoding 8 MiB of brackets takes half a second and a few hundred MB, and
+    blocks the event loop even from a thread, because the decoder never releases the GIL.
+    """
+    outside = count = end = 0
+    while (start := text.find('"', end)) >= 0 and count <= limits.MAX_STRINGS:
+        outside += start - end
+        count += 1
+        _, end = _STRING_DECODER.raw_decode(text, start)
+    if start < 0:
+        outside += len(text) - end
+    if count > limits.MAX_STRINGS or outside > limits.MAX_STRUCTURE_BYTES:
+        raise BadRequestError(
+            f"the body contains too many values: it may have {limits.MAX_STRINGS} strings, and "
+            f"{limits.MAX_STRUCTURE_BYTES} characters outside of strings"
+        )
+
+
+def _dict_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        # A proxy in front of this server may have checked the other value.
+        raise ValueError("an object has two fields of the same name")
+    return fields
+
+
+def parse_language(fields: dict[str, Any], served: tuple[Language, ...], reasons: Mapping[Language, str]) -> Language:
+    """Return the language of a request. Raise BadRequestError if it is missing, unknown or not served. `reasons` has
+    the reasons why languages are not served.
+    """
+    try:
+        language = Language.parse(_get(fields, "language", str, "a string"))
+    except UnsupportedLanguageError as error:
+        raise BadRequestError(str(error)) from None
+    if language not in served:
+        reason = reasons.get(language) or f"it runs {', '.join(served)}"
+        raise BadRequestError(f"this server does not run {language}: {reason}")
+    return language
+
+
+def parse_job(fields: dict[str, Any], language: Language, engine: Engine, own: SandboxConfig) -> EngineJob:
+    """Return the program of a request with its limits. The program may be empty. A request can only lower the limits of
+    the server, `own`. Raise BadRequestError if a field is invalid, or if the engine cannot enforce a limit.
+    """
+    code = _get(fields, "code", str, "a string")
+    # coze-loop sends these two fields, which are not used. Go encodes an empty map as null.
+    _get(fields, "priority", str | None, "a string", "")
+    _get(fields, "ext", dict | None, "an object", {})
+    sandbox = _get(fields, "sandbox", dict, "an object", {})
+    if unknown := sandbox.keys() - set(_SANDBOX_FIELDS):
+        raise BadRequestError(f"'sandbox' has no field {min(unknown)[:50]!r}, only {', '.join(_SANDBOX_FIELDS)}")
+    network_enabled = _get(sandbox, "network_enabled", bool, "true or false", False)
+    if network_enabled:
+        raise BadRequestError("'network_enabled' must be false: no sandbox of this server has a network")
+    limits = _parse_limits(fields, sandbox, own)
+    if limits.memory_limit_mb < engine.min_memory_mb:
+        raise BadRequestError(
+            f"'memory_limit_mb' must be at least {engine.min_memory_mb} for {language}: a sandbox needs this to start"
+        )
+    try:
+        program_input = ProgramInput.from_wire(fields, language)
+    except InvalidRequestError as error:
+        raise BadRequestError(str(error)) from None
+    if missing := [name for name in program_input.used if name not in engine.input_fields]:
+        where = f"{engine.name} at the level {engine.level}" if engine.level else engine.name
+        raise BadRequestError(f"'{missing[0]}' cannot be used for {language}: the engine {where} has no such input")
+    return EngineJob(language=language, code=code, limits=limits, input=program_input)
+
+
+def _get(fields: dict[str, Any], name: str, kind: Any, words: str, default: Any = None) -> Any:
+    value = fields.get(name, default)
+    if not isinstance(value, kind):
+        raise BadRequestError(f"'{name}' must be {words}")
+    return value
+
+
+def _parse_limits(fields: dict[str, Any], sandbox: dict[str, Any], own: SandboxConfig) -> ExecutionLimits:
+    timeout = {} if fields.get("timeout") is None else fields  # Go encodes a missing number as null
+    asked = {
+        Outcome.TIMEOUT: min(_positive(timeout, "timeout"), _positive(sandbox, "timeout_ms")),
+        Outcome.MEMORY_LIMIT: _positive(sandbox, "memory_limit_mb"),
+        Outcome.OUTPUT_LIMIT: _positive(sandbox, "max_output_bytes"),
+    }
+    own_limits = (own.timeout_limit_s * 1000, own.memory_limit_mb, own.max_output_bytes)
+    timeout_ms, memory_limit_mb, max_output_bytes = map(min, own_limits, asked.values())
+    return ExecutionLimits(
+        timeout_ms=max(_MIN_TIMEOUT_MS, timeout_ms),
+        memory_limit_mb=int(memory_limit_mb),
+        max_output_bytes=max(1, int(max_output_bytes)),
+        set_by_server=tuple(
+            outcome for outcome, limit in zip(asked, own_limits, strict=True) if limit < asked[outcome]
+        ),
+    )
+
+
+def _positive(fields: dict[str, Any], name: str) -> float:
+    """Return the number in a field; infinity if the field is missing."""
+    if name not in fields:
+        return math.inf
+    value = fields[name]
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        # Lists and objects are not printed, because they may be nested too deeply.
+        shown = str(value)[:50] if isinstance(value, (int, float, str)) else f"a {type(value).__name__}"
+        raise BadRequestError(f"'{name}' must be a finite number above 0, got {shown}")
+    return min(value, 1e12)  # an int may be too large for a float

@@ -1,0 +1,439 @@
+"""The server's side of a jail: starts the launcher (`jail/launcher.py`), checks the jail, starts processes in it."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import contextlib
+import errno
+import itertools
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import attrs
+
+import faasrt.local.jail
+from faasrt.local.engines.base import EngineError, NotStartedError, SuspectError
+from faasrt.local.engines.collection import Folder
+from faasrt.local.jail.cgroup import Cgroups, Group
+from faasrt.local.jail.config import JailConfig
+from faasrt.local.process import ChildProcess, Spawner, open_pipes
+
+_START_TIMEOUT_S = 60.0
+_MESSAGE_BYTES = 65_536
+# The shell raises the limit of the stack (to 1 GiB if possible) before it starts the interpreter, because the stack can
+# never grow beyond the limit at that time. Programs can read the command line of the launcher, so it has no paths.
+_COMMAND = (
+    "/bin/sh",
+    "-c",
+    'ulimit -S -s 1048576 2>/dev/null || ulimit -S -s "$(ulimit -H -s)"; exec "$0" "$@"',
+)
+_BOOT = "import socket,sys; server=socket.socket(fileno=int(sys.argv[1])); exec(server.recv(65536))"
+_PACKAGE_PARENT = str(Path(faasrt.local.jail.__file__).parent.parent)
+_START_LAUNCHER = """
+import sys
+sys.path[:] = [path for path in sys.path if path]
+sys.path.insert(0, {parent!r})
+from jail import launcher
+del sys.path[0]
+sys.excepthook = launcher.main(server)
+# Only the process of a program gets here. The exception makes the interpreter call the hook, which runs the program
+# with no other function on the stack.
+raise SystemError
+"""
+
+
+class JailedProcess(ChildProcess):
+    """A process in a jail, with the processes that it starts.
+
+    Attributes:
+        out_of_memory: Whether the launcher or the kernel ended it because of its memory.
+        out_of_time: Whether the launcher ended it at its time limit.
+        outside_reason: Why it was killed from outside; "" if there is no evidence for this, so that the program must be
+            assumed to have sent the signal itself.
+        is_suspect: Whether the program may have caused this.
+    """
+
+    def __init__(self, jail: Jail, number: int, pidfds: tuple[int, int], start: _Start) -> None:
+        self.out_of_memory = self.out_of_time = False
+        self.outside_reason, self.is_suspect = "", False
+        self._jail, self._number, self._pidfds, self._group = jail, number, pidfds, start.group
+        super().__init__(
+            _pid_of(pidfds[0]), start.stdin, start.outputs, lambda: signal.pidfd_send_signal(pidfds[1], signal.SIGKILL)
+        )
+
+    def limit_time(self, limit_s: float, *, memory_bytes: int | None = None) -> None:
+        """Start the time limit of the program. The launcher ends the program, even if this process is busy.
+
+        Args:
+            limit_s: The time limit in seconds.
+            memory_bytes: The memory that its processes may use in addition to that of a process without a program. The
+                launcher also ends the program at this limit. None means no limit.
+
+        Raises:
+            NotStartedError: The launcher has ended, or does not read its messages.
+        """
+        try:
+            # Not the clock of the event loop, because the launcher compares it with its own.
+            message = {"limit": self._number, "bytes": memory_bytes, "until": time.monotonic() + limit_s}
+            self._jail.send(message | {"cgroup": self._group is not None})
+        except OSError as error:
+            raise NotStartedError(f"cannot limit a program: {error.strerror}") from None
+        if memory_bytes is not None:
+            self.limit_cgroup(self._jail.base_bytes + memory_bytes)
+
+    def limit_cgroup(self, max_bytes: int) -> None:
+        """Limit the memory of the program's cgroup, if it has one."""
+        if self._group is not None:
+            self._group.limit_memory(max_bytes)
+
+    def check_not_killed(self, name: str) -> None:
+        """Raise an error if the process was killed from outside.
+
+        Args:
+            name: The name of the process in the error.
+
+        Raises:
+            SuspectError: The program may have caused this.
+            EngineError: It was killed for another reason.
+        """
+        if self.returncode == -signal.SIGKILL and self.outside_reason:
+            kind = SuspectError if self.is_suspect else EngineError
+            raise kind(f"{name} was killed from outside: {self.outside_reason}")
+
+    async def open_folder(self) -> Folder:
+        """Return the working folder, which can also be read after the process has ended.
+
+        Raises:
+            NotStartedError: The folder cannot be opened.
+        """
+        return await self._jail.open_folder(self._number)
+
+    def kill(self) -> None:
+        if self.returncode is None and not self.outside_reason:
+            self.outside_reason = "the server has ended it"
+        super().kill()
+
+    def mark_exited(self, returncode: int, reason: str = "") -> None:
+        """Record the end of the process. `reason` is that of the launcher."""
+        for pidfd in self._pidfds:
+            os.close(pidfd)
+        if self._group is not None:
+            if returncode == -signal.SIGKILL and not self.killed:
+                reason = reason or self._group.oom_reason()
+            self._jail.discard(self._group)
+        self.out_of_memory, self.out_of_time = reason == "memory", reason == "time"
+        if reason in ("system", "unclear"):
+            self.outside_reason, self.is_suspect = "the system has run out of memory", reason == "unclear"
+        super().mark_exited(returncode)
+
+
+@attrs.define
+class _Start:
+    """A process that is starting: its pipes, and the future that `Jail.start` waits for."""
+
+    stdin: IO[bytes]
+    outputs: Mapping[int, IO[bytes]]
+    group: Group | None
+    reply: asyncio.Future[None] = attrs.field(factory=lambda: asyncio.get_running_loop().create_future())
+    process: JailedProcess | None = None
+
+
+class Jail:
+    """A launcher, and the processes that it has started. Created by `open_jail`.
+
+    Args:
+        server: The socket to the launcher.
+        cgroups: Creates a cgroup for each process; None without cgroups.
+
+    Attributes:
+        packages: The packages in the configuration that are installed.
+        base_bytes: The resident memory of the launcher, which each process has from its start.
+    """
+
+    def __init__(self, server: socket.socket, cgroups: Cgroups | None) -> None:
+        self._server, self._cgroups = server, cgroups
+        self.packages: frozenset[str] = frozenset()
+        self.base_bytes = 0
+        self._numbers = itertools.count(1)
+        self._starts: dict[int, _Start] = {}
+        self._processes: dict[int, JailedProcess] = {}
+        self._folders: dict[int, asyncio.Future[Folder]] = {}
+        self._ended = asyncio.Event()
+
+    async def start(
+        self,
+        argv: Sequence[str] = (),
+        *,
+        limits: Mapping[str, int] = {},
+        channel: bool = False,
+        compiles: bool = False,
+        canary: Mapping[str, Any] | None = None,
+    ) -> JailedProcess:
+        """Start a process.
+
+        Args:
+            argv: The command line, if the jail has an executable.
+            limits: Further resource limits of the process, by the names of the module `resource`.
+            channel: Whether the messages have a descriptor of their own, MESSAGES.
+            compiles: Whether it is a compiler, which cannot read endless files in /dev and /proc if the kernel has
+                Landlock. Only at the level "namespaces".
+            canary: The traps. If they are given, the process does not run a program, but the canary.
+
+        Raises:
+            NotStartedError: The process cannot start, or the launcher has ended.
+
+        Cancellation: ends the process.
+        """
+        number = next(self._numbers)
+        start = group = None
+        with contextlib.ExitStack() as ours:
+            try:
+                if self._cgroups is not None:
+                    group = self._cgroups.new_group()
+                    await asyncio.wrap_future(self._cgroups.submit(group.create))
+                with contextlib.ExitStack() as theirs:
+                    stdin, outputs, descriptors = open_pipes(ours, theirs, channel=channel)
+                    start = self._starts[number] = _Start(stdin, outputs, group)
+                    message = {
+                        "start": number,
+                        "argv": [*argv],
+                        "limits": {**limits},
+                        "compiles": compiles,
+                        "canary": canary,
+                    }
+                    if group is not None:
+                        theirs.callback(group.close)
+                        descriptors.append(group.fd)
+                    self.send(message | {"cgroup": group is not None}, descriptors)
+                await start.reply
+            except OSError as error:
+                raise NotStartedError(f"cannot start a process in the jail: {error.strerror}") from None
+            except asyncio.CancelledError:
+                if start is not None and start.process is not None:
+                    start.process.kill()
+                raise
+            finally:
+                self._starts.pop(number, None)
+                if start is not None and start.process is not None:
+                    ours.pop_all()
+                elif group is not None:
+                    self.discard(group)
+            assert start.process is not None
+        return start.process
+
+    async def open_folder(self, number: int) -> Folder:
+        """Return the working folder of a process; see `JailedProcess.open_folder`."""
+        if self._ended.is_set():
+            raise NotStartedError("the launcher of the jail has ended")
+        folder: asyncio.Future[Folder] = asyncio.get_running_loop().create_future()
+        self._folders[number] = folder
+        try:
+            self.send({"folder": number})
+            return await folder
+        except OSError as error:
+            raise NotStartedError(f"cannot open the folder of a program: {error.strerror}") from None
+        finally:
+            del self._folders[number]
+
+    def send(self, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
+        """Send a message to the launcher. Raise OSError if it has ended, or does not read its messages."""
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+        self._server.sendmsg([json.dumps(message).encode()], rights)
+
+    def discard(self, group: Group) -> None:
+        """Remove a cgroup soon, with the processes in it."""
+        assert self._cgroups is not None
+        self._cgroups.discard(group)
+
+    def receive(self) -> None:
+        """Read the messages of the launcher that have arrived."""
+        while True:
+            try:
+                data, descriptors, _, _ = socket.recv_fds(self._server, _MESSAGE_BYTES, 2, socket.MSG_CMSG_CLOEXEC)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                asyncio.get_running_loop().remove_reader(self._server.fileno())
+                self.mark_ended()
+                return
+            message = json.loads(data)
+            if "ended" in message:
+                process = self._processes.pop(message["ended"], None)
+                if process is not None:
+                    process.mark_exited(os.waitstatus_to_exitcode(message["status"]), message["reason"])
+            elif "folder" in message:
+                self._mark_opened(message["folder"], descriptors)
+            elif "started" in message:
+                self._mark_started(message["started"], descriptors)
+            else:
+                start = self._starts.get(message["refused"])
+                if start is not None and not start.reply.done():
+                    reason = f"cannot start a process in the jail: {message['reason']}"
+                    start.reply.set_exception(NotStartedError(reason))
+
+    def _mark_opened(self, number: int, descriptors: Sequence[int]) -> None:
+        folder = self._folders.get(number)
+        if folder is None or folder.done():
+            for fd in descriptors:
+                os.close(fd)
+        elif descriptors:
+            folder.set_result(Folder(descriptors[0]))
+        else:
+            folder.set_exception(OSError(errno.ENOENT, os.strerror(errno.ENOENT)))
+
+    def _mark_started(self, number: int, pidfds: Sequence[int]) -> None:
+        """Record that a process has started. This must not wait, because the message of its end may be next."""
+        start = self._starts.get(number)
+        try:
+            if len(pidfds) < 2:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            if start is None or start.reply.done():
+                # `start` was cancelled.
+                signal.pidfd_send_signal(pidfds[1], signal.SIGKILL)
+                raise ProcessLookupError
+            start.process = JailedProcess(self, number, (pidfds[0], pidfds[1]), start)
+        except Exception as error:
+            for fd in pidfds:
+                os.close(fd)
+            if start is not None and not start.reply.done():
+                start.reply.set_exception(error)
+        else:
+            self._processes[number] = start.process
+            start.reply.set_result(None)
+
+    async def watch(self) -> None:
+        """Wait until the launcher has ended, which only happens if it is killed, and raise EngineError."""
+        await self._ended.wait()
+        raise EngineError("the launcher of the jail was killed from outside")
+
+    def mark_ended(self) -> None:
+        """Record that the launcher has ended, and kill all of its processes."""
+        self._ended.set()
+        for start in self._starts.values():
+            if not start.reply.done():
+                start.reply.set_exception(NotStartedError("the launcher of the jail has ended"))
+        for folder in self._folders.values():
+            if not folder.done():
+                folder.set_exception(NotStartedError("the launcher of the jail has ended"))
+        while self._processes:
+            _, process = self._processes.popitem()
+            process.outside_reason = "the launcher of the jail has ended"
+            process.kill()
+            process.mark_exited(-signal.SIGKILL)
+
+
+@contextlib.asynccontextmanager
+async def open_jail(
+    spawner: Spawner, python: str, folder: Path, config: JailConfig, cgroups: Cgroups | None = None
+) -> AsyncIterator[Jail]:
+    """Build a jail, check it with the canary, and yield it. Afterwards end all of its processes.
+
+    Args:
+        spawner: Starts the launcher.
+        python: The path of the launcher's interpreter.
+        folder: A folder for the jail's mounts and traps.
+        config: The contents of the jail.
+        cgroups: Creates a cgroup for each process; None without cgroups.
+
+    Raises:
+        EngineError: The jail cannot be built, or the canary broke out.
+    """
+    root = folder / f"root-{os.urandom(4).hex()}"
+    await asyncio.to_thread(root.mkdir, mode=0o755)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours:
+        with theirs:
+            command = [*_COMMAND, python, "-s", "-c", _BOOT, str(theirs.fileno())]
+            env = {"LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", **_library_path()}
+            launcher = await spawner.start(command, env=env, folder=Path("/"), pass_fds=[theirs.fileno()])
+        errors = bytearray()
+        launcher.receive(lambda fd, data: errors.extend(data[:_MESSAGE_BYTES]))
+        ours.setblocking(False)
+        loop = asyncio.get_running_loop()
+        jail = Jail(ours, cgroups)
+        try:
+            description = await asyncio.to_thread(config.for_launcher, root)
+            try:
+                async with asyncio.timeout(_START_TIMEOUT_S):
+                    await loop.sock_sendall(ours, _START_LAUNCHER.format(parent=_PACKAGE_PARENT).encode())
+                    await loop.sock_sendall(ours, json.dumps(description).encode())
+                    answer = json.loads(await loop.sock_recv(ours, _MESSAGE_BYTES) or b"{}")
+            except TimeoutError:
+                raise EngineError(f"the jail was not built within {_START_TIMEOUT_S:g} s") from None
+            except OSError as error:
+                raise EngineError(f"the jail cannot be built: {error.strerror}") from None
+            if "ready" not in answer:
+                reason = answer.get("failed") or errors[-300:].decode("utf-8", "replace").strip() or "no reason given"
+                raise EngineError(f"the jail cannot be built: {reason}")
+            jail.packages, jail.base_bytes = frozenset(answer["packages"]), answer["base_bytes"]
+            loop.add_reader(ours.fileno(), jail.receive)
+            await _check(jail, folder, config)
+            yield jail
+        finally:
+            loop.remove_reader(ours.fileno())
+            # The kernel kills the processes in the jail when the launcher ends.
+            await launcher.end()
+            jail.mark_ended()
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(root.rmdir)
+
+
+def _pid_of(pidfd: int) -> int:
+    """Return the pid of a process as this process sees it."""
+    fd = os.open(f"/proc/self/fdinfo/{pidfd}", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        lines = os.read(fd, 4096).splitlines()
+    finally:
+        os.close(fd)
+    return next(int(line.split()[1]) for line in lines if line.startswith(b"Pid:"))
+
+
+def _library_path() -> dict[str, str]:
+    return {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+
+
+async def _check(jail: Jail, folder: Path, config: JailConfig) -> None:
+    """Run the canary in the jail. Raise EngineError if it breaks out, or cannot read the needed folders."""
+    with contextlib.ExitStack() as stack:
+        traps: dict[str, Any] = {"folder": str(folder), "file": str(folder / "canary"), "pid": os.getpid()}
+        traps["needed"] = [*config.needed]
+        # With namespaces, a jail has a file of its own there.
+        traps["system_file"] = "/etc/passwd" if config.level == "filters" else "/etc/shadow"
+        await asyncio.to_thread(Path(traps["file"]).write_text, "canary")
+        tcp, unix, abstract = (
+            stack.enter_context(socket.socket(kind)) for kind in (socket.AF_INET, *[socket.AF_UNIX] * 2)
+        )
+        tcp.bind(("127.0.0.1", 0))
+        traps["port"], traps["path"] = tcp.getsockname()[1], str(folder / f"canary-{os.urandom(4).hex()}")
+        traps["abstract"] = f"faasrt-{os.urandom(8).hex()}"
+        unix.bind(traps["path"])
+        abstract.bind("\0" + traps["abstract"])
+        for listener in (tcp, unix, abstract):
+            listener.listen()
+        output = bytearray()
+        process = await jail.start(canary=traps)
+        process.receive(lambda fd, data: output.extend(data))
+        try:
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                await process.ended.wait()
+        finally:
+            await process.end()
+            await asyncio.to_thread(os.unlink, traps["path"])
+    try:
+        found = json.loads(output)
+    except ValueError:
+        reason = output[-500:].decode("utf-8", "replace").strip()
+        raise EngineError(f"the check of the jail failed (exit code {process.returncode}): {reason}") from None
+    if found["ways_out"]:
+        raise EngineError(f"the jail is not safe, so it is not used: a process could {', '.join(found['ways_out'])}")
+    if found["unreadable"]:
+        raise EngineError(f"programs run as another user, who cannot read {', '.join(found['unreadable'])}")
