@@ -32,7 +32,6 @@ from attrs.validators import optional
 from faasrt import _checks as checks
 from faasrt._checks import instance_of, number, parse_base_url
 from faasrt._endpoint_urls import DISCOVERY, may_run
-from faasrt._record_type import RecordType
 from faasrt.discovery import DiscoverySettings
 from faasrt.errors import ConfigurationError, shown
 from faasrt.languages import Language, has_return_val
@@ -48,7 +47,7 @@ _FAAS_OF_LANGUAGE = {Language.PYTHON: "PYTHON", Language.JAVASCRIPT: "JS", Langu
 
 
 @attrs.frozen(kw_only=True)
-class SandboxConfig(metaclass=RecordType):
+class SandboxConfig:
     """The limits of one execution.
 
     Attributes:
@@ -77,7 +76,7 @@ class SandboxConfig(metaclass=RecordType):
 
 
 @attrs.frozen(kw_only=True)
-class TimeoutSettings(metaclass=RecordType):
+class TimeoutSettings:
     """The timeouts of a call, in addition to the time limit of the sandbox.
 
     Attributes:
@@ -102,7 +101,7 @@ class TimeoutSettings(metaclass=RecordType):
 
 
 @attrs.frozen(kw_only=True)
-class LimiterSettings(metaclass=RecordType):
+class LimiterSettings:
     """The limits on calls in flight, and on calls that wait for a permit to be sent.
 
     Attributes:
@@ -128,7 +127,7 @@ class LimiterSettings(metaclass=RecordType):
 
 
 @attrs.frozen(kw_only=True)
-class RetrySettings(metaclass=RecordType):
+class RetrySettings:
     """Whether, when and how often a failed call is retried.
 
     Attributes:
@@ -185,7 +184,7 @@ class RetrySettings(metaclass=RecordType):
 
 
 @attrs.frozen(kw_only=True)
-class BreakerSettings(metaclass=RecordType):
+class BreakerSettings:
     """When the circuit breaker of an endpoint opens, so that the endpoint gets no calls for a while.
 
     Attributes:
@@ -233,7 +232,7 @@ class SettingsOptions(TypedDict, total=False):
 
 
 @attrs.frozen(kw_only=True)
-class Settings(metaclass=RecordType):
+class Settings:
     """The settings of a runtime, factory or manager.
 
     Attributes:

@@ -34,14 +34,13 @@ from typing import TypeAlias
 import attrs
 
 from faasrt import _checks as checks
-from faasrt._record_type import RecordType
 
 Resolve: TypeAlias = Callable[[str, int], Awaitable[Iterable[str]]]
 """An async function that takes a host name and a port, and returns the IP addresses of the name."""
 
 
 @attrs.frozen(kw_only=True)
-class DiscoverySettings(metaclass=RecordType):
+class DiscoverySettings:
     """How often the names in `dns+` URLs are looked up, and by which function.
 
     Attributes:

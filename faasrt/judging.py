@@ -27,7 +27,6 @@ from typing import Any, ClassVar, TypeAlias, cast
 
 import attrs
 
-from faasrt._record_type import RecordType
 from faasrt.errors import CompareError, InvalidRequestError, shown
 from faasrt.inputs import ProgramInput
 from faasrt.results import ExecutionResult, Outcome, short_repr
@@ -67,7 +66,7 @@ class Verdict(enum.StrEnum):
 
 
 @attrs.frozen
-class TestCase(metaclass=RecordType):
+class TestCase:
     """An input of a program, and the output that is expected for it.
 
     Attributes:
@@ -125,7 +124,7 @@ class TestCase(metaclass=RecordType):
 
 
 @attrs.frozen(kw_only=True)
-class TestResult(metaclass=RecordType):
+class TestResult:
     """The verdict on one test.
 
     Attributes:
@@ -155,7 +154,7 @@ class TestResult(metaclass=RecordType):
 
 
 @attrs.frozen(kw_only=True)
-class Judgement(metaclass=RecordType):
+class Judgement:
     """The verdicts on all tests. Truthy when all passed.
 
     Attributes:
@@ -211,7 +210,7 @@ class Judgement(metaclass=RecordType):
 
 
 @attrs.frozen
-class floats(metaclass=RecordType):  # noqa: N801 (used like a function)
+class floats:  # noqa: N801 (used like a function)
     """A comparison of words in which numbers may differ slightly, as in `math.isclose`.
 
     Attributes:

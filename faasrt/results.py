@@ -24,7 +24,6 @@ from typing import Any
 import attrs
 
 from faasrt import strict_json
-from faasrt._record_type import RecordType
 from faasrt.errors import ExecutionError, ReturnValueError
 from faasrt.inputs import files_to_wire
 
@@ -69,7 +68,7 @@ class Outcome(enum.StrEnum):
 
 
 @attrs.frozen
-class ErrorInfo(metaclass=RecordType):
+class ErrorInfo:
     r"""The reason why the user's code did not end with OK. This is a record, not an exception that can be raised.
 
     Attributes:
@@ -96,7 +95,7 @@ class ErrorInfo(metaclass=RecordType):
 
 
 @attrs.frozen
-class ExecutionOutput(metaclass=RecordType):
+class ExecutionOutput:
     r"""The output of the user's code, and the text of its last call of `return_val` ("" when never called).
 
     Example:
@@ -111,7 +110,7 @@ class ExecutionOutput(metaclass=RecordType):
 
 
 @attrs.frozen(kw_only=True)
-class OutputChunk(metaclass=RecordType):
+class OutputChunk:
     r"""A part of the output of a program that runs, see `Runtime.stream_code`.
 
     Attributes:
@@ -133,7 +132,7 @@ class OutputChunk(metaclass=RecordType):
 
 
 @attrs.frozen
-class Timings(metaclass=RecordType):
+class Timings:
     """The durations of a call in seconds, as measured by the client.
 
     Attributes:
@@ -153,7 +152,7 @@ class Timings(metaclass=RecordType):
 
 
 @attrs.frozen(kw_only=True)
-class ExecutionResult(metaclass=RecordType):
+class ExecutionResult:
     r"""The result of one execution: how the code ended, its output, and the details of the call.
 
     Attributes:
@@ -289,7 +288,7 @@ class ExecutionResult(metaclass=RecordType):
 
 
 @attrs.frozen
-class Diagnostic(metaclass=RecordType):
+class Diagnostic:
     """A syntax error in a program.
 
     Attributes:
@@ -308,7 +307,7 @@ class Diagnostic(metaclass=RecordType):
 
 
 @attrs.frozen
-class ValidationResult(metaclass=RecordType):
+class ValidationResult:
     """Whether a program parses. Truthy when it does.
 
     Attributes:
@@ -337,7 +336,7 @@ class ValidationResult(metaclass=RecordType):
 
 
 @attrs.frozen(kw_only=True)
-class EndpointHealth(metaclass=RecordType):
+class EndpointHealth:
     """The result of a health probe of one endpoint.
 
     Attributes:
@@ -366,7 +365,7 @@ class EndpointHealth(metaclass=RecordType):
 
 
 @attrs.frozen
-class HealthStatus(metaclass=RecordType):
+class HealthStatus:
     """The health of every endpoint behind a runtime or manager. Truthy when all are healthy.
 
     Attributes:

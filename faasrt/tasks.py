@@ -7,7 +7,6 @@ from typing import Any, TypeAlias, TypedDict, cast
 
 import attrs
 
-from faasrt._record_type import RecordType
 from faasrt.config import SandboxConfig
 from faasrt.errors import FaasrtError, InvalidRequestError, UnsupportedLanguageError, shown
 from faasrt.inputs import ProgramInput
@@ -61,7 +60,7 @@ def check_kwargs(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 @attrs.frozen
-class CodeTask(metaclass=RecordType):
+class CodeTask:
     """One program to run.
 
     Attributes:
@@ -138,7 +137,7 @@ class CodeTask(metaclass=RecordType):
 
 
 @attrs.frozen
-class CompletedTask(metaclass=RecordType):
+class CompletedTask:
     """A task whose program has ended, whatever its outcome.
 
     Attributes:
@@ -170,7 +169,7 @@ class CompletedTask(metaclass=RecordType):
 
 
 @attrs.frozen
-class FailedTask(metaclass=RecordType):
+class FailedTask:
     """A task that failed with an error of the infrastructure, or was wrong. Its program may or may not have run.
 
     Attributes:

@@ -9,7 +9,6 @@ from typing import Self
 import attrs
 
 from faasrt._endpoint_urls import configured_url
-from faasrt._record_type import RecordType
 from faasrt.client.cache import ResultCache
 from faasrt.client.executor import Executor
 from faasrt.client.syntax import PythonChecker
@@ -26,7 +25,7 @@ from faasrt.transport.transport import Transport
 
 
 @attrs.define(eq=False, kw_only=True, slots=False)
-class RuntimeBase(metaclass=RecordType):
+class RuntimeBase:
     """The state of a runtime.
 
     Attributes:

@@ -15,7 +15,6 @@ import attrs
 from attrs.validators import optional
 
 from faasrt import _checks
-from faasrt._record_type import RecordType
 from faasrt.config import SandboxConfig
 from faasrt.errors import ConfigurationError, RuntimeClosedError, ServerError, UnsupportedLanguageError, shown
 from faasrt.languages import Language
@@ -43,7 +42,7 @@ _FIXED = ("host", "port")
 
 
 @attrs.define(eq=False, repr=False)
-class LocalFaaS(metaclass=RecordType):
+class LocalFaaS:
     """A FaaS inside this process. Every program runs in a fresh sandbox. The sandboxes' processes end with this one.
 
     Args:

@@ -30,8 +30,6 @@ from typing import Protocol, TypeAlias, get_args, runtime_checkable
 
 import attrs
 
-from faasrt._record_type import RecordType
-
 __all__ = [
     "AttemptFinished",
     "AttemptStarted",
@@ -51,7 +49,7 @@ __all__ = [
 
 
 @attrs.frozen(kw_only=True)
-class _CallEvent(metaclass=RecordType):
+class _CallEvent:
     call_id: str
     language: str
 
@@ -132,7 +130,7 @@ class RetryScheduled(_AttemptEvent):
 
 
 @attrs.frozen(kw_only=True)
-class EndpointChanged(metaclass=RecordType):
+class EndpointChanged:
     """The circuit breaker of an endpoint opened or closed.
 
     Attributes:
@@ -149,7 +147,7 @@ class EndpointChanged(metaclass=RecordType):
 
 
 @attrs.frozen(kw_only=True)
-class LimitChanged(metaclass=RecordType):
+class LimitChanged:
     """The concurrency limit of an endpoint changed.
 
     Attributes:
@@ -164,7 +162,7 @@ class LimitChanged(metaclass=RecordType):
 
 
 @attrs.frozen(kw_only=True)
-class ReplicasChanged(metaclass=RecordType):
+class ReplicasChanged:
     """A look-up of the name in a `dns+` URL found other addresses, began to fail, or succeeded again.
 
     Attributes:
@@ -185,7 +183,7 @@ class ReplicasChanged(metaclass=RecordType):
 
 
 @attrs.frozen(kw_only=True)
-class ReplicaRemoved(metaclass=RecordType):
+class ReplicaRemoved:
     """An endpoint has left the settings or the addresses of its name, and its last call has ended; or a `dns+` URL has
     left the settings. When the last runtime is closed, each replica that was discovered is removed, too.
 
@@ -224,7 +222,7 @@ class CallFinished(_CallEvent):
 
 
 @attrs.frozen(kw_only=True)
-class ExecutionStarted(metaclass=RecordType):
+class ExecutionStarted:
     """The embedded FaaS accepted a program and queued it.
 
     Attributes:
@@ -249,7 +247,7 @@ class ExecutionStarted(metaclass=RecordType):
 
 
 @attrs.frozen(kw_only=True)
-class ExecutionFinished(metaclass=RecordType):
+class ExecutionFinished:
     """An execution ended or was refused. When its client disconnected, the error is "CancelledError".
 
     Attributes:

@@ -10,14 +10,13 @@ from typing import Any
 import attrs
 
 from faasrt._endpoint_urls import configured_url
-from faasrt._record_type import RecordType
 
 LATENCY_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """The upper bounds of the latency histogram's buckets, in seconds. One more bucket counts slower calls."""
 
 
 @attrs.frozen(kw_only=True)
-class Latency(metaclass=RecordType):
+class Latency:
     """A histogram of the duration of calls.
 
     Attributes:
@@ -42,7 +41,7 @@ class Latency(metaclass=RecordType):
 
 
 @attrs.frozen(kw_only=True)
-class CallMetrics(metaclass=RecordType):
+class CallMetrics:
     """The metrics of one endpoint, or of several together.
 
     Attributes:
@@ -74,7 +73,7 @@ class CallMetrics(metaclass=RecordType):
 
 
 @attrs.frozen(kw_only=True)
-class EndpointState(metaclass=RecordType):
+class EndpointState:
     """The state of an endpoint for one family of languages.
 
     Attributes:
@@ -103,7 +102,7 @@ class EndpointState(metaclass=RecordType):
 
 
 @attrs.frozen(kw_only=True)
-class Metrics(metaclass=RecordType):
+class Metrics:
     """A snapshot of the metrics of a runtime, factory or manager.
 
     Attributes:

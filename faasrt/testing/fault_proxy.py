@@ -11,7 +11,6 @@ import anyio
 import attrs
 from attrs.validators import and_, ge, gt, instance_of, le, optional
 
-from faasrt._record_type import RecordType
 from faasrt.errors import ConfigurationError
 from faasrt.testing.loopback import LINGER_S, LoopbackServer, reset, wait_sent, write_eof
 
@@ -23,7 +22,7 @@ _PORTION_S = 0.02
 
 
 @attrs.frozen(kw_only=True)
-class Toxics(metaclass=RecordType):
+class Toxics:
     """The faults in one direction of a connection; by default no faults.
 
     Bytes are counted per connection, from the beginning of the connection or from the time when the toxics were set,

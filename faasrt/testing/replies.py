@@ -10,7 +10,6 @@ from typing import Any
 import attrs
 from attrs.validators import and_, ge, instance_of, le, optional
 
-from faasrt._record_type import RecordType
 from faasrt.results import ErrorInfo, Outcome
 
 _EXIT_CODES = {Outcome.OK: 0, Outcome.USER_ERROR: 1, Outcome.SYNTAX_ERROR: 1}
@@ -22,7 +21,7 @@ def _copy(headers: Mapping[str, str]) -> Mapping[str, str]:
 
 
 @attrs.frozen(kw_only=True)
-class Reply(metaclass=RecordType):
+class Reply:
     """The answer to one `POST /run_code`, and its faults. By default, the program succeeded.
 
     Attributes:

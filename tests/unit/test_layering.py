@@ -35,7 +35,6 @@ LAYERS = [
     ("faasrt.languages", 2),
     ("faasrt.errors", 1),
     ("faasrt.strict_json", 1),
-    ("faasrt._record_type", 1),
     ("faasrt._version", 1),
     ("faasrt", 10),
 ]
