@@ -324,12 +324,12 @@ async def test_time_of_definitions_does_not_count_for_cases(local: RuntimeManage
     """Definitions and a case take longer than the limit together."""
     code = block("""
         import time
-        time.sleep(1.1)
+        time.sleep(2.1)
         def f(i):
-            time.sleep(1.1)
+            time.sleep(2.1)
             return i
     """)
-    assert await results_of(local, "python", code, [0], timeout_ms=2_000) == [0]
+    assert await results_of(local, "python", code, [0], timeout_ms=4_000) == [0]
 
 
 async def test_long_error_messages_do_not_split_cases() -> None:
