@@ -6,7 +6,8 @@
     faasrt             `Runtime.run_code` without telemetry sinks
     faasrt+telemetry   `Runtime.run_code` with Prometheus, and log lines at INFO that are written to /dev/null
 
-All have a deadline for each call, and none limits the number of connections.
+All have a deadline for each call, and none limits the number of connections. Each imports only the packages that it
+needs.
 """
 
 from __future__ import annotations
@@ -20,14 +21,12 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import aiohttp
-import httpx
-from prometheus_client import CollectorRegistry
 from yarl import URL
 
 from benchmarks.load import Call
 from benchmarks.stub import STDOUT
 from faasrt import LimiterSettings, RuntimeManager, Settings, TimeoutSettings
-from faasrt.telemetry.prometheus import PrometheusSink
+from faasrt.config import EnvelopeMode
 
 CODE = '''\
 def grade(turn):
@@ -95,6 +94,8 @@ async def tuned(url: str, in_flight: int) -> AsyncIterator[Call]:
 
 @asynccontextmanager
 async def with_httpx(url: str, in_flight: int) -> AsyncIterator[Call]:
+    import httpx
+
     semaphore = asyncio.Semaphore(in_flight)
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     async with httpx.AsyncClient(timeout=DEADLINE_S, limits=limits) as client:
@@ -109,9 +110,10 @@ async def with_httpx(url: str, in_flight: int) -> AsyncIterator[Call]:
 
 
 @asynccontextmanager
-async def faasrt(url: str, in_flight: int, **options: Any) -> AsyncIterator[Call]:
+async def faasrt(url: str, in_flight: int, *, envelope: EnvelopeMode = "auto", **options: Any) -> AsyncIterator[Call]:
     settings = Settings(
         endpoints={"python": url},
+        envelope=envelope,
         limiter=LimiterSettings(max_concurrency=max(256, in_flight)),
         timeouts=TimeoutSettings(connect_s=DEADLINE_S),
     )
@@ -126,6 +128,9 @@ async def faasrt(url: str, in_flight: int, **options: Any) -> AsyncIterator[Call
 
 @asynccontextmanager
 async def faasrt_with_telemetry(url: str, in_flight: int) -> AsyncIterator[Call]:
+    from prometheus_client import CollectorRegistry
+
+    from faasrt.telemetry.prometheus import PrometheusSink
 
     logger = logging.getLogger("faasrt")
     logger.setLevel(logging.INFO)

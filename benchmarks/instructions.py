@@ -1,0 +1,179 @@
+"""The number of machine instructions that a call costs, counted by callgrind (part of valgrind).
+
+    python -m benchmarks.instructions [--contenders faasrt hand] [--check] [--save] [--profile]
+
+The server runs in another process, and answers at once. Each contender makes 200 calls in one process and 1,200 in
+another, with 64 in flight. The difference is divided by 1,000, so that start-up and warm-up do not count. faasrt runs
+with `envelope="never"` and without telemetry sinks. Instructions do not depend on other work of the machine: the
+figure is the same within 1 %.
+
+`--check` fails if the figure of faasrt exceeds the one in `instructions.json` by more than 3 %. `--save` writes that
+file. `--profile` also prints the functions of faasrt with the largest cost, together with the functions that they call.
+It needs Python 3.12, whose calls can be seen from outside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import functools
+import gc
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks import load
+from benchmarks.clients import Client, faasrt, hand, tuned
+from benchmarks.harness import parser
+from benchmarks.report import Report
+from benchmarks.stub import stub
+
+IN_FLIGHT = 64
+CALLS = (200, 1_200)
+TOLERANCE = 0.03
+CONTENDERS: dict[str, Client] = {"faasrt": functools.partial(faasrt, envelope="never"), "hand": hand, "tuned": tuned}
+REFERENCE = Path(__file__).with_suffix(".json")
+PACKAGE = f"{os.sep}faasrt{os.sep}"
+_ROWS = 60
+
+
+async def make_calls(contender: str, url: str, calls: int) -> None:
+    """Make calls in this process, which runs in callgrind."""
+    async with CONTENDERS[contender](url, IN_FLIGHT) as call:
+        # Old objects are never collected: how often that happens depends on the number of modules.
+        gc.collect()
+        gc.freeze()
+        await load.drive(call, IN_FLIGHT, range(calls))
+
+
+def command(contender: str, url: str, calls: int) -> list[str]:
+    return [
+        sys.executable,
+        "-m",
+        "benchmarks.instructions",
+        "--contender",
+        contender,
+        "--calls",
+        f"{calls}",
+        "--url",
+        url,
+    ]
+
+
+def count(contender: str, url: str, folder: Path) -> list[tuple[Path, int]]:
+    """Make both numbers of calls in callgrind, at the same time. Return the profile and the process id of each."""
+    # The order of sets must be the same each time, and modules must be compiled.
+    env = {**os.environ, "PYTHONHASHSEED": "0"}
+    subprocess.run(command(contender, url, 1), check=True)
+    started = []
+    for calls in CALLS:
+        profile = folder / f"{contender}-{calls}"
+        callgrind = ["valgrind", "-q", "--tool=callgrind", f"--callgrind-out-file={profile}"]
+        process = subprocess.Popen([*callgrind, *command(contender, url, calls)], env=env)
+        started.append((profile, process))
+    for _, process in started:
+        if process.wait():
+            raise RuntimeError(f"the calls of {contender} failed in callgrind")
+    return [(profile, process.pid) for profile, process in started]
+
+
+def total(profile: Path) -> int:
+    """Return the number of all instructions in a profile of callgrind."""
+    return int(re.findall(r"^(?:totals|summary): (\d+)", profile.read_text(), re.MULTILINE)[0])
+
+
+def costs(profile: Path, names: Mapping[int, str]) -> Counter[str]:
+    """Return the inclusive cost of each function of Python.
+
+    With `-X perf`, Python calls each function through a piece of machine code of its own. Callgrind reports the costs
+    of these pieces by address, and Python writes their addresses and names to a file.
+    """
+    found: Counter[str] = Counter()
+    addresses: dict[str, str] = {}
+    function, is_call = "", False
+    for line in profile.read_text().splitlines():
+        if match := re.match(r"(c?)fn=(\(\d+\))(?: (.*))?", line):
+            if match[3]:
+                addresses[match[2]] = match[3]
+            if not match[1]:
+                function = addresses[match[2]]
+        elif line.startswith("calls="):
+            is_call = True
+        elif is_call:
+            is_call = False
+            if function.startswith("0x") and (name := names.get(int(function, 16))):
+                found[name] += int(line.split()[1])
+    return found
+
+
+def names_of(process_id: int) -> Iterator[tuple[int, str]]:
+    """Yield the address and the name of each function of faasrt in a process that has ended."""
+    file = Path(f"/tmp/perf-{process_id}.map")  # noqa: S108
+    for line in file.read_text().splitlines():
+        address, _, name = line.split(" ", 2)
+        if PACKAGE in name:
+            yield int(address, 16), name.removeprefix("py::").partition(":")[0]
+    file.unlink()
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version(), "aiohttp": version("aiohttp")}
+
+
+def check(counted: int) -> None:
+    """End the process with an error if a figure is too large."""
+    reference = json.loads(REFERENCE.read_text())
+    growth = counted / reference["instructions"] - 1
+    print(f"{counted:,} instructions a call, {growth:+.1%} against {REFERENCE.name}")
+    if growth > TOLERANCE:
+        measured_with = {name: reference[name] for name in versions()}
+        sys.exit(
+            f"a call costs more than {TOLERANCE:.0%} more instructions than {reference['instructions']:,}, which were "
+            f"counted with {measured_with}; this is {versions()}. If the growth is worth it: --save"
+        )
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=["faasrt", "hand"])
+    options.add_argument("--check", action="store_true", help="fail if faasrt needs more than the saved figure")
+    options.add_argument("--save", action="store_true", help="save the figure of faasrt")
+    options.add_argument("--profile", action="store_true", help="print the costs of functions")
+    options.add_argument("--calls", type=int, help=argparse.SUPPRESS)
+    options.add_argument("--url", help=argparse.SUPPRESS)
+    args = options.parse_args()
+    if args.contender:
+        asyncio.run(make_calls(args.contender, args.url, args.calls))
+        return
+    if args.profile:
+        os.environ["PYTHONPERFSUPPORT"] = "1"
+    report = Report("instructions", vars(args))
+    calls = CALLS[1] - CALLS[0]
+    instructions = {}
+    with stub() as url, tempfile.TemporaryDirectory() as folder:
+        for contender in args.contenders:
+            (few, _), (many, _) = profiles = count(contender, url, Path(folder))
+            instructions[contender] = (total(many) - total(few)) // calls
+            report.row("Instructions of a call", contender=contender, instructions=instructions[contender])
+            if args.profile:
+                of_few, of_many = (costs(profile, dict(names_of(pid))) for profile, pid in profiles)
+                of_many.subtract(of_few)
+                for function, cost in of_many.most_common(_ROWS):
+                    report.row(f"{contender}, with callees", function=function, instructions=cost // calls)
+    report.print(args.json)
+    if args.save:
+        REFERENCE.write_text(json.dumps({"instructions": instructions["faasrt"], **versions()}, indent=2) + "\n")
+    if args.check:
+        check(instructions["faasrt"])
+
+
+if __name__ == "__main__":
+    main()
