@@ -116,7 +116,7 @@ def costs(profile: Path, names: Mapping[int, str]) -> Counter[str]:
 
 def names_of(process_id: int) -> Iterator[tuple[int, str]]:
     """Yield the address and the name of each function of faasrt in a process that has ended."""
-    file = Path(f"/tmp/perf-{process_id}.map")  # noqa: S108
+    file = Path(f"/tmp/perf-{process_id}.map")
     for line in file.read_text().splitlines():
         address, _, name = line.split(" ", 2)
         if PACKAGE in name:

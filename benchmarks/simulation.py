@@ -209,7 +209,7 @@ class Client:
         self._pool = PermitPool(SETTINGS, clock=self._clock, random=self.random.random)
         self._urls = [_url(replica.index) for replica in replicas]
         self._replicas = dict(zip(self._urls, replicas, strict=True))
-        self._group = self._pool.group("python", self._urls)
+        self._group = self._pool.groups.get("python", self._urls)
         self._budget = RetryBudget(SETTINGS.retry)
         self._balancer = balancer
         self._records = records

@@ -44,7 +44,7 @@ class Language(enum.StrEnum):
             >>> Language.PYTHON.has_return_val, Language.CPP.has_return_val
             (True, False)
         """
-        return self.family in (Language.PYTHON, Language.JAVASCRIPT)
+        return self in _WITH_RETURN_VAL
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -94,14 +94,15 @@ def parse_language(name: str | Language) -> Language | str:
 
 def family_of(language: Language | str) -> str:
     """Return the name of a language's family. Each language that is not a `Language` is a family of its own."""
-    return language.family.value if isinstance(language, Language) else language
+    return str(language.family) if isinstance(language, Language) else language
 
 
 def has_return_val(language: Language | str) -> bool:
     """Return `Language.has_return_val`; False for a language that is not a `Language`."""
-    return isinstance(language, Language) and language.has_return_val
+    return isinstance(language, Language) and language in _WITH_RETURN_VAL
 
 
+_WITH_RETURN_VAL = (Language.PYTHON, Language.JAVASCRIPT, Language.TYPESCRIPT)
 _NAME = re.compile(r"[a-z][a-z0-9_.+#-]{0,49}")
 _ALIASES = {
     "py": Language.PYTHON,

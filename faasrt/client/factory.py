@@ -73,7 +73,7 @@ class RuntimeFactory:
     @property
     def settings(self) -> Settings:
         """The settings now."""
-        return self._transport.settings
+        return self._transport.endpoints.settings
 
     def create_runtime(self, language: str | Language) -> Runtime:
         """Return a new runtime. The caller must close it.
@@ -91,7 +91,7 @@ class RuntimeFactory:
             42
         """
         parsed = parse_language(language)
-        urls = self._transport.urls(parsed)
+        urls = self._transport.endpoints.urls(parsed)
         if urls and not self.settings.endpoints.get(parsed):  # services list it
             if len(self._listed | {parsed}) > _MOST_LISTED:
                 raise UnsupportedLanguageError(
@@ -158,11 +158,11 @@ class RuntimeFactory:
             True
         """
         urls = (url for replicas in self.settings.endpoints.values() for url in replicas)
-        self._transport.retain()
+        self._transport.endpoints.retain()
         try:
-            return await self._transport.probe_all(tuple(dict.fromkeys(urls)))
+            return await self._transport.endpoints.probe_all(tuple(dict.fromkeys(urls)))
         finally:
-            await self._transport.release()
+            await self._transport.endpoints.release()
 
     def get_metrics(self) -> Metrics:
         """Return the metrics of all runtimes of this factory, including closed ones.
@@ -171,7 +171,7 @@ class RuntimeFactory:
             >>> RuntimeFactory(Settings.from_env()).get_metrics().total.calls
             0
         """
-        transport = self._transport
+        endpoints = self._transport.endpoints
         return self._counters.snapshot(
-            None, in_flight=transport.in_flight, queued=transport.queued, states=transport.states()
+            None, in_flight=endpoints.pool.in_flight, queued=endpoints.pool.queued, states=endpoints.states()
         )

@@ -24,7 +24,7 @@ from faasrt.protocol.request import RunRequest, check_flag, encode_json
 from faasrt.protocol.return_val import check_has_return_val
 from faasrt.results import ExecutionResult, ValidationResult
 from faasrt.tasks import CallOptions, JudgeOptions, RunOptions, check_args, check_kwargs
-from faasrt.transport.call_context import CallContext
+from faasrt.transport.call import Call
 
 
 @attrs.define(eq=False, repr=False, kw_only=True, slots=False)
@@ -303,7 +303,7 @@ class Runtime(RuntimeBase):
         """
         parsed = self._language(language)
         with self._calls.track():
-            starts_slowly = self._settings.envelope != "never" and await self._transport.starts_slowly(parsed)
+            starts_slowly = self._settings.envelope != "never" and await self._transport.endpoints.starts_slowly(parsed)
             return await judge(
                 self.run_code,
                 self._run_inputs if starts_slowly and parsed is Language.PYTHON else None,
@@ -356,7 +356,7 @@ class Runtime(RuntimeBase):
             if locally:
                 return await self._checker.check(code)
             body = encode_json({"language": str(parsed), "code": code})
-            context = CallContext(self._emit, self._counters, self._transport.clock, parsed)
+            context = Call(self._emit, self._counters, self._transport.clock, parsed)
             return await self._transport.validate(context, body, owner=self._calls)
 
     async def _run_inputs(

@@ -10,10 +10,10 @@ import attrs
 
 from faasrt._endpoint_urls import configured_url
 from faasrt.client.cache import ResultCache
-from faasrt.client.executor import Executor
+from faasrt.client.executor import CachingExecutor, Executor
 from faasrt.client.syntax import PythonChecker
 from faasrt.config import Settings
-from faasrt.errors import RuntimeClosedError, UnsupportedLanguageError
+from faasrt.errors import UnsupportedLanguageError
 from faasrt.languages import Language, parse_language
 from faasrt.protocol.return_val import check_has_return_val, return_val_function
 from faasrt.results import HealthStatus
@@ -37,13 +37,13 @@ class RuntimeBase:
     _counters: Counters
     _emit: EventDispatcher
     _calls: CallsInFlight = attrs.field(factory=CallsInFlight, init=False)
-    _executor: Executor = attrs.field(init=False)
+    _executor: Executor | CachingExecutor = attrs.field(init=False)
     _checker: PythonChecker = attrs.field(factory=PythonChecker, init=False)
     _closing: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._executor = Executor(self._transport, self._counters, self._emit, self._calls)
-        self._transport.retain()
+        self._executor = Executor(self._transport, self._calls, self._counters, self._emit)
+        self._transport.endpoints.retain()
 
     def get_return_val_function(self) -> str:
         """Return the source of `return_val`.
@@ -62,7 +62,7 @@ class RuntimeBase:
 
     def get_supported_languages(self) -> tuple[Language | str, ...]:
         """Return the languages that this runtime's endpoints serve."""
-        own = self._transport.urls(self.language)
+        own = self._transport.endpoints.urls(self.language)
         if not own:
             return ()
         languages = dict.fromkeys(language for language, urls in self._settings.endpoints.items() if urls == own)
@@ -77,26 +77,28 @@ class RuntimeBase:
             RuntimeClosedError: The runtime was closed.
         """
         with self._calls.track():
-            return await self._transport.probe_all(self._transport.urls(self.language))
+            return await self._transport.endpoints.probe_all(self._transport.endpoints.urls(self.language))
 
     def get_metrics(self) -> Metrics:
         """Return the metrics of this runtime's languages since the factory was created."""
-        own = self._transport.urls(self.language)
+        endpoints = self._transport.endpoints
+        own = endpoints.urls(self.language)
         return self._counters.snapshot(
             (self.language, *self.get_supported_languages()),  # it may have left the settings
-            in_flight=self._transport.in_flight,
-            queued=self._transport.queued,
-            states=tuple(state for state in self._transport.states() if configured_url(state.endpoint) in own),
+            in_flight=endpoints.pool.in_flight,
+            queued=endpoints.pool.queued,
+            states=tuple(state for state in endpoints.states() if configured_url(state.endpoint) in own),
         )
 
     @property
     def _settings(self) -> Settings:
-        return self._transport.settings
+        return self._transport.endpoints.settings
 
     def _use_cache(self, cache: ResultCache | None) -> Self:
         """Return a view of this runtime that reuses the results in a cache. Closing either closes both."""
         view = copy.copy(self)
-        view._executor = attrs.evolve(self._executor, cache=cache)
+        executor = Executor(self._transport, self._calls, self._counters, self._emit)
+        view._executor = executor if cache is None else CachingExecutor(executor, cache)
         return view
 
     @property
@@ -112,8 +114,7 @@ class RuntimeBase:
 
         Cancellation: cancels the calls in flight at once.
         """
-        error = RuntimeClosedError("this runtime was closed while the call waited for a permit; nothing was sent")
-        self._transport.fail_waiting(self._calls, error)
+        self._transport.fail_waiting(self._calls)
         await self._close_within(self._settings.timeouts.close_s)
 
     async def _close_within(self, seconds: float | None) -> None:
@@ -127,7 +128,7 @@ class RuntimeBase:
                     try:
                         await self._checker.aclose()
                     finally:
-                        await self._transport.release()
+                        await self._transport.endpoints.release()
 
     async def __aenter__(self) -> Self:
         self._calls.check_open()
@@ -137,7 +138,7 @@ class RuntimeBase:
         await self.aclose()
 
     def __repr__(self) -> str:
-        endpoints = ", ".join(self._transport.urls(self.language))
+        endpoints = ", ".join(self._transport.endpoints.urls(self.language))
         return f"<Runtime {self.language} at {endpoints}{' (closed)' if self.closed else ''}>"
 
     def _language(self, language: str | Language | None) -> Language | str:
@@ -147,6 +148,6 @@ class RuntimeBase:
                 f"language must be one of this runtime ({', '.join(self.get_supported_languages())}), got {parsed}: "
                 f"get a runtime for {parsed} from the manager"
             )
-        if not self._transport.urls(parsed):
+        if not self._transport.endpoints.urls(parsed):
             raise unsupported_error(parsed)
         return parsed

@@ -137,11 +137,11 @@ class CaseScheduler:
         Cases that did not begin go into a later one. `to_result` adds the fields about the call. Return
         the result of the case that stopped the execution, or of the last case.
         """
-        report, server_result = response.report, response.server_result
+        report = response.answer.report
         definition = report.records.get(-1)
         if not self.isolate and report.is_complete and (definition is None or definition.outcome is not Outcome.OK):
             # The definitions would fail in the same way for every case.
-            ended = to_result(server_result if definition is None else response.result_of(-1))
+            ended = to_result(response.answer.result() if definition is None else response.result_of(-1))
             self.results = dict.fromkeys(range(len(self.cases)), ended) | self.results
             self._pending = []
             return ended
@@ -155,8 +155,9 @@ class CaseScheduler:
         if index == batch.stop or (report.final and index > batch.start):
             self._enqueue(range(index, batch.stop))
             return self.results[index - 1]
+        ended = to_result(response.answer.result())
         if report.is_complete or len(batch) == 1:
-            self.results[index] = to_result(server_result)
+            self.results[index] = ended
             self._enqueue(range(index + 1, batch.stop))
         elif self.may_rerun:
             middle = (batch.start + batch.stop) // 2
@@ -169,9 +170,9 @@ class CaseScheduler:
                 f"the execution of cases {first} to {last} ended, and it is unknown in which case; "
                 "pass idempotent=True to run them again in smaller executions"
             )
-            server_result = attrs.evolve(server_result, error=ErrorInfo("UnknownCase", message))
-            self.results.update(dict.fromkeys(batch, to_result(server_result)))
-        return to_result(server_result)
+            ended = attrs.evolve(ended, error=ErrorInfo("UnknownCase", message))
+            self.results.update(dict.fromkeys(batch, ended))
+        return ended
 
     def _enqueue(self, indices: range) -> None:
         if indices:

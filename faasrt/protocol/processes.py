@@ -15,7 +15,7 @@ from faasrt.protocol.frames import NO_REPORT, take_frames
 from faasrt.protocol.request import RunRequest
 from faasrt.protocol.response import SYNTAX_ERRORS, ParsedAnswer, python_error
 from faasrt.protocol.streams import cut_texts
-from faasrt.results import ErrorInfo, ExecutionOutput, ExecutionResult, Outcome
+from faasrt.results import ErrorInfo, ExecutionOutput, Outcome
 
 _FIRST_NODE_FRAME = re.compile(r"^    at ", re.MULTILINE)
 _ERROR_LINE = re.compile(r"(?P<name>[A-Za-z_$][\w.$]*)(?: \[[A-Z_]+\])?(?:: (?P<message>.*))?")
@@ -65,7 +65,7 @@ def stdin_text(run: RunRequest) -> str:
 
 
 def read_end(end: ProcessEnd, run: RunRequest, nonce: str | None, metadata: Mapping[str, Any]) -> ParsedAnswer:
-    """Return the result of a process.
+    """Return the content of an answer that reports the end of a process.
 
     Raises:
         ProtocolError: The answer does not say how the process ended.
@@ -83,18 +83,18 @@ def read_end(end: ProcessEnd, run: RunRequest, nonce: str | None, metadata: Mapp
     end = attrs.evolve(end, stdout=texts["stdout"], stderr=texts["stderr"])
     service = metadata.get("service", "the service")
     outcome, error = _outcome(end, run.language, service, in_envelope=nonce is not None)
-    result = ExecutionResult(
+    return ParsedAnswer(
         outcome=outcome,
         output=ExecutionOutput(**texts),
         error=error,
         exit_code=end.exit_code,
         truncated=cut_names.union(end.truncated),
         duration_ms=end.duration_ms,
-        metadata=dict(metadata),
+        metadata=metadata,
+        report=report,
+        # In an envelope, only the guest program knows how a program ended by itself.
+        declared=nonce is None or (report.started and outcome is Outcome.CRASHED),
     )
-    # In an envelope, only the guest program knows how a program ended by itself.
-    declared = nonce is None or (report.started and outcome is Outcome.CRASHED)
-    return ParsedAnswer(result, report, declared)
 
 
 def _outcome(end: ProcessEnd, language: str, service: str, *, in_envelope: bool) -> tuple[Outcome, ErrorInfo | None]:

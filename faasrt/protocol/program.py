@@ -15,14 +15,13 @@ from faasrt.languages import Language, family_of, has_return_val
 from faasrt.protocol import cozeloop
 from faasrt.protocol.envelope import WHOLE_PROGRAM, GuestJob, wrap
 from faasrt.protocol.execution_limits import ExecutionLimits
-from faasrt.protocol.frames import GuestReport
 from faasrt.protocol.health import EndpointProfile, is_pyodide, is_reference_answer
 from faasrt.protocol.interface import ServiceProtocol
 from faasrt.protocol.request import RunRequest
-from faasrt.protocol.response import Answer, ParsedAnswer
+from faasrt.protocol.response import NO_TIMINGS, Answer, ParsedAnswer
 from faasrt.protocol.return_val import defines_return_val, take_return_val
 from faasrt.protocol.streams import STREAM_NAMES, cut_texts
-from faasrt.results import ErrorInfo, ExecutionOutput, ExecutionResult, Outcome
+from faasrt.results import ErrorInfo, ExecutionOutput, ExecutionResult, Outcome, Timings
 
 # Added to the time limit that is sent to js-faas, so that the guest program can stop first and return the output.
 _MARGIN_MS = 500
@@ -31,10 +30,11 @@ KILL_MARGIN_MS = 1_000
 _MIN_WINDOW_MS = 250
 # The fields of the input that the guest program can pass on, on servers that do not.
 _GUEST_INPUT = {Language.PYTHON: set(INPUT_FIELDS), Language.JAVASCRIPT: {"stdin", "argv"}}
+_WITH_FULL_TIME = (Outcome.OK, Outcome.TIMEOUT)
 _LIMITS = (Outcome.TIMEOUT, Outcome.MEMORY_LIMIT, Outcome.OUTPUT_LIMIT)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class Execution:
     """One execution of a program, or of calls of its function.
 
@@ -53,7 +53,7 @@ class Execution:
     @property
     def needs_profile(self) -> bool:
         """Whether the request depends on the profile of the endpoint."""
-        return self.mode != "never" or bool(self.run.input.used) or not has_return_val(self.run.language)
+        return self.mode != "never" or self.run.input != NO_INPUT or not has_return_val(self.run.language)
 
     def request(
         self,
@@ -121,6 +121,8 @@ class Execution:
     def _guest_input(self, profile: EndpointProfile, endpoint: str, *, has_envelope: bool) -> ProgramInput:
         """Return the part of the program's input that the guest program passes on, instead of the server."""
         language, given, job = self.run.language, self.run.input, self.job
+        if given == NO_INPUT:
+            return NO_INPUT
         by_server = profile.input_fields.get(language, frozenset() if has_envelope else profile.plain_input)
         if job.has_whole_programs:
             by_server = frozenset()  # the guest program gives each case its own folder
@@ -156,7 +158,7 @@ class Execution:
         return min((0 if self.job.isolate else definitions) + case_ms + window, longest), float(window)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class Request:
     """A request to one endpoint.
 
@@ -188,31 +190,38 @@ class Request:
         Raises:
             ServiceError: The server failed, refused, did not start its interpreter, or did not follow the protocol.
         """
-        limit, limits = self.run.sandbox.max_output_bytes, _limits(self.run, self.profile)
-        # The start of the interpreter can exceed the time limit by itself.
-        timeout_ms = math.inf if self.profile.cold_start else self.timeout_ms
         if answer is None:
-            parsed = ParsedAnswer(_too_large(limit))
+            parsed = _too_large(self.run.sandbox.max_output_bytes)
         else:
             had_its_time = answer.elapsed_ms >= self.timeout_ms + self.margin_ms
             answer.may_be_timeout = had_its_time and not self.profile.lossless
+            # The start of the interpreter can exceed the time limit by itself.
+            timeout_ms = math.inf if self.profile.cold_start else self.timeout_ms
             parsed = self.protocol.decode(answer, self.run, nonce=self.nonce, timeout_ms=timeout_ms)
-        report, result, declared = parsed.report, parsed.result, parsed.declared
-        if answer is not None and not declared:
-            self._check_server()
-        outcome, error = result.outcome, result.error or limits.error(result.outcome)
-        if error and error == attrs.evolve(limits, timeout_ms=self.timeout_ms).error(Outcome.TIMEOUT):
-            error = limits.error(outcome)  # the server reported the limit of the execution instead of the case
-        if self.nonce and not (report.started or declared or parsed.killed or outcome in _LIMITS):
-            _check_started(result, self.profile)
-        is_known = outcome in _LIMITS or (declared and outcome is not Outcome.OK)
-        if (self.expects_frame or report.started) and not is_known:
-            # The guest program reports every exception and exit, so the process was killed.
-            outcome = Outcome.TIMEOUT if parsed.time_used_up else Outcome.CRASHED
-            error = limits.error(outcome)
-        if outcome is not result.outcome or error is not result.error:
-            result = attrs.evolve(result, outcome=outcome, error=error)
-        return GuestResponse(report, result, self)
+            if not parsed.declared:
+                self._check_server()
+        if parsed.outcome in _LIMITS:
+            limits = _limits(self.run, self.profile)
+            of_execution = attrs.evolve(limits, timeout_ms=self.timeout_ms).error(Outcome.TIMEOUT)
+            if parsed.error is None or parsed.error == of_execution:
+                parsed.error = limits.error(parsed.outcome)  # that of the case, not of the execution
+        elif self.nonce is not None:
+            self._check_frames(parsed)
+        return GuestResponse(parsed, self)
+
+    def _check_frames(self, parsed: ParsedAnswer) -> None:
+        """Correct the outcome of a program in an envelope, because the guest program reports every exception and exit.
+
+        Raises:
+            ServerError: The guest program did not start.
+        """
+        started = parsed.report.started
+        if not (started or parsed.declared or parsed.killed):
+            _check_started(parsed, self.profile)
+        if (self.expects_frame or started) and not (parsed.declared and parsed.outcome is not Outcome.OK):
+            # The process was killed.
+            parsed.outcome = Outcome.TIMEOUT if parsed.time_used_up else Outcome.CRASHED
+            parsed.error = _limits(self.run, self.profile).error(parsed.outcome)
 
     def _check_server(self) -> None:
         """Raise ProtocolError if an answer without an outcome shows that another kind of server has sent it."""
@@ -224,18 +233,11 @@ class Request:
             raise ProtocolError(message, sent="yes", status=200)
 
 
-@attrs.frozen
+@attrs.define
 class GuestResponse:
-    """The content of an answer.
+    """The content of an answer, and the request that it answers."""
 
-    Attributes:
-        report: The content of the guest program's frames.
-        server_result: The result according to the server, for code without a record in the frames.
-        request: The request.
-    """
-
-    report: GuestReport
-    server_result: ExecutionResult
+    answer: ParsedAnswer
     request: Request
 
     @property
@@ -246,35 +248,42 @@ class GuestResponse:
     @property
     def used_its_time(self) -> bool:
         """Whether all code ran to its end or to its time limit, so that its duration says how fast the server is."""
-        return self._outcomes() <= {Outcome.OK, Outcome.TIMEOUT}
+        return all(outcome in _WITH_FULL_TIME for outcome in self._outcomes())
 
-    def _outcomes(self) -> set[Outcome]:
-        outcomes = {record.outcome for record in self.report.records.values()}
-        if not self.report.final:
-            outcomes.add(self.server_result.outcome)
+    def _outcomes(self) -> list[Outcome]:
+        report = self.answer.report
+        outcomes = [record.outcome for record in report.records.values()]
+        if not report.final:
+            outcomes.append(self.answer.outcome)
         return outcomes
 
-    def result(self) -> ExecutionResult:
-        """Return the result of a program or a single call."""
-        ended = self.report.final and 0 in self.report.records
-        return self.result_of(0) if ended else self._take_return_val(self.server_result)
+    def result(self, timings: Timings = NO_TIMINGS, attempts: int = 1, endpoint: str = "") -> ExecutionResult:
+        """Return the result of a program or a single call, with these fields about the call."""
+        report = self.answer.report
+        ended = report.final and 0 in report.records
+        answer = self.answer_of(0) if ended else self._take_return_val(self.answer)
+        return answer.result(timings, attempts, endpoint)
 
     def result_of(self, index: int) -> ExecutionResult:
-        """Return the result of a case, with the output of the shared definitions before that of the case."""
-        run, base, record = self.request.run, self.server_result, self.report.records[index]
-        definition = self.report.records.get(-1) if index >= 0 else None
+        """Return the result of a case."""
+        return self.answer_of(index).result()
+
+    def answer_of(self, index: int) -> ParsedAnswer:
+        """Return the answer about a case, with the output of the shared definitions before that of the case."""
+        run, base, record = self.request.run, self.answer, self.answer.report.records[index]
+        definition = base.report.records.get(-1) if index >= 0 else None
         # The server returned the streams that are not in the record.
         texts = attrs.asdict(base.output) | dict(record.texts)
-        if self.request.profile.on_cpython_and_node and self.report.final and list(self.report.records) == [0]:
+        if self.request.profile.on_cpython_and_node and base.report.final and list(base.report.records) == [0]:
             # Output that did not pass through the guest program, such as that of child processes of Node.js.
-            texts["stdout"] = base.stdout + texts["stdout"]
-            texts["stderr"] = base.stderr + texts["stderr"]
+            texts["stdout"] = base.output.stdout + texts["stdout"]
+            texts["stderr"] = base.output.stderr + texts["stderr"]
         truncated = record.truncated | (base.truncated - record.texts.keys())
         if definition is not None:
             texts |= {name: text + texts[name] for name, text in definition.texts.items()}
             truncated |= definition.truncated
         texts, cut_names = cut_texts(texts, run.sandbox.max_output_bytes)
-        result = attrs.evolve(
+        answer = attrs.evolve(
             base,
             outcome=record.outcome,
             output=ExecutionOutput(**texts),
@@ -284,16 +293,15 @@ class GuestResponse:
             files=record.files or base.files,
             duration_ms=record.duration_ms if base.duration_ms is None else base.duration_ms,
         )
-        return self._take_return_val(result)
+        return self._take_return_val(answer)
 
-    def _take_return_val(self, result: ExecutionResult) -> ExecutionResult:
-        """Return a result with the value that a program printed with a `return_val` of its own."""
-        if result.output.ret_val or not self.request.own_return_val:
-            return result
-        language = Language(family_of(self.request.run.language))
-        stdout, ret_val, truncated = take_return_val(result.output.stdout, language, result.truncated)
-        output = ExecutionOutput(stdout, result.output.stderr, ret_val)
-        return attrs.evolve(result, output=output, truncated=truncated)
+    def _take_return_val(self, answer: ParsedAnswer) -> ParsedAnswer:
+        """Take the value that a program printed with a `return_val` of its own out of stdout."""
+        if self.request.own_return_val and not answer.output.ret_val:
+            language = Language(family_of(self.request.run.language))
+            stdout, ret_val, answer.truncated = take_return_val(answer.output.stdout, language, answer.truncated)
+            answer.output = ExecutionOutput(stdout, answer.output.stderr, ret_val)
+        return answer
 
 
 def _check_runs(language: Language | str, profile: EndpointProfile, endpoint: str) -> None:
@@ -311,7 +319,7 @@ def _check_runs(language: Language | str, profile: EndpointProfile, endpoint: st
         )
 
 
-def _check_started(plain: ExecutionResult, profile: EndpointProfile) -> None:
+def _check_started(plain: ParsedAnswer, profile: EndpointProfile) -> None:
     """Raise ServerError if the server must return frames, because without a frame its interpreter did not start."""
     if profile.reference or is_reference_answer(plain.metadata):
         reason = plain.output.stderr.strip()[:500] or "no reason given"
@@ -337,7 +345,7 @@ def _limits(run: RunRequest, profile: EndpointProfile) -> ExecutionLimits:
     )
 
 
-def _too_large(limit: int) -> ExecutionResult:
+def _too_large(limit: int) -> ParsedAnswer:
     message = f"the answer is too large for {limit} bytes of output (limit of the client); it was not read"
     error = ErrorInfo("OutputLimit", message)
-    return ExecutionResult(outcome=Outcome.OUTPUT_LIMIT, error=error, truncated=frozenset(STREAM_NAMES))
+    return ParsedAnswer(outcome=Outcome.OUTPUT_LIMIT, error=error, truncated=frozenset(STREAM_NAMES))

@@ -39,11 +39,22 @@ from faasrt.inputs import check_path, files_from_wire
 from faasrt.protocol.frames import NO_REPORT, GuestReport, take_frames
 from faasrt.protocol.health import is_pyodide
 from faasrt.protocol.streams import STREAM_NAMES, cut_texts
-from faasrt.results import Diagnostic, ErrorInfo, ExecutionOutput, ExecutionResult, Outcome, ValidationResult
+from faasrt.results import (
+    Diagnostic,
+    ErrorInfo,
+    ExecutionOutput,
+    ExecutionResult,
+    Outcome,
+    Timings,
+    ValidationResult,
+)
 
 _LARGEST_NUMBER = 1e15
 _ANSWER_OVERHEAD_BYTES = 262_144
 _REPORT_START = '{"stdout":"'
+_NO_OUTPUT = ExecutionOutput()
+NO_TIMINGS = Timings()
+_OUTCOMES = {str(outcome): outcome for outcome in Outcome}
 SYNTAX_ERRORS = ("SyntaxError", "IndentationError", "TabError")
 T = TypeVar("T")
 _EXCEPTION_LINE = re.compile(r"(?P<name>[A-Za-z_][\w.]*)(?:: (?P<message>.*))?")
@@ -73,23 +84,45 @@ class Answer:
     may_be_timeout: bool = False
 
 
-@attrs.define
+@attrs.define(kw_only=True)
 class ParsedAnswer:
-    """The content of an answer.
+    """The content of an answer. The first fields are those of `ExecutionResult`, according to the server alone.
 
     Attributes:
-        result: The result according to the server alone; frames and the fields about the call are missing.
         report: The content of the guest program's frames.
         declared: Whether the answer states the outcome, as those of the embedded FaaS do.
         killed: Whether js-faas left its own report in stdout, because the process was killed.
         time_used_up: Whether the execution took at least as long as its time limit.
     """
 
-    result: ExecutionResult
+    outcome: Outcome
+    output: ExecutionOutput = _NO_OUTPUT
+    error: ErrorInfo | None = None
+    exit_code: int | None = None
+    truncated: frozenset[str] = frozenset()
+    duration_ms: float | None = None
+    metadata: Mapping[str, Any] = attrs.field(factory=dict)
+    files: Mapping[str, bytes] = attrs.field(factory=dict)
     report: GuestReport = NO_REPORT
     declared: bool = False
     killed: bool = False
     time_used_up: bool = False
+
+    def result(self, timings: Timings = NO_TIMINGS, attempts: int = 1, endpoint: str = "") -> ExecutionResult:
+        """Return the result, with these fields about the call."""
+        return ExecutionResult(
+            outcome=self.outcome,
+            output=self.output,
+            error=self.error,
+            exit_code=self.exit_code,
+            truncated=self.truncated,
+            duration_ms=self.duration_ms,
+            timings=timings,
+            attempts=attempts,
+            endpoint=endpoint,
+            metadata=self.metadata,
+            files=self.files,
+        )
 
 
 def max_answer_bytes(max_output_bytes: int, *, collects: bool) -> int:
@@ -115,14 +148,11 @@ def read_answer(answer: Answer, nonce: str | None, *, timeout_ms: float, max_out
     error, details = _server_message(answer)
     if answer.program_suspect and answer.status == 500:
         # An error would let a program escape its verdict, and would be retried if the program is idempotent.
-        crash = ExecutionResult(outcome=Outcome.CRASHED, error=ErrorInfo("SIGKILL", details[:500]))
-        return ParsedAnswer(crash, declared=True)
+        return ParsedAnswer(outcome=Outcome.CRASHED, error=ErrorInfo("SIGKILL", details[:500]), declared=True)
     # The page of a proxy has no `error`.
     if answer.may_be_timeout and error and _mentions_timeout(answer, details):
         texts, truncated = cut_texts({"stderr": details}, max_output_bytes)
-        return ParsedAnswer(
-            ExecutionResult(outcome=Outcome.TIMEOUT, output=ExecutionOutput(**texts), truncated=truncated)
-        )
+        return ParsedAnswer(outcome=Outcome.TIMEOUT, output=ExecutionOutput(**texts), truncated=truncated)
     raise status_error(answer)
 
 
@@ -176,14 +206,13 @@ def _read_success(answer: Answer, nonce: str | None, timeout_ms: float, max_outp
     if "output" not in body:
         raise ProtocolError("the answer has no output", sent="yes", status=200)
     fields = check_type(body["output"], "output", dict)
-    texts = {name: fields.get(name, "") for name in STREAM_NAMES}
-    for name, text in texts.items():
-        if type(text) is not str:
-            check_type(text, name, str)
+    texts = {}
+    for name in STREAM_NAMES:
+        texts[name] = check_type(fields.get(name, ""), name, str)
     # The embedded FaaS writes a notice to an empty stderr. It is not output of the program.
     if "notice" in body and check_type(body["notice"], "notice", str) == texts["stderr"]:
         texts["stderr"] = ""
-    truncated = check_type(body.get("truncated", []), "truncated", list)
+    truncated = check_type(body["truncated"], "truncated", list) if "truncated" in body else []
     if truncated and not all(name in (*STREAM_NAMES, "files") for name in truncated):
         raise ProtocolError("'truncated' in the answer must contain only names of streams", sent="yes", status=200)
     files = _read_files(body["files"]) if "files" in body else {}
@@ -198,17 +227,20 @@ def _read_success(answer: Answer, nonce: str | None, timeout_ms: float, max_outp
     time_used_up = duration_ms is not None and duration_ms >= timeout_ms and not is_pyodide(metadata)
     output = ExecutionOutput(**texts)
     outcome, user_error = declared or _inferred_outcome(output, metadata, killed, time_used_up)
-    result = ExecutionResult(
+    return ParsedAnswer(
         outcome=outcome,
         output=output,
         error=user_error,
         exit_code=exit_code,
-        truncated=cut_names.union(truncated),
+        truncated=cut_names.union(truncated) if truncated else cut_names,
         duration_ms=None if duration_ms is None else float(duration_ms),
         metadata=metadata,
         files=files,
+        report=report,
+        declared=declared is not None,
+        killed=killed,
+        time_used_up=time_used_up,
     )
-    return ParsedAnswer(result, report, declared is not None, killed, time_used_up)
 
 
 def _read_files(value: Any) -> dict[str, bytes]:
@@ -244,10 +276,10 @@ def _unpack_js_report(texts: dict[str, str]) -> bool:
 
 def _declared_outcome(body: dict[str, Any]) -> tuple[Outcome, ErrorInfo | None]:
     """Return the outcome and the error in the answer of the embedded FaaS."""
-    try:
-        outcome = Outcome(body["outcome"])
-    except ValueError:
-        raise ProtocolError("'outcome' in the answer is not a known outcome", sent="yes", status=200) from None
+    name = body["outcome"]
+    outcome = _OUTCOMES.get(name) if isinstance(name, str) else None
+    if outcome is None:
+        raise ProtocolError("'outcome' in the answer is not a known outcome", sent="yes", status=200)
     info = body.get("error_info")
     if info is None:
         return outcome, None
@@ -324,19 +356,24 @@ def _message_in(body: dict[str, Any]) -> tuple[str, str]:
     return error, details
 
 
-def check_type(value: Any, name: str, *kinds: type[T]) -> T:
-    """Return the value, or raise ProtocolError if it does not have one of these types. A bool is not an int here."""
-    if type(value) not in kinds:
-        raise ProtocolError(f"{name} in the answer has the wrong type: {type(value).__name__}", sent="yes", status=200)
-    checked: T = value
-    return checked
+def check_type(value: Any, name: str, kind: type[T]) -> T:
+    """Return the value, or raise ProtocolError if it does not have this type. A bool is not an int here."""
+    if type(value) is not kind:
+        raise _wrong_type(value, name)
+    return value
+
+
+def _wrong_type(value: Any, name: str) -> ProtocolError:
+    return ProtocolError(f"{name} in the answer has the wrong type: {type(value).__name__}", sent="yes", status=200)
 
 
 def check_number(value: Any, name: str, *kinds: type) -> Any:
     """Return the number or None. Raise ProtocolError if the value has another type or is too large."""
     if value is None:
         return None
-    if abs(check_type(value, name, *kinds)) > _LARGEST_NUMBER:
+    if type(value) not in kinds:
+        raise _wrong_type(value, name)
+    if abs(value) > _LARGEST_NUMBER:
         raise ProtocolError(f"{name} in the answer is out of range", sent="yes", status=200)
     return value
 

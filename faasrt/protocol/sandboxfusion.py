@@ -135,8 +135,7 @@ def _check_stdout(end: ProcessEnd, parsed: ParsedAnswer) -> None:
         parsed.report = attrs.evolve(parsed.report, final=end.exit_code == 0)
     elif is_replaced:
         message = "the result is lost: a child process wrote bytes that are not UTF-8, so SandboxFusion replaced stdout"
-        error = ErrorInfo("UnicodeDecodeError", message)
-        parsed.result = attrs.evolve(parsed.result, outcome=Outcome.USER_ERROR, error=error)
+        parsed.outcome, parsed.error = Outcome.USER_ERROR, ErrorInfo("UnicodeDecodeError", message)
         parsed.declared = True
     elif parsed.report.started or end.exit_code == 0:
         raise ServerError("SandboxFusion lost the output of the program, as it does under load", sent="yes")

@@ -95,9 +95,13 @@ def cut_text(text: str, limit: int) -> tuple[str, bool]:
 
 def cut_texts(texts: Mapping[str, str], limit: int) -> tuple[dict[str, str], frozenset[str]]:
     """Cut texts like `cut_text`. Return the texts by name, and the names of those that were cut."""
-    found = {name: cut_text(text, limit) for name, text in texts.items() if 4 * len(text) > limit}
-    cut_names = frozenset(name for name, (_, was_cut) in found.items() if was_cut)
-    return {**texts, **{name: found[name][0] for name in cut_names}}, cut_names
+    found, cut_names = dict(texts), []
+    for name, text in texts.items():
+        if 4 * len(text) > limit:
+            found[name], was_cut = cut_text(text, limit)
+            if was_cut:
+                cut_names.append(name)
+    return found, frozenset(cut_names)
 
 
 class OutputBuffer:

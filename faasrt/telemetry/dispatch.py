@@ -46,12 +46,16 @@ class EventDispatcher:
 
     Args:
         sinks: Called with each event, in this order.
+
+    Attributes:
+        adds_headers: Whether any sink adds headers to requests.
     """
 
     def __init__(self, sinks: tuple[Sink, ...]) -> None:
         self._sinks = sinks
         self._filters = [(sink, getattr(sink, "is_enabled_for", None)) for sink in sinks]
         self._header_sinks = [sink for sink in sinks if isinstance(sink, HeaderSink)]
+        self.adds_headers = bool(self._header_sinks)
         self._logged: set[int] = set()
 
     def __call__(self, event: Event) -> None:

@@ -138,17 +138,19 @@ class CallCounters:
 
     outcomes: Counter[str] = attrs.field(factory=Counter)
     errors: Counter[str] = attrs.field(factory=Counter)
-    requests: Counter[str] = attrs.field(factory=Counter)
+    in_flight: int = 0
+    attempts: int = 0
+    retries: int = 0
     buckets: Counter[int] = attrs.field(factory=Counter)
     sum_s: float = 0.0
 
     def attempt_started(self, *, retry: bool) -> None:
-        self.requests["in_flight"] += 1
-        self.requests["attempts"] += 1
-        self.requests["retries"] += retry
+        self.in_flight += 1
+        self.attempts += 1
+        self.retries += retry
 
     def attempt_finished(self) -> None:
-        self.requests["in_flight"] -= 1
+        self.in_flight -= 1
 
     def call_finished(self, outcome: str | None, error: str | None, total_s: float) -> None:
         if outcome is not None:
@@ -161,14 +163,23 @@ class CallCounters:
     def add(self, other: CallCounters) -> None:
         self.outcomes.update(other.outcomes)
         self.errors.update(other.errors)
-        self.requests.update(other.requests)
+        self.in_flight += other.in_flight
+        self.attempts += other.attempts
+        self.retries += other.retries
         self.buckets.update(other.buckets)
         self.sum_s += other.sum_s
 
     def snapshot(self) -> CallMetrics:
         counts = tuple(self.buckets[index] for index in range(len(LATENCY_BOUNDS_S) + 1))
         latency = Latency(counts=counts, sum_s=self.sum_s)
-        return CallMetrics(outcomes=dict(self.outcomes), errors=dict(self.errors), latency=latency, **self.requests)
+        return CallMetrics(
+            outcomes=dict(self.outcomes),
+            errors=dict(self.errors),
+            in_flight=self.in_flight,
+            attempts=self.attempts,
+            retries=self.retries,
+            latency=latency,
+        )
 
 
 class Counters:

@@ -7,8 +7,7 @@ import contextlib
 import math
 import random as random_module
 import time
-from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 from faasrt._endpoint_urls import address_of
 from faasrt.config import Settings
@@ -26,11 +25,10 @@ from faasrt.transport.http import HttpClient, close_sessions
 from faasrt.transport.lifecycle import BackgroundTasks, LoopAffinity
 from faasrt.transport.pool import PermitPool
 from faasrt.transport.replicas import ReplicaDirectory, has_names
-from faasrt.transport.retry import RetryBudget
 
 
 class EndpointRegistry:
-    """Owns the sessions and the permits of all runtimes of a factory. The base class of `Transport`.
+    """Knows the endpoints that the runtimes of a factory share, and owns their sessions and permits.
 
     Runtimes retain and release it; the last `release` closes the sessions.
 
@@ -43,6 +41,10 @@ class EndpointRegistry:
 
     Attributes:
         settings: The settings now. A call in flight uses those at its start, with the endpoints now for each attempt.
+        http: Sends requests to the endpoints.
+        pool: The permits of calls.
+        profiles: The properties of the endpoints.
+        loop: The event loop in which the endpoints are used.
     """
 
     def __init__(
@@ -54,23 +56,23 @@ class EndpointRegistry:
         on_removed: Callable[[str], None] = lambda endpoint: None,
     ) -> None:
         self.settings = settings
-        self.clock = clock
+        self.http = HttpClient(settings, clock)
+        self.loop = LoopAffinity("runtime")
         self._emit = emit
+        self._clock = clock
         self._on_removed = on_removed
-        self._random = random
-        self._http = HttpClient(settings, clock)
-        self._profiles = Profiles(self._http.get_profile, clock, lambda url: protocol_of(url).profile)
-        self._fingerprints = FingerprintDirectory(self._http.get_health, lambda: self.settings.timeouts.health_s, clock)
+        self.profiles = Profiles(self.http.get_profile, clock, lambda url: protocol_of(url).profile)
+        self._fingerprints = FingerprintDirectory(self.http.get_health, lambda: self.settings.timeouts.health_s, clock)
         self._tasks = BackgroundTasks()
         self._replicas = ReplicaDirectory(
             settings,
             clock=clock,
             random=random,
             emit=emit,
-            on_change=lambda: self._pool.refresh(),
-            is_busy=lambda: bool(self._pool.in_flight or self._pool.queued),
+            on_change=lambda: self.pool.refresh(),
+            is_busy=lambda: bool(self.pool.in_flight or self.pool.queued),
         )
-        self._pool = PermitPool(
+        self.pool = PermitPool(
             settings,
             clock=clock,
             random=random,
@@ -78,15 +80,12 @@ class EndpointRegistry:
             replicas_of=self._replicas.expand,
             on_idle=self._remove,
         )
-        # By family of languages: successes on the servers of one family must not allow retries on those of another.
-        self._budgets: dict[str, RetryBudget] = defaultdict(lambda: RetryBudget(self.settings.retry))
         # The endpoints that have left and were not reported yet, in this order.
         self._left: dict[str, None] = {}
         self._users = 0
-        self._loop = LoopAffinity("runtime")
 
     def retain(self) -> None:
-        """Count one more runtime that uses this transport."""
+        """Count one more runtime that uses the endpoints."""
         self._users += 1
 
     async def release(self) -> None:
@@ -95,15 +94,15 @@ class EndpointRegistry:
         if self._users == 0:
             for url in list(self._left):
                 self._report_removal(url)
-            for _, endpoint in self._pool.endpoints():
+            for _, endpoint in self.pool.groups.endpoints():
                 if address_of(endpoint.url):
                     self._emit(ReplicaRemoved(endpoint=endpoint.url))
-            self._loop.release()
-            self._profiles.clear()
+            self.loop.release()
+            self.profiles.clear()
             self._fingerprints.clear()
-            self._pool.close()
+            self.pool.close()
             # Before the first await, because a runtime that is created during it has look-ups and sessions of its own.
-            tasks, sessions = (*self._replicas.stop(), *self._tasks.cancel()), self._http.take_sessions()
+            tasks, sessions = (*self._replicas.stop(), *self._tasks.cancel()), self.http.take_sessions()
             try:
                 await asyncio.gather(*tasks, return_exceptions=True)
             finally:
@@ -123,17 +122,15 @@ class EndpointRegistry:
         Endpoints that stay keep their circuit breaker, limit and connections.
         """
         if self._users:
-            self._loop.check()
+            self.loop.check()
         self.settings = settings
-        self._http.configure(settings)
+        self.http.configure(settings)
         self._replicas.configure(settings)
-        for budget in self._budgets.values():
-            budget.reconfigure(settings.retry)
-        self._pool.reconfigure(settings, lambda group: self._urls(group.language, validates=group.validates))
+        self.pool.reconfigure(settings, lambda group: self._urls(group.language, validates=group.validates))
 
     async def fingerprints(self, language: Language | str) -> dict[str, str | None]:
         """Return the fingerprint for a language of each endpoint by base URL; None if it is unknown now."""
-        self._loop.check()
+        self.loop.check()
         with contextlib.suppress(ConnectError):
             await self._replicas.update(self.urls(language))
         return await self._fingerprints.get(language, self._replicas.expand(self.urls(language)))
@@ -147,16 +144,16 @@ class EndpointRegistry:
             await self._replicas.update(self.urls(language))
         for url in self.urls(language):
             replicas = self._replicas.expand([url])
-            known = [profile for replica in replicas if (profile := self._profiles.cached(replica)) is not None]
+            known = [profile for replica in replicas if (profile := self.profiles.cached(replica)) is not None]
             if not known and replicas:
-                known = [await self._profiles.fetch(replicas[0], self.settings.timeouts.health_s)]
+                known = [await self.profiles.fetch(replicas[0], self.settings.timeouts.health_s)]
             if any(profile.cold_start for profile in known):
                 return True
         return False
 
     async def probe_all(self, urls: Sequence[str]) -> HealthStatus:
         """Probe the replicas of several URLs concurrently. A failed probe is an unhealthy result, not an exception."""
-        self._loop.check()
+        self.loop.check()
         async with asyncio.TaskGroup() as group:
             probes = [group.create_task(self._probe(url)) for url in urls]
         return HealthStatus(tuple(health for probe in probes for health in probe.result()))
@@ -170,19 +167,11 @@ class EndpointRegistry:
                     endpoint=url, healthy=False, status="unreachable", latency_s=0.0, error=str(error.args[0])
                 )
             ]
-        return await self._http.probe_all(self._replicas.expand([url]))
-
-    @property
-    def in_flight(self) -> int:
-        return self._pool.in_flight
-
-    @property
-    def queued(self) -> int:
-        return self._pool.queued
+        return await self.http.probe_all(self._replicas.expand([url]))
 
     def states(self) -> tuple[EndpointState, ...]:
         """Return the state of each endpoint that was used."""
-        now = self.clock()
+        now = self._clock()
         return tuple(
             EndpointState(
                 endpoint=endpoint.url,
@@ -193,25 +182,25 @@ class EndpointRegistry:
                 in_flight=endpoint.limit.in_flight,
                 abandoned=endpoint.limit.abandoned(now),
             )
-            for family, endpoint in self._pool.endpoints()
+            for family, endpoint in self.pool.groups.endpoints()
         )
 
-    def _endpoints(self, language: Language | str, excluded: Collection[str]) -> Sequence[Endpoint]:
-        """Return the replicas for a language now."""
-        return self._pool.group(language, self.urls(language), excluded=excluded).endpoints
+    def replicas(self, language: Language | str, excluded: frozenset[str]) -> Sequence[Endpoint]:
+        """Return the replicas for a language now, without those that are excluded; see `exclude`."""
+        return self.pool.groups.get(language, self.urls(language), excluded=excluded).endpoints
 
     def _urls(self, language: Language | str, *, validates: bool) -> tuple[str, ...]:
         """Return the URLs in the settings whose services may run a language, or validate programs in it."""
         urls = self.urls(language)
         return tuple(url for url in urls if protocol_of(url).validates) if validates else urls
 
-    async def _group(
+    async def group(
         self,
         language: Language | str,
         *,
         within_s: float = math.inf,
         validates: bool = False,
-        excluded: Collection[str] = (),
+        excluded: frozenset[str] = frozenset(),
     ) -> EndpointGroup:
         """Return the replicas for a language now, after a look-up of their names if it is necessary.
 
@@ -232,7 +221,7 @@ class EndpointRegistry:
                     continue  # the settings have changed meanwhile
                 if failure is not None:
                     raise failure
-            return self._pool.group(language, urls, validates=validates, excluded=excluded)
+            return self.pool.groups.get(language, urls, validates=validates, excluded=excluded)
 
     async def _look_up(self, urls: Sequence[str], within_s: float) -> ConnectError | None:
         try:
@@ -254,14 +243,14 @@ class EndpointRegistry:
         """Close the connections to an endpoint that has left, and forget everything about it."""
         # In a task of its own, because the last call reports its end after it has given back the permit.
         if url in self._left and self._report_removal(url):
-            await self._http.close_session(url)
+            await self.http.close_session(url)
 
     def _report_removal(self, url: str) -> bool:
         """Report an endpoint that has left, and forget everything about it. Return False if it has come back."""
         del self._left[url]
-        if self._pool.is_used(url):
+        if self.pool.groups.is_used(url):
             return False
-        self._profiles.discard(url)
+        self.profiles.discard(url)
         self._fingerprints.forget(url)
         self._on_removed(url)
         self._emit(ReplicaRemoved(endpoint=url))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import math
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Required, TypedDict
+from typing import Any, TypeAlias
+from weakref import WeakValueDictionary
 
 import attrs
 
@@ -20,23 +22,24 @@ from faasrt.transport.endpoint import Endpoint
 from faasrt.transport.http import max_calls
 from faasrt.transport.latency import EndpointLatency, TypicalLatency
 from faasrt.transport.limiter import AdaptiveLimit
-from faasrt.transport.retry import outage_wait_s
 
 # The replicas of a name that are asked whether they can run a program. Those of one name are usually alike.
 _MOST_UNABLE = 3
 # A client with few calls in flight needs few replicas.
 _MAX_RECENT = 64
+# The language, the URLs, `validates` and `excluded` of a group.
+_Key: TypeAlias = tuple[Language | str, tuple[str, ...], bool, frozenset[str]]
 
 
-def exclude(unable: Sequence[str]) -> set[str]:
+def exclude(unable: Sequence[str]) -> frozenset[str]:
     """Return what a group for a program must not contain: the replicas that cannot run it, and the URLs of names of
     which three replicas cannot.
     """
     names = Counter(configured_url(replica) for replica in unable)
-    return {*unable, *(url for url, count in names.items() if count >= _MOST_UNABLE)}
+    return frozenset([*unable, *(url for url, count in names.items() if count >= _MOST_UNABLE)])
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class Waiter:
     """A caller that waits for a permit.
 
@@ -52,12 +55,6 @@ class Waiter:
     avoid: Collection[str]
     owner: object
     since: float
-
-
-def _use_endpoints(group: EndpointGroup, attribute: object, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
-    group.members = frozenset(endpoints)
-    group.recent = deque(maxlen=_MAX_RECENT)  # calls in flight add endpoints that may have left to the old one
-    return endpoints
 
 
 @attrs.define(eq=False)
@@ -79,16 +76,21 @@ class EndpointGroup:
     language: Language | str
     urls: tuple[str, ...]
     validates: bool = False
-    excluded: Collection[str] = ()
-    endpoints: Sequence[Endpoint] = attrs.field(default=(), on_setattr=_use_endpoints)
+    excluded: frozenset[str] = frozenset()
+    endpoints: Sequence[Endpoint] = ()
     # By ticket. A caller may leave from any position; an OrderedDict removes it in constant time.
     waiters: OrderedDict[int, Waiter] = attrs.field(factory=OrderedDict)
     retries: OrderedDict[int, Waiter] = attrs.field(factory=OrderedDict)
-    members: frozenset[Endpoint] = attrs.field(init=False)
-    recent: deque[Endpoint] = attrs.field(init=False)
+    members: frozenset[Endpoint] = frozenset()
+    recent: deque[Endpoint] = attrs.field(factory=deque)
+    _skips_capacity: bool = False
 
-    def __attrs_post_init__(self) -> None:
-        _use_endpoints(self, None, self.endpoints)
+    def use(self, endpoints: Sequence[Endpoint]) -> None:
+        """Use these replicas from now on."""
+        self.endpoints = endpoints
+        self.members = frozenset(endpoints)
+        self.recent = deque(maxlen=_MAX_RECENT)
+        self._skips_capacity = False
 
     @property
     def first(self) -> Waiter:
@@ -117,10 +119,26 @@ class EndpointGroup:
         """Whether the last call to each endpoint failed because of its certificate, so that waiting does not help."""
         return all(getattr(endpoint.last_error, "untrusted", False) for endpoint in self.endpoints)
 
+    @property
+    def next_probe_at(self) -> float:
+        """When a call may probe an endpoint while every breaker is open; infinite without endpoints."""
+        return min((endpoint.breaker.early_probe_at for endpoint in self.endpoints), default=math.inf)
+
+    def next_probe(self, now: float) -> Endpoint | None:
+        """Return an endpoint that a call may probe now while every breaker is open; None if there is none."""
+        return next((each for each in self.endpoints if each.may_take_probe(now, is_needed=True)), None)
+
     def skip_capacity(self) -> None:
         """Record that the capacity of the endpoints will not be requested."""
-        for endpoint in self.endpoints:
-            endpoint.limit.set_capacity(None)
+        if not self._skips_capacity:
+            self._skips_capacity = True
+            for endpoint in self.endpoints:
+                endpoint.limit.set_capacity(None)
+
+    def add_sample(self, endpoint: Endpoint, duration_s: float, now: float) -> None:
+        """Record how long an endpoint took to answer. It may have left."""
+        if endpoint.latency.add(duration_s, now) and endpoint in self.members:
+            self.recent.append(endpoint)
 
     def unavailable_error(self) -> ServiceError | None:
         """Return the error for calls that are not sent because no breaker is closed; None if one is closed.
@@ -137,18 +155,8 @@ class EndpointGroup:
         return None
 
 
-class GroupOptions(TypedDict, total=False):
-    """The arguments of `EndpointGroups` by name."""
-
-    clock: Required[Callable[[], float]]
-    random: Required[Callable[[], float]]
-    emit: Sink
-    replicas_of: Callable[[Sequence[str]], Sequence[str]]
-    on_idle: Callable[[str], None]
-
-
 class EndpointGroups:
-    """Keeps the endpoints and their groups. The base class of `PermitPool`.
+    """Keeps the endpoints that get calls, and their groups.
 
     Args:
         settings: The limits.
@@ -157,6 +165,10 @@ class EndpointGroups:
         emit: Called with the events of breakers and limits.
         replicas_of: Returns the base URLs of the replicas now that have these URLs in the settings.
         on_idle: Called with the base URL of a replica that has left, after its last call has ended.
+
+    Attributes:
+        has_failing: Whether the breaker of any endpoint is not closed.
+        limits_changed: Whether the limit of any endpoint has changed. `PermitPool` resets it.
     """
 
     def __init__(
@@ -165,21 +177,20 @@ class EndpointGroups:
         *,
         clock: Callable[[], float],
         random: Callable[[], float],
-        emit: Sink = lambda event: None,
-        replicas_of: Callable[[Sequence[str]], Sequence[str]] = lambda urls: urls,
-        on_idle: Callable[[str], None] = lambda url: None,
+        emit: Sink,
+        replicas_of: Callable[[Sequence[str]], Sequence[str]],
+        on_idle: Callable[[str], None],
     ) -> None:
+        self.limits_changed = False
         self._settings = settings
-        self._max_concurrency, self._max_per_endpoint = max_calls(settings)
-        self._outage_wait_s = outage_wait_s(settings.retry)
         self._emit = emit
         self._clock = clock
         self._random = random
         self._replicas_of = replicas_of
         self._on_idle = on_idle
-        self._groups: dict[tuple[str, tuple[str, ...], bool], EndpointGroup] = {}
-        # The groups with waiting callers, in any order. A dict, because a set has no order that tests can repeat.
-        self._waiting: dict[EndpointGroup, None] = {}
+        self._groups: dict[_Key, EndpointGroup] = {}
+        # Groups without some replicas, while calls use them.
+        self._excluding: WeakValueDictionary[_Key, EndpointGroup] = WeakValueDictionary()
         self._endpoints: dict[tuple[str, str], Endpoint] = {}
         # Those of `_endpoints` that belong to no group any more, but have calls in flight; with their keys.
         self._leaving: dict[Endpoint, tuple[str, str]] = {}
@@ -188,60 +199,56 @@ class EndpointGroups:
         # The keys of the endpoints whose breaker is not closed.
         self._failing: set[tuple[str, str]] = set()
         self._latencies: dict[str, TypicalLatency] = defaultdict(TypicalLatency)
-        # Whether the limit of any endpoint has changed since all endpoints were offered to the waiting callers.
-        self._limits_changed = False
 
-    def group(
+    @property
+    def has_failing(self) -> bool:
+        return bool(self._failing)
+
+    def get(
         self,
         language: Language | str,
         urls: Sequence[str],
         *,
         validates: bool = False,
-        excluded: Collection[str] = (),
+        excluded: frozenset[str] = frozenset(),
     ) -> EndpointGroup:
         """Return the group of the replicas that have these URLs in the settings, without those that are excluded.
 
         Groups of one family of languages share the endpoints that they have in common. Do not keep a group across an
         await, because `reconfigure` may replace it.
         """
-        key = language, tuple(urls), validates
-        group = None if excluded else self._groups.get(key)
+        key = language, tuple(urls), validates, excluded
+        groups = self._excluding if excluded else self._groups
+        group = groups.get(key)
         if group is None:
-            group = EndpointGroup(*key, excluded)
-            if not excluded:
-                self._groups[key] = group
+            group = groups[key] = EndpointGroup(*key)
         if not group.endpoints:
-            group.endpoints = self._endpoints_of(group)
+            group.use(self._endpoints_of(group))
         return group
 
     def refresh(self) -> None:
         """Use the replicas that there are now."""
-        used = set()
-        for group in dict.fromkeys((*self._groups.values(), *self._waiting)):
-            group.endpoints = self._endpoints_of(group)
+        used: set[Endpoint] = set()
+        for group in (*self._groups.values(), *self._excluding.values()):
+            group.use(self._endpoints_of(group))
             used.update(group.endpoints)
         self._leaving = {endpoint: key for key, endpoint in self._endpoints.items() if endpoint not in used}
         for endpoint in list(self._leaving):
-            self._drop_if_idle(endpoint)
+            self.drop_if_idle(endpoint)
 
     def reconfigure(self, settings: Settings, urls_of: Callable[[EndpointGroup], Sequence[str]]) -> None:
-        """Use other settings. Endpoints that stay keep their breakers and limits.
-
-        Args:
-            settings: The settings.
-            urls_of: Returns the URLs in these settings for a group, whose waiting callers then get one of them.
-        """
+        """Use other settings. Endpoints that stay keep their breakers and limits; see `PermitPool.reconfigure`."""
         self._settings = settings
-        self._max_concurrency, self._max_per_endpoint = max_calls(settings)
-        self._outage_wait_s = outage_wait_s(settings.retry)
+        _, max_per_endpoint = max_calls(settings)
         for endpoint in self._endpoints.values():
             endpoint.breaker.reconfigure(settings.breaker)
-            endpoint.limit.set_cap(self._max_per_endpoint)
-        groups, self._groups = dict.fromkeys((*self._groups.values(), *self._waiting)), {}
-        for group in groups:
-            group.urls = tuple(urls_of(group))
-            if not group.excluded:
-                self._groups.setdefault((group.language, group.urls, group.validates), group)
+            endpoint.limit.set_cap(max_per_endpoint)
+        for groups in (self._groups, self._excluding):
+            all_groups = list(groups.values())
+            groups.clear()
+            for group in all_groups:
+                group.urls = tuple(urls_of(group))
+                groups[group.language, group.urls, group.validates, group.excluded] = group
         self.refresh()
 
     def is_used(self, url: str) -> bool:
@@ -256,7 +263,7 @@ class EndpointGroups:
         urls = self._replicas_of([url for url in group.urls if url not in group.excluded])
         return [self._endpoint(family, url) for url in urls if url not in group.excluded]
 
-    def _drop_if_idle(self, endpoint: Endpoint) -> None:
+    def drop_if_idle(self, endpoint: Endpoint) -> None:
         """Forget an endpoint if it has left and has no calls in flight."""
         if endpoint in self._leaving and not endpoint.limit.in_flight:
             key = self._leaving.pop(endpoint)
@@ -280,11 +287,12 @@ class EndpointGroups:
                 self._emit(EndpointChanged(endpoint=url, family=family, state=breaker.state, open_s=open_s))
 
             def on_limit() -> None:
-                self._limits_changed = True
+                self.limits_changed = True
                 self._emit(LimitChanged(endpoint=url, family=family, limit=limit.limit))
 
             breaker = Breaker(self._settings.breaker, self._random, on_breaker)
-            limit = AdaptiveLimit(self._max_per_endpoint, on_limit)
+            _, max_per_endpoint = max_calls(self._settings)
+            limit = AdaptiveLimit(max_per_endpoint, on_limit)
             latency = EndpointLatency(self._latencies[family])
             endpoint = self._endpoints[family, url] = Endpoint(url, breaker, limit, latency)
             self._families[url] += 1

@@ -21,7 +21,14 @@ from yarl import URL
 from faasrt._endpoint_urls import address_of, split_endpoint
 from faasrt._version import __version__
 from faasrt.config import Settings
-from faasrt.errors import ConnectError, ConnectionLostError, DeadlineExceededError, ProtocolError, ServiceError
+from faasrt.errors import (
+    ConfigurationError,
+    ConnectError,
+    ConnectionLostError,
+    DeadlineExceededError,
+    ProtocolError,
+    ServiceError,
+)
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.json_lines import ACCEPT, CONTENT_TYPE
 from faasrt.protocol.registry import protocol_of
@@ -161,7 +168,7 @@ class HttpClient:
         self._may_wait = _limited_connector(settings) is not None
         if self._may_wait:
             self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_s)
-        self._headers = {"Accept": "*/*", "User-Agent": f"faasrt/{__version__}", **settings.headers}
+        self._headers: dict[str, str] = {"Accept": "*/*", "User-Agent": f"faasrt/{__version__}", **settings.headers}
         self._headers["Accept-Encoding"] = "identity"
         if settings.token:
             self._headers["Authorization"] = f"Bearer {settings.token}"
@@ -170,6 +177,9 @@ class HttpClient:
             self._options["ssl"] = settings.ssl
         if settings.proxy is not None:
             self._options["proxy"] = settings.proxy
+        for session in self._sessions.values():
+            session.headers.clear()
+            session.headers.update(self._headers)
 
     async def post(
         self,
@@ -179,10 +189,13 @@ class HttpClient:
         *,
         within_s: float,
         max_body_bytes: int,
-        headers: Mapping[str, str],
+        headers: Mapping[str, str] | None = None,
         live: LiveReader | None = None,
     ) -> Answer:
         """Send one request, and read its answer.
+
+        Args:
+            headers: Headers besides those of the settings; None for no others.
 
         If `live` is given, the request asks for live output, and `live` reads it if the server sends it. The time that
         the caller needs for the output does not count for `within_s`.
@@ -198,12 +211,15 @@ class HttpClient:
 
         Cancellation: closes the connection.
         """
+        if live is not None:
+            headers = {**(headers or {}), "Accept": ACCEPT}
         try:
             async with asyncio.timeout(within_s) as timeout:
-                session = self._settings.session or self._sessions.get(endpoint) or self._open_session(endpoint)
-                headers = {**self._headers, **headers}
-                if live is not None:
-                    headers = {**headers, "Accept": ACCEPT}
+                session = self._settings.session
+                if session is None:
+                    session = self._sessions.get(endpoint) or self._open_session(endpoint)
+                else:
+                    headers = self._with_own(headers)
                 request = session.post(self._url(endpoint, path), data=body, headers=headers, **self._options)
                 answer = await _exchange(request, body, max_body_bytes, live, timeout)
         except TimeoutError:
@@ -229,12 +245,18 @@ class HttpClient:
         A server may close the connection after a health report, so no program must be sent on it.
         """
         url = URL(split_endpoint(endpoint)[1] + protocol_of(endpoint).health_path)
-        if self._settings.session is not None:
-            request = self._settings.session.get(url, headers={**self._headers, "Connection": "close"}, **self._options)
-            return await _exchange(request, None, _HEALTH_BODY_BYTES)
+        if (session := self._settings.session) is not None:
+            headers = self._with_own({"Connection": "close"})
+            return await _exchange(session.get(url, headers=headers, **self._options), None, _HEALTH_BODY_BYTES)
         connector = aiohttp.TCPConnector(force_close=True, resolver=_resolver_for(endpoint))
-        async with _new_session(connector) as session:
-            return await _exchange(session.get(url, headers=self._headers, **self._options), None, _HEALTH_BODY_BYTES)
+        async with self._new_session(connector) as session:
+            return await _exchange(session.get(url, **self._options), None, _HEALTH_BODY_BYTES)
+
+    def _with_own(self, headers: Mapping[str, str] | None) -> dict[str, str]:
+        """Return the headers of a request with the caller's session, which must be open."""
+        if self._settings.session is not None and self._settings.session.closed:
+            raise ConfigurationError("the session in the settings is closed: reconfigure with one that is open")
+        return {**self._headers, **(headers or {})}
 
     async def get_profile(self, endpoint: str) -> EndpointProfile | None:
         """Return the profile of an endpoint; None if it does not answer."""
@@ -258,7 +280,7 @@ class HttpClient:
             error = "" if status == "healthy" else f"the server reports the status {status!r}"
         except TimeoutError:
             status, version, details, error = "unreachable", "", {}, f"no answer within {health_s:g} s: the FaaS hangs"
-        except (ServiceError, BodyTooLargeError) as failure:
+        except (ServiceError, BodyTooLargeError, ConfigurationError) as failure:
             unreachable = isinstance(failure, (ConnectError, ConnectionLostError))
             status, version, details = "unreachable" if unreachable else "failed", "", {}
             error = str(failure) or "the answer is larger than any health report"
@@ -304,10 +326,18 @@ class HttpClient:
         return urls[path]
 
     def _open_session(self, endpoint: str) -> aiohttp.ClientSession:
-        resolver = _resolver_for(endpoint)
-        session = _new_session(_Connector(limit=0, keepalive_timeout=_KEEP_ALIVE_S, resolver=resolver))
-        self._sessions[endpoint] = session
+        connector = _Connector(limit=0, keepalive_timeout=_KEEP_ALIVE_S, resolver=_resolver_for(endpoint))
+        session = self._sessions[endpoint] = self._new_session(connector)
         return session
+
+    def _new_session(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers=self._headers,
+            auto_decompress=False,
+            trust_env=False,
+        )
 
 
 async def close_sessions(sessions: Sequence[aiohttp.ClientSession]) -> None:
@@ -322,12 +352,6 @@ def _resolver_for(endpoint: str) -> AbstractResolver | None:
     return _FixedResolver(address) if address else None
 
 
-def _new_session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(
-        connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False, trust_env=False
-    )
-
-
 async def _exchange(
     request: Awaitable[aiohttp.ClientResponse],
     body: RequestBody | None,
@@ -338,11 +362,10 @@ async def _exchange(
     try:
         response = await request
         try:
-            is_live = response.status == 200 and response.content_type == CONTENT_TYPE
-            if live is None or timeout is None or not is_live:
-                return await _read_answer(response, max_body_bytes)
             _check_encoding(response)
-            return await live.read(response.content, max_body_bytes, timeout)
+            if live is not None and timeout is not None and _is_live(response):
+                return await live.read(response.content, max_body_bytes, timeout)
+            return await _read_answer(response, max_body_bytes)
         except LineTooLongError:
             response.close()
             raise BodyTooLargeError from None
@@ -369,9 +392,12 @@ def _connect_error(error: aiohttp.ClientConnectorError) -> ConnectError:
     return failure
 
 
+def _is_live(response: aiohttp.ClientResponse) -> bool:
+    return response.status == 200 and response.content_type == CONTENT_TYPE
+
+
 async def _read_answer(response: aiohttp.ClientResponse, max_body_bytes: int) -> Answer:
     status, headers = response.status, response.headers
-    _check_encoding(response)
     limit, content = max_body_bytes if status == 200 else _FAILURE_BODY_BYTES, response.content
     # A short answer has often arrived completely, together with its headers.
     body = content.read_nowait() if content.is_eof() else await _read_pieces(content, limit)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
 from faasrt.errors import ConfigurationError, RuntimeClosedError
@@ -73,33 +73,32 @@ class CallsInFlight:
         if self.closing:
             raise RuntimeClosedError("this runtime is closed: get another from the manager or factory")
 
-    @contextlib.contextmanager
-    def track(self) -> Iterator[None]:
-        """Count the block as a call in flight. A nested block in the same task is not counted again. Raise
-        RuntimeClosedError if closing has begun before the block, or has cancelled it.
+    def track(self) -> TrackedCall:
+        """Return a context manager whose block counts as a call in flight. A nested block in the same task is not
+        counted again. Raise RuntimeClosedError if closing has begun.
         """
         task = asyncio.current_task()
         assert task is not None
         is_nested = task in self._tasks
         if not is_nested:
             self.check_open()
-            self._tasks.add(task)
-        cancelling = task.cancelling()
-        try:
-            yield
-        except BaseException as error:
-            # As in asyncio.timeout, only a cancellation by `close` is converted into an error.
-            if task in self._cancelled:
-                self._cancelled.discard(task)
-                if task.uncancel() <= cancelling and isinstance(error, asyncio.CancelledError):
-                    raise RuntimeClosedError("this runtime was closed while the call was in flight") from None
-            raise
-        finally:
-            if not is_nested:
-                self._tasks.discard(task)
-                self._cancelled.discard(task)
-                if not self._tasks:
-                    self._idle.set()
+        return TrackedCall(self, task, is_nested)
+
+    def add(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.add(task)
+
+    def remove(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        self._cancelled.discard(task)
+        if not self._tasks:
+            self._idle.set()
+
+    def take_cancelled(self, task: asyncio.Task[Any]) -> bool:
+        """Return whether `close` has cancelled a task since the last time."""
+        if task not in self._cancelled:
+            return False
+        self._cancelled.discard(task)
+        return True
 
     async def close(self, within_s: float | None) -> None:
         """Refuse further calls, and wait for those in flight.
@@ -124,3 +123,34 @@ class CallsInFlight:
         while self._tasks:
             self._idle.clear()
             await self._idle.wait()
+
+
+class TrackedCall:
+    """A block that counts as a call in flight; see `CallsInFlight.track`."""
+
+    __slots__ = ("_calls", "_cancelling", "_is_nested", "_task")
+
+    def __init__(self, calls: CallsInFlight, task: asyncio.Task[Any], is_nested: bool) -> None:
+        self._calls = calls
+        self._task = task
+        self._is_nested = is_nested
+        self._cancelling = task.cancelling()
+
+    def __enter__(self) -> None:
+        if not self._is_nested:
+            self._calls.add(self._task)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        """Raise RuntimeClosedError in place of a cancellation by `CallsInFlight.close`."""
+        try:
+            # As in asyncio.timeout, only a cancellation by `close` is converted into an error.
+            if (
+                error is not None
+                and self._calls.take_cancelled(self._task)
+                and self._task.uncancel() <= self._cancelling
+                and isinstance(error, asyncio.CancelledError)
+            ):
+                raise RuntimeClosedError("this runtime was closed while the call was in flight") from None
+        finally:
+            if not self._is_nested:
+                self._calls.remove(self._task)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import heapq
 import itertools
 import math
-from collections import deque
-from collections.abc import Collection, Sequence
-from typing import Unpack
+from collections.abc import Callable, Collection, Sequence
 
 import attrs
 
@@ -25,10 +24,11 @@ from faasrt.errors import (
     ServerError,
     ServiceError,
 )
+from faasrt.telemetry.events import Sink
 from faasrt.transport.endpoint import Endpoint, choose
-from faasrt.transport.groups import EndpointGroup, EndpointGroups, GroupOptions, Waiter
-from faasrt.transport.http import RequestBody
-from faasrt.transport.retry import is_outage
+from faasrt.transport.groups import EndpointGroup, EndpointGroups, Waiter
+from faasrt.transport.http import RequestBody, max_calls
+from faasrt.transport.retry import is_outage, outage_wait_s
 
 # A server may still run a program for this number of seconds after its time limit.
 _MARGIN_S = 1.0
@@ -36,14 +36,14 @@ _MARGIN_S = 1.0
 _EARLY_PROBES = 10
 
 
-@attrs.define(kw_only=True)
+@attrs.define
 class Permit:
     """The permission to send one call.
 
     Attributes:
         endpoint: The endpoint of the call.
+        group: The group of the call.
         started: When the permit was granted.
-        recent: The endpoints of its group that have answered lately, faster than usual.
         probe: The number of the probe if the call is a probe of a circuit breaker; None otherwise.
         body: The body of the request; None before it is built, and for requests that run no code.
         run_s: The maximum number of seconds for which the server runs the code.
@@ -56,8 +56,8 @@ class Permit:
     """
 
     endpoint: Endpoint
+    group: EndpointGroup
     started: float
-    recent: deque[Endpoint] = attrs.field(factory=deque)
     probe: int | None = None
     body: RequestBody | None = None
     run_s: float = 0.0
@@ -76,26 +76,59 @@ class Permit:
         return isinstance(error, ServerError) and self.status in (408, 504)
 
 
-class PermitPool(EndpointGroups):
+class PermitPool:
     """Limits the calls in flight: of the manager, and of each endpoint.
 
     A permit covers both limits. A caller that waits for one of them does not count for the other.
 
     Args:
         settings: The limits.
-        **options: The other arguments of `EndpointGroups`.
+        clock, random, emit, replicas_of, on_idle: See `EndpointGroups`.
 
     Attributes:
+        groups: The endpoints.
         in_flight: The number of calls that hold a permit.
         queued: The number of callers that wait for a permit.
     """
 
-    def __init__(self, settings: Settings, **options: Unpack[GroupOptions]) -> None:
-        super().__init__(settings, **options)
-        self._tickets = itertools.count()
-        self._timer: asyncio.TimerHandle | None = None
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: Callable[[], float],
+        random: Callable[[], float],
+        emit: Sink = lambda event: None,
+        replicas_of: Callable[[Sequence[str]], Sequence[str]] = lambda urls: urls,
+        on_idle: Callable[[str], None] = lambda url: None,
+    ) -> None:
+        self.groups = EndpointGroups(
+            settings, clock=clock, random=random, emit=emit, replicas_of=replicas_of, on_idle=on_idle
+        )
         self.in_flight = 0
         self.queued = 0
+        self._clock = clock
+        self._random = random
+        # The groups with waiting callers, in any order. A dict, because a set has no order that tests can repeat.
+        self._waiting: dict[EndpointGroup, None] = {}
+        self._tickets = itertools.count()
+        self._timer: asyncio.TimerHandle | None = None
+        self._use(settings)
+
+    def _use(self, settings: Settings) -> None:
+        self._settings = settings
+        self._max_concurrency, _ = max_calls(settings)
+        self._outage_wait_s = outage_wait_s(settings.retry)
+
+    def reconfigure(self, settings: Settings, urls_of: Callable[[EndpointGroup], Sequence[str]]) -> None:
+        """Use other settings. Endpoints that stay keep their breakers and limits.
+
+        Args:
+            settings: The settings.
+            urls_of: Returns the URLs in these settings for a group, whose waiting callers then get one of them.
+        """
+        self._use(settings)
+        self.groups.reconfigure(settings, urls_of)
+        self._serve_changed_groups()
 
     def refresh(self) -> None:
         """Use the replicas that there are now.
@@ -103,7 +136,10 @@ class PermitPool(EndpointGroups):
         Waiting callers get permits for new ones, or None if there is none. Those that have left are not used for
         further calls.
         """
-        super().refresh()
+        self.groups.refresh()
+        self._serve_changed_groups()
+
+    def _serve_changed_groups(self) -> None:
         for group in list(self._waiting):
             while group.has_waiters and not group.endpoints:
                 waiter = group.first
@@ -118,9 +154,7 @@ class PermitPool(EndpointGroups):
         """
         if group.has_waiters or self.in_flight >= self._max_concurrency:
             return None
-        now = self._clock()
-        endpoint = self._choose(group, group.endpoints, avoid, now)
-        return None if endpoint is None else self._grant(group, endpoint, now)
+        return self._grant(group, group.endpoints, avoid, self._clock())
 
     async def acquire(
         self,
@@ -157,16 +191,20 @@ class PermitPool(EndpointGroups):
         since = self._clock() if since is None else since
         waiter = Waiter(next(self._tickets), asyncio.get_running_loop().create_future(), avoid, owner, since)
         # A retry comes before other calls, but after earlier retries.
-        may_be_next = not group.has_waiters or self._limits_changed or bool(avoid and not group.retries)
+        may_be_next = not group.has_waiters or self.groups.limits_changed or bool(avoid and not group.retries)
         group.queue_of(waiter)[waiter.ticket] = waiter
         self._waiting[group] = None
         self.queued += 1
         if may_be_next:
             self.wake()
         try:
-            async with asyncio.timeout(within_s):
-                granted: Permit | None = await waiter.granted
-                return granted
+            granted: Permit | None
+            if within_s is None:
+                granted = await waiter.granted
+            else:
+                async with asyncio.timeout(within_s):
+                    granted = await waiter.granted
+            return granted
         except TimeoutError:
             self._leave(group, waiter)
             if self._outage_wait_s and (error := group.unavailable_error()):
@@ -189,8 +227,8 @@ class PermitPool(EndpointGroups):
         try:
             if error is None:
                 endpoint.latency.add_answer()
-                if permit.sample_from is not None and endpoint.latency.add(now - permit.sample_from, now):
-                    permit.recent.append(endpoint)
+                if permit.sample_from is not None and len(permit.group.endpoints) > 1:
+                    permit.group.add_sample(endpoint, now - permit.sample_from, now)
                 endpoint.limit.grow()
                 endpoint.breaker.succeed(now, permit.started)
             else:
@@ -204,19 +242,20 @@ class PermitPool(EndpointGroups):
             endpoint.limit.release()
             if permit.probe is not None:
                 endpoint.breaker.release_probe(now, permit.probe)
-            if is_failure and self.queued and not self._outage_wait_s:
-                self._fail_unavailable_groups(now)
-            was_full = self.in_flight + 1 >= self._max_concurrency
-            if error is not None or was_full or self._limits_changed or endpoint.breaker.state != "closed":
-                self.wake()
-            else:
-                self.wake(endpoint)
-            self._drop_if_idle(endpoint)
+            if self.queued:
+                if is_failure and not self._outage_wait_s:
+                    self._fail_unavailable_groups(now)
+                was_full = self.in_flight + 1 >= self._max_concurrency
+                if error is not None or was_full or self.groups.limits_changed or endpoint.breaker.state != "closed":
+                    self.wake()
+                else:
+                    self.wake(endpoint)
+            self.groups.drop_if_idle(endpoint)
 
     def fail_waiting(self, owner: object, error: FaasrtError) -> None:
         """Raise an error in the waiting callers with this owner."""
         for group in list(self._waiting):
-            for waiter in [one for one in (*group.retries.values(), *group.waiters.values()) if one.owner is owner]:
+            for waiter in [each for each in (*group.retries.values(), *group.waiters.values()) if each.owner is owner]:
                 # A copy for each, because raising an error adds the frames of its caller to it.
                 self._fail(group, waiter, copy.copy(error))
 
@@ -230,32 +269,36 @@ class PermitPool(EndpointGroups):
         if not self.queued:
             return
         now = self._clock()
-        blocked: list[EndpointGroup] = []
         give_up_at: list[float] = []
         if endpoint is None:
-            self._limits_changed = False
+            self.groups.limits_changed = False
             if self._outage_wait_s:
                 give_up_at = self._fail_unavailable_groups(now)
-            waiting = list(self._waiting)
+            groups = list(self._waiting)
         else:
-            waiting = [group for group in self._waiting if endpoint in group.members]
-        while waiting and self.in_flight < self._max_concurrency:
-            # Retries come first, then the caller that has waited longest, unless none of its endpoints has room.
-            group = min(waiting, key=lambda group: (not group.retries, group.first.ticket))
+            groups = [group for group in self._waiting if endpoint in group.members]
+        # Retries come first, then the caller that has waited longest, unless none of its endpoints has room.
+        queue = [_place_of(group) for group in groups]
+        heapq.heapify(queue)
+        blocked: list[EndpointGroup] = []
+        while queue and self.in_flight < self._max_concurrency:
+            group = queue[0][-1]
             waiter = group.first
             if not waiter.granted.done():  # the future is done if its caller has just been cancelled
                 endpoints = group.endpoints
                 if endpoint is not None and endpoint.url not in waiter.avoid:
                     endpoints = (endpoint,)
-                chosen = self._choose(group, endpoints, waiter.avoid, now)
-                if chosen is None:
+                permit = self._grant(group, endpoints, waiter.avoid, now)
+                if permit is None:
                     blocked.append(group)
-                    waiting.remove(group)
+                    heapq.heappop(queue)
                     continue
-                waiter.granted.set_result(self._grant(group, chosen, now))
+                waiter.granted.set_result(permit)
             self._remove(group, waiter)
-            if not group.has_waiters:
-                waiting.remove(group)
+            if group.has_waiters:
+                heapq.heapreplace(queue, _place_of(group))
+            else:
+                heapq.heappop(queue)
         if endpoint is None:
             self.close()
             self._wake_later([endpoint for group in blocked for endpoint in group.endpoints], give_up_at, now)
@@ -270,9 +313,10 @@ class PermitPool(EndpointGroups):
 
     def _check_queue(self, group: EndpointGroup) -> None:
         """Raise an error if a new caller must not wait."""
-        error = None if self._wait_s(group) else group.unavailable_error()
-        if error is not None and not any(endpoint.limit.in_flight for endpoint in group.endpoints):
-            raise error
+        if self.groups.has_failing and not self._wait_s(group):
+            error = group.unavailable_error()
+            if error is not None and not any(endpoint.limit.in_flight for endpoint in group.endpoints):
+                raise error
         max_queue = self._settings.limiter.max_queue
         if max_queue is None:
             return
@@ -313,24 +357,32 @@ class PermitPool(EndpointGroups):
         breaker.fail(now, permit.started, probe=permit.probe, early_probe_s=early_probe_s)
         return True
 
-    def _choose(
+    def _grant(
         self, group: EndpointGroup, endpoints: Sequence[Endpoint], avoid: Collection[str], now: float
-    ) -> Endpoint | None:
-        """Choose an endpoint that has room. While every breaker is open, choose one only for a probe if callers wait or
-        the endpoint is down.
+    ) -> Permit | None:
+        """Return a permit for one of the endpoints, or None if none may be used now.
+
+        A call to an endpoint whose breaker may be probed is the probe. While every breaker is open, only probes are
+        sent if callers wait, or if the endpoint is down.
         """
-        chosen = choose(endpoints, now, avoid=avoid, random=self._random, recent=group.recent)
-        if chosen is not None and chosen.breaker.state == "closed":
-            return chosen
-        if not self._waits_for(group):
-            return chosen
-        error = None if chosen is None else chosen.last_error
-        if error and not group.has_waiters and not is_outage(error):
-            return chosen
-        return next((one for one in group.endpoints if one.may_take_probe(now, is_needed=True)), None)
+        endpoint = choose(endpoints, now, avoid=avoid, random=self._random, recent=group.recent)
+        probe = None
+        if endpoint is None or endpoint.breaker.state != "closed":
+            waits = self._waits_for(group)
+            last_error = None if endpoint is None else endpoint.last_error
+            if waits and (group.has_waiters or last_error is None or is_outage(last_error)):
+                endpoint = group.next_probe(now)
+            if endpoint is None:
+                return None
+            if endpoint.breaker.may_probe(now, is_needed=waits):
+                probe = endpoint.breaker.start_probe()
+        self.in_flight += 1
+        endpoint.limit.acquire()
+        endpoint.latency.add_start(now)
+        return Permit(endpoint, group, now, probe)
 
     def _waits_for(self, group: EndpointGroup) -> bool:
-        return bool(self._failing) and not group.is_available and self._wait_s(group) > 0
+        return self.groups.has_failing and not group.is_available and self._wait_s(group) > 0
 
     def _wait_s(self, group: EndpointGroup) -> float:
         """Return the seconds for which callers wait until an endpoint of the group comes back."""
@@ -349,9 +401,7 @@ class PermitPool(EndpointGroups):
                 continue
             wait_s = self._wait_s(group)
             failing_since = max((endpoint.breaker.failing_since for endpoint in group.endpoints), default=now)
-            latest = now
-            if wait_s:
-                latest = min([now, *(endpoint.breaker.early_probe_at for endpoint in group.endpoints)]) - wait_s
+            latest = min(now, group.next_probe_at) - wait_s if wait_s else now
             if failing_since <= latest:
                 expired = [waiter for waiter in group.retries.values() if waiter.since <= latest]
                 for waiter in group.waiters.values():
@@ -386,18 +436,9 @@ class PermitPool(EndpointGroups):
                 if granted.result().probe is not None:
                     granted.result().endpoint.breaker.release_probe(self._clock(), granted.result().probe or 0)
                 self.wake()
-                self._drop_if_idle(granted.result().endpoint)
+                self.groups.drop_if_idle(granted.result().endpoint)
         else:
             self._remove(group, waiter)
-
-    def _grant(self, group: EndpointGroup, endpoint: Endpoint, now: float) -> Permit:
-        self.in_flight += 1
-        endpoint.limit.acquire()
-        endpoint.latency.add_start(now)
-        breaker = endpoint.breaker
-        may_probe = breaker.state == "open" and breaker.may_probe(now, is_needed=self._waits_for(group))
-        probe = breaker.start_probe() if may_probe else None
-        return Permit(endpoint=endpoint, started=now, recent=group.recent, probe=probe)
 
     def _wake_later(self, endpoints: Sequence[Endpoint], give_up_at: Sequence[float], now: float) -> None:
         """Set a timer for the next time at which an abandoned call stops counting, or a breaker may be probed, or an
@@ -426,3 +467,8 @@ class PermitPool(EndpointGroups):
     def _wake_all(self) -> None:
         self._timer = None
         self.wake()
+
+
+def _place_of(group: EndpointGroup) -> tuple[bool, int, EndpointGroup]:
+    """Return what orders a group with waiting callers. Tickets are unique, so groups are never compared."""
+    return not group.retries, group.first.ticket, group

@@ -9,11 +9,14 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 
+import attrs
+
 from faasrt.config import RetrySettings
 from faasrt.errors import (
     ConnectError,
     ConnectionLostError,
     DeadlineExceededError,
+    InvalidRequestError,
     OverloadedError,
     ProtocolError,
     Sent,
@@ -193,3 +196,75 @@ class SendState:
 
 
 _SENT: tuple[Sent, ...] = ("no", "maybe", "yes")
+
+
+@attrs.define(eq=False)
+class FailedAttempts:
+    """The attempts of one call that failed.
+
+    Attributes:
+        min_attempt_s: The minimum number of seconds that another attempt needs.
+        error: The error of the last one; None if none has failed.
+        tried: The base URLs of the endpoints that failed.
+        refused: The error of the last endpoint that cannot run the program; None if there is none.
+        unable: The base URLs of these endpoints. Nothing was sent to them.
+        excluded: The endpoints and names that are not used for further attempts; see `exclude`.
+        queued_s: The seconds that the call had waited for permits when the last attempt failed.
+        outage: The attempts that found an endpoint down.
+    """
+
+    min_attempt_s: float = 0.0
+    error: ServiceError | None = None
+    tried: tuple[str, ...] = ()
+    refused: InvalidRequestError | None = None
+    unable: tuple[str, ...] = ()
+    excluded: frozenset[str] = frozenset()
+    queued_s: float = 0.0
+    outage: Outage = attrs.field(factory=Outage)
+    _state: SendState = attrs.field(factory=SendState)
+
+    def add(self, error: ServiceError, url: str = "") -> None:
+        """Record a failed attempt. `url` is empty if no address of the endpoint was found."""
+        self.error = error
+        self._state.add(error)
+        if url:
+            self.tried += (url,)
+
+    def clear(self) -> None:
+        """Forget the errors. Their tracebacks refer to this object, and they would keep each other alive."""
+        self.error = self.refused = None
+
+    def wait_before_next(
+        self,
+        attempts: int,
+        now: float,
+        *,
+        settings: RetrySettings,
+        has_alternative: bool,
+        idempotent: bool,
+        remaining_s: float,
+        budget: RetryBudget,
+        random: Callable[[], float],
+    ) -> float | None:
+        """Return the delay before the next attempt in seconds; None to raise the error instead.
+
+        Args:
+            attempts: The number of attempts so far.
+            now: The current time of the clock.
+            settings, has_alternative, idempotent, remaining_s, budget, random: See `wait_before_retry`.
+        """
+        assert self.error is not None
+        outage_s = self.outage.add(self.error, now, settings)
+        counted = attempts - len(self.unable) - self.outage.attempts
+        return wait_before_retry(
+            self.error,
+            attempt=counted if outage_s is None else self.outage.attempts,
+            idempotent=idempotent,
+            has_alternative=has_alternative,
+            remaining_s=remaining_s,
+            min_attempt_s=self.min_attempt_s,
+            settings=settings,
+            budget=budget,
+            random=random,
+            outage_s=outage_s,
+        )

@@ -1,53 +1,77 @@
-"""The attempt loop: one call from its permit to its answer, with deadline and retries."""
+"""Transport: sends calls to endpoints, each with a permit, a deadline and retries."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
-from collections.abc import Collection
+import random as random_module
+import time
+from collections import defaultdict
+from collections.abc import Callable
 
 from faasrt.config import Settings
 from faasrt.errors import (
     ConnectError,
     DeadlineExceededError,
-    FaasrtError,
     InvalidRequestError,
     OverloadedError,
     ProtocolError,
     QueueFullError,
     RejectedError,
+    RuntimeClosedError,
     ServiceError,
     UnsupportedLanguageError,
 )
-from faasrt.languages import family_of, has_return_val
+from faasrt.languages import Language, family_of, has_return_val
 from faasrt.protocol.health import EndpointProfile
-from faasrt.protocol.program import Execution, GuestResponse
+from faasrt.protocol.interface import ServiceProtocol
+from faasrt.protocol.program import Execution, GuestResponse, Request
 from faasrt.protocol.registry import protocol_of
 from faasrt.protocol.response import decode_validation, max_answer_bytes, raise_for_status
 from faasrt.results import ValidationResult
-from faasrt.transport.call_context import CallContext
+from faasrt.telemetry.dispatch import EventDispatcher
+from faasrt.transport.call import Call
 from faasrt.transport.endpoint import Endpoint, has_alternative
 from faasrt.transport.endpoint_registry import EndpointRegistry
 from faasrt.transport.groups import EndpointGroup, exclude
 from faasrt.transport.http import BodyTooLargeError, RequestBody
 from faasrt.transport.live_reader import LiveReader
 from faasrt.transport.pool import Permit
-from faasrt.transport.retry import Outage, SendState, wait_before_retry
+from faasrt.transport.retry import FailedAttempts, RetryBudget
 
 _VALIDATION_BODY_BYTES = 4 * 2**20
 
 
-class Transport(EndpointRegistry):
-    """Sends the requests of all runtimes of a factory."""
+class Transport:
+    """Sends the calls of all runtimes of a factory.
+
+    Args:
+        settings, emit, clock, random, on_removed: See `EndpointRegistry`.
+
+    Attributes:
+        endpoints: The endpoints to which calls are sent.
+        clock: A monotonic clock in seconds.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        emit: EventDispatcher,
+        clock: Callable[[], float] = time.monotonic,
+        random: Callable[[], float] = random_module.random,
+        on_removed: Callable[[str], None] = lambda endpoint: None,
+    ) -> None:
+        self.endpoints = EndpointRegistry(settings, emit, clock, random, on_removed)
+        self.clock = clock
+        self._random = random
+        # By family of languages: successes on the servers of one family must not allow retries on those of another.
+        self._budgets: dict[str, RetryBudget] = defaultdict(lambda: RetryBudget(self.endpoints.settings.retry))
+        # The owners of the calls that wait before a retry.
+        self._backing_off: dict[asyncio.Future[None], object] = {}
 
     async def run(
-        self,
-        context: CallContext,
-        execution: Execution,
-        *,
-        idempotent: bool,
-        owner: object,
-        live: LiveReader | None = None,
+        self, call: Call, execution: Execution, *, idempotent: bool, owner: object, live: LiveReader | None = None
     ) -> GuestResponse:
         """Send an execution to an endpoint, retry it if allowed, and return the content of the answer.
 
@@ -55,7 +79,7 @@ class Transport(EndpointRegistry):
         report of an endpoint extends the deadline, by at most `health_s` for each report.
 
         Args:
-            context: The call.
+            call: The call.
             execution: The program or the calls to run.
             idempotent: Whether it may run more than once.
             owner: An object that identifies the call for `fail_waiting`.
@@ -66,268 +90,308 @@ class Transport(EndpointRegistry):
             InvalidRequestError: No endpoint can run the program; nothing was sent.
             UnsupportedLanguageError: No endpoint is configured for the language.
             QueueFullError: Too many calls are waiting already.
+            RuntimeClosedError: The owner was closed while the call waited.
             ServiceError: The infrastructure failed; see the error tree.
 
         Cancellation: returns the permit and closes the connection.
         """
-        self._loop.check()
-        settings, run = self.settings, execution.run
-        family = family_of(run.language)
-        timeout_s = run.timeout_ms / 1000
-        failed: ServiceError | None = None
-        state = SendState()
-        tried: tuple[str, ...] = ()
-        unable: list[str] = []
-        excluded: Collection[str] = ()
-        refused: InvalidRequestError | None = None
-        queued_s = 0.0  # before this attempt
-        min_attempt_s = min(timeout_s, max(0.1, timeout_s / 10))
-        outage = Outage()
+        endpoints, language = self.endpoints, execution.run.language
+        endpoints.loop.check()
+        settings, timeout_s = endpoints.settings, execution.run.timeout_ms / 1000
+        failed = FailedAttempts(min_attempt_s=min(timeout_s, max(0.1, timeout_s / 10)))
+        needs_profile = execution.needs_profile
         try:
             while True:
                 try:
-                    group = await self._group(run.language, excluded=excluded, within_s=context.deadline - self.clock())
+                    group = await endpoints.group(
+                        language, excluded=failed.excluded, within_s=call.deadline - self.clock()
+                    )
                 except UnsupportedLanguageError as error:
-                    raise (failed or error) from None
+                    raise failed.error or error from None
                 except ConnectError as error:
-                    if failed is None:
-                        context.deadline = self.clock() + timeout_s + settings.timeouts.grace_s
-                    context.attempt_started(error.endpoint)
-                    context.attempt_finished(error, None)
-                    failed = error
+                    if failed.error is None:
+                        call.deadline = self.clock() + timeout_s + settings.timeouts.grace_s
+                    call.attempt_started(error.endpoint)
+                    call.attempt_finished(error, None)
+                    failed.add(error)
                 else:
-                    if not group.endpoints and refused is not None:
-                        raise failed or refused  # those that might run it have left
-                    if not execution.needs_profile:
+                    if not needs_profile:
                         group.skip_capacity()
-                    try:
-                        permit = self._pool.try_acquire(group, avoid=tried)
-                        if permit is None:
-                            within_s = context.deadline - self.clock() - (min_attempt_s if failed else 0.0)
-                            permit = await self._wait_for_permit(
-                                context, settings, group, tried, owner, queued_s, within_s, outage.since
-                            )
-                    except (QueueFullError, ServiceError) as error:
-                        # If there is no permit for a retry, raise the failure that led to the retry.
-                        raise (failed or error) from None
+                    permit = endpoints.pool.try_acquire(group, avoid=failed.tried)
+                    if permit is None:
+                        permit = await self._wait_for_permit(call, settings, group, failed, owner)
                     if permit is None:
                         continue  # all endpoints have left, and others may have come
-                    if failed is None:
-                        context.deadline = self.clock() + timeout_s + settings.timeouts.grace_s
-                    url = permit.endpoint.url
+                    if failed.error is None:
+                        call.deadline = self.clock() + timeout_s + settings.timeouts.grace_s
                     try:
-                        context.attempt_started(url)
-                        response = await self._attempt(permit, execution, context, settings, live)
+                        return await self._attempt(permit, execution, call, settings, needs_profile, live)
                     except InvalidRequestError as error:
-                        # Nothing was sent. Replicas may be of different kinds, so another one may be able to run it.
-                        self._finish_attempt(permit, context, error)
-                        unable.append(url)
-                        refused = error
-                        excluded = exclude(unable)
-                        if not self._endpoints(run.language, excluded):
-                            for url in unable:
-                                self._profiles.mark_stale(url)  # a toolchain may be installed until the next call
+                        if not self._exclude(permit.endpoint.url, language, failed, error):
                             raise
-                        if failed is None:
-                            context.deadline = math.inf
+                        if failed.error is None:
+                            call.deadline = math.inf
                         continue
-                    except BaseException as error:
-                        self._finish_attempt(permit, context, error)
-                        if not isinstance(error, ServiceError):
-                            raise
-                        failed = error
-                    else:
-                        self._finish_attempt(permit, context, None)
-                        self._budgets[family].deposit()
-                        return response
-                    tried += (url,)
-                state.add(failed)
-                if live is not None and live.has_delivered:
-                    raise failed
-                outage_s = outage.add(failed, self.clock(), settings.retry)
-                counted = context.attempts - len(unable) - outage.attempts
-                wait_s = wait_before_retry(
-                    failed,
-                    attempt=counted if outage_s is None else outage.attempts,
-                    idempotent=idempotent,
-                    has_alternative=has_alternative(self._endpoints(run.language, excluded), self.clock(), tried),
-                    remaining_s=context.deadline - self.clock(),
-                    min_attempt_s=min_attempt_s,
-                    settings=settings.retry,
-                    budget=self._budgets[family],
-                    random=self._random,
-                    outage_s=outage_s,
-                )
-                if wait_s is None:
-                    raise failed
-                context.retry_scheduled(failed, wait_s)
-                await asyncio.sleep(wait_s)
-                queued_s = context.queued_s
+                    except ServiceError as error:
+                        failed.add(error, permit.endpoint.url)
+                await self._wait_before_retry(call, settings, language, failed, idempotent, owner, live)
         except ServiceError as error:
-            context.attach(error)
+            call.attach(error)
             raise
         finally:
-            failed = refused = None  # the traceback of an error refers to this frame: they would keep each other alive
+            failed.clear()
 
-    async def validate(self, context: CallContext, body: bytes, *, owner: object) -> ValidationResult:
+    async def validate(self, call: Call, body: bytes, *, owner: object) -> ValidationResult:
         """Send a program to be parsed, without retries, and return the result. Raise QueueFullError or ServiceError."""
-        self._loop.check()
-        settings = self.settings
+        endpoints = self.endpoints
+        endpoints.loop.check()
+        settings = endpoints.settings
         within_s = settings.sandbox.timeout_limit_s + settings.timeouts.grace_s
         try:
             permit = None
             while permit is None:
-                group = await self._group(context.language, validates=True)
+                group = await endpoints.group(call.language, validates=True)
                 group.skip_capacity()
-                permit = self._pool.try_acquire(group) or await self._wait_for_permit(
-                    context, settings, group, (), owner
-                )
+                permit = await self._wait_for_permit(call, settings, group, FailedAttempts(), owner)
             self._use_default_capacity(permit.endpoint)
-            context.attempts, context.endpoint = 1, permit.endpoint.url
-            error: BaseException | None = None
+            call.attempts, call.endpoint = 1, permit.endpoint.url
             try:
-                if not has_return_val(context.language):
+                if not has_return_val(call.language):
                     # A compiler parses the program, which may take longer than the time limit of a program.
-                    profile = self._profiles.cached(context.endpoint)
-                    profile = profile or await self._fetch_profile(context.endpoint, context)
-                    within_s += profile.compile_limits_s.get(context.language, 0.0)
-                answer = await self._http.post(
-                    permit.endpoint.url,
-                    "/validate_code",
-                    RequestBody(body, self.clock),
-                    within_s=within_s,
-                    max_body_bytes=_VALIDATION_BODY_BYTES,
-                    headers=context.headers(),
-                )
+                    profile = endpoints.profiles.cached(call.endpoint)
+                    profile = profile or await self._fetch_profile(call.endpoint, call)
+                    within_s += profile.compile_limits_s.get(call.language, 0.0)
+                try:
+                    answer = await endpoints.http.post(
+                        permit.endpoint.url,
+                        "/validate_code",
+                        RequestBody(body, self.clock),
+                        within_s=within_s,
+                        max_body_bytes=_VALIDATION_BODY_BYTES,
+                        headers=call.headers(),
+                    )
+                except BodyTooLargeError:
+                    raise ProtocolError("the answer is larger than any validation", sent="yes") from None
                 raise_for_status(answer)
-                return decode_validation(answer.body)
-            except BodyTooLargeError:
-                error = ProtocolError("the answer is larger than any validation", sent="yes")
-                raise error from None
-            except BaseException as caught:
-                error = caught
+                result = decode_validation(answer.body)
+            except BaseException as error:
+                endpoints.pool.release(permit, error)
                 raise
-            finally:
-                self._pool.release(permit, error)
+            endpoints.pool.release(permit, None)
+            return result
         except ServiceError as failure:
-            context.attach(failure)
+            call.attach(failure)
             raise
 
-    def fail_waiting(self, owner: object, error: FaasrtError) -> None:
-        """Raise an error in the waiting calls with this owner."""
-        self._pool.fail_waiting(owner, error)
+    def reconfigure(self, settings: Settings) -> None:
+        """Use other settings for further calls, and other endpoints for further attempts and for waiting calls.
+
+        Endpoints that stay keep their circuit breaker, limit and connections.
+        """
+        self.endpoints.reconfigure(settings)
+        for budget in self._budgets.values():
+            budget.reconfigure(settings.retry)
+
+    def fail_waiting(self, owner: object) -> None:
+        """Raise RuntimeClosedError in the calls with this owner that wait for a permit or for their next attempt."""
+        error = RuntimeClosedError("this runtime was closed while the call waited for a permit; nothing was sent")
+        self.endpoints.pool.fail_waiting(owner, error)
+        for ended, each in self._backing_off.items():
+            if each is owner and not ended.done():
+                ended.set_exception(RuntimeClosedError("this runtime was closed while the call waited for a retry"))
 
     async def _wait_for_permit(
-        self,
-        context: CallContext,
-        settings: Settings,
-        group: EndpointGroup,
-        avoid: Collection[str],
-        owner: object,
-        queued_before_s: float = 0.0,
-        within_s: float = math.inf,
-        since: float | None = None,
+        self, call: Call, settings: Settings, group: EndpointGroup, failed: FailedAttempts, owner: object
     ) -> Permit | None:
+        """Wait for a permit; None if the group has no endpoint any more.
+
+        If there is no permit for a retry, the error is that of the attempt before it.
+        """
+        if not group.endpoints and failed.refused is not None:
+            raise failed.error or failed.refused  # those that might run the program have left
         asked = self.clock()
+        within_s = call.deadline - asked
+        if failed.error is not None:
+            within_s -= failed.min_attempt_s
         queue_timeout_s = settings.limiter.queue_timeout_s
         if queue_timeout_s is not None:
-            timeout_s = queue_timeout_s - (context.queued_s - queued_before_s)
+            timeout_s = queue_timeout_s - (call.queued_s - failed.queued_s)
             if not group.is_initialized:
                 timeout_s += settings.timeouts.health_s  # the first caller may wait for a health report
             within_s = min(within_s, timeout_s)
         try:
-            return await self._pool.acquire(
+            return await self.endpoints.pool.acquire(
                 group,
-                avoid=avoid,
+                avoid=failed.tried,
                 within_s=within_s if within_s < math.inf else None,
                 owner=owner,
-                since=since,
+                since=failed.outage.since,
             )
+        except (QueueFullError, ServiceError) as error:
+            raise failed.error or error from None
         finally:
-            context.queued_s += self.clock() - asked
+            call.queued_s += self.clock() - asked
+
+    def _exclude(self, url: str, language: Language | str, failed: FailedAttempts, error: InvalidRequestError) -> bool:
+        """Exclude an endpoint that cannot run the program. Return whether others are left, which may be able to."""
+        failed.refused = error
+        failed.unable += (url,)
+        failed.excluded = exclude(failed.unable)
+        if self.endpoints.replicas(language, failed.excluded):
+            return True
+        for unable in failed.unable:
+            self.endpoints.profiles.mark_stale(unable)  # a toolchain may be installed until the next call
+        return False
+
+    async def _wait_before_retry(
+        self,
+        call: Call,
+        settings: Settings,
+        language: Language | str,
+        failed: FailedAttempts,
+        idempotent: bool,
+        owner: object,
+        live: LiveReader | None,
+    ) -> None:
+        """Wait before the next attempt. `fail_waiting` ends the wait. If there must be none, raise the last error."""
+        assert failed.error is not None
+        now = self.clock()
+        if live is not None and live.has_delivered:
+            raise failed.error
+        wait_s = failed.wait_before_next(
+            call.attempts,
+            now,
+            settings=settings.retry,
+            has_alternative=has_alternative(self.endpoints.replicas(language, failed.excluded), now, failed.tried),
+            idempotent=idempotent,
+            remaining_s=call.deadline - now,
+            budget=self._budgets[family_of(language)],
+            random=self._random,
+        )
+        if wait_s is None:
+            raise failed.error
+        call.retry_scheduled(failed.error, wait_s)
+        failed.queued_s = call.queued_s
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._backing_off[ended] = owner
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await ended
+        finally:
+            del self._backing_off[ended]
 
     def _use_default_capacity(self, endpoint: Endpoint) -> None:
         """Let waiting calls use an endpoint that has come while they waited, and whose health is not requested."""
         if not endpoint.limit.is_initialized:
             endpoint.limit.set_capacity(None)
-            self._pool.wake()
+            self.endpoints.pool.wake()
 
-    def _finish_attempt(self, permit: Permit, context: CallContext, error: BaseException | None) -> None:
+    def _finish_attempt(self, permit: Permit, call: Call, error: BaseException | None) -> None:
         try:
-            context.attempt_finished(error, permit.status)
+            call.attempt_finished(error, permit.status)
             if isinstance(error, ServiceError) and not isinstance(error, (OverloadedError, RejectedError)):
-                self._profiles.mark_stale(permit.endpoint.url, is_replaced=isinstance(error, ProtocolError))
+                is_replaced = isinstance(error, ProtocolError)
+                self.endpoints.profiles.mark_stale(permit.endpoint.url, is_replaced=is_replaced)
         finally:
-            self._pool.release(permit, error)
+            self.endpoints.pool.release(permit, error)
 
     async def _attempt(
         self,
         permit: Permit,
         execution: Execution,
-        context: CallContext,
+        call: Call,
         settings: Settings,
+        needs_profile: bool,
         live: LiveReader | None,
     ) -> GuestResponse:
-        timeouts, run, endpoint = settings.timeouts, execution.run, permit.endpoint
+        """Send an execution to the endpoint of a permit, return the content of the answer, and give the permit back."""
+        endpoint, run = permit.endpoint, execution.run
         protocol = protocol_of(endpoint.url)
-        profile = protocol.profile
-        if execution.needs_profile:
-            profile = await self._profile(endpoint.url, context)
-            endpoint.limit.set_capacity(profile.capacities.get(family_of(run.language)))
-            self._pool.wake()
-        else:
-            self._use_default_capacity(endpoint)
-        # The time of the attempt starts only here, after the health report.
-        now, deadline = self.clock(), context.deadline
-        started = now
+        try:
+            call.attempt_started(endpoint.url)
+            profile = protocol.profile
+            if needs_profile:
+                profile = await self._profile(endpoint.url, call)
+                endpoint.limit.set_capacity(profile.capacities.get(family_of(run.language)))
+                self.endpoints.pool.wake()
+            else:
+                self._use_default_capacity(endpoint)
+            began = self.clock()  # not before the health report
+            request, within_s = self._request(permit, execution, call.deadline - began, settings, profile, protocol)
+            permit.body = RequestBody(request.body, self.clock)
+            try:
+                answer = await self.endpoints.http.post(
+                    endpoint.url,
+                    protocol.run_path,
+                    permit.body,
+                    within_s=within_s,
+                    max_body_bytes=max_answer_bytes(run.sandbox.max_output_bytes, collects=bool(run.input.collect)),
+                    headers=call.headers(),
+                    live=None if request.nonce else live,  # the guest program returns the output only at the end
+                )
+            except BodyTooLargeError:
+                permit.status = 200  # with any other status, only the beginning of the body is read
+                response = request.read(None)
+            else:
+                permit.status = answer.status
+                response = request.read(answer)
+                permit.sample_from = began if response.used_its_time else None
+                if permit.has_reduced_timeout and response.timed_out:
+                    # The code had less time than the caller allowed, so a timeout is not its fault.
+                    timeout_ms = request.run.timeout_ms
+                    message = (
+                        f"the code was stopped after {timeout_ms} ms, which were left until the deadline of the call"
+                    )
+                    raise DeadlineExceededError(message, sent="yes")
+        except BaseException as error:
+            self._finish_attempt(permit, call, error)
+            raise
+        self._finish_attempt(permit, call, None)
+        self._budgets[family_of(run.language)].deposit()
+        return response
+
+    def _request(
+        self,
+        permit: Permit,
+        execution: Execution,
+        left_s: float,
+        settings: Settings,
+        profile: EndpointProfile,
+        protocol: ServiceProtocol,
+    ) -> tuple[Request, float]:
+        """Return the request for an endpoint, and the seconds within which it must be answered.
+
+        Args:
+            left_s: The seconds until the deadline of the call.
+        """
+        timeouts, run = settings.timeouts, execution.run
         # The time of an interpreter's start, or of a compiler, is not part of the program's.
         startup_s = timeouts.startup_s if profile.cold_start or protocol.may_compile(run.language) else 0.0
         startup_s += profile.compile_limits_s.get(run.language, 0.0)
-        deadline += startup_s
-        started += startup_s
+        left_s += startup_s
         # The server must not run the code for longer than the caller waits.
         timeout_ms = run.timeout_ms
-        if (deadline - now) * 1000 < timeout_ms:
-            timeout_ms, permit.has_reduced_timeout = int((deadline - now) * 1000), True
+        if left_s * 1000 < timeout_ms:
+            timeout_ms, permit.has_reduced_timeout = int(left_s * 1000), True
             if timeout_ms < 1:
                 raise DeadlineExceededError("the deadline of the call passed before the program was sent", sent="no")
-        request = execution.request(profile, timeout_ms, endpoint.url, protocol)
-        permit.body, timeout_s = RequestBody(request.body, self.clock), request.timeout_ms / 1000
-        permit.run_s = timeout_s + startup_s
+        request = execution.request(profile, timeout_ms, permit.endpoint.url, protocol)
+        permit.run_s = request.timeout_ms / 1000 + startup_s
         permit.cancels_on_disconnect = profile.cancels_on_disconnect
-        deadline += (request.timeout_ms - timeout_ms) / 1000  # several cases take longer than one
-        try:
-            answer = await self._http.post(
-                endpoint.url,
-                protocol.run_path,
-                permit.body,
-                within_s=min(started + timeout_s + timeouts.grace_s, deadline) - now,
-                max_body_bytes=max_answer_bytes(run.sandbox.max_output_bytes, collects=bool(run.input.collect)),
-                headers=context.headers(),
-                live=None if request.nonce else live,  # the guest program returns the output only at the end
-            )
-        except BodyTooLargeError:
-            permit.status = 200  # with any other status, only the beginning of the body is read
-            return request.read(None)
-        permit.status = answer.status
-        response = request.read(answer)
-        permit.sample_from = now if response.used_its_time else None
-        if permit.has_reduced_timeout and response.timed_out:
-            # The code had less time than the caller allowed, so a timeout is not its fault.
-            message = f"the code was stopped after the {timeout_ms} ms that were left until the deadline of the call"
-            raise DeadlineExceededError(message, sent="yes")
-        return response
+        left_s += (request.timeout_ms - timeout_ms) / 1000  # several cases take longer than one
+        return request, min(permit.run_s + timeouts.grace_s, left_s)
 
-    async def _profile(self, url: str, context: CallContext) -> EndpointProfile:
-        profile = self._profiles.cached(url)
+    async def _profile(self, url: str, call: Call) -> EndpointProfile:
+        profile = self.endpoints.profiles.cached(url)
         # Only the report says whether a server runs a language without a guest program.
-        if profile is not None and (profile.answered or profile.has_guest(context.language)):
+        if profile is not None and (profile.answered or profile.has_guest(call.language)):
             return profile
-        return await self._fetch_profile(url, context)
+        return await self._fetch_profile(url, call)
 
-    async def _fetch_profile(self, url: str, context: CallContext) -> EndpointProfile:
+    async def _fetch_profile(self, url: str, call: Call) -> EndpointProfile:
         asked = self.clock()
         try:
-            return await self._profiles.fetch(url, self.settings.timeouts.health_s)
+            return await self.endpoints.profiles.fetch(url, self.endpoints.settings.timeouts.health_s)
         finally:
-            context.deadline += self.clock() - asked
+            call.deadline += self.clock() - asked

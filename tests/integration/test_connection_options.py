@@ -110,6 +110,19 @@ async def test_session_of_the_caller(serve: Any) -> None:
     assert [one[0] for one in seen] == ["/health", "/run_code", "/health"] * 2
 
 
+@pytest.mark.parametrize("envelope", ["auto", "never"])
+async def test_a_closed_session_of_the_caller_is_named_in_the_error(envelope: str) -> None:
+    """Nothing is sent, and nothing is retried. The health says so, too."""
+    session = aiohttp.ClientSession()
+    await session.close()
+    async with FakeFaaS() as faas, manager_for(faas.url, session=session, envelope=envelope) as manager:
+        with pytest.raises(ConfigurationError, match="the session in the settings is closed"):
+            await manager.run_code("1", "py")
+        assert "is closed" in (await manager.get_health_status()).endpoints[0].error
+        metrics = manager.get_metrics()
+        assert (metrics.in_flight, metrics.total.attempts, faas.executions) == (0, 1, 0)
+
+
 @pytest.mark.parametrize("limit", ["limit", "limit_per_host"])
 async def test_the_pool_of_a_session_limits_the_calls_in_flight(limit: str) -> None:
     """Calls wait for a permit, not for a connection, and one connection is left for requests for the health."""

@@ -35,9 +35,10 @@ from faasrt import (
     sync,
 )
 from faasrt.protocol.request import RunRequest
+from faasrt.telemetry.events import Event, RetryScheduled
 from faasrt.testing import FakeFaaS, Reply
-from support.helpers import NO_WAIT, manager_for
-from support.served import is_gone
+from support.helpers import NO_WAIT, Clock, manager_for
+from support.served import is_gone, until
 
 Serve = Callable[..., Awaitable[str]]
 FINE = b'{"output": {"stdout": "hi", "stderr": "", "ret_val": ""}}'
@@ -212,6 +213,21 @@ async def test_closing_ends_calls_after_close_s(raw_server: Serve) -> None:
     assert [type(end) for end in ends] == [RuntimeClosedError] * 3
     await wait_until(lambda: server.open == 0)
     assert manager.get_metrics().total.errors == {"RuntimeClosedError": 3}
+
+
+async def test_closing_ends_calls_that_wait_before_a_retry(clock: Clock) -> None:
+    """They raise RuntimeClosedError at once, as those that wait for a permit do. Time does not pass here."""
+    events: list[Event] = []
+    async with FakeFaaS() as fake:
+        fake.default = Reply.overloaded(retry_after=10)
+        manager = manager_for(fake.url, telemetry=[events.append], clock=clock)
+        call = asyncio.create_task(manager.run_code("1", "py"))
+        await until(lambda: any(isinstance(event, RetryScheduled) for event in events))
+        clock.stop()
+        await manager.aclose()
+        with pytest.raises(RuntimeClosedError, match="waited for a retry"):
+            await call
+        assert manager.get_metrics().total.errors == {"RuntimeClosedError": 1}
 
 
 async def test_cancelled_aclose_ends_all_calls(raw_server: Serve) -> None:

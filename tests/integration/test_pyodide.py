@@ -211,6 +211,6 @@ async def test_whole_programs_run_as_cases_in_pyodide(pyodide: tuple[PyodideFaas
     """)
     inputs = [{"stdin": f"in{n}", "argv": [str(n)], "files": {"part.py": f"name = {n}"}} for n in range(4)]
     response = await run_whole_cases(pyodide[0].url, code, encode_inputs(*inputs), timeout_ms=1_000)
-    results = [response.result_of(index) for index in response.report.records]
+    results = [response.result_of(index) for index in response.answer.report.records]
     assert [result.outcome for result in results] == ["OK", "USER_ERROR", "TIMEOUT"]
     assert [result.stdout for result in results] == [f"in{n} {n} ['main.py', '{n}']\n" for n in range(3)]

@@ -242,7 +242,7 @@ async def test_whole_programs_run_as_cases(double_url: str) -> None:
     """)
     inputs = [{"stdin": f"in{n}", "argv": [str(n)], "files": {"part.py": f"name = '{n}'"}} for n in range(3)]
     response = await run_whole_cases(double_url, code, encode_inputs(*inputs), files={"shared": "S"}, collect=["o*"])
-    assert response.report.final
+    assert response.answer.report.final
     for number in range(3):
         result = response.result_of(number)
         assert result.outcome is (Outcome.USER_ERROR if number else Outcome.OK), result
@@ -301,8 +301,8 @@ async def test_a_case_at_its_time_limit_ends_the_execution(double_url: str) -> N
     """)
     inputs = [{"stdin": word} for word in ("a", "loop", "b")]
     response = await run_whole_cases(double_url, code, encode_inputs(*inputs), timeout_ms=1_500)
-    assert [response.result_of(index).outcome for index in response.report.records] == ["OK", "TIMEOUT"]
-    assert response.report.is_complete
+    assert [response.result_of(index).outcome for index in response.answer.report.records] == ["OK", "TIMEOUT"]
+    assert response.answer.report.is_complete
 
 
 @pytest.mark.parametrize(
@@ -357,7 +357,7 @@ async def test_a_case_at_its_time_limit_ends_the_execution(double_url: str) -> N
 async def test_later_cases_run_after_a_case_that_fails(double_url: str, code: str, outcomes: list[str]) -> None:
     """Only a case that ends the process prevents the later cases."""
     response = await run_whole_cases(double_url, code, encode_inputs({"stdin": "a"}, {"stdin": "x"}, {"stdin": "b"}))
-    assert [response.result_of(index).outcome for index in response.report.records] == outcomes
+    assert [response.result_of(index).outcome for index in response.answer.report.records] == outcomes
 
 
 async def test_the_guest_program_removes_its_folders(double_url: str) -> None:

@@ -19,7 +19,6 @@ from faasrt import (
     CodeTask,
     ConfigurationError,
     ExecutionOutput,
-    ExecutionResult,
     InvalidRequestError,
     Language,
     Outcome,
@@ -393,7 +392,7 @@ class EchoProtocol(ServiceProtocol):
 
     def decode(self, answer: Answer, run: RunRequest, *, nonce: str | None, timeout_ms: float) -> ParsedAnswer:
         raise_for_status(answer)
-        return ParsedAnswer(ExecutionResult(outcome=Outcome.OK, output=ExecutionOutput(answer.body.decode())))
+        return ParsedAnswer(outcome=Outcome.OK, output=ExecutionOutput(answer.body.decode()))
 
 
 PROTOCOL = EchoProtocol()

@@ -15,14 +15,18 @@ from faasrt.protocol.frames import GuestReport, Record, cut_ret_val, frame_bytes
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.program import GuestResponse, Request
 from faasrt.protocol.request import RunRequest
-
-KILLED = ExecutionResult(outcome=Outcome.CRASHED)
+from faasrt.protocol.response import ParsedAnswer
 
 
 def request(limit: int = 1_000) -> Request:
     sandbox = SandboxConfig(max_output_bytes=limit)
     run = RunRequest.checked(Language.PYTHON, "pass", sandbox)
     return Request(body=b"", run=run, timeout_ms=run.timeout_ms, profile=EndpointProfile(), nonce="n")
+
+
+def response(report: GuestReport, limit: int = 1_000) -> GuestResponse:
+    """Return the answer of a server whose process was killed, with the frames of the guest program."""
+    return GuestResponse(ParsedAnswer(outcome=Outcome.CRASHED, report=report), request(limit))
 
 
 def to_result(result: ExecutionResult) -> ExecutionResult:
@@ -57,7 +61,7 @@ def test_each_case_runs_once(kinds: list[str], room: int, isolate: bool) -> None
                 break
         plan.record_results(
             batch,
-            GuestResponse(GuestReport(records=records, started=True, final=final, progress=True), KILLED, request()),
+            response(GuestReport(records=records, started=True, final=final, progress=True)),
             to_result,
         )
     assert begun == list(range(len(kinds)))
@@ -90,7 +94,7 @@ def test_crashes_without_a_report_are_found_by_halving(silent: set[int], count: 
             report = GuestReport(
                 records={-1: record()} | {index: record() for index in batch}, started=True, final=True
             )
-        plan.record_results(batch, GuestResponse(report, KILLED, request()), to_result)
+        plan.record_results(batch, response(report), to_result)
     assert [result.outcome for result in plan.all_results()] == [
         Outcome.CRASHED if index in silent else Outcome.OK for index in range(count)
     ]
@@ -105,9 +109,7 @@ def test_batches_are_limited_in_size(sizes: list[int]) -> None:
         seen += batch
         assert len(batch) == 1 or sum(sizes[index] for index in batch) <= MAX_REQUEST_BYTES
         records = {-1: record()} | {index: record() for index in batch}
-        plan.record_results(
-            batch, GuestResponse(GuestReport(records=records, started=True, final=True), KILLED, request()), to_result
-        )
+        plan.record_results(batch, response(GuestReport(records=records, started=True, final=True)), to_result)
     assert seen == list(range(len(sizes)))
 
 
@@ -165,7 +167,7 @@ def test_forged_frames_give_valid_records_or_none(contents: list[Any], between: 
         assert isinstance(index, int)
         assert isinstance(kept.outcome, Outcome)
         assert all(len(text.encode("utf-8", "surrogatepass")) <= limit for text in kept.texts.values())
-        result = GuestResponse(report, KILLED, request(limit)).result_of(index)
+        result = response(report, limit).result_of(index)
         json.dumps(to_result(result).to_dict())
 
 
@@ -227,6 +229,6 @@ def test_messages_have_the_numbers_of_cases() -> None:
     batch = plan.next_batch()
     assert batch == range(3)
     unknown = GuestReport(records={}, started=True, final=False, progress=False)
-    plan.record_results(batch, GuestResponse(unknown, KILLED, request()), to_result)
+    plan.record_results(batch, response(unknown), to_result)
     (message,) = {result.error.message for result in plan.all_results() if result.error}
     assert message.startswith("the execution of cases 2 to 9 ended,")

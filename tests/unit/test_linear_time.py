@@ -176,7 +176,7 @@ def test_reading_an_answer_takes_linear_time(text: str, stream: str, exit_code: 
     steps: dict[str, Callable[[], object]] = {
         "read": lambda: read_it(EndpointProfile()),
         "read, reference": lambda: read_it(EndpointProfile(reference=True)),
-        "read_result": lambda: read_answer(answer, None, timeout_ms=1_000, max_output_bytes=LIMIT).result,
+        "read_result": lambda: read_answer(answer, None, timeout_ms=1_000, max_output_bytes=LIMIT).result(),
         "read_end": lambda: [read_end(end, run, None, {}) for run in RUNS],
         "definition": lambda: [defines_return_val(text, language) for language in Language],
         "value": lambda: [take_return_val(text, language, frozenset({"stdout"})) for language in Language],

@@ -107,7 +107,7 @@ def pool_with_open_breaker(clock: Clock, error: ServiceError, **limits: Any) -> 
     """Return a pool, and a group whose only endpoint has failed with this error. Calls wait for it for 10 s."""
     settings = Settings(breaker=BreakerSettings(consecutive_failures=1), limiter=LimiterSettings(**limits))
     pool = PermitPool(settings, clock=clock, random=lambda: 0.5)
-    group = pool.group("python", ["http://one"])
+    group = pool.groups.get("python", ["http://one"])
     group.skip_capacity()
     permit = pool.try_acquire(group)
     assert permit is not None
@@ -123,8 +123,8 @@ async def test_callers_wait_only_for_probes_that_are_due_before_they_give_up() -
     limits = LimiterSettings(max_concurrency=2)
     breaker_settings = BreakerSettings(consecutive_failures=1)
     pool = PermitPool(Settings(breaker=breaker_settings, limiter=limits), clock=clock, random=lambda: 0.5)
-    other = pool.group("javascript", ["http://other"])
-    group = pool.group("python", ["http://one", "http://two"])
+    other = pool.groups.get("javascript", ["http://other"])
+    group = pool.groups.get("python", ["http://one", "http://two"])
     other.skip_capacity()
     group.skip_capacity()
     for permit in [pool.try_acquire(group), pool.try_acquire(group)]:
@@ -157,7 +157,7 @@ async def test_later_probes_do_not_keep_callers_waiting() -> None:
     """Of two endpoints that hang, one is being probed at any time. Callers give up nevertheless."""
     clock, error = Clock(), ConnectError("x", sent="no")
     pool = PermitPool(Settings(breaker=BreakerSettings(consecutive_failures=1)), clock=clock, random=lambda: 0.5)
-    group = pool.group("python", ["http://one", "http://two"])
+    group = pool.groups.get("python", ["http://one", "http://two"])
     group.skip_capacity()
     for permit in [pool.try_acquire(group), pool.try_acquire(group)]:
         assert permit is not None
@@ -572,7 +572,7 @@ class Groups(RuleBasedStateMachine):
         assert probes or not others or choice in others
         choice.limit.acquire()
         probe = choice.breaker.start_probe() if probes else None
-        self.held.append(Permit(endpoint=choice, started=self.now, probe=probe))
+        self.held.append(Permit(choice, EndpointGroup("python", ()), self.now, probe))
 
     @precondition(lambda self: self.held)
     @rule(index=st.integers(0, 1_000), succeeded=st.booleans())
@@ -605,7 +605,7 @@ TestGroups = Groups.TestCase
 def make_pool(clock: Clock, **limits: Any) -> PermitPool:
     pool = PermitPool(Settings(limiter=LimiterSettings(**limits)), clock=clock, random=random.Random(5).random)
     for family in ("python", "javascript"):
-        for endpoint in pool.group(family, ["http://a", "http://b"]).endpoints:
+        for endpoint in pool.groups.get(family, ["http://a", "http://b"]).endpoints:
             endpoint.limit.set_capacity(None)
     return pool
 
@@ -613,7 +613,7 @@ def make_pool(clock: Clock, **limits: Any) -> PermitPool:
 async def test_waiters_are_served_in_order() -> None:
     """Waiting calls of all groups get permits in order. Cancelled calls are skipped, and no permit is lost."""
     pool = make_pool(Clock(), max_concurrency=1)
-    python, js = pool.group("python", ["http://a"]), pool.group("javascript", ["http://b"])
+    python, js = pool.groups.get("python", ["http://a"]), pool.groups.get("javascript", ["http://b"])
     held = await pool.acquire(python, avoid=(), within_s=60)
     order: list[int] = []
 
@@ -636,7 +636,7 @@ async def test_waiters_are_served_in_order() -> None:
 async def test_a_full_endpoint_does_not_delay_other_groups() -> None:
     """A call that waits for a Python permit does not delay a JavaScript call, even at the same URL."""
     pool = make_pool(Clock(), max_concurrency=100)
-    python, js = pool.group("python", ["http://a"]), pool.group("javascript", ["http://a"])
+    python, js = pool.groups.get("python", ["http://a"]), pool.groups.get("javascript", ["http://a"])
     for _ in range(16):
         await pool.acquire(python, avoid=(), within_s=60)
     waiting = asyncio.create_task(pool.acquire(python, avoid=(), within_s=60))
@@ -652,7 +652,7 @@ async def test_a_full_endpoint_does_not_delay_other_groups() -> None:
 async def test_a_higher_limit_wakes_waiting_calls() -> None:
     """When the first call learns the capacity of an endpoint, other calls start before that call has ended."""
     pool = PermitPool(Settings(), clock=Clock(), random=random.Random(5).random)
-    group = pool.group("python", ["http://new"])
+    group = pool.groups.get("python", ["http://new"])
     held = await pool.acquire(group, avoid=(), within_s=60)
     waiting = [asyncio.create_task(pool.acquire(group, avoid=(), within_s=60)) for _ in range(5)]
     await asyncio.sleep(0)
@@ -682,7 +682,7 @@ def test_endpoint_that_backs_off_gets_no_calls() -> None:
 async def test_the_queue_is_bounded_in_length_and_time() -> None:
     """A call fails at once if the queue is full. The error of a call that waited too long has `sent="no"`."""
     pool = make_pool(Clock(), max_concurrency=1, max_queue=1)
-    group = pool.group("python", ["http://a"])
+    group = pool.groups.get("python", ["http://a"])
     held = await pool.acquire(group, avoid=(), within_s=60)
     waiting = asyncio.create_task(pool.acquire(group, avoid=(), within_s=0.01))
     await asyncio.sleep(0)
@@ -700,7 +700,7 @@ async def test_only_a_refused_connection_clears_abandoned_calls(refused: bool) -
     """A server that refuses connections has stopped. One that is slow to accept them may still run programs."""
     clock = Clock()
     pool = make_pool(clock)
-    group = pool.group("python", ["http://a"])
+    group = pool.groups.get("python", ["http://a"])
     group.endpoints[0].limit.charge_abandoned(clock.now + 60)
     error = ConnectError("cannot connect", sent="no")
     error.refused = refused
@@ -712,7 +712,7 @@ async def test_only_a_refused_connection_clears_abandoned_calls(refused: bool) -
 async def test_waiting_calls_wake_when_a_penalty_ends(clock: LoopClock) -> None:
     """A waiting call gets a permit when an abandoned call is no longer charged, or when an endpoint may be probed."""
     pool = PermitPool(Settings(), clock=clock, random=random.Random(5).random)
-    group = pool.group("python", ["http://a"])
+    group = pool.groups.get("python", ["http://a"])
     limit = group.endpoints[0].limit
     limit.set_capacity(1)
     limit.charge_abandoned(clock() + 30)
@@ -722,10 +722,10 @@ async def test_waiting_calls_wake_when_a_penalty_ends(clock: LoopClock) -> None:
     clock.advance(31)
     choice = await waiting
     pool.release(choice, None)
-    two = pool.group("python", ["http://b", "http://c"])
+    two = pool.groups.get("python", ["http://b", "http://c"])
     two.endpoints[1].limit.set_capacity(1)
     two.endpoints[0].limit.set_capacity(None)
-    held = await pool.acquire(pool.group("python", ["http://c"]), avoid=(), within_s=60)
+    held = await pool.acquire(pool.groups.get("python", ["http://c"]), avoid=(), within_s=60)
     opened = two.endpoints[0].breaker
     for _ in range(5):
         opened.fail(clock(), clock())
@@ -754,7 +754,7 @@ def test_no_permit_is_lost(plan: list[tuple[str, int, bool]], most: int) -> None
 
         async def call(family: str, turns: int) -> None:
             nonlocal peak
-            choice = await pool.acquire(pool.group(family, ["http://a", "http://b"]), avoid=(), within_s=60)
+            choice = await pool.acquire(pool.groups.get(family, ["http://a", "http://b"]), avoid=(), within_s=60)
             try:
                 peak = max(peak, pool.in_flight)
                 for _ in range(turns):
@@ -772,7 +772,7 @@ def test_no_permit_is_lost(plan: list[tuple[str, int, bool]], most: int) -> None
         await asyncio.gather(*tasks, return_exceptions=True)
         assert (pool.in_flight, pool.queued) == (0, 0)
         assert peak <= most
-        assert all(endpoint.limit.in_flight == 0 for _, endpoint in pool.endpoints())
+        assert all(endpoint.limit.in_flight == 0 for _, endpoint in pool.groups.endpoints())
 
     asyncio.run(play())
 
@@ -812,9 +812,9 @@ async def test_callers_of_a_group_without_endpoints_do_not_wait() -> None:
         random=random.Random(5).random,
         replicas_of=lambda urls: list(replicas),
     )
-    held = await pool.acquire(pool.group("python", ["dns+http://a"]))
+    held = await pool.acquire(pool.groups.get("python", ["dns+http://a"]))
     assert held is not None
-    waiting = [asyncio.create_task(pool.acquire(pool.group("python", ["dns+http://a"]))) for _ in range(3)]
+    waiting = [asyncio.create_task(pool.acquire(pool.groups.get("python", ["dns+http://a"]))) for _ in range(3)]
     while pool.queued < 3:
         await asyncio.sleep(0)
     waiting[1].cancel()
@@ -822,9 +822,9 @@ async def test_callers_of_a_group_without_endpoints_do_not_wait() -> None:
     pool.refresh()
     assert await asyncio.gather(*waiting, return_exceptions=True) == [None, ANY, None]
     assert (waiting[1].cancelled(), pool.queued) == (True, 0)
-    assert await pool.acquire(pool.group("python", ["dns+http://a"])) is None
+    assert await pool.acquire(pool.groups.get("python", ["dns+http://a"])) is None
     pool.release(held, None)
-    assert (pool.in_flight, pool.endpoints()) == (0, [])
+    assert (pool.in_flight, pool.groups.endpoints()) == (0, [])
 
 
 CHANGES = st.one_of(
@@ -848,7 +848,7 @@ def test_no_permit_is_lost_while_replicas_change(
         replicas, idle = ["http://a#1"], list[str]()
 
         def on_idle(url: str) -> None:
-            assert not any(endpoint.url == url for _, endpoint in pool.endpoints())
+            assert not any(endpoint.url == url for _, endpoint in pool.groups.endpoints())
             idle.append(url)
 
         pool = PermitPool(
@@ -860,11 +860,11 @@ def test_no_permit_is_lost_while_replicas_change(
         )
 
         async def call(family: str, turns: int) -> None:
-            choice = await pool.acquire(pool.group(family, ["dns+http://a"]), within_s=60)
+            choice = await pool.acquire(pool.groups.get(family, ["dns+http://a"]), within_s=60)
             try:
                 for _ in range(turns):
                     await asyncio.sleep(0)
-                assert choice.endpoint in [endpoint for _, endpoint in pool.endpoints()]
+                assert choice.endpoint in [endpoint for _, endpoint in pool.groups.endpoints()]
             finally:
                 pool.release(choice, None)
 
@@ -885,7 +885,7 @@ def test_no_permit_is_lost_while_replicas_change(
         ends = await asyncio.gather(*tasks, return_exceptions=True)
         assert not [end for end in ends if isinstance(end, Exception)]
         assert (pool.in_flight, pool.queued) == (0, 0)
-        assert {endpoint.url for _, endpoint in pool.endpoints()} <= set(replicas)
-        assert all(endpoint.limit.in_flight == 0 for _, endpoint in pool.endpoints())
+        assert {endpoint.url for _, endpoint in pool.groups.endpoints()} <= set(replicas)
+        assert all(endpoint.limit.in_flight == 0 for _, endpoint in pool.groups.endpoints())
 
     asyncio.run(play())

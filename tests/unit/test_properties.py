@@ -58,7 +58,7 @@ def mutated(draw: st.DrawFn) -> bytes:
 
 def check_answer(body: bytes, status: int, limit: int) -> None:
     try:
-        result = read_answer(Answer(status=status, body=body), None, timeout_ms=1_000, max_output_bytes=limit).result
+        result = read_answer(Answer(status=status, body=body), None, timeout_ms=1_000, max_output_bytes=limit).result()
     except FaasrtError:
         return
     assert isinstance(result, ExecutionResult)
@@ -127,7 +127,7 @@ def test_answers_of_services_with_arbitrary_fields(
     with contextlib.suppress(FaasrtError):
         protocol.read_health(answer)
     with contextlib.suppress(FaasrtError):
-        result = protocol.decode(answer, run, nonce=nonce, timeout_ms=1_000).result
+        result = protocol.decode(answer, run, nonce=nonce, timeout_ms=1_000).result()
         assert all(len(text.encode("utf-8", "surrogatepass")) <= limit for text in (result.stdout, result.stderr))
         json.dumps(result.to_dict())
 

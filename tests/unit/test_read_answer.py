@@ -83,7 +83,7 @@ def test_recorded_answers(record: dict[str, Any], expected: Any) -> None:
     timeout_ms = timeout if isinstance(timeout, int) and timeout > 0 else 10_000
     answer = Answer(status=record["status"], body=body)
     if isinstance(expected, Outcome):
-        result = read_answer(answer, None, timeout_ms=timeout_ms, max_output_bytes=2**20).result
+        result = read_answer(answer, None, timeout_ms=timeout_ms, max_output_bytes=2**20).result()
         assert result.outcome is expected
         assert result.stdout == response["output"]["stdout"]
         assert result.ret_val == response["output"]["ret_val"]
@@ -112,7 +112,7 @@ def result_of(
 ) -> ExecutionResult:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     answer = Answer(status=status, body=data)
-    return read_answer(answer, None, timeout_ms=timeout_ms, max_output_bytes=max_output_bytes).result
+    return read_answer(answer, None, timeout_ms=timeout_ms, max_output_bytes=max_output_bytes).result()
 
 
 def output(stdout: str = "", stderr: str = "", ret_val: str = "") -> dict[str, str]:
@@ -286,7 +286,7 @@ def test_the_notice_of_the_server_is_removed_from_stderr(stderr: str, notice: st
     """The embedded FaaS writes a notice to an empty stderr. It is removed; output of the program is not."""
     body = {"output": {"stdout": "", "stderr": stderr, "ret_val": ""}, "outcome": "CRASHED", "notice": notice}
     answer = Answer(status=200, body=json.dumps(body).encode())
-    result = read_answer(answer, None, timeout_ms=1_000, max_output_bytes=20).result
+    result = read_answer(answer, None, timeout_ms=1_000, max_output_bytes=20).result()
     assert (result.stderr, result.truncated) == (kept, frozenset())
 
 

@@ -178,10 +178,11 @@ def read(protocol: ServiceProtocol, row: dict[str, Any]) -> str:
     )
     body = row["response"] if row["response"] == "" else json.dumps(whole(row["response"]))
     try:
-        parsed = protocol.decode(Answer(status=row["status"], body=body.encode()), run, nonce=None, timeout_ms=5_000)
+        answer = Answer(status=row["status"], body=body.encode())
+        parsed = protocol.decode(answer, run, nonce=None, timeout_ms=5_000)
     except ServiceError as error:
         return f"{type(error).__name__}, sent {error.sent}"
-    result = parsed.result
+    result = parsed.result()
     parts = [result.outcome.value]
     if result.exit_code:
         parts.append(f"exit code {result.exit_code}")
@@ -219,7 +220,7 @@ def test_health(service: str) -> None:
 
 def refusal(row: str) -> str:
     with pytest.raises(ServiceError) as caught:
-        piston.PROTOCOL.decode(answer_of(row), RUN, nonce=None, timeout_ms=5_000)
+        piston.PROTOCOL.decode(answer_of(row), RUN, nonce=None, timeout_ms=5_000).result()
     return str(caught.value)
 
 
@@ -241,7 +242,7 @@ def test_messages_of_piston() -> None:
 
 def test_full_stream_names_the_setting() -> None:
     """A program that exceeds Piston's limit of the output learns which setting it is."""
-    result = piston.PROTOCOL.decode(answer_of("python 2 MB output"), RUN, nonce=None, timeout_ms=5_000).result
+    result = piston.PROTOCOL.decode(answer_of("python 2 MB output"), RUN, nonce=None, timeout_ms=5_000).result()
     assert "PISTON_OUTPUT_MAX_SIZE" in result.error.message
 
 
@@ -250,7 +251,7 @@ def test_error_messages_of_programs() -> None:
     row = rows("sandboxfusion")["nodejs throw"]
     body = json.dumps(row["response"]).encode()
     run = attrs.evolve(RUN, language=Language.JAVASCRIPT)
-    error = sandboxfusion.PROTOCOL.decode(Answer(status=200, body=body), run, nonce=None, timeout_ms=5_000).result.error
+    error = sandboxfusion.PROTOCOL.decode(Answer(status=200, body=body), run, nonce=None, timeout_ms=5_000).error
     assert (error.name, error.message) == ("TypeError", "boom")
     assert error.traceback.startswith("TypeError: boom\n    at Object.<anonymous>")
 
@@ -285,7 +286,7 @@ def test_failed_sandbox_of_piston() -> None:
     run = {"status": "XX", "message": "Cannot mount proc", "stderr": "Cannot mount proc", "code": None}
     answer = Answer(status=200, body=json.dumps({"run": run}).encode())
     with pytest.raises(ServerError, match="Cannot mount proc") as caught:
-        piston.PROTOCOL.decode(answer, RUN, nonce=None, timeout_ms=5_000)
+        piston.PROTOCOL.decode(answer, RUN, nonce=None, timeout_ms=5_000).result()
     assert caught.value.sent == "maybe"
 
 
@@ -329,7 +330,7 @@ def test_messages_of_a_compiler_are_cut() -> None:
     compiled = row["response"]["compile_result"] | {"stderr": "x: error: y\n" * 10_000}
     body = json.dumps(row["response"] | {"compile_result": compiled}).encode()
     run = attrs.evolve(RUN, sandbox=SandboxConfig(max_output_bytes=1_024))
-    result = sandboxfusion.PROTOCOL.decode(Answer(status=200, body=body), run, nonce=None, timeout_ms=5_000).result
+    result = sandboxfusion.PROTOCOL.decode(Answer(status=200, body=body), run, nonce=None, timeout_ms=5_000).result()
     assert (result.error.message, result.error.traceback) == ("x: error: y", result.stderr)
     assert len(result.stderr) <= 1_024
 
@@ -344,5 +345,5 @@ def test_messages_of_a_compiler_are_cut() -> None:
 def test_limit_of_the_compiler(service: str, protocol: ServiceProtocol, row: str) -> None:
     """The error names the service, because its limit is not that of the caller."""
     body = json.dumps(rows(service.lower())[row]["response"]).encode()
-    result = protocol.decode(Answer(status=200, body=body), RUN, nonce=None, timeout_ms=5_000).result
+    result = protocol.decode(Answer(status=200, body=body), RUN, nonce=None, timeout_ms=5_000).result()
     assert result.error.message == f"the compiler was ended: it took longer than the limit of {service}"

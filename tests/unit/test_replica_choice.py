@@ -197,10 +197,11 @@ class Counted(list[Endpoint]):
 def full_pool(count: int) -> tuple[PermitPool, EndpointGroup, Counted]:
     settings = Settings(limiter=LimiterSettings(max_concurrency=100_000))
     pool = PermitPool(settings, clock=lambda: 100.0, random=random.Random(1).random)
-    group = pool.group("python", [f"http://e{number}" for number in range(count)])
+    group = pool.groups.get("python", [f"http://e{number}" for number in range(count)])
     for endpoint in group.endpoints:
         endpoint.limit.set_capacity(2)
-    counted = group.endpoints = Counted(group.endpoints)
+    counted = Counted(group.endpoints)
+    group.use(counted)
     return pool, group, counted
 
 
@@ -233,7 +234,7 @@ async def test_a_free_endpoint_goes_to_the_first_caller_that_may_use_it() -> Non
     """Callers of groups that share an endpoint get it in the order of their arrival; others keep waiting."""
     settings = Settings(limiter=LimiterSettings(max_concurrency=100))
     pool = PermitPool(settings, clock=lambda: 100.0, random=random.Random(1).random)
-    a, b, both = (pool.group("python", urls) for urls in (["http://a"], ["http://b"], ["http://a", "http://b"]))
+    a, b, both = (pool.groups.get("python", urls) for urls in (["http://a"], ["http://b"], ["http://a", "http://b"]))
     for endpoint in both.endpoints:
         endpoint.limit.set_capacity(1)
     held = {permit.endpoint.url: permit for permit in [await pool.acquire(both), await pool.acquire(both)]}
@@ -335,7 +336,7 @@ async def test_a_failed_endpoint_is_tried_while_callers_wait() -> None:
     loop = asyncio.get_running_loop()
     started = loop.time()
     pool = PermitPool(Settings(), clock=lambda: clock[0] + loop.time() - started, random=random.Random(1).random)
-    group = pool.group("python", ["http://a", "http://b"])
+    group = pool.groups.get("python", ["http://a", "http://b"])
     for endpoint in group.endpoints:
         endpoint.limit.set_capacity(1)
     held = {permit.endpoint.url: permit for permit in [await pool.acquire(group), await pool.acquire(group)]}
@@ -360,17 +361,17 @@ def test_the_pool_remembers_fast_answers_and_failures() -> None:
     away, or after two other failures.
     """
     pool = PermitPool(Settings(), clock=lambda: 100.0, random=random.Random(1).random)
-    group = pool.group("python", ["http://a"])
+    group = pool.groups.get("python", ["http://a", "http://b"])
     group.skip_capacity()
     for sample_from, recent in ((None, 0), (99.0, 1)):
-        permit = pool.try_acquire(group)
+        permit = pool.try_acquire(group, avoid=("http://b",))
         assert permit is not None
         permit.sample_from = sample_from
         pool.release(permit, None)
         assert list(group.recent) == [permit.endpoint] * recent
     lost = ConnectionLostError("closed")
     for error, fails in ((lost, False), (None, False), (lost, False), (lost, True), (None, False), (away(), True)):
-        permit = pool.try_acquire(group)
+        permit = pool.try_acquire(group, avoid=("http://b",))
         assert permit is not None
         pool.release(permit, error)
         assert permit.endpoint.latency.is_failing(100) is fails
@@ -383,10 +384,13 @@ def away() -> ConnectError:
 def test_other_endpoints_make_a_group_forget_recent_ones() -> None:
     """A call in flight to an endpoint that has left does not make it recent again."""
     pool = PermitPool(Settings(), clock=lambda: 100.0, random=random.Random(1).random)
-    group = pool.group("python", ["http://a"])
+    group = pool.groups.get("python", ["http://a"])
     permit = pool.try_acquire(group)
     assert permit is not None
     permit.sample_from = 99.0
-    group.endpoints = pool.group("python", ["http://b"]).endpoints
+    group.use(pool.groups.get("python", ["http://b", "http://c"]).endpoints)
     pool.release(permit, None)
-    assert (list(group.recent), {endpoint.url for endpoint in group.members}) == ([], {"http://b"})
+    assert (list(group.recent), {endpoint.url for endpoint in group.members}) == (
+        [],
+        {"http://b", "http://c"},
+    )

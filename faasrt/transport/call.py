@@ -1,14 +1,18 @@
-"""The facts about one call, and the events that report them."""
+"""One call: its deadline, attempts and times, and the events that report them."""
 
 from __future__ import annotations
 
 import math
 import random
 from collections.abc import Callable
+from typing import Self
+
+import attrs
 
 from faasrt._endpoint_urls import configured_url
 from faasrt.errors import QueueFullError, RuntimeClosedError, ServiceError
 from faasrt.languages import Language
+from faasrt.protocol.request import RunRequest
 from faasrt.results import ExecutionResult, Timings
 from faasrt.telemetry.dispatch import EventDispatcher
 from faasrt.telemetry.events import (
@@ -22,8 +26,8 @@ from faasrt.telemetry.events import (
 from faasrt.telemetry.metrics import CallCounters, Counters
 
 
-class CallContext:
-    """The state of one call: deadline, attempts and times. Emits the events of the call.
+class Call:
+    """The state of one call. As a context manager, it reports an error that ends the call.
 
     Args:
         emit: Called with the events.
@@ -45,8 +49,7 @@ class CallContext:
         self._counters = counters
         self._endpoint_counters: CallCounters | None = None
         self._clock = clock
-        self._language = str(language)
-        self._call_id = f"{random.getrandbits(64):016x}"
+        self._id = ""
         self._attempt_started = 0.0
         self._attempts_s: list[float] = []
         self._timings: Timings | None = None
@@ -57,32 +60,50 @@ class CallContext:
         self.attempts = 0
         self.endpoint = ""
 
-    def call_started(self, code: str, timeout_ms: float) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        if error is not None:
+            self._finished(None, error)
+
+    @property
+    def _call_id(self) -> str:
+        """The id of the call in its events. Most calls have no events."""
+        if not self._id:
+            self._id = f"{random.getrandbits(64):016x}"
+        return self._id
+
+    @property
+    def _language(self) -> str:
+        return str(self.language)
+
+    def call_started(self, run: RunRequest) -> None:
         """Report a call that was checked and accepted."""
         if not self._emit.is_enabled_for(CallStarted):
             return  # encoding and hashing the code is slow
-        data = code.encode("utf-8", "surrogatepass")
+        data = run.code.encode("utf-8", "surrogatepass")
         self._emit(
             CallStarted(
                 call_id=self._call_id,
                 language=self._language,
                 code_bytes=len(data),
                 code_hash=hash_code(data),
-                timeout_ms=timeout_ms,
+                timeout_ms=run.timeout_ms,
             )
         )
 
-    def headers(self) -> dict[str, str]:
-        """Return the headers that the sinks add to the next request."""
-        return self._emit.request_headers(self._call_id)
+    def headers(self) -> dict[str, str] | None:
+        """Return the headers that the sinks add to the next request; None if no sink adds headers."""
+        return self._emit.request_headers(self._call_id) if self._emit.adds_headers else None
 
     def attempt_started(self, endpoint: str) -> None:
         """Report a request that is about to be sent."""
         self.attempts += 1
         self.endpoint = endpoint
         self._attempt_started = self._clock()
-        counters = self._endpoint_counters = self._counters.at(self._language, endpoint)
-        counters.attempt_started(retry=self.attempts > 1)
+        self._endpoint_counters = self._counters.at(self.language, endpoint)
+        self._endpoint_counters.attempt_started(retry=self.attempts > 1)
         if self._emit.is_enabled_for(AttemptStarted):
             self._emit(
                 AttemptStarted(call_id=self._call_id, language=self._language, attempt=self.attempts, endpoint=endpoint)
@@ -125,38 +146,28 @@ class CallContext:
         error.endpoint, error.attempts = self.endpoint or error.endpoint, self.attempts
         error.elapsed_s = self._clock() - self.started
 
-    def result(self, result: ExecutionResult) -> ExecutionResult:
-        """Return the result of an execution with the fields about the call."""
-        if self._timings is None:  # the cases of an execution share them
-            total_s = self._clock() - self.started
-            self._timings = Timings(queued_s=self.queued_s, total_s=total_s, attempts_s=tuple(self._attempts_s))
-        return ExecutionResult(
-            outcome=result.outcome,
-            output=result.output,
-            error=result.error,
-            exit_code=result.exit_code,
-            truncated=result.truncated,
-            duration_ms=result.duration_ms,
-            timings=self._timings,
-            attempts=self.attempts,
-            endpoint=self.endpoint,
-            metadata=result.metadata,
-            files=result.files,
-        )
+    @property
+    def timings(self) -> Timings:
+        """The times of the call, up to the first access. The cases of an execution share them."""
+        if self._timings is None:
+            self._timings = Timings(self.queued_s, self._clock() - self.started, tuple(self._attempts_s))
+        return self._timings
+
+    def describe(self, result: ExecutionResult) -> ExecutionResult:
+        """Return the result of a case with the fields about the call."""
+        return attrs.evolve(result, timings=self.timings, attempts=self.attempts, endpoint=self.endpoint)
 
     def finish(self, result: ExecutionResult) -> ExecutionResult:
+        """Report the result of the call, and return it."""
         self._finished(result, None)
         return result
 
-    def fail(self, error: BaseException) -> None:
-        self._finished(None, error)
-
     def _finished(self, result: ExecutionResult | None, error: BaseException | None) -> None:
         total_s = self._clock() - self.started
-        outcome = result.outcome.value if result else None
+        outcome = str(result.outcome) if result else None
         # The replica of the last attempt may have left since. Then its metrics were added to those of its URL.
         endpoint = self.endpoint if self._counters.has(self.endpoint) else configured_url(self.endpoint)
-        self._counters.at(self._language, endpoint).call_finished(outcome, _name_of(error), total_s)
+        self._counters.at(self.language, endpoint).call_finished(outcome, _name_of(error), total_s)
         if error is not None or self._emit.is_enabled_for(CallFinished):
             texts = (result.stdout, result.stderr, result.ret_val) if result else ()
             self._emit(
