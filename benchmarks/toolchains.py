@@ -16,7 +16,7 @@ import time
 
 from benchmarks.harness import Figures, contenders, parser, run_rounds, serve_requests, spreads
 from benchmarks.report import Report
-from faasrt import ExecutionResult, RuntimeManager
+from faasrt import ExecutionResult, Language, RuntimeManager
 from faasrt.local.engines.toolchain.languages import TOOLCHAINS
 
 COMMENTS = {"bash": "#"}
@@ -24,7 +24,7 @@ _numbers = itertools.count()
 INSTALLED = [str(language) for language, toolchain in TOOLCHAINS.items() if not toolchain.missing]
 
 
-async def _measure(language: str, runs: int) -> Figures:
+async def _measure(language: Language, runs: int) -> Figures:
     sample = next(toolchain.sample for name, toolchain in TOOLCHAINS.items() if name == language)
     # A program that was never compiled before.
     code = f"{sample}\n{COMMENTS.get(language, '//')} {os.urandom(8).hex()} {next(_numbers)}\n"
@@ -47,7 +47,7 @@ async def _measure(language: str, runs: int) -> Figures:
 
 
 def measure(language: str, runs: int) -> Figures:
-    return asyncio.run(_measure(language, runs))
+    return asyncio.run(_measure(Language.parse(language), runs))
 
 
 def main() -> None:

@@ -59,9 +59,8 @@ class ProgramInput:
     files: Mapping[str, bytes] = attrs.field(factory=dict)
     collect: tuple[str, ...] = ()
 
-    @classmethod
+    @staticmethod
     def checked(
-        cls,
         language: Language | str | None,
         *,
         stdin: object = "",
@@ -69,7 +68,7 @@ class ProgramInput:
         files: object = None,
         collect: object = (),
     ) -> ProgramInput:
-        """Return the caller's arguments, after checking them.
+        """Return the caller's arguments, after checking them; `NO_INPUT` if there is none.
 
         Args:
             language: The language of the program; None if it is not known yet.
@@ -77,7 +76,10 @@ class ProgramInput:
         Raises:
             InvalidRequestError: An argument is wrong. The message says why.
         """
-        return cls(
+        are_usual = isinstance(stdin, str) and isinstance(argv, tuple) and isinstance(collect, tuple) and files is None
+        if are_usual and not (stdin or argv or collect):
+            return NO_INPUT
+        return ProgramInput(
             stdin=_check_bytes(stdin, "stdin"),
             argv=_check_argv(argv),
             files=_check_files({} if files is None else files, program_file(language)),
@@ -87,10 +89,14 @@ class ProgramInput:
     @property
     def used(self) -> tuple[str, ...]:
         """The names of the fields that are not empty."""
+        if self is NO_INPUT:
+            return ()
         return tuple(name for name in INPUT_FIELDS if getattr(self, name))
 
     def to_wire(self) -> dict[str, Any]:
         """Return the fields that are not empty, for JSON."""
+        if self is NO_INPUT:
+            return {}
         fields = {
             "stdin": bytes_to_wire(self.stdin),
             "argv": list(self.argv),
@@ -99,22 +105,23 @@ class ProgramInput:
         }
         return {name: fields[name] for name in self.used}
 
-    @classmethod
-    def from_wire(cls, fields: Mapping[str, Any], language: Language | str | None) -> ProgramInput:
+    @staticmethod
+    def from_wire(fields: Mapping[str, Any], language: Language | str | None) -> ProgramInput:
         """Return the input in decoded JSON. Fields that are missing or null are empty.
 
         Raises:
             InvalidRequestError: A field is wrong. The message says why.
         """
-        given = {name: fields[name] for name in INPUT_FIELDS if fields.get(name) is not None}
-        if "stdin" in given:
-            given["stdin"] = bytes_from_wire(given["stdin"], "stdin")
-        if isinstance(given.get("files"), dict):
-            given["files"] = files_from_wire(given["files"])
-        return cls.checked(language, **given)
+        values = {name: fields[name] for name in INPUT_FIELDS if fields.get(name) is not None}
+        if "stdin" in values:
+            values["stdin"] = bytes_from_wire(values["stdin"], "stdin")
+        if isinstance(values.get("files"), dict):
+            values["files"] = files_from_wire(values["files"])
+        return ProgramInput.checked(language, **values)
 
 
 NO_INPUT = ProgramInput()
+"""The input of programs without input. All of them share it, so that it costs a call nothing."""
 
 
 def program_file(language: Language | str | None) -> str:

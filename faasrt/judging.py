@@ -23,7 +23,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import zip_longest
-from typing import Any, ClassVar, TypeAlias, cast
+from typing import Any, ClassVar, Literal, TypeAlias, cast
 
 import attrs
 
@@ -31,7 +31,7 @@ from faasrt.errors import CompareError, InvalidRequestError, shown
 from faasrt.inputs import ProgramInput
 from faasrt.results import ExecutionResult, Outcome, short_repr
 
-Compare: TypeAlias = str | Callable[[str, str], bool]
+Compare: TypeAlias = Literal["exact", "lines", "tokens", "floats"] | Callable[[str, str], bool]
 """A way to compare outputs; see the docstring of the module."""
 _MAX_NUMBER_CHARACTERS = 400
 _NUMBER = re.compile(
@@ -117,10 +117,10 @@ class TestCase:
             raise InvalidRequestError(f"a test must be an object, got {shown(fields)}")
         if unknown := fields.keys() - set(_TEST_FIELDS):
             raise InvalidRequestError(f"a test has no field {min(unknown)[:50]!r}, only {', '.join(_TEST_FIELDS)}")
-        given = {name: fields[name] for name in ("expected", "timeout_ms", "id") if fields.get(name) is not None}
+        values = {name: fields[name] for name in ("expected", "timeout_ms", "id") if fields.get(name) is not None}
         names = {name: fields[name] for name in ("stdin", "argv", "files") if name in fields}
         checked = ProgramInput.from_wire(names, None)
-        return cls(stdin=checked.stdin, argv=checked.argv, files=checked.files, **given)
+        return cls(stdin=checked.stdin, argv=checked.argv, files=checked.files, **values)
 
 
 @attrs.frozen(kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import re
+from typing import Literal, NewType, TypeAlias
 
 from faasrt.errors import UnsupportedLanguageError, shown
 
@@ -57,7 +58,7 @@ class Language(enum.StrEnum):
         return tuple(name for name, language in _ALIASES.items() if language is self)
 
     @classmethod
-    def parse(cls, name: str | Language) -> Language:
+    def parse(cls, name: str) -> Language:
         """Return the language with a name.
 
         Args:
@@ -79,7 +80,24 @@ class Language(enum.StrEnum):
         return language
 
 
-def parse_language(name: str | Language) -> Language | str:
+# fmt: off
+LanguageName: TypeAlias = Literal[
+    "python", "py", "javascript", "js", "typescript", "ts", "c", "cpp", "c++", "go", "golang", "rust", "rs", "java",
+    "bash", "sh",
+]
+# fmt: on
+"""The names that type checkers accept for a `Language`. `Language.parse` returns the language for any other str."""
+
+OtherLanguage = NewType("OtherLanguage", str)
+"""The name of a language that only a SandboxFusion or Piston server runs, as in `OtherLanguage("ruby")`. At run time it
+is a str; it tells type checkers that the name is not a typing error.
+"""
+
+LanguageOption: TypeAlias = Language | LanguageName | OtherLanguage
+"""The argument `language`."""
+
+
+def parse_language(name: str) -> Language | OtherLanguage:
     """Return the language with a name: a `Language`, or the lower-case name of another language that a service may run.
 
     Raises:
@@ -88,7 +106,7 @@ def parse_language(name: str | Language) -> Language | str:
     if isinstance(name, str) and not isinstance(name, Language):
         other = name.strip().lower()
         if other not in _ALIASES and _NAME.fullmatch(other):
-            return other
+            return OtherLanguage(other)
     return Language.parse(name)
 
 

@@ -32,32 +32,38 @@ Example:
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import contextlib
 import functools
+import inspect
+import itertools
+import queue
 import threading
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import faasrt.client.manager
+import faasrt.client.map
 import faasrt.client.runtime
 import faasrt.client.streaming
 from faasrt.client.cache import CacheOption
 from faasrt.client.factory import RuntimeFactory
 from faasrt.client.loop_thread import LoopThread
-from faasrt.client.map_options import StopOn
-from faasrt.client.task_results import TaskReader, TaskResults
+from faasrt.client.map import StopOn
 from faasrt.config import Settings
 from faasrt.errors import ConfigurationError, InvalidRequestError, RuntimeClosedError, StreamError
-from faasrt.languages import Language
+from faasrt.languages import LanguageOption
 from faasrt.results import ExecutionResult, OutputChunk
-from faasrt.tasks import CodeTask, RunOptions
+from faasrt.tasks import CodeTask, TaskResult
 from faasrt.telemetry.events import Sink
 
 __all__ = ["Runtime", "RuntimeManager", "StreamedRun", "TaskResults"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_Reply = asyncio.Future[tuple[list[CodeTask], BaseException | None]]
 _AsyncManager = faasrt.client.manager.RuntimeManager
 _AsyncRuntime = faasrt.client.runtime.Runtime
 
@@ -66,12 +72,11 @@ async def _call(function: Callable[[], T]) -> T:
     return function()
 
 
-def _named(function: Callable[P, T], original: Any, words: str, name: str = "") -> Callable[P, T]:
-    """Attach the name and the signature of an asynchronous method to a function."""
-    functools.update_wrapper(function, original)
-    owner = "Runtime" if original is vars(_AsyncRuntime).get(original.__name__) else "RuntimeManager"
-    function.__doc__ = f"{words} `faasrt.{owner}.{original.__name__}`."
-    function.__name__ = name or original.__name__
+def _named(function: Callable[P, T], method: Any, name: str = "") -> Callable[P, T]:
+    """Give a function the signature and the docstring of an asynchronous method."""
+    functools.update_wrapper(function, method)
+    owner = method.__qualname__.partition(".")[0]
+    function.__name__ = name or method.__name__
     function.__module__, function.__qualname__ = __name__, f"{owner}.{function.__name__}"
     return function
 
@@ -82,41 +87,36 @@ def _class_method(method: Callable[P, _AsyncManager]) -> classmethod[RuntimeMana
         manager._adopt(method(*args, **kwargs))
         return manager
 
-    return classmethod(_named(make, method.__func__, "Return a manager; see"))  # type: ignore[attr-defined]
+    return classmethod(_named(make, method.__func__))  # type: ignore[attr-defined]
 
 
-def _manager_method(
-    method: Callable[Concatenate[_AsyncManager, P], Coroutine[Any, Any, T]],
-) -> Callable[Concatenate[RuntimeManager, P], T]:
-    def call(self: RuntimeManager, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._loop_thread().call(method(self._manager, *args, **kwargs))
+def _method(
+    method: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]], name: str = ""
+) -> Callable[Concatenate[Any, P], T]:
+    """Return a method that waits for the result of an asynchronous method."""
 
-    return _named(call, method, "Wait for the result of")
+    def call(self: RuntimeManager | Runtime, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._owner._loop_thread().call(method(self._original, *args, **kwargs))
 
-
-def _runtime_method(
-    method: Callable[Concatenate[_AsyncRuntime, P], Coroutine[Any, Any, T]], name: str = ""
-) -> Callable[Concatenate[Runtime, P], T]:
-    def call(self: Runtime, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._manager._loop_thread().call(method(self._runtime, *args, **kwargs))
-
-    return _named(call, method, "Wait for the result of", name)
+    return _named(call, method, name)
 
 
-def _manager_query(
-    method: Callable[Concatenate[_AsyncManager, P], T],
-) -> Callable[Concatenate[RuntimeManager, P], T]:
-    def query(self: RuntimeManager, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._query(functools.partial(method, self._manager, *args, **kwargs))
+def _query(method: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], T]:
+    """Return a method that calls a method in the event loop."""
 
-    return _named(query, method, "Return the result of")
+    def query(self: RuntimeManager | Runtime, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._owner._query(functools.partial(method, self._original, *args, **kwargs))
+
+    return _named(query, method)
 
 
-def _runtime_query(method: Callable[Concatenate[_AsyncRuntime, P], T]) -> Callable[Concatenate[Runtime, P], T]:
-    def query(self: Runtime, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._manager._query(functools.partial(method, self._runtime, *args, **kwargs))
+def _stream(
+    method: Callable[Concatenate[Any, P], AbstractAsyncContextManager[faasrt.client.streaming.StreamedRun]],
+) -> Callable[Concatenate[Any, P], StreamedRun]:
+    def stream(self: RuntimeManager | Runtime, /, *args: P.args, **kwargs: P.kwargs) -> StreamedRun:
+        return StreamedRun(self._owner._loop_thread(), method(self._original, *args, **kwargs))
 
-    return _named(query, method, "Return the result of")
+    return _named(stream, method)
 
 
 async def _next_chunk(run: faasrt.client.streaming.StreamedRun) -> OutputChunk | None:
@@ -187,6 +187,138 @@ async def _leave(opened: AbstractAsyncContextManager[Any]) -> None:
     await opened.__aexit__(None, None, None)
 
 
+class _TaskReader:
+    """Reads tasks in the thread that waits for results, when the event loop asks for them.
+
+    Attributes:
+        messages: The requests of the loop, and the next result when it is available.
+        chunk: The number of tasks to read at a time.
+    """
+
+    def __init__(self, tasks: Iterable[CodeTask], thread: LoopThread) -> None:
+        self._iterator = iter(tasks)
+        self._thread = thread
+        self.messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.chunk = 1
+
+    async def read(self) -> AsyncIterator[CodeTask]:
+        """Yield the tasks, in the event loop."""
+        error: BaseException | None = None
+        while error is None:
+            reply: _Reply = asyncio.get_running_loop().create_future()
+            self.messages.put(reply)
+            tasks, error = await reply
+            for task in tasks:
+                yield task
+        if not isinstance(error, StopIteration):
+            raise error
+
+    def serve(self, reply: _Reply) -> None:
+        """Read some tasks, in the thread that waits for results."""
+        tasks: list[CodeTask] = []
+        error: BaseException | None = None
+        try:
+            tasks.extend(itertools.islice(self._iterator, self.chunk))
+            if len(tasks) < self.chunk:
+                error = StopIteration()
+        except Exception as raised:
+            error = raised
+        self._thread.call_soon(_answer, reply, (tasks, error))
+
+    def close(self) -> None:
+        if inspect.isgenerator(self._iterator):
+            self._iterator.close()
+
+
+def _answer(reply: _Reply, value: tuple[list[CodeTask], BaseException | None]) -> None:
+    if not reply.done():  # the map may have ended
+        reply.set_result(value)
+
+
+class _Steps:
+    """The results of a map in the event loop.
+
+    Args:
+        results: The results.
+    """
+
+    def __init__(self, results: faasrt.client.map.TaskResults) -> None:
+        self._results = results
+        self._reading: asyncio.Task[Any] | None = None
+
+    async def next(self) -> TaskResult | None:
+        """Return the next result; None at the end."""
+        self._reading = asyncio.current_task()
+        return await anext(self._results, None)
+
+    async def aclose(self) -> None:
+        """Stop the map, also while `next` waits, as after a KeyboardInterrupt."""
+        if self._reading is not None and not self._reading.done():
+            self._reading.cancel()
+            await asyncio.wait({self._reading})
+        await self._results.aclose()
+
+
+class TaskResults(Generator[TaskResult]):
+    """The results of `RuntimeManager.map`: a generator that is also a context manager."""
+
+    def __init__(self, reader: _TaskReader, results: faasrt.client.map.TaskResults, thread: LoopThread) -> None:
+        self._generator = _read_results(reader, results, thread)
+        next(self._generator)  # from now on, closing it stops the work
+
+    def __next__(self) -> TaskResult:
+        return self.send(None)
+
+    def send(self, value: None) -> TaskResult:
+        """Return the next result, like `next`."""
+        result = self._generator.send(value)
+        assert result is not None
+        return result
+
+    def throw(self, *error: Any) -> TaskResult:
+        """Raise an error in the generator, which ends the results."""
+        result = self._generator.throw(*error)
+        assert result is not None
+        return result
+
+    def close(self) -> None:
+        """Stop reading, cancel the executions in flight, and wait for both. Closing twice is harmless."""
+        self._generator.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+def _read_results(
+    reader: _TaskReader, results: faasrt.client.map.TaskResults, thread: LoopThread
+) -> Generator[TaskResult | None, None, None]:
+    """Yield None once, and then the results."""
+    steps = _Steps(results)
+    try:
+        yield None
+        while True:
+            future = thread.start(steps.next())
+            future.add_done_callback(reader.messages.put)
+            while (message := reader.messages.get()) is not future:
+                reader.serve(message)
+            try:
+                result = future.result()
+            except concurrent.futures.CancelledError:
+                raise RuntimeClosedError("this manager was closed before all results were read") from None
+            if result is None:
+                return
+            yield result
+    finally:
+        with contextlib.suppress(RuntimeClosedError):
+            closing = thread.start(steps.aclose())
+            if not thread.is_current:  # where the garbage collector may run
+                closing.result()
+        reader.close()
+
+
 _open_managers: set[RuntimeManager] = set()
 
 
@@ -230,29 +362,30 @@ class RuntimeManager:
     from_url = _class_method(_AsyncManager.from_url)
     local = _class_method(_AsyncManager.local)
 
-    run_code = _manager_method(_AsyncManager.run_code)
-    call_function = _manager_method(_AsyncManager.call_function)
-    run_cases = _manager_method(_AsyncManager.run_cases)
-    judge = _manager_method(_AsyncManager.judge)
-    validate_code = _manager_method(_AsyncManager.validate_code)
-    get_health_status = _manager_method(_AsyncManager.get_health_status)
-    reconfigure = _manager_method(_AsyncManager.reconfigure)
-    close_runtimes = _manager_method(_AsyncManager.close_runtimes)
-    get_supported_languages = _manager_query(_AsyncManager.get_supported_languages)
-    get_metrics = _manager_query(_AsyncManager.get_metrics)
+    run_code = _method(_AsyncManager.run_code)
+    stream_code = _stream(_AsyncManager.stream_code)
+    call_function = _method(_AsyncManager.call_function)
+    run_cases = _method(_AsyncManager.run_cases)
+    judge = _method(_AsyncManager.judge)
+    validate_code = _method(_AsyncManager.validate_code)
+    get_health_status = _method(_AsyncManager.get_health_status)
+    reconfigure = _method(_AsyncManager.reconfigure)
+    close_runtimes = _method(_AsyncManager.close_runtimes)
+    get_supported_languages = _query(_AsyncManager.get_supported_languages)
+    get_metrics = _query(_AsyncManager.get_metrics)
+
+    @property
+    def _owner(self) -> Self:
+        return self
 
     @property
     def settings(self) -> Settings:
         """The settings in use; see `faasrt.RuntimeManager.settings`."""
-        return self._manager.settings
+        return self._original.settings
 
-    def get_runtime(self, language: str | Language) -> Runtime:
+    def get_runtime(self, language: LanguageOption) -> Runtime:
         """Return the runtime for a language; see `faasrt.RuntimeManager.get_runtime`. Do not close it."""
-        return Runtime(self, self._loop_thread().call(self._manager.get_runtime(language)))
-
-    def stream_code(self, code: str, language: str | Language, **options: Unpack[RunOptions]) -> StreamedRun:
-        """Return the output of a program while it runs; see `faasrt.RuntimeManager.stream_code`."""
-        return StreamedRun(self._loop_thread(), self._manager.stream_code(code, language, **options))
+        return Runtime(self, self._loop_thread().call(self._original.get_runtime(language)))
 
     def map(
         self,
@@ -282,8 +415,8 @@ class RuntimeManager:
         if not isinstance(tasks, Iterable):
             raise InvalidRequestError(f"tasks must be an iterable of CodeTasks, got {type(tasks).__name__}")
         thread = self._loop_thread()
-        reader = TaskReader(tasks, thread)
-        results = self._manager.map(
+        reader = _TaskReader(tasks, thread)
+        results = self._original.map(
             reader.read(),
             concurrency=concurrency,
             ordered=ordered,
@@ -307,19 +440,19 @@ class RuntimeManager:
         with self._lock:
             thread, self._is_closed = self._thread, True
         if thread is None:
-            self._manager._closed = True
+            self._original._closed = True
             return
         _open_managers.discard(self)
         if thread.is_alive:
             try:
                 with contextlib.suppress(RuntimeClosedError):  # another thread has closed it
-                    thread.call(self._manager.aclose())
+                    thread.call(self._original.aclose())
             finally:
                 thread.stop()
 
     def __enter__(self) -> Self:
         try:
-            self._loop_thread().call(self._manager.__aenter__())
+            self._loop_thread().call(self._original.__aenter__())
         except BaseException:
             self.close()  # otherwise its thread would run until the end of the process
             raise
@@ -329,10 +462,10 @@ class RuntimeManager:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<sync.{repr(self._manager)[1:]}"
+        return f"<sync.{repr(self._original)[1:]}"
 
     def _adopt(self, manager: _AsyncManager) -> None:
-        self._manager = manager
+        self._original = manager
         self._lock = threading.Lock()
         self._thread: LoopThread | None = None
         self._is_closed = False
@@ -362,31 +495,26 @@ class Runtime:
     """
 
     def __init__(self, manager: RuntimeManager, runtime: _AsyncRuntime) -> None:
-        self._manager = manager
-        self._runtime = runtime
+        self._owner = manager
+        self._original = runtime
         self.language = runtime.language
 
-    run_code = _runtime_method(_AsyncRuntime.run_code)
-    call_function = _runtime_method(_AsyncRuntime.call_function)
-    run_cases = _runtime_method(_AsyncRuntime.run_cases)
-    judge = _runtime_method(_AsyncRuntime.judge)
-    validate_code = _runtime_method(_AsyncRuntime.validate_code)
-    get_health_status = _runtime_method(_AsyncRuntime.get_health_status)
-    get_return_val_function = _runtime_query(_AsyncRuntime.get_return_val_function)
-    get_supported_languages = _runtime_query(_AsyncRuntime.get_supported_languages)
-    get_metrics = _runtime_query(_AsyncRuntime.get_metrics)
-    close = _runtime_method(_AsyncRuntime.aclose, "close")
-
-    def stream_code(
-        self, code: str, language: str | Language | None = None, **options: Unpack[RunOptions]
-    ) -> StreamedRun:
-        """Return the output of a program while it runs; see `faasrt.Runtime.stream_code`."""
-        return StreamedRun(self._manager._loop_thread(), self._runtime.stream_code(code, language, **options))
+    run_code = _method(_AsyncRuntime.run_code)
+    stream_code = _stream(_AsyncRuntime.stream_code)
+    call_function = _method(_AsyncRuntime.call_function)
+    run_cases = _method(_AsyncRuntime.run_cases)
+    judge = _method(_AsyncRuntime.judge)
+    validate_code = _method(_AsyncRuntime.validate_code)
+    get_health_status = _method(_AsyncRuntime.get_health_status)
+    get_return_val_function = _query(_AsyncRuntime.get_return_val_function)
+    get_supported_languages = _query(_AsyncRuntime.get_supported_languages)
+    get_metrics = _query(_AsyncRuntime.get_metrics)
+    close = _method(_AsyncRuntime.aclose, "close")
 
     @property
     def closed(self) -> bool:
         """Whether closing has begun."""
-        return self._runtime.closed
+        return self._original.closed
 
     def __enter__(self) -> Self:
         return self
@@ -395,4 +523,4 @@ class Runtime:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<sync.{repr(self._runtime)[1:]}"
+        return f"<sync.{repr(self._original)[1:]}"

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
-from typing import Any, TypeAlias, TypedDict, cast
+from typing import Any, Literal, TypeAlias, TypedDict, TypeVar
 
 import attrs
 
 from faasrt.config import SandboxConfig
 from faasrt.errors import FaasrtError, InvalidRequestError, UnsupportedLanguageError, shown
-from faasrt.inputs import ProgramInput
+from faasrt.inputs import INPUT_FIELDS, ProgramInput
 from faasrt.judging import Compare, Judgement, TestCase, check_compare, check_tests
-from faasrt.languages import Language, parse_language
+from faasrt.languages import Language, LanguageOption, OtherLanguage, parse_language
 from faasrt.results import ExecutionResult, short_repr
 
 TASK_ERRORS = (InvalidRequestError, UnsupportedLanguageError)
 """The errors of a task that is wrong; any other error is about the infrastructure."""
+
+Priority: TypeAlias = Literal["low", "normal", "high", "urgent"]
+_Options = TypeVar("_Options")
 
 
 class JudgeOptions(TypedDict, total=False):
@@ -24,7 +27,7 @@ class JudgeOptions(TypedDict, total=False):
     timeout_ms: float | None
     ext: Mapping[str, str] | None
     sandbox: SandboxConfig | None
-    priority: str
+    priority: Priority
     idempotent: bool | None
 
 
@@ -40,6 +43,45 @@ class RunOptions(CallOptions, total=False):
 
     argv: Sequence[str]
     collect: Sequence[str]
+
+
+@attrs.frozen
+class FieldForm:
+    """How a field of a task is written outside of Python: in the files of `faasrt batch`, the columns of `faasrt.ray`,
+    and the command `faasrt run`.
+
+    Attributes:
+        description: A description of its JSON, for messages.
+        types: The types of its decoded JSON. A bool is no number here.
+        option: The option of `faasrt run` and the name of its value, such as "--stdin FILE"; "" if there is none.
+        help: The help text of the option.
+        multiple: Whether the option can be repeated.
+    """
+
+    description: str
+    types: tuple[type, ...]
+    option: str = ""
+    help: str = ""
+    multiple: bool = False
+
+    def check(self, name: str, value: object) -> None:
+        """Raise ValueError if decoded JSON is not of this form."""
+        if not isinstance(value, self.types) or (isinstance(value, bool) and bool not in self.types):
+            raise ValueError(f"{name!r} must be {self.description}")
+
+
+def field_forms() -> dict[str, FieldForm]:
+    """Return the form of each field of a `CodeTask`."""
+    return {field.name: field.metadata["form"] for field in attrs.fields(CodeTask)}
+
+
+def _form(description: str, *types: type, option: str = "", help: str = "", multiple: bool = False) -> dict[str, Any]:  # noqa: A002
+    """Return the metadata of a field."""
+    return {"form": FieldForm(description, types, option, help, multiple)}
+
+
+def _parse_language(language: LanguageOption) -> Language | OtherLanguage:
+    return parse_language(language)
 
 
 def check_args(args: Iterable[Any]) -> tuple[Any, ...]:
@@ -65,7 +107,7 @@ class CodeTask:
 
     Attributes:
         code: The program.
-        language: A name or a `Language`; kept as a `Language`, or as the lower-case name of another language. `map`
+        language: See `Runtime.run_code`; kept as a `Language`, or as the lower-case name of another language. `map`
             fails a task in a language that no endpoint lists.
         id: Your own name for the task. Default: None.
         timeout_ms: The time limit of the program in milliseconds. Default: None, which means that of the sandbox.
@@ -94,25 +136,79 @@ class CodeTask:
         a 2
     """
 
-    code: str = attrs.field(repr=short_repr)
-    language: Language | str = attrs.field(converter=parse_language)
-    id: str | None = attrs.field(default=None, kw_only=True)
-    timeout_ms: float | None = attrs.field(default=None, kw_only=True)
-    ext: Mapping[str, str] | None = attrs.field(default=None, kw_only=True, hash=False)
-    function: str | None = attrs.field(default=None, kw_only=True)
-    args: tuple[Any, ...] = attrs.field(default=(), converter=check_args, kw_only=True, hash=False, repr=short_repr)
-    kwargs: Mapping[str, Any] = attrs.field(
-        factory=dict, converter=check_kwargs, kw_only=True, hash=False, repr=short_repr
+    code: str = attrs.field(repr=short_repr, metadata=_form("a string", str))
+    language: Language | OtherLanguage = attrs.field(converter=_parse_language, metadata=_form("a string", str))
+    id: str | None = attrs.field(default=None, kw_only=True, metadata=_form("a string or a whole number", str, int))
+    timeout_ms: float | None = attrs.field(
+        default=None,
+        kw_only=True,
+        metadata=_form(
+            "a number", int, float, option="--timeout-ms", help="The time limit in milliseconds.  [default: 30000]"
+        ),
     )
-    sandbox: SandboxConfig | None = attrs.field(default=None, kw_only=True)
-    priority: str = attrs.field(default="normal", kw_only=True)
-    idempotent: bool | None = attrs.field(default=None, kw_only=True)
-    stdin: str | bytes = attrs.field(default="", kw_only=True, repr=short_repr)
-    argv: Sequence[str] = attrs.field(default=(), kw_only=True, repr=short_repr)
-    files: Mapping[str, str | bytes] | None = attrs.field(default=None, kw_only=True, hash=False, repr=short_repr)
-    collect: Sequence[str] = attrs.field(default=(), kw_only=True)
-    tests: Sequence[TestCase] = attrs.field(default=(), kw_only=True, hash=False, repr=short_repr)
-    compare: Compare = attrs.field(default="lines", kw_only=True, converter=check_compare)
+    ext: Mapping[str, str] | None = attrs.field(
+        default=None, kw_only=True, hash=False, metadata=_form("an object of strings", dict)
+    )
+    function: str | None = attrs.field(default=None, kw_only=True, metadata=_form("a string", str))
+    args: tuple[Any, ...] = attrs.field(
+        default=(), converter=check_args, kw_only=True, hash=False, repr=short_repr, metadata=_form("a list", list)
+    )
+    kwargs: Mapping[str, Any] = attrs.field(
+        factory=dict,
+        converter=check_kwargs,
+        kw_only=True,
+        hash=False,
+        repr=short_repr,
+        metadata=_form("an object", dict),
+    )
+    sandbox: SandboxConfig | None = attrs.field(default=None, kw_only=True, metadata=_form("an object", dict))
+    priority: Priority = attrs.field(default="normal", kw_only=True, metadata=_form("a string", str))
+    idempotent: bool | None = attrs.field(default=None, kw_only=True, metadata=_form("true or false", bool))
+    stdin: str | bytes = attrs.field(
+        default="",
+        kw_only=True,
+        repr=short_repr,
+        metadata=_form(
+            "a string or an object with base64",
+            str,
+            dict,
+            option="--stdin FILE",
+            help="The standard input. By default that of this command, if it is a pipe or a file.",
+        ),
+    )
+    argv: Sequence[str] = attrs.field(
+        default=(), kw_only=True, repr=short_repr, metadata=_form("a list of strings", list)
+    )
+    files: Mapping[str, str | bytes] | None = attrs.field(
+        default=None,
+        kw_only=True,
+        hash=False,
+        repr=short_repr,
+        metadata=_form(
+            "an object",
+            dict,
+            option="--file NAME[=PATH]",
+            help="A file for the program; repeatable.",
+            multiple=True,
+        ),
+    )
+    collect: Sequence[str] = attrs.field(
+        default=(),
+        kw_only=True,
+        metadata=_form(
+            "a list of patterns",
+            list,
+            option="--collect GLOB",
+            help="Files to return after the run; repeatable.",
+            multiple=True,
+        ),
+    )
+    tests: Sequence[TestCase] = attrs.field(
+        default=(), kw_only=True, hash=False, repr=short_repr, metadata=_form("a list of objects", list)
+    )
+    compare: Compare = attrs.field(
+        default="lines", kw_only=True, converter=check_compare, metadata=_form("a string", str)
+    )
 
     def __attrs_post_init__(self) -> None:
         if self.tests != ():
@@ -127,13 +223,49 @@ class CodeTask:
                 raise InvalidRequestError(f"{name} must be empty for a task with a function")
             object.__setattr__(self, name, getattr(checked, name))
 
-    def options(self) -> CallOptions:
-        """Return the options of the call that runs this task."""
-        return cast(CallOptions, {name: getattr(self, name) for name in CallOptions.__annotations__})
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any], sandbox: SandboxConfig | None = None) -> CodeTask:
+        r"""Return the task in decoded JSON: an object with the attributes, of which those that are null are left out.
 
-    def judge_options(self) -> JudgeOptions:
-        """Return the options of the judgement that runs this task."""
-        return cast(JudgeOptions, {name: getattr(self, name) for name in JudgeOptions.__annotations__})
+        Bytes are text, or `{"base64": ...}`. The tests are objects, see `TestCase.from_dict`.
+
+        Args:
+            fields: The object.
+            sandbox: The limits that the object `sandbox` does not have. Default: None, which means `SandboxConfig()`.
+
+        Raises:
+            UnsupportedLanguageError: The language cannot be the name of one.
+            InvalidRequestError: A field is wrong.
+            ConfigurationError: A limit in `sandbox` is wrong.
+
+        Example:
+            >>> CodeTask.from_dict({"code": "f", "language": "py", "stdin": {"base64": "AAE="}}).stdin
+            b'\x00\x01'
+        """
+        values = {name: value for name, value in fields.items() if value is not None}
+        values = {"code": None, "language": None} | values
+        program_input = ProgramInput.from_wire(values, parse_language(values["language"]))
+        values |= {name: getattr(program_input, name) for name in INPUT_FIELDS}
+        if "tests" in values:
+            if not isinstance(values["tests"], list):
+                raise InvalidRequestError(f"tests must be a list of objects, got {shown(values['tests'])}")
+            values["tests"] = [TestCase.from_dict(test) for test in values["tests"]]
+        if "sandbox" in values:
+            values["sandbox"] = _sandbox_from_dict(values["sandbox"], sandbox or SandboxConfig())
+        if "id" in values:
+            values["id"] = str(values["id"])
+        return cls(**values)
+
+    def options(self, kind: type[_Options]) -> _Options:
+        """Return the options of a call: a `RunOptions`, `CallOptions` or `JudgeOptions`."""
+        return kind(**{name: getattr(self, name) for name in kind.__annotations__})
+
+
+def _sandbox_from_dict(fields: object, base: SandboxConfig) -> SandboxConfig:
+    names = [field.name for field in attrs.fields(SandboxConfig)]
+    if not isinstance(fields, dict) or not fields.keys() <= set(names):
+        raise InvalidRequestError(f"sandbox must be an object with fields of {', '.join(names)}, got {shown(fields)}")
+    return attrs.evolve(base, **fields)
 
 
 @attrs.frozen

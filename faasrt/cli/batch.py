@@ -22,9 +22,9 @@ from faasrt.cli.batch_progress import Progress
 from faasrt.cli.connect import UNKNOWN_CAPACITY, find_capacity, make_settings, names_protocols, run_with_manager
 from faasrt.cli.options import Number, language_option, memory_option, timeout_option, url_option
 from faasrt.cli.output import INFRASTRUCTURE, INTERRUPTED, OK, USAGE, write_message
+from faasrt.client.disk_cache import DEFAULT_MAX_BYTES, DiskCache
 from faasrt.client.manager import RuntimeManager
-from faasrt.client.sqlite_cache import DEFAULT_MAX_BYTES, DiskCache
-from faasrt.languages import Language
+from faasrt.languages import Language, OtherLanguage
 from faasrt.tasks import CodeTask
 
 _FIRST_RETRY_S, _MAX_RETRY_S = 0.5, 30.0
@@ -45,7 +45,7 @@ class Batch:
         options: BatchOptions,
         results: Results,
         progress: Progress,
-        languages: Sequence[Language | str],
+        languages: Sequence[Language | OtherLanguage],
     ) -> None:
         self.stopping = asyncio.Event()
         self._languages = languages
@@ -219,7 +219,7 @@ def batch_command(
         max_timeout_ms=settings.sandbox.timeout_limit_s * 1000, any_language=names_protocols(settings), **given
     )
     total: int | None = None
-    languages: tuple[Language | str, ...] | None = None
+    languages: tuple[Language | OtherLanguage, ...] | None = None
     source, target = Path(tasks), Path(output)
     if "-" not in (tasks, output) and source.exists() and target.exists() and source.samefile(target):
         raise click.UsageError("the tasks and the results are the same file")

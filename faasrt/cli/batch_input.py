@@ -8,7 +8,7 @@ import io
 import itertools
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
 import attrs
@@ -17,37 +17,13 @@ import zstandard
 
 from faasrt import strict_json
 from faasrt.cli.input import iter_lines, open_input
-from faasrt.inputs import INPUT_FIELDS, ProgramInput
-from faasrt.judging import TestCase
-from faasrt.languages import Language, parse_language
-from faasrt.tasks import CodeTask
+from faasrt.languages import Language, OtherLanguage
+from faasrt.tasks import CodeTask, field_forms
 
 MAX_LINE_BYTES = 16 * 2**20
 """A longer line is an invalid task, and is not kept in memory."""
 _MAX_DUPLICATES_SHOWN = 10
-
-
-def _is_str(value: object) -> bool:
-    return isinstance(value, str)
-
-
-# The description of each field, and a test for values other than booleans, which no field takes.
-_FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "args": ("a list", lambda value: isinstance(value, list)),
-    "argv": ("a list of strings", lambda value: isinstance(value, list)),
-    "code": ("a string that is not empty", lambda value: isinstance(value, str) and value.strip() != ""),
-    "collect": ("a list of patterns", lambda value: isinstance(value, list)),
-    "compare": ("a string", _is_str),
-    "ext": ("an object of strings", lambda value: isinstance(value, dict) and all(map(_is_str, value.values()))),
-    "files": ("an object", lambda value: isinstance(value, dict)),
-    "function": ("a string", _is_str),
-    "id": ("a string or a whole number", lambda value: isinstance(value, (str, int))),
-    "kwargs": ("an object", lambda value: isinstance(value, dict)),
-    "language": ("a string", _is_str),
-    "stdin": ("a string or an object with base64", lambda value: isinstance(value, (str, dict))),
-    "tests": ("a list of objects", lambda value: isinstance(value, list)),
-    "timeout_ms": ("a number above 0", lambda value: isinstance(value, (int, float)) and value > 0),
-}
+_FORMS = field_forms()
 
 
 @attrs.frozen(kw_only=True)
@@ -65,7 +41,7 @@ class BatchOptions:
         retry_infra: The most retries of a task.
     """
 
-    language: Language | str | None
+    language: Language | OtherLanguage | None
     timeout_ms: float | None
     function: str | None
     max_timeout_ms: float
@@ -96,13 +72,13 @@ class Line:
         return None if self.id is None else str(self.id)
 
 
-def survey(source: str, options: BatchOptions) -> tuple[int, tuple[Language | str, ...]]:
+def survey(source: str, options: BatchOptions) -> tuple[int, tuple[Language | OtherLanguage, ...]]:
     """Read a whole file of tasks. Return the number of its lines that are not blank, and their languages. Raise
     UsageError if it cannot be read, or if ids occur more than once.
     """
     total = 0
     first_lines: dict[str, int] = {}
-    languages: set[Language | str] = set()
+    languages: set[Language | OtherLanguage] = set()
     duplicates: list[str] = []
     for line in read_lines(source, options):
         total += 1
@@ -152,7 +128,7 @@ def _parse(number: int, data: bytes | None, options: BatchOptions) -> Line:
         if fields.get("id") is None:
             # The hash keeps --resume from skipping a line whose text has changed.
             fields["id"] = f"{number}-{hashlib.blake2b(data.strip(), digest_size=6).hexdigest()}"
-        _check("id", fields["id"])
+        _FORMS["id"].check("id", fields["id"])
         task_id = fields["id"]
         return Line(number, task_id, _make_task(fields, options))
     except UnicodeDecodeError as error:
@@ -167,30 +143,21 @@ def _parse(number: int, data: bytes | None, options: BatchOptions) -> Line:
 
 
 def _make_task(fields: dict[str, Any], options: BatchOptions) -> CodeTask:
-    if unknown := fields.keys() - _FIELDS.keys():
-        raise ValueError(f"unknown field {min(unknown)[:50]!r}; a task has {', '.join(_FIELDS)}")
-    given = {name: value for name, value in fields.items() if value is not None}
-    for name, value in given.items():
-        _check(name, value)
-    values = {"language": options.language, "timeout_ms": options.timeout_ms, "function": options.function, **given}
+    if unknown := fields.keys() - _FORMS.keys():
+        raise ValueError(f"unknown field {min(unknown)[:50]!r}; a task has {', '.join(sorted(_FORMS))}")
+    values = {name: value for name, value in fields.items() if value is not None}
+    for name, value in values.items():
+        _FORMS[name].check(name, value)
+    values = {"language": options.language, "timeout_ms": options.timeout_ms, "function": options.function, **values}
     if values["language"] is None:
         raise ValueError("it has no language, and --language is not given")
-    if "code" not in given:
+    if "code" not in values:
         raise ValueError("'code' is missing")
     if (values["timeout_ms"] or 0) > options.max_timeout_ms:
         raise ValueError(
             f"'timeout_ms' must be at most the limit of {options.max_timeout_ms:g} ms; "
             "a larger --timeout-ms raises the limit"
         )
-    parse = parse_language if options.any_language else Language.parse
-    checked = ProgramInput.from_wire(given, parse(values["language"]))
-    if "tests" in given:
-        values["tests"] = [TestCase.from_dict(test) for test in given["tests"]]
-    values |= {name: getattr(checked, name) for name in INPUT_FIELDS}
-    return CodeTask(**{**values, "id": str(given["id"])})
-
-
-def _check(name: str, value: object) -> None:
-    kind, is_valid = _FIELDS[name]
-    if isinstance(value, bool) or not is_valid(value):
-        raise ValueError(f"{name!r} must be {kind}")
+    if not options.any_language:
+        Language.parse(values["language"])
+    return CodeTask.from_dict(values)

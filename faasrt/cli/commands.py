@@ -8,7 +8,7 @@ import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import attrs
 import click
@@ -25,7 +25,7 @@ from faasrt.cli.options import (
     language_option,
     memory_option,
     name_options,
-    timeout_option,
+    run_options,
     url_option,
 )
 from faasrt.cli.outcome_text import describe
@@ -45,7 +45,7 @@ from faasrt.cli.report import report_command
 from faasrt.cli.serve import report_ready, serve_command
 from faasrt.client.manager import RuntimeManager
 from faasrt.errors import FaasrtError
-from faasrt.languages import Language
+from faasrt.languages import Language, OtherLanguage
 from faasrt.results import ExecutionResult
 from faasrt.tasks import RunOptions
 
@@ -97,7 +97,7 @@ class _GivenProgram(NamedTuple):
     """The program of a command. `name` is for messages; `arguments` are those in the place of FILE."""
 
     code: str
-    language: Language | str
+    language: Language | OtherLanguage
     name: str
     arguments: tuple[str, ...] = ()
 
@@ -111,7 +111,9 @@ def _program_options(command: Callable[..., int]) -> Callable[..., int]:
     @click.option("-c", "code", metavar="CODE", help="The program itself, instead of a file.")
     @click.argument("file", required=False)
     @functools.wraps(command)
-    def with_program(file: str | None, code: str | None, language: Language | str | None, **options: Any) -> int:
+    def with_program(
+        file: str | None, code: str | None, language: Language | OtherLanguage | None, **options: Any
+    ) -> int:
         return command(_read_program(file, code, language), **options)
 
     return with_program
@@ -141,13 +143,8 @@ def commands() -> None:
 
 @commands.command("run", short_help="Run a program.")
 @_program_options
-@timeout_option(help="The time limit in milliseconds.  [default: 30000]")
+@run_options
 @memory_option(help="The memory limit in MiB.")
-@click.option(
-    "--stdin", metavar="FILE", help="The standard input. By default that of this command, if it is a pipe or a file."
-)
-@click.option("--file", "file_names", metavar="NAME[=PATH]", multiple=True, help="A file for the program; repeatable.")
-@click.option("--collect", metavar="GLOB", multiple=True, help="Files to return after the run; repeatable.")
 @click.option("--output-dir", metavar="DIR", type=click.Path(path_type=Path), help="The folder for collected files.")
 @click.argument("arguments", nargs=-1, metavar="[ARG]...")
 def run_command(
@@ -155,12 +152,9 @@ def run_command(
     arguments: tuple[str, ...],
     as_json: bool,
     url: str | None,
-    timeout_ms: float | None,
     memory_mb: int,
-    stdin: str | None,
-    file_names: tuple[str, ...],
-    collect: tuple[str, ...],
     output_dir: Path | None,
+    **values: Any,
 ) -> int:
     """Run a program with arguments: FILE, or stdin when FILE is -.
 
@@ -168,17 +162,14 @@ def run_command(
     the program fails. Arguments that begin with a dash come after --, as in: faasrt run main.py -- --verbose
     """
     _refuse_empty(program)
-    if collect and output_dir is None and not as_json:
+    if values["collect"] and output_dir is None and not as_json:
         raise click.UsageError("--collect needs --output-dir, or --json, which prints the files")
-    if output_dir is not None and not collect:
+    if output_dir is not None and not values["collect"]:
         raise click.UsageError("--output-dir needs --collect")
-    options = RunOptions(
-        timeout_ms=timeout_ms,
-        stdin=read_stdin(stdin, is_program=program.name == "<stdin>"),
-        argv=(*program.arguments, *arguments),
-        files=read_files(file_names),
-        collect=collect,
-    )
+    options = cast(RunOptions, values)
+    options["argv"] = (*program.arguments, *arguments)
+    options["stdin"] = read_stdin(values["stdin"], is_program=program.name == "<stdin>")
+    options["files"] = read_files(values["files"])
 
     async def work(manager: RuntimeManager) -> tuple[ExecutionResult, bool]:
         if as_json:
@@ -188,7 +179,7 @@ def run_command(
                 write(chunk.text, err=chunk.stream == "stderr")
             return run.result, run.live
 
-    settings = make_settings(url, timeout_ms, memory_mb)
+    settings = make_settings(url, options["timeout_ms"], memory_mb)
     result, is_live = run_with_manager(work, settings, [program.language])
     if output_dir is not None:
         write_files(result.files, output_dir)
@@ -298,7 +289,7 @@ def warmup_command(engines: tuple[tuple[Language, str], ...]) -> int:
     return OK if asyncio.run(work()) else INFRASTRUCTURE
 
 
-def _read_program(file: str | None, code: str | None, language: Language | str | None) -> _GivenProgram:
+def _read_program(file: str | None, code: str | None, language: Language | OtherLanguage | None) -> _GivenProgram:
     if file is None and code is None:
         raise click.UsageError("give a FILE or -c CODE, or - for stdin")
     arguments = () if code is None or file is None else (file,)

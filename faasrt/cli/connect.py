@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from faasrt._endpoint_urls import split_endpoint
 from faasrt.cli.options import token_of_environment
 from faasrt.cli.output import erase_line, is_terminal, line_width, write, write_message
+from faasrt.client.disk_cache import DiskCache
 from faasrt.client.manager import RuntimeManager
-from faasrt.client.sqlite_cache import DiskCache
 from faasrt.config import LimiterSettings, RetrySettings, SandboxConfig, Settings, SettingsOptions, names_endpoints
 from faasrt.errors import UnsupportedLanguageError
-from faasrt.languages import Language, family_of, has_return_val
+from faasrt.languages import Language, OtherLanguage, family_of, has_return_val
 from faasrt.protocol.health import read_profile
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def names_protocols(settings: Settings) -> bool:
 def run_with_manager(
     call: Callable[[RuntimeManager], Awaitable[T]],
     settings: Settings,
-    languages: Sequence[Language | str] | None,
+    languages: Sequence[Language | OtherLanguage] | None,
     workers: int | None = 1,
     cache: DiskCache | None = None,
 ) -> T:
@@ -94,8 +94,8 @@ def run_with_manager(
         manager = RuntimeManager.local(languages, workers=workers, settings=settings, cache=cache)
         write_message("no endpoint configured; using the embedded FaaS")
         async with manager:
-            assert manager._faas is not None
-            async with show_start(report_engine(manager._faas)):
+            assert manager.embedded is not None
+            async with show_start(report_engine(manager.embedded.server)):
                 served = [language for language in manager.get_supported_languages() if has_return_val(language)]
                 for language in served if languages is None else languages:
                     await manager.get_runtime(language)
@@ -104,7 +104,7 @@ def run_with_manager(
     return asyncio.run(work())
 
 
-async def find_capacity(manager: RuntimeManager, languages: Sequence[Language | str]) -> int:
+async def find_capacity(manager: RuntimeManager, languages: Sequence[Language | OtherLanguage]) -> int:
     """Return the number of programs that the servers of some languages run at once, as their health reports say."""
     capacity = 0
     for family in dict.fromkeys(family_of(language) for language in languages):

@@ -13,7 +13,7 @@ from faasrt.cli.connect import make_settings, run_with_manager
 from faasrt.cli.options import Number, memory_option, timeout_option
 from faasrt.cli.output import CODE_FAILED, OK, colored, write
 from faasrt.judging import Judgement, TestCase, TestResult, Verdict
-from faasrt.languages import Language
+from faasrt.languages import Language, OtherLanguage
 
 _EXPECTED_SUFFIXES = (".out", ".ans")
 _COMPARISONS = ("lines", "exact", "tokens", "floats")
@@ -79,18 +79,18 @@ def _natural_order(name: str) -> list[tuple[int, str]]:
 
 def judge_program(
     code: str,
-    language: Language | str,
+    language: Language | OtherLanguage,
     tests: list[TestCase],
     *,
     url: str | None,
     as_json: bool,
     memory_mb: int,
-    **given: Any,
+    **options: Any,
 ) -> int:
     """Judge a program, print a table of the verdicts, and return the exit code."""
-    timeout_ms = given.pop("timeout_ms")
+    timeout_ms = options.pop("timeout_ms")
     judgement = run_with_manager(
-        lambda manager: manager.judge(code, tests, language=language, timeout_ms=timeout_ms, **given),
+        lambda manager: manager.judge(code, tests, language=language, timeout_ms=timeout_ms, **options),
         make_settings(url, timeout_ms, memory_mb),
         [language],
     )

@@ -14,20 +14,21 @@ from click.shell_completion import CompletionItem
 from faasrt import _checks
 from faasrt.config import SandboxConfig
 from faasrt.errors import ConfigurationError, UnsupportedLanguageError
-from faasrt.languages import Language, parse_language
+from faasrt.languages import Language, OtherLanguage, parse_language
+from faasrt.tasks import field_forms
 
 _LIMITS = SandboxConfig()
 _MAX_TIMEOUT_S = 86_400
 
 
 class Number(click.ParamType):  # type: ignore[type-arg]
-    """A number from `least` to `most`, or above `least`. If `least` is an int, it is a whole number. NaN and infinity
-    are outside of every range. `unit` is for the help text.
+    """A number from `minimum` to `maximum`, or above `minimum`. If `minimum` is an int, it is a whole number. NaN and
+    infinity are outside of every range. `unit` is for the help text.
     """
 
-    def __init__(self, least: float, most: float, *, unit: str = "number", above: bool = False) -> None:
-        self._least, self._most, self._above = least, most, above
-        self._type = int if isinstance(least, int) else float
+    def __init__(self, minimum: float, maximum: float, *, unit: str = "number", above: bool = False) -> None:
+        self._minimum, self._maximum, self._above = minimum, maximum, above
+        self._type = int if isinstance(minimum, int) else float
         self.name = unit
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
@@ -35,16 +36,16 @@ class Number(click.ParamType):  # type: ignore[type-arg]
             number = self._type(value)
         except ValueError:
             self.fail(f"{value!r} is not a {'whole ' if self._type is int else ''}number", param, ctx)
-        if not self._least <= number <= self._most or (self._above and number == self._least):
-            least = f"above {self._least:g}" if self._above else f"at least {self._least:,}"
-            self.fail(f"{value} must be {least} and at most {self._most:,}", param, ctx)
+        if not self._minimum <= number <= self._maximum or (self._above and number == self._minimum):
+            least = f"above {self._minimum:g}" if self._above else f"at least {self._minimum:,}"
+            self.fail(f"{value} must be {least} and at most {self._maximum:,}", param, ctx)
         return number
 
 
 class _LanguageType(click.ParamType):  # type: ignore[type-arg]
     name = "language"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Language | str:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Language | OtherLanguage:
         try:
             return parse_language(value)
         except UnsupportedLanguageError as error:
@@ -175,3 +176,14 @@ output_option = click.option(
     default=_LIMITS.max_output_bytes,
     help="The largest size of each output stream that is kept.",
 )
+
+
+def run_options(command: Any) -> Any:
+    """Add the options of `faasrt run` that are fields of a task."""
+    for name, form in reversed(field_forms().items()):
+        if name == "timeout_ms":
+            command = timeout_option(help=form.help)(command)
+        elif form.option:
+            flag, _, metavar = form.option.partition(" ")
+            command = click.option(flag, name, metavar=metavar, multiple=form.multiple, help=form.help)(command)
+    return command

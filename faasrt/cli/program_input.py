@@ -52,14 +52,14 @@ def _read_own_stdin() -> bytes:
     return _read("-", "stdin")
 
 
-def read_files(given: Sequence[str]) -> dict[str, bytes]:
+def read_files(options: Sequence[str]) -> dict[str, bytes]:
     """Read the files of `--file NAME[=PATH]`.
 
     Raises:
         click.UsageError: A file cannot be read, or a name is not valid.
     """
     files: dict[str, bytes] = {}
-    for text in given:
+    for text in options:
         name, has_path, path = text.partition("=")
         try:
             check_path(name, "the NAME of --file")

@@ -57,7 +57,7 @@ import attrs
 
 from faasrt import strict_json
 from faasrt._version import __version__
-from faasrt.client.sqlite_cache import DiskCache
+from faasrt.client.disk_cache import DiskCache
 from faasrt.errors import ConfigurationError, shown
 from faasrt.inputs import files_from_wire, files_to_wire
 from faasrt.protocol.program import Execution
@@ -67,8 +67,6 @@ from faasrt.telemetry.logs import log_warning
 __all__ = ["Cache", "DiskCache"]
 
 _STORED = (Outcome.OK, Outcome.USER_ERROR, Outcome.SYNTAX_ERROR)
-# The fields of a request that do not determine its result.
-_IRRELEVANT = ("priority",)
 _DIGEST_BYTES = 32
 # Hashing and encoding more characters than this takes more than a millisecond.
 _LARGE = 131_072
@@ -134,13 +132,11 @@ def _plain(value: object) -> Any:
 
 def determinants_of(execution: Execution) -> dict[str, Any]:
     """Return everything about an execution that determines its result, except cases and fingerprint."""
-    found = attrs.asdict(execution.run, recurse=False)
-    for name in _IRRELEVANT:
-        del found[name]
+    run = attrs.asdict(execution.run, recurse=False, filter=lambda field, value: not field.metadata.get("keeps_result"))
     limits = attrs.asdict(execution.run.sandbox)
     del limits["timeout_limit_s"]  # `timeout_ms` replaces it
     job = {name: getattr(execution.job, name) for name in ("function", "single", "isolate")}
-    return {**found, **job, "sandbox": limits, "envelope": execution.mode, "faasrt": __version__}
+    return {**run, **job, "sandbox": limits, "envelope": execution.mode, "faasrt": __version__}
 
 
 def encode_result(key: str, result: ExecutionResult) -> bytes | None:
@@ -250,12 +246,12 @@ class ResultCache:
         value = await self._try(lambda: self._store.get(key), budget, is_first=True)
         if value is None:
             return None
-        found = None
+        result = None
         with contextlib.suppress(Exception):  # the store may return anything
-            found = await _in_thread_if_large(len(value), lambda: decode_result(key, value))
-        if found is None:
+            result = await _in_thread_if_large(len(value), lambda: decode_result(key, value))
+        if result is None:
             self._log_failure("a value is damaged")
-        return found
+        return result
 
     async def keep(self, key: str, result: ExecutionResult, budget: TimeBudget) -> None:
         if budget.left_s <= 0 or not is_stored(result):
@@ -318,7 +314,7 @@ class Reuse:
         self._cache = None if execution.run.sandbox.network_enabled else cache
         self._execution = execution
         self._fingerprints = fingerprints
-        self._known: Fingerprints | None = None
+        self._engines: Fingerprints | None = None
         self._budget = TimeBudget()
         self._program = ""
         self._cases: list[str] = []
@@ -327,31 +323,31 @@ class Reuse:
         """Return the stored result of the case with a number; None if there is none."""
         if self._cache is None:
             return None
-        if self._known is None:
-            known = await self._fingerprints()
+        if self._engines is None:
+            fingerprints = await self._fingerprints()
             await _in_thread_if_large(self._size(), self._hash)
-            self._known = known
-        for fingerprint in dict.fromkeys(self._known.values()):
+            self._engines = fingerprints
+        for fingerprint in dict.fromkeys(self._engines.values()):
             if fingerprint is not None and (
-                found := await self._cache.find(self._key(fingerprint, number), self._budget)
+                result := await self._cache.find(self._key(fingerprint, number), self._budget)
             ):
-                return found
+                return result
         return None
 
     async def keep(self, result: ExecutionResult, number: int = 0) -> ExecutionResult:
         """Store the result of a case that `find` did not find, and return it."""
-        if self._cache is not None and self._known is not None:
+        if self._cache is not None and self._engines is not None:
             # The fingerprint in the answer of the embedded FaaS may be newer than the last health report.
-            fingerprint = result.metadata.get("fingerprint") or self._known.get(result.endpoint)
+            fingerprint = result.metadata.get("fingerprint") or self._engines.get(result.endpoint)
             if isinstance(fingerprint, str):
                 await self._cache.keep(self._key(fingerprint, number), result, self._budget)
         return result
 
     def _size(self) -> int:
         run, cases = self._execution.run, self._execution.job.cases
-        given = run.input
-        texts = (*given.argv, *given.collect, *given.files, *run.ext, *run.ext.values(), *cases)
-        sizes = map(len, (run.code, given.stdin, *given.files.values(), *texts))
+        data = run.input
+        texts = (*data.argv, *data.collect, *data.files, *run.ext, *run.ext.values(), *cases)
+        sizes = map(len, (run.code, data.stdin, *data.files.values(), *texts))
         return sum(sizes) + _CASE_CHARACTERS * len(cases)
 
     def _hash(self) -> None:

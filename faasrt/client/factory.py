@@ -9,7 +9,7 @@ from typing import Any
 from faasrt.client.runtime import Runtime
 from faasrt.config import Settings
 from faasrt.errors import ConfigurationError, UnsupportedLanguageError
-from faasrt.languages import Language, parse_language
+from faasrt.languages import Language, LanguageOption, OtherLanguage, parse_language
 from faasrt.protocol.registry import protocol_of
 from faasrt.results import HealthStatus
 from faasrt.telemetry.dispatch import EventDispatcher, check_sinks
@@ -19,7 +19,7 @@ from faasrt.telemetry.metrics import Counters, Metrics
 from faasrt.transport.transport import Transport
 
 # A Piston server may run any language. Each name that callers pass costs memory, so their number is limited.
-_MOST_LISTED = 100
+_MAX_LISTED = 100
 
 
 def check_settings(settings: object) -> Settings:
@@ -65,7 +65,7 @@ class RuntimeFactory:
         checked = check_settings(settings)
         if not callable(clock):
             raise ConfigurationError(f"clock must be a function without arguments, got {type(clock).__name__}")
-        self._listed: set[Language | str] = set()
+        self._listed: set[Language | OtherLanguage] = set()
         self._counters = Counters()
         self._emit = EventDispatcher((LogSink(logger), *check_sinks(telemetry)))
         self._transport = Transport(checked, self._emit, clock, on_removed=self._counters.fold)
@@ -75,11 +75,11 @@ class RuntimeFactory:
         """The settings now."""
         return self._transport.endpoints.settings
 
-    def create_runtime(self, language: str | Language) -> Runtime:
+    def create_runtime(self, language: LanguageOption) -> Runtime:
         """Return a new runtime. The caller must close it.
 
         Args:
-            language: A name or a `Language`; or the name of another language, if an endpoint's service lists it.
+            language: See `Runtime.run_code`.
 
         Raises:
             UnsupportedLanguageError: The language is unknown, or no endpoint is configured for it; or 100 further
@@ -93,9 +93,9 @@ class RuntimeFactory:
         parsed = parse_language(language)
         urls = self._transport.endpoints.urls(parsed)
         if urls and not self.settings.endpoints.get(parsed):  # services list it
-            if len(self._listed | {parsed}) > _MOST_LISTED:
+            if len(self._listed | {parsed}) > _MAX_LISTED:
                 raise UnsupportedLanguageError(
-                    f"{parsed} is one language too many: {_MOST_LISTED} languages without a configured endpoint "
+                    f"{parsed} is one language too many: {_MAX_LISTED} languages without a configured endpoint "
                     "were used already; configure the endpoints of the language"
                 )
             self._listed.add(parsed)
@@ -141,14 +141,14 @@ class RuntimeFactory:
             protocol_of(url)
         self._transport.reconfigure(settings)
 
-    def get_supported_languages(self) -> tuple[Language | str, ...]:
+    def get_supported_languages(self) -> tuple[Language | OtherLanguage, ...]:
         """Return the languages that have an endpoint.
 
         Example:
             >>> RuntimeFactory(Settings(endpoints={"py": "http://faas:8000"})).get_supported_languages()
             (<Language.PYTHON: 'python'>,)
         """
-        return tuple(self.settings.endpoints)
+        return tuple(map(parse_language, self.settings.endpoints))
 
     async def get_health_status(self) -> HealthStatus:
         """Probe all endpoints concurrently. A failed probe is an unhealthy entry in the result, not an exception.

@@ -2,43 +2,51 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
 import os
-from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
-from typing import Any, Self, TypedDict, Unpack
+import warnings
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 import attrs
 
 from faasrt.client.cache import CacheOption, ResultCache
+from faasrt.client.embedded import EmbeddedFaaS, LocalOptions
 from faasrt.client.factory import RuntimeFactory, check_settings
-from faasrt.client.map import Map
-from faasrt.client.map_options import ResultStream, StopOn
-from faasrt.client.runtimes import RuntimeRegistry, local_settings
+from faasrt.client.map import Map, StopOn, TaskResults, stop_maps
+from faasrt.client.runtime import Runtime
+from faasrt.client.streaming import StreamedRun
 from faasrt.client.syntax import Where, check_where
 from faasrt.config import Endpoints, SandboxConfig, Settings, SettingsOptions, names_endpoints
-from faasrt.errors import ConfigurationError, shown
-from faasrt.judging import Compare, Judgement, TestCase
-from faasrt.languages import Language, parse_language
+from faasrt.errors import ConfigurationError, RuntimeClosedError, shown
+from faasrt.judging import Judgement
+from faasrt.languages import Language, LanguageOption, OtherLanguage, parse_language
 from faasrt.results import ExecutionResult, HealthStatus, ValidationResult
-from faasrt.tasks import CallOptions, CodeTask, JudgeOptions
+from faasrt.tasks import CodeTask
 from faasrt.telemetry.dispatch import EventDispatcher, check_sinks
 from faasrt.telemetry.events import Sink
 from faasrt.telemetry.logs import LogSink
 from faasrt.telemetry.metrics import Metrics
+from faasrt.transport.lifecycle import LoopAffinity
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
-class LocalOptions(TypedDict, total=False):
-    """The options of `faasrt.local.LocalFaaS` that `RuntimeManager.local` passes on."""
+def _as_on_runtime(
+    method: Callable[Concatenate[Runtime, _P], Any],
+) -> Callable[[Callable[..., _T]], Callable[Concatenate[RuntimeManager, _P], _T]]:
+    """Give a method of the manager the parameters and the docstring of the method of `Runtime` that it calls."""
 
-    level: str
-    engines: Mapping[str | Language, str]
-    python: str
-    host: str
-    port: int
-    drain_s: float
+    def decorate(function: Callable[..., _T]) -> Callable[Concatenate[RuntimeManager, _P], _T]:
+        return functools.update_wrapper(function, method, assigned=["__doc__"], updated=[])
+
+    return decorate
 
 
-class RuntimeManager(RuntimeRegistry):
+class RuntimeManager:
     r"""Keeps one runtime for each language. Create one manager per application, and share it.
 
     A manager belongs to the event loop in which it is first used, so create a new one in each `asyncio.run`. uvloop is
@@ -78,7 +86,14 @@ class RuntimeManager(RuntimeRegistry):
             raise ConfigurationError(f"factory must be a RuntimeFactory, got {type(factory).__name__}")
         elif settings is not None or logger is not None or sinks:
             raise ConfigurationError("factory must not be combined with settings, logger or telemetry")
-        super().__init__(factory, logger, sinks, ResultCache.checked(cache))
+        self._factory = factory
+        self._cache = ResultCache.checked(cache)
+        self._embedded: EmbeddedFaaS | None = None
+        self._runtimes: dict[Language | OtherLanguage, Runtime] = {}
+        self._lock = asyncio.Lock()
+        self._maps: set[Map] = set()
+        self._closed = False
+        self._loop = LoopAffinity("manager")
 
     @classmethod
     def from_env(
@@ -137,7 +152,7 @@ class RuntimeManager(RuntimeRegistry):
     @classmethod
     def local(
         cls,
-        languages: Iterable[str | Language] | None = None,
+        languages: Iterable[LanguageOption] | None = None,
         *,
         workers: int | None = None,
         sandbox: SandboxConfig | None = None,
@@ -173,140 +188,76 @@ class RuntimeManager(RuntimeRegistry):
             ...     (await manager.run_code("const n: number = 42; console.log(n)", "ts")).stdout
             '42\n'
         """
-        from faasrt.local.server import LocalFaaS
-
-        base = check_settings(settings)
-        if base.endpoints:
-            raise ConfigurationError("settings.endpoints must be empty, because the embedded FaaS is the endpoint")
-        limits = base.sandbox if sandbox is None else sandbox
-        given = attrs.evolve(base, sandbox=limits)
-        settings, queue_s = local_settings(given)
+        settings = check_settings(settings)
+        if sandbox is not None:
+            settings = attrs.evolve(settings, sandbox=sandbox)
         # The client and the FaaS share one dispatcher, so that a failing sink is logged only once.
         sinks = (EventDispatcher(check_sinks(telemetry)),)
-        make_faas = functools.partial(
-            LocalFaaS,
-            workers=workers,
-            sandbox=limits,
-            token=base.token,
-            queue_timeout_s=queue_s,
-            telemetry=(LogSink(logger), *sinks),
-            **options,
-        )
+        embedded = EmbeddedFaaS(languages, settings, workers=workers, telemetry=(LogSink(logger), *sinks), **options)
         manager = cls(settings=settings, logger=logger, telemetry=sinks, cache=cache)
-        manager._make_faas, manager._faas, manager._given_settings = make_faas, make_faas(languages), given
+        manager._embedded = embedded
         return manager
 
-    async def run_code(
-        self,
-        code: str,
-        language: str | Language,
-        timeout_ms: float | None = None,
-        ext: Mapping[str, str] | None = None,
-        *,
-        sandbox: SandboxConfig | None = None,
-        priority: str = "normal",
-        idempotent: bool | None = None,
-        stdin: str | bytes = "",
-        argv: Sequence[str] = (),
-        files: Mapping[str, str | bytes] | None = None,
-        collect: Sequence[str] = (),
-    ) -> ExecutionResult:
-        r"""Run a program: `get_runtime(language)` and `Runtime.run_code` in one call.
+    async def get_runtime(self, language: LanguageOption) -> Runtime:
+        """Return the runtime for a language. All callers share it, so do not close it.
+
+        Args:
+            language: See `Runtime.run_code`.
+
+        Raises:
+            UnsupportedLanguageError: The language is unknown, or no endpoint is configured for it.
+            RuntimeClosedError: The manager was closed.
+            ConfigurationError: The embedded FaaS cannot listen.
+            ServerError: The embedded FaaS cannot run the language.
+
+        Cancellation: stops an embedded FaaS that is starting; the next call starts it again.
 
         Example:
-            >>> (await manager.run_code("console.log({ a: 1 })", "js")).stdout
-            '{ a: 1 }\n'
-        """
-        runtime = await self.get_runtime(language)
-        return await runtime.run_code(
-            code,
-            None,
-            timeout_ms,
-            ext,
-            sandbox=sandbox,
-            priority=priority,
-            idempotent=idempotent,
-            stdin=stdin,
-            argv=argv,
-            files=files,
-            collect=collect,
-        )
-
-    async def call_function(
-        self,
-        code: str,
-        function: str,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-        *,
-        language: str | Language,
-        **options: Unpack[CallOptions],
-    ) -> ExecutionResult:
-        """Call a function of a program: `get_runtime(language)` and `Runtime.call_function` in one call.
-
-        Example:
-            >>> (await manager.call_function("const add = (a, b) => a + b;", "add", [1, 2], language="js")).value
-            3
-        """
-        runtime = await self.get_runtime(language)
-        return await runtime.call_function(code, function, args, kwargs, **options)
-
-    async def run_cases(
-        self,
-        code: str,
-        function: str,
-        cases: Iterable[Sequence[Any]],
-        *,
-        language: str | Language,
-        isolate: bool = False,
-        **options: Unpack[CallOptions],
-    ) -> list[ExecutionResult]:
-        """Call a function once for each case: `get_runtime(language)` and `Runtime.run_cases` in one call.
-
-        Example:
-            >>> results = await manager.run_cases("def f(n): return -n", "f", [(1,), (2,)], language="python")
-            >>> [result.value for result in results]
-            [-1, -2]
-        """
-        runtime = await self.get_runtime(language)
-        return await runtime.run_cases(code, function, cases, isolate=isolate, **options)
-
-    async def judge(
-        self,
-        code: str,
-        tests: Iterable[TestCase],
-        *,
-        language: str | Language,
-        compare: Compare = "lines",
-        stop_on_failure: bool = False,
-        concurrency: int | None = None,
-        **options: Unpack[JudgeOptions],
-    ) -> Judgement:
-        """Judge a program by tests: `get_runtime(language)` and `Runtime.judge` in one call.
-
-        Example:
-            >>> tests = [TestCase("1 2", "3"), TestCase("2 2", "5")]
-            >>> judgement = await manager.judge("print(sum(map(int, input().split())))", tests, language="python")
-            >>> judgement.passed, judgement.results[1].difference
-            (False, "line 1: expected '5', got '4'")
-        """
-        runtime = await self.get_runtime(language)
-        return await runtime.judge(
-            code, tests, compare=compare, stop_on_failure=stop_on_failure, concurrency=concurrency, **options
-        )
-
-    async def validate_code(self, code: str, language: str | Language, *, where: Where = "auto") -> ValidationResult:
-        """Check the syntax of a program: `get_runtime(language)` and `Runtime.validate_code` in one call.
-
-        A local check does not wait until the embedded FaaS is ready for the language.
-
-        Example:
-            >>> (await manager.validate_code("print('(')", "python")).valid
+            >>> python = await manager.get_runtime("python")
+            >>> python is await manager.get_runtime("py")
             True
         """
+        if self._embedded is None:
+            return self._cached_runtime(parse_language(language))
+        parsed = Language.parse(language)
+        await self._start_embedded()
+        # Outside the lock: JavaScript must not wait while Python is compiled.
+        await self._embedded.wait_ready(parsed)
+        return self._cached_runtime(parsed)
+
+    @_as_on_runtime(Runtime.run_code)
+    async def run_code(self, code: str, language: Any = None, *args: Any, **options: Any) -> ExecutionResult:
+        runtime = await self.get_runtime(language)
+        return await runtime.run_code(code, None, *args, **options)
+
+    @_as_on_runtime(Runtime.stream_code)
+    @contextlib.asynccontextmanager
+    async def stream_code(self, code: str, language: Any = None, **options: Any) -> AsyncIterator[StreamedRun]:
+        runtime = await self.get_runtime(language)
+        async with runtime.stream_code(code, **options) as run:
+            yield run
+
+    @_as_on_runtime(Runtime.call_function)
+    async def call_function(self, *args: Any, language: Any = None, **options: Any) -> ExecutionResult:
+        runtime = await self.get_runtime(language)
+        return await runtime.call_function(*args, **options)
+
+    @_as_on_runtime(Runtime.run_cases)
+    async def run_cases(self, *args: Any, language: Any = None, **options: Any) -> list[ExecutionResult]:
+        runtime = await self.get_runtime(language)
+        return await runtime.run_cases(*args, **options)
+
+    @_as_on_runtime(Runtime.judge)
+    async def judge(self, *args: Any, language: Any = None, **options: Any) -> Judgement:
+        runtime = await self.get_runtime(language)
+        return await runtime.judge(*args, **options)
+
+    @_as_on_runtime(Runtime.validate_code)
+    async def validate_code(self, code: str, language: Any = None, *, where: Where = "auto") -> ValidationResult:
         parsed = parse_language(language)
+        # A local check does not wait until the embedded FaaS is ready for the language.
         if check_where(where, parsed) and parsed in self.get_supported_languages():
-            await self._start_faas()
+            await self._start_embedded()
             runtime = self._cached_runtime(parsed)
         else:
             runtime = await self.get_runtime(parsed)
@@ -321,7 +272,7 @@ class RuntimeManager(RuntimeRegistry):
         stop_on: StopOn = None,
         coalesce: int = 1,
         cache: CacheOption = None,
-    ) -> ResultStream:
+    ) -> TaskResults:
         """Run many tasks, and yield each result when it is available.
 
         Tasks are read lazily: those in flight, and a window of the same size (64 at most). The error of a task is in
@@ -363,10 +314,19 @@ class RuntimeManager(RuntimeRegistry):
             1 / 0 -> USER_ERROR
             return_val('[2]') -> OK
         """
-        limit = self._factory.settings.limiter.max_concurrency if concurrency is None else concurrency
+        limit = self.settings.limiter.max_concurrency if concurrency is None else concurrency
         reused = ResultCache.checked(cache)
         run = Map(self.get_runtime, self._maps, tasks, limit, ordered, stop_on, coalesce, reused)
-        return ResultStream(run.run(), run.aclose)
+        return TaskResults(run.run(), run.aclose)
+
+    def get_supported_languages(self) -> tuple[Language | OtherLanguage, ...]:
+        """Return the languages that have an endpoint.
+
+        Example:
+            >>> [str(language) for language in manager.get_supported_languages()]
+            ['python', 'javascript', 'typescript', 'c', 'cpp', 'go', 'rust', 'java', 'bash']
+        """
+        return self._factory.get_supported_languages() if self._embedded is None else self._embedded.languages
 
     async def get_health_status(self) -> HealthStatus:
         """Probe all endpoints concurrently. A failed probe is an unhealthy entry in the result, not an exception.
@@ -378,8 +338,7 @@ class RuntimeManager(RuntimeRegistry):
             >>> (await manager.get_health_status()).healthy
             True
         """
-        self._check_open()
-        await self._start_faas()
+        await self._start_embedded()
         return await self._factory.get_health_status()
 
     def get_metrics(self) -> Metrics:
@@ -391,3 +350,160 @@ class RuntimeManager(RuntimeRegistry):
             {'OK': 1, 'USER_ERROR': 1}
         """
         return self._factory.get_metrics()
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in use. Those of `RuntimeManager.local` have no `endpoints`.
+
+        Example:
+            >>> import attrs
+            >>> limiter = faasrt.LimiterSettings(max_concurrency=8)
+            >>> await manager.reconfigure(attrs.evolve(manager.settings, limiter=limiter))
+            >>> manager.settings.limiter.max_concurrency
+            8
+        """
+        return self._factory.settings if self._embedded is None else self._embedded.settings
+
+    @property
+    def embedded(self) -> EmbeddedFaaS | None:
+        """The embedded FaaS of `RuntimeManager.local`; None if there is none."""
+        return self._embedded
+
+    async def reconfigure(self, settings: Settings) -> None:
+        """Change the settings while calls are made; all runtimes of this manager use them.
+
+        Calls in flight finish as they were: at their endpoint, with their deadline and limits. Further calls use the
+        new settings. Further attempts, and calls that wait for a permit, go to the new endpoints. Endpoints that stay
+        keep their connections, circuit breaker and adaptive limit. Those that do not stay get no further calls; their
+        connections are closed after the last one. Names in `dns+` URLs are not looked up here, but when calls use them.
+        Waiting calls in a language that has no endpoint any more fail with `UnsupportedLanguageError`. `logger`,
+        `telemetry` and `cache` cannot change.
+
+        The embedded FaaS of `RuntimeManager.local` stays as it is. So `endpoints` must be empty, `token` must be the
+        same, and the limits of `sandbox` can only be lowered.
+
+        Args:
+            settings: All settings, not only those that change.
+
+        Raises:
+            ConfigurationError: The settings are wrong, or not possible here. Then nothing changes.
+            RuntimeClosedError: The manager was closed.
+
+        Cancellation: changes nothing.
+
+        Example:
+            >>> async with RuntimeManager.from_url("http://faas-1:8000") as manager:
+            ...     settings = Settings.from_url(["http://faas-1:8000", "http://faas-2:8000"])
+            ...     await manager.reconfigure(settings)
+            ...     await manager.get_runtime("python")
+            <Runtime python at http://faas-1:8000, http://faas-2:8000>
+        """
+        self._check_open()
+        if self._embedded is None:
+            await self._factory.reconfigure(settings)
+            return
+        async with self._lock:  # the embedded FaaS may be starting
+            self._check_open()
+            used = self._embedded.check(settings)
+            if self._embedded.is_started:
+                await self._factory.reconfigure(used)
+            self._embedded.settings = settings
+
+    async def close_runtimes(self) -> None:
+        """Close every runtime. The next `get_runtime` creates a new one. Stored results (`cache=`) are kept.
+
+        Waits for the calls in flight, without a time limit. New calls on a closed runtime are refused.
+
+        Raises:
+            RuntimeClosedError: The manager was closed.
+
+        Cancellation: cancels the calls in flight.
+
+        Example:
+            >>> await manager.close_runtimes()
+            >>> await manager.get_runtime("python") is runtime, runtime.closed
+            (False, True)
+        """
+        self._check_open()
+        runtimes, self._runtimes = self._runtimes, {}
+        async with asyncio.TaskGroup() as group:
+            for runtime in runtimes.values():
+                group.create_task(runtime._close_within(None))
+
+    async def aclose(self) -> None:
+        """Close every runtime, and the embedded FaaS if there is one. Closing twice is harmless.
+
+        Calls that wait for a permit fail with `RuntimeClosedError` at once. Calls in flight have
+        `TimeoutSettings.close_s` seconds to finish, and then fail with `RuntimeClosedError` too.
+
+        Cancellation: cancels the calls in flight at once.
+        """
+        self._closed = True
+        async with self._lock:
+            runtimes, self._runtimes = self._runtimes, {}
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for runtime in runtimes.values():
+                        group.create_task(runtime.aclose())
+            finally:
+                try:
+                    await stop_maps(self._maps)
+                finally:
+                    try:
+                        if self._embedded is not None:
+                            await self._embedded.aclose()
+                    finally:
+                        if self._cache is not None:
+                            await self._cache.aclose()
+
+    async def __aenter__(self) -> Self:
+        self._check_open()
+        try:
+            if self._cache is not None:
+                await self._cache.open()
+            await self._start_embedded()
+        except BaseException:
+            if self._cache is not None:
+                await self._cache.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        # If __init__ raised an error, the attributes are missing.
+        if getattr(self, "_closed", True):
+            return
+        if self._runtimes or (self._embedded is not None and self._embedded.is_started):
+            warnings.warn(
+                f"unclosed {self!r}: use async with, or await aclose()", ResourceWarning, stacklevel=2, source=self
+            )
+
+    def __repr__(self) -> str:
+        languages = ", ".join(self._factory.get_supported_languages()) or "no endpoint"
+        kind = languages if self._embedded is None else "embedded FaaS"
+        return f"<RuntimeManager of {kind}{' (closed)' if self._closed else ''}>"
+
+    def _cached_runtime(self, language: Language | OtherLanguage) -> Runtime:
+        self._check_open()
+        runtime = self._runtimes.get(language)
+        if runtime is None or runtime.closed:
+            runtime = self._runtimes[language] = self._factory.create_runtime(language)._use_cache(self._cache)
+        return runtime
+
+    async def _start_embedded(self) -> None:
+        self._check_open()
+        embedded = self._embedded
+        if embedded is None or embedded.is_started:
+            return
+        async with self._lock:
+            self._check_open()
+            if not embedded.is_started:
+                await embedded.start()
+                await self._factory.reconfigure(embedded.check(embedded.settings))
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeClosedError("this manager is closed: make a new one")
+        self._loop.check()

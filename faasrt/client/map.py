@@ -23,25 +23,102 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
-from typing import Any, TypeAlias
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Mapping,
+)
+from typing import Any, Self, TypeAlias
 
 import attrs
 
-from faasrt._checks import flag
+from faasrt._checks import flag, must_be
 from faasrt.client.cache import ResultCache
-from faasrt.client.map_options import check_stop_on, count
 from faasrt.client.runtime import Runtime
-from faasrt.errors import ConfigurationError, FaasrtError, InvalidRequestError, RuntimeClosedError
+from faasrt.errors import ConfigurationError, FaasrtError, InvalidRequestError, RuntimeClosedError, shown
 from faasrt.judging import Judgement
-from faasrt.languages import Language
-from faasrt.results import ExecutionResult
-from faasrt.tasks import CodeTask, CompletedTask, FailedTask, TaskResult
+from faasrt.languages import Language, OtherLanguage
+from faasrt.results import ExecutionResult, Outcome
+from faasrt.tasks import CallOptions, CodeTask, CompletedTask, FailedTask, JudgeOptions, RunOptions, TaskResult
 
 MAX_WINDOW = 64
 """The maximum number of tasks that are read ahead of those in flight. It is also limited to the concurrency."""
 
-GetRuntime: TypeAlias = Callable[[Language | str], Awaitable[Runtime]]
+Condition: TypeAlias = Outcome | type[BaseException] | Callable[[TaskResult], bool]
+StopOn: TypeAlias = Condition | Collection[Outcome | type[BaseException]] | None
+GetRuntime: TypeAlias = Callable[[Language | OtherLanguage], Awaitable[Runtime]]
+
+
+count = must_be(
+    "a whole number from 1 to 100000",
+    lambda value: isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 100_000,
+)
+
+
+def check_stop_on(stop_on: StopOn) -> Callable[[TaskResult], bool]:
+    """Return a function that tests a result for the condition `stop_on`, or raise ConfigurationError if it is none."""
+    if stop_on is None:
+        return lambda item: False
+    if callable(stop_on) and not isinstance(stop_on, type):
+        if inspect.iscoroutinefunction(stop_on) or inspect.iscoroutinefunction(type(stop_on).__call__):
+            raise ConfigurationError(f"stop_on must not be async (a coroutine is always true), got {shown(stop_on)}")
+        return stop_on
+    conditions = [stop_on] if isinstance(stop_on, (type, Outcome)) else stop_on
+    if isinstance(conditions, (str, bytes, Mapping)) or not isinstance(conditions, Collection):
+        raise ConfigurationError(
+            f"stop_on must be an Outcome, an error class, a collection of these, or a function, got {shown(stop_on)}"
+        )
+    outcomes = {condition for condition in conditions if isinstance(condition, Outcome)}
+    errors = tuple(
+        condition for condition in conditions if isinstance(condition, type) and issubclass(condition, BaseException)
+    )
+    if len(outcomes) + len(errors) != len(conditions):
+        raise ConfigurationError(f"stop_on must contain only Outcomes and error classes, got {shown(stop_on)}")
+    return lambda item: item.result.outcome in outcomes if item.result else isinstance(item.error, errors)
+
+
+class TaskResults(AsyncGenerator[TaskResult]):
+    """The results of `RuntimeManager.map`: an asynchronous generator that is also an asynchronous context manager.
+
+    Args:
+        generator: Yields the results. The event loop closes it when the stream is garbage-collected.
+        close: Stops the map if the generator was not started.
+    """
+
+    def __init__(self, generator: AsyncGenerator[TaskResult], close: Callable[[], Awaitable[None]]) -> None:
+        self._generator = generator
+        self._close = close
+
+    def __anext__(self) -> Coroutine[Any, Any, TaskResult]:
+        return self._generator.__anext__()
+
+    async def asend(self, value: None) -> TaskResult:
+        """Return the next result, like `anext`."""
+        return await self._generator.asend(value)
+
+    async def athrow(self, *error: Any) -> TaskResult:
+        """Raise an error in the generator, which ends the results."""
+        return await self._generator.athrow(*error)
+
+    async def aclose(self) -> None:
+        """Stop the source, cancel the executions in flight, and wait for both. Closing twice is harmless.
+
+        Cancellation: raised after that.
+        """
+        await self._generator.aclose()
+        await self._close()  # closing a generator that was not started does not run its clean-up
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
 
 
 class _Source:
@@ -69,7 +146,7 @@ class _Source:
             return unread
         if self._ended:
             return None
-        found: Any
+        item: Any
         try:
             if self._is_async:
                 if self._next is None:
@@ -79,19 +156,19 @@ class _Source:
                     return None
                 await asyncio.wait({self._next})
                 finished, self._next = self._next, None
-                found = finished.result()
+                item = finished.result()
             else:
-                found = next(self._iterator, _END)
-            if found is not _END and not isinstance(found, CodeTask):
-                kind = type(found).__name__
+                item = next(self._iterator, _END)
+            if item is not _END and not isinstance(item, CodeTask):
+                kind = type(item).__name__
                 raise InvalidRequestError(f"tasks must yield CodeTasks, got {kind} at index {self._count}")
         except Exception as error:
-            found, self.error = _END, error
-        if found is _END:
+            item, self.error = _END, error
+        if item is _END:
             self._ended = True
             return None
         self._count += 1
-        return self._count - 1, found
+        return self._count - 1, item
 
     def unread(self, index: int, task: CodeTask) -> None:
         """Put a task back, so that the next `read` returns it."""
@@ -257,14 +334,14 @@ class Map:
                 return []
             batch, key = [first], _batch_key(first[1])
             while key is not None and len(batch) < self._coalesce and not self._slots.locked():
-                found = await self._source.read(wait=False)
-                if found is None:
+                following = await self._source.read(wait=False)
+                if following is None:
                     break
-                if _batch_key(found[1]) != key:
-                    self._source.unread(*found)
+                if _batch_key(following[1]) != key:
+                    self._source.unread(*following)
                     break
                 await self._slots.acquire()
-                batch.append(found)
+                batch.append(following)
         return batch
 
     async def _execute(self, batch: list[tuple[int, CodeTask]]) -> list[TaskResult]:
@@ -277,7 +354,7 @@ class Map:
                 result, judgement = await run_task(runtime, task)
                 return [CompletedTask(batch[0][0], task, result, judgement=judgement)]
             cases = [task.args for _, task in batch]
-            results = await runtime.run_cases(task.code, task.function, cases, **task.options())
+            results = await runtime.run_cases(task.code, task.function, cases, **task.options(CallOptions))
         except ConfigurationError:
             raise  # every other task would fail in the same way
         except FaasrtError as error:
@@ -285,7 +362,7 @@ class Map:
                 await self._get_runtime(task.language)  # raises if the manager is closed too
             if isinstance(error, InvalidRequestError) and len(batch) > 1:
                 # One of the tasks is invalid. Run each task separately, so that the others do not fail.
-                return [item for one in batch for item in await self._execute([one])]
+                return [result for numbered_task in batch for result in await self._execute([numbered_task])]
             return [FailedTask(index, task, error) for index, task in batch]
         return [CompletedTask(index, task, result) for (index, task), result in zip(batch, results, strict=True)]
 
@@ -297,13 +374,14 @@ async def run_task(runtime: Runtime, task: CodeTask) -> tuple[ExecutionResult, J
         FaasrtError: See `Runtime.run_code`.
     """
     if task.tests:
-        judgement = await runtime.judge(task.code, task.tests, compare=task.compare, **task.judge_options())
+        judgement = await runtime.judge(task.code, task.tests, compare=task.compare, **task.options(JudgeOptions))
         result = (judgement.first_failure or judgement.results[-1]).result
         assert result is not None
         return result, judgement
     if task.function is None:
-        return await runtime.run_code(task.code, argv=task.argv, collect=task.collect, **task.options()), None
-    return await runtime.call_function(task.code, task.function, task.args, task.kwargs, **task.options()), None
+        return await runtime.run_code(task.code, **task.options(RunOptions)), None
+    options = task.options(CallOptions)
+    return await runtime.call_function(task.code, task.function, task.args, task.kwargs, **options), None
 
 
 async def _wait_shielded(task: asyncio.Task[None]) -> None:
@@ -325,5 +403,4 @@ def _batch_key(task: CodeTask) -> tuple[Any, ...] | None:
     """Return a key that is the same for tasks that can share an execution; None for a task that cannot share one."""
     if task.function is None or task.kwargs or task.ext:
         return None
-    options = task.timeout_ms, task.sandbox, task.priority, task.idempotent
-    return task.code, task.language, task.function, task.stdin, task.files, options
+    return task.code, task.language, task.function, task.options(CallOptions)

@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
+import asyncio
+import copy
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Unpack
+from typing import Any, Self, Unpack
 
 import attrs
 
-from faasrt.client.judge import judge
-from faasrt.client.runtime_base import RuntimeBase
+from faasrt._endpoint_urls import configured_url
+from faasrt.client.cache import ResultCache
+from faasrt.client.executor import CachingExecutor, Executor
+from faasrt.client.judge import check_arguments, judge, options_of
 from faasrt.client.streaming import StreamedRun
-from faasrt.client.syntax import Where, check_where
-from faasrt.config import SandboxConfig
-from faasrt.errors import InvalidRequestError
-from faasrt.inputs import ProgramInput
+from faasrt.client.syntax import PythonChecker, Where, check_where
+from faasrt.config import SandboxConfig, Settings
+from faasrt.errors import InvalidRequestError, UnsupportedLanguageError
+from faasrt.inputs import NO_INPUT, ProgramInput
 from faasrt.judging import Compare, Judgement, TestCase
-from faasrt.languages import Language
+from faasrt.languages import Language, LanguageOption, OtherLanguage, parse_language
 from faasrt.protocol.cases import check_function, check_keywords, encode_case, encode_cases
 from faasrt.protocol.envelope import GuestJob
 from faasrt.protocol.program import Execution
 from faasrt.protocol.request import RunRequest, check_flag, encode_json
-from faasrt.protocol.return_val import check_has_return_val
-from faasrt.results import ExecutionResult, ValidationResult
-from faasrt.tasks import CallOptions, JudgeOptions, RunOptions, check_args, check_kwargs
+from faasrt.protocol.return_val import check_has_return_val, return_val_function
+from faasrt.results import ExecutionResult, HealthStatus, ValidationResult
+from faasrt.tasks import CallOptions, JudgeOptions, Priority, RunOptions, check_args, check_kwargs
+from faasrt.telemetry.dispatch import EventDispatcher
+from faasrt.telemetry.metrics import Counters, Metrics
 from faasrt.transport.call import Call
+from faasrt.transport.endpoint_registry import unsupported_error
+from faasrt.transport.lifecycle import CallsInFlight
+from faasrt.transport.live_reader import LiveReader
+from faasrt.transport.transport import Transport
 
 
 @attrs.define(eq=False, repr=False, kw_only=True, slots=False)
-class Runtime(RuntimeBase):
+class Runtime:
     """Runs code in one language, and in other languages that have the same endpoints.
 
     `RuntimeFactory` and `RuntimeManager` create runtimes. Any number of tasks in one event loop may share a runtime.
@@ -43,15 +53,28 @@ class Runtime(RuntimeBase):
         ['0', '1', '4', '9', '16']
     """
 
+    language: Language | OtherLanguage
+    _transport: Transport
+    _counters: Counters
+    _emit: EventDispatcher
+    _calls: CallsInFlight = attrs.field(factory=CallsInFlight, init=False)
+    _executor: Executor | CachingExecutor = attrs.field(init=False)
+    _checker: PythonChecker = attrs.field(factory=PythonChecker, init=False)
+    _closing: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._executor = Executor(self._transport, self._calls, self._counters, self._emit)
+        self._transport.endpoints.retain()
+
     async def run_code(
         self,
         code: str,
-        language: str | Language | None = None,
+        language: LanguageOption | None = None,
         timeout_ms: float | None = None,
         ext: Mapping[str, str] | None = None,
         *,
         sandbox: SandboxConfig | None = None,
-        priority: str = "normal",
+        priority: Priority = "normal",
         idempotent: bool | None = None,
         stdin: str | bytes = "",
         argv: Sequence[str] = (),
@@ -62,7 +85,9 @@ class Runtime(RuntimeBase):
 
         Args:
             code: The program; not empty.
-            language: A language with the same endpoints. Default: None, which means the runtime's `language`.
+            language: A `Language` with the same endpoints, or a name such as "py". `Language.parse` returns that of any
+                other string, and `OtherLanguage("ruby")` is a further language of a SandboxFusion or Piston server.
+                Default: None, which means the runtime's `language`. A manager has no default.
             timeout_ms: The time limit of the program in milliseconds, above 0 and at most that of the sandbox. Default:
                 None, which means the time limit of the sandbox.
             ext: Further fields for the server; coze-loop sends trace ids in them. Default: None, no fields.
@@ -103,7 +128,7 @@ class Runtime(RuntimeBase):
             >>> (await runtime.run_code(code, stdin="a", files={"b.txt": "b"})).stdout
             'a b\n'
         """
-        request, may_rerun = self._request(
+        request = self._request(
             code,
             language,
             timeout_ms=timeout_ms,
@@ -116,10 +141,10 @@ class Runtime(RuntimeBase):
             files=files,
             collect=collect,
         )
-        return await self._executor.run(Execution(run=request, mode=self._settings.envelope), may_rerun)
+        return await self._executor.run(Execution(run=request, mode=self._settings.envelope), request.idempotent)
 
     def stream_code(
-        self, code: str, language: str | Language | None = None, **options: Unpack[RunOptions]
+        self, code: str, language: LanguageOption | None = None, **options: Unpack[RunOptions]
     ) -> StreamedRun:
         r"""Run a program, at most once, and yield its output while it runs.
 
@@ -152,10 +177,8 @@ class Runtime(RuntimeBase):
             >>> run.result.outcome
             <Outcome.OK: 'OK'>
         """
-        request, may_rerun = self._request(code, language, **options)
-        execution = Execution(run=request, mode=self._settings.envelope)
-
-        return StreamedRun(lambda live: self._executor.run(execution, may_rerun, live))
+        request = self._request(code, language, **options)
+        return StreamedRun(lambda live: self._run(request, live))
 
     async def call_function(
         self,
@@ -164,7 +187,7 @@ class Runtime(RuntimeBase):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
         *,
-        language: str | Language | None = None,
+        language: LanguageOption | None = None,
         **options: Unpack[CallOptions],
     ) -> ExecutionResult:
         """Run a program that defines a function, call the function, at most once, and return its value.
@@ -198,12 +221,13 @@ class Runtime(RuntimeBase):
             3
         """
         check_has_return_val(self._language(language), "call_function")
-        request, may_rerun = self._request(code, language, **options)
+        request = self._request(code, language, **options)
         keywords = check_kwargs({} if kwargs is None else kwargs)
         check_keywords(keywords, request.language)
         name = check_function(function, request.language)
         case = encode_case(check_args(args), keywords, request.language)
-        return await self._executor.run(Execution(run=request, job=GuestJob(function=name, cases=[case])), may_rerun)
+        execution = Execution(run=request, job=GuestJob(function=name, cases=[case]))
+        return await self._executor.run(execution, request.idempotent)
 
     async def run_cases(
         self,
@@ -211,7 +235,7 @@ class Runtime(RuntimeBase):
         function: str,
         cases: Iterable[Sequence[Any]],
         *,
-        language: str | Language | None = None,
+        language: LanguageOption | None = None,
         isolate: bool = False,
         **options: Unpack[CallOptions],
     ) -> list[ExecutionResult]:
@@ -257,18 +281,18 @@ class Runtime(RuntimeBase):
             [2, 4]
         """
         check_has_return_val(self._language(language), "run_cases")
-        request, may_rerun = self._request(code, language, **options)
+        request = self._request(code, language, **options)
         name = check_function(function, request.language)
         check_flag("isolate", isolate, optional=False)
         encoded = encode_cases(cases, request.language)
-        return await self._executor.run_cases(request, name, encoded, isolate=isolate, may_rerun=may_rerun)
+        return await self._executor.run_cases(request, name, encoded, isolate=isolate, may_rerun=request.idempotent)
 
     async def judge(
         self,
         code: str,
         tests: Iterable[TestCase],
         *,
-        language: str | Language | None = None,
+        language: LanguageOption | None = None,
         compare: Compare = "lines",
         stop_on_failure: bool = False,
         concurrency: int | None = None,
@@ -302,23 +326,22 @@ class Runtime(RuntimeBase):
             (0.5, "line 1: expected '7', got '6'")
         """
         parsed = self._language(language)
+        checked = check_arguments(tests, compare, stop_on_failure, concurrency)
+        requests = [self._request(code, parsed, **options_of(test, options)) for test in checked]
         with self._calls.track():
-            starts_slowly = self._settings.envelope != "never" and await self._transport.endpoints.starts_slowly(parsed)
+            shares = parsed is Language.PYTHON and self._settings.envelope != "never"
             return await judge(
-                self.run_code,
-                self._run_inputs if starts_slowly and parsed is Language.PYTHON else None,
-                self._request,
-                code,
-                tests,
-                language=parsed,
+                checked,
+                requests,
+                self._run,
+                self._run_inputs if shares and await self._transport.endpoints.starts_slowly(parsed) else None,
                 compare=compare,
                 stop_on_failure=stop_on_failure,
                 concurrency=concurrency,
-                **options,
             )
 
     async def validate_code(
-        self, code: str, language: str | Language | None = None, *, where: Where = "auto"
+        self, code: str, language: LanguageOption | None = None, *, where: Where = "auto"
     ) -> ValidationResult:
         """Check the syntax of a program, without running it.
 
@@ -359,19 +382,126 @@ class Runtime(RuntimeBase):
             context = Call(self._emit, self._counters, self._transport.clock, parsed)
             return await self._transport.validate(context, body, owner=self._calls)
 
-    async def _run_inputs(
-        self, code: str, language: Language | str, inputs: Sequence[ProgramInput], **options: Any
-    ) -> list[ExecutionResult]:
-        """Run a program once for each input, with many inputs in one execution. Python only."""
-        request, may_rerun = self._request(code, language, **options)
-        cases = [json.dumps(given.to_wire()) for given in inputs]
-        return await self._executor.run_cases(request, None, cases, isolate=True, may_rerun=may_rerun)
+    def get_return_val_function(self) -> str:
+        """Return the source of `return_val`.
 
-    def _request(
-        self, code: object, language: str | Language | None, *, idempotent: bool | None = None, **options: Any
-    ) -> tuple[RunRequest, bool]:
-        """Return the checked request, and whether its code may run more than once."""
+        It is needed only on js-faas with `envelope="never"`. Everywhere else `return_val` is defined.
+
+        Raises:
+            InvalidRequestError: The language is not Python, JavaScript or TypeScript.
+
+        Example:
+            >>> runtime.get_return_val_function().splitlines()[0]
+            'def return_val(value):'
+        """
+        check_has_return_val(self.language, "return_val")
+        return return_val_function(Language.parse(self.language))
+
+    def get_supported_languages(self) -> tuple[Language | OtherLanguage, ...]:
+        """Return the languages that this runtime's endpoints serve."""
+        own = self._transport.endpoints.urls(self.language)
+        if not own:
+            return ()
+        languages = [parse_language(name) for name, urls in self._settings.endpoints.items() if urls == own]
+        return tuple(dict.fromkeys((*languages, self.language)))
+
+    async def get_health_status(self) -> HealthStatus:
+        """Probe all endpoints of this runtime concurrently, each within `TimeoutSettings.health_s`.
+
+        A failed probe is an unhealthy entry in the result, not an exception.
+
+        Raises:
+            RuntimeClosedError: The runtime was closed.
+        """
+        with self._calls.track():
+            return await self._transport.endpoints.probe_all(self._transport.endpoints.urls(self.language))
+
+    def get_metrics(self) -> Metrics:
+        """Return the metrics of this runtime's languages since the factory was created."""
+        endpoints = self._transport.endpoints
+        own = endpoints.urls(self.language)
+        return self._counters.snapshot(
+            (self.language, *self.get_supported_languages()),  # it may have left the settings
+            in_flight=endpoints.pool.in_flight,
+            queued=endpoints.pool.queued,
+            states=tuple(state for state in endpoints.states() if configured_url(state.endpoint) in own),
+        )
+
+    @property
+    def _settings(self) -> Settings:
+        return self._transport.endpoints.settings
+
+    def _use_cache(self, cache: ResultCache | None) -> Self:
+        """Return a view of this runtime that reuses the results in a cache. Closing either closes both."""
+        view = copy.copy(self)
+        executor = Executor(self._transport, self._calls, self._counters, self._emit)
+        view._executor = executor if cache is None else CachingExecutor(executor, cache)
+        return view
+
+    @property
+    def closed(self) -> bool:
+        """Whether closing has begun."""
+        return self._calls.closing
+
+    async def aclose(self) -> None:
+        """Close the runtime. The last runtime of a factory closes the sessions. Closing twice is harmless.
+
+        Calls that wait for a permit fail with `RuntimeClosedError` at once. Calls in flight have
+        `TimeoutSettings.close_s` seconds to finish, and then fail with `RuntimeClosedError` too.
+
+        Cancellation: cancels the calls in flight at once.
+        """
+        self._transport.fail_waiting(self._calls)
+        await self._close_within(self._settings.timeouts.close_s)
+
+    async def _close_within(self, seconds: float | None) -> None:
+        """Close the runtime. Wait at most this many seconds for all calls, without a time limit if None."""
+        try:
+            await self._calls.close(seconds)
+        finally:
+            async with self._closing:
+                if not self._calls.released:
+                    self._calls.released = True
+                    try:
+                        await self._checker.aclose()
+                    finally:
+                        await self._transport.endpoints.release()
+
+    async def __aenter__(self) -> Self:
         self._calls.check_open()
-        request = RunRequest.checked(self._language(language), code, self._settings.sandbox, **options)
-        check_flag("idempotent", idempotent)
-        return request, self._settings.retry.idempotent if idempotent is None else idempotent
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        endpoints = ", ".join(self._transport.endpoints.urls(self.language))
+        return f"<Runtime {self.language} at {endpoints}{' (closed)' if self.closed else ''}>"
+
+    async def _run(self, request: RunRequest, live: LiveReader | None = None) -> ExecutionResult:
+        execution = Execution(run=request, mode=self._settings.envelope)
+        return await self._executor.run(execution, request.idempotent, live)
+
+    async def _run_inputs(self, request: RunRequest, inputs: Iterable[ProgramInput]) -> list[ExecutionResult]:
+        """Run a program once for each input, with many inputs in one execution. Python only."""
+        request = attrs.evolve(request, input=NO_INPUT)
+        cases = [json.dumps(program_input.to_wire()) for program_input in inputs]
+        return await self._executor.run_cases(request, None, cases, isolate=True, may_rerun=request.idempotent)
+
+    def _request(self, code: str, language: LanguageOption | None, **options: Unpack[RunOptions]) -> RunRequest:
+        self._calls.check_open()
+        settings = self._settings
+        return RunRequest.checked(
+            self._language(language), code, settings.sandbox, default_idempotent=settings.retry.idempotent, **options
+        )
+
+    def _language(self, language: LanguageOption | None) -> Language | OtherLanguage:
+        parsed = self.language if language is None else parse_language(language)
+        if parsed != self.language and parsed not in self.get_supported_languages():
+            raise UnsupportedLanguageError(
+                f"language must be one of this runtime ({', '.join(self.get_supported_languages())}), got {parsed}: "
+                f"get a runtime for {parsed} from the manager"
+            )
+        if not self._transport.endpoints.urls(parsed):
+            raise unsupported_error(parsed)
+        return parsed

@@ -70,18 +70,18 @@ class PythonChecker:
             raise InvalidRequestError(f"code must have at most {MAX_CODE_BYTES:,} bytes for a local check")
         try:
             try:
-                found = await self._ask(source)
+                answer = await self._ask(source)
             except _ProcessDiedError:
                 # The process may have died for another reason, for example while it was idle. The program is to blame
                 # only if it crashes the parser in a new process, too.
-                found = await self._ask(source)
+                answer = await self._ask(source)
         except _ProcessDiedError as error:
             if not error.is_fault:
                 raise _failure(f"the process that checks Python {error.reason}") from None
-            found = ["the program crashes Python's parser", None, None]
-        if found is None:
+            answer = ["the program crashes Python's parser", None, None]
+        if answer is None:
             raise _failure("the process that checks Python has too little memory")
-        diagnostics = (Diagnostic(*found),) if found else ()
+        diagnostics = (Diagnostic(*answer),) if answer else ()
         return ValidationResult(not diagnostics, diagnostics, self._checked_by)
 
     async def aclose(self) -> None:
@@ -101,12 +101,12 @@ class PythonChecker:
             idle, self._process = self._process, None
             process = idle or await _start()
             try:
-                found = await _exchange(process, source)
+                answer = await _exchange(process, source)
             except BaseException:
                 await _end(process)
                 raise
             self._process = process
-            return found
+            return answer
 
 
 async def _start() -> Process:
@@ -153,8 +153,8 @@ async def _exchange(process: Process, source: bytes) -> list[Any] | None:
                 process.stdin.write(_LENGTH.pack(len(source)) + source)
                 await process.stdin.drain()
                 head = await process.stdout.readexactly(_LENGTH.size)
-                found: list[Any] | None = json.loads(await process.stdout.readexactly(_LENGTH.unpack(head)[0]))
-                return found
+                answer: list[Any] | None = json.loads(await process.stdout.readexactly(_LENGTH.unpack(head)[0]))
+                return answer
             except (ConnectionError, asyncio.IncompleteReadError):
                 raise _ProcessDiedError(await process.wait()) from None
     except TimeoutError:

@@ -61,9 +61,10 @@ Programs travel in the envelope, so outcomes, exit codes, output, return values,
 ## Other languages
 
 A service may also run C++, Java and the other members of `Language`, and languages that faasrt does not know. Name the
-latter by the service's lower-case name: `await manager.run_code(code, "haskell")`. Both are accepted if an endpoint's
-service may have them. SandboxFusion has those of its API. Each Piston has other packages, and refuses the languages
-without a package with a `RejectedError`; `faasrt health --json` shows its runtimes.
+latter by the service's lower-case name: `await manager.run_code(code, OtherLanguage("haskell"))`. `OtherLanguage` tells
+type checkers that the name is not misspelt. Both are accepted if an endpoint's service may have them. SandboxFusion has
+those of its API. Each Piston has other packages, and refuses the languages without a package with a `RejectedError`;
+`faasrt health --json` shows its runtimes.
 
 `run_code`, `judge` and `map` work, with `stdin` and `files`, and on Piston with `argv`. Such programs travel without an
 envelope, so the result is what the service reports:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from faasrt.config import SandboxConfig
 from faasrt.errors import ConfigurationError, shown
@@ -43,7 +44,7 @@ def parse_languages(names: Iterable[str | Language] | None) -> tuple[Language, .
     return tuple(dict.fromkeys(parsed))
 
 
-def parse_engines(names: Mapping[str | Language, str] | None) -> dict[Language, str]:
+def parse_engines(names: Mapping[Any, str] | None) -> dict[Language, str]:
     if not isinstance(names, Mapping | None):
         raise ConfigurationError(
             f'engines must map languages to engines, such as {{"python": "wasm"}}, got {shown(names)}'

@@ -23,20 +23,26 @@ PROGRAM_SUSPECT_HEADER = "x-faasrt-program-suspect"
 """A response header with the value 1 when a program was killed, and may have caused this itself. The client reads it as
 CRASHED."""
 _TEXTS = "code, ext and priority"
+# Metadata of the fields of a request that do not change the result of a program.
+KEEPS_RESULT = {"keeps_result": True}
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 @attrs.define(kw_only=True)
 class RunRequest:
-    """A request to run a program, with the caller's arguments."""
+    """A program, and the options of its run after they were checked.
+
+    The executor, the key of a stored result and the protocols of services read it.
+    """
 
     language: Language | str
     code: str
     timeout_ms: int
     sandbox: SandboxConfig
-    priority: str
+    priority: str = attrs.field(metadata=KEEPS_RESULT)
     ext: Mapping[str, str]
     input: ProgramInput = NO_INPUT
+    idempotent: bool = attrs.field(default=False, metadata=KEEPS_RESULT)
 
     @classmethod
     def checked(
@@ -49,13 +55,16 @@ class RunRequest:
         ext: object = None,
         sandbox: object = None,
         priority: object = "normal",
-        **given: object,
+        idempotent: object = None,
+        default_idempotent: bool = False,
+        **program_input: object,
     ) -> RunRequest:
         """Return a request with the caller's arguments, after checking them.
 
         Args:
             default_sandbox: The limits if `sandbox` is None.
-            **given: The arguments of `ProgramInput.checked`.
+            default_idempotent: The value if `idempotent` is None.
+            **program_input: The arguments of `ProgramInput.checked`.
 
         Raises:
             InvalidRequestError: An argument is wrong.
@@ -63,6 +72,7 @@ class RunRequest:
         limits = default_sandbox if sandbox is None else sandbox
         if not isinstance(limits, SandboxConfig):
             raise InvalidRequestError(f"sandbox must be a SandboxConfig, got {type(limits).__name__}")
+        check_flag("idempotent", idempotent)
         return cls(
             language=language,
             code=check_code(code),
@@ -70,7 +80,8 @@ class RunRequest:
             sandbox=limits,
             priority=check_priority(priority),
             ext=check_ext(ext),
-            input=ProgramInput.checked(language, **given),
+            input=ProgramInput.checked(language, **program_input),
+            idempotent=default_idempotent if idempotent is None else bool(idempotent),
         )
 
     def encode(self) -> bytes:
@@ -103,7 +114,8 @@ def check_code(code: object) -> str:
         raise InvalidRequestError(f"code must be a str, got {type(code).__name__}")
     if not code or code.isspace():
         raise InvalidRequestError("code must not be empty")
-    encode_text(code, _TEXTS)
+    if not code.isascii():
+        encode_text(code, _TEXTS)
     return code
 
 
@@ -152,5 +164,6 @@ def check_priority(priority: object) -> str:
     """Return the priority, or raise InvalidRequestError if it is not a str, is empty, or contains a lone surrogate."""
     if not isinstance(priority, str) or not priority:
         raise InvalidRequestError(f"priority must be a non-empty str such as 'normal', got {shown(priority)}")
-    encode_text(priority, _TEXTS)
+    if not priority.isascii():
+        encode_text(priority, _TEXTS)
     return priority

@@ -31,12 +31,10 @@ from faasrt import strict_json
 from faasrt.client.factory import check_settings
 from faasrt.client.manager import RuntimeManager
 from faasrt.config import SandboxConfig, Settings
-from faasrt.errors import ConnectError, ConnectionLostError, FaasrtError, InvalidRequestError, shown
-from faasrt.inputs import INPUT_FIELDS, ProgramInput, bytes_to_wire
-from faasrt.judging import TestCase
-from faasrt.languages import parse_language
+from faasrt.errors import ConnectError, ConnectionLostError, FaasrtError
+from faasrt.inputs import bytes_to_wire
 from faasrt.ray.node_faas import FaasConnection, SharedFaaS
-from faasrt.tasks import TASK_ERRORS, CodeTask, FailedTask, TaskResult
+from faasrt.tasks import TASK_ERRORS, CodeTask, FailedTask, TaskResult, field_forms
 
 __all__ = ["COLUMNS", "run_tasks"]
 
@@ -55,9 +53,7 @@ COLUMNS = {
 """The columns that are added to each row, with their types: the result (`value` and `collected_files` as JSON text), or
 an error.
 """
-_TASK_FIELDS = tuple(field.name for field in attrs.fields(CodeTask))
-# Columns with values, or with JSON text.
-_JSON_FIELDS = ("args", "kwargs", "ext", "sandbox", "argv", "files", "collect", "tests")
+_FORMS = field_forms()
 # How often tasks are repeated because the FaaS of the node has ended before they were sent.
 _MAX_REPEATS = 2
 
@@ -73,15 +69,8 @@ def run_tasks(
     r"""Run the program of each row, and add the columns of `COLUMNS`.
 
     A row is a `CodeTask`: it has the columns `code` and `language`, and may have those of the other fields.
-
-        id, function, stdin, priority, compare    text
-        timeout_ms                                a number
-        idempotent                                a boolean
-        args, argv, collect                       lists
-        kwargs, ext, files                        objects
-        sandbox                                   an object with fields of `SandboxConfig`; the others are those of the
-                                                  settings. The embedded FaaS can only lower the limits
-        tests                                     a list of objects with the fields of `TestCase`
+    `sandbox` is an object with fields of `SandboxConfig`; the others are those of the settings, and the embedded FaaS
+    can only lower the limits. `tests` is a list of objects with the fields of `TestCase`.
 
     Lists and objects may also be JSON text, and `args` and `kwargs` should be: in Arrow all rows have values of one
     type, and a field that only some objects have is null in the others. Bytes are text, binary, or `{"base64": ...}`.
@@ -211,33 +200,14 @@ async def _find_refused(tasks: dict[int, CodeTask], connection: FaasConnection) 
 
 def to_task(row: dict[str, Any], sandbox: SandboxConfig) -> CodeTask:
     """Return the task in a row. Raise ValueError or RecursionError if it is wrong."""
-    given = {name: row[name] for name in _TASK_FIELDS if row.get(name) is not None}
-    for name in _JSON_FIELDS:
-        if isinstance(given.get(name), str):
-            given[name] = strict_json.loads(given[name]) if given[name] else None
+    values = {name: row[name] for name in _FORMS if row.get(name) is not None}
+    for name, value in values.items():
+        if isinstance(value, str) and _FORMS[name].types in ((list,), (dict,)):
+            values[name] = strict_json.loads(value) if value else None
     # The null fields of arguments are values of the caller, and are kept.
-    given |= {name: _to_json(value) for name, value in given.items() if name not in ("args", "kwargs")}
+    values |= {name: _to_json(value) for name, value in values.items() if name not in ("args", "kwargs")}
     # An empty list is the default of each list, and an empty map of Arrow is an empty list.
-    used = {name: value for name, value in given.items() if value is not None and value != []}
-    given = {"code": None, "language": None} | used
-    checked = ProgramInput.from_wire(given, parse_language(given["language"]))
-    given |= {name: getattr(checked, name) for name in INPUT_FIELDS}
-    if "tests" in given:
-        if not isinstance(given["tests"], list):
-            raise InvalidRequestError(f"tests must be a list of objects, got {shown(given['tests'])}")
-        given["tests"] = [TestCase.from_dict(test) for test in given["tests"]]
-    if "sandbox" in given:
-        given["sandbox"] = _to_sandbox(given["sandbox"], sandbox)
-    if "id" in given:
-        given["id"] = str(given["id"])
-    return CodeTask(**given)
-
-
-def _to_sandbox(fields: object, base: SandboxConfig) -> SandboxConfig:
-    names = [field.name for field in attrs.fields(SandboxConfig)]
-    if not isinstance(fields, dict) or not fields.keys() <= set(names):
-        raise InvalidRequestError(f"sandbox must be an object with fields of {', '.join(names)}, got {shown(fields)}")
-    return attrs.evolve(base, **fields)
+    return CodeTask.from_dict({name: value for name, value in values.items() if value != []}, sandbox)
 
 
 def _to_json(value: Any) -> Any:

@@ -23,11 +23,11 @@ import ray.actor
 from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from faasrt.client.embedded import add_queue_time, queue_timeout_s
 from faasrt.client.manager import RuntimeManager
-from faasrt.client.runtimes import local_settings
 from faasrt.config import SandboxConfig, Settings
 from faasrt.errors import FaasrtError, RuntimeClosedError
-from faasrt.languages import Language
+from faasrt.languages import Language, OtherLanguage
 from faasrt.local.server import LocalFaaS
 
 LINGER_S = 5.0
@@ -116,7 +116,7 @@ class NodeFaaS:
         faas = self._faas
         return self._error or FaasAddress(faas.url, faas.token or "", faas.languages, os.getpid())
 
-    async def wait_ready(self, language: Language | str) -> FaasrtError | None:
+    async def wait_ready(self, language: Language | OtherLanguage) -> FaasrtError | None:
         """Wait until a language can run. Return None, or the reason why it cannot."""
         try:
             await self._faas.wait_ready(language)
@@ -148,7 +148,7 @@ class FaasConnection:
     _actor: Any
     users: int = 0
 
-    async def wait_ready(self, language: Language | str) -> FaasrtError | None:
+    async def wait_ready(self, language: Language | OtherLanguage) -> FaasrtError | None:
         """Wait until a language can run. Return None, or the reason why it cannot; None too if the FaaS has ended."""
         try:
             error: FaasrtError | None = await self._actor.wait_ready.remote(language)
@@ -179,7 +179,8 @@ class SharedFaaS:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._settings, self._queue_s = local_settings(settings)
+        self._queue_s = queue_timeout_s(settings)
+        self._settings = add_queue_time(settings, self._queue_s)
         LocalFaaS(sandbox=settings.sandbox)  # checks the limits and the packages before an actor is created
         self._lock = asyncio.Lock()
         self._connection: FaasConnection | None = None

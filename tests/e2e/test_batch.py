@@ -24,7 +24,7 @@ import pytest
 import zstandard
 from anyio.from_thread import start_blocking_portal
 
-from faasrt import RuntimeFactory, RuntimeManager
+from faasrt import Language, RuntimeFactory, RuntimeManager
 from faasrt.cli.batch import Batch
 from faasrt.cli.batch_input import BatchOptions, survey
 from faasrt.cli.batch_output import Results
@@ -104,7 +104,7 @@ async def batch_in_this_loop(
     )
     progress = Progress(survey(tasks, options)[0], quiet=True)
     with contextlib.closing(Results(str(out), resume=out.exists())) as results:
-        running = Batch(tasks, options, results, progress, ["python"])
+        running = Batch(tasks, options, results, progress, [Language.PYTHON])
         manager = RuntimeManager(RuntimeFactory(settings, clock=clock))
         async with manager, asyncio.TaskGroup() as group:
             yield progress, group.create_task(running.run(manager))

@@ -45,7 +45,17 @@ async def use(manager: faasrt.RuntimeManager) -> None:
     assert_type(await runtime.get_health_status(), faasrt.HealthStatus)
     assert_type(runtime.get_metrics(), faasrt.Metrics)
     assert_type(runtime.get_return_val_function(), str)
-    assert_type(manager.get_supported_languages(), tuple[faasrt.Language | str, ...])
+    assert_type(manager.get_supported_languages(), tuple[faasrt.Language | faasrt.OtherLanguage, ...])
+    for language in manager.get_supported_languages():
+        await manager.validate_code("1", language, where="auto")
+    with contextlib.suppress(faasrt.UnsupportedLanguageError):
+        await manager.run_code("1", "pyhton")  # type: ignore[arg-type]
+    with contextlib.suppress(faasrt.UnsupportedLanguageError):
+        await manager.run_code("puts 1", faasrt.OtherLanguage("ruby"))
+    with contextlib.suppress(TypeError):
+        await manager.run_code("1", "py", timeout=3)  # type: ignore[call-arg]
+    with contextlib.suppress(faasrt.InvalidRequestError):
+        await manager.judge("1", [faasrt.TestCase()], language="py", compare="line")  # type: ignore[arg-type]
     try:
         await manager.run_code("1", "js")
     except faasrt.OverloadedError as error:
@@ -54,7 +64,7 @@ async def use(manager: faasrt.RuntimeManager) -> None:
         assert_type(error.endpoint, str)
         assert_type(error.status, int | None)
     task = faasrt.CodeTask("print(1)", "py", id="a", args=[1, 2], kwargs={"b": 3})
-    assert_type(task.language, str)
+    assert_type(task.language, faasrt.Language | faasrt.OtherLanguage)
     async for item in manager.map([task]):
         if item.error is None:
             assert_type(item.result, faasrt.ExecutionResult)

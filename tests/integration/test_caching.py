@@ -28,8 +28,8 @@ from faasrt import (
     ServerError,
     Settings,
 )
-from faasrt.client import cache as caching, sqlite_cache
-from faasrt.client.sqlite_cache import FILE_NAME, MIN_BYTES
+from faasrt.client import cache as caching, disk_cache
+from faasrt.client.disk_cache import FILE_NAME, MIN_BYTES
 from faasrt.testing import FakeFaaS, Reply
 from faasrt.transport.fingerprints import MAX_AGE_S
 from support.helpers import Clock
@@ -485,7 +485,7 @@ async def test_a_file_that_another_process_has_locked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Stored results are found, and new results are not stored until the file is unlocked."""
-    monkeypatch.setattr(sqlite_cache, "BUSY_S", 0.05)
+    monkeypatch.setattr(disk_cache, "BUSY_S", 0.05)
     async with FakeFaaS() as faas:
         async with manager_at(faas.url, cache=tmp_path) as manager:
             await manager.run_code("old", "py")
@@ -503,7 +503,7 @@ async def test_a_manager_starts_although_the_new_file_is_locked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A lock is not reported as a wrong path. The file is opened when it is unlocked."""
-    monkeypatch.setattr(sqlite_cache, "BUSY_S", 0.05)
+    monkeypatch.setattr(disk_cache, "BUSY_S", 0.05)
     async with FakeFaaS() as faas, contextlib.AsyncExitStack() as stack:
         async with locked(tmp_path, "BEGIN EXCLUSIVE"):
             with pytest.raises(sqlite3.OperationalError, match="locked"):
@@ -517,7 +517,7 @@ async def test_statements_that_were_given_up_leave_the_file_usable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Calls give up while the file is locked. Later values are stored, and no value has another key."""
-    monkeypatch.setattr(sqlite_cache, "BUSY_S", 60.0)
+    monkeypatch.setattr(disk_cache, "BUSY_S", 60.0)
     async with FakeFaaS() as faas:
         faas.handler = lambda body: Reply.ok(body["code"])
         async with manager_at(faas.url, cache=tmp_path) as manager:

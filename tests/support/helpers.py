@@ -7,12 +7,14 @@ import contextlib
 import importlib.util
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import TypeVar
 
 import pytest
 
 from faasrt import RetrySettings, RuntimeFactory, RuntimeManager, Settings, TimeoutSettings
+from faasrt.client.embedded import EngineName
+from faasrt.languages import LanguageOption
 from faasrt.telemetry.events import Sink
 
 T = TypeVar("T")
@@ -49,7 +51,7 @@ def skip_without(package: str) -> None:
         pytest.skip(f"{package} is not installed")
 
 
-WASM = {"python": "wasm"}
+WASM: Mapping[LanguageOption, EngineName] = {"python": "wasm"}
 """The argument `engines` of an embedded FaaS that runs Python in WebAssembly."""
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from faasrt import FaasrtError, Language, RetrySettings, RuntimeFactory, RuntimeManager, SandboxConfig, Settings
 from faasrt.client.cache import DiskCache
-from faasrt.client.map_options import check_stop_on
+from faasrt.client.map import check_stop_on
 from faasrt.client.syntax import check_where
 from faasrt.errors import shown
 from faasrt.local import LocalFaaS

@@ -39,6 +39,7 @@ OTHER: dict[str, Any] = {
     "priority": "high",
     "ext": {"a": "b"},
     "input": ProgramInput(stdin=b"a"),
+    "idempotent": True,
 }
 
 
@@ -47,9 +48,9 @@ def key_of(execution: Execution) -> str:
 
 
 @pytest.mark.parametrize("name", [field.name for field in attrs.fields(RunRequest)])
-def test_every_field_of_a_request_except_the_priority_changes_the_key(name: str) -> None:
+def test_every_field_of_a_request_that_can_change_the_result_changes_the_key(name: str) -> None:
     changed = attrs.evolve(RUN, **{name: OTHER[name]})
-    assert (key_of(Execution(run=RUN)) == key_of(Execution(run=changed))) is (name == "priority")
+    assert (key_of(Execution(run=RUN)) == key_of(Execution(run=changed))) is (name in ("priority", "idempotent"))
 
 
 def test_every_part_of_the_input_changes_the_key() -> None:

@@ -15,12 +15,14 @@ from faasrt import (
     InvalidRequestError,
     Judgement,
     Outcome,
+    SandboxConfig,
     TestCase,
     Verdict,
     floats,
 )
-from faasrt.client.judge import run_tests
+from faasrt.client.judge import judge
 from faasrt.judging import Compare, check_compare, check_tests, judge_result
+from faasrt.protocol.request import RunRequest
 
 
 def result(stdout: str = "", outcome: Outcome = Outcome.OK, **fields: Any) -> ExecutionResult:
@@ -154,20 +156,22 @@ def test_a_test_has_the_fields_of_its_json() -> None:
 async def test_tests_after_a_failure_are_skipped_for_every_concurrency() -> None:
     """The judgement does not depend on which tests ran beside the one that failed first."""
     tests = [TestCase(str(number), "x" if number == 3 else "") for number in range(8)]
+    requests = [RunRequest.checked("python", "code", SandboxConfig(), stdin=test.stdin) for test in tests]
 
     for concurrency in (1, 2, 8):
-        started: list[str | bytes] = []
+        started: list[bytes] = []
         release = asyncio.Event()
 
-        async def run(test: TestCase, started: Any = started, release: Any = release) -> ExecutionResult:
-            started.append(test.stdin)
-            if str(test.stdin) > "3":
+        async def run(request: RunRequest, started: Any = started, release: Any = release) -> ExecutionResult:
+            started.append(request.input.stdin)
+            if request.input.stdin > b"3":
                 await release.wait()  # is never set, so these tests must be cancelled
             return result()
 
-        judged = await run_tests(tests, run, compare="lines", stop_on_failure=True, concurrency=concurrency)
+        options: dict[str, Any] = {"compare": "lines", "stop_on_failure": True, "concurrency": concurrency}
+        judgement = await judge(tests, requests, run, None, **options)
         expected = [Verdict.PASSED] * 3 + [Verdict.WRONG_ANSWER] + [Verdict.SKIPPED] * 4
-        assert [test.verdict for test in judged] == expected
+        assert [test.verdict for test in judgement.results] == expected
         assert len(started) <= 3 + concurrency
 
 

@@ -39,7 +39,7 @@ LAYERS = [
     ("faasrt", 10),
 ]
 # Imports that are executed on first use only, so they may go to any layer.
-LAZY = {("faasrt.client.manager", "faasrt.local.server")}
+LAZY = {("faasrt.client.embedded", "faasrt.local.server")}
 
 
 def imports_of(path: Path, known: dict[str, Path]) -> set[str]:

@@ -166,9 +166,9 @@ class DiskCache:
         import sqlite3
 
         connection.execute("PRAGMA synchronous = NORMAL")
-        (found,) = connection.execute("PRAGMA application_id").fetchone()
+        (application_id,) = connection.execute("PRAGMA application_id").fetchone()
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if found != _APPLICATION_ID and (found or tables):
+        if application_id != _APPLICATION_ID and (application_id or tables):
             raise ConfigurationError(f"{self._folder / FILE_NAME} is not a cache of faasrt: choose another folder")
         deadline = time.monotonic() + BUSY_S
         while True:
@@ -179,7 +179,7 @@ class DiskCache:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.01)
-        if found != _APPLICATION_ID:  # so a file that is locked can be opened
+        if application_id != _APPLICATION_ID:  # so a file that is locked can be opened
             connection.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA application_id = {_APPLICATION_ID}; COMMIT")
 
     def _get(self, key: str) -> bytes | None:

@@ -1,0 +1,156 @@
+"""EmbeddedFaaS: the embedded FaaS of a manager.
+
+`faasrt.local`, which needs the extra `local`, is imported only when an `EmbeddedFaaS` is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict, Unpack
+
+import attrs
+
+from faasrt.config import SandboxConfig, Settings
+from faasrt.errors import ConfigurationError
+from faasrt.languages import Language, LanguageOption
+from faasrt.telemetry.events import Sink
+
+if TYPE_CHECKING:
+    from faasrt.local.server import LocalFaaS
+
+# How long a program may wait in the queue of the embedded FaaS if the settings have no `queue_timeout_s`.
+_QUEUE_TIMEOUT_S = 30.0
+
+
+Level: TypeAlias = Literal["auto", "namespaces", "filters"]
+EngineName: TypeAlias = Literal["native", "wasm", "deno", "gcc", "g++", "go", "rustc", "java", "bash"]
+
+
+class LocalOptions(TypedDict, total=False):
+    """The options of `faasrt.local.LocalFaaS` that `RuntimeManager.local` passes on."""
+
+    level: Level
+    engines: Mapping[LanguageOption, EngineName]
+    python: str
+    host: str
+    port: int
+    drain_s: float
+
+
+def queue_timeout_s(settings: Settings) -> float:
+    """Return how long a program may wait in the queue of an embedded FaaS, in seconds."""
+    return settings.limiter.queue_timeout_s or _QUEUE_TIMEOUT_S
+
+
+def add_queue_time(settings: Settings, queue_timeout_s: float) -> Settings:
+    """Return the settings for calls to an embedded FaaS. A program waits in its queue before its time limit starts, so
+    the wait is added to the grace time.
+    """
+    return attrs.evolve(
+        settings, timeouts=attrs.evolve(settings.timeouts, grace_s=settings.timeouts.grace_s + queue_timeout_s)
+    )
+
+
+class EmbeddedFaaS:
+    """A FaaS in this process, and the settings with which it was made. If its start fails, it can be started again.
+
+    Args:
+        languages: The languages to serve; None for all of this machine.
+        settings: The settings of the manager.
+        workers: The maximum number of programs of each language that run at once.
+        telemetry: Sinks for its events.
+        **options: Further options of `faasrt.local.LocalFaaS`.
+
+    Attributes:
+        settings: The settings of the manager now, without endpoints.
+        server: The server; another one after a start that failed.
+
+    Raises:
+        ConfigurationError: The engines are not installed, or an argument is wrong.
+    """
+
+    def __init__(
+        self,
+        languages: Iterable[LanguageOption] | None,
+        settings: Settings,
+        *,
+        workers: int | None,
+        telemetry: Iterable[Sink],
+        **options: Unpack[LocalOptions],
+    ) -> None:
+        if settings.endpoints:
+            raise ConfigurationError("settings.endpoints must be empty, because the embedded FaaS is the endpoint")
+        self.settings = settings
+        self.is_started = False
+        self._sandbox, self._token, self._queue_timeout_s = settings.sandbox, settings.token, queue_timeout_s(settings)
+        self._workers, self._telemetry, self._options = workers, telemetry, options
+        self.server = self._make_server(languages)
+
+    @property
+    def languages(self) -> tuple[Language, ...]:
+        """The languages that it serves; before the start those that were asked for."""
+        return self.server.languages
+
+    async def start(self) -> None:
+        """Listen, and begin to start the engines.
+
+        Raises:
+            ConfigurationError: It cannot listen.
+
+        Cancellation: closes the server. The next call starts another one.
+        """
+        try:
+            await self.server.start()
+        except BaseException:
+            self.server = self._make_server(self.languages)  # a LocalFaaS can be started only once
+            raise
+        self.is_started = True
+
+    def endpoints(self) -> dict[Language, str]:
+        """Return the URL for each language; nothing before the start."""
+        return dict.fromkeys(self.languages, self.server.url) if self.is_started else {}
+
+    def check(self, settings: Settings) -> Settings:
+        """Return the settings for calls to it, after checking that it can follow the settings of a manager.
+
+        Raises:
+            ConfigurationError: `endpoints` is not empty, `token` is another one, or a limit is above its own.
+        """
+        if not isinstance(settings, Settings):
+            raise ConfigurationError(f"settings must be a Settings, got {type(settings).__name__}")
+        if settings.endpoints:
+            raise ConfigurationError(
+                "settings.endpoints must be empty, because this manager always uses its embedded FaaS: make another "
+                "manager for other endpoints"
+            )
+        if settings.token != self._token:
+            raise ConfigurationError("token must be the one with which the embedded FaaS was made")
+        for field in attrs.fields(SandboxConfig):
+            value, limit = (getattr(sandbox, field.name) for sandbox in (settings.sandbox, self._sandbox))
+            if value > limit:
+                allowed = limit if isinstance(value, bool) else f"at most {limit:g}"
+                raise ConfigurationError(
+                    f"sandbox.{field.name} must be {allowed}, the limit with which the embedded FaaS was made"
+                )
+        return attrs.evolve(add_queue_time(settings, self._queue_timeout_s), endpoints=self.endpoints())
+
+    async def wait_ready(self, language: Language | str) -> None:
+        """Wait until a language can run; see `faasrt.local.LocalFaaS.wait_ready`."""
+        await self.server.wait_ready(language)
+
+    async def aclose(self) -> None:
+        """Stop the FaaS. Closing twice is harmless."""
+        await self.server.aclose()
+
+    def _make_server(self, languages: Iterable[LanguageOption] | None) -> LocalFaaS:
+        from faasrt.local.server import LocalFaaS
+
+        return LocalFaaS(
+            languages,
+            workers=self._workers,
+            sandbox=self._sandbox,
+            token=self._token,
+            queue_timeout_s=self._queue_timeout_s,
+            telemetry=self._telemetry,
+            **self._options,
+        )

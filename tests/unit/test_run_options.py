@@ -1,0 +1,60 @@
+"""The options of a run: the signature of `run_code`, `RunOptions` and `CodeTask` state the same ones."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from typing import Any
+
+import attrs
+import pytest
+
+import faasrt
+from faasrt import CodeTask, Language, Runtime, RuntimeManager, sync
+from faasrt.client.embedded import EngineName
+from faasrt.judging import Compare, check_compare
+from faasrt.languages import LanguageName
+from faasrt.local.engine_choice import ENGINES
+from faasrt.local.jail.level import LEVELS
+from faasrt.tasks import RunOptions, field_forms
+
+FORWARDED = ["run_code", "stream_code", "call_function", "run_cases", "judge", "validate_code"]
+
+
+def parameters(method: Any) -> dict[str, inspect.Parameter]:
+    """Return the parameters of `run_code` that are options."""
+    found = dict(inspect.signature(method).parameters)
+    for name in ("self", "code", "language"):
+        del found[name]
+    return found
+
+
+def test_run_options_are_the_parameters_of_run_code() -> None:
+    types = typing.get_type_hints(Runtime.run_code)
+    assert typing.get_type_hints(RunOptions) == {name: types[name] for name in parameters(Runtime.run_code)}
+
+
+def test_a_task_has_all_options_with_their_defaults() -> None:
+    fields = attrs.fields_dict(CodeTask)
+    for name, parameter in parameters(Runtime.run_code).items():
+        assert (name, fields[name].default) == (name, parameter.default)
+    assert list(field_forms()) == list(fields)
+
+
+@pytest.mark.parametrize("name", FORWARDED)
+def test_the_manager_documents_the_same_call(name: str) -> None:
+    """`inspect.signature` and `help` show the parameters and the docstring of the runtime, also in `faasrt.sync`."""
+    original = getattr(Runtime, name)
+    for kind in (RuntimeManager, sync.RuntimeManager, sync.Runtime):
+        method = getattr(kind, name)
+        assert inspect.signature(method) == inspect.signature(original)
+        assert method.__doc__ == original.__doc__
+        assert method.__name__ == name
+
+
+def test_names_for_type_checkers_are_those_that_are_accepted() -> None:
+    assert sorted(typing.get_args(LanguageName)) == sorted(name for language in Language for name in language.names)
+    assert set(typing.get_args(EngineName)) == {engine.name for engines in ENGINES.values() for engine in engines}
+    assert typing.get_args(faasrt.client.embedded.Level) == ("auto", *LEVELS)
+    literals = typing.get_args(typing.get_args(Compare)[0])
+    assert [check_compare(name) for name in literals] == ["exact", "lines", "tokens", "floats"]
