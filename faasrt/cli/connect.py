@@ -135,7 +135,7 @@ async def show_start(
     """Show the progress of the compilation for the engine wasm, once on a machine, while it starts. `live` replaces one
     line in place, instead of writing a line from time to time; None means only on a terminal.
     """
-    from faasrt.local.cache_folder import is_compiled, module_dir
+    from faasrt.local.engines.wasm.module_cache import is_compiled, module_dir
 
     if python is None or python.name != "wasm" or is_compiled(module_dir()):
         yield

@@ -61,7 +61,7 @@ class _EngineType(click.ParamType):  # type: ignore[type-arg]
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Language, str]:
         if isinstance(value, tuple):
             return value
-        from faasrt.local.engine_choice import fingerprints
+        from faasrt.local.engine_choice import engine_names
 
         name, separator, engine = value.partition("=")
         if not separator:
@@ -70,16 +70,16 @@ class _EngineType(click.ParamType):  # type: ignore[type-arg]
             language = Language.parse(name)
         except UnsupportedLanguageError as error:
             self.fail(str(error), param, ctx)
-        known = fingerprints(language)
+        known = engine_names(language)
         if engine not in known:
             self.fail(f"the engine of {language} must be {' or '.join(known)}, got {engine!r}", param, ctx)
         return language, engine
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        from faasrt.local.engine_choice import fingerprints
+        from faasrt.local.engine_choice import engine_names
 
         # Bash treats "=" as the end of a word and may offer the language only.
-        values = [f"{language}={name}" for language in Language for name in fingerprints(language)]
+        values = [f"{language}={name}" for language in Language for name in engine_names(language)]
         return [CompletionItem(value) for value in values if value.startswith(incomplete.lower())]
 
 

@@ -11,16 +11,16 @@ from faasrt.errors import ConfigurationError, shown
 from faasrt.languages import Language
 from faasrt.local.engines.base import Engine, EngineOptions
 from faasrt.local.engines.deno.engine import DenoEngine
-from faasrt.local.engines.native.engine import NativePythonEngine
+from faasrt.local.engines.native.engine import NativeEngine
 from faasrt.local.engines.toolchain.engine import engine_for
 from faasrt.local.engines.toolchain.languages import TOOLCHAINS
-from faasrt.local.engines.wasm.engine import WasiPythonEngine
+from faasrt.local.engines.wasm.engine import WasmEngine
 from faasrt.local.http.admission import AdmissionQueue
 from faasrt.local.process import available_cpus
 
 # By family of languages. The first engine is the default at the level "namespaces", the last one at other levels.
 ENGINES: dict[Language, tuple[type[Engine], ...]] = {
-    Language.PYTHON: (NativePythonEngine, WasiPythonEngine),
+    Language.PYTHON: (NativeEngine, WasmEngine),
     Language.JAVASCRIPT: (DenoEngine,),
     **{language: (engine_for(toolchain),) for language, toolchain in TOOLCHAINS.items()},
 }
@@ -28,7 +28,7 @@ MAX_WORKERS = 256
 Queues = dict[Language, AdmissionQueue]
 
 
-def fingerprints(language: Language) -> tuple[str, ...]:
+def engine_names(language: Language) -> tuple[str, ...]:
     """Return the names of the engines that can run a language."""
     return tuple(engine.name for engine in ENGINES[language.family])
 
@@ -51,7 +51,7 @@ def parse_engines(names: Mapping[Any, str] | None) -> dict[Language, str]:
         )
     parsed = {Language.parse(language).family: name for language, name in (names or {}).items()}
     for family, name in parsed.items():
-        known = fingerprints(family)
+        known = engine_names(family)
         if name not in known:
             raise ConfigurationError(f"the engine of {family} must be one of {', '.join(known)}, got {shown(name)}")
     return parsed
@@ -87,7 +87,7 @@ def check_engines(languages: Iterable[Language], engines: Mapping[Language, str]
 
 def needs_level(languages: Iterable[Language], engines: Mapping[Language, str]) -> bool:
     """Return whether an engine runs programs in a jail. Only Python as WebAssembly does not."""
-    return engines.get(Language.PYTHON) != WasiPythonEngine.name or tuple(languages) != (Language.PYTHON,)
+    return engines.get(Language.PYTHON) != WasmEngine.name or tuple(languages) != (Language.PYTHON,)
 
 
 def default_workers() -> int:

@@ -19,7 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
-from faasrt.local.engines.base import NotStartedError
+from faasrt.local.errors import NotStartedError
 
 STDOUT, STDERR = 1, 2
 STREAMS = {STDOUT: "stdout", STDERR: "stderr"}

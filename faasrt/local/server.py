@@ -20,17 +20,19 @@ from faasrt.errors import ConfigurationError, RuntimeClosedError, ServerError, U
 from faasrt.languages import Language
 from faasrt.local import engine_choice
 from faasrt.local.engine_choice import MAX_WORKERS, Queues, make_queues
-from faasrt.local.engines.base import Engine, EngineError, EngineOptions
-from faasrt.local.engines.wasm.engine import WasiPythonEngine
+from faasrt.local.engine_tasks import EngineTasks
+from faasrt.local.engines.base import Engine, EngineOptions
+from faasrt.local.engines.wasm.engine import WasmEngine
+from faasrt.local.errors import EngineError
 from faasrt.local.http import limits
 from faasrt.local.http.access import AccessPolicy
 from faasrt.local.http.access_log import AccessLog
 from faasrt.local.http.admission import QUEUE_TIMEOUT_S, AdmissionQueue
 from faasrt.local.http.app import Service, ServiceSwitch
 from faasrt.local.http.connections import Listener
-from faasrt.local.http.listening import EngineTasks, ListeningSockets
-from faasrt.local.jail.cgroup import Cgroups
-from faasrt.local.jail.level import LEVELS, find_level, program_cgroups
+from faasrt.local.http.listening import ListeningSockets
+from faasrt.local.jail.cgroup import Cgroups, program_cgroups
+from faasrt.local.jail.level import LEVELS, find_level
 from faasrt.local.temporary_folder import temporary_folder
 from faasrt.telemetry.dispatch import EventDispatcher, check_sinks
 from faasrt.telemetry.events import Sink
@@ -213,7 +215,7 @@ class LocalFaaS:
         import a package take longer. All languages must be ready.
         """
         for queue in self._queues.values():
-            if isinstance(queue.engine, WasiPythonEngine):
+            if isinstance(queue.engine, WasmEngine):
                 await queue.engine.make_snapshots()
 
     async def reconfigure(self, wanted: LocalFaaS) -> list[str]:

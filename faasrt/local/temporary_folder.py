@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from faasrt.local.engines.base import NotStartedError
+from faasrt.local.errors import NotStartedError
 from faasrt.local.process import Spawner
 
 # A shell that waits until its stdin is closed, which happens when this process ends, and then removes the folder. It

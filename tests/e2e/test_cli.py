@@ -653,14 +653,8 @@ def wait_for(condition: Callable[[], Any]) -> None:
 
 
 @pytest.mark.timeout(110)
-@pytest.mark.parametrize(
-    "progress",
-    # Until the estimate, the compiler works for some ten seconds.
-    ["", pytest.param(r": \d+ %, (about )?\d+ s left", marks=pytest.mark.compiling)],
-    ids=["before an estimate", "after an estimate"],
-)
-def test_ctrl_c_stops_the_compilation(tmp_path: Path, progress: str) -> None:
-    """The terminal shows progress and remaining time. Ctrl-C stops the compiler and leaves no module in the cache."""
+def test_ctrl_c_stops_the_compilation(tmp_path: Path) -> None:
+    """The terminal shows the compilation. Ctrl-C stops the compiler and leaves no module in the cache."""
     primary, secondary = pty.openpty()
     fcntl.ioctl(secondary, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
     process = subprocess.Popen(
@@ -672,7 +666,7 @@ def test_ctrl_c_stops_the_compilation(tmp_path: Path, progress: str) -> None:
     )
     os.close(secondary)
     shown = b""
-    while not re.search(rf"\r\x1b\[Kfaasrt: compiling the Python sandbox{progress}".encode(), shown):
+    while b"faasrt: compiling the Python sandbox" not in shown:
         shown += os.read(primary, 65_536)
     wait_for(lambda: list(tmp_path.rglob(".lock")))  # the compiler has started
     assert all(len(line) < 60 for line in shown.decode().replace("\x1b[K", "").splitlines())

@@ -22,7 +22,7 @@ from faasrt.client.map import MAX_WINDOW
 from faasrt.client.syntax import MAX_CODE_BYTES
 from faasrt.local import LocalFaaS
 from faasrt.local.engines.deno.engine import DenoEngine
-from faasrt.local.engines.wasm.engine import WasiPythonEngine
+from faasrt.local.engines.wasm.engine import WasmEngine
 from faasrt.local.http import limits
 from faasrt.local.server import _IDLE_CONNECTIONS_S
 from faasrt.protocol.cases import MAX_REQUEST_BYTES
@@ -160,7 +160,7 @@ def phrases_with_figures() -> Iterator[tuple[str, str]]:
         f"{limits.MAX_HELD_BYTES // 2**20} MiB of bodies. The first {limits.SMALL_BYTES // 2**10} KiB",
     )
     yield "faasrt.local", f"reading its answer may take {limits.REQUEST_TIMEOUT_S:g} s each"
-    least = f"needs {WasiPythonEngine.min_memory_mb} for Python, and {DenoEngine.min_memory_mb} for other languages"
+    least = f"needs {WasmEngine.min_memory_mb} for Python, and {DenoEngine.min_memory_mb} for other languages"
     yield "faasrt.config.SandboxConfig", least
     yield "faasrt.results", f"for output above {({2: 'twice'})[OUTPUT_FACTOR]} its limit"
     yield "faasrt.client.runtime.Runtime.validate_code", f"({MAX_CODE_BYTES // 2**20} MiB)"

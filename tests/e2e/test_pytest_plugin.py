@@ -10,7 +10,7 @@ import textwrap
 
 import pytest
 
-from faasrt.local.cache_folder import module_dir
+from faasrt.local.engines.wasm.module_cache import module_dir
 from faasrt.testing import pytest_plugin
 
 pytest_plugins = ["pytester"]

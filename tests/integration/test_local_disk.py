@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from faasrt import ConfigurationError
-from faasrt.local.cache_folder import is_compiled, module_dir
+from faasrt.local.engines.wasm.module_cache import is_compiled, module_dir
 from support.cli import faasrt
 from support.served import CLEAN, FAASRT, PATIENCE_S, served, strays, until
 

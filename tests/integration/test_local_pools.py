@@ -15,9 +15,9 @@ import pytest
 import pytest_asyncio
 
 from faasrt import Outcome, RuntimeManager, SandboxConfig
-from faasrt.local.engines import warm_pool
+from faasrt.local.engines import pooled_engine
 from faasrt.local.engines.deno.run import DenoRun
-from faasrt.local.engines.native_run import NativeRun
+from faasrt.local.engines.jailed_run import JailedRun
 from faasrt.local.jail.jail import Jail, JailedProcess
 from support.helpers import Clock, skip_without, until_active
 from support.served import LANGUAGES, PATIENCE_S, at_work_in, is_gone, sandboxes, trace, until, with_word
@@ -38,7 +38,7 @@ def engine(request: pytest.FixtureRequest, wasm_sandbox: None) -> str:
 @pytest_asyncio.fixture
 async def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str) -> AsyncIterator[RuntimeManager]:
     """A manager with three workers, whose pools shrink soon after the demand falls."""
-    monkeypatch.setattr(warm_pool, "PEAK_DECAY_S", 0.1)
+    monkeypatch.setattr(pooled_engine, "PEAK_DECAY_S", 0.1)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     for name, value in trace(tmp_path).items():
         monkeypatch.setenv(name, value)
@@ -139,7 +139,7 @@ async def test_a_finished_run_is_freed_without_the_garbage_collector(manager: Ru
             ("python", "while True: print('x' * 10**5)", "OUTPUT_LIMIT"),
         ):
             assert (await manager.run_code(code, language)).outcome.value == outcome
-        await until(lambda: not [thing for thing in gc.get_objects() if isinstance(thing, (DenoRun, NativeRun))])
+        await until(lambda: not [thing for thing in gc.get_objects() if isinstance(thing, (DenoRun, JailedRun))])
     finally:
         gc.enable()
 

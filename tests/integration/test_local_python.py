@@ -11,8 +11,8 @@ import pytest
 
 from faasrt import ExecutionResult, Language, Outcome, RuntimeManager, SandboxConfig
 from faasrt.local.engines.base import Engine, EngineJob, EngineOptions
-from faasrt.local.engines.native.engine import NativePythonEngine
-from faasrt.local.engines.wasm.engine import WasiPythonEngine
+from faasrt.local.engines.native.engine import NativeEngine
+from faasrt.local.engines.wasm.engine import WasmEngine
 from faasrt.protocol.execution_limits import ExecutionLimits
 from support.helpers import skip_without, until_active
 from support.tables import block
@@ -553,7 +553,7 @@ async def test_a_cancelled_call_ends_its_program(python: RuntimeManager) -> None
     assert [result.stdout for result in results] == ["1\n", "1\n"]
 
 
-@pytest.mark.parametrize(("engine_type", "all_turns"), [(NativePythonEngine, range(4)), (WasiPythonEngine, [1])])
+@pytest.mark.parametrize(("engine_type", "all_turns"), [(NativeEngine, range(4)), (WasmEngine, [1])])
 @pytest.mark.usefixtures("wasm_sandbox")
 async def test_a_cancelled_call_leaves_no_answer_to_the_next(
     tmp_path: Path, engine_type: type[Engine], all_turns: Iterable[int]

@@ -213,7 +213,7 @@ async def test_webassembly_programs_cannot_leave_or_overfill_their_folder(wasm_s
             result = await manager.run_code(STAGED, "python", collect=["**"])
             assert result.stdout == "File too large\nFile too large\n", result
         after = memory_of(pid)
-        assert result.metadata["instance_id"] == f"wasi-python-{pid}"
+        assert result.metadata["instance_id"] == f"wasm-{pid}"
         assert after["VmRSS"] < before + 100
         assert after["VmHWM"] < before + 512 + 128
 

@@ -20,9 +20,9 @@ from faasrt import (
     UnsupportedLanguageError,
 )
 from faasrt.local import LocalFaaS
+from faasrt.local.engine_tasks import EngineTasks
 from faasrt.local.engines.base import EngineOptions
 from faasrt.local.engines.deno.engine import DenoEngine
-from faasrt.local.http.listening import EngineTasks
 from support.helpers import Clock, fast_forward
 from support.served import connected, exchange, request, until
 

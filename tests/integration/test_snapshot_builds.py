@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import wasmtime
 
-from faasrt.local.cache_folder import module_dir
-from faasrt.local.engines.tiers import STANDARD_TIER, TIERS
+from faasrt.local.engines.python_tiers import STANDARD_TIER, TIERS
 from faasrt.local.engines.wasm.instance import Instances, call_in_thread
+from faasrt.local.engines.wasm.module_cache import module_dir
 from faasrt.local.engines.wasm.snapshot_build import preload
 
 pytestmark = pytest.mark.usefixtures("wasm_sandbox")

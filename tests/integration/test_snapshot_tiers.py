@@ -9,7 +9,7 @@ import pytest_asyncio
 
 from faasrt import Outcome, RuntimeManager, SandboxConfig
 from faasrt.local import LocalFaaS
-from faasrt.local.engines.tiers import TIERS
+from faasrt.local.engines.python_tiers import TIERS
 from support.helpers import WASM, manager_for
 from support.programs import RANDOM
 from support.tables import first_of

@@ -17,9 +17,9 @@ import pytest_asyncio
 
 from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig, ServerError
 from faasrt.inputs import NO_INPUT
-from faasrt.local.cache_folder import module_dir
-from faasrt.local.engines.tiers import STANDARD_TIER
+from faasrt.local.engines.python_tiers import STANDARD_TIER
 from faasrt.local.engines.wasm import engine as wasm_engine, snapshot_maker
+from faasrt.local.engines.wasm.module_cache import module_dir
 from faasrt.local.engines.wasm.sandbox import FreshSandbox, load_files, open_sandbox
 from faasrt.local.engines.wasm.snapshot_build import read_guest, snapshot_of
 from faasrt.local.engines.wasm.worker import HostBridge, execute

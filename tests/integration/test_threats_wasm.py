@@ -18,9 +18,9 @@ import pytest
 import pytest_asyncio
 
 from faasrt import Outcome, RuntimeManager, ServerError
-from faasrt.local.cache_folder import module_dir
-from faasrt.local.engines.tiers import STANDARD_TIER
+from faasrt.local.engines.python_tiers import STANDARD_TIER
 from faasrt.local.engines.wasm import engine as wasm_engine
+from faasrt.local.engines.wasm.module_cache import module_dir
 from faasrt.local.engines.wasm.snapshot_build import snapshot_of
 from faasrt.local.jail import seccomp
 from faasrt.local.jail.syscalls import ARCHITECTURE, NUMBERS

@@ -34,12 +34,12 @@ from faasrt import (
     Verdict,
 )
 from faasrt.local import LocalFaaS, engine_choice
-from faasrt.local.engines import native_system
+from faasrt.local.engines.jailed_run import start_runner
+from faasrt.local.engines.native_jail import native_jail
 from faasrt.local.engines.toolchain import engine as toolchain_engine
 from faasrt.local.engines.toolchain.engine import engine_for
 from faasrt.local.engines.toolchain.languages import TOOLCHAINS
 from faasrt.local.engines.toolchain.toolchain import Installation, Toolchain
-from faasrt.local.engines.warm_process import start_warm
 from faasrt.local.jail import landlock
 from faasrt.local.jail.jail import JailedProcess
 from support import toolchain_programs as programs
@@ -682,12 +682,12 @@ async def test_a_program_is_compiled_once(language: str, monkeypatch: pytest.Mon
     compilers: list[JailedProcess] = []
 
     async def count(*arguments: Any, compiles: bool = False) -> JailedProcess:
-        process = await start_warm(*arguments, compiles=compiles)
+        process = await start_runner(*arguments, compiles=compiles)
         if compiles:
             compilers.append(process)
         return process
 
-    monkeypatch.setattr("faasrt.local.engines.toolchain.engine.start_warm", count)
+    monkeypatch.setattr("faasrt.local.engines.toolchain.engine.start_runner", count)
     broken = "int main("
     code = """
         #include "x.h"
@@ -759,14 +759,14 @@ async def test_twenty_small_problems_are_solved(manager: RuntimeManager, languag
 @is_installed("bash")
 async def test_the_first_program_waits_until_the_engine_has_started(monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine starts only when a program needs it. Building its jail may take long."""
-    find, started, may_go_on = native_system.find_system, threading.Event(), threading.Event()
+    build, started, may_go_on = native_jail, threading.Event(), threading.Event()
 
-    def find_slowly() -> Any:
+    def build_slowly(*arguments: Any, **fields: Any) -> Any:
         started.set()
         may_go_on.wait(PATIENCE_S)
-        return find()
+        return build(*arguments, **fields)
 
-    monkeypatch.setattr(native_system, "find_system", find_slowly)
+    monkeypatch.setattr(toolchain_engine, "native_jail", build_slowly)
     async with LocalFaaS(["bash"]) as faas, RuntimeManager.from_url({"bash": faas.url}) as manager:
         run = asyncio.create_task(manager.run_code("echo well", "bash", 30_000))
         await until(started.is_set)

@@ -22,7 +22,8 @@ import psutil
 import pytest
 
 from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig
-from faasrt.local.cache_folder import cache_dir, module_dir
+from faasrt.local.cache_folder import cache_dir
+from faasrt.local.engines.wasm.module_cache import module_dir
 from support.helpers import manager_for
 from support.package import ROOT
 from support.served import until, with_word

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from faasrt import Language
-from faasrt.local.engines.base import Engine, EngineError, EngineJob, EngineOptions, EngineResult, NotStartedError
+from faasrt.local.engines.base import Engine, EngineJob, EngineOptions, EngineResult
+from faasrt.local.errors import EngineError, NotStartedError
 from faasrt.protocol.execution_limits import ExecutionLimits
 from support.helpers import Clock
 

@@ -18,9 +18,9 @@ from hypothesis import given, strategies as st
 from faasrt.errors import InvalidRequestError
 from faasrt.inputs import INPUT_FIELDS, MAX_PATH_PARTS, NO_INPUT, ProgramInput, bytes_from_wire, bytes_to_wire
 from faasrt.languages import Language
-from faasrt.local.engines.collection import Folder, collect_files
-from faasrt.local.engines.selection import select_files
+from faasrt.local.engines.collected_files import collect_files, select_files
 from faasrt.local.engines.wasm.memory_folder import MemoryFolder
+from faasrt.local.jail.jail import Folder
 from faasrt.protocol.guest import python_files
 from faasrt.protocol.guest.python_files import PathMatcher
 
@@ -144,7 +144,7 @@ def test_patterns_match_as_in_a_shell(pattern: str, matching: list[str], others:
 
 def collect(files: dict[str, bytes], matcher: PathMatcher) -> tuple[list[str], bool]:
     """Return the paths of the files that match, and whether these are all of them."""
-    found, complete = select_files(MemoryFolder(files).found_files(matcher), matcher, 10**6)
+    found, complete = select_files(MemoryFolder(files).matching_files(matcher), matcher, 10**6)
     return list(found), complete
 
 
@@ -166,7 +166,7 @@ def test_folders_in_which_nothing_matches_are_skipped(tmp_path: Path, monkeypatc
     """A folder with many files that are not collected does not use up the entries that are examined."""
     files = {"a/b/c": b"", "a/d/e/f": b"", "b/c/d": b"", "c": b""}
     matcher = PathMatcher(["a/b/*", "c/*"])
-    found = MemoryFolder(files).found_files(matcher)
+    found = MemoryFolder(files).matching_files(matcher)
     assert [entry and entry[0] for entry in found] == [None, None, "a/b/c", None, None, None]
     for path in files:
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)

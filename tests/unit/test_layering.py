@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -21,7 +22,17 @@ LAYERS = [
     ("faasrt.client", 8),
     ("faasrt.testing", 7),
     ("faasrt.transport", 7),
-    ("faasrt.local", 7),
+    ("faasrt.local.server", 7),
+    ("faasrt.local.engine_choice", 6.9),
+    ("faasrt.local.engine_tasks", 6.9),
+    ("faasrt.local.http", 6.8),
+    ("faasrt.local.engines.deno", 6.7),
+    ("faasrt.local.engines.native", 6.7),
+    ("faasrt.local.engines.toolchain", 6.7),
+    ("faasrt.local.engines.wasm", 6.7),
+    ("faasrt.local.engines", 6.6),
+    ("faasrt.local.jail", 6.5),
+    ("faasrt.local", 6.4),
     ("faasrt.protocol", 6),
     ("faasrt.telemetry", 5),
     ("faasrt.tasks", 5),
@@ -39,7 +50,12 @@ LAYERS = [
     ("faasrt", 10),
 ]
 # Imports that are executed on first use only, so they may go to any layer.
-LAZY = {("faasrt.client.embedded", "faasrt.local.server")}
+LAZY = {("faasrt.client.embedded", "faasrt.local.server"), ("faasrt.local", "faasrt.local.server")}
+# The launcher of a jail imports these modules as the package `jail`, in an interpreter that may not have faasrt.
+LAUNCHER = (
+    *("canary", "confinement", "landlock", "launcher", "memory", "namespaces"),
+    *("seccomp", "stack", "syscalls", "watch"),
+)
 
 
 def imports_of(path: Path, known: dict[str, Path]) -> set[str]:
@@ -58,18 +74,32 @@ def imports_of(path: Path, known: dict[str, Path]) -> set[str]:
     return found
 
 
-def layer_of(module: str) -> float:
-    return next(level for prefix, level in LAYERS if module == prefix or module.startswith(prefix + "."))
+def layer_of(module: str) -> tuple[str, float]:
+    """Return the prefix of a module in LAYERS, and its level."""
+    return next(layer for layer in LAYERS if module == layer[0] or module.startswith(layer[0] + "."))
 
 
 @pytest.mark.parametrize("module", modules())
 def test_imports_only_from_lower_layers(module: str) -> None:
-    """A module imports only from lower layers, or from its own package."""
+    """A module imports only from lower layers, or from its own layer's package."""
+    package, level = layer_of(module)
     for imported in imports_of(modules()[module], modules()):
         if imported == "faasrt" or (module, imported) in LAZY:
             continue  # the package itself defines the version, and imports its public names lazily
-        same_package = module.split(".")[1:2] == imported.split(".")[1:2]
-        assert same_package or layer_of(imported) < layer_of(module), f"{module} imports {imported}"
+        imported_package, imported_level = layer_of(imported)
+        assert imported_package == package or imported_level < level, f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("name", LAUNCHER)
+def test_the_modules_of_the_launcher_import_only_each_other(name: str) -> None:
+    """Their other imports are of the standard library."""
+    for node in ast.walk(ast.parse(modules()[f"faasrt.local.jail.{name}"].read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            assert set(names) <= set(LAUNCHER)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            assert {name.partition(".")[0] for name in names} <= sys.stdlib_module_names
 
 
 def test_no_import_cycles() -> None:

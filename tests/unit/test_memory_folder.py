@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from faasrt.local.engines.selection import select_files
+from faasrt.local.engines.collected_files import select_files
 from faasrt.local.engines.wasm.memory_folder import MAX_FOLDER_BYTES, MemoryFolder
 from faasrt.protocol.guest.python_files import PathMatcher
 
@@ -20,7 +20,7 @@ def new_folder() -> MemoryFolder:
 
 def contents(folder: MemoryFolder) -> dict[str, bytes]:
     matcher = PathMatcher(["**"])
-    return select_files(folder.found_files(matcher), matcher, 10**9)[0]
+    return select_files(folder.matching_files(matcher), matcher, 10**9)[0]
 
 
 def test_files_and_folders_are_listed_and_read() -> None:

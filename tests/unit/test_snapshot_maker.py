@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from faasrt.local.engines.tiers import STANDARD_TIER, TIERS, packages_of, tiers_of
+from faasrt.local.engines.python_tiers import STANDARD_TIER, TIERS, packages_of, tiers_of
 from faasrt.local.engines.wasm import snapshot_maker
 from faasrt.local.engines.wasm.snapshot_maker import SnapshotMaker
 from support.helpers import Clock

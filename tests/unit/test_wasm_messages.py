@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from faasrt import Language
-from faasrt.local.engines.base import EngineError, EngineJob
-from faasrt.local.engines.wasm.engine import WasiWorker
+from faasrt.local.engines.base import EngineJob
+from faasrt.local.engines.wasm.engine import WasmWorker
+from faasrt.local.errors import EngineError
 from faasrt.local.process import STDOUT
 from faasrt.protocol.execution_limits import ExecutionLimits
 
@@ -70,7 +71,7 @@ async def child() -> Child:
 )
 async def test_a_worker_that_sends_a_malformed_message_is_killed(child: Child, data: bytes) -> None:
     """Its program gets an error, because it has begun."""
-    worker = WasiWorker(child, Path("folder"), discard=lambda tier: None)
+    worker = WasmWorker(child, Path("folder"), discard=lambda tier: None)
     child.on_message = lambda message: child.send(BEGAN + data)
     with pytest.raises(EngineError):
         await worker.execute(JOB)
@@ -87,7 +88,7 @@ async def test_a_worker_that_sends_a_malformed_message_is_killed(child: Child, d
     ids=["a snapshot that does not exist", "output without a stream", "an unknown message"],
 )
 async def test_other_messages_do_not_end_the_program(child: Child, data: bytes, discarded: list[Any]) -> None:
-    worker = WasiWorker(child, Path("folder"), discard=(seen := list[Any]()).append)
+    worker = WasmWorker(child, Path("folder"), discard=(seen := list[Any]()).append)
     child.on_message = lambda message: child.send(BEGAN + data + answer("mine"))
     assert (await worker.execute(JOB)).stdout == "mine"
     assert (child.killed, seen) == (False, discarded)
@@ -99,7 +100,7 @@ async def test_a_cancelled_program_leaves_no_answer_to_the_next(child: Child, tu
     """A call is cancelled twice, the second time while its program is being stopped. Then the worker has either sent
     its answer, or is killed.
     """
-    worker = WasiWorker(child, Path("folder"), discard=lambda tier: None)
+    worker = WasmWorker(child, Path("folder"), discard=lambda tier: None)
     loop = asyncio.get_running_loop()
 
     def after(turns: int, data: bytes) -> None:

@@ -19,6 +19,7 @@ from faasrt.config import SandboxConfig
 from faasrt.inputs import INPUT_FIELDS, NO_INPUT, ProgramInput
 from faasrt.languages import Language
 from faasrt.local.engines.live_output import KEPT_BYTES, LiveOutput
+from faasrt.local.errors import EngineError, NotStartedError
 from faasrt.local.jail.cgroup import Cgroups
 from faasrt.protocol.execution_limits import ExecutionLimits
 from faasrt.results import Diagnostic, ErrorInfo, Outcome
@@ -28,28 +29,6 @@ _MAX_ATTEMPTS, _RETRY_FOR_S = 4, 5.0
 _RESTART_S, _MAX_RESTART_S = 5.0, 300.0
 _MIN_READY_S = 1.0  # an engine that fails sooner than this after it was ready counts as one that cannot start
 _logger = logging.getLogger("faasrt.local")
-
-
-class EngineError(Exception):
-    """The engine failed, not the program. The message says why.
-
-    Attributes:
-        status: The HTTP status of the answer.
-        kind: The `error` in the body of the answer.
-    """
-
-    status = 500
-    kind = "the engine failed"
-
-
-class SuspectError(EngineError):
-    """The process of a program was killed while the system lacked memory, and the program may have caused this."""
-
-
-class NotStartedError(EngineError):
-    """The engine failed before the program began, so a retry cannot run it twice."""
-
-    status = 503
 
 
 @attrs.frozen(kw_only=True)

@@ -15,7 +15,8 @@ from faasrt._version import __version__
 from faasrt.config import SandboxConfig
 from faasrt.inputs import INPUT_FIELDS, files_to_wire
 from faasrt.languages import Language
-from faasrt.local.engines.base import Engine, EngineError, EngineJob, EngineResult, NotStartedError, SuspectError
+from faasrt.local.engines.base import Engine, EngineJob, EngineResult
+from faasrt.local.errors import EngineError, NotStartedError, SuspectError
 from faasrt.local.http.access import AccessPolicy
 from faasrt.local.http.access_log import CLIENT_GONE, AccessLog
 from faasrt.local.http.admission import AdmissionQueue, BusyError, execute_with_events

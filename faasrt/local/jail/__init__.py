@@ -10,9 +10,16 @@ namespaces, does not use `namespaces.py`.
     memory       reads how much memory the processes of a program use
     watch        a process beside the launcher that adds up this memory, because a program can delay the readers
     canary       a test program that tries to break out
+    stack        enlarges the stack of the launcher
     confinement  confines the calling process, which is not in a jail: a worker of the engine `wasm`
     syscalls     system calls through ctypes
 
-This package also runs in the interpreter that `--python` names. So it is written for CPython 3.9 and newer, and imports
-nothing else of faasrt.
+These modules also run in the interpreter that `--python` names, which imports this folder as the package `jail`, and
+not as a part of faasrt. So they are written for CPython 3.9 and newer, import each other with relative imports, and
+import nothing else of faasrt. They must not import the modules of the server:
+
+    config       the contents of a jail
+    jail         starts the launcher, checks the jail, and starts processes in it
+    level        finds the highest level that works on this machine
+    cgroup       the cgroups of programs
 """

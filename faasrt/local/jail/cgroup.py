@@ -16,12 +16,13 @@ into one; it never leaves a cgroup that is not delegated.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 _ROOT = "/sys/fs/cgroup"
@@ -148,11 +149,21 @@ class Cgroups:
         _remove(group.folder, timeout_s=_REMOVE_TIMEOUT_S)
 
 
-def open_cgroups() -> Cgroups | None:
-    """Return the cgroups for programs; None where they cannot be used.
+@contextlib.asynccontextmanager
+async def program_cgroups() -> AsyncIterator[Cgroups | None]:
+    """Yield the cgroups for programs; None where they cannot be used. Afterwards remove them.
 
     This may move the calling process into a child of its cgroup.
     """
+    cgroups = await asyncio.to_thread(_open)
+    try:
+        yield cgroups
+    finally:
+        if cgroups is not None:
+            await asyncio.to_thread(cgroups.close)
+
+
+def _open() -> Cgroups | None:
     try:
         parent = _find_delegated()
         return None if parent is None else Cgroups(parent)

@@ -19,8 +19,7 @@ from typing import IO, Any
 import attrs
 
 import faasrt.local.jail
-from faasrt.local.engines.base import EngineError, NotStartedError, SuspectError
-from faasrt.local.engines.collection import Folder
+from faasrt.local.errors import EngineError, NotStartedError, SuspectError
 from faasrt.local.jail.cgroup import Cgroups, Group
 from faasrt.local.jail.config import JailConfig
 from faasrt.local.process import ChildProcess, Spawner, open_pipes
@@ -47,6 +46,20 @@ sys.excepthook = launcher.main(server)
 # with no other function on the stack.
 raise SystemError
 """
+
+
+class Folder:
+    """An open folder. It is closed when nothing refers to it, because a thread may still read it after a cancellation.
+
+    Attributes:
+        fd: The descriptor.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __del__(self) -> None:
+        os.close(self.fd)
 
 
 class JailedProcess(ChildProcess):

@@ -1,15 +1,11 @@
-"""The levels of the jail, and the cgroups of programs: what works on this machine."""
+"""The levels of the jail, and which of them works on this machine."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
-from faasrt.local.engines.base import EngineError
-from faasrt.local.jail.cgroup import Cgroups, open_cgroups
+from faasrt.local.errors import EngineError
 from faasrt.local.jail.config import JailConfig
 from faasrt.local.jail.jail import open_jail
 from faasrt.local.process import Spawner
@@ -37,14 +33,3 @@ async def find_level(wanted: str, folder: Path) -> tuple[str, str]:
         spawner.close()
         await spawner.wait_closed()
     raise EngineError("; ".join(reasons))
-
-
-@contextlib.asynccontextmanager
-async def program_cgroups() -> AsyncIterator[Cgroups | None]:
-    """Yield what creates the cgroups of programs, or None where that is not possible. Afterwards remove them."""
-    cgroups = await asyncio.to_thread(open_cgroups)
-    try:
-        yield cgroups
-    finally:
-        if cgroups is not None:
-            await asyncio.to_thread(cgroups.close)

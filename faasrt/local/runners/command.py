@@ -1,7 +1,7 @@
 """Executes a command inside the jail, in place of this process: a compiler, or a program that it has compiled.
 
 The runner writes messages to descriptor 3, one line of JSON each. It first sends "ready", and reads one job from stdin:
-the size of a header as eight digits; the header, JSON with {command, folders, files, memoryBytes, stackBytes}; and the
+the size of a header as eight digits; the header, JSON with {command, folders, files, memoryBytes}; and the
 contents of the files, of which the header has the paths and sizes. The rest of stdin is that of the command. Then it
 sends one of these:
 
@@ -17,6 +17,10 @@ import resource
 import signal
 
 MESSAGES_FD = 3
+# The resource limits allow this much more than the memory limit, because programs reserve memory that they never use,
+# such as most of the stacks of threads. The launcher checks how much memory is in use.
+UNTOUCHED_BYTES = 4 * 2**30
+STACK_BYTES = 64 * 2**20
 IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
@@ -32,7 +36,7 @@ def main(*_):
     for path, size in job["files"]:
         write_file(path, read_exactly(size), executable=path.startswith("/"))
     # No limit of CPU time: with one, the kernel updates the CPU clock of the process only at ticks.
-    for name, value in (("DATA", job["memoryBytes"]), ("STACK", job["stackBytes"])):
+    for name, value in (("DATA", job["memoryBytes"] + UNTOUCHED_BYTES), ("STACK", STACK_BYTES)):
         limit = getattr(resource, "RLIMIT_" + name)
         most = resource.getrlimit(limit)[1]
         value = value if most == resource.RLIM_INFINITY else min(value, most)

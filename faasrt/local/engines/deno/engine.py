@@ -14,7 +14,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -24,15 +23,15 @@ import attrs
 
 from faasrt.errors import ConfigurationError
 from faasrt.languages import Language
-from faasrt.local.engines.base import EngineError, EngineJob, EngineOptions, EngineResult, NotStartedError
-from faasrt.local.engines.collection import Folder, add_files
+from faasrt.local.engines.base import EngineJob, EngineOptions, EngineResult
 from faasrt.local.engines.deno.run import FOLDER, DenoRun
-from faasrt.local.engines.report import read_runner
-from faasrt.local.engines.warm_pool import PooledEngine
+from faasrt.local.engines.jailed_run import run_program, until_ready
+from faasrt.local.engines.pooled_engine import PooledEngine
+from faasrt.local.engines.runner_messages import read_runner
+from faasrt.local.errors import EngineError, NotStartedError
 from faasrt.local.jail.config import JailConfig
-from faasrt.local.jail.jail import Jail, JailedProcess, open_jail
-from faasrt.local.process import ChildProcess, ignore_output
-from faasrt.local.time_limit import TimeLimit
+from faasrt.local.jail.jail import Folder, Jail, JailedProcess, open_jail
+from faasrt.local.process import ChildProcess
 from faasrt.results import Outcome
 
 # Memory beyond the limit of V8's heap, for compiled code, the TypeScript compiler and buffers.
@@ -141,31 +140,13 @@ class DenoEngine(PooledEngine[JailedProcess]):
         has_folder = bool(job.input.files or job.input.collect)
         is_usual = not has_folder and job.limits.memory_limit_mb == self.options.memory_limit_mb
         child = await (self._get_warm() if is_usual else self._start(job, has_folder=has_folder))
-        try:
-            if not is_usual:
-                self._track(child)
-            folder = await child.open_folder() if has_folder else None
-            run = DenoRun(job, child, has_folder=has_folder)
-            max_bytes = self._base_rss_bytes + (_HEADROOM_MB + job.limits.memory_limit_mb) * 2**20
-            child.limit_cgroup(max_bytes)
-            started, limit_s = time.perf_counter(), job.limits.timeout_ms / 1000
-            child.limit_time(limit_s)
-            time_limit = TimeLimit(limit_s, functools.partial(run.end, Outcome.TIMEOUT))
-            try:
-                run.begin()
-                await self._watch(run, child, max_bytes, folder)
-            finally:
-                time_limit.cancel()
-            duration_ms = round((time.perf_counter() - started) * 1000, 3)
-            result = attrs.evolve(run.result(), duration_ms=duration_ms, instance_id=f"deno-{child.pid}")
-            if folder is not None and job.input.collect:
-                await child.end()
-                result = await add_files(result, job, folder)
-            return result
-        finally:
-            child.kill()
-            # Breaks a reference cycle that would keep the output in memory until the next garbage collection.
-            child.receive(ignore_output)
+        if not is_usual:
+            self._track(child)
+        run = DenoRun(job, child, has_folder=has_folder)
+        max_bytes = self._base_rss_bytes + (_HEADROOM_MB + job.limits.memory_limit_mb) * 2**20
+        child.limit_cgroup(max_bytes)
+        watch = functools.partial(self._watch, run, child, max_bytes)
+        return await run_program(child, run, job, instance="deno", has_folder=has_folder, watch=watch)
 
     async def _watch(self, run: DenoRun, child: JailedProcess, max_rss_bytes: int, folder: Folder | None) -> None:
         """Wait until a program has ended, and check its process four times a second.
@@ -236,11 +217,7 @@ class DenoEngine(PooledEngine[JailedProcess]):
         permissions = PERMISSIONS if jail is self._jail else [*PERMISSIONS, *FOLDER_PERMISSIONS]
         flags = [*permissions, "--quiet", "--ext=js", f"--v8-flags=--max-old-space-size={memory_limit_mb}"]
         child = await jail.start(["deno", "run", *flags, runner], limits=limits)
-        try:
-            await _until_ready(child)
-        except BaseException:
-            await child.end()
-            raise
+        await until_ready(child, _READY, "Deno", _START_TIMEOUT_S)
         return child
 
 
@@ -250,28 +227,6 @@ async def _in_thread(function: Callable[..., _T], *arguments: Any) -> _T | None:
         return await asyncio.to_thread(function, *arguments)
     except RuntimeError:
         return None
-
-
-async def _until_ready(child: ChildProcess) -> None:
-    """Wait for the message that the runner is ready. Raise NotStartedError if Deno ended, or did not start in time."""
-    output = bytearray()
-    changed = asyncio.Event()
-
-    def receive(fd: int, data: bytes) -> None:
-        output.extend(data)
-        changed.set()
-
-    child.receive(receive, changed.set)
-    try:
-        async with asyncio.timeout(_START_TIMEOUT_S):
-            while _READY not in output:
-                if child.ended.is_set():
-                    reason = output[-500:].decode("utf-8", "replace").strip()
-                    raise NotStartedError(f"Deno did not start (exit code {child.returncode}): {reason}")
-                await changed.wait()
-                changed.clear()
-    except TimeoutError:
-        raise NotStartedError(f"Deno did not start within {_START_TIMEOUT_S:g} s") from None
 
 
 def _runner_source() -> str:

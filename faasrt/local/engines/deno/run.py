@@ -13,9 +13,11 @@ from typing import Any
 
 from faasrt.inputs import program_file
 from faasrt.languages import Language
-from faasrt.local.engines.base import EngineJob, EngineResult, NotStartedError
+from faasrt.local.engines.base import EngineJob, EngineResult
 from faasrt.local.engines.deno.output_filter import OutputFilter, find_diagnostics
-from faasrt.local.engines.report import cut_streams, decode_message, read_error, read_text
+from faasrt.local.engines.jailed_run import MESSAGE_BYTES, MESSAGE_FACTOR, TOTAL_BYTES, TOTAL_FACTOR
+from faasrt.local.engines.runner_messages import cut_streams, decode_message, read_error, read_text
+from faasrt.local.errors import NotStartedError
 from faasrt.local.jail.jail import JailedProcess
 from faasrt.local.process import STDERR, STDOUT, STREAMS
 from faasrt.protocol.execution_limits import OUTPUT_FACTOR
@@ -23,10 +25,6 @@ from faasrt.protocol.return_val import defines_return_val
 from faasrt.protocol.streams import OutputBuffer
 from faasrt.results import ErrorInfo, Outcome
 
-# The largest message. A return value may be JSON, encoded as JSON again: a control character takes up to seven bytes.
-_MESSAGE_FACTOR, _MESSAGE_BYTES = 8, 262_144
-# The largest total of a program's messages. It is limited because reading them costs the server time.
-_TOTAL_FACTOR, _TOTAL_BYTES = 2, 32 * 2**20
 _NEVER_SETTLED = b"Top-level await promise never resolved"
 _BLOB_URL = re.compile(rb"blob:null/[0-9a-f-]{36}")
 FOLDER = "/tmp"  # noqa: S108
@@ -79,7 +77,7 @@ class StdoutParser:
     ) -> None:
         self._on_output = on_output
         self._mark, self._max_output_bytes, self._max_message_bytes = mark, max_output_bytes, max_message_bytes
-        self._messages_left_bytes = _TOTAL_FACTOR * max_message_bytes + _TOTAL_BYTES
+        self._messages_left_bytes = TOTAL_FACTOR * max_message_bytes + TOTAL_BYTES
         self._pending = bytearray()
         self.output = OutputBuffer(kept_bytes)
         self.messages: dict[str, dict[str, Any]] = {}
@@ -156,7 +154,7 @@ class DenoRun:
         self._stdout = StdoutParser(
             f"\0faasrt:{self._nonce}:".encode(),
             self._max_stream_bytes,
-            _MESSAGE_FACTOR * limit + _MESSAGE_BYTES,
+            MESSAGE_FACTOR * limit + MESSAGE_BYTES,
             job.kept_bytes,
             _weakly(self._pass_on),
         )

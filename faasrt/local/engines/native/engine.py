@@ -16,13 +16,14 @@ from pathlib import Path
 import attrs
 
 from faasrt.languages import Language
-from faasrt.local.engines import native_system
-from faasrt.local.engines.base import EngineError, EngineJob, EngineOptions, EngineResult
-from faasrt.local.engines.native_run import NativeRun
-from faasrt.local.engines.report import read_runner
-from faasrt.local.engines.tiers import STANDARD_LIBRARY, TIERS, tiers_of
-from faasrt.local.engines.warm_pool import PooledEngine
-from faasrt.local.engines.warm_process import run_warm, start_warm
+from faasrt.local.engines.base import EngineJob, EngineOptions, EngineResult
+from faasrt.local.engines.jailed_run import run_program, start_runner
+from faasrt.local.engines.native.run import PROCESS_NAME, python_run
+from faasrt.local.engines.native_jail import native_jail
+from faasrt.local.engines.pooled_engine import PooledEngine
+from faasrt.local.engines.python_tiers import STANDARD_LIBRARY, TIERS, tiers_of
+from faasrt.local.engines.runner_messages import read_runner
+from faasrt.local.errors import EngineError
 from faasrt.local.jail.config import JailConfig
 from faasrt.local.jail.jail import Jail, JailedProcess, open_jail
 
@@ -40,6 +41,7 @@ _DESCRIBE = (
     "if name.endswith(('.dist-info', '.egg-info')))]))"
 )
 _SHARED_FILES = ["python_errors.py", "python_modules.py"]
+_RUNNER_FILES = ["python_native.py", "job_input.py", "python_random.py", "python_setup.py"]
 
 
 @attrs.frozen
@@ -56,7 +58,7 @@ class Interpreter:
         """Return the configuration of the jail of a tier that imports `imports`. This reads files, so call it in a
         thread.
         """
-        mounts, links = native_system.find_system()
+        mounts = {}
         for prefix in {self.prefix, self.base_prefix}:
             # Not the whole prefix, because users may keep other files there.
             for name in ("bin", "include", "lib", "lib64", "pyvenv.cfg"):
@@ -65,9 +67,6 @@ class Interpreter:
                     mounts[str(path)] = str(path)
         env = {
             "PATH": f"{self.prefix}/bin:/usr/bin:/bin",
-            "HOME": "/tmp",  # noqa: S108
-            "TMPDIR": "/tmp",  # noqa: S108
-            "LANG": "C.UTF-8",
             "PYTHONHASHSEED": "0",
             # Numeric libraries start a thread for each core. With several programs at once these would be too many, and
             # threads do not survive a fork.
@@ -75,22 +74,14 @@ class Interpreter:
             "OPENBLAS_NUM_THREADS": "1",
         }
         library = Path(self.base_prefix, "lib", f"python{'.'.join(self.version.split('.')[:2])}")
-        return JailConfig(
-            level=level,
-            policy="python",
-            mounts=sorted(mounts.items()),
-            files=native_system.FILES,
-            links=links,
-            tmp_bytes=native_system.TMP_BYTES,
-            shared_memory=level == "namespaces",
-            runner=read_runner(
-                _SHARED_FILES, ["python_native.py", "job_input.py", "python_random.py", "python_setup.py"]
-            ).decode(),
+        return native_jail(
+            level,
+            read_runner(_SHARED_FILES, _RUNNER_FILES),
+            mounts=mounts,
+            env=env,
             imports=imports,
             packages=list(TIERS),
             needed=[str(library)],
-            env=env,
-            limits=native_system.LIMITS,
         )
 
 
@@ -134,7 +125,7 @@ class PythonTier(PooledEngine[JailedProcess]):
         self.packages = self._jail.packages
 
     async def _start(self) -> JailedProcess:
-        return await start_warm(self._jail, "a Python process")
+        return await start_runner(self._jail, PROCESS_NAME)
 
     async def _watch_resources(self) -> None:
         await self._jail.watch()
@@ -146,11 +137,12 @@ class PythonTier(PooledEngine[JailedProcess]):
         self.used_at = asyncio.get_running_loop().time()
         process = await self._get_warm()
         assert self._interpreter is not None
-        run = NativeRun(job, process, self._interpreter.executable)
-        return await run_warm(process, run, job, instance="python", headroom_mb=headroom_mb)
+        memory_bytes = (job.limits.memory_limit_mb + headroom_mb) * 2**20
+        run = python_run(job, process, memory_bytes, self._interpreter.executable)
+        return await run_program(process, run, job, instance="python", memory_bytes=memory_bytes)
 
 
-class NativePythonEngine(PythonTier):
+class NativeEngine(PythonTier):
     """Runs Python. It is the tier of the standard library, and starts other tiers when a program first needs them."""
 
     def __init__(self, options: EngineOptions) -> None:

@@ -23,14 +23,15 @@ import attrs
 from faasrt.errors import ConfigurationError
 from faasrt.inputs import MAX_FILES, ProgramInput, program_file
 from faasrt.local.cache_folder import cache_dir
-from faasrt.local.engines import native_system
-from faasrt.local.engines.base import EngineError, EngineJob, EngineOptions, EngineResult, NotStartedError
-from faasrt.local.engines.report import read_runner
-from faasrt.local.engines.toolchain.command_run import CommandRun
+from faasrt.local.engines.base import EngineJob, EngineOptions, EngineResult
+from faasrt.local.engines.jailed_run import run_program, start_runner
+from faasrt.local.engines.native_jail import TMP_BYTES, native_jail
+from faasrt.local.engines.pooled_engine import PooledEngine
+from faasrt.local.engines.runner_messages import read_runner
 from faasrt.local.engines.toolchain.program_cache import ProgramCache
+from faasrt.local.engines.toolchain.run import PROCESS_NAME, command_run, recognize_failure
 from faasrt.local.engines.toolchain.toolchain import OUT, PROGRAM, Installation, Toolchain
-from faasrt.local.engines.warm_pool import PooledEngine
-from faasrt.local.engines.warm_process import run_warm, start_warm
+from faasrt.local.errors import EngineError, NotStartedError
 from faasrt.local.jail import memory
 from faasrt.local.jail.config import JailConfig
 from faasrt.local.jail.jail import Jail, JailedProcess, open_jail
@@ -63,12 +64,7 @@ _INTERRUPTED = re.compile(
 # Failures that are not stored are remembered for this time, so that the same program does not take up the compiler.
 _REMEMBERED_S, _MOST_REMEMBERED = 60.0, 100
 _MESSAGE_BYTES, _TRACEBACK_BYTES = 4_096, 32_768
-_ENV = {
-    "PATH": "/usr/local/bin:/usr/bin:/bin",
-    "HOME": "/tmp",  # noqa: S108
-    "TMPDIR": "/tmp",  # noqa: S108
-    "LANG": "C.UTF-8",
-}
+_PATH = "/usr/local/bin:/usr/bin:/bin"
 _Take = Callable[[], Awaitable[JailedProcess]]
 
 
@@ -150,24 +146,17 @@ class ToolchainEngine(PooledEngine[JailedProcess]):
             )
 
     def _jail_config(self) -> JailConfig:
-        mounts, links = native_system.find_system()
         installation = self._installation
-        return JailConfig(
-            level=self.level,
-            policy="python",
-            mounts=sorted([*mounts.items(), *((source, target) for target, source in installation.mounts.items())]),
-            files=native_system.FILES,
-            links=links,
-            tmp_bytes=native_system.TMP_BYTES,
-            shared_memory=True,
-            runner=read_runner([], ["job_input.py", "command.py"]).decode(),
+        return native_jail(
+            self.level,
+            read_runner([], ["job_input.py", "command.py"]),
+            mounts=installation.mounts,
+            env={"PATH": _PATH, **installation.env},
             needed=list(installation.mounts),
-            env={**_ENV, **installation.env},
-            limits=native_system.LIMITS,
         )
 
     async def _start(self) -> JailedProcess:
-        return await start_warm(self._jail, CommandRun.process_name)
+        return await start_runner(self._jail, PROCESS_NAME)
 
     async def _watch_resources(self) -> None:
         await self._jail.watch()
@@ -187,7 +176,7 @@ class ToolchainEngine(PooledEngine[JailedProcess]):
 
     async def _compile_and_run(self, job: EngineJob, take: _Take) -> EngineResult:
         """Compile a program, and run it unless the job is only to check it. `take` returns a warm process."""
-        toolchain, given = self.toolchain, job.input
+        toolchain, program_input = self.toolchain, job.input
         name = program_file(job.language) if toolchain.file is None else toolchain.file(job.code)
         source = {name: job.code.encode("utf-8", "surrogatepass")}
         began = time.perf_counter()
@@ -198,13 +187,14 @@ class ToolchainEngine(PooledEngine[JailedProcess]):
         if job.check:
             return EngineResult(outcome=Outcome.OK, exit_code=0, compile_ms=compile_ms)
         files = {f"{PROGRAM}{path.removeprefix(OUT)}": content for path, content in compiled.items()}
-        files |= {**given.files, **(source if toolchain.keeps_source else {})}
-        command = [*toolchain.run(self._installation, name, job.limits.memory_limit_mb), *given.argv]
+        files |= {**program_input.files, **(source if toolchain.keeps_source else {})}
+        command = [*toolchain.run(self._installation, name, job.limits.memory_limit_mb), *program_input.argv]
         process = await take()
-        run = CommandRun(job, process, command, files, toolchain=toolchain)
+        memory_bytes = (job.limits.memory_limit_mb + toolchain.headroom_mb) * 2**20
+        run = command_run(job, process, memory_bytes, command, files)
         del compiled, files  # the run keeps them until they are sent
-        result = await run_warm(process, run, job, instance=self.name, headroom_mb=toolchain.headroom_mb)
-        return attrs.evolve(result, compile_ms=compile_ms)
+        result = await run_program(process, run, job, instance=self.name, memory_bytes=memory_bytes)
+        return attrs.evolve(recognize_failure(result, toolchain), compile_ms=compile_ms)
 
     async def _compile(self, job: EngineJob, source: Mapping[str, bytes]) -> Mapping[str, bytes]:
         """Return the files that the compiler has written for a program, or its errors as `_FAILURE`.
@@ -255,12 +245,13 @@ class ToolchainEngine(PooledEngine[JailedProcess]):
             language=job.language, code=job.code, limits=limits, input=ProgramInput(collect=(f"{OUT}/**",))
         )
         # Not a warm process, which can read files that never end. Sources could include them.
-        process = await start_warm(self._jail, CommandRun.process_name, compiles=True)
+        process = await start_runner(self._jail, PROCESS_NAME, compiles=True)
         oom_kills = memory.count_oom_kills(self._oom_counter)
-        run = CommandRun(compilation, process, command, files, [OUT])
+        memory_bytes = limits.memory_limit_mb * 2**20
+        run = command_run(compilation, process, memory_bytes, command, files, [OUT])
         try:
-            result = await run_warm(
-                process, run, compilation, instance=self.name, max_files_bytes=native_system.TMP_BYTES
+            result = await run_program(
+                process, run, compilation, instance=self.name, memory_bytes=memory_bytes, max_files_bytes=TMP_BYTES
             )
         except EngineError as error:
             raise NotStartedError(f"the compiler failed: {error}") from None

@@ -13,7 +13,7 @@ from pathlib import Path
 import attrs
 
 from faasrt.languages import Language
-from faasrt.local.engines.base import EngineError
+from faasrt.local.errors import EngineError
 
 OUT = ".out"
 """The folder for the output of a compiler, in its working folder."""

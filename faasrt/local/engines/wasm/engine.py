@@ -24,15 +24,15 @@ import attrs
 
 from faasrt.inputs import files_from_wire
 from faasrt.languages import Language
-from faasrt.local.cache_folder import is_compiled, module_dir, remove_leftovers
-from faasrt.local.engines.base import EngineError, EngineJob, EngineOptions, EngineResult, NotStartedError
+from faasrt.local.engines.base import EngineJob, EngineOptions, EngineResult
 from faasrt.local.engines.live_output import LiveOutput
-from faasrt.local.engines.tiers import STANDARD_TIER, TIERS
-from faasrt.local.engines.warm_pool import PooledEngine
-from faasrt.local.engines.wasm.compilation import CompilationEstimate
+from faasrt.local.engines.pooled_engine import PooledEngine
+from faasrt.local.engines.python_tiers import STANDARD_TIER, TIERS
+from faasrt.local.engines.wasm.module_cache import is_compiled, module_dir, remove_leftovers
 from faasrt.local.engines.wasm.snapshot_build import snapshot_of
 from faasrt.local.engines.wasm.snapshot_file import remove_snapshot
 from faasrt.local.engines.wasm.snapshot_maker import SnapshotMaker
+from faasrt.local.errors import EngineError, NotStartedError
 from faasrt.local.process import STDOUT, STREAMS, ChildProcess
 from faasrt.results import ErrorInfo, Outcome
 
@@ -50,10 +50,9 @@ _ANSWER_FACTOR, _MESSAGE_BYTES = 32, 64 * 2**20
 _START_TIMEOUT_S = 60.0
 # A program cannot send signals, but might make its worker fail in one of these ways.
 _FAULTS = (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGTRAP)
-_ESTIMATE_S = 0.5
 
 
-class WasiWorker:
+class WasmWorker:
     """The server's side of a worker, a process that runs one program at a time.
 
     Args:
@@ -85,7 +84,7 @@ class WasiWorker:
 
         Cancellation: ends the program. If it has not ended within one second, the worker is killed.
         """
-        name, limits = f"wasi-python-{self.child.pid}", job.limits
+        name, limits = f"wasm-{self.child.pid}", job.limits
         self._began, self._live = False, job.live
         if job.live is not None:
             job.live.begin()
@@ -192,7 +191,7 @@ class WasiWorker:
             self._messages.put_nowait(message)
 
 
-class WasiPythonEngine(PooledEngine[WasiWorker]):
+class WasmEngine(PooledEngine[WasmWorker]):
     """Runs Python as WebAssembly. Each worker process runs one program at a time."""
 
     name = "wasm"
@@ -234,10 +233,10 @@ class WasiPythonEngine(PooledEngine[WasiWorker]):
             if not worker.child.killed:
                 self._warm.put_nowait(worker)
 
-    async def _start(self) -> WasiWorker:
+    async def _start(self) -> WasmWorker:
         folder = self.options.folder / f"worker-{next(self._numbers)}"
         child = await self._spawn("serve", folder)
-        worker = WasiWorker(child, folder, self._discard)
+        worker = WasmWorker(child, folder, self._discard)
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
                 message = await worker.next_message()
@@ -267,7 +266,7 @@ class WasiPythonEngine(PooledEngine[WasiWorker]):
     def _remove_snapshot(self, tier: str) -> None:
         remove_snapshot(snapshot_of(self._cache_dir, tier))
 
-    async def _remove_when_ended(self, process: WasiWorker) -> None:
+    async def _remove_when_ended(self, process: WasmWorker) -> None:
         await super()._remove_when_ended(process)
         await asyncio.to_thread(shutil.rmtree, process.folder, ignore_errors=True)
 
@@ -297,20 +296,9 @@ class WasiPythonEngine(PooledEngine[WasiWorker]):
         return await self._end_of(await self._spawn(f"snapshot {tier}"))
 
     async def _compile(self) -> None:
-        self.activity = activity = "compiling the Python sandbox, once for this machine"
+        self.activity = "compiling the Python sandbox, once for this machine (about 45 s)"
         child = await self._spawn("compile")
-        estimate = CompilationEstimate(child.pid)
-
-        async def show_progress() -> None:
-            while not child.ended.is_set():
-                described = await asyncio.to_thread(estimate.describe)
-                self.activity = f"{activity}: {described}" if described else activity
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(child.ended.wait(), _ESTIMATE_S)
-
-        async with asyncio.TaskGroup() as group:
-            group.create_task(show_progress())
-            problem = await self._end_of(child)
+        problem = await self._end_of(child)
         if problem:
             raise EngineError(
                 f"the Python sandbox could not be compiled into {self._cache_dir} (exit code {child.returncode}): "

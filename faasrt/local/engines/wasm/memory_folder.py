@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 
 from faasrt.inputs import MAX_PATH_PARTS
-from faasrt.local.engines.selection import FoundFile
+from faasrt.local.engines.collected_files import MatchingFile
 from faasrt.protocol.guest.python_files import PathMatcher
 
 MAX_FOLDER_BYTES = 64 * 2**20
@@ -134,7 +134,7 @@ class MemoryFolder:
         new_folder.entries[new_name] = moved
         old_folder.mtime_ns = new_folder.mtime_ns = time.time_ns()
 
-    def found_files(self, matcher: PathMatcher) -> Iterator[FoundFile | None]:
+    def matching_files(self, matcher: PathMatcher) -> Iterator[MatchingFile | None]:
         """Yield the files that match, in the order of their paths, and None for other entries. Folders in which nothing
         can match are skipped.
         """
@@ -186,7 +186,7 @@ class MemoryFolder:
 
 def _walk(
     folder: _FolderNode, prefix: str, depth: int, matcher: PathMatcher, remaining: set[tuple[str, ...]]
-) -> Iterator[FoundFile | None]:
+) -> Iterator[MatchingFile | None]:
     for name, entry in sorted(folder.entries.items()):
         following = matcher.after(remaining, name)
         if isinstance(entry, _FileNode) and () in following:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import attrs
 
-from faasrt.local.engines.tiers import STANDARD_TIER, TIERS, tiers_of
+from faasrt.local.engines.python_tiers import STANDARD_TIER, TIERS, tiers_of
 from faasrt.local.engines.wasm.instance import (
     FOLDER,
     MAX_MEMORY_BYTES,
@@ -38,7 +38,7 @@ _host.call(marshal.dumps(compile(_host.call(b"runner"), "faasrt_runner.py", "exe
 """
 
 
-class WasiSandbox(Protocol):
+class Sandbox(Protocol):
     """Runs programs, one at a time.
 
     Attributes:
@@ -121,7 +121,7 @@ def load_files(cache_dir: Path) -> LoadedFiles:
     )
 
 
-def open_sandbox(files: LoadedFiles, discard: Callable[[str], None]) -> WasiSandbox:
+def open_sandbox(files: LoadedFiles, discard: Callable[[str], None]) -> Sandbox:
     """Open the sandbox. Call this in a thread that `call_in_thread` has started, and run the programs in it.
 
     Args:

