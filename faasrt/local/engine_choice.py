@@ -63,12 +63,12 @@ def sandbox_or_default(sandbox: SandboxConfig | None) -> SandboxConfig:
 
 def engine_types(languages: Iterable[Language], engines: Mapping[Language, str], level: str) -> list[type[Engine]]:
     """Return the chosen or default engine of each language at a level."""
-    found = []
+    types = []
     for family in dict.fromkeys(language.family for language in languages):
-        known = {engine.name: engine for engine in ENGINES[family]}
+        by_name = {engine.name: engine for engine in ENGINES[family]}
         default = ENGINES[family][0 if level == "namespaces" else -1]
-        found.append(known.get(engines.get(family, ""), default))
-    return found
+        types.append(by_name.get(engines.get(family, ""), default))
+    return types
 
 
 def check_engines(languages: Iterable[Language], engines: Mapping[Language, str], memory_limit_mb: int) -> None:
@@ -113,7 +113,7 @@ def make_queues(
     """
     missing: dict[Language, str] = {}
     if languages == tuple(Language):
-        missing = {one: toolchain.missing for one, toolchain in TOOLCHAINS.items() if toolchain.missing}
+        missing = {language: tool.missing for language, tool in TOOLCHAINS.items() if tool.missing}
         if options.level != "namespaces":
             reason = f"it needs the level namespaces: {options.level_reason or 'another level was chosen'}"
             missing |= dict.fromkeys(TOOLCHAINS, reason)

@@ -26,7 +26,7 @@ STREAMS = {STDOUT: "stdout", STDERR: "stderr"}
 MESSAGES = 3
 """The descriptor to which a process with a channel writes its messages."""
 _READ_BYTES = 65_536
-_MOST_PIECES = 100  # written at once; the system allows 1,024
+_MAX_PIECES = 100  # written at once; the system allows 1,024
 # 16 reads empty a full pipe of the largest size, 1 MiB.
 _DRAIN_READS = 16
 _CLOSE_TIMEOUT_S = 5.0
@@ -313,7 +313,7 @@ class ChildProcess:
             return
         fd = self._stdin.fileno()
         try:
-            sent = os.writev(fd, [*itertools.islice(self._unsent, _MOST_PIECES)]) if self._unsent else 0
+            sent = os.writev(fd, [*itertools.islice(self._unsent, _MAX_PIECES)]) if self._unsent else 0
         except BlockingIOError:
             sent = 0
         except OSError:

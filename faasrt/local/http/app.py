@@ -205,7 +205,9 @@ class Service:
     def _statuses(self) -> set[str]:
         """Return the statuses of the engines. One that starts when it is needed does not affect the others."""
         engines = [queue.engine for queue in self._queues.values()]
-        return {_status(engine) for engine in [one for one in engines if not one.starts_when_needed] or engines}
+        return {
+            _status(engine) for engine in [engine for engine in engines if not engine.starts_when_needed] or engines
+        }
 
     async def _livez(self, request: web.BaseRequest, share: Share) -> web.Response:
         return json_response(200, {"status": "alive"})

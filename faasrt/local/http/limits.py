@@ -45,12 +45,12 @@ def max_connections(wanted: int | None = None) -> int:
     """Return the largest number of open connections: `wanted`, or MAX_CONNECTIONS, or half of the files that may be
     open if this is less. Raise ConfigurationError if `wanted` is more than that half.
     """
-    most = _max_open_files() // 2
+    limit = _max_open_files() // 2
     if wanted is None:
-        return min(MAX_CONNECTIONS, most)
-    if wanted > most:
+        return min(MAX_CONNECTIONS, limit)
+    if wanted > limit:
         raise ConfigurationError(
-            f"max_connections must be at most {most}, half of the files that this process may open (`ulimit -n`), "
+            f"max_connections must be at most {limit}, half of the files that this process may open (`ulimit -n`), "
             f"got {wanted}"
         )
     return wanted

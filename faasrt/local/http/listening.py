@@ -37,29 +37,29 @@ class ListeningSockets:
         try:
             # It resolves the name, and binds a socket for each address.
             server = await loop.create_server(asyncio.Protocol, host, port, start_serving=False)
-            sockets = [one.dup() for one in server.sockets]
+            sockets = [listening.dup() for listening in server.sockets]
             server.close()
-            for one in sockets:
-                one.setblocking(False)
-                one.listen(limits.backlog())
+            for listening in sockets:
+                listening.setblocking(False)
+                listening.listen(limits.backlog())
         except (OSError, UnicodeError) as error:
-            for one in sockets:
-                one.close()
+            for listening in sockets:
+                listening.close()
             reason = getattr(error, "strerror", None) or error
             raise ConfigurationError(f"cannot listen on {host}:{port}: {reason}") from None
         self._sockets = sockets
-        for one in sockets:
-            self._resume(one)
+        for listening in sockets:
+            self._resume(listening)
         host, port = self._sockets[0].getsockname()[:2]
         scheme = "http" if self.ssl is None else "https"
         return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     def close(self) -> None:
         """Accept the connections in the backlog, which the system would reset, and stop listening."""
-        for one in self._sockets:
-            asyncio.get_running_loop().remove_reader(one)
-            self._accept(one, limits.backlog())
-            one.close()
+        for listening in self._sockets:
+            asyncio.get_running_loop().remove_reader(listening)
+            self._accept(listening, limits.backlog())
+            listening.close()
 
     def cancel(self) -> None:
         """Close the connections whose TLS handshake is not complete."""
@@ -70,9 +70,9 @@ class ListeningSockets:
         if listening.fileno() >= 0:
             asyncio.get_running_loop().add_reader(listening, self._accept, listening, limits.accepted_at_once())
 
-    def _accept(self, listening: socket.socket, most: int) -> None:
+    def _accept(self, listening: socket.socket, count: int) -> None:
         loop = asyncio.get_running_loop()
-        for _ in range(most):
+        for _ in range(count):
             try:
                 accepted, _ = listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):

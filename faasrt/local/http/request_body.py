@@ -189,19 +189,19 @@ def _get(fields: dict[str, Any], name: str, kind: Any, words: str, default: Any 
 
 def _parse_limits(fields: dict[str, Any], sandbox: dict[str, Any], own: SandboxConfig) -> ExecutionLimits:
     timeout = {} if fields.get("timeout") is None else fields  # Go encodes a missing number as null
-    asked = {
+    requested = {
         Outcome.TIMEOUT: min(_positive(timeout, "timeout"), _positive(sandbox, "timeout_ms")),
         Outcome.MEMORY_LIMIT: _positive(sandbox, "memory_limit_mb"),
         Outcome.OUTPUT_LIMIT: _positive(sandbox, "max_output_bytes"),
     }
     own_limits = (own.timeout_limit_s * 1000, own.memory_limit_mb, own.max_output_bytes)
-    timeout_ms, memory_limit_mb, max_output_bytes = map(min, own_limits, asked.values())
+    timeout_ms, memory_limit_mb, max_output_bytes = map(min, own_limits, requested.values())
     return ExecutionLimits(
         timeout_ms=max(_MIN_TIMEOUT_MS, timeout_ms),
         memory_limit_mb=int(memory_limit_mb),
         max_output_bytes=max(1, int(max_output_bytes)),
         set_by_server=tuple(
-            outcome for outcome, limit in zip(asked, own_limits, strict=True) if limit < asked[outcome]
+            outcome for outcome, limit in zip(requested, own_limits, strict=True) if limit < requested[outcome]
         ),
     )
 

@@ -11,7 +11,7 @@ from typing import Any
 from . import syscalls
 from .syscalls import syscall
 
-_MOST_DESCRIPTORS = 4096
+_MAX_DESCRIPTORS = 4096
 
 
 def find_ways_out(traps: dict[str, Any]) -> list[str]:
@@ -79,7 +79,7 @@ def _signal_all() -> None:
 
 
 def _find_descriptor(known: set[int]) -> None:
-    if not any(_succeeds(lambda fd=fd: os.fstat(fd)) for fd in set(range(_MOST_DESCRIPTORS)) - known):  # type: ignore[misc]
+    if not any(_succeeds(lambda fd=fd: os.fstat(fd)) for fd in set(range(_MAX_DESCRIPTORS)) - known):  # type: ignore[misc]
         raise OSError("there are no others")
 
 

@@ -197,7 +197,7 @@ class Jail:
             channel: Whether the messages have a descriptor of their own, MESSAGES.
             compiles: Whether it is a compiler, which cannot read endless files in /dev and /proc if the kernel has
                 Landlock. Only at the level "namespaces".
-            canary: The traps. If they are given, the process does not run a program, but the canary.
+            canary: The traps. With them, the process does not run a program, but the canary.
 
         Raises:
             NotStartedError: The process cannot start, or the launcher has ended.
@@ -442,11 +442,11 @@ async def _check(jail: Jail, folder: Path, config: JailConfig) -> None:
             await process.end()
             await asyncio.to_thread(os.unlink, traps["path"])
     try:
-        found = json.loads(output)
+        report = json.loads(output)
     except ValueError:
         reason = output[-500:].decode("utf-8", "replace").strip()
         raise EngineError(f"the check of the jail failed (exit code {process.returncode}): {reason}") from None
-    if found["ways_out"]:
-        raise EngineError(f"the jail is not safe, so it is not used: a process could {', '.join(found['ways_out'])}")
-    if found["unreadable"]:
-        raise EngineError(f"programs run as another user, who cannot read {', '.join(found['unreadable'])}")
+    if report["ways_out"]:
+        raise EngineError(f"the jail is not safe, so it is not used: a process could {', '.join(report['ways_out'])}")
+    if report["unreadable"]:
+        raise EngineError(f"programs run as another user, who cannot read {', '.join(report['unreadable'])}")

@@ -41,9 +41,9 @@ from . import canary, landlock, memory, namespaces, seccomp, stack, syscalls, wa
 
 _MESSAGE_BYTES = 1 << 20
 _WATCH_INTERVAL_S = 0.05
-_MOST_DESCRIPTORS = 8
+_MAX_DESCRIPTORS = 8
 _FAILED_STATUS = 125
-_MOST_PROGRAMS = 1000
+_MAX_PROGRAMS = 1000
 _LANDLOCK_OF_TRUNCATION = 3  # the first version of Landlock that checks truncation
 _CAP_KILL = 5
 # The niceness of programs minus that of the launcher. The launcher must be able to start and end programs in time.
@@ -72,7 +72,7 @@ class _Program:
         oom_kills: The number of processes that the kernel had killed for lack of memory when the program began.
         reason: Why it was killed: "memory" or "time" for a limit; "system" if the system lacked memory, or "unclear" if
             the program may have caused this; else "".
-        most_threads: The most threads of its first process that a check has seen.
+        max_threads: The largest number of threads of its first process that a check has seen.
     """
 
     def __init__(self, number: int, slot: int) -> None:
@@ -89,7 +89,7 @@ class _Program:
         self.waiting_ticks: int | None = None
         self.is_late = False
         self.reason = ""
-        self.most_threads = 1
+        self.max_threads = 1
 
     @property
     def whole_pidfd(self) -> int:
@@ -177,7 +177,7 @@ class Launcher:
         self._poll = select.poll()
         # Without namespaces, root gives each program a uid of its own.
         is_root = not slots and os.getuid() == 0
-        self._first_uid, uids, _ = namespaces.host_ids() if is_root else (0, _MOST_PROGRAMS, -1)
+        self._first_uid, uids, _ = namespaces.host_ids() if is_root else (0, _MAX_PROGRAMS, -1)
         self._free_slots = list(range(slots if slots > 1 else uids))[::-1]
         self._networks: dict[int, int] = {}  # by slot
         self._pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
@@ -252,7 +252,7 @@ class Launcher:
         now = time.monotonic()
         if program.until == math.inf or now < min(program.until, program.watched_at + _WATCH_INTERVAL_S):
             return
-        program.most_threads = max(program.most_threads, memory.count_threads(f"/proc/{program.pid}"))
+        program.max_threads = max(program.max_threads, memory.count_threads(f"/proc/{program.pid}"))
         if not program.has_time(now):
             program.kill("time")
         elif program.max_bytes is not None and not program.is_watched and self._memory_watch is not None:
@@ -341,7 +341,7 @@ class Launcher:
                 syscalls.drop_capabilities()
                 syscalls.die_with_parent()
             # In two steps, because the number of one descriptor may be the target of another.
-            moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, _MOST_DESCRIPTORS) for fd in descriptors + self._files]
+            moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, _MAX_DESCRIPTORS) for fd in descriptors + self._files]
             for target, fd in enumerate(moved):
                 os.dup2(fd, target, inheritable=target <= 2 or target >= len(descriptors))
             if self._executable is not None:
@@ -415,7 +415,7 @@ class Launcher:
                 os._exit(min(os.getpid() - _FIRST_PID, 255))
         except OSError:
             return True
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) > program.most_threads
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) > program.max_threads
 
     def _end(self, program: _Program) -> None:
         """Kill the remaining processes of a program, and free its slot when they have ended."""
@@ -487,7 +487,7 @@ def _become(uid: int) -> None:
 
 def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:
     data, ancillary, _, _ = sock.recvmsg(
-        _MESSAGE_BYTES, socket.CMSG_SPACE(4 * _MOST_DESCRIPTORS), socket.MSG_CMSG_CLOEXEC
+        _MESSAGE_BYTES, socket.CMSG_SPACE(4 * _MAX_DESCRIPTORS), socket.MSG_CMSG_CLOEXEC
     )
     descriptors = array.array("i")
     for level, kind, rights in ancillary:

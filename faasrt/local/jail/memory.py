@@ -19,7 +19,7 @@ _COUNTER_BYTES = 65_536
 # program can send 256 epolls to itself, which are not seen until it receives them; and an open file of
 # /proc/PID/fdinfo, which keeps the text that it shows of an epoll.
 _DESCRIPTOR_BYTES, _WATCH_BYTES, _FDINFO_BYTES = 8192, 65_536, 4 * 2**20
-_MOST_LOCKS = 16_384  # of all programs; more than one may have
+_MAX_LOCKS = 16_384  # of all programs; more than one may have
 _KCMP_VM = 1
 _PF_EXITING = 4  # a flag of threads that have begun to end
 _NO_STAT = ["0"] * 50
@@ -111,10 +111,10 @@ def _read_stat(folder: str) -> list[str]:
 
 def sizes(folder: str) -> tuple[int, int]:
     """Return the resident bytes of a process, and those of its page tables."""
-    found = {}
+    status = {}
     with contextlib.suppress(OSError), open(f"{folder}/status", encoding="utf-8", errors="replace") as file:
-        found = {line[:6]: int(line.split()[1]) * 1024 for line in file if line.startswith(("VmRSS:", "VmPTE:"))}
-    return found.get("VmRSS:", 0), found.get("VmPTE:", 0)
+        status = {line[:6]: int(line.split()[1]) * 1024 for line in file if line.startswith(("VmRSS:", "VmPTE:"))}
+    return status.get("VmRSS:", 0), status.get("VmPTE:", 0)
 
 
 def count_mappings(folder: str) -> int:
@@ -140,12 +140,12 @@ def kernel_bytes() -> int:
         return sum(int(line.split()[1]) * 1024 for line in file if line.startswith(("SUnreclaim:", "VmallocUsed:")))
 
 
-def descriptor_bytes(folder: str, most: int) -> int:
-    """Return an upper bound of the kernel memory for the descriptors of a process. Stop counting above `most`."""
+def descriptor_bytes(folder: str, max_bytes: int) -> int:
+    """Return an upper bound of the kernel memory for the descriptors of a process. Stop counting above `max_bytes`."""
     total = 0
     with contextlib.suppress(OSError):
         for number in os.listdir(f"{folder}/fd"):
-            if total > most:
+            if total > max_bytes:
                 break
             total += _DESCRIPTOR_BYTES
             with contextlib.suppress(OSError):  # it has just been closed
@@ -161,7 +161,7 @@ def descriptor_bytes(folder: str, most: int) -> int:
 def lock_holders() -> Iterator[int]:
     """Yield the process that holds each file lock of the machine. This takes long if there are many."""
     with contextlib.suppress(OSError), open("/proc/locks", encoding="ascii") as file:
-        for line in itertools.islice(file, _MOST_LOCKS):
+        for line in itertools.islice(file, _MAX_LOCKS):
             yield int(line.split()[-4])
 
 
@@ -180,11 +180,11 @@ def pid_namespace(pid: int) -> str:
 
 def processes_by_namespace() -> dict[str, list[int]]:
     """Return the processes in /proc, by their pid namespace."""
-    found: dict[str, list[int]] = {}
+    processes: dict[str, list[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit() and (namespace := pid_namespace(int(name))):
-            found.setdefault(namespace, []).append(int(name))
-    return found
+            processes.setdefault(namespace, []).append(int(name))
+    return processes
 
 
 def share_memory(thread: int, other: int) -> bool:

@@ -22,7 +22,7 @@ _SLOTS = 1000
 # takes a block of its own: one id for the launcher, and one for each running program, so that the kernel isolates
 # programs and counts their resources separately.
 _FIRST_HOST_ID, _LAST_HOST_ID = 1_879_100_000, 2_147_400_000
-_MOST_BLOCKS_TRIED = 1000
+_MAX_BLOCKS_TRIED = 1000
 _COUNTERS = ("softnet_stat", "sockstat", "protocols")
 
 
@@ -147,7 +147,7 @@ def host_ids() -> tuple[int, int, int]:
     # Start at a random block, because servers in other containers may use the same range, and do not see the locks.
     block = int.from_bytes(os.urandom(4), "big") % blocks
     lock = socket.socket(socket.AF_UNIX)
-    for _ in range(min(blocks, _MOST_BLOCKS_TRIED)):
+    for _ in range(min(blocks, _MAX_BLOCKS_TRIED)):
         block = (block + 1) % blocks
         # The kernel frees an abstract name when its socket is closed, so that a killed jail leaves no lock behind.
         with contextlib.suppress(OSError):

@@ -23,5 +23,5 @@ def enlarge() -> None:
             stack = next(line for line in file if line.endswith("[stack]\n"))
         # Writing to an address makes the kernel extend the stack down to it. The stack never shrinks again.
         ctypes.memset(int(stack.split()[0].split("-")[1], 16) - size, 0, 1)
-    most = _BYTES if hard == resource.RLIM_INFINITY else min(_BYTES, hard)
-    resource.setrlimit(resource.RLIMIT_STACK, (min(THREAD_BYTES, most), most))
+    limit = _BYTES if hard == resource.RLIM_INFINITY else min(_BYTES, hard)
+    resource.setrlimit(resource.RLIMIT_STACK, (min(THREAD_BYTES, limit), limit))

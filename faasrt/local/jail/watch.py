@@ -30,7 +30,7 @@ from . import memory, syscalls
 
 _INTERVAL_S = 0.05
 # If the memory of a process, or of all of a program, cannot be counted in this time, the program prevents it.
-_MOST_READING_S, _MOST_COUNTING_S = 1.0, 5.0
+_MAX_READING_S, _MAX_COUNTING_S = 1.0, 5.0
 _MESSAGE_BYTES, _STACK_BYTES = 4096, 2**18
 # Kernel memory that no resource limit counts, so it is counted here: the buffers of sockets, except for the first few
 # of each program; and the descriptions of mappings.
@@ -40,7 +40,7 @@ _MAPPING_BYTES = 512
 _FREE_KERNEL_BYTES = 32 * 2**20
 _LOCK_BYTES = 65_536  # more than a lock takes, because many locks on a shared file slow down other programs
 _FREE_LOCKS = 9  # of each process
-_MOST_THREADS = 64
+_MAX_THREADS = 64
 
 
 class _Program:
@@ -73,7 +73,7 @@ class _Program:
         if self.counts_since is None:
             return False
         now = time.monotonic()
-        return now - self.reads_since > _MOST_READING_S or now - self.counts_since > _MOST_COUNTING_S
+        return now - self.reads_since > _MAX_READING_S or now - self.counts_since > _MAX_COUNTING_S
 
 
 class _Watch:
@@ -128,7 +128,7 @@ class _Watch:
             self._launcher.send(json.dumps({"exceeded": program.number}).encode())
 
     def _check_all(self) -> None:
-        processes = memory.processes_by_namespace() if any(one.init for one in self._programs.values()) else {}
+        processes = memory.processes_by_namespace() if any(program.init for program in self._programs.values()) else {}
         if processes:
             self._wants_locks.set()
         kernel_bytes = memory.kernel_bytes()
@@ -139,7 +139,7 @@ class _Watch:
     def _check(self, program: _Program, pids: list[int], kernel_bytes: int) -> None:
         """Report a program if its processes use too much memory."""
         # Without namespaces, the kernel counts the threads of all programs of an ordinary user together.
-        if program.init is None and memory.count_threads(f"/proc/{program.pid}") > _MOST_THREADS:
+        if program.init is None and memory.count_threads(f"/proc/{program.pid}") > _MAX_THREADS:
             self._report(program)
             return
         readable = [memory.readable_folder(f"/proc/{pid}") for pid in pids]

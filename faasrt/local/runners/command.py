@@ -38,8 +38,8 @@ def main(*_):
     # No limit of CPU time: with one, the kernel updates the CPU clock of the process only at ticks.
     for name, value in (("DATA", job["memoryBytes"] + UNTOUCHED_BYTES), ("STACK", STACK_BYTES)):
         limit = getattr(resource, "RLIMIT_" + name)
-        most = resource.getrlimit(limit)[1]
-        value = value if most == resource.RLIM_INFINITY else min(value, most)
+        hard = resource.getrlimit(limit)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(limit, (value, value))
     for number in IGNORED_BY_PYTHON:
         signal.signal(number, signal.SIG_DFL)

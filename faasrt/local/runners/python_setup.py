@@ -43,15 +43,15 @@ class SharedMemory(real_mmap):
 
     def __new__(cls, *arguments, **options):
         names = ("fileno", "length", "flags", "prot", "access", "offset")
-        given = {"flags": mmap.MAP_SHARED, "offset": 0, **dict(zip(names, arguments)), **options}  # noqa: B905
-        fileno, length, flags, offset = (given.get(name) for name in ("fileno", "length", "flags", "offset"))
+        values = {"flags": mmap.MAP_SHARED, "offset": 0, **dict(zip(names, arguments)), **options}  # noqa: B905
+        fileno, length, flags, offset = (values.get(name) for name in ("fileno", "length", "flags", "offset"))
         is_valid = all(isinstance(value, int) for value in (length, flags, offset)) and length > 0
         if fileno != -1 or not is_valid or not flags & mmap.MAP_SHARED:
             return real_mmap.__new__(cls, *arguments, **options)
         fd = os.open("/tmp", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC)
         try:
             os.ftruncate(fd, offset + length)
-            return real_mmap.__new__(cls, **{**given, "fileno": fd, "flags": flags & ~mmap.MAP_ANONYMOUS})
+            return real_mmap.__new__(cls, **{**values, "fileno": fd, "flags": flags & ~mmap.MAP_ANONYMOUS})
         finally:
             os.close(fd)
 

@@ -268,10 +268,10 @@ def _measure(child: ChildProcess, folder: Folder | None) -> tuple[int, bool]:
 
 def _memory_bytes(pid: int) -> tuple[int, int]:
     """Return the bytes of a process that RLIMIT_DATA counts, and its resident bytes; 0 if the process has ended."""
-    found = {"VmData": 0, "VmRSS": 0}
+    sizes = {"VmData": 0, "VmRSS": 0}
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             name, _, value = line.partition(":")
-            if name in found:
-                found[name] = int(value.split()[0]) * 1024
-    return found["VmData"], found["VmRSS"]
+            if name in sizes:
+                sizes[name] = int(value.split()[0]) * 1024
+    return sizes["VmData"], sizes["VmRSS"]

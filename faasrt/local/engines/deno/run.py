@@ -166,7 +166,7 @@ class DenoRun:
 
     def begin(self) -> None:
         self._child.receive(self._receive, self.ended.set)
-        given = self.job.input
+        program_input = self.job.input
         if self.job.live is not None:
             self.job.live.begin()
             self.job.live.on_taken = self._resume
@@ -174,14 +174,14 @@ class DenoRun:
             "code": self.job.code,
             "language": self.job.language,
             "check": self.job.check,
-            "argv": given.argv,
+            "argv": program_input.argv,
             "folder": FOLDER if self._has_folder else None,
-            "files": [(path, len(content)) for path, content in given.files.items()],
+            "files": [(path, len(content)) for path, content in program_input.files.items()],
             "nonce": self._nonce,
             "maxMessageBytes": self._limit,
         }
         header = json.dumps(fields).encode()
-        self._child.write(b"%08d" % len(header), header, *given.files.values(), given.stdin, eof=True)
+        self._child.write(b"%08d" % len(header), header, *program_input.files.values(), program_input.stdin, eof=True)
 
     def end(self, limit: Outcome | None = None) -> None:
         """End the program, because it exceeded the limit with this outcome, if any."""

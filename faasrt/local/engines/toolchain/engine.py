@@ -62,7 +62,7 @@ _INTERRUPTED = re.compile(
     r"(?s:.*)"
 )
 # Failures that are not stored are remembered for this time, so that the same program does not take up the compiler.
-_REMEMBERED_S, _MOST_REMEMBERED = 60.0, 100
+_REMEMBERED_S, _MAX_REMEMBERED = 60.0, 100
 _MESSAGE_BYTES, _TRACEBACK_BYTES = 4_096, 32_768
 _PATH = "/usr/local/bin:/usr/bin:/bin"
 _Take = Callable[[], Awaitable[JailedProcess]]
@@ -222,7 +222,7 @@ class ToolchainEngine(PooledEngine[JailedProcess]):
             compiled, is_final = await self._run_compiler(job, command, files)
             if not is_final:
                 self._failures[key] = loop.time(), compiled
-                while len(self._failures) > _MOST_REMEMBERED:
+                while len(self._failures) > _MAX_REMEMBERED:
                     del self._failures[next(iter(self._failures))]
             else:
                 try:
@@ -280,13 +280,13 @@ class ToolchainEngine(PooledEngine[JailedProcess]):
         text = output.decode("utf-8", "replace").strip("\n") + "\n"
         diagnostics: list[Diagnostic] = []
         for match in self.toolchain.diagnostic.finditer(text):
-            found = match.groupdict()
-            message = cut_text(found["message"].strip(), _MESSAGE_BYTES)[0]
-            if found.get("file", name) not in (None, name):
-                message = f"{found['file']}: {message}"
-            line, column = (int(found[part]) if found.get(part) else None for part in ("line", "column"))
-            if found.get("caret") is not None:
-                column = len(found["caret"]) + 1
+            groups = match.groupdict()
+            message = cut_text(groups["message"].strip(), _MESSAGE_BYTES)[0]
+            if groups.get("file", name) not in (None, name):
+                message = f"{groups['file']}: {message}"
+            line, column = (int(groups[part]) if groups.get(part) else None for part in ("line", "column"))
+            if groups.get("caret") is not None:
+                column = len(groups["caret"]) + 1
             diagnostics.append(Diagnostic(message, line, column))
             if len(diagnostics) == _MAX_DIAGNOSTICS:
                 break

@@ -74,7 +74,7 @@ class ProgramCache:
 
     def _evict(self, needed_bytes: int) -> None:
         """Remove the oldest entries if there is no room, and files that killed processes have left."""
-        found = []
+        entries = []
         total, now = needed_bytes, time.time()
         for entry in os.scandir(self._folder):
             with contextlib.suppress(OSError):  # another process has just removed it
@@ -84,10 +84,10 @@ class ProgramCache:
                         Path(entry.path).unlink()
                     continue
                 total += status.st_size
-                found.append((status.st_mtime_ns, status.st_size, entry.path))
+                entries.append((status.st_mtime_ns, status.st_size, entry.path))
         if total <= self._max_bytes:
             return
-        for _, size, path in sorted(found):
+        for _, size, path in sorted(entries):
             if total <= _KEPT_SHARE * self._max_bytes:
                 break
             with contextlib.suppress(OSError):

@@ -90,9 +90,9 @@ class WasmWorker:
             job.live.begin()
             job.live.on_taken = self._report_taken
         output = {"live": job.live is not None, "kept_bytes": job.kept_bytes}
-        given = {"code": job.code, "check": job.check, "input": job.input.to_wire()}
+        program = {"code": job.code, "check": job.check, "input": job.input.to_wire()}
         self._max_bytes = _MESSAGE_BYTES + _ANSWER_FACTOR * limits.max_output_bytes
-        self._send({**given, **output, **attrs.asdict(limits)})
+        self._send({**program, **output, **attrs.asdict(limits)})
         truncated = ["files"] if job.input.collect else []  # if the worker sends no answer
         try:
             answer = await self._next_answer(limits.timeout_ms / 1000 + _ANSWER_GRACE_S)

@@ -169,16 +169,16 @@ def execute(bridge: HostBridge, sandbox: Sandbox) -> dict[str, Any]:
     """
     job = bridge.job
     limit, memory_bytes = job["max_output_bytes"], job["memory_limit_mb"] * 2**20
-    given = ProgramInput.from_wire(job["input"], Language.PYTHON)
-    needs_folder = given.files or given.collect or _PLOTS.search(job["code"])
-    folder = MemoryFolder(given.files) if needs_folder else None
-    bridge.argv, bridge.has_folder = given.argv, folder is not None
+    program_input = ProgramInput.from_wire(job["input"], Language.PYTHON)
+    needs_folder = program_input.files or program_input.collect or _PLOTS.search(job["code"])
+    folder = MemoryFolder(program_input.files) if needs_folder else None
+    bridge.argv, bridge.has_folder = program_input.argv, folder is not None
     started = time.perf_counter()
     stdout, stderr = buffers = [OutputBuffer(job["kept_bytes"]) for _ in range(2)]
     done = sandbox.run_program(
         bridge,
         code=job["code"],
-        stdin=given.stdin,
+        stdin=program_input.stdin,
         folder=folder,
         streams=StreamOptions(bridge.cancel, bridge.live, buffers),
         cancel=bridge.cancel,
@@ -199,7 +199,7 @@ def execute(bridge: HostBridge, sandbox: Sandbox) -> dict[str, Any]:
     files: dict[str, bytes] = {}
     if folder is not None:
         own_file = program_file(Language.PYTHON)
-        matcher = PathMatcher(given.collect)
+        matcher = PathMatcher(program_input.collect)
         files, complete = select_files(folder.matching_files(matcher), matcher, limit, without=[own_file])
         if not complete:
             fields["truncated"] = sorted([*fields["truncated"], "files"])

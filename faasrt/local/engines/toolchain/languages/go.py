@@ -46,18 +46,18 @@ def _find(path: str) -> Installation:
     return Installation(version=f"go {version}", mounts=mounts, env=env, home=tools, source=path)
 
 
-def _prepare(found: Installation, cache: Path) -> Installation:
+def _prepare(installation: Installation, cache: Path) -> Installation:
     """Compile the standard library into a folder of the cache, unless it is there. Return the installation with it."""
-    folder = cache / found.version.replace(" ", "-")
+    folder = cache / installation.version.replace(" ", "-")
     complete = folder / "library"
     if not complete.is_dir():
         try:
             with lock_folder(folder, wait=True):
                 if not complete.is_dir():
-                    _compile_library(found.source, folder, complete)
+                    _compile_library(installation.source, folder, complete)
         except OSError as error:
             raise EngineError(f"Go's standard library cannot be stored: {error.strerror or error}") from None
-    return attrs.evolve(found, mounts={**found.mounts, _LIBRARY: str(complete)})
+    return attrs.evolve(installation, mounts={**installation.mounts, _LIBRARY: str(complete)})
 
 
 def _compile_library(go: str, folder: Path, complete: Path) -> None:
@@ -85,8 +85,8 @@ def _compile_library(go: str, folder: Path, complete: Path) -> None:
         library.rename(complete)
 
 
-def _compile(found: Installation, sources: Sequence[str]) -> list[str]:
-    script = _BUILD.format(tool=found.home, out=OUT, library=_LIBRARY, sources='"$@"')
+def _compile(installation: Installation, sources: Sequence[str]) -> list[str]:
+    script = _BUILD.format(tool=installation.home, out=OUT, library=_LIBRARY, sources='"$@"')
     return ["/bin/sh", "-c", script, "sh", *sources]
 
 

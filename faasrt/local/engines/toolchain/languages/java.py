@@ -37,15 +37,15 @@ def _find(path: str) -> Installation:
     home, mounts = mount_home(str(folder), "java")
     version = _read_version(folder) or read_output(path, "--version").split()[1]
     # Debian's JDK has its configuration there.
-    mounts |= {str(found): str(found) for found in Path("/etc").glob("java-*-openjdk")}
+    mounts |= {str(path): str(path) for path in Path("/etc").glob("java-*-openjdk")}
     return Installation(version=f"javac {version}", mounts=mounts, home=home)
 
 
 def _read_version(folder: Path) -> str:
     """Return the version of a JDK; "" if its folder does not have it. This takes less time than a start of its JVM."""
     with contextlib.suppress(OSError):
-        found = re.search(r'^JAVA_VERSION="([^"\n]+)"', (folder / "release").read_text("utf-8"), re.MULTILINE)
-        return found[1] if found else ""
+        match = re.search(r'^JAVA_VERSION="([^"\n]+)"', (folder / "release").read_text("utf-8"), re.MULTILINE)
+        return match[1] if match else ""
     return ""
 
 
@@ -73,9 +73,9 @@ def _file(code: str) -> str:
     return f"{main}.java"
 
 
-def _run(found: Installation, name: str, memory_mb: int) -> list[str]:
+def _run(installation: Installation, name: str, memory_mb: int) -> list[str]:
     limits = [f"-Xmx{memory_mb}m", f"-Xss{_STACK_MB}m"]
-    return [f"{found.home}/bin/java", *_JVM, *limits, "-cp", PROGRAM, name.removesuffix(".java")]
+    return [f"{installation.home}/bin/java", *_JVM, *limits, "-cp", PROGRAM, name.removesuffix(".java")]
 
 
 JAVA = Toolchain(
@@ -85,7 +85,15 @@ JAVA = Toolchain(
     package="default-jdk-headless",
     find=_find,
     file=_file,
-    compile=lambda found, sources: [f"{found.home}/bin/javac", *_JAVAC, "-encoding", "UTF-8", "-d", OUT, *sources],
+    compile=lambda installation, sources: [
+        f"{installation.home}/bin/javac",
+        *_JAVAC,
+        "-encoding",
+        "UTF-8",
+        "-d",
+        OUT,
+        *sources,
+    ],
     run=_run,
     source_suffixes=(".java",),
     diagnostic=re.compile(

@@ -24,7 +24,7 @@ RUST = Toolchain(
     package="rustc",
     find=_find,
     # rustc finds the files of modules itself.
-    compile=lambda found, sources: [f"{found.home}/bin/rustc", *_OPTIONS, sources[0]],
+    compile=lambda installation, sources: [f"{installation.home}/bin/rustc", *_OPTIONS, sources[0]],
     run=lambda *_: [f"{PROGRAM}/main"],
     other_suffixes=(".rs",),
     diagnostic=re.compile(
