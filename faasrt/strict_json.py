@@ -30,10 +30,7 @@ def loads(text: str, *, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any
 
 def dump_bytes(value: Any) -> bytes:
     """Encode a value as JSON in UTF-8. Lone surrogates, which programs may print, are escaped."""
-    try:
-        return json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return json.dumps(value).encode()
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 def _refuse_constant(name: str) -> NoReturn:

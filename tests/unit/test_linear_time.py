@@ -22,7 +22,7 @@ from faasrt.languages import Language
 from faasrt.local.engines.base import EngineJob
 from faasrt.local.engines.python_tiers import tiers_of
 from faasrt.local.engines.toolchain.languages import TOOLCHAINS
-from faasrt.local.http.app import fit_response
+from faasrt.local.http.responses import fit_response
 from faasrt.protocol.execution_limits import ExecutionLimits
 from faasrt.protocol.frames import take_frames
 from faasrt.protocol.health import EndpointProfile
@@ -115,18 +115,18 @@ def test_choosing_how_to_run_a_program_takes_little_time(piece: str) -> None:
 @pytest.mark.parametrize("stdout", ["", "\x01" * LIMIT, '"' * LIMIT, "é\ud800" * (LIMIT // 5)])
 def test_a_response_is_encoded_at_most_twice(ret_val: str, stdout: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A response fits into the size that the client accepts, even if escapes make its JSON much larger."""
-    from faasrt.local.http import app
+    from faasrt.local.http import responses
 
     encoded: list[int] = []
 
-    original: Any = vars(app)["json_response"]
+    original: Any = vars(responses)["json_response"]
 
     def answer(status: int, fields: Any, headers: Any = None) -> Any:
         response = original(status, fields, headers)
         encoded.append(response.content_length)
         return response
 
-    monkeypatch.setattr(app, "json_response", answer)
+    monkeypatch.setattr(responses, "json_response", answer)
     output = {"stdout": stdout, "stderr": stdout, "ret_val": ret_val}
     fields = {"output": dict(output), "error_info": {"message": stdout}, "truncated": []}
     response = fit_response(fields, JOB)

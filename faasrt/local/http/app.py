@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -27,17 +26,14 @@ from faasrt.local.http.live_answer import LineResponse, answer_live
 from faasrt.local.http.notices import notice_of
 from faasrt.local.http.openapi import build_document
 from faasrt.local.http.request_body import BadRequestError, decode_body, parse_job, parse_language, read_body
-from faasrt.local.http.responses import OVERLOADED_HEADERS, error_response, json_response, send_response
-from faasrt.protocol.frames import is_frame
+from faasrt.local.http.responses import OVERLOADED_HEADERS, error_response, fit_response, json_response, send_response
 from faasrt.protocol.json_lines import accepts_lines
 from faasrt.protocol.request import NOT_STARTED_HEADER, PROGRAM_SUSPECT_HEADER
 from faasrt.protocol.response import max_answer_bytes
-from faasrt.protocol.streams import cut_text
 from faasrt.results import Diagnostic, Outcome, ValidationResult
 from faasrt.telemetry.dispatch import EventDispatcher
 
 _CAPABILITIES = ("lossless", "enforces_timeouts", "cancels_on_disconnect", "validates", "streams")
-_SPARE_BYTES = 12_144  # not used of the largest answer that clients read
 # The headers of an aiohttp error that are copied to the response.
 _REFUSAL_HEADERS = ("Allow", "WWW-Authenticate", "Accept-Encoding", "Connection", NOT_STARTED_HEADER)
 # They need no token, and reveal nothing but this status.
@@ -330,57 +326,3 @@ def _run_fields(
         **({"files": files_to_wire(result.files)} if job.input.collect else {}),
         **({"notice": notice} if notice else {}),
     }
-
-
-def fit_response(fields: dict[str, Any], job: EngineJob) -> web.Response:
-    """Return the response to a run, with a body that is not too large for clients.
-
-    JSON escapes can make a stream six times as long, and clients read at most `max_answer_bytes`. Streams that do not
-    fit are cut further and named in `truncated`.
-    """
-    response = json_response(200, fields)
-    max_output_bytes = job.limits.max_output_bytes
-    max_bytes = max_answer_bytes(max_output_bytes, collects=bool(job.input.collect)) - _SPARE_BYTES
-    if response.content_length is None or response.content_length <= max_bytes:
-        return response
-    output, error = fields["output"], fields["error_info"]
-    # A frame has its own size limit and would be useless if cut. `notice` repeats the line that the server wrote to
-    # stderr.
-    uncut = {name for name, text in output.items() if is_frame(text, max_output_bytes)}
-    uncut |= {"stderr"} if "notice" in fields else set()
-    texts = {name: text for name, text in output.items() if name not in uncut}
-    if error:
-        texts["message"] = error["message"]
-    body = response.body
-    escaped = isinstance(body, bytes) and body.isascii()  # with a lone surrogate in any text, all texts are escaped
-    sizes = {name: _json_size(text, escaped=escaped) for name, text in texts.items()}
-    room = max_bytes - (response.content_length - sum(sizes.values()))
-    truncated = set(fields["truncated"])
-    for index, name in enumerate(sorted(sizes, key=sizes.__getitem__)):
-        max_size = max(0, room // (len(sizes) - index))
-        if sizes[name] > max_size:
-            texts[name], sizes[name] = _cut_to_json_size(texts[name], sizes[name], max_size, escaped=escaped)
-            truncated.add(name)
-        room -= sizes[name]
-    if error:
-        error = {**error, "message": texts.pop("message")}
-    truncated.discard("message")
-    output = {**output, **texts}
-    return json_response(200, {**fields, "output": output, "error_info": error, "truncated": sorted(truncated)})
-
-
-def _cut_to_json_size(text: str, size: int, max_size: int, *, escaped: bool) -> tuple[str, int]:
-    """Cut a text so that its JSON has at most `max_size` bytes. Return the text and the size of its JSON."""
-    length = len(text.encode("utf-8", "surrogatepass"))
-    # JSON makes a text longer. Try the average growth first. If the kept head and tail grow more than that, use the
-    # largest possible growth, which is sixfold.
-    for limit in (max_size * length // size, max_size // 6):
-        kept = cut_text(text, max(1, limit))[0]
-        size = _json_size(kept, escaped=escaped)
-        if size <= max_size:
-            break
-    return kept, size
-
-
-def _json_size(text: str, *, escaped: bool) -> int:
-    return len(json.dumps(text)) if escaped else len(json.dumps(text, ensure_ascii=False).encode())

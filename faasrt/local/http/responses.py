@@ -8,13 +8,21 @@ from typing import Any
 from aiohttp import web
 
 from faasrt import strict_json
+from faasrt.local.engines.base import EngineJob
 from faasrt.local.http.limits import Share
+from faasrt.protocol.frames import is_frame
 from faasrt.protocol.request import NOT_STARTED_HEADER
+from faasrt.protocol.response import max_answer_bytes
+from faasrt.protocol.streams import cut_text
 
 OVERLOADED_HEADERS = {"Retry-After": "1", NOT_STARTED_HEADER: "1"}
 
 # aiohttp waits for the client only after more than 64 KiB.
 _PIECE_BYTES = 2 * 64 * 2**10
+_SPARE_BYTES = 12_144  # not used of the largest answer that clients read
+# The characters that JSON writes as two bytes, and the other control characters, which it writes as six.
+_TWO_BYTES = b'"\\\b\t\n\f\r'
+_SIX_BYTES = bytes(byte for byte in range(32) if byte not in _TWO_BYTES)
 
 
 def json_response(status: int, fields: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> web.Response:
@@ -26,6 +34,65 @@ def json_response(status: int, fields: Mapping[str, Any], headers: Mapping[str, 
 def error_response(status: int, error: str, details: str, headers: Mapping[str, str] | None = None) -> web.Response:
     """Return an error in the format of coze-loop's servers."""
     return json_response(status, {"error": error, "details": details}, headers)
+
+
+def fit_response(fields: dict[str, Any], job: EngineJob) -> web.Response:
+    """Return the response to a run, with a body that is not too large for clients.
+
+    JSON escapes can make a stream six times as long, and clients read at most `max_answer_bytes`. Streams that do not
+    fit are cut further and named in `truncated`.
+    """
+    max_output_bytes = job.limits.max_output_bytes
+    max_bytes = max_answer_bytes(max_output_bytes, collects=bool(job.input.collect)) - _SPARE_BYTES
+    output, error = fields["output"], fields["error_info"]
+    texts = {**output, "message": error["message"]} if error else dict(output)
+    sizes = {name: _json_size(text) for name, text in texts.items()}
+    # What is cut anyway is not encoded, because this would block the event loop.
+    if sum(sizes.values()) <= max_bytes:
+        response = json_response(200, fields)
+        if response.content_length is None or response.content_length <= max_bytes:
+            return response
+    # A frame has its own size limit and would be useless if cut. `notice` repeats the line that the server wrote to
+    # stderr.
+    for name, text in output.items():
+        if is_frame(text, max_output_bytes) or (name == "stderr" and "notice" in fields):
+            del texts[name]
+    fields = {**fields, "output": output | dict.fromkeys(output.keys() & texts.keys(), "")}
+    if error:
+        fields["error_info"] = {**error, "message": ""}
+    room = max_bytes - len(strict_json.dump_bytes(fields))
+    truncated = set(fields["truncated"])
+    for index, name in enumerate(sorted(texts, key=sizes.__getitem__)):
+        max_size = max(0, room // (len(texts) - index))
+        if sizes[name] > max_size:
+            texts[name], sizes[name] = _cut_to_json_size(texts[name], sizes[name], max_size)
+            truncated.add(name)
+        room -= sizes[name]
+    if error:
+        fields["error_info"]["message"] = texts.pop("message")
+    fields["output"] |= texts
+    return json_response(200, {**fields, "truncated": sorted(truncated - {"message"})})
+
+
+def _cut_to_json_size(text: str, size: int, max_size: int) -> tuple[str, int]:
+    """Cut a text so that its JSON has at most `max_size` bytes. Return the text and the size of its JSON."""
+    length = len(text.encode("utf-8", "surrogatepass"))
+    # JSON makes a text longer. Try the average growth first. If the kept head and tail grow more than that, use the
+    # largest possible growth, which is sixfold.
+    for limit in (max_size * length // size, max_size // 6):
+        kept = cut_text(text, max(1, limit))[0]
+        size = _json_size(kept)
+        if size <= max_size:
+            break
+    return kept, size
+
+
+def _json_size(text: str) -> int:
+    """Return the size of a text in JSON, in bytes. A lone surrogate counts as seven bytes instead of six."""
+    data = text.encode("utf-8", "backslashreplace")
+    without_six = data.translate(None, _SIX_BYTES)
+    without_both = without_six.translate(None, _TWO_BYTES)
+    return 2 + len(data) + 5 * (len(data) - len(without_six)) + len(without_six) - len(without_both)
 
 
 async def send_response(response: web.StreamResponse, request: web.BaseRequest, share: Share) -> None:
