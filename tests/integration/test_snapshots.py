@@ -11,6 +11,7 @@ import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import attrs
 import psutil
 import pytest
 import pytest_asyncio
@@ -19,9 +20,10 @@ from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig, Serv
 from faasrt.inputs import NO_INPUT
 from faasrt.local.engines.python_tiers import STANDARD_TIER
 from faasrt.local.engines.wasm import engine as wasm_engine, snapshot_maker
+from faasrt.local.engines.wasm.instance import call_in_thread
 from faasrt.local.engines.wasm.module_cache import module_dir
-from faasrt.local.engines.wasm.sandbox import FreshSandbox, load_files, open_sandbox
-from faasrt.local.engines.wasm.snapshot_build import read_guest, snapshot_of
+from faasrt.local.engines.wasm.sandbox import Sandbox, load_files
+from faasrt.local.engines.wasm.snapshot_build import snapshot_of
 from faasrt.local.engines.wasm.worker import HostBridge, execute
 from support.helpers import WASM
 from support.served import until
@@ -256,9 +258,10 @@ async def test_without_a_snapshot_the_results_are_the_same(local_wasm: RuntimeMa
     bridge = HostBridge(job, threading.Event(), on_begin=lambda: None)
 
     def run_anew() -> dict[str, object]:
-        return execute(bridge, FreshSandbox(module_dir(), read_guest()))
+        files = attrs.evolve(load_files(module_dir()), snapshot=None)
+        return execute(bridge, Sandbox(files, lambda tier: None))
 
-    anew = await asyncio.to_thread(run_anew)
+    anew = await asyncio.to_thread(call_in_thread, run_anew)
     result = await local_wasm.run_code(code, "python")
     assert _summary(result) == (
         anew["outcome"],
@@ -273,15 +276,6 @@ def _summary(result: ExecutionResult) -> tuple[object, ...]:
     # The server adds the error of a limit.
     message = result.error.message if result.error and result.outcome is not Outcome.MEMORY_LIMIT else None
     return result.outcome, result.stdout, result.stderr, result.ret_val, message
-
-
-async def test_without_a_snapshot_a_worker_opens_the_slow_sandbox(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A worker does not need a snapshot."""
-    monkeypatch.setattr("faasrt.local.engines.wasm.sandbox.snapshot_of", lambda *arguments: tmp_path / "missing")
-    files = await asyncio.to_thread(load_files, module_dir())
-    assert isinstance(await asyncio.to_thread(open_sandbox, files, lambda tier: None), FreshSandbox)
 
 
 def patch_workers(monkeypatch: pytest.MonkeyPatch, statements: str) -> None:

@@ -220,7 +220,7 @@ def attempt(function, *arguments):
         return error.strerror
     return "done"
 worker.load_files = lambda cache_dir: types.SimpleNamespace(folders=[], is_new=False)
-worker.open_sandbox = lambda files, discard: types.SimpleNamespace(version="")
+worker.Sandbox = lambda files, discard: types.SimpleNamespace(version="")
 worker.execute = lambda bridge, sandbox: [attempt(open, "/etc/passwd"), attempt(socket.socket)]
 worker.serve(Path())
 """

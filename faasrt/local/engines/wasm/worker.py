@@ -59,7 +59,6 @@ from faasrt.local.engines.wasm.sandbox import (
     Sandbox,
     compile_sandbox,
     load_files,
-    open_sandbox,
 )
 from faasrt.local.engines.wasm.snapshot_build import make_snapshot
 from faasrt.local.jail.confinement import confine_calls, confine_files
@@ -255,7 +254,7 @@ def serve(cache_dir: Path) -> NoReturn:
         os._exit(0)
 
     def run(files: LoadedFiles, problem: str) -> NoReturn:
-        sandbox = open_sandbox(files, discard=lambda tier: write(discard=tier))
+        sandbox = Sandbox(files, discard=lambda tier: write(discard=tier))
         problems = [problem, _problem_of(confine_calls)]
         write(ready=sandbox.version, unconfined="; ".join(filter(None, problems)))
         threading.Thread(target=listen, daemon=True).start()
