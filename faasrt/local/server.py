@@ -26,7 +26,6 @@ from faasrt.local.engines.wasm.engine import WasmEngine
 from faasrt.local.errors import EngineError
 from faasrt.local.http import limits
 from faasrt.local.http.access import AccessPolicy
-from faasrt.local.http.access_log import AccessLog
 from faasrt.local.http.admission import QUEUE_TIMEOUT_S, AdmissionQueue
 from faasrt.local.http.app import Service, ServiceSwitch
 from faasrt.local.http.connections import Listener
@@ -357,7 +356,7 @@ class LocalFaaS:
             access=AccessPolicy.for_server(self.host, self.token),
             emit=self._emit,
             listener=self._listener,
-            access_log=None if self.access_log is None else AccessLog(self.access_log),
+            access_log=self.access_log,
         )
         self._services.use(service)
 

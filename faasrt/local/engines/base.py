@@ -156,9 +156,9 @@ class Engine(abc.ABC):
 
     name: ClassVar[str]
     languages: ClassVar[tuple[Language, ...]]
-    package: ClassVar[str]
+    package: ClassVar[str] = "faasrt"
     programs_per_worker: ClassVar[int] = 1
-    min_memory_mb: ClassVar[int]
+    min_memory_mb: ClassVar[int] = 16
     jailed: ClassVar[bool] = True
     compile_limit_s: ClassVar[float] = 0.0
     starts_when_needed: ClassVar[bool] = False

@@ -1,6 +1,6 @@
-"""A base class for engines with warm processes.
+"""An engine with warm processes, which have started and wait for a program.
 
-A warm process has started and waits for a program. Processes start ahead of demand, and end if they are idle for long.
+Processes start ahead of demand, and end if they are idle for long.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ class PooledEngine(Engine, Generic[_P]):
         warm_timeout_s: How long a program waits for a warm process, in seconds.
     """
 
-    min_warm: ClassVar[int]
-    reuses_processes: ClassVar[bool]
-    retry_start_s: ClassVar[tuple[float, float]]
-    warm_timeout_s: ClassVar[float]
+    min_warm: ClassVar[int] = 2
+    reuses_processes: ClassVar[bool] = False
+    retry_start_s: ClassVar[tuple[float, float]] = (0.1, 5.0)
+    warm_timeout_s: ClassVar[float] = 20.0
 
     def __init__(self, options: EngineOptions) -> None:
         super().__init__(options)

@@ -14,29 +14,28 @@ CLIENT_GONE = 499
 _MAX_PATH = 100
 
 
-class AccessLog:
-    """Writes a line at INFO for each request: method, path without query, status, duration and size of the answer.
+def log_request(logger: Any, request: web.BaseRequest, *, status: int, elapsed_s: float, size: int) -> None:
+    """Write the line of a request at INFO: method, path without query, status, duration and size of the answer.
 
     A logger that fails, for example because stderr is closed, does not fail the request.
+
+    Args:
+        logger: A structlog or standard library logger.
+        request: The request.
+        status: The status of the answer; it may be CLIENT_GONE.
+        elapsed_s: The time from the start of the handler to the end of the answer.
+        size: The bytes of the answer's body.
     """
-
-    def __init__(self, logger: Any) -> None:
-        self._logger = logger
-
-    def __call__(self, request: web.BaseRequest, *, status: int, elapsed_s: float, size: int) -> None:
-        """Write the line of a request. `status` may be CLIENT_GONE. `elapsed_s` is the time from the start of the
-        handler to the end of the answer, and `size` the bytes of the answer's body.
-        """
-        fields = {
-            "method": request.method,
-            # A query may contain a token. The raw path cannot contain a line break.
-            "path": request.raw_path.partition("?")[0][:_MAX_PATH],
-            "status": status,
-            "duration_ms": round(elapsed_s * 1000, 1),
-            "bytes": size,
-        }
-        with contextlib.suppress(Exception):
-            if isinstance(self._logger, _STDLIB):
-                self._logger.info("request %s", " ".join(f"{name}={value}" for name, value in fields.items()))
-            else:
-                self._logger.info("request", **fields)
+    fields = {
+        "method": request.method,
+        # A query may contain a token. The raw path cannot contain a line break.
+        "path": request.raw_path.partition("?")[0][:_MAX_PATH],
+        "status": status,
+        "duration_ms": round(elapsed_s * 1000, 1),
+        "bytes": size,
+    }
+    with contextlib.suppress(Exception):
+        if isinstance(logger, _STDLIB):
+            logger.info("request %s", " ".join(f"{name}={value}" for name, value in fields.items()))
+        else:
+            logger.info("request", **fields)

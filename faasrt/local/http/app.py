@@ -17,7 +17,7 @@ from faasrt.languages import Language
 from faasrt.local.engines.base import Engine, EngineJob, EngineResult
 from faasrt.local.errors import EngineError, NotStartedError, SuspectError
 from faasrt.local.http.access import AccessPolicy
-from faasrt.local.http.access_log import CLIENT_GONE, AccessLog
+from faasrt.local.http.access_log import CLIENT_GONE, log_request
 from faasrt.local.http.admission import AdmissionQueue, BusyError, execute_with_events
 from faasrt.local.http.connections import BoundedConnection, Listener, RequestCounter, log_failure
 from faasrt.local.http.exposition import collect_metrics, format_metrics
@@ -53,7 +53,7 @@ class Service:
     _access: AccessPolicy
     _emit: EventDispatcher
     _listener: Listener
-    _access_log: AccessLog | None = None
+    _access_log: Any = None
     requests: RequestCounter = attrs.field(factory=RequestCounter, init=False)
     _document: dict[str, Any] = attrs.field(init=False)
     _routes: dict[str, tuple[str, _Handler]] = attrs.field(init=False)
@@ -94,7 +94,8 @@ class Service:
         finally:
             connection.end_answer()
             if self._access_log is not None:
-                self._access_log(request, status=status, elapsed_s=time.perf_counter() - started, size=size)
+                elapsed_s = time.perf_counter() - started
+                log_request(self._access_log, request, status=status, elapsed_s=elapsed_s, size=size)
 
     async def _respond(self, request: web.BaseRequest, share: Share) -> web.StreamResponse:
         try:

@@ -22,7 +22,7 @@ import faasrt.local.jail
 from faasrt.local.errors import EngineError, NotStartedError, SuspectError
 from faasrt.local.jail.cgroup import Cgroups, Group
 from faasrt.local.jail.config import JailConfig
-from faasrt.local.process import ChildProcess, Spawner, open_pipes
+from faasrt.local.process import MESSAGES, STDERR, STDOUT, ChildProcess, Spawner
 
 _START_TIMEOUT_S = 60.0
 _MESSAGE_BYTES = 65_536
@@ -212,7 +212,7 @@ class Jail:
                     group = self._cgroups.new_group()
                     await asyncio.wrap_future(self._cgroups.submit(group.create))
                 with contextlib.ExitStack() as theirs:
-                    stdin, outputs, descriptors = open_pipes(ours, theirs, channel=channel)
+                    stdin, outputs, descriptors = _open_pipes(ours, theirs, channel=channel)
                     start = self._starts[number] = _Start(stdin, outputs, group)
                     message = {
                         "start": number,
@@ -342,6 +342,36 @@ class Jail:
             process.outside_reason = "the launcher of the jail has ended"
             process.kill()
             process.mark_exited(-signal.SIGKILL)
+
+
+def _open_pipes(
+    ours: contextlib.ExitStack, theirs: contextlib.ExitStack, *, channel: bool
+) -> tuple[IO[bytes], dict[int, IO[bytes]], list[int]]:
+    """Open the pipes between the server and a process that is to start.
+
+    Args:
+        ours: Closes the server's ends.
+        theirs: Closes the process's ends. Close it when the process has them.
+        channel: Whether the messages get a descriptor of their own, MESSAGES.
+
+    Returns:
+        The pipe to write the job to, the pipes to read from, and the descriptors of the process, from 0 upwards.
+    """
+
+    def pipe(*, to_process: bool) -> tuple[IO[bytes], int]:
+        read, write = os.pipe()
+        own, other = (write, read) if to_process else (read, write)
+        theirs.callback(os.close, other)
+        return ours.enter_context(os.fdopen(own, "wb" if to_process else "rb", buffering=0)), other
+
+    (stdin, in_fd), (stdout, out_fd), (stderr, error_fd) = (pipe(to_process=fd == 0) for fd in range(3))
+    if not channel:
+        return stdin, {STDOUT: stdout, STDERR: stderr}, [in_fd, out_fd, error_fd]
+    for fd in (in_fd, out_fd, error_fd):
+        os.fchmod(fd, 0o666)  # so that a process with another uid can open /dev/stdin and the like
+    messages, messages_fd = pipe(to_process=False)
+    outputs = {STDOUT: stdout, STDERR: stderr, MESSAGES: messages}
+    return stdin, outputs, [in_fd, out_fd, error_fd, messages_fd]
 
 
 @contextlib.asynccontextmanager

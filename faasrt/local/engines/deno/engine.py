@@ -88,11 +88,6 @@ class DenoEngine(PooledEngine[JailedProcess]):
     languages = (Language.JAVASCRIPT, Language.TYPESCRIPT)
     package = "deno"
     programs_per_worker = 4  # most programs are so short that four of them can share a core
-    min_memory_mb = 16
-    min_warm = 2
-    reuses_processes = False
-    retry_start_s = (0.1, 5.0)
-    warm_timeout_s = _START_TIMEOUT_S
 
     def __init__(self, options: EngineOptions) -> None:
         super().__init__(options)

@@ -7,8 +7,6 @@ import json
 import re
 import secrets
 import signal
-import weakref
-from collections.abc import Callable
 from typing import Any
 
 from faasrt.inputs import program_file
@@ -57,7 +55,6 @@ class StdoutParser:
         max_output_bytes: The largest output.
         max_message_bytes: The largest message. The total of all messages is limited too.
         kept_bytes: The number of bytes of the output to keep.
-        on_output: Called with the next bytes of the output.
 
     Attributes:
         output: The output of the program.
@@ -67,15 +64,7 @@ class StdoutParser:
         complete: Whether the runner's last message has arrived.
     """
 
-    def __init__(
-        self,
-        mark: bytes,
-        max_output_bytes: int,
-        max_message_bytes: int,
-        kept_bytes: int,
-        on_output: Callable[[bytes], None] = lambda data: None,
-    ) -> None:
-        self._on_output = on_output
+    def __init__(self, mark: bytes, max_output_bytes: int, max_message_bytes: int, kept_bytes: int) -> None:
         self._mark, self._max_output_bytes, self._max_message_bytes = mark, max_output_bytes, max_message_bytes
         self._messages_left_bytes = TOTAL_FACTOR * max_message_bytes + TOTAL_BYTES
         self._pending = bytearray()
@@ -83,16 +72,18 @@ class StdoutParser:
         self.messages: dict[str, dict[str, Any]] = {}
         self.limit_exceeded = self.message_too_large = self.complete = False
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes) -> bytes:
+        """Add the next bytes of stdout, and return the next bytes of the output."""
+        output = b""
         self._pending += data
         while not self.complete and (begin := self._pending.find(self._mark)) >= 0:
-            self._add_output(begin)
+            output += self._take_output(begin)
             end = self._pending.find(b"\n")
             unfinished_too_large = end < 0 and len(self._pending) > self._max_message_bytes
             self.message_too_large = unfinished_too_large or end > self._messages_left_bytes
             self.limit_exceeded = self.limit_exceeded or self.message_too_large
             if end < 0 or self.message_too_large:
-                return
+                return output
             self._messages_left_bytes -= end
             self._parse_message(bytes(self._pending[len(self._mark) : end]))
             del self._pending[: end + 1]
@@ -100,19 +91,18 @@ class StdoutParser:
             self._pending.clear()
         # Keep the end of the pending bytes if it may be the beginning of a mark.
         split = self._pending.rfind(self._mark[:1], max(0, len(self._pending) - len(self._mark) + 1))
-        self._add_output(len(self._pending) if split < 0 else split)
+        return output + self._take_output(len(self._pending) if split < 0 else split)
 
-    def finish(self) -> None:
-        """Handle the end of the stream. Pending bytes are output, unless they are an incomplete message."""
-        if not self._pending.startswith(self._mark):
-            self._add_output(len(self._pending))
+    def finish(self) -> bytes:
+        """Return the rest of the output. Pending bytes belong to it, unless they are an incomplete message."""
+        return b"" if self._pending.startswith(self._mark) else self._take_output(len(self._pending))
 
-    def _add_output(self, size: int) -> None:
+    def _take_output(self, size: int) -> bytes:
         data = bytes(self._pending[: min(size, self._max_output_bytes + 1 - self.output.size)])
         del self._pending[:size]
         self.output.add(data)
         self.limit_exceeded = self.limit_exceeded or self.output.size > self._max_output_bytes
-        self._on_output(data)
+        return data
 
     def _parse_message(self, data: bytes) -> None:
         message = decode_message(data)
@@ -120,17 +110,6 @@ class StdoutParser:
         if kind in _MESSAGE_FIELDS:
             self.messages[kind] = {name: message[name] for name in _MESSAGE_FIELDS[kind] if name in message}
             self.complete = kind in _LAST_MESSAGES
-
-
-def _weakly(pass_on: Callable[[int, bytes], None]) -> Callable[[bytes], None]:
-    """Return a function that passes stdout on to a method, and does not keep the method's object alive."""
-    method = weakref.WeakMethod(pass_on)
-
-    def pass_stdout_on(data: bytes) -> None:
-        if (target := method()) is not None:
-            target(STDOUT, data)
-
-    return pass_stdout_on
 
 
 class DenoRun:
@@ -156,7 +135,6 @@ class DenoRun:
             self._max_stream_bytes,
             MESSAGE_FACTOR * limit + MESSAGE_BYTES,
             job.kept_bytes,
-            _weakly(self._pass_on),
         )
         self._stderr = OutputBuffer(job.kept_bytes)
         self._early: list[tuple[int, bytes]] = []  # output that arrived before the message that the program begins
@@ -200,7 +178,7 @@ class DenoRun:
         """Return the result of the program, after `ended` is set. Raise NotStartedError if the process ended before the
         program began, and EngineError if it was killed from outside.
         """
-        self._stdout.finish()
+        self._pass_on(STDOUT, self._stdout.finish())
         if self._child.out_of_time and not self._stdout.complete:
             self._ended_by.add(Outcome.TIMEOUT)
         stdout, stderr = self._stdout.output, self._stderr
@@ -246,7 +224,7 @@ class DenoRun:
         if Outcome.OUTPUT_LIMIT in self._ended_by or self.ended.is_set():
             return
         if fd == STDOUT:
-            self._stdout.feed(data)
+            self._pass_on(STDOUT, self._stdout.feed(data))
         else:
             data = data[: self._max_stream_bytes + 1 - self._stderr.size]
             self._stderr.add(data)
@@ -292,7 +270,6 @@ class DenoRun:
         """Pass on the output that was kept back, except V8's diagnostics if the program has run out of memory."""
         if self.job.live is None:
             return
-        self._pass_on(STDOUT, b"")
         for fd, output_filter in self._filters.items():
             self.job.live.put(STREAMS[fd], output_filter.finish())
             if not out_of_memory:

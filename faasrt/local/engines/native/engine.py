@@ -100,12 +100,6 @@ class PythonTier(PooledEngine[JailedProcess]):
 
     name = "native"
     languages = (Language.PYTHON,)
-    package = "faasrt"
-    min_memory_mb = 16
-    min_warm = 2
-    reuses_processes = False
-    retry_start_s = (0.1, 5.0)
-    warm_timeout_s = 20.0
 
     def __init__(self, options: EngineOptions, imports: Sequence[str], interpreter: Interpreter | None = None) -> None:
         super().__init__(options)

@@ -72,12 +72,6 @@ class ToolchainEngine(PooledEngine[JailedProcess]):
     """Compiles and runs the programs of one language. `engine_for` returns the class for a toolchain."""
 
     toolchain: ClassVar[Toolchain]
-    package = "faasrt"
-    min_memory_mb = 16
-    min_warm = 2
-    reuses_processes = False
-    retry_start_s = (0.1, 5.0)
-    warm_timeout_s = 20.0
     compile_limit_s = COMPILE_LIMITS.timeout_ms / 1000
     starts_when_needed = True
 

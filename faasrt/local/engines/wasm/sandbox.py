@@ -6,13 +6,13 @@ import functools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 
 from faasrt.local.engines.python_tiers import STANDARD_TIER, TIERS, tiers_of
 from faasrt.local.engines.wasm.instance import Ended, Instances, load_module
 from faasrt.local.engines.wasm.memory_folder import MemoryFolder
-from faasrt.local.engines.wasm.output import StreamOptions
 from faasrt.local.engines.wasm.snapshot_build import RUN, read_guest, snapshot_of
 from faasrt.local.engines.wasm.snapshot_file import Snapshot, open_snapshot
 
@@ -104,7 +104,7 @@ class Sandbox:
         code: str,
         stdin: bytes,
         folder: MemoryFolder | None,
-        streams: StreamOptions,
+        make_stream: Callable[[str, int], Any],
         cancel: threading.Event,
         deadline_s: float,
         memory_bytes: int,
@@ -118,7 +118,7 @@ class Sandbox:
             code: The program.
             stdin: Its input.
             folder: The contents of its working folder; None if it has none.
-            streams: The output streams.
+            make_stream: Makes the output streams; see `OutputStream`.
             cancel: Setting it ends the program.
             deadline_s: The time limit, in seconds.
             memory_bytes: The limit of the memory beyond that of an interpreter without a program.
@@ -139,7 +139,7 @@ class Sandbox:
             snapshot=snapshot,
             stdin=stdin,
             folder=folder,
-            make_stream=streams,
+            make_stream=make_stream,
             cancel=cancel,
             deadline_s=deadline_s,
             memory_bytes=memory_bytes + self._base_bytes,

@@ -53,7 +53,7 @@ from faasrt.local.engines.runner_messages import cut_streams, decode_message, re
 from faasrt.local.engines.wasm.instance import FOLDER, OUT_OF_BOUNDS, Ended, call_in_thread
 from faasrt.local.engines.wasm.memory_folder import MemoryFolder
 from faasrt.local.engines.wasm.module_cache import is_compiled, prepare_folder, remove_leftovers
-from faasrt.local.engines.wasm.output import LiveSender, StreamOptions
+from faasrt.local.engines.wasm.output import LiveSender, OutputStream
 from faasrt.local.engines.wasm.sandbox import (
     LoadedFiles,
     Sandbox,
@@ -179,7 +179,7 @@ def execute(bridge: HostBridge, sandbox: Sandbox) -> dict[str, Any]:
         code=job["code"],
         stdin=program_input.stdin,
         folder=folder,
-        streams=StreamOptions(bridge.cancel, bridge.live, buffers),
+        make_stream=functools.partial(OutputStream, cancel=bridge.cancel, live=bridge.live, buffers=buffers),
         cancel=bridge.cancel,
         deadline_s=job["timeout_ms"] / 1000,
         memory_bytes=memory_bytes,
@@ -191,9 +191,6 @@ def execute(bridge: HostBridge, sandbox: Sandbox) -> dict[str, Any]:
         raise RuntimeError(f"the sandbox did not start: {done.trapped}")
     exhausted = done.memory_bytes > memory_bytes - _EXHAUSTED_BYTES
     own_return_val = Language.PYTHON if bridge.own_return_val else None
-    if bridge.live is None:
-        stdout.add(done.stdout)
-        stderr.add(done.stderr)
     fields = cut_streams(stdout, stderr, bridge.ret_val, limit, own_return_val=own_return_val)
     files: dict[str, bytes] = {}
     if folder is not None:
