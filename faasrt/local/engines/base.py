@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 import logging
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from platform import machine
 from typing import ClassVar
@@ -58,10 +58,6 @@ class EngineJob:
         return limit if self.live is None else min(limit, KEPT_BYTES)
 
 
-def _names(names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(names)
-
-
 @attrs.frozen(kw_only=True)
 class EngineResult:
     """The result of a program.
@@ -88,7 +84,7 @@ class EngineResult:
     stdout: str = ""
     stderr: str = ""
     ret_val: str = ""
-    truncated: tuple[str, ...] = attrs.field(converter=_names, default=())
+    truncated: tuple[str, ...] = attrs.field(converter=tuple[str, ...], default=())
     error: ErrorInfo | None = None
     exit_code: int | None = None
     duration_ms: float = 0.0
