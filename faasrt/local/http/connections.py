@@ -2,7 +2,8 @@
 
 Each connection uses a descriptor and some memory, so their number is limited, and each phase of a request has a
 timeout: aiohttp's keep-alive timeout for idle connections and for the head, the timeout in `request_body.read_body` for
-the body, and the timeout in this module for a client that does not read its answer.
+the body, and the timeout in this module for a client that does not read its answer. aiohttp has neither this timeout
+nor a limit of connections.
 
 A connection counts from the moment when it is accepted. One above the limit gets a 503 that says that nothing was
 started, so that its client asks another server at once. A connection in the backlog would wait for no result. With TLS
@@ -33,7 +34,7 @@ _PROBES = (b"GET /livez ", b"GET /readyz ")
 
 
 class RequestCounter:
-    """Counts requests in flight. A request is a `with` block."""
+    """Counts requests in flight, which aiohttp does not. A request is a `with` block."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -184,9 +185,11 @@ class BoundedConnection(web.RequestHandler):
             self._answer_timer = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # Without a buffer, the transport calls `pause_writing` as soon as the client does not read fast enough.
+        # Without a buffer, the end of an answer waits for the client. Otherwise, a client that never reads the last 64
+        # KiB would keep its connection for ever, because closing it waits for the buffer.
         cast(asyncio.Transport, transport).set_write_buffer_limits(0)
-        # asyncio would read 256 KiB at once. Parsing these takes 100 ms if each byte is in a chunk of its own.
+        # asyncio would read 256 KiB at once, and parse them before it serves other connections. If eight clients put
+        # each byte into a chunk of its own, the others then wait five times as long.
         with contextlib.suppress(AttributeError):  # another event loop, such as uvloop
             cast(Any, transport).max_size = limits.READ_BYTES
         super().connection_made(transport)

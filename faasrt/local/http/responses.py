@@ -46,9 +46,8 @@ def fit_response(fields: dict[str, Any], job: EngineJob) -> web.Response:
     max_bytes = max_answer_bytes(max_output_bytes, collects=bool(job.input.collect)) - _SPARE_BYTES
     output, error = fields["output"], fields["error_info"]
     texts = {**output, "message": error["message"]} if error else dict(output)
-    sizes = {name: _json_size(text) for name, text in texts.items()}
     # What is cut anyway is not encoded, because this would block the event loop.
-    if sum(sizes.values()) <= max_bytes:
+    if 6 * sum(map(len, texts.values())) <= max_bytes or sum(map(_json_size, texts.values())) <= max_bytes:
         response = json_response(200, fields)
         if response.content_length is None or response.content_length <= max_bytes:
             return response
@@ -57,6 +56,7 @@ def fit_response(fields: dict[str, Any], job: EngineJob) -> web.Response:
     for name, text in output.items():
         if is_frame(text, max_output_bytes) or (name == "stderr" and "notice" in fields):
             del texts[name]
+    sizes = {name: _json_size(text) for name, text in texts.items()}
     fields = {**fields, "output": output | dict.fromkeys(output.keys() & texts.keys(), "")}
     if error:
         fields["error_info"] = {**error, "message": ""}
