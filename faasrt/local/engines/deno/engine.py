@@ -67,15 +67,7 @@ _FOLDER_LIMITS = {
     "RLIMIT_FSIZE": _FOLDER_BYTES,
 }
 FOLDER_PERMISSIONS = (f"--allow-read={FOLDER}", f"--allow-write={FOLDER}")
-PERMISSIONS = (
-    "--no-prompt",
-    "--no-config",
-    "--no-lock",
-    "--no-remote",
-    "--no-npm",
-    "--cached-only",
-    "--no-code-cache",
-)
+PERMISSIONS = ["--no-prompt", "--no-config", "--no-lock", "--no-remote", "--no-npm", "--cached-only", "--no-code-cache"]
 
 
 class DenoEngine(PooledEngine[JailedProcess]):

@@ -261,10 +261,8 @@ class WasmEngine(PooledEngine[WasmWorker]):
     def _discard(self, tier: str) -> None:
         """Remove a snapshot that a worker cannot use, because a confined worker cannot remove it."""
         if tier in (STANDARD_TIER, *TIERS):
-            self._group.create_task(asyncio.to_thread(self._remove_snapshot, tier))
-
-    def _remove_snapshot(self, tier: str) -> None:
-        remove_snapshot(snapshot_of(self._cache_dir, tier))
+            remove = asyncio.to_thread(lambda: remove_snapshot(snapshot_of(self._cache_dir, tier)))
+            self._group.create_task(remove)
 
     async def _remove_when_ended(self, process: WasmWorker) -> None:
         await super()._remove_when_ended(process)

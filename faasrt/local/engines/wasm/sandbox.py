@@ -12,7 +12,6 @@ import attrs
 
 from faasrt.local.engines.python_tiers import STANDARD_TIER, TIERS, tiers_of
 from faasrt.local.engines.wasm.instance import Ended, Instances, load_module
-from faasrt.local.engines.wasm.memory_folder import MemoryFolder
 from faasrt.local.engines.wasm.snapshot_build import RUN, read_guest, snapshot_of
 from faasrt.local.engines.wasm.snapshot_file import Snapshot, open_snapshot
 
@@ -97,55 +96,28 @@ class Sandbox:
         # The memory of an interpreter that has just started. A snapshot has its own size.
         self._base_bytes = done.memory_bytes if files.snapshot is None else 0
 
-    def run_program(
-        self,
-        host: Callable[[bytes], bytes],
-        *,
-        code: str,
-        stdin: bytes,
-        folder: MemoryFolder | None,
-        make_stream: Callable[[str, int], Any],
-        cancel: threading.Event,
-        deadline_s: float,
-        memory_bytes: int,
-        output_bytes: int,
-        lacks_memory: Callable[[], bool],
-    ) -> Ended:
+    def run_program(self, host: Callable[[bytes], bytes], *, code: str, memory_bytes: int, **options: Any) -> Ended:
         """Run or check a program, in a new instance.
 
         Args:
             host: Answers the calls of the runner.
             code: The program.
-            stdin: Its input.
-            folder: The contents of its working folder; None if it has none.
-            make_stream: Makes the output streams; see `OutputStream`.
-            cancel: Setting it ends the program.
-            deadline_s: The time limit, in seconds.
             memory_bytes: The limit of the memory beyond that of an interpreter without a program.
-            output_bytes: The largest size of each stream.
-            lacks_memory: Returns whether the program has failed for lack of memory.
+            options: See `Instances.run`.
 
         Raises:
             RuntimeError, OSError: The sandbox failed, for example because the system is short of memory.
         """
         snapshot = self._choose(code)
+        source, answer = RUN, host
+        if snapshot is None:
+            source = _RUN_ANEW
 
-        def answer(request: bytes) -> bytes:
-            return self._runner if request == b"runner" else host(request)
+            def answer(request: bytes) -> bytes:
+                return self._runner if request == b"runner" else host(request)
 
-        done = self._instances.run(
-            _RUN_ANEW if snapshot is None else RUN,
-            host=answer if snapshot is None else host,
-            snapshot=snapshot,
-            stdin=stdin,
-            folder=folder,
-            make_stream=make_stream,
-            cancel=cancel,
-            deadline_s=deadline_s,
-            memory_bytes=memory_bytes + self._base_bytes,
-            output_bytes=output_bytes,
-            lacks_memory=lacks_memory,
-        )
+        memory_bytes += self._base_bytes
+        done = self._instances.run(source, host=answer, snapshot=snapshot, memory_bytes=memory_bytes, **options)
         return attrs.evolve(done, memory_bytes=done.memory_bytes - self._base_bytes)
 
     def _choose(self, code: str) -> Snapshot | None:
