@@ -109,13 +109,11 @@ class Sandbox:
             RuntimeError, OSError: The sandbox failed, for example because the system is short of memory.
         """
         snapshot = self._choose(code)
-        source, answer = RUN, host
-        if snapshot is None:
-            source = _RUN_ANEW
 
-            def answer(request: bytes) -> bytes:
-                return self._runner if request == b"runner" else host(request)
+        def answer(request: bytes) -> bytes:
+            return self._runner if request == b"runner" else host(request)
 
+        source = _RUN_ANEW if snapshot is None else RUN
         memory_bytes += self._base_bytes
         done = self._instances.run(source, host=answer, snapshot=snapshot, memory_bytes=memory_bytes, **options)
         return attrs.evolve(done, memory_bytes=done.memory_bytes - self._base_bytes)
