@@ -210,7 +210,7 @@ class Client:
         self._urls = [_url(replica.index) for replica in replicas]
         self._replicas = dict(zip(self._urls, replicas, strict=True))
         self._group = self._pool.groups.get("python", self._urls)
-        self._budget = RetryBudget(SETTINGS.retry)
+        self._budget = RetryBudget()
         self._balancer = balancer
         self._records = records
 

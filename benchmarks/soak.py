@@ -247,7 +247,7 @@ async def measure(runs: int, kills: int, idle_s: float, engine: str, report: Rep
         settings = Settings(
             endpoints=dict.fromkeys(FUNCTIONS, server.url),
             # Long programs delay others. Programs that wait too long in the queue are refused, so retry them.
-            retry=RetrySettings(max_attempts=50, budget=1e6, throttled_base_delay_s=0.2),
+            retry=RetrySettings(max_attempts=50, base_delay_s=0.01),
         )
         async with RuntimeManager(settings=settings) as manager:
             await wait_for_health(manager, lambda entry: entry["status"] == "ready")

@@ -24,6 +24,7 @@ Read on with `help(...)`, `python -m pydoc NAME`, or in the site that the README
 * `faasrt.docs.error_handling`: which failures are results, which are exceptions, and what to do with each
 * `faasrt.docs.troubleshooting`: each error and common situation, and the remedy
 * `faasrt.docs.concurrency`: queues and limits, and which settings to change
+* `faasrt.docs.caching`: results that are reused
 * `faasrt.docs.logging_and_metrics`: logs, metrics, traces
 * `faasrt.docs.running_a_fleet`: many servers: Kubernetes, sizing, autoscaling, alerts
 * `faasrt.docs.glossary`: the terms that the documentation and the source code use
@@ -41,7 +42,7 @@ The reference:
 * `faasrt.transport`: deadlines, retries, replicas, limits
 * `faasrt.protocol`: the wire protocol, and the envelope, which gets exact results from python-faas and js-faas
 * `faasrt.sync`: the same API without asyncio
-* `faasrt.client.cache`: results that are reused
+* `faasrt.web`: calls that end when the client of a web application disconnects
 * `faasrt.ray`: batches on several machines; `faasrt.ray.serve`: the embedded FaaS on Ray Serve, autoscaled
 * `faasrt.local`: the embedded FaaS: its protocol, limits and sandboxes
 * `faasrt.cli`: the command `faasrt`
@@ -51,8 +52,8 @@ The reference:
 The public names are those in `faasrt.__all__` and these: `faasrt.local.LocalFaaS`, `faasrt.ray.run_tasks`,
 `faasrt.ray.serve.app`, `faasrt.sync.RuntimeManager`, `faasrt.telemetry.events`,
 `faasrt.telemetry.prometheus.PrometheusSink`, `faasrt.telemetry.otel.OpenTelemetrySink`, `faasrt.testing.FakeFaaS`,
-`faasrt.testing.Reply`, `faasrt.testing.FaultProxy` and `faasrt.testing.Toxics`. All other names are internal and may
-change.
+`faasrt.testing.Reply`, `faasrt.testing.FaultProxy`, `faasrt.testing.Toxics` and `faasrt.web.run_until_disconnect`. All
+other names are internal and may change.
 
 From coze-loop's Go runtime to faasrt:
 
@@ -81,27 +82,55 @@ From coze-loop's Go runtime to faasrt:
     cancellation of a context          cancellation of a task
 """
 
-from __future__ import annotations
-
-import importlib
-from typing import TYPE_CHECKING, Any
+import typing as _typing
 
 from faasrt._version import __version__
 
-if TYPE_CHECKING:
-    from faasrt.client.cache import *
-    from faasrt.client.factory import *
-    from faasrt.client.manager import *
-    from faasrt.client.runtime import *
-    from faasrt.client.streaming import *
-    from faasrt.config import *
-    from faasrt.discovery import *
-    from faasrt.errors import *
-    from faasrt.judging import *
-    from faasrt.languages import *
-    from faasrt.results import *
-    from faasrt.tasks import *
-    from faasrt.telemetry.metrics import *
+if _typing.TYPE_CHECKING:
+    from faasrt.client.cache import Cache
+    from faasrt.client.disk_cache import DiskCache
+    from faasrt.client.factory import RuntimeFactory
+    from faasrt.client.manager import RuntimeManager
+    from faasrt.client.runtime import Runtime
+    from faasrt.client.streaming import StreamedRun
+    from faasrt.config import BreakerSettings, LimiterSettings, RetrySettings, SandboxConfig, Settings, TimeoutSettings
+    from faasrt.discovery import DiscoverySettings
+    from faasrt.errors import (
+        CompareError,
+        ConfigurationError,
+        ConnectError,
+        ConnectionLostError,
+        DeadlineExceededError,
+        ExecutionError,
+        FaasrtError,
+        InvalidRequestError,
+        OverloadedError,
+        ProtocolError,
+        QueueFullError,
+        RejectedError,
+        ReturnValueError,
+        RuntimeClosedError,
+        ServerError,
+        ServiceError,
+        StreamError,
+        UnsupportedLanguageError,
+    )
+    from faasrt.judging import Judgement, TestCase, TestResult, Verdict, floats
+    from faasrt.languages import Language, LanguageName, OtherLanguage
+    from faasrt.results import (
+        Diagnostic,
+        EndpointHealth,
+        ErrorInfo,
+        ExecutionOutput,
+        ExecutionResult,
+        HealthStatus,
+        Outcome,
+        OutputChunk,
+        Timings,
+        ValidationResult,
+    )
+    from faasrt.tasks import CodeTask, CompletedTask, FailedTask, TaskResult
+    from faasrt.telemetry.metrics import CallMetrics, EndpointState, Latency, Metrics
 
 __all__ = [
     "BreakerSettings",
@@ -171,16 +200,19 @@ _MODULES = (
     *("client.cache", "client.streaming", "client.runtime", "client.factory", "client.manager"),
 )
 
+if not _typing.TYPE_CHECKING:  # type checkers report unknown names of modules without `__getattr__`
 
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        for module in _MODULES:
-            found = vars(importlib.import_module(f"faasrt.{module}"))
-            if name in found:
-                globals()[name] = found[name]
-                return found[name]
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name):
+        from importlib import import_module
+
+        if name in __all__:
+            for module in _MODULES:
+                names = vars(import_module(f"faasrt.{module}"))
+                if name in names:
+                    globals()[name] = names[name]
+                    return names[name]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return __all__

@@ -22,8 +22,8 @@ _BUILT_IN = {"sandboxfusion": "faasrt.protocol.sandboxfusion:PROTOCOL", "piston"
 @functools.cache
 def registered_protocols() -> dict[str, EntryPoint]:
     """Return the protocols that URLs can name. Those of faasrt itself take precedence."""
-    found = {point.name: point for point in entry_points(group=PROTOCOL_GROUP)}
-    return found | {name: EntryPoint(name, value, PROTOCOL_GROUP) for name, value in _BUILT_IN.items()}
+    registered = {point.name: point for point in entry_points(group=PROTOCOL_GROUP)}
+    return registered | {name: EntryPoint(name, value, PROTOCOL_GROUP) for name, value in _BUILT_IN.items()}
 
 
 def split_endpoint(url: str) -> tuple[str, str]:

@@ -24,16 +24,16 @@ from __future__ import annotations
 import os
 import ssl as ssl_module
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, Self, TypeAlias, TypedDict, Unpack
+from typing import TYPE_CHECKING, Literal, Self, TypedDict, Unpack
 
 import attrs
 from attrs.validators import optional
 
 from faasrt import _checks as checks
-from faasrt._checks import instance_of, number, parse_base_url
+from faasrt._checks import Endpoints, instance_of, parse_base_url, positive, whole
 from faasrt._endpoint_urls import DISCOVERY, may_run
 from faasrt.discovery import DiscoverySettings
-from faasrt.errors import ConfigurationError, shown
+from faasrt.errors import ConfigurationError, safe_repr
 from faasrt.languages import Language, has_return_val
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 EnvelopeMode = Literal["auto", "always", "never"]
 
-_SECONDS = number(above=0, most=86_400)
+_SECONDS = positive(86_400)
 # coze-loop has variables for these languages only.
 _FAAS_OF_LANGUAGE = {Language.PYTHON: "PYTHON", Language.JAVASCRIPT: "JS", Language.TYPESCRIPT: "JS"}
 
@@ -69,9 +69,9 @@ class SandboxConfig:
         <Outcome.TIMEOUT: 'TIMEOUT'>
     """
 
-    memory_limit_mb: int = attrs.field(default=128, validator=number(above=0, most=65_536, integer=True))
+    memory_limit_mb: int = attrs.field(default=128, validator=whole(1, 65_536))
     timeout_limit_s: float = attrs.field(default=30.0, validator=_SECONDS)
-    max_output_bytes: int = attrs.field(default=1_048_576, validator=number(above=0, most=2**30, integer=True))
+    max_output_bytes: int = attrs.field(default=1_048_576, validator=whole(1, 2**30))
     network_enabled: bool = attrs.field(default=False, validator=checks.flag)
 
 
@@ -121,8 +121,8 @@ class LimiterSettings:
         True
     """
 
-    max_concurrency: int = attrs.field(default=256, validator=number(above=0, most=100_000, integer=True))
-    max_queue: int | None = attrs.field(default=None, validator=optional(number(above=0, most=10**7, integer=True)))
+    max_concurrency: int = attrs.field(default=256, validator=whole(1, 100_000))
+    max_queue: int | None = attrs.field(default=None, validator=optional(whole(1, 10_000_000)))
     queue_timeout_s: float | None = attrs.field(default=None, validator=optional(_SECONDS))
 
 
@@ -133,24 +133,18 @@ class RetrySettings:
     Attributes:
         idempotent: Whether programs may run more than once; each call can override this. Default: False.
         max_attempts: The maximum number of attempts per call, from 1 (no retries) to 100. Default: 3.
-        extra_attempts: Further attempts while endpoints cannot be reached or refuse the call, and another one is
-            healthy; from 0 to 100. Default: 6. There are none if `max_attempts` is 1.
         connect_retry_s: The seconds for which a call waits for endpoints that are down, from 0 to 86400. Default: 10.
             An endpoint is down if it cannot be reached, or refuses calls with 503 because it starts or stops. The call
             is retried with growing delays, without a limit of attempts. While every circuit breaker is open, it waits
             until a probe closes one. A call does not wait if `max_attempts` is 1, or if the certificate of the endpoint
             is not accepted. With 0, calls to endpoints that are down fail after `max_attempts` attempts.
         base_delay_s: The maximum delay before the first retry, in seconds. It doubles for each further retry. The
-            actual delay is random, between 0 and this maximum. Default: 0.05.
-        max_delay_s: The maximum delay before any retry, in seconds. Default: 2.
-        throttled_base_delay_s: Like `base_delay_s`, after a 429 or 503. Default: 1.
-        throttled_max_delay_s: Like `max_delay_s`, after a 429 or 503. Default: 20.
+            actual delay is random, between 0 and this maximum. Default: 0.05. After a 429 or 503, it is 20 times as
+            long.
+        max_delay_s: The maximum delay before any retry, in seconds. Default: 2. After a 429 or 503, it is 10 times as
+            long.
         max_retry_after_s: The maximum `Retry-After` in seconds. A call is not retried if the server asks for a longer
             delay. Default: 30.
-        budget: The size of the retry budget, in tokens. Default: 50. Each language has a budget of its
-            own, but JavaScript and TypeScript share one; all callers of a factory share the budgets.
-        retry_cost: The tokens that a retry takes from the budget, at most `budget`. Default: 5.
-        success_credit: The tokens that a successful call adds to the budget. Default: 1.
 
     Example:
         >>> from faasrt.testing import FakeFaaS, Reply
@@ -163,24 +157,11 @@ class RetrySettings:
     """
 
     idempotent: bool = attrs.field(default=False, validator=checks.flag)
-    max_attempts: int = attrs.field(default=3, validator=number(above=0, most=100, integer=True))
-    extra_attempts: int = attrs.field(default=6, validator=checks.up_to_100)
-    connect_retry_s: float = attrs.field(default=10.0, validator=checks.up_to_a_day)
+    max_attempts: int = attrs.field(default=3, validator=whole(1, 100))
+    connect_retry_s: float = attrs.field(default=10.0, validator=checks.number(0, 86_400))
     base_delay_s: float = attrs.field(default=0.05, validator=_SECONDS)
     max_delay_s: float = attrs.field(default=2.0, validator=_SECONDS)
-    throttled_base_delay_s: float = attrs.field(default=1.0, validator=_SECONDS)
-    throttled_max_delay_s: float = attrs.field(default=20.0, validator=_SECONDS)
     max_retry_after_s: float = attrs.field(default=30.0, validator=_SECONDS)
-    budget: float = attrs.field(default=50.0, validator=number(above=0, most=1e9))
-    retry_cost: float = attrs.field(default=5.0, validator=number(above=0, most=1e9))
-    success_credit: float = attrs.field(default=1.0, validator=number(above=0, most=1e9))
-
-    def __attrs_post_init__(self) -> None:
-        if self.retry_cost > self.budget:
-            raise ConfigurationError(
-                f"retry_cost ({self.retry_cost:g}) must be at most budget ({self.budget:g}), because otherwise no "
-                "call is ever retried; max_attempts=1 disables retries"
-            )
 
 
 @attrs.frozen(kw_only=True)
@@ -202,15 +183,12 @@ class BreakerSettings:
         ... )
     """
 
-    consecutive_failures: int = attrs.field(default=5, validator=number(above=0, most=1_000_000, integer=True))
-    min_success_rate: float = attrs.field(default=0.8, validator=number(above=0, most=1))
+    consecutive_failures: int = attrs.field(default=5, validator=whole(1, 1_000_000))
+    min_success_rate: float = attrs.field(default=0.8, validator=positive(1))
     window_s: float = attrs.field(default=30.0, validator=_SECONDS)
-    min_calls: int = attrs.field(default=20, validator=number(above=0, most=1_000_000, integer=True))
+    min_calls: int = attrs.field(default=20, validator=whole(1, 1_000_000))
     base_open_s: float = attrs.field(default=5.0, validator=_SECONDS)
     max_open_s: float = attrs.field(default=300.0, validator=_SECONDS)
-
-
-Endpoints: TypeAlias = Mapping[str, str | Sequence[str]] | Mapping[Language, str | Sequence[str]]
 
 
 class SettingsOptions(TypedDict, total=False):
@@ -351,7 +329,7 @@ class Settings:
             )
         variables = os.environ if environ is None else environ
         if not isinstance(variables, Mapping):
-            raise ConfigurationError(f"environ must map names to strings, got {shown(variables)}")
+            raise ConfigurationError(f"environ must map names to strings, got {safe_repr(variables)}")
         if "endpoints" not in options:
             endpoints = _listed({lang: _urls_from_env(variables, _FAAS_OF_LANGUAGE.get(lang)) for lang in Language})
             if not any(endpoints.values()):
@@ -383,7 +361,7 @@ def _listed(endpoints: Mapping[Language | str, tuple[str, ...]]) -> dict[Languag
 def _variable(variables: Mapping[str, str], name: str) -> str:
     text = variables.get(name, "")
     if not isinstance(text, str):
-        raise ConfigurationError(f"{name} must be a string, got {shown(text)}")
+        raise ConfigurationError(f"{name} must be a string, got {safe_repr(text)}")
     return text.strip()
 
 

@@ -28,12 +28,14 @@ names have. Each then gets twice the calls, up to twice its capacity.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeAlias
 
 import attrs
 
 from faasrt import _checks as checks
+from faasrt.errors import ConfigurationError, safe_repr
 
 Resolve: TypeAlias = Callable[[str, int], Awaitable[Iterable[str]]]
 """An async function that takes a host name and a port, and returns the IP addresses of the name."""
@@ -61,9 +63,14 @@ class DiscoverySettings:
         ... )
     """
 
-    period_s: float = attrs.field(default=10.0, validator=checks.number(above=0, most=86_400))
-    jitter: float = attrs.field(default=0.2, validator=checks.share)
-    resolve: Resolve | None = attrs.field(default=None, validator=checks.async_function)
+    period_s: float = attrs.field(default=10.0, validator=checks.positive(86_400))
+    jitter: float = attrs.field(default=0.2, validator=checks.number(0, 0.9))
+    resolve: Resolve | None = attrs.field(default=None)
+
+    @resolve.validator
+    def _check_resolve(self, attribute: object, value: object) -> None:
+        if value is not None and not inspect.iscoroutinefunction(value):
+            raise ConfigurationError(f"resolve must be an async function, or None, got {safe_repr(value)}")
 
     def delay_s(self, random: Callable[[], float]) -> float:
         """Return the seconds until the next look-up. `random` returns a number in [0, 1)."""

@@ -9,7 +9,7 @@ Failures of the user's code are data (`ExecutionResult.outcome`). Failures of th
     ├── CompareError                           the function `compare` failed; the program has run
     ├── StreamError                            a streamed run was used in the wrong order
     ├── RuntimeClosedError                     the manager or runtime was closed
-    ├── ReturnValueError                       `result.value` was read, but `ret_val` is empty, cut or not JSON
+    ├── ReturnValueError                       `result.value` was read, but `ret_val` was cut or is not JSON
     ├── ExecutionError                         only from `ExecutionResult.raise_for_outcome()`
     ├── QueueFullError                         too many calls are waiting already; nothing was sent
     └── ServiceError
@@ -40,7 +40,7 @@ _REPR = reprlib.Repr()
 _REPR.maxlevel, _REPR.maxstring, _REPR.maxother = 2, 100, 100
 
 
-def shown(value: object) -> str:
+def safe_repr(value: object) -> str:
     """Return the `repr` of a value for an error message, shortened if necessary. If `repr` fails, name the type."""
     try:
         text = _REPR.repr(value)
@@ -67,7 +67,7 @@ class ConfigurationError(FaasrtError, ValueError):
     Example:
         >>> SandboxConfig(timeout_limit_s=0)
         Traceback (most recent call last):
-        faasrt.errors.ConfigurationError: timeout_limit_s must be above 0 and at most 86400, got 0
+        faasrt.errors.ConfigurationError: timeout_limit_s must be a number above 0 and at most 86,400, got 0
     """
 
 
@@ -130,7 +130,7 @@ class RuntimeClosedError(FaasrtError):
 
 
 class ReturnValueError(FaasrtError):
-    """`ExecutionResult.value` was read, but there is no value: `ret_val` is empty, was cut, or is not JSON.
+    """`ExecutionResult.value` was read, but `ret_val` was cut at the output limit or is not JSON.
 
     Example:
         >>> result = await manager.run_code("return_val('no JSON')", "python")

@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 
-from faasrt.errors import InvalidRequestError, shown
+from faasrt.errors import InvalidRequestError, safe_repr
 from faasrt.languages import Language
 
 INPUT_FIELDS = ("stdin", "argv", "files", "collect")
@@ -153,7 +153,7 @@ def bytes_from_wire(value: object, name: str) -> bytes:
             return base64.b64decode(value["base64"], validate=True)
         except (binascii.Error, ValueError):
             pass
-    raise InvalidRequestError(f'{name} must be a string or {{"base64": "..."}}, got {shown(value)}')
+    raise InvalidRequestError(f'{name} must be a string or {{"base64": "..."}}, got {safe_repr(value)}')
 
 
 def files_to_wire(files: Mapping[str, bytes]) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def files_from_wire(files: Mapping[str, Any]) -> dict[str, bytes]:
     Raises:
         InvalidRequestError: A content is neither a string nor base64.
     """
-    return {name: bytes_from_wire(value, f"the file {shown(name)}") for name, value in files.items()}
+    return {name: bytes_from_wire(value, f"the file {safe_repr(name)}") for name, value in files.items()}
 
 
 def check_path(path: object, what: str) -> str:
@@ -180,7 +180,7 @@ def check_path(path: object, what: str) -> str:
         InvalidRequestError: The path is not a relative path without "." and ".." in it, or is too long.
     """
     if not isinstance(path, str) or not path:
-        raise InvalidRequestError(f"{what} must be a non-empty str, got {shown(path)}")
+        raise InvalidRequestError(f"{what} must be a non-empty str, got {safe_repr(path)}")
     encoded = encode_text(path, what)
     parts = path.split("/")
     problem = ""
@@ -195,7 +195,7 @@ def check_path(path: object, what: str) -> str:
     elif any(len(part.encode()) > _MAX_NAME_BYTES for part in parts):
         problem = f"has a part of more than {_MAX_NAME_BYTES} bytes"
     if problem:
-        raise InvalidRequestError(f"{what} must be a relative path, such as data/in.csv; {shown(path)} {problem}")
+        raise InvalidRequestError(f"{what} must be a relative path, such as data/in.csv; {safe_repr(path)} {problem}")
     return path
 
 
@@ -224,7 +224,7 @@ def encode_text(text: str, name: str) -> bytes:
 
 def _check_strings(values: object, name: str, example: str) -> tuple[str, ...]:
     if isinstance(values, (str, bytes, bytearray, Mapping)) or not isinstance(values, Iterable):
-        raise InvalidRequestError(f"{name} must be a sequence of strings, such as {example}, got {shown(values)}")
+        raise InvalidRequestError(f"{name} must be a sequence of strings, such as {example}, got {safe_repr(values)}")
     strings = tuple(values)
     for value in strings:
         if not isinstance(value, str):
@@ -246,19 +246,19 @@ def _check_argv(argv: object) -> tuple[str, ...]:
 
 def _check_files(files: object, own_file: str) -> dict[str, bytes]:
     if not isinstance(files, Mapping):
-        raise InvalidRequestError(f"files must map paths to contents, got {shown(files)}")
+        raise InvalidRequestError(f"files must map paths to contents, got {safe_repr(files)}")
     if len(files) > MAX_FILES:
         raise InvalidRequestError(f"files must have at most {MAX_FILES} entries, got {len(files)}")
     checked = {}
     for path, content in files.items():
         name = check_path(path, "the path of a file")
-        checked[name] = _check_bytes(content, f"the file {shown(name)}")
+        checked[name] = _check_bytes(content, f"the file {safe_repr(name)}")
     folders = {name[:index] for name in checked for index, letter in enumerate(name) if letter == "/"}
     if len(folders) > MAX_FILES:
         raise InvalidRequestError(f"files must have at most {MAX_FILES} folders, got {len(folders)}")
     for name in checked:
         if name in folders:
-            raise InvalidRequestError(f"files must not use {shown(name)} both as a file and as a folder")
+            raise InvalidRequestError(f"files must not use {safe_repr(name)} both as a file and as a folder")
     if own_file in checked or own_file in folders:
         raise InvalidRequestError(f"files must not contain {own_file}, which is the program itself")
     return checked

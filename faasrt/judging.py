@@ -27,7 +27,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, cast
 
 import attrs
 
-from faasrt.errors import CompareError, InvalidRequestError, shown
+from faasrt.errors import CompareError, InvalidRequestError, safe_repr
 from faasrt.inputs import ProgramInput
 from faasrt.results import ExecutionResult, Outcome, short_repr
 
@@ -98,7 +98,7 @@ class TestCase:
         if not isinstance(self.expected, str):
             raise InvalidRequestError(f"expected must be a str, got {type(self.expected).__name__}")
         if self.id is not None and not isinstance(self.id, str):
-            raise InvalidRequestError(f"id must be a str or None, got {shown(self.id)}")
+            raise InvalidRequestError(f"id must be a str or None, got {safe_repr(self.id)}")
         checked = ProgramInput.checked(None, stdin=self.stdin, argv=self.argv, files=self.files)
         object.__setattr__(self, "argv", checked.argv)
 
@@ -114,7 +114,7 @@ class TestCase:
             b'\x00\x01'
         """
         if not isinstance(fields, dict):
-            raise InvalidRequestError(f"a test must be an object, got {shown(fields)}")
+            raise InvalidRequestError(f"a test must be an object, got {safe_repr(fields)}")
         if unknown := fields.keys() - set(_TEST_FIELDS):
             raise InvalidRequestError(f"a test has no field {min(unknown)[:50]!r}, only {', '.join(_TEST_FIELDS)}")
         values = {name: fields[name] for name in ("expected", "timeout_ms", "id") if fields.get(name) is not None}
@@ -232,7 +232,7 @@ class floats:  # noqa: N801 (used like a function)
         for name, value in (("rel", self.rel), ("abs", self.abs)):
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not is_number or not 0 <= value <= sys.float_info.max:
-                raise InvalidRequestError(f"{name} must be a finite number of at least 0, got {shown(value)}")
+                raise InvalidRequestError(f"{name} must be a finite number of at least 0, got {safe_repr(value)}")
 
     def __call__(self, output: str, expected: str) -> bool:
         return not _difference(output.split(), expected.split(), "word", self._equal)
@@ -255,12 +255,12 @@ def check_compare(compare: object) -> Compare:
         InvalidRequestError: It is neither the name of a comparison nor callable.
     """
     if any(inspect.iscoroutinefunction(each) for each in (compare, vars(type(compare)).get("__call__"))):
-        raise InvalidRequestError(f"compare must not be async (a coroutine is always true), got {shown(compare)}")
+        raise InvalidRequestError(f"compare must not be async (a coroutine is always true), got {safe_repr(compare)}")
     is_function = callable(compare) and not isinstance(compare, type)
     if is_function or (isinstance(compare, str) and compare in _COMPARISONS):
         return cast("Compare", compare)
     raise InvalidRequestError(
-        f"compare must be {', '.join(map(repr, _COMPARISONS))}, floats(...) or a function, got {shown(compare)}"
+        f"compare must be {', '.join(map(repr, _COMPARISONS))}, floats(...) or a function, got {safe_repr(compare)}"
     )
 
 
@@ -271,7 +271,7 @@ def check_tests(tests: object) -> tuple[TestCase, ...]:
         InvalidRequestError: They are not an iterable of at least one `TestCase`.
     """
     if isinstance(tests, (str, bytes, Mapping)) or not isinstance(tests, Iterable):
-        raise InvalidRequestError(f"tests must be an iterable of TestCases, got {shown(tests)}")
+        raise InvalidRequestError(f"tests must be an iterable of TestCases, got {safe_repr(tests)}")
     checked = tuple(tests)
     for index, test in enumerate(checked):
         if not isinstance(test, TestCase):

@@ -6,7 +6,7 @@ import enum
 import re
 from typing import Literal, NewType, TypeAlias
 
-from faasrt.errors import UnsupportedLanguageError, shown
+from faasrt.errors import UnsupportedLanguageError, safe_repr
 
 
 class Language(enum.StrEnum):
@@ -76,7 +76,7 @@ class Language(enum.StrEnum):
             return name
         language = _ALIASES.get(name.strip().lower()) if isinstance(name, str) else None
         if language is None:
-            raise UnsupportedLanguageError(f"unknown language {shown(name)}: use one of {', '.join(cls)}")
+            raise UnsupportedLanguageError(f"unknown language {safe_repr(name)}: use one of {', '.join(cls)}")
         return language
 
 

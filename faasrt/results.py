@@ -12,7 +12,7 @@ An `Outcome` says how the user's code ended. Failures of the infrastructure are 
     CRASHED        its process ended without reporting an error, for example by `os._exit` or a signal
 
 A program returns a value by calling `return_val(text)`. `result.ret_val` is the text passed to the last call, and
-`result.value` is this text decoded as JSON.
+`result.value` is this text decoded as JSON; None if the program returned nothing.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ class ExecutionResult:
         metadata: The server's metadata, unchanged.
         files: The contents of the files that `collect` asked for, by path. If some do not fit into `max_output_bytes`
             or cannot be read, they are missing here, and "files" is in `truncated`.
-        cached: Whether the result came from the cache, so that nothing ran; see `faasrt.client.cache`.
+        cached: Whether the result came from the cache, so that nothing ran; see `faasrt.docs.caching`.
 
     Example:
         >>> result = await manager.run_code("print('hi'); return_val('[1, 2]')", "python")
@@ -212,7 +212,7 @@ class ExecutionResult:
 
     @property
     def value(self) -> Any:
-        """`ret_val` decoded as JSON; decoded again at each access.
+        """`ret_val` decoded as JSON; None if the program returned nothing. Decoded again at each access.
 
         `call_function` and `run_cases` encode return values of Python functions as follows. Lists: tuples, sets (sorted
         if possible), NumPy arrays and pandas columns; a DataFrame is a list of rows. Objects: dataclasses, attrs
@@ -224,17 +224,32 @@ class ExecutionResult:
         message says where in the return value it is.
 
         Raises:
-            ReturnValueError: `return_val` was never called, its argument is not valid JSON (which excludes NaN and
-                Infinity), or the text was cut at the output limit.
+            ReturnValueError: The text is not valid JSON (which excludes NaN and Infinity), or was cut at the output
+                limit.
 
         Example:
             >>> (await manager.run_code('return_val(JSON.stringify({ score: 0.5 }))', "js")).value
             {'score': 0.5}
         """
-        if not self.ret_val:
-            raise ReturnValueError("the code returned no value: return_val was not called, or its argument was empty")
+        return self.value_or(None)
+
+    def value_or(self, default: Any) -> Any:
+        """Return `value`, or a default if the program did not call `return_val`, or called it with an empty text.
+
+        Args:
+            default: Returned unless there is a value. The JSON text `null` is a value.
+
+        Raises:
+            ReturnValueError: As for `value`.
+
+        Example:
+            >>> (await manager.run_code("print(1)", "python")).value_or("nothing")
+            'nothing'
+        """
         if "ret_val" in self.truncated:
             raise ReturnValueError("the return value was cut at the output limit: increase max_output_bytes")
+        if not self.ret_val:
+            return default
         try:
             return strict_json.loads(self.ret_val)
         except (ValueError, RecursionError) as error:
@@ -256,7 +271,7 @@ class ExecutionResult:
         raise ExecutionError(f"the code ended as {self.outcome}{reason}", self)
 
     def to_dict(self) -> dict[str, Any]:
-        r"""Return every field as a value that `json.dumps` accepts. `value` is None if `ret_val` is not JSON.
+        r"""Return every field as a value that `json.dumps` accepts. `value` is also None if `ret_val` is not JSON.
 
         Example:
             >>> fields = (await manager.run_code("print(1)", "python")).to_dict()

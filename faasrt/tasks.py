@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias, TypedDict, TypeVar
 import attrs
 
 from faasrt.config import SandboxConfig
-from faasrt.errors import FaasrtError, InvalidRequestError, UnsupportedLanguageError, shown
+from faasrt.errors import FaasrtError, InvalidRequestError, UnsupportedLanguageError, safe_repr
 from faasrt.inputs import INPUT_FIELDS, ProgramInput
 from faasrt.judging import Compare, Judgement, TestCase, check_compare, check_tests
 from faasrt.languages import Language, LanguageOption, OtherLanguage, parse_language
@@ -90,14 +90,14 @@ def check_args(args: Iterable[Any]) -> tuple[Any, ...]:
     """
     is_one_value = isinstance(args, (str, bytes, bytearray, memoryview, Mapping, Set))
     if is_one_value or not isinstance(args, Iterable):
-        raise InvalidRequestError(f"args must be a sequence of arguments, such as [1, 2], got {shown(args)}")
+        raise InvalidRequestError(f"args must be a sequence of arguments, such as [1, 2], got {safe_repr(args)}")
     return tuple(args)
 
 
 def check_kwargs(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return keyword arguments as a dict, or raise InvalidRequestError if they do not map names to arguments."""
     if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
-        raise InvalidRequestError(f"kwargs must map names to arguments, got {shown(kwargs)}")
+        raise InvalidRequestError(f"kwargs must map names to arguments, got {safe_repr(kwargs)}")
     return dict(kwargs)
 
 
@@ -248,7 +248,7 @@ class CodeTask:
         values |= {name: getattr(program_input, name) for name in INPUT_FIELDS}
         if "tests" in values:
             if not isinstance(values["tests"], list):
-                raise InvalidRequestError(f"tests must be a list of objects, got {shown(values['tests'])}")
+                raise InvalidRequestError(f"tests must be a list of objects, got {safe_repr(values['tests'])}")
             values["tests"] = [TestCase.from_dict(test) for test in values["tests"]]
         if "sandbox" in values:
             values["sandbox"] = _sandbox_from_dict(values["sandbox"], sandbox or SandboxConfig())
@@ -264,7 +264,9 @@ class CodeTask:
 def _sandbox_from_dict(fields: object, base: SandboxConfig) -> SandboxConfig:
     names = [field.name for field in attrs.fields(SandboxConfig)]
     if not isinstance(fields, dict) or not fields.keys() <= set(names):
-        raise InvalidRequestError(f"sandbox must be an object with fields of {', '.join(names)}, got {shown(fields)}")
+        raise InvalidRequestError(
+            f"sandbox must be an object with fields of {', '.join(names)}, got {safe_repr(fields)}"
+        )
     return attrs.evolve(base, **fields)
 
 

@@ -29,6 +29,7 @@ SECTIONS = {
         "faasrt.docs.error_handling": "Error handling",
         "faasrt.docs.troubleshooting": "Troubleshooting",
         "faasrt.docs.concurrency": "Concurrency",
+        "faasrt.docs.caching": "Caching",
         "faasrt.docs.logging_and_metrics": "Logging and metrics",
         "faasrt.docs.running_a_fleet": "Running a fleet",
         "faasrt.docs.glossary": "Glossary",
@@ -37,6 +38,7 @@ SECTIONS = {
         "faasrt.results": "Results",
         "faasrt.errors": "Errors",
         "faasrt.config": "Settings",
+        "faasrt.web": "Web applications",
         "faasrt.transport": "Retries, replicas, limits",
         "faasrt.protocol": "Protocol and envelope",
         "faasrt.protocol.interface": "Protocols of your own",
@@ -71,11 +73,13 @@ MODULES: dict[str, pdoc.doc.Module] = {}
 def load(name: str) -> pdoc.doc.Module:
     """Return a page with the names that its module exports. The names of `faasrt` are on its own page only."""
     module = importlib.import_module(name)
-    exported = [one for one in getattr(module, "__all__", ()) if name == "faasrt" or one not in faasrt.__all__]
-    for one in exported:
-        vars(module)[one] = getattr(module, one)  # some packages load their names at the first use
+    exported = [public for public in getattr(module, "__all__", ()) if name == "faasrt" or public not in faasrt.__all__]
+    for public in exported:
+        vars(module)[public] = getattr(module, public)  # some packages load their names at the first use
     page = pdoc.doc.Module(module)
-    page.members = {one: doc for one, doc in page.members.items() if one in exported and one != "__version__"}
+    page.members = {
+        member: doc for member, doc in page.members.items() if member in exported and member != "__version__"
+    }
     for doc in page.members.values():
         if isinstance(doc, pdoc.doc.Class):
             tidy(doc)

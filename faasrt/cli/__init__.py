@@ -71,7 +71,7 @@ result is written to the file and synced (`fdatasync`) before it is counted, so 
 counted result. `--resume` runs the tasks that have no outcome in the file; those that were in flight may run a second
 time. After the first Ctrl-C, tasks in flight finish; a second one stops at once. If several exit codes apply, it is 130
 before 3 before 2. With `--cache DIR`, tasks whose results are in this folder do not run, also in another batch; see
-`faasrt.client.cache`.
+`faasrt.docs.caching`.
 """
 
 from __future__ import annotations

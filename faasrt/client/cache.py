@@ -1,46 +1,4 @@
-r"""Results that are reused: an opt-in store, by the hash of everything that determines them.
-
-`RuntimeManager(cache=...)`, its class methods and `map` take the path of a folder, a `DiskCache`, or any object with
-the methods of `Cache`; `faasrt batch` has `--cache DIR`. A call whose result is stored then returns it: no request to
-run a program is sent, nothing runs, and `result.cached` is True.
-
-**The key** is a SHA-256 of the program, its language and input (`stdin`, `argv`, `files`, `collect`), the function and
-its arguments, the limits (`timeout_ms`, memory, output), `ext`, `Settings.envelope`, the version of faasrt, and the
-fingerprint of the server. So an `ext` that differs in each call, such as a trace id, prevents hits. `priority` and
-`idempotent` do not count.
-
-**The fingerprint** identifies what runs the programs of a server. It comes from `/health`, which is requested at most
-every 10 s. For the embedded FaaS it covers the engine, its version, the limits, the interpreter and the installed
-packages; for another server its `version`, `runtime` and `limits`. A server that states no version or has no `/health`
-has its base URL as fingerprint, so empty the cache when such a server changes. With several replicas, a result is
-stored with the fingerprint of the one that ran it, and is reused as long as one of them has this fingerprint. If the
-fingerprint is unknown, nothing is looked up or stored.
-
-**Stored are** the outcomes OK, USER_ERROR and SYNTAX_ERROR. The other outcomes, and errors that report a lack of memory
-or a limit of the compiler, can depend on the load of the server: for OUTPUT_LIMIT, how much output is kept depends on
-the moment at which the program is stopped. Results whose output was only cut are stored. Results without all the files
-that `collect` asked for are not stored, nor are those whose output SandboxFusion may have lost
-(`faasrt.docs.services`). Programs that may use the network are neither looked up nor stored.
-
-**It is your responsibility** that results do not depend on time or randomness: a stored result of
-`print(time.time())` is returned again. The cases of `run_cases` have one key each, which differs from that of
-`call_function`, and counts whether they are isolated. Use no cache, or `isolate=True`, if a case depends on the cases
-before it; isolated cases still share files and imported modules.
-
-**Concurrent calls** for the same program may all run it; the last result stays. A hit takes no permit, emits no events,
-and does not count in `get_metrics()`.
-
-**A store that fails**, does not answer within 2 s, or returns a damaged value makes a call run its program as usual.
-This time does not count in `timeout_ms`. After 2 s of failures, a call does not use the store again. The first failure
-of a manager is logged.
-
-Example:
-    >>> async with RuntimeManager.from_env(cache="results-cache") as manager:
-    ...     first = await manager.run_code("print(6 * 7)", "python")
-    ...     again = await manager.run_code("print(6 * 7)", "python")
-    >>> first.cached, again.cached, again.stdout, again.attempts
-    (False, True, '42\n', 0)
-"""
+"""Stored results: their keys, their encoding, and how a call finds and keeps them. See `faasrt.docs.caching`."""
 
 from __future__ import annotations
 
@@ -58,7 +16,7 @@ import attrs
 from faasrt import strict_json
 from faasrt._version import __version__
 from faasrt.client.disk_cache import DiskCache
-from faasrt.errors import ConfigurationError, shown
+from faasrt.errors import ConfigurationError, safe_repr
 from faasrt.inputs import files_from_wire, files_to_wire
 from faasrt.protocol.program import Execution
 from faasrt.results import ErrorInfo, ExecutionOutput, ExecutionResult, Outcome
@@ -225,7 +183,7 @@ class ResultCache:
             return cls(DiskCache(cache), owned=True)
         if isinstance(cache, type) or not isinstance(cache, Cache):
             raise ConfigurationError(
-                f"cache must be the path of a folder, or an object with the methods get and put, got {shown(cache)}"
+                f"cache must be the path of a folder, or an object with the methods get and put, got {safe_repr(cache)}"
             )
         return cls(cache)
 

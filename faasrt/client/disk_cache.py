@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from faasrt.errors import ConfigurationError, shown
+from faasrt.errors import ConfigurationError, safe_repr
 
 if TYPE_CHECKING:
     import sqlite3
@@ -69,10 +69,10 @@ class DiskCache:
         now: Callable[[], float] = time.time,
     ) -> None:
         if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str) or not os.fspath(path):
-            raise ConfigurationError(f"the path of a cache must be a non-empty str or path, got {shown(path)}")
+            raise ConfigurationError(f"the path of a cache must be a non-empty str or path, got {safe_repr(path)}")
         if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or not MIN_BYTES <= max_bytes <= _MAX_BYTES:
             raise ConfigurationError(
-                f"max_bytes must be a whole number from {MIN_BYTES} to {_MAX_BYTES}, got {shown(max_bytes)}"
+                f"max_bytes must be a whole number from {MIN_BYTES} to {_MAX_BYTES}, got {safe_repr(max_bytes)}"
             )
         self._folder, self._max_bytes = Path(path), max_bytes
         if not callable(now):

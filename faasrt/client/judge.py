@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from faasrt.errors import InvalidRequestError, shown
+from faasrt.errors import InvalidRequestError, safe_repr
 from faasrt.inputs import ProgramInput
 from faasrt.judging import (
     Compare,
@@ -34,7 +34,7 @@ def check_arguments(
     check_flag("stop_on_failure", stop_on_failure, optional=False)
     if concurrency is not None and (type(concurrency) is not int or concurrency < 1):
         raise InvalidRequestError(
-            f"concurrency must be a whole number of at least 1, or None, got {shown(concurrency)}"
+            f"concurrency must be a whole number of at least 1, or None, got {safe_repr(concurrency)}"
         )
     return checked
 

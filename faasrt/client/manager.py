@@ -12,6 +12,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 import attrs
 
+from faasrt._checks import Endpoints
 from faasrt.client.cache import CacheOption, ResultCache
 from faasrt.client.embedded import EmbeddedFaaS, LocalOptions
 from faasrt.client.factory import RuntimeFactory, check_settings
@@ -19,8 +20,8 @@ from faasrt.client.map import Map, StopOn, TaskResults, stop_maps
 from faasrt.client.runtime import Runtime
 from faasrt.client.streaming import StreamedRun
 from faasrt.client.syntax import Where, check_where
-from faasrt.config import Endpoints, SandboxConfig, Settings, SettingsOptions, names_endpoints
-from faasrt.errors import ConfigurationError, RuntimeClosedError, shown
+from faasrt.config import SandboxConfig, Settings, SettingsOptions, names_endpoints
+from faasrt.errors import ConfigurationError, RuntimeClosedError, safe_repr
 from faasrt.judging import Judgement
 from faasrt.languages import Language, LanguageOption, OtherLanguage, parse_language
 from faasrt.results import ExecutionResult, HealthStatus, ValidationResult
@@ -58,7 +59,7 @@ class RuntimeManager:
         logger: A structlog or standard library logger. Must be None if `factory` is given.
         telemetry: Sinks for the events of calls, see `RuntimeFactory`. Must be empty if `factory` is given.
         cache: Where results are stored and reused: the path of a folder, a `DiskCache`, or another `Cache`; see
-            `faasrt.client.cache`. Default: None, which means that every program runs.
+            `faasrt.docs.caching`. Default: None, which means that every program runs.
 
     Raises:
         ConfigurationError: `factory` was given together with another argument, or an argument is wrong.
@@ -125,7 +126,7 @@ class RuntimeManager:
             <RuntimeManager of python>
         """
         if not isinstance(local_fallback, bool):
-            raise ConfigurationError(f"local_fallback must be True or False, got {shown(local_fallback)}")
+            raise ConfigurationError(f"local_fallback must be True or False, got {safe_repr(local_fallback)}")
         variables = os.environ if environ is None else environ
         if local_fallback and "endpoints" not in options and not names_endpoints(variables):
             return cls.local(settings=Settings(**options), logger=logger, telemetry=telemetry, cache=cache)

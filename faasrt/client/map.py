@@ -38,10 +38,10 @@ from typing import Any, Self, TypeAlias
 
 import attrs
 
-from faasrt._checks import flag, must_be
+from faasrt._checks import flag, whole
 from faasrt.client.cache import ResultCache
 from faasrt.client.runtime import Runtime
-from faasrt.errors import ConfigurationError, FaasrtError, InvalidRequestError, RuntimeClosedError, shown
+from faasrt.errors import ConfigurationError, FaasrtError, InvalidRequestError, RuntimeClosedError, safe_repr
 from faasrt.judging import Judgement
 from faasrt.languages import Language, OtherLanguage
 from faasrt.results import ExecutionResult, Outcome
@@ -55,10 +55,7 @@ StopOn: TypeAlias = Condition | Collection[Outcome | type[BaseException]] | None
 GetRuntime: TypeAlias = Callable[[Language | OtherLanguage], Awaitable[Runtime]]
 
 
-count = must_be(
-    "a whole number from 1 to 100000",
-    lambda value: isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 100_000,
-)
+count = whole(1, 100_000)
 
 
 def check_stop_on(stop_on: StopOn) -> Callable[[TaskResult], bool]:
@@ -67,19 +64,22 @@ def check_stop_on(stop_on: StopOn) -> Callable[[TaskResult], bool]:
         return lambda item: False
     if callable(stop_on) and not isinstance(stop_on, type):
         if inspect.iscoroutinefunction(stop_on) or inspect.iscoroutinefunction(type(stop_on).__call__):
-            raise ConfigurationError(f"stop_on must not be async (a coroutine is always true), got {shown(stop_on)}")
+            raise ConfigurationError(
+                f"stop_on must not be async (a coroutine is always true), got {safe_repr(stop_on)}"
+            )
         return stop_on
     conditions = [stop_on] if isinstance(stop_on, (type, Outcome)) else stop_on
     if isinstance(conditions, (str, bytes, Mapping)) or not isinstance(conditions, Collection):
         raise ConfigurationError(
-            f"stop_on must be an Outcome, an error class, a collection of these, or a function, got {shown(stop_on)}"
+            "stop_on must be an Outcome, an error class, a collection of these, or a function, "
+            f"got {safe_repr(stop_on)}"
         )
     outcomes = {condition for condition in conditions if isinstance(condition, Outcome)}
     errors = tuple(
         condition for condition in conditions if isinstance(condition, type) and issubclass(condition, BaseException)
     )
     if len(outcomes) + len(errors) != len(conditions):
-        raise ConfigurationError(f"stop_on must contain only Outcomes and error classes, got {shown(stop_on)}")
+        raise ConfigurationError(f"stop_on must contain only Outcomes and error classes, got {safe_repr(stop_on)}")
     return lambda item: item.result.outcome in outcomes if item.result else isinstance(item.error, errors)
 
 

@@ -17,7 +17,7 @@ from asyncio.subprocess import PIPE, Process
 from pathlib import Path
 from typing import Any, Literal
 
-from faasrt.errors import DeadlineExceededError, InvalidRequestError, ServerError, shown
+from faasrt.errors import DeadlineExceededError, InvalidRequestError, ServerError, safe_repr
 from faasrt.languages import Language
 from faasrt.results import Diagnostic, ValidationResult
 
@@ -174,7 +174,7 @@ def check_where(where: Where, language: Language | str) -> bool:
     is "local" for a language other than Python.
     """
     if where not in ("local", "remote", "auto"):
-        raise InvalidRequestError(f"where must be 'local', 'remote' or 'auto', got {shown(where)}")
+        raise InvalidRequestError(f"where must be 'local', 'remote' or 'auto', got {safe_repr(where)}")
     if where == "local" and language is not Language.PYTHON:
         raise InvalidRequestError(f"where must be 'remote' or 'auto' for {language}: only Python is checked locally")
     return language is Language.PYTHON and where != "remote"

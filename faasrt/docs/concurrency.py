@@ -75,7 +75,7 @@ The choice takes as long with a thousand replicas as with ten, unless nearly all
 | a batch on the machines of a Ray cluster | `faasrt.ray.run_tasks`: each node runs an embedded FaaS |
 | a service that grows with the load | `faasrt.ray.serve`: autoscaled replicas behind one URL, on Ray Serve |
 | more tasks per second for many small calls | `run_cases`, or `map(..., coalesce=50)`: many calls share an execution |
-| not to run the same programs again | `cache="DIR"`, see `faasrt.client.cache` |
+| not to run the same programs again | `cache="DIR"`, see `faasrt.docs.caching` |
 | less memory in a batch | `map` instead of `gather`: it holds a window of tasks, not all |
 
 A bounded queue refuses at once when it is full:
@@ -222,7 +222,7 @@ With `cache=`, a program whose result is stored does not run again: not in this 
 tomorrow. The key is a hash of the program, its arguments and limits, and the version of the server. Programs that were
 ended at a limit, crashes and failures of the infrastructure are never stored. Use it only for programs whose results do
 not depend on time or randomness. The folder holds outputs of programs, and only its owner can read it. `faasrt batch
---cache DIR` does the same for files. `faasrt.client.cache` has the details.
+--cache DIR` does the same for files. `faasrt.docs.caching` has the details.
 
 ```python
 import asyncio

@@ -136,8 +136,8 @@ The answer did not come from a FaaS. Often it is a login page, a redirect, or a 
 
 ### ReturnValueError
 
-`result.value` was read, but the program did not call `return_val` with JSON. Read `result.ret_val` for text, and look
-at `result.outcome` first. If the value was cut, raise `max_output_bytes`.
+`result.value` was read, but the program called `return_val` with a text that is not JSON. Read `result.ret_val`, which
+is the text. If it was cut, raise `max_output_bytes`.
 
 ### ExecutionError
 

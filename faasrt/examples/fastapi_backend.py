@@ -13,16 +13,15 @@ Endpoints come from the environment (COZE_LOOP_FAAS_URL and the like). If there 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable
 
 from faasrt import FaasrtError, RuntimeManager
+from faasrt.web import run_until_disconnect
 
 try:
     import uvicorn
-    from fastapi import FastAPI, HTTPException, Request, Response
+    from fastapi import FastAPI, Request, Response
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import JSONResponse
     from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -33,8 +32,6 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         f"this example needs {error.name}: pip install 'faasrt[local,prometheus]' fastapi uvicorn", name=error.name
     ) from None
-
-T = TypeVar("T")
 
 
 def create_app(make_manager: Callable[..., RuntimeManager] = grader.make_manager) -> FastAPI:
@@ -59,7 +56,7 @@ def create_app(make_manager: Callable[..., RuntimeManager] = grader.make_manager
 
     @app.post("/grade")
     async def grade(body: grader.GradeRequest, request: Request) -> grader.GradeResponse:
-        return await until_disconnect(request, grader.grade(request.state.manager, body))
+        return await run_until_disconnect(request, grader.grade(request.state.manager, body))
 
     @app.get("/health")
     async def health(request: Request) -> JSONResponse:
@@ -70,25 +67,6 @@ def create_app(make_manager: Callable[..., RuntimeManager] = grader.make_manager
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     return app
-
-
-async def until_disconnect(request: Request, call: Coroutine[Any, Any, T]) -> T:
-    """Await a call, and cancel it when the client disconnects. FastAPI does not do this."""
-
-    async def disconnected() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    running, watching = asyncio.create_task(call), asyncio.create_task(disconnected())
-    try:
-        await asyncio.wait({running, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if running.done():
-            return running.result()
-        raise HTTPException(499, "the client has disconnected")
-    finally:
-        running.cancel()
-        watching.cancel()
-        await asyncio.gather(running, watching, return_exceptions=True)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from faasrt.config import SandboxConfig
-from faasrt.errors import ConfigurationError, shown
+from faasrt.errors import ConfigurationError, safe_repr
 from faasrt.languages import Language
 from faasrt.local.engines.base import Engine, EngineOptions
 from faasrt.local.engines.deno.engine import DenoEngine
@@ -37,7 +37,7 @@ def parse_languages(names: Iterable[str | Language] | None) -> tuple[Language, .
     if names is None:
         return tuple(Language)
     if isinstance(names, (bytes, bytearray, Mapping)) or not isinstance(names, Iterable):
-        raise ConfigurationError(f"languages must be a list of languages, such as ['python'], got {shown(names)}")
+        raise ConfigurationError(f"languages must be a list of languages, such as ['python'], got {safe_repr(names)}")
     parsed = [Language.parse(name) for name in ([names] if isinstance(names, str) else names)]
     if not parsed:
         raise ConfigurationError("languages must not be empty")
@@ -47,13 +47,13 @@ def parse_languages(names: Iterable[str | Language] | None) -> tuple[Language, .
 def parse_engines(names: Mapping[Any, str] | None) -> dict[Language, str]:
     if not isinstance(names, Mapping | None):
         raise ConfigurationError(
-            f'engines must map languages to engines, such as {{"python": "wasm"}}, got {shown(names)}'
+            f'engines must map languages to engines, such as {{"python": "wasm"}}, got {safe_repr(names)}'
         )
     parsed = {Language.parse(language).family: name for language, name in (names or {}).items()}
     for family, name in parsed.items():
         known = engine_names(family)
         if name not in known:
-            raise ConfigurationError(f"the engine of {family} must be one of {', '.join(known)}, got {shown(name)}")
+            raise ConfigurationError(f"the engine of {family} must be one of {', '.join(known)}, got {safe_repr(name)}")
     return parsed
 
 

@@ -16,7 +16,7 @@ from attrs.validators import optional
 
 from faasrt import _checks
 from faasrt.config import SandboxConfig
-from faasrt.errors import ConfigurationError, RuntimeClosedError, ServerError, UnsupportedLanguageError, shown
+from faasrt.errors import ConfigurationError, RuntimeClosedError, ServerError, UnsupportedLanguageError, safe_repr
 from faasrt.languages import Language
 from faasrt.local import engine_choice
 from faasrt.local.engine_choice import MAX_WORKERS, Queues, make_queues
@@ -85,7 +85,7 @@ class LocalFaaS:
     workers: int | None = attrs.field(
         default=None,
         kw_only=True,
-        validator=optional(_checks.number(above=0, most=MAX_WORKERS, integer=True)),
+        validator=optional(_checks.whole(1, MAX_WORKERS)),
     )
     sandbox: SandboxConfig = attrs.field(
         default=None,
@@ -94,15 +94,13 @@ class LocalFaaS:
         validator=_checks.instance_of(SandboxConfig),
     )
     host: str = attrs.field(default="127.0.0.1", kw_only=True, validator=_checks.instance_of(str))
-    port: int = attrs.field(default=0, kw_only=True, validator=_checks.number(above=-1, most=65_535, integer=True))
+    port: int = attrs.field(default=0, kw_only=True, validator=_checks.whole(0, 65_535))
     token: str | None = attrs.field(default=None, kw_only=True, validator=_checks.token)
     level: str = attrs.field(default="auto", kw_only=True, validator=_checks.one_of("auto", *LEVELS))
     engines: Mapping[Language, str] = attrs.field(default=None, kw_only=True, converter=engine_choice.parse_engines)
     python: str = attrs.field(default=sys.executable, kw_only=True, validator=_checks.instance_of(str))
-    drain_s: float = attrs.field(default=5.0, kw_only=True, validator=_checks.number(above=0, most=1e6))
-    queue_timeout_s: float = attrs.field(
-        default=QUEUE_TIMEOUT_S, kw_only=True, validator=_checks.number(above=0, most=1e6)
-    )
+    drain_s: float = attrs.field(default=5.0, kw_only=True, validator=_checks.positive(1_000_000))
+    queue_timeout_s: float = attrs.field(default=QUEUE_TIMEOUT_S, kw_only=True, validator=_checks.positive(1_000_000))
     telemetry: Iterable[Sink] = attrs.field(default=(), kw_only=True)
     access_log: Any = attrs.field(default=None, kw_only=True)
     ssl: SSLContext | None = attrs.field(
@@ -111,7 +109,7 @@ class LocalFaaS:
         validator=optional(_checks.instance_of(SSLContext)),
     )
     max_connections: int | None = attrs.field(
-        default=None, kw_only=True, validator=optional(_checks.number(above=0, most=1e6, integer=True))
+        default=None, kw_only=True, validator=optional(_checks.whole(1, 1_000_000))
     )
     _emit: EventDispatcher = attrs.field(init=False)
     _wanted_languages: tuple[Language, ...] = attrs.field(init=False)
@@ -135,9 +133,13 @@ class LocalFaaS:
         if self.token is not None and self.token != self.token.strip():
             raise ConfigurationError("token must not begin or end with whitespace")
         if self.token is None and not _checks.is_loopback(self.host):
-            raise ConfigurationError(f"listening on {shown(self.host)} needs a token: set one, or listen on 127.0.0.1")
+            raise ConfigurationError(
+                f"listening on {safe_repr(self.host)} needs a token: set one, or listen on 127.0.0.1"
+            )
         if self.access_log is not None and not callable(getattr(self.access_log, "info", None)):
-            raise ConfigurationError(f"access_log must be a structlog or stdlib logger, got {shown(self.access_log)}")
+            raise ConfigurationError(
+                f"access_log must be a structlog or stdlib logger, got {safe_repr(self.access_log)}"
+            )
         if self.sandbox.network_enabled:
             raise ConfigurationError("network_enabled must be False: the embedded FaaS gives programs no network")
         engine_choice.check_engines(self.languages, self.engines, self.sandbox.memory_limit_mb)

@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 
-from faasrt.errors import InvalidRequestError, shown
+from faasrt.errors import InvalidRequestError, safe_repr
 from faasrt.languages import Language
 from faasrt.protocol.program import GuestResponse
 from faasrt.results import ErrorInfo, ExecutionResult, Outcome
@@ -48,7 +48,7 @@ def check_function(name: object, language: Language | str) -> str:
     """Return the name of a function, normalized for the language. Raise InvalidRequestError if it is none."""
     in_python = language is Language.PYTHON
     if not isinstance(name, str) or not (name if in_python else name.replace("$", "_")).isidentifier():
-        raise InvalidRequestError(f"function must be a str with the name of a function, got {shown(name)}")
+        raise InvalidRequestError(f"function must be a str with the name of a function, got {safe_repr(name)}")
     # Python's parser normalizes identifiers in the same way.
     return unicodedata.normalize("NFKC", name) if in_python else name
 
@@ -76,7 +76,7 @@ def _json_problem(value: Any, largest_int: float, parents: tuple[int, ...]) -> s
     if isinstance(value, int):
         return "is or holds an integer above 2**53, which JavaScript would round" if abs(value) > largest_int else ""
     if isinstance(value, float):
-        return "" if math.isfinite(value) else f"is or holds {shown(value)}"
+        return "" if math.isfinite(value) else f"is or holds {safe_repr(value)}"
     if not isinstance(value, (list, tuple, dict)):
         return f"is or holds a {type(value).__name__}"
     if id(value) in parents or len(parents) > 200:
@@ -85,7 +85,7 @@ def _json_problem(value: Any, largest_int: float, parents: tuple[int, ...]) -> s
     if isinstance(value, dict):
         wrong = [key for key in value if not isinstance(key, str)]
         if wrong:
-            return f"holds a dict with the key {shown(wrong[0])}, which is not a str"
+            return f"holds a dict with the key {safe_repr(wrong[0])}, which is not a str"
         value = value.values()
     return next((problem for member in value if (problem := _json_problem(member, largest_int, parents))), "")
 

@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 
 from faasrt.config import SandboxConfig
-from faasrt.errors import InvalidRequestError, shown
+from faasrt.errors import InvalidRequestError, safe_repr
 from faasrt.inputs import NO_INPUT, ProgramInput, encode_text
 from faasrt.languages import Language
 
@@ -127,12 +127,12 @@ def check_timeout_ms(timeout_ms: object, sandbox: SandboxConfig) -> int:
     if timeout_ms is None:
         return limit_ms
     if isinstance(timeout_ms, bool) or not isinstance(timeout_ms, (int, float)):
-        raise InvalidRequestError(f"timeout_ms must be a number of milliseconds, got {shown(timeout_ms)}")
+        raise InvalidRequestError(f"timeout_ms must be a number of milliseconds, got {safe_repr(timeout_ms)}")
     if not 0 < timeout_ms < math.inf:
-        raise InvalidRequestError(f"timeout_ms must be finite and above 0, got {shown(timeout_ms)}")
+        raise InvalidRequestError(f"timeout_ms must be finite and above 0, got {safe_repr(timeout_ms)}")
     if timeout_ms > limit_ms:
         raise InvalidRequestError(
-            f"timeout_ms must be at most the sandbox's limit of {limit_ms} ms, got {shown(timeout_ms)}: increase "
+            f"timeout_ms must be at most the sandbox's limit of {limit_ms} ms, got {safe_repr(timeout_ms)}: increase "
             "SandboxConfig.timeout_limit_s"
         )
     return math.ceil(timeout_ms)
@@ -148,7 +148,7 @@ def check_ext(ext: object) -> Mapping[str, str]:
         raise InvalidRequestError(f"ext must map str to str, got {type(ext).__name__}")
     for key, value in ext.items():
         if not isinstance(key, str) or not isinstance(value, str):
-            raise InvalidRequestError(f"ext must map str to str, got {shown(key)}: {type(value).__name__}")
+            raise InvalidRequestError(f"ext must map str to str, got {safe_repr(key)}: {type(value).__name__}")
         encode_text(key + value, _TEXTS)
     return ext
 
@@ -157,13 +157,13 @@ def check_flag(name: str, value: object, *, optional: bool = True) -> None:
     """Raise InvalidRequestError if an argument is not a bool, or None where that is allowed."""
     if not isinstance(value, bool) and not (optional and value is None):
         allowed = "True, False or None" if optional else "True or False"
-        raise InvalidRequestError(f"{name} must be {allowed}, got {shown(value)}")
+        raise InvalidRequestError(f"{name} must be {allowed}, got {safe_repr(value)}")
 
 
 def check_priority(priority: object) -> str:
     """Return the priority, or raise InvalidRequestError if it is not a str, is empty, or contains a lone surrogate."""
     if not isinstance(priority, str) or not priority:
-        raise InvalidRequestError(f"priority must be a non-empty str such as 'normal', got {shown(priority)}")
+        raise InvalidRequestError(f"priority must be a non-empty str such as 'normal', got {safe_repr(priority)}")
     if not priority.isascii():
         encode_text(priority, _TEXTS)
     return priority

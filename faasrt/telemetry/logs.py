@@ -36,7 +36,7 @@ from typing import Any
 
 import attrs
 
-from faasrt.errors import ConfigurationError, shown
+from faasrt.errors import ConfigurationError, safe_repr
 from faasrt.telemetry.events import EVENT_NAMES, CallFinished, EndpointChanged, Event, ReplicasChanged
 
 _FIELDS = {kind: tuple(field.name for field in attrs.fields(kind)) for kind in EVENT_NAMES}
@@ -60,7 +60,7 @@ class LogSink:
 
     def __init__(self, logger: Any = None) -> None:
         if logger is not None and not _is_logger(logger):
-            raise ConfigurationError(f"logger must be a structlog or standard library logger, got {shown(logger)}")
+            raise ConfigurationError(f"logger must be a structlog or standard library logger, got {safe_repr(logger)}")
         self._given = logger
         self._structlog: Any = None
 

@@ -39,7 +39,7 @@ breakers limit them. The deadline still applies: a call with `timeout_ms=500` is
 between attempts are random ("full jitter"), and short if another replica is healthy. A budget (ten retries, refilled by
 successes) limits the load of retries on endpoints that are down. Each family of languages has a budget: JavaScript and
 TypeScript are one family, and every other language is a family of its own. All callers of a factory share the budgets.
-`RetrySettings` has the numbers.
+`RetrySettings` has the numbers of attempts and the delays.
 
 **Replicas.** With several URLs for a language, two replicas are chosen at random, and each call goes to the less loaded
 one, unless that one is known to be slow or failing; see `faasrt.docs.concurrency`. If a replica fails five

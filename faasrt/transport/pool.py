@@ -28,7 +28,7 @@ from faasrt.telemetry.events import Sink
 from faasrt.transport.endpoint import Endpoint, choose
 from faasrt.transport.groups import EndpointGroup, EndpointGroups, Waiter
 from faasrt.transport.http import RequestBody, max_calls
-from faasrt.transport.retry import is_outage, outage_wait_s
+from faasrt.transport.retry import is_outage, outage_wait_s, throttled_delay_s
 
 # A server may still run a program for this number of seconds after its time limit.
 _MARGIN_S = 1.0
@@ -337,8 +337,8 @@ class PermitPool:
             limit.shrink(now, permit.started)
         if isinstance(error, OverloadedError):
             retry = self._settings.retry
-            asked_s = retry.throttled_base_delay_s if error.retry_after_s is None else error.retry_after_s
-            limit.back_off(now + min(asked_s, retry.max_retry_after_s))
+            delay_s = throttled_delay_s(retry) if error.retry_after_s is None else error.retry_after_s
+            limit.back_off(now + min(delay_s, retry.max_retry_after_s))
         if isinstance(error, ConnectError) and error.refused:
             limit.clear_abandoned()  # the server has stopped, and so have its programs
         if isinstance(error, RejectedError) or (isinstance(error, OverloadedError) and error.status == 429):

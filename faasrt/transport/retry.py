@@ -24,6 +24,16 @@ from faasrt.errors import (
     ServiceError,
 )
 
+# While many endpoints restart at once, this many further attempts find one that runs.
+EXTRA_ATTEMPTS = 6
+# A server that is full needs longer than a connection that failed: with the default delays, 1 s, doubling up to 20 s.
+THROTTLED_BASE_FACTOR = 20
+THROTTLED_MAX_FACTOR = 10
+# Ten calls in a row may be retried. In the long run, a fifth of the calls that succeed may be retried, so retries never
+# add more than that to the load of servers that are failing.
+BUDGET = 50
+RETRY_COST = 5
+
 
 class FailureKind(enum.Enum):
     NEVER_SENT = enum.auto()
@@ -64,29 +74,27 @@ def outage_wait_s(settings: RetrySettings) -> float:
     return settings.connect_retry_s if settings.max_attempts > 1 else 0.0
 
 
+def throttled_delay_s(settings: RetrySettings) -> float:
+    """Return the maximum delay before the first retry after a 429 or 503."""
+    return settings.base_delay_s * THROTTLED_BASE_FACTOR
+
+
 class RetryBudget:
-    """A token bucket, which prevents floods of retries to endpoints that are down. A retry takes tokens, and a success
-    adds some.
+    """A token bucket, which prevents floods of retries to endpoints that are down. A retry takes five tokens, and a
+    success adds one.
     """
 
-    def __init__(self, settings: RetrySettings) -> None:
-        self._settings = settings
-        self.level = settings.budget
-
-    def reconfigure(self, settings: RetrySettings) -> None:
-        """Change the settings. A full bucket stays full."""
-        is_full = self.level >= self._settings.budget
-        self._settings = settings
-        self.level = settings.budget if is_full else min(self.level, settings.budget)
+    def __init__(self) -> None:
+        self.level: float = BUDGET
 
     def deposit(self) -> None:
-        self.level = min(self._settings.budget, self.level + self._settings.success_credit)
+        self.level = min(BUDGET, self.level + 1)
 
     def spend(self) -> bool:
         """Take the tokens of a retry, or return False if there are too few."""
-        if self.level < self._settings.retry_cost:
+        if self.level < RETRY_COST:
             return False
-        self.level -= self._settings.retry_cost
+        self.level -= RETRY_COST
         return True
 
 
@@ -125,29 +133,29 @@ def wait_before_retry(
     # Nothing was started, and the next attempt goes elsewhere. While many endpoints restart at the same time, a few
     # attempts may not find one that runs.
     elsewhere = has_alternative and kind in (FailureKind.NEVER_SENT, FailureKind.REFUSED)
-    most = settings.max_attempts
-    if elsewhere and most > 1:
-        most += settings.extra_attempts
-    if kind is FailureKind.FINAL or (attempt >= most and outage_s is None):
+    max_attempts = settings.max_attempts
+    if elsewhere and max_attempts > 1:
+        max_attempts += EXTRA_ATTEMPTS
+    if kind is FailureKind.FINAL or (attempt >= max_attempts and outage_s is None):
         return None
     if kind in (FailureKind.FAILED, FailureKind.LOST) and not idempotent:
         return None
     throttled = isinstance(error, OverloadedError) and not has_alternative
-    base_s = settings.throttled_base_delay_s if throttled else settings.base_delay_s
-    max_s = settings.throttled_max_delay_s if throttled else settings.max_delay_s
+    base_s = throttled_delay_s(settings) if throttled else settings.base_delay_s
+    max_s = settings.max_delay_s * (THROTTLED_MAX_FACTOR if throttled else 1)
     # Full jitter: callers that failed together retry at different times.
     wait_s = random() * min(max_s, base_s * 2.0 ** min(attempt - 1, 60))
-    asked_s = error.retry_after_s if isinstance(error, OverloadedError) else None
-    if asked_s is not None and not has_alternative:
-        if asked_s > settings.max_retry_after_s:
+    retry_after_s = error.retry_after_s if isinstance(error, OverloadedError) else None
+    if retry_after_s is not None and not has_alternative:
+        if retry_after_s > settings.max_retry_after_s:
             return None
-        wait_s = asked_s + random() * settings.base_delay_s
+        wait_s = retry_after_s + random() * settings.base_delay_s
     if wait_s + min_attempt_s > remaining_s:
         return None
     if outage_s is not None:
         if outage_s + wait_s <= settings.connect_retry_s:
             return wait_s  # the circuit breakers limit the attempts
-        if attempt >= most:
+        if attempt >= max_attempts:
             return None
     # A retry adds no load if the endpoint was not reached, or starts or stops, and another one is healthy.
     is_stopping = isinstance(error, OverloadedError) and error.status == 503 and error.not_started

@@ -66,7 +66,7 @@ class Transport:
         self.clock = clock
         self._random = random
         # By family of languages: successes on the servers of one family must not allow retries on those of another.
-        self._budgets: dict[str, RetryBudget] = defaultdict(lambda: RetryBudget(self.endpoints.settings.retry))
+        self._budgets: dict[str, RetryBudget] = defaultdict(RetryBudget)
         # The owners of the calls that wait before a retry.
         self._backing_off: dict[asyncio.Future[None], object] = {}
 
@@ -189,8 +189,6 @@ class Transport:
         Endpoints that stay keep their circuit breaker, limit and connections.
         """
         self.endpoints.reconfigure(settings)
-        for budget in self._budgets.values():
-            budget.reconfigure(settings.retry)
 
     def fail_waiting(self, owner: object) -> None:
         """Raise RuntimeClosedError in the calls with this owner that wait for a permit or for their next attempt."""

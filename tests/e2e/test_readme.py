@@ -5,11 +5,14 @@ from __future__ import annotations
 import inspect
 import pydoc
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import anyio.to_thread
+import httpx
 import pytest
 
 import faasrt
@@ -67,16 +70,57 @@ async def test_web_applications_answer_and_stop_programs(snippet: Snippet, tmp_p
     await anyio.to_thread.run_sync(documents.check_application, snippet, PYTHON, tmp_path)
 
 
+class Failing:
+    """Stands in for a manager all of whose calls fail."""
+
+    def __init__(self, error: faasrt.FaasrtError) -> None:
+        self.error = error
+
+    async def run_code(self, *args: object, **options: object) -> faasrt.ExecutionResult:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (faasrt.QueueFullError("full"), 503),
+        (faasrt.OverloadedError("busy", status=429, sent="yes"), 503),
+        (faasrt.DeadlineExceededError("waited too long", sent="no"), 503),
+        (faasrt.ServerError("secret", status=500, sent="yes"), 502),
+        (faasrt.InvalidRequestError("empty"), 422),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+async def test_the_web_application_of_the_readme_answers_errors(
+    error: faasrt.FaasrtError, status: int, tmp_path: Path
+) -> None:
+    """Whatever keeps a program from being sent has one answer, with `Retry-After`."""
+    script = tmp_path / "app.py"
+    script.write_text(APPLICATIONS[0].code)
+    app = runpy.run_path(str(script))["app"]
+
+    async def with_state(scope: Any, receive: Any, send: Any) -> None:
+        await app(scope | {"state": {"manager": Failing(error)}}, receive, send)
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(with_state), base_url="http://app") as client:
+        answer = await client.post("/grade", json={"code": "1"})
+        assert (answer.status_code, answer.headers.get("Retry-After")) == (status, "2" if status == 503 else None)
+        assert "secret" not in answer.text
+        bodies: list[object] = [{}, {"code": 5}, {"code": "x" * 100_001}, []]
+        for body in bodies:
+            assert (await client.post("/grade", json=body)).status_code == 422
+
+
 # Packages that the first command of the README installs, and the standard library.
 INSTALLED = {"faasrt", "aiohttp", "anyio", "structlog", *sys.stdlib_module_names}
 MODULES_OF = {"faasrt[prometheus]": "prometheus_client", "pytest-asyncio": "pytest_asyncio"}
 
 
-@pytest.mark.parametrize("snippet", [one for one in ALL if one.kind == "python"], ids=str)
+@pytest.mark.parametrize("snippet", [snippet for snippet in ALL if snippet.kind == "python"], ids=str)
 async def test_packages_that_snippets_import_are_named(snippet: Snippet) -> None:
     """Each imported package is in the standard library, is installed with faasrt, or is named on the page."""
     imported = set(re.findall(r"^(?:import|from) (\w+)", snippet.code, re.MULTILINE)) - INSTALLED
-    named = " ".join(" ".join(one.installs) for one in ALL if one.document == snippet.document).replace("'", "")
+    named = " ".join(" ".join(other.installs) for other in ALL if other.document == snippet.document).replace("'", "")
     named = " ".join(MODULES_OF.get(name, name.replace("-", "_")) for name in named.split())
     assert all(name in named for name in imported), (imported, named)
 
@@ -134,9 +178,9 @@ async def test_pydoc_shows_each_page(name: str) -> None:
     page = pydoc.plain(pydoc.render_doc(name))
     summary, _, rest = str(inspect.getdoc(pydoc.locate(name))).partition("\n")
     assert len(rest) > 150
-    shown, docstring = (re.sub(r"^[ |]*", "", text, flags=re.MULTILINE) for text in (page, rest))
-    assert summary in shown
-    assert docstring.strip() in shown
+    page_text, docstring = (re.sub(r"^[ |]*", "", text, flags=re.MULTILINE) for text in (page, rest))
+    assert summary in page_text
+    assert docstring.strip() in page_text
 
 
 async def test_pydoc_works_without_the_extras() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from pathlib import Path
-from typing import assert_type
+from typing import Any, assert_type
 
 import faasrt
 from faasrt import local, sync
@@ -75,6 +75,9 @@ async def use(manager: faasrt.RuntimeManager) -> None:
     called = await manager.call_function("def f(n): pass", "f", [1], language="py", timeout_ms=5)
     assert_type(called, faasrt.ExecutionResult)
     assert_type(await manager.run_cases("def f(n): pass", "f", [[1]], language="py"), list[faasrt.ExecutionResult])
+    assert_type(result.value_or(0), Any)
+    with contextlib.suppress(AttributeError):
+        faasrt.RuntimeManagr  # type: ignore[attr-defined]  # noqa: B018
     with contextlib.suppress(TypeError):
         faasrt.RuntimeManager.from_env(limitr=3)  # type: ignore[call-arg]
     with contextlib.suppress(faasrt.ConfigurationError):

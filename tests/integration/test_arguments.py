@@ -61,13 +61,11 @@ WRONG: dict[str, Any] = {
 SETTINGS = (SandboxConfig, TimeoutSettings, LimiterSettings, RetrySettings, BreakerSettings, Settings)
 # The values that an argument accepts, by its name. It must refuse all other values in WRONG.
 RIGHT: dict[str, set[str]] = {
-    "extra_attempts": {"zero"},
     "connect_retry_s": {"zero", "float"},
     "network_enabled": {"true", "false"},
     "idempotent": {"true", "false"},
     "min_success_rate": set(),
     "token": {"None", "str", "long"},
-    "budget": set(),  # 1.5 is less than what a retry costs
     "max_queue": {"None"},
     "queue_timeout_s": {"None", "float"},
     "headers": {"dict"},
@@ -184,14 +182,6 @@ async def test_environment_variables_must_be_strings(environ: Any) -> None:
             make(environ)
     with pytest.raises(TypeError):
         Settings.from_env({"COZE_LOOP_FAAS_URL": "http://a"}, tokn="a")
-
-
-async def test_retry_cost_must_not_exceed_the_budget() -> None:
-    """Otherwise no call would ever be retried."""
-    for arguments in ({"retry_cost": 51}, {"budget": 4}, {"budget": 1, "retry_cost": 1.5}):
-        with pytest.raises(ConfigurationError, match="retry_cost"):
-            RetrySettings(**arguments)
-    assert RetrySettings(budget=2, retry_cost=2).budget == 2
 
 
 CONSTRUCTORS: list[tuple[Any, str, set[str]]] = [

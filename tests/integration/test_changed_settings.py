@@ -120,7 +120,7 @@ async def test_a_retry_goes_to_the_new_endpoints() -> None:
     """A call that waits before its next attempt does not use an endpoint that has left the settings."""
     async with FakeFaaS() as old, FakeFaaS() as new:
         old.default = Reply.overloaded("0")
-        slow = RetrySettings(base_delay_s=0.2, throttled_base_delay_s=0.2)
+        slow = RetrySettings(base_delay_s=0.2)
         async with RuntimeManager(settings=Settings(endpoints={"python": old.url}, retry=slow)) as manager:
             call = asyncio.create_task(manager.run_code("1", "python"))
             await old.wait_until(lambda: len(old.requests) == 1)

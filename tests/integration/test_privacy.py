@@ -97,7 +97,7 @@ async def test_telemetry_contains_no_text_of_users(envelope: Any, caplog: pytest
     caplog.set_level("DEBUG")
     sinks = AllSinks()
     breaker = BreakerSettings(consecutive_failures=3, base_open_s=0.001, max_open_s=0.001)
-    retry = RetrySettings(base_delay_s=0.001, max_delay_s=0.002, throttled_base_delay_s=0.001)
+    retry = RetrySettings(base_delay_s=0.001, max_delay_s=0.002)
     async with FakeFaaS() as fake:
         fake.health = {"version": SECRET}
         settings = Settings(endpoints={"py": fake.url}, retry=retry, breaker=breaker, envelope=envelope)
@@ -207,7 +207,7 @@ async def test_reasons_contain_no_text_of_the_server(
 
     caplog.set_level("DEBUG", "faasrt")
     seen: list[Event] = []
-    retry = RetrySettings(base_delay_s=0.001, max_delay_s=0.001, throttled_base_delay_s=0.001, idempotent=True)
+    retry = RetrySettings(base_delay_s=0.001, max_delay_s=0.001, idempotent=True)
     url = await raw_server(handle)
     async with manager_for(url, envelope=envelope, retry=retry, telemetry=[seen.append]) as manager:
         (error,) = await asyncio.gather(manager.run_code(SECRET, "py"), return_exceptions=True)

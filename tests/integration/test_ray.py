@@ -205,7 +205,7 @@ async def test_rows_have_every_field_of_a_task() -> None:
         ({"tests": [5]}, "a test must be an object"),
         ({"sandbox": {"memory": 1}}, "sandbox must be an object with fields of memory_limit_mb"),
         ({"sandbox": "[1]"}, "sandbox must be an object"),
-        ({"sandbox": {"memory_limit_mb": 0}}, "memory_limit_mb must be above 0"),
+        ({"sandbox": {"memory_limit_mb": 0}}, "memory_limit_mb must be a whole number from 1"),
         ({"collect": ["/"]}, "a pattern in collect"),
         ({"ext": '{"a": 1}'}, "ext must"),
         ({"idempotent": "yes"}, "idempotent must be"),

@@ -208,7 +208,7 @@ async def test_example_in_the_docstring(port: int) -> None:
         ({"token": ""}, "needs a token"),
         ({"token": "a", "worker": "1"}, "no argument 'worker', only token, workers"),
         ({"token": "a", "workers": "many"}, "workers has a wrong value: 'many'"),
-        ({"token": "a", "workers": "0"}, "workers must be above 0"),
+        ({"token": "a", "workers": "0"}, "workers must be a whole number from 1"),
         ({"token": "a", "engines": "wasm"}, "engines has a wrong value: 'wasm'"),
         ({"token": "a", "engines": "python=v8"}, "the engine of python must be one of native, wasm"),
         ({"token": "a", "memory_limit_mb": "1"}, "memory_limit_mb must be at least"),

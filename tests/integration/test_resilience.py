@@ -35,7 +35,7 @@ from support.helpers import PATIENT, Clock, fast_forward, manager_for
 from support.served import until
 from support.servers import holding_faas
 
-QUICK = RetrySettings(base_delay_s=0.001, max_delay_s=0.002, throttled_base_delay_s=0.001, throttled_max_delay_s=0.002)
+QUICK = RetrySettings(base_delay_s=0.001, max_delay_s=0.002)
 NO_WAIT = attrs.evolve(QUICK, connect_retry_s=0)
 """Calls to endpoints that are down fail at once."""
 
@@ -304,7 +304,7 @@ async def test_endpoints_with_open_breakers_get_almost_no_calls(clock: Clock) ->
     """One endpoint answers 503, and one hangs. When their breakers are open, calls go to the third, and none fails."""
     settings = {
         "breaker": BreakerSettings(base_open_s=10_000, max_open_s=10_000, consecutive_failures=1),
-        "retry": RetrySettings(base_delay_s=0.001, max_delay_s=0.002, budget=1_000, throttled_base_delay_s=0.001),
+        "retry": RetrySettings(base_delay_s=0.001, max_delay_s=0.002),
     }
     async with endpoint_group(3, **settings) as (manager, (healthy, refusing, hanging)):
         refusing.default, hanging.default = Reply.unavailable(), Reply(hang=True)

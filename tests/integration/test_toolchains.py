@@ -485,7 +485,7 @@ async def test_a_compiler_that_is_killed_is_no_error_of_the_program(
     monkeypatch.setenv("FAASRT_CACHE_DIR", str(tmp_path))
     killed = attrs.evolve(PERL, compile=lambda _, sources: ["sh", "-c", command, sources[0]])
     monkeypatch.setitem(engine_choice.ENGINES, Language.BASH, (engine_for(killed),))
-    settings = Settings(sandbox=SANDBOX, retry=RetrySettings(max_attempts=1, extra_attempts=0))
+    settings = Settings(sandbox=SANDBOX, retry=RetrySettings(max_attempts=1))
     async with RuntimeManager.local(["bash"], workers=1, settings=settings) as manager:
         for _ in range(2):
             with pytest.raises(OverloadedError, match="a process of the compiler was killed"):

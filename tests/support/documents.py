@@ -37,7 +37,7 @@ from support.served import CLEAN, PATIENCE_S
 
 GUIDE = [
     *("cookbook", "programs", "sandboxes", "services", "error_handling", "troubleshooting", "concurrency"),
-    *("logging_and_metrics", "running_a_fleet"),
+    *("caching", "logging_and_metrics", "running_a_fleet"),
 ]
 DOCUMENTS = ["README.md", *(f"faasrt.docs.{name}" for name in GUIDE)]
 LOGGING = "import logging\nlogging.basicConfig()\nlogging.getLogger('faasrt').setLevel('DEBUG')\n"
@@ -84,14 +84,14 @@ def text_of(document: str) -> str:
 def snippets_of(document: str) -> list[Snippet]:
     """Return the snippets of a document, in order."""
     text, end = text_of(document), 0
-    found: list[Snippet] = []
+    snippets: list[Snippet] = []
     for match in re.finditer(r"^```(\w+)\n(.*?)^```\n?", text, re.DOTALL | re.MULTILINE):
         kind, code = match.groups()
         before, end = text[end : match.start()], match.end()
         if kind == "text":
             assert before.strip() == "", f"{document}: an output without a program before it: {code}"
-            assert found[-1].kind == "python"
-            found[-1] = attrs.evolve(found[-1], expected=code)
+            assert snippets[-1].kind == "python"
+            snippets[-1] = attrs.evolve(snippets[-1], expected=code)
             continue
         saved = re.search(r"Save\s+it\s+as\s+`(\S+)`", before)
         parts = re.split(r"^\$ ", code, flags=re.MULTILINE)[1:] if kind == "console" else [code]
@@ -99,8 +99,8 @@ def snippets_of(document: str) -> list[Snippet]:
             command, _, expected = part.partition("\n") if kind == "console" else (part, "", "")
             installs = tuple(re.findall(r"`pip install ([^`]+)`", before)) if part is parts[0] else ()
             file = saved[1] if saved and kind == "python" else ""
-            found.append(Snippet(document, len(found), kind, command, expected, file, installs))
-    return found
+            snippets.append(Snippet(document, len(snippets), kind, command, expected, file, installs))
+    return snippets
 
 
 def environment(python: Path, **variables: str) -> dict[str, str]:

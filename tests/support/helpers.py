@@ -25,13 +25,7 @@ PATIENT = TimeoutSettings(connect_s=30, health_s=30, grace_s=30)
 NO_WAIT = RetrySettings(connect_retry_s=0)
 """Calls to endpoints that are down fail at once."""
 
-QUICK = RetrySettings(
-    connect_retry_s=0,
-    base_delay_s=0.001,
-    max_delay_s=0.002,
-    throttled_base_delay_s=0.001,
-    throttled_max_delay_s=0.002,
-)
+QUICK = RetrySettings(connect_retry_s=0, base_delay_s=0.001, max_delay_s=0.002)
 """Like `NO_WAIT`, with short delays before retries."""
 
 

@@ -12,10 +12,10 @@ WIRE = Path(__file__).parent / "wire"
 
 def modules() -> dict[str, Path]:
     """Return the files of the package's modules by their dotted names, without those that run inside the sandboxes."""
-    found = {}
+    files = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         if path.parent.name in ("guest", "runners") and path.name != "__init__.py":
             continue
         parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
+        files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return files

@@ -11,7 +11,7 @@ from faasrt import FaasrtError, Language, RetrySettings, RuntimeFactory, Runtime
 from faasrt.client.cache import DiskCache
 from faasrt.client.map import check_stop_on
 from faasrt.client.syntax import check_where
-from faasrt.errors import shown
+from faasrt.errors import safe_repr
 from faasrt.local import LocalFaaS
 from faasrt.protocol.cases import check_function, check_keywords, encode_case
 from faasrt.protocol.request import check_ext, check_flag, check_priority, check_timeout_ms
@@ -68,16 +68,16 @@ def test_messages_about_large_arguments_are_short(name: str, value: object) -> N
 )
 def test_short_values_are_shown_in_full(value: object, text: str) -> None:
     """A short value is shown as its `repr`."""
-    assert shown(value) == text
+    assert safe_repr(value) == text
 
 
 @pytest.mark.parametrize("value", [10**5_000, [10**5_000]], ids=["large int", "large list"])
 def test_values_without_a_repr_are_shown_by_their_type(value: object) -> None:
     """Since Python 3.14, `reprlib` describes an int that has too many digits for `repr`. Before, it raises."""
-    assert shown(
+    assert safe_repr(
         value
-    ) == f"a value of type {type(value).__name__}" or "<int instance with roughly 5001 digits" in shown(value)
+    ) == f"a value of type {type(value).__name__}" or "<int instance with roughly 5001 digits" in safe_repr(value)
 
 
 def test_long_values_are_shown_by_their_start_and_end() -> None:
-    assert shown("a" + LONG + "b") == f"'a{'x' * 46}...{'x' * 47}b'"
+    assert safe_repr("a" + LONG + "b") == f"'a{'x' * 46}...{'x' * 47}b'"

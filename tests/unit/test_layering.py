@@ -18,6 +18,7 @@ LAYERS = [
     ("faasrt.cli", 9),
     ("faasrt.ray", 9),
     ("faasrt.sync", 9),
+    ("faasrt.web", 9),
     ("faasrt.testing.pytest_plugin", 9),
     ("faasrt.client", 8),
     ("faasrt.testing", 7),
@@ -62,16 +63,16 @@ def imports_of(path: Path, known: dict[str, Path]) -> set[str]:
     """Return the modules of the package that a file imports, except those imported only for type checkers."""
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
             node.body = []
-    found = set()
+    imported = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names if alias.name in known}
+            imported |= {alias.name for alias in node.names if alias.name in known}
         elif isinstance(node, ast.ImportFrom) and node.module in known:
             below = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= (below & set(known)) or {node.module}
-    return found
+            imported |= (below & set(known)) or {node.module}
+    return imported
 
 
 def layer_of(module: str) -> tuple[str, float]:

@@ -19,7 +19,6 @@ from faasrt import (
     DeadlineExceededError,
     LimiterSettings,
     QueueFullError,
-    RetrySettings,
     ServiceError,
     Settings,
 )
@@ -28,7 +27,6 @@ from faasrt.transport.endpoint import Endpoint, choose
 from faasrt.transport.groups import EndpointGroup
 from faasrt.transport.limiter import AdaptiveLimit
 from faasrt.transport.pool import Permit, PermitPool
-from faasrt.transport.retry import RetryBudget
 from support.helpers import Clock as LoopClock
 
 
@@ -793,14 +791,6 @@ def test_a_higher_cap_lifts_only_limits_that_the_old_one_restricted() -> None:
     shrunk.shrink(100, 99)
     shrunk.set_cap(300)
     assert shrunk.limit == 9
-
-
-def test_a_full_budget_stays_full() -> None:
-    for level, budget, expected in ((50, 100, 100), (20, 100, 20), (40, 30, 30)):
-        one = RetryBudget(RetrySettings())
-        one.level = level
-        one.reconfigure(RetrySettings(budget=budget))
-        assert one.level == expected
 
 
 async def test_callers_of_a_group_without_endpoints_do_not_wait() -> None:

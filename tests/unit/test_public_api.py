@@ -12,12 +12,13 @@ from faasrt import errors
 
 
 def test_every_exported_name_exists() -> None:
-    """Each name in `__all__` can be imported, and `__all__` has no duplicates."""
+    """Each name in `__all__` can be imported, and `dir` lists them and no others."""
     assert sorted(set(faasrt.__all__)) == sorted(faasrt.__all__)
     for name in faasrt.__all__:
         assert getattr(faasrt, name) is not None
+    assert dir(faasrt) == sorted(faasrt.__all__)
     with pytest.raises(AttributeError):
-        faasrt.nope  # noqa: B018
+        faasrt.nope  # type: ignore[attr-defined]  # noqa: B018
 
 
 ERRORS = [

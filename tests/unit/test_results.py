@@ -32,20 +32,32 @@ def test_value_decodes_json(ret_val: str, value: object) -> None:
     assert result.to_dict()["value"] == value
 
 
-@pytest.mark.parametrize("ret_val", ["", "plain text", "{'a': 1}", "NaN", "1e999", "[" * 100_000, "1" * 10_000])
+@pytest.mark.parametrize("ret_val", ["plain text", "{'a': 1}", "NaN", "1e999", "[" * 100_000, "1" * 10_000])
 def test_value_raises_for_invalid_json(ret_val: str) -> None:
     """`value` raises ReturnValueError, and `to_dict` gives None."""
     result = ExecutionResult(outcome=Outcome.OK, output=ExecutionOutput(ret_val=ret_val))
     with pytest.raises(ReturnValueError):
         result.value  # noqa: B018
+    with pytest.raises(ReturnValueError):
+        result.value_or(0)
     assert result.to_dict()["value"] is None
 
 
-def test_value_raises_for_a_truncated_text() -> None:
-    """A truncated text that is valid JSON by chance is not the value that the program returned."""
-    result = ExecutionResult(outcome=Outcome.OK, output=ExecutionOutput(ret_val="1"), truncated=frozenset({"ret_val"}))
+@pytest.mark.parametrize("ret_val", ["1", ""])
+def test_value_raises_for_a_truncated_text(ret_val: str) -> None:
+    """A truncated text that is valid JSON, or empty, is not the value that the program returned."""
+    output = ExecutionOutput(ret_val=ret_val)
+    result = ExecutionResult(outcome=Outcome.OK, output=output, truncated=frozenset({"ret_val"}))
     with pytest.raises(ReturnValueError, match="max_output_bytes"):
         result.value  # noqa: B018
+
+
+def test_a_program_that_returned_nothing_has_no_value() -> None:
+    """`value` is None, and `value_or` returns the default. The JSON text `null` is a value."""
+    nothing = ExecutionResult(outcome=Outcome.OK)
+    assert (nothing.value, nothing.value_or(0), nothing.to_dict()["value"]) == (None, 0, None)
+    null = ExecutionResult(outcome=Outcome.OK, output=ExecutionOutput(ret_val="null"))
+    assert (null.value, null.value_or(0)) == (None, None)
 
 
 def test_raise_for_outcome() -> None:

@@ -24,6 +24,8 @@ from faasrt import (
 )
 from faasrt.transport.http import read_retry_after
 from faasrt.transport.retry import (
+    BUDGET,
+    RETRY_COST,
     FailureKind,
     RetryBudget,
     SendState,
@@ -72,7 +74,7 @@ def decide(error: ServiceError, **changes: Any) -> float | None:
         "remaining_s": 60.0,
         "min_attempt_s": 0.1,
         "settings": RetrySettings(),
-        "budget": RetryBudget(RetrySettings()),
+        "budget": RetryBudget(),
         "random": lambda: 0.5,
     }
     return wait_before_retry(error, **(options | changes))
@@ -93,7 +95,7 @@ def test_no_retry_without_time_attempts_or_budget(
     error: ServiceError, kind: FailureKind, by_default: bool, idempotent: bool
 ) -> None:
     """Each of the deadline, the number of attempts and the retry budget can prevent a retry."""
-    empty = RetryBudget(RetrySettings())
+    empty = RetryBudget()
     empty.level = 4.9
     assert decide(error, idempotent=True, remaining_s=0.0) is None
     assert decide(error, idempotent=True, attempt=3) is None
@@ -128,7 +130,7 @@ def test_retry_on_another_endpoint_ignores_retry_after() -> None:
     """A refused call soon goes to another endpoint. If the endpoint is down, this does not need the retry budget."""
     assert decide(overloaded(429, 20.0), has_alternative=True) == 0.025
     assert decide(overloaded(503, 1e9), has_alternative=True) == 0.025
-    empty = RetryBudget(RetrySettings())
+    empty = RetryBudget()
     empty.level = 0.0
     assert decide(ConnectError("x", sent="no"), has_alternative=True, budget=empty) is not None
     assert decide(overloaded(503, not_started=True), has_alternative=True, budget=empty) is not None
@@ -142,9 +144,9 @@ def test_more_attempts_find_an_endpoint_that_runs(error: ServiceError) -> None:
     assert decide(error, attempt=9, has_alternative=True) is None
     assert decide(error, attempt=3, has_alternative=False) is None
     assert decide(error, has_alternative=True, settings=RetrySettings(max_attempts=1)) is None
-    few = RetrySettings(max_attempts=2, extra_attempts=1)
-    assert decide(error, attempt=2, has_alternative=True, settings=few) is not None
-    assert decide(error, attempt=3, has_alternative=True, settings=few) is None
+    few = RetrySettings(max_attempts=2)
+    assert decide(error, attempt=7, has_alternative=True, settings=few) is not None
+    assert decide(error, attempt=8, has_alternative=True, settings=few) is None
     lost = ConnectionLostError("x", sent="maybe")
     assert decide(lost, attempt=3, has_alternative=True, idempotent=True) is None
 
@@ -155,7 +157,7 @@ def test_more_attempts_find_an_endpoint_that_runs(error: ServiceError) -> None:
 def test_retries_while_endpoints_are_down_are_limited_by_time_not_by_number(error: ServiceError) -> None:
     """They need no budget, but time until the deadline. Then the usual rules apply."""
     assert is_outage(error)
-    empty = RetryBudget(RetrySettings())
+    empty = RetryBudget()
     empty.level = 0.0
     assert decide(error, attempt=4, outage_s=1.0, budget=empty) is not None
     assert decide(error, attempt=2_000, outage_s=1.0, random=lambda: 0.0) is not None
@@ -241,8 +243,7 @@ class Budgets(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.settings = RetrySettings()
-        self.budget = RetryBudget(self.settings)
+        self.budget = RetryBudget()
         self.successes = self.retries = 0
 
     @rule()
@@ -254,13 +255,13 @@ class Budgets(RuleBasedStateMachine):
     def retry(self) -> None:
         before = self.budget.level
         paid = self.budget.spend()
-        assert paid is (before >= self.settings.retry_cost)
+        assert paid is (before >= RETRY_COST)
         self.retries += paid
 
     @invariant()
     def within(self) -> None:
-        assert 0 <= self.budget.level <= self.settings.budget
-        assert self.retries * self.settings.retry_cost <= self.settings.budget + self.successes
+        assert 0 <= self.budget.level <= BUDGET
+        assert self.retries * RETRY_COST <= BUDGET + self.successes
 
 
 TestBudgets = Budgets.TestCase
@@ -268,7 +269,7 @@ TestBudgets = Budgets.TestCase
 
 def test_retry_budget_limits_retries_when_all_endpoints_are_down() -> None:
     """A thousand failing calls share ten retries. Successes allow more retries."""
-    budget = RetryBudget(RetrySettings())
+    budget = RetryBudget()
     error = ConnectError("x", sent="no")
     retries = 0
     for _ in range(1_000):

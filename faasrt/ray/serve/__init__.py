@@ -49,7 +49,7 @@ from starlette.responses import Response
 from yarl import URL
 
 from faasrt.config import SandboxConfig
-from faasrt.errors import ConfigurationError, shown
+from faasrt.errors import ConfigurationError, safe_repr
 from faasrt.local.server import LocalFaaS
 
 __all__ = ["app"]
@@ -118,9 +118,9 @@ def app(args: Mapping[str, Any]) -> serve.Application:
         raise ConfigurationError("the application needs a token: set FAASRT_TOKEN, or the argument token")
     least, most = options.pop("min_replicas", 1), options.pop("max_replicas", 100)
     if not isinstance(least, int) or least < 0:
-        raise ConfigurationError(f"min_replicas must be a whole number from 0, got {shown(least)}")
+        raise ConfigurationError(f"min_replicas must be a whole number from 0, got {safe_repr(least)}")
     if not isinstance(most, int) or most < max(1, least):
-        raise ConfigurationError(f"max_replicas must be a whole number from {max(1, least)}, got {shown(most)}")
+        raise ConfigurationError(f"max_replicas must be a whole number from {max(1, least)}, got {safe_repr(most)}")
     limits = {name: options.pop(name) for name in _SANDBOX_NAMES if name in options}
     options = {"workers": 2, "queue_timeout_s": _QUEUE_TIMEOUT_S, **options, "sandbox": SandboxConfig(**limits)}
     LocalFaaS(**options)  # raises ConfigurationError
@@ -142,13 +142,13 @@ def app(args: Mapping[str, Any]) -> serve.Application:
 
 def _convert(name: str, value: Any) -> Any:
     if name not in _CONVERTERS:
-        raise ConfigurationError(f"there is no argument {shown(name)}, only {', '.join(_CONVERTERS)}")
+        raise ConfigurationError(f"there is no argument {safe_repr(name)}, only {', '.join(_CONVERTERS)}")
     if not isinstance(value, str):
         return value
     try:
         return _CONVERTERS[name](value)
     except ValueError:
-        raise ConfigurationError(f"{name} has a wrong value: {shown(value)}") from None
+        raise ConfigurationError(f"{name} has a wrong value: {safe_repr(value)}") from None
 
 
 class ServedFaaS:
