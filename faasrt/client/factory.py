@@ -139,7 +139,7 @@ class RuntimeFactory:
             raise ConfigurationError("settings.endpoints must not be empty: pass all settings, not only the changes")
         for url in urls:
             protocol_of(url)
-        self._transport.reconfigure(settings)
+        self._transport.endpoints.reconfigure(settings)
 
     def get_supported_languages(self) -> tuple[Language | OtherLanguage, ...]:
         """Return the languages that have an endpoint.

@@ -183,13 +183,6 @@ class Transport:
             call.attach(failure)
             raise
 
-    def reconfigure(self, settings: Settings) -> None:
-        """Use other settings for further calls, and other endpoints for further attempts and for waiting calls.
-
-        Endpoints that stay keep their circuit breaker, limit and connections.
-        """
-        self.endpoints.reconfigure(settings)
-
     def fail_waiting(self, owner: object) -> None:
         """Raise RuntimeClosedError in the calls with this owner that wait for a permit or for their next attempt."""
         error = RuntimeClosedError("this runtime was closed while the call waited for a permit; nothing was sent")
