@@ -260,7 +260,7 @@ class ConnectionLostError(ServiceError):
     Example:
         >>> from faasrt.testing import FakeFaaS, Reply
         >>> async with FakeFaaS() as fake, RuntimeManager.from_env({"COZE_LOOP_FAAS_URL": fake.url}) as manager:
-        ...     fake.script(Reply(reset_after=0))
+        ...     fake.script(Reply(disconnect=True))
         ...     try:
         ...         await manager.run_code("print(1)", "python")
         ...     except ConnectionLostError as error:

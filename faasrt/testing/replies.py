@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 from collections.abc import Mapping
 from typing import Any
 
 import attrs
-from attrs.validators import and_, ge, instance_of, le, optional
+from aiohttp import hdrs, web
+from attrs.validators import ge, instance_of, le
+from multidict import CIMultiDict
 
 from faasrt.results import ErrorInfo, Outcome
 
 _EXIT_CODES = {Outcome.OK: 0, Outcome.USER_ERROR: 1, Outcome.SYNTAX_ERROR: 1}
-_BYTES = optional(and_(instance_of(int), ge(0)))
 
 
 def _copy(headers: Mapping[str, str]) -> Mapping[str, str]:
@@ -43,12 +43,7 @@ class Reply:
         delay_s: The delay before the answer in seconds, from 0 to 1e9. Default: 0.
         hang: Whether to never answer, and keep the connection open until the client disconnects. Default: False.
         body: The body of the response, instead of the JSON of the fields above. Default: None.
-        reset_after: Reset the connection (RST) after this number of bytes of the response, including its head. With 0,
-            reset it when the request has been read; with a number above the size of the response, at the end of it.
-            Default: None, no reset.
-        reset_on_request_byte: Reset the connection when this number of bytes of the request, including its head, has
-            arrived. With 0, reset it at the first byte. A shorter request is read completely before the reset.
-            Default: None, no reset.
+        disconnect: Whether to close the connection in place of an answer, after `delay_s`. Default: False.
 
     Raises:
         ValueError: A value is out of range, or the outcome is unknown.
@@ -74,8 +69,7 @@ class Reply:
     delay_s: float = attrs.field(default=0.0, validator=[ge(0), le(1e9)])
     hang: bool = False
     body: bytes | None = None
-    reset_after: int | None = attrs.field(default=None, validator=_BYTES)
-    reset_on_request_byte: int | None = attrs.field(default=None, validator=_BYTES)
+    disconnect: bool = False
 
     @classmethod
     def ok(cls, stdout: str = "", value: Any = None) -> Reply:
@@ -113,31 +107,25 @@ class Reply:
             return False
         return self.status < 300 or self.status == 408 or self.status >= 500
 
-    def render(self, language: Any = "", duration_ms: int = 0, *, keep_alive: bool = True) -> bytes:
-        """Return the bytes of the response, including its head.
+    def make_response(self, language: Any = "", duration_ms: int = 0) -> web.Response:
+        """Return the response.
 
         Args:
             language: The language in the request.
             duration_ms: The milliseconds since the request was read.
-            keep_alive: Whether the connection can be reused.
         """
-        body = self._render_body(language, duration_ms)
-        headers = {
-            "Content-Type": "application/json",
-            "Content-Length": str(len(body)),
-            "Connection": "keep-alive" if keep_alive else "close",
-        }
+        headers = CIMultiDict({hdrs.CONTENT_TYPE: "application/json"})
         if self.retry_after is not None:
-            headers["Retry-After"] = str(self.retry_after)
+            headers[hdrs.RETRY_AFTER] = str(self.retry_after)
         if self.not_started:
             headers["x-faasrt-not-started"] = "1"
-        # A header of the reply replaces the default header of the same name, ignoring case.
-        fields = {name.lower(): (name, value) for name, value in [*headers.items(), *self.headers.items()]}
-        status = f"HTTP/1.1 {self.status} {http.client.responses.get(self.status, '')}"
-        lines = [status, *(f"{name}: {value}" for name, value in fields.values())]
-        return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
+        headers.update(self.headers)
+        response = web.Response(body=self._make_body(language, duration_ms), status=self.status, headers=headers)
+        if headers.get(hdrs.CONNECTION, "").lower() == "close":
+            response.force_close()
+        return response
 
-    def _render_body(self, language: Any, duration_ms: int) -> bytes:
+    def _make_body(self, language: Any, duration_ms: int) -> bytes:
         if self.body is not None:
             return self.body
         if self.status != 200:

@@ -153,7 +153,7 @@ async def test_failures_of_the_faas_are_answered_with_502_or_503(backend: str) -
             text = await response.text()
             assert (response.status, response.headers["Retry-After"]) == (503, "41")
             assert json.loads(text)["error"] == "OverloadedError"
-        fake.script(Reply.crash(), Reply(body=b"?"), Reply(reset_after=0))
+        fake.script(Reply.crash(), Reply(body=b"?"), Reply(disconnect=True))
         for name in ("ServerError", "ProtocolError", "ConnectionLostError", "ConnectError"):
             if name == "ConnectError":
                 fake.down()

@@ -216,7 +216,7 @@ async def test_service_errors_are_errors_of_the_span(spans: Spans, fake: FakeFaa
     dead = f"http://127.0.0.1:{unused_tcp_port}"
     limiter = LimiterSettings(max_concurrency=1, max_queue=1)
     async with manager_for(fake.url, retry=QUICK, telemetry=[spans.sink]) as manager:
-        for reply in (Reply.crash(), Reply(status=400, details="no"), Reply(reset_after=0), Reply(body=b"[]")):
+        for reply in (Reply.crash(), Reply(status=400, details="no"), Reply(disconnect=True), Reply(body=b"[]")):
             fake.script(reply)
             await error_of(manager.run_code("1", "python"))
     async with manager_for(dead, retry=QUICK, telemetry=[spans.sink]) as manager:
@@ -249,7 +249,7 @@ async def test_service_errors_are_errors_of_the_span(spans: Spans, fake: FakeFaa
 async def test_sink_keeps_no_ended_spans(spans: Spans, fake: FakeFaaS) -> None:
     """Three hundred calls with all kinds of results have an ended span each, and the sink keeps none of them."""
     codes = ["ok", "user", "crash", "busy", "lost", "hang"]
-    replies = [Reply(), Reply(outcome="USER_ERROR"), Reply.crash(), Reply.overloaded("0"), Reply(reset_after=0)]
+    replies = [Reply(), Reply(outcome="USER_ERROR"), Reply.crash(), Reply.overloaded("0"), Reply(disconnect=True)]
     fake.handler = lambda body: dict(zip(codes, [*replies, Reply(hang=True)], strict=True))[body["code"]]
     limiter = LimiterSettings(max_queue=200)
     async with manager_for(fake.url, retry=QUICK, limiter=limiter, telemetry=[spans.sink]) as manager:

@@ -43,7 +43,7 @@ REPLIES = [
     Reply(body=json.dumps({"output": SECRET, "error": SECRET}).encode()),
     Reply(headers={"Content-Encoding": SECRET}),
     Reply(headers={"Retry-After": SECRET}, status=503, details=SECRET),
-    Reply(reset_after=0),
+    Reply(disconnect=True),
 ]
 
 

@@ -148,7 +148,7 @@ async def test_metrics_sinks_and_log_agree(unused_tcp_port: int, caplog: pytest.
         "timeout": Reply(outcome="TIMEOUT"),
         "crash": Reply.crash(),
         "reject": Reply(status=400),
-        "lost": Reply(reset_after=0),
+        "lost": Reply(disconnect=True),
         "busy": Reply.overloaded("0"),
         "hang": Reply(hang=True),
     }

@@ -183,7 +183,7 @@ async def test_events_have_the_status_of_the_answer() -> None:
             Reply.overloaded("0"),
             Reply(status=408),  # a timeout of a proxy
             Reply(status=400),
-            Reply(reset_after=0),
+            Reply(disconnect=True),
             Reply(body=b"[]"),
             Reply(headers={"Content-Encoding": "gzip"}),
             Reply(body=b" " * 5_000_000),
