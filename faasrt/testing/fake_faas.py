@@ -156,7 +156,8 @@ class _Connection(web.RequestHandler):
 
     def __init__(self, fake: FakeFaaS) -> None:
         server = web.Server(fake._handle, handler_cancellation=True)
-        super().__init__(server, loop=asyncio.get_running_loop(), access_log=None, keepalive_timeout=_KEEP_ALIVE_S  # type: ignore[arg-type])
+        options: dict[str, Any] = {"access_log": None, "keepalive_timeout": _KEEP_ALIVE_S}
+        super().__init__(server, loop=asyncio.get_running_loop(), **options)
         self._fake = fake
 
     async def start(self) -> None:

@@ -8,11 +8,10 @@ import hashlib
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from faasrt import __version__
-from faasrt.cli.report import charts
+from faasrt.cli.report import units
 from faasrt.cli.report.reader import KINDS
 from faasrt.cli.report.summary import Summary
 from faasrt.cli.report.text import clean
-from faasrt.cli.report.units import elapsed, milliseconds, moment, percent, rate, short
 
 _LOADER = PackageLoader("faasrt.cli.report")
 
@@ -33,8 +32,7 @@ def make_environment() -> Environment:
     environment = Environment(
         loader=_LOADER, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals["charts"] = charts
-    for function in (elapsed, milliseconds, moment, percent, rate, sha256, short):
+    for function in (units.elapsed, units.figure, units.milliseconds, units.moment, units.percent, sha256):
         environment.filters[function.__name__] = function
     environment.filters["thousands"] = "{:,}".format
     return environment

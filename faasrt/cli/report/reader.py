@@ -10,6 +10,7 @@ import gzip
 import json
 import re
 import stat
+import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from math import isnan, nan
@@ -26,25 +27,22 @@ from faasrt.languages import Language
 from faasrt.results import Outcome
 
 OK, INFRASTRUCTURE, INVALID_TASK, OTHER = "OK", "INFRASTRUCTURE", "INVALID_TASK", "OTHER"
-WRONG_ANSWER = str(Verdict.WRONG_ANSWER)
-KINDS = (*(str(outcome) for outcome in Outcome), WRONG_ANSWER, INFRASTRUCTURE, INVALID_TASK, OTHER)
-_MARKS = {"outcome", "infra_error", "invalid_task"}
+KINDS = (*(str(outcome) for outcome in Outcome), str(Verdict.WRONG_ANSWER), INFRASTRUCTURE, INVALID_TASK, OTHER)
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
-# The numbers of a result, and the largest that counts; the last is the last second of the year 9999.
-_MAX_NUMBERS = {"total_ms": 1e12, "duration_ms": 1e12, "finished_at": 253_402_300_799}
+MAX_MS = 1e12
+MAX_FINISHED_S = 253_402_300_799
+"""The last second of the year 9999."""
+MAX_TESTS = 1_000_000_000
 # After this number of foreign lines, and no result, the rest of the file is not read.
 _FOREIGN_LINES = 100
 # Further reasons are counted together, so that memory stays small.
 MAX_REASONS = 2_000
-MAX_TESTS = 1_000_000_000
 _OTHER_REASONS = "other reasons"
-_REASON_CHARS = 160
 _DIGITS = re.compile(r"\d+")
 _LINE = re.compile(r"^line \d+: ")
 _ENDPOINT = re.compile(r" \[[^\[\]]*sent: \w+\]$")
 _LANGUAGES = {str(language) for language in Language}
-_TEXT_BYTES = {"traceback": 3_000}
 
 
 class ResultsError(FaasrtError, ValueError):
@@ -52,59 +50,28 @@ class ResultsError(FaasrtError, ValueError):
 
 
 class Row(NamedTuple):
-    """The numbers of a result. A missing one is NaN.
+    """The numbers of a result. A missing time is NaN.
 
     Attributes:
-        kind: One of `KINDS`.
         offset: The offset of the result's line in the unpacked file.
+        kind: One of `KINDS`.
+        reason: The key in `Rows.reasons` of the reason of a failure.
+        language: The language, or "" when it is missing or unknown.
         total_ms: The latency that the caller saw.
         duration_ms: The duration that the server reported.
         finished_s: The time of the result, in seconds since 1970.
-        language: The language, or "" when it is missing or unknown.
-        reason: The index of the reason of a failure in `Rows.reasons`.
         tests_passed, tests: The number of tests that passed, and of all tests; 0 for a task without tests.
     """
 
-    kind: str
     offset: int
+    kind: str
+    reason: str
+    language: str
     total_ms: float
     duration_ms: float
     finished_s: float
-    language: str
-    reason: int
-    tests_passed: int = 0
-    tests: int = 0
-
-
-class Reasons:
-    """The different reasons of failures. Reasons that differ only in their numbers are one.
-
-    Attributes:
-        texts: A short text for each reason. The first one, "", is that of every result without a reason.
-    """
-
-    def __init__(self) -> None:
-        self.texts = [""]
-        self._numbers: dict[str, int] = {"": 0}
-        self._varying: set[int] = set()
-
-    def add(self, fields: dict[str, Any]) -> int:
-        if _kind(fields) == OK:
-            return 0
-        text = one_line(_short_reason(fields), _REASON_CHARS)
-        pattern = _DIGITS.sub("…", text)
-        number = self._numbers.get(pattern)
-        if number is None:
-            if len(self.texts) >= MAX_REASONS:
-                pattern = text = _OTHER_REASONS
-                if pattern in self._numbers:
-                    return self._numbers[pattern]
-            number = self._numbers[pattern] = len(self.texts)
-            self.texts.append(text)
-        elif text != self.texts[number] and number not in self._varying:
-            self._varying.add(number)
-            self.texts[number] = pattern
-        return number
+    tests_passed: int
+    tests: int
 
 
 class Rows:
@@ -115,7 +82,8 @@ class Rows:
 
     Attributes:
         latest: The results, by the hash of what identifies their task.
-        reasons: The different reasons of failures.
+        reasons: A short text for each different reason of failures. Reasons that differ only in their numbers are one:
+            their key has "…" in place of numbers.
         superseded: The number of results that a later one of the same task replaced.
         unreadable: The number of lines that are not results.
         first_unreadable: The number of the first such line, from 1.
@@ -127,25 +95,16 @@ class Rows:
 
     def __init__(self, path: Path) -> None:
         self.latest: dict[int, Row] = {}
-        self.reasons = Reasons()
+        self.reasons = {"": ""}
         self.superseded = self.unreadable = self.first_unreadable = 0
         self.torn = False
         with _opened(path) as file:
             for number, offset, line in _lines(file):
-                if (fields := _fields(line)) is not None:
-                    # A result without an id belongs to its line; one without either is a task of its own.
-                    known = (f"{name} {fields[name]}" for name in ("id", "line") if fields.get(name) is not None)
-                    key = hash(next(known, f"offset {offset}"))
-                    self.superseded += key in self.latest
-                    total_ms, duration_ms, finished_s = (_number(fields, name) for name in _MAX_NUMBERS)
-                    language, reason = _language(fields), self.reasons.add(fields)
-                    times = total_ms, duration_ms, finished_s
-                    self.latest[key] = Row(_kind(fields), offset, *times, language, reason, *_tests(fields))
-                elif not line.strip():
-                    continue
-                elif not line.endswith(b"\n"):
+                if (fields := _parse(line)) is not None:
+                    self._add(fields, offset)
+                elif line.strip() and not line.endswith(b"\n"):
                     self.torn = True
-                else:
+                elif line.strip():
                     self.unreadable += 1
                     self.first_unreadable = self.first_unreadable or number
                     if self.unreadable >= _FOREIGN_LINES and not self.latest:
@@ -153,6 +112,33 @@ class Rows:
         if not self.latest:
             empty = not self.unreadable and not self.torn
             raise ResultsError(f"{path} is empty" if empty else f"{path} holds no results of `faasrt batch`")
+
+    def _add(self, fields: dict[str, Any], offset: int) -> None:
+        # A result without an id belongs to its line; one without either is a task of its own.
+        names = (f"{name} {fields[name]}" for name in ("id", "line") if fields.get(name) is not None)
+        key = hash(next(names, f"offset {offset}"))
+        self.superseded += key in self.latest
+        language = fields.get("language")
+        self.latest[key] = Row(
+            offset,
+            _kind(fields),
+            self._add_reason(fields),
+            language if isinstance(language, str) and language in _LANGUAGES else "",
+            *_times(fields),
+            _number(fields.get("finished_at"), MAX_FINISHED_S),
+            *_tests(fields),
+        )
+
+    def _add_reason(self, fields: dict[str, Any]) -> str:
+        if _kind(fields) == OK:
+            return ""
+        text = one_line(_short_reason(fields), 160)
+        key = sys.intern(_DIGITS.sub("…", text))
+        if key not in self.reasons and len(self.reasons) >= MAX_REASONS:
+            key = text = _OTHER_REASONS
+        if self.reasons.setdefault(key, text) != text:
+            self.reasons[key] = key
+        return key
 
 
 class Task:
@@ -164,8 +150,6 @@ class Task:
     Attributes:
         id: The task's id; "line 44" when it has none.
         kind: One of `KINDS`.
-        total_ms: The latency that the caller saw; NaN when missing.
-        duration_ms: The duration that the server reported; NaN when missing.
         reason: The cause of the failure, on one line; may be empty.
         facts: Other known values, by name.
         texts: The streams that are not empty, by name.
@@ -173,17 +157,15 @@ class Task:
 
     def __init__(self, fields: dict[str, Any]) -> None:
         self.kind = _kind(fields)
-        self.total_ms, self.duration_ms = _number(fields, "total_ms"), _number(fields, "duration_ms")
         name = f"line {_text(fields.get('line')) or '?'}" if fields.get("id") is None else _text(fields["id"])
         self.id = one_line(name, 120)
 
-        about = _about(fields)
+        failure = _failure(fields)
         outcome = fields.get("outcome") if self.kind == OTHER else None
-        parts = [outcome, about.get("type"), about.get("name"), about.get("message")]
-        reason = ": ".join(part for part in map(_text, parts) if part)
+        reason = _joined(outcome, failure.get("type"), failure.get("name"), failure.get("message"))
         self.reason = one_line(reason, 200)
 
-        traceback = _text(about.get("traceback")).strip("\n")
+        traceback = _text(failure.get("traceback")).strip("\n")
         texts = {
             "message": reason if not traceback and len(reason) > 200 else "",
             "traceback": traceback,
@@ -191,20 +173,22 @@ class Task:
             "stderr": _text(fields.get("stderr")).replace(f"{traceback}\n", "" if traceback else "\n").strip("\n"),
             "stdout": _text(fields.get("stdout")).strip("\n"),
         }
-        self.texts = {name: excerpt(text, _TEXT_BYTES.get(name, 800)) for name, text in texts.items() if text.strip()}
+        self.texts = {
+            name: excerpt(text, 3_000 if name == "traceback" else 800) for name, text in texts.items() if text.strip()
+        }
 
-        cut = fields.get("truncated")
+        total_ms, duration_ms = _times(fields)
         facts = {
             "line": fields.get("line"),
             "language": fields.get("language"),
             "exit code": fields.get("exit_code"),
             "tests passed": "{} of {}".format(*_tests(fields)) if fields.get("tests") is not None else None,
-            "attempts": about.get("attempts", fields.get("attempts")),
-            "sent": about.get("sent"),
+            "attempts": failure.get("attempts", fields.get("attempts")),
+            "sent": failure.get("sent"),
             "endpoint": fields.get("endpoint"),
-            "cut at the output limit": ", ".join(map(_text, cut)) if isinstance(cut, list) else cut,
-            "latency": None if isnan(self.total_ms) else milliseconds(self.total_ms),
-            "duration": None if isnan(self.duration_ms) else milliseconds(self.duration_ms),
+            "cut at the output limit": fields.get("truncated"),
+            "latency": None if isnan(total_ms) else milliseconds(total_ms),
+            "duration": None if isnan(duration_ms) else milliseconds(duration_ms),
         }
         self.facts = {name: one_line(text, 100) for name, value in facts.items() if (text := _text(value))}
 
@@ -216,7 +200,7 @@ def read_tasks(path: Path, offsets: Iterable[int]) -> Iterator[Task]:
     with _opened(path) as file:
         for offset in offsets:
             file.seek(offset)
-            fields = _fields(file.readline(MAX_LINE_BYTES))
+            fields = _parse(file.readline(MAX_LINE_BYTES))
             if fields is None:
                 raise ResultsError(f"{path} has changed while it was read")
             yield Task(fields)
@@ -230,9 +214,9 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
             problem = "it is a directory" if path.is_dir() else "it must be a file, to be read twice"
             raise ResultsError(f"cannot read {path}: {problem}")
         with path.open("rb") as file:
-            magic = file.read(4)
+            is_gzip = file.read(2) == b"\x1f\x8b"
             file.seek(0)
-            yield cast("BinaryIO", gzip.GzipFile(fileobj=file)) if magic.startswith(b"\x1f\x8b") else file
+            yield cast("BinaryIO", gzip.GzipFile(fileobj=file)) if is_gzip else file
     except OSError as error:
         raise ResultsError(f"cannot read {path}: {error.strerror or error}") from None
 
@@ -248,12 +232,14 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
         yield number + 1, offset, b"?"
 
 
-def _fields(line: bytes) -> dict[str, Any] | None:
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """Return the fields of a result, or None if the line is not one."""
     try:
         fields = json.loads(line.decode("utf-8-sig", "replace"))
     except (ValueError, RecursionError):
         return None
-    return fields if isinstance(fields, dict) and not _MARKS.isdisjoint(fields) else None
+    is_result = isinstance(fields, dict) and not fields.keys().isdisjoint({"outcome", "infra_error", "invalid_task"})
+    return fields if is_result else None
 
 
 def _kind(fields: dict[str, Any]) -> str:
@@ -262,6 +248,10 @@ def _kind(fields: dict[str, Any]) -> str:
     if fields.get("invalid_task") is not None:
         return INVALID_TASK
     return next((kind for kind in KINDS if kind == fields.get("outcome")), OTHER)
+
+
+def _times(fields: dict[str, Any]) -> tuple[float, float]:
+    return _number(fields.get("total_ms"), MAX_MS), _number(fields.get("duration_ms"), MAX_MS)
 
 
 def _tests(fields: dict[str, Any]) -> tuple[int, int]:
@@ -273,35 +263,33 @@ def _tests(fields: dict[str, Any]) -> tuple[int, int]:
     return passed, total
 
 
-def _about(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return what a result says about its failure."""
-    marks = ("infra_error", "invalid_task", "error")
-    about: Any = next((fields[mark] for mark in marks if fields.get(mark) is not None), None)
-    return about if isinstance(about, dict) else {"message": about}
+def _failure(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the description of the failure in a result."""
+    names = ("infra_error", "invalid_task", "error")
+    failure: Any = next((fields[name] for name in names if fields.get(name) is not None), None)
+    return failure if isinstance(failure, dict) else {"message": failure}
 
 
 def _short_reason(fields: dict[str, Any]) -> str:
     """Return the reason of a failure without the parts that are different for each task."""
-    about = _about(fields)
-    name, message = _text(about.get("type") or about.get("name")), _text(about.get("message"))
-    kind = _kind(fields)
+    failure, kind = _failure(fields), _kind(fields)
+    name, message = _text(failure.get("type") or failure.get("name")), _text(failure.get("message"))
     described = describe(kind, name, message)
     if described.startswith(f"{kind} "):
         return described.removeprefix(f"{kind} ")
-    return _ENDPOINT.sub("", _LINE.sub("", ": ".join(part for part in (name, message) if part)))
+    return _ENDPOINT.sub("", _LINE.sub("", _joined(name, message)))
 
 
-def _language(fields: dict[str, Any]) -> str:
-    language = fields.get("language")
-    return language if isinstance(language, str) and language in _LANGUAGES else ""
+def _joined(*values: object) -> str:
+    return ": ".join(filter(None, map(_text, values)))
 
 
-def _number(fields: dict[str, Any], name: str) -> float:
-    value = fields.get(name)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= _MAX_NUMBERS[name]:
-        return nan
-    return float(value)
+def _number(value: object, largest: float) -> float:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(cast("float", value)) if is_number and 0 <= cast("float", value) <= largest else nan
 
 
 def _text(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_text, value))
     return "" if value is None else value if isinstance(value, str) else str(value)[:10_000]
