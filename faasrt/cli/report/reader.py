@@ -132,7 +132,7 @@ class Rows:
     def _add_reason(self, fields: dict[str, Any]) -> str:
         if _kind(fields) == OK:
             return ""
-        text = one_line(_short_reason(fields), 160)
+        text = one_line(_reason(fields), 160)
         key = sys.intern(_DIGITS.sub("…", text))
         if key not in self.reasons and len(self.reasons) >= MAX_REASONS:
             key = text = _OTHER_REASONS
@@ -157,14 +157,9 @@ class Task:
 
     def __init__(self, fields: dict[str, Any]) -> None:
         self.kind = _kind(fields)
-        name = f"line {_text(fields.get('line')) or '?'}" if fields.get("id") is None else _text(fields["id"])
-        self.id = one_line(name, 120)
-
-        failure = _failure(fields)
-        outcome = fields.get("outcome") if self.kind == OTHER else None
-        reason = _joined(outcome, failure.get("type"), failure.get("name"), failure.get("message"))
+        self.id = one_line(_text(fields.get("id")) or f"line {_text(fields.get('line')) or '?'}", 120)
+        failure, reason = _failure(fields), _reason(fields)
         self.reason = one_line(reason, 200)
-
         traceback = _text(failure.get("traceback")).strip("\n")
         texts = {
             "message": reason if not traceback and len(reason) > 200 else "",
@@ -182,7 +177,7 @@ class Task:
             "line": fields.get("line"),
             "language": fields.get("language"),
             "exit code": fields.get("exit_code"),
-            "tests passed": "{} of {}".format(*_tests(fields)) if fields.get("tests") is not None else None,
+            "tests passed": "{} of {}".format(*_tests(fields)) if fields.get("tests") else None,
             "attempts": failure.get("attempts", fields.get("attempts")),
             "sent": failure.get("sent"),
             "endpoint": fields.get("endpoint"),
@@ -256,11 +251,10 @@ def _times(fields: dict[str, Any]) -> tuple[float, float]:
 
 def _tests(fields: dict[str, Any]) -> tuple[int, int]:
     """Return the number of tests that passed, and of all tests."""
-    tests = fields.get("tests")
-    passed, total = (tests.get(name) if isinstance(tests, dict) else 0 for name in ("passed", "total"))
-    if not isinstance(passed, int) or not isinstance(total, int) or not 0 <= passed <= total <= MAX_TESTS:
-        return 0, 0
-    return passed, total
+    match fields.get("tests"):
+        case {"passed": int(passed), "total": int(total)} if 0 <= passed <= total <= MAX_TESTS:
+            return passed, total
+    return 0, 0
 
 
 def _failure(fields: dict[str, Any]) -> dict[str, Any]:
@@ -270,23 +264,19 @@ def _failure(fields: dict[str, Any]) -> dict[str, Any]:
     return failure if isinstance(failure, dict) else {"message": failure}
 
 
-def _short_reason(fields: dict[str, Any]) -> str:
+def _reason(fields: dict[str, Any]) -> str:
     """Return the reason of a failure without the parts that are different for each task."""
     failure, kind = _failure(fields), _kind(fields)
     name, message = _text(failure.get("type") or failure.get("name")), _text(failure.get("message"))
     described = describe(kind, name, message)
     if described.startswith(f"{kind} "):
         return described.removeprefix(f"{kind} ")
-    return _ENDPOINT.sub("", _LINE.sub("", _joined(name, message)))
+    parts = (_text(fields.get("outcome")) if kind == OTHER else "", name, message)
+    return _ENDPOINT.sub("", _LINE.sub("", ": ".join(filter(None, parts))))
 
 
-def _joined(*values: object) -> str:
-    return ": ".join(filter(None, map(_text, values)))
-
-
-def _number(value: object, largest: float) -> float:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(cast("float", value)) if is_number and 0 <= cast("float", value) <= largest else nan
+def _number(value: Any, largest: float) -> float:
+    return float(value) if type(value) in (int, float) and 0 <= value <= largest else nan
 
 
 def _text(value: object) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import attrs
 
-from faasrt.cli.report.reader import INFRASTRUCTURE, INVALID_TASK, KINDS, OK, Row, Rows, read_tasks
+from faasrt.cli.report.reader import KINDS, OK, Row, Rows, read_tasks
 
 MAX_SLOWEST = 20
 MAX_FAILING = 200
@@ -39,8 +39,6 @@ class LanguageSummary:
     language: str
     total: int
     ok: int
-    failed: int
-    not_judged: int
     latency: dict[str, float]
 
 
@@ -104,14 +102,15 @@ def _by_language(rows: Iterable[Row]) -> list[LanguageSummary]:
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row.language, []).append(row)
-    summaries = []
-    for language, group in sorted(groups.items(), key=lambda item: (not item[0], -len(item[1]), item[0])):
-        counts = Counter(row.kind for row in group)
-        not_judged = counts[INFRASTRUCTURE] + counts[INVALID_TASK]
-        failed = len(group) - counts[OK] - not_judged
-        latency = percentiles(row.total_ms for row in group)
-        summaries.append(LanguageSummary(language, len(group), counts[OK], failed, not_judged, latency))
-    return summaries
+    return [
+        LanguageSummary(
+            language,
+            total=len(group),
+            ok=sum(row.kind == OK for row in group),
+            latency=percentiles(row.total_ms for row in group),
+        )
+        for language, group in sorted(groups.items(), key=lambda item: (not item[0], -len(item[1]), item[0]))
+    ]
 
 
 def _by_reason(rows: Rows) -> list[Reason]:
