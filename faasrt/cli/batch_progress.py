@@ -8,30 +8,20 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from faasrt.cli.batch_output import kind_of
 from faasrt.cli.outcome_text import describe
-from faasrt.cli.output import color_of, colored, erase_line, is_terminal, line_width, write, write_message
+from faasrt.cli.output import color_of, colored, is_terminal, write, write_message
 from faasrt.cli.report.text import one_line
 
 if TYPE_CHECKING:
     # Imported when it draws, because this would take a fifth of the start of every command.
-    from rich.text import Text
+    from rich.console import Console
 
 _LIVE_S, _LINE_S = 0.25, 5.0
-_BAR_CELLS = 20
 _MAX_NAMES, _NAMES_SHOWN = 1_000, 3
 _KIND_CELLS = 14
-
-
-class _Part(NamedTuple):
-    """A part of the line. On a narrow terminal, parts with a higher `rank` are left out first."""
-
-    rank: int
-    text: str
-    style: str = ""
 
 
 class Progress:
@@ -40,7 +30,7 @@ class Progress:
     Args:
         total: The number of tasks; None when unknown.
         quiet: Whether to show nothing.
-        clock: Returns the time, for the rate and the time that is left.
+        clock: Returns the time in seconds, for the rate and the time that is left.
 
     Attributes:
         kinds: The number of written results of each kind.
@@ -58,7 +48,7 @@ class Progress:
         # The first reason of each type of infrastructure error, and of "" for invalid tasks.
         self._reasons: dict[str, str] = {}
         self._quiet = quiet or sys.stderr is None
-        self._live = not self._quiet and is_terminal(sys.stderr)
+        self._console: Console | None = None  # while it shows a live line
         self._clock, self._started = clock, clock()
 
     def count(self, record: dict[str, Any]) -> None:
@@ -78,54 +68,65 @@ class Progress:
     def show_message(self, text: str) -> None:
         """Show a line of its own, above the line of progress. `quiet` does not hide it."""
         with contextlib.suppress(OSError, ValueError):  # stderr was closed
-            if self._live:
-                erase_line()
-            write_message(text)
+            if self._console is None:
+                write_message(text)
+            else:
+                self._console.print(f"faasrt: {text}", markup=False, soft_wrap=True)
 
     async def show(self) -> None:
         """Show the progress until cancelled."""
         if self._quiet:
             return
         with contextlib.suppress(OSError, ValueError):  # stderr was closed; the batch goes on
-            try:
-                while True:
-                    await asyncio.sleep(_LIVE_S if self._live else _LINE_S)
-                    if self._live:
-                        self._draw()
-                    else:
-                        write_message(", ".join(part.text for part in self._parts()))
-            finally:
-                if self._live:
-                    erase_line()
+            if is_terminal(sys.stderr):
+                await self._show_live()
+            while True:
+                await asyncio.sleep(_LINE_S)
+                total = "" if self.total is None else f"/{self.total:,}"
+                write_message(f"{self.done:,}{total} done, {self._state()}")
 
-    def _draw(self) -> None:
-        from rich.console import Console
+    async def _show_live(self) -> None:
+        from rich import console, progress, table
 
-        width = line_width()
-        console = Console(file=sys.stderr, force_terminal=True, width=width, highlight=False)
-        erase_line()
-        console.print(self._line(width), end="", no_wrap=True, overflow="ellipsis", crop=True)
-
-    def _line(self, width: int) -> Text:
-        from rich.text import Text
-
-        parts, room = self._parts(), width - len("faasrt:")
-        kept = set()
-        for part in sorted(parts, key=lambda part: part.rank):
-            room -= len(part.text) + 2
-            if room < 0:
-                break
-            kept.add(part)
-        line = Text("faasrt: ").append_text(
-            Text(", ").join(Text(part.text, part.style) for part in parts if part in kept or part.rank == 0)
+        self._console = console.Console(stderr=True, highlight=False)
+        line = progress.Progress(
+            "faasrt:",
+            progress.MofNCompleteColumn(table_column=table.Column(no_wrap=True)),
+            progress.TimeRemainingColumn(table_column=table.Column(no_wrap=True)),
+            progress.TextColumn("{task.description}", table_column=table.Column(no_wrap=True, ratio=1)),
+            console=self._console,
+            get_time=self._clock,
+            auto_refresh=False,
+            expand=True,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
         )
-        if self.total and room >= _BAR_CELLS:
-            done = round(_BAR_CELLS * (self.kinds.total() + self.skipped) / self.total)
-            line.append(" ").append("━" * done, "green").append("━" * (_BAR_CELLS - done), "bright_black")
-        return line
+        try:
+            with line:
+                task = line.add_task(self._state(), total=self.total)
+                while True:
+                    line.update(task, completed=self.done, description=self._state(), refresh=True)
+                    await asyncio.sleep(_LIVE_S)
+        finally:
+            self._console = None
+
+    @property
+    def done(self) -> int:
+        """The number of tasks that have a result, now or from before."""
+        return self.kinds.total() + self.skipped
+
+    def _per_second(self) -> float:
+        return self.kinds.total() / max(self._clock() - self._started, 0.001)
+
+    def _state(self) -> str:
+        """Return the rate, and the number of tasks in each state. A narrow terminal cuts off the end."""
+        counts = {"in flight": self.in_flight, "retries": self.retries, **dict(self.kinds.most_common())}
+        infra_errors = counts.pop("infra_error", 0)
+        states = [f"{count:,} {name}" for name, count in {"infra errors": infra_errors, **counts}.items() if count]
+        return ", ".join([f"{self._per_second():.1f}/s", *states])
 
     def summary(self) -> dict[str, Any]:
-        elapsed_s = max(self._clock() - self._started, 0.001)
         outcomes = dict(sorted(self.kinds.items()))
         return {
             "total": self.total,
@@ -137,8 +138,8 @@ class Progress:
             "outcomes": outcomes,
             "retries": self.retries,
             "cached": self.cached,
-            "elapsed_s": round(elapsed_s, 3),
-            "per_second": round(self.kinds.total() / elapsed_s, 1),
+            "elapsed_s": round(self._clock() - self._started, 3),
+            "per_second": round(self._per_second(), 1),
         }
 
     def show_summary(self) -> None:
@@ -170,27 +171,6 @@ class Progress:
         shown = [f"{count:,} {name}" for name, count in names.most_common(_NAMES_SHOWN) if name]
         rest = self.kinds[kind] - sum(count for _, count in names.most_common(_NAMES_SHOWN))
         return ", ".join([*shown, f"{rest:,} other"] if shown and rest else shown)
-
-    def _parts(self) -> list[_Part]:
-        done = self.kinds.total() + self.skipped
-        elapsed_s = max(self._clock() - self._started, 0.001)
-        total = "" if self.total is None else f"/{self.total:,}"
-        parts = [_Part(0, f"{done:,}{total} done")]
-        if self.total:
-            parts.append(_Part(2, f"{done * 100 // self.total} %"))
-        if self.total is not None and self.kinds.total():
-            left_s = elapsed_s * (self.total - done) / self.kinds.total()
-            parts.append(_Part(3, f"{timedelta(seconds=int(left_s))} left"))
-        parts.append(_Part(4, f"{self.kinds.total() / elapsed_s:.1f}/s"))
-        parts.append(_Part(5, f"{self.in_flight:,} in flight"))
-        if self.retries:
-            parts.append(_Part(6, f"{self.retries:,} retries"))
-        for position, (kind, count) in enumerate(self.kinds.most_common()):
-            rank = 1 if kind == "infra_error" else 10 + position
-            name = "infra errors" if kind == "infra_error" else kind
-            text = f"{count:,} {name}" if kind == "infra_error" else f"{name} {count:,}"
-            parts.append(_Part(rank, text, color_of(kind)))
-        return parts
 
 
 def _reason(kind: str, record: dict[str, Any]) -> tuple[str, str]:
