@@ -15,8 +15,9 @@ import click
 
 from faasrt import __version__
 from faasrt.cli.batch import batch_command
-from faasrt.cli.connect import make_settings, report_engine, run_with_manager, show_background, show_start
+from faasrt.cli.connect import make_settings, run_with_manager
 from faasrt.cli.deploy import deploy_command
+from faasrt.cli.engine_status import report_engine, show_work
 from faasrt.cli.health_text import describe_engines, describe_languages
 from faasrt.cli.input import open_input
 from faasrt.cli.judge_command import judge_options, judge_program, read_tests
@@ -278,13 +279,12 @@ def warmup_command(engines: tuple[tuple[Language, str], ...]) -> int:
     async def work() -> bool:
         async with LocalFaaS(workers=1, engines=dict(engines)) as faas:
             python = report_engine(faas, chosen=bool(engines))
-            async with show_start(python):
-                found = await report_ready(faas, faas.languages, lambda text: write(f"faasrt: {text}\n"))
-            ready = all(one for language, one in zip(faas.languages, found, strict=True) if language.has_return_val)
-            if ready:
-                async with show_background(python):
-                    await faas.make_snapshots()
-            return ready
+            async with show_work(python):
+                ready = await report_ready(faas, faas.languages, lambda text: write(f"faasrt: {text}\n"))
+                if not all(language in ready for language in faas.languages if language.has_return_val):
+                    return False
+                await faas.make_snapshots()
+            return True
 
     return OK if asyncio.run(work()) else INFRASTRUCTURE
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 from faasrt._endpoint_urls import split_endpoint
+from faasrt.cli.engine_status import report_engine, show_work
 from faasrt.cli.options import token_of_environment
-from faasrt.cli.output import erase_line, is_terminal, line_width, write, write_message
+from faasrt.cli.output import write_message
 from faasrt.client.disk_cache import DiskCache
 from faasrt.client.manager import RuntimeManager
 from faasrt.config import LimiterSettings, RetrySettings, SandboxConfig, Settings, SettingsOptions, names_endpoints
@@ -19,14 +19,9 @@ from faasrt.errors import UnsupportedLanguageError
 from faasrt.languages import Language, OtherLanguage, family_of, has_return_val
 from faasrt.protocol.health import read_profile
 
-if TYPE_CHECKING:
-    from faasrt.local.engines.base import Engine
-    from faasrt.local.server import LocalFaaS
-
 T = TypeVar("T")
 UNKNOWN_CAPACITY = 16
 """The number of programs that are sent at once to a server whose capacity is unknown."""
-_POLL_S, _LINE_S = 0.5, 10.0
 
 
 def make_settings(
@@ -95,7 +90,7 @@ def run_with_manager(
         write_message("no endpoint configured; using the embedded FaaS")
         async with manager:
             assert manager.embedded is not None
-            async with show_start(report_engine(manager.embedded.server)):
+            async with show_work(report_engine(manager.embedded.server)):
                 served = [language for language in manager.get_supported_languages() if has_return_val(language)]
                 for language in served if languages is None else languages:
                     await manager.get_runtime(language)
@@ -115,77 +110,3 @@ async def find_capacity(manager: RuntimeManager, languages: Sequence[Language | 
                 stated = read_profile(endpoint.details).capacities
                 capacity += max((stated.get(name, 0) for name in members), default=0) or UNKNOWN_CAPACITY
     return capacity or UNKNOWN_CAPACITY
-
-
-def report_engine(
-    faas: LocalFaaS, *, chosen: bool = False, report: Callable[[str], None] = write_message
-) -> Engine | None:
-    """Return the engine of Python. Report why it is wasm, unless it was `chosen`."""
-    python = faas.engine("python")
-    if python is not None and python.name == "wasm" and not chosen:
-        reason = python.options.level_reason or "another level was chosen"
-        report(f"Python runs as WebAssembly, because its native engine needs the level namespaces: {reason}")
-    return python
-
-
-@contextlib.asynccontextmanager
-async def show_start(
-    python: Engine | None, *, live: bool | None = None, report: Callable[[str], None] = write_message
-) -> AsyncIterator[None]:
-    """Show the progress of the compilation for the engine wasm, once on a machine, while it starts. `live` replaces one
-    line in place, instead of writing a line from time to time; None means only on a terminal.
-    """
-    from faasrt.local.engines.wasm.module_cache import is_compiled, module_dir
-
-    if python is None or python.name != "wasm" or is_compiled(module_dir()):
-        yield
-        return
-    live = is_terminal(sys.stderr) if live is None else live
-    async with _watched(_watch_python(python, live, False, "compiling", report)):
-        yield
-
-
-@contextlib.asynccontextmanager
-async def show_background(python: Engine | None) -> AsyncIterator[None]:
-    """Show the progress of the work in the background of the engine wasm."""
-    if python is None or python.name != "wasm":
-        yield
-        return
-    async with _watched(_watch_python(python, is_terminal(sys.stderr), True, "making")):
-        yield
-
-
-@contextlib.asynccontextmanager
-async def _watched(watch: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    async with asyncio.TaskGroup() as group:
-        watching = group.create_task(watch)
-        try:
-            yield
-        finally:
-            watching.cancel()
-
-
-async def _watch_python(
-    python: Engine, live: bool, ready: bool, first_word: str, report: Callable[[str], None] = write_message
-) -> None:
-    """Show the work of Python while it is ready or not, and has not failed, if the text begins with a word."""
-    pause_s = _POLL_S
-    try:
-        while python.ready == ready and not python.problem:
-            detail = python.background if ready else python.activity
-            if detail.startswith(first_word):
-                if live:
-                    line, width = f"faasrt: {detail}", line_width()
-                    for phrase in (", once for this machine", "about "):
-                        line = line if len(line) <= width else line.replace(phrase, "")
-                    erase_line()
-                    write(line[:width], err=True)
-                else:
-                    report(detail)
-                    pause_s = _LINE_S
-            await asyncio.sleep(pause_s)
-    except OSError:
-        pass  # stderr is closed
-    finally:
-        if live:
-            erase_line()

@@ -28,14 +28,8 @@ def is_terminal(stream: TextIO | None) -> bool:
     return stream is not None and not stream.closed and stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
-def line_width() -> int:
-    """Return the number of characters of a line on stderr, a terminal, that does not wrap."""
-    # Not COLUMNS, nor the size of stdout: only this terminal decides where its lines wrap. A size of 0 is unknown.
-    return (os.get_terminal_size(sys.stderr.fileno()).columns or 80) - 1
-
-
 def erase_line() -> None:
-    """Erase the line of progress, if stderr is a terminal."""
+    """Erase the line of a spinner, if stderr is a terminal."""
     if is_terminal(sys.stderr):
         with contextlib.suppress(OSError):
             write("\r\x1b[K", err=True)

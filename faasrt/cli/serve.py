@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from faasrt.cli.connect import report_engine, show_start
+from faasrt.cli.engine_status import report_engine, show_work
 from faasrt.cli.options import (
     Number,
     engine_option,
@@ -138,11 +138,11 @@ async def _serve(context: click.Context, options: dict[str, Any], faas: LocalFaa
         write(f"faasrt: serving {', '.join(faas.languages)} at {faas.url}\n{_describe_client(faas.url, faas.token)}")
         python = report_engine(faas, chosen=bool(faas.engines), report=report)
         ready = group.create_task(_start(faas, python, report))
-        ready.add_done_callback(lambda task: None if task.cancelled() or any(task.result()) else begin_to_stop())
+        ready.add_done_callback(lambda task: None if task.cancelled() or task.result() else begin_to_stop())
         reloading = group.create_task(_reload(context, options, faas, hangup, report, ready))
         await stop.wait()
         reloading.cancel()
-        if ready.done() and not any(ready.result()):
+        if ready.done() and not ready.result():
             return INFRASTRUCTURE
         ready.cancel()
         report("stopping")
@@ -156,7 +156,7 @@ async def _reload(
     faas: LocalFaaS,
     hangup: asyncio.Event,
     report: _Report,
-    ready: asyncio.Task[list[bool]],
+    ready: asyncio.Task[list[Language]],
 ) -> None:
     """Read the configuration again at each SIGHUP, when the server is `ready`. A wrong one changes nothing."""
 
@@ -198,26 +198,28 @@ def _describe_client(url: str, token: str | None) -> str:
     )
 
 
-async def _start(faas: LocalFaaS, python: Engine | None, report: _Report) -> list[bool]:
-    async with show_start(python, live=False, report=report):
+async def _start(faas: LocalFaaS, python: Engine | None, report: _Report) -> list[Language]:
+    async with show_work(python, report):
         at_once = [language for language in faas.languages if language.has_return_val] or [*faas.languages]
         if later := [language for language in faas.languages if language not in at_once]:
             report(f"{', '.join(later)}: the engine starts with the first program")
         return await report_ready(faas, at_once, report)
 
 
-async def report_ready(faas: LocalFaaS, languages: Iterable[Language], report: Callable[[str], None]) -> list[bool]:
-    """Report for each language that it is ready, or why it cannot run. Return which are ready."""
+async def report_ready(faas: LocalFaaS, languages: Iterable[Language], report: _Report) -> list[Language]:
+    """Report for each language that it is ready, or why it cannot run. Return those that are ready."""
+    ready = []
 
-    async def one(language: Language) -> bool:
+    async def wait(language: Language) -> None:
         try:
             await faas.wait_ready(language)
         except ServiceError as error:
-            erase_line()
-            report(f"{language} cannot run: {error}")
-            return False
+            message = f"{language} cannot run: {error}"
+        else:
+            ready.append(language)
+            message = f"{language} is ready"
         erase_line()
-        report(f"{language} is ready")
-        return True
+        report(message)
 
-    return await asyncio.gather(*(one(language) for language in languages))
+    await asyncio.gather(*(wait(language) for language in languages))
+    return ready

@@ -1,0 +1,64 @@
+"""Shows on stderr why Python runs on the engine wasm, and what that engine prepares, once on a machine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING
+
+from faasrt.cli.output import is_terminal, write_message
+
+if TYPE_CHECKING:
+    from faasrt.local.engines.base import Engine
+    from faasrt.local.server import LocalFaaS
+
+_POLL_S = 0.25
+
+
+def report_engine(
+    faas: LocalFaaS, *, chosen: bool = False, report: Callable[[str], None] = write_message
+) -> Engine | None:
+    """Return the engine of Python. Report why it is wasm, unless it was `chosen`."""
+    python = faas.engine("python")
+    if python is not None and python.name == "wasm" and not chosen:
+        reason = python.options.level_reason or "another level was chosen"
+        report(f"Python runs as WebAssembly, because its native engine needs the level namespaces: {reason}")
+    return python
+
+
+@contextlib.asynccontextmanager
+async def show_work(python: Engine | None, report: Callable[[str], None] | None = None) -> AsyncIterator[None]:
+    """Show how the engine wasm compiles its sandbox, or makes snapshots.
+
+    Each step is a line that is passed to `report`. By default, that is a spinner on a terminal, and else a message.
+    """
+    if python is None or python.name != "wasm":
+        yield
+        return
+    async with asyncio.TaskGroup() as group:
+        watching = group.create_task(_watch(python, report))
+        try:
+            yield
+        finally:
+            watching.cancel()
+
+
+async def _watch(python: Engine, report: Callable[[str], None] | None) -> None:
+    with contextlib.ExitStack() as stack, contextlib.suppress(OSError):  # stderr is closed
+        shown = ""
+        while not python.problem:
+            step = python.background if python.ready else python.activity
+            if step != shown and step.startswith(("compiling", "making snapshots")):
+                shown = step
+                report = report or (_start_spinner(stack) if is_terminal(sys.stderr) else write_message)
+                report(step)
+            await asyncio.sleep(_POLL_S)
+
+
+def _start_spinner(stack: contextlib.ExitStack) -> Callable[[str], None]:
+    from rich.console import Console  # which takes long to load
+
+    status = stack.enter_context(Console(stderr=True).status(""))
+    return lambda text: status.update(f"faasrt: {text}")
