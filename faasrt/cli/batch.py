@@ -203,7 +203,7 @@ def batch_command(
     memory_mb: int,
     cache_folder: str | None,
     cache_mb: int,
-    **given: Any,
+    **task_options: Any,
 ) -> int:
     """Run the TASKS of a file and write one result per line.
 
@@ -213,10 +213,14 @@ def batch_command(
     infrastructure; and 130 after an interrupt. A task that is retried may have run before.
     """
     settings = make_settings(
-        url, given["timeout_ms"], memory_mb, max_concurrency=given["concurrency"] or _MAX_CONCURRENCY, waits=True
+        url,
+        task_options["timeout_ms"],
+        memory_mb,
+        max_concurrency=task_options["concurrency"] or _MAX_CONCURRENCY,
+        waits=True,
     )
     options = BatchOptions(
-        max_timeout_ms=settings.sandbox.timeout_limit_s * 1000, any_language=names_protocols(settings), **given
+        max_timeout_ms=settings.sandbox.timeout_limit_s * 1000, any_language=names_protocols(settings), **task_options
     )
     total: int | None = None
     languages: tuple[Language | OtherLanguage, ...] | None = None
@@ -226,8 +230,8 @@ def batch_command(
     if source.is_dir():
         raise click.UsageError(f"cannot read {tasks}: Is a directory")
     if tasks != "-" and (source.is_file() or not source.exists()):  # a pipe can be read only once
-        total, found = survey(tasks, options)
-        languages = found or (Language.JAVASCRIPT,)
+        total, languages = survey(tasks, options)
+        languages = languages or (Language.JAVASCRIPT,)
     progress = Progress(total, quiet=quiet)
     cache = None if cache_folder is None else DiskCache(cache_folder, max_bytes=cache_mb * 2**20)
     with contextlib.closing(Results(output, resume=resume)) as results:

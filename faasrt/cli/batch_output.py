@@ -37,8 +37,8 @@ async def run_line(manager: RuntimeManager, task: CodeTask, line: Line) -> dict[
     except TASK_ERRORS as error:
         return {**fields, "invalid_task": f"line {line.number}: {error}"}
     except ServiceError as error:
-        about = {"type": type(error).__name__, "message": str(error), "sent": error.sent, "attempts": error.attempts}
-        return {**fields, "infra_error": about, "total_ms": round(error.elapsed_s * 1000, 3)}
+        failure = {"type": type(error).__name__, "message": str(error), "sent": error.sent, "attempts": error.attempts}
+        return {**fields, "infra_error": failure, "total_ms": round(error.elapsed_s * 1000, 3)}
     execution = result.to_dict()
     del execution["metadata"], execution["timings"]
     tests = {} if judgement is None else _describe_tests(judgement)

@@ -45,26 +45,13 @@ from faasrt.cli.program_input import read_files, read_stdin, write_files
 from faasrt.cli.report import report_command
 from faasrt.cli.serve import report_ready, serve_command
 from faasrt.client.manager import RuntimeManager
-from faasrt.errors import FaasrtError
+from faasrt.errors import FaasrtError, UnsupportedLanguageError
 from faasrt.languages import Language, OtherLanguage
 from faasrt.results import ExecutionResult
 from faasrt.tasks import RunOptions
 
-_LANGUAGE_OF_SUFFIX = {
-    ".py": "python",
-    ".js": "javascript",
-    ".mjs": "javascript",
-    ".ts": "typescript",
-    ".c": "c",
-    ".cpp": "cpp",
-    ".cc": "cpp",
-    ".cxx": "cpp",
-    ".go": "go",
-    ".rs": "rust",
-    ".java": "java",
-    ".sh": "bash",
-    ".bash": "bash",
-}
+# The suffixes that are no names of languages.
+_OTHER_SUFFIXES = {".mjs": ".js", ".cc": ".cpp", ".cxx": ".cpp"}
 
 
 def run(arguments: list[str]) -> int:
@@ -94,7 +81,7 @@ def _interrupt(number: int, frame: Any) -> None:
     signal.raise_signal(signal.SIGINT)
 
 
-class _GivenProgram(NamedTuple):
+class _Program(NamedTuple):
     """The program of a command. `name` is for messages; `arguments` are those in the place of FILE."""
 
     code: str
@@ -149,7 +136,7 @@ def commands() -> None:
 @click.option("--output-dir", metavar="DIR", type=click.Path(path_type=Path), help="The folder for collected files.")
 @click.argument("arguments", nargs=-1, metavar="[ARG]...")
 def run_command(
-    program: _GivenProgram,
+    program: _Program,
     arguments: tuple[str, ...],
     as_json: bool,
     url: str | None,
@@ -195,7 +182,7 @@ def run_command(
 @_program_options
 @click.argument("tests", required=False, metavar="TESTS")
 @judge_options
-def judge_command(program: _GivenProgram, tests: str | None, **options: Any) -> int:
+def judge_command(program: _Program, tests: str | None, **options: Any) -> int:
     """Judge a program, FILE, by the tests in the folder TESTS.
 
     A test is a file NAME.in with the standard input, and a file NAME.out or NAME.ans with the expected output. The exit
@@ -210,7 +197,7 @@ def judge_command(program: _GivenProgram, tests: str | None, **options: Any) -> 
 
 @commands.command("validate", short_help="Check the syntax of a program.")
 @_program_options
-def validate_command(program: _GivenProgram, as_json: bool, url: str | None) -> int:
+def validate_command(program: _Program, as_json: bool, url: str | None) -> int:
     """Check the syntax of a program: FILE, or stdin when FILE is -.
 
     The program does not run. The exit code is 1 when it does not parse.
@@ -289,30 +276,34 @@ def warmup_command(engines: tuple[tuple[Language, str], ...]) -> int:
     return OK if asyncio.run(work()) else INFRASTRUCTURE
 
 
-def _read_program(file: str | None, code: str | None, language: Language | OtherLanguage | None) -> _GivenProgram:
+def _read_program(file: str | None, code: str | None, language: Language | OtherLanguage | None) -> _Program:
     if file is None and code is None:
         raise click.UsageError("give a FILE or -c CODE, or - for stdin")
     arguments = () if code is None or file is None else (file,)
     if code is not None:
         file = None
-    if language is None and (guess := _LANGUAGE_OF_SUFFIX.get(Path(file or "").suffix.lower())):
-        language = Language(guess)
     if language is None:
-        given = f"the suffix of {file} names no language" if file not in (None, "-") else "-c and - need a language"
-        raise click.UsageError(f"{given}: give --language {', '.join(Language)}")
+        suffix = Path(file or "").suffix.lower()
+        try:
+            language = Language.parse(_OTHER_SUFFIXES.get(suffix, suffix).removeprefix("."))
+        except UnsupportedLanguageError:
+            problem = (
+                f"the suffix of {file} names no language" if file not in (None, "-") else "-c and - need a language"
+            )
+            raise click.UsageError(f"{problem}: give --language {', '.join(Language)}") from None
     if file is None:
-        return _GivenProgram(code or "", language, "<string>", arguments)
+        return _Program(code or "", language, "<string>", arguments)
     name = "<stdin>" if file == "-" else file
     try:
         with open_input(file) as stream:
-            return _GivenProgram(stream.read().decode("utf-8-sig"), language, name)
+            return _Program(stream.read().decode("utf-8-sig"), language, name)
     except OSError as error:
         raise click.UsageError(f"cannot read {name}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise click.UsageError(f"{name} is not UTF-8 (byte {error.start})") from None
 
 
-def _refuse_empty(program: _GivenProgram) -> None:
+def _refuse_empty(program: _Program) -> None:
     if not program.code.strip():
         raise click.UsageError(f"{program.name} is empty: there is no program to run")
 

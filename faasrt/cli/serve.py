@@ -161,18 +161,18 @@ async def _reload(
     """Read the configuration again at each SIGHUP, when the server is `ready`. A wrong one changes nothing."""
 
     def read() -> tuple[dict[str, Any], LocalFaaS]:
-        found = read_options(context)
-        if found["log_format"] != options["log_format"]:
+        new_options = read_options(context)
+        if new_options["log_format"] != options["log_format"]:
             raise click.UsageError("log-format cannot change while the server runs: stop it, and start it again")
-        return found, make_faas(context, found)
+        return new_options, make_faas(context, new_options)
 
     await asyncio.wait({ready})
     while True:
         await hangup.wait()
         hangup.clear()
         try:
-            found, wanted = await asyncio.to_thread(read)
-            keys = changed_keys(context, options, found, await faas.reconfigure(wanted))
+            new_options, template = await asyncio.to_thread(read)
+            keys = changed_keys(context, options, new_options, await faas.reconfigure(template))
         except click.ClickException as error:
             LOGGER.error("the configuration stays as it was: %s", error.format_message())
         except FaasrtError as error:
@@ -180,7 +180,7 @@ async def _reload(
         except Exception:  # the server goes on, whatever fails
             LOGGER.exception("the configuration stays as it was")
         else:
-            options = found
+            options = new_options
             report(f"read the configuration again; changed: {', '.join(keys) or 'nothing'}")
 
 

@@ -51,11 +51,15 @@ def read_options(context: click.Context) -> dict[str, Any]:
     path = options.pop("config")
     if path is None:
         return options
-    known = _options_by_key(context)
+    options_by_key = _options_by_key(context)
     for key, value in _read_toml(path).items():
-        option = known.get(key)
+        option = options_by_key.get(key)
         if option is None or option.name in ("config", "token"):
-            hint = "name its file with token-file" if key == "token" else f"the keys are {', '.join(_keys(known))}"
+            hint = (
+                "name its file with token-file"
+                if key == "token"
+                else f"the keys are {', '.join(_keys(options_by_key))}"
+            )
             raise click.UsageError(f"{path}: {key} is not a key of this file: {hint}")
         assert isinstance(option, click.Option)
         assert option.name is not None
@@ -86,8 +90,8 @@ def changed_keys(
     return [key for key, option in _options_by_key(context).items() if option.name in names]
 
 
-def _keys(known: Mapping[str, Any]) -> list[str]:
-    return sorted(key for key in known if key not in ("config", "token", "help"))
+def _keys(options_by_key: Mapping[str, Any]) -> list[str]:
+    return sorted(options_by_key.keys() - {"config", "token", "help"})
 
 
 def _read_toml(path: str) -> dict[str, Any]:
@@ -103,7 +107,7 @@ def _convert(option: click.Option, value: Any, context: click.Context) -> Any:
     if option.is_flag:
         kind, fits = "true or false", isinstance(value, bool)
     elif option.multiple:
-        kind, fits = "a list of strings", isinstance(value, list) and all(isinstance(one, str) for one in value)
+        kind, fits = "a list of strings", isinstance(value, list) and all(isinstance(item, str) for item in value)
     elif isinstance(option.type, Number):
         kind, fits = "a number", is_number
     else:

@@ -78,11 +78,11 @@ async def grade_all(items: list[Item]) -> list[Graded]:
 
 def show(graded: list[Graded]) -> None:
     """Print a table of verdicts by grader, and the reasons."""
-    counts = Counter((one.item.grader, one.verdict) for one in graded)
+    counts = Counter((answer.item.grader, answer.verdict) for answer in graded)
     print(f"{'grader':10}" + "".join(f"{verdict:>15}" for verdict in get_args(Verdict)))
     for grader in GRADERS:
         print(f"{grader:10}" + "".join(f"{counts[grader, verdict]:15}" for verdict in get_args(Verdict)))
-    reasons = Counter(f"{one.verdict}: {one.reason}" for one in graded if one.reason)
+    reasons = Counter(f"{answer.verdict}: {answer.reason}" for answer in graded if answer.reason)
     for reason, count in reasons.most_common():
         print(f"{reason} ({count})")
 
@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--answers", type=int, default=200)
     graded = asyncio.run(grade_all(sample(parser.parse_args().answers)))
     show(graded)
-    sys.exit(3 if any(one.verdict == "not graded" for one in graded) else 0)
+    sys.exit(3 if any(answer.verdict == "not graded" for answer in graded) else 0)
 
 
 if __name__ == "__main__":

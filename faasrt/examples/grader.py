@@ -77,7 +77,7 @@ def describe_error(error: Any) -> tuple[dict[str, str], int, dict[str, str]]:
     """
     name = type(error).__name__
     if not isinstance(error, faasrt.FaasrtError):
-        problems = (f"{one['loc'][-1] if one['loc'] else 'body'}: {one['msg']}" for one in error.errors())
+        problems = (f"{part['loc'][-1] if part['loc'] else 'body'}: {part['msg']}" for part in error.errors())
         return {"error": "InvalidRequestError", "detail": printable("; ".join(problems))}, 422, {}
     if isinstance(error, (faasrt.InvalidRequestError, faasrt.UnsupportedLanguageError)):
         return {"error": name, "detail": str(error)}, 422, {}

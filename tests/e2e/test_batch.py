@@ -136,9 +136,9 @@ def test_each_task_gets_a_complete_result(url: str, tmp_path: Path) -> None:
     )
     code, _, stderr = batch(tasks, "-o", str(tmp_path / "out"), "--url", url, "--language", "python")
     assert code == 0, stderr
-    found = {record["id"].partition("-")[0]: record for record in read(tmp_path / "out")}
-    assert set(found) == {"a", "b", "3", "f", "s"}
-    assert set(found["a"]) == {
+    records = {record["id"].partition("-")[0]: record for record in read(tmp_path / "out")}
+    assert set(records) == {"a", "b", "3", "f", "s"}
+    assert set(records["a"]) == {
         *(
             "id",
             "line",
@@ -155,15 +155,15 @@ def test_each_task_gets_a_complete_result(url: str, tmp_path: Path) -> None:
         ),
         *("duration_ms", "total_ms", "attempts", "endpoint", "files", "cached", "finished_at"),
     }
-    assert (found["a"]["value"], found["a"]["stdout"], found["a"]["endpoint"]) == ({"score": 1}, "hi\n", url)
-    assert found["b"]["stdout"] == "2\n"
-    assert (found["3"]["outcome"], found["3"]["line"], found["3"]["error"]["name"]) == (
+    assert (records["a"]["value"], records["a"]["stdout"], records["a"]["endpoint"]) == ({"score": 1}, "hi\n", url)
+    assert records["b"]["stdout"] == "2\n"
+    assert (records["3"]["outcome"], records["3"]["line"], records["3"]["error"]["name"]) == (
         "USER_ERROR",
         3,
         "ZeroDivisionError",
     )
-    assert found["f"]["value"] == [1, 2]
-    assert found["s"]["outcome"] == "TIMEOUT"
+    assert records["f"]["value"] == [1, 2]
+    assert records["s"]["outcome"] == "TIMEOUT"
     assert "OK" in stderr
     assert "5 tasks in" in stderr
 
@@ -173,21 +173,21 @@ def test_a_finished_batch_runs_nothing_again_with_a_cache(tmp_path: Path) -> Non
     tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(60)), {**program(60), "code": "t"})
     with in_thread(FakeFaaS()) as faas:
         faas.handler = lambda body: Reply(stdout=body["code"], outcome="TIMEOUT" if body["code"] == "t" else "OK")
-        found, summaries = [], []
+        records, summaries = [], []
         for run in ("first", "second"):
             out, summary = tmp_path / run, tmp_path / f"{run}.json"
             arguments = ("--url", faas.url, "--cache", str(tmp_path / "cache"), "--summary-json", str(summary))
             code, _, stderr = batch(tasks, "-o", str(out), *arguments)
             assert code == 0, stderr
-            found.append({record["id"]: record for record in read(out)})
+            records.append({record["id"]: record for record in read(out)})
             summaries.append(json.loads(summary.read_bytes())["cached"])
         assert summaries == [0, 60]
         assert "cached              60" in stderr
         assert faas.executions == 62
-    assert {name: (record["outcome"], record["stdout"]) for name, record in found[0].items()} == {
-        name: (record["outcome"], record["stdout"]) for name, record in found[1].items()
+    assert {name: (record["outcome"], record["stdout"]) for name, record in records[0].items()} == {
+        name: (record["outcome"], record["stdout"]) for name, record in records[1].items()
     }
-    assert [name for name, record in found[1].items() if not record["cached"]] == ["60"]
+    assert [name for name, record in records[1].items() if not record["cached"]] == ["60"]
 
 
 def test_a_cache_that_cannot_be_used_is_wrong_usage(tmp_path: Path) -> None:
@@ -220,8 +220,8 @@ def test_tasks_with_input_and_tests(url: str, tmp_path: Path) -> None:
     )
     code, _, stderr = batch(tasks, "-o", str(tmp_path / "out"), "--url", url, "--language", "python")
     assert code == 2, stderr
-    found = {record["id"]: record for record in read(tmp_path / "out")}
-    outcomes = {name: record.get("outcome") for name, record in found.items()}
+    records = {record["id"]: record for record in read(tmp_path / "out")}
+    outcomes = {name: record.get("outcome") for name, record in records.items()}
     assert outcomes == {
         "right": "OK",
         "wrong": "WRONG_ANSWER",
@@ -230,12 +230,12 @@ def test_tasks_with_input_and_tests(url: str, tmp_path: Path) -> None:
         "input": "OK",
         "bad": None,
     }
-    assert found["right"]["tests"] == {"passed": 2, "total": 2, "verdicts": ["PASSED", "PASSED"]}
-    assert found["wrong"]["tests"]["passed"] == 1
-    assert found["wrong"]["error"]["message"] == "test 2: word 1: expected '10', got '2'"
-    assert found["cut"]["error"]["message"] == "test 1: the output was cut, so it cannot be compared"
-    assert (found["input"]["stdout"], found["input"]["files"]) == ("in x A\n", {"b": "B"})
-    assert "a test has no field 'input'" in found["bad"]["invalid_task"]
+    assert records["right"]["tests"] == {"passed": 2, "total": 2, "verdicts": ["PASSED", "PASSED"]}
+    assert records["wrong"]["tests"]["passed"] == 1
+    assert records["wrong"]["error"]["message"] == "test 2: word 1: expected '10', got '2'"
+    assert records["cut"]["error"]["message"] == "test 1: the output was cut, so it cannot be compared"
+    assert (records["input"]["stdout"], records["input"]["files"]) == ("in x A\n", {"b": "B"})
+    assert "a test has no field 'input'" in records["bad"]["invalid_task"]
     again, _, stderr = batch(tasks, "-o", str(tmp_path / "out"), "--url", url, "--language", "python", "--resume")
     assert (again, len(read(tmp_path / "out"))) == (2, 6), stderr
     report = Summary(tmp_path / "out")
@@ -268,9 +268,9 @@ def test_invalid_lines_are_reported_in_the_results(url: str, tmp_path: Path) -> 
     )
     code, _, stderr = batch(tasks, "-o", str(tmp_path / "out"), "--url", url)
     assert code == 2, stderr
-    found = read(tmp_path / "out")
-    assert {record["id"] for record in found if "outcome" in record} == {"0", "1"}
-    problems = {record["line"]: record["invalid_task"] for record in found if "invalid_task" in record}
+    records = read(tmp_path / "out")
+    assert {record["id"] for record in records if "outcome" in record} == {"0", "1"}
+    problems = {record["line"]: record["invalid_task"] for record in records if "invalid_task" in record}
     assert sorted(problems) == [2, 3, 4, *range(6, 18)]
     for line, words in {
         2: "not JSON", 3: "not UTF-8", 4: "not a JSON object", 6: "cobol", 7: "'code' is missing", 8: "empty",
@@ -362,9 +362,9 @@ def test_resume_runs_tasks_without_an_outcome(url: str, tmp_path: Path) -> None:
     code, _, stderr = batch(tasks, "-o", str(out), "--url", url, "--resume", *summary_json)
     assert code == 2, stderr
     assert out.read_bytes().startswith(kept)
-    found = read(out)
-    assert collections.Counter(record["id"] for record in found) == dict.fromkeys([*"012345", None], 1)
-    assert {record["id"]: record["stdout"] for record in found[2:] if record["id"]} == {n: f"{n}\n" for n in "2345"}
+    records = read(out)
+    assert collections.Counter(record["id"] for record in records) == dict.fromkeys([*"012345", None], 1)
+    assert {record["id"]: record["stdout"] for record in records[2:] if record["id"]} == {n: f"{n}\n" for n in "2345"}
     summary = json.loads((tmp_path / "sum").read_text())
     assert (summary["skipped"], summary["done"], summary["outcomes"], summary["invalid_tasks"]) == (2, 5, {"OK": 4}, 1)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
@@ -608,8 +608,8 @@ def test_memory_mb_limits_every_task(url: str, tmp_path: Path) -> None:
     code = "const all = []; while (true) all.push([all.length])"
     tasks = write(tmp_path / "tasks.jsonl", {"code": code, "language": "js"})
     assert (batch(tasks, "-o", str(tmp_path / "out"), "--url", url, "--memory-mb", "40"))[0] == 0
-    (found,) = read(tmp_path / "out")
-    assert (found["outcome"], found["error"]["message"]) == (
+    (record,) = read(tmp_path / "out")
+    assert (record["outcome"], record["error"]["message"]) == (
         "MEMORY_LIMIT",
         "more than 40 MiB of memory (limit of the client)",
     )
@@ -710,9 +710,9 @@ async def test_each_task_gets_its_own_result_on_a_bad_network(url: str, clock: C
             failed = [record for record in read(out) if "infra_error" in record]
             assert progress.kinds["infra_error"] == len(failed)
             assert failed or turn >= 2
-    found = read(out)
-    assert sorted(int(record["id"]) for record in found) == list(range(25))
-    assert all((record["outcome"], record["stdout"]) == ("OK", f"{record['id']}\n") for record in found)
+    records = read(out)
+    assert sorted(int(record["id"]) for record in records) == list(range(25))
+    assert all((record["outcome"], record["stdout"]) == ("OK", f"{record['id']}\n") for record in records)
 
 
 @pytest.mark.parametrize(
@@ -728,6 +728,6 @@ def test_human_eval(body: str | None, outcome: str, count: int, url: str, tmp_pa
     tasks = write(tmp_path / "tasks.jsonl", *human_eval(body)[:count])
     code, _, stderr = batch(tasks, "-o", str(tmp_path / "out"), "--url", url)
     assert code == 0, stderr
-    found = read(tmp_path / "out")
-    assert len(found) == count
-    assert {record["id"] for record in found if record["outcome"] != outcome} == set()
+    records = read(tmp_path / "out")
+    assert len(records) == count
+    assert {record["id"] for record in records if record["outcome"] != outcome} == set()

@@ -354,12 +354,12 @@ def test_serve_prints_variables_for_clients(token: str, number: signal.Signals) 
     assert (code, stderr.splitlines()[-1]) == (0, "faasrt: stopping")
     assert "s3cret" not in stdout + stderr
     assert "secret" not in stderr
-    found = re.findall(r"event=request method=(\w+) path=(\S+) status=(\d+) duration_ms=[\d.]+ bytes=(\d+)\n", stderr)
-    requests = [line[:3] for line in found if line[1] != "/health"]
+    lines = re.findall(r"event=request method=(\w+) path=(\S+) status=(\d+) duration_ms=[\d.]+ bytes=(\d+)\n", stderr)
+    requests = [line[:3] for line in lines if line[1] != "/health"]
     expected = [("POST", "/run_code", "200"), ("GET", "/nothing", "404"), ("POST", "/run_code", "401")]
     assert requests == (expected if options else [])
-    assert all(int(size) > 0 for *_, size in found)
-    assert len(found) == stderr.count("event=request")
+    assert all(int(size) > 0 for *_, size in lines)
+    assert len(lines) == stderr.count("event=request")
 
 
 def test_serve_on_all_addresses_prints_the_host_name() -> None:

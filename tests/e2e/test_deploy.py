@@ -41,18 +41,18 @@ def printed(*arguments: str) -> str:
 
 def manifests(*arguments: str) -> dict[str, Manifest]:
     """Return the manifests of `faasrt deploy kubernetes`, by their kind."""
-    found = list(yaml.safe_load_all(printed("kubernetes", *arguments)))
-    by_kind = {one["kind"]: one for one in found}
-    assert len(by_kind) == len(found)
+    objects = list(yaml.safe_load_all(printed("kubernetes", *arguments)))
+    by_kind = {item["kind"]: item for item in objects}
+    assert len(by_kind) == len(objects)
     return by_kind
 
 
-def pod_of(found: dict[str, Manifest]) -> Manifest:
-    return dict(found.get("Deployment", found["Service"])["spec"]["template"])
+def pod_of(objects: dict[str, Manifest]) -> Manifest:
+    return dict(objects.get("Deployment", objects["Service"])["spec"]["template"])
 
 
-def container_of(found: dict[str, Manifest]) -> Manifest:
-    [container] = pod_of(found)["spec"]["containers"]
+def container_of(objects: dict[str, Manifest]) -> Manifest:
+    [container] = pod_of(objects)["spec"]["containers"]
     return dict(container)
 
 
@@ -60,23 +60,23 @@ def options_of(arguments: list[str], tmp_path: Path) -> dict[str, Any]:
     """Return the options that `faasrt serve` parses from these arguments. Their token file is replaced by another."""
     token = tmp_path / "token"
     token.write_text("secret\n")
-    given = [re.sub(r"^--token-file=.*", f"--token-file={token}", argument) for argument in arguments]
-    return serve_command.make_context("serve", given).params
+    with_token = [re.sub(r"^--token-file=.*", f"--token-file={token}", argument) for argument in arguments]
+    return serve_command.make_context("serve", with_token).params
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("arguments", DEPLOYMENTS, ids=" ".join)
 def test_manifests_agree_with_the_schemas_of_kubernetes(arguments: list[str], version: str) -> None:
     """Every manifest is valid in the strict schemas, which allow no unknown field."""
-    found = manifests(*arguments)
-    assert list(found) == [
+    objects = manifests(*arguments)
+    assert list(objects) == [
         "Deployment",
         "Service",
         "PodDisruptionBudget",
         "HorizontalPodAutoscaler",
         "NetworkPolicy",
     ]
-    for manifest in found.values():
+    for manifest in objects.values():
         kubernetes_validate.validate(manifest, version, strict=True)
 
 
@@ -84,11 +84,11 @@ def test_manifests_agree_with_the_schemas_of_kubernetes(arguments: list[str], ve
 @pytest.mark.parametrize("arguments", KNATIVE, ids=" ".join)
 def test_the_pod_of_a_knative_service_agrees_with_the_schemas(arguments: list[str], version: str) -> None:
     """Without the fields that Knative adds, its template is that of a pod."""
-    found = manifests(*arguments)
-    assert list(found) == ["Service", "NetworkPolicy"]
-    assert found["Service"]["apiVersion"] == "serving.knative.dev/v1"
-    kubernetes_validate.validate(found["NetworkPolicy"], version, strict=True)
-    template = pod_of(found)
+    objects = manifests(*arguments)
+    assert list(objects) == ["Service", "NetworkPolicy"]
+    assert objects["Service"]["apiVersion"] == "serving.knative.dev/v1"
+    kubernetes_validate.validate(objects["NetworkPolicy"], version, strict=True)
+    template = pod_of(objects)
     assert template["spec"].pop("timeoutSeconds") > 35
     assert {"hostUsers", "terminationGracePeriodSeconds", "securityContext"}.isdisjoint(template["spec"])
     kubernetes_validate.validate({"apiVersion": "v1", "kind": "Pod", **template}, version, strict=True)
@@ -107,72 +107,72 @@ def test_the_validator_refuses_wrong_manifests() -> None:
 @pytest.mark.parametrize("arguments", [*DEPLOYMENTS, *KNATIVE], ids=" ".join)
 def test_selectors_match_the_labels_of_the_pods(arguments: list[str]) -> None:
     """All selectors name the labels of the pods, and all objects have the same name and namespace."""
-    found = manifests(*arguments)
-    labels = pod_of(found)["metadata"]["labels"]
+    objects = manifests(*arguments)
+    labels = pod_of(objects)["metadata"]["labels"]
     name = arguments[arguments.index("--name") + 1] if "--name" in arguments else "faasrt"
     assert labels == {"app.kubernetes.io/name": "faasrt", "app.kubernetes.io/instance": name}
-    assert found["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"] == labels
-    if "Deployment" in found:
-        assert found["Deployment"]["spec"]["selector"]["matchLabels"] == labels
-        [spread] = pod_of(found)["spec"]["topologySpreadConstraints"]
+    assert objects["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"] == labels
+    if "Deployment" in objects:
+        assert objects["Deployment"]["spec"]["selector"]["matchLabels"] == labels
+        [spread] = pod_of(objects)["spec"]["topologySpreadConstraints"]
         assert spread["labelSelector"]["matchLabels"] == labels
-        assert found["Service"]["spec"]["selector"] == labels
-        assert found["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
-        target = found["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
+        assert objects["Service"]["spec"]["selector"] == labels
+        assert objects["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
+        target = objects["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
         assert target == {"apiVersion": "apps/v1", "kind": "Deployment", "name": name}
-    assert {one["metadata"]["name"] for one in found.values()} == {name}
+    assert {item["metadata"]["name"] for item in objects.values()} == {name}
     namespace = arguments[arguments.index("--namespace") + 1] if "--namespace" in arguments else None
-    assert {one["metadata"].get("namespace") for one in found.values()} == {namespace}
+    assert {item["metadata"].get("namespace") for item in objects.values()} == {namespace}
 
 
 @pytest.mark.parametrize("arguments", [*DEPLOYMENTS, *KNATIVE], ids=" ".join)
 def test_the_container_agrees_with_the_server(arguments: list[str], tmp_path: Path) -> None:
     """`faasrt serve` takes the arguments, listens on the port, has the paths of the probes, and drains in time."""
-    found = manifests(*arguments)
-    pod, container = pod_of(found)["spec"], container_of(found)
+    objects = manifests(*arguments)
+    pod, container = pod_of(objects)["spec"], container_of(objects)
     options = options_of(container["args"], tmp_path)
-    [port] = [one["containerPort"] for one in container["ports"]]
+    [port] = [item["containerPort"] for item in container["ports"]]
     assert (options["host"], options["port"]) == ("0.0.0.0", port)
     paths = json.loads(files("faasrt.local").joinpath("openapi.json").read_text())["paths"]
     for probe, path in (("livenessProbe", "/livez"), ("readinessProbe", "/readyz")):
         assert container[probe]["httpGet"] == {"path": path, "port": port}
         assert "get" in paths[path]
-    leave_s = container["lifecycle"]["preStop"]["sleep"]["seconds"] if "Deployment" in found else 0
+    leave_s = container["lifecycle"]["preStop"]["sleep"]["seconds"] if "Deployment" in objects else 0
     grace_s = pod.get("terminationGracePeriodSeconds", pod.get("timeoutSeconds"))
     assert SandboxConfig().timeout_limit_s < options["grace_s"] < grace_s - leave_s
     assert str(options["workers"]) == container["resources"]["requests"]["cpu"]
     engines = dict(options["engines"])
     assert engines == ({"python": "wasm"} if "wasm" in arguments or "--knative" in arguments else {})
-    token = next(one for one in container["args"] if one.startswith("--token-file=")).partition("=")[2]
-    mounts = {one["mountPath"]: one["name"] for one in container["volumeMounts"]}
-    volumes = {one["name"]: one for one in pod["volumes"]}
+    token = next(item for item in container["args"] if item.startswith("--token-file=")).partition("=")[2]
+    mounts = {item["mountPath"]: item["name"] for item in container["volumeMounts"]}
+    volumes = {item["name"]: item for item in pod["volumes"]}
     assert set(mounts.values()) == set(volumes)
     assert volumes[mounts[str(Path(token).parent)]]["secret"]["secretName"].endswith("-token")
     assert volumes[mounts["/tmp"]]["emptyDir"]["medium"] == "Memory"
-    if "Deployment" in found:
-        [service_port] = found["Service"]["spec"]["ports"]
-        assert (found["Service"]["spec"]["clusterIP"], service_port["port"]) == ("None", port)
+    if "Deployment" in objects:
+        [service_port] = objects["Service"]["spec"]["ports"]
+        assert (objects["Service"]["spec"]["clusterIP"], service_port["port"]) == ("None", port)
         assert service_port["targetPort"] == container["ports"][0]["name"]
 
 
 @pytest.mark.parametrize("arguments", [*DEPLOYMENTS, *KNATIVE], ids=" ".join)
 def test_pods_have_few_rights_and_no_egress(arguments: list[str]) -> None:
     """The root is read-only, the user is not root, capabilities and escalation are gone, and nothing may leave."""
-    found = manifests(*arguments)
-    policy, security = found["NetworkPolicy"]["spec"], container_of(found)["securityContext"]
+    objects = manifests(*arguments)
+    policy, security = objects["NetworkPolicy"]["spec"], container_of(objects)["securityContext"]
     assert "Egress" in policy["policyTypes"]
     assert policy["egress"] == []
     assert security["capabilities"] == {"drop": ["ALL"]}
     assert (security["readOnlyRootFilesystem"], security["runAsNonRoot"]) == (True, True)
     assert security["allowPrivilegeEscalation"] is False
-    if "Deployment" in found:
+    if "Deployment" in objects:
         [rule] = policy["ingress"]
-        assert rule["ports"] == [{"port": container_of(found)["ports"][0]["name"]}]
+        assert rule["ports"] == [{"port": container_of(objects)["ports"][0]["name"]}]
         assert rule["from"] == [{"podSelector": {}}]
-        assert pod_of(found)["spec"]["automountServiceAccountToken"] is False
-        assert pod_of(found)["spec"]["hostUsers"] is False
+        assert pod_of(objects)["spec"]["automountServiceAccountToken"] is False
+        assert pod_of(objects)["spec"]["hostUsers"] is False
     else:
-        assert found["Service"]["metadata"]["labels"]["networking.knative.dev/visibility"] == "cluster-local"
+        assert objects["Service"]["metadata"]["labels"]["networking.knative.dev/visibility"] == "cluster-local"
 
 
 def test_only_native_python_asks_for_namespaces() -> None:
@@ -255,7 +255,7 @@ def test_the_image_agrees_with_the_manifests(tmp_path: Path) -> None:
     security = container["securityContext"]
     assert steps["USER"] == f"{security['runAsUser']}:{security['runAsGroup']}"
     cache = steps["ENV"].removeprefix("FAASRT_CACHE_DIR=")
-    assert f"{cache}/programs" in {one["mountPath"] for one in container["volumeMounts"]}
+    assert f"{cache}/programs" in {item["mountPath"] for item in container["volumeMounts"]}
     assert json.loads(steps["ENTRYPOINT"]) == ["faasrt", "serve"]
     command = json.loads(steps["CMD"])
     assert set(command) <= set(container["args"])
@@ -275,7 +275,7 @@ def test_the_guide_states_the_figures_of_the_manifests() -> None:
     guide = " ".join(text_of("faasrt.docs.running_a_fleet").split())
     container = container_of(manifests("--cpus", "3"))
     assert f"serves on for {container['lifecycle']['preStop']['sleep']['seconds']} s" in guide
-    [grace_s] = [one.partition("=")[2] for one in container["args"] if one.startswith("--grace-s=")]
+    [grace_s] = [item.partition("=")[2] for item in container["args"] if item.startswith("--grace-s=")]
     assert f"Programs in flight have {grace_s} s" in guide
     assert "1 GiB for the server, and 1.5 GiB for each worker" in guide
     assert container["resources"]["requests"]["memory"] == f"{round(1024 * (1 + 3 * 1.5))}Mi"

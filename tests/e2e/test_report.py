@@ -261,7 +261,7 @@ def test_text_in_results_never_becomes_markup(tmp_path: Path) -> None:
     shown = reader.texts["code"]
     for text in NASTY:
         whole = clean(text).strip("\n")
-        assert any(whole in one or (len(text) > 1_000 and one.startswith(whole[:100])) for one in shown), text[:30]
+        assert any(whole in code or (len(text) > 1_000 and code.startswith(whole[:100])) for code in shown), text[:30]
     assert not re.search(r"[^\n -~\u00a0-\ud7ff\ue000-\U0010ffff]|[\u202a-\u202e\u2066-\u2069]", page)
     assert len(page.encode()) < 500_000
 
