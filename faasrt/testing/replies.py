@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import attrs
-from aiohttp import hdrs, web
+from aiohttp import web
 from attrs.validators import ge, instance_of, le
-from multidict import CIMultiDict
 
 from faasrt.results import ErrorInfo, Outcome
 
@@ -114,14 +113,14 @@ class Reply:
             language: The language in the request.
             duration_ms: The milliseconds since the request was read.
         """
-        headers = CIMultiDict({hdrs.CONTENT_TYPE: "application/json"})
+        body = self._make_body(language, duration_ms)
+        response = web.Response(body=body, status=self.status, content_type="application/json")
         if self.retry_after is not None:
-            headers[hdrs.RETRY_AFTER] = str(self.retry_after)
+            response.headers["Retry-After"] = str(self.retry_after)
         if self.not_started:
-            headers["x-faasrt-not-started"] = "1"
-        headers.update(self.headers)
-        response = web.Response(body=self._make_body(language, duration_ms), status=self.status, headers=headers)
-        if headers.get(hdrs.CONNECTION, "").lower() == "close":
+            response.headers["x-faasrt-not-started"] = "1"
+        response.headers.update(self.headers)
+        if response.headers.get("Connection", "").lower() == "close":
             response.force_close()
         return response
 
