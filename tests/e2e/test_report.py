@@ -116,13 +116,13 @@ def test_failures_are_grouped_by_reason(tmp_path: Path) -> None:
         result(30, "USER_ERROR", error=key_error), result(30),
     ]  # fmt: skip
     report = report_of(tmp_path / "r.jsonl", lines)
-    assert [(reason.kind, reason.text, reason.count, reason.languages) for reason in report.reasons] == [
-        ("INFRASTRUCTURE", "ConnectError: http://10.0.0.7:8000 hung up", 4, ("python",)),
-        ("USER_ERROR", "IndexError: no item … in …", 3, ("python",)),
-        ("USER_ERROR", "KeyError: 'name'", 2, ("python", "typescript")),
-        ("INVALID_TASK", "it is not JSON", 2, ()),
-        ("TIMEOUT", "after 2,000 ms (limit)", 1, ("python",)),
-        ("CRASHED", "", 1, ("python",)),
+    assert report.reasons == [
+        ("INFRASTRUCTURE", "ConnectError: http://10.0.0.7:8000 hung up", 4),
+        ("USER_ERROR", "IndexError: no item … in …", 3),
+        ("USER_ERROR", "KeyError: 'name'", 2),
+        ("INVALID_TASK", "it is not JSON", 2),
+        ("TIMEOUT", "after 2,000 ms (limit)", 1),
+        ("CRASHED", "", 1),
     ]
     cells = Reader(render(report)).texts["bdi"]
     assert cells[:2] == ["ConnectError: http://10.0.0.7:8000 hung up", "IndexError: no item … in …"]
@@ -136,7 +136,7 @@ def test_the_number_of_reasons_is_limited(tmp_path: Path) -> None:
     lines = (result(n, "USER_ERROR", error={"name": "E", "message": word}) for n, word in enumerate(words))
     report = report_of(tmp_path / "r.jsonl", list(lines))
     assert (report.reasons_total, len(report.reasons)) == (reader_module.MAX_REASONS, MAX_REASONS_SHOWN)
-    assert (report.reasons[0].text, report.reasons[0].count) == ("other reasons", 501)
+    assert report.reasons[0] == ("USER_ERROR", "other reasons", 501)
     assert f"The {MAX_REASONS_SHOWN} most frequent of {reader_module.MAX_REASONS:,}." in render(report)
 
 
@@ -147,10 +147,8 @@ def test_results_are_split_by_language(tmp_path: Path) -> None:
         result(4, language="typescript"), result(5, language="<b>"), invalid(6),
     ]  # fmt: skip
     report = report_of(tmp_path / "r.jsonl", lines)
-    assert [(part.language, part.total, part.ok) for part in report.languages] == [
-        ("python", 3, 1), ("typescript", 1, 1), ("", 2, 1),
-    ]  # fmt: skip
-    assert report.languages[0].latency["p50"] == 20
+    assert [part[:3] for part in report.languages] == [("python", 3, 1), ("typescript", 1, 1), ("", 2, 1)]
+    assert report.languages[0][3]["p50"] == 20
     heads = Reader(render(report)).texts["th"]
     assert {"python", "typescript", "not named"} <= set(heads)
 

@@ -13,14 +13,13 @@ import stat
 import sys
 import zlib
 from collections.abc import Iterable, Iterator
-from math import isnan, nan
+from math import nan
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from faasrt.cli.input import iter_lines
 from faasrt.cli.outcome_text import describe
 from faasrt.cli.report.text import excerpt, one_line
-from faasrt.cli.report.units import milliseconds
 from faasrt.errors import FaasrtError
 from faasrt.judging import Verdict
 from faasrt.languages import Language
@@ -42,6 +41,7 @@ _OTHER_REASONS = "other reasons"
 _DIGITS = re.compile(r"\d+")
 _LINE = re.compile(r"^line \d+: ")
 _ENDPOINT = re.compile(r" \[[^\[\]]*sent: \w+\]$")
+_FACTS = ("line", "language", "exit_code", "tests", "attempts", "sent", "endpoint", "truncated")
 _LANGUAGES = {str(language) for language in Language}
 
 
@@ -151,7 +151,8 @@ class Task:
         id: The task's id; "line 44" when it has none.
         kind: One of `KINDS`.
         reason: The cause of the failure, on one line; may be empty.
-        facts: Other known values, by name.
+        total_ms, duration_ms: The two times; NaN when missing.
+        facts: Other known values, by their names in the file.
         texts: The streams that are not empty, by name.
     """
 
@@ -172,20 +173,9 @@ class Task:
             name: excerpt(text, 3_000 if name == "traceback" else 800) for name, text in texts.items() if text.strip()
         }
 
-        total_ms, duration_ms = _times(fields)
-        facts = {
-            "line": fields.get("line"),
-            "language": fields.get("language"),
-            "exit code": fields.get("exit_code"),
-            "tests passed": "{} of {}".format(*_tests(fields)) if fields.get("tests") else None,
-            "attempts": failure.get("attempts", fields.get("attempts")),
-            "sent": failure.get("sent"),
-            "endpoint": fields.get("endpoint"),
-            "cut at the output limit": fields.get("truncated"),
-            "latency": None if isnan(total_ms) else milliseconds(total_ms),
-            "duration": None if isnan(duration_ms) else milliseconds(duration_ms),
-        }
-        self.facts = {name: one_line(text, 100) for name, value in facts.items() if (text := _text(value))}
+        self.total_ms, self.duration_ms = _times(fields)
+        facts = fields | failure | {"tests": "{} of {}".format(*_tests(fields)) if fields.get("tests") else None}
+        self.facts = {name: one_line(text, 100) for name in _FACTS if (text := _text(facts.get(name)))}
 
 
 def read_tasks(path: Path, offsets: Iterable[int]) -> Iterator[Task]:

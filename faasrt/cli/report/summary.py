@@ -11,8 +11,6 @@ from collections.abc import Iterable
 from operator import attrgetter
 from pathlib import Path
 
-import attrs
-
 from faasrt.cli.report.reader import KINDS, OK, Row, Rows, read_tasks
 
 MAX_SLOWEST = 20
@@ -20,26 +18,6 @@ MAX_FAILING = 200
 MAX_REASONS_SHOWN = 30
 # 0.1, 0.2, 0.5, 1, 2, 5, 10 ms and so on.
 _EDGES_MS = [0.0, *(factor * 10.0**power for power in range(-1, 13) for factor in (1, 2, 5))]
-
-
-@attrs.frozen
-class Reason:
-    """A reason of failures: the kind and the text, the number of tasks, and their languages."""
-
-    kind: str
-    text: str
-    count: int
-    languages: tuple[str, ...]
-
-
-@attrs.frozen
-class LanguageSummary:
-    """The results of a language; "" for results that name none. `latency` has its percentiles."""
-
-    language: str
-    total: int
-    ok: int
-    latency: dict[str, float]
 
 
 class Summary:
@@ -61,8 +39,9 @@ class Summary:
         histogram: The number of results by latency.
         period: The times of the first and the last result, in seconds since 1970; None when no time is known.
         per_s: The mean number of results per second; NaN when it is unknown.
-        languages: The results of each language.
-        reasons: The most frequent reasons of failures, most frequent first.
+        languages: For each language: its name, "" for results that name none, the number of results, the number of
+            those that are OK, and the percentiles of their latency.
+        reasons: The most frequent reasons of failures, most frequent first: kind, text and number of tasks.
         reasons_total: The number of different reasons.
         slowest: The slowest tasks, slowest first.
         failing: The first failing tasks of the file.
@@ -89,8 +68,11 @@ class Summary:
         span_s = self.period[1] - self.period[0] if self.period else 0
         self.per_s = len(finished) / span_s if span_s else math.nan
         self.languages = _by_language(latest)
-        reasons = _by_reason(self.rows)
-        self.reasons, self.reasons_total = reasons[:MAX_REASONS_SHOWN], len(reasons)
+        reasons = Counter((row.kind, row.reason) for row in latest if row.kind != OK)
+        self.reasons_total = len(reasons)
+        self.reasons = [
+            (kind, self.rows.reasons[key], count) for (kind, key), count in reasons.most_common(MAX_REASONS_SHOWN)
+        ]
         slowest, failing = _slowest(latest), _failing(latest)
         offsets = sorted({row.offset for row in (*slowest, *failing)})
         tasks = dict(zip(offsets, read_tasks(path, offsets), strict=True))
@@ -98,31 +80,13 @@ class Summary:
         self.failing = [tasks[row.offset] for row in failing]
 
 
-def _by_language(rows: Iterable[Row]) -> list[LanguageSummary]:
+def _by_language(rows: Iterable[Row]) -> list[tuple[str, int, int, dict[str, float]]]:
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row.language, []).append(row)
     return [
-        LanguageSummary(
-            language,
-            total=len(group),
-            ok=sum(row.kind == OK for row in group),
-            latency=percentiles(row.total_ms for row in group),
-        )
+        (language, len(group), sum(row.kind == OK for row in group), percentiles(row.total_ms for row in group))
         for language, group in sorted(groups.items(), key=lambda item: (not item[0], -len(item[1]), item[0]))
-    ]
-
-
-def _by_reason(rows: Rows) -> list[Reason]:
-    counts: Counter[tuple[str, str]] = Counter()
-    languages: dict[tuple[str, str], set[str]] = {}
-    for row in rows.latest.values():
-        if row.kind != OK:
-            counts[row.kind, row.reason] += 1
-            languages.setdefault((row.kind, row.reason), set()).add(row.language)
-    return [
-        Reason(kind, rows.reasons[key], count, tuple(sorted(languages[kind, key] - {""})))
-        for (kind, key), count in counts.most_common()
     ]
 
 
