@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _LIVE_S, _LINE_S = 0.25, 5.0
+_ESTIMATE_S = 600.0
+"""The time that is left is estimated from the rate of this period."""
 _MAX_NAMES, _NAMES_SHOWN = 1_000, 3
 _KIND_CELLS = 14
 
@@ -96,6 +98,7 @@ class Progress:
             progress.TextColumn("{task.description}", table_column=table.Column(no_wrap=True, ratio=1)),
             console=self._console,
             get_time=self._clock,
+            speed_estimate_period=_ESTIMATE_S,
             auto_refresh=False,
             expand=True,
             transient=True,

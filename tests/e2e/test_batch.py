@@ -487,8 +487,10 @@ async def test_progress_is_one_line_that_fits_the_terminal(
     """The line is updated in place and erased at the end. A narrow terminal cuts off its end, the common outcomes."""
     (line, *_), shown = await show_progress(columns, clock, monkeypatch, NO_COLOR="1")
     whole = "faasrt: 200/320 0:01:00 2.0/s, 20 infra errors, 16 in flight, 160 OK, 20 USER_ERROR"
-    assert len(line) < columns
-    assert line == whole if columns > len(whole) else whole.startswith(line.removesuffix("…"))
+    assert len(line) <= columns
+    # The clock also advances while the test runs.
+    line = re.sub(r" 0:01:\d\d [12]\.\d/s", " 0:01:00 2.0/s", line)
+    assert line == (whole if columns > len(whole) else whole[: len(line) - 1] + "…")
     # The summary starts where the progress line was erased.
     assert re.search(rb"\x1b\[2KOK +160\r\n", shown)
 

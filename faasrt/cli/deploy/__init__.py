@@ -21,7 +21,7 @@ _GRACE_S = 35
 _SPARE_S = 10
 _GIB_FOR_SERVER, _GIB_FOR_WORKER = 1.0, 1.5
 _MAX_REPLICAS_FACTOR = 4
-_MOST_REPLICAS = 5000  # pods; the limit of Kubernetes for a cluster is 150,000 pods on 5,000 nodes
+_REPLICAS_LIMIT = 5000  # pods; the limit of Kubernetes for a cluster is 150,000 pods on 5,000 nodes
 _NAME = re.compile(r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _NAMESPACE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 # A registry with a port, path, tag and digest, as in registry.example.com:5000/team/faasrt:1.0@sha256:...
@@ -61,10 +61,10 @@ def deploy_command() -> None:
     default=f"faasrt:{__version__}",
     help="The image that was built with `faasrt deploy containerfile`.",
 )
-@click.option("--replicas", type=Number(1, _MOST_REPLICAS), default=2, help="The least number of pods.")
+@click.option("--replicas", type=Number(1, _REPLICAS_LIMIT), default=2, help="The least number of pods.")
 @click.option(
     "--max-replicas",
-    type=Number(1, _MOST_REPLICAS),
+    type=Number(1, _REPLICAS_LIMIT),
     show_default="four times --replicas",
     help="The largest number of pods.",
 )
@@ -111,7 +111,7 @@ def kubernetes_command(
         "version": __version__,
         "image": image,
         "replicas": replicas,
-        "max_replicas": max_replicas or min(_MAX_REPLICAS_FACTOR * replicas, _MOST_REPLICAS),
+        "max_replicas": max_replicas or min(_MAX_REPLICAS_FACTOR * replicas, _REPLICAS_LIMIT),
         "cpus": cpus,
         "memory": f"{round(1024 * (_GIB_FOR_SERVER + _GIB_FOR_WORKER * cpus))}Mi",
         "namespace": namespace,
