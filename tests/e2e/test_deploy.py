@@ -133,7 +133,7 @@ def test_the_container_agrees_with_the_server(arguments: list[str], tmp_path: Pa
     options = options_of(container["args"], tmp_path)
     [port] = [item["containerPort"] for item in container["ports"]]
     assert (options["host"], options["port"]) == ("0.0.0.0", port)
-    paths = json.loads(files("faasrt.local").joinpath("openapi.json").read_text())["paths"]
+    paths = json.loads(files("faasrt.local.http").joinpath("openapi.json").read_text())["paths"]
     for probe, path in (("livenessProbe", "/livez"), ("readinessProbe", "/readyz")):
         assert container[probe]["httpGet"] == {"path": path, "port": port}
         assert "get" in paths[path]
