@@ -1,4 +1,9 @@
-"""For web applications: calls that end when the client of the request disconnects."""
+"""Calls that end when the client of a web application disconnects.
+
+Starlette and FastAPI do not cancel a handler whose client has gone, so its program would run to its end, and take the
+place of others. `run_until_disconnect` awaits a call, and cancels it when the client disconnects. The README has a
+whole application. aiohttp needs no help: `web.run_app(app, handler_cancellation=True)` cancels the handler.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +26,6 @@ class Request(Protocol):
 
 async def run_until_disconnect(request: Request, awaitable: Awaitable[T]) -> T:
     """Return the result of an awaitable. If the client disconnects first, cancel it.
-
-    Starlette and FastAPI do not cancel a handler whose client has gone, so its program would run to its end. aiohttp
-    does: `web.run_app(app, handler_cancellation=True)`.
 
     Args:
         request: The request of the handler. Its body must have been read, as FastAPI does for a handler with a model;

@@ -69,7 +69,7 @@ def test_type_checkers_accept_the_programs_of_the_readme(command: str, project: 
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("place", ["await runtime.run_code"])
+@pytest.mark.parametrize("place", ["await manager.run_code", "await runtime.run_code", "    manager.run_code"])
 def test_hovering_a_method_shows_what_each_argument_means(place: str, project: Path, server: LanguageServer) -> None:
     """The text has the signature, and the part of the docstring about each argument."""
     line = next(number for number, text in enumerate(USE.splitlines()) if place in text)

@@ -113,7 +113,11 @@ async def test_the_web_application_of_the_readme_answers_errors(
 
 # Packages that the first command of the README installs, and the standard library.
 INSTALLED = {"faasrt", "aiohttp", "anyio", "structlog", *sys.stdlib_module_names}
-MODULES_OF = {"faasrt[prometheus]": "prometheus_client", "pytest-asyncio": "pytest_asyncio"}
+MODULES_OF = {
+    "fastapi": "fastapi pydantic",
+    "faasrt[prometheus]": "prometheus_client",
+    "pytest-asyncio": "pytest_asyncio",
+}
 
 
 @pytest.mark.parametrize("snippet", [snippet for snippet in ALL if snippet.kind == "python"], ids=str)
