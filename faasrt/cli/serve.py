@@ -35,7 +35,7 @@ from faasrt.languages import Language
 
 if TYPE_CHECKING:
     from faasrt.local import LocalFaaS
-    from faasrt.local.engines.base import Engine
+    from faasrt.local.engines.engine import Engine
 
 _Report = Callable[[str], None]
 # `timeout` and some supervisors send one signal twice, to the process and to its group.

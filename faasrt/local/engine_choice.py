@@ -9,8 +9,8 @@ from typing import Any
 from faasrt.config import SandboxConfig
 from faasrt.errors import ConfigurationError, safe_repr
 from faasrt.languages import Language
-from faasrt.local.engines.base import Engine, EngineOptions
 from faasrt.local.engines.deno.engine import DenoEngine
+from faasrt.local.engines.engine import Engine, EngineOptions
 from faasrt.local.engines.native.engine import NativeEngine
 from faasrt.local.engines.toolchain.engine import engine_for
 from faasrt.local.engines.toolchain.languages import TOOLCHAINS

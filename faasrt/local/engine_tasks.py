@@ -7,7 +7,7 @@ import functools
 from collections.abc import Awaitable, Callable, Collection, Iterable
 
 from faasrt.errors import RuntimeClosedError, ServerError
-from faasrt.local.engines.base import Engine
+from faasrt.local.engines.engine import Engine
 
 
 class EngineTasks:

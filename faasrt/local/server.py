@@ -21,7 +21,7 @@ from faasrt.languages import Language
 from faasrt.local import engine_choice
 from faasrt.local.engine_choice import MAX_WORKERS, Queues, make_queues
 from faasrt.local.engine_tasks import EngineTasks
-from faasrt.local.engines.base import Engine, EngineOptions
+from faasrt.local.engines.engine import Engine, EngineOptions
 from faasrt.local.engines.wasm.engine import WasmEngine
 from faasrt.local.errors import EngineError
 from faasrt.local.http import limits

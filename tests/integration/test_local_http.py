@@ -27,8 +27,8 @@ import pytest_asyncio
 import faasrt
 from faasrt import Outcome, RetrySettings, SandboxConfig
 from faasrt.local import LocalFaaS
-from faasrt.local.engines.base import EngineJob, EngineResult
 from faasrt.local.engines.deno.engine import DenoEngine
+from faasrt.local.engines.engine import EngineJob, EngineResult
 from faasrt.local.engines.toolchain.engine import ToolchainEngine
 from faasrt.local.http import limits
 from faasrt.local.http.connections import BoundedConnection

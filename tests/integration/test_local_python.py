@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from faasrt import ExecutionResult, Language, Outcome, RuntimeManager, SandboxConfig
-from faasrt.local.engines.base import Engine, EngineJob, EngineOptions
+from faasrt.local.engines.engine import Engine, EngineJob, EngineOptions
 from faasrt.local.engines.native.engine import NativeEngine
 from faasrt.local.engines.wasm.engine import WasmEngine
 from faasrt.protocol.execution_limits import ExecutionLimits

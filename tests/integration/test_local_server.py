@@ -23,8 +23,8 @@ from faasrt import ConfigurationError, Outcome, RuntimeClosedError, RuntimeManag
 from faasrt._version import __version__
 from faasrt.docs import logging_and_metrics
 from faasrt.local import LocalFaaS
-from faasrt.local.engines.base import EngineJob, EngineResult
 from faasrt.local.engines.deno.engine import DenoEngine
+from faasrt.local.engines.engine import EngineJob, EngineResult
 from support.helpers import WASM
 from support.served import PATIENCE_S, at_work_in
 

@@ -21,8 +21,8 @@ from faasrt import (
 )
 from faasrt.local import LocalFaaS
 from faasrt.local.engine_tasks import EngineTasks
-from faasrt.local.engines.base import EngineOptions
 from faasrt.local.engines.deno.engine import DenoEngine
+from faasrt.local.engines.engine import EngineOptions
 from support.helpers import Clock, fast_forward
 from support.served import connected, exchange, request, until
 

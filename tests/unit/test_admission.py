@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from faasrt import Language, Outcome
-from faasrt.local.engines.base import EngineJob, EngineResult
+from faasrt.local.engines.engine import EngineJob, EngineResult
 from faasrt.local.http.admission import AdmissionQueue, BusyError
 from faasrt.protocol.execution_limits import ExecutionLimits
 from support.helpers import Clock

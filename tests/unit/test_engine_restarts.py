@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from faasrt import Language
-from faasrt.local.engines.base import Engine, EngineJob, EngineOptions, EngineResult
+from faasrt.local.engines.engine import Engine, EngineJob, EngineOptions, EngineResult
 from faasrt.local.errors import EngineError, NotStartedError
 from faasrt.protocol.execution_limits import ExecutionLimits
 from support.helpers import Clock

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from faasrt import SandboxConfig, ServiceError
 from faasrt.languages import Language
-from faasrt.local.engines.base import EngineJob
+from faasrt.local.engines.engine import EngineJob
 from faasrt.local.engines.python_tiers import tiers_of
 from faasrt.local.engines.toolchain.languages import TOOLCHAINS
 from faasrt.local.http.responses import fit_response

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from faasrt import Language, Outcome
-from faasrt.local.engines.base import EngineJob, EngineOptions, EngineResult
+from faasrt.local.engines.engine import EngineJob, EngineOptions, EngineResult
 from faasrt.local.engines.pooled_engine import PooledEngine
 from faasrt.local.errors import NotStartedError
 from faasrt.protocol.execution_limits import ExecutionLimits

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from faasrt import Language
-from faasrt.local.engines.base import EngineJob
+from faasrt.local.engines.engine import EngineJob
 from faasrt.local.engines.wasm.engine import WasmWorker
 from faasrt.local.errors import EngineError
 from faasrt.local.process import STDOUT

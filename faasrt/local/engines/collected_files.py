@@ -18,7 +18,7 @@ from faasrt.local.errors import NotStartedError
 from faasrt.protocol.guest.python_files import PathMatcher
 
 if TYPE_CHECKING:  # the workers of the engine "wasm" import this module too, so it must load quickly
-    from faasrt.local.engines.base import EngineJob, EngineResult
+    from faasrt.local.engines.engine import EngineJob, EngineResult
     from faasrt.local.jail.jail import Folder
 
 MatchingFile = tuple[str, Callable[[int], bytes | None]]

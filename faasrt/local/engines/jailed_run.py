@@ -17,8 +17,8 @@ from typing import Any, Protocol
 import attrs
 
 from faasrt.languages import Language
-from faasrt.local.engines.base import EngineJob, EngineResult
 from faasrt.local.engines.collected_files import add_files
+from faasrt.local.engines.engine import EngineJob, EngineResult
 from faasrt.local.engines.runner_messages import cut_streams, decode_message, read_text
 from faasrt.local.errors import NotStartedError
 from faasrt.local.jail.jail import Folder, Jail, JailedProcess

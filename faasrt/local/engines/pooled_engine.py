@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from typing import ClassVar, Generic, Protocol, TypeVar
 
-from faasrt.local.engines.base import Engine, EngineOptions
+from faasrt.local.engines.engine import Engine, EngineOptions
 from faasrt.local.errors import EngineError, NotStartedError
 from faasrt.local.process import Spawner, available_cpus
 

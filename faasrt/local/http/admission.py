@@ -13,7 +13,7 @@ import attrs
 from aiohttp import web
 
 from faasrt.languages import Language
-from faasrt.local.engines.base import Engine, EngineJob, EngineResult
+from faasrt.local.engines.engine import Engine, EngineJob, EngineResult
 from faasrt.local.errors import EngineError, NotStartedError
 from faasrt.telemetry.dispatch import EventDispatcher
 from faasrt.telemetry.events import ExecutionFinished, ExecutionStarted, hash_code

@@ -14,15 +14,15 @@ from faasrt._version import __version__
 from faasrt.config import SandboxConfig
 from faasrt.inputs import INPUT_FIELDS, files_to_wire
 from faasrt.languages import Language
-from faasrt.local.engines.base import Engine, EngineJob, EngineResult
+from faasrt.local.engines.engine import Engine, EngineJob, EngineResult
 from faasrt.local.errors import EngineError, NotStartedError, SuspectError
 from faasrt.local.http.access import AccessPolicy
 from faasrt.local.http.access_log import CLIENT_GONE, log_request
 from faasrt.local.http.admission import AdmissionQueue, BusyError, execute_with_events
 from faasrt.local.http.connections import BoundedConnection, Listener, RequestCounter, log_failure
 from faasrt.local.http.exposition import collect_metrics, format_metrics
-from faasrt.local.http.limits import Share
 from faasrt.local.http.live_answer import LineResponse, answer_live
+from faasrt.local.http.memory import Share
 from faasrt.local.http.notices import notice_of
 from faasrt.local.http.openapi import build_document
 from faasrt.local.http.request_body import BadRequestError, decode_body, parse_job, parse_language, read_body

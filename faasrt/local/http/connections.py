@@ -25,6 +25,7 @@ from aiohttp import web
 
 from faasrt import strict_json
 from faasrt.local.http import limits
+from faasrt.local.http.memory import Memory, Share
 from faasrt.local.http.responses import OVERLOADED_HEADERS, error_response
 from faasrt.local.time_limit import TimeLimit
 
@@ -81,7 +82,7 @@ class Listener(web.Server):
         self.ordinary = self.spare = self.refused = self.refused_while_draining = 0
         self.refusing: set[asyncio.Transport] = set()
         self.draining = False
-        self.memory = limits.Memory(asyncio.get_running_loop().time)
+        self.memory = Memory(asyncio.get_running_loop().time)
 
     def admit(self, *, encrypted: bool) -> BoundedConnection | Refusal | None:
         """Return the protocol for an accepted connection; None to close it at once."""
@@ -171,7 +172,7 @@ class BoundedConnection(web.RequestHandler):
         else:
             self._listener.ordinary += change
 
-    def begin_answer(self, share: limits.Share, size: int) -> None:
+    def begin_answer(self, share: Share, size: int) -> None:
         """Start the time limit for reading an answer of this size, unless it has started already."""
         if self._answer_timer is None and self.transport is not None:
             share.answer(size, self.transport.abort)

@@ -1,15 +1,10 @@
-"""Limits on connections, requests, and the memory that they use."""
+"""The limits on connections, requests, and the memory that they use."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator
-
-import attrs
 
 from faasrt.errors import ConfigurationError
-from faasrt.local.http.admission import BusyError
 
 MAX_CONNECTIONS = 1_000
 """The largest number of open connections. `max_connections` lowers it if the process may open few files."""
@@ -22,7 +17,7 @@ input of a refused one is discarded.
 MAX_BODY_BYTES = 8 * 2**20
 """The largest body of a request."""
 MAX_HELD_BYTES = 64 * 2**20
-"""The largest size of all bodies together, and of all answers. See `Memory`."""
+"""The largest size of all bodies together, and of all answers. See `faasrt.local.http.memory`."""
 SMALL_BYTES = 64 * 2**10
 """The part of each body, and of each answer, that does not count."""
 SLOW_S = 1.0
@@ -73,130 +68,3 @@ def accepted_at_once() -> int:
 def _max_open_files() -> int:
     files = os.sysconf("SC_OPEN_MAX")
     return 2**20 if files < 0 else max(4, files)
-
-
-class Memory:
-    """Limits the memory that the bodies of all requests hold together, and that of all answers.
-
-    The first SMALL_BYTES of each body and answer do not count, because the number of connections is limited too. So
-    large requests never keep out small ones.
-
-    If there is not enough memory, the slowest client loses its share: the one that last completed SMALL_BYTES. A body
-    only takes the memory of a client that needs longer than SLOW_S; if there is none, the body is refused. An answer
-    takes the memory of any client, because its program has already run. A request whose program waits or runs keeps its
-    memory.
-
-    Args:
-        clock: Returns the time in seconds.
-
-    Attributes:
-        max_answer_bytes: The largest size of all answers together, if it is more than MAX_HELD_BYTES.
-    """
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self.max_answer_bytes = 0
-        self._bodies = _Pool(clock, lambda: MAX_HELD_BYTES)
-        self._answers = _Pool(clock, lambda: max(MAX_HELD_BYTES, self.max_answer_bytes))
-
-    @property
-    def held_bytes(self) -> int:
-        """The size of all bodies and answers together, without the first SMALL_BYTES of each."""
-        return self._bodies.held + self._answers.held
-
-    @contextlib.contextmanager
-    def share(self) -> Iterator[Share]:
-        """Yield the share of one request, and free it afterwards."""
-        share = Share(self._bodies, self._answers)
-        try:
-            yield share
-        finally:
-            share.free()
-
-
-class Share:
-    """The memory of one request. Created by `Memory.share`.
-
-    Attributes:
-        size: The size of the body or answer.
-        counted: The part of it that counts.
-        progress_at: When the client last completed SMALL_BYTES, or began to send or read.
-        evicted: Whether another request got the memory.
-    """
-
-    def __init__(self, bodies: _Pool, answers: _Pool) -> None:
-        self._pool, self._answers = bodies, answers
-        self.size = self.counted = self._transferred = 0
-        self.progress_at = 0.0
-        self.evicted = False
-        self._on_evicted: Callable[[], object] | None = None
-
-    def receive(self, on_evicted: Callable[[], object]) -> None:
-        """Record that the client begins to send the body or to read the answer. `on_evicted` must end this."""
-        self._on_evicted, self.progress_at = on_evicted, self._pool.clock()
-        self._pool.waiting.add(self)
-
-    def add(self, size: int) -> None:
-        """Count a piece of the body. Raise BusyError if there is not enough memory."""
-        self.record_progress(size)
-        needed = max(0, self.size + size - SMALL_BYTES) - self.counted
-        if not self._pool.make_room(needed, self, slow_s=SLOW_S):
-            raise BusyError("too much memory is in use by other requests")
-        self._count(size, needed)
-
-    def run(self) -> None:
-        """Keep the memory while the program waits or runs. The client has sent the whole body."""
-        self._pool.waiting.discard(self)
-
-    def answer(self, size: int, on_evicted: Callable[[], object]) -> None:
-        """Count an answer instead of the body, and record that the client begins to read it."""
-        self.free()
-        self._pool = self._answers
-        needed = max(0, size - SMALL_BYTES)
-        self._pool.make_room(needed, self, slow_s=0.0)
-        self._count(size, needed)
-        self.receive(on_evicted)
-
-    def record_progress(self, size: int) -> None:
-        """Record that the client has sent or read some bytes."""
-        self._transferred += size
-        if self._transferred >= SMALL_BYTES:
-            self._transferred, self.progress_at = 0, self._pool.clock()
-
-    def evict(self) -> None:
-        """Free the memory, and end the wait for the client."""
-        self.evicted = True
-        self.free()
-        if self._on_evicted is not None:
-            self._on_evicted()
-
-    def free(self) -> None:
-        self._pool.waiting.discard(self)
-        self._pool.held -= self.counted
-        self.size = self.counted = 0
-
-    def _count(self, size: int, counted: int) -> None:
-        self.size += size
-        self.counted += counted
-        self._pool.held += counted
-
-
-@attrs.define(eq=False)
-class _Pool:
-    """The bodies or the answers of all requests. `waiting` has the shares whose clients are sending or reading."""
-
-    clock: Callable[[], float]
-    limit: Callable[[], int]
-    held: int = 0
-    waiting: set[Share] = attrs.field(factory=set)
-
-    def make_room(self, size: int, share: Share, *, slow_s: float) -> bool:
-        """Evict the slowest other requests until there is room, and return whether there is. Requests whose clients
-        have completed SMALL_BYTES within the last `slow_s` seconds stay.
-        """
-        while size and self.held + size > self.limit():
-            others = (other for other in self.waiting if other.counted and other is not share)
-            slowest = min(others, key=lambda other: other.progress_at, default=None)
-            if slowest is None or self.clock() - slowest.progress_at < slow_s:
-                return False
-            slowest.evict()
-        return True

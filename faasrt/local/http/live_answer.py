@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable
 import attrs
 from aiohttp import web
 
-from faasrt.local.engines.base import EngineJob
+from faasrt.local.engines.engine import EngineJob
 from faasrt.local.engines.live_output import LiveOutput
 from faasrt.local.http.connections import BoundedConnection
-from faasrt.local.http.limits import Share
+from faasrt.local.http.memory import Share
 from faasrt.local.http.responses import write_pieces
 from faasrt.protocol import json_lines
 from faasrt.protocol.request import NOT_STARTED_HEADER, PROGRAM_SUSPECT_HEADER

@@ -6,7 +6,7 @@ It is needed because the backend of coze-loop takes an empty stderr for success.
 
 from __future__ import annotations
 
-from faasrt.local.engines.base import EngineResult
+from faasrt.local.engines.engine import EngineResult
 from faasrt.results import Outcome
 
 _MAX_CHARACTERS = 200

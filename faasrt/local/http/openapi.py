@@ -14,7 +14,7 @@ from faasrt._version import __version__
 from faasrt.config import SandboxConfig
 from faasrt.inputs import INPUT_FIELDS
 from faasrt.languages import Language
-from faasrt.local.engines.base import Engine
+from faasrt.local.engines.engine import Engine
 from faasrt.local.http import limits
 
 # Read at import, so that the event loop never waits for the file.

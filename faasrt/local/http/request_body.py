@@ -15,9 +15,10 @@ from faasrt.config import SandboxConfig
 from faasrt.errors import InvalidRequestError, UnsupportedLanguageError
 from faasrt.inputs import ProgramInput
 from faasrt.languages import Language
-from faasrt.local.engines.base import Engine, EngineJob
+from faasrt.local.engines.engine import Engine, EngineJob
 from faasrt.local.http import limits
 from faasrt.local.http.admission import BusyError
+from faasrt.local.http.memory import Share
 from faasrt.protocol.execution_limits import ExecutionLimits
 from faasrt.protocol.request import NOT_STARTED_HEADER
 from faasrt.results import Outcome
@@ -31,7 +32,7 @@ class BadRequestError(Exception):
     """The request is invalid. The server answers 400 with this error's message."""
 
 
-async def read_body(request: web.BaseRequest, share: limits.Share) -> bytes:
+async def read_body(request: web.BaseRequest, share: Share) -> bytes:
     """Read the body of a request whose headers have passed `AccessPolicy.check`, and count its bytes in `share`.
 
     Raises:

@@ -8,8 +8,8 @@ from typing import Any
 from aiohttp import web
 
 from faasrt import strict_json
-from faasrt.local.engines.base import EngineJob
-from faasrt.local.http.limits import Share
+from faasrt.local.engines.engine import EngineJob
+from faasrt.local.http.memory import Share
 from faasrt.protocol.frames import is_frame
 from faasrt.protocol.request import NOT_STARTED_HEADER
 from faasrt.protocol.response import max_answer_bytes

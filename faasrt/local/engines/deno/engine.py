@@ -23,8 +23,8 @@ import attrs
 
 from faasrt.errors import ConfigurationError
 from faasrt.languages import Language
-from faasrt.local.engines.base import EngineJob, EngineOptions, EngineResult
 from faasrt.local.engines.deno.run import FOLDER, DenoRun
+from faasrt.local.engines.engine import EngineJob, EngineOptions, EngineResult
 from faasrt.local.engines.jailed_run import run_program, until_ready
 from faasrt.local.engines.pooled_engine import PooledEngine
 from faasrt.local.engines.runner_messages import read_runner

@@ -11,8 +11,8 @@ from typing import Any
 
 from faasrt.inputs import program_file
 from faasrt.languages import Language
-from faasrt.local.engines.base import EngineJob, EngineResult
 from faasrt.local.engines.deno.output_filter import OutputFilter, find_diagnostics
+from faasrt.local.engines.engine import EngineJob, EngineResult
 from faasrt.local.engines.jailed_run import MESSAGE_BYTES, MESSAGE_FACTOR, TOTAL_BYTES, TOTAL_FACTOR
 from faasrt.local.engines.runner_messages import cut_streams, decode_message, read_error, read_text
 from faasrt.local.errors import NotStartedError

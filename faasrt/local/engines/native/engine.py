@@ -16,7 +16,7 @@ from pathlib import Path
 import attrs
 
 from faasrt.languages import Language
-from faasrt.local.engines.base import EngineJob, EngineOptions, EngineResult
+from faasrt.local.engines.engine import EngineJob, EngineOptions, EngineResult
 from faasrt.local.engines.jailed_run import run_program, start_runner
 from faasrt.local.engines.native.run import PROCESS_NAME, python_run
 from faasrt.local.engines.native_jail import native_jail

@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from faasrt.local.engines.base import EngineJob
+from faasrt.local.engines.engine import EngineJob
 from faasrt.local.engines.jailed_run import JailedRun, Messages
 from faasrt.local.engines.runner_messages import read_python_error, read_text
 from faasrt.local.jail.jail import JailedProcess

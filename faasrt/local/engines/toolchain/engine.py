@@ -23,7 +23,7 @@ import attrs
 from faasrt.errors import ConfigurationError
 from faasrt.inputs import MAX_FILES, ProgramInput, program_file
 from faasrt.local.cache_folder import cache_dir
-from faasrt.local.engines.base import EngineJob, EngineOptions, EngineResult
+from faasrt.local.engines.engine import EngineJob, EngineOptions, EngineResult
 from faasrt.local.engines.jailed_run import run_program, start_runner
 from faasrt.local.engines.native_jail import TMP_BYTES, native_jail
 from faasrt.local.engines.pooled_engine import PooledEngine

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from faasrt.local.engines.base import EngineJob, EngineResult
+from faasrt.local.engines.engine import EngineJob, EngineResult
 from faasrt.local.engines.jailed_run import JailedRun, Messages
 from faasrt.local.engines.runner_messages import read_text
 from faasrt.local.engines.toolchain.toolchain import Toolchain

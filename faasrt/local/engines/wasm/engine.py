@@ -24,7 +24,7 @@ import attrs
 
 from faasrt.inputs import files_from_wire
 from faasrt.languages import Language
-from faasrt.local.engines.base import EngineJob, EngineOptions, EngineResult
+from faasrt.local.engines.engine import EngineJob, EngineOptions, EngineResult
 from faasrt.local.engines.live_output import LiveOutput
 from faasrt.local.engines.pooled_engine import PooledEngine
 from faasrt.local.engines.python_tiers import STANDARD_TIER, TIERS
