@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from faasrt.cli.output import is_terminal, write_message
 
 if TYPE_CHECKING:
-    from faasrt.local.engines.base import Engine
+    from faasrt.local.engines.engine import Engine
     from faasrt.local.server import LocalFaaS
 
 _POLL_S = 0.25
