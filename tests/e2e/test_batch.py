@@ -274,7 +274,7 @@ def test_invalid_lines_are_reported_in_the_results(url: str, tmp_path: Path) -> 
     assert sorted(problems) == [2, 3, 4, *range(6, 18)]
     for line, words in {
         2: "not JSON", 3: "not UTF-8", 4: "not a JSON object", 6: "cobol", 7: "'code' is missing", 8: "empty",
-        9: "timeout_ms", 10: "'colour'", 11: "'id'", 12: "--language", 13: "'args'", 14: "f.g", 15: "'ext'",
+        9: "timeout_ms", 10: "'colour'", 11: "'id'", 12: "--language", 13: "'args'", 14: "f.g", 15: "ext",
         16: "longer", 17: "nested",
     }.items():  # fmt: skip
         assert f"line {line}" in problems[line]
