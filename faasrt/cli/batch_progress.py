@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _LIVE_S, _LINE_S = 0.25, 5.0
-_ESTIMATE_S = 600.0
-"""The time that is left is estimated from the rate of this period."""
+# The time that is left is estimated from the rate of this period. Tasks that --resume skips soon count no more.
+_ESTIMATE_S = 120.0
 _MAX_NAMES, _NAMES_SHOWN = 1_000, 3
 _KIND_CELLS = 14
 

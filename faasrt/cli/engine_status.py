@@ -46,7 +46,7 @@ async def show_work(python: Engine | None, report: Callable[[str], None] | None 
 
 
 async def _watch(python: Engine, report: Callable[[str], None] | None) -> None:
-    with contextlib.ExitStack() as stack, contextlib.suppress(OSError):  # stderr is closed
+    with contextlib.suppress(OSError), contextlib.ExitStack() as stack:  # stderr is closed
         shown = ""
         while not python.problem:
             step = python.background if python.ready else python.activity
