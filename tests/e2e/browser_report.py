@@ -95,11 +95,11 @@ class Page:
 
 @contextlib.asynccontextmanager
 async def browser(profile: str) -> AsyncIterator[Page]:
-    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if found is None:
+    program = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if program is None:
         sys.exit("no browser on PATH: apt-get install chromium")
     process = await asyncio.create_subprocess_exec(
-        *(found, "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", "--no-first-run"),
+        *(program, "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", "--no-first-run"),
         *(f"--user-data-dir={profile}", "about:blank"),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -129,9 +129,9 @@ async def check_page(page: Page, path: Path, folder: Path) -> None:
         await page.open(path, width, scheme)
         await page.screenshot(folder / f"{path.stem}-{width}-{scheme}.png")
         await page.value("for (const task of document.querySelectorAll('details')) task.open = true")
-        over = """[...document.querySelectorAll('main *')].filter((one) => !one.closest('caption, svg, pre > *')
-            && one.getBoundingClientRect().right > document.documentElement.clientWidth + 1)
-            .map((one) => one.outerHTML.slice(0, 200))"""
+        over = """[...document.querySelectorAll('main *')].filter((element) => !element.closest('caption, svg, pre > *')
+            && element.getBoundingClientRect().right > document.documentElement.clientWidth + 1)
+            .map((element) => element.outerHTML.slice(0, 200))"""
         assert await page.value(over) == [], f"{path.name} at {width} px"
         wide = await page.value("document.documentElement.scrollWidth")
         assert wide <= width, f"{path.name} is {wide} px wide on a screen of {width} px"
@@ -159,9 +159,9 @@ async def filter_by_keyboard(page: Page, path: Path) -> None:
     await page.key("Tab", 9)
     assert await page.value("document.activeElement.id") == "search"
     shown = "[...document.querySelectorAll('details:not([hidden]) .id')].map((id) => id.textContent)"
-    wanted = (await page.value(shown))[0]
-    await page.call("Input.insertText", text=wanted)
-    assert await page.value(shown) == [wanted]
+    task_id = (await page.value(shown))[0]
+    await page.call("Input.insertText", text=task_id)
+    assert await page.value(shown) == [task_id]
 
 
 def make(results: Path, lines: Iterable[dict[str, Any]]) -> Path:

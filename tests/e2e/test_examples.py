@@ -286,8 +286,8 @@ async def test_batch_evaluation_returns_the_verdicts_of_the_graders(
     monkeypatch.setenv("COZE_LOOP_FAAS_URL", await url_of(local))
     items = batch_evaluation.sample(120)
     graded = await batch_evaluation.grade_all(items)
-    assert [one.item for one in graded] == items
-    assert [one.verdict for one in graded] == [expected_verdict(item) for item in items]
+    assert [answer.item for answer in graded] == items
+    assert [answer.verdict for answer in graded] == [expected_verdict(item) for item in items]
     assert {one.reason for one in graded} == {"", "ValueError", "ZeroDivisionError", "Timeout"}
 
 

@@ -254,9 +254,9 @@ async def test_a_closed_stderr_changes_nothing(tmp_path: Path, log_format: str) 
     os.close(writer)
     try:
         assert process.stdout is not None
-        found = re.search(rb"http://\S+", await process.stdout.readline())
-        assert found is not None
-        server = Caller(found[0].decode())
+        address = re.search(rb"http://\S+", await process.stdout.readline())
+        assert address is not None
+        server = Caller(address[0].decode())
         await server.until_pool("bash", status="ready")
         os.close(reader)
         config.write_text('language = ["bash"]\nworkers = 2\n')
