@@ -128,14 +128,17 @@ class Runtime:
             >>> (await runtime.run_code(code, stdin="a", files={"b.txt": "b"})).stdout
             'a b\n'
         """
-        request = self._request(
+        self._calls.check_open()
+        settings = self._settings
+        request = RunRequest.checked(
+            self._language(language),
             code,
-            language,
+            settings.sandbox,
             timeout_ms=timeout_ms,
             ext=ext,
             sandbox=sandbox,
             priority=priority,
-            idempotent=idempotent,
+            idempotent=settings.retry.idempotent if idempotent is None else idempotent,
             stdin=stdin,
             argv=argv,
             files=files,
@@ -491,9 +494,9 @@ class Runtime:
     def _request(self, code: str, language: LanguageOption | None, **options: Unpack[RunOptions]) -> RunRequest:
         self._calls.check_open()
         settings = self._settings
-        return RunRequest.checked(
-            self._language(language), code, settings.sandbox, default_idempotent=settings.retry.idempotent, **options
-        )
+        if options.get("idempotent") is None:
+            options["idempotent"] = settings.retry.idempotent
+        return RunRequest.checked(self._language(language), code, settings.sandbox, **options)
 
     def _language(self, language: LanguageOption | None) -> Language | OtherLanguage:
         parsed = self.language if language is None else parse_language(language)

@@ -56,15 +56,16 @@ class RunRequest:
         sandbox: object = None,
         priority: object = "normal",
         idempotent: object = None,
-        default_idempotent: bool = False,
-        **program_input: object,
+        stdin: object = "",
+        argv: object = (),
+        files: object = None,
+        collect: object = (),
     ) -> RunRequest:
         """Return a request with the caller's arguments, after checking them.
 
         Args:
             default_sandbox: The limits if `sandbox` is None.
-            default_idempotent: The value if `idempotent` is None.
-            **program_input: The arguments of `ProgramInput.checked`.
+            idempotent: None means False.
 
         Raises:
             InvalidRequestError: An argument is wrong.
@@ -80,8 +81,8 @@ class RunRequest:
             sandbox=limits,
             priority=check_priority(priority),
             ext=check_ext(ext),
-            input=ProgramInput.checked(language, **program_input),
-            idempotent=default_idempotent if idempotent is None else bool(idempotent),
+            input=ProgramInput.checked(language, stdin=stdin, argv=argv, files=files, collect=collect),
+            idempotent=bool(idempotent),
         )
 
     def encode(self) -> bytes:
