@@ -31,9 +31,9 @@ from e2e.report_files import (
     result,
     write_lines,
 )
-from faasrt.cli.report import reader as reader_module, summary, units
+from faasrt.cli.report import results_file, summary, units
 from faasrt.cli.report.page import make_environment, render
-from faasrt.cli.report.reader import KINDS, ResultsError, Task, read_tasks
+from faasrt.cli.report.results_file import KINDS, ResultsError, Task, read_tasks
 from faasrt.cli.report.summary import MAX_FAILING, MAX_REASONS_SHOWN, MAX_SLOWEST, Summary, histogram, percentiles
 from faasrt.cli.report.text import clean, excerpt, one_line
 from support.cli import faasrt, faasrt_process
@@ -130,14 +130,12 @@ def test_failures_are_grouped_by_reason(tmp_path: Path) -> None:
 
 def test_the_number_of_reasons_is_limited(tmp_path: Path) -> None:
     """Failures with further reasons are counted together as "other reasons"."""
-    words = [
-        "".join(chr(97 + int(digit)) for digit in str(number)) for number in range(reader_module.MAX_REASONS + 500)
-    ]
+    words = ["".join(chr(97 + int(digit)) for digit in str(number)) for number in range(results_file.MAX_REASONS + 500)]
     lines = (result(n, "USER_ERROR", error={"name": "E", "message": word}) for n, word in enumerate(words))
     report = report_of(tmp_path / "r.jsonl", list(lines))
-    assert (report.reasons_total, len(report.reasons)) == (reader_module.MAX_REASONS, MAX_REASONS_SHOWN)
+    assert (report.reasons_total, len(report.reasons)) == (results_file.MAX_REASONS, MAX_REASONS_SHOWN)
     assert report.reasons[0] == ("USER_ERROR", "other reasons", 501)
-    assert f"The {MAX_REASONS_SHOWN} most frequent of {reader_module.MAX_REASONS:,}." in render(report)
+    assert f"The {MAX_REASONS_SHOWN} most frequent of {results_file.MAX_REASONS:,}." in render(report)
 
 
 def test_results_are_split_by_language(tmp_path: Path) -> None:
@@ -210,7 +208,7 @@ def test_gzip_files_are_read(tmp_path: Path) -> None:
 
 def test_a_line_that_is_too_long_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next lines are read correctly."""
-    monkeypatch.setattr("faasrt.cli.report.reader.MAX_LINE_BYTES", 1_000)
+    monkeypatch.setattr("faasrt.cli.report.results_file.MAX_LINE_BYTES", 1_000)
     lines = [result(1), result(2, stdout="x" * 5_000), result(3, "TIMEOUT"), result(4, stdout="x" * 1_000)]
     report = report_of(tmp_path / "r.jsonl", lines)
     assert (report.counts, report.rows.unreadable) == ({"OK": 1, "TIMEOUT": 1}, 2)

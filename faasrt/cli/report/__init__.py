@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from faasrt.cli.output import OK, write, write_message
-from faasrt.cli.report.reader import ResultsError
+from faasrt.cli.report.results_file import ResultsError
 from faasrt.cli.report.summary import Summary
 
 

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from faasrt import __version__
 from faasrt.cli.report import units
-from faasrt.cli.report.reader import KINDS
+from faasrt.cli.report.results_file import KINDS
 from faasrt.cli.report.summary import Summary
 from faasrt.cli.report.text import clean
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from operator import attrgetter
 from pathlib import Path
 
-from faasrt.cli.report.reader import KINDS, OK, Row, Rows, read_tasks
+from faasrt.cli.report.results_file import KINDS, OK, Row, Rows, read_tasks
 
 MAX_SLOWEST = 20
 MAX_FAILING = 200
