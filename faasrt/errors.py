@@ -35,18 +35,18 @@ if TYPE_CHECKING:
     from faasrt.results import ExecutionResult
 
 Sent = Literal["no", "maybe", "yes"]
-_SHOWN_CHARACTERS = 200
+_REPR_CHARACTERS = 200
 _REPR = reprlib.Repr()
 _REPR.maxlevel, _REPR.maxstring, _REPR.maxother = 2, 100, 100
 
 
 def safe_repr(value: object) -> str:
-    """Return the `repr` of a value for an error message, shortened if necessary. If `repr` fails, name the type."""
+    """Return the `repr` of a value, shortened to about 200 characters. If `repr` fails, name the type."""
     try:
         text = _REPR.repr(value)
     except Exception:  # repr raises for an int of more than 4,300 digits, and may raise for a class of the caller
         return f"a value of type {type(value).__name__}"
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
+    return text if len(text) <= _REPR_CHARACTERS else f"{text[:_REPR_CHARACTERS]}..."
 
 
 class FaasrtError(Exception):

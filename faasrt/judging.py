@@ -29,7 +29,7 @@ import attrs
 
 from faasrt.errors import CompareError, InvalidRequestError, safe_repr
 from faasrt.inputs import ProgramInput
-from faasrt.results import ExecutionResult, Outcome, short_repr
+from faasrt.results import ExecutionResult, Outcome
 
 Compare: TypeAlias = Literal["exact", "lines", "tokens", "floats"] | Callable[[str, str], bool]
 """A way to compare outputs; see the docstring of the module."""
@@ -87,10 +87,10 @@ class TestCase:
 
     __test__: ClassVar[bool] = False  # pytest does not collect this class
 
-    stdin: str | bytes = attrs.field(default="", repr=short_repr)
-    expected: str = attrs.field(default="", repr=short_repr)
-    argv: Sequence[str] = attrs.field(default=(), kw_only=True, repr=short_repr)
-    files: Mapping[str, str | bytes] | None = attrs.field(default=None, kw_only=True, hash=False, repr=short_repr)
+    stdin: str | bytes = attrs.field(default="", repr=safe_repr)
+    expected: str = attrs.field(default="", repr=safe_repr)
+    argv: Sequence[str] = attrs.field(default=(), kw_only=True, repr=safe_repr)
+    files: Mapping[str, str | bytes] | None = attrs.field(default=None, kw_only=True, hash=False, repr=safe_repr)
     timeout_ms: float | None = attrs.field(default=None, kw_only=True)
     id: str | None = attrs.field(default=None, kw_only=True)
 
@@ -344,7 +344,7 @@ def _same(part: str | None, expected: str | None) -> bool:
 
 
 def _name(part: str | None) -> str:
-    return "the end" if part is None else short_repr(part)
+    return "the end" if part is None else safe_repr(part)
 
 
 def _difference(

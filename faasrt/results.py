@@ -24,22 +24,8 @@ from typing import Any
 import attrs
 
 from faasrt import strict_json
-from faasrt.errors import ExecutionError, ReturnValueError
+from faasrt.errors import ExecutionError, ReturnValueError, safe_repr
 from faasrt.inputs import files_to_wire
-
-_REPR_CHARACTERS = 80
-
-
-def short_repr(value: object) -> str:
-    """Return the `repr` of a value, shortened to 80 characters."""
-    if isinstance(value, (str, bytes)) and len(value) > _REPR_CHARACTERS:
-        return f"{value[: _REPR_CHARACTERS - 20]!r}... (length {len(value)})"
-    text = repr(value)
-    return text if len(text) <= _REPR_CHARACTERS else f"{text[: _REPR_CHARACTERS - 3]}..."
-
-
-def _list_names(files: Mapping[str, bytes]) -> str:
-    return short_repr(list(files))
 
 
 class Outcome(enum.StrEnum):
@@ -90,8 +76,8 @@ class ErrorInfo:
     """
 
     name: str
-    message: str = attrs.field(default="", repr=short_repr)
-    traceback: str = attrs.field(default="", repr=short_repr)
+    message: str = attrs.field(default="", repr=safe_repr)
+    traceback: str = attrs.field(default="", repr=safe_repr)
 
 
 @attrs.frozen
@@ -104,9 +90,9 @@ class ExecutionOutput:
         ExecutionOutput(stdout='out\n', stderr='err\n', ret_val='1')
     """
 
-    stdout: str = attrs.field(default="", repr=short_repr)
-    stderr: str = attrs.field(default="", repr=short_repr)
-    ret_val: str = attrs.field(default="", repr=short_repr)
+    stdout: str = attrs.field(default="", repr=safe_repr)
+    stderr: str = attrs.field(default="", repr=safe_repr)
+    ret_val: str = attrs.field(default="", repr=safe_repr)
 
 
 @attrs.frozen(kw_only=True)
@@ -127,7 +113,7 @@ class OutputChunk:
     """
 
     stream: str
-    text: str = attrs.field(repr=short_repr)
+    text: str = attrs.field(repr=safe_repr)
     elapsed_s: float
 
 
@@ -187,7 +173,7 @@ class ExecutionResult:
     attempts: int = 1
     endpoint: str = ""
     metadata: Mapping[str, Any] = attrs.field(factory=dict, converter=dict, hash=False, repr=False)
-    files: Mapping[str, bytes] = attrs.field(factory=dict, hash=False, repr=_list_names)
+    files: Mapping[str, bytes] = attrs.field(factory=dict, hash=False, repr=lambda files: safe_repr(list(files)))
     cached: bool = False
 
     @property

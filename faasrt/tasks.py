@@ -12,7 +12,7 @@ from faasrt.errors import FaasrtError, InvalidRequestError, UnsupportedLanguageE
 from faasrt.inputs import INPUT_FIELDS, ProgramInput
 from faasrt.judging import Compare, Judgement, TestCase, check_compare, check_tests
 from faasrt.languages import Language, LanguageOption, OtherLanguage, parse_language
-from faasrt.results import ExecutionResult, short_repr
+from faasrt.results import ExecutionResult
 
 TASK_ERRORS = (InvalidRequestError, UnsupportedLanguageError)
 """The errors of a task that is wrong; any other error is about the infrastructure."""
@@ -136,7 +136,7 @@ class CodeTask:
         a 2
     """
 
-    code: str = attrs.field(repr=short_repr, metadata=_form("a string", str))
+    code: str = attrs.field(repr=safe_repr, metadata=_form("a string", str))
     language: Language | OtherLanguage = attrs.field(converter=_parse_language, metadata=_form("a string", str))
     id: str | None = attrs.field(default=None, kw_only=True, metadata=_form("a string or a whole number", str, int))
     timeout_ms: float | None = attrs.field(
@@ -151,14 +151,14 @@ class CodeTask:
     )
     function: str | None = attrs.field(default=None, kw_only=True, metadata=_form("a string", str))
     args: tuple[Any, ...] = attrs.field(
-        default=(), converter=check_args, kw_only=True, hash=False, repr=short_repr, metadata=_form("a list", list)
+        default=(), converter=check_args, kw_only=True, hash=False, repr=safe_repr, metadata=_form("a list", list)
     )
     kwargs: Mapping[str, Any] = attrs.field(
         factory=dict,
         converter=check_kwargs,
         kw_only=True,
         hash=False,
-        repr=short_repr,
+        repr=safe_repr,
         metadata=_form("an object", dict),
     )
     sandbox: SandboxConfig | None = attrs.field(default=None, kw_only=True, metadata=_form("an object", dict))
@@ -167,7 +167,7 @@ class CodeTask:
     stdin: str | bytes = attrs.field(
         default="",
         kw_only=True,
-        repr=short_repr,
+        repr=safe_repr,
         metadata=_form(
             "a string or an object with base64",
             str,
@@ -177,13 +177,13 @@ class CodeTask:
         ),
     )
     argv: Sequence[str] = attrs.field(
-        default=(), kw_only=True, repr=short_repr, metadata=_form("a list of strings", list)
+        default=(), kw_only=True, repr=safe_repr, metadata=_form("a list of strings", list)
     )
     files: Mapping[str, str | bytes] | None = attrs.field(
         default=None,
         kw_only=True,
         hash=False,
-        repr=short_repr,
+        repr=safe_repr,
         metadata=_form(
             "an object",
             dict,
@@ -204,7 +204,7 @@ class CodeTask:
         ),
     )
     tests: Sequence[TestCase] = attrs.field(
-        default=(), kw_only=True, hash=False, repr=short_repr, metadata=_form("a list of objects", list)
+        default=(), kw_only=True, hash=False, repr=safe_repr, metadata=_form("a list of objects", list)
     )
     compare: Compare = attrs.field(
         default="lines", kw_only=True, converter=check_compare, metadata=_form("a string", str)
