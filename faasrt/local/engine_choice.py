@@ -16,7 +16,6 @@ from faasrt.local.engines.toolchain.engine import engine_for
 from faasrt.local.engines.toolchain.languages import TOOLCHAINS
 from faasrt.local.engines.wasm.engine import WasmEngine
 from faasrt.local.http.admission import AdmissionQueue
-from faasrt.local.process import available_cpus
 
 # By family of languages. The first engine is the default at the level "namespaces", the last one at other levels.
 ENGINES: dict[Language, tuple[type[Engine], ...]] = {
@@ -88,10 +87,6 @@ def check_engines(languages: Iterable[Language], engines: Mapping[Language, str]
 def needs_level(languages: Iterable[Language], engines: Mapping[Language, str]) -> bool:
     """Return whether an engine runs programs in a jail. Only Python as WebAssembly does not."""
     return engines.get(Language.PYTHON) != WasmEngine.name or tuple(languages) != (Language.PYTHON,)
-
-
-def default_workers() -> int:
-    return min(MAX_WORKERS, available_cpus())
 
 
 def make_queues(

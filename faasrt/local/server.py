@@ -32,6 +32,7 @@ from faasrt.local.http.connections import Listener
 from faasrt.local.http.listening import ListeningSockets
 from faasrt.local.jail.cgroup import Cgroups, program_cgroups
 from faasrt.local.jail.level import LEVELS, find_level
+from faasrt.local.process import available_cpus
 from faasrt.local.temporary_folder import temporary_folder
 from faasrt.telemetry.dispatch import EventDispatcher, check_sinks
 from faasrt.telemetry.events import Sink
@@ -82,11 +83,7 @@ class LocalFaaS:
     """
 
     languages: tuple[Language, ...] = attrs.field(default=None, converter=engine_choice.parse_languages)
-    workers: int | None = attrs.field(
-        default=None,
-        kw_only=True,
-        validator=optional(_checks.whole(1, MAX_WORKERS)),
-    )
+    workers: int | None = attrs.field(default=None, kw_only=True, validator=optional(_checks.whole(1, MAX_WORKERS)))
     sandbox: SandboxConfig = attrs.field(
         default=None,
         kw_only=True,
@@ -104,9 +101,7 @@ class LocalFaaS:
     telemetry: Iterable[Sink] = attrs.field(default=(), kw_only=True)
     access_log: Any = attrs.field(default=None, kw_only=True)
     ssl: SSLContext | None = attrs.field(
-        default=None,
-        kw_only=True,
-        validator=optional(_checks.instance_of(SSLContext)),
+        default=None, kw_only=True, validator=optional(_checks.instance_of(SSLContext))
     )
     max_connections: int | None = attrs.field(
         default=None, kw_only=True, validator=optional(_checks.whole(1, 1_000_000))
@@ -386,7 +381,7 @@ class LocalFaaS:
                     raise ConfigurationError(str(error)) from None
                 reason = str(error)
         return EngineOptions(
-            workers=self.workers or engine_choice.default_workers(),
+            workers=self.workers or min(MAX_WORKERS, available_cpus()),
             folder=folder,
             memory_limit_mb=self.sandbox.memory_limit_mb,
             level=level,

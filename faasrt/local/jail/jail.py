@@ -214,17 +214,12 @@ class Jail:
                 with contextlib.ExitStack() as theirs:
                     stdin, outputs, descriptors = _open_pipes(ours, theirs, channel=channel)
                     start = self._starts[number] = _Start(stdin, outputs, group)
-                    message = {
-                        "start": number,
-                        "argv": [*argv],
-                        "limits": {**limits},
-                        "compiles": compiles,
-                        "canary": canary,
-                    }
+                    message = {"start": number, "argv": [*argv], "limits": {**limits}}
+                    message |= {"compiles": compiles, "canary": canary, "cgroup": group is not None}
                     if group is not None:
                         theirs.callback(group.close)
                         descriptors.append(group.fd)
-                    self.send(message | {"cgroup": group is not None}, descriptors)
+                    self.send(message, descriptors)
                 await start.reply
             except OSError as error:
                 raise NotStartedError(f"cannot start a process in the jail: {error.strerror}") from None
@@ -396,7 +391,8 @@ async def open_jail(
     with ours:
         with theirs:
             command = [*_COMMAND, python, "-s", "-c", _BOOT, str(theirs.fileno())]
-            env = {"LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", **_library_path()}
+            env = {"LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+            env |= {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
             launcher = await spawner.start(command, env=env, folder=Path("/"), pass_fds=[theirs.fileno()])
         errors = bytearray()
         launcher.receive(lambda fd, data: errors.extend(data[:_MESSAGE_BYTES]))
@@ -438,10 +434,6 @@ def _pid_of(pidfd: int) -> int:
     finally:
         os.close(fd)
     return next(int(line.split()[1]) for line in lines if line.startswith(b"Pid:"))
-
-
-def _library_path() -> dict[str, str]:
-    return {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
 
 
 async def _check(jail: Jail, folder: Path, config: JailConfig) -> None:

@@ -35,20 +35,20 @@ def find_generators():
     random = sys.modules.get("random")
     numpy = sys.modules.get("numpy.random")
     for owner in gc.get_objects():
-        for found in (owner, *gc.get_referents(owner)):  # some objects of extension modules are not tracked themselves
-            if random and isinstance(found, random.Random) and not isinstance(found, random.SystemRandom):
-                add(generators, found)
-            elif numpy and isinstance(found, numpy.RandomState):
-                add(bit_generators, found._bit_generator)
-            elif numpy and isinstance(found, numpy.Generator):
-                add(bit_generators, found.bit_generator)
-            elif numpy and isinstance(found, numpy.BitGenerator):
-                add(bit_generators, found)
+        for value in (owner, *gc.get_referents(owner)):  # some objects of extension modules are not tracked themselves
+            if random and isinstance(value, random.Random) and not isinstance(value, random.SystemRandom):
+                add(generators, value)
+            elif numpy and isinstance(value, numpy.RandomState):
+                add(bit_generators, value._bit_generator)
+            elif numpy and isinstance(value, numpy.Generator):
+                add(bit_generators, value.bit_generator)
+            elif numpy and isinstance(value, numpy.BitGenerator):
+                add(bit_generators, value)
 
 
-def add(objects, found):
-    if all(found is not other for other in objects):
-        objects.append(found)
+def add(objects, value):
+    if all(value is not other for other in objects):
+        objects.append(value)
 
 
 def reseed():

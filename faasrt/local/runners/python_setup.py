@@ -100,7 +100,7 @@ def starting_group(preexec):
 
 # Those of the imported modules, such as sympy's. This file is run before the processes of programs are forked.
 GENERATORS = [
-    found for found in gc.get_objects() if isinstance(found, random.Random) and type(found) is not random.SystemRandom
+    value for value in gc.get_objects() if isinstance(value, random.Random) and type(value) is not random.SystemRandom
 ]
 
 
