@@ -38,7 +38,7 @@ from faasrt.telemetry.dispatch import EventDispatcher, check_sinks
 from faasrt.telemetry.events import Sink
 
 # Clients of faasrt keep idle connections for four seconds. A connection that is closed later is not in use.
-_IDLE_CONNECTIONS_S = 5.0
+IDLE_CONNECTIONS_S = 5.0
 _LAST_CONNECTIONS_S = 1.0  # the time of those that were accepted at the end of a drain, for a request and its refusal
 _FIXED = ("host", "port")
 
@@ -282,7 +282,7 @@ class LocalFaaS:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(self._drained_at):
                 await self._services.until_idle()
-        await self._listener.until_closed(min(self._drained_at, now + _IDLE_CONNECTIONS_S))
+        await self._listener.until_closed(min(self._drained_at, now + IDLE_CONNECTIONS_S))
 
     async def aclose(self) -> None:
         """Stop listening, wait up to `drain_s` for programs in flight, and end all processes. Closing twice is safe."""
