@@ -257,7 +257,7 @@ def _describe(error: BaseException) -> str:
     return type(error).__name__
 
 
-class Reuse:
+class StoredResults:
     """The stored results of one program, or of one function of a program.
 
     Args:

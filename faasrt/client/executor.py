@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import attrs
 
-from faasrt.client.cache import ResultCache, Reuse
+from faasrt.client.cache import ResultCache, StoredResults
 from faasrt.protocol.cases import MAX_REQUEST_BYTES, CaseScheduler
 from faasrt.protocol.envelope import GuestJob
 from faasrt.protocol.program import Execution
@@ -91,13 +91,13 @@ class CachingExecutor:
     async def run(self, execution: Execution, may_rerun: bool, live: LiveReader | None = None) -> ExecutionResult:
         """Return the stored result of an execution; see `Executor.run`."""
         with self._executor.calls.track():
-            reuse = self._reuse(execution)
-            if stored := await reuse.find():
-                return stored
+            stored_results = self._stored_results(execution)
+            if result := await stored_results.find():
+                return result
             result = await self._executor.run(execution, may_rerun, live)
             if live is not None and result.truncated:
                 return result  # without live output, less may be cut
-            return await reuse.keep(result)
+            return await stored_results.keep(result)
 
     async def run_cases(
         self, request: RunRequest, function: str | None, cases: Sequence[str], *, isolate: bool, may_rerun: bool
@@ -105,8 +105,8 @@ class CachingExecutor:
         """Return the result of each case; see `Executor.run_cases`. Only the cases without a stored result run."""
         with self._executor.calls.track():
             job = GuestJob(function=function, cases=cases, single=False, isolate=isolate)
-            reuse = self._reuse(Execution(run=request, job=job))
-            stored = [await reuse.find(number) for number in range(len(cases))]
+            stored_results = self._stored_results(Execution(run=request, job=job))
+            stored = [await stored_results.find(number) for number in range(len(cases))]
             numbers = [number for number, result in enumerate(stored) if result is None]
             ran = await self._executor.run_cases(
                 request,
@@ -116,9 +116,9 @@ class CachingExecutor:
                 may_rerun=may_rerun,
                 numbers=numbers,
             )
-            kept = iter([await reuse.keep(*each) for each in zip(ran, numbers, strict=True)])
+            kept = iter([await stored_results.keep(*each) for each in zip(ran, numbers, strict=True)])
         return [result or next(kept) for result in stored]
 
-    def _reuse(self, execution: Execution) -> Reuse:
+    def _stored_results(self, execution: Execution) -> StoredResults:
         fingerprints = self._executor.transport.endpoints.fingerprints
-        return Reuse(self._cache, execution, lambda: fingerprints(execution.run.language))
+        return StoredResults(self._cache, execution, lambda: fingerprints(execution.run.language))

@@ -13,7 +13,7 @@ from faasrt import ErrorInfo, ExecutionOutput, ExecutionResult, Language, Outcom
 from faasrt.client import cache as caching
 from faasrt.client.cache import (
     ResultCache,
-    Reuse,
+    StoredResults,
     decode_result,
     determinants_of,
     digest,
@@ -131,10 +131,10 @@ def test_each_case_is_hashed_once_for_all_engines(monkeypatch: pytest.MonkeyPatc
 
     async def main() -> None:
         job = GuestJob(function="f", cases=cases, single=False)
-        reuse = Reuse(ResultCache.checked(store), Execution(run=RUN, job=job), both_engines)
-        assert [await reuse.find(number) for number in range(2)] == [None, None]
+        stored = StoredResults(ResultCache.checked(store), Execution(run=RUN, job=job), both_engines)
+        assert [await stored.find(number) for number in range(2)] == [None, None]
         for number in range(2):
-            await reuse.keep(attrs.evolve(RESULT, metadata={}), number)
+            await stored.keep(attrs.evolve(RESULT, metadata={}), number)
 
     asyncio.run(main())
     assert hashed == [(case, not large) for case in cases]
@@ -162,7 +162,7 @@ def test_a_large_program_is_hashed_in_a_thread(monkeypatch: pytest.MonkeyPatch, 
 
     monkeypatch.setattr(caching, "determinants_of", recording)
     execution = Execution(run=attrs.evolve(RUN, **changes))
-    asyncio.run(Reuse(ResultCache.checked(Recorder()), execution, both_engines).find())
+    asyncio.run(StoredResults(ResultCache.checked(Recorder()), execution, both_engines).find())
     assert len(threads) == 1
     assert threads[0] is not threading.main_thread()
 
