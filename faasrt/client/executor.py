@@ -37,13 +37,13 @@ class Executor:
     _counters: Counters
     _emit: EventDispatcher
 
-    async def run(self, execution: Execution, may_rerun: bool, live: LiveReader | None = None) -> ExecutionResult:
+    async def run(self, execution: Execution, live: LiveReader | None = None) -> ExecutionResult:
         """Return the result of a program or a single call. `live` gets the output of a program while it runs."""
         tracked = self.calls.track()
         # If the runtime is closed meanwhile, `tracked` turns the cancellation into an error, which the call reports.
         with self._call(execution) as call, tracked:
             call.call_started(execution.run)
-            response = await self.transport.run(call, execution, idempotent=may_rerun, owner=self.calls, live=live)
+            response = await self.transport.run(call, execution, owner=self.calls, live=live)
         return call.finish(response.result(call.timings, call.attempts, call.endpoint))
 
     async def run_cases(
@@ -53,7 +53,6 @@ class Executor:
         cases: Sequence[str],
         *,
         isolate: bool,
-        may_rerun: bool,
         numbers: Sequence[int] = (),
     ) -> list[ExecutionResult]:
         """Return the result of each case: of a function, or of the whole program (see `envelope`).
@@ -66,14 +65,16 @@ class Executor:
             urls = self.transport.endpoints.urls(request.language)
             limits = (protocol_of(url).profile.max_cases_bytes for url in urls)
             max_bytes = min((limit for limit in limits if limit is not None), default=MAX_REQUEST_BYTES)
-            scheduler = CaseScheduler(cases, isolate=isolate, may_rerun=may_rerun, max_bytes=max_bytes, numbers=numbers)
+            scheduler = CaseScheduler(
+                cases, isolate=isolate, may_rerun=request.idempotent, max_bytes=max_bytes, numbers=numbers
+            )
             while (indices := scheduler.next_batch()) is not None:
                 batch = [cases[index] for index in indices]
                 job = GuestJob(function=function, cases=batch, first=indices.start, single=False, isolate=isolate)
                 execution = Execution(run=request, job=job, definition_ms=scheduler.definition_ms)
                 with self._call(execution) as call, self.calls.track():
                     call.call_started(request)
-                    response = await self.transport.run(call, execution, idempotent=may_rerun, owner=self.calls)
+                    response = await self.transport.run(call, execution, owner=self.calls)
                 call.finish(scheduler.record_results(indices, response, call.describe))
         return scheduler.all_results()
 
@@ -88,19 +89,19 @@ class CachingExecutor:
     _executor: Executor
     _cache: ResultCache
 
-    async def run(self, execution: Execution, may_rerun: bool, live: LiveReader | None = None) -> ExecutionResult:
+    async def run(self, execution: Execution, live: LiveReader | None = None) -> ExecutionResult:
         """Return the stored result of an execution; see `Executor.run`."""
         with self._executor.calls.track():
             stored_results = self._stored_results(execution)
             if result := await stored_results.find():
                 return result
-            result = await self._executor.run(execution, may_rerun, live)
+            result = await self._executor.run(execution, live)
             if live is not None and result.truncated:
                 return result  # without live output, less may be cut
             return await stored_results.keep(result)
 
     async def run_cases(
-        self, request: RunRequest, function: str | None, cases: Sequence[str], *, isolate: bool, may_rerun: bool
+        self, request: RunRequest, function: str | None, cases: Sequence[str], *, isolate: bool
     ) -> list[ExecutionResult]:
         """Return the result of each case; see `Executor.run_cases`. Only the cases without a stored result run."""
         with self._executor.calls.track():
@@ -108,14 +109,8 @@ class CachingExecutor:
             stored_results = self._stored_results(Execution(run=request, job=job))
             stored = [await stored_results.find(number) for number in range(len(cases))]
             numbers = [number for number, result in enumerate(stored) if result is None]
-            ran = await self._executor.run_cases(
-                request,
-                function,
-                [cases[number] for number in numbers],
-                isolate=isolate,
-                may_rerun=may_rerun,
-                numbers=numbers,
-            )
+            new = [cases[number] for number in numbers]
+            ran = await self._executor.run_cases(request, function, new, isolate=isolate, numbers=numbers)
             kept = iter([await stored_results.keep(*each) for each in zip(ran, numbers, strict=True)])
         return [result or next(kept) for result in stored]
 

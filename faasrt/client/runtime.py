@@ -144,7 +144,7 @@ class Runtime:
             files=files,
             collect=collect,
         )
-        return await self._executor.run(Execution(run=request, mode=self._settings.envelope), request.idempotent)
+        return await self._executor.run(Execution(run=request, mode=settings.envelope))
 
     def stream_code(
         self, code: str, language: LanguageOption | None = None, **options: Unpack[RunOptions]
@@ -230,7 +230,7 @@ class Runtime:
         name = check_function(function, request.language)
         case = encode_case(check_args(args), keywords, request.language)
         execution = Execution(run=request, job=GuestJob(function=name, cases=[case]))
-        return await self._executor.run(execution, request.idempotent)
+        return await self._executor.run(execution)
 
     async def run_cases(
         self,
@@ -288,7 +288,7 @@ class Runtime:
         name = check_function(function, request.language)
         check_flag("isolate", isolate, optional=False)
         encoded = encode_cases(cases, request.language)
-        return await self._executor.run_cases(request, name, encoded, isolate=isolate, may_rerun=request.idempotent)
+        return await self._executor.run_cases(request, name, encoded, isolate=isolate)
 
     async def judge(
         self,
@@ -483,13 +483,13 @@ class Runtime:
 
     async def _run(self, request: RunRequest, live: LiveReader | None = None) -> ExecutionResult:
         execution = Execution(run=request, mode=self._settings.envelope)
-        return await self._executor.run(execution, request.idempotent, live)
+        return await self._executor.run(execution, live)
 
     async def _run_inputs(self, request: RunRequest, inputs: Iterable[ProgramInput]) -> list[ExecutionResult]:
         """Run a program once for each input, with many inputs in one execution. Python only."""
         request = attrs.evolve(request, input=NO_INPUT)
         cases = [json.dumps(program_input.to_wire()) for program_input in inputs]
-        return await self._executor.run_cases(request, None, cases, isolate=True, may_rerun=request.idempotent)
+        return await self._executor.run_cases(request, None, cases, isolate=True)
 
     def _request(self, code: str, language: LanguageOption | None, **options: Unpack[RunOptions]) -> RunRequest:
         self._calls.check_open()

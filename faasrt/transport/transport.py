@@ -28,6 +28,7 @@ from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.interface import ServiceProtocol
 from faasrt.protocol.program import Execution, GuestResponse, Request
 from faasrt.protocol.registry import protocol_of
+from faasrt.protocol.request import RunRequest
 from faasrt.protocol.response import decode_validation, max_answer_bytes, raise_for_status
 from faasrt.results import ValidationResult
 from faasrt.telemetry.dispatch import EventDispatcher
@@ -71,7 +72,7 @@ class Transport:
         self._backing_off: dict[asyncio.Future[None], object] = {}
 
     async def run(
-        self, call: Call, execution: Execution, *, idempotent: bool, owner: object, live: LiveReader | None = None
+        self, call: Call, execution: Execution, *, owner: object, live: LiveReader | None = None
     ) -> GuestResponse:
         """Send an execution to an endpoint, retry it if allowed, and return the content of the answer.
 
@@ -81,7 +82,6 @@ class Transport:
         Args:
             call: The call.
             execution: The program or the calls to run.
-            idempotent: Whether it may run more than once.
             owner: An object that identifies the call for `fail_waiting`.
             live: Gets the output while the program runs, if the server can send it. After it has delivered any output,
                 the call is not retried. None asks for no live output.
@@ -134,7 +134,7 @@ class Transport:
                         continue
                     except ServiceError as error:
                         failed.add(error, permit.endpoint.url)
-                await self._wait_before_retry(call, settings, language, failed, idempotent, owner, live)
+                await self._wait_before_retry(call, settings, execution.run, failed, owner, live)
         except ServiceError as error:
             call.attach(error)
             raise
@@ -238,9 +238,8 @@ class Transport:
         self,
         call: Call,
         settings: Settings,
-        language: Language | str,
+        run: RunRequest,
         failed: FailedAttempts,
-        idempotent: bool,
         owner: object,
         live: LiveReader | None,
     ) -> None:
@@ -253,10 +252,10 @@ class Transport:
             call.attempts,
             now,
             settings=settings.retry,
-            has_alternative=has_alternative(self.endpoints.replicas(language, failed.excluded), now, failed.tried),
-            idempotent=idempotent,
+            has_alternative=has_alternative(self.endpoints.replicas(run.language, failed.excluded), now, failed.tried),
+            idempotent=run.idempotent,
             remaining_s=call.deadline - now,
-            budget=self._budgets[family_of(language)],
+            budget=self._budgets[family_of(run.language)],
             random=self._random,
         )
         if wait_s is None:
