@@ -23,7 +23,7 @@ from typing import Any
 
 import attrs
 
-from faasrt import strict_json
+from faasrt import _strict_json
 from faasrt.errors import ExecutionError, ReturnValueError, safe_repr
 from faasrt.inputs import files_to_wire
 
@@ -237,7 +237,7 @@ class ExecutionResult:
         if not self.ret_val:
             return default
         try:
-            return strict_json.loads(self.ret_val)
+            return _strict_json.loads(self.ret_val)
         except (ValueError, RecursionError) as error:
             raise ReturnValueError(f"the return value is not JSON ({error}): use ret_val, which is its text") from None
 
@@ -285,7 +285,7 @@ class ExecutionResult:
             >>> (await manager.run_code("print(1)", "python")).to_json()[:40]
             '{"outcome": "OK", "stdout": "1\\n", "stde'
         """
-        return strict_json.dump_bytes(self.to_dict()).decode()
+        return _strict_json.dump_bytes(self.to_dict()).decode()
 
 
 @attrs.frozen

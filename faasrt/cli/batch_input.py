@@ -15,7 +15,7 @@ import attrs
 import click
 import zstandard
 
-from faasrt import strict_json
+from faasrt import _strict_json
 from faasrt.cli.input import iter_lines, open_input
 from faasrt.languages import Language, OtherLanguage
 from faasrt.tasks import CodeTask, field_forms
@@ -122,7 +122,7 @@ def _parse(number: int, data: bytes | None, options: BatchOptions) -> Line:
         return Line(number, problem=f"line {number}: it is longer than {MAX_LINE_BYTES} bytes")
     task_id: str | int | None = None
     try:
-        fields = strict_json.loads(data.decode("utf-8-sig" if number == 1 else "utf-8"))
+        fields = _strict_json.loads(data.decode("utf-8-sig" if number == 1 else "utf-8"))
         if not isinstance(fields, dict):
             raise ValueError("it is not a JSON object")
         if fields.get("id") is None:

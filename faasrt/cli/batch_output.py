@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from faasrt import strict_json
+from faasrt import _strict_json
 from faasrt.cli.batch_input import Line
 from faasrt.client.manager import RuntimeManager
 from faasrt.client.map import run_task
@@ -116,7 +116,7 @@ class Results:
                 await asyncio.to_thread(self._write, records)
 
     def _write(self, records: list[dict[str, Any]]) -> None:
-        rest = memoryview(b"".join(strict_json.dump_bytes(record) + b"\n" for record in records))
+        rest = memoryview(b"".join(_strict_json.dump_bytes(record) + b"\n" for record in records))
         while rest:
             rest = rest[self._file.write(rest) :]
         if stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from faasrt import strict_json
+from faasrt import _strict_json
 from faasrt.cli.connect import make_settings, run_with_manager
 from faasrt.cli.options import Number, memory_option, timeout_option
 from faasrt.cli.output import CODE_FAILED, OK, colored, write
@@ -94,7 +94,7 @@ def judge_program(
         make_settings(url, timeout_ms, memory_mb),
         [language],
     )
-    write(strict_json.dump_bytes(judgement.to_dict()).decode() + "\n" if as_json else _table(judgement))
+    write(_strict_json.dump_bytes(judgement.to_dict()).decode() + "\n" if as_json else _table(judgement))
     return OK if judgement.passed else CODE_FAILED
 
 

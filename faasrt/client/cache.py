@@ -13,7 +13,7 @@ from typing import Any, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
 
 import attrs
 
-from faasrt import strict_json
+from faasrt import _strict_json
 from faasrt._version import __version__
 from faasrt.client.disk_cache import DiskCache
 from faasrt.errors import ConfigurationError, safe_repr
@@ -102,7 +102,7 @@ def encode_result(key: str, result: ExecutionResult) -> bytes | None:
     fields = attrs.asdict(result, filter=attrs.filters.exclude("timings", "attempts", "cached"))
     fields["truncated"], fields["files"] = sorted(result.truncated), files_to_wire(result.files)
     try:
-        payload = strict_json.dump_bytes(fields)
+        payload = _strict_json.dump_bytes(fields)
         value = _checksum(key, payload) + payload
         restored = decode_result(key, value)
         same = restored is not None and attrs.evolve(

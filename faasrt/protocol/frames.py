@@ -31,7 +31,7 @@ from typing import Any
 
 import attrs
 
-from faasrt import strict_json
+from faasrt import _strict_json
 from faasrt.errors import InvalidRequestError
 from faasrt.inputs import MAX_FILES, bytes_from_wire, check_path
 from faasrt.protocol.streams import STREAM_NAMES, cut, cut_text, join_cut
@@ -176,7 +176,7 @@ def _decode(text: str) -> dict[str, Any] | None:
         decoded = base64.b64decode(text, validate=True).decode("utf-8", "surrogatepass")
         if len(decoded) > _MAX_STRUCTURE and len(_STRING.sub("", decoded)) > _MAX_STRUCTURE:
             return None  # decoding would take very long, and only a program can have forged such a frame
-        value = strict_json.loads(decoded)
+        value = _strict_json.loads(decoded)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

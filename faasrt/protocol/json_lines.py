@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from faasrt import strict_json
+from faasrt import _strict_json
 from faasrt.errors import ProtocolError
 from faasrt.protocol.response import Answer, decode_object
 from faasrt.results import OutputChunk
@@ -38,7 +38,7 @@ def accepts_lines(accept: str) -> bool:
 
 
 def encode_chunk(stream: str, text: str, elapsed_ms: float) -> bytes:
-    return strict_json.dump_bytes({"stream": stream, "text": text, "elapsed_ms": elapsed_ms}) + b"\n"
+    return _strict_json.dump_bytes({"stream": stream, "text": text, "elapsed_ms": elapsed_ms}) + b"\n"
 
 
 def encode_result(body: bytes) -> bytes:
@@ -48,7 +48,7 @@ def encode_result(body: bytes) -> bytes:
 
 def encode_error(body: bytes, **fields: Any) -> bytes:
     """Return the last line of a failure, with the body of the usual answer and fields in place of its headers."""
-    return strict_json.dump_bytes({"error": {**fields, **strict_json.loads(body.decode())}}) + b"\n"
+    return _strict_json.dump_bytes({"error": {**fields, **_strict_json.loads(body.decode())}}) + b"\n"
 
 
 def decode_line(line: bytes) -> OutputChunk | Answer | None:
@@ -79,7 +79,7 @@ def _decode_error(fields: dict[str, Any]) -> Answer:
         raise ProtocolError("the error at the end of the answer has no HTTP status", sent="yes", status=200)
     return Answer(
         status=status,
-        body=strict_json.dump_bytes({name: fields[name] for name in ("error", "details") if name in fields}),
+        body=_strict_json.dump_bytes({name: fields[name] for name in ("error", "details") if name in fields}),
         retry_after_s=retry_after_s if _is_number(retry_after_s) else None,
         not_started=fields.get("not_started") is True,
         program_suspect=fields.get("program_suspect") is True,

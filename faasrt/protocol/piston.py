@@ -25,6 +25,7 @@ import base64
 import re
 from typing import Any
 
+from faasrt._strict_json import loads
 from faasrt.errors import ProtocolError, ServerError
 from faasrt.languages import Language
 from faasrt.protocol.health import EndpointProfile
@@ -33,7 +34,6 @@ from faasrt.protocol.processes import ProcessEnd, read_end, signal_name, stdin_t
 from faasrt.protocol.request import RunRequest, encode_json
 from faasrt.protocol.response import Answer, ParsedAnswer, check_number, check_type, decode_object, status_error
 from faasrt.results import ErrorInfo, Outcome
-from faasrt.strict_json import loads
 
 _LIMIT = re.compile(r"\b(?P<name>\w++) cannot exceed the configured limit of (?P<limit>-?\d+)")
 # bash pads the description of a signal, except the longest one.

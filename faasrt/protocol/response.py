@@ -33,7 +33,7 @@ from typing import Any, TypeVar
 
 import attrs
 
-from faasrt import strict_json
+from faasrt import _strict_json
 from faasrt.errors import InvalidRequestError, OverloadedError, ProtocolError, RejectedError, ServerError, ServiceError
 from faasrt.inputs import check_path, files_from_wire
 from faasrt.protocol.frames import NO_REPORT, GuestReport, take_frames
@@ -263,7 +263,7 @@ def _unpack_js_report(texts: dict[str, str]) -> bool:
     if texts["ret_val"] or not line.startswith(_REPORT_START):
         return False
     try:
-        report = strict_json.loads(line)
+        report = _strict_json.loads(line)
     except (ValueError, RecursionError):
         return False
     if not isinstance(report, dict) or list(report) != list(STREAM_NAMES):
@@ -406,7 +406,7 @@ def decode_object(body: bytes) -> dict[str, Any]:
     numbers too large for a float), too deep, or not an object.
     """
     try:
-        value = strict_json.loads(body.decode("utf-8"))
+        value = _strict_json.loads(body.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise ProtocolError(f"the answer is not UTF-8 (byte {error.start})", sent="yes") from None
     except (ValueError, RecursionError) as error:

@@ -27,7 +27,7 @@ import attrs
 import pyarrow
 from ray.data import Dataset
 
-from faasrt import strict_json
+from faasrt import _strict_json
 from faasrt.client.factory import check_settings
 from faasrt.client.manager import RuntimeManager
 from faasrt.config import SandboxConfig, Settings
@@ -203,7 +203,7 @@ def to_task(row: dict[str, Any], sandbox: SandboxConfig) -> CodeTask:
     values = {name: row[name] for name in _FORMS if row.get(name) is not None}
     for name, value in values.items():
         if isinstance(value, str) and _FORMS[name].types in ((list,), (dict,)):
-            values[name] = strict_json.loads(value) if value else None
+            values[name] = _strict_json.loads(value) if value else None
     # The null fields of arguments are values of the caller, and are kept.
     values |= {name: _to_json(value) for name, value in values.items() if name not in ("args", "kwargs")}
     # An empty list is the default of each list, and an empty map of Arrow is an empty list.

@@ -46,7 +46,7 @@ LAYERS = [
     ("faasrt._endpoint_urls", 2),
     ("faasrt.languages", 2),
     ("faasrt.errors", 1),
-    ("faasrt.strict_json", 1),
+    ("faasrt._strict_json", 1),
     ("faasrt._version", 1),
     ("faasrt", 10),
 ]

@@ -23,7 +23,7 @@ from typing import Any, cast
 
 from aiohttp import web
 
-from faasrt import strict_json
+from faasrt import _strict_json
 from faasrt.local.http import limits
 from faasrt.local.http.memory import Memory, Share
 from faasrt.local.http.responses import OVERLOADED_HEADERS, error_response
@@ -248,7 +248,7 @@ def log_failure(error: BaseException) -> None:
     _logger.error("a request failed with %s, raised from:\n%s", type(error).__name__, frames)
 
 
-_BODY = strict_json.dump_bytes({"error": "overloaded", "details": "too many connections are open"})
+_BODY = _strict_json.dump_bytes({"error": "overloaded", "details": "too many connections are open"})
 _HEADERS = {
     "Content-Type": "application/json",
     "Content-Length": len(_BODY),

@@ -10,7 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
-from faasrt import strict_json
+from faasrt import _strict_json
 from faasrt.config import SandboxConfig
 from faasrt.errors import InvalidRequestError, UnsupportedLanguageError
 from faasrt.inputs import ProgramInput
@@ -98,7 +98,7 @@ def decode_body(body: bytes) -> dict[str, Any]:
         text = body.decode("utf-8")
         if len(text) > limits.MAX_STRUCTURE_BYTES:
             _check_structure(text)
-        fields = strict_json.loads(text, object_pairs_hook=_dict_without_duplicates)
+        fields = _strict_json.loads(text, object_pairs_hook=_dict_without_duplicates)
     except UnicodeDecodeError as error:
         raise BadRequestError(f"the body is not JSON: it is not UTF-8 (byte {error.start})") from None
     except RecursionError:

@@ -7,7 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
-from faasrt import strict_json
+from faasrt import _strict_json
 from faasrt.local.engines.engine import EngineJob
 from faasrt.local.http.memory import Share
 from faasrt.protocol.frames import is_frame
@@ -27,7 +27,7 @@ _SIX_BYTES = bytes(byte for byte in range(32) if byte not in _TWO_BYTES)
 
 def json_response(status: int, fields: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> web.Response:
     return web.Response(
-        status=status, body=strict_json.dump_bytes(fields), content_type="application/json", headers=headers
+        status=status, body=_strict_json.dump_bytes(fields), content_type="application/json", headers=headers
     )
 
 
@@ -60,7 +60,7 @@ def fit_response(fields: dict[str, Any], job: EngineJob) -> web.Response:
     fields = {**fields, "output": output | dict.fromkeys(output.keys() & texts.keys(), "")}
     if error:
         fields["error_info"] = {**error, "message": ""}
-    room = max_bytes - len(strict_json.dump_bytes(fields))
+    room = max_bytes - len(_strict_json.dump_bytes(fields))
     truncated = set(fields["truncated"])
     for index, name in enumerate(sorted(texts, key=sizes.__getitem__)):
         max_size = max(0, room // (len(texts) - index))
