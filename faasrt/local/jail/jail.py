@@ -6,6 +6,7 @@ import array
 import asyncio
 import contextlib
 import errno
+import functools
 import itertools
 import json
 import os
@@ -22,7 +23,7 @@ import faasrt.local.jail
 from faasrt.local.errors import EngineError, NotStartedError, SuspectError
 from faasrt.local.jail.cgroup import Cgroups, Group
 from faasrt.local.jail.config import JailConfig
-from faasrt.local.process import MESSAGES, STDERR, STDOUT, ChildProcess, Spawner
+from faasrt.local.process import MESSAGES, STDERR, STDOUT, ChildProcess, Spawner, ignore_output
 
 _START_TIMEOUT_S = 60.0
 _MESSAGE_BYTES = 65_536
@@ -177,6 +178,7 @@ class Jail:
         self._numbers = itertools.count(1)
         self._starts: dict[int, _Start] = {}
         self._processes: dict[int, JailedProcess] = {}
+        self._cancelled: set[JailedProcess] = set()  # processes whose start was cancelled, until they have ended
         self._folders: dict[int, asyncio.Future[Folder]] = {}
         self._ended = asyncio.Event()
 
@@ -225,6 +227,8 @@ class Jail:
                 raise NotStartedError(f"cannot start a process in the jail: {error.strerror}") from None
             except asyncio.CancelledError:
                 if start is not None and start.process is not None:
+                    self._cancelled.add(start.process)
+                    start.process.receive(ignore_output, functools.partial(self._cancelled.discard, start.process))
                     start.process.kill()
                 raise
             finally:
@@ -322,6 +326,12 @@ class Jail:
         """Wait until the launcher has ended, which only happens if it is killed, and raise EngineError."""
         await self._ended.wait()
         raise EngineError("the launcher of the jail was killed from outside")
+
+    async def end(self) -> None:
+        """Kill all processes after the end of the launcher. Wait for those whose start was cancelled."""
+        self.mark_ended()
+        for process in list(self._cancelled):
+            await process.ended.wait()
 
     def mark_ended(self) -> None:
         """Record that the launcher has ended, and kill all of its processes."""
@@ -421,7 +431,7 @@ async def open_jail(
             loop.remove_reader(ours.fileno())
             # The kernel kills the processes in the jail when the launcher ends.
             await launcher.end()
-            jail.mark_ended()
+            await jail.end()
             with contextlib.suppress(OSError):
                 await asyncio.to_thread(root.rmdir)
 
