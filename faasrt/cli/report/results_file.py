@@ -133,11 +133,11 @@ class Rows:
         if _kind(fields) == OK:
             return ""
         text = one_line(_reason(fields), 160)
-        key = sys.intern(_DIGITS.sub("…", text))
+        key = sys.intern(_DIGITS.sub("…", text))  # one string for all rows
         if key not in self.reasons and len(self.reasons) >= MAX_REASONS:
             key = text = _OTHER_REASONS
         if self.reasons.setdefault(key, text) != text:
-            self.reasons[key] = key
+            self.reasons[key] = key  # the numbers differ, so none of them is shown
         return key
 
 
