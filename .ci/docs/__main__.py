@@ -154,8 +154,8 @@ def dead_links(folder: Path) -> list[str]:
             if parts.scheme in ("http", "https", "data"):
                 continue
             target = Path(os.path.normpath(path.parent / unquote(parts.path))) if parts.path else path
-            found = target in pages or (target.suffix == ".js" and target.exists())
-            if not found or (parts.fragment and unquote(parts.fragment) not in pages[target].anchors):
+            exists = target in pages or (target.suffix == ".js" and target.exists())
+            if not exists or (parts.fragment and unquote(parts.fragment) not in pages[target].anchors):
                 dead.append(f"{path.relative_to(folder)}: {link}")
         dead += [
             f"{path.relative_to(folder)}: `{name}`" for name in page.names - SPAN_NAMES if pydoc.locate(name) is None

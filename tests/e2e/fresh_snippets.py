@@ -32,7 +32,7 @@ def main() -> None:
         source.mkdir()
         archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, check=True, capture_output=True)
         subprocess.run(["tar", "-x"], cwd=source, check=True, input=archive.stdout)
-        first = next(one for one in documents.snippets_of("README.md") if one.kind == "sh")
+        first = next(snippet for snippet in documents.snippets_of("README.md") if snippet.kind == "sh")
         clean = {key: value for key, value in CLEAN.items() if key != "VIRTUAL_ENV"}
         done = subprocess.run(["bash", "-ec", first.code], cwd=source, env=clean, check=True, stdout=subprocess.PIPE)
         assert done.stdout.endswith(b"\n42\n")

@@ -288,7 +288,7 @@ async def test_batch_evaluation_returns_the_verdicts_of_the_graders(
     graded = await batch_evaluation.grade_all(items)
     assert [answer.item for answer in graded] == items
     assert [answer.verdict for answer in graded] == [expected_verdict(item) for item in items]
-    assert {one.reason for one in graded} == {"", "ValueError", "ZeroDivisionError", "Timeout"}
+    assert {item.reason for item in graded} == {"", "ValueError", "ZeroDivisionError", "Timeout"}
 
 
 async def test_batch_evaluation_as_a_command() -> None:

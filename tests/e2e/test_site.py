@@ -43,7 +43,7 @@ def test_each_public_name_is_on_one_page(site: Path, builder: ModuleType) -> Non
     """The names of `faasrt` are on the page of the package and on no other page."""
     anchors = {path: builder.Links(path.read_text()).anchors for path in site.rglob("*.html")}
     for name in set(faasrt.__all__) - {"__version__"}:
-        assert [path.name for path, found in anchors.items() if name in found] == ["faasrt.html"], name
+        assert [path.name for path, names in anchors.items() if name in names] == ["faasrt.html"], name
     assert "RuntimeManager.get_runtime" in anchors[site / "faasrt.html"]
     assert "LocalFaaS" in anchors[site / "faasrt/local.html"]
     assert "CallFinished" in anchors[site / "faasrt/telemetry/events.html"]

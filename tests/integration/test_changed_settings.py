@@ -253,8 +253,8 @@ async def test_waiting_calls_retry_the_look_up_of_a_new_name() -> None:
 
     class Recovering(Names):
         async def resolve(self, host: str, port: int) -> Any:
-            self.asked.append((host, port))
-            if len(self.asked) == 1:
+            self.lookups.append((host, port))
+            if len(self.lookups) == 1:
                 raise OSError("not yet")
             return ["127.0.0.1"]
 
@@ -277,7 +277,7 @@ async def test_waiting_calls_retry_the_look_up_of_a_new_name() -> None:
 async def test_changes_do_not_wait_for_look_ups() -> None:
     """The last of several changes counts, and the manager can be closed while a name is looked up."""
     names = Names()
-    del names.found[HOST]
+    del names.answers[HOST]
     async with FakeFaaS() as full:
         full.health = {"languages": {"python": {"capacity": 1}}}
         full.default = Reply(hang=True)
@@ -290,16 +290,16 @@ async def test_changes_do_not_wait_for_look_ups() -> None:
                 url = f"dns+http://{HOST}:{number + 1}"
                 await manager.reconfigure(attrs.evolve(before, endpoints={"python": url}))
             assert manager.settings.endpoints[Language.PYTHON] == (url,)
-            await until(lambda: (HOST, 3) in names.asked)
+            await until(lambda: (HOST, 3) in names.lookups)
         ends = await asyncio.gather(*calls, return_exceptions=True)
         assert [type(end) for end in ends] == [RuntimeClosedError] * 3
 
 
 async def until_not_looked_up(clock: Clock, names: Names) -> None:
     """Let time pass until the name is not looked up any more, because no call uses it."""
-    asked = 0
-    while asked < len(names.asked):
-        asked = len(names.asked)
+    count = 0
+    while count < len(names.lookups):
+        count = len(names.lookups)
         clock.advance(100)
         for _ in range(20):
             await asyncio.sleep(0)
@@ -312,7 +312,7 @@ async def test_settings_change_while_a_call_waits_for_a_look_up(has_other: bool,
 
     class Slow(Names):
         async def resolve(self, host: str, port: int) -> Any:
-            self.asked.append((host, port))
+            self.lookups.append((host, port))
             await gate.wait()
             return ["127.0.0.1"]
 
@@ -325,10 +325,10 @@ async def test_settings_change_while_a_call_waits_for_a_look_up(has_other: bool,
             while not old.executions:
                 await manager.run_code("1", "python")
             await until_not_looked_up(clock, names)
-            sent, asked = old.executions + other.executions, len(names.asked)
+            sent, lookups = old.executions + other.executions, len(names.lookups)
             gate.clear()
             call = asyncio.create_task(manager.run_code("1", "python"))
-            await until(lambda: len(names.asked) > asked)
+            await until(lambda: len(names.lookups) > lookups)
             await manager.reconfigure(Settings(endpoints={"python": new.url}))
             assert (await call).endpoint == new.url
             assert old.executions + other.executions == sent

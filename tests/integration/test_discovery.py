@@ -71,20 +71,20 @@ async def test_each_address_is_a_replica() -> None:
             (url, url != replicas[2]) for url in replicas
         ]
         assert repr(python) == f"<Runtime python at {dns_url(fakes[0])}>"
-        assert names.asked == [(HOST, int(fakes[0].url.rpartition(":")[2]))]
+        assert names.lookups == [(HOST, int(fakes[0].url.rpartition(":")[2]))]
 
 
 async def test_waiting_calls_use_a_new_replica() -> None:
     """A call that waits because all replicas are full gets a permit for one that has just appeared."""
     async with discovered(2) as (manager, names, (one, two)):
-        names.found[HOST] = ["127.0.0.1"]
+        names.answers[HOST] = ["127.0.0.1"]
         one.health = two.health = {"languages": {"python": {"capacity": 1}}}
         one.default = HANG
         first = asyncio.create_task(manager.run_code("1", "python"))
         await one.wait_until(lambda: one.in_flight == 1)
         waiting = asyncio.create_task(manager.run_code("1", "python"))
         await until(lambda: manager.get_metrics().queued == 1)
-        names.found[HOST] = ["127.0.0.1", "127.0.0.2"]
+        names.answers[HOST] = ["127.0.0.1", "127.0.0.2"]
         assert (await waiting).endpoint == replica(two)
         first.cancel()
 
@@ -92,11 +92,11 @@ async def test_waiting_calls_use_a_new_replica() -> None:
 async def test_waiting_calls_fill_a_new_replica_without_health() -> None:
     """With `envelope="never"`, no health is requested, and a new replica gets as many waiting calls as the first."""
     async with discovered(2, envelope="never") as (manager, names, (one, two)):
-        names.found[HOST] = ["127.0.0.1"]
+        names.answers[HOST] = ["127.0.0.1"]
         one.default = two.default = HANG
         calls = [asyncio.create_task(manager.run_code("1", "python")) for _ in range(40)]
         await one.wait_until(lambda: one.in_flight == 16)
-        names.found[HOST] = ["127.0.0.1", "127.0.0.2"]
+        names.answers[HOST] = ["127.0.0.1", "127.0.0.2"]
         await two.wait_until(lambda: two.in_flight == 16)
         assert manager.get_metrics().queued == 8
         for call in calls:
@@ -107,14 +107,14 @@ async def test_waiting_calls_fill_a_new_replica_without_health() -> None:
 async def test_all_replicas_are_replaced_while_calls_wait() -> None:
     """If the name changes, the waiting calls wait for the look-up of the new one."""
     async with discovered(2, period_s=3600) as (manager, names, (one, two)):
-        names.found[HOST] = ["127.0.0.1"]
+        names.answers[HOST] = ["127.0.0.1"]
         one.health = {"languages": {"python": {"capacity": 1}}}
         one.default = HANG
         calls = [asyncio.create_task(manager.run_code("1", "python")) for _ in range(5)]
         await one.wait_until(lambda: one.in_flight == 1)
         await until(lambda: manager.get_metrics().queued == 4)
         settings = manager.settings
-        names.found = {"new.test": ["127.0.0.2"]}
+        names.answers = {"new.test": ["127.0.0.2"]}
         url = dns_url(two).replace(HOST, "new.test")
         await manager.reconfigure(attrs.evolve(settings, endpoints={"python": url}))
         results = await asyncio.gather(*calls[1:])
@@ -130,12 +130,12 @@ async def test_a_replica_that_leaves_finishes_its_calls() -> None:
         old.at("127.0.0.9", int(new.url.rpartition(":")[2])),
     ):
         leaving = dns_url(new, "http") + "#127.0.0.9"
-        names.found[HOST] = ["127.0.0.9"]
+        names.answers[HOST] = ["127.0.0.9"]
         assert await run_many(manager, 3) == {leaving: 3}
         old.gate.clear()
         call = asyncio.create_task(manager.run_code("1", "python"))
         await until(lambda: old.running)
-        names.found[HOST] = ["127.0.0.1"]
+        names.answers[HOST] = ["127.0.0.1"]
         await until(lambda: any(isinstance(event, ReplicasChanged) and event.removed for event in events))
         assert await run_many(manager, 10) == {replica(new): 10}
         assert sorted(state.endpoint for state in manager.get_metrics().states) == [replica(new), leaving]
@@ -158,11 +158,11 @@ async def test_a_call_that_ends_after_its_replica_has_left() -> None:
     """It counts for the URL, so that no metric of the replica exists any more. Closing removes those of the others."""
     registry = CollectorRegistry()
     async with discovered(2, telemetry=[PrometheusSink(registry)]) as (manager, names, (one, two)):
-        names.found[HOST] = ["127.0.0.1"]
+        names.answers[HOST] = ["127.0.0.1"]
         one.default = Reply(status=503, retry_after="20", not_started=True)
         call = asyncio.create_task(manager.run_code("1", "python"))
         await until(lambda: len(one.requests) == 1 and one.in_flight == 0)
-        names.found[HOST] = ["127.0.0.2"]
+        names.answers[HOST] = ["127.0.0.2"]
         while await known(manager) != [replica(two)]:
             with contextlib.suppress(OverloadedError):
                 await manager.run_code("1", "python", timeout_ms=1000)
@@ -191,11 +191,11 @@ async def left_during_a_call(
         discovered(1, telemetry=sinks) as (manager, names, (new,)),
         old.at("127.0.0.9", int(new.url.rpartition(":")[2])),
     ):
-        names.found[HOST] = ["127.0.0.9"]
+        names.answers[HOST] = ["127.0.0.9"]
         old.gate.clear()
         call = asyncio.create_task(manager.run_code("1", "python"))
         await until(lambda: old.running)
-        names.found[HOST] = ["127.0.0.1"]
+        names.answers[HOST] = ["127.0.0.1"]
         await until_known(manager, replica(new))
         yield manager, names, new, old, call
 
@@ -214,7 +214,7 @@ async def test_a_replica_whose_last_call_ends_when_the_manager_closes() -> None:
 async def test_a_replica_that_comes_back_keeps_its_state() -> None:
     """If it comes back while a call is in flight there, the call still counts for its limit."""
     async with left_during_a_call() as (manager, names, new, old, call):
-        names.found[HOST] = ["127.0.0.9", "127.0.0.1"]
+        names.answers[HOST] = ["127.0.0.9", "127.0.0.1"]
         await until_known(manager, replica(new), dns_url(new, "http") + "#127.0.0.9")
         in_flight = {state.endpoint: state.in_flight for state in manager.get_metrics().states}
         assert in_flight[dns_url(new, "http") + "#127.0.0.9"] == 1
@@ -238,13 +238,13 @@ async def test_a_failed_look_up_changes_nothing() -> None:
     events = list[Event]()
     async with discovered(2, telemetry=[events.append]) as (manager, names, fakes):
         await run_many(manager, 1)
-        names.found[HOST] = OSError("the name server is down")
+        names.answers[HOST] = OSError("the name server is down")
         while sum(isinstance(event, ReplicasChanged) for event in events) < 2:
             await run_many(manager, 1)
-        asked = len(names.asked)
-        while len(names.asked) < asked + 3 or not all(fake.executions for fake in fakes):
+        count = len(names.lookups)
+        while len(names.lookups) < count + 3 or not all(fake.executions for fake in fakes):
             await run_many(manager, 5)
-        names.found[HOST] = ["127.0.0.1", "127.0.0.2"]
+        names.answers[HOST] = ["127.0.0.1", "127.0.0.2"]
         while sum(isinstance(event, ReplicasChanged) for event in events) == 2:
             await run_many(manager, 1)
         errors = [event.error for event in events if isinstance(event, ReplicasChanged)]
@@ -254,11 +254,11 @@ async def test_a_failed_look_up_changes_nothing() -> None:
 async def test_a_first_look_up_that_fails_is_retried() -> None:
     """The program was not sent, so the call is retried, like after any other ConnectError."""
     async with discovered(1, retry=QUICK) as (manager, names, (fake,)):
-        names.found[HOST] = OSError(-2, "Name or service not known")
+        names.answers[HOST] = OSError(-2, "Name or service not known")
         with pytest.raises(ConnectError) as caught:
             await manager.run_code("1", "python")
         error = caught.value
-        assert (error.sent, error.attempts, error.endpoint, len(names.asked)) == ("no", 3, dns_url(fake), 3)
+        assert (error.sent, error.attempts, error.endpoint, len(names.lookups)) == ("no", 3, dns_url(fake), 3)
         assert str(error).startswith("no address of the name is known: [Errno -2] Name or service not known")
         assert manager.get_metrics().total.errors == {"ConnectError": 1}
         (health,) = (await manager.get_health_status()).endpoints
@@ -266,8 +266,8 @@ async def test_a_first_look_up_that_fails_is_retried() -> None:
 
         class Recovering(Names):
             async def resolve(self, host: str, port: int) -> Any:
-                self.asked.append((host, port))
-                if len(self.asked) < 3:
+                self.lookups.append((host, port))
+                if len(self.lookups) < 3:
                     raise OSError("not yet")
                 return ["127.0.0.1"]
 
@@ -294,17 +294,17 @@ async def test_no_call_is_lost_while_addresses_change() -> None:
     """Each program runs once, whatever the look-ups find while the programs run."""
     async with discovered(3, period_s=0.002) as (manager, names, fakes):
         addresses = [f"127.0.0.{number}" for number in (1, 2, 3)]
-        found: list[Any] = [addresses[:1], addresses, OSError("down"), addresses[1:], [], addresses[2:]]
+        answers: list[Any] = [addresses[:1], addresses, OSError("down"), addresses[1:], [], addresses[2:]]
         for fake in fakes:
             fake.default = Reply(delay_s=0.005)
         count = 0
         async for item in manager.map((CodeTask("1", "python") for _ in range(200)), concurrency=30):
             assert item.result is not None
             count += 1
-            names.found[HOST] = found[count % len(found)]
+            names.answers[HOST] = answers[count % len(answers)]
         assert count == sum(fake.executions for fake in fakes) == 200
         assert manager.get_metrics().total.retries == 0
-        assert len(names.asked) > 5
+        assert len(names.lookups) > 5
 
 
 async def test_names_beside_other_urls() -> None:
@@ -312,7 +312,7 @@ async def test_names_beside_other_urls() -> None:
     async with fakes_at(3) as (one, two, three), FakeFaaS() as fixed:
         port = int(one.url.rpartition(":")[2])
         names = Names("127.0.0.1")
-        names.found |= {"b.test": ["127.0.0.2", "127.0.0.3"], "gone.test": OSError("gone")}
+        names.answers |= {"b.test": ["127.0.0.2", "127.0.0.3"], "gone.test": OSError("gone")}
         urls = [dns_url(one), f"dns+http://b.test:{port}", fixed.url, f"dns+http://gone.test:{port}"]
         settings = Settings(endpoints={"python": urls}, discovery=names.settings(), retry=QUICK)
         async with RuntimeManager(settings=settings) as manager:
@@ -338,7 +338,7 @@ async def test_tls_and_host_have_the_name() -> None:
     server = GatedServer()
     async with server.at("127.0.0.1", tls=server_side) as port, server.at("127.0.0.2", port, server_side):
         names = Names("127.0.0.1", "127.0.0.2")
-        names.found["other.test"] = names.found[HOST]
+        names.answers["other.test"] = names.answers[HOST]
         settings = Settings.from_url(f"dns+https://{HOST}:{port}", ssl=trusting, discovery=names.settings(3600))
         async with RuntimeManager(settings=settings) as manager:
             assert len(await run_many(manager, 20)) == 2
@@ -388,33 +388,33 @@ async def test_cancelled_while_the_name_is_looked_up() -> None:
         gate = asyncio.Event()
 
         async def resolve(host: str, port: int) -> list[str]:
-            names.asked.append((host, port))
+            names.lookups.append((host, port))
             await gate.wait()
             return ["127.0.0.1"]
 
         discovery = DiscoverySettings(period_s=3600, resolve=resolve)
         await manager.reconfigure(attrs.evolve(manager.settings, discovery=discovery))
         first, second = (asyncio.create_task(manager.run_code("1", "python")) for _ in range(2))
-        await until(lambda: names.asked)
+        await until(lambda: names.lookups)
         first.cancel()
         with pytest.raises(asyncio.CancelledError):
             await first
         gate.set()
         assert (await second).endpoint == replica(fake)
-        assert (len(names.asked), manager.get_metrics().in_flight) == (1, 0)
+        assert (len(names.lookups), manager.get_metrics().in_flight) == (1, 0)
 
 
 async def test_closed_while_the_name_is_looked_up() -> None:
     """Closing ends the look-up and the call, and leaves no task."""
     before = asyncio.all_tasks()
     names = Names()
-    del names.found[HOST]
+    del names.answers[HOST]
     settings = Settings.from_url(
         f"dns+http://{HOST}:1", discovery=names.settings(), timeouts=TimeoutSettings(close_s=0.01)
     )
     async with RuntimeManager(settings=settings) as manager:
         call = asyncio.create_task(manager.run_code("1", "python"))
-        await until(lambda: names.asked)
+        await until(lambda: names.lookups)
     with pytest.raises(RuntimeClosedError):
         await call
     assert asyncio.all_tasks() == before
@@ -425,7 +425,7 @@ async def test_no_task_outlives_the_manager() -> None:
     before = asyncio.all_tasks()
     async with discovered(2) as (manager, names, _):
         await run_many(manager, 10)
-        names.found[HOST] = ["127.0.0.2"]
+        names.answers[HOST] = ["127.0.0.2"]
         assert asyncio.all_tasks() > before
     await until(lambda: asyncio.all_tasks() == before)  # the servers end their own tasks
 
@@ -457,10 +457,10 @@ async def test_stored_results_are_those_of_the_name(tmp_path: Path) -> None:
     """A result is reused after all addresses of the name have changed, also if the servers state no version."""
     async with discovered(2) as (manager, names, (one, two)):
         one.health = two.health = {"version": ""}
-        names.found[HOST] = ["127.0.0.1"]
+        names.answers[HOST] = ["127.0.0.1"]
         async with RuntimeManager(settings=manager.settings, cache=tmp_path) as caching:
             assert not (await caching.run_code("1", "python")).cached
-            names.found[HOST] = ["127.0.0.2"]
+            names.answers[HOST] = ["127.0.0.2"]
             while await known(caching) != [replica(two)]:
                 await caching.run_code("2", "python")
             assert (await caching.run_code("1", "python")).cached

@@ -45,7 +45,7 @@ def counted(data: bytes) -> dict[str, Any]:
 
 def table(*rows: tuple[str, str, dict[str, Any], dict[str, Any]]) -> pytest.MarkDecorator:
     """Return a parametrization with the name, the code, the input and the expected fields of results."""
-    return pytest.mark.parametrize(("code", "given", "expected"), [pytest.param(*row[1:], id=row[0]) for row in rows])
+    return pytest.mark.parametrize(("code", "options", "expected"), [pytest.param(*row[1:], id=row[0]) for row in rows])
 
 
 # These also hold in the envelope.
@@ -272,9 +272,9 @@ FILES = table(
 
 
 async def check(
-    manager: RuntimeManager, code: str, given: dict[str, Any], expected: dict[str, Any], language: str
+    manager: RuntimeManager, code: str, options: dict[str, Any], expected: dict[str, Any], language: str
 ) -> None:
-    result = await manager.run_code(code, language, **{"timeout_ms": 30_000, **given})
+    result = await manager.run_code(code, language, **{"timeout_ms": 30_000, **options})
     expected = {"outcome": Outcome.OK, **expected}
     found = {name: getattr(result, name) for name in expected}
     assert found == expected, result
@@ -282,31 +282,31 @@ async def check(
 
 @STDIN_AND_ARGV
 async def test_a_program_gets_its_standard_input_and_arguments(
-    local: RuntimeManager, code: str, given: dict[str, Any], expected: dict[str, Any]
+    local: RuntimeManager, code: str, options: dict[str, Any], expected: dict[str, Any]
 ) -> None:
-    await check(local, code, given, expected, "js")
+    await check(local, code, options, expected, "js")
 
 
 @DESCRIPTORS
 async def test_standard_input_is_descriptor_0(
-    local: RuntimeManager, code: str, given: dict[str, Any], expected: dict[str, Any]
+    local: RuntimeManager, code: str, options: dict[str, Any], expected: dict[str, Any]
 ) -> None:
-    await check(local, code, given, expected, "ts")
+    await check(local, code, options, expected, "ts")
 
 
 @STDIN_AND_ARGV
 async def test_a_program_with_a_folder_gets_the_same(
-    local: RuntimeManager, code: str, given: dict[str, Any], expected: dict[str, Any]
+    local: RuntimeManager, code: str, options: dict[str, Any], expected: dict[str, Any]
 ) -> None:
-    await check(local, code, {**given, "collect": ["none"]}, expected, "ts")
+    await check(local, code, {**options, "collect": ["none"]}, expected, "ts")
 
 
 @FILES
 async def test_a_program_has_a_folder(
-    local: RuntimeManager, code: str, given: dict[str, Any], expected: dict[str, Any]
+    local: RuntimeManager, code: str, options: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     """It contains the given files and the program, and files in it are collected, whatever the outcome."""
-    await check(local, code, given, expected, "js")
+    await check(local, code, options, expected, "js")
 
 
 async def test_typescript_is_in_main_ts(local: RuntimeManager) -> None:
@@ -326,10 +326,10 @@ async def js_faas() -> AsyncIterator[RuntimeManager]:
 @STDIN_AND_ARGV
 @pytest.mark.parametrize("language", first_of(["js", "ts"]))
 async def test_the_envelope_passes_standard_input_and_arguments(
-    js_faas: RuntimeManager, code: str, given: dict[str, Any], expected: dict[str, Any], language: str
+    js_faas: RuntimeManager, code: str, options: dict[str, Any], expected: dict[str, Any], language: str
 ) -> None:
     """On js-faas, which has neither."""
-    await check(js_faas, code, given, expected, language)
+    await check(js_faas, code, options, expected, language)
 
 
 async def test_the_envelope_cannot_pass_files(js_faas: RuntimeManager) -> None:
@@ -387,6 +387,6 @@ async def test_files_need_namespaces() -> None:
     async with RuntimeManager.local(["js"], level="filters") as manager:
         result = await manager.run_code(f"console.log(Deno.args[0]); {COUNT}", "js", stdin="ab", argv=["x"])
         assert result.stdout == "x\n" + counted(b"ab")["stdout"]
-        for given in ({"files": {"a": "b"}}, {"collect": ["*"]}):
+        for options in ({"files": {"a": "b"}}, {"collect": ["*"]}):
             with pytest.raises((InvalidRequestError, RejectedError), match=r"level filters|cannot pass"):
-                await manager.run_code("1", "js", **given)
+                await manager.run_code("1", "js", **options)

@@ -179,7 +179,7 @@ async def test_programs_in_pyodide_have_exact_results(pyodide: tuple[PyodideFaas
 async def test_programs_in_pyodide_have_input(pyodide: tuple[PyodideFaas, RuntimeManager], name: str) -> None:
     """Output and collected files are the same as on other servers."""
     program = INPUT_PROGRAMS[name]
-    result = await pyodide[1].run_code(program.code, "python", **program.given)
+    result = await pyodide[1].run_code(program.code, "python", **program.options)
     assert result.outcome is program.outcome, result
     if program.outcome is not Outcome.OUTPUT_LIMIT:
         assert (result.stdout, "files" in result.truncated) == (program.stdout, program.truncated), result

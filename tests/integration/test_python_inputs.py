@@ -70,7 +70,7 @@ def manager(place: str, local: RuntimeManager, local_wasm: RuntimeManager, doubl
 async def test_programs_have_the_same_input_everywhere(manager: RuntimeManager, name: str) -> None:
     """Outcome, output and collected files are as in the table."""
     program = PROGRAMS[name]
-    result = await manager.run_code(program.code, "python", **program.given)
+    result = await manager.run_code(program.code, "python", **program.options)
     assert result.outcome is program.outcome, result
     if program.outcome is not Outcome.OUTPUT_LIMIT:
         assert (result.stdout, "files" in result.truncated) == (program.stdout, program.truncated), result
@@ -83,8 +83,8 @@ async def test_definitions_and_cases_read_the_input_from_its_start(
 ) -> None:
     """The cases in an execution share the files."""
     runtime = await manager.get_runtime("python")
-    given: dict[str, Any] = {"stdin": "1\n2\n", "files": {"a": "A"}}
-    results = await runtime.run_cases(CASES, "f", [(0,), (1,)], isolate=isolate, **given)
+    options: dict[str, Any] = {"stdin": "1\n2\n", "files": {"a": "A"}}
+    results = await runtime.run_cases(CASES, "f", [(0,), (1,)], isolate=isolate, **options)
     assert [result.value for result in results] == [[0, "1", "A", "2\n"], [1, "1", "A", "2\n"]]
     assert [result.stdout for result in results] == ["1\n", "1\n"]
 
@@ -139,8 +139,8 @@ async def test_programs_without_files_have_no_folder_in_webassembly(local_wasm: 
         print(os.getcwd(), sys.path[0], os.path.exists('/tmp'))
         open('x', 'w')
     """)
-    for given in ({}, {"stdin": "a", "argv": ["b"]}):
-        result = await local_wasm.run_code(code, "python", **given)
+    for options in ({}, {"stdin": "a", "argv": ["b"]}):
+        result = await local_wasm.run_code(code, "python", **options)
         assert (result.outcome, result.stdout) == (Outcome.USER_ERROR, "/ /usr/local/lib/python315.zip False\n")
 
 

@@ -87,7 +87,7 @@ class InputProgram:
     Attributes:
         code: The program.
         stdout: Its output.
-        given: The arguments of `run_code` for its input.
+        options: The arguments of `run_code` for its input.
         outcome: Its outcome.
         files: The collected files.
         truncated: Whether files are missing.
@@ -95,7 +95,7 @@ class InputProgram:
 
     code: str
     stdout: str
-    given: Mapping[str, Any] = attrs.field(factory=dict)
+    options: Mapping[str, Any] = attrs.field(factory=dict)
     outcome: Outcome = Outcome.OK
     files: Mapping[str, bytes] = attrs.field(factory=dict)
     truncated: bool = False
@@ -407,7 +407,7 @@ UNKNOWN = EndpointProfile()
 
 def encode_inputs(*inputs: dict[str, Any]) -> list[str]:
     """Return the inputs of the cases as JSON."""
-    return [json.dumps(ProgramInput.checked(Language.PYTHON, **given).to_wire()) for given in inputs]
+    return [json.dumps(ProgramInput.checked(Language.PYTHON, **options).to_wire()) for options in inputs]
 
 
 async def run_whole_cases(

@@ -49,13 +49,13 @@ def is_gone(process: psutil.Process) -> bool:
 
 def with_word(processes: Iterable[psutil.Process], word: str) -> list[psutil.Process]:
     """Return the processes whose command line contains a word. Ended processes have no command line."""
-    found = []
+    matching = []
     for process in processes:
         with contextlib.suppress(psutil.Error):
             command = " ".join(process.cmdline())
             if command and word in command:
-                found.append(process)
-    return found
+                matching.append(process)
+    return matching
 
 
 def strays(folder: Path) -> list[psutil.Process]:
@@ -65,22 +65,23 @@ def strays(folder: Path) -> list[psutil.Process]:
 
 def at_work_in(folder: Path, processes: Iterable[psutil.Process]) -> list[psutil.Process]:
     """Return the processes with a folder as working folder, in their command line or in their environment."""
-    found = []
+    working = []
     for process in processes:
         with contextlib.suppress(psutil.Error):
             traces = [process.cwd(), *process.cmdline(), *process.environ().values()]
             if any(str(folder) in trace for trace in traces):
-                found.append(process)
-    return found
+                working.append(process)
+    return working
 
 
 def sandboxes(parents: Iterable[psutil.Process], engine: str) -> list[psutil.Process]:
     """Return the processes among these and their descendants that run programs of an engine, or wait for one."""
-    found = []
+    processes = []
     for parent in parents:
         with contextlib.suppress(psutil.NoSuchProcess):
-            found += [process for process in [parent, *parent.children(recursive=True)] if _is_sandbox(process, engine)]
-    return found
+            family = [parent, *parent.children(recursive=True)]
+            processes += [process for process in family if _is_sandbox(process, engine)]
+    return processes
 
 
 def _is_sandbox(process: psutil.Process, engine: str) -> bool:

@@ -22,19 +22,19 @@ class Names:
     """The addresses of names, which may change at any time, and the look-ups.
 
     Attributes:
-        found: The answers to look-ups by name. Exceptions are raised. The look-up of a name that is missing hangs.
-        asked: The host and the port of each look-up.
+        answers: The answers to look-ups by name. Exceptions are raised. The look-up of a name that is missing hangs.
+        lookups: The host and the port of each look-up.
     """
 
     def __init__(self, *addresses: str) -> None:
-        self.found: dict[str, Sequence[str] | BaseException] = {HOST: addresses}
-        self.asked: list[tuple[str, int]] = []
+        self.answers: dict[str, Sequence[str] | BaseException] = {HOST: addresses}
+        self.lookups: list[tuple[str, int]] = []
 
     async def resolve(self, host: str, port: int) -> Sequence[str]:
-        self.asked.append((host, port))
-        if host not in self.found:
+        self.lookups.append((host, port))
+        if host not in self.answers:
             await asyncio.Event().wait()
-        answer = self.found[host]
+        answer = self.answers[host]
         if isinstance(answer, BaseException):
             raise answer
         return answer

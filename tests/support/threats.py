@@ -171,8 +171,8 @@ class Target:
         """Run a program, and check that its result contains no secret."""
         code = code.replace("TCP_PORT", str(self.sink.tcp_port)).replace("UDP_PORT", str(self.sink.udp_port))
         sandbox = SandboxConfig(**{"memory_limit_mb": 1024, **limits})  # type: ignore[arg-type]
-        given = {"files": {"given": "x"}, "collect": ["**"]} if self.has_folder else {}
-        result = await self.manager.run_code(code, language, timeout_ms, sandbox=sandbox, **given)
+        options = {"files": {"given": "x"}, "collect": ["**"]} if self.has_folder else {}
+        result = await self.manager.run_code(code, language, timeout_ms, sandbox=sandbox, **options)
         assert self.level in ("auto", result.metadata["level"])
         assert SECRET not in repr(result)
         return result
@@ -329,11 +329,11 @@ def largest_sandbox() -> int:
 
 def environments(server: psutil.Process, word: str) -> set[str]:
     """Return the environment variables of the server's processes whose command line contains a word."""
-    found: set[str] = set()
+    variables: set[str] = set()
     for child in with_word(server.children(recursive=True), word):
         with contextlib.suppress(psutil.NoSuchProcess):
-            found |= child.environ().keys()
-    return found
+            variables |= child.environ().keys()
+    return variables
 
 
 _WELL = {
@@ -469,8 +469,8 @@ def _copy(path: Path, target: Path) -> Path:
 
 def _python_for_all_users() -> str:
     """Return the path of an interpreter of this version that every user can run."""
-    found = Path(f"/usr/bin/python3.{sys.version_info.minor}")
-    for path in (Path(sys.executable).resolve(), found):
+    system_python = Path(f"/usr/bin/python3.{sys.version_info.minor}")
+    for path in (Path(sys.executable).resolve(), system_python):
         if path.exists() and all(parent.stat().st_mode & 1 for parent in path.parents):
             return str(path)
     pytest.skip("no interpreter of this version is open to other users")

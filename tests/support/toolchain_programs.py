@@ -1363,12 +1363,12 @@ _PROBLEMS: dict[str, tuple[dict[str, str], list[str], Callable[[Any], object], l
 
 def problems(language: str) -> dict[str, tuple[str, list[TestCase]]]:
     """Return the solution in a language and the tests of each problem."""
-    found = {}
+    programs = {}
     for name, (scaffold, inputs, answer, solutions) in _PROBLEMS.items():
         code = scaffold[language].replace("BODY", solutions[list(NUMBERS).index(language)])
         tests = []
         for text in inputs:
-            given: Any = [int(word) for word in text.split()] if scaffold is NUMBERS else text
-            tests.append(TestCase(f"{text}\n", str(answer(given))))
-        found[name] = code, tests
-    return found
+            argument: Any = [int(word) for word in text.split()] if scaffold is NUMBERS else text
+            tests.append(TestCase(f"{text}\n", str(answer(argument))))
+        programs[name] = code, tests
+    return programs

@@ -101,11 +101,11 @@ class Recorder:
     """A store without values, which records its keys."""
 
     def __init__(self) -> None:
-        self.found: list[str] = []
+        self.looked_up: list[str] = []
         self.stored: list[str] = []
 
     async def get(self, key: str) -> bytes | None:
-        self.found.append(key)
+        self.looked_up.append(key)
         return None
 
     async def put(self, key: str, value: bytes) -> None:
@@ -138,8 +138,8 @@ def test_each_case_is_hashed_once_for_all_engines(monkeypatch: pytest.MonkeyPatc
 
     asyncio.run(main())
     assert hashed == [(case, not large) for case in cases]
-    assert len(set(store.found)) == 4
-    assert store.stored == store.found[::2]
+    assert len(set(store.looked_up)) == 4
+    assert store.stored == store.looked_up[::2]
 
 
 LARGE_INPUTS = [

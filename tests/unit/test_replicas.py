@@ -58,9 +58,9 @@ class Directory:
 
     async def look_up_again(self) -> None:
         """Start the next period, and wait for the end of its look-up."""
-        asked, self.busy = len(self.names.asked), True
+        asked, self.busy = len(self.names.lookups), True
         self.directory.configure(self.settings)
-        await until(lambda: len(self.names.asked) > asked)
+        await until(lambda: len(self.names.lookups) > asked)
         for _ in range(10):
             await asyncio.sleep(0)
 
@@ -79,12 +79,12 @@ async def directory(*addresses: str, urls: tuple[str, ...] = (), **options: Any)
 async def test_concurrent_calls_share_a_look_up() -> None:
     """Nothing is looked up before the first call. Later calls use the answer of the first one."""
     async with directory("10.0.0.1", "10.0.0.2") as one:
-        assert (one.names.asked, one.known()) == ([], [])
+        assert (one.names.lookups, one.known()) == ([], [])
         found = await asyncio.gather(*(one.update() for _ in range(10)))
         replicas = [f"http://{HOST}:8000#10.0.0.1", f"http://{HOST}:8000#10.0.0.2"]
         assert found == [replicas] * 10
         assert await one.update() == replicas
-        assert one.names.asked == [(HOST, 8000)]
+        assert one.names.lookups == [(HOST, 8000)]
         assert one.changed() == [ReplicasChanged(endpoint=URL, replicas=2, added=tuple(replicas))]
 
 
@@ -92,10 +92,10 @@ async def test_changes_of_a_name() -> None:
     """Replicas that stay keep their places. An answer in another order, or with duplicates, is no change."""
     async with directory("10.0.0.1", "10.0.0.2") as one:
         first, second = await one.update()
-        one.names.found[HOST] = ["10.0.0.2", "10.0.0.1", "10.0.0.2"]
+        one.names.answers[HOST] = ["10.0.0.2", "10.0.0.1", "10.0.0.2"]
         await one.look_up_again()
         assert (one.known(), one.changes, len(one.events)) == ([first, second], 1, 1)
-        one.names.found[HOST] = ["10.0.0.3", "10.0.0.2"]
+        one.names.answers[HOST] = ["10.0.0.3", "10.0.0.2"]
         await one.look_up_again()
         third = f"http://{HOST}:8000#10.0.0.3"
         assert (one.known(), one.changes) == ([second, third], 2)
@@ -117,11 +117,11 @@ async def test_a_failed_look_up_keeps_the_last_answer(answer: Any, reason: str) 
     """Only the first of several failures is reported, and the success after them. An empty answer is a failure."""
     async with directory("10.0.0.1") as one:
         known = await one.update()
-        one.names.found[HOST] = answer
+        one.names.answers[HOST] = answer
         for _ in range(3):
             await one.look_up_again()
         assert await one.update() == known
-        one.names.found[HOST] = ["10.0.0.1"]
+        one.names.answers[HOST] = ["10.0.0.1"]
         for _ in range(2):
             await one.look_up_again()
         _, failed, recovered = one.changed()
@@ -136,21 +136,21 @@ async def test_a_first_look_up_that_fails() -> None:
         for asked in (1, 2, 3):
             with pytest.raises(ConnectError, match="no address of the name is known: the name has no") as caught:
                 await one.update()
-            assert (caught.value.endpoint, caught.value.sent, len(one.names.asked)) == (URL, "no", asked)
+            assert (caught.value.endpoint, caught.value.sent, len(one.names.lookups)) == (URL, "no", asked)
         assert [event.error for event in one.changed()] == ["LookupError"]
-        one.names.found[HOST] = ["10.0.0.1"]
+        one.names.answers[HOST] = ["10.0.0.1"]
         assert await one.update() == [f"http://{HOST}:8000#10.0.0.1"]
 
 
 async def test_a_look_up_that_hangs() -> None:
     """A call waits for `connect_s`. Then the function is cancelled, and the next call calls it again."""
     async with directory(connect_s=0.01) as one:
-        del one.names.found[HOST]
+        del one.names.answers[HOST]
         for _ in range(3):
             with pytest.raises(ConnectError, match=r"no answer within 0\.01 s"):
                 await one.update()
-        assert len(one.names.asked) == 3
-        one.names.found[HOST] = ["10.0.0.1"]
+        assert len(one.names.lookups) == 3
+        one.names.answers[HOST] = ["10.0.0.1"]
         assert await one.update() == [f"http://{HOST}:8000#10.0.0.1"]
 
 
@@ -182,8 +182,8 @@ async def test_names_of_new_settings_are_looked_up_while_calls_wait() -> None:
     async with directory("10.0.0.1") as one:
         changed = attrs.evolve(one.settings, endpoints={"python": [URL, OTHER]})
         one.directory.configure(changed)
-        assert one.names.asked == []
-        one.busy, one.names.found["piston.test"] = True, ["10.0.0.2"]
+        assert one.names.lookups == []
+        one.busy, one.names.answers["piston.test"] = True, ["10.0.0.2"]
         one.directory.configure(changed)
         await until(lambda: one.changes == 2)
         assert len(one.known(URL, OTHER)) == 2
@@ -194,12 +194,12 @@ async def test_another_resolver_during_a_look_up() -> None:
     async with directory("10.0.0.1", period_s=0.001) as one:
         one.busy = True
         await one.update()
-        del one.names.found[HOST]
-        asked = len(one.names.asked)
-        await until(lambda: len(one.names.asked) > asked)
+        del one.names.answers[HOST]
+        asked = len(one.names.lookups)
+        await until(lambda: len(one.names.lookups) > asked)
         working = Names("10.0.0.2")
         one.directory.configure(attrs.evolve(one.settings, discovery=working.settings()))
-        await until(lambda: len(working.asked) > 3)
+        await until(lambda: len(working.lookups) > 3)
         assert one.known() == [f"http://{HOST}:8000#10.0.0.2"]
 
 
@@ -208,9 +208,9 @@ async def test_a_call_with_other_replicas_does_not_wait_for_a_new_name() -> None
     async with directory("10.0.0.1", urls=("http://fixed:8000", OTHER, URL), connect_s=0.5) as one:
         assert await one.update("http://fixed:8000", OTHER) == ["http://fixed:8000"]
         assert one.changed() == []
-        await until(lambda: one.names.asked)
-        assert one.names.asked == [("piston.test", 2000)]
-        one.names.found["piston.test"] = OSError("no such name")
+        await until(lambda: one.names.lookups)
+        assert one.names.lookups == [("piston.test", 2000)]
+        one.names.answers["piston.test"] = OSError("no such name")
         assert await one.update(URL, OTHER) == [f"http://{HOST}:8000#10.0.0.1"]
 
 
@@ -221,10 +221,10 @@ async def test_names_without_an_answer_are_looked_up_once_in_a_period_beside_oth
             await one.update("http://fixed:8000", URL)
             await until(lambda: one.changed())
             await asyncio.sleep(0)
-        assert len(one.names.asked) == 1
+        assert len(one.names.lookups) == 1
         one.now += 3601
         await one.update("http://fixed:8000", URL)
-        await until(lambda: len(one.names.asked) == 2)
+        await until(lambda: len(one.names.lookups) == 2)
 
 
 async def test_a_name_without_an_answer_is_looked_up_again_while_calls_are_made() -> None:
@@ -235,7 +235,7 @@ async def test_a_name_without_an_answer_is_looked_up_again_while_calls_are_made(
         await until(lambda: one.changed())
         with pytest.raises(ConnectError):
             await one.update(URL)
-        one.names.found[HOST] = ["10.0.0.1"]
+        one.names.answers[HOST] = ["10.0.0.1"]
         await one.look_up_again()
         assert one.known() == [f"http://{HOST}:8000#10.0.0.1"]
 
@@ -245,20 +245,20 @@ async def test_a_name_that_is_not_used_is_not_looked_up() -> None:
     async with directory("10.0.0.1", period_s=0.001) as one:
         one.busy = True
         await one.update()
-        await until(lambda: len(one.names.asked) > 3)
+        await until(lambda: len(one.names.lookups) > 3)
         one.busy = False
         await until(lambda: len(asyncio.all_tasks()) == 1)
-        one.names.found[HOST] = ["10.0.0.2"]
+        one.names.answers[HOST] = ["10.0.0.2"]
         assert await one.update() == [f"http://{HOST}:8000#10.0.0.2"]
         await until(lambda: len(asyncio.all_tasks()) == 1)
-        one.names.found[HOST] = OSError("down")
+        one.names.answers[HOST] = OSError("down")
         assert await one.update() == [f"http://{HOST}:8000#10.0.0.2"]
 
 
 async def test_another_resolver_replaces_one_that_hangs() -> None:
     """A look-up by the old function is not waited for."""
     async with directory(connect_s=0.01) as one:
-        del one.names.found[HOST]
+        del one.names.answers[HOST]
         with pytest.raises(ConnectError):
             await one.update()
         working = Names("10.0.0.1")
@@ -269,9 +269,9 @@ async def test_another_resolver_replaces_one_that_hangs() -> None:
 async def test_names_that_leave_the_settings() -> None:
     """They are not looked up any more, and a call that waits for the look-up gets an error."""
     async with directory() as one:
-        del one.names.found[HOST]
+        del one.names.answers[HOST]
         waiting = asyncio.create_task(one.update())
-        await until(lambda: one.names.asked)
+        await until(lambda: one.names.lookups)
         one.directory.configure(attrs.evolve(one.settings, endpoints={"python": "http://fixed:8000"}))
         with pytest.raises(ConnectError, match="the look-up was ended"):
             await waiting
@@ -281,10 +281,10 @@ async def test_names_that_leave_the_settings() -> None:
 async def test_a_resolver_that_is_cancelled() -> None:
     """If the resolver raises CancelledError, the call gets an error, and the next call looks the name up again."""
     async with directory() as one:
-        one.names.found[HOST] = asyncio.CancelledError()
+        one.names.answers[HOST] = asyncio.CancelledError()
         with pytest.raises(ConnectError):
             await one.update()
-        one.names.found[HOST] = ["10.0.0.1"]
+        one.names.answers[HOST] = ["10.0.0.1"]
         assert len(await one.update()) == 1
 
 
@@ -308,7 +308,7 @@ async def test_use_in_two_event_loops() -> None:
 
     found = [await asyncio.to_thread(asyncio.run, use()) for _ in range(2)]
     assert found == [one.known()] * 2
-    assert len(one.names.asked) == 2
+    assert len(one.names.lookups) == 2
 
 
 def test_delays_vary_within_the_jitter() -> None:
