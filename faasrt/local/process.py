@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 from faasrt.local.errors import NotStartedError
 
@@ -38,10 +38,10 @@ def available_cpus() -> int:
 
 
 class Spawner:
-    """Starts processes from a thread, because a start blocks for a millisecond or more.
+    """Starts processes from a thread, because a start blocks for a millisecond or more. It is an async context manager.
 
-    The thread lives until `close`. It is the parent of the processes for PDEATHSIG: a process that is to be killed when
-    its parent ends is killed when the thread ends.
+    The thread lives until the end of the block. It is the parent of the processes for PDEATHSIG: a process that is to
+    be killed when its parent ends is killed when the thread ends.
 
     Raises:
         RuntimeError: The system cannot start a thread.
@@ -49,7 +49,6 @@ class Spawner:
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="faasrt-spawner")
-        self._idle: Future[int]
         # Start the thread now, with a task that does nothing. If it cannot start, no process has been started yet.
         self._threads.submit(int)
 
@@ -78,18 +77,18 @@ class Spawner:
                 raise NotStartedError(f"cannot start {argv[0]}: {getattr(error, 'strerror', None) or error}") from None
             raise
 
-    def close(self) -> None:
-        """End the thread after the pending starts, without waiting for it."""
-        self._idle = self._threads.submit(int)  # runs after each start and each kill of a cancelled start
-        self._threads.shutdown(wait=False)
+    async def __aenter__(self) -> Self:
+        return self
 
-    async def wait_closed(self) -> None:
-        """Wait until all processes whose start was cancelled have ended. Call this after `close`.
+    async def __aexit__(self, *_: object) -> None:
+        """Wait until all processes whose start was cancelled have ended, and end the thread.
 
         Such a process may still write into its folder, or create it again. This waits at most 5 s, because a process
         that is stopped (SIGSTOP) while it starts blocks the thread.
         """
-        await asyncio.wait({asyncio.wrap_future(self._idle)}, timeout=_CLOSE_TIMEOUT_S)
+        idle = self._threads.submit(int)  # runs after each start and each kill of a cancelled start
+        self._threads.shutdown(wait=False)
+        await asyncio.wait({asyncio.wrap_future(idle)}, timeout=_CLOSE_TIMEOUT_S)
 
 
 def _spawn(

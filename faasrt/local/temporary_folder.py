@@ -27,18 +27,17 @@ async def temporary_folder() -> AsyncIterator[Path]:
     Raise OSError if the folder cannot be created.
     """
     folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="faasrt-"))
-    spawner = Spawner()
     watcher = None
     try:
-        with contextlib.suppress(NotStartedError):  # without the shell, the folder is only left behind after a SIGKILL
-            command = ["/bin/sh", "-c", _REMOVE_SCRIPT, "sh", str(folder)]
-            watcher = await spawner.start(command, env={"PATH": os.defpath}, folder=Path("/"))
+        async with Spawner() as spawner:
+            with contextlib.suppress(NotStartedError):  # without the shell, a SIGKILL leaves the folder behind
+                command = ["/bin/sh", "-c", _REMOVE_SCRIPT, "sh", str(folder)]
+                watcher = await spawner.start(command, env={"PATH": os.defpath}, folder=Path("/"))
         yield folder
     finally:
         await asyncio.to_thread(_remove, folder)
         if watcher is not None:
             await watcher.end()
-        spawner.close()
 
 
 def _remove(folder: Path) -> None:

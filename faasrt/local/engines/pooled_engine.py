@@ -63,13 +63,8 @@ class PooledEngine(Engine, Generic[_P]):
 
     async def serve(self) -> None:
         """Keep processes warm until cancelled, and then end them."""
-        self._spawner = Spawner()
-        try:
-            async with contextlib.AsyncExitStack() as resources:
-                await self._serve_with(resources)
-        finally:
-            self._spawner.close()
-            await self._spawner.wait_closed()
+        async with Spawner() as self._spawner, contextlib.AsyncExitStack() as resources:
+            await self._serve_with(resources)
 
     async def _serve_with(self, resources: contextlib.AsyncExitStack) -> None:
         failure = None

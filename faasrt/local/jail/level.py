@@ -20,8 +20,7 @@ async def find_level(wanted: str, folder: Path) -> tuple[str, str]:
     if sys.platform != "linux":
         raise EngineError("the jail needs Linux")
     reasons: list[str] = []
-    spawner = Spawner()
-    try:
+    async with Spawner() as spawner:
         for level in LEVELS if wanted == "auto" else (wanted,):
             config = JailConfig(level=level, policy="deno", mounts=[("/usr", "/usr")])
             try:
@@ -29,7 +28,4 @@ async def find_level(wanted: str, folder: Path) -> tuple[str, str]:
                     return level, "; ".join(reasons)
             except EngineError as error:
                 reasons.append(f"level {level}: {error}")
-    finally:
-        spawner.close()
-        await spawner.wait_closed()
     raise EngineError("; ".join(reasons))
