@@ -1,4 +1,4 @@
-"""The folder of caches, and what the caches in it share: locks, and a check of who could have written a file."""
+"""The folder of caches, its locks, and a check that no other user could have written a file in it."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def fit_response(fields: dict[str, Any], job: EngineJob) -> web.Response:
     max_bytes = max_answer_bytes(max_output_bytes, collects=bool(job.input.collect)) - _SPARE_BYTES
     output, error = fields["output"], fields["error_info"]
     texts = {**output, "message": error["message"]} if error else dict(output)
-    # What is cut anyway is not encoded, because this would block the event loop.
+    # A text that is cut anyway is not encoded, because this would block the event loop.
     if 6 * sum(map(len, texts.values())) <= max_bytes or sum(map(_json_size, texts.values())) <= max_bytes:
         response = json_response(200, fields)
         if response.content_length is None or response.content_length <= max_bytes:

@@ -1,4 +1,4 @@
-"""Describes a jail: what its processes see, and what they may do."""
+"""The configuration of a jail: the files that its processes see, and their rights."""
 
 from __future__ import annotations
 

@@ -33,8 +33,7 @@ def main(*_):
     job = json.loads(read_exactly(int(size)))
     for folder in job["folders"]:
         os.makedirs(folder, exist_ok=True)
-    for path, size in job["files"]:
-        write_file(path, read_exactly(size), executable=path.startswith("/"))
+    write_files(job["files"])
     # No limit of CPU time: with one, the kernel updates the CPU clock of the process only at ticks.
     for name, value in (("DATA", job["memoryBytes"] + UNTOUCHED_BYTES), ("STACK", STACK_BYTES)):
         limit = getattr(resource, "RLIMIT_" + name)
@@ -53,13 +52,3 @@ def main(*_):
 
 def send(**fields):
     os.write(MESSAGES_FD, (json.dumps(fields, separators=(",", ":")) + "\n").encode())
-
-
-def write_file(path, content, executable):
-    folder = os.path.dirname(path)
-    if folder:
-        os.makedirs(folder, exist_ok=True)
-    with open(path, "wb") as file:
-        file.write(content)
-    if executable:
-        os.chmod(path, 0o500)

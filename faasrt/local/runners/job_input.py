@@ -13,3 +13,17 @@ def read_exactly(size):
             break
         data += piece
     return bytes(data)
+
+
+def write_files(files):
+    """Write the files of a job, given their paths and sizes. Their contents follow on stdin. An absolute path is that
+    of an executable.
+    """
+    for path, size in files:
+        folder = os.path.dirname(path)
+        if folder:
+            os.makedirs(folder, exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(read_exactly(size))
+        if path.startswith("/"):
+            os.chmod(path, 0o500)

@@ -120,12 +120,7 @@ def read_job():
     if not size:
         exit_now(0)  # the server has ended, or does not need this process any more
     job = json.loads(read_exactly(int(size)))
-    for path, size in job["files"]:
-        folder = os.path.dirname(path)
-        if folder:
-            os.makedirs(folder, exist_ok=True)
-        with open(path, "wb") as file:
-            file.write(read_exactly(size))
+    write_files(job["files"])
     return job
 
 

@@ -1,7 +1,7 @@
 """The engines of C, C++ and other languages: each compiles and runs programs with a toolchain that is installed.
 
-Compilers run in the jail too, because hostile source code attacks them, with limits of their own. What they have
-compiled is cached. An engine starts when the first program needs it.
+Compilers run in the jail too, because hostile source code attacks them, with limits of their own. Compiled
+programs are cached. An engine starts when the first program needs it.
 """
 
 from __future__ import annotations

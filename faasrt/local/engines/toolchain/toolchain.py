@@ -123,7 +123,7 @@ def mount_home(folder: str, name: str) -> tuple[str, dict[str, str]]:
 
 
 def read_output(*command: str) -> str:
-    """Return what a command of a toolchain prints. Raise EngineError if it fails."""
+    """Return the output of a command of a toolchain. Raise EngineError if it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=True, cwd="/")  # noqa: S603
     except (OSError, subprocess.SubprocessError) as error:

@@ -34,7 +34,9 @@ class LiveSender:
             self._changed.notify()
 
     def send(self, fd: int, data: bytes, buffer: OutputBuffer) -> None:
-        """Send output of the program, and add it to a buffer. If the program is to end, omit what has no room."""
+        """Send output of the program, and add it to a buffer. If the program is to end, omit the rest that has no
+        room.
+        """
         while data:
             with self._changed:
                 while self._room <= 0:

@@ -1,4 +1,4 @@
-"""What GCC's compilers of C and C++ have in common."""
+"""The parts that GCC's compilers of C and C++ share."""
 
 from __future__ import annotations
 
