@@ -24,7 +24,7 @@ from __future__ import annotations
 import os
 import ssl as ssl_module
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias, TypedDict, Unpack
 
 import attrs
 from attrs.validators import optional
@@ -39,7 +39,10 @@ from faasrt.languages import Language, has_return_val
 if TYPE_CHECKING:
     import aiohttp
 
-EnvelopeMode = Literal["auto", "always", "never"]
+EnvelopeMode: TypeAlias = Literal["auto", "always", "never"]
+# The jail of the embedded FaaS, and its engines.
+Level: TypeAlias = Literal["auto", "namespaces", "filters"]
+EngineName: TypeAlias = Literal["native", "wasm", "deno", "gcc", "g++", "go", "rustc", "java", "bash"]
 
 _SECONDS = positive(86_400)
 # coze-loop has variables for these languages only.

@@ -45,6 +45,7 @@ from faasrt.cli.program_input import read_files, read_stdin, write_files
 from faasrt.cli.report import report_command
 from faasrt.cli.serve import report_ready, serve_command
 from faasrt.client.manager import RuntimeManager
+from faasrt.config import EngineName
 from faasrt.errors import FaasrtError, UnsupportedLanguageError
 from faasrt.languages import Language, OtherLanguage
 from faasrt.results import ExecutionResult
@@ -254,7 +255,7 @@ def languages_command(url: str | None) -> int:
 
 @commands.command("warmup", short_help="Prepare the embedded FaaS on this machine.")
 @engine_option
-def warmup_command(engines: tuple[tuple[Language, str], ...]) -> int:
+def warmup_command(engines: tuple[tuple[Language, EngineName], ...]) -> int:
     """Prepare the embedded FaaS on this machine.
 
     Every engine is started once. For the engine wasm, the Python sandbox is compiled, and snapshots of it with its

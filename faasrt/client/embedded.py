@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import attrs
 
-from faasrt.config import SandboxConfig, Settings
+from faasrt.config import EngineName, Level, SandboxConfig, Settings
 from faasrt.errors import ConfigurationError
 from faasrt.languages import Language, LanguageOption
 from faasrt.telemetry.events import Sink
@@ -20,10 +20,6 @@ if TYPE_CHECKING:
 
 # How long a program may wait in the queue of the embedded FaaS if the settings have no `queue_timeout_s`.
 _QUEUE_TIMEOUT_S = 30.0
-
-
-Level: TypeAlias = Literal["auto", "namespaces", "filters"]
-EngineName: TypeAlias = Literal["native", "wasm", "deno", "gcc", "g++", "go", "rustc", "java", "bash"]
 
 
 class LocalOptions(TypedDict, total=False):
@@ -134,7 +130,7 @@ class EmbeddedFaaS:
                 )
         return attrs.evolve(add_queue_time(settings, self._queue_timeout_s), endpoints=self.endpoints())
 
-    async def wait_ready(self, language: Language | str) -> None:
+    async def wait_ready(self, language: LanguageOption) -> None:
         """Wait until a language can run; see `faasrt.local.LocalFaaS.wait_ready`."""
         await self.server.wait_ready(language)
 

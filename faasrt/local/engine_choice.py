@@ -6,9 +6,9 @@ import importlib.util
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from faasrt.config import SandboxConfig
+from faasrt.config import EngineName, SandboxConfig
 from faasrt.errors import ConfigurationError, safe_repr
-from faasrt.languages import Language
+from faasrt.languages import Language, LanguageOption
 from faasrt.local.engines.deno.engine import DenoEngine
 from faasrt.local.engines.engine import Engine, EngineOptions
 from faasrt.local.engines.native.engine import NativeEngine
@@ -32,7 +32,7 @@ def engine_names(language: Language) -> tuple[str, ...]:
     return tuple(engine.name for engine in ENGINES[language.family])
 
 
-def parse_languages(names: Iterable[str | Language] | None) -> tuple[Language, ...]:
+def parse_languages(names: Iterable[LanguageOption] | None) -> tuple[Language, ...]:
     if names is None:
         return tuple(Language)
     if isinstance(names, (bytes, bytearray, Mapping)) or not isinstance(names, Iterable):
@@ -43,7 +43,7 @@ def parse_languages(names: Iterable[str | Language] | None) -> tuple[Language, .
     return tuple(dict.fromkeys(parsed))
 
 
-def parse_engines(names: Mapping[Any, str] | None) -> dict[Language, str]:
+def parse_engines(names: Mapping[Any, EngineName] | None) -> dict[Language, EngineName]:
     if not isinstance(names, Mapping | None):
         raise ConfigurationError(
             f'engines must map languages to engines, such as {{"python": "wasm"}}, got {safe_repr(names)}'

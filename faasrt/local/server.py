@@ -9,15 +9,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from ssl import SSLContext
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import attrs
 from attrs.validators import optional
 
 from faasrt import _checks
-from faasrt.config import SandboxConfig
+from faasrt.config import EngineName, Level, SandboxConfig
 from faasrt.errors import ConfigurationError, RuntimeClosedError, ServerError, UnsupportedLanguageError, safe_repr
-from faasrt.languages import Language
+from faasrt.languages import Language, LanguageOption
 from faasrt.local import engine_choice
 from faasrt.local.engine_choice import MAX_WORKERS, Queues, make_queues
 from faasrt.local.engine_tasks import EngineTasks
@@ -31,7 +31,7 @@ from faasrt.local.http.app import Service, ServiceSwitch
 from faasrt.local.http.connections import Listener
 from faasrt.local.http.listening import ListeningSockets
 from faasrt.local.jail.cgroup import Cgroups, program_cgroups
-from faasrt.local.jail.level import LEVELS, find_level
+from faasrt.local.jail.level import find_level
 from faasrt.local.process import available_cpus
 from faasrt.local.temporary_folder import temporary_folder
 from faasrt.telemetry.dispatch import EventDispatcher, check_sinks
@@ -93,8 +93,10 @@ class LocalFaaS:
     host: str = attrs.field(default="127.0.0.1", kw_only=True, validator=_checks.instance_of(str))
     port: int = attrs.field(default=0, kw_only=True, validator=_checks.whole(0, 65_535))
     token: str | None = attrs.field(default=None, kw_only=True, validator=_checks.token)
-    level: str = attrs.field(default="auto", kw_only=True, validator=_checks.one_of("auto", *LEVELS))
-    engines: Mapping[Language, str] = attrs.field(default=None, kw_only=True, converter=engine_choice.parse_engines)
+    level: Level = attrs.field(default="auto", kw_only=True, validator=_checks.one_of(*get_args(Level)))
+    engines: Mapping[Language, EngineName] = attrs.field(
+        default=None, kw_only=True, converter=engine_choice.parse_engines
+    )
     python: str = attrs.field(default=sys.executable, kw_only=True, validator=_checks.instance_of(str))
     drain_s: float = attrs.field(default=5.0, kw_only=True, validator=_checks.positive(1_000_000))
     queue_timeout_s: float = attrs.field(default=QUEUE_TIMEOUT_S, kw_only=True, validator=_checks.positive(1_000_000))
@@ -174,7 +176,7 @@ class LocalFaaS:
             await self.aclose()
             raise
 
-    async def wait_ready(self, language: str | Language) -> None:
+    async def wait_ready(self, language: LanguageOption) -> None:
         """Wait until a language can run, and start its engine if it starts only when it is needed.
 
         The first start of the engine "wasm" on a machine compiles it (about 45 s).

@@ -13,7 +13,7 @@ from typing import TypeVar
 import pytest
 
 from faasrt import RetrySettings, RuntimeFactory, RuntimeManager, Settings, TimeoutSettings
-from faasrt.client.embedded import EngineName
+from faasrt.config import EngineName
 from faasrt.languages import LanguageOption
 from faasrt.telemetry.events import Sink
 

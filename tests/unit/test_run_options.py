@@ -9,9 +9,8 @@ from typing import Any
 import attrs
 import pytest
 
-import faasrt
 from faasrt import CodeTask, Language, Runtime, RuntimeManager, sync
-from faasrt.client.embedded import EngineName
+from faasrt.config import EngineName, Level
 from faasrt.judging import Compare, check_compare
 from faasrt.languages import LanguageName
 from faasrt.local.engine_choice import ENGINES
@@ -55,6 +54,6 @@ def test_the_manager_documents_the_same_call(name: str) -> None:
 def test_names_for_type_checkers_are_those_that_are_accepted() -> None:
     assert sorted(typing.get_args(LanguageName)) == sorted(name for language in Language for name in language.names)
     assert set(typing.get_args(EngineName)) == {engine.name for engines in ENGINES.values() for engine in engines}
-    assert typing.get_args(faasrt.client.embedded.Level) == ("auto", *LEVELS)
+    assert typing.get_args(Level) == ("auto", *LEVELS)
     literals = typing.get_args(typing.get_args(Compare)[0])
     assert [check_compare(name) for name in literals] == ["exact", "lines", "tokens", "floats"]
