@@ -161,17 +161,19 @@ async def open_manager(app):
 
 
 async def run(request):
-    program = await request.json()
     try:
-        result = await request.app[MANAGER].run_code(program["code"], program["language"], timeout_ms=5_000)
+        program = await request.json()
+        code, language = program["code"], program["language"]
+    except (KeyError, TypeError, ValueError):
+        raise web.HTTPUnprocessableEntity(text="the body must have code and language") from None
+    try:
+        result = await request.app[MANAGER].run_code(code, language, timeout_ms=5_000)
     except (faasrt.InvalidRequestError, faasrt.UnsupportedLanguageError) as error:
         raise web.HTTPUnprocessableEntity(text=str(error)) from None
-    except faasrt.QueueFullError:
-        raise web.HTTPServiceUnavailable(text="no capacity; try again later") from None
-    except faasrt.ServiceError as error:
-        if isinstance(error, faasrt.OverloadedError) or error.sent == "no":
-            raise web.HTTPServiceUnavailable(text="no capacity; try again later") from None
-        raise web.HTTPBadGateway(text="the code-execution server failed") from None
+    except (faasrt.QueueFullError, faasrt.ServiceError) as error:
+        if isinstance(error, (faasrt.QueueFullError, faasrt.OverloadedError)) or error.sent == "no":
+            raise web.HTTPServiceUnavailable(text="busy; try again later", headers={"Retry-After": "2"}) from None
+        raise web.HTTPBadGateway(text="the code could not be run") from None
     return web.json_response(text=result.to_json())
 
 
