@@ -109,7 +109,8 @@ def costs(profile: Path, names: Mapping[int, str]) -> Counter[str]:
             is_call = True
         elif is_call:
             is_call = False
-            if function.startswith("0x") and (name := names.get(int(function, 16))):
+            # Callgrind appends the depth of a recursion: 0x4a2c0'2.
+            if function.startswith("0x") and (name := names.get(int(function.partition("'")[0], 16))):
                 found[name] += int(line.split()[1])
     return found
 
