@@ -53,7 +53,7 @@ class Execution:
     @property
     def needs_profile(self) -> bool:
         """Whether the request depends on the profile of the endpoint."""
-        return self.mode != "never" or self.run.input != NO_INPUT or not has_return_val(self.run.language)
+        return self.mode != "never" or self.run.input is not NO_INPUT or not has_return_val(self.run.language)
 
     def request(
         self,
@@ -121,7 +121,7 @@ class Execution:
     def _guest_input(self, profile: EndpointProfile, endpoint: str, *, has_envelope: bool) -> ProgramInput:
         """Return the part of the program's input that the guest program passes on, instead of the server."""
         language, given, job = self.run.language, self.run.input, self.job
-        if given == NO_INPUT:
+        if given is NO_INPUT:
             return NO_INPUT
         by_server = profile.input_fields.get(language, frozenset() if has_envelope else profile.plain_input)
         if job.has_whole_programs:

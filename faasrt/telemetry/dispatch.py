@@ -8,9 +8,18 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from faasrt.errors import ConfigurationError
-from faasrt.telemetry.events import Event, HeaderSink, Sink
-from faasrt.telemetry.logs import log_exception
+from faasrt.telemetry.events import (
+    AttemptFinished,
+    AttemptStarted,
+    CallFinished,
+    CallStarted,
+    Event,
+    HeaderSink,
+    Sink,
+)
+from faasrt.telemetry.logs import LogSink, log_exception
 
+_CALL_EVENTS = (CallStarted, AttemptStarted, AttemptFinished, CallFinished)
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]{1,100}")
 _HEADER_VALUE = re.compile(r"[ -~]{0,4096}")
 _MOST_HEADERS = 32
@@ -73,6 +82,17 @@ class EventDispatcher:
                     return True
             except Exception:
                 self._log(sink)
+        return False
+
+    def wants_calls(self) -> bool:
+        """Return whether any sink wants events of calls that report no failure."""
+        for sink, is_enabled_for in self._filters:
+            # Logs and dispatchers answer one question instead of one for each kind of event.
+            if isinstance(sink, (LogSink, EventDispatcher)):
+                if sink.wants_calls():
+                    return True
+            elif is_enabled_for is None or any(map(self.is_enabled_for, _CALL_EVENTS)):
+                return True
         return False
 
     def request_headers(self, call_id: str) -> dict[str, str]:

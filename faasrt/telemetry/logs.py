@@ -83,6 +83,10 @@ class LogSink:
             return _stdlib_logger.isEnabledFor(level)
         return _is_enabled(self._logger(), level)
 
+    def wants_calls(self) -> bool:
+        """Return whether any event of a call that does not fail is logged."""
+        return self.is_enabled_for(CallFinished)  # the other events have lower levels
+
     def _logger(self) -> Any:
         """Return the current logger; the application may configure structlog at any time."""
         logger = self._given

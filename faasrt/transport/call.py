@@ -46,6 +46,7 @@ class Call:
         self, emit: EventDispatcher, counters: Counters, clock: Callable[[], float], language: Language | str
     ) -> None:
         self._emit = emit
+        self._has_listeners = emit.wants_calls()
         self._counters = counters
         self._endpoint_counters: CallCounters | None = None
         self._clock = clock
@@ -80,7 +81,7 @@ class Call:
 
     def call_started(self, run: RunRequest) -> None:
         """Report a call that was checked and accepted."""
-        if not self._emit.is_enabled_for(CallStarted):
+        if not (self._has_listeners and self._emit.is_enabled_for(CallStarted)):
             return  # encoding and hashing the code is slow
         data = run.code.encode("utf-8", "surrogatepass")
         self._emit(
@@ -104,7 +105,7 @@ class Call:
         self._attempt_started = self._clock()
         self._endpoint_counters = self._counters.at(self.language, endpoint)
         self._endpoint_counters.attempt_started(retry=self.attempts > 1)
-        if self._emit.is_enabled_for(AttemptStarted):
+        if self._has_listeners and self._emit.is_enabled_for(AttemptStarted):
             self._emit(
                 AttemptStarted(call_id=self._call_id, language=self._language, attempt=self.attempts, endpoint=endpoint)
             )
@@ -114,7 +115,7 @@ class Call:
         self._attempts_s.append(duration_s)
         if self._endpoint_counters is not None:
             self._endpoint_counters.attempt_finished()
-        if error is not None or self._emit.is_enabled_for(AttemptFinished):
+        if error is not None or (self._has_listeners and self._emit.is_enabled_for(AttemptFinished)):
             self._emit(
                 AttemptFinished(
                     call_id=self._call_id,
@@ -168,7 +169,7 @@ class Call:
         # The replica of the last attempt may have left since. Then its metrics were added to those of its URL.
         endpoint = self.endpoint if self._counters.has(self.endpoint) else configured_url(self.endpoint)
         self._counters.at(self.language, endpoint).call_finished(outcome, _name_of(error), total_s)
-        if error is not None or self._emit.is_enabled_for(CallFinished):
+        if error is not None or (self._has_listeners and self._emit.is_enabled_for(CallFinished)):
             texts = (result.stdout, result.stderr, result.ret_val) if result else ()
             self._emit(
                 CallFinished(

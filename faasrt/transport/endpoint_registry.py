@@ -80,6 +80,8 @@ class EndpointRegistry:
             replicas_of=self._replicas.expand,
             on_idle=self._remove,
         )
+        # The groups of languages whose URLs have no names.
+        self._groups: dict[Language | str, EndpointGroup] = {}
         # The endpoints that have left and were not reported yet, in this order.
         self._left: dict[str, None] = {}
         self._users = 0
@@ -124,6 +126,7 @@ class EndpointRegistry:
         if self._users:
             self.loop.check()
         self.settings = settings
+        self._groups.clear()
         self.http.configure(settings)
         self._replicas.configure(settings)
         self.pool.reconfigure(settings, lambda group: self._urls(group.language, validates=group.validates))
@@ -209,6 +212,8 @@ class EndpointRegistry:
             RejectedError: No endpoint of the language validates programs.
             ConnectError: A name has no known address, or it was not found in time, and no other URL has one.
         """
+        if not validates and not excluded and (known := self._groups.get(language)) is not None:
+            return known
         while True:
             urls = self._urls(language, validates=validates)
             if not urls:
@@ -221,7 +226,10 @@ class EndpointRegistry:
                     continue  # the settings have changed meanwhile
                 if failure is not None:
                     raise failure
-            return self.pool.groups.get(language, urls, validates=validates, excluded=excluded)
+            group = self.pool.groups.get(language, urls, validates=validates, excluded=excluded)
+            if not (validates or excluded or has_names(urls)):
+                self._groups[language] = group
+            return group
 
     async def _look_up(self, urls: Sequence[str], within_s: float) -> ConnectError | None:
         try:

@@ -123,11 +123,13 @@ class RequestBody(aiohttp.Payload):
 
     async def write(self, writer: AbstractStreamWriter) -> None:
         self.sending, self.sending_since = True, self._clock()
+        if len(self._value) <= _WRITE_BYTES:
+            await writer.write(self._value)
+            return
         # A large body is written in pieces, so that the event loop can do other work.
         for start in range(0, len(self._value), _WRITE_BYTES):
             await writer.write(self._value[start : start + _WRITE_BYTES])
-            if len(self._value) > _WRITE_BYTES:
-                await asyncio.sleep(0)
+            await asyncio.sleep(0)
 
 
 def max_calls(settings: Settings) -> tuple[int, int]:

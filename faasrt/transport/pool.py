@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import heapq
 import itertools
 import math
 from collections.abc import Callable, Collection, Sequence
@@ -277,12 +276,12 @@ class PermitPool:
             groups = list(self._waiting)
         else:
             groups = [group for group in self._waiting if endpoint in group.members]
-        # Retries come first, then the caller that has waited longest, unless none of its endpoints has room.
-        queue = [_place_of(group) for group in groups]
-        heapq.heapify(queue)
         blocked: list[EndpointGroup] = []
-        while queue and self.in_flight < self._max_concurrency:
-            group = queue[0][-1]
+        while groups and self.in_flight < self._max_concurrency:
+            if endpoint is not None and not endpoint.limit.has_room(now):
+                break
+            # Retries come first, then the caller that has waited longest, unless none of its endpoints has room.
+            group = groups[0] if len(groups) == 1 else min(groups, key=_place_of)
             waiter = group.first
             if not waiter.granted.done():  # the future is done if its caller has just been cancelled
                 endpoints = group.endpoints
@@ -291,19 +290,15 @@ class PermitPool:
                 permit = self._grant(group, endpoints, waiter.avoid, now)
                 if permit is None:
                     blocked.append(group)
-                    heapq.heappop(queue)
+                    groups.remove(group)
                     continue
                 waiter.granted.set_result(permit)
             self._remove(group, waiter)
-            if group.has_waiters:
-                heapq.heapreplace(queue, _place_of(group))
-            else:
-                heapq.heappop(queue)
+            if not group.has_waiters:
+                groups.remove(group)
         if endpoint is None:
             self.close()
             self._wake_later([endpoint for group in blocked for endpoint in group.endpoints], give_up_at, now)
-        elif blocked:
-            self._wake_later([endpoint], (), now)
 
     def close(self) -> None:
         """Cancel the timer that wakes waiting callers."""
@@ -469,6 +464,5 @@ class PermitPool:
         self.wake()
 
 
-def _place_of(group: EndpointGroup) -> tuple[bool, int, EndpointGroup]:
-    """Return what orders a group with waiting callers. Tickets are unique, so groups are never compared."""
-    return not group.retries, group.first.ticket, group
+def _place_of(group: EndpointGroup) -> tuple[bool, int]:
+    return not group.retries, group.first.ticket
