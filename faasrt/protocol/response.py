@@ -143,8 +143,56 @@ def read_answer(answer: Answer, nonce: str | None, *, timeout_ms: float, max_out
     `max_output_bytes` the maximum size of each stream in UTF-8 bytes. Raise ServiceError if the server failed, refused,
     or did not follow the protocol.
     """
-    if answer.status == 200:
-        return _read_success(answer, nonce, timeout_ms, max_output_bytes)
+    if answer.status != 200:
+        return _read_failure(answer, max_output_bytes)
+    body = decode_object(answer.body)
+    if body.get("error"):
+        error, details = _message_in(body)
+        failure = ServerError(f"the FaaS reports a failure: {error[:300]}; see its logs", sent="yes", status=200)
+        failure.error, failure.details = error, details
+        raise failure
+    metadata = check_type(body.get("metadata", {}), "metadata", dict)
+    if "output" not in body:
+        raise ProtocolError("the answer has no output", sent="yes", status=200)
+    fields = check_type(body["output"], "output", dict)
+    texts = {}
+    for name in STREAM_NAMES:
+        texts[name] = check_type(fields.get(name, ""), name, str)
+    # The embedded FaaS writes a notice to an empty stderr. It is not output of the program.
+    if "notice" in body and check_type(body["notice"], "notice", str) == texts["stderr"]:
+        texts["stderr"] = ""
+    truncated = check_type(body["truncated"], "truncated", list) if "truncated" in body else []
+    if truncated and not all(name in (*STREAM_NAMES, "files") for name in truncated):
+        raise ProtocolError("'truncated' in the answer must contain only names of streams", sent="yes", status=200)
+    files = _read_files(body["files"]) if "files" in body else {}
+    exit_code = check_number(metadata.get("exit_code"), "exit_code", int)
+    duration_ms = check_number(metadata.get("duration"), "duration", int, float)
+    declared = _declared_outcome(body) if "outcome" in body else None
+    from_js_faas = declared is None and exit_code is None and metadata.get("language") in (None, "javascript")
+    killed = from_js_faas and _unpack_js_report(texts)
+    report, texts = take_frames(texts, nonce, max_output_bytes) if nonce else (NO_REPORT, texts)
+    texts, cut_names = cut_texts(texts, max_output_bytes)
+    # On python-faas the duration includes the start of the interpreter, which can exceed the time limit by itself.
+    time_used_up = duration_ms is not None and duration_ms >= timeout_ms and not is_pyodide(metadata)
+    output = ExecutionOutput(**texts)
+    outcome, user_error = declared or _inferred_outcome(output, metadata, killed, time_used_up)
+    return ParsedAnswer(
+        outcome=outcome,
+        output=output,
+        error=user_error,
+        exit_code=exit_code,
+        truncated=cut_names.union(truncated) if truncated else cut_names,
+        duration_ms=None if duration_ms is None else float(duration_ms),
+        metadata=metadata,
+        files=files,
+        report=report,
+        declared=declared is not None,
+        killed=killed,
+        time_used_up=time_used_up,
+    )
+
+
+def _read_failure(answer: Answer, max_output_bytes: int) -> ParsedAnswer:
     error, details = _server_message(answer)
     if answer.program_suspect and answer.status == 500:
         # An error would let a program escape its verdict, and would be retried if the program is idempotent.
@@ -193,54 +241,6 @@ def status_error(answer: Answer, texts: tuple[str, str] | None = None) -> Servic
         return ProtocolError(message, sent="yes", status=status)
     failure.error, failure.details = error, details
     return failure
-
-
-def _read_success(answer: Answer, nonce: str | None, timeout_ms: float, max_output_bytes: int) -> ParsedAnswer:
-    body = decode_object(answer.body)
-    if body.get("error"):
-        error, details = _message_in(body)
-        failure = ServerError(f"the FaaS reports a failure: {error[:300]}; see its logs", sent="yes", status=200)
-        failure.error, failure.details = error, details
-        raise failure
-    metadata = check_type(body.get("metadata", {}), "metadata", dict)
-    if "output" not in body:
-        raise ProtocolError("the answer has no output", sent="yes", status=200)
-    fields = check_type(body["output"], "output", dict)
-    texts = {}
-    for name in STREAM_NAMES:
-        texts[name] = check_type(fields.get(name, ""), name, str)
-    # The embedded FaaS writes a notice to an empty stderr. It is not output of the program.
-    if "notice" in body and check_type(body["notice"], "notice", str) == texts["stderr"]:
-        texts["stderr"] = ""
-    truncated = check_type(body["truncated"], "truncated", list) if "truncated" in body else []
-    if truncated and not all(name in (*STREAM_NAMES, "files") for name in truncated):
-        raise ProtocolError("'truncated' in the answer must contain only names of streams", sent="yes", status=200)
-    files = _read_files(body["files"]) if "files" in body else {}
-    exit_code = check_number(metadata.get("exit_code"), "exit_code", int)
-    duration_ms = check_number(metadata.get("duration"), "duration", int, float)
-    declared = _declared_outcome(body) if "outcome" in body else None
-    from_js_faas = declared is None and exit_code is None and metadata.get("language") in (None, "javascript")
-    killed = from_js_faas and _unpack_js_report(texts)
-    report, texts = take_frames(texts, nonce, max_output_bytes) if nonce else (NO_REPORT, texts)
-    texts, cut_names = cut_texts(texts, max_output_bytes)
-    # On python-faas the duration includes the start of the interpreter, which can exceed the time limit by itself.
-    time_used_up = duration_ms is not None and duration_ms >= timeout_ms and not is_pyodide(metadata)
-    output = ExecutionOutput(**texts)
-    outcome, user_error = declared or _inferred_outcome(output, metadata, killed, time_used_up)
-    return ParsedAnswer(
-        outcome=outcome,
-        output=output,
-        error=user_error,
-        exit_code=exit_code,
-        truncated=cut_names.union(truncated) if truncated else cut_names,
-        duration_ms=None if duration_ms is None else float(duration_ms),
-        metadata=metadata,
-        files=files,
-        report=report,
-        declared=declared is not None,
-        killed=killed,
-        time_used_up=time_used_up,
-    )
 
 
 def _read_files(value: Any) -> dict[str, bytes]:

@@ -41,6 +41,7 @@ class Endpoint:
         breaker: The circuit breaker.
         limit: The limit on its calls in flight.
         latency: How slow it is, compared with the other endpoints of its family.
+        family: The family of languages.
         last_error: A copy of the error of the last call that failed because of this endpoint.
     """
 
@@ -48,6 +49,7 @@ class Endpoint:
     breaker: Breaker
     limit: AdaptiveLimit
     latency: EndpointLatency = attrs.field(factory=EndpointLatency)
+    family: str = ""
     last_error: ServiceError | None = None
 
     def may_take_probe(self, now: float, *, is_needed: bool = False) -> bool:

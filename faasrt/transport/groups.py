@@ -294,6 +294,6 @@ class EndpointGroups:
             _, max_per_endpoint = max_calls(self._settings)
             limit = AdaptiveLimit(max_per_endpoint, on_limit)
             latency = EndpointLatency(self._latencies[family])
-            endpoint = self._endpoints[family, url] = Endpoint(url, breaker, limit, latency)
+            endpoint = self._endpoints[family, url] = Endpoint(url, breaker, limit, latency, family)
             self._families[url] += 1
         return endpoint

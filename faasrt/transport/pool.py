@@ -65,6 +65,11 @@ class Permit:
     status: int | None = None
     sample_from: float | None = None
 
+    @property
+    def has_alternatives(self) -> bool:
+        """Whether the group has other endpoints, which are compared with this one."""
+        return len(self.group.endpoints) > 1
+
     def may_still_run(self, error: BaseException) -> bool:
         """Return whether the server may still run the code of a call that failed with this error."""
         if self.body is None or not self.body.sending or self.cancels_on_disconnect:
@@ -226,7 +231,7 @@ class PermitPool:
         try:
             if error is None:
                 endpoint.latency.add_answer()
-                if permit.sample_from is not None and len(permit.group.endpoints) > 1:
+                if permit.sample_from is not None:
                     permit.group.add_sample(endpoint, now - permit.sample_from, now)
                 endpoint.limit.grow()
                 endpoint.breaker.succeed(now, permit.started)

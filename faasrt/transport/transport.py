@@ -303,7 +303,7 @@ class Transport:
             profile = protocol.profile
             if needs_profile:
                 profile = await self._profile(endpoint.url, call)
-                endpoint.limit.set_capacity(profile.capacities.get(family_of(run.language)))
+                endpoint.limit.set_capacity(profile.capacities.get(endpoint.family))
                 self.endpoints.pool.wake()
             else:
                 self._use_default_capacity(endpoint)
@@ -326,7 +326,8 @@ class Transport:
             else:
                 permit.status = answer.status
                 response = request.read(answer)
-                permit.sample_from = began if response.used_its_time else None
+                if permit.has_alternatives and response.used_its_time:
+                    permit.sample_from = began
                 if permit.has_reduced_timeout and response.timed_out:
                     # The code had less time than the caller allowed, so a timeout is not its fault.
                     timeout_ms = request.run.timeout_ms
@@ -338,7 +339,7 @@ class Transport:
             self._finish_attempt(permit, call, error)
             raise
         self._finish_attempt(permit, call, None)
-        self._budgets[family_of(run.language)].deposit()
+        self._budgets[endpoint.family].deposit()
         return response
 
     def _request(
