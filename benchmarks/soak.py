@@ -195,7 +195,7 @@ class Watched:
             with contextlib.suppress(psutil.NoSuchProcess, OSError):
                 namespaces |= {str(path.readlink()) for path in Path(f"/proc/{child.pid}/ns").iterdir()}
                 states[child.status()] += 1
-                if "wasi_worker" in " ".join(child.cmdline()):
+                if "wasm.worker" in " ".join(child.cmdline()):
                     workers_mb.append(child.memory_info().rss // 2**20)
         zombies = states.pop(psutil.STATUS_ZOMBIE, 0)
         return {
