@@ -352,7 +352,7 @@ class LocalFaaS:
             self._queues,
             self._missing,
             sandbox=self.sandbox,
-            access=AccessPolicy.for_server(self.host, self.token),
+            access=AccessPolicy(self.host, self.token),
             emit=self._emit,
             listener=self._listener,
             access_log=self.access_log,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hmac
 import re
 
-import attrs
 from aiohttp import HttpVersion10, HttpVersion11, web
 
 # An IPv6 address is in brackets. Any port is accepted, because DNS rebinding forges names, not ports.
@@ -19,19 +18,12 @@ _HOST = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]]*))(?::[0-9]*)?")
 _OWN_SITE = frozenset({"same-origin", "none"})
 
 
-@attrs.frozen
 class AccessPolicy:
-    """Decides which requests are allowed. `hosts` are in lower case, or None for every name; a `token` of None requires
-    none.
-    """
+    """Decides which requests are allowed on a server that listens on `host`. With a token, it does not check names."""
 
-    _hosts: frozenset[str] | None
-    _token: str | None = attrs.field(repr=False)
-
-    @classmethod
-    def for_server(cls, host: str, token: str | None) -> AccessPolicy:
-        """Return the policy of a server that listens on `host`. With a token, it does not check names."""
-        return cls(hosts=None if token else frozenset({"localhost", "127.0.0.1", "::1", host.lower()}), token=token)
+    def __init__(self, host: str, token: str | None) -> None:
+        self._hosts = None if token else {"localhost", "127.0.0.1", "::1", host.lower()}
+        self._token = token
 
     def check(self, request: web.BaseRequest, *, needs_token: bool = True) -> None:
         """Check the headers of a request before its body is read. Raise HTTPException if the request is refused.

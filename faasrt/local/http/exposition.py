@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import attrs
-
 from faasrt._version import __version__
 from faasrt.local.http.admission import AdmissionQueue
 from faasrt.local.http.connections import Listener
@@ -77,9 +75,9 @@ def format_metrics(metrics: Mapping[str, Any]) -> tuple[bytes, str]:
     return generate_latest(registry), CONTENT_TYPE_LATEST
 
 
-@attrs.frozen(eq=False)
 class _Collector:
-    metrics: Mapping[str, Any]
+    def __init__(self, metrics: Mapping[str, Any]) -> None:
+        self.metrics = metrics
 
     def collect(self) -> Iterator[Metric]:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
