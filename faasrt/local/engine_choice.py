@@ -93,7 +93,6 @@ def make_queues(
     languages: tuple[Language, ...],
     engines: Mapping[Language, str],
     options: EngineOptions,
-    queue_timeout_s: float,
     running: Iterable[AdmissionQueue] = (),
 ) -> tuple[Queues, dict[Language, str]]:
     """Return the queue of each language, and the reasons why other languages cannot run here. This looks for the
@@ -103,7 +102,6 @@ def make_queues(
         languages: The languages. If they are all that exist, those that cannot run here are left out.
         engines: The names of chosen engines.
         options: The options of new engines.
-        queue_timeout_s: How long a program may wait in a new queue, in seconds.
         running: Queues whose engines run. One with the same kind of engine and the same options is used again.
     """
     missing: dict[Language, str] = {}
@@ -120,6 +118,6 @@ def make_queues(
             queue = old
         else:
             counts = None if old is None else old.counts
-            queue = AdmissionQueue(make_engine(options), queue_timeout_s=queue_timeout_s, counts=counts)
+            queue = AdmissionQueue(make_engine(options), counts=counts)
         queues |= {language: queue for language in make_engine.languages if language in languages}
     return queues, missing

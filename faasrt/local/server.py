@@ -26,7 +26,7 @@ from faasrt.local.engines.wasm.engine import WasmEngine
 from faasrt.local.errors import EngineError
 from faasrt.local.http import limits
 from faasrt.local.http.access import AccessPolicy
-from faasrt.local.http.admission import QUEUE_TIMEOUT_S, AdmissionQueue
+from faasrt.local.http.admission import QUEUE_TIMEOUT_S
 from faasrt.local.http.app import Service, ServiceSwitch
 from faasrt.local.http.connections import Listener
 from faasrt.local.http.listening import ListeningSockets
@@ -245,10 +245,11 @@ class LocalFaaS:
             same_level = "level" not in changed and self._options.level
             known = (self._options.level, self._options.level_reason) if same_level else None
             options = await wanted._find_options(self._options.folder, self._options.cgroups, known)
-            queues, missing = await asyncio.to_thread(wanted._make_queues, options, [*self._queues.values()])
-            old, new = ({queue.engine for queue in found.values()} for found in (self._queues, queues))
+            running = [*self._queues.values()]
+            queues, missing = await asyncio.to_thread(make_queues, wanted.languages, wanted.engines, options, running)
+            old, new = ({queue.engine for queue in each.values()} for each in (self._queues, queues))
             # An engine may fail if the one that it replaces could not run either.
-            excused = {queue.engine.name for queue in self._queues.values() if not queue.engine.ready}
+            excused = {engine.name for engine in old if not engine.ready}
             try:
                 await self._engine_tasks.start_ready(new - old, excused)
                 if self._closing.is_set():
@@ -307,7 +308,9 @@ class LocalFaaS:
             # In this order: a process that is alone in its cgroup can use it. The folder needs another process.
             async with program_cgroups() as cgroups, temporary_folder() as folder:
                 self._options = await self._find_options(folder, cgroups)
-                self._queues, self._missing = await asyncio.to_thread(self._make_queues, self._options)
+                self._queues, self._missing = await asyncio.to_thread(
+                    make_queues, self.languages, self.engines, self._options
+                )
                 async with asyncio.TaskGroup() as group:
                     self._engine_tasks = EngineTasks(group)
                     self._engine_tasks.start({queue.engine for queue in self._queues.values()})
@@ -391,11 +394,6 @@ class LocalFaaS:
             python=self.python,
             cgroups=cgroups,
         )
-
-    def _make_queues(
-        self, options: EngineOptions, running: Iterable[AdmissionQueue] = ()
-    ) -> tuple[Queues, dict[Language, str]]:
-        return make_queues(self.languages, self.engines, options, self.queue_timeout_s, running)
 
 
 def _options_of(faas: LocalFaaS) -> dict[str, Any]:
