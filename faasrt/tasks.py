@@ -51,23 +51,34 @@ class FieldForm:
     and the command `faasrt run`.
 
     Attributes:
-        description: A description of its JSON, for messages.
         types: The types of its decoded JSON. A bool is no number here.
         option: The option of `faasrt run` and the name of its value, such as "--stdin FILE"; "" if there is none.
         help: The help text of the option.
-        multiple: Whether the option can be repeated.
     """
 
-    description: str
     types: tuple[type, ...]
     option: str = ""
     help: str = ""
-    multiple: bool = False
+
+    @property
+    def holds_several(self) -> bool:
+        """Whether it is a list or an object."""
+        return self.types in ((list,), (dict,))
 
     def check(self, name: str, value: object) -> None:
         """Raise ValueError if decoded JSON is not of this form."""
-        if not isinstance(value, self.types) or (isinstance(value, bool) and bool not in self.types):
-            raise ValueError(f"{name!r} must be {self.description}")
+        if type(value) not in self.types:
+            raise ValueError(f"{name!r} must be {' or '.join(_JSON_NAMES[kind] for kind in self.types)}")
+
+
+_JSON_NAMES = {
+    str: "a string",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list: "a list",
+    dict: "an object",
+}
 
 
 def field_forms() -> dict[str, FieldForm]:
@@ -75,9 +86,12 @@ def field_forms() -> dict[str, FieldForm]:
     return {field.name: field.metadata["form"] for field in attrs.fields(CodeTask)}
 
 
-def _form(description: str, *types: type, option: str = "", help: str = "", multiple: bool = False) -> dict[str, Any]:  # noqa: A002
+def _form(*types: type, option: str = "", help: str = "") -> dict[str, FieldForm]:  # noqa: A002
     """Return the metadata of a field."""
-    return {"form": FieldForm(description, types, option, help, multiple)}
+    return {"form": FieldForm(types, option, help)}
+
+
+_TEXT, _LIST, _OBJECT = _form(str), _form(list), _form(dict)
 
 
 def _parse_language(language: LanguageOption) -> Language | OtherLanguage:
@@ -136,79 +150,51 @@ class CodeTask:
         a 2
     """
 
-    code: str = attrs.field(repr=safe_repr, metadata=_form("a string", str))
-    language: Language | OtherLanguage = attrs.field(converter=_parse_language, metadata=_form("a string", str))
-    id: str | None = attrs.field(default=None, kw_only=True, metadata=_form("a string or a whole number", str, int))
+    code: str = attrs.field(repr=safe_repr, metadata=_TEXT)
+    language: Language | OtherLanguage = attrs.field(converter=_parse_language, metadata=_TEXT)
+    id: str | None = attrs.field(default=None, kw_only=True, metadata=_form(str, int))
     timeout_ms: float | None = attrs.field(
         default=None,
         kw_only=True,
-        metadata=_form(
-            "a number", int, float, option="--timeout-ms", help="The time limit in milliseconds.  [default: 30000]"
-        ),
+        metadata=_form(float, int, option="--timeout-ms", help="The time limit in milliseconds.  [default: 30000]"),
     )
-    ext: Mapping[str, str] | None = attrs.field(
-        default=None, kw_only=True, hash=False, metadata=_form("an object of strings", dict)
-    )
-    function: str | None = attrs.field(default=None, kw_only=True, metadata=_form("a string", str))
+    ext: Mapping[str, str] | None = attrs.field(default=None, kw_only=True, hash=False, metadata=_OBJECT)
+    function: str | None = attrs.field(default=None, kw_only=True, metadata=_TEXT)
     args: tuple[Any, ...] = attrs.field(
-        default=(), converter=check_args, kw_only=True, hash=False, repr=safe_repr, metadata=_form("a list", list)
+        default=(), converter=check_args, kw_only=True, hash=False, repr=safe_repr, metadata=_LIST
     )
     kwargs: Mapping[str, Any] = attrs.field(
-        factory=dict,
-        converter=check_kwargs,
-        kw_only=True,
-        hash=False,
-        repr=safe_repr,
-        metadata=_form("an object", dict),
+        factory=dict, converter=check_kwargs, kw_only=True, hash=False, repr=safe_repr, metadata=_OBJECT
     )
-    sandbox: SandboxConfig | None = attrs.field(default=None, kw_only=True, metadata=_form("an object", dict))
-    priority: Priority = attrs.field(default="normal", kw_only=True, metadata=_form("a string", str))
-    idempotent: bool | None = attrs.field(default=None, kw_only=True, metadata=_form("true or false", bool))
+    sandbox: SandboxConfig | None = attrs.field(default=None, kw_only=True, metadata=_OBJECT)
+    priority: Priority = attrs.field(default="normal", kw_only=True, metadata=_TEXT)
+    idempotent: bool | None = attrs.field(default=None, kw_only=True, metadata=_form(bool))
     stdin: str | bytes = attrs.field(
         default="",
         kw_only=True,
         repr=safe_repr,
         metadata=_form(
-            "a string or an object with base64",
             str,
             dict,
             option="--stdin FILE",
             help="The standard input. By default that of this command, if it is a pipe or a file.",
         ),
     )
-    argv: Sequence[str] = attrs.field(
-        default=(), kw_only=True, repr=safe_repr, metadata=_form("a list of strings", list)
-    )
+    argv: Sequence[str] = attrs.field(default=(), kw_only=True, repr=safe_repr, metadata=_LIST)
     files: Mapping[str, str | bytes] | None = attrs.field(
         default=None,
         kw_only=True,
         hash=False,
         repr=safe_repr,
-        metadata=_form(
-            "an object",
-            dict,
-            option="--file NAME[=PATH]",
-            help="A file for the program; repeatable.",
-            multiple=True,
-        ),
+        metadata=_form(dict, option="--file NAME[=PATH]", help="A file for the program; repeatable."),
     )
     collect: Sequence[str] = attrs.field(
         default=(),
         kw_only=True,
-        metadata=_form(
-            "a list of patterns",
-            list,
-            option="--collect GLOB",
-            help="Files to return after the run; repeatable.",
-            multiple=True,
-        ),
+        metadata=_form(list, option="--collect GLOB", help="Files to return after the run; repeatable."),
     )
-    tests: Sequence[TestCase] = attrs.field(
-        default=(), kw_only=True, hash=False, repr=safe_repr, metadata=_form("a list of objects", list)
-    )
-    compare: Compare = attrs.field(
-        default="lines", kw_only=True, converter=check_compare, metadata=_form("a string", str)
-    )
+    tests: Sequence[TestCase] = attrs.field(default=(), kw_only=True, hash=False, repr=safe_repr, metadata=_LIST)
+    compare: Compare = attrs.field(default="lines", kw_only=True, converter=check_compare, metadata=_TEXT)
 
     def __attrs_post_init__(self) -> None:
         if self.tests != ():

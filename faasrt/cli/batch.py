@@ -207,9 +207,9 @@ def batch_command(
 ) -> int:
     """Run the TASKS of a file and write one result per line.
 
-    Tasks are JSON Lines (.gz and .zst too; - for stdin). A task has `code` and `language`, and may have `id`,
-    `timeout_ms`, `function`, `args`, `kwargs`, `ext`, `stdin`, `argv`, `files`, `collect`, `tests` and `compare`. The
-    exit code is 0 when every task has an outcome, whatever it is; 2 when a line is not a task; 3 after an error of the
+    Tasks are JSON Lines (.gz and .zst too; - for stdin). A task has `code` and `language`, and may have the other
+    attributes of faasrt.CodeTask, such as `id`, `timeout_ms`, `function`, `args`, `stdin` and `tests`. The exit code is
+    0 when every task has an outcome, whatever it is; 2 when a line is not a task; 3 after an error of the
     infrastructure; and 130 after an interrupt. A task that is retried may have run before.
     """
     settings = make_settings(

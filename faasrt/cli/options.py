@@ -185,5 +185,5 @@ def run_options(command: Any) -> Any:
             command = timeout_option(help=form.help)(command)
         elif form.option:
             flag, _, metavar = form.option.partition(" ")
-            command = click.option(flag, name, metavar=metavar, multiple=form.multiple, help=form.help)(command)
+            command = click.option(flag, name, metavar=metavar, multiple=form.holds_several, help=form.help)(command)
     return command

@@ -202,7 +202,7 @@ def to_task(row: dict[str, Any], sandbox: SandboxConfig) -> CodeTask:
     """Return the task in a row. Raise ValueError or RecursionError if it is wrong."""
     values = {name: row[name] for name in _FORMS if row.get(name) is not None}
     for name, value in values.items():
-        if isinstance(value, str) and _FORMS[name].types in ((list,), (dict,)):
+        if isinstance(value, str) and _FORMS[name].holds_several:
             values[name] = _strict_json.loads(value) if value else None
     # The null fields of arguments are values of the caller, and are kept.
     values |= {name: _to_json(value) for name, value in values.items() if name not in ("args", "kwargs")}
