@@ -32,7 +32,10 @@ _NUMBER: Any = and_(validators.instance_of((int, float)), _NO_BOOL)
 
 
 def must_be(kind: str, *conditions: Any) -> Any:
-    """Return a validator that raises ConfigurationError unless a value meets attrs' validators `conditions`."""
+    """Return a validator that raises ConfigurationError unless a value meets all `conditions`, validators of attrs.
+
+    Their own messages contain the whole value, and only one end of a range.
+    """
     validate = and_(*conditions)
 
     def check(instance: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
