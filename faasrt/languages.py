@@ -106,7 +106,9 @@ def parse_language(name: str) -> Language | OtherLanguage:
     Raises:
         UnsupportedLanguageError: The name cannot be that of a language, or is not a str.
     """
-    if isinstance(name, str) and not isinstance(name, Language):
+    if isinstance(name, str):
+        if (language := _ALIASES.get(name)) is not None:
+            return language
         other = name.strip().lower()
         if other not in _ALIASES and _NAME.fullmatch(other):
             return OtherLanguage(other)

@@ -1,9 +1,9 @@
 """The same API for code without asyncio: scripts, notebooks, threads.
 
 `faasrt.sync.RuntimeManager` has the constructors and methods of `faasrt.RuntimeManager`, with the same arguments,
-results and errors. Each method returns when its result is there. `with` takes the place of `async with`, and `close`
-that of `aclose`; `map` returns an ordinary generator, `get_runtime` a `faasrt.sync.Runtime`, and `stream_code` a
-`faasrt.sync.StreamedRun`.
+results, errors and docstrings: leave out the `await` of their examples. Each method returns when its result is there.
+`with` takes the place of `async with`, and `close` that of `aclose`; `map` returns an ordinary generator, `get_runtime`
+a `faasrt.sync.Runtime`, and `stream_code` a `faasrt.sync.StreamedRun`.
 
 A manager has one event loop, in a thread of its own, which starts with the first call. Any number of threads may use
 the manager, also while an event loop runs in their thread, as in a notebook (that loop then waits as well).
