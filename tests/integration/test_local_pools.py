@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 
 from faasrt import Outcome, RuntimeManager, SandboxConfig
-from faasrt.local.engines import pooled_engine
+from faasrt.local.engines import warm_pool
 from faasrt.local.engines.deno.run import DenoRun
 from faasrt.local.engines.jailed_run import JailedRun
 from faasrt.local.jail.jail import Jail, JailedProcess
@@ -38,7 +38,7 @@ def engine(request: pytest.FixtureRequest, wasm_sandbox: None) -> str:
 @pytest_asyncio.fixture
 async def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str) -> AsyncIterator[RuntimeManager]:
     """A manager with three workers, whose pools shrink soon after the demand falls."""
-    monkeypatch.setattr(pooled_engine, "PEAK_DECAY_S", 0.1)
+    monkeypatch.setattr(warm_pool, "PEAK_DECAY_S", 0.1)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     for name, value in trace(tmp_path).items():
         monkeypatch.setenv(name, value)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
 from faasrt import Language
-from faasrt.local.engines.engine import Engine, EngineJob, EngineOptions, EngineResult
+from faasrt.local.engines.engine import Engine, EngineJob, EngineOptions, EngineResult, Watch
 from faasrt.local.errors import EngineError, NotStartedError
 from faasrt.protocol.execution_limits import ExecutionLimits
 from support.helpers import Clock
@@ -49,6 +50,9 @@ class FailingEngine(Engine):
             self._clock.advance(ready_s)
         self.failed_at.append(self._clock())
         raise EngineError("failed")
+
+    async def _prepare(self, resources: AsyncExitStack) -> Watch:
+        raise EngineError("not used, because serve does not start processes")
 
     async def _execute_once(self, job: EngineJob) -> EngineResult:
         self.attempts += 1

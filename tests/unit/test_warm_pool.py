@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
 from faasrt import Language, Outcome
-from faasrt.local.engines.engine import EngineJob, EngineOptions, EngineResult
-from faasrt.local.engines.pooled_engine import PooledEngine
+from faasrt.local.engines.engine import Engine, EngineJob, EngineOptions, EngineResult, Watch
+from faasrt.local.engines.warm_pool import WarmPool
 from faasrt.local.errors import NotStartedError
 from faasrt.protocol.execution_limits import ExecutionLimits
 from support.helpers import Clock
@@ -31,7 +32,7 @@ class FakeProcess:
         self.ended.set()
 
 
-class FakeEngine(PooledEngine[FakeProcess]):
+class FakeEngine(Engine):
     """Runs each program in a process of its own, until the test lets all programs end.
 
     Attributes:
@@ -44,10 +45,10 @@ class FakeEngine(PooledEngine[FakeProcess]):
 
     name, package, min_memory_mb = "fake", "faasrt", 1
     languages = (Language.PYTHON,)
-    min_warm, reuses_processes, retry_start_s, warm_timeout_s = 2, False, (0.5, 4.0), 20.0
 
     def __init__(self, folder: Path, clock: Clock) -> None:
         super().__init__(EngineOptions(folder=folder, workers=16, memory_limit_mb=128))
+        self._pool = WarmPool(self, self._start, retry_start_s=(0.5, 4.0))
         self._clock = clock
         self._all: list[FakeProcess] = []
         self.can_start = True
@@ -59,6 +60,9 @@ class FakeEngine(PooledEngine[FakeProcess]):
     def processes(self) -> list[FakeProcess]:
         return [process for process in self._all if process.alive]
 
+    async def _prepare(self, resources: AsyncExitStack) -> Watch:
+        return asyncio.Event().wait  # type: ignore[return-value]
+
     async def _start(self) -> FakeProcess:
         self.started_at.append(self._clock())
         await self.may_start.wait()
@@ -68,7 +72,7 @@ class FakeEngine(PooledEngine[FakeProcess]):
         return self._all[-1]
 
     async def _execute_once(self, job: EngineJob) -> EngineResult:
-        process = await self._get_warm()
+        process = await self._pool.get()
         try:
             await self.go_on.wait()
             return EngineResult(outcome=Outcome.OK)

@@ -1,16 +1,17 @@
-"""The interface of engines. An engine runs programs, each in a fresh sandbox that is thrown away afterwards."""
+"""Engine: runs programs, each in a fresh sandbox that is thrown away afterwards."""
 
 from __future__ import annotations
 
 import abc
 import asyncio
+import contextlib
 import hashlib
 import logging
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from pathlib import Path
 from platform import machine
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import attrs
 
@@ -19,8 +20,10 @@ from faasrt.config import SandboxConfig
 from faasrt.inputs import INPUT_FIELDS, NO_INPUT, ProgramInput
 from faasrt.languages import Language
 from faasrt.local.engines.live_output import KEPT_BYTES, LiveOutput
+from faasrt.local.engines.warm_pool import WarmPool
 from faasrt.local.errors import EngineError, NotStartedError
 from faasrt.local.jail.cgroup import Cgroups
+from faasrt.local.process import Spawner
 from faasrt.protocol.execution_limits import ExecutionLimits
 from faasrt.results import Diagnostic, ErrorInfo, Outcome
 
@@ -120,8 +123,14 @@ class EngineOptions:
     cgroups: Cgroups | None = None
 
 
+Watch = Callable[[], Coroutine[Any, Any, None]]
+"""The work of an engine in the background. It raises EngineError if no process can start any more."""
+
+
 class Engine(abc.ABC):
     """Runs programs. One task calls `run` for the lifetime of the engine; other tasks call `execute`.
+
+    A subclass sets `_pool`, from which it takes processes.
 
     Args:
         options: The options.
@@ -173,6 +182,9 @@ class Engine(abc.ABC):
         self.problem = ""
         self.activity = "starting"
         self.active = 0
+        self._pool: WarmPool[Any]
+        self._spawner: Spawner
+        self._group: asyncio.TaskGroup
         self._ready_or_failed = asyncio.Event()
         self._last_logged = ""
         self._ready_at: float | None = None
@@ -246,10 +258,35 @@ class Engine(abc.ABC):
         """Return whether the engine has worked since its last start."""
         return self._ready_at is not None and asyncio.get_running_loop().time() - self._ready_at >= _MIN_READY_S
 
-    @abc.abstractmethod
     async def serve(self) -> None:
-        """Start the engine, keep it ready until cancelled, and then end its processes. It may be called again. Raise
+        """Start the engine, keep processes warm until cancelled, and then end them. It may be called again. Raise
         EngineError if the engine cannot serve at the moment.
+        """
+        failure = None
+        async with Spawner() as self._spawner, contextlib.AsyncExitStack() as resources:
+            try:
+                watch = await self._prepare(resources)
+                async with asyncio.TaskGroup() as self._group:
+                    self._group.create_task(watch())
+                    await self._pool.fill(self._group)
+            except* EngineError as group:
+                failure = group.exceptions[0]
+            finally:
+                self._pool.kill()  # before the first await, because a second cancellation may interrupt an await
+                await resources.aclose()
+                await self._pool.until_ended()
+        if failure is not None:
+            raise failure
+
+    @abc.abstractmethod
+    async def _prepare(self, resources: contextlib.AsyncExitStack) -> Watch:
+        """Prepare the engine before the first process starts. Raise EngineError if it cannot serve at the moment.
+
+        `resources` is closed after the processes have been killed, because a resource such as a jail may report their
+        ends.
+
+        Returns:
+            The work in the background, such as watching a jail.
         """
 
     async def execute(self, job: EngineJob) -> EngineResult:
@@ -284,6 +321,6 @@ class Engine(abc.ABC):
         """Run or check one program in a warm process. Raise NotStartedError or EngineError, as `execute` does."""
 
     @property
-    @abc.abstractmethod
     def idle(self) -> int:
         """The number of processes that are waiting for a program."""
+        return self._pool.idle

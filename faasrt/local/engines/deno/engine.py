@@ -24,10 +24,10 @@ import attrs
 from faasrt.errors import ConfigurationError
 from faasrt.languages import Language
 from faasrt.local.engines.deno.run import FOLDER, DenoRun
-from faasrt.local.engines.engine import EngineJob, EngineOptions, EngineResult
+from faasrt.local.engines.engine import Engine, EngineJob, EngineOptions, EngineResult, Watch
 from faasrt.local.engines.jailed_run import run_program, until_ready
-from faasrt.local.engines.pooled_engine import PooledEngine
 from faasrt.local.engines.runner_messages import read_runner
+from faasrt.local.engines.warm_pool import WarmPool
 from faasrt.local.errors import EngineError, NotStartedError
 from faasrt.local.jail.config import JailConfig
 from faasrt.local.jail.jail import Folder, Jail, JailedProcess, open_jail
@@ -70,7 +70,7 @@ FOLDER_PERMISSIONS = (f"--allow-read={FOLDER}", f"--allow-write={FOLDER}")
 PERMISSIONS = ["--no-prompt", "--no-config", "--no-lock", "--no-remote", "--no-npm", "--cached-only", "--no-code-cache"]
 
 
-class DenoEngine(PooledEngine[JailedProcess]):
+class DenoEngine(Engine):
     """Runs JavaScript and TypeScript.
 
     Warm processes have the memory limit of the server. A program with another limit waits about 20 ms for a new one.
@@ -83,6 +83,7 @@ class DenoEngine(PooledEngine[JailedProcess]):
 
     def __init__(self, options: EngineOptions) -> None:
         super().__init__(options)
+        self._pool = WarmPool(self, self._start)
         if self.level == "filters":
             self.input_fields = ("stdin", "argv")
         self.runtime = f"Deno {version('deno')}"
@@ -94,7 +95,7 @@ class DenoEngine(PooledEngine[JailedProcess]):
         self._folder_jail: asyncio.Future[Jail] | None = None
         self._base_data_bytes = self._base_rss_bytes = 0
 
-    async def _prepare(self, resources: contextlib.AsyncExitStack) -> None:
+    async def _prepare(self, resources: contextlib.AsyncExitStack) -> Watch:
         if not self.level:
             raise EngineError(f"no level of the jail works on this machine: {self.options.level_reason}")
         libraries = await asyncio.to_thread(_find_libraries, self._path)
@@ -119,16 +120,14 @@ class DenoEngine(PooledEngine[JailedProcess]):
         if not data_bytes:
             raise EngineError("cannot read the memory of a Deno process from /proc")
         self._base_data_bytes, self._base_rss_bytes = data_bytes, rss_bytes
-
-    async def _watch_resources(self) -> None:
-        await self._jail.watch()
+        return self._jail.watch
 
     async def _execute_once(self, job: EngineJob) -> EngineResult:
         has_folder = bool(job.input.files or job.input.collect)
         is_usual = not has_folder and job.limits.memory_limit_mb == self.options.memory_limit_mb
-        child = await (self._get_warm() if is_usual else self._start(job, has_folder=has_folder))
+        child = await (self._pool.get() if is_usual else self._start(job, has_folder=has_folder))
         if not is_usual:
-            self._track(child)
+            self._pool.track(child)
         run = DenoRun(job, child, has_folder=has_folder)
         max_bytes = self._base_rss_bytes + (_HEADROOM_MB + job.limits.memory_limit_mb) * 2**20
         child.limit_cgroup(max_bytes)

@@ -16,13 +16,13 @@ from pathlib import Path
 import attrs
 
 from faasrt.languages import Language
-from faasrt.local.engines.engine import EngineJob, EngineOptions, EngineResult
+from faasrt.local.engines.engine import Engine, EngineJob, EngineOptions, EngineResult, Watch
 from faasrt.local.engines.jailed_run import run_program, start_runner
 from faasrt.local.engines.native.run import PROCESS_NAME, python_run
 from faasrt.local.engines.native_jail import native_jail
-from faasrt.local.engines.pooled_engine import PooledEngine
 from faasrt.local.engines.python_tiers import STANDARD_LIBRARY, TIERS, tiers_of
 from faasrt.local.engines.runner_messages import read_runner
+from faasrt.local.engines.warm_pool import WarmPool
 from faasrt.local.errors import EngineError
 from faasrt.local.jail.config import JailConfig
 from faasrt.local.jail.jail import Jail, JailedProcess, open_jail
@@ -85,7 +85,7 @@ class Interpreter:
         )
 
 
-class PythonTier(PooledEngine[JailedProcess]):
+class PythonTier(Engine):
     """Runs programs in processes forked from one launcher, which has imported some modules.
 
     Args:
@@ -103,6 +103,7 @@ class PythonTier(PooledEngine[JailedProcess]):
 
     def __init__(self, options: EngineOptions, imports: Sequence[str], interpreter: Interpreter | None = None) -> None:
         super().__init__(options)
+        self._pool = WarmPool(self, self._start)
         self._imports, self._interpreter = imports, interpreter
         self._jail: Jail
         self.packages: frozenset[str] = frozenset()
@@ -110,26 +111,24 @@ class PythonTier(PooledEngine[JailedProcess]):
             self.input_fields = ("stdin", "argv")
         self.used_at = 0.0
 
-    async def _prepare(self, resources: contextlib.AsyncExitStack) -> None:
+    async def _prepare(self, resources: contextlib.AsyncExitStack) -> Watch:
         assert self._interpreter is not None
         config = await asyncio.to_thread(self._interpreter.jail_config, self.level, self._imports)
         python = self._interpreter.executable
         opened = open_jail(self._spawner, python, self.options.folder, config, self.cgroups)
         self._jail = await resources.enter_async_context(opened)
         self.packages = self._jail.packages
+        return self._jail.watch
 
     async def _start(self) -> JailedProcess:
         return await start_runner(self._jail, PROCESS_NAME)
-
-    async def _watch_resources(self) -> None:
-        await self._jail.watch()
 
     async def _execute_once(self, job: EngineJob) -> EngineResult:
         return await self._run(job)
 
     async def _run(self, job: EngineJob, headroom_mb: int = 0) -> EngineResult:
         self.used_at = asyncio.get_running_loop().time()
-        process = await self._get_warm()
+        process = await self._pool.get()
         assert self._interpreter is not None
         memory_bytes = (job.limits.memory_limit_mb + headroom_mb) * 2**20
         run = python_run(job, process, memory_bytes, self._interpreter.executable)
@@ -143,7 +142,7 @@ class NativeEngine(PythonTier):
         super().__init__(options, STANDARD_LIBRARY)
         self._tiers: dict[str, PythonTier] = {}
 
-    async def _prepare(self, resources: contextlib.AsyncExitStack) -> None:
+    async def _prepare(self, resources: contextlib.AsyncExitStack) -> Watch:
         if self.level != "namespaces" and self.options.level_reason:
             raise EngineError(
                 "the engine native needs the level namespaces, unless you choose the level filters explicitly: "
@@ -153,7 +152,7 @@ class NativeEngine(PythonTier):
         self.runtime = f"CPython {self._interpreter.version}"
         self.environment = self._interpreter.packages
         self._tiers.clear()
-        await super()._prepare(resources)
+        return await super()._prepare(resources)
 
     async def _execute_once(self, job: EngineJob) -> EngineResult:
         tier = self._choose_tier(job.code)

@@ -23,14 +23,14 @@ import attrs
 from faasrt.errors import ConfigurationError
 from faasrt.inputs import MAX_FILES, ProgramInput, program_file
 from faasrt.local.cache_folder import cache_dir
-from faasrt.local.engines.engine import EngineJob, EngineOptions, EngineResult
+from faasrt.local.engines.engine import Engine, EngineJob, EngineOptions, EngineResult, Watch
 from faasrt.local.engines.jailed_run import run_program, start_runner
 from faasrt.local.engines.native_jail import TMP_BYTES, native_jail
-from faasrt.local.engines.pooled_engine import PooledEngine
 from faasrt.local.engines.runner_messages import read_runner
 from faasrt.local.engines.toolchain.program_cache import ProgramCache
 from faasrt.local.engines.toolchain.run import PROCESS_NAME, command_run, recognize_failure
 from faasrt.local.engines.toolchain.toolchain import OUT, PROGRAM, Installation, Toolchain
+from faasrt.local.engines.warm_pool import WarmPool
 from faasrt.local.errors import EngineError, NotStartedError
 from faasrt.local.jail import memory
 from faasrt.local.jail.config import JailConfig
@@ -50,6 +50,7 @@ _CACHE_BYTES = 512 * 2**20
 _CACHE_FORMAT = 2  # part of the key of each cached program
 _FAILURE = "failure"  # the name of the entry with the output of a compiler that failed
 _MAX_DIAGNOSTICS = 100
+_START_TIMEOUT_S = 20.0  # how long a program waits for the start of the engine
 # The whole output of compilers whose own processes were killed, or could not start. A part of an output may be text
 # of the program, even at the beginning (`#line`).
 _INTERRUPTED = re.compile(
@@ -68,7 +69,7 @@ _PATH = "/usr/local/bin:/usr/bin:/bin"
 _Take = Callable[[], Awaitable[JailedProcess]]
 
 
-class ToolchainEngine(PooledEngine[JailedProcess]):
+class ToolchainEngine(Engine):
     """Compiles and runs the programs of one language. `engine_for` returns the class for a toolchain."""
 
     toolchain: ClassVar[Toolchain]
@@ -77,6 +78,7 @@ class ToolchainEngine(PooledEngine[JailedProcess]):
 
     def __init__(self, options: EngineOptions) -> None:
         super().__init__(options)
+        self._pool = WarmPool(self, self._start)
         self._cache: ProgramCache
         self._installation: Installation
         self._oom_counter: int | None = None
@@ -119,7 +121,7 @@ class ToolchainEngine(PooledEngine[JailedProcess]):
             await self._needed.wait()
         await super().serve()
 
-    async def _prepare(self, resources: contextlib.AsyncExitStack) -> None:
+    async def _prepare(self, resources: contextlib.AsyncExitStack) -> Watch:
         toolchain, folder = self.toolchain, self.options.folder
         if toolchain.prepare is not None:
             self.ready, self.activity = False, f"preparing {self.runtime}, once for this machine"
@@ -138,6 +140,7 @@ class ToolchainEngine(PooledEngine[JailedProcess]):
                 f"{self.runtime} cannot run a short program in the jail; is the package {toolchain.package} complete? "
                 f"{reason[:500]}"
             )
+        return self._jail.watch
 
     def _jail_config(self) -> JailConfig:
         installation = self._installation
@@ -152,21 +155,18 @@ class ToolchainEngine(PooledEngine[JailedProcess]):
     async def _start(self) -> JailedProcess:
         return await start_runner(self._jail, PROCESS_NAME)
 
-    async def _watch_resources(self) -> None:
-        await self._jail.watch()
-
     async def _execute_once(self, job: EngineJob) -> EngineResult:
         await self._wait_started()
-        return await self._compile_and_run(job, self._get_warm)
+        return await self._compile_and_run(job, self._pool.get)
 
     async def _wait_started(self) -> None:
         """Start the engine if no program has needed it yet. Raise NotStartedError if this fails, or takes too long."""
         self._needed.set()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.warm_timeout_s):
+            async with asyncio.timeout(_START_TIMEOUT_S):
                 await self._started_or_failed.wait()
         if not (self._started_or_failed.is_set() and self.ready):
-            raise NotStartedError(self.problem or f"the engine did not start within {self.warm_timeout_s:g} s")
+            raise NotStartedError(self.problem or f"the engine did not start within {_START_TIMEOUT_S:g} s")
 
     async def _compile_and_run(self, job: EngineJob, take: _Take) -> EngineResult:
         """Compile a program, and run it unless the job is only to check it. `take` returns a warm process."""

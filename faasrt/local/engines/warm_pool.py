@@ -1,0 +1,182 @@
+"""WarmPool: the processes of an engine that have started and wait for a program."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+from faasrt.local.errors import NotStartedError
+from faasrt.local.process import available_cpus
+
+if TYPE_CHECKING:
+    from faasrt.local.engines.engine import Engine
+
+PEAK_DECAY_S = 30.0
+"""The seconds after which the recorded peak is halved."""
+_POLL_S = 0.2
+
+
+class Process(Protocol):
+    """A process that can run programs."""
+
+    ended: asyncio.Event
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process can still run a program, as far as the engine knows."""
+
+    def kill(self) -> None:
+        """Kill the process and all processes that it started."""
+
+
+_P = TypeVar("_P", bound=Process)
+
+
+class WarmPool(Generic[_P]):
+    """Keeps processes warm for an engine. They start ahead of demand, and end if they are idle for long.
+
+    Args:
+        engine: The engine. The pool follows its demand, and marks it as ready or failed.
+        start: Starts a process, and returns it when it is ready for a program. Raises NotStartedError if it cannot
+            start. Cancellation ends the process.
+        min_warm: The smallest number of processes to keep.
+        reuses_processes: Whether a process runs several programs, one after another. If so, the number of processes to
+            keep includes the ones that are running a program.
+        retry_start_s: The first and the longest pause after failed starts, in seconds. The pause doubles every time.
+        timeout_s: How long a program waits for a process, in seconds.
+        peak: The number of programs for which processes start at first.
+        clean_up: Called when a process has ended; None if there is nothing to do.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        start: Callable[[], Awaitable[_P]],
+        *,
+        min_warm: int = 2,
+        reuses_processes: bool = False,
+        retry_start_s: tuple[float, float] = (0.1, 5.0),
+        timeout_s: float = 20.0,
+        peak: int = 0,
+        clean_up: Callable[[_P], Awaitable[None]] | None = None,
+    ) -> None:
+        self._engine, self._start, self._min_warm, self._reuses_processes = engine, start, min_warm, reuses_processes
+        self._retry_start_s, self._timeout_s, self._clean_up = retry_start_s, timeout_s, clean_up
+        self._group: asyncio.TaskGroup
+        self._processes: set[_P] = set()
+        self._warm: asyncio.Queue[_P] = asyncio.Queue()
+        self._peak = peak  # the largest number of programs that recently ran at once
+        self._starting = 0
+        self._demand_changed = asyncio.Event()
+
+    async def fill(self, group: asyncio.TaskGroup) -> None:
+        """Wait until the first process is ready, and then keep processes warm, in tasks of a group."""
+        self._group = group
+        await self._add_process()  # one alone, because it fills the caches for the others
+        group.create_task(self._decay_peak())
+        for _ in range(available_cpus()):
+            group.create_task(self._refill())
+
+    def kill(self) -> None:
+        """Kill all processes."""
+        for process in self._processes:
+            process.kill()
+
+    async def until_ended(self) -> None:
+        """Wait until all processes have ended."""
+        for process in list(self._processes):
+            await self._remove_when_ended(process)
+
+    @property
+    def idle(self) -> int:
+        """The number of processes that are waiting for a program."""
+        return self._warm.qsize()
+
+    @property
+    def _process_count(self) -> int:
+        """The number of processes to compare with the target."""
+        return len(self._processes) if self._reuses_processes else self.idle
+
+    @property
+    def _target(self) -> int:
+        """The number of processes to keep: the recent peak, but at least `min_warm` and at most the capacity."""
+        return min(self._engine.capacity, max(self._min_warm, self._peak))
+
+    async def get(self) -> _P:
+        """Take a warm process, or wait for one. Raise NotStartedError if none became ready in time, or if the engine
+        failed.
+        """
+        self._peak = max(self._peak, self._engine.active)
+        self._demand_changed.set()
+        loop = asyncio.get_running_loop()
+        wait_until = loop.time() + self._timeout_s
+        while True:
+            try:
+                async with asyncio.timeout(_POLL_S):
+                    process = await self._warm.get()
+            except TimeoutError:
+                if not self._engine.ready or loop.time() > wait_until:
+                    problem = self._engine.problem or f"no sandbox became ready within {self._timeout_s:g} s"
+                    raise NotStartedError(problem) from None
+                continue
+            self._demand_changed.set()
+            if process.alive:
+                return process
+
+    def put_back(self, process: _P) -> None:
+        """Return a process that has run a program."""
+        self._warm.put_nowait(process)
+
+    def track(self, process: _P) -> None:
+        """Add a process that `start` has not started. It is removed when it ends."""
+        self._processes.add(process)
+        self._group.create_task(self._remove_when_ended(process))
+
+    async def _refill(self) -> None:
+        """Start processes ahead of demand. One task for each CPU runs this; each starts one process at a time."""
+        while True:
+            await self._add_process()
+
+    async def _add_process(self) -> None:
+        """Wait until there are fewer processes than the target, and start one. Retry failed starts."""
+        delay_s, max_delay_s = self._retry_start_s
+        while True:
+            while self._process_count + self._starting >= self._target:
+                self._demand_changed.clear()
+                await self._demand_changed.wait()
+            self._starting += 1
+            try:
+                process = await self._start()
+                self.track(process)
+                self._warm.put_nowait(process)
+                self._engine.mark_ready()
+                return
+            except NotStartedError as error:
+                self._engine.log_failure(str(error))
+                if not self._process_count:
+                    self._engine.mark_failed(str(error))
+                await asyncio.sleep(delay_s)
+            finally:
+                self._starting -= 1
+            delay_s = min(2 * delay_s, max_delay_s)
+
+    async def _remove_when_ended(self, process: _P) -> None:
+        """Wait until a process has ended, and remove it, so that another one can start."""
+        await process.ended.wait()
+        for _ in range(self._warm.qsize()):
+            other = self._warm.get_nowait()
+            if other is not process:
+                self._warm.put_nowait(other)
+        self._processes.discard(process)
+        self._demand_changed.set()
+        if self._clean_up is not None:
+            await self._clean_up(process)
+
+    async def _decay_peak(self) -> None:
+        """Halve the recorded peak every `PEAK_DECAY_S`, and end idle processes beyond the new target."""
+        while True:
+            await asyncio.sleep(PEAK_DECAY_S)
+            self._peak = max(self._engine.active, self._peak // 2)
+            for _ in range(min(self.idle, self._process_count - self._target)):
+                self._warm.get_nowait().kill()
