@@ -129,7 +129,7 @@ class WarmPool(Generic[_P]):
         self._warm.put_nowait(process)
 
     def track(self, process: _P) -> None:
-        """Add a process that `start` has not started. It is removed when it ends."""
+        """Add a process to the pool, which may already run a program. It is removed when it ends."""
         self._processes.add(process)
         self._group.create_task(self._remove_when_ended(process))
 
