@@ -49,7 +49,7 @@ async def full(faas: LocalFaaS) -> AsyncIterator[None]:
     limit = faas.listener.max_connections
     held = [connect(faas) for _ in range(limit + SPARE)]
     try:
-        await until(lambda: faas.listener.ordinary == limit and faas.listener.spare == SPARE)
+        await until(lambda: len(faas.listener.ordinary) == limit and len(faas.listener.spare) == SPARE)
         yield
     finally:
         for one in held:
@@ -83,7 +83,7 @@ async def test_a_probe_that_arrives_while_the_server_is_busy_is_answered(clock: 
     async with bash(max_connections=1) as faas:
         with connect(faas), connect(faas) as probe:
             probe.setblocking(False)
-            await until(lambda: faas.listener.spare == 1)
+            await until(lambda: len(faas.listener.spare) == 1)
             await settle()  # now its second has begun
             clock.stop()
             probe.sendall(LIVEZ)
@@ -97,13 +97,13 @@ async def test_a_spare_connection_without_a_probe_is_refused_after_a_second(cloc
     async with bash(max_connections=1) as faas:
         with connect(faas), connect(faas) as idle:
             idle.setblocking(False)
-            await until(lambda: faas.listener.spare == 1)
+            await until(lambda: len(faas.listener.spare) == 1)
             await settle()
             began = clock()
             answer = await fast_forward(clock, asyncio.get_running_loop().sock_recv(idle, 10_000), 0.05)
             assert clock() - began >= 0.95
             assert answer.startswith(b"HTTP/1.1 503")
-            assert (faas.listener.spare, faas.listener.refused) == (0, 1)
+            assert (len(faas.listener.spare), faas.listener.refused) == (0, 1)
 
 
 async def test_a_refusal_arrives_although_a_body_is_not_read() -> None:
@@ -125,7 +125,7 @@ async def test_probes_go_on_when_the_limit_is_lowered() -> None:
     """Connections that are open stay open, and the connections for probes are counted by themselves."""
     async with bash(max_connections=30) as faas, contextlib.AsyncExitStack() as stack:
         kept = [await stack.enter_async_context(connected(faas.url)) for _ in range(20)]
-        await until(lambda: faas.listener.ordinary == 20)
+        await until(lambda: len(faas.listener.ordinary) == 20)
         assert await faas.reconfigure(LocalFaaS(["bash"], workers=1, max_connections=1)) == ["max_connections"]
         assert (await exchange(faas.url, LIVEZ)).status == 200
         assert (await exchange(faas.url, RUN)).status == 503
@@ -149,7 +149,7 @@ async def test_a_probe_may_arrive_in_pieces(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(BoundedConnection, "data_received", receive_recorded)
     async with bash(max_connections=1) as faas, connected(faas.url):
-        await until(lambda: faas.listener.ordinary == 1)
+        await until(lambda: len(faas.listener.ordinary) == 1)
         for at in (1, 4, 8, 12, 20):
             async with connected(faas.url) as probe:
                 await send_pieces(probe, LIVEZ[:at], LIVEZ[at:])

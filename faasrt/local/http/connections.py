@@ -65,8 +65,8 @@ class Listener(web.Server):
 
     Attributes:
         max_connections: See above. A lower number does not close connections.
-        ordinary: The number of open connections, with those whose TLS handshake is not complete.
-        spare: The number of open connections for probes.
+        ordinary: The open connections, with those whose TLS handshake is not complete.
+        spare: The open connections for probes.
         refused: The number of connections that were refused so far.
         refused_while_draining: The number of programs that were refused because the server is about to stop.
         refusing: The connections that have got a refusal, and are about to be closed.
@@ -79,16 +79,18 @@ class Listener(web.Server):
     ) -> None:
         super().__init__(handle, handler_cancellation=True)
         self.max_connections = max_connections
-        self.ordinary = self.spare = self.refused = self.refused_while_draining = 0
+        self.ordinary: set[BoundedConnection] = set()
+        self.spare: set[BoundedConnection] = set()
+        self.refused = self.refused_while_draining = 0
         self.refusing: set[asyncio.Transport] = set()
         self.draining = False
         self.memory = Memory(asyncio.get_running_loop().time)
 
     def admit(self, *, encrypted: bool) -> BoundedConnection | Refusal | None:
         """Return the protocol for an accepted connection; None to close it at once."""
-        if self.ordinary < self.max_connections:
+        if len(self.ordinary) < self.max_connections:
             return BoundedConnection(self, is_spare=False)
-        if self.spare < limits.SPARE_CONNECTIONS:
+        if len(self.spare) < limits.SPARE_CONNECTIONS:
             return BoundedConnection(self, is_spare=True)
         if not encrypted:
             return Refusal(self)
@@ -163,14 +165,8 @@ class BoundedConnection(web.RequestHandler):
         self._time_limit: TimeLimit | None = None
         self.is_spare = is_spare
         self._head = b""
-        self._is_counted = True
-        self._count(1)
-
-    def _count(self, change: int) -> None:
-        if self.is_spare:
-            self._listener.spare += change
-        else:
-            self._listener.ordinary += change
+        self._counted_in = listener.spare if is_spare else listener.ordinary
+        self._counted_in.add(self)
 
     def begin_answer(self, share: Share, size: int) -> None:
         """Start the time limit for reading an answer of this size, unless it has started already."""
@@ -214,9 +210,7 @@ class BoundedConnection(web.RequestHandler):
             refusal.connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        if self._is_counted:
-            self._is_counted = False
-            self._count(-1)
+        self._counted_in.discard(self)
         self.end_answer()
         if self._time_limit is not None:
             self._time_limit.cancel()

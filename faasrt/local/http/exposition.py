@@ -56,7 +56,7 @@ def collect_metrics(queues: Iterable[AdmissionQueue], listener: Listener) -> dic
         }
     return {
         "engines": engines,
-        "connections": listener.ordinary + listener.spare,
+        "connections": len(listener.ordinary) + len(listener.spare),
         "refused_connections": listener.refused,
         "refused_while_draining": listener.refused_while_draining,
         "max_connections": listener.max_connections,
