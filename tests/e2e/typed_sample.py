@@ -99,6 +99,8 @@ def use_sync() -> None:
                 assert_type(item.result, faasrt.ExecutionResult)
         with contextlib.suppress(TypeError):
             manager.run_code("1", "py", timeout=3)  # type: ignore[call-arg]
+        with contextlib.suppress(faasrt.UnsupportedLanguageError):
+            manager.run_code("1", "pyhton")  # type: ignore[arg-type]
     with contextlib.suppress(TypeError):
         sync.RuntimeManager.from_env(limitr=3)  # type: ignore[call-arg]
     assert_type(sync.RuntimeManager.from_url("http://faas:8000", token="a"), sync.RuntimeManager)
