@@ -87,8 +87,8 @@ def main() -> None:
     with contenders("benchmarks.adaptive", [*args.fixed, "adaptive"]) as started:
         rounds = run_rounds(started, args, calls=args.calls)
     best = [max(rounds[name][number]["answered/s"] for name in args.fixed) for number in range(args.rounds)]
-    for name, found in rounds.items():
-        of_best = Spread.of(mine["answered/s"] / most for mine, most in zip(found, best, strict=True))
+    for name, figures in rounds.items():
+        of_best = Spread.of(mine["answered/s"] / best_rate for mine, best_rate in zip(figures, best, strict=True))
         report.row(f"{args.calls} calls", limit=name, **spreads(rounds, name), **{"of the best fixed": of_best})
     report.print(args.json)
 

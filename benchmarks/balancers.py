@@ -90,15 +90,15 @@ class LeastLoaded(Package):
         recent: Any = (),
     ) -> Endpoint | None:
         """Return the endpoint with the smaller cost."""
-        found: list[Endpoint] = []
+        candidates: list[Endpoint] = []
         for _ in range(_DRAWS):
             endpoint = endpoints[int(random() * len(endpoints))]
             if endpoint.breaker.may_probe(now):
                 return endpoint
-            if endpoint not in found and _is_usable(endpoint, now, avoid):
-                found.append(endpoint)
-                if len(found) == 2:
-                    return min(found, key=lambda endpoint: self.cost(endpoint, now))
+            if endpoint not in candidates and _is_usable(endpoint, now, avoid):
+                candidates.append(endpoint)
+                if len(candidates) == 2:
+                    return min(candidates, key=lambda endpoint: self.cost(endpoint, now))
         return choose(endpoints, now, avoid=avoid, random=random)
 
     def cost(self, endpoint: Endpoint, now: float) -> float:
@@ -161,9 +161,9 @@ class Oracle(Package):
                 cost = slowness * max(1.0, (level + 1) / SLOTS)
                 if best is not None and cost >= best[0]:
                     break
-                found = self._find(self._levels[slowness, level])
-                if found is not None:
-                    best = cost, found
+                index = self._find(self._levels[slowness, level])
+                if index is not None:
+                    best = cost, index
                     break
         chosen = choose(endpoints, now, avoid=avoid, random=random) if best is None else endpoints[best[1]]
         if chosen is not None:

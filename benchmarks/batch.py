@@ -104,10 +104,10 @@ def measure(count: int, kills: int) -> dict[str, float]:
         done = len(results.read_bytes().splitlines()) if results.exists() else 0
         assert run_batch(tasks, results, server.url, kill_after_s=None, resume=killed > 0 or done > 0) == 0
         again = executions(server.url) - before - count
-        wanted, found = read(calm), read(results)
+        wanted, results_after_kills = read(calm), read(results)
     assert len(wanted) == count
-    differing = [key for key, result in wanted.items() if found.get(key) != result]
-    assert not differing, {key: (wanted[key], found.get(key)) for key in differing[:5]}
+    differing = [key for key, result in wanted.items() if results_after_kills.get(key) != result]
+    assert not differing, {key: (wanted[key], results_after_kills.get(key)) for key in differing[:5]}
     # A kill makes some programs run again: at most 8 in flight, and 8 whose results had not been written yet.
     assert again <= 16 * killed, again
     return {"tasks": count, "tasks/s undisturbed": count / calm_s, "kills": killed, "executions more": again}

@@ -211,8 +211,8 @@ async def fleet(count: int, language: str, folder: Path, token: str) -> AsyncIte
             await server.start()
         async with RuntimeManager(
             settings=Settings(endpoints={language: [s.url for s in servers]}, token=token)
-        ) as one:
-            while not (await one.get_health_status()).healthy:  # noqa: ASYNC110
+        ) as manager:
+            while not (await manager.get_health_status()).healthy:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
         yield servers
     finally:
@@ -291,7 +291,7 @@ def read_evidence(folder: Path) -> Evidence:
 def check(evidence: Evidence, calls: int, report: Report) -> bool:
     """Add the goals to the report, and return whether all are reached."""
     ends, executions = evidence.ends, evidence.executions
-    all_ends = [end for found in ends.values() for end in found]
+    all_ends = [end for call_ends in ends.values() for end in call_ends]
     not_once = sum(len(ends.get(number, ())) != 1 for number in range(calls))
     wrong = sum(not end.get("right", True) for end in all_ends)
     twice = sum(count > 1 and not may_run_twice(number) for number, count in executions.items())
@@ -335,7 +335,7 @@ async def measure(args: Any, report: Report) -> bool:
             await asyncio.gather(disturbing, return_exceptions=True)
         evidence = read_evidence(folder)
     assert not any(codes), f"exit codes of the clients: {codes}"
-    all_ends = [end for found in evidence.ends.values() for end in found]
+    all_ends = [end for call_ends in evidence.ends.values() for end in call_ends]
     took = sorted(end["took_s"] for end in all_ends if "right" in end)
     errors = Counter(end["error"] for end in all_ends if "error" in end)
     report.row(

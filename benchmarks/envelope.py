@@ -74,16 +74,16 @@ def measure(way: str, url: str, language: str, runs: int) -> Figures:
             headers = {"Content-Type": "application/json"}
             started = time.perf_counter()
             async with session.post(f"{url}/run_code", data=request.body, headers=headers) as response:
-                found = Answer(status=response.status, body=await response.read())
+                answer = Answer(status=response.status, body=await response.read())
             times.append(time.perf_counter() - started)
-            result = request.read(found).result()
+            result = request.read(answer).result()
             assert result.outcome is Outcome.OK, result
             assert not result.truncated, result.truncated
         values = (
             len(request.body) / 1000,
-            len(found.body) / 1000,
+            len(answer.body) / 1000,
             cpu_us(lambda: program.request(profile, checked.timeout_ms, ""), runs),
-            cpu_us(lambda: request.read(found).result(), runs),
+            cpu_us(lambda: request.read(answer).result(), runs),
             1000 * statistics.median(times),
         )
         figures.update({f"{name} {figure}": value for figure, value in zip(FIGURES, values, strict=True)})
@@ -112,10 +112,12 @@ def main() -> None:
             for way in MODES:
                 figures = {figure: spread(rounds, way, f"small {figure}") for figure in FIGURES}
                 report.row("A small program", language=language, way=way, **figures)
-            for name, found in rounds.items():
+            for name, figures_of_rounds in rounds.items():
                 for kind in ("code", "output"):
                     more: dict[str, Any] = {
-                        figure: Spread.of(each[f"{kind} {figure}"] - each[f"small {figure}"] for each in found)
+                        figure: Spread.of(
+                            each[f"{kind} {figure}"] - each[f"small {figure}"] for each in figures_of_rounds
+                        )
                         for figure in FIGURES
                     }
                     report.row(f"Each MB of {kind} adds", language=language, way=name, **more)

@@ -70,7 +70,7 @@ def measure(contender: str, **options: Any) -> Figures:
     return asyncio.run(run(contender, **options))
 
 
-def plot(found: dict[str, list[Figures]], in_flight: list[int], file: Path) -> None:
+def plot(points_of: dict[str, list[Figures]], in_flight: list[int], file: Path) -> None:
     """Draw the CPU time and the memory of a call against the number of calls in flight."""
     import matplotlib as mpl
 
@@ -78,7 +78,7 @@ def plot(found: dict[str, list[Figures]], in_flight: list[int], file: Path) -> N
     from matplotlib import pyplot
 
     figure, (cpu, memory) = pyplot.subplots(1, 2, figsize=(9, 3.4), dpi=100)
-    for name, points in found.items():
+    for name, points in points_of.items():
         looks = {"color": COLOURS[name], "marker": "o", "linewidth": 2}
         cpu.plot(in_flight, [point["CPU us"] for point in points], label=WORDS[name], **looks)
         without = [point["CPU - GC us"] for point in points]
@@ -107,21 +107,21 @@ def main() -> None:
         return
     report = Report("growth", vars(args))
     measurables = {name: FreshContender("benchmarks.growth", name) for name in WORDS}
-    found: dict[str, list[Figures]] = {name: [] for name in WORDS}
+    points_of: dict[str, list[Figures]] = {name: [] for name in WORDS}
     with stub(CAPACITY) as url:
         for in_flight in args.in_flight:
             rounds = run_rounds(measurables, args, url=url, in_flight=in_flight, calls=args.calls)
             for name in WORDS:
                 figures = spreads(rounds, name)
                 report.row(WORDS[name], **{"in flight": in_flight}, **figures)
-                found[name].append({figure: values.median for figure, values in figures.items()})
+                points_of[name].append({figure: values.median for figure, values in figures.items()})
     # The first memory figure is left out: ten calls mostly use memory that the process already has.
-    for figure, points in (("CPU - GC us", found["faasrt"]), ("waiting KB", found["faasrt"][1:])):
+    for figure, points in (("CPU - GC us", points_of["faasrt"]), ("waiting KB", points_of["faasrt"][1:])):
         values = [point[figure] for point in points]
         report.goal(f"{figure} of a call grows to at most {GOAL} times its minimum", max(values) / min(values),
                     max(values) <= GOAL * min(values))  # fmt: skip
     if args.plot:
-        plot(found, args.in_flight, args.plot)
+        plot(points_of, args.in_flight, args.plot)
     report.print(args.json)
 
 

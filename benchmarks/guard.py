@@ -94,11 +94,11 @@ def main() -> None:
     options.add_argument("--pyodide", action="store_true")
     args = options.parse_args()
     program = PROGRAM.format(guard=GUARD, size=args.size, rounds=args.rounds)
-    found = {"CPython": in_cpython(program), "WASI": asyncio.run(in_wasi(program))}
+    by_interpreter = {"CPython": in_cpython(program), "WASI": asyncio.run(in_wasi(program))}
     if args.pyodide:
-        found["Pyodide"] = in_pyodide(program)
+        by_interpreter["Pyodide"] = in_pyodide(program)
     report = Report("guard", vars(args))
-    for interpreter, watches in found.items():
+    for interpreter, watches in by_interpreter.items():
         for watch, pairs in watches.items():
             if pairs is not None:
                 times = {"bare loop": Spread.of(pairs["bare"]), "calls": Spread.of(pairs["calls"])}

@@ -120,7 +120,7 @@ def run_rounds(started: Mapping[str, Measurable], options: argparse.Namespace, *
 
 def spread(rounds: Rounds, contender: str, figure: str) -> Spread:
     """Return the spread of a contender's figure over the rounds."""
-    return Spread.of(found[figure] for found in rounds[contender])
+    return Spread.of(round_figures[figure] for round_figures in rounds[contender])
 
 
 def spreads(rounds: Rounds, contender: str) -> dict[str, Spread]:

@@ -78,17 +78,17 @@ def main() -> None:
     report = Report("linear", vars(args))
     for name, piece, step in STEPS:
         small, large = (piece * (size * args.kb * 1024 // len(piece)) for size in (1, 4))
-        one, four = (_cpu_ms(step, text, args.rounds) for text in (small, large))
+        small_ms, large_ms = (_cpu_ms(step, text, args.rounds) for text in (small, large))
         body = json.dumps({"stdout": large}).encode()
         decoding = _cpu_ms(lambda data: decode_object(data), body, args.rounds)  # type: ignore[arg-type]
         report.row(
             f"{args.kb} KB, and four times as much",
             text=name,
             **{
-                "CPU ms": one,
-                "CPU ms of 4": four,
-                "growth": four / one if one else 0.0,
-                "of decoding": four / decoding,
+                "CPU ms": small_ms,
+                "CPU ms of 4": large_ms,
+                "growth": large_ms / small_ms if small_ms else 0.0,
+                "of decoding": large_ms / decoding,
             },
         )
     report.print(args.json)

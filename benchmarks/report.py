@@ -34,9 +34,9 @@ class Spread:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Self:
-        found = sorted(values)
-        q1, median, q3 = statistics.quantiles(found, n=4, method="inclusive") if len(found) > 1 else found * 3
-        return cls(median, q1, q3, found[0], found[-1], len(found))
+        ordered = sorted(values)
+        q1, median, q3 = statistics.quantiles(ordered, n=4, method="inclusive") if len(ordered) > 1 else ordered * 3
+        return cls(median, q1, q3, ordered[0], ordered[-1], len(ordered))
 
     def __str__(self) -> str:
         if self.rounds == 1 or not self.median:

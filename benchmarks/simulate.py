@@ -244,12 +244,14 @@ def outcome(scenario: Scenario, replicas: Sequence[Replica], records: Records, c
         "retries/s": 10 * max(tenths.values(), default=0),
         "refused": records.refused,
         "wasted": sum(replica.wasted for replica in replicas),
-        "slow %": 100 * sum(one.executions for one in replicas if one.slowness > 1) / max(1, executions),
+        "slow %": 100 * sum(replica.executions for replica in replicas if replica.slowness > 1) / max(1, executions),
         "recovery s": None if scenario.event in (nothing, cold) else recovery_s(records),
         "CPU us": cpu_s / calls * 1e6,
     }
     retries_per_s = [seconds[second] for second in range(math.ceil(records.last))]
-    return Outcome(figures, calls / records.last, [quantile(took, one / 100) for one in PERCENTILES], retries_per_s)
+    return Outcome(
+        figures, calls / records.last, [quantile(took, percent / 100) for percent in PERCENTILES], retries_per_s
+    )
 
 
 def quantile(ordered: Sequence[float], part: float) -> float:
@@ -276,29 +278,29 @@ def run_cell(cell: Cell) -> Outcome:
     return run_virtually(simulate(cell))
 
 
-def add_goals(found: Mapping[tuple[str, str], Outcome], report: Report) -> None:
+def add_goals(outcomes: Mapping[tuple[str, str], Outcome], report: Report) -> None:
     """Add the goals to the report whose contenders and scenarios were run."""
 
     def figure(scenario: str, contender: str, name: str) -> float:
-        return float(found[scenario, contender].figures[name])
+        return float(outcomes[scenario, contender].figures[name])
 
     for scenario in (SLOW, SLOW_AND_MANY):
         for other, most in (("round robin", 0.5), ("oracle", 2.0)):
-            if (scenario, "faasrt") in found and (scenario, other) in found:
+            if (scenario, "faasrt") in outcomes and (scenario, other) in outcomes:
                 ratio = figure(scenario, "faasrt", "p99 s") / figure(scenario, other, "p99 s")
                 report.goal(f"{scenario}: p99 at most {most:g} times that of {other}", ratio, ratio <= most)
-    if (MIXED, "faasrt") in found and (MIXED, "load") in found:
+    if (MIXED, "faasrt") in outcomes and (MIXED, "load") in outcomes:
         ratio = figure(MIXED, "faasrt", "p99 s") / figure(MIXED, "load", "p99 s")
         report.goal(f"{MIXED}: p99 at most 1.05 times that of load", ratio, ratio <= 1.05)
-    if (RACK, "faasrt") in found:
-        part = figure(RACK, "faasrt", "retries/s") / found[RACK, "faasrt"].calls_per_s
+    if (RACK, "faasrt") in outcomes:
+        part = figure(RACK, "faasrt", "retries/s") / outcomes[RACK, "faasrt"].calls_per_s
         report.goal(f"{RACK}: retries are at most 0.1 of the calls in any tenth of a second", part, part <= 0.1)
-    if (RESTART, "faasrt") in found:
+    if (RESTART, "faasrt") in outcomes:
         failed = figure(RESTART, "faasrt", "failed")
         report.goal(f"{RESTART}: no call fails", failed, not failed)
 
 
-def plot(found: Mapping[tuple[str, str], Outcome], file: Path) -> None:
+def plot(outcomes: Mapping[tuple[str, str], Outcome], file: Path) -> None:
     """Draw the latencies with slow replicas, and the retries after a rack has died."""
     import matplotlib as mpl
 
@@ -310,16 +312,18 @@ def plot(found: Mapping[tuple[str, str], Outcome], file: Path) -> None:
     figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.6))
     for axis, scenario in zip(axes[:2], (SLOW, SLOW_AND_MANY), strict=True):
         for name, colour in COLOURS.items():
-            if (scenario, name) in found:
-                places = [-math.log10(1 - one / 100) for one in PERCENTILES]
-                axis.plot(places, found[scenario, name].latencies_s, color=colour, label=name)
-        shown = (50, 90, 99, 99.9)
-        axis.set_xticks([-math.log10(1 - one / 100) for one in shown], [f"{one:g}" for one in shown])
+            if (scenario, name) in outcomes:
+                places = [-math.log10(1 - percent / 100) for percent in PERCENTILES]
+                axis.plot(places, outcomes[scenario, name].latencies_s, color=colour, label=name)
+        labelled = (50, 90, 99, 99.9)
+        axis.set_xticks(
+            [-math.log10(1 - percent / 100) for percent in labelled], [f"{percent:g}" for percent in labelled]
+        )
         axis.set(title=scenario.removeprefix("5 % "), xlabel="percentile", ylabel="latency (s)")
         axis.axvline(2, color="#cccccc", linewidth=0.8)
     for name in ("load", "faasrt"):
-        if (RACK, name) in found:
-            axes[2].plot(found[RACK, name].retries_per_s, color=COLOURS[name], label=name)
+        if (RACK, name) in outcomes:
+            axes[2].plot(outcomes[RACK, name].retries_per_s, color=COLOURS[name], label=name)
     axes[2].axvline(EVENT_S, color="#cccccc", linewidth=0.8)
     axes[2].set(title=RACK, xlabel="time (s); the rack dies at 10 s", ylabel="retries per second")
     for axis in axes:
@@ -350,9 +354,9 @@ def main() -> None:
     ]
     with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as processes:
         outcomes = dict(zip(cells, processes.map(run_cell, cells), strict=True))
-    for cell, found in outcomes.items():
-        report.row(cell.scenario, contender=cell.contender, **found.figures)
-    by_name = {(cell.scenario, cell.contender): found for cell, found in outcomes.items()}
+    for cell, outcome in outcomes.items():
+        report.row(cell.scenario, contender=cell.contender, **outcome.figures)
+    by_name = {(cell.scenario, cell.contender): outcome for cell, outcome in outcomes.items()}
     add_goals(by_name, report)
     if args.plot:
         plot(by_name, args.plot)
