@@ -66,7 +66,7 @@ The choice takes as long with a thousand replicas as with ten, unless nearly all
 |---|---|
 | to refuse instead of waiting (web backends) | `LimiterSettings(max_queue=100, queue_timeout_s=2)` |
 | calls that fail at once while servers are down (web backends) | `RetrySettings(connect_retry_s=0)` |
-| to stop a program whose client has gone (web backends) | `faasrt.web.run_until_disconnect`, for Starlette and FastAPI |
+| to stop a program whose client has gone (web backends) | `faasrt.web.run_until_disconnect` (Starlette, FastAPI) |
 | a batch that survives longer restarts | `RetrySettings(connect_retry_s=120)`, and a `grace_s` of as many seconds |
 | to leave room for other clients of a server | a small `LimiterSettings(max_concurrency=...)` |
 | more programs at once on the embedded FaaS | `RuntimeManager.local(workers=...)`, at most one for each free CPU |
