@@ -159,6 +159,7 @@ __all__ = [
     "Judgement",
     "Language",
     "LanguageName",
+    "LanguageOption",
     "Latency",
     "LimiterSettings",
     "Metrics",

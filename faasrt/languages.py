@@ -97,7 +97,7 @@ is a str; it tells type checkers that the name is not a typing error.
 """
 
 LanguageOption: TypeAlias = Language | LanguageName | OtherLanguage
-"""The argument `language`."""
+"""The type of the argument `language`, for functions of yours that pass it on."""
 
 
 def parse_language(name: str) -> Language | OtherLanguage:

@@ -74,7 +74,7 @@ async def test_every_public_name_has_an_example() -> None:
 
     Methods that `Runtime` shares with `RuntimeManager` need only one. `aclose` needs none, because of `async with`.
     """
-    types = {"LanguageName", "OtherLanguage", "TaskResult"}
+    types = {"LanguageName", "LanguageOption", "OtherLanguage", "TaskResult"}
     public = [getattr(faasrt, name) for name in set(faasrt.__all__) - types - {"__version__"}]
     shared = {name for name, _ in public_methods(RuntimeManager)}
     for kind, others in ((RuntimeManager, set()), (faasrt.RuntimeFactory, set()), (faasrt.Runtime, shared)):
