@@ -17,6 +17,13 @@ def test_import_faasrt_loads_no_dependency() -> None:
     assert done.stdout == "[]\n"
 
 
+def test_a_worker_of_wasm_loads_no_event_loop() -> None:
+    """asyncio alone would double the time of its imports. It loads wasmtime later, and the web server never."""
+    code = "import sys, faasrt.local.engines.wasm.worker; print({'asyncio', 'aiohttp', 'wasmtime'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
 def test_the_typed_sample_runs() -> None:
     """`typed_sample.py`, which mypy checks, also runs without an error."""
     sample = ROOT / "tests/e2e/typed_sample.py"

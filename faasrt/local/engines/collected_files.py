@@ -1,8 +1,10 @@
-"""Collects the files that a program has left in its working folder."""
+"""Collects the files that a program has left in its working folder.
+
+The workers of the engine "wasm" import this module too, so it must load quickly: without asyncio.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
 import os
@@ -10,15 +12,11 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-import attrs
-
 from faasrt.errors import InvalidRequestError
-from faasrt.inputs import MAX_FILES, MAX_PATH_PARTS, check_path, program_file
-from faasrt.local.errors import NotStartedError
+from faasrt.inputs import MAX_FILES, MAX_PATH_PARTS, check_path
 from faasrt.protocol.guest.python_files import PathMatcher
 
-if TYPE_CHECKING:  # the workers of the engine "wasm" import this module too, so it must load quickly
-    from faasrt.local.engines.engine import EngineJob, EngineResult
+if TYPE_CHECKING:
     from faasrt.local.jail.jail import Folder
 
 MatchingFile = tuple[str, Callable[[int], bytes | None]]
@@ -73,26 +71,6 @@ def _is_valid(path: str) -> bool:
     except InvalidRequestError:
         return False
     return True
-
-
-async def add_files(result: EngineResult, job: EngineJob, folder: Folder, max_bytes: int | None = None) -> EngineResult:
-    """Return a result with the files that its program has left in a folder. Its processes must have ended.
-
-    Args:
-        max_bytes: The largest size of the output of a compiler; None means the output limit of the program.
-
-    Raises:
-        NotStartedError: The output of a compiler could not be read in time.
-    """
-    own_file, limit = program_file(job.language), job.limits.max_output_bytes if max_bytes is None else max_bytes
-    # A thread, because the folder may contain thousands of files.
-    collect = functools.partial(collect_files, without=[own_file], in_time=max_bytes is not None)
-    try:
-        files, complete = await asyncio.to_thread(collect, folder, job.input.collect, limit)
-    except TimeoutError:
-        raise NotStartedError("the output of the compiler could not be read in time") from None
-    truncated = result.truncated if complete else tuple(sorted([*result.truncated, "files"]))
-    return attrs.evolve(result, files=files, truncated=truncated)
 
 
 def collect_files(

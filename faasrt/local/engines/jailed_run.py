@@ -16,8 +16,9 @@ from typing import Any, Protocol
 
 import attrs
 
+from faasrt.inputs import program_file
 from faasrt.languages import Language
-from faasrt.local.engines.collected_files import add_files
+from faasrt.local.engines.collected_files import collect_files
 from faasrt.local.engines.engine import EngineJob, EngineResult
 from faasrt.local.engines.runner_messages import cut_streams, decode_message, read_text
 from faasrt.local.errors import NotStartedError
@@ -156,12 +157,32 @@ async def run_program(
         result = attrs.evolve(run.result(), duration_ms=duration_ms, instance_id=f"{instance}-{process.pid}")
         if folder is not None and job.input.collect:
             await process.end()
-            result = await add_files(result, job, folder, max_files_bytes)
+            result = await _add_files(result, job, folder, max_files_bytes)
         return result
     finally:
         process.kill()
         # Breaks a reference cycle that would keep the output in memory until the next garbage collection.
         process.receive(ignore_output)
+
+
+async def _add_files(result: EngineResult, job: EngineJob, folder: Folder, max_bytes: int | None) -> EngineResult:
+    """Return a result with the files that its program has left in a folder. Its processes must have ended.
+
+    Args:
+        max_bytes: The largest size of the output of a compiler; None means the output limit of the program.
+
+    Raises:
+        NotStartedError: The output of a compiler could not be read in time.
+    """
+    own_file, limit = program_file(job.language), job.limits.max_output_bytes if max_bytes is None else max_bytes
+    # A thread, because the folder may contain thousands of files.
+    collect = functools.partial(collect_files, without=[own_file], in_time=max_bytes is not None)
+    try:
+        files, complete = await asyncio.to_thread(collect, folder, job.input.collect, limit)
+    except TimeoutError:
+        raise NotStartedError("the output of the compiler could not be read in time") from None
+    truncated = result.truncated if complete else tuple(sorted([*result.truncated, "files"]))
+    return attrs.evolve(result, files=files, truncated=truncated)
 
 
 class JailedRun:
