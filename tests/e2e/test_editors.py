@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import pkgutil
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -42,11 +43,12 @@ SETTINGS = faasrt.Settings()
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of a user, with the programs of the README and `USE`."""
+    """A folder of a user, with the programs of the README, `USE`, and a sample of the whole API."""
     folder = tmp_path_factory.mktemp("project")
     for snippet in SNIPPETS:
         (folder / f"readme_{snippet.number}.py").write_text(snippet.code)
     (folder / "use.py").write_text(USE)
+    shutil.copy(ROOT / "tests/e2e/typed_sample.py", folder)
     options = {"typeCheckingMode": "strict", "extraPaths": [str(ROOT)]}
     (folder / "pyrightconfig.json").write_text(json.dumps(options))
     return folder
@@ -61,7 +63,7 @@ def server(project: Path) -> Iterator[LanguageServer]:
 @pytest.mark.parametrize(
     "command", ["mypy --strict --follow-imports silent", "basedpyright --pythonpath"], ids=["mypy", "pyright"]
 )
-def test_type_checkers_accept_the_programs_of_the_readme(command: str, project: Path) -> None:
+def test_type_checkers_accept_the_programs_of_users(command: str, project: Path) -> None:
     """In their strict modes."""
     argv = [sys.executable, "-m", *command.split()] + ([sys.executable] if "pyright" in command else ["."])
     env = os.environ | {"MYPYPATH": str(ROOT)}

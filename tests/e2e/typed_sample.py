@@ -1,4 +1,4 @@
-"""A sample that uses the public API with types. mypy checks it, and `test_imports.py` runs it."""
+"""A sample that uses the public API with types. mypy and pyright check it, and `test_imports.py` runs it."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ async def use(manager: faasrt.RuntimeManager) -> None:
             assert_type(item.result, faasrt.ExecutionResult)
         else:
             assert_type(item.error, faasrt.FaasrtError)
-        if item.result:
+        if item.result is not None:
             assert_type(item, faasrt.CompletedTask)
     called = await manager.call_function("def f(n): pass", "f", [1], language="py", timeout_ms=5)
     assert_type(called, faasrt.ExecutionResult)
