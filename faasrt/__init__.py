@@ -116,7 +116,7 @@ if _typing.TYPE_CHECKING:
         UnsupportedLanguageError,
     )
     from faasrt.judging import Judgement, TestCase, TestResult, Verdict, floats
-    from faasrt.languages import Language, LanguageName, OtherLanguage
+    from faasrt.languages import Language, LanguageName, LanguageOption, OtherLanguage
     from faasrt.results import (
         Diagnostic,
         EndpointHealth,
