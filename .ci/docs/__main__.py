@@ -36,8 +36,11 @@ SECTIONS = {
     },
     "Reference": {
         "faasrt.results": "Results",
+        "faasrt.judging": "Judging",
         "faasrt.errors": "Errors",
         "faasrt.config": "Settings",
+        "faasrt.discovery": "Discovery",
+        "faasrt.sync": "Without asyncio",
         "faasrt.web": "Web applications",
         "faasrt.transport": "Retries, replicas, limits",
         "faasrt.protocol": "Protocol and envelope",
