@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
@@ -112,7 +112,7 @@ class OutputChunk:
         [('stdout', 'hi\n')]
     """
 
-    stream: str
+    stream: Literal["stdout", "stderr"]
     text: str = attrs.field(repr=safe_repr)
     elapsed_s: float
 

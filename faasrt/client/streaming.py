@@ -102,9 +102,11 @@ class StreamedRun:
             result = await self._start(self._reader)
             if not self._reader.live:
                 elapsed_s = result.timings.total_s if result.duration_ms is None else result.duration_ms / 1000
-                for stream, text in (("stdout", result.stdout), ("stderr", result.stderr)):
-                    if text:
-                        await self._deliver(OutputChunk(stream=stream, text=text, elapsed_s=elapsed_s))
+                stdout = OutputChunk(stream="stdout", text=result.stdout, elapsed_s=elapsed_s)
+                stderr = OutputChunk(stream="stderr", text=result.stderr, elapsed_s=elapsed_s)
+                for chunk in (stdout, stderr):
+                    if chunk.text:
+                        await self._deliver(chunk)
             self._result = result
         except Exception as error:
             self._error = error
