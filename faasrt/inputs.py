@@ -16,8 +16,6 @@ import attrs
 from faasrt.errors import InvalidRequestError, safe_repr
 from faasrt.languages import Language
 
-INPUT_FIELDS = ("stdin", "argv", "files", "collect")
-"""The names of the fields, in the API and in requests."""
 MAX_ARGUMENTS = 1_000
 MAX_ARGUMENT_BYTES = 65_536
 MAX_FILES = 1_000
@@ -120,6 +118,8 @@ class ProgramInput:
         return ProgramInput.checked(language, **values)
 
 
+INPUT_FIELDS = tuple(field.name for field in attrs.fields(ProgramInput))
+"""The names of the fields, in the API and in requests."""
 NO_INPUT = ProgramInput()
 """The input of programs without input. All of them share it, so that it costs a call nothing."""
 

@@ -38,7 +38,6 @@ _NUMBER = re.compile(
     r"[+-]?(?:(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:e[+-]?[0-9]+)?|inf|infinity|nan)", re.ASCII | re.IGNORECASE
 )
 _CUT = "the output was cut, so it cannot be compared"
-_TEST_FIELDS = ("stdin", "expected", "argv", "files", "timeout_ms", "id")
 
 
 class Verdict(enum.StrEnum):
@@ -115,12 +114,12 @@ class TestCase:
         """
         if not isinstance(fields, dict):
             raise InvalidRequestError(f"a test must be an object, got {safe_repr(fields)}")
-        if unknown := fields.keys() - set(_TEST_FIELDS):
-            raise InvalidRequestError(f"a test has no field {min(unknown)[:50]!r}, only {', '.join(_TEST_FIELDS)}")
-        values = {name: fields[name] for name in ("expected", "timeout_ms", "id") if fields.get(name) is not None}
-        names = {name: fields[name] for name in ("stdin", "argv", "files") if name in fields}
-        checked = ProgramInput.from_wire(names, None)
-        return cls(stdin=checked.stdin, argv=checked.argv, files=checked.files, **values)
+        names = [field.name for field in attrs.fields(cls)]
+        if unknown := fields.keys() - set(names):
+            raise InvalidRequestError(f"a test has no field {min(unknown)[:50]!r}, only {', '.join(names)}")
+        values = {name: value for name, value in fields.items() if value is not None}
+        data = ProgramInput.from_wire(values, None)
+        return cls(**values | {"stdin": data.stdin, "argv": data.argv, "files": data.files})
 
 
 @attrs.frozen(kw_only=True)
