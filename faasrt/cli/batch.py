@@ -219,9 +219,7 @@ def batch_command(
         max_concurrency=task_options["concurrency"] or _MAX_CONCURRENCY,
         waits=True,
     )
-    options = BatchOptions(
-        max_timeout_ms=settings.sandbox.timeout_limit_s * 1000, any_language=names_protocols(settings), **task_options
-    )
+    options = BatchOptions(sandbox=settings.sandbox, any_language=names_protocols(settings), **task_options)
     total: int | None = None
     languages: tuple[Language | OtherLanguage, ...] | None = None
     source, target = Path(tasks), Path(output)

@@ -17,6 +17,7 @@ import zstandard
 
 from faasrt import _strict_json
 from faasrt.cli.input import iter_lines, open_input
+from faasrt.config import SandboxConfig
 from faasrt.languages import Language, OtherLanguage
 from faasrt.tasks import CodeTask, field_forms
 
@@ -34,7 +35,7 @@ class BatchOptions:
         language: The language of tasks that name none.
         timeout_ms: The time limit of tasks that have none.
         function: The function to call in tasks that name none.
-        max_timeout_ms: The largest `timeout_ms`.
+        sandbox: The limits of tasks, where their own field `sandbox` has no others.
         any_language: Whether an endpoint may run languages that faasrt does not know.
         limit: The most lines to read.
         concurrency: The largest number of tasks in flight; that of the servers when None.
@@ -44,7 +45,7 @@ class BatchOptions:
     language: Language | OtherLanguage | None
     timeout_ms: float | None
     function: str | None
-    max_timeout_ms: float
+    sandbox: SandboxConfig
     any_language: bool
     limit: int | None
     concurrency: int | None
@@ -153,11 +154,11 @@ def _make_task(fields: dict[str, Any], options: BatchOptions) -> CodeTask:
         raise ValueError("it has no language, and --language is not given")
     if "code" not in values:
         raise ValueError("'code' is missing")
-    if (values["timeout_ms"] or 0) > options.max_timeout_ms:
+    max_timeout_ms = options.sandbox.timeout_limit_s * 1000
+    if (values["timeout_ms"] or 0) > max_timeout_ms:
         raise ValueError(
-            f"'timeout_ms' must be at most the limit of {options.max_timeout_ms:g} ms; "
-            "a larger --timeout-ms raises the limit"
+            f"'timeout_ms' must be at most the limit of {max_timeout_ms:g} ms; a larger --timeout-ms raises the limit"
         )
     if not options.any_language:
         Language.parse(values["language"])
-    return CodeTask.from_dict(values)
+    return CodeTask.from_dict(values, options.sandbox)

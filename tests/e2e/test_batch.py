@@ -24,7 +24,7 @@ import pytest
 import zstandard
 from anyio.from_thread import start_blocking_portal
 
-from faasrt import Language, RuntimeFactory, RuntimeManager
+from faasrt import Language, RuntimeFactory, RuntimeManager, SandboxConfig
 from faasrt.cli.batch import Batch
 from faasrt.cli.batch_input import BatchOptions, survey
 from faasrt.cli.batch_output import Results
@@ -96,7 +96,7 @@ async def batch_in_this_loop(
         language=None,
         timeout_ms=timeout_ms,
         function=None,
-        max_timeout_ms=30_000,
+        sandbox=SandboxConfig(),
         any_language=False,
         limit=None,
         concurrency=concurrency,
@@ -241,6 +241,19 @@ def test_tasks_with_input_and_tests(url: str, tmp_path: Path) -> None:
     report = Summary(tmp_path / "out")
     assert (report.tests_passed, report.tests, report.counts["WRONG_ANSWER"]) == (3, 7, 1)
     assert "3 of 7" in render(report)
+
+
+def test_tasks_have_all_options_of_a_run(tmp_path: Path) -> None:
+    """The field `sandbox` of a task has the limits that differ from those of the batch."""
+    fields = {"sandbox": {"timeout_limit_s": 2}, "priority": "high", "ext": {"a": "b"}, "idempotent": True}
+    tasks = write(tmp_path / "tasks.jsonl", {"id": "a", "code": "f", "language": "py", **fields})
+    with in_thread(FakeFaaS()) as faas:
+        faas.script(Reply.crash())  # an idempotent task is sent again
+        code, _, stderr = batch(tasks, "-o", str(tmp_path / "out"), "--url", faas.url, "--memory-mb", "64")
+        assert (code, len(faas.requests)) == (0, 2), stderr
+        request = faas.requests[-1]
+    assert (request["priority"], request["ext"], request["timeout"]) == ("high", {"a": "b"}, 2_000)
+    assert (request["sandbox"]["memory_limit_mb"], request["sandbox"]["timeout_ms"]) == (64, 2_000)
 
 
 def test_invalid_lines_are_reported_in_the_results(url: str, tmp_path: Path) -> None:
