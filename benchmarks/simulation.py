@@ -22,7 +22,7 @@ from faasrt.errors import ConnectError, ConnectionLostError, DeadlineExceededErr
 from faasrt.transport.endpoint import Endpoint, has_alternative
 from faasrt.transport.http import RequestBody
 from faasrt.transport.pool import Permit, PermitPool
-from faasrt.transport.retry import Outage, RetryBudget, wait_before_retry
+from faasrt.transport.retry import FailedAttempts, RetryBudget
 
 T = TypeVar("T")
 
@@ -228,33 +228,30 @@ class Client:
         records.last = self._clock()
 
     async def _attempts(self, demand_s: float) -> None:
-        deadline, attempt = math.inf, 0
-        tried: tuple[str, ...] = ()
-        outage = Outage()
+        deadline, attempts = math.inf, 0
+        failed = FailedAttempts(LIMIT_S / 10)
         while True:
-            permit = self._pool.try_acquire(self._group, avoid=tried)
+            permit = self._pool.try_acquire(self._group, avoid=failed.tried)
             if permit is None:
-                permit = await self._pool.acquire(self._group, avoid=tried, since=outage.since)
+                permit = await self._pool.acquire(self._group, avoid=failed.tried, since=failed.down_since)
                 assert permit is not None
-            attempt += 1
+            attempts += 1
             deadline = min(deadline, self._clock() + DEADLINE_S)
             error = await self._attempt(permit, demand_s)
             if error is None:
                 return
-            tried += (permit.endpoint.url,)
+            failed.add(error, permit.endpoint.url)
             self._records.refused += isinstance(error, OverloadedError)
-            outage_s = outage.add(error, self._clock(), SETTINGS.retry)
-            wait_s = wait_before_retry(
-                error,
-                attempt=attempt - outage.attempts if outage_s is None else outage.attempts,
-                idempotent=False,
-                has_alternative=has_alternative(self._group.endpoints, self._clock(), tried),
-                remaining_s=deadline - self._clock(),
-                min_attempt_s=LIMIT_S / 10,
+            now = self._clock()
+            wait_s = failed.wait_before_next(
+                attempts,
+                now,
                 settings=SETTINGS.retry,
+                has_alternative=has_alternative(self._group.endpoints, now, failed.tried),
+                idempotent=False,
+                remaining_s=deadline - now,
                 budget=self._budget,
                 random=self.random.random,
-                outage_s=outage_s,
             )
             if wait_s is None:
                 raise error

@@ -174,7 +174,7 @@ def read_answer(answer: Answer, nonce: str | None, *, timeout_ms: float, max_out
     texts, cut_names = cut_texts(texts, max_output_bytes)
     # On python-faas the duration includes the start of the interpreter, which can exceed the time limit by itself.
     time_used_up = duration_ms is not None and duration_ms >= timeout_ms and not is_pyodide(metadata)
-    output = ExecutionOutput(**texts)
+    output = ExecutionOutput(texts["stdout"], texts["stderr"], texts["ret_val"])
     outcome, user_error = declared or _inferred_outcome(output, metadata, killed, time_used_up)
     return ParsedAnswer(
         outcome=outcome,

@@ -52,7 +52,7 @@ class Call:
         self._clock = clock
         self._id = ""
         self._attempt_started = 0.0
-        self._attempts_s: list[float] = []
+        self._attempts_s: tuple[float, ...] = ()
         self._timings: Timings | None = None
         self.language = language
         self.started = clock()
@@ -112,7 +112,7 @@ class Call:
 
     def attempt_finished(self, error: BaseException | None, status: int | None) -> None:
         duration_s = self._clock() - self._attempt_started
-        self._attempts_s.append(duration_s)
+        self._attempts_s += (duration_s,)
         if self._endpoint_counters is not None:
             self._endpoint_counters.attempt_finished()
         if error is not None or (self._has_listeners and self._emit.is_enabled_for(AttemptFinished)):
@@ -151,7 +151,7 @@ class Call:
     def timings(self) -> Timings:
         """The times of the call, up to the first access. The cases of an execution share them."""
         if self._timings is None:
-            self._timings = Timings(self.queued_s, self._clock() - self.started, tuple(self._attempts_s))
+            self._timings = Timings(self.queued_s, self._clock() - self.started, self._attempts_s)
         return self._timings
 
     def describe(self, result: ExecutionResult) -> ExecutionResult:

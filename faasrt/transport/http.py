@@ -60,9 +60,10 @@ class _Connector(aiohttp.TCPConnector):
     checks this when a connection returns to the pool, but not when it is taken from the pool.
     """
 
-    async def _get(self, *args: Any, **kwargs: Any) -> Any:
-        while (connection := await super()._get(*args, **kwargs)) is not None:
-            if connection.protocol is not None and not connection.protocol.should_close:
+    async def _get(self, key: Any, traces: Any) -> Any:
+        while (connection := await super()._get(key, traces)) is not None:
+            protocol = connection.protocol
+            if protocol is not None and not protocol.should_close:
                 return connection
             connection.close()
         return None
@@ -365,9 +366,14 @@ async def _exchange(
         response = await request
         try:
             _check_encoding(response)
-            if live is not None and timeout is not None and _is_live(response):
-                return await live.read(response.content, max_body_bytes, timeout)
-            return await _read_answer(response, max_body_bytes)
+            content, limit = response.content, max_body_bytes
+            if response.status != 200:
+                limit = _FAILURE_BODY_BYTES
+            elif live is not None and timeout is not None and response.content_type == CONTENT_TYPE:
+                return await live.read(content, max_body_bytes, timeout)
+            # A short answer has often arrived completely, together with its headers.
+            data = content.read_nowait() if content.is_eof() else await _read_pieces(content, limit)
+            return _make_answer(response, data, limit)
         except LineTooLongError:
             response.close()
             raise BodyTooLargeError from None
@@ -394,15 +400,8 @@ def _connect_error(error: aiohttp.ClientConnectorError) -> ConnectError:
     return failure
 
 
-def _is_live(response: aiohttp.ClientResponse) -> bool:
-    return response.status == 200 and response.content_type == CONTENT_TYPE
-
-
-async def _read_answer(response: aiohttp.ClientResponse, max_body_bytes: int) -> Answer:
+def _make_answer(response: aiohttp.ClientResponse, body: bytes, limit: int) -> Answer:
     status, headers = response.status, response.headers
-    limit, content = max_body_bytes if status == 200 else _FAILURE_BODY_BYTES, response.content
-    # A short answer has often arrived completely, together with its headers.
-    body = content.read_nowait() if content.is_eof() else await _read_pieces(content, limit)
     if len(body) > limit:
         response.close()  # its connection cannot be reused, because the body was not read to its end
         if status == 200:

@@ -124,7 +124,8 @@ def wait_before_retry(
         settings: The maximum number of attempts, and the delays.
         budget: The budget from which a retry takes tokens.
         random: Returns a number in [0, 1).
-        outage_s: The result of `Outage.add` for the error.
+        outage_s: The seconds since the first attempt that found an endpoint down; None if the last one did not, or if
+            the call must not wait.
 
     Returns:
         The delay before the retry in seconds; None to raise the error instead.
@@ -163,46 +164,6 @@ def wait_before_retry(
     return wait_s if free or budget.spend() else None
 
 
-class Outage:
-    """Counts the attempts of a call that found an endpoint down. They do not count towards `max_attempts`.
-
-    Attributes:
-        attempts: The number of these attempts.
-        since: When the first of them failed; None before that.
-    """
-
-    def __init__(self) -> None:
-        self.attempts = 0
-        self.since: float | None = None
-
-    def add(self, error: ServiceError, now: float, settings: RetrySettings) -> float | None:
-        """Record a failed attempt. Return the seconds since the first attempt that found an endpoint down; None if this
-        one did not, or if the call must not wait.
-        """
-        if not (outage_wait_s(settings) and is_outage(error)):
-            return None
-        self.attempts += 1
-        self.since = now if self.since is None else self.since
-        return now - self.since
-
-
-class SendState:
-    """Tracks whether the code of a call may have run in any of its attempts."""
-
-    def __init__(self) -> None:
-        self._sent: Sent = "no"
-
-    def add(self, error: ServiceError) -> None:
-        """Record a failed attempt, and set `sent` of its error according to all attempts so far."""
-        kind, sent = classify(error), error.sent
-        if self._sent != "no":
-            error.sent = max(self._sent, error.sent, key=_SENT.index)
-            if isinstance(error, OverloadedError):
-                error.not_started = False
-        if kind not in (FailureKind.NEVER_SENT, FailureKind.REFUSED):
-            self._sent = max(self._sent, sent, key=_SENT.index)
-
-
 _SENT: tuple[Sent, ...] = ("no", "maybe", "yes")
 
 
@@ -218,7 +179,9 @@ class FailedAttempts:
         unable: The base URLs of these endpoints. Nothing was sent to them.
         excluded: The endpoints and names that are not used for further attempts; see `exclude`.
         queued_s: The seconds that the call had waited for permits when the last attempt failed.
-        outage: The attempts that found an endpoint down.
+        sent: Whether the code may have run in any of the attempts.
+        outages: The number of attempts that found an endpoint down. They do not count towards `max_attempts`.
+        down_since: When the first of these failed; None if there is none.
     """
 
     min_attempt_s: float = 0.0
@@ -228,15 +191,27 @@ class FailedAttempts:
     unable: tuple[str, ...] = ()
     excluded: frozenset[str] = frozenset()
     queued_s: float = 0.0
-    outage: Outage = attrs.field(factory=Outage)
-    _state: SendState = attrs.field(factory=SendState)
+    sent: Sent = "no"
+    outages: int = 0
+    down_since: float | None = None
 
     def add(self, error: ServiceError, url: str = "") -> None:
-        """Record a failed attempt. `url` is empty if no address of the endpoint was found."""
+        """Record a failed attempt, and set `sent` of its error according to all attempts so far.
+
+        Args:
+            error: The error.
+            url: The base URL of the endpoint; "" if no address of it was found.
+        """
         self.error = error
-        self._state.add(error)
         if url:
             self.tried += (url,)
+        kind, sent = classify(error), error.sent
+        if self.sent != "no":
+            error.sent = max(self.sent, error.sent, key=_SENT.index)
+            if isinstance(error, OverloadedError):
+                error.not_started = False
+        if kind not in (FailureKind.NEVER_SENT, FailureKind.REFUSED):
+            self.sent = max(self.sent, sent, key=_SENT.index)
 
     def clear(self) -> None:
         """Forget the errors. Their tracebacks refer to this object, and they would keep each other alive."""
@@ -262,11 +237,14 @@ class FailedAttempts:
             settings, has_alternative, idempotent, remaining_s, budget, random: See `wait_before_retry`.
         """
         assert self.error is not None
-        outage_s = self.outage.add(self.error, now, settings)
-        counted = attempts - len(self.unable) - self.outage.attempts
+        outage_s = None
+        if outage_wait_s(settings) and is_outage(self.error):
+            self.outages += 1
+            self.down_since = now if self.down_since is None else self.down_since
+            outage_s = now - self.down_since
         return wait_before_retry(
             self.error,
-            attempt=counted if outage_s is None else self.outage.attempts,
+            attempt=attempts - len(self.unable) - self.outages if outage_s is None else self.outages,
             idempotent=idempotent,
             has_alternative=has_alternative,
             remaining_s=remaining_s,

@@ -216,7 +216,7 @@ class Transport:
                 avoid=failed.tried,
                 within_s=within_s if within_s < math.inf else None,
                 owner=owner,
-                since=failed.outage.since,
+                since=failed.down_since,
             )
         except (QueueFullError, ServiceError) as error:
             raise failed.error or error from None

@@ -26,9 +26,9 @@ from faasrt.transport.http import read_retry_after
 from faasrt.transport.retry import (
     BUDGET,
     RETRY_COST,
+    FailedAttempts,
     FailureKind,
     RetryBudget,
-    SendState,
     classify,
     is_outage,
     outage_wait_s,
@@ -187,10 +187,10 @@ def test_no_retry_shortly_before_the_deadline() -> None:
 
 def test_send_state_covers_all_attempts() -> None:
     """If an attempt may have run the code, the errors of later attempts say so, even if they were not sent."""
-    send_state = SendState()
+    failed = FailedAttempts()
     first, last = overloaded(429), ConnectError("x", sent="no")
-    send_state.add(first)
-    send_state.add(last)
+    failed.add(first)
+    failed.add(last)
     assert last.sent == "no"
     lost, refused, gone = (
         ConnectionLostError("x", sent="maybe"),
@@ -198,7 +198,7 @@ def test_send_state_covers_all_attempts() -> None:
         ConnectError("x", sent="no"),
     )
     for error in (lost, refused, gone):
-        send_state.add(error)
+        failed.add(error)
     assert (gone.sent, refused.not_started) == ("maybe", False)
 
 
