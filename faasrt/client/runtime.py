@@ -144,7 +144,7 @@ class Runtime:
             files=files,
             collect=collect,
         )
-        return await self._executor.run(Execution(run=request, mode=settings.envelope))
+        return await self._executor.run(Execution(request, settings.envelope))
 
     def stream_code(
         self, code: str, language: LanguageOption | None = None, **options: Unpack[RunOptions]

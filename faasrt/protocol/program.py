@@ -34,7 +34,7 @@ _WITH_FULL_TIME = (Outcome.OK, Outcome.TIMEOUT)
 _LIMITS = (Outcome.TIMEOUT, Outcome.MEMORY_LIMIT, Outcome.OUTPUT_LIMIT)
 
 
-@attrs.define(kw_only=True)
+@attrs.define
 class Execution:
     """One execution of a program, or of calls of its function.
 
@@ -88,7 +88,7 @@ class Execution:
         guest_input = self._guest_input(profile, endpoint, has_envelope=has_envelope)
         if not has_envelope:
             body = protocol.encode(run, in_envelope=False)
-            return Request(body=body, run=run, timeout_ms=timeout_ms, profile=profile, protocol=protocol)
+            return Request(body, run, timeout_ms, profile, protocol)
         if not job.single:
             timeout_ms, begin_within_ms = self._time_limits(profile, timeout_ms)
         nonce, limit = secrets.token_hex(8), _limits(run, profile).max_output_bytes
@@ -158,7 +158,7 @@ class Execution:
         return min((0 if self.job.isolate else definitions) + case_ms + window, longest), float(window)
 
 
-@attrs.define(kw_only=True)
+@attrs.define
 class Request:
     """A request to one endpoint.
 

@@ -28,7 +28,7 @@ Source: the rows for 200 and 500 follow observed answers of python-faas and js-f
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 import attrs
@@ -84,7 +84,7 @@ class Answer:
     may_be_timeout: bool = False
 
 
-@attrs.define(kw_only=True)
+@attrs.define
 class ParsedAnswer:
     """The content of an answer. The first fields are those of `ExecutionResult`, according to the server alone.
 
@@ -157,39 +157,40 @@ def read_answer(answer: Answer, nonce: str | None, *, timeout_ms: float, max_out
     fields = check_type(body["output"], "output", dict)
     texts = {}
     for name in STREAM_NAMES:
-        texts[name] = check_type(fields.get(name, ""), name, str)
+        text = texts[name] = fields.get(name, "")
+        if type(text) is not str:
+            raise _wrong_type(text, name)
     # The embedded FaaS writes a notice to an empty stderr. It is not output of the program.
     if "notice" in body and check_type(body["notice"], "notice", str) == texts["stderr"]:
         texts["stderr"] = ""
-    truncated = check_type(body["truncated"], "truncated", list) if "truncated" in body else []
+    truncated: Collection[str] = ()
+    if "truncated" in body:
+        truncated = check_type(body["truncated"], "truncated", list)
     if truncated and not all(name in (*STREAM_NAMES, "files") for name in truncated):
         raise ProtocolError("'truncated' in the answer must contain only names of streams", sent="yes", status=200)
-    files = _read_files(body["files"]) if "files" in body else {}
     exit_code = check_number(metadata.get("exit_code"), "exit_code", int)
     duration_ms = check_number(metadata.get("duration"), "duration", int, float)
     declared = _declared_outcome(body) if "outcome" in body else None
     from_js_faas = declared is None and exit_code is None and metadata.get("language") in (None, "javascript")
     killed = from_js_faas and _unpack_js_report(texts)
     report, texts = take_frames(texts, nonce, max_output_bytes) if nonce else (NO_REPORT, texts)
-    texts, cut_names = cut_texts(texts, max_output_bytes)
+    if len(answer.body) > max_output_bytes:  # a text in JSON is not shorter than in UTF-8
+        texts, cut_names = cut_texts(texts, max_output_bytes)
+        truncated = cut_names.union(truncated)
     # On python-faas the duration includes the start of the interpreter, which can exceed the time limit by itself.
     time_used_up = duration_ms is not None and duration_ms >= timeout_ms and not is_pyodide(metadata)
     output = ExecutionOutput(texts["stdout"], texts["stderr"], texts["ret_val"])
     outcome, user_error = declared or _inferred_outcome(output, metadata, killed, time_used_up)
-    return ParsedAnswer(
-        outcome=outcome,
-        output=output,
-        error=user_error,
-        exit_code=exit_code,
-        truncated=cut_names.union(truncated) if truncated else cut_names,
-        duration_ms=None if duration_ms is None else float(duration_ms),
-        metadata=metadata,
-        files=files,
-        report=report,
-        declared=declared is not None,
-        killed=killed,
-        time_used_up=time_used_up,
-    )
+    parsed = ParsedAnswer(outcome, output, user_error, exit_code)
+    parsed.metadata, parsed.report = metadata, report
+    if truncated:
+        parsed.truncated = frozenset(truncated)
+    if duration_ms is not None:
+        parsed.duration_ms = float(duration_ms)
+    if "files" in body:
+        parsed.files = _read_files(body["files"])
+    parsed.declared, parsed.killed, parsed.time_used_up = declared is not None, killed, time_used_up
+    return parsed
 
 
 def _read_failure(answer: Answer, max_output_bytes: int) -> ParsedAnswer:

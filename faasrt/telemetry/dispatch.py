@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from faasrt.errors import ConfigurationError
@@ -63,6 +63,7 @@ class EventDispatcher:
     def __init__(self, sinks: tuple[Sink, ...]) -> None:
         self._sinks = sinks
         self._filters = [(sink, getattr(sink, "is_enabled_for", None)) for sink in sinks]
+        self._call_filters = [(sink, self._call_filter(sink)) for sink in sinks]
         self._header_sinks = [sink for sink in sinks if isinstance(sink, HeaderSink)]
         self.adds_headers = bool(self._header_sinks)
         self._logged: set[int] = set()
@@ -86,14 +87,18 @@ class EventDispatcher:
 
     def wants_calls(self) -> bool:
         """Return whether any sink wants events of calls that report no failure."""
-        for sink, is_enabled_for in self._filters:
-            # Logs and dispatchers answer one question instead of one for each kind of event.
-            if isinstance(sink, (LogSink, EventDispatcher)):
-                if sink.wants_calls():
+        for sink, wants_calls in self._call_filters:
+            try:
+                if wants_calls():
                     return True
-            elif is_enabled_for is None or any(map(self.is_enabled_for, _CALL_EVENTS)):
-                return True
+            except Exception:
+                self._log(sink)
         return False
+
+    def _call_filter(self, sink: Sink) -> Callable[[], bool]:
+        if isinstance(sink, (LogSink, EventDispatcher)):
+            return sink.wants_calls  # one question instead of one for each kind of event
+        return lambda: any(map(self.is_enabled_for, _CALL_EVENTS))
 
     def request_headers(self, call_id: str) -> dict[str, str]:
         """Return the headers that the sinks add to a request."""

@@ -107,8 +107,6 @@ def choose(
     Returns:
         The endpoint, or None if no endpoint that may be used has room.
     """
-    if len(endpoints) == 1 and endpoints[0].breaker.state == "closed":
-        return endpoints[0] if endpoints[0].limit.has_room(now) else None
     if len(endpoints) >= MANY:
         drawn = _draw(endpoints, now, avoid=avoid, random=random, recent=recent)
         if drawn is not None:

@@ -84,10 +84,12 @@ class CallsInFlight:
             self.check_open()
         return TrackedCall(self, task, is_nested)
 
-    def add(self, task: asyncio.Task[Any]) -> None:
+    def begin(self, task: asyncio.Task[Any]) -> None:
+        """Count a task as a call in flight."""
         self._tasks.add(task)
 
-    def remove(self, task: asyncio.Task[Any]) -> None:
+    def end(self, task: asyncio.Task[Any]) -> None:
+        """Stop counting a task."""
         self._tasks.discard(task)
         self._cancelled.discard(task)
         if not self._tasks:
@@ -138,19 +140,13 @@ class TrackedCall:
 
     def __enter__(self) -> None:
         if not self._is_nested:
-            self._calls.add(self._task)
+            self._calls.begin(self._task)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
         """Raise RuntimeClosedError in place of a cancellation by `CallsInFlight.close`."""
-        try:
-            # As in asyncio.timeout, only a cancellation by `close` is converted into an error.
-            if (
-                error is not None
-                and self._calls.take_cancelled(self._task)
-                and self._task.uncancel() <= self._cancelling
-                and isinstance(error, asyncio.CancelledError)
-            ):
-                raise RuntimeClosedError("this runtime was closed while the call was in flight") from None
-        finally:
-            if not self._is_nested:
-                self._calls.remove(self._task)
+        was_cancelled = error is not None and self._calls.take_cancelled(self._task)
+        if not self._is_nested:
+            self._calls.end(self._task)
+        # As in asyncio.timeout, only a cancellation by `close` is converted into an error.
+        if was_cancelled and self._task.uncancel() <= self._cancelling and isinstance(error, asyncio.CancelledError):
+            raise RuntimeClosedError("this runtime was closed while the call was in flight") from None

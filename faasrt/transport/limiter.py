@@ -79,19 +79,14 @@ class AdaptiveLimit:
         return self._abandoned[0] if self._abandoned else None
 
     def has_room(self, now: float) -> bool:
-        return self.in_flight + self.abandoned(now) + 1 <= self._limit
+        abandoned = self.abandoned(now) if self._abandoned else 0
+        return self.in_flight + abandoned + 1 <= self._limit
 
     def load(self, now: float) -> float:
         return (self.in_flight + self.abandoned(now)) / self._limit
 
-    def acquire(self) -> None:
-        self.in_flight += 1
-
-    def release(self) -> None:
-        self.in_flight -= 1
-
     def grow(self) -> None:
-        """Record a success. Call this before `release`."""
+        """Record a success. Call this before `in_flight` is reduced."""
         if 2 * self.in_flight < self._limit:
             return
         self._successes += 1

@@ -243,7 +243,7 @@ class PermitPool:
                     is_failure = self._record_failure(permit, error, now)
         finally:  # a telemetry sink may raise KeyboardInterrupt
             self.in_flight -= 1
-            endpoint.limit.release()
+            endpoint.limit.in_flight -= 1
             if permit.probe is not None:
                 endpoint.breaker.release_probe(now, permit.probe)
             if self.queued:
@@ -365,7 +365,13 @@ class PermitPool:
         A call to an endpoint whose breaker may be probed is the probe. While every breaker is open, only probes are
         sent if callers wait, or if the endpoint is down.
         """
-        endpoint = choose(endpoints, now, avoid=avoid, random=self._random, recent=group.recent)
+        endpoint: Endpoint | None
+        if len(endpoints) == 1 and endpoints[0].breaker.state == "closed":
+            endpoint = endpoints[0]
+            if not endpoint.limit.has_room(now):
+                return None
+        else:
+            endpoint = choose(endpoints, now, avoid=avoid, random=self._random, recent=group.recent)
         probe = None
         if endpoint is None or endpoint.breaker.state != "closed":
             waits = self._waits_for(group)
@@ -377,7 +383,7 @@ class PermitPool:
             if endpoint.breaker.may_probe(now, is_needed=waits):
                 probe = endpoint.breaker.start_probe()
         self.in_flight += 1
-        endpoint.limit.acquire()
+        endpoint.limit.in_flight += 1
         endpoint.latency.add_start(now)
         return Permit(endpoint, group, now, probe)
 
@@ -432,7 +438,7 @@ class PermitPool:
             if granted.exception() is None and granted.result() is not None:
                 # The permit was granted just when the caller left. The next caller gets it.
                 self.in_flight -= 1
-                granted.result().endpoint.limit.release()
+                granted.result().endpoint.limit.in_flight -= 1
                 if granted.result().probe is not None:
                     granted.result().endpoint.breaker.release_probe(self._clock(), granted.result().probe or 0)
                 self.wake()

@@ -374,18 +374,18 @@ def test_limit_of_n_grows_by_one_after_n_successes() -> None:
     limit.set_capacity(None)
     assert limit.limit == 16
     for _ in range(8):
-        limit.acquire()
+        limit.in_flight += 1
     for _ in range(15):
         limit.grow()
     assert limit.limit == 16
     limit.grow()
     assert limit.limit == 17
-    limit.release()
+    limit.in_flight -= 1
     for _ in range(100):
         limit.grow()
     assert limit.limit == 17
-    limit.acquire()
-    limit.acquire()
+    limit.in_flight += 1
+    limit.in_flight += 1
     for _ in range(100):
         limit.grow()
     assert limit.limit == 18
@@ -426,8 +426,8 @@ def test_limit_calls_on_change() -> None:
     limit = AdaptiveLimit(2, lambda: reported.append(limit.limit))
     limit.set_capacity(None)
     limit.set_capacity(None)
-    limit.acquire()
-    limit.acquire()
+    limit.in_flight += 1
+    limit.in_flight += 1
     for _ in range(10):
         limit.grow()
     for second in range(100):
@@ -452,7 +452,7 @@ class Limits(RuleBasedStateMachine):
     @rule()
     def acquire(self) -> None:
         assert self.limit.in_flight + self.limit.abandoned(self.now) + 1 <= self.limit.limit
-        self.limit.acquire()
+        self.limit.in_flight += 1
         self.held += 1
 
     @precondition(lambda self: self.held)
@@ -464,7 +464,7 @@ class Limits(RuleBasedStateMachine):
             self.limit.shrink(self.now, self.now - ago)
         elif how == "abandon":
             self.limit.charge_abandoned(self.now + ago)
-        self.limit.release()
+        self.limit.in_flight -= 1
         self.held -= 1
 
     @rule(seconds=st.floats(0, 10))
@@ -502,11 +502,11 @@ def test_choose_spreads_calls_evenly() -> None:
     held: list[Endpoint] = []
     for _ in range(10_000):
         if len(held) > 30 or (held and source.random() < 0.5):
-            held.pop(source.randrange(len(held))).limit.release()
+            held.pop(source.randrange(len(held))).limit.in_flight -= 1
             continue
         choice = choose(endpoints, 0, avoid=(), random=source.random)
         assert choice is not None
-        choice.limit.acquire()
+        choice.limit.in_flight += 1
         held.append(choice)
         counts[choice.url] += 1
     for count in counts.values():
@@ -521,7 +521,7 @@ def test_choice_of_endpoint_by_load_breaker_and_earlier_attempts() -> None:
     endpoints = group_of(3, consecutive_failures=1)
     source = random.Random(3).random
     for _ in range(15):
-        endpoints[0].limit.acquire()
+        endpoints[0].limit.in_flight += 1
     assert {choose(endpoints[:2], 0, avoid=(), random=source).url for _ in range(20)} == {"http://e1"}  # type: ignore[union-attr]
     avoided = {choose(endpoints[1:], 0, avoid={"http://e1"}, random=source).url for _ in range(20)}  # type: ignore[union-attr]
     assert avoided == {"http://e2"}
@@ -538,7 +538,7 @@ def test_choice_of_endpoint_by_load_breaker_and_earlier_attempts() -> None:
     assert all_open == {"http://e1", "http://e2"}
     for endpoint in endpoints:
         while endpoint.limit.has_room(107):
-            endpoint.limit.acquire()
+            endpoint.limit.in_flight += 1
     assert choose(endpoints, 107, avoid=(), random=source) is None
 
 
@@ -568,7 +568,7 @@ class Groups(RuleBasedStateMachine):
         assert probes or choice in usable
         others = [e for e in usable if int(e.url[-1]) not in avoid]
         assert probes or not others or choice in others
-        choice.limit.acquire()
+        choice.limit.in_flight += 1
         probe = choice.breaker.start_probe() if probes else None
         self.held.append(Permit(choice, EndpointGroup("python", ()), self.now, probe))
 
@@ -583,7 +583,7 @@ class Groups(RuleBasedStateMachine):
         else:
             limit.shrink(self.now, self.now)
             breaker.fail(self.now, self.now, probe=choice.probe)
-        limit.release()
+        limit.in_flight -= 1
 
     @rule(seconds=st.floats(0, 20))
     def pass_time(self, seconds: float) -> None:
@@ -671,7 +671,7 @@ def test_endpoint_that_backs_off_gets_no_calls() -> None:
     endpoints, source = group_of(2), random.Random(3).random
     endpoints[0].limit.back_off(110)
     for _ in range(10):
-        endpoints[1].limit.acquire()
+        endpoints[1].limit.in_flight += 1
     assert {choose(endpoints, 109, avoid=(), random=source).url for _ in range(20)} == {"http://e1"}  # type: ignore[union-attr]
     assert choose(endpoints, 110, avoid=(), random=source) is endpoints[0]
     assert choose(endpoints[:1], 109, avoid=(), random=source) is endpoints[0]

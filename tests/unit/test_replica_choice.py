@@ -54,7 +54,7 @@ def test_a_ten_times_slower_endpoint_gets_calls_only_when_the_other_is_full(spre
     assert shares([one, slow], 101) == {"http://e0": 200}
     while one.limit.has_room(101):
         assert shares([one, slow], 101) == {"http://e0": 200}
-        one.limit.acquire()
+        one.limit.in_flight += 1
     assert shares([one, slow], 101) == {"http://e1": 200}
 
 
@@ -64,11 +64,11 @@ def test_equal_endpoints_get_equal_shares() -> None:
     for _ in range(2_400):
         chosen = choose(endpoints, 100, avoid=(), random=source.random)
         assert chosen is not None
-        chosen.limit.acquire()
+        chosen.limit.in_flight += 1
         counts[chosen.url] += 1
         in_flight.append(chosen)
         if len(in_flight) == 40 or source.random() < 0.3:
-            in_flight.pop(source.randrange(len(in_flight))).limit.release()
+            in_flight.pop(source.randrange(len(in_flight))).limit.in_flight -= 1
     assert all(0.22 < count / 2_400 < 0.28 for count in counts.values()), counts
 
 
@@ -77,8 +77,8 @@ def test_idle_endpoints_with_different_limits_get_equal_shares() -> None:
     small, large = replicas(2)
     small.limit.set_capacity(2)
     assert shares([small, large], 100)["http://e0"] > 60
-    small.limit.acquire()
-    large.limit.acquire()
+    small.limit.in_flight += 1
+    large.limit.in_flight += 1
     assert shares([small, large], 100) == {"http://e1": 200}
 
 
@@ -111,9 +111,9 @@ def test_a_slow_endpoint_is_tried_again_with_one_call() -> None:
         one.latency.add(1, 100)
     assert shares([one, slow], 104.9) == {"http://e0": 200}
     one.latency.add(1, 106)
-    one.limit.acquire()
+    one.limit.in_flight += 1
     assert shares([one, slow], 106) == {"http://e1": 200}
-    slow.limit.acquire()
+    slow.limit.in_flight += 1
     assert shares([one, slow], 106) == {"http://e0": 200}
     for _ in range(20):
         slow.latency.add(1, 107)
@@ -126,17 +126,17 @@ def test_a_failing_endpoint_gets_no_calls_until_it_is_tried_again(failures: list
     one, failed = replicas(2)
     for is_away in failures:
         failed.latency.add_failure(100, is_away=is_away)
-    one.limit.acquire()
+    one.limit.in_flight += 1
     assert shares([one, failed], 104) == {"http://e0": 200}
     assert shares([one, failed], 106) == {"http://e1": 200}
     failed.latency.add_start(106)
     assert shares([one, failed], 106) == {"http://e0": 200}
     assert shares([one, failed], 112) == {"http://e1": 200}
     failed.latency.add_answer()
-    one.limit.acquire()
+    one.limit.in_flight += 1
     assert shares([one, failed], 107) == {"http://e1": 200}
     while one.limit.has_room(107):
-        one.limit.acquire()
+        one.limit.in_flight += 1
     failed.latency.add_failure(107, is_away=False)
     assert choose([one, failed], 107, avoid=(), random=lambda: 0.5) is failed  # perhaps its program was the cause
     failed.latency.add_failure(107, is_away=False)
@@ -152,7 +152,7 @@ def test_a_client_of_many_endpoints_prefers_those_that_answered_lately() -> None
     known.latency.add(1, 100)
     assert shares(endpoints, 101, (known,)) == {"http://e7": 200}
     for _ in range(9):
-        known.limit.acquire()
+        known.limit.in_flight += 1
     assert shares(endpoints, 101, (known,))["http://e7"] == 0
     assert len(shares(endpoints, 101, (known,))) > 100
 
@@ -169,14 +169,14 @@ def test_many_endpoints_are_probed_avoided_and_skipped() -> None:
     avoiding = {choose(endpoints, 101, avoid={"http://e0"}, random=source) for _ in range(50)}
     assert avoiding == {endpoints[1]}
     while endpoints[1].limit.has_room(101):
-        endpoints[1].limit.acquire()
+        endpoints[1].limit.in_flight += 1
     assert choose(endpoints, 101, avoid={"http://e0"}, random=source) is endpoints[0]
     probed = choose(endpoints, 106, avoid=(), random=source)
     assert probed is not None
     assert probed.breaker.may_probe(106)
     for endpoint in endpoints:
         while endpoint.limit.has_room(101):
-            endpoint.limit.acquire()
+            endpoint.limit.in_flight += 1
     assert choose(endpoints, 101, avoid=(), random=source) is None
 
 
