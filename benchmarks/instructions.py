@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import functools
-import gc
 import json
 import os
 import platform
@@ -48,9 +47,6 @@ _ROWS = 60
 async def make_calls(contender: str, url: str, calls: int) -> None:
     """Make calls in this process, which runs in callgrind."""
     async with CONTENDERS[contender](url, IN_FLIGHT) as call:
-        # Old objects are never collected: how often that happens depends on the number of modules.
-        gc.collect()
-        gc.freeze()
         await load.drive(call, IN_FLIGHT, range(calls))
 
 
