@@ -119,10 +119,6 @@ def _stream(
     return _named(stream, method)
 
 
-async def _next_chunk(run: faasrt.client.streaming.StreamedRun) -> OutputChunk | None:
-    return await anext(run, None)
-
-
 class StreamedRun:
     r"""The output of a program while it runs: a context manager that starts the program, and an iterator.
 
@@ -146,21 +142,21 @@ class StreamedRun:
         self._run: faasrt.client.streaming.StreamedRun | None = None
 
     def __enter__(self) -> Self:
-        self._run = self._thread.call(_enter(self._opened))
+        self._run = self._thread.call(self._opened.__aenter__())
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._thread.call(_leave(self._opened))
+        self._thread.call(self._opened.__aexit__(None, None, None))
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> OutputChunk:
         """Wait for output. A KeyboardInterrupt loses no output."""
-        chunk = self._thread.call(_next_chunk(self._entered))
-        if chunk is None:
-            raise StopIteration
-        return chunk
+        try:
+            return self._thread.call(self._entered.__anext__())
+        except StopAsyncIteration:
+            raise StopIteration from None
 
     @property
     def live(self) -> bool:
@@ -177,14 +173,6 @@ class StreamedRun:
         if self._run is None:
             raise StreamError("a streamed run must be entered first: with ... as run")
         return self._run
-
-
-async def _enter(opened: AbstractAsyncContextManager[T]) -> T:
-    return await opened.__aenter__()
-
-
-async def _leave(opened: AbstractAsyncContextManager[Any]) -> None:
-    await opened.__aexit__(None, None, None)
 
 
 class _TaskReader:
