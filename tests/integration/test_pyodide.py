@@ -192,7 +192,7 @@ async def test_cases_in_pyodide_continue_after_a_crash(pyodide: tuple[PyodideFaa
     before = faas.executions
     runtime = await manager.get_runtime("python")
     turns = ["a", "loop", "b", "hard", "c", "crash", "d"]
-    results = await runtime.run_cases(CASES, "f", [(turn,) for turn in turns], timeout_ms=1_000)
+    results = await runtime.run_cases(CASES, "f", [(turn,) for turn in turns], timeout_ms=5_000)
     assert [result.outcome for result in results] == ["OK", "TIMEOUT", "OK", "CRASHED", "OK", "CRASHED", "OK"]
     assert [result.value for result in results if result.ok] == ["a", "b", "c", "d"]
     assert faas.executions == before + 4
