@@ -22,7 +22,7 @@ from faasrt.errors import ConnectError, ConnectionLostError, DeadlineExceededErr
 from faasrt.transport.endpoint import Endpoint, has_alternative
 from faasrt.transport.http import RequestBody
 from faasrt.transport.pool import Permit, PermitPool
-from faasrt.transport.retry import FailedAttempts, RetryBudget
+from faasrt.transport.retry import FailedAttempts, RetryBudget, wait_before_retry
 
 T = TypeVar("T")
 
@@ -243,10 +243,13 @@ class Client:
             failed.add(error, permit.endpoint.url)
             self._records.refused += isinstance(error, OverloadedError)
             now = self._clock()
-            wait_s = failed.wait_before_next(
-                attempts,
-                now,
+            attempt, outage_s = failed.count(attempts, now, SETTINGS.retry)
+            wait_s = wait_before_retry(
+                error,
+                attempt=attempt,
+                outage_s=outage_s,
                 settings=SETTINGS.retry,
+                min_attempt_s=failed.min_attempt_s,
                 has_alternative=has_alternative(self._group.endpoints, now, failed.tried),
                 idempotent=False,
                 remaining_s=deadline - now,

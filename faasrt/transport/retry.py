@@ -217,40 +217,16 @@ class FailedAttempts:
         """Forget the errors. Their tracebacks refer to this object, and they would keep each other alive."""
         self.error = self.refused = None
 
-    def wait_before_next(
-        self,
-        attempts: int,
-        now: float,
-        *,
-        settings: RetrySettings,
-        has_alternative: bool,
-        idempotent: bool,
-        remaining_s: float,
-        budget: RetryBudget,
-        random: Callable[[], float],
-    ) -> float | None:
-        """Return the delay before the next attempt in seconds; None to raise the error instead.
+    def count(self, attempts: int, now: float, settings: RetrySettings) -> tuple[int, float | None]:
+        """Return the arguments `attempt` and `outage_s` of `wait_before_retry`. Call this once after each failure.
 
         Args:
             attempts: The number of attempts so far.
             now: The current time of the clock.
-            settings, has_alternative, idempotent, remaining_s, budget, random: See `wait_before_retry`.
+            settings: How long a call waits for endpoints that are down.
         """
-        assert self.error is not None
-        outage_s = None
-        if outage_wait_s(settings) and is_outage(self.error):
-            self.outages += 1
-            self.down_since = now if self.down_since is None else self.down_since
-            outage_s = now - self.down_since
-        return wait_before_retry(
-            self.error,
-            attempt=attempts - len(self.unable) - self.outages if outage_s is None else self.outages,
-            idempotent=idempotent,
-            has_alternative=has_alternative,
-            remaining_s=remaining_s,
-            min_attempt_s=self.min_attempt_s,
-            settings=settings,
-            budget=budget,
-            random=random,
-            outage_s=outage_s,
-        )
+        if self.error is None or not (outage_wait_s(settings) and is_outage(self.error)):
+            return attempts - len(self.unable) - self.outages, None
+        self.outages += 1
+        self.down_since = now if self.down_since is None else self.down_since
+        return self.outages, now - self.down_since

@@ -39,7 +39,7 @@ from faasrt.transport.groups import EndpointGroup, exclude
 from faasrt.transport.http import BodyTooLargeError, RequestBody
 from faasrt.transport.live_reader import LiveReader
 from faasrt.transport.pool import Permit
-from faasrt.transport.retry import FailedAttempts, RetryBudget
+from faasrt.transport.retry import FailedAttempts, RetryBudget, wait_before_retry
 
 _VALIDATION_BODY_BYTES = 4 * 2**20
 
@@ -248,10 +248,13 @@ class Transport:
         now = self.clock()
         if live is not None and live.has_delivered:
             raise failed.error
-        wait_s = failed.wait_before_next(
-            call.attempts,
-            now,
+        attempt, outage_s = failed.count(call.attempts, now, settings.retry)
+        wait_s = wait_before_retry(
+            failed.error,
+            attempt=attempt,
+            outage_s=outage_s,
             settings=settings.retry,
+            min_attempt_s=failed.min_attempt_s,
             has_alternative=has_alternative(self.endpoints.replicas(run.language, failed.excluded), now, failed.tried),
             idempotent=run.idempotent,
             remaining_s=call.deadline - now,
