@@ -51,23 +51,14 @@ async def make_calls(contender: str, url: str, calls: int) -> None:
 
 
 def command(contender: str, url: str, calls: int) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        "benchmarks.instructions",
-        "--contender",
-        contender,
-        "--calls",
-        f"{calls}",
-        "--url",
-        url,
-    ]
+    options = f"--contender {contender} --calls {calls} --url {url}"
+    return [sys.executable, "-m", "benchmarks.instructions", *options.split()]
 
 
-def count(contender: str, url: str, folder: Path) -> list[tuple[Path, int]]:
+def count(contender: str, url: str, folder: Path, *, names_functions: bool) -> list[tuple[Path, int]]:
     """Make both numbers of calls in callgrind, at the same time. Return the profile and the process id of each."""
     # The order of sets must be the same each time, and modules must be compiled.
-    env = {**os.environ, "PYTHONHASHSEED": "0"}
+    env = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPERFSUPPORT": "1" if names_functions else ""}
     subprocess.run(command(contender, url, 1), check=True)
     started = []
     for calls in CALLS:
@@ -89,7 +80,7 @@ def total(profile: Path) -> int:
 def costs(profile: Path, names: Mapping[int, str]) -> Counter[str]:
     """Return the inclusive cost of each function of Python.
 
-    With `-X perf`, Python calls each function through a piece of machine code of its own. Callgrind reports the costs
+    With `PYTHONPERFSUPPORT`, Python calls each function through a piece of machine code of its own. Callgrind reports the costs
     of these pieces by address, and Python writes their addresses and names to a file.
     """
     found: Counter[str] = Counter()
@@ -151,13 +142,16 @@ def main() -> None:
         asyncio.run(make_calls(args.contender, args.url, args.calls))
         return
     if args.profile:
-        os.environ["PYTHONPERFSUPPORT"] = "1"
+        if sys.version_info < (3, 12):
+            options.error("--profile needs Python 3.12")
+        if args.check or args.save:
+            options.error("--profile changes the figure, so it cannot be combined with --check and --save")
     report = Report("instructions", vars(args))
     calls = CALLS[1] - CALLS[0]
     instructions = {}
     with stub() as url, tempfile.TemporaryDirectory() as folder:
         for contender in args.contenders:
-            (few, _), (many, _) = profiles = count(contender, url, Path(folder))
+            (few, _), (many, _) = profiles = count(contender, url, Path(folder), names_functions=args.profile)
             instructions[contender] = (total(many) - total(few)) // calls
             report.row("Instructions of a call", contender=contender, instructions=instructions[contender])
             if args.profile:

@@ -51,7 +51,7 @@ RUNS = [
         [("faasrt", 2, "waiting KB"), ("hand-written", 2, "CPU - GC us")],
     ),
     ("toolchains --runs 2 --rounds 1", [("A short program", len(INSTALLED), "compile ms")]),
-    # `compilation` is not here: it takes a minute.
+    # `compilation` is not here: it takes a minute. Nor is `instructions`, which `.ci/run` runs in a step of its own.
     ("startup --starts warm --rounds 1", [("Warm", 7, "ms more than bare"), ("Heavy", 3, "modules")]),
     ("linear --kb 16 --rounds 1", [("16 KB", 10, "growth")]),
     ("batch --tasks 60 --kills 1", [("Killed", 1, "tasks/s undisturbed")]),
