@@ -80,8 +80,8 @@ def total(profile: Path) -> int:
 def costs(profile: Path, names: Mapping[int, str]) -> Counter[str]:
     """Return the inclusive cost of each function of Python.
 
-    With `PYTHONPERFSUPPORT`, Python calls each function through a piece of machine code of its own. Callgrind reports the costs
-    of these pieces by address, and Python writes their addresses and names to a file.
+    With `PYTHONPERFSUPPORT`, Python calls each function through a piece of machine code of its own. Callgrind reports
+    the costs of these pieces by address, and Python writes their addresses and names to a file.
     """
     found: Counter[str] = Counter()
     addresses: dict[str, str] = {}
