@@ -50,10 +50,13 @@ The reference:
 * `faasrt.testing`: servers that fail on demand, for your own tests
 
 The public names are those in `faasrt.__all__` and these: `faasrt.local.LocalFaaS`, `faasrt.ray.run_tasks`,
-`faasrt.ray.serve.app`, `faasrt.sync.RuntimeManager`, `faasrt.telemetry.events`,
-`faasrt.telemetry.prometheus.PrometheusSink`, `faasrt.telemetry.otel.OpenTelemetrySink`, `faasrt.testing.FakeFaaS`,
-`faasrt.testing.Reply`, `faasrt.testing.FaultProxy`, `faasrt.testing.Toxics` and `faasrt.web.run_until_disconnect`. All
-other names are internal and may change.
+`faasrt.ray.COLUMNS`, `faasrt.ray.serve.app`, `faasrt.sync.RuntimeManager`, `faasrt.sync.Runtime`,
+`faasrt.sync.StreamedRun`, `faasrt.sync.TaskResults`, `faasrt.telemetry.events`,
+`faasrt.telemetry.metrics.LATENCY_BOUNDS_S`, `faasrt.telemetry.prometheus.PrometheusSink`,
+`faasrt.telemetry.otel.OpenTelemetrySink`, `faasrt.testing.FakeFaaS`, `faasrt.testing.Reply`,
+`faasrt.testing.FaultProxy`, `faasrt.testing.Toxics`, `faasrt.web.run_until_disconnect`, and the fixtures `faasrt_fake`
+and `faasrt_local` of pytest. All other names are internal and may change. This includes the interface of protocols that
+other packages add (`faasrt.protocol.interface`), which is provisional.
 
 From coze-loop's Go runtime to faasrt:
 

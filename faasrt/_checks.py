@@ -143,10 +143,18 @@ def endpoints(value: Endpoints) -> dict[Language | str, tuple[str, ...]]:
     return endpoints
 
 
+def check_token(value: Any) -> str:
+    """Return a bearer token, or raise ConfigurationError if it cannot be sent. The error does not contain it."""
+    # HTTP removes spaces at the ends of a header. aiohttp refuses the other characters at the first request, with an
+    # error that may contain the token.
+    if not value or not _is_printable(value) or value != value.strip():
+        raise ConfigurationError("a token must be printable ASCII, not empty, and without spaces at its ends")
+    return str(value)
+
+
 def token(instance: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
-    # An invalid header value would fail at the first request, with an error that may contain the token.
-    if value is not None and not (value and _is_printable(value)):
-        raise ConfigurationError("token must be a non-empty str of printable ASCII characters, or None")
+    if value is not None:
+        check_token(value)
 
 
 def headers(value: Mapping[str, str]) -> dict[str, str]:

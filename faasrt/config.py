@@ -232,7 +232,7 @@ class Settings:
         breaker: When the circuit breaker of an endpoint opens.
         discovery: How often the names in `dns+` URLs are looked up.
         token: The bearer token for every endpoint, which `faasrt serve --token` requires. Default: None, no token.
-        headers: Headers for every request, for example for a gateway.
+        headers: Headers for every request, for example for a gateway; without `Authorization` if there is a token.
         ssl: An `ssl.SSLContext`, or False to accept any certificate. Default: None, which verifies certificates as
             usual; so does True.
         proxy: The URL of an HTTP proxy for every request; not with `dns+` URLs. Default: None, no proxy.
@@ -274,6 +274,8 @@ class Settings:
     session: aiohttp.ClientSession | None = attrs.field(default=None, validator=_checks.session)
 
     def __attrs_post_init__(self) -> None:
+        if self.token is not None and any(name.lower() == "authorization" for name in self.headers):
+            raise ConfigurationError("headers must not contain Authorization together with a token, which sets it")
         if self.proxy is not None or self.session is not None:
             for url in (url for urls in self.endpoints.values() for url in urls if url.startswith(DISCOVERY)):
                 chooser = "proxy" if self.proxy is not None else "session"

@@ -26,6 +26,7 @@ SECTIONS = {
         "faasrt.docs.programs": "Input, files and judging",
         "faasrt.docs.sandboxes": "Sandboxes",
         "faasrt.docs.services": "Other services",
+        "faasrt.docs.other_languages": "Other languages",
         "faasrt.docs.error_handling": "Error handling",
         "faasrt.docs.troubleshooting": "Troubleshooting",
         "faasrt.docs.concurrency": "Concurrency",

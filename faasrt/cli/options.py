@@ -113,16 +113,10 @@ def name_options(message: str) -> str:
     return _PARAMETER.sub(lambda match: _OPTION_OF_PARAMETER[match[1]], message)
 
 
-def check_token(token: str) -> str:
-    if not token or not token.isascii() or not token.isprintable() or token != token.strip():
-        raise ConfigurationError("a token must be printable ASCII without spaces at its ends")
-    return token
-
-
 def token_of_environment() -> str | None:
     """Return FAASRT_TOKEN; None when it is not set. Raise UsageError if it cannot be sent."""
     try:
-        return check_token(token) if (token := os.environ.get("FAASRT_TOKEN")) else None
+        return _checks.check_token(token) if (token := os.environ.get("FAASRT_TOKEN")) else None
     except ConfigurationError as error:
         raise click.UsageError(f"FAASRT_TOKEN: {error}") from None
 
@@ -153,11 +147,14 @@ engine_option = click.option(
     help="The engine of a language, such as python=wasm. Can be repeated.",
 )
 workers_option = click.option(
-    "--workers", type=Number(1, 256), help="Python programs that run at once.  [default: the number of CPUs]"
+    "--workers",
+    type=Number(1, 256),
+    help="Programs of each language that run at once (four times as many in JavaScript and TypeScript).  [default: the "
+    "number of CPUs]",
 )
 token_option = click.option(
     "--token",
-    type=_CheckedType("text", check_token),
+    type=_CheckedType("text", _checks.check_token),
     envvar="FAASRT_TOKEN",
     show_envvar=True,
     help="The bearer token that clients must send.",

@@ -25,7 +25,7 @@ import click
 from click.core import ParameterSource
 
 from faasrt import _checks
-from faasrt.cli.options import Number, check_token
+from faasrt.cli.options import Number
 from faasrt.cli.serve_log import make_access_log
 from faasrt.config import SandboxConfig
 from faasrt.errors import ConfigurationError
@@ -168,7 +168,7 @@ def _find_token(context: click.Context, options: Mapping[str, Any]) -> str | Non
     if path is None or (token is not None and not file_is_flag):
         return token
     try:
-        return check_token(_read_text("--token-file", path).removesuffix("\n").removesuffix("\r"))
+        return _checks.check_token(_read_text("--token-file", path).removesuffix("\n").removesuffix("\r"))
     except ConfigurationError as error:
         raise click.UsageError(f"--token-file {path}: {error}") from None
 

@@ -29,7 +29,8 @@
 | breaker | stops calls to an endpoint that fails: *closed* lets calls through, *open* stops them, *half-open* probes |
 | permit | the right to have a call in flight; a call waits for one before it is sent |
 | capacity | the number of programs that a server can run at once, from its `/health` |
-| limiter | limits the calls in flight at an endpoint, and adapts the limit to its answers |
+| limiter | the limits of a manager: calls in flight, calls that wait, and how long they wait (`LimiterSettings`) |
+| adaptive limit | the number of calls that may be in flight at an endpoint; it follows the answers of the endpoint |
 | abandoned call | a call without a waiting client whose program may still run; it counts against the limit |
 | sink | gets the events of the client: logs, metrics, traces |
 

@@ -110,6 +110,8 @@ is an instance of a subclass of `faasrt.protocol.interface.ServiceProtocol`, whi
 
     [project.entry-points."faasrt.protocols"]
     judge0 = "my_package.judge0:PROTOCOL"
+
+This interface is provisional. It may change in any release, so pin the version of faasrt.
 """
 
 __docformat__ = "markdown"

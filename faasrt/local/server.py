@@ -59,8 +59,9 @@ class LocalFaaS:
         token: The token that callers must send as `Authorization: Bearer ...`; None requires none.
         level: The level of the jail around programs: "namespaces", "filters", or "auto" for the highest one that works
             on this machine. See `faasrt.local`.
-        engines: The name of the engine for each language: "native" or "wasm" for Python, "deno" for the others. The
-            default for Python is "native" at the level "namespaces", else "wasm".
+        engines: The name of the engine for each language: "native" or "wasm" for Python, "deno" for JavaScript and
+            TypeScript; each other language has one engine, named after its toolchain. The default for Python is
+            "native" at the level "namespaces", else "wasm".
         python: The path of the interpreter for Python programs on the engine "native", CPython 3.9 or newer. Programs
             can import the packages that are installed for it. The default is the interpreter of this process.
         drain_s: How long `drain` and `aclose` wait for programs in flight, in seconds, above 0.
@@ -127,8 +128,6 @@ class LocalFaaS:
         self._emit = EventDispatcher(check_sinks(self.telemetry))
         self._wanted_languages = self.languages
         limits.max_connections(self.max_connections)
-        if self.token is not None and self.token != self.token.strip():
-            raise ConfigurationError("token must not begin or end with whitespace")
         if self.token is None and not _checks.is_loopback(self.host):
             raise ConfigurationError(
                 f"listening on {safe_repr(self.host)} needs a token: set one, or listen on 127.0.0.1"

@@ -15,7 +15,8 @@ class ServiceProtocol(abc.ABC):
     """How requests of one kind of service are encoded, and its answers are decoded. It does no I/O and has no state.
 
     Another package adds a protocol by an entry point of the group `faasrt.protocols`: the name is that in URLs
-    (`NAME+http://host:port`), and the value is an instance of a subclass.
+    (`NAME+http://host:port`), and the value is an instance of a subclass. This interface is provisional: it, and the
+    other names of `faasrt.protocol` that a protocol needs, may change in any release. Pin the version of faasrt.
 
     Attributes:
         name: The name of the service in messages.

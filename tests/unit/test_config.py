@@ -70,10 +70,18 @@ def test_nested_settings_of_a_wrong_class_are_refused(name: str) -> None:
         Settings(**{name: {}})
 
 
-@pytest.mark.parametrize("token", ["", "a\nb", "é", 5, "a\0"])
+@pytest.mark.parametrize("token", ["", "a\nb", "é", 5, "a\0", " a", "a "])
 def test_tokens_that_are_invalid_in_a_header_are_refused(token: Any) -> None:
     with pytest.raises(ConfigurationError, match="token"):
         Settings(token=token)
+
+
+@pytest.mark.parametrize("name", ["Authorization", "authorization"])
+def test_a_token_and_an_authorization_header_are_refused(name: str) -> None:
+    """Otherwise one of them would win silently. The header may be set without a token."""
+    assert Settings(headers={name: "Basic eA=="}).headers == {name: "Basic eA=="}
+    with pytest.raises(ConfigurationError, match="Authorization"):
+        Settings(headers={name: "Basic eA=="}, token="secret")
 
 
 def test_tasks_and_task_results() -> None:
