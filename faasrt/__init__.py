@@ -19,6 +19,7 @@ Read on with `help(...)`, `python -m pydoc NAME`, or in the site that the README
 * `faasrt.docs.cookbook`: ten short recipes
 * `faasrt.docs.programs`: input, files, live output, and judging by test cases
 * `faasrt.docs.sandboxes`: how programs differ from plain CPython and Deno, limits, and security
+* `faasrt.docs.server`: the server of the embedded FaaS: HTTP API, stopping, changing options
 * `faasrt.docs.services`: SandboxFusion and Piston servers, and their further languages
 * `faasrt.docs.other_languages`: C, C++, Go, Rust, Java and Bash
 * `faasrt.docs.error_handling`: which failures are results, which are exceptions, and what to do with each
@@ -44,7 +45,7 @@ The reference:
 * `faasrt.sync`: the same API without asyncio
 * `faasrt.web`: calls that end when the client of a web application disconnects
 * `faasrt.ray`: batches on several machines; `faasrt.ray.serve`: the embedded FaaS on Ray Serve, autoscaled
-* `faasrt.local`: the embedded FaaS: its protocol, limits and sandboxes
+* `faasrt.local`: the embedded FaaS
 * `faasrt.cli`: the command `faasrt`
 * `faasrt.telemetry`: logs, metrics, traces
 * `faasrt.testing`: servers that fail on demand, for your own tests

@@ -25,6 +25,7 @@ SECTIONS = {
         "faasrt.docs.cookbook": "Cookbook",
         "faasrt.docs.programs": "Input, files and judging",
         "faasrt.docs.sandboxes": "Sandboxes",
+        "faasrt.docs.server": "The server",
         "faasrt.docs.services": "Other services",
         "faasrt.docs.other_languages": "Other languages",
         "faasrt.docs.error_handling": "Error handling",

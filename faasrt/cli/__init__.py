@@ -51,9 +51,9 @@ server read these files again: the token, the certificates, limits and engines c
 token is invalid at once, so clients that still send it get a 401. Without these files, SIGHUP stops the server as
 SIGTERM does, unless `nohup` started it. A wrong configuration is refused as a whole, with a line that says why; so is a
 change of `host`, `port`, `log-format`, or from HTTP to HTTPS. SIGTERM and Ctrl-C stop the server when the programs in
-flight have finished, after `--grace-s` at most; a second one stops it at once. `faasrt.local` describes both. With
-`--log-format json`, each line on stderr is a JSON object with `timestamp`, `level`, `logger` and `event`, also those of
-the access log. The address stays on stdout.
+flight have finished, after `--grace-s` at most; a second one stops it at once. See `faasrt.docs.server`.
+With `--log-format json`, each line on stderr is a JSON object with `timestamp`, `level`, `logger` and `event`, also
+those of the access log. The address stays on stdout.
 
 **Shell completion.** This completes commands, options and languages in bash, for example in ~/.bashrc; zsh and fish
 have `zsh_source` and `fish_source`:

@@ -3,6 +3,7 @@
 * `faasrt.docs.cookbook`: ten short recipes, from one program to a tested web service.
 * `faasrt.docs.programs`: input, files, live output, and judging by test cases.
 * `faasrt.docs.sandboxes`: how programs differ from plain CPython and Deno, limits, and security.
+* `faasrt.docs.server`: the server of the embedded FaaS: HTTP API, stopping, changing options.
 * `faasrt.docs.services`: SandboxFusion and Piston servers, and their further languages.
 * `faasrt.docs.other_languages`: C, C++, Go, Rust, Java and Bash.
 * `faasrt.docs.error_handling`: which failures are results, which are exceptions, and what to do with each.

@@ -79,9 +79,9 @@ ahead of time.
 
 ## Where they run
 
-Programs run in the jail of the level `namespaces`, as native Python does, and so do compilers (`faasrt.local`). At the
-level `filters` these languages are not available. An engine starts when a program first needs it, and first runs a
-short program to check that the toolchain works.
+Programs run in the jail of the level `namespaces`, as native Python does, and so do compilers
+(`faasrt.docs.sandboxes`). At the level `filters` these languages are not available. An engine starts when a program
+first needs it, and first runs a short program to check that the toolchain works.
 
 COZE_LOOP_FAAS_URL, `RuntimeManager.from_url` and `Settings(endpoints={"cpp": url})` name a server for them: an
 embedded FaaS (`faasrt serve`), or a server of SandboxFusion or Piston (`faasrt.docs.services`). python-faas and js-faas

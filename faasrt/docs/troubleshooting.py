@@ -153,8 +153,9 @@ Programs on `native` import what the interpreter of the server can import. Insta
 
 ### MEMORY_LIMIT for a small program
 
-The limit of 128 MiB includes the interpreter and its packages. Pass `SandboxConfig(memory_limit_mb=512)`. If you
-run your own server, start it with `faasrt serve --memory-mb 512`: a request can only lower the server's limit.
+The limit is 128 MiB by default. The interpreter and the packages that the server imports in advance do not count, but
+all other packages and the data of the program do. Pass `SandboxConfig(memory_limit_mb=512)`. If you run your own
+server, start it with `faasrt serve --memory-mb 512`: a request can only lower the server's limit.
 
 ### TIMEOUT although the program is fast
 
