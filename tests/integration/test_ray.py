@@ -255,6 +255,15 @@ def test_example_in_the_docstring(monkeypatch: pytest.MonkeyPatch) -> None:
         asyncio.run(run_examples(name, dict(docstrings())[name]))
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+def test_headers_for_a_gateway_are_not_sent_to_the_servers_of_the_nodes() -> None:
+    """`Authorization` would be refused beside the token of these servers."""
+    settings = Settings(headers={"Authorization": "Basic eA=="})
+    [row] = run([{"language": "js", "code": "console.log(1)"}], settings, actors=1)
+    assert (row["stdout"], row["outcome"]) == ("1\n", "OK")
+
+
 def test_rows_of_other_languages() -> None:
     """A row may have any language that a service runs."""
     import faasrt.ray
