@@ -17,7 +17,7 @@ import attrs
 
 from faasrt.errors import InvalidRequestError, safe_repr
 from faasrt.languages import Language
-from faasrt.protocol.program import GuestResponse
+from faasrt.protocol.program import Response
 from faasrt.results import ErrorInfo, ExecutionResult, Outcome
 
 MAX_REQUEST_BYTES = 1_048_576
@@ -131,7 +131,7 @@ class CaseScheduler:
     def all_results(self) -> list[ExecutionResult]:
         return [self.results[index] for index in range(len(self.cases))]
 
-    def record_results(self, batch: range, response: GuestResponse, to_result: ToResult) -> ExecutionResult:
+    def record_results(self, batch: range, response: Response, to_result: ToResult) -> ExecutionResult:
         """Record the results of an execution of the cases in `batch`.
 
         Cases that did not begin go into a later one. `to_result` adds the fields about the call. Return

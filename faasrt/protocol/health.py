@@ -116,12 +116,12 @@ def read_fingerprints(health: Mapping[str, Any], url: str) -> dict[Language, str
     version = health.get("version")
     common = {name: health[name] for name in ("version", "runtime", "limits") if name in health}
     general = json.dumps(common, sort_keys=True) if isinstance(version, str) and version else url
-    names: dict[Language, str | None] = {}
+    fingerprints: dict[Language, str | None] = {}
     for language in Language:
         state = _mapping(languages.get(language.value))
         fingerprint = state.get("fingerprint", general)
-        names[language] = fingerprint if isinstance(fingerprint, str) and fingerprint else None
-    return names
+        fingerprints[language] = fingerprint if isinstance(fingerprint, str) and fingerprint else None
+    return fingerprints
 
 
 def is_reference_answer(metadata: Mapping[str, Any]) -> bool:

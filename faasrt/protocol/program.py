@@ -184,7 +184,7 @@ class Request:
     expects_frame: bool = False
     own_return_val: bool = False
 
-    def read(self, answer: Answer | None) -> GuestResponse:
+    def read(self, answer: Answer | None) -> Response:
         """Read the answer. None means that the answer was too large.
 
         Raises:
@@ -207,7 +207,7 @@ class Request:
                 parsed.error = limits.error(parsed.outcome)  # that of the case, not of the execution
         elif self.nonce is not None:
             self._check_frames(parsed)
-        return GuestResponse(parsed, self)
+        return Response(parsed, self)
 
     def _check_frames(self, parsed: ParsedAnswer) -> None:
         """Correct the outcome of a program in an envelope, because the guest program reports every exception and exit.
@@ -234,7 +234,7 @@ class Request:
 
 
 @attrs.define
-class GuestResponse:
+class Response:
     """The content of an answer, and the request that it answers."""
 
     answer: ParsedAnswer

@@ -11,9 +11,9 @@ import attrs
 
 from faasrt.errors import ServiceError
 from faasrt.protocol.health import EndpointProfile
+from faasrt.transport.adaptive_limit import AdaptiveLimit
 from faasrt.transport.breaker import Breaker
 from faasrt.transport.latency import EndpointLatency
-from faasrt.transport.limiter import AdaptiveLimit
 
 UNKNOWN_S = 30.0
 """The seconds after which an endpoint that did not answer `GET /health` is asked again. A call in a compiled language

@@ -13,6 +13,7 @@ from faasrt._endpoint_urls import address_of
 from faasrt.config import Settings
 from faasrt.errors import ConnectError, RejectedError, UnsupportedLanguageError
 from faasrt.languages import Language
+from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.registry import protocol_of
 from faasrt.results import EndpointHealth, HealthStatus
 from faasrt.telemetry.dispatch import EventDispatcher
@@ -143,16 +144,22 @@ class EndpointRegistry:
 
         The replicas behind a name are alike in this.
         """
+        self.loop.check()
         with contextlib.suppress(ConnectError):
             await self._replicas.update(self.urls(language))
+        profiles: list[EndpointProfile] = []
+        unknown: list[str] = []
         for url in self.urls(language):
             replicas = self._replicas.expand([url])
-            known = [profile for replica in replicas if (profile := self.profiles.cached(replica)) is not None]
-            if not known and replicas:
-                known = [await self.profiles.fetch(replicas[0], self.settings.timeouts.health_s)]
-            if any(profile.cold_start for profile in known):
-                return True
-        return False
+            cached = [profile for replica in replicas if (profile := self.profiles.cached(replica)) is not None]
+            profiles += cached
+            unknown += [] if cached else replicas[:1]
+        if any(profile.cold_start for profile in profiles):
+            return True
+        async with asyncio.TaskGroup() as group:
+            health_s = self.settings.timeouts.health_s
+            fetches = [group.create_task(self.profiles.fetch(replica, health_s)) for replica in unknown]
+        return any(fetch.result().cold_start for fetch in fetches)
 
     async def probe_all(self, urls: Sequence[str]) -> HealthStatus:
         """Probe the replicas of several URLs concurrently. A failed probe is an unhealthy result, not an exception."""

@@ -41,14 +41,14 @@ class FingerprintDirectory:
 
     async def get(self, language: Language | str, urls: Sequence[str]) -> dict[str, str | None]:
         """Return the fingerprint for a language of each endpoint by base URL; None if it is unknown now."""
-        names = {url: self._fresh(url) for url in urls}
-        if None in names.values():
+        by_url = {url: self._fresh(url) for url in urls}
+        if None in by_url.values():
             async with asyncio.TaskGroup() as group:
                 updates = {url: group.create_task(self._update(url, self._locks[url])) for url in urls}
-            names = {url: update.result() for url, update in updates.items()}
+            by_url = {url: update.result() for url, update in updates.items()}
         # A service that runs other languages has one fingerprint for all.
-        known = language if isinstance(language, Language) else Language.PYTHON
-        return {url: None if each is None else each[known] for url, each in names.items()}
+        key = language if isinstance(language, Language) else Language.PYTHON
+        return {url: None if by_language is None else by_language[key] for url, by_language in by_url.items()}
 
     def __contains__(self, url: str) -> bool:
         """Whether anything is kept about an endpoint."""
@@ -65,17 +65,17 @@ class FingerprintDirectory:
         self._locks.clear()
 
     def _fresh(self, url: str) -> dict[Language, str | None] | None:
-        asked, names = self._known.get(url, (0.0, None))
-        return names if self._clock() - asked < MAX_AGE_S else None
+        asked, by_language = self._known.get(url, (0.0, None))
+        return by_language if self._clock() - asked < MAX_AGE_S else None
 
     async def _update(self, url: str, lock: asyncio.Lock) -> dict[Language, str | None] | None:
         async with lock:
-            names = self._fresh(url)
-            if names is None and self._locks.get(url) is lock:
-                names = await self._ask(url)
+            by_language = self._fresh(url)
+            if by_language is None and self._locks.get(url) is lock:
+                by_language = await self._ask(url)
                 if self._locks.get(url) is lock:  # otherwise the endpoint was forgotten
-                    self._known[url] = self._clock(), names
-            return names
+                    self._known[url] = self._clock(), by_language
+            return by_language
 
     async def _ask(self, url: str) -> dict[Language, str | None]:
         unknown: dict[Language, str | None] = dict.fromkeys(Language)

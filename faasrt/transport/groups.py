@@ -17,11 +17,11 @@ from faasrt.config import Settings
 from faasrt.errors import ServiceError
 from faasrt.languages import Language, family_of
 from faasrt.telemetry.events import EndpointChanged, LimitChanged, Sink
+from faasrt.transport.adaptive_limit import AdaptiveLimit
 from faasrt.transport.breaker import Breaker
 from faasrt.transport.endpoint import Endpoint
 from faasrt.transport.http import max_calls
 from faasrt.transport.latency import EndpointLatency, TypicalLatency
-from faasrt.transport.limiter import AdaptiveLimit
 
 # The replicas of a name that are asked whether they can run a program. Those of one name are usually alike.
 _MOST_UNABLE = 3

@@ -16,6 +16,7 @@ from typing import Any
 import aiohttp
 import attrs
 from aiohttp.abc import AbstractResolver, AbstractStreamWriter, ResolveResult
+from multidict import CIMultiDict
 from yarl import URL
 
 from faasrt._endpoint_urls import address_of, split_endpoint
@@ -44,7 +45,7 @@ _PIECE_BYTES = 65_536
 _WRITE_BYTES = 262_144
 _FAILURE_BODY_BYTES = 65_536
 _HEALTH_BODY_BYTES = 262_144
-_VALIDATE_PATH = "/validate_code"
+VALIDATE_PATH = "/validate_code"
 # The health reports that are requested at once. Each has its own connection.
 _MOST_PROBES = 64
 
@@ -171,7 +172,9 @@ class HttpClient:
         self._may_wait = _limited_connector(settings) is not None
         if self._may_wait:
             self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_s)
-        self._headers: dict[str, str] = {"Accept": "*/*", "User-Agent": f"faasrt/{__version__}", **settings.headers}
+        # Names of headers are compared without regard to case, so that none is sent twice.
+        self._headers = CIMultiDict({"Accept": "*/*", "User-Agent": f"faasrt/{__version__}"})
+        self._headers.update(settings.headers)
         self._headers["Accept-Encoding"] = "identity"
         if settings.token:
             self._headers["Authorization"] = f"Bearer {settings.token}"
@@ -199,9 +202,8 @@ class HttpClient:
 
         Args:
             headers: Headers besides those of the settings; None for no others.
-
-        If `live` is given, the request asks for live output, and `live` reads it if the server sends it. The time that
-        the caller needs for the output does not count for `within_s`.
+            live: Reads the output while the program runs, if the server sends it. The time that the caller needs for
+                the output does not count for `within_s`. None asks for no live output.
 
         Raises:
             DeadlineExceededError: There was no answer within `within_s` seconds; or no connection of the caller's
@@ -255,11 +257,13 @@ class HttpClient:
         async with self._new_session(connector) as session:
             return await _exchange(session.get(url, **self._options), None, _HEALTH_BODY_BYTES)
 
-    def _with_own(self, headers: Mapping[str, str] | None) -> dict[str, str]:
+    def _with_own(self, headers: Mapping[str, str] | None) -> Mapping[str, str]:
         """Return the headers of a request with the caller's session, which must be open."""
         if self._settings.session is not None and self._settings.session.closed:
             raise ConfigurationError("the session in the settings is closed: reconfigure with one that is open")
-        return {**self._headers, **(headers or {})}
+        merged = self._headers.copy()
+        merged.update(headers or {})
+        return merged
 
     async def get_profile(self, endpoint: str) -> EndpointProfile | None:
         """Return the profile of an endpoint; None if it does not answer."""
@@ -324,7 +328,7 @@ class HttpClient:
         urls = self._urls.get(endpoint)
         if urls is None:
             http_url = split_endpoint(endpoint)[1]
-            paths = (protocol_of(endpoint).run_path, _VALIDATE_PATH)
+            paths = (protocol_of(endpoint).run_path, VALIDATE_PATH)
             urls = self._urls[endpoint] = {path: URL(http_url + path) for path in paths}
         return urls[path]
 

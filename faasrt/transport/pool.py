@@ -435,14 +435,15 @@ class PermitPool:
     def _leave(self, group: EndpointGroup, waiter: Waiter) -> None:
         granted = waiter.granted
         if granted.done() and not granted.cancelled():
-            if granted.exception() is None and granted.result() is not None:
-                # The permit was granted just when the caller left. The next caller gets it.
+            permit: Permit | None = granted.result() if granted.exception() is None else None
+            if permit is not None:
+                # It was granted just when the caller left. The next caller gets it.
                 self.in_flight -= 1
-                granted.result().endpoint.limit.in_flight -= 1
-                if granted.result().probe is not None:
-                    granted.result().endpoint.breaker.release_probe(self._clock(), granted.result().probe or 0)
+                permit.endpoint.limit.in_flight -= 1
+                if permit.probe is not None:
+                    permit.endpoint.breaker.release_probe(self._clock(), permit.probe)
                 self.wake()
-                self.groups.drop_if_idle(granted.result().endpoint)
+                self.groups.drop_if_idle(permit.endpoint)
         else:
             self._remove(group, waiter)
 

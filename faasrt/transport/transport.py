@@ -26,7 +26,7 @@ from faasrt.errors import (
 from faasrt.languages import Language, family_of, has_return_val
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.interface import ServiceProtocol
-from faasrt.protocol.program import Execution, GuestResponse, Request
+from faasrt.protocol.program import Execution, Request, Response
 from faasrt.protocol.registry import protocol_of
 from faasrt.protocol.request import RunRequest
 from faasrt.protocol.response import decode_validation, max_answer_bytes, raise_for_status
@@ -36,7 +36,7 @@ from faasrt.transport.call import Call
 from faasrt.transport.endpoint import Endpoint, has_alternative
 from faasrt.transport.endpoint_registry import EndpointRegistry
 from faasrt.transport.groups import EndpointGroup, exclude
-from faasrt.transport.http import BodyTooLargeError, RequestBody
+from faasrt.transport.http import VALIDATE_PATH, BodyTooLargeError, RequestBody
 from faasrt.transport.live_reader import LiveReader
 from faasrt.transport.pool import Permit
 from faasrt.transport.retry import FailedAttempts, RetryBudget, wait_before_retry
@@ -71,9 +71,7 @@ class Transport:
         # The owners of the calls that wait before a retry.
         self._backing_off: dict[asyncio.Future[None], object] = {}
 
-    async def run(
-        self, call: Call, execution: Execution, *, owner: object, live: LiveReader | None = None
-    ) -> GuestResponse:
+    async def run(self, call: Call, execution: Execution, *, owner: object, live: LiveReader | None = None) -> Response:
         """Send an execution to an endpoint, retry it if allowed, and return the content of the answer.
 
         The deadline of the call is the time of one attempt, counted from its first permit. Waiting for the health
@@ -164,7 +162,7 @@ class Transport:
                 try:
                     answer = await endpoints.http.post(
                         permit.endpoint.url,
-                        "/validate_code",
+                        VALIDATE_PATH,
                         RequestBody(body, self.clock),
                         within_s=within_s,
                         max_body_bytes=_VALIDATION_BODY_BYTES,
@@ -297,7 +295,7 @@ class Transport:
         settings: Settings,
         needs_profile: bool,
         live: LiveReader | None,
-    ) -> GuestResponse:
+    ) -> Response:
         """Send an execution to the endpoint of a permit, return the content of the answer, and give the permit back."""
         endpoint, run = permit.endpoint, execution.run
         protocol = protocol_of(endpoint.url)

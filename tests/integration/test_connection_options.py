@@ -72,7 +72,10 @@ async def test_local_fallback() -> None:
 
 
 async def test_headers_are_sent_with_every_request(serve: Any) -> None:
-    """The headers are sent with programs and with requests to `/health`. Headers of the client itself are refused."""
+    """The headers are sent once with programs and with requests to `/health`, also with the caller's session.
+
+    Headers of the client itself are refused.
+    """
     seen: dict[str, Any] = {}
 
     async def handler(request: web.Request) -> web.Response:
@@ -80,11 +83,15 @@ async def test_headers_are_sent_with_every_request(serve: Any) -> None:
         return web.json_response(FINE if request.path == "/run_code" else {})
 
     url = await serve(handler, "/{path:.*}")
-    async with manager_for(url, headers={"X-Gateway-Key": "k1", "User-Agent": "mine"}, token="t") as manager:
-        await manager.run_code("1", "py")
-    for path in ("/run_code", "/health"):
-        assert (seen[path]["X-Gateway-Key"], seen[path]["User-Agent"]) == ("k1", "mine")
-        assert (seen[path]["Authorization"], seen[path]["Accept-Encoding"]) == ("Bearer t", "identity")
+    headers = {"X-Gateway-Key": "k1", "user-agent": "mine", "accept": "application/json"}
+    async with aiohttp.ClientSession() as own:
+        for session in (None, own):
+            async with manager_for(url, headers=headers, token="t", session=session) as manager:
+                await manager.run_code("1", "py")
+            for path in ("/run_code", "/health"):
+                assert (seen[path]["X-Gateway-Key"], seen[path].getall("User-Agent")) == ("k1", ["mine"])
+                assert seen[path].getall("Accept") == ["application/json"]
+                assert (seen[path]["Authorization"], seen[path]["Accept-Encoding"]) == ("Bearer t", "identity")
     for name, value in (("Host", "x"), ("content-length", "1"), ("a b", "x"), ("x", "a\nb"), ("x", "é"), ("x", 5)):
         with pytest.raises(ConfigurationError, match="header"):
             Settings(headers={name: value})  # type: ignore[dict-item]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from benchmarks.problems import PROBLEMS, Problem
 from faasrt import (
@@ -26,6 +28,7 @@ from faasrt import (
 )
 from faasrt.testing import FakeFaaS, Reply
 from support.doubles import PythonFaas
+from support.served import PATIENCE_S
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 DOUBLE = [TestCase("1", "2"), TestCase("5", "10"), TestCase("-1", "-2")]
@@ -210,3 +213,24 @@ async def test_tests_share_executions_on_a_server_that_starts_interpreters_slowl
     assert verdicts == ["PASSED"] * 8 + ["USER_ERROR", "USER_ERROR", "PASSED", "PASSED"], judgement.results
     assert judgement.results[8].result is not None
     assert judgement.results[8].result.exit_code == 3
+
+
+@pytest.mark.asyncio(loop_scope="function")
+async def test_the_health_of_all_endpoints_is_requested_at_once(serve: Callable[..., Awaitable[str]]) -> None:
+    """It says whether the tests should share executions. Endpoints that hang delay the first test only once."""
+    waiting: set[str] = set()
+    all_wait = asyncio.Event()
+
+    async def handler(request: web.Request) -> web.Response:
+        if request.path == "/health":
+            waiting.add(request.host)
+            if len(waiting) == len(urls):
+                all_wait.set()
+            await all_wait.wait()
+            waiting.discard(request.host)
+        return web.json_response({"output": {"stdout": "1\n", "stderr": "", "ret_val": ""}})
+
+    urls = [await serve(handler, "/{path:.*}") for _ in range(3)]
+    async with RuntimeManager.from_url(urls, timeouts=TimeoutSettings(health_s=PATIENCE_S)) as manager:
+        assert (await manager.judge("print(1)", [TestCase("", "1")], language="python")).passed
+    assert all_wait.is_set()

@@ -18,7 +18,7 @@ from faasrt.inputs import ProgramInput
 from faasrt.languages import Language
 from faasrt.protocol.envelope import GuestJob
 from faasrt.protocol.health import EndpointProfile
-from faasrt.protocol.program import Execution, GuestResponse
+from faasrt.protocol.program import Execution, Response
 from faasrt.protocol.request import RunRequest
 from faasrt.protocol.response import Answer
 from support.tables import block
@@ -418,7 +418,7 @@ async def run_whole_cases(
     timeout_ms: int = 5_000,
     profile: EndpointProfile = UNKNOWN,
     **shared: Any,
-) -> GuestResponse:
+) -> Response:
     """Run the cases in one execution on a server."""
     run = RunRequest.checked(Language.PYTHON, code, SandboxConfig(), timeout_ms=timeout_ms, **shared)
     execution = Execution(run=run, job=GuestJob(cases=cases, single=False, isolate=True))

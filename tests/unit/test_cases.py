@@ -13,7 +13,7 @@ from faasrt import ExecutionResult, Language, Outcome, SandboxConfig
 from faasrt.protocol.cases import MAX_REQUEST_BYTES, CaseScheduler
 from faasrt.protocol.frames import GuestReport, Record, cut_ret_val, frame_bytes, take_frames
 from faasrt.protocol.health import EndpointProfile
-from faasrt.protocol.program import GuestResponse, Request
+from faasrt.protocol.program import Request, Response
 from faasrt.protocol.request import RunRequest
 from faasrt.protocol.response import ParsedAnswer
 
@@ -24,9 +24,9 @@ def request(limit: int = 1_000) -> Request:
     return Request(body=b"", run=run, timeout_ms=run.timeout_ms, profile=EndpointProfile(), nonce="n")
 
 
-def response(report: GuestReport, limit: int = 1_000) -> GuestResponse:
+def response(report: GuestReport, limit: int = 1_000) -> Response:
     """Return the answer of a server whose process was killed, with the frames of the guest program."""
-    return GuestResponse(ParsedAnswer(outcome=Outcome.CRASHED, report=report), request(limit))
+    return Response(ParsedAnswer(outcome=Outcome.CRASHED, report=report), request(limit))
 
 
 def to_result(result: ExecutionResult) -> ExecutionResult:

@@ -22,10 +22,10 @@ from faasrt import (
     ServiceError,
     Settings,
 )
+from faasrt.transport.adaptive_limit import AdaptiveLimit
 from faasrt.transport.breaker import Breaker
 from faasrt.transport.endpoint import Endpoint, choose
 from faasrt.transport.groups import EndpointGroup
-from faasrt.transport.limiter import AdaptiveLimit
 from faasrt.transport.pool import Permit, PermitPool
 from support.helpers import Clock as LoopClock
 

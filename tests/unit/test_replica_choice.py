@@ -9,11 +9,11 @@ from collections import Counter
 import pytest
 
 from faasrt import BreakerSettings, ConnectError, ConnectionLostError, LimiterSettings, OverloadedError, Settings
+from faasrt.transport.adaptive_limit import AdaptiveLimit
 from faasrt.transport.breaker import Breaker
 from faasrt.transport.endpoint import MANY, Endpoint, choose
 from faasrt.transport.groups import EndpointGroup
 from faasrt.transport.latency import EndpointLatency, TypicalLatency
-from faasrt.transport.limiter import AdaptiveLimit
 from faasrt.transport.pool import PermitPool
 
 
