@@ -166,8 +166,9 @@ class DiskCache:
         import sqlite3
 
         connection.execute("PRAGMA synchronous = NORMAL")
-        (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+        # In this order: another process that creates the tables in between sets the id in the same transaction.
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        (application_id,) = connection.execute("PRAGMA application_id").fetchone()
         if application_id != _APPLICATION_ID and (application_id or tables):
             raise ConfigurationError(f"{self._folder / FILE_NAME} is not a cache of faasrt: choose another folder")
         deadline = time.monotonic() + BUSY_S

@@ -452,6 +452,12 @@ async def test_a_call_can_be_cancelled_while_it_waits_for_the_store(name: str) -
         assert faas.executions == (name == "put")
 
 
+CREATOR = """
+import asyncio, sys
+from faasrt import DiskCache
+sys.stdin.read()
+asyncio.run(DiskCache(sys.argv[1]).open())
+"""
 LOCKER = """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
@@ -543,6 +549,27 @@ def integrity(folder: Path) -> list[tuple[str]]:
     """Return what SQLite finds when it checks the file of a cache."""
     with contextlib.closing(sqlite3.connect(folder / FILE_NAME)) as connection:
         return connection.execute("PRAGMA integrity_check").fetchall()
+
+
+@pytest.mark.parametrize("read", ["application_id", "sqlite_master"])
+async def test_two_processes_may_create_the_file_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: str
+) -> None:
+    """A cache that another process finishes between two statements of this one is a cache of faasrt."""
+    creator = subprocess.Popen([sys.executable, "-c", CREATOR, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    class Slow(sqlite3.Connection):
+        def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+            if read in sql and creator.poll() is None:
+                creator.communicate()
+            return super().execute(sql, *parameters)
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *args, **options: connect(*args, **options, factory=Slow))
+    async with DiskCache(tmp_path) as cache:
+        await cache.put("key", b"value")
+        assert await cache.get("key") == b"value"
+    assert creator.returncode == 0
 
 
 async def test_the_file_is_private(tmp_path: Path) -> None:
