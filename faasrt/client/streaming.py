@@ -65,6 +65,7 @@ class StreamedRun:
             raise StreamError("a streamed run can be used only once: call stream_code again")
         # This task is outside of a task group, because errors of the block must not become exception groups.
         self._task = asyncio.create_task(self._run(), name="faasrt-stream")
+        self._task.add_done_callback(lambda task: self._arrived.set())
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -81,6 +82,7 @@ class StreamedRun:
 
         Raises:
             FaasrtError: The call failed; see `Runtime.run_code`.
+            StreamError: The block was left before the end, so there may be no further output.
 
         Cancellation: no output is lost.
         """
@@ -93,8 +95,7 @@ class StreamedRun:
         self._taken.set()
         if chunk is not None:
             return chunk
-        if self._error is not None:
-            raise self._error
+        _ = self.result  # raises an error if output may be missing
         raise StopAsyncIteration
 
     async def _run(self) -> None:
@@ -110,9 +111,6 @@ class StreamedRun:
             self._result = result
         except Exception as error:
             self._error = error
-        finally:
-            # The reader checks whether the task is done, which it is only after this function has returned.
-            asyncio.get_running_loop().call_soon(self._arrived.set)
 
     async def _deliver(self, chunk: OutputChunk) -> None:
         """Wait until the reader has taken a chunk."""

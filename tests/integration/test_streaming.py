@@ -231,6 +231,9 @@ async def test_output_arrives_while_the_program_runs(streamed: tuple[RuntimeMana
     times = [chunk.elapsed_s for chunk in seen]
     assert times == sorted(set(times))
     with pytest.raises(StreamError, match="the block was left before the end"):
+        async for _ in run:  # output is missing, so this must not look like its end
+            pass
+    with pytest.raises(StreamError, match="the block was left before the end"):
         run.result  # noqa: B018
     await until_active(manager, language, 0)
     assert manager.get_metrics().in_flight == 0
@@ -361,6 +364,18 @@ async def test_servers_without_streaming_deliver_the_output_at_the_end(local: Ru
     assert not live
     assert [(chunk.stream, chunk.text) for chunk in chunks] == expected
     assert result.ok
+
+
+async def test_a_reader_in_another_task_learns_that_the_block_was_left(local: RuntimeManager) -> None:
+    """Its iteration does not end as if the output were complete. Reading again after the end of a run only ends."""
+    async with local.stream_code("import time; time.sleep(60)", "python") as run:
+        reader = asyncio.create_task(anext(run))
+        await asyncio.sleep(0)
+    with pytest.raises(StreamError, match="the block was left before the end"):
+        await reader
+    async with local.stream_code("print(1)", "python") as run:
+        assert "".join([chunk.text async for chunk in run]) == "1\n"
+    assert [chunk async for chunk in run] == []
 
 
 async def test_misuse_raises_clear_errors(local: RuntimeManager) -> None:
