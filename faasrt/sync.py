@@ -33,6 +33,7 @@ Example:
 from __future__ import annotations
 
 import asyncio
+import atexit
 import concurrent.futures
 import contextlib
 import functools
@@ -315,8 +316,9 @@ def _close_all() -> None:
         manager.close()
 
 
-# Functions that `atexit` calls run too late: closing an embedded FaaS needs `asyncio.to_thread`, which then fails.
-threading._register_atexit(_close_all)  # type: ignore[attr-defined]
+# Functions that `atexit` calls run too late: closing an embedded FaaS needs `asyncio.to_thread`, which then fails. The
+# function of `threading` is private. Without it, `atexit` still closes managers that have no embedded FaaS.
+getattr(threading, "_register_atexit", atexit.register)(_close_all)
 
 
 class RuntimeManager:

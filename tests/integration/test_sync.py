@@ -337,6 +337,25 @@ def test_unclosed_at_exit(tmp_path: Path) -> None:
     assert not list((tmp_path / "cache").glob("*-wal"))
 
 
+NO_HOOK = """
+import asyncio, concurrent.futures.thread, threading
+del threading._register_atexit  # private, so a release of Python may not have it
+from faasrt import sync
+class Manager(sync.RuntimeManager):
+    def close(self):
+        super().close()
+        print("closed")
+manager = Manager.from_url("http://127.0.0.1:9")
+print(manager.validate_code("1", "py").valid)
+"""
+
+
+def test_unclosed_at_exit_on_a_python_without_the_private_hook(tmp_path: Path) -> None:
+    process = run_script(tmp_path, NO_HOOK)
+    out, errors = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, out, errors) == (0, "True\nclosed\n", "")
+
+
 INTERRUPTED = """
 import os, signal, threading, time
 from faasrt import sync
