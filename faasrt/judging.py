@@ -27,6 +27,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, cast
 
 import attrs
 
+from faasrt._run_options import check_time_limit
 from faasrt.errors import CompareError, InvalidRequestError, safe_repr
 from faasrt.inputs import ProgramInput
 from faasrt.results import ExecutionResult, Outcome
@@ -77,7 +78,8 @@ class TestCase:
         id: Your own name for the test. Default: None.
 
     Raises:
-        InvalidRequestError: An attribute is wrong.
+        InvalidRequestError: An attribute is wrong. Only `judge` knows the program and its sandbox, and refuses a file
+            with the name of the program, and a `timeout_ms` above the limit of the sandbox.
 
     Example:
         >>> TestCase("1 2", "3", id="small")
@@ -98,6 +100,7 @@ class TestCase:
             raise InvalidRequestError(f"expected must be a str, got {type(self.expected).__name__}")
         if self.id is not None and not isinstance(self.id, str):
             raise InvalidRequestError(f"id must be a str or None, got {safe_repr(self.id)}")
+        check_time_limit(self.timeout_ms)
         checked = ProgramInput.checked(None, stdin=self.stdin, argv=self.argv, files=self.files)
         object.__setattr__(self, "argv", checked.argv)
 
@@ -157,8 +160,11 @@ class Judgement:
     """The verdicts on all tests. Truthy when all passed.
 
     Attributes:
-        results: The verdict on each test, in order.
+        results: The verdict on each test, in order; at least one.
         duration_s: Seconds from the call to the last verdict.
+
+    Raises:
+        InvalidRequestError: There are no results.
 
     Example:
         >>> tests = [TestCase("1", "2"), TestCase("5", "6"), TestCase("x", "")]
@@ -169,6 +175,10 @@ class Judgement:
 
     results: tuple[TestResult, ...]
     duration_s: float = 0.0
+
+    def __attrs_post_init__(self) -> None:
+        if not self.results:
+            raise InvalidRequestError("a judgement must have at least one result")
 
     @property
     def passed(self) -> bool:

@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias, TypedDict, TypeVar
 
 import attrs
 
+from faasrt._run_options import check_ext, check_flag, check_priority, check_sandbox, check_time_limit
 from faasrt.config import SandboxConfig
 from faasrt.errors import FaasrtError, InvalidRequestError, UnsupportedLanguageError, safe_repr
 from faasrt.inputs import INPUT_FIELDS, ProgramInput
@@ -18,6 +19,7 @@ TASK_ERRORS = (InvalidRequestError, UnsupportedLanguageError)
 """The errors of a task that is wrong; any other error is about the infrastructure."""
 
 Priority: TypeAlias = Literal["low", "normal", "high", "urgent"]
+"""The usual names, for type checkers. Any other text that is not empty is sent as well."""
 _Options = TypeVar("_Options")
 
 
@@ -92,6 +94,7 @@ def _form(*types: type, option: str = "", help: str = "") -> dict[str, FieldForm
 
 
 _TEXT, _LIST, _OBJECT = _form(str), _form(list), _form(dict)
+_TIME_LIMIT_HELP = f"The time limit in milliseconds.  [default: {SandboxConfig().timeout_limit_s * 1000:g}]"
 
 
 def _parse_language(language: LanguageOption) -> Language | OtherLanguage:
@@ -140,8 +143,8 @@ class CodeTask:
 
     Raises:
         UnsupportedLanguageError: The language cannot be the name of one.
-        InvalidRequestError: `args` is not a sequence, `kwargs` is not a mapping of names to arguments, or the input of
-            the program, `tests` or `compare` is wrong.
+        InvalidRequestError: Another attribute is wrong. Only a call checks `code` and `function`, and whether
+            `timeout_ms` exceeds the limit of the sandbox.
 
     Example:
         >>> task = CodeTask("def f(n): return n + 1", "py", id="a", function="f", args=[1])
@@ -156,7 +159,7 @@ class CodeTask:
     timeout_ms: float | None = attrs.field(
         default=None,
         kw_only=True,
-        metadata=_form(float, int, option="--timeout-ms", help="The time limit in milliseconds.  [default: 30000]"),
+        metadata=_form(float, int, option="--timeout-ms", help=_TIME_LIMIT_HELP),
     )
     ext: Mapping[str, str] | None = attrs.field(default=None, kw_only=True, hash=False, metadata=_OBJECT)
     function: str | None = attrs.field(default=None, kw_only=True, metadata=_TEXT)
@@ -197,6 +200,11 @@ class CodeTask:
     compare: Compare = attrs.field(default="lines", kw_only=True, converter=check_compare, metadata=_TEXT)
 
     def __attrs_post_init__(self) -> None:
+        check_time_limit(self.timeout_ms)
+        check_ext(self.ext)
+        check_sandbox(self.sandbox)
+        check_priority(self.priority)
+        check_flag("idempotent", self.idempotent)
         if self.tests != ():
             object.__setattr__(self, "tests", check_tests(self.tests))
             if self.function is not None or self.stdin or self.argv or self.files or self.collect:
@@ -310,9 +318,9 @@ class FailedTask:
     result: None = attrs.field(default=None, init=False, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return index, id, result and error as values that `json.dumps` accepts."""
+        """Return index, id, result, error and judgement as values that `json.dumps` accepts."""
         error = {"name": type(self.error).__name__, "message": str(self.error)}
-        return {"index": self.index, "id": self.task.id, "result": None, "error": error}
+        return {"index": self.index, "id": self.task.id, "result": None, "error": error, "judgement": None}
 
 
 TaskResult: TypeAlias = CompletedTask | FailedTask

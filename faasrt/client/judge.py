@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
+from faasrt._run_options import check_flag
 from faasrt.errors import InvalidRequestError, safe_repr
 from faasrt.inputs import ProgramInput
 from faasrt.judging import (
@@ -18,7 +19,7 @@ from faasrt.judging import (
     check_tests,
     judge_result,
 )
-from faasrt.protocol.request import RunRequest, check_flag
+from faasrt.protocol.request import RunRequest
 from faasrt.results import ExecutionResult
 from faasrt.tasks import JudgeOptions, RunOptions
 

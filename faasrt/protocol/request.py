@@ -7,14 +7,21 @@ servers ignore.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import attrs
 
+from faasrt._run_options import (
+    TEXTS,
+    check_ext,
+    check_flag,
+    check_priority,
+    check_sandbox,
+    check_timeout_ms,
+)
 from faasrt.config import SandboxConfig
-from faasrt.errors import InvalidRequestError, safe_repr
+from faasrt.errors import InvalidRequestError
 from faasrt.inputs import NO_INPUT, ProgramInput, encode_text
 from faasrt.languages import Language
 
@@ -22,7 +29,6 @@ NOT_STARTED_HEADER = "x-faasrt-not-started"
 PROGRAM_SUSPECT_HEADER = "x-faasrt-program-suspect"
 """A response header with the value 1 when a program was killed, and may have caused this itself. The client reads it as
 CRASHED."""
-_TEXTS = "code, ext and priority"
 # Metadata of the fields of a request that do not change the result of a program.
 KEEPS_RESULT = {"keeps_result": True}
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -50,6 +56,7 @@ class RunRequest:
         language: Language | str,
         code: object,
         default_sandbox: SandboxConfig,
+        default_idempotent: bool = False,
         *,
         timeout_ms: object = None,
         ext: object = None,
@@ -65,14 +72,12 @@ class RunRequest:
 
         Args:
             default_sandbox: The limits if `sandbox` is None.
-            idempotent: None means False.
+            default_idempotent: The value if `idempotent` is None.
 
         Raises:
             InvalidRequestError: An argument is wrong.
         """
-        limits = default_sandbox if sandbox is None else sandbox
-        if not isinstance(limits, SandboxConfig):
-            raise InvalidRequestError(f"sandbox must be a SandboxConfig, got {type(limits).__name__}")
+        limits = check_sandbox(sandbox) or default_sandbox
         check_flag("idempotent", idempotent)
         return cls(
             language=language,
@@ -82,7 +87,7 @@ class RunRequest:
             priority=check_priority(priority),
             ext=check_ext(ext),
             input=ProgramInput.checked(language, stdin=stdin, argv=argv, files=files, collect=collect),
-            idempotent=bool(idempotent),
+            idempotent=default_idempotent if idempotent is None else bool(idempotent),
         )
 
     def encode(self) -> bytes:
@@ -106,7 +111,7 @@ class RunRequest:
 
 def encode_json(body: Mapping[str, Any]) -> bytes:
     """Return a JSON body in UTF-8. Raise InvalidRequestError if it contains a lone surrogate."""
-    return encode_text(_encode(body), _TEXTS)
+    return encode_text(_encode(body), TEXTS)
 
 
 def check_code(code: object) -> str:
@@ -116,55 +121,5 @@ def check_code(code: object) -> str:
     if not code or code.isspace():
         raise InvalidRequestError("code must not be empty")
     if not code.isascii():
-        encode_text(code, _TEXTS)
+        encode_text(code, TEXTS)
     return code
-
-
-def check_timeout_ms(timeout_ms: object, sandbox: SandboxConfig) -> int:
-    """Return the time limit in whole milliseconds; that of the sandbox for None. Raise InvalidRequestError if it is not
-    a number above 0, or exceeds the limit of the sandbox.
-    """
-    limit_ms = max(1, math.ceil(sandbox.timeout_limit_s * 1000))
-    if timeout_ms is None:
-        return limit_ms
-    if isinstance(timeout_ms, bool) or not isinstance(timeout_ms, (int, float)):
-        raise InvalidRequestError(f"timeout_ms must be a number of milliseconds, got {safe_repr(timeout_ms)}")
-    if not 0 < timeout_ms < math.inf:
-        raise InvalidRequestError(f"timeout_ms must be finite and above 0, got {safe_repr(timeout_ms)}")
-    if timeout_ms > limit_ms:
-        raise InvalidRequestError(
-            f"timeout_ms must be at most the sandbox's limit of {limit_ms} ms, got {safe_repr(timeout_ms)}: increase "
-            "SandboxConfig.timeout_limit_s"
-        )
-    return math.ceil(timeout_ms)
-
-
-def check_ext(ext: object) -> Mapping[str, str]:
-    """Return `ext`, or {} for None. Raise InvalidRequestError if it is not a mapping of str to str without lone
-    surrogates.
-    """
-    if ext is None:
-        return {}
-    if not isinstance(ext, Mapping):
-        raise InvalidRequestError(f"ext must map str to str, got {type(ext).__name__}")
-    for key, value in ext.items():
-        if not isinstance(key, str) or not isinstance(value, str):
-            raise InvalidRequestError(f"ext must map str to str, got {safe_repr(key)}: {type(value).__name__}")
-        encode_text(key + value, _TEXTS)
-    return ext
-
-
-def check_flag(name: str, value: object, *, optional: bool = True) -> None:
-    """Raise InvalidRequestError if an argument is not a bool, or None where that is allowed."""
-    if not isinstance(value, bool) and not (optional and value is None):
-        allowed = "True, False or None" if optional else "True or False"
-        raise InvalidRequestError(f"{name} must be {allowed}, got {safe_repr(value)}")
-
-
-def check_priority(priority: object) -> str:
-    """Return the priority, or raise InvalidRequestError if it is not a str, is empty, or contains a lone surrogate."""
-    if not isinstance(priority, str) or not priority:
-        raise InvalidRequestError(f"priority must be a non-empty str such as 'normal', got {safe_repr(priority)}")
-    if not priority.isascii():
-        encode_text(priority, _TEXTS)
-    return priority

@@ -338,15 +338,7 @@ async def test_stop_on_must_not_be_async(fake: tuple[FakeFaaS, RuntimeManager]) 
         fake[1].map([], stop_on=stop)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("field", "right"),
-    [
-        ("code", ANY_TEXT),
-        ("timeout_ms", {"None", "float"}),
-        ("ext", {"None", "dict"}),
-        ("function", {"None"} | ANY_TEXT),
-    ],
-)
+@pytest.mark.parametrize(("field", "right"), [("code", ANY_TEXT), ("function", {"None"} | ANY_TEXT)])
 async def test_wrong_fields_of_a_task_are_errors_of_its_item(
     fake: tuple[FakeFaaS, RuntimeManager], field: str, right: set[str]
 ) -> None:
@@ -366,7 +358,19 @@ async def test_wrong_fields_of_a_task_are_errors_of_its_item(
     assert len(faas.requests) == requests + 1
 
 
-@pytest.mark.parametrize(("field", "right"), [("language", {"str"}), ("args", {"list"}), ("kwargs", {"dict"})])
+@pytest.mark.parametrize(
+    ("field", "right"),
+    [
+        ("language", {"str"}),
+        ("args", {"list"}),
+        ("kwargs", {"dict"}),
+        ("timeout_ms", {"None", "float", "huge"}),  # only a call knows the limit of the sandbox
+        ("ext", {"None", "dict"}),
+        ("sandbox", {"None"}),
+        ("priority", ANY_TEXT),
+        ("idempotent", {"None", "true", "false"}),
+    ],
+)
 async def test_code_task_refuses_wrong_fields(field: str, right: set[str]) -> None:
     """These fields are checked when the task is created."""
     for value in wrong(right).values():

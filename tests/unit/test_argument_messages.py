@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from faasrt import FaasrtError, Language, RetrySettings, RuntimeFactory, RuntimeManager, SandboxConfig, Settings
+from faasrt._run_options import check_ext, check_flag, check_priority, check_timeout_ms
 from faasrt.client.cache import DiskCache
 from faasrt.client.map import check_stop_on
 from faasrt.client.syntax import check_where
 from faasrt.errors import safe_repr
 from faasrt.local import LocalFaaS
 from faasrt.protocol.cases import check_function, check_keywords, encode_case
-from faasrt.protocol.request import check_ext, check_flag, check_priority, check_timeout_ms
 
 LONG = "x" * 2_000_000
 REFUSED: dict[str, Callable[[Any], object]] = {

@@ -18,6 +18,7 @@ from faasrt import (
     ExecutionResult,
     FaasrtError,
     FailedTask,
+    InvalidRequestError,
     Language,
     LimiterSettings,
     Outcome,
@@ -100,11 +101,35 @@ def test_tasks_and_task_results() -> None:
         "id": "a",
         "result": None,
         "error": {"name": "FaasrtError", "message": "x"},
+        "judgement": None,
     }
+    assert failure.to_dict().keys() == CompletedTask(1, task, result).to_dict().keys()
     assert CompletedTask(1, task, result).to_dict()["result"] == result.to_dict()
     for kind in (CompletedTask, FailedTask):
         with pytest.raises(TypeError):
             kind(0, task)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"timeout_ms": "x"}, "timeout_ms must be a number of milliseconds, got 'x'"),
+        ({"timeout_ms": -1}, "timeout_ms must be finite and above 0, got -1"),
+        ({"ext": {"a": 1}}, "ext must map str to str, got 'a': int"),
+        ({"sandbox": 5}, "sandbox must be a SandboxConfig, got int"),
+        ({"priority": 3}, "priority must be a non-empty str such as 'normal', got 3"),
+        ({"idempotent": "yes"}, "idempotent must be True, False or None, got 'yes'"),
+    ],
+)
+def test_options_of_a_task_are_checked_when_it_is_made(options: dict[str, Any], message: str) -> None:
+    """The message is that of the call. A right task can be pickled and changed."""
+    with pytest.raises(InvalidRequestError) as caught:
+        CodeTask("1", "py", **options)
+    assert str(caught.value) == message
+    task = CodeTask("1", "py", timeout_ms=5, ext={"a": "b"}, priority="other", idempotent=True)
+    assert pickle.loads(pickle.dumps(task)) == attrs.evolve(task, timeout_ms=5) == task
+    with pytest.raises(InvalidRequestError):
+        attrs.evolve(task, **options)
 
 
 @pytest.mark.parametrize(

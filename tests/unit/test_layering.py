@@ -38,6 +38,7 @@ LAYERS = [
     ("faasrt.telemetry", 5),
     ("faasrt.tasks", 5),
     ("faasrt.judging", 4.5),
+    ("faasrt._run_options", 4.2),
     ("faasrt.config", 4),
     ("faasrt.results", 4),
     ("faasrt.discovery", 3.5),

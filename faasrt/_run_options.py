@@ -1,0 +1,77 @@
+"""Checks of the options of a run. `CodeTask` and `TestCase` use them when they are made, and calls before they send."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from faasrt.config import SandboxConfig
+from faasrt.errors import InvalidRequestError, safe_repr
+from faasrt.inputs import encode_text
+
+TEXTS = "code, ext and priority"
+
+
+def check_sandbox(sandbox: object) -> SandboxConfig | None:
+    """Return the limits. Raise InvalidRequestError if they are neither a SandboxConfig nor None."""
+    if sandbox is not None and not isinstance(sandbox, SandboxConfig):
+        raise InvalidRequestError(f"sandbox must be a SandboxConfig, got {type(sandbox).__name__}")
+    return sandbox
+
+
+def check_time_limit(timeout_ms: object) -> float | None:
+    """Return a time limit in milliseconds, or None. Raise InvalidRequestError if it is not a finite number above 0."""
+    if timeout_ms is None:
+        return None
+    if isinstance(timeout_ms, bool) or not isinstance(timeout_ms, (int, float)):
+        raise InvalidRequestError(f"timeout_ms must be a number of milliseconds, got {safe_repr(timeout_ms)}")
+    if not 0 < timeout_ms < math.inf:
+        raise InvalidRequestError(f"timeout_ms must be finite and above 0, got {safe_repr(timeout_ms)}")
+    return timeout_ms
+
+
+def check_timeout_ms(timeout_ms: object, sandbox: SandboxConfig) -> int:
+    """Return the time limit in whole milliseconds; that of the sandbox for None. Raise InvalidRequestError if it is not
+    a number above 0, or exceeds the limit of the sandbox.
+    """
+    checked = check_time_limit(timeout_ms)
+    limit_ms = max(1, math.ceil(sandbox.timeout_limit_s * 1000))
+    if checked is None:
+        return limit_ms
+    if checked > limit_ms:
+        raise InvalidRequestError(
+            f"timeout_ms must be at most the sandbox's limit of {limit_ms} ms, got {safe_repr(checked)}: increase "
+            "SandboxConfig.timeout_limit_s"
+        )
+    return math.ceil(checked)
+
+
+def check_ext(ext: object) -> Mapping[str, str]:
+    """Return `ext`, or {} for None. Raise InvalidRequestError if it is not a mapping of str to str without lone
+    surrogates.
+    """
+    if ext is None:
+        return {}
+    if not isinstance(ext, Mapping):
+        raise InvalidRequestError(f"ext must map str to str, got {type(ext).__name__}")
+    for key, value in ext.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise InvalidRequestError(f"ext must map str to str, got {safe_repr(key)}: {type(value).__name__}")
+        encode_text(key + value, TEXTS)
+    return ext
+
+
+def check_flag(name: str, value: object, *, optional: bool = True) -> None:
+    """Raise InvalidRequestError if an argument is not a bool, or None where that is allowed."""
+    if not isinstance(value, bool) and not (optional and value is None):
+        allowed = "True, False or None" if optional else "True or False"
+        raise InvalidRequestError(f"{name} must be {allowed}, got {safe_repr(value)}")
+
+
+def check_priority(priority: object) -> str:
+    """Return the priority, or raise InvalidRequestError if it is not a str, is empty, or contains a lone surrogate."""
+    if not isinstance(priority, str) or not priority:
+        raise InvalidRequestError(f"priority must be a non-empty str such as 'normal', got {safe_repr(priority)}")
+    if not priority.isascii():
+        encode_text(priority, TEXTS)
+    return priority
