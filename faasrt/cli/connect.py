@@ -89,8 +89,8 @@ def run_with_manager(
         manager = RuntimeManager.local(languages, workers=workers, settings=settings, cache=cache)
         write_message("no endpoint configured; using the embedded FaaS")
         async with manager:
-            assert manager.embedded is not None
-            async with show_work(report_engine(manager.embedded.server)):
+            assert manager.local_faas is not None
+            async with show_work(report_engine(manager.local_faas)):
                 served = [language for language in manager.get_supported_languages() if has_return_val(language)]
                 for language in served if languages is None else languages:
                     await manager.get_runtime(language)

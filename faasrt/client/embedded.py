@@ -33,7 +33,7 @@ class LocalOptions(TypedDict, total=False):
     drain_s: float
 
 
-def queue_timeout_s(settings: Settings) -> float:
+def queue_timeout_of(settings: Settings) -> float:
     """Return how long a program may wait in the queue of an embedded FaaS, in seconds."""
     return settings.limiter.queue_timeout_s or _QUEUE_TIMEOUT_S
 
@@ -78,7 +78,7 @@ class EmbeddedFaaS:
             raise ConfigurationError("settings.endpoints must be empty, because the embedded FaaS is the endpoint")
         self.settings = settings
         self.is_started = False
-        self._sandbox, self._token, self._queue_timeout_s = settings.sandbox, settings.token, queue_timeout_s(settings)
+        self._sandbox, self._token, self._queue_timeout_s = settings.sandbox, settings.token, queue_timeout_of(settings)
         self._workers, self._telemetry, self._options = workers, telemetry, options
         self.server = self._make_server(languages)
 

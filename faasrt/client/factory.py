@@ -108,14 +108,7 @@ class RuntimeFactory:
         return Runtime(language=parsed, transport=self._transport, counters=self._counters, emit=self._emit)
 
     async def reconfigure(self, settings: Settings) -> None:
-        """Change the settings of this factory and its runtimes.
-
-        Calls in flight finish as they were: at their endpoint, with their deadline and limits. Further calls use the
-        new settings. Further attempts, and calls that wait for a permit, go to the new endpoints. Endpoints that stay
-        keep their connections, circuit breaker and adaptive limit. Those that do not stay get no further calls; their
-        connections are closed after the last one. Names in `dns+` URLs are not looked up here, but when calls use them.
-        Waiting calls in a language that has no endpoint any more fail with `UnsupportedLanguageError`. The logger,
-        `telemetry` and `cache` cannot change.
+        """Change the settings of this factory and its runtimes; see `RuntimeManager.reconfigure` for what calls do.
 
         Args:
             settings: All settings, not only those that change.

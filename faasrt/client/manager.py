@@ -8,7 +8,7 @@ import functools
 import os
 import warnings
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 import attrs
 
@@ -31,6 +31,9 @@ from faasrt.telemetry.events import Sink
 from faasrt.telemetry.logs import LogSink
 from faasrt.telemetry.metrics import Metrics
 from faasrt.transport.lifecycle import LoopAffinity
+
+if TYPE_CHECKING:
+    from faasrt.local.server import LocalFaaS
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -366,9 +369,9 @@ class RuntimeManager:
         return self._factory.settings if self._embedded is None else self._embedded.settings
 
     @property
-    def embedded(self) -> EmbeddedFaaS | None:
-        """The embedded FaaS of `RuntimeManager.local`; None if there is none."""
-        return self._embedded
+    def local_faas(self) -> LocalFaaS | None:
+        """The server of `RuntimeManager.local`; None for other managers. It is another one after a failed start."""
+        return None if self._embedded is None else self._embedded.server
 
     async def reconfigure(self, settings: Settings) -> None:
         """Change the settings while calls are made; all runtimes of this manager use them.
@@ -490,7 +493,10 @@ class RuntimeManager:
         self._check_open()
         runtime = self._runtimes.get(language)
         if runtime is None or runtime.closed:
-            runtime = self._runtimes[language] = self._factory.create_runtime(language)._use_cache(self._cache)
+            runtime = self._factory.create_runtime(language)
+            if self._cache is not None:
+                runtime = runtime._use_cache(self._cache)
+            self._runtimes[language] = runtime
         return runtime
 
     async def _start_embedded(self) -> None:

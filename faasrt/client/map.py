@@ -54,8 +54,7 @@ Condition: TypeAlias = Outcome | type[BaseException] | Callable[[TaskResult], bo
 StopOn: TypeAlias = Condition | Collection[Outcome | type[BaseException]] | None
 GetRuntime: TypeAlias = Callable[[Language | OtherLanguage], Awaitable[Runtime]]
 
-
-count = whole(1, 100_000)
+_COUNT = whole(1, 100_000)
 
 
 def check_stop_on(stop_on: StopOn) -> Callable[[TaskResult], bool]:
@@ -221,10 +220,10 @@ class Map:
     _get_runtime: GetRuntime
     _running: set[Map]
     _source: _Source = attrs.field(alias="tasks", converter=_Source)
-    _concurrency: int = attrs.field(validator=count)
+    _concurrency: int = attrs.field(validator=_COUNT)
     _ordered: bool = attrs.field(validator=flag)
     _stop_on: Callable[[TaskResult], bool] = attrs.field(converter=check_stop_on)
-    _coalesce: int = attrs.field(validator=count)
+    _coalesce: int = attrs.field(validator=_COUNT)
     _cache: ResultCache | None = None
     _reading: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False)
     # Each task acquires a slot when it is read, and releases it when its result is delivered. If the consumer stops

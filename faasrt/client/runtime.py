@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Self, Unpack
 
 import attrs
 
 from faasrt._endpoint_urls import configured_url
+from faasrt._run_options import check_flag
 from faasrt.client.cache import ResultCache
 from faasrt.client.executor import CachingExecutor, Executor
 from faasrt.client.judge import check_arguments, judge, options_of
@@ -24,7 +25,7 @@ from faasrt.languages import Language, LanguageOption, OtherLanguage, parse_lang
 from faasrt.protocol.cases import check_function, check_keywords, encode_case, encode_cases
 from faasrt.protocol.envelope import GuestJob
 from faasrt.protocol.program import Execution
-from faasrt.protocol.request import RunRequest, check_flag, encode_json
+from faasrt.protocol.request import RunRequest, encode_json
 from faasrt.protocol.return_val import check_has_return_val, return_val_function
 from faasrt.results import ExecutionResult, HealthStatus, ValidationResult
 from faasrt.tasks import CallOptions, JudgeOptions, Priority, RunOptions, check_args, check_kwargs
@@ -93,7 +94,8 @@ class Runtime:
             ext: Further fields for the server; coze-loop sends trace ids in them. Default: None, no fields.
             sandbox: The limits of this call. They can lower the limits of the server, not raise them. Default: None,
                 which means the limits in the settings.
-            priority: A priority for the server's scheduler; the known servers ignore it. Default: "normal".
+            priority: A priority for the server's scheduler; the known servers ignore it. Any text that is not empty is
+                sent, although type checkers accept only the usual names. Default: "normal".
             idempotent: Whether the program may run again if an answer is lost or a server fails. A call whose
                 code cannot have run is retried in any case. Default: None, which means `RetrySettings.idempotent`.
             stdin: The standard input; a str is sent as UTF-8. Default: "", an empty input.
@@ -128,23 +130,24 @@ class Runtime:
             >>> (await runtime.run_code(code, stdin="a", files={"b.txt": "b"})).stdout
             'a b\n'
         """
-        self._calls.check_open()
         settings = self._settings
+        # Not `_request`, because packing the options into a dict would cost a call 2 % more instructions.
         request = RunRequest.checked(
             self._language(language),
             code,
             settings.sandbox,
+            settings.retry.idempotent,
             timeout_ms=timeout_ms,
             ext=ext,
             sandbox=sandbox,
             priority=priority,
-            idempotent=settings.retry.idempotent if idempotent is None else idempotent,
+            idempotent=idempotent,
             stdin=stdin,
             argv=argv,
             files=files,
             collect=collect,
         )
-        return await self._executor.run(Execution(request, settings.envelope))
+        return await self._run(request)
 
     def stream_code(
         self, code: str, language: LanguageOption | None = None, **options: Unpack[RunOptions]
@@ -362,6 +365,7 @@ class Runtime:
             InvalidRequestError: An argument is wrong, or the program is too large for the local check (2 MiB).
             UnsupportedLanguageError: The language is unknown, or no endpoint serves it.
             RuntimeClosedError: The runtime was closed, before the call or during it.
+            ConfigurationError: The runtime belongs to another event loop.
             RejectedError: The FaaS cannot validate programs. python-faas and js-faas cannot.
             ServiceError: The infrastructure failed in another way.
 
@@ -371,8 +375,8 @@ class Runtime:
             >>> (await runtime.validate_code("def f(:")).diagnostics
             (Diagnostic(message='invalid syntax', line=1, column=7),)
         """
-        self._calls.check_open()
         parsed = self._language(language)
+        self._transport.endpoints.loop.check()
         locally = check_where(where, parsed)
         if not isinstance(code, str):
             raise InvalidRequestError(f"code must be a str, got {type(code).__name__}")
@@ -434,11 +438,11 @@ class Runtime:
     def _settings(self) -> Settings:
         return self._transport.endpoints.settings
 
-    def _use_cache(self, cache: ResultCache | None) -> Self:
+    def _use_cache(self, cache: ResultCache) -> Self:
         """Return a view of this runtime that reuses the results in a cache. Closing either closes both."""
         view = copy.copy(self)
         executor = Executor(self._transport, self._calls, self._counters, self._emit)
-        view._executor = executor if cache is None else CachingExecutor(executor, cache)
+        view._executor = CachingExecutor(executor, cache)
         return view
 
     @property
@@ -481,9 +485,8 @@ class Runtime:
         endpoints = ", ".join(self._transport.endpoints.urls(self.language))
         return f"<Runtime {self.language} at {endpoints}{' (closed)' if self.closed else ''}>"
 
-    async def _run(self, request: RunRequest, live: LiveReader | None = None) -> ExecutionResult:
-        execution = Execution(run=request, mode=self._settings.envelope)
-        return await self._executor.run(execution, live)
+    def _run(self, request: RunRequest, live: LiveReader | None = None) -> Coroutine[Any, Any, ExecutionResult]:
+        return self._executor.run(Execution(request, self._settings.envelope), live)
 
     async def _run_inputs(self, request: RunRequest, inputs: Iterable[ProgramInput]) -> list[ExecutionResult]:
         """Run a program once for each input, with many inputs in one execution. Python only."""
@@ -492,13 +495,13 @@ class Runtime:
         return await self._executor.run_cases(request, None, cases, isolate=True)
 
     def _request(self, code: str, language: LanguageOption | None, **options: Unpack[RunOptions]) -> RunRequest:
-        self._calls.check_open()
         settings = self._settings
-        if options.get("idempotent") is None:
-            options["idempotent"] = settings.retry.idempotent
-        return RunRequest.checked(self._language(language), code, settings.sandbox, **options)
+        return RunRequest.checked(
+            self._language(language), code, settings.sandbox, settings.retry.idempotent, **options
+        )
 
     def _language(self, language: LanguageOption | None) -> Language | OtherLanguage:
+        self._calls.check_open()
         parsed = self.language if language is None else parse_language(language)
         if parsed != self.language and parsed not in self.get_supported_languages():
             raise UnsupportedLanguageError(

@@ -163,9 +163,12 @@ async def _exchange(process: Process, source: bytes) -> list[Any] | None:
 
 async def _end(process: Process) -> None:
     assert process.stdin is not None
-    process.stdin.close()
     with contextlib.suppress(ProcessLookupError):
         process.kill()
+    try:
+        process.stdin.close()
+    except RuntimeError:  # the event loop that started the process is closed, so none can wait for it
+        return
     await process.wait()
 
 

@@ -23,7 +23,7 @@ import ray.actor
 from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from faasrt.client.embedded import add_queue_time, queue_timeout_s
+from faasrt.client.embedded import add_queue_time, queue_timeout_of
 from faasrt.client.manager import RuntimeManager
 from faasrt.config import SandboxConfig, Settings
 from faasrt.errors import FaasrtError, RuntimeClosedError
@@ -179,7 +179,7 @@ class SharedFaaS:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._queue_s = queue_timeout_s(settings)
+        self._queue_s = queue_timeout_of(settings)
         self._settings = add_queue_time(settings, self._queue_s)
         LocalFaaS(sandbox=settings.sandbox)  # checks the limits and the packages before an actor is created
         self._lock = asyncio.Lock()

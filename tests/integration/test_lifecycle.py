@@ -553,6 +553,26 @@ print(psutil.wait_procs(psutil.Process().children(), timeout=30)[1])  # it takes
     assert (done.returncode, done.stdout) == (0, "1\nTrue\n[]\n"), done.stderr
 
 
+def test_a_local_check_in_another_event_loop_is_an_error() -> None:
+    """The process that checks Python belongs to the event loop that has started it. It ends when the runtime is closed,
+    also in another loop.
+    """
+    code = """
+import asyncio, psutil, faasrt
+runtime = faasrt.RuntimeFactory(faasrt.Settings.from_url("http://faas:8000")).create_runtime("py")
+print(asyncio.run(runtime.validate_code("1")).valid)
+try:
+    asyncio.run(runtime.validate_code("1"))
+except faasrt.ConfigurationError as error:
+    print("another event loop" in str(error))
+children = psutil.Process().children()
+asyncio.run(runtime.aclose())
+print(len(children), psutil.wait_procs(children, timeout=30)[1])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout) == (0, "True\nTrue\n1 []\n"), done.stderr
+
+
 async def test_metrics_count_outcomes_errors_and_attempts(serve: Serve, unused_tcp_port: int) -> None:
     """The metrics have counters per endpoint and in total, and a histogram of the duration."""
 

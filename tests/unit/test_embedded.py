@@ -48,7 +48,8 @@ def test_settings_that_it_cannot_follow_are_refused(
 
 
 def test_only_a_local_manager_has_one() -> None:
-    assert RuntimeManager.from_url("http://faas:8000").embedded is None
+    assert RuntimeManager.from_url("http://faas:8000").local_faas is None
     local = RuntimeManager.local(["js"], settings=SETTINGS)
-    assert local.embedded is not None
+    assert local.local_faas is not None
+    assert local.local_faas.languages == (Language.JAVASCRIPT,)
     assert (local.settings, local.get_supported_languages()) == (SETTINGS, (Language.JAVASCRIPT,))
