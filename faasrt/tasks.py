@@ -54,11 +54,13 @@ class FieldForm:
 
     Attributes:
         types: The types of its decoded JSON. A bool is no number here.
+        described: These types in words, for messages.
         option: The option of `faasrt run` and the name of its value, such as "--stdin FILE"; "" if there is none.
         help: The help text of the option.
     """
 
     types: tuple[type, ...]
+    described: str
     option: str = ""
     help: str = ""
 
@@ -70,17 +72,7 @@ class FieldForm:
     def check(self, name: str, value: object) -> None:
         """Raise ValueError if decoded JSON is not of this form."""
         if type(value) not in self.types:
-            raise ValueError(f"{name!r} must be {' or '.join(_JSON_NAMES[kind] for kind in self.types)}")
-
-
-_JSON_NAMES = {
-    str: "a string",
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    list: "a list",
-    dict: "an object",
-}
+            raise ValueError(f"{name!r} must be {self.described}")
 
 
 def field_forms() -> dict[str, FieldForm]:
@@ -88,12 +80,16 @@ def field_forms() -> dict[str, FieldForm]:
     return {field.name: field.metadata["form"] for field in attrs.fields(CodeTask)}
 
 
-def _form(*types: type, option: str = "", help: str = "") -> dict[str, FieldForm]:  # noqa: A002
+def _form(*types: type, described: str, option: str = "", help: str = "") -> dict[str, FieldForm]:  # noqa: A002
     """Return the metadata of a field."""
-    return {"form": FieldForm(types, option, help)}
+    return {"form": FieldForm(types, described, option, help)}
 
 
-_TEXT, _LIST, _OBJECT = _form(str), _form(list), _form(dict)
+_TEXT, _LIST, _OBJECT = (
+    _form(str, described="a string"),
+    _form(list, described="a list"),
+    _form(dict, described="an object"),
+)
 _TIME_LIMIT_HELP = f"The time limit in milliseconds.  [default: {SandboxConfig().timeout_limit_s * 1000:g}]"
 
 
@@ -155,13 +151,17 @@ class CodeTask:
 
     code: str = attrs.field(repr=safe_repr, metadata=_TEXT)
     language: Language | OtherLanguage = attrs.field(converter=_parse_language, metadata=_TEXT)
-    id: str | None = attrs.field(default=None, kw_only=True, metadata=_form(str, int))
+    id: str | None = attrs.field(
+        default=None, kw_only=True, metadata=_form(str, int, described="a string or a whole number")
+    )
     timeout_ms: float | None = attrs.field(
         default=None,
         kw_only=True,
-        metadata=_form(float, int, option="--timeout-ms", help=_TIME_LIMIT_HELP),
+        metadata=_form(float, int, described="a number", option="--timeout-ms", help=_TIME_LIMIT_HELP),
     )
-    ext: Mapping[str, str] | None = attrs.field(default=None, kw_only=True, hash=False, metadata=_OBJECT)
+    ext: Mapping[str, str] | None = attrs.field(
+        default=None, kw_only=True, hash=False, metadata=_form(dict, described="an object of strings")
+    )
     function: str | None = attrs.field(default=None, kw_only=True, metadata=_TEXT)
     args: tuple[Any, ...] = attrs.field(
         default=(), converter=check_args, kw_only=True, hash=False, repr=safe_repr, metadata=_LIST
@@ -171,7 +171,7 @@ class CodeTask:
     )
     sandbox: SandboxConfig | None = attrs.field(default=None, kw_only=True, metadata=_OBJECT)
     priority: Priority = attrs.field(default="normal", kw_only=True, metadata=_TEXT)
-    idempotent: bool | None = attrs.field(default=None, kw_only=True, metadata=_form(bool))
+    idempotent: bool | None = attrs.field(default=None, kw_only=True, metadata=_form(bool, described="true or false"))
     stdin: str | bytes = attrs.field(
         default="",
         kw_only=True,
@@ -179,24 +179,36 @@ class CodeTask:
         metadata=_form(
             str,
             dict,
+            described="a string or an object with base64",
             option="--stdin FILE",
             help="The standard input. By default that of this command, if it is a pipe or a file.",
         ),
     )
-    argv: Sequence[str] = attrs.field(default=(), kw_only=True, repr=safe_repr, metadata=_LIST)
+    argv: Sequence[str] = attrs.field(
+        default=(), kw_only=True, repr=safe_repr, metadata=_form(list, described="a list of strings")
+    )
     files: Mapping[str, str | bytes] | None = attrs.field(
         default=None,
         kw_only=True,
         hash=False,
         repr=safe_repr,
-        metadata=_form(dict, option="--file NAME[=PATH]", help="A file for the program; repeatable."),
+        metadata=_form(
+            dict, described="an object", option="--file NAME[=PATH]", help="A file for the program; repeatable."
+        ),
     )
     collect: Sequence[str] = attrs.field(
         default=(),
         kw_only=True,
-        metadata=_form(list, option="--collect GLOB", help="Files to return after the run; repeatable."),
+        metadata=_form(
+            list,
+            described="a list of patterns",
+            option="--collect GLOB",
+            help="Files to return after the run; repeatable.",
+        ),
     )
-    tests: Sequence[TestCase] = attrs.field(default=(), kw_only=True, hash=False, repr=safe_repr, metadata=_LIST)
+    tests: Sequence[TestCase] = attrs.field(
+        default=(), kw_only=True, hash=False, repr=safe_repr, metadata=_form(list, described="a list of objects")
+    )
     compare: Compare = attrs.field(default="lines", kw_only=True, converter=check_compare, metadata=_TEXT)
 
     def __attrs_post_init__(self) -> None:

@@ -174,7 +174,8 @@ class HttpClient:
             self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_s)
         # Names of headers are compared without regard to case, so that none is sent twice.
         self._headers = CIMultiDict({"Accept": "*/*", "User-Agent": f"faasrt/{__version__}"})
-        self._headers.update(settings.headers)
+        for name, value in settings.headers.items():
+            self._headers[name] = value
         self._headers["Accept-Encoding"] = "identity"
         if settings.token:
             self._headers["Authorization"] = f"Bearer {settings.token}"

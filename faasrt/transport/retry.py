@@ -76,7 +76,7 @@ def outage_wait_s(settings: RetrySettings) -> float:
 
 def throttled_delay_s(settings: RetrySettings) -> float:
     """Return the maximum delay before the first retry after a 429 or 503."""
-    return settings.base_delay_s * THROTTLED_BASE_FACTOR
+    return min(settings.base_delay_s * THROTTLED_BASE_FACTOR, settings.max_delay_s * THROTTLED_MAX_FACTOR)
 
 
 class RetryBudget:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import random as random_module
 import time
@@ -187,7 +186,7 @@ class Transport:
         self.endpoints.pool.fail_waiting(owner, error)
         for ended, each in self._backing_off.items():
             if each is owner and not ended.done():
-                ended.set_exception(RuntimeClosedError("this runtime was closed while the call waited for a retry"))
+                ended.set_result(None)
 
     async def _wait_for_permit(
         self, call: Call, settings: Settings, group: EndpointGroup, failed: FailedAttempts, owner: object
@@ -266,11 +265,11 @@ class Transport:
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._backing_off[ended] = owner
         try:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
-                    await ended
+            await asyncio.wait([ended], timeout=wait_s)
         finally:
             del self._backing_off[ended]
+        if ended.done():
+            raise RuntimeClosedError("this runtime was closed while the call waited for a retry")
 
     def _use_default_capacity(self, endpoint: Endpoint) -> None:
         """Let waiting calls use an endpoint that has come while they waited, and whose health is not requested."""

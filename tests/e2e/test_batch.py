@@ -277,6 +277,9 @@ def test_invalid_lines_are_reported_in_the_results(url: str, tmp_path: Path) -> 
         {"id": "y", "code": "1", "language": "py", "ext": {"a": 1}},
         b'{"id": "q", "code": "' + b"x" * 17_000_000 + b'", "language": "py"}',
         b"[" * 100_000,
+        {"id": "z", "code": "1", "language": "py", "timeout_ms": "5"},
+        {"id": "s", "code": "1", "language": "py", "stdin": 5},
+        {"id": "c", "code": "1", "language": "py", "collect": "*"},
         program(1),
     )
     code, _, stderr = batch(tasks, "-o", str(tmp_path / "out"), "--url", url)
@@ -284,11 +287,12 @@ def test_invalid_lines_are_reported_in_the_results(url: str, tmp_path: Path) -> 
     records = read(tmp_path / "out")
     assert {record["id"] for record in records if "outcome" in record} == {"0", "1"}
     problems = {record["line"]: record["invalid_task"] for record in records if "invalid_task" in record}
-    assert sorted(problems) == [2, 3, 4, *range(6, 18)]
+    assert sorted(problems) == [2, 3, 4, *range(6, 21)]
     for line, words in {
         2: "not JSON", 3: "not UTF-8", 4: "not a JSON object", 6: "cobol", 7: "'code' is missing", 8: "empty",
         9: "timeout_ms", 10: "'colour'", 11: "'id'", 12: "--language", 13: "'args'", 14: "f.g", 15: "ext",
-        16: "longer", 17: "nested",
+        16: "longer", 17: "nested", 18: "'timeout_ms' must be a number",
+        19: "'stdin' must be a string or an object with base64", 20: "'collect' must be a list of patterns",
     }.items():  # fmt: skip
         assert f"line {line}" in problems[line]
         assert words in problems[line], problems[line]

@@ -32,6 +32,7 @@ from faasrt.transport.retry import (
     classify,
     is_outage,
     outage_wait_s,
+    throttled_delay_s,
     wait_before_retry,
 )
 
@@ -113,6 +114,12 @@ def test_wait_before_retry_doubles_up_to_its_maximum() -> None:
     waits = [decide(overloaded(429), attempt=n, settings=many, random=lambda: 0.999_999) for n in range(1, 8)]
     assert [round(wait or 0, 2) for wait in waits] == [1, 2, 4, 8, 16, 20, 20]
     assert decide(ConnectError("x", sent="no"), random=lambda: 0.0) == 0.0
+
+
+def test_the_delay_after_a_throttle_has_a_maximum() -> None:
+    """It is 20 times `base_delay_s`, and at most 10 times `max_delay_s`."""
+    assert throttled_delay_s(RetrySettings(base_delay_s=0.05, max_delay_s=2)) == 1.0
+    assert throttled_delay_s(RetrySettings(base_delay_s=1, max_delay_s=0.1)) == 1.0
 
 
 def test_retry_after_is_honoured_within_bounds() -> None:
