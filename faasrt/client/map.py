@@ -44,6 +44,7 @@ from faasrt.client.runtime import Runtime
 from faasrt.errors import ConfigurationError, FaasrtError, InvalidRequestError, RuntimeClosedError, safe_repr
 from faasrt.judging import Judgement
 from faasrt.languages import Language, OtherLanguage
+from faasrt.protocol.cases import encode_case
 from faasrt.results import ExecutionResult, Outcome
 from faasrt.tasks import CallOptions, CodeTask, CompletedTask, FailedTask, JudgeOptions, RunOptions, TaskResult
 
@@ -359,8 +360,10 @@ class Map:
         except FaasrtError as error:
             if isinstance(error, RuntimeClosedError):
                 await self._get_runtime(task.language)  # raises if the manager is closed too
-            if isinstance(error, InvalidRequestError) and len(batch) > 1:
-                # One of the tasks is invalid. Run each task separately, so that the others do not fail.
+            is_refused = isinstance(error, InvalidRequestError) and len(batch) > 1
+            if is_refused and not all(_has_valid_args(task) for _, task in batch):
+                # The arguments are checked before anything is sent, so no task has run. Run each task separately, so
+                # that only the invalid ones fail.
                 return [result for numbered_task in batch for result in await self._execute([numbered_task])]
             return [FailedTask(index, task, error) for index, task in batch]
         return [CompletedTask(index, task, result) for (index, task), result in zip(batch, results, strict=True)]
@@ -396,6 +399,14 @@ async def _wait_shielded(task: asyncio.Task[None]) -> None:
             task.exception()
         raise cancelled
     task.result()
+
+
+def _has_valid_args(task: CodeTask) -> bool:
+    try:
+        encode_case(task.args, {}, task.language)
+    except InvalidRequestError:
+        return False
+    return True
 
 
 def _batch_key(task: CodeTask) -> tuple[Any, ...] | None:

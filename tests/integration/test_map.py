@@ -6,11 +6,12 @@ import asyncio
 import gc
 import inspect
 import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from faasrt import (
     CodeTask,
@@ -22,6 +23,7 @@ from faasrt import (
     RuntimeManager,
     ServerError,
     ServiceError,
+    Settings,
     TaskResult,
 )
 from faasrt.testing import FakeFaaS, Reply
@@ -469,3 +471,37 @@ async def test_coalesce_does_not_wait_for_a_slow_source() -> None:
             results.append(item)
             gate.set()
         assert [item.result.value for item in results if item.result] == [1, 2]
+
+
+async def test_tasks_that_share_an_execution_run_once_if_the_servers_change(
+    serve: Callable[..., Awaitable[str]],
+) -> None:
+    """A batch that needs two executions fails if another server cannot run the second. Nothing runs again."""
+    received: list[str] = []
+    probes = 0
+
+    async def old(request: web.Request) -> web.Response:
+        if request.path == "/health":
+            return web.json_response(health(["files"]))
+        received.append("old")
+        await manager.reconfigure(Settings.from_url(new_url))
+        return Reply.ok().make_response()
+
+    async def new(request: web.Request) -> web.Response:
+        nonlocal probes
+        if request.path == "/health":
+            probes += 1
+            return web.json_response(health([] if probes == 1 else ["files"]))
+        received.append("new")
+        return Reply.ok().make_response()
+
+    def health(fields: list[str]) -> dict[str, Any]:
+        return {"capabilities": {"lossless": True}, "languages": {"python": {"input": fields}}}
+
+    new_url = await serve(new, "/{path:.*}")
+    arguments = ["x" * 400_000] * 4  # more than a request contains
+    given = [CodeTask("def f(x): pass", "py", function="f", args=(text,), files={"a.txt": "a"}) for text in arguments]
+    async with manager_for(await serve(old, "/{path:.*}")) as manager:
+        items = [item async for item in manager.map(given, coalesce=10, concurrency=1)]
+    assert received == ["old"]
+    assert {type(item.error) for item in items} == {InvalidRequestError}
