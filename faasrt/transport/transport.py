@@ -172,9 +172,9 @@ class Transport:
                 raise_for_status(answer)
                 result = decode_validation(answer.body)
             except BaseException as error:
-                endpoints.pool.release(permit, error)
+                self._release(permit, error)
                 raise
-            endpoints.pool.release(permit, None)
+            self._release(permit, None)
             return result
         except ServiceError as failure:
             call.attach(failure)
@@ -280,6 +280,11 @@ class Transport:
     def _finish_attempt(self, permit: Permit, call: Call, error: BaseException | None) -> None:
         try:
             call.attempt_finished(error, permit.status)
+        finally:
+            self._release(permit, error)
+
+    def _release(self, permit: Permit, error: BaseException | None) -> None:
+        try:
             if isinstance(error, ServiceError) and not isinstance(error, (OverloadedError, RejectedError)):
                 is_replaced = isinstance(error, ProtocolError)
                 self.endpoints.profiles.mark_stale(permit.endpoint.url, is_replaced=is_replaced)

@@ -60,7 +60,7 @@ class Server:
         fields = await request.json()
         if request.path == "/validate_code":
             await asyncio.sleep(self.delay_s)
-            return web.json_response({"valid": True, "diagnostics": [], "checked_by": "x"})
+            return web.json_response({"valid": True, "diagnostics": [], "checked_by": "x"}, status=self.status)
         self.timeouts_ms.append(fields["timeout"])
         await asyncio.sleep(self.delay_s)
         if "faasrt" in fields["code"]:
@@ -417,6 +417,18 @@ async def test_health_is_requested_again_after_a_prompt_failure(takes_s: float, 
     for _ in range(2):
         assert await requests.get() == EndpointProfile()
     assert requests.count == count
+
+
+async def test_health_is_requested_again_after_a_failed_validation(serve: Serve) -> None:
+    server = Server()
+    async with await server.manager(serve) as manager:
+        await manager.run_code("1", "python")
+        server.status = 500
+        with pytest.raises(ServerError):
+            await manager.validate_code("let x", "js")
+        server.status = 200
+        await manager.run_code("1", "python")
+    assert server.probes == 2
 
 
 async def test_nothing_is_kept_about_an_endpoint_that_left_during_its_health_report() -> None:
