@@ -21,7 +21,7 @@ from faasrt.client.runtime import Runtime
 from faasrt.client.streaming import StreamedRun
 from faasrt.client.syntax import Where, check_where
 from faasrt.config import SandboxConfig, Settings, SettingsOptions, names_endpoints
-from faasrt.errors import ConfigurationError, RuntimeClosedError, safe_repr
+from faasrt.errors import ConfigurationError, RuntimeClosedError, UnsupportedLanguageError, safe_repr
 from faasrt.judging import Judgement
 from faasrt.languages import Language, LanguageOption, OtherLanguage, parse_language
 from faasrt.results import ExecutionResult, HealthStatus, ValidationResult
@@ -48,6 +48,12 @@ def _as_on_runtime(
         return functools.update_wrapper(function, method, assigned=["__doc__"], updated=[])
 
     return decorate
+
+
+def _check_language(language: object) -> None:
+    # The signatures that methods borrow from `Runtime` allow None.
+    if language is None:
+        raise UnsupportedLanguageError("a manager needs a language, such as 'python'")
 
 
 class RuntimeManager:
@@ -221,6 +227,7 @@ class RuntimeManager:
             >>> python is await manager.get_runtime("py")
             True
         """
+        _check_language(language)
         if self._embedded is None:
             return self._cached_runtime(parse_language(language))
         parsed = Language.parse(language)
@@ -258,6 +265,7 @@ class RuntimeManager:
 
     @_as_on_runtime(Runtime.validate_code)
     async def validate_code(self, code: str, language: Any = None, *, where: Where = "auto") -> ValidationResult:
+        _check_language(language)
         parsed = parse_language(language)
         # A local check does not wait until the embedded FaaS is ready for the language.
         if check_where(where, parsed) and parsed in self.get_supported_languages():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import attrs
@@ -27,6 +27,7 @@ from faasrt import (
     RuntimeManager,
     SandboxConfig,
     Settings,
+    TestCase,
     TimeoutSettings,
     UnsupportedLanguageError,
 )
@@ -162,6 +163,22 @@ async def test_unknown_languages_are_refused(name: Any) -> None:
     for call in (manager.get_runtime(name), manager.run_code("1", name), manager.validate_code("1", name)):
         with pytest.raises(UnsupportedLanguageError):
             await call
+
+
+async def test_a_manager_needs_a_language() -> None:
+    """Methods that have the signature of the runtime's say so, because that has a default."""
+    manager = RuntimeManager.from_url("http://127.0.0.1:1")
+    calls: list[Callable[[], Awaitable[Any]]] = [
+        lambda: manager.run_code("1"),
+        lambda: manager.stream_code("1").__aenter__(),
+        lambda: manager.call_function("1", "f"),
+        lambda: manager.run_cases("1", "f", [(1,)]),
+        lambda: manager.judge("1", [TestCase("", "")]),
+        lambda: manager.validate_code("1"),
+    ]
+    for call in calls:
+        with pytest.raises(UnsupportedLanguageError, match="a manager needs a language, such as 'python'"):
+            await call()
 
 
 @pytest.mark.parametrize(
