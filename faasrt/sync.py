@@ -43,7 +43,7 @@ import queue
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 import faasrt.client.manager
 import faasrt.client.map
@@ -59,6 +59,9 @@ from faasrt.languages import LanguageOption
 from faasrt.results import ExecutionResult, OutputChunk
 from faasrt.tasks import CodeTask, TaskResult
 from faasrt.telemetry.events import Sink
+
+if TYPE_CHECKING:
+    from faasrt.local.server import LocalFaaS
 
 __all__ = ["Runtime", "RuntimeManager", "StreamedRun", "TaskResults"]
 
@@ -372,6 +375,20 @@ class RuntimeManager:
     def settings(self) -> Settings:
         """The settings in use; see `faasrt.RuntimeManager.settings`."""
         return self._original.settings
+
+    @property
+    def local_faas(self) -> LocalFaaS | None:
+        """The server of `RuntimeManager.local`; None for other managers. It is another one after a failed start.
+
+        Read its properties in any thread. Its methods belong to the event loop of the manager.
+
+        Example:
+            >>> from faasrt import sync
+            >>> with sync.RuntimeManager.local(["python"]) as manager:
+            ...     manager.local_faas.url.startswith("http://")
+            True
+        """
+        return self._original.local_faas
 
     def get_runtime(self, language: LanguageOption) -> Runtime:
         """Return the runtime for a language; see `faasrt.RuntimeManager.get_runtime`. Do not close it."""
