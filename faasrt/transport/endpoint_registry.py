@@ -103,7 +103,7 @@ class EndpointRegistry:
             self.loop.release()
             self.profiles.clear()
             self._fingerprints.clear()
-            self.pool.close()
+            self.pool.cancel_timer()
             # Before the first await, because a runtime that is created during it has look-ups and sessions of its own.
             tasks, sessions = (*self._replicas.stop(), *self._tasks.cancel()), self.http.take_sessions()
             try:

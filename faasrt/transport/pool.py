@@ -302,10 +302,10 @@ class PermitPool:
             if not group.has_waiters:
                 groups.remove(group)
         if endpoint is None:
-            self.close()
+            self.cancel_timer()
             self._wake_later([endpoint for group in blocked for endpoint in group.endpoints], give_up_at, now)
 
-    def close(self) -> None:
+    def cancel_timer(self) -> None:
         """Cancel the timer that wakes waiting callers."""
         if self._timer is not None:
             self._timer.cancel()
@@ -468,7 +468,7 @@ class PermitPool:
         loop = asyncio.get_running_loop()
         at = loop.time() + min(times) - now
         if self._timer is None or self._timer.cancelled() or self._timer.when() > at:
-            self.close()
+            self.cancel_timer()
             self._timer = loop.call_at(at, self._wake_all)
 
     def _wake_all(self) -> None:

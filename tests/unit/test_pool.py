@@ -98,7 +98,7 @@ async def test_callers_do_not_give_up_while_a_long_probe_runs() -> None:
         await calls[2]
     assert (caught.value.sent, caught.value.attempts, caught.value.endpoint) == ("no", 0, "http://one")
     assert (pool.queued, pool.in_flight) == (0, 0)
-    pool.close()
+    pool.cancel_timer()
 
 
 def pool_with_open_breaker(clock: Clock, error: ServiceError, **limits: Any) -> tuple[PermitPool, EndpointGroup]:
@@ -148,7 +148,7 @@ async def test_callers_wait_only_for_probes_that_are_due_before_they_give_up() -
     with pytest.raises(ConnectError):
         await calls[2]
     assert (pool.queued, pool.in_flight) == (0, 0)
-    pool.close()
+    pool.cancel_timer()
 
 
 async def test_later_probes_do_not_keep_callers_waiting() -> None:
@@ -173,7 +173,7 @@ async def test_later_probes_do_not_keep_callers_waiting() -> None:
     assert pool.queued == 0
     ends = await asyncio.gather(*calls, return_exceptions=True)
     assert sum(isinstance(end, ConnectError) for end in ends) > 40
-    pool.close()
+    pool.cancel_timer()
 
 
 async def test_queued_calls_do_not_wait_for_a_server_whose_certificate_is_not_accepted() -> None:
@@ -190,7 +190,7 @@ async def test_queued_calls_do_not_wait_for_a_server_whose_certificate_is_not_ac
     pool.release(permit, error)
     assert {type(end) for end in await asyncio.gather(*calls, return_exceptions=True)} == {ConnectError}
     assert pool.in_flight == 0
-    pool.close()
+    pool.cancel_timer()
 
 
 async def test_a_server_that_resets_every_connection_is_probed_once_at_once() -> None:
@@ -213,7 +213,7 @@ async def test_a_server_that_resets_every_connection_is_probed_once_at_once() ->
     assert permit is not None
     pool.release(permit, None)
     assert group.is_available
-    pool.close()
+    pool.cancel_timer()
 
 
 async def test_many_retries_do_not_each_look_at_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +229,7 @@ async def test_many_retries_do_not_each_look_at_all_others(monkeypatch: pytest.M
         call.cancel()
     await asyncio.gather(*calls, return_exceptions=True)
     assert pool.queued == 0
-    pool.close()
+    pool.cancel_timer()
 
 
 def test_a_low_success_rate_opens_the_breaker() -> None:
@@ -644,7 +644,7 @@ async def test_a_full_endpoint_does_not_delay_other_groups() -> None:
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
     assert pool.queued == 0
-    pool.close()
+    pool.cancel_timer()
 
 
 async def test_a_higher_limit_wakes_waiting_calls() -> None:
@@ -704,7 +704,7 @@ async def test_only_a_refused_connection_clears_abandoned_calls(refused: bool) -
     error.refused = refused
     pool.release(await pool.acquire(group), error)
     assert group.endpoints[0].limit.abandoned(clock.now) == (0 if refused else 1)
-    pool.close()
+    pool.cancel_timer()
 
 
 async def test_waiting_calls_wake_when_a_penalty_ends(clock: LoopClock) -> None:
@@ -736,7 +736,7 @@ async def test_waiting_calls_wake_when_a_penalty_ends(clock: LoopClock) -> None:
     pool.release(probe, asyncio.CancelledError())
     pool.release(held, None)
     assert opened.state == "open"
-    pool.close()
+    pool.cancel_timer()
 
 
 @given(

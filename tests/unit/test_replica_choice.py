@@ -227,7 +227,7 @@ async def test_the_cost_of_a_call_does_not_grow_with_the_number_of_endpoints() -
     for permit in held[1_000:]:
         pool.release(permit, None)
     assert pool.in_flight == 0
-    pool.close()
+    pool.cancel_timer()
 
 
 async def test_a_free_endpoint_goes_to_the_first_caller_that_may_use_it() -> None:
@@ -258,7 +258,7 @@ async def test_a_free_endpoint_goes_to_the_first_caller_that_may_use_it() -> Non
     for permit in held.values():
         pool.release(permit, None)
     assert (pool.in_flight, pool.queued) == (0, 0)
-    pool.close()
+    pool.cancel_timer()
 
 
 @pytest.mark.parametrize("count", [2, MANY])
@@ -289,7 +289,7 @@ async def test_a_retry_waits_for_another_endpoint_and_goes_first(count: int) -> 
             held.append(task.result())
         await asyncio.sleep(0)
     assert (pool.in_flight, pool.queued, waiting) == (0, 0, [])
-    pool.close()
+    pool.cancel_timer()
 
 
 async def test_a_retry_uses_the_same_endpoint_if_the_others_are_full() -> None:
@@ -305,7 +305,7 @@ async def test_a_retry_uses_the_same_endpoint_if_the_others_are_full() -> None:
     assert (retry.endpoint, pool.queued) == (first, 0)
     for permit in (*held, retry):
         pool.release(permit, None)
-    pool.close()
+    pool.cancel_timer()
 
 
 async def test_retries_are_served_in_order_before_others() -> None:
@@ -327,7 +327,7 @@ async def test_retries_are_served_in_order_before_others() -> None:
     pool.release(held.pop(), None)
     assert order == ["retry 1", "retry 2", "call"]
     assert (pool.in_flight, pool.queued) == (0, 0)
-    pool.close()
+    pool.cancel_timer()
 
 
 async def test_a_failed_endpoint_is_tried_while_callers_wait() -> None:
@@ -353,7 +353,7 @@ async def test_a_failed_endpoint_is_tried_while_callers_wait() -> None:
     pool.release(permit, None)
     pool.release(await waiting[1], None)
     assert (pool.in_flight, pool.queued) == (0, 0)
-    pool.close()
+    pool.cancel_timer()
 
 
 def test_the_pool_remembers_fast_answers_and_failures() -> None:
