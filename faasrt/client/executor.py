@@ -27,9 +27,9 @@ class Executor:
 
     Args:
         transport: Sends requests.
+        calls: The calls in flight of the runtime.
         counters: The counters of `get_metrics()`.
         emit: Called with the events of calls.
-        calls: The calls in flight of the runtime.
     """
 
     transport: Transport

@@ -386,8 +386,8 @@ class Runtime:
             if locally:
                 return await self._checker.check(code)
             body = encode_json({"language": str(parsed), "code": code})
-            context = Call(self._emit, self._counters, self._transport.clock, parsed)
-            return await self._transport.validate(context, body, owner=self._calls)
+            call = Call(self._emit, self._counters, self._transport.clock, parsed)
+            return await self._transport.validate(call, body, owner=self._calls)
 
     def get_return_val_function(self) -> str:
         """Return the source of `return_val`.
