@@ -453,20 +453,15 @@ class RuntimeManager:
         self._closed = True
         async with self._lock:
             runtimes, self._runtimes = self._runtimes, {}
-            try:
+            async with contextlib.AsyncExitStack() as stack:  # each step follows, even if those before it fail
+                if self._cache is not None:
+                    stack.push_async_callback(self._cache.aclose)
+                if self._embedded is not None:
+                    stack.push_async_callback(self._embedded.aclose)
+                stack.push_async_callback(stop_maps, self._maps)
                 async with asyncio.TaskGroup() as group:
                     for runtime in runtimes.values():
                         group.create_task(runtime.aclose())
-            finally:
-                try:
-                    await stop_maps(self._maps)
-                finally:
-                    try:
-                        if self._embedded is not None:
-                            await self._embedded.aclose()
-                    finally:
-                        if self._cache is not None:
-                            await self._cache.aclose()
 
     async def __aenter__(self) -> Self:
         self._check_open()
