@@ -42,7 +42,6 @@ import itertools
 import queue
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable
-from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 import faasrt.client.manager
@@ -54,7 +53,7 @@ from faasrt.client.factory import RuntimeFactory
 from faasrt.client.loop_thread import LoopThread
 from faasrt.client.map import StopOn
 from faasrt.config import Settings
-from faasrt.errors import ConfigurationError, InvalidRequestError, RuntimeClosedError, StreamError
+from faasrt.errors import ConfigurationError, InvalidRequestError, RuntimeClosedError
 from faasrt.languages import LanguageOption
 from faasrt.results import ExecutionResult, OutputChunk
 from faasrt.tasks import CodeTask, TaskResult
@@ -115,7 +114,7 @@ def _query(method: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any
 
 
 def _stream(
-    method: Callable[Concatenate[Any, P], AbstractAsyncContextManager[faasrt.client.streaming.StreamedRun]],
+    method: Callable[Concatenate[Any, P], faasrt.client.streaming.StreamedRun],
 ) -> Callable[Concatenate[Any, P], StreamedRun]:
     def stream(self: RuntimeManager | Runtime, /, *args: P.args, **kwargs: P.kwargs) -> StreamedRun:
         return StreamedRun(self._owner._loop_thread(), method(self._original, *args, **kwargs))
@@ -139,18 +138,15 @@ class StreamedRun:
         1 True
     """
 
-    def __init__(
-        self, thread: LoopThread, opened: AbstractAsyncContextManager[faasrt.client.streaming.StreamedRun]
-    ) -> None:
-        self._thread, self._opened = thread, opened
-        self._run: faasrt.client.streaming.StreamedRun | None = None
+    def __init__(self, thread: LoopThread, run: faasrt.client.streaming.StreamedRun) -> None:
+        self._thread, self._run = thread, run
 
     def __enter__(self) -> Self:
-        self._run = self._thread.call(self._opened.__aenter__())
+        self._thread.call(self._run.__aenter__())
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._thread.call(self._opened.__aexit__(None, None, None))
+        self._thread.call(self._run.__aexit__())
 
     def __iter__(self) -> Self:
         return self
@@ -158,25 +154,19 @@ class StreamedRun:
     def __next__(self) -> OutputChunk:
         """Wait for output. A KeyboardInterrupt loses no output."""
         try:
-            return self._thread.call(self._entered.__anext__())
+            return self._thread.call(self._run.__anext__())
         except StopAsyncIteration:
             raise StopIteration from None
 
     @property
     def live(self) -> bool:
         """Whether the server sends the output while the program runs; False before the first output."""
-        return self._entered.live
+        return self._run.live
 
     @property
     def result(self) -> ExecutionResult:
         """The result, after the iteration has ended; see `faasrt.client.streaming.StreamedRun.result`."""
-        return self._entered.result
-
-    @property
-    def _entered(self) -> faasrt.client.streaming.StreamedRun:
-        if self._run is None:
-            raise StreamError("a streamed run must be entered first: with ... as run")
-        return self._run
+        return self._run.result
 
 
 class _TaskReader:

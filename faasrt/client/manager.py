@@ -7,7 +7,7 @@ import contextlib
 import functools
 import os
 import warnings
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 import attrs
@@ -18,7 +18,7 @@ from faasrt.client.embedded import EmbeddedFaaS, LocalOptions
 from faasrt.client.factory import RuntimeFactory, check_settings
 from faasrt.client.map import Map, StopOn, TaskResults, stop_maps
 from faasrt.client.runtime import Runtime
-from faasrt.client.streaming import StreamedRun
+from faasrt.client.streaming import RunLive, StreamedRun
 from faasrt.client.syntax import Where, check_where
 from faasrt.config import SandboxConfig, Settings, SettingsOptions, names_endpoints
 from faasrt.errors import ConfigurationError, RuntimeClosedError, UnsupportedLanguageError, safe_repr
@@ -242,11 +242,12 @@ class RuntimeManager:
         return await runtime.run_code(code, None, *args, **options)
 
     @_as_on_runtime(Runtime.stream_code)
-    @contextlib.asynccontextmanager
-    async def stream_code(self, code: str, language: Any = None, **options: Any) -> AsyncIterator[StreamedRun]:
-        runtime = await self.get_runtime(language)
-        async with runtime.stream_code(code, **options) as run:
-            yield run
+    def stream_code(self, code: str, language: Any = None, **options: Any) -> StreamedRun:
+        async def prepare() -> RunLive:
+            runtime = await self.get_runtime(language)
+            return functools.partial(runtime._run, runtime._request(code, None, **options))
+
+        return StreamedRun(prepare)
 
     @_as_on_runtime(Runtime.call_function)
     async def call_function(self, *args: Any, language: Any = None, **options: Any) -> ExecutionResult:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import functools
 import json
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Self, Unpack
@@ -15,7 +16,7 @@ from faasrt._run_options import check_flag
 from faasrt.client.cache import ResultCache
 from faasrt.client.executor import CachingExecutor, Executor
 from faasrt.client.judge import check_arguments, judge, options_of
-from faasrt.client.streaming import StreamedRun
+from faasrt.client.streaming import RunLive, StreamedRun
 from faasrt.client.syntax import PythonChecker, Where, check_where
 from faasrt.config import SandboxConfig, Settings
 from faasrt.errors import InvalidRequestError, UnsupportedLanguageError
@@ -168,7 +169,8 @@ class Runtime:
             `result` is the result of the program. If it was not cut, the chunks together are the text in the result.
 
         Raises:
-            FaasrtError: See `run_code`. Errors after the start are raised by the iteration.
+            FaasrtError: See `run_code`. Wrong arguments are refused at once; by a manager, on entering the block.
+                Errors after the start are raised by the iteration.
 
         Cancellation: as for `run_code`.
 
@@ -183,8 +185,12 @@ class Runtime:
             >>> run.result.outcome
             <Outcome.OK: 'OK'>
         """
-        request = self._request(code, language, **options)
-        return StreamedRun(lambda live: self._run(request, live))
+        run = functools.partial(self._run, self._request(code, language, **options))
+
+        async def prepare() -> RunLive:
+            return run
+
+        return StreamedRun(prepare)
 
     async def call_function(
         self,

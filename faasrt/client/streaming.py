@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Self
+from typing import Self, TypeAlias
 
 from faasrt.errors import StreamError
 from faasrt.results import ExecutionResult, OutputChunk
 from faasrt.transport.live_reader import LiveReader
 
+RunLive: TypeAlias = Callable[[LiveReader], Awaitable[ExecutionResult]]
+
 
 class StreamedRun:
-    r"""A program whose output arrives while it runs. `Runtime.stream_code` returns it, and
-    `RuntimeManager.stream_code` yields it.
+    r"""A program whose output arrives while it runs. `stream_code` returns it.
 
     It is an asynchronous context manager, which starts the program, and an asynchronous iterator of its output. Leaving
     the block ends a program that still runs, and returns its permit and its connection, without an error.
+
+    Args:
+        prepare: Called on entering. Returns a function that runs the program.
 
     Example:
         >>> async with manager.stream_code("print('hi'); return_val('1')", "python") as run:
@@ -27,8 +31,9 @@ class StreamedRun:
         (1, True)
     """
 
-    def __init__(self, start: Callable[[LiveReader], Awaitable[ExecutionResult]]) -> None:
-        self._start = start
+    def __init__(self, prepare: Callable[[], Awaitable[RunLive]]) -> None:
+        self._prepare = prepare
+        self._entered = False
         self._reader = LiveReader(self._deliver)
         self._task: asyncio.Task[None] | None = None
         self._chunk: OutputChunk | None = None
@@ -61,10 +66,12 @@ class StreamedRun:
         return self._result
 
     async def __aenter__(self) -> Self:
-        if self._task is not None:
+        if self._entered:
             raise StreamError("a streamed run can be used only once: call stream_code again")
+        self._entered = True
+        run = await self._prepare()
         # This task is outside of a task group, because errors of the block must not become exception groups.
-        self._task = asyncio.create_task(self._run(), name="faasrt-stream")
+        self._task = asyncio.create_task(self._run(run), name="faasrt-stream")
         self._task.add_done_callback(lambda task: self._arrived.set())
         return self
 
@@ -87,7 +94,7 @@ class StreamedRun:
         Cancellation: no output is lost.
         """
         if self._task is None:
-            raise StreamError("a streamed run must be entered first: async with ... as run")
+            raise StreamError("a streamed run must be entered first, with a `with` or `async with` statement")
         while self._chunk is None and not self._task.done():
             self._arrived.clear()
             await self._arrived.wait()
@@ -98,9 +105,9 @@ class StreamedRun:
         _ = self.result  # raises an error if output may be missing
         raise StopAsyncIteration
 
-    async def _run(self) -> None:
+    async def _run(self, run: RunLive) -> None:
         try:
-            result = await self._start(self._reader)
+            result = await run(self._reader)
             if not self._reader.live:
                 elapsed_s = result.timings.total_s if result.duration_ms is None else result.duration_ms / 1000
                 stdout = OutputChunk(stream="stdout", text=result.stdout, elapsed_s=elapsed_s)

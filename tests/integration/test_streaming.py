@@ -385,14 +385,14 @@ async def test_misuse_raises_clear_errors(local: RuntimeManager) -> None:
         runtime.stream_code("")
     with pytest.raises(InvalidRequestError, match="argv must be a sequence"):
         runtime.stream_code("1", argv="x")
-    run = runtime.stream_code("1")
-    with pytest.raises(StreamError, match="must be entered first"):
-        await anext(run)
-    async with run:
-        assert [chunk async for chunk in run] == []
-        assert run.result.ok
-    with pytest.raises(StreamError, match="only once"):
-        await run.__aenter__()
+    for run in (runtime.stream_code("1"), local.stream_code("1", "python")):
+        with pytest.raises(StreamError, match="must be entered first"):
+            await anext(run)
+        async with run:
+            assert [chunk async for chunk in run] == []
+            assert run.result.ok
+        with pytest.raises(StreamError, match="only once"):
+            await run.__aenter__()
 
 
 async def test_events_and_the_access_log_are_those_of_run_code() -> None:
