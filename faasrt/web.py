@@ -36,8 +36,8 @@ async def run_until_disconnect(request: Request, awaitable: Awaitable[T]) -> T:
         The result of the awaitable. Its error is raised unchanged.
 
     Raises:
-        starlette.exceptions.HTTPException: The client has disconnected. The status is 499, as in the logs of nginx; no
-            client receives the answer.
+        HTTPException: That of Starlette: the client has disconnected. The status is 499, as in the logs of nginx; no client
+            receives the answer.
 
     Cancellation: If the caller is cancelled, the awaitable is, too. In both cases, this function waits until it has
     ended.
