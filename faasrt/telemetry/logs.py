@@ -3,7 +3,7 @@
 If the application has configured structlog, the lines go to `structlog.get_logger("faasrt")`, with the application's
 processors and context variables. Otherwise they go to the standard library's logger "faasrt", which is silent until
 the application configures logging. The argument `logger` replaces both; it may be a structlog or standard library
-logger.
+logger. Failures of the embedded FaaS go to the logger "faasrt.local" of structlog or the standard library.
 
     Level    Lines
     WARNING  `call_finished` of a call that failed; `endpoint_changed` when a circuit breaker opens;
@@ -94,28 +94,33 @@ class LogSink:
             if not _structlog_is_configured():
                 return _stdlib_logger
             if self._structlog is None:
-                self._structlog = _structlog_logger()
+                self._structlog = _structlog_logger("faasrt")
             logger = self._structlog
         # A lazy structlog logger binds to the current configuration, or only once with `cache_logger_on_first_use`.
         return logger.bind() if hasattr(logger, "bind") else logger
 
 
-def log_exception(message: str, *args: object) -> None:
-    """Log the exception that is being handled, through the default logger."""
-    if _structlog_is_configured():
-        with contextlib.suppress(Exception):  # a processor of the application may fail
-            _structlog_logger().exception(message, *args)
-            return
-    _stdlib_logger.exception(message, *args)
+def log_exception(message: str, *args: object, name: str = "faasrt") -> None:
+    """Log the exception that is being handled, through the default logger of this name."""
+    _log("exception", name, message, args)
 
 
-def log_warning(message: str, *args: object) -> None:
-    """Log a warning through the default logger."""
+def log_error(message: str, *args: object, name: str = "faasrt") -> None:
+    """Log an error through the default logger of this name."""
+    _log("error", name, message, args)
+
+
+def log_warning(message: str, *args: object, name: str = "faasrt") -> None:
+    """Log a warning through the default logger of this name."""
+    _log("warning", name, message, args)
+
+
+def _log(method: str, name: str, message: str, args: tuple[object, ...]) -> None:
     if _structlog_is_configured():
         with contextlib.suppress(Exception):  # a processor of the application may fail
-            _structlog_logger().warning(message, *args)
+            getattr(_structlog_logger(name), method)(message, *args)
             return
-    _stdlib_logger.warning(message, *args)
+    getattr(logging.getLogger(name), method)(message, *args)
 
 
 class _Fields:
@@ -157,10 +162,10 @@ def _structlog_is_configured() -> bool:
     return structlog is not None and structlog.is_configured()
 
 
-def _structlog_logger() -> Any:
+def _structlog_logger(name: str) -> Any:
     import structlog
 
-    return structlog.get_logger("faasrt")
+    return structlog.get_logger(name)
 
 
 def _is_enabled(logger: Any, level: int) -> bool:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import json
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+import structlog
 
 from faasrt import Language
 from faasrt.local.engines.engine import Engine, EngineJob, EngineOptions, EngineResult, Watch
@@ -99,3 +102,32 @@ async def test_a_program_that_cannot_begin_is_tried_again_for_a_while(
     with pytest.raises(NotStartedError):
         await engine.execute(JOB)
     assert (engine.attempts, engine.active) == (attempts, 0)
+
+
+@pytest.mark.parametrize("error", [EngineError("it broke"), ValueError("it broke")], ids=["expected", "unexpected"])
+async def test_failures_are_logged_through_structlog_if_it_is_configured(
+    error: Exception, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    output = io.StringIO()
+    structlog.configure(
+        processors=[structlog.processors.add_log_level, structlog.processors.JSONRenderer()],
+        logger_factory=structlog.WriteLoggerFactory(output),
+    )
+
+    async def fail(self: FailingEngine) -> None:
+        raise error
+
+    monkeypatch.setattr(FailingEngine, "serve", fail)
+    engine = FailingEngine(tmp_path, [], clock)
+    running = asyncio.create_task(engine.run())
+    try:
+        await engine.until_ready_or_failed()
+        running.cancel()
+        await asyncio.wait([running])
+    finally:
+        structlog.reset_defaults()
+    (line,) = map(json.loads, output.getvalue().splitlines())
+    expected = isinstance(error, EngineError)
+    assert line["event"] == ("the engine failing: it broke" if expected else "the engine failing failed")
+    assert line["level"] == ("warning" if expected else "error")
+    assert not caplog.records

@@ -6,7 +6,6 @@ import abc
 import asyncio
 import contextlib
 import hashlib
-import logging
 import sys
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from pathlib import Path
@@ -26,12 +25,12 @@ from faasrt.local.jail.cgroup import Cgroups
 from faasrt.local.process import Spawner
 from faasrt.protocol.execution_limits import ExecutionLimits
 from faasrt.results import Diagnostic, ErrorInfo, Outcome
+from faasrt.telemetry.logs import log_exception, log_warning
 
 # If a process fails before its program has begun, the program is tried again: this often, and for this long, at most.
 _MAX_ATTEMPTS, _RETRY_FOR_S = 4, 5.0
 _RESTART_S, _MAX_RESTART_S = 5.0, 300.0
 _MIN_READY_S = 1.0  # an engine that fails sooner than this after it was ready counts as one that cannot start
-_logger = logging.getLogger("faasrt.local")
 
 
 @attrs.frozen(kw_only=True)
@@ -228,7 +227,7 @@ class Engine(abc.ABC):
         """Log a failure, unless it equals the last one that was logged since the engine was ready."""
         if problem != self._last_logged:
             self._last_logged = problem
-            _logger.warning("the engine %s: %s", self.name, problem)
+            log_warning("the engine %s: %s", self.name, problem, name="faasrt.local")
 
     async def run(self) -> None:
         """Serve until cancelled. Failures are logged and do not affect other engines.
@@ -246,7 +245,7 @@ class Engine(abc.ABC):
                     self.log_failure(str(error))
                     self.mark_failed(str(error))
                 except Exception as error:
-                    _logger.exception("the engine %s failed", self.name)
+                    log_exception("the engine %s failed", self.name, name="faasrt.local")
                     self.mark_failed(f"the engine failed: {type(error).__name__}: {error}")
                 delay_s = 0.0 if self._was_ready() else min(max(2 * delay_s, _RESTART_S), _MAX_RESTART_S)
                 await asyncio.sleep(delay_s)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import traceback
 from collections.abc import Awaitable, Callable
 from types import TracebackType
@@ -28,8 +27,8 @@ from faasrt.local.http import limits
 from faasrt.local.http.memory import Memory, Share
 from faasrt.local.http.responses import OVERLOADED_HEADERS, error_response
 from faasrt.local.time_limit import TimeLimit
+from faasrt.telemetry.logs import log_error
 
-_logger = logging.getLogger("faasrt.local")
 _POLL_S = 0.05
 _PROBES = (b"GET /livez ", b"GET /readyz ")
 
@@ -239,7 +238,7 @@ class BoundedConnection(web.RequestHandler):
 def log_failure(error: BaseException) -> None:
     """Log the traceback of an unexpected error, without the message, which may quote a request."""
     frames = "".join(traceback.format_tb(error.__traceback__))
-    _logger.error("a request failed with %s, raised from:\n%s", type(error).__name__, frames)
+    log_error("a request failed with %s, raised from:\n%s", type(error).__name__, frames, name="faasrt.local")
 
 
 _BODY = _strict_json.dump_bytes({"error": "overloaded", "details": "too many connections are open"})

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 from ssl import SSLContext
 
 from faasrt.errors import ConfigurationError
 from faasrt.local.http import limits
 from faasrt.local.http.connections import BoundedConnection, Listener, Refusal
+from faasrt.telemetry.logs import log_error
 
-_logger = logging.getLogger("faasrt.local")
 _PAUSE_S = 1.0
 
 
@@ -80,7 +79,7 @@ class ListeningSockets:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:  # no descriptor or no memory is free
-                _logger.error("cannot accept connections: %s", error.strerror or error)
+                log_error("cannot accept connections: %s", error.strerror or error, name="faasrt.local")
                 loop.remove_reader(listening)
                 loop.call_later(_PAUSE_S, self._resume, listening)
                 return
