@@ -81,6 +81,7 @@ class EmbeddedFaaS:
         self._sandbox, self._token, self._queue_timeout_s = settings.sandbox, settings.token, queue_timeout_of(settings)
         self._workers, self._telemetry, self._options = workers, telemetry, options
         self.server = self._make_server(languages)
+        self._wanted_languages = self.server.languages  # a server that starts leaves out those that cannot run
 
     @property
     def languages(self) -> tuple[Language, ...]:
@@ -98,7 +99,7 @@ class EmbeddedFaaS:
         try:
             await self.server.start()
         except BaseException:
-            self.server = self._make_server(self.languages)  # a LocalFaaS can be started only once
+            self.server = self._make_server(self._wanted_languages)  # a LocalFaaS can be started only once
             raise
         self.is_started = True
 

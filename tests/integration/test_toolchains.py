@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import threading
 import tracemalloc
 import uuid
@@ -19,6 +20,7 @@ import pytest
 import pytest_asyncio
 
 from faasrt import (
+    ConfigurationError,
     ConnectError,
     InvalidRequestError,
     Language,
@@ -415,6 +417,19 @@ async def test_a_missing_toolchain_is_named_with_its_package(monkeypatch: pytest
     async with RuntimeManager.local(["c"]) as manager:
         with pytest.raises(ServerError, match=message):
             await manager.run_code("int main(void) {}", "c")
+
+
+async def test_a_missing_toolchain_is_named_after_a_start_that_failed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        manager = RuntimeManager.local(workers=1, port=taken.getsockname()[1])
+        with pytest.raises(ConfigurationError, match="cannot listen"):
+            await manager.run_code("", "java")
+    async with manager:
+        with pytest.raises(UnsupportedLanguageError, match="on Debian and Ubuntu, it is in the package"):
+            await manager.run_code("", "java")
 
 
 async def test_the_level_filters_is_refused() -> None:
