@@ -115,7 +115,7 @@ class LocalFaaS:
     _queues: Queues = attrs.field(factory=dict, init=False)
     _missing: dict[Language, str] = attrs.field(factory=dict, init=False)
     _options: EngineOptions = attrs.field(init=False)
-    _listener: Listener = attrs.field(init=False)
+    _listener: Listener | None = attrs.field(default=None, init=False)
     _sockets: ListeningSockets = attrs.field(init=False)
     _engine_tasks: EngineTasks = attrs.field(init=False)
     _services: ServiceSwitch = attrs.field(factory=ServiceSwitch, init=False)
@@ -183,7 +183,9 @@ class LocalFaaS:
         Raises:
             UnsupportedLanguageError: The language is not served.
             ServerError: The engine cannot start. The message says why.
+            RuntimeClosedError: The server is not running.
         """
+        url = self.url
         queue = self._queues.get(Language.parse(language))
         if queue is None:
             reason = self._missing.get(Language.parse(language))
@@ -193,7 +195,7 @@ class LocalFaaS:
         try:
             await queue.engine.wait_ready()
         except EngineError as error:
-            raise ServerError(str(error), endpoint=self._url or "", sent="no") from None
+            raise ServerError(str(error), endpoint=url, sent="no") from None
 
     def engine(self, language: str | Language) -> Engine | None:
         """Return the engine of a language; None if the language is not served, or the server was not started."""
@@ -202,7 +204,13 @@ class LocalFaaS:
 
     @property
     def listener(self) -> Listener:
-        """Counts the open connections, and limits the memory of their requests. It exists from `start` on."""
+        """Counts the open connections, and limits the memory of their requests. It exists from `start` on.
+
+        Raises:
+            RuntimeClosedError: The server was not started.
+        """
+        if self._listener is None:
+            raise RuntimeClosedError("the embedded FaaS is not running")
         return self._listener
 
     async def make_snapshots(self) -> None:
@@ -280,11 +288,11 @@ class LocalFaaS:
         if self._url is None:
             raise RuntimeClosedError("the embedded FaaS is not running")
         now = asyncio.get_running_loop().time()
-        self._listener.draining, self._drained_at = True, now + self.drain_s
+        self.listener.draining, self._drained_at = True, now + self.drain_s
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(self._drained_at):
                 await self._services.until_idle()
-        await self._listener.until_closed(min(self._drained_at, now + IDLE_CONNECTIONS_S))
+        await self.listener.until_closed(min(self._drained_at, now + IDLE_CONNECTIONS_S))
 
     async def aclose(self) -> None:
         """Stop listening, wait up to `drain_s` for programs in flight, and end all processes. Closing twice is safe."""
@@ -324,8 +332,8 @@ class LocalFaaS:
             ) from None
 
     async def _listen(self, listening: asyncio.Future[str]) -> None:
-        self._listener = Listener(self._services.handle, limits.max_connections(self.max_connections))
-        self._sockets = ListeningSockets(self._listener, self.ssl)
+        listener = self._listener = Listener(self._services.handle, limits.max_connections(self.max_connections))
+        self._sockets = ListeningSockets(listener, self.ssl)
         self._use_options()
         try:
             try:
@@ -335,19 +343,19 @@ class LocalFaaS:
             else:
                 await self._closing.wait()
         finally:
-            self._listener.draining = True
+            listener.draining = True
             self._sockets.close()
             now = asyncio.get_running_loop().time()
             if self._drained_at is not None:
-                await self._listener.until_closed(now + _LAST_CONNECTIONS_S)
+                await listener.until_closed(now + _LAST_CONNECTIONS_S)
             self._sockets.cancel()
-            await self._listener.close(self.drain_s if self._drained_at is None else self._drained_at - now)
+            await listener.close(self.drain_s if self._drained_at is None else self._drained_at - now)
 
     def _use_options(self) -> None:
         """Answer requests from now on with the options and queues of this object."""
         self.languages = tuple(language for language in self._wanted_languages if language in self._queues)
         self._sockets.ssl = self.ssl
-        self._listener.max_connections = limits.max_connections(self.max_connections)
+        self.listener.max_connections = limits.max_connections(self.max_connections)
         for queue in self._queues.values():
             queue.queue_timeout_s = self.queue_timeout_s
         service = Service(
@@ -356,7 +364,7 @@ class LocalFaaS:
             sandbox=self.sandbox,
             access=AccessPolicy(self.host, self.token),
             emit=self._emit,
-            listener=self._listener,
+            listener=self.listener,
             access_log=self.access_log,
         )
         self._services.use(service)

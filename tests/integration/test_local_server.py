@@ -244,6 +244,10 @@ async def test_a_server_starts_once_and_may_be_closed_twice() -> None:
     faas = LocalFaaS(["js"], workers=1)
     with pytest.raises(RuntimeClosedError):
         faas.url  # noqa: B018
+    with pytest.raises(RuntimeClosedError):
+        faas.listener  # noqa: B018
+    with pytest.raises(RuntimeClosedError):
+        await faas.wait_ready("js")
     await asyncio.create_task(faas.start())
     with pytest.raises(RuntimeClosedError):
         await faas.start()
