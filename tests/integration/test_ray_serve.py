@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -229,3 +230,12 @@ async def test_the_token_comes_from_the_environment(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setenv("FAASRT_TOKEN", "secret")
     faasrt.ray.serve.app({"python": "/usr/bin/python3", "level": "auto"})
+
+
+async def test_a_replica_that_cannot_start_can_be_closed() -> None:
+    from faasrt.ray.serve import ServedFaaS
+
+    replica: Any = SimpleNamespace()
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ConfigurationError, match="cannot listen"):
+        await ServedFaaS.__init__(replica, {"languages": ["js"], "port": taken.getsockname()[1]})
+    await ServedFaaS.__del__(replica)

@@ -37,6 +37,7 @@ limits bodies in front of it if strangers can reach it. It has no TLS by default
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -155,14 +156,15 @@ class ServedFaaS:
     """A replica: passes requests on to its own embedded FaaS. `options` are those of `LocalFaaS`."""
 
     async def __init__(self, options: Mapping[str, Any]) -> None:  # type: ignore[misc]
-        self._faas = LocalFaaS(**options)
-        await self._faas.start()
-        self._session = aiohttp.ClientSession(
+        self._resources = contextlib.AsyncExitStack()
+        self._faas = await self._resources.enter_async_context(LocalFaaS(**options))
+        session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
             timeout=aiohttp.ClientTimeout(total=None),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
         )
+        self._session = await self._resources.enter_async_context(session)
         for language in self._faas.languages:
             if language.has_return_val:
                 await self._faas.wait_ready(language)
@@ -193,8 +195,7 @@ class ServedFaaS:
                 raise RuntimeError("no engine of the embedded FaaS is ready")
 
     async def __del__(self) -> None:
-        await self._session.close()
-        await self._faas.aclose()
+        await self._resources.aclose()
 
 
 def _describe_application(body: bytes) -> bytes:
