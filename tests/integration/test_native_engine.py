@@ -11,8 +11,10 @@ import attrs
 import pytest
 
 from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig, TestCase
-from support.helpers import skip_without
+from faasrt.local.engines.native.engine import NativeEngine, PythonTier
+from support.helpers import Clock, skip_without
 from support.programs import RANDOM
+from support.served import until
 from support.tables import block
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -845,3 +847,28 @@ async def test_native_programs_share_no_random_state(native: RuntimeManager, nam
         assert result.outcome is Outcome.OK, result
         found += [result.stdout] if result.stderr == "True\n" else []
     assert len(set(found)) == 3
+
+
+@pytest.mark.asyncio(loop_scope="function")
+async def test_a_tier_that_ends_gets_no_more_programs(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    """It is not ready while its processes end."""
+    skip_without("numpy")
+    ready_at_end: list[bool] = []
+    serve = PythonTier.serve
+
+    async def observe(self: PythonTier) -> None:
+        try:
+            await serve(self)
+        finally:
+            if not isinstance(self, NativeEngine):
+                ready_at_end.append(self.ready)
+
+    monkeypatch.setattr(PythonTier, "serve", observe)
+    async with RuntimeManager.local(["python"], workers=1, engines={"python": "native"}) as manager:
+        stdout = ""
+        while stdout != "True\n":  # until the tier of the package is ready
+            result = await manager.run_code("import sys; print('numpy' in sys.modules)\nimport numpy", "python", 20_000)
+            stdout = result.stdout
+        clock.advance(600)
+        await until(lambda: bool(ready_at_end))
+        assert ready_at_end == [False]

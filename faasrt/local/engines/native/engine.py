@@ -180,6 +180,7 @@ class NativeEngine(PythonTier):
                 running = group.create_task(tier.run())
                 while (left_s := tier.used_at + _IDLE_S - loop.time()) > 0 or tier.active:  # noqa: ASYNC110
                     await asyncio.sleep(max(left_s, 1.0))
+                tier.ready = False  # programs that arrive while it ends run in the tier of the standard library
                 running.cancel()
         finally:
             del self._tiers[name]
