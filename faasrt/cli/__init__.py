@@ -1,8 +1,8 @@
 """The command `faasrt`. It needs the extra `cli`, and `local` for the embedded FaaS.
 
     faasrt run [FILE | - | -c CODE] ARG...
-                                          runs a program; the language is guessed from the suffix (.py .js .mjs .ts) or
-                                          given with --language
+                                          runs a program; the language is guessed from the suffix (such as .py, .ts or
+                                          .cpp) or given with --language
     faasrt judge [FILE | - | -c CODE] TESTS
                                           judges a program by the tests in a folder: NAME.in with NAME.out or NAME.ans
     faasrt validate [FILE | - | -c CODE]  checks a program's syntax without running it

@@ -32,7 +32,7 @@
 | limiter | the limits of a manager: calls in flight, calls that wait, and how long they wait (`LimiterSettings`) |
 | adaptive limit | the number of calls that may be in flight at an endpoint; it follows the answers of the endpoint |
 | abandoned call | a call without a waiting client whose program may still run; it counts against the limit |
-| sink | gets the events of the client: logs, metrics, traces |
+| sink | gets the events of the client and of the embedded FaaS: logs, metrics, traces |
 
 ## The protocol
 

@@ -3,8 +3,10 @@
 It talks to the server over a SOCK_SEQPACKET socket. Each packet is a message in JSON. The server first sends the
 configuration, and the launcher answers `{"ready": true, "packages", "base_bytes"}` or `{"failed": reason}`. Then:
 
-    -> {"start": id, "argv", "limits"}, descriptors   start a process with these descriptors, from 0 upwards;
-                                                      with "cgroup", the last one enters the cgroup of the program
+    -> {"start": id, "argv", "limits", "compiles",    start a process with these descriptors, from 0 upwards; it is a
+        "canary", "cgroup"}, descriptors              compiler if "compiles"; it runs the canary with these traps if
+                                                      "canary" is not null; if "cgroup", the last descriptor enters
+                                                      the cgroup of the program
     <- {"started": id}, two pidfds                    of the process, and of the process to kill to end the program
     <- {"refused": id, "reason"}                      the process could not be started
     -> {"folder": id}                                 open the /tmp of the program
