@@ -76,7 +76,7 @@ async def _call(function: Callable[[], T]) -> T:
 
 
 def _named(function: Callable[P, T], method: Any, name: str = "") -> Callable[P, T]:
-    """Give a function the signature and the docstring of an asynchronous method."""
+    """Return a function with the signature and the docstring of an asynchronous method."""
     functools.update_wrapper(function, method)
     owner = method.__qualname__.partition(".")[0]
     function.__name__ = name or method.__name__

@@ -42,7 +42,7 @@ _T = TypeVar("_T")
 def _as_on_runtime(
     method: Callable[Concatenate[Runtime, _P], Any],
 ) -> Callable[[Callable[..., _T]], Callable[Concatenate[RuntimeManager, _P], _T]]:
-    """Give a method of the manager the parameters and the docstring of the method of `Runtime` that it calls."""
+    """Return a decorator that copies the parameters and the docstring of a method of `Runtime`."""
 
     def decorate(function: Callable[..., _T]) -> Callable[Concatenate[RuntimeManager, _P], _T]:
         return functools.update_wrapper(function, method, assigned=["__doc__"], updated=[])

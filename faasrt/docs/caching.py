@@ -40,7 +40,7 @@ base URL as fingerprint, so empty the cache when such a server changes. With sev
 the fingerprint of the one that ran it, and is reused as long as one of them has this fingerprint. If the fingerprint is
 unknown, nothing is looked up or stored.
 
-## What is stored
+## Stored results
 
 Results with the outcomes OK, USER_ERROR and SYNTAX_ERROR are stored. The other outcomes, and errors that report a lack
 of memory or a limit of the compiler, can depend on the load of the server: for OUTPUT_LIMIT, how much output is kept

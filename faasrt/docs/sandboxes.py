@@ -232,14 +232,14 @@ root, except those that ignore the permissions of files. It checks that this has
 `/health` then name the level `confined`. If the kernel does not support all of this (Landlock needs Linux 5.13),
 programs run all the same, the level is "", and `/health` says why.
 
-## What is protected
+## Protection
 
 Apart from the system's libraries and programs in /usr and the packages of their environment, programs cannot reach
 files, sockets, processes or environment variables of the machine, or data of other programs. Web pages cannot reach the
 server. Time, memory and output are limited. The tests attack each of these (`tests/integration/test_threats_*.py`,
 `tests/integration/test_local_*.py`).
 
-## What is not protected
+## Gaps in the protection
 
 * Vulnerabilities in wasmtime, V8, Deno or the kernel: keep the packages up to date. A program that escaped from
   WebAssembly could use memory and CPU time without limits, find out which paths exist, read the compiled sandbox and

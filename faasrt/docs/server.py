@@ -1,4 +1,4 @@
-r"""The server of the embedded FaaS: its HTTP API, what it refuses, how it stops, and how its options change.
+r"""The server of the embedded FaaS: its HTTP API, refused requests, stopping, and changing options.
 
 `faasrt serve` and `faasrt.local.LocalFaaS` are the same server. `faasrt.docs.sandboxes` is about the programs that it
 runs, and `faasrt.docs.running_a_fleet` about many servers.

@@ -10,8 +10,8 @@ it:
 
 Read on:
 
-* `faasrt.docs.sandboxes`: the engines and how to choose one, limits, the levels of the jail, what is protected and
-  what is not, and what to add against real attackers
+* `faasrt.docs.sandboxes`: the engines and how to choose one, limits, the levels of the jail, the protection and its
+  gaps, and measures against real attackers
 * `faasrt.docs.other_languages`: C, C++, Go, Rust, Java and Bash
 * `faasrt.docs.server`: the HTTP API, refused requests, stopping, and changing options
 * `faasrt.docs.running_a_fleet`: many servers
