@@ -36,8 +36,8 @@ async def run_until_disconnect(request: Request, awaitable: Awaitable[T]) -> T:
         The result of the awaitable. Its error is raised unchanged.
 
     Raises:
-        HTTPException: That of Starlette: the client has disconnected. The status is 499, as in the logs of nginx; no client
-            receives the answer.
+        HTTPException: The client has disconnected. The class is that of Starlette, and the status 499, as in logs of
+            nginx. No client receives the answer.
 
     Cancellation: If the caller is cancelled, the awaitable is, too. In both cases, this function waits until it has
     ended.
