@@ -16,6 +16,7 @@ from faasrt.telemetry.dispatch import EventDispatcher, check_sinks
 from faasrt.telemetry.events import Sink
 from faasrt.telemetry.logs import LogSink
 from faasrt.telemetry.metrics import Counters, Metrics
+from faasrt.transport.endpoint_registry import EndpointRegistry
 from faasrt.transport.transport import Transport
 
 # A Piston server may run any language. Each name that callers pass costs memory, so their number is limited.
@@ -68,7 +69,8 @@ class RuntimeFactory:
         self._listed: set[Language | OtherLanguage] = set()
         self._counters = Counters()
         self._emit = EventDispatcher((LogSink(logger), *check_sinks(telemetry)))
-        self._transport = Transport(checked, self._emit, clock, on_removed=self._counters.fold)
+        endpoints = EndpointRegistry(checked, self._emit, clock, on_removed=self._counters.fold)
+        self._transport = Transport(endpoints, clock)
 
     @property
     def settings(self) -> Settings:

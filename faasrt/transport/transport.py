@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import random as random_module
-import time
 from collections import defaultdict
 from collections.abc import Callable
 
@@ -30,7 +29,6 @@ from faasrt.protocol.registry import protocol_of
 from faasrt.protocol.request import RunRequest
 from faasrt.protocol.response import decode_validation, max_answer_bytes, raise_for_status
 from faasrt.results import ValidationResult
-from faasrt.telemetry.dispatch import EventDispatcher
 from faasrt.transport.call import Call
 from faasrt.transport.endpoint import Endpoint, has_alternative
 from faasrt.transport.endpoint_registry import EndpointRegistry
@@ -47,22 +45,18 @@ class Transport:
     """Sends the calls of all runtimes of a factory.
 
     Args:
-        settings, emit, clock, random, on_removed: See `EndpointRegistry`.
-
-    Attributes:
         endpoints: The endpoints to which calls are sent.
-        clock: A monotonic clock in seconds.
+        clock: A monotonic clock in seconds, that of the endpoints.
+        random: Returns a number in [0, 1), for the delays of retries.
     """
 
     def __init__(
         self,
-        settings: Settings,
-        emit: EventDispatcher,
-        clock: Callable[[], float] = time.monotonic,
+        endpoints: EndpointRegistry,
+        clock: Callable[[], float],
         random: Callable[[], float] = random_module.random,
-        on_removed: Callable[[str], None] = lambda endpoint: None,
     ) -> None:
-        self.endpoints = EndpointRegistry(settings, emit, clock, random, on_removed)
+        self.endpoints = endpoints
         self.clock = clock
         self._random = random
         # By family of languages: successes on the servers of one family must not allow retries on those of another.
