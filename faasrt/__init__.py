@@ -119,7 +119,7 @@ if _typing.TYPE_CHECKING:
         StreamError,
         UnsupportedLanguageError,
     )
-    from faasrt.judging import Judgement, TestCase, TestResult, Verdict, floats
+    from faasrt.judging import FunctionTest, Judgement, TestCase, TestResult, Verdict, floats
     from faasrt.languages import Language, LanguageName, LanguageOption, OtherLanguage
     from faasrt.results import (
         Diagnostic,
@@ -158,6 +158,7 @@ __all__ = [
     "ExecutionResult",
     "FaasrtError",
     "FailedTask",
+    "FunctionTest",
     "HealthStatus",
     "InvalidRequestError",
     "Judgement",

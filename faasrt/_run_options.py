@@ -1,9 +1,10 @@
-"""Checks of the options of a run. `CodeTask` and `TestCase` use them when they are made, and calls before they send."""
+"""Checks of the options of a run. Tasks and tests use them when they are made, and calls before they send."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
+from typing import Any
 
 from faasrt.config import SandboxConfig
 from faasrt.errors import InvalidRequestError, safe_repr
@@ -59,6 +60,23 @@ def check_ext(ext: object) -> Mapping[str, str]:
             raise InvalidRequestError(f"ext must map str to str, got {safe_repr(key)}: {type(value).__name__}")
         encode_text(key + value, TEXTS)
     return ext
+
+
+def check_args(args: Iterable[Any]) -> tuple[Any, ...]:
+    """Return positional arguments as a tuple. Raise InvalidRequestError if `args` is not iterable, or is a single value
+    such as a str, whose items would become the arguments.
+    """
+    is_one_value = isinstance(args, (str, bytes, bytearray, memoryview, Mapping, Set))
+    if is_one_value or not isinstance(args, Iterable):
+        raise InvalidRequestError(f"args must be a sequence of arguments, such as [1, 2], got {safe_repr(args)}")
+    return tuple(args)
+
+
+def check_kwargs(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return keyword arguments as a dict, or raise InvalidRequestError if they do not map names to arguments."""
+    if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
+        raise InvalidRequestError(f"kwargs must map names to arguments, got {safe_repr(kwargs)}")
+    return dict(kwargs)
 
 
 def check_flag(name: str, value: object, *, optional: bool = True) -> None:

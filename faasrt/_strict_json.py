@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from faasrt.errors import safe_repr
+
 
 def loads(text: str, *, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     """Decode a JSON text.
@@ -31,6 +33,27 @@ def loads(text: str, *, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any
 def dump_bytes(value: Any) -> bytes:
     """Encode a value as JSON in UTF-8. Lone surrogates, which programs may print, are escaped."""
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace")
+
+
+def json_problem(value: Any, largest_int: float = math.inf, parents: tuple[int, ...] = ()) -> str:
+    """Return the reason why a value cannot be sent as JSON, or ""."""
+    if value is None or isinstance(value, (bool, str)):
+        return ""
+    if isinstance(value, int):
+        return "is or holds an integer above 2**53, which JavaScript would round" if abs(value) > largest_int else ""
+    if isinstance(value, float):
+        return "" if math.isfinite(value) else f"is or holds {safe_repr(value)}"
+    if not isinstance(value, (list, tuple, dict)):
+        return f"is or holds a {type(value).__name__}"
+    if id(value) in parents or len(parents) > 200:
+        return "contains itself" if id(value) in parents else "is nested more than 200 levels deep"
+    parents = (*parents, id(value))
+    if isinstance(value, dict):
+        wrong = [key for key in value if not isinstance(key, str)]
+        if wrong:
+            return f"holds a dict with the key {safe_repr(wrong[0])}, which is not a str"
+        value = value.values()
+    return next((problem for member in value if (problem := json_problem(member, largest_int, parents))), "")
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -1,10 +1,12 @@
-"""Judges a program by test cases: compares its output for an input with the expected output.
+"""Judges a program by tests: compares what it prints, or what its function returns, with the expected output or value.
 
-In `RuntimeManager.judge` and `Runtime.judge`, a test normally is an execution of its own. On a server that starts an
-interpreter for each request, such as python-faas, Python tests share executions: each has a fresh namespace, but
-imported modules, other than the program's own files, keep their state.
+In `RuntimeManager.judge` and `Runtime.judge`, the tests of a judgement are either all `TestCase` or all `FunctionTest`.
+A `TestCase` normally is an execution of its own. On a server that starts an interpreter for each request, such as
+python-faas, Python tests share executions, as tests of functions do on every server. Each test then has a fresh
+namespace, but imported modules, other than the program's own files, keep their state. Comparisons are made in the
+client: no expected output or value is sent to a server.
 
-Comparisons:
+Comparisons of outputs:
 
     "exact"      the output equals the expected text
     "lines"      trailing whitespace of lines, and empty lines at the end, are ignored; the default
@@ -12,6 +14,15 @@ Comparisons:
     "floats"     as "tokens", but numbers may differ slightly: `floats()` with its defaults
     floats(...)  the same with other tolerances
     a function   takes the output and the expected text, and returns whether the output is right
+
+Comparisons of values that functions return:
+
+    "equal"      the values are equal in Python, where 1 equals 1.0, and a tuple never equals a list; but unlike there,
+                 True does not equal 1; the default
+    "alike"      as "equal", but a tuple equals a list with the same elements
+    "floats"     as "alike", but numbers may differ slightly, at any depth: `floats()` with its defaults
+    floats(...)  the same with other tolerances
+    a function   takes the returned and the expected value, and returns whether the returned one is right
 """
 
 from __future__ import annotations
@@ -27,18 +38,22 @@ from typing import Any, ClassVar, Literal, TypeAlias, cast
 
 import attrs
 
-from faasrt._run_options import check_time_limit
+from faasrt import _strict_json
+from faasrt._run_options import check_args, check_kwargs, check_time_limit
+from faasrt._value_difference import value_difference
 from faasrt.errors import CompareError, InvalidRequestError, safe_repr
 from faasrt.inputs import ProgramInput
 from faasrt.results import ExecutionResult, Outcome
 
-Compare: TypeAlias = Literal["exact", "lines", "tokens", "floats"] | Callable[[str, str], bool]
-"""A way to compare outputs; see the docstring of the module."""
+Compare: TypeAlias = Literal["exact", "lines", "tokens", "floats", "equal", "alike"] | Callable[[Any, Any], bool]
+"""A way to compare outputs or values; see the docstring of the module."""
 _MAX_NUMBER_CHARACTERS = 400
 _NUMBER = re.compile(
     r"[+-]?(?:(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:e[+-]?[0-9]+)?|inf|infinity|nan)", re.ASCII | re.IGNORECASE
 )
-_CUT = "the output was cut, so it cannot be compared"
+_CUT = "the {} was cut, so it cannot be compared"
+_REFUSED = "the comparison refuses the {0}, which equals the expected one"
+_TUPLE = "py/tuple"
 
 
 class Verdict(enum.StrEnum):
@@ -98,8 +113,7 @@ class TestCase:
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.expected, str):
             raise InvalidRequestError(f"expected must be a str, got {type(self.expected).__name__}")
-        if self.id is not None and not isinstance(self.id, str):
-            raise InvalidRequestError(f"id must be a str or None, got {safe_repr(self.id)}")
+        _check_id(self.id)
         check_time_limit(self.timeout_ms)
         checked = ProgramInput.checked(None, stdin=self.stdin, argv=self.argv, files=self.files)
         object.__setattr__(self, "argv", checked.argv)
@@ -115,14 +129,93 @@ class TestCase:
             >>> TestCase.from_dict({"stdin": {"base64": "AAE="}, "expected": "1"}).stdin
             b'\x00\x01'
         """
-        if not isinstance(fields, dict):
-            raise InvalidRequestError(f"a test must be an object, got {safe_repr(fields)}")
-        names = [field.name for field in attrs.fields(cls)]
-        if unknown := fields.keys() - set(names):
-            raise InvalidRequestError(f"a test has no field {min(unknown)[:50]!r}, only {', '.join(names)}")
-        values = {name: value for name, value in fields.items() if value is not None}
+        values = {name: value for name, value in _check_names(cls, fields).items() if value is not None}
         data = ProgramInput.from_wire(values, None)
         return cls(**values | {"stdin": data.stdin, "argv": data.argv, "files": data.files})
+
+
+@attrs.frozen
+class FunctionTest:
+    """Arguments of a function, and the value that it is expected to return.
+
+    The server gets the arguments, never the expected value. The function returns JSON: None, bools, finite numbers
+    (those of NumPy too), strings, lists, and dicts with string keys. Tuples are told apart from lists: in
+    `result.value` of a test, a tuple is `{"py/tuple": [...]}`. Any other value, such as a set, NaN or a dict with
+    another key, makes the test a USER_ERROR whose message says where in the value it is. In JavaScript, `undefined` is
+    null, or omitted in objects, and objects are their own properties; a Map, Set, Date or typed array is a USER_ERROR.
+
+    Attributes:
+        args: The positional arguments: JSON values. See `Runtime.call_function`.
+        expected: The expected value: None, a bool, a finite number, a str, or a list, tuple or dict of these.
+        kwargs: The keyword arguments; Python only. Default: no arguments.
+        compare: The comparison of this test; see `faasrt.judging`. Default: None, which means that of the judgement.
+        timeout_ms: The time limit of this test in milliseconds. Default: None, which means that of the judgement.
+        id: Your own name for the test. Default: None.
+
+    Raises:
+        InvalidRequestError: An attribute is wrong. Only `judge` checks that arguments are JSON, and refuses a
+            `timeout_ms` above the limit of the sandbox.
+
+    Example:
+        >>> tests = [FunctionTest([3, 4], 5), FunctionTest([1, 1], 1.4142, compare=floats(rel=0.001))]
+        >>> judgement = await manager.judge("from math import hypot", tests, function="hypot", language="python")
+        >>> judgement.passed, judgement.results[1].result.value
+        (True, 1.4142135623730951)
+    """
+
+    __test__: ClassVar[bool] = False
+
+    args: tuple[Any, ...] = attrs.field(converter=check_args, hash=False, repr=safe_repr)
+    expected: Any = attrs.field(hash=False, repr=safe_repr)
+    kwargs: Mapping[str, Any] = attrs.field(
+        factory=dict, converter=check_kwargs, kw_only=True, hash=False, repr=safe_repr
+    )
+    compare: Compare | None = attrs.field(default=None, kw_only=True)
+    timeout_ms: float | None = attrs.field(default=None, kw_only=True)
+    id: str | None = attrs.field(default=None, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        if problem := _strict_json.json_problem(self.expected):
+            raise InvalidRequestError(f"expected {problem}: it must be a JSON value")
+        check_compare(self.compare, FunctionTest)
+        _check_id(self.id)
+        check_time_limit(self.timeout_ms)
+
+    @classmethod
+    def from_dict(cls, fields: object) -> FunctionTest:
+        """Return the test in decoded JSON: an object with the attributes, of which all but `expected` may be missing.
+
+        Raises:
+            InvalidRequestError: A field is unknown, missing or wrong.
+
+        Example:
+            >>> FunctionTest.from_dict({"args": [1, [2]], "expected": None})
+            FunctionTest(args=(1, [2]), expected=None, kwargs={}, compare=None, timeout_ms=None, id=None)
+        """
+        values = _check_names(cls, fields)
+        if "expected" not in values:
+            raise InvalidRequestError(f"a test of a function must have the field expected, got {safe_repr(fields)}")
+        values = {name: value for name, value in values.items() if value is not None}
+        return cls(**{"args": (), "expected": None} | values)
+
+
+Test: TypeAlias = TestCase | FunctionTest
+"""A test of a program."""
+
+
+def _check_names(kind: type[Test], fields: object) -> dict[str, Any]:
+    if not isinstance(fields, dict):
+        raise InvalidRequestError(f"a test must be an object, got {safe_repr(fields)}")
+    names = [field.name for field in attrs.fields(kind)]
+    if unknown := fields.keys() - set(names):
+        described = "a test of a function" if kind is FunctionTest else "a test"
+        raise InvalidRequestError(f"{described} has no field {min(unknown)[:50]!r}, only {', '.join(names)}")
+    return fields
+
+
+def _check_id(test_id: object) -> None:
+    if test_id is not None and not isinstance(test_id, str):
+        raise InvalidRequestError(f"id must be a str or None, got {safe_repr(test_id)}")
 
 
 @attrs.frozen(kw_only=True)
@@ -132,8 +225,8 @@ class TestResult:
     Attributes:
         test: The test.
         verdict: The verdict.
-        difference: The first difference between the output and the expected one, or the reason why they cannot be
-            compared, in words; "" if there is none.
+        difference: The first difference between the output or value and the expected one, or the reason why they cannot
+            be compared, in words; "" if there is none.
         result: The result of the execution; None if the test was skipped.
 
     Example:
@@ -144,7 +237,7 @@ class TestResult:
 
     __test__: ClassVar[bool] = False
 
-    test: TestCase
+    test: Test
     verdict: Verdict
     difference: str = ""
     result: ExecutionResult | None = None
@@ -220,7 +313,9 @@ class Judgement:
 
 @attrs.frozen
 class floats:  # noqa: N801 (used like a function)
-    """A comparison of words in which numbers may differ slightly, as in `math.isclose`.
+    """A comparison of words, or of values, in which numbers may differ slightly, as in `math.isclose`.
+
+    Called with two texts, it compares their words.
 
     Attributes:
         rel: The largest relative difference, at least 0. Default: 1e-6.
@@ -254,49 +349,80 @@ class floats:  # noqa: N801 (used like a function)
         if _NUMBER.fullmatch(word) is None or _NUMBER.fullmatch(expected) is None:
             return False
         numbers = float(word), float(expected)
-        return math.isclose(*numbers, rel_tol=self.rel, abs_tol=self.abs) or all(map(math.isnan, numbers))
+        return self.is_close(*numbers) or all(map(math.isnan, numbers))
+
+    def is_close(self, number: float, expected: float) -> bool:
+        """Return whether two numbers are within the tolerances. An int that is too large for a float never is."""
+        try:
+            return math.isclose(number, expected, rel_tol=self.rel, abs_tol=self.abs)
+        except OverflowError:
+            return False
 
 
-def check_compare(compare: object) -> Compare:
-    """Return a comparison after checking it.
+def check_compare(compare: object, kind: type[Test] | None = None) -> Compare | None:
+    """Return a comparison after checking it; None means the default.
+
+    Args:
+        compare: The comparison.
+        kind: The class of the tests. Default: None, which means any.
 
     Raises:
-        InvalidRequestError: It is neither the name of a comparison nor callable.
+        InvalidRequestError: It is neither the name of a comparison of such tests nor callable.
     """
+    if compare is None:
+        return None
     if any(inspect.iscoroutinefunction(each) for each in (compare, vars(type(compare)).get("__call__"))):
         raise InvalidRequestError(f"compare must not be async (a coroutine is always true), got {safe_repr(compare)}")
     is_function = callable(compare) and not isinstance(compare, type)
-    if is_function or (isinstance(compare, str) and compare in _COMPARISONS):
+    kinds: Iterable[type[Test]] = _COMPARISONS if kind is None else [kind]
+    names = dict.fromkeys(name for each in kinds for name in _COMPARISONS[each])
+    if is_function or (isinstance(compare, str) and compare in names):
         return cast("Compare", compare)
+    which = " for tests of a function" if kind is FunctionTest else ""
     raise InvalidRequestError(
-        f"compare must be {', '.join(map(repr, _COMPARISONS))}, floats(...) or a function, got {safe_repr(compare)}"
+        f"compare must be {', '.join(map(repr, names))}, floats(...) or a function{which}, got {safe_repr(compare)}"
     )
 
 
-def check_tests(tests: object) -> tuple[TestCase, ...]:
+def check_tests(tests: object) -> tuple[TestCase, ...] | tuple[FunctionTest, ...]:
     """Return tests after checking them.
 
     Raises:
-        InvalidRequestError: They are not an iterable of at least one `TestCase`.
+        InvalidRequestError: They are not an iterable of at least one test, or not of the same class.
     """
     if isinstance(tests, (str, bytes, Mapping)) or not isinstance(tests, Iterable):
-        raise InvalidRequestError(f"tests must be an iterable of TestCases, got {safe_repr(tests)}")
+        raise InvalidRequestError(f"tests must be an iterable of TestCases or FunctionTests, got {safe_repr(tests)}")
     checked = tuple(tests)
-    for index, test in enumerate(checked):
-        if not isinstance(test, TestCase):
-            raise InvalidRequestError(f"tests must contain TestCases, got {type(test).__name__} at index {index}")
     if not checked:
         raise InvalidRequestError("tests must not be empty")
+    kind = FunctionTest if isinstance(checked[0], FunctionTest) else TestCase
+    for index, test in enumerate(checked):
+        if not isinstance(test, kind):
+            wanted = "TestCases or FunctionTests" if index == 0 else f"{kind.__name__}s, as the first one is"
+            raise InvalidRequestError(f"tests must contain only {wanted}, got {type(test).__name__} at index {index}")
     return checked
 
 
-def judge_result(test: TestCase, result: ExecutionResult, compare: Compare) -> TestResult:
-    """Return the verdict on a test whose program has run."""
+def check_function_given(tests: Sequence[Test], function: object) -> None:
+    """Raise InvalidRequestError unless a function is named for FunctionTests, and only for them."""
+    is_of_function = isinstance(tests[0], FunctionTest)
+    if is_of_function and function is None:
+        raise InvalidRequestError("FunctionTests need the name of the function: pass function=")
+    if not is_of_function and function is not None:
+        raise InvalidRequestError("tests of a function must be FunctionTests, got TestCases, which test whole programs")
+
+
+def judge_result(test: Test, result: ExecutionResult, compare: Compare | None = None) -> TestResult:
+    """Return the verdict on a test whose program has run. A comparison of the test precedes `compare`."""
     if result.outcome is not Outcome.OK:
         return TestResult(test=test, verdict=Verdict(result.outcome), result=result)
-    if "stdout" in result.truncated:
-        return TestResult(test=test, verdict=Verdict.OUTPUT_LIMIT, difference=_CUT, result=result)
-    difference = _compare(result.stdout, test.expected, compare)
+    stream, name = ("ret_val", "return value") if isinstance(test, FunctionTest) else ("stdout", "output")
+    if stream in result.truncated:
+        return TestResult(test=test, verdict=Verdict.OUTPUT_LIMIT, difference=_CUT.format(name), result=result)
+    if isinstance(test, FunctionTest):
+        difference = _compare_value(result, test.expected, test.compare or compare or "equal")
+    else:
+        difference = _compare(result.stdout, test.expected, compare or "lines")
     verdict = Verdict.WRONG_ANSWER if difference else Verdict.PASSED
     return TestResult(test=test, verdict=verdict, difference=difference, result=result)
 
@@ -304,9 +430,40 @@ def judge_result(test: TestCase, result: ExecutionResult, compare: Compare) -> T
 def _compare(output: str, expected: str, compare: Compare) -> str:
     """Return the first difference in words, or "" if the output is right."""
     if isinstance(compare, str):
-        return "" if output == expected else _COMPARISONS[compare](output, expected)
+        return "" if output == expected else _COMPARISONS[TestCase][compare](output, expected)
     if isinstance(compare, floats):
         return _difference(output.split(), expected.split(), "word", compare._equal)
+    if _is_right(compare, output, expected):
+        return ""
+    return _compare_exactly(output, expected) or _REFUSED.format("output")
+
+
+def _compare_value(result: ExecutionResult, expected: object, compare: Compare) -> str:
+    """Return the first difference in words, or "" if the value that a function has returned is right."""
+    # A program can forge its result, so the text may be anything.
+    if not result.ret_val:
+        return "the function returned no value"
+    try:
+        value = _strict_json.loads(result.ret_val, object_pairs_hook=_decode_object)
+    except (ValueError, RecursionError) as error:
+        return f"the return value is not JSON ({error})"
+    if isinstance(compare, str):
+        return _COMPARISONS[FunctionTest][compare](value, expected)
+    if isinstance(compare, floats):
+        return _differ_by_floats(value, expected, compare)
+    if _is_right(compare, value, expected):
+        return ""
+    return _differ(value, expected) or _REFUSED.format("value")
+
+
+def _decode_object(pairs: list[tuple[str, Any]]) -> Any:
+    if len(pairs) == 1 and pairs[0][0] == _TUPLE and isinstance(pairs[0][1], list):
+        return tuple(pairs[0][1])
+    return dict(pairs)
+
+
+def _is_right(compare: Callable[[Any, Any], bool], output: object, expected: object) -> bool:
+    """Return what a function of the caller returns. Raise CompareError if it fails."""
     try:
         is_right: Any = compare(output, expected)
     except Exception as error:
@@ -315,9 +472,23 @@ def _compare(output: str, expected: str, compare: Compare) -> str:
         if inspect.iscoroutine(is_right):
             is_right.close()
         raise CompareError("compare must not be async: it returned an awaitable, which is always true")
-    if is_right:
-        return ""
-    return _compare_exactly(output, expected) or "the comparison refuses the output, which equals the expected one"
+    try:
+        return bool(is_right)
+    except Exception as error:
+        raise CompareError(f"compare returned a {type(is_right).__name__}, which is neither true nor false") from error
+
+
+def _differ(value: object, expected: object) -> str:
+    return value_difference(value, expected, tuples_are_lists=False, is_close=None)
+
+
+def _differ_alike(value: object, expected: object) -> str:
+    return value_difference(value, expected, tuples_are_lists=True, is_close=None)
+
+
+def _differ_by_floats(value: object, expected: object, tolerance: floats | None = None) -> str:
+    is_close = (tolerance or floats()).is_close
+    return value_difference(value, expected, tuples_are_lists=True, is_close=is_close)
 
 
 def _compare_exactly(output: str, expected: str) -> str:
@@ -336,11 +507,14 @@ def _compare_floats(output: str, expected: str) -> str:
     return _compare(output, expected, floats())
 
 
-_COMPARISONS: dict[str, Callable[[str, str], str]] = {
-    "exact": _compare_exactly,
-    "lines": _compare_lines,
-    "tokens": _compare_tokens,
-    "floats": _compare_floats,
+_COMPARISONS: dict[type[Test], dict[str, Callable[[Any, Any], str]]] = {
+    TestCase: {
+        "exact": _compare_exactly,
+        "lines": _compare_lines,
+        "tokens": _compare_tokens,
+        "floats": _compare_floats,
+    },
+    FunctionTest: {"equal": _differ, "alike": _differ_alike, "floats": _differ_by_floats},
 }
 
 

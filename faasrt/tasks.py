@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias, TypedDict, TypeVar
 
 import attrs
 
-from faasrt._run_options import check_ext, check_flag, check_priority, check_sandbox, check_time_limit
+from faasrt._run_options import (
+    check_args,
+    check_ext,
+    check_flag,
+    check_kwargs,
+    check_priority,
+    check_sandbox,
+    check_time_limit,
+)
 from faasrt.config import SandboxConfig
 from faasrt.errors import FaasrtError, InvalidRequestError, UnsupportedLanguageError, safe_repr
 from faasrt.inputs import INPUT_FIELDS, ProgramInput
-from faasrt.judging import Compare, Judgement, TestCase, check_compare, check_tests
+from faasrt.judging import Compare, FunctionTest, Judgement, TestCase, check_compare, check_function_given, check_tests
 from faasrt.languages import Language, LanguageOption, OtherLanguage, parse_language
 from faasrt.results import ExecutionResult
 
@@ -97,23 +105,6 @@ def _parse_language(language: LanguageOption) -> Language | OtherLanguage:
     return parse_language(language)
 
 
-def check_args(args: Iterable[Any]) -> tuple[Any, ...]:
-    """Return positional arguments as a tuple. Raise InvalidRequestError if `args` is not iterable, or is a single value
-    such as a str, whose items would become the arguments.
-    """
-    is_one_value = isinstance(args, (str, bytes, bytearray, memoryview, Mapping, Set))
-    if is_one_value or not isinstance(args, Iterable):
-        raise InvalidRequestError(f"args must be a sequence of arguments, such as [1, 2], got {safe_repr(args)}")
-    return tuple(args)
-
-
-def check_kwargs(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return keyword arguments as a dict, or raise InvalidRequestError if they do not map names to arguments."""
-    if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
-        raise InvalidRequestError(f"kwargs must map names to arguments, got {safe_repr(kwargs)}")
-    return dict(kwargs)
-
-
 @attrs.frozen
 class CodeTask:
     """One program to run.
@@ -125,15 +116,16 @@ class CodeTask:
         id: Your own name for the task. Default: None.
         timeout_ms: The time limit of the program in milliseconds. Default: None, which means that of the sandbox.
         ext: Further fields for the server. Default: None, no fields.
-        function: The name of a function of the program to call. Default: None, which runs the program only.
+        function: The name of a function of the program to call, or to test. Default: None, which runs the program only.
         args: The positional arguments of the function: JSON values. Default: no arguments.
         kwargs: The keyword arguments of the function: JSON values. Default: no arguments.
         sandbox: The limits of this task. Default: None, which means the limits in the settings.
         priority: A priority for the server's scheduler. Default: "normal".
         idempotent: Whether the program may run more than once. Default: None, which means `RetrySettings.idempotent`.
-        tests: The tests of a program that is judged; see `RuntimeManager.judge`. The task then has neither a function
-            nor an input of its own. Default: no tests.
-        compare: The comparison of the tests; see `faasrt.judging`. Default: "lines".
+        tests: The tests of a program that is judged; see `RuntimeManager.judge`. They are `FunctionTest` if the task
+            has a function. The task then has no input of its own. Default: no tests.
+        compare: The comparison of the tests; see `faasrt.judging`. Default: None, which means "lines", or "equal" for
+            the tests of a function.
         stdin, argv, files, collect: The input of the program, and the files to return; see `Runtime.run_code`. A task
             with a function has no `argv` and no `collect`. Default: none.
 
@@ -206,10 +198,10 @@ class CodeTask:
             help="Files to return after the run; repeatable.",
         ),
     )
-    tests: Sequence[TestCase] = attrs.field(
+    tests: Sequence[TestCase] | Sequence[FunctionTest] = attrs.field(
         default=(), kw_only=True, hash=False, repr=safe_repr, metadata=_form(list, described="a list of objects")
     )
-    compare: Compare = attrs.field(default="lines", kw_only=True, converter=check_compare, metadata=_TEXT)
+    compare: Compare | None = attrs.field(default=None, kw_only=True, metadata=_TEXT)
 
     def __attrs_post_init__(self) -> None:
         check_time_limit(self.timeout_ms)
@@ -217,10 +209,15 @@ class CodeTask:
         check_sandbox(self.sandbox)
         check_priority(self.priority)
         check_flag("idempotent", self.idempotent)
-        if self.tests != ():
-            object.__setattr__(self, "tests", check_tests(self.tests))
-            if self.function is not None or self.stdin or self.argv or self.files or self.collect:
-                raise InvalidRequestError("a task with tests must have no function and no input of its own")
+        if self.tests == ():
+            check_compare(self.compare)
+        else:
+            tests = check_tests(self.tests)
+            check_function_given(tests, self.function)
+            check_compare(self.compare, type(tests[0]))
+            object.__setattr__(self, "tests", tests)
+            if self.args or self.kwargs or self.stdin or self.argv or self.files or self.collect:
+                raise InvalidRequestError("a task with tests must have no arguments and no input of its own")
         checked = ProgramInput.checked(
             self.language, stdin=self.stdin, argv=self.argv, files=self.files, collect=self.collect
         )
@@ -233,7 +230,8 @@ class CodeTask:
     def from_dict(cls, fields: Mapping[str, Any], sandbox: SandboxConfig | None = None) -> CodeTask:
         r"""Return the task in decoded JSON: an object with the attributes, of which those that are null are left out.
 
-        Bytes are text, or `{"base64": ...}`. The tests are objects, see `TestCase.from_dict`.
+        Bytes are text, or `{"base64": ...}`. The tests are objects; see `FunctionTest.from_dict` if the task has a
+        function, and `TestCase.from_dict` otherwise.
 
         Args:
             fields: The object.
@@ -255,7 +253,8 @@ class CodeTask:
         if "tests" in values:
             if not isinstance(values["tests"], list):
                 raise InvalidRequestError(f"tests must be a list of objects, got {safe_repr(values['tests'])}")
-            values["tests"] = [TestCase.from_dict(test) for test in values["tests"]]
+            kind = TestCase if values.get("function") is None else FunctionTest
+            values["tests"] = [kind.from_dict(test) for test in values["tests"]]
         if "sandbox" in values:
             values["sandbox"] = _sandbox_from_dict(values["sandbox"], sandbox or SandboxConfig())
         if "id" in values:

@@ -93,7 +93,7 @@ def determinants_of(execution: Execution) -> dict[str, Any]:
     run = attrs.asdict(execution.run, recurse=False, filter=lambda field, value: not field.metadata.get("keeps_result"))
     limits = attrs.asdict(execution.run.sandbox)
     del limits["timeout_limit_s"]  # `timeout_ms` replaces it
-    job = {name: getattr(execution.job, name) for name in ("function", "single", "isolate")}
+    job = {name: getattr(execution.job, name) for name in ("function", "single", "isolate", "exact")}
     return {**run, **job, "sandbox": limits, "envelope": execution.mode, "faasrt": __version__}
 
 
@@ -134,7 +134,7 @@ def _checksum(key: str, payload: bytes) -> bytes:
     return hashlib.sha256(key.encode() + payload).digest()
 
 
-async def _in_thread_if_large(size: int, function: Callable[[], T]) -> T:
+async def in_thread_if_large(size: int, function: Callable[[], T]) -> T:
     """Return the result of a function. If the data is large, call it in a thread, so that it does not block."""
     return await asyncio.to_thread(function) if size > _LARGE else function()
 
@@ -206,7 +206,7 @@ class ResultCache:
             return None
         result = None
         with contextlib.suppress(Exception):  # the store may return anything
-            result = await _in_thread_if_large(len(value), lambda: decode_result(key, value))
+            result = await in_thread_if_large(len(value), lambda: decode_result(key, value))
         if result is None:
             self._log_failure("a value is damaged")
         return result
@@ -215,7 +215,7 @@ class ResultCache:
         if budget.left_s <= 0 or not is_stored(result):
             return
         size = sum(map(len, (result.stdout, result.stderr, result.ret_val, *result.files.values())))
-        value = await _in_thread_if_large(size, lambda: encode_result(key, result))
+        value = await in_thread_if_large(size, lambda: encode_result(key, result))
         if value is not None:
             await self._try(lambda: self._store.put(key, value), budget)
 
@@ -283,7 +283,7 @@ class StoredResults:
             return None
         if self._engines is None:
             fingerprints = await self._fingerprints()
-            await _in_thread_if_large(self._size(), self._hash)
+            await in_thread_if_large(self._size(), self._hash)
             self._engines = fingerprints
         for fingerprint in dict.fromkeys(self._engines.values()):
             if fingerprint is not None and (

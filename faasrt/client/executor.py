@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import AsyncGenerator, Sequence
 
 import attrs
 
@@ -47,36 +48,34 @@ class Executor:
         return call.finish(response.result(call.timings, call.attempts, call.endpoint))
 
     async def run_cases(
-        self,
-        request: RunRequest,
-        function: str | None,
-        cases: Sequence[str],
-        *,
-        isolate: bool,
-        numbers: Sequence[int] = (),
-    ) -> list[ExecutionResult]:
-        """Return the result of each case: of a function, or of the whole program (see `envelope`).
+        self, request: RunRequest, job: GuestJob, *, numbers: Sequence[int] = ()
+    ) -> AsyncGenerator[tuple[int, ExecutionResult]]:
+        """Yield the position and the result of each case of a job, in order. Close the generator if it is not read to
+        its end; no further execution is then started.
 
         Args:
             numbers: The numbers of the cases in messages. Default: those of their positions.
         """
+        cases = job.cases
         # All executions count as one call, so that closing waits for the last one.
         with self.calls.track():
             urls = self.transport.endpoints.urls(request.language)
             limits = (protocol_of(url).profile.max_cases_bytes for url in urls)
             max_bytes = min((limit for limit in limits if limit is not None), default=MAX_REQUEST_BYTES)
             scheduler = CaseScheduler(
-                cases, isolate=isolate, may_rerun=request.idempotent, max_bytes=max_bytes, numbers=numbers
+                cases, isolate=job.isolate, may_rerun=request.idempotent, max_bytes=max_bytes, numbers=numbers
             )
+            position = 0
             while (indices := scheduler.next_batch()) is not None:
-                batch = [cases[index] for index in indices]
-                job = GuestJob(function=function, cases=batch, first=indices.start, single=False, isolate=isolate)
-                execution = Execution(run=request, job=job, definition_ms=scheduler.definition_ms)
+                batch = attrs.evolve(job, cases=[cases[index] for index in indices], first=indices.start)
+                execution = Execution(run=request, job=batch, definition_ms=scheduler.definition_ms)
                 with self._call(execution) as call, self.calls.track():
                     call.call_started(request)
                     response = await self.transport.run(call, execution, owner=self.calls)
                 call.finish(scheduler.record_results(indices, response, call.describe))
-        return scheduler.all_results()
+                while position in scheduler.results:
+                    yield position, scheduler.results[position]
+                    position += 1
 
     def _call(self, execution: Execution) -> Call:
         return Call(self._emit, self._counters, self.transport.clock, execution.run.language)
@@ -100,19 +99,16 @@ class CachingExecutor:
                 return result  # without live output, less may be cut
             return await stored_results.keep(result)
 
-    async def run_cases(
-        self, request: RunRequest, function: str | None, cases: Sequence[str], *, isolate: bool
-    ) -> list[ExecutionResult]:
-        """Return the result of each case; see `Executor.run_cases`. Only the cases without a stored result run."""
+    async def run_cases(self, request: RunRequest, job: GuestJob) -> AsyncGenerator[tuple[int, ExecutionResult]]:
+        """Yield the result of each case; see `Executor.run_cases`. Only the cases without a stored result run."""
         with self._executor.calls.track():
-            job = GuestJob(function=function, cases=cases, single=False, isolate=isolate)
             stored_results = self._stored_results(Execution(run=request, job=job))
-            stored = [await stored_results.find(number) for number in range(len(cases))]
-            numbers = [number for number, result in enumerate(stored) if result is None]
-            new = [cases[number] for number in numbers]
-            ran = await self._executor.run_cases(request, function, new, isolate=isolate, numbers=numbers)
-            kept = iter([await stored_results.keep(*each) for each in zip(ran, numbers, strict=True)])
-        return [result or next(kept) for result in stored]
+            found = {number: await stored_results.find(number) for number in range(len(job.cases))}
+            numbers = [number for number, result in found.items() if result is None]
+            new = attrs.evolve(job, cases=[job.cases[number] for number in numbers])
+            async with contextlib.aclosing(self._executor.run_cases(request, new, numbers=numbers)) as ran:
+                for number, result in found.items():
+                    yield number, result or await stored_results.keep((await anext(ran))[1], number)
 
     def _stored_results(self, execution: Execution) -> StoredResults:
         fingerprints = self._executor.transport.endpoints.fingerprints

@@ -376,7 +376,8 @@ async def run_task(runtime: Runtime, task: CodeTask) -> tuple[ExecutionResult, J
         FaasrtError: See `Runtime.run_code`.
     """
     if task.tests:
-        judgement = await runtime.judge(task.code, task.tests, compare=task.compare, **task.options(JudgeOptions))
+        options = task.options(JudgeOptions)
+        judgement = await runtime.judge(task.code, task.tests, function=task.function, compare=task.compare, **options)
         result = (judgement.first_failure or judgement.results[-1]).result
         assert result is not None
         return result, judgement
@@ -411,6 +412,6 @@ def _has_valid_args(task: CodeTask) -> bool:
 
 def _batch_key(task: CodeTask) -> tuple[Any, ...] | None:
     """Return a key that is the same for tasks that can share an execution; None for a task that cannot share one."""
-    if task.function is None or task.kwargs or task.ext:
+    if task.function is None or task.tests or task.kwargs or task.ext:
         return None
     return task.code, task.language, task.function, task.options(CallOptions)

@@ -5,23 +5,21 @@ from __future__ import annotations
 import asyncio
 import copy
 import functools
-import json
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Self, Unpack
 
 import attrs
 
 from faasrt._endpoint_urls import configured_url
-from faasrt._run_options import check_flag
+from faasrt._run_options import check_args, check_flag, check_kwargs
 from faasrt.client.cache import ResultCache
 from faasrt.client.executor import CachingExecutor, Executor
-from faasrt.client.judge import check_arguments, judge, options_of
+from faasrt.client.judge import check_arguments, function_job, judge, options_of, program_job
 from faasrt.client.streaming import RunLive, StreamedRun
 from faasrt.client.syntax import PythonChecker, Where, check_where
 from faasrt.config import SandboxConfig, Settings
 from faasrt.errors import InvalidRequestError, UnsupportedLanguageError
-from faasrt.inputs import NO_INPUT, ProgramInput
-from faasrt.judging import Compare, Judgement, TestCase
+from faasrt.judging import Compare, FunctionTest, Judgement, TestCase
 from faasrt.languages import Language, LanguageOption, OtherLanguage, parse_language
 from faasrt.protocol.cases import check_function, check_keywords, encode_case, encode_cases
 from faasrt.protocol.envelope import GuestJob
@@ -29,7 +27,7 @@ from faasrt.protocol.program import Execution
 from faasrt.protocol.request import RunRequest, encode_json
 from faasrt.protocol.return_val import check_has_return_val, return_val_function
 from faasrt.results import ExecutionResult, HealthStatus, ValidationResult
-from faasrt.tasks import CallOptions, JudgeOptions, Priority, RunOptions, check_args, check_kwargs
+from faasrt.tasks import CallOptions, JudgeOptions, Priority, RunOptions
 from faasrt.telemetry.dispatch import EventDispatcher
 from faasrt.telemetry.metrics import Counters, Metrics
 from faasrt.transport.call import Call
@@ -297,30 +295,37 @@ class Runtime:
         name = check_function(function, request.language)
         check_flag("isolate", isolate, optional=False)
         encoded = encode_cases(cases, request.language)
-        return await self._executor.run_cases(request, name, encoded, isolate=isolate)
+        job = GuestJob(function=name, cases=encoded, single=False, isolate=isolate)
+        return [result async for _, result in self._executor.run_cases(request, job)]
 
     async def judge(
         self,
         code: str,
-        tests: Iterable[TestCase],
+        tests: Iterable[TestCase] | Iterable[FunctionTest],
         *,
+        function: str | None = None,
         language: LanguageOption | None = None,
-        compare: Compare = "lines",
+        compare: Compare | None = None,
         stop_on_failure: bool = False,
         concurrency: int | None = None,
         **options: Unpack[JudgeOptions],
     ) -> Judgement:
-        """Run a program once for each test, and compare what it prints with the expected output.
+        """Run a program once for each test, and compare what it prints, or what its function returns, with the expected
+        output or value.
 
         Args:
             code: The program; not empty.
-            tests: The tests, at least one.
+            tests: The tests, at least one: either `TestCase`, or `FunctionTest`, which share executions as the cases of
+                `run_cases` do.
+            function: The name of the function that `FunctionTest` calls. Default: None, for `TestCase`.
             language: See `run_code`.
-            compare: The comparison; see `faasrt.judging`. Default: "lines".
+            compare: The comparison; see `faasrt.judging`. Default: None, which means "lines", or "equal" for
+                `FunctionTest`.
             stop_on_failure: Whether the tests after the first one that does not pass are skipped. Default: False.
-            concurrency: The largest number of tests in flight, from 1. Default: None, which means 64. On a server where
-                tests share executions, it has no effect, and tests that are skipped may have run.
-            **options: `timeout_ms` (for each test), `ext`, `sandbox`, `priority` and `idempotent`; see `run_code`.
+            concurrency: The largest number of tests in flight, from 1. Default: None, which means 64. Where tests share
+                executions, it has no effect, and tests that are skipped may have run.
+            **options: `timeout_ms` (for each test), `ext`, `sandbox`, `priority` and `idempotent`; see `run_code`, and
+                for `idempotent` where tests share executions also `run_cases`.
 
         Returns:
             The verdicts. A wrong answer, or a program that fails, is a verdict, not an exception.
@@ -336,17 +341,27 @@ class Runtime:
             >>> judgement = await runtime.judge("print(int(input()) * 2)", [TestCase("2", "4"), TestCase("3", "7")])
             >>> judgement.score, judgement.results[1].difference
             (0.5, "line 1: expected '7', got '6'")
+            >>> tests = [FunctionTest([2], 4), FunctionTest([3], 7)]
+            >>> judgement = await runtime.judge("def double(n): return n * 2", tests, function="double")
+            >>> judgement.score, judgement.results[1].difference
+            (0.5, 'value: expected 7, got 6')
         """
         parsed = self._language(language)
-        checked = check_arguments(tests, compare, stop_on_failure, concurrency)
+        checked = check_arguments(tests, function, compare, stop_on_failure, concurrency)
+        if function is not None:
+            check_has_return_val(parsed, "judge with FunctionTests")
         requests = [self._request(code, parsed, **options_of(test, options)) for test in checked]
+        job = None if function is None else function_job(checked, function, parsed)
         with self._calls.track():
-            shares = parsed is Language.PYTHON and self._settings.envelope != "never"
+            shares = job is None and parsed is Language.PYTHON and self._settings.envelope != "never"
+            if shares and await self._transport.endpoints.starts_slowly(parsed):
+                job = program_job(requests)
             return await judge(
                 checked,
                 requests,
                 self._run,
-                self._run_inputs if shares and await self._transport.endpoints.starts_slowly(parsed) else None,
+                self._executor.run_cases,
+                job,
                 compare=compare,
                 stop_on_failure=stop_on_failure,
                 concurrency=concurrency,
@@ -493,12 +508,6 @@ class Runtime:
 
     def _run(self, request: RunRequest, live: LiveReader | None = None) -> Coroutine[Any, Any, ExecutionResult]:
         return self._executor.run(Execution(request, self._settings.envelope), live)
-
-    async def _run_inputs(self, request: RunRequest, inputs: Iterable[ProgramInput]) -> list[ExecutionResult]:
-        """Run a program once for each input, with many inputs in one execution. Python only."""
-        request = attrs.evolve(request, input=NO_INPUT)
-        cases = [json.dumps(program_input.to_wire()) for program_input in inputs]
-        return await self._executor.run_cases(request, None, cases, isolate=True)
 
     def _request(self, code: str, language: LanguageOption | None, **options: Unpack[RunOptions]) -> RunRequest:
         settings = self._settings

@@ -15,6 +15,7 @@ from typing import Any
 
 import attrs
 
+from faasrt._strict_json import json_problem
 from faasrt.errors import InvalidRequestError, safe_repr
 from faasrt.languages import Language
 from faasrt.protocol.program import Response
@@ -35,7 +36,7 @@ def encode_case(
         raise InvalidRequestError(f"{place} must be a tuple of arguments, got {type(args).__name__}")
     largest_int = math.inf if language is Language.PYTHON else _MAX_JS_INT
     for name, value in [*((f"argument {index}", value) for index, value in enumerate(args)), *kwargs.items()]:
-        problem = _json_problem(value, largest_int, ())
+        problem = json_problem(value, largest_int)
         if problem:
             raise InvalidRequestError(f"{name} of {place} {problem}: arguments are sent as JSON")
     try:
@@ -67,27 +68,6 @@ def encode_cases(cases: object, language: Language | str) -> list[str]:
     if isinstance(cases, (str, bytes, Mapping)) or not isinstance(cases, Iterable):
         raise InvalidRequestError(f"cases must be an iterable of tuples of arguments, got {type(cases).__name__}")
     return [encode_case(case, {}, language, f"case {index}") for index, case in enumerate(cases)]
-
-
-def _json_problem(value: Any, largest_int: float, parents: tuple[int, ...]) -> str:
-    """Return the reason why a value cannot be sent as JSON, or ""."""
-    if value is None or isinstance(value, (bool, str)):
-        return ""
-    if isinstance(value, int):
-        return "is or holds an integer above 2**53, which JavaScript would round" if abs(value) > largest_int else ""
-    if isinstance(value, float):
-        return "" if math.isfinite(value) else f"is or holds {safe_repr(value)}"
-    if not isinstance(value, (list, tuple, dict)):
-        return f"is or holds a {type(value).__name__}"
-    if id(value) in parents or len(parents) > 200:
-        return "contains itself" if id(value) in parents else "is nested more than 200 levels deep"
-    parents = (*parents, id(value))
-    if isinstance(value, dict):
-        wrong = [key for key in value if not isinstance(key, str)]
-        if wrong:
-            return f"holds a dict with the key {safe_repr(wrong[0])}, which is not a str"
-        value = value.values()
-    return next((problem for member in value if (problem := _json_problem(member, largest_int, parents))), "")
 
 
 @attrs.define
@@ -127,9 +107,6 @@ class CaseScheduler:
             stop += 1
         self._enqueue(range(stop, waiting.stop))
         return range(waiting.start, stop)
-
-    def all_results(self) -> list[ExecutionResult]:
-        return [self.results[index] for index in range(len(self.cases))]
 
     def record_results(self, batch: range, response: Response, to_result: ToResult) -> ExecutionResult:
         """Record the results of an execution of the cases in `batch`.

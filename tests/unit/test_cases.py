@@ -71,7 +71,7 @@ def test_each_case_runs_once(kinds: list[str], room: int, isolate: bool) -> None
         "exits": Outcome.USER_ERROR,
         "crashes": Outcome.CRASHED,
     }
-    results = plan.all_results()
+    results = [plan.results[index] for index in range(len(kinds))]
     assert [result.outcome for result in results] == [expected[kind] for kind in kinds]
     assert all(result.ret_val == str(index) for index, result in enumerate(results) if kinds[index] != "crashes")
     if room == 12:
@@ -95,7 +95,7 @@ def test_crashes_without_a_report_are_found_by_halving(silent: set[int], count: 
                 records={-1: record()} | {index: record() for index in batch}, started=True, final=True
             )
         plan.record_results(batch, response(report), to_result)
-    assert [result.outcome for result in plan.all_results()] == [
+    assert [plan.results[index].outcome for index in range(count)] == [
         Outcome.CRASHED if index in silent else Outcome.OK for index in range(count)
     ]
 
@@ -230,5 +230,5 @@ def test_messages_have_the_numbers_of_cases() -> None:
     assert batch == range(3)
     unknown = GuestReport(records={}, started=True, final=False, progress=False)
     plan.record_results(batch, response(unknown), to_result)
-    (message,) = {result.error.message for result in plan.all_results() if result.error}
+    (message,) = {result.error.message for result in plan.results.values() if result.error}
     assert message.startswith("the execution of cases 2 to 9 ended,")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import math
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -12,6 +15,7 @@ from faasrt import (
     CompareError,
     ExecutionOutput,
     ExecutionResult,
+    FunctionTest,
     InvalidRequestError,
     Judgement,
     Outcome,
@@ -22,6 +26,7 @@ from faasrt import (
 )
 from faasrt.client.judge import judge
 from faasrt.judging import Compare, check_compare, check_tests, judge_result
+from faasrt.protocol.envelope import GuestJob
 from faasrt.protocol.request import RunRequest
 
 
@@ -72,6 +77,107 @@ def test_outputs_are_compared(compare: Compare, output: str, expected: str, diff
     judged = judge_result(TestCase(expected=expected), result(output), compare)
     assert judged.difference == difference
     assert judged.verdict is (Verdict.WRONG_ANSWER if difference else Verdict.PASSED)
+
+
+def returned(text: str, **fields: Any) -> ExecutionResult:
+    return ExecutionResult(outcome=Outcome.OK, output=ExecutionOutput(ret_val=text), **fields)
+
+
+VALUES: list[tuple[Compare | None, str, Any, str]] = [
+    (None, "1", 1, ""),
+    (None, "1.0", 1, ""),
+    (None, "1", True, "value: expected True, got 1"),
+    (None, "true", 1, "value: expected 1, got True"),
+    (None, "false", 0.0, "value: expected 0.0, got False"),
+    (None, "null", None, ""),
+    (None, "null", 0, "value: expected 0, got None"),
+    (None, '"1"', 1, "value: expected 1, got '1'"),
+    (None, "-0.0", 0, ""),
+    (None, "9007199254740993", 9007199254740992.0, "value: expected 9007199254740992.0, got 9007199254740993"),
+    (None, "[1, [2]]", [1, [2]], ""),
+    (None, "[1, [2]]", (1, [2]), "value: expected (1, [2]), got [1, [2]]"),
+    (None, '{"py/tuple": [1, [2]]}', (1, [2]), ""),
+    (None, '{"py/tuple": [1, [2]]}', [1, [2]], "value: expected [1, [2]], got (1, [2])"),
+    (None, '{"py/tuple": 1}', {"py/tuple": 1}, ""),
+    (None, "[1, 2]", [1, 2, 3], "value: expected 3 elements, got 2 elements: [1, 2]"),
+    (None, "[1, [2, 3]]", [1, [2, 4]], "value[1][1]: expected 4, got 3"),
+    (None, '{"a": [{"b": 1}]}', {"a": [{"b": 2}]}, "value['a'][0]['b']: expected 2, got 1"),
+    (None, '{"a": 1}', {"a": 1, "b": 2}, "value: the key 'b' is missing"),
+    (None, '{"a": 1, "b": 2}', {"a": 1}, "value: the key 'b' is unexpected"),
+    (None, "{}", [], "value: expected [], got {}"),
+    (None, "[]", {}, "value: expected {}, got []"),
+    (None, '{"b": 1, "a": 2}', {"a": 2, "b": 1}, ""),
+    (None, "0.1", 0.1000000001, "value: expected 0.1000000001, got 0.1"),
+    (None, '"\\ud800"', "\ud800", ""),
+    ("alike", '{"py/tuple": [1, [2]]}', [1, (2,)], ""),
+    ("alike", "[0.1]", [0.1000000001], "value[0]: expected 0.1000000001, got 0.1"),
+    ("floats", '{"a": [{"py/tuple": [0.1, 3]}]}', {"a": [[0.1000000001, 3.0]]}, ""),
+    ("floats", "[true]", [1], "value[0]: expected 1, got True"),
+    ("floats", "1.01", 1, "value: expected 1, got 1.01"),
+    ("floats", "1" * 400, 1.5, f"value: expected 1.5, got {'1' * 18}...{'1' * 19}"),
+    (floats(rel=0.1), "[1.01]", [1], ""),
+    (lambda value, expected: sorted(value) == expected, "[2, 1]", [1, 2], ""),
+    (lambda value, expected: value == ({"a": (1,)},), '{"py/tuple": [{"a": {"py/tuple": [1]}}]}', 0, ""),
+    (
+        lambda value, expected: False,
+        "[2, 1]",
+        [2, 1],
+        "the comparison refuses the value, which equals the expected one",
+    ),
+    (None, "", None, "the function returned no value"),
+    (None, "nope", None, "the return value is not JSON (Expecting value: line 1 column 1 (char 0))"),
+    (None, "NaN", None, "the return value is not JSON (NaN is not valid JSON)"),
+    (None, "[" * 900 + "1" + "]" * 900, [[1]], "value[0][0]: expected 1, got [[[...]]]"),
+]
+
+
+@pytest.mark.parametrize(("compare", "text", "expected", "difference"), VALUES)
+def test_values_are_compared(compare: Compare | None, text: str, expected: Any, difference: str) -> None:
+    """The difference is the first one, with the path to it."""
+    judged = judge_result(FunctionTest([], expected), returned(text), compare)
+    assert judged.difference == difference
+    assert judged.verdict is (Verdict.WRONG_ANSWER if difference else Verdict.PASSED)
+
+
+def test_the_comparison_of_a_test_precedes_that_of_the_judgement() -> None:
+    """A test without one has that of the judgement."""
+    tests = [FunctionTest([], [1]), FunctionTest([], [1], compare="equal")]
+    verdicts = [judge_result(test, returned('{"py/tuple": [1]}'), "alike").verdict for test in tests]
+    assert verdicts == [Verdict.PASSED, Verdict.WRONG_ANSWER]
+
+
+NESTED = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.floats(-3, 3) | st.text("ab", max_size=2),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab", max_size=2), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(NESTED, NESTED)
+def test_values_equal_as_their_json_does(value: Any, expected: Any) -> None:
+    """Without tuples, the values are equal if Python says so and they have bools at the same places."""
+
+    def marked(part: Any) -> Any:
+        if isinstance(part, bool):
+            return str(part)
+        if isinstance(part, list):
+            return [marked(member) for member in part]
+        if isinstance(part, dict):
+            return {key: marked(member) for key, member in part.items()}
+        return ("", part) if isinstance(part, str) else part
+
+    judged = judge_result(FunctionTest([], expected), returned(json.dumps(value)))
+    assert (judged.verdict is Verdict.PASSED) == (marked(value) == marked(expected))
+    assert judge_result(FunctionTest([], value), returned(json.dumps(value))).verdict is Verdict.PASSED
+
+
+def test_a_cut_value_is_not_compared() -> None:
+    """Whether the value is right is unknown if some of it is missing."""
+    judged = judge_result(FunctionTest([], 1), returned("1", truncated=frozenset({"ret_val"})))
+    assert (judged.verdict, judged.difference) == (
+        Verdict.OUTPUT_LIMIT,
+        "the return value was cut, so it cannot be compared",
+    )
 
 
 @given(st.text("a1. \n\r\t", max_size=30), st.text("a1. \n\r\t", max_size=30))
@@ -133,9 +239,25 @@ async def wrong_compare(output: str, expected: str) -> bool:
         (lambda: TestCase.from_dict([]), "a test must be an object, got []"),
         (lambda: TestCase.from_dict({"input": ""}), "a test has no field 'input', only stdin, expected"),
         (lambda: check_tests([]), "tests must not be empty"),
-        (lambda: check_tests("ab"), "tests must be an iterable of TestCases, got 'ab'"),
-        (lambda: check_tests([TestCase(), ("a", "b")]), "tests must contain TestCases, got tuple at index 1"),
-        (lambda: check_compare("fuzzy"), "compare must be 'exact', 'lines', 'tokens', 'floats', floats(...) or"),
+        (lambda: check_tests("ab"), "tests must be an iterable of TestCases or FunctionTests, got 'ab'"),
+        (lambda: check_tests([("a", "b")]), "tests must contain only TestCases or FunctionTests, got tuple at index 0"),
+        (
+            lambda: check_tests([FunctionTest([], 1), TestCase()]),
+            "tests must contain only FunctionTests, as the first one is, got TestCase at index 1",
+        ),
+        (lambda: FunctionTest("ab", 1), "args must be a sequence of arguments, such as [1, 2], got 'ab'"),
+        (lambda: FunctionTest([], {1: 2}), "expected holds a dict with the key 1, which is not a str: it must be a"),
+        (lambda: FunctionTest([], [math.nan]), "expected is or holds nan: it must be a JSON value"),
+        (lambda: FunctionTest([], {2}), "expected is or holds a set: it must be a JSON value"),
+        (lambda: FunctionTest([], 1, kwargs={1: 2}), "kwargs must map names to arguments, got {1: 2}"),
+        (lambda: FunctionTest([], 1, compare="tokens"), "compare must be 'equal', 'alike', 'floats', floats(...) or"),
+        (lambda: FunctionTest([], 1, compare=wrong_compare), "compare must not be async"),
+        (lambda: FunctionTest([], 1, timeout_ms=0), "timeout_ms must be finite and above 0, got 0"),
+        (lambda: FunctionTest([], 1, id=5), "id must be a str or None, got 5"),
+        (lambda: FunctionTest.from_dict([1]), "a test must be an object, got [1]"),
+        (lambda: FunctionTest.from_dict({"args": [1]}), "a test of a function must have the field expected"),
+        (lambda: FunctionTest.from_dict({"stdin": ""}), "a test of a function has no field 'stdin', only args, expec"),
+        (lambda: check_compare("fuzzy", TestCase), "compare must be 'exact', 'lines', 'tokens', 'floats', floats(.."),
         (lambda: check_compare(wrong_compare), "compare must not be async"),
         (lambda: check_compare(floats), "compare must be"),
         (lambda: check_compare(AsyncCompare()), "compare must not be async"),
@@ -157,9 +279,18 @@ def test_wrong_tests_are_refused(make: Any, message: str) -> None:
 
 
 def test_a_test_has_the_fields_of_its_json() -> None:
-    """Missing and null fields have their defaults."""
+    """Missing and null fields have their defaults, but a function may be expected to return null."""
+    every = {"args": [None], "kwargs": {"a": None}, "expected": None, "compare": "alike", "timeout_ms": 5, "id": "a"}
+    read = FunctionTest.from_dict(every)
+    assert read == FunctionTest([None], None, kwargs={"a": None}, compare="alike", timeout_ms=5, id="a")
+    assert FunctionTest.from_dict({"expected": 1, "args": None, "id": None}) == FunctionTest((), 1)
     fields = {"stdin": "a", "expected": "b", "argv": ["c"], "files": {"d": {"base64": "/w=="}}, "id": None}
     assert TestCase.from_dict(fields) == TestCase(b"a", "b", argv=("c",), files={"d": b"\xff"})
+
+
+async def no_cases(request: RunRequest, job: GuestJob) -> AsyncGenerator[tuple[int, ExecutionResult]]:
+    raise AssertionError("no test shares an execution")
+    yield
 
 
 async def test_tests_after_a_failure_are_skipped_for_every_concurrency() -> None:
@@ -178,7 +309,7 @@ async def test_tests_after_a_failure_are_skipped_for_every_concurrency() -> None
             return result()
 
         options: dict[str, Any] = {"compare": "lines", "stop_on_failure": True, "concurrency": concurrency}
-        judgement = await judge(tests, requests, run, None, **options)
+        judgement = await judge(tests, requests, run, no_cases, None, **options)
         expected = [Verdict.PASSED] * 3 + [Verdict.WRONG_ANSWER] + [Verdict.SKIPPED] * 4
         assert [test.verdict for test in judgement.results] == expected
         assert len(started) <= 3 + concurrency

@@ -46,8 +46,9 @@ LAYERS = [
     ("faasrt.inputs", 3),
     ("faasrt._endpoint_urls", 2),
     ("faasrt.languages", 2),
+    ("faasrt._value_difference", 2),
+    ("faasrt._strict_json", 1.5),
     ("faasrt.errors", 1),
-    ("faasrt._strict_json", 1),
     ("faasrt._version", 1),
     ("faasrt", 10),
 ]

@@ -56,4 +56,4 @@ def test_names_for_type_checkers_are_those_that_are_accepted() -> None:
     assert set(typing.get_args(EngineName)) == {engine.name for engines in ENGINES.values() for engine in engines}
     assert typing.get_args(Level) == ("auto", *LEVELS)
     literals = typing.get_args(typing.get_args(Compare)[0])
-    assert [check_compare(name) for name in literals] == ["exact", "lines", "tokens", "floats"]
+    assert [check_compare(name) for name in literals] == ["exact", "lines", "tokens", "floats", "equal", "alike"]

@@ -1,4 +1,5 @@
-// Encodes return values of functions as JSON. `Runtime.call_function` documents the encoding.
+// Encodes return values of functions as JSON. `ExecutionResult.value` documents the encoding, and `FunctionTest` the
+// exact one.
 
 const { stringify } = JSON;
 const apply = Reflect.apply;
@@ -36,9 +37,15 @@ function toJson(value, path, parents) {
   for (let outer = parents; outer.depth > 0; outer = outer.parents) {
     if (outer.value === value) throw new EncodeError(`${path} contains itself`);
   }
-  const inside = { value, parents, depth: parents.depth + 1 };
-  if (typeof value.toJSON === "function") return toJson(value.toJSON(), path, inside);
+  const inside = { value, parents, depth: parents.depth + 1, exact: parents.exact };
   const tag = apply(toString, value, []);
+  if (parents.exact) {
+    if (!isArray(value) && tag !== "[object Object]") {
+      throw new EncodeError(`${path} is of type ${apply(slice, tag, [8, -1])}`);
+    }
+  } else if (typeof value.toJSON === "function") {
+    return toJson(value.toJSON(), path, inside);
+  }
   if (isArray(value) || (isView(value) && tag !== "[object DataView]")) return listJson(value, path, inside);
   const found = makeList();
   if (tag === "[object Set]") {

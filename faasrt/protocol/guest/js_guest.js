@@ -387,7 +387,7 @@ async function call(module, args) {
   if (typeof action !== "function") return missing(module, job.function);
   const value = await apply(action, undefined, args);
   try {
-    retVal = toJson(value, "value", { depth: 0 });
+    retVal = toJson(value, "value", { depth: 0, exact: job.exact });
   } catch (reason) {
     if (reason instanceof EncodeError) {
       return errorEnding("TypeError", `the return value cannot be encoded as JSON: ${reason.message}`);

@@ -364,7 +364,7 @@ async function call(lookUp, args) {
   if (typeof action !== "function") return missing(lookUp);
   const value = await guarded(() => apply(action, undefined, args));
   try {
-    retVal = toJson(value, "value", { depth: 0 });
+    retVal = toJson(value, "value", { depth: 0, exact: job.exact });
   } catch (reason) {
     if (!(reason instanceof EncodeError)) throw reason;
     return errorEnding("TypeError", `the return value cannot be encoded as JSON: ${reason.message}`);

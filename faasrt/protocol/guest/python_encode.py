@@ -1,4 +1,5 @@
-# Encodes return values of functions as JSON. `Runtime.call_function` documents the encoding.
+# Encodes return values of functions as JSON. `ExecutionResult.value` documents the encoding, and `FunctionTest` the
+# exact one.
 
 MAX_DEPTH = 200
 
@@ -7,10 +8,10 @@ def refusal(reason):
     return TypeError(f"the return value cannot be encoded as JSON: {reason}")
 
 
-def encode(value, path="value", parents=()):
+def encode(value, path="value", parents=(), exact=False):
     if value is None or value is True or value is False:
         return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, getattr(sys.modules.get("enum"), "Enum", ())):
+    if not exact and isinstance(value, getattr(sys.modules.get("enum"), "Enum", ())):
         return encode(value.value, path + ".value", parents)
     if isinstance(value, str):
         return quote(str.__str__(value))
@@ -27,7 +28,25 @@ def encode(value, path="value", parents=()):
         raise refusal(f"it is nested more than {MAX_DEPTH} levels deep")
     if id(value) in parents:
         raise refusal(f"{path} contains itself")
-    return compound_json(value, type(value), path, (*parents, id(value)))
+    return (exact_json if exact else compound_json)(value, type(value), path, (*parents, id(value)))
+
+
+def exact_json(value, kind, path, parents):
+    if isinstance(value, (list, tuple)):
+        members = [encode(member, f"{path}[{index}]", parents, True) for index, member in enumerate(value)]
+        text = "[" + ", ".join(members) + "]"
+        return f'{{"py/tuple": {text}}}' if isinstance(value, tuple) else text
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                raise refusal(f"a key of {path} is of type {type(key).__name__}")
+        return object_json(value.items(), path, parents, "[{!r}]", True)
+    if callable(getattr(kind, "tolist", None)):
+        # NumPy scalars.
+        number = value.tolist()
+        if isinstance(number, (bool, int, float)):
+            return encode(number, path, parents, True)
+    raise refusal(f"{path} is of type {kind.__name__}")
 
 
 def compound_json(value, kind, path, parents):
@@ -58,14 +77,14 @@ def compound_json(value, kind, path, parents):
     raise refusal(f"{path} is of type {kind.__name__}")
 
 
-def object_json(items, path, parents, step):
+def object_json(items, path, parents, step, exact=False):
     # `step` is the format string of one step of a path, such as ".{}".
     members = {}
     for key, value in items:
         name = key_text(key, path)
         if name in members:
             raise refusal(f"{path} has two keys that are {name!r} as text")
-        members[name] = f"{quote(name)}: {encode(value, path + step.format(key), parents)}"
+        members[name] = f"{quote(name)}: {encode(value, path + step.format(key), parents, exact)}"
     return "{" + ", ".join(members.values()) + "}"
 
 

@@ -378,7 +378,7 @@ class Guest(FrameWriter, InputGiver):
         if "exited" in fields:
             return self.exit_result(fields["exit_code"], f" before {name} returned")
         if fields["outcome"] == "OK":
-            ended = self.run_user_code(encode, fields.pop("value"))
+            ended = self.run_user_code(encode, fields.pop("value"), "value", (), self.job["exact"])
             if ended["outcome"] != "OK":
                 return ended
             self.ret_val = ended["value"]
