@@ -25,6 +25,7 @@ Read on with `help(...)`, `python -m pydoc NAME`, or in the site that the README
 * `faasrt.docs.error_handling`: which failures are results, which are exceptions, and what to do with each
 * `faasrt.docs.troubleshooting`: each error and common situation, and the remedy
 * `faasrt.docs.concurrency`: queues and limits, and which settings to change
+* `faasrt.docs.batches`: files of tasks, what `--resume` runs, and pass@k
 * `faasrt.docs.caching`: results that are reused
 * `faasrt.docs.logging_and_metrics`: logs, metrics, traces
 * `faasrt.docs.running_a_fleet`: many servers: Kubernetes, sizing, autoscaling, alerts

@@ -93,10 +93,11 @@ def _form(*types: type, described: str, option: str = "", help: str = "") -> dic
     return {"form": FieldForm(types, described, option, help)}
 
 
-_TEXT, _LIST, _OBJECT = (
+_TEXT, _LIST, _OBJECT, _FLAG = (
     _form(str, described="a string"),
     _form(list, described="a list"),
     _form(dict, described="an object"),
+    _form(bool, described="true or false"),
 )
 _TIME_LIMIT_HELP = f"The time limit in milliseconds.  [default: {SandboxConfig().timeout_limit_s * 1000:g}]"
 
@@ -126,6 +127,7 @@ class CodeTask:
             has a function. The task then has no input of its own. Default: no tests.
         compare: The comparison of the tests; see `faasrt.judging`. Default: None, which means "lines", or "equal" for
             the tests of a function.
+        stop_on_failure: Whether to skip the tests after the first one that does not pass. Default: False.
         stdin, argv, files, collect: The input of the program, and the files to return; see `Runtime.run_code`. A task
             with a function has no `argv` and no `collect`. Default: none.
 
@@ -163,7 +165,7 @@ class CodeTask:
     )
     sandbox: SandboxConfig | None = attrs.field(default=None, kw_only=True, metadata=_OBJECT)
     priority: Priority = attrs.field(default="normal", kw_only=True, metadata=_TEXT)
-    idempotent: bool | None = attrs.field(default=None, kw_only=True, metadata=_form(bool, described="true or false"))
+    idempotent: bool | None = attrs.field(default=None, kw_only=True, metadata=_FLAG)
     stdin: str | bytes = attrs.field(
         default="",
         kw_only=True,
@@ -202,6 +204,7 @@ class CodeTask:
         default=(), kw_only=True, hash=False, repr=safe_repr, metadata=_form(list, described="a list of objects")
     )
     compare: Compare | None = attrs.field(default=None, kw_only=True, metadata=_TEXT)
+    stop_on_failure: bool = attrs.field(default=False, kw_only=True, metadata=_FLAG)
 
     def __attrs_post_init__(self) -> None:
         check_time_limit(self.timeout_ms)
@@ -209,6 +212,7 @@ class CodeTask:
         check_sandbox(self.sandbox)
         check_priority(self.priority)
         check_flag("idempotent", self.idempotent)
+        check_flag("stop_on_failure", self.stop_on_failure, optional=False)
         if self.tests == ():
             check_compare(self.compare)
         else:

@@ -31,6 +31,7 @@ SECTIONS = {
         "faasrt.docs.error_handling": "Error handling",
         "faasrt.docs.troubleshooting": "Troubleshooting",
         "faasrt.docs.concurrency": "Concurrency",
+        "faasrt.docs.batches": "Batches of files",
         "faasrt.docs.caching": "Caching",
         "faasrt.docs.logging_and_metrics": "Logging and metrics",
         "faasrt.docs.running_a_fleet": "Running a fleet",

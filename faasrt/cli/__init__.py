@@ -12,8 +12,8 @@
     faasrt warmup                         starts every engine of the embedded FaaS once, and compiles what is missing
     faasrt batch TASKS -o RESULTS         runs the tasks of a file
     faasrt report RESULTS                 makes one self-contained HTML page about the results of a batch: outcomes,
-                                          reasons, languages, latency, throughput, the slowest tasks and
-                                          the failed ones
+                                          pass@k, reasons, languages, latency, throughput, the slowest tasks
+                                          and the failed ones; with --json it prints the numbers
     faasrt deploy FILE                    prints a file for running many servers: kubernetes, containerfile,
                                           prometheus-rules or grafana-dashboard (`faasrt.docs.running_a_fleet`)
 
@@ -60,18 +60,12 @@ have `zsh_source` and `fish_source`:
 
     eval "$(_FAASRT_COMPLETE=bash_source faasrt)"
 
-**Batches.** Tasks are JSON Lines (.gz and .zst too, - for stdin) with `code` and `language`, and optionally the other
-attributes of `faasrt.CodeTask`, such as `id`, `timeout_ms`, `function`, `args`, `stdin` and `tests`, where bytes are
-text or `{"base64": ...}`; see `CodeTask.from_dict`. The default `id` is made of the line's number and text. A result is
-JSON, too: `id`, `line` and `language`, then `outcome` and the fields of `ExecutionResult`, or `infra_error`, or
-`invalid_task`. For a task with tests, `outcome` is the verdict on the first test that did not pass, such as
-WRONG_ANSWER. By default, the number of tasks in flight is the number of programs that the servers run at once, as their
-`/health` says, and 16 for each server that does not say. The summary on the terminal counts the errors by type, with
-their reasons. Each result is written to the file and synced (`fdatasync`) before it is counted, so a `kill -9` or a
-power failure loses no counted result. `--resume` runs the tasks that have no outcome in the file; those that were in
-flight may run a second time. After the first Ctrl-C, tasks in flight finish; a second one stops at once. If several
-exit codes apply, it is 130 before 3 before 2. With `--cache DIR`, tasks whose results are in this folder do not run,
-also in another batch; see `faasrt.docs.caching`.
+**Batches.** `faasrt.docs.batches` describes the files of tasks and results, `--resume` and pass@k. By default, the
+number of tasks in flight is the number of programs that the servers run at once, as their `/health` says, and 16 for
+each server that does not say. The summary on the terminal counts the errors by type, with their reasons. After the
+first Ctrl-C, tasks in flight finish; a second one stops at once. If several exit codes apply, it is 130 before 3 before
+2. With `--cache DIR`, tasks whose results are in this folder do not run, also in another batch; see
+`faasrt.docs.caching`.
 """
 
 from __future__ import annotations

@@ -10,14 +10,14 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 import click
 
-from faasrt.cli.batch_input import BatchOptions, Line, read_lines, survey
-from faasrt.cli.batch_output import Results, run_line
+from faasrt.cli.batch_input import BatchOptions, Line, Survey, read_lines, survey
+from faasrt.cli.batch_output import Results, identify, run_line
 from faasrt.cli.batch_progress import Progress
 from faasrt.cli.connect import UNKNOWN_CAPACITY, find_capacity, make_settings, names_protocols, run_with_manager
 from faasrt.cli.options import Number, language_option, memory_option, timeout_option, url_option
@@ -103,9 +103,11 @@ class Batch:
                         raise click.UsageError(f"the id {line.key!r} of line {line.number} occurs in an earlier line")
                     if line.key is not None and self._progress.total is None:  # otherwise the survey has checked it
                         seen.add(line.key)
-                    if line.task is not None and line.key in self._results.done:
+                    earlier = None if line.task is None or line.key is None else self._results.done.get(line.key)
+                    if earlier in ("", line.hash):
                         self._progress.skipped += 1
                         continue
+                    self._progress.changed += earlier is not None
                     self._slots.acquire()
                     loop.call_soon_threadsafe(self._queue.put_nowait, line)
             except Exception as error:
@@ -118,7 +120,7 @@ class Batch:
                 if line.task is not None:
                     group.create_task(self._run_line(line, line.task, manager))
                 else:
-                    self._keep({"id": line.id, "line": line.number, "invalid_task": line.problem})
+                    self._keep({**identify(line), "invalid_task": line.problem})
 
     async def _run_line(self, line: Line, task: CodeTask, manager: RuntimeManager) -> None:
         record = None
@@ -157,11 +159,20 @@ class Batch:
     help="The largest number of tasks in flight. By default it is the number of programs that the servers of the tasks "
     f"run at once, and {UNKNOWN_CAPACITY} for each server that does not say.",
 )
-@click.option("--resume", is_flag=True, help="Continue a file of results: run the tasks that have no outcome in it.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Continue a file of results: run the tasks that have no outcome in it, and those that have changed since.",
+)
 @language_option(help="The language of tasks that do not name one.")
 @timeout_option(help="The time limit of tasks that do not have one. Above 30000, it raises the limit of all tasks.")
 @memory_option(help="The memory limit of every task, in MiB.")
 @click.option("--function", metavar="NAME", help="The function to call in tasks that do not name one.")
+@click.option(
+    "--stop-on-failure",
+    is_flag=True,
+    help="Skip the tests of a task after the first one that does not pass, unless the task says otherwise.",
+)
 @click.option(
     "--retry-infra",
     type=Number(0, 100),
@@ -208,7 +219,8 @@ def batch_command(
     """Run the TASKS of a file and write one result per line.
 
     Tasks are JSON Lines (.gz and .zst too; - for stdin). A task has `code` and `language`, and may have the other
-    attributes of faasrt.CodeTask, such as `id`, `timeout_ms`, `function`, `args`, `stdin` and `tests`. The exit code is
+    attributes of faasrt.CodeTask, such as `id`, `timeout_ms`, `function`, `args`, `stdin` and `tests`. Tasks that are
+    samples of one problem have the name of the problem in `task_id`; faasrt report then shows pass@k. The exit code is
     0 when every task has an outcome, whatever it is; 2 when a line is not a task; 3 after an error of the
     infrastructure; and 130 after an interrupt. A task that is retried may have run before.
     """
@@ -220,7 +232,7 @@ def batch_command(
         waits=True,
     )
     options = BatchOptions(sandbox=settings.sandbox, any_language=names_protocols(settings), **task_options)
-    total: int | None = None
+    surveyed: Survey | None = None
     languages: tuple[Language | OtherLanguage, ...] | None = None
     source, target = Path(tasks), Path(output)
     if "-" not in (tasks, output) and source.exists() and target.exists() and source.samefile(target):
@@ -228,13 +240,16 @@ def batch_command(
     if source.is_dir():
         raise click.UsageError(f"cannot read {tasks}: Is a directory")
     if tasks != "-" and (source.is_file() or not source.exists()):  # a pipe can be read only once
-        total, languages = survey(tasks, options)
-        languages = languages or (Language.JAVASCRIPT,)
-    progress = Progress(total, quiet=quiet)
+        surveyed = survey(tasks, options, with_hashes=resume)
+        languages = surveyed.languages or (Language.JAVASCRIPT,)
+    progress = Progress(surveyed and surveyed.total, quiet=quiet)
     cache = None if cache_folder is None else DiskCache(cache_folder, max_bytes=cache_mb * 2**20)
     with contextlib.closing(Results(output, resume=resume)) as results:
+        if surveyed is not None:
+            _show_differences(surveyed.hashes, results.done, progress, is_limited=options.limit is not None)
         batch = Batch(tasks, options, results, progress, languages or (Language.PYTHON, Language.JAVASCRIPT))
         run_with_manager(batch.run, settings, languages, workers=None, cache=cache)
+        results.remove_superseded()
     progress.show_summary()
     if summary_json is not None:
         summary_json.write(json.dumps(progress.summary(), indent=2) + "\n")
@@ -247,3 +262,17 @@ def batch_command(
     if failed:
         return INFRASTRUCTURE
     return USAGE if progress.kinds["invalid_task"] else OK
+
+
+def _show_differences(
+    hashes: Mapping[str, str], done: Mapping[str, str], progress: Progress, *, is_limited: bool
+) -> None:
+    """Show how many tasks have changed since their results were written, and how many results have no task."""
+    changed = sum(bool(digest) and done.get(key, "") not in ("", digest) for key, digest in hashes.items())
+    if changed:
+        tasks, them = ("1 task", "it") if changed == 1 else (f"{changed:,} tasks", "them")
+        progress.show_message(f"{tasks} changed since the last run; running {them} again")
+    unknown = 0 if is_limited else len(done.keys() - hashes.keys())
+    if unknown:
+        results, are = ("1 result", "is") if unknown == 1 else (f"{unknown:,} results", "are")
+        progress.show_message(f"{results} of earlier runs {are} kept whose ids are not in the file of tasks")

@@ -8,8 +8,8 @@ import io
 import itertools
 import json
 import zlib
-from collections.abc import Iterator
-from typing import Any, BinaryIO, cast
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import attrs
 import click
@@ -19,12 +19,14 @@ from faasrt import _strict_json
 from faasrt.cli.input import iter_lines, open_input
 from faasrt.config import SandboxConfig
 from faasrt.languages import Language, OtherLanguage
-from faasrt.tasks import CodeTask, field_forms
+from faasrt.tasks import CodeTask, FieldForm, field_forms
 
 MAX_LINE_BYTES = 16 * 2**20
 """A longer line is an invalid task, and is not kept in memory."""
 _MAX_DUPLICATES_SHOWN = 10
-_FORMS = field_forms()
+_FORMS = field_forms() | {"task_id": FieldForm((str, int), "a string or a whole number")}
+# Fields that do not change the result of a task, and those that the hash has in another form.
+_NOT_HASHED = ("id", "priority", "idempotent", "timeout_ms", "sandbox", "compare", "stop_on_failure")
 
 
 @attrs.frozen(kw_only=True)
@@ -35,6 +37,7 @@ class BatchOptions:
         language: The language of tasks that name none.
         timeout_ms: The time limit of tasks that have none.
         function: The function to call in tasks that name none.
+        stop_on_failure: Whether to skip the tests after the first failure, in tasks that do not say.
         sandbox: The limits of tasks, where their own field `sandbox` has no others.
         any_language: Whether an endpoint may run languages that faasrt does not know.
         limit: The most lines to read.
@@ -45,6 +48,7 @@ class BatchOptions:
     language: Language | OtherLanguage | None
     timeout_ms: float | None
     function: str | None
+    stop_on_failure: bool
     sandbox: SandboxConfig
     any_language: bool
     limit: int | None
@@ -61,24 +65,37 @@ class Line:
         id: The id in the line, or one made of its number and text; None when it cannot be read.
         task: The task; None when there is a problem. Its id is `key`.
         problem: The reason why the line is not a task, or "".
+        task_id: The name of the problem that the program solves, or None.
+        hash: A hash of everything that changes the result of the task; "" when there is a problem.
     """
 
     number: int
     id: str | int | None = None
     task: CodeTask | None = None
     problem: str = ""
+    task_id: str | int | None = None
+    hash: str = ""
 
     @property
     def key(self) -> str | None:
         return None if self.id is None else str(self.id)
 
 
-def survey(source: str, options: BatchOptions) -> tuple[int, tuple[Language | OtherLanguage, ...]]:
-    """Read a whole file of tasks. Return the number of its lines that are not blank, and their languages. Raise
-    UsageError if it cannot be read, or if ids occur more than once.
+class Survey(NamedTuple):
+    """The number of lines that are not blank, the languages of their tasks, and their hashes by id."""
+
+    total: int
+    languages: tuple[Language | OtherLanguage, ...]
+    hashes: Mapping[str, str]
+
+
+def survey(source: str, options: BatchOptions, *, with_hashes: bool = False) -> Survey:
+    """Read a whole file of tasks. Hashes take memory, so there are none unless `with_hashes` is true. Raise UsageError
+    if the file cannot be read, or if ids occur more than once.
     """
     total = 0
     first_lines: dict[str, int] = {}
+    hashes: dict[str, str] = {}
     languages: set[Language | OtherLanguage] = set()
     duplicates: list[str] = []
     for line in read_lines(source, options):
@@ -87,12 +104,14 @@ def survey(source: str, options: BatchOptions) -> tuple[int, tuple[Language | Ot
             languages.add(line.task.language)
         if line.key is not None:
             first = first_lines.setdefault(line.key, line.number)
+            if with_hashes:
+                hashes[line.key] = line.hash
             if first != line.number:
                 duplicates.append(f"{line.key!r} (lines {first} and {line.number})")
     if duplicates:
         raise click.UsageError(f"ids occur more than once: {', '.join(duplicates[:_MAX_DUPLICATES_SHOWN])}")
     known = [language for language in Language if language in languages]
-    return total, (*known, *sorted(languages.difference(known)))
+    return Survey(total, (*known, *sorted(languages.difference(known))), hashes)
 
 
 def read_lines(source: str, options: BatchOptions) -> Iterator[Line]:
@@ -121,6 +140,7 @@ def _open(source: str) -> BinaryIO:
 def _parse(number: int, data: bytes | None, options: BatchOptions) -> Line:
     if data is None:
         return Line(number, problem=f"line {number}: it is longer than {MAX_LINE_BYTES} bytes")
+    line_id: str | int | None = None
     task_id: str | int | None = None
     try:
         fields = _strict_json.loads(data.decode("utf-8-sig" if number == 1 else "utf-8"))
@@ -130,8 +150,13 @@ def _parse(number: int, data: bytes | None, options: BatchOptions) -> Line:
             # The hash keeps --resume from skipping a line whose text has changed.
             fields["id"] = f"{number}-{hashlib.blake2b(data.strip(), digest_size=6).hexdigest()}"
         _FORMS["id"].check("id", fields["id"])
-        task_id = fields["id"]
-        return Line(number, task_id, _make_task(fields, options))
+        line_id = fields["id"]
+        if fields.get("task_id") is not None:
+            _FORMS["task_id"].check("task_id", fields["task_id"])
+            task_id = fields["task_id"]
+        values = _values_of(fields, options)
+        task = CodeTask.from_dict({name: values[name] for name in values if name != "task_id"}, options.sandbox)
+        return Line(number, line_id, task, task_id=task_id, hash=_hash_of(task, values, options.sandbox))
     except UnicodeDecodeError as error:
         problem = f"it is not UTF-8 (byte {error.start})"
     except json.JSONDecodeError as error:
@@ -140,16 +165,18 @@ def _parse(number: int, data: bytes | None, options: BatchOptions) -> Line:
         problem = "it is nested too deeply"
     except ValueError as error:
         problem = str(error)
-    return Line(number, task_id, problem=f"line {number}: {problem}")
+    return Line(number, line_id, problem=f"line {number}: {problem}", task_id=task_id)
 
 
-def _make_task(fields: dict[str, Any], options: BatchOptions) -> CodeTask:
+def _values_of(fields: dict[str, Any], options: BatchOptions) -> dict[str, Any]:
+    """Return the fields of a line, with the values of options for those that it does not have."""
     if unknown := fields.keys() - _FORMS.keys():
         raise ValueError(f"unknown field {min(unknown)[:50]!r}; a task has {', '.join(sorted(_FORMS))}")
     values = {name: value for name, value in fields.items() if value is not None}
     for name, value in values.items():
         _FORMS[name].check(name, value)
-    values = {"language": options.language, "timeout_ms": options.timeout_ms, "function": options.function, **values}
+    defaults = ("language", "timeout_ms", "function", "stop_on_failure")
+    values = {name: getattr(options, name) for name in defaults} | values
     if values["language"] is None:
         raise ValueError("it has no language, and --language is not given")
     if "code" not in values:
@@ -161,4 +188,16 @@ def _make_task(fields: dict[str, Any], options: BatchOptions) -> CodeTask:
         )
     if not options.any_language:
         Language.parse(values["language"])
-    return CodeTask.from_dict(values, options.sandbox)
+    return values
+
+
+def _hash_of(task: CodeTask, values: dict[str, Any], sandbox: SandboxConfig) -> str:
+    """Return a hash of everything that changes the result of a task, and of the name of its problem."""
+    hashed = {name: value for name, value in values.items() if name not in _NOT_HASHED}
+    hashed |= attrs.asdict(task.sandbox or sandbox) | {"language": task.language}
+    if task.timeout_ms is not None:
+        hashed["timeout_limit_s"] = task.timeout_ms / 1000
+    if task.tests:
+        hashed |= {"compare": task.compare, "stop_on_failure": task.stop_on_failure}
+    # The order of the names within a value may matter to a program.
+    return hashlib.blake2b(_strict_json.dump_bytes(sorted(hashed.items())), digest_size=8).hexdigest()

@@ -12,6 +12,7 @@ import stat
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ _OUTCOMES = frozenset({*map(str, Outcome), str(Verdict.WRONG_ANSWER)})
 
 async def run_line(manager: RuntimeManager, task: CodeTask, line: Line) -> dict[str, Any]:
     """Run a task, and return its result: a result, an infrastructure error, or the problem of an invalid task."""
-    fields: dict[str, Any] = {"id": line.id, "line": line.number, "language": str(task.language)}
+    fields = {**identify(line), "language": str(task.language)}
     try:
         result, judgement = await run_task(await manager.get_runtime(task.language), task)
     except TASK_ERRORS as error:
@@ -42,7 +43,13 @@ async def run_line(manager: RuntimeManager, task: CodeTask, line: Line) -> dict[
     execution = result.to_dict()
     del execution["metadata"], execution["timings"]
     tests = {} if judgement is None else _describe_tests(judgement)
-    return {**fields, **execution, **tests, "total_ms": round(result.timings.total_s * 1000, 3)}
+    return {**fields, **execution, **tests, "total_ms": round(result.timings.total_s * 1000, 3), "hash": line.hash}
+
+
+def identify(line: Line) -> dict[str, Any]:
+    """Return the fields that say which task a record belongs to."""
+    problem = {} if line.task_id is None else {"task_id": line.task_id}
+    return {"id": line.id, **problem, "line": line.number}
 
 
 def _describe_tests(judgement: Judgement) -> dict[str, Any]:
@@ -50,6 +57,7 @@ def _describe_tests(judgement: Judgement) -> dict[str, Any]:
     failure = judgement.first_failure
     tests: dict[str, Any] = {
         "passed": judgement.passed_count,
+        "skipped": sum(test.verdict is Verdict.SKIPPED for test in judgement.results),
         "total": len(judgement.results),
         "verdicts": [str(test.verdict) for test in judgement.results],
     }
@@ -66,15 +74,18 @@ def kind_of(record: dict[str, Any]) -> str:
 
 
 class Results:
-    """The file of results, or stdout for "-". Unless `resume` is true, the file must be missing or empty. `done` has
-    the ids with an outcome from an earlier run.
+    """The file of results, or stdout for "-". Unless `resume` is true, the file must be missing or empty.
+
+    Attributes:
+        done: The ids with an outcome from an earlier run, and the hashes of their tasks, "" if unknown.
 
     Raises:
         click.UsageError: The file already contains results, another run writes it, or it cannot be written.
     """
 
     def __init__(self, target: str, *, resume: bool) -> None:
-        self.done: set[str] = set()
+        self.done: dict[str, str] = {}
+        self._superseded: set[str] = set()
         self._queue: list[dict[str, Any]] = []
         self._lock = asyncio.Lock()
         if target == "-":
@@ -91,7 +102,7 @@ class Results:
                 if self._path.stat().st_size:
                     if not resume:
                         raise click.UsageError(f"{target} already contains results: pass --resume to continue")
-                    self._keep_results()
+                    self._keep_outcomes()
             except BaseException:
                 self._file.close()
                 raise
@@ -109,11 +120,23 @@ class Results:
         Raises:
             OSError: A record cannot be written. Earlier records stay.
         """
+        if record["id"] is not None and (key := str(record["id"])) in self.done:
+            self._superseded.add(key)
         self._queue.append({**record, "finished_at": round(time.time(), 3)})
         async with self._lock:
             records, self._queue = self._queue, []
             if records:
                 await asyncio.to_thread(self._write, records)
+
+    def remove_superseded(self) -> None:
+        """Remove the earlier results of tasks that have another one from this run.
+
+        Raises:
+            OSError: The file cannot be replaced. It stays as it is.
+        """
+        if self._superseded:
+            earlier = len(self.done)
+            self._replace(lambda number, line: number > earlier or str(json.loads(line)["id"]) not in self._superseded)
 
     def _write(self, records: list[dict[str, Any]]) -> None:
         rest = memoryview(b"".join(_strict_json.dump_bytes(record) + b"\n" for record in records))
@@ -137,16 +160,23 @@ class Results:
                 return file
             file.close()  # the run that held the lock has replaced the file
 
-    def _keep_results(self) -> None:
-        """Replace the file by one with an outcome for each id. Tasks with other records run again."""
+    def _keep_outcomes(self) -> None:
+        """Replace the file by one with the latest outcome of each id. Tasks with other records run again."""
+        latest: dict[str, int] = {}
+        with self._path.open("rb") as earlier:
+            for number, line in enumerate(earlier, 1):
+                if (known := _read_outcome(line, number)) is not None:
+                    key, self.done[key] = known
+                    latest[key] = number
+        kept = set(latest.values())
+        self._replace(lambda number, line: number in kept)
+
+    def _replace(self, keeps: Callable[[int, bytes], bool]) -> None:
+        """Replace the file by one with the lines to keep. `keeps` gets the number and the bytes of a line."""
         with tempfile.NamedTemporaryFile(dir=self._path.parent, prefix=f".{self._path.name}-", delete=False) as kept:
             try:
                 with self._path.open("rb") as earlier:
-                    for number, line in enumerate(earlier, 1):
-                        key = _id_of_result(line, number)
-                        if key is not None and key not in self.done:
-                            self.done.add(key)
-                            kept.write(line)
+                    kept.writelines(line for number, line in enumerate(earlier, 1) if keeps(number, line))
                 kept.flush()
                 os.fsync(kept.fileno())
                 shutil.copymode(self._path, kept.name)
@@ -157,9 +187,9 @@ class Results:
         old.close()
 
 
-def _id_of_result(line: bytes, number: int) -> str | None:
-    """Return the id of a line with an outcome; None for a failure, and for a line without its end. Raise UsageError if
-    the line is not a result, so that another file is not overwritten.
+def _read_outcome(line: bytes, number: int) -> tuple[str, str] | None:
+    """Return the id and the hash of a line with an outcome; None for a failure, and for a line without its end. Raise
+    UsageError if the line is not a result, so that another file is not overwritten.
     """
     if not line.endswith(b"\n"):
         return None
@@ -171,5 +201,5 @@ def _id_of_result(line: bytes, number: int) -> str | None:
         case {"infra_error": _} | {"invalid_task": _}:
             return None
         case {"id": str() | int() as task_id, "outcome": str() as outcome} if outcome in _OUTCOMES:
-            return str(task_id)
+            return str(task_id), str(record.get("hash", ""))
     raise click.UsageError(f"line {number} is not a result of `faasrt batch`: is this the right file?")

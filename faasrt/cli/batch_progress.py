@@ -37,6 +37,8 @@ class Progress:
     Attributes:
         kinds: The number of written results of each kind.
         skipped: The number of tasks that had an outcome before.
+        changed: The number of tasks that run again because they have changed since they had an outcome.
+        tests: The number of tests that passed, that were skipped, and of all tests.
         in_flight: The number of tasks that run now.
         retries: The number of retries after infrastructure errors.
         cached: The number of results that were stored before.
@@ -45,7 +47,8 @@ class Progress:
     def __init__(self, total: int | None, *, quiet: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self.total = total
         self.kinds: Counter[str] = Counter()
-        self.skipped = self.in_flight = self.retries = self.cached = 0
+        self.skipped = self.changed = self.in_flight = self.retries = self.cached = 0
+        self.tests = dict.fromkeys(("passed", "skipped", "total"), 0)
         self._names: dict[str, Counter[str]] = {}
         # The first reason of each type of infrastructure error, and of "" for invalid tasks.
         self._reasons: dict[str, str] = {}
@@ -58,6 +61,8 @@ class Progress:
         kind = kind_of(record)
         self.kinds[kind] += 1
         self.cached += record.get("cached", False)
+        for name in self.tests if "tests" in record else ():
+            self.tests[name] += record["tests"][name]
         name, reason = _reason(kind, record)
         names = self._names.setdefault(kind, Counter())
         if name in names or len(names) < _MAX_NAMES:
@@ -135,10 +140,12 @@ class Progress:
             "total": self.total,
             "done": self.kinds.total(),
             "skipped": self.skipped,
+            "changed": self.changed,
             "infra_errors": outcomes.pop("infra_error", 0),
             "infra_error_types": dict(self._names.get("infra_error", {})),
             "invalid_tasks": outcomes.pop("invalid_task", 0),
             "outcomes": outcomes,
+            "tests": self.tests,
             "retries": self.retries,
             "cached": self.cached,
             "elapsed_s": round(self._clock() - self._started, 3),
@@ -148,9 +155,12 @@ class Progress:
     def show_summary(self) -> None:
         if self._quiet:
             return
-        for kind, count in [*self.kinds.most_common(), ("done before", self.skipped), ("cached", self.cached)]:
+        counts = [*self.kinds.most_common(), ("done before", self.skipped), ("changed", self.changed)]
+        for kind, count in [*counts, ("cached", self.cached), ("tests", self.tests["total"])]:
             if count:
                 names = "" if kind in ("infra_error", "invalid_task") else self._most_common(kind)
+                if kind == "tests":
+                    names = ", ".join(f"{self.tests[name]:,} {name}" for name in ("passed", "skipped"))
                 label = colored(f"{kind:<{_KIND_CELLS}}", color_of(kind))
                 write(f"{label}{count:>8}{f'   {names}' if names else ''}\n", err=True)
         if self.kinds["infra_error"]:

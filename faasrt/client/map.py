@@ -376,8 +376,14 @@ async def run_task(runtime: Runtime, task: CodeTask) -> tuple[ExecutionResult, J
         FaasrtError: See `Runtime.run_code`.
     """
     if task.tests:
-        options = task.options(JudgeOptions)
-        judgement = await runtime.judge(task.code, task.tests, function=task.function, compare=task.compare, **options)
+        judgement = await runtime.judge(
+            task.code,
+            task.tests,
+            function=task.function,
+            compare=task.compare,
+            stop_on_failure=task.stop_on_failure,
+            **task.options(JudgeOptions),
+        )
         result = (judgement.first_failure or judgement.results[-1]).result
         assert result is not None
         return result, judgement

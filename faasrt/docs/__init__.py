@@ -9,6 +9,7 @@
 * `faasrt.docs.error_handling`: which failures are results, which are exceptions, and what to do with each.
 * `faasrt.docs.troubleshooting`: each error and common situation, and the remedy.
 * `faasrt.docs.concurrency`: queues and limits, and which settings to change.
+* `faasrt.docs.batches`: files of tasks and results, what `--resume` runs, and pass@k.
 * `faasrt.docs.caching`: results that are reused.
 * `faasrt.docs.logging_and_metrics`: logs, metrics and traces.
 * `faasrt.docs.running_a_fleet`: many servers, on Kubernetes: sizing, autoscaling, security, upgrades and alerts.

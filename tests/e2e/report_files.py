@@ -68,6 +68,7 @@ def ordinary(count: int) -> Iterator[dict[str, Any]]:
         took = chance.lognormvariate(2.6, 0.55) + 2
         language = "typescript" if number % 5 == 0 else "javascript" if number % 3 == 0 else "python"
         fields: dict[str, Any] = {
+            "task_id": f"Problem/{number % 50}",
             "language": language,
             "finished_at": round(at, 3),
             "total_ms": round(took, 2),
@@ -105,6 +106,7 @@ def hostile() -> Iterator[dict[str, Any]]:
             "stderr": f"{text}!",
             "endpoint": text,
             "language": text,
+            "task_id": text,
         }
         yield result(
             number, "USER_ERROR", id=f"{number} {text}", **fields, exit_code=text, truncated=[text], attempts=text

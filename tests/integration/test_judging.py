@@ -121,6 +121,7 @@ async def test_a_task_with_tests_has_a_judgement(local: RuntimeManager) -> None:
         CodeTask("print(int(input()) * 2)", "python", tests=DOUBLE),
         CodeTask("print(abs(int(input()) * 2))", "python", tests=DOUBLE),
         CodeTask("print(2.0)", "python", tests=[TestCase("", "2")], compare="floats"),
+        CodeTask("print(-2)", "python", tests=DOUBLE, stop_on_failure=True),
     ]
     items = [item async for item in local.map(tasks, ordered=True)]
     found = []
@@ -129,7 +130,10 @@ async def test_a_task_with_tests_has_a_judgement(local: RuntimeManager) -> None:
         assert item.judgement is not None
         found.append((item.result.outcome, item.result.stdout, item.judgement.score))
         assert item.to_dict()["judgement"]["score"] == item.judgement.score
-    assert found == [(Outcome.OK, "-2\n", 1.0), (Outcome.OK, "2\n", 2 / 3), (Outcome.OK, "2.0\n", 1.0)]
+    assert found[:3] == [(Outcome.OK, "-2\n", 1.0), (Outcome.OK, "2\n", 2 / 3), (Outcome.OK, "2.0\n", 1.0)]
+    assert found[3] == (Outcome.OK, "-2\n", 0.0)
+    assert items[3].judgement is not None
+    assert [str(test.verdict) for test in items[3].judgement.results] == ["WRONG_ANSWER", "SKIPPED", "SKIPPED"]
 
 
 @pytest.mark.parametrize(

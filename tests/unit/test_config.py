@@ -119,6 +119,7 @@ def test_tasks_and_task_results() -> None:
         ({"sandbox": 5}, "sandbox must be a SandboxConfig, got int"),
         ({"priority": 3}, "priority must be a non-empty str such as 'normal', got 3"),
         ({"idempotent": "yes"}, "idempotent must be True, False or None, got 'yes'"),
+        ({"stop_on_failure": None}, "stop_on_failure must be True or False, got None"),
     ],
 )
 def test_options_of_a_task_are_checked_when_it_is_made(options: dict[str, Any], message: str) -> None:

@@ -1,4 +1,4 @@
-"""The command `report`: one self-contained page from a file of results."""
+"""The command `report`: one self-contained page, or one JSON object, from a file of results."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from faasrt import _strict_json
 from faasrt.cli.output import OK, write, write_message
 from faasrt.cli.report.results_file import ResultsError
 from faasrt.cli.report.summary import Summary
@@ -16,8 +17,18 @@ from faasrt.cli.report.summary import Summary
 @click.option(
     "--output", "-o", metavar="FILE", help="The page, or - for stdout. By default it is beside RESULTS, with .html."
 )
-def report_command(results: Path, output: str | None) -> int:
-    """Write a self-contained HTML page about the RESULTS of a batch."""
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, instead of writing a page.")
+def report_command(results: Path, output: str | None, as_json: bool) -> int:
+    """Write a self-contained HTML page about the RESULTS of a batch.
+
+    If its tasks name their problems (`task_id`), it has pass@1, pass@10 and pass@100, as far as there are samples.
+    Samples without a verdict, because the infrastructure failed or the task is invalid, are left out.
+    """
+    if as_json:
+        if output is not None:
+            raise click.UsageError("--json prints to stdout: give no --output")
+        write(_strict_json.dump_bytes(Summary(results).to_dict()).decode() + "\n")
+        return OK
     from faasrt.cli.report.page import render  # loads jinja2, which the other commands do not need
 
     unpacked = results.with_suffix("") if results.suffix.lower() in {".gz", ".zst"} else results

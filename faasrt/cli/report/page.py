@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from faasrt import __version__
 from faasrt.cli.report import units
 from faasrt.cli.report.results_file import KINDS
-from faasrt.cli.report.summary import Summary
+from faasrt.cli.report.summary import MAX_PROBLEMS_SHOWN, Summary
 from faasrt.cli.report.text import clean
 
 _LOADER = PackageLoader("faasrt.cli.report")
@@ -22,7 +22,12 @@ def render(summary: Summary) -> str:
     # The template does not include these two: they may hold the delimiters of a template.
     style, script = (_LOADER.get_source(environment, name)[0] for name in ("page.css", "page.js"))
     page = environment.get_template("page.html").render(
-        summary=summary, kinds=KINDS, style=style, script=script, version=__version__
+        summary=summary,
+        kinds=KINDS,
+        max_problems=MAX_PROBLEMS_SHOWN,
+        style=style,
+        script=script,
+        version=__version__,
     )
     return clean(page)
 

@@ -41,7 +41,7 @@ _OTHER_REASONS = "other reasons"
 _DIGITS = re.compile(r"\d+")
 _LINE = re.compile(r"^line \d+: ")
 _ENDPOINT = re.compile(r" \[[^\[\]]*sent: \w+\]$")
-_FACTS = ("line", "language", "exit_code", "tests", "attempts", "sent", "endpoint", "truncated")
+_FACTS = ("task_id", "line", "language", "exit_code", "tests", "attempts", "sent", "endpoint", "truncated")
 _LANGUAGES = {str(language) for language in Language}
 
 
@@ -60,7 +60,9 @@ class Row(NamedTuple):
         total_ms: The latency that the caller saw.
         duration_ms: The duration that the server reported.
         finished_s: The time of the result, in seconds since 1970.
-        tests_passed, tests: The number of tests that passed, and of all tests; 0 for a task without tests.
+        problem: The key in `Rows.problems` of the problem of which the task is a sample; 0 if there is none.
+        tests_passed, tests_skipped, tests: The number of tests that passed, that were skipped, and of all tests; 0 for
+            a task without tests.
     """
 
     offset: int
@@ -70,7 +72,9 @@ class Row(NamedTuple):
     total_ms: float
     duration_ms: float
     finished_s: float
+    problem: int
     tests_passed: int
+    tests_skipped: int
     tests: int
 
 
@@ -84,6 +88,7 @@ class Rows:
         latest: The results, by the hash of what identifies their task.
         reasons: A short text for each different reason of failures. Reasons that differ only in their numbers are one:
             their key has "…" in place of numbers.
+        problems: The names of the problems, by their hashes.
         superseded: The number of results that a later one of the same task replaced.
         unreadable: The number of lines that are not results.
         first_unreadable: The number of the first such line, from 1.
@@ -96,6 +101,7 @@ class Rows:
     def __init__(self, path: Path) -> None:
         self.latest: dict[int, Row] = {}
         self.reasons = {"": ""}
+        self.problems: dict[int, str] = {}
         self.superseded = self.unreadable = self.first_unreadable = 0
         self.torn = False
         with _opened(path) as file:
@@ -126,8 +132,16 @@ class Rows:
             language if isinstance(language, str) and language in _LANGUAGES else "",
             *_times(fields),
             _number(fields.get("finished_at"), MAX_FINISHED_S),
+            self._add_problem(fields),
             *_tests(fields),
         )
+
+    def _add_problem(self, fields: dict[str, Any]) -> int:
+        if (name := _text(fields.get("task_id"))) == "":
+            return 0
+        key = hash(name) or 1
+        self.problems.setdefault(key, one_line(name, 120))
+        return key
 
     def _add_reason(self, fields: dict[str, Any]) -> str:
         if _kind(fields) == OK:
@@ -174,7 +188,7 @@ class Task:
         }
 
         self.total_ms, self.duration_ms = _times(fields)
-        facts = fields | failure | {"tests": "{} of {}".format(*_tests(fields)) if fields.get("tests") else None}
+        facts = fields | failure | {"tests": describe_tests(*_tests(fields))}
         self.facts = {name: one_line(text, 100) for name in _FACTS if (text := _text(facts.get(name)))}
 
 
@@ -239,12 +253,20 @@ def _times(fields: dict[str, Any]) -> tuple[float, float]:
     return _number(fields.get("total_ms"), MAX_MS), _number(fields.get("duration_ms"), MAX_MS)
 
 
-def _tests(fields: dict[str, Any]) -> tuple[int, int]:
-    """Return the number of tests that passed, and of all tests."""
+def _tests(fields: dict[str, Any]) -> tuple[int, int, int]:
+    """Return the number of tests that passed, that were skipped, and of all tests."""
     match fields.get("tests"):
-        case {"passed": int(passed), "total": int(total)} if 0 <= passed <= total <= MAX_TESTS:
-            return passed, total
-    return 0, 0
+        case {"passed": int(passed), "total": int(total), **others} if 0 <= passed <= total <= MAX_TESTS:
+            skipped = others.get("skipped", 0)
+            return passed, skipped if isinstance(skipped, int) and 0 <= skipped <= total - passed else 0, total
+    return 0, 0, 0
+
+
+def describe_tests(passed: int, skipped: int, total: int) -> str:
+    """Return the numbers of tests, such as `1 of 5, 2 skipped`; "" if there are none."""
+    if not total:
+        return ""
+    return f"{passed:,} of {total:,}{f', {skipped:,} skipped' if skipped else ''}"
 
 
 def _failure(fields: dict[str, Any]) -> dict[str, Any]:

@@ -10,14 +10,42 @@ from collections import Counter
 from collections.abc import Iterable
 from operator import attrgetter
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from faasrt.cli.report.results_file import KINDS, OK, Row, Rows, read_tasks
+from faasrt.cli.report.results_file import (
+    INFRASTRUCTURE,
+    INVALID_TASK,
+    KINDS,
+    OK,
+    Row,
+    Rows,
+    describe_tests,
+    read_tasks,
+)
 
 MAX_SLOWEST = 20
 MAX_FAILING = 200
 MAX_REASONS_SHOWN = 30
+MAX_PROBLEMS_SHOWN = 100
+_KS = (1, 10, 100)
 # 0.1, 0.2, 0.5, 1, 2, 5, 10 ms and so on.
 _EDGES_MS = [0.0, *(factor * 10.0**power for power in range(-1, 13) for factor in (1, 2, 5))]
+
+
+class Problem(NamedTuple):
+    """The samples of one problem.
+
+    Attributes:
+        name: The name of the problem.
+        samples: The number of samples with a verdict.
+        passed: The number of samples that are OK.
+        left_out: The number of samples without a verdict: infrastructure errors and invalid tasks.
+    """
+
+    name: str
+    samples: int
+    passed: int
+    left_out: int
 
 
 class Summary:
@@ -32,7 +60,10 @@ class Summary:
         total: The number of tasks with a result.
         counts: The number of results of each kind, in the order of `KINDS`, without zeros.
         failed: The number of tasks that are not OK, for any reason.
-        tests_passed, tests: The number of tests that passed, and of all tests.
+        tests_passed, tests_skipped, tests: The number of tests that passed, that were skipped, and of all tests.
+        problems: The problems of the tasks, those with the smallest share of OK first.
+        pass_at_k: For each k of 1, 10 and 100: pass@k, and the number of problems with at least k samples, over which
+            it is the mean; without those that no problem has.
         latency: The percentiles of the times that callers waited; empty when no time is known.
         duration: The percentiles of the times that the servers reported; empty when no time is known.
         timed: The number of results with a latency.
@@ -58,7 +89,11 @@ class Summary:
         counts = Counter(row.kind for row in latest)
         self.counts = {kind: counts[kind] for kind in KINDS if kind in counts}
         self.failed = self.total - counts[OK]
-        self.tests_passed, self.tests = sum(row.tests_passed for row in latest), sum(row.tests for row in latest)
+        self.tests_passed = sum(row.tests_passed for row in latest)
+        self.tests_skipped = sum(row.tests_skipped for row in latest)
+        self.tests = sum(row.tests for row in latest)
+        self.problems = _by_problem(latest, self.rows.problems)
+        self.pass_at_k = _pass_at_ks(self.problems)
         self.latency = percentiles(row.total_ms for row in latest)
         self.duration = percentiles(row.duration_ms for row in latest)
         self.histogram = histogram(row.total_ms for row in latest)
@@ -78,6 +113,64 @@ class Summary:
         tasks = dict(zip(offsets, read_tasks(path, offsets), strict=True))
         self.slowest = [tasks[row.offset] for row in slowest]
         self.failing = [tasks[row.offset] for row in failing]
+
+    @property
+    def tests_text(self) -> str:
+        return describe_tests(self.tests_passed, self.tests_skipped, self.tests)
+
+    @property
+    def left_out(self) -> int:
+        """The number of samples of problems without a verdict."""
+        return sum(problem.left_out for problem in self.problems)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the numbers as values that `json.dumps` accepts. Shares are from 0 to 1, times in milliseconds."""
+        return {
+            "results": self.total,
+            "outcomes": self.counts,
+            "tests": {"passed": self.tests_passed, "skipped": self.tests_skipped, "total": self.tests},
+            "pass_at_k": {
+                str(k): {"value": value, "problems": problems} for k, (value, problems) in self.pass_at_k.items()
+            },
+            "problems": [
+                {"task_id": name, "samples": samples, "passed": passed, "left_out": left_out}
+                for name, samples, passed, left_out in self.problems
+            ],
+            "languages": {
+                language or "": {"results": total, "ok": ok, "total_ms": latency}
+                for language, total, ok, latency in self.languages
+            },
+            "reasons": [{"outcome": kind, "reason": reason, "results": count} for kind, reason, count in self.reasons],
+            "total_ms": self.latency,
+            "duration_ms": self.duration,
+            "per_second": None if math.isnan(self.per_s) else self.per_s,
+        }
+
+
+def pass_at_k(samples: int, passed: int, k: int) -> float:
+    """Return the unbiased estimate of the probability that at least one of `k` samples passes. `samples` must be at
+    least `k`.
+
+    Source: Chen et al., Evaluating Large Language Models Trained on Code, 2021, equation 1.
+    """
+    choices = math.comb(samples, k)
+    return (choices - math.comb(samples - passed, k)) / choices
+
+
+def _by_problem(rows: Iterable[Row], names: dict[int, str]) -> list[Problem]:
+    counts = {key: [0, 0, 0] for key in names}
+    for row in rows:
+        if row.problem:
+            counted = counts[row.problem]
+            counted[2 if row.kind in (INFRASTRUCTURE, INVALID_TASK) else 0] += 1
+            counted[1] += row.kind == OK
+    problems = [Problem(names[key], *counted) for key, counted in counts.items() if any(counted)]
+    return sorted(problems, key=lambda problem: problem.passed / (problem.samples or math.inf))
+
+
+def _pass_at_ks(problems: Iterable[Problem]) -> dict[int, tuple[float, int]]:
+    values = {k: [pass_at_k(each.samples, each.passed, k) for each in problems if each.samples >= k] for k in _KS}
+    return {k: (statistics.fmean(known), len(known)) for k, known in values.items() if known}
 
 
 def _by_language(rows: Iterable[Row]) -> list[tuple[str, int, int, dict[str, float]]]:

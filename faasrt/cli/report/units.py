@@ -25,7 +25,7 @@ def figure(value: float, unit: str) -> str:
     return f"{value:,.0f}{unit}" if value >= 99.95 else f"{value:#.3g}{unit}"
 
 
-def percent(part: int, whole: int) -> str:
+def percent(part: float, whole: int) -> str:
     """Return a share; only an exact one is `0 %` or `100 %`."""
     share = 100 * part / whole
     if 0 < share < 0.1:
