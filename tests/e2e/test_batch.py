@@ -88,13 +88,12 @@ async def batch_in_this_loop(
     *,
     concurrency: int,
     retry_infra: int = 0,
-    timeout_ms: float | None = None,
 ) -> AsyncIterator[tuple[Progress, asyncio.Task[None]]]:
     """Start what the command does, in the event loop of the test, whose clock can be advanced."""
-    settings = make_settings(url, timeout_ms, max_concurrency=concurrency, waits=True)
+    settings = make_settings(url, max_concurrency=concurrency, waits=True)
     options = BatchOptions(
         language=None,
-        timeout_ms=timeout_ms,
+        timeout_ms=None,
         function=None,
         stop_on_failure=False,
         sandbox=SandboxConfig(),
@@ -871,9 +870,7 @@ async def test_each_task_gets_its_own_result_on_a_bad_network(url: str, clock: C
     async with FaultProxy(url) as proxy:
         for turn, toxic in enumerate([*toxics, Toxics()]):
             proxy.downstream = toxic
-            # A lost call counts against the limit until the time limit of its program.
-            options = {"concurrency": 6, "timeout_ms": 10_000 if toxic == Toxics() else 2_000}
-            async with batch_in_this_loop(tasks, out, proxy.url, clock, **options) as (progress, running):
+            async with batch_in_this_loop(tasks, out, proxy.url, clock, concurrency=6) as (progress, running):
                 while not running.done():
                     await asyncio.wait({running}, timeout=0.02)
                     if toxic != Toxics():
