@@ -49,9 +49,9 @@ class Executor:
 
     async def run_cases(
         self, request: RunRequest, job: GuestJob, *, numbers: Sequence[int] = ()
-    ) -> AsyncGenerator[tuple[int, ExecutionResult]]:
-        """Yield the position and the result of each case of a job, in order. Close the generator if it is not read to
-        its end; no further execution is then started.
+    ) -> AsyncGenerator[dict[int, ExecutionResult]]:
+        """Yield the results of the cases of a job by position, in order, after each execution. If the generator is
+        closed before its end, the other cases do not run.
 
         Args:
             numbers: The numbers of the cases in messages. Default: those of their positions.
@@ -73,9 +73,8 @@ class Executor:
                     call.call_started(request)
                     response = await self.transport.run(call, execution, owner=self.calls)
                 call.finish(scheduler.record_results(indices, response, call.describe))
-                while position in scheduler.results:
-                    yield position, scheduler.results[position]
-                    position += 1
+                yield {index: scheduler.results[index] for index in range(position, len(scheduler.results))}
+                position = len(scheduler.results)
 
     def _call(self, execution: Execution) -> Call:
         return Call(self._emit, self._counters, self.transport.clock, execution.run.language)
@@ -99,16 +98,20 @@ class CachingExecutor:
                 return result  # without live output, less may be cut
             return await stored_results.keep(result)
 
-    async def run_cases(self, request: RunRequest, job: GuestJob) -> AsyncGenerator[tuple[int, ExecutionResult]]:
-        """Yield the result of each case; see `Executor.run_cases`. Only the cases without a stored result run."""
+    async def run_cases(self, request: RunRequest, job: GuestJob) -> AsyncGenerator[dict[int, ExecutionResult]]:
+        """Yield the results of cases; see `Executor.run_cases`. Stored ones come first, and only the others run."""
         with self._executor.calls.track():
             stored_results = self._stored_results(Execution(run=request, job=job))
             found = {number: await stored_results.find(number) for number in range(len(job.cases))}
+            yield {number: result for number, result in found.items() if result is not None}
             numbers = [number for number, result in found.items() if result is None]
             new = attrs.evolve(job, cases=[job.cases[number] for number in numbers])
-            async with contextlib.aclosing(self._executor.run_cases(request, new, numbers=numbers)) as ran:
-                for number, result in found.items():
-                    yield number, result or await stored_results.keep((await anext(ran))[1], number)
+            async with contextlib.aclosing(self._executor.run_cases(request, new, numbers=numbers)) as executions:
+                async for ran in executions:
+                    yield {
+                        numbers[position]: await stored_results.keep(result, numbers[position])
+                        for position, result in ran.items()
+                    }
 
     def _stored_results(self, execution: Execution) -> StoredResults:
         fingerprints = self._executor.transport.endpoints.fingerprints

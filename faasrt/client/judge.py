@@ -7,7 +7,7 @@ import contextlib
 import functools
 import json
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias, cast
 
 import attrs
@@ -34,10 +34,10 @@ from faasrt.languages import Language
 from faasrt.protocol.cases import check_function, check_keywords, encode_case
 from faasrt.protocol.envelope import GuestJob
 from faasrt.protocol.request import RunRequest
-from faasrt.results import ExecutionResult
+from faasrt.results import ExecutionResult, Outcome
 from faasrt.tasks import JudgeOptions, RunOptions
 
-RunCases: TypeAlias = Callable[[RunRequest, GuestJob], AsyncGenerator[tuple[int, ExecutionResult]]]
+RunCases: TypeAlias = Callable[[RunRequest, GuestJob], AsyncGenerator[dict[int, ExecutionResult]]]
 _DEFAULT_CONCURRENCY = 64
 
 
@@ -108,85 +108,115 @@ async def judge(
     Cancellation: cancels the executions in flight.
     """
     started = time.perf_counter()
-    if job is None:
-        results = await _run_separately(
-            tests,
-            requests,
-            run,
-            compare=compare,
-            stop_on_failure=stop_on_failure,
-            concurrency=_DEFAULT_CONCURRENCY if concurrency is None else concurrency,
-        )
-    else:
-        results = await _run_together(tests, requests, run_cases, job, compare=compare, stop_on_failure=stop_on_failure)
+
+    async def run_alone(indices: Sequence[int]) -> AsyncGenerator[dict[int, ExecutionResult]]:
+        for index in indices:
+            yield {index: await run(requests[index])}
+
+    async def run_together(job: GuestJob, indices: Sequence[int]) -> AsyncGenerator[dict[int, ExecutionResult]]:
+        request = attrs.evolve(requests[indices[0]], input=NO_INPUT)
+        part = attrs.evolve(job, cases=[job.cases[index] for index in indices])
+        async with contextlib.aclosing(run_cases(request, part)) as executions:
+            async for found in executions:
+                yield {indices[position]: result for position, result in found.items()}
+
+    groups: dict[float, list[int]] = {}
+    for index, request in enumerate(requests):
+        groups.setdefault(index if job is None else request.timeout_ms, []).append(index)
+    running = _RunningTests(
+        tests,
+        run_alone if job is None else functools.partial(run_together, job),
+        compare,
+        stop_on_failure,
+        asyncio.Semaphore(_DEFAULT_CONCURRENCY if concurrency is None else concurrency),
+    )
+    results = await running.run(groups.values())
     if stop_on_failure:
         results = _skip_after_failure(results)
     return Judgement(results=tuple(results), duration_s=time.perf_counter() - started)
 
 
-async def _run_separately(
-    tests: Sequence[Test],
-    requests: Sequence[RunRequest],
-    run: Callable[[RunRequest], Awaitable[ExecutionResult]],
-    *,
-    compare: Compare | None,
-    stop_on_failure: bool,
-    concurrency: int,
-) -> list[TestResult]:
-    """Return the verdict on each test, run in an execution of its own."""
-    results = [TestResult(test=test, verdict=Verdict.SKIPPED) for test in tests]
-    permits = asyncio.Semaphore(concurrency)
-    running: list[asyncio.Task[None]] = []
-    failures: list[Exception] = []
+@attrs.define(eq=False)
+class _RunningTests:
+    """The tests of one judgement.
 
-    async def run_test(index: int) -> None:
+    Args:
+        execute: Runs the tests with some indices, and yields the results of each execution.
+        permits: Limits the executions in flight.
+    """
+
+    _tests: Sequence[Test]
+    _execute: Callable[[Sequence[int]], AsyncGenerator[dict[int, ExecutionResult]]]
+    _compare: Compare | None
+    _stop_on_failure: bool
+    _permits: asyncio.Semaphore
+    _results: list[TestResult] = attrs.field(init=False)
+    # The tests after this one are not needed.
+    _end: int = attrs.field(init=False)
+    # The first test without a result of each task that runs.
+    _waiting: dict[asyncio.Task[None], int] = attrs.field(factory=dict, init=False)
+    _failures: list[Exception] = attrs.field(factory=list, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._results = [TestResult(test=test, verdict=Verdict.SKIPPED) for test in self._tests]
+        self._end = len(self._tests)
+
+    async def run(self, groups: Iterable[Sequence[int]]) -> list[TestResult]:
+        """Return the verdict on each test. Groups of tests run at the same time.
+
+        Raises:
+            FaasrtError: An execution failed. The other ones are cancelled.
+
+        Cancellation: cancels the executions in flight.
+        """
+        async with asyncio.TaskGroup() as group:
+            for indices in groups:
+                self._start(group, indices)
+        if self._failures:
+            raise self._failures.pop(0)  # without `pop`, the frame and the error would keep each other in memory
+        return self._results
+
+    def _start(self, group: asyncio.TaskGroup, indices: Sequence[int]) -> None:
+        task = group.create_task(self._run_group(group, indices))
+        self._waiting[task] = indices[0]
+        task.add_done_callback(self._waiting.pop)
+
+    async def _run_group(self, group: asyncio.TaskGroup, indices: Sequence[int]) -> None:
+        task = asyncio.current_task()
+        assert task is not None
         # No error may leave the task. Otherwise a TaskGroup would lose a cancellation of the caller, and in Python 3.11
         # `cancelling()` of the caller would never return to 0.
         try:
-            async with permits:
-                results[index] = await _judge_result(tests[index], await run(requests[index]), compare)
+            async with self._permits, contextlib.aclosing(self._execute(indices)) as executions:
+                async for found in executions:
+                    await self._judge(found)
+                    indices = [index for index in indices if index not in found and index < self._end]
+                    if not indices:
+                        break
+                    self._waiting[task] = indices[0]
+                    if len(indices) > 1 and any(result.outcome is Outcome.TIMEOUT for result in found.values()):
+                        # Further tests may take as long. Ever more of them should wait at the same time.
+                        middle = len(indices) // 2
+                        self._start(group, indices[:middle])
+                        self._start(group, indices[middle:])
+                        break
         except Exception as error:
-            failures.append(error)
-            unwanted = [*running[:index], *running[index + 1 :]]
-        else:
-            has_failed = stop_on_failure and results[index].verdict is not Verdict.PASSED
-            unwanted = running[index + 1 :] if has_failed else []
-        for other in unwanted:
-            other.cancel()
+            self._failures.append(error)
+            self._end_after(-1)
 
-    async with asyncio.TaskGroup() as group:
-        running += [group.create_task(run_test(index)) for index in range(len(tests))]
-    if failures:
-        raise failures.pop(0)  # without `pop`, the frame and the error would keep each other in memory
-    return results
+    async def _judge(self, found: Mapping[int, ExecutionResult]) -> None:
+        for index, result in found.items():
+            judged = await _judge_result(self._tests[index], result, self._compare)
+            self._results[index] = judged
+            if self._stop_on_failure and judged.verdict is not Verdict.PASSED and index < self._end:
+                self._end_after(index)
 
-
-async def _run_together(
-    tests: Sequence[Test],
-    requests: Sequence[RunRequest],
-    run_cases: RunCases,
-    job: GuestJob,
-    *,
-    compare: Compare | None,
-    stop_on_failure: bool,
-) -> list[TestResult]:
-    """Return the verdict on each test. The tests with the same time limit share executions."""
-    results = [TestResult(test=test, verdict=Verdict.SKIPPED) for test in tests]
-    end = len(tests)
-    for limit_ms in dict.fromkeys(request.timeout_ms for request in requests):
-        indices = [index for index in range(end) if requests[index].timeout_ms == limit_ms]
-        if not indices:
-            continue
-        request = attrs.evolve(requests[indices[0]], input=NO_INPUT)
-        cases = attrs.evolve(job, cases=[job.cases[index] for index in indices])
-        async with contextlib.aclosing(run_cases(request, cases)) as ran:
-            async for position, result in ran:
-                index = indices[position]
-                results[index] = await _judge_result(tests[index], result, compare)
-                if stop_on_failure and results[index].verdict is not Verdict.PASSED:
-                    end = index
-                    break
-    return results
+    def _end_after(self, index: int) -> None:
+        """Cancel the other tasks that run only tests after this one."""
+        self._end = index
+        for task, first in self._waiting.items():
+            if first > index and task is not asyncio.current_task():
+                task.cancel()
 
 
 async def _judge_result(test: Test, result: ExecutionResult, compare: Compare | None) -> TestResult:

@@ -296,7 +296,10 @@ class Runtime:
         check_flag("isolate", isolate, optional=False)
         encoded = encode_cases(cases, request.language)
         job = GuestJob(function=name, cases=encoded, single=False, isolate=isolate)
-        return [result async for _, result in self._executor.run_cases(request, job)]
+        results: dict[int, ExecutionResult] = {}
+        async for found in self._executor.run_cases(request, job):
+            results |= found
+        return [results[index] for index in range(len(results))]
 
     async def judge(
         self,
@@ -321,9 +324,11 @@ class Runtime:
             language: See `run_code`.
             compare: The comparison; see `faasrt.judging`. Default: None, which means "lines", or "equal" for
                 `FunctionTest`.
-            stop_on_failure: Whether the tests after the first one that does not pass are skipped. Default: False.
-            concurrency: The largest number of tests in flight, from 1. Default: None, which means 64. Where tests share
-                executions, it has no effect, and tests that are skipped may have run.
+            stop_on_failure: Whether the tests after the first one that does not pass are skipped. They may have run.
+                Default: False.
+            concurrency: The largest number of executions in flight, from 1. Default: None, which means 64. Where tests
+                share executions, there is one at first for each time limit. After a TIMEOUT, the other tests are
+                divided between two, so that tests that hang wait at the same time.
             **options: `timeout_ms` (for each test), `ext`, `sandbox`, `priority` and `idempotent`; see `run_code`, and
                 for `idempotent` where tests share executions also `run_cases`.
 

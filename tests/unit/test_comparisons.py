@@ -28,6 +28,7 @@ from faasrt.client.judge import judge
 from faasrt.judging import Compare, check_compare, check_tests, judge_result
 from faasrt.protocol.envelope import GuestJob
 from faasrt.protocol.request import RunRequest
+from support.helpers import Clock, fast_forward
 
 
 def result(stdout: str = "", outcome: Outcome = Outcome.OK, **fields: Any) -> ExecutionResult:
@@ -288,7 +289,7 @@ def test_a_test_has_the_fields_of_its_json() -> None:
     assert TestCase.from_dict(fields) == TestCase(b"a", "b", argv=("c",), files={"d": b"\xff"})
 
 
-async def no_cases(request: RunRequest, job: GuestJob) -> AsyncGenerator[tuple[int, ExecutionResult]]:
+async def no_cases(request: RunRequest, job: GuestJob) -> AsyncGenerator[dict[int, ExecutionResult]]:
     raise AssertionError("no test shares an execution")
     yield
 
@@ -313,6 +314,32 @@ async def test_tests_after_a_failure_are_skipped_for_every_concurrency() -> None
         expected = [Verdict.PASSED] * 3 + [Verdict.WRONG_ANSWER] + [Verdict.SKIPPED] * 4
         assert [test.verdict for test in judgement.results] == expected
         assert len(started) <= 3 + concurrency
+
+
+async def test_tests_that_hang_wait_at_the_same_time(clock: Clock) -> None:
+    """Fifteen tests that share executions and reach their time limit wait four times as long as one of them, and each
+    runs once.
+    """
+    tests = [FunctionTest([number], 0) for number in range(15)]
+    requests = [RunRequest.checked("python", "code", SandboxConfig()) for _ in tests]
+    ran: list[str] = []
+
+    async def run_cases(request: RunRequest, job: GuestJob) -> AsyncGenerator[dict[int, ExecutionResult]]:
+        for position, case in enumerate(job.cases):
+            await asyncio.sleep(30)
+            ran.append(case)
+            yield {position: result(outcome=Outcome.TIMEOUT)}
+
+    async def run(request: RunRequest) -> ExecutionResult:
+        raise AssertionError("all tests share executions")
+
+    job = GuestJob(function="f", cases=[str(number) for number in range(15)], single=False)
+    options: dict[str, Any] = {"compare": None, "stop_on_failure": False, "concurrency": None}
+    began = asyncio.get_running_loop().time()
+    judgement = await fast_forward(clock, judge(tests, requests, run, run_cases, job, **options))
+    assert 4 * 30 <= asyncio.get_running_loop().time() - began < 5 * 30
+    assert [test.verdict for test in judgement.results] == [Verdict.TIMEOUT] * 15
+    assert sorted(ran, key=int) == job.cases
 
 
 def test_the_score_is_the_share_of_passed_tests() -> None:
