@@ -6,7 +6,6 @@ import gzip
 import hashlib
 import io
 import itertools
-import json
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, NamedTuple, cast
@@ -16,13 +15,11 @@ import click
 import zstandard
 
 from faasrt import _strict_json
-from faasrt.cli.input import iter_lines, open_input
+from faasrt.cli.input import iter_lines, open_input, parse_line
 from faasrt.config import SandboxConfig
 from faasrt.languages import Language, OtherLanguage
 from faasrt.tasks import CodeTask, FieldForm, field_forms
 
-MAX_LINE_BYTES = 16 * 2**20
-"""A longer line is an invalid task, and is not kept in memory."""
 _MAX_DUPLICATES_SHOWN = 10
 _FORMS = field_forms() | {"task_id": FieldForm((str, int), "a string or a whole number")}
 # Fields that do not change the result of a task, and those that the hash has in another form.
@@ -120,7 +117,7 @@ def read_lines(source: str, options: BatchOptions) -> Iterator[Line]:
     """
     try:
         with _open(source) as stream:
-            numbered = enumerate((line for _, line in iter_lines(stream, MAX_LINE_BYTES)), 1)
+            numbered = enumerate((line for _, line in iter_lines(stream)), 1)
             not_blank = ((number, line) for number, line in numbered if line is None or line.strip())
             for number, data in itertools.islice(not_blank, options.limit):
                 yield _parse(number, data, options)
@@ -138,12 +135,11 @@ def _open(source: str) -> BinaryIO:
 
 
 def _parse(number: int, data: bytes | None, options: BatchOptions) -> Line:
-    if data is None:
-        return Line(number, problem=f"line {number}: it is longer than {MAX_LINE_BYTES} bytes")
     line_id: str | int | None = None
     task_id: str | int | None = None
     try:
-        fields = _strict_json.loads(data.decode("utf-8-sig" if number == 1 else "utf-8"))
+        fields = parse_line(data)
+        assert data is not None
         if not isinstance(fields, dict):
             raise ValueError("it is not a JSON object")
         if fields.get("id") is None:
@@ -157,10 +153,6 @@ def _parse(number: int, data: bytes | None, options: BatchOptions) -> Line:
         values = _values_of(fields, options)
         task = CodeTask.from_dict({name: values[name] for name in values if name != "task_id"}, options.sandbox)
         return Line(number, line_id, task, task_id=task_id, hash=_hash_of(task, values, options.sandbox))
-    except UnicodeDecodeError as error:
-        problem = f"it is not UTF-8 (byte {error.start})"
-    except json.JSONDecodeError as error:
-        problem = f"it is not JSON: {error.msg} at column {error.colno}"
     except RecursionError:
         problem = "it is nested too deeply"
     except ValueError as error:

@@ -181,19 +181,22 @@ def run_command(
 
 @commands.command("judge", short_help="Judge a program by test cases.")
 @_program_options
-@click.argument("tests", required=False, metavar="TESTS")
+@click.argument("tests", required=False, metavar="[TESTS]")
 @judge_options
-def judge_command(program: _Program, tests: str | None, **options: Any) -> int:
-    """Judge a program, FILE, by the tests in the folder TESTS.
+def judge_command(program: _Program, tests: str | None, tests_option: str | None, **options: Any) -> int:
+    """Judge a program, FILE, by TESTS: a folder, or a file of JSON Lines (- for stdin).
 
-    A test is a file NAME.in with the standard input, and a file NAME.out or NAME.ans with the expected output. The exit
-    code is 0 when all tests pass, and 1 when one does not.
+    In a folder, a test is a file NAME.in with the standard input, and a file NAME.out or NAME.ans with the expected
+    output. In a file, it is an object with attributes of faasrt.TestCase, such as {"stdin": "1", "expected": "2"}, or
+    with --function, of faasrt.FunctionTest, such as {"args": [1], "expected": 2}. The exit code is 0 when all tests
+    pass, and 1 when one does not.
     """
     _refuse_empty(program)
-    folders = [*program.arguments, *([tests] if tests else [])]
-    if len(folders) != 1:
-        raise click.UsageError("give one folder of tests, after the program")
-    return judge_program(program.code, program.language, read_tests(folders[0]), **options)
+    sources = [source for source in (*program.arguments, tests, tests_option) if source is not None]
+    if len(sources) != 1:
+        raise click.UsageError("give one folder or file of tests, after the program or with --tests")
+    read = read_tests(sources[0], options["function"])
+    return judge_program(program.code, program.language, read, **options)
 
 
 @commands.command("validate", short_help="Check the syntax of a program.")

@@ -1,22 +1,26 @@
-"""`faasrt judge`: judges a program by the test cases in a folder."""
+"""`faasrt judge`: judges a program by the tests in a folder or a file."""
 
 from __future__ import annotations
 
 import re
+import typing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import attrs
 import click
 
 from faasrt import _strict_json
 from faasrt.cli.connect import make_settings, run_with_manager
+from faasrt.cli.input import iter_lines, open_input, parse_line
 from faasrt.cli.options import Number, memory_option, timeout_option
 from faasrt.cli.output import CODE_FAILED, OK, colored, write
-from faasrt.judging import Judgement, TestCase, TestResult, Verdict
+from faasrt.judging import Compare, FunctionTest, Judgement, TestCase, TestResult, Verdict
 from faasrt.languages import Language, OtherLanguage
 
+_T = TypeVar("_T", TestCase, FunctionTest)
 _EXPECTED_SUFFIXES = (".out", ".ans")
-_COMPARISONS = ("lines", "exact", "tokens", "floats")
+_COMPARISONS = typing.get_args(typing.get_args(Compare)[0])
 
 
 def judge_options(command: Any) -> Any:
@@ -27,10 +31,11 @@ def judge_options(command: Any) -> Any:
         click.option(
             "--compare",
             type=click.Choice(_COMPARISONS),
-            default="lines",
-            show_default=True,
-            help="How to compare outputs.",
+            help="How to compare outputs, or the values that a function returns.  [default: lines, or equal with "
+            "--function]",
         ),
+        click.option("--function", metavar="NAME", help="The function to test."),
+        click.option("--tests", "tests_option", metavar="TESTS", help="The tests, in place of the argument."),
         memory_option(help="The memory limit in MiB."),
         timeout_option(help="The time limit of each test in milliseconds.  [default: 30000]"),
     ):
@@ -38,13 +43,42 @@ def judge_options(command: Any) -> Any:
     return command
 
 
-def read_tests(folder: str) -> list[TestCase]:
-    """Return the tests in a folder: the pairs of NAME.in and NAME.out or NAME.ans, by name.
+def read_tests(source: str, function: str | None) -> list[TestCase] | list[FunctionTest]:
+    """Return the tests in a folder or a file; see `faasrt judge`. With a function, they are its tests.
 
     Raises:
-        click.UsageError: A file cannot be read, has no partner, or there is none.
+        click.UsageError: A test cannot be read, or there is none.
     """
-    path = Path(folder)
+    path = Path(source)
+    if not path.is_dir():
+        return _read_lines(source, TestCase) if function is None else _read_lines(source, FunctionTest)
+    if function is not None:
+        raise click.UsageError("with --function, the tests must be a file of JSON Lines, not a folder")
+    return _read_pairs(path)
+
+
+def _read_lines(source: str, kind: type[_T]) -> list[_T]:
+    """Return the tests in a file of JSON Lines. Their ids are the numbers of their lines unless they have others."""
+    tests = []
+    try:
+        with open_input(source) as file:
+            for number, (_, line) in enumerate(iter_lines(file), 1):
+                if line is not None and not line.strip():
+                    continue
+                try:
+                    test = kind.from_dict(parse_line(line))
+                except ValueError as error:
+                    raise click.UsageError(f"line {number} of {source}: {error}") from None
+                tests.append(attrs.evolve(test, id=str(number)) if test.id is None else test)
+    except OSError as error:
+        raise click.UsageError(f"cannot read {source}: {error.strerror}") from None
+    if not tests:
+        raise click.UsageError(f"{source} has no test")
+    return tests
+
+
+def _read_pairs(path: Path) -> list[TestCase]:
+    """Return the tests in a folder: the pairs of NAME.in and NAME.out or NAME.ans, by name."""
     try:
         files = {file.name: file for file in path.iterdir()}
         tests = []
@@ -80,7 +114,7 @@ def _natural_order(name: str) -> list[tuple[int, str]]:
 def judge_program(
     code: str,
     language: Language | OtherLanguage,
-    tests: list[TestCase],
+    tests: list[TestCase] | list[FunctionTest],
     *,
     url: str | None,
     as_json: bool,

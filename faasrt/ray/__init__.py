@@ -54,6 +54,8 @@ COLUMNS = {
 an error.
 """
 _FORMS = field_forms()
+# Null is a value in these fields of tasks and tests.
+_VALUES = ("args", "kwargs", "expected")
 # How often tasks are repeated because the FaaS of the node has ended before they were sent.
 _MAX_REPEATS = 2
 
@@ -70,10 +72,12 @@ def run_tasks(
 
     A row is a `CodeTask`: it has the columns `code` and `language`, and may have those of the other fields.
     `sandbox` is an object with fields of `SandboxConfig`; the others are those of the settings, and the embedded FaaS
-    can only lower the limits. `tests` is a list of objects with the fields of `TestCase`.
+    can only lower the limits. `tests` is a list of objects with the fields of `TestCase`, or those of `FunctionTest` in
+    rows with a `function`.
 
-    Lists and objects may also be JSON text, and `args` and `kwargs` should be: in Arrow all rows have values of one
-    type, and a field that only some objects have is null in the others. Bytes are text, binary, or `{"base64": ...}`.
+    Lists and objects may also be JSON text. `args`, `kwargs` and tests of functions should be: in Arrow all rows have
+    values of one type, and a field that only some objects have is null in the others. Null fields of objects are left
+    out, but not those in JSON text, in arguments and in expected values. Bytes are text, binary, or `{"base64": ...}`.
     Columns that are null or missing have the default of `CodeTask`. All columns are kept, unless they have the name of
     an added one, so rows with errors can be passed to `run_tasks` again.
 
@@ -204,8 +208,10 @@ def to_task(row: dict[str, Any], sandbox: SandboxConfig) -> CodeTask:
     for name, value in values.items():
         if isinstance(value, str) and _FORMS[name].holds_several:
             values[name] = _strict_json.loads(value) if value else None
-    # The null fields of arguments are values of the caller, and are kept.
-    values |= {name: _to_json(value) for name, value in values.items() if name not in ("args", "kwargs")}
+        elif name == "tests" and isinstance(value, list):
+            values[name] = [_test_to_json(test) for test in value]
+        elif name not in _VALUES:
+            values[name] = _to_json(value)
     # An empty list is the default of each list, and an empty map of Arrow is an empty list.
     return CodeTask.from_dict({name: value for name, value in values.items() if value != []}, sandbox)
 
@@ -219,6 +225,13 @@ def _to_json(value: Any) -> Any:
     if isinstance(value, list):
         return [_to_json(member) for member in value]
     return bytes_to_wire(value) if isinstance(value, bytes) else value
+
+
+def _test_to_json(test: Any) -> Any:
+    if not isinstance(test, dict):
+        return test
+    fields = {name: _to_json(value) for name, value in test.items() if name not in _VALUES}
+    return fields | {name: test[name] for name in _VALUES if name in test}
 
 
 def _to_columns(item: TaskResult) -> dict[str, Any]:

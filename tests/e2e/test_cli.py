@@ -161,8 +161,65 @@ def test_judge_names_problems_with_the_folder(tmp_path: Path) -> None:
     (tmp_path / "a.out").write_text("")
     (tmp_path / "b.out").write_text("")
     assert "b.out has no b.in" in faasrt(*program, str(tmp_path))[2]
-    assert "give one folder of tests" in faasrt(*program)[2]
+    assert "give one folder or file of tests" in faasrt(*program)[2]
+    assert "give one folder or file of tests" in faasrt(*program, str(tmp_path), "--tests", str(tmp_path))[2]
+    assert "must be a file of JSON Lines" in faasrt(*program, str(tmp_path), "--function", "f")[2]
     assert faasrt(*program, str(tmp_path / "missing"))[0] == 2
+
+
+def test_judge_reads_tests_of_functions(at: dict[str, str], tmp_path: Path) -> None:
+    """They are the lines of a file, and so may be the tests of programs."""
+    tests = tmp_path / "cases.jsonl"
+    tests.write_text(
+        '{"args": [1], "expected": 2}\n\n{"kwargs": {"n": [1]}, "expected": [1, 1]}\n'
+        '{"args": ["é"], "expected": ["é"], "id": "text", "timeout_ms": 9000}\n{"args": [null], "expected": null}\n'
+    )
+    program = ("judge", "-l", "py", "-c", "def double(n): return n * 2")
+    exit_code, stdout, _ = faasrt(*program, "--function", "double", "--tests", str(tests), **at)
+    lines = [re.sub(r" +[\d,]+ ms", "", line) for line in stdout.splitlines()]
+    assert (exit_code, lines) == (
+        1,
+        [
+            "1     PASSED",
+            "3     PASSED",
+            "text  WRONG_ANSWER  value: expected ['é'], got 'éé'",
+            "5     USER_ERROR  TypeError: unsupported operand type(s) for *: 'NoneType' and 'int'",
+            "2 of 4 tests passed",
+        ],
+    )
+    tests.write_text('{"stdin": "1", "expected": "2"}\n')
+    command = ("judge", "-l", "py", "-c", "print(int(input()) * 2)", "--compare", "exact")
+    exit_code, stdout, _ = faasrt(*command, str(tests), **at)
+    assert (exit_code, "expected '2', got '2\\n'" in stdout) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "message"),
+    [
+        ("", [], "cases.jsonl has no test"),
+        (
+            "{",
+            [],
+            "line 1 of cases.jsonl: it is not JSON: Expecting property name enclosed in double quotes at column 2",
+        ),
+        ("\n5", [], "line 2 of cases.jsonl: a test must be an object, got 5"),
+        ('{"args": [1]}', [], "line 1 of cases.jsonl: a test of a function must have the field expected"),
+        ('{"stdin": "", "expected": ""}', [], "line 1 of cases.jsonl: a test of a function has no field 'stdin'"),
+        ('{"args": 1, "expected": 1}', [], "line 1 of cases.jsonl: args must be a sequence of arguments"),
+        ('{"expected": 1}', ["--compare", "lines"], "compare must be 'equal', 'alike', 'floats'"),
+        (None, [], "cannot read cases.jsonl: No such file"),
+    ],
+)
+def test_judge_names_problems_with_a_file_of_tests(
+    text: str | None, arguments: list[str], message: str, at: dict[str, str], tmp_path: Path, monkeypatch: Any
+) -> None:
+    """The message has the line and the file, and nothing runs."""
+    monkeypatch.chdir(tmp_path)
+    if text is not None:
+        (tmp_path / "cases.jsonl").write_text(text)
+    command = ("judge", "-l", "py", "-c", "def f(): pass", "--function", "f", "--tests", "cases.jsonl", *arguments)
+    exit_code, _, stderr = faasrt(*command, **at)
+    assert (exit_code, message in re.sub(r"\s+", " ", stderr)) == (2, True), stderr
 
 
 def test_run_json_prints_every_field(at: dict[str, str]) -> None:

@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 from anyio.from_thread import start_blocking_portal
 
-from faasrt import CodeTask, SandboxConfig, Settings, TestCase
+from faasrt import CodeTask, FunctionTest, SandboxConfig, Settings, TestCase
 from faasrt.local import LocalFaaS
 from faasrt.testing import FakeFaaS, Reply
 from support.documents import docstrings, run_examples
@@ -128,6 +128,25 @@ async def test_rows_have_input_and_tests(faas: LocalFaaS) -> None:
 
 
 @pytest.mark.asyncio(loop_scope="module")
+async def test_rows_have_tests_of_functions(faas: LocalFaaS) -> None:
+    """As JSON text, their values may have different types, and nulls."""
+    tests = [
+        {"args": [None], "expected": None},
+        {"kwargs": {"n": {"a": None}}, "expected": {"a": None}},
+        {"args": [[1, "a"]], "expected": [1, "a"], "compare": "alike"},
+        {"args": [1], "expected": 2},
+    ]
+    row = {"language": "py", "code": "def f(n): return n", "function": "f", "tests": json.dumps(tests)}
+    settings = Settings(endpoints={"python": faas.url})
+    [found] = await run_directly([row], settings)
+    assert (found["outcome"], found["tests_passed"], found["tests_total"]) == ("WRONG_ANSWER", 3, 4)
+    [found] = await run_directly(
+        [{**row, "tests": [{"args": [n], "expected": n, "id": None} for n in range(3)]}], settings
+    )
+    assert (found["outcome"], found["tests_passed"], found["tests_total"]) == ("OK", 3, 3)
+
+
+@pytest.mark.asyncio(loop_scope="module")
 async def test_rows_get_their_files(faas: LocalFaaS) -> None:
     """The collected files have the form of the column `files`, which is kept, so other rows can use them."""
     write = "open('text', 'w').write('a'); open('bytes', 'wb').write(bytes([0, 255]))"
@@ -193,6 +212,8 @@ async def test_rows_have_every_field_of_a_task() -> None:
     assert faasrt.ray.to_task(row, sandbox) == CodeTask("f", "js", stdin=b"", files={}, argv=["a"], collect=["*"])
     tested = faasrt.ray.to_task({"code": "f", "language": "js", "tests": [{"stdin": b"\xff"}]}, sandbox)
     assert tested.tests == (TestCase(stdin=b"\xff", files={}),)
+    row = {"code": "f", "language": "js", "function": "f", "tests": [{"args": [None], "expected": None, "id": None}]}
+    assert faasrt.ray.to_task(row, sandbox).tests == (FunctionTest([None], None),)
     fields = {field.name for field in attrs.fields(CodeTask)}
     assert fields == {*values, "argv", "collect", "tests"}
 
