@@ -17,7 +17,7 @@ COZE_LOOP_FAAS_URL set to the URL of a FaaS (`faasrt serve` starts one). In the 
 Read on with `help(...)`, `python -m pydoc NAME`, or in the site that the README says how to build. The guide:
 
 * `faasrt.docs.cookbook`: ten short recipes
-* `faasrt.docs.programs`: input, files, live output, and judging by test cases
+* `faasrt.docs.programs`: input, files, live output, and judging programs and functions by tests
 * `faasrt.docs.sandboxes`: how programs differ from plain CPython and Deno, limits, and security
 * `faasrt.docs.server`: the server of the embedded FaaS: HTTP API, stopping, changing options
 * `faasrt.docs.services`: SandboxFusion and Piston servers, and their further languages
@@ -37,7 +37,7 @@ The reference:
 * `faasrt.RuntimeManager`: the client, one for each application: runtimes, batches (`map`), health, metrics
 * `faasrt.Runtime`: running programs, streaming their output, calling functions, running many cases at once, validation
 * `faasrt.results`: the results, and the meaning of each `Outcome`
-* `faasrt.judging`: programs judged by test cases
+* `faasrt.judging`: programs and functions judged by tests
 * `faasrt.errors`: the tree of errors
 * `faasrt.config`: the settings with their defaults, and the environment variables
 * `faasrt.discovery`: one URL for all replicas behind a name

@@ -207,7 +207,7 @@ class ExecutionResult:
         numbers, and Decimal, UUID and paths as text. In JavaScript, `undefined` is null, or omitted in objects; a Map
         is an object; Sets and typed arrays are lists; `toJSON` is called; other objects are encoded by their own
         properties. Any other value (NaN, bytes, functions, BigInt, a value that contains itself) is a USER_ERROR whose
-        message says where in the return value it is.
+        message says where in the return value it is. `judge` accepts fewer values; see `FunctionTest`.
 
         Raises:
             ReturnValueError: The text is not valid JSON (which excludes NaN and Infinity), or was cut at the output

@@ -4,7 +4,8 @@
                                           runs a program; the language is guessed from the suffix (such as .py, .ts or
                                           .cpp) or given with --language
     faasrt judge [FILE | - | -c CODE] TESTS
-                                          judges a program by the tests in a folder: NAME.in with NAME.out or NAME.ans
+                                          judges a program by the tests in a folder: NAME.in with NAME.out or NAME.ans,
+                                          or in a file of JSON Lines; with --function, a function of the program
     faasrt validate [FILE | - | -c CODE]  checks a program's syntax without running it
     faasrt serve                          serves the embedded FaaS (`faasrt.local`)
     faasrt health                         requests /health from every endpoint

@@ -52,8 +52,8 @@ the files that `collect` asked for are not stored, nor are those whose output Sa
 
 Make sure that results do not depend on time or randomness: a stored result of `print(time.time())` is returned again.
 The cases of `run_cases` have one key each, which differs from that of `call_function`, and counts whether they are
-isolated. Use no cache, or `isolate=True`, if a case depends on the cases before it; isolated cases still share files
-and imported modules.
+isolated; tests of functions have keys of their own. Use no cache, or `isolate=True`, if a case depends on the cases
+before it; isolated cases still share files and imported modules.
 
 ## Concurrent calls
 

@@ -1,4 +1,4 @@
-r'''Programs with input and files, live output, and solutions judged by test cases.
+r'''Programs with input and files, live output, and solutions and functions judged by tests.
 
 Each program on this page can be saved and run with `python`. Its output is shown below it.
 
@@ -64,6 +64,70 @@ asyncio.run(main())
 1.0 all tests passed
 0.75 line 1: expected '9', got '0'
 ```
+
+## Judge a function by tests
+
+Each `FunctionTest` has the arguments of a call, and the value that the function is expected to return. The tests of a
+judgement share executions. `python -m pydoc faasrt.FunctionTest` lists the values that a function may return.
+
+```python
+import asyncio
+
+from faasrt import FunctionTest, RuntimeManager, floats
+
+TESTS = [FunctionTest([[2, 4]], 3), FunctionTest([[1, 2]], 1.5), FunctionTest([[0.1, 0.2, 0.3]], 0.2, compare="floats")]
+SOLUTIONS = [
+    "def mean(values): return sum(values) / len(values)",
+    "def mean(values): return sum(values) // len(values)",
+    """
+class Anything:
+    def __eq__(self, other):
+        return True
+
+def mean(values):
+    return Anything()
+""",
+]
+
+
+async def main():
+    async with RuntimeManager.local(["python"]) as manager:
+        for code in SOLUTIONS:
+            judgement = await manager.judge(code, TESTS, function="mean", language="python")
+            failure = judgement.first_failure
+            if failure is None:
+                print(judgement.score)
+            else:
+                print(f"{judgement.score:.2f} {failure.verdict} {failure.difference or failure.result.error.message}")
+
+
+asyncio.run(main())
+```
+
+```text
+1.0
+0.33 WRONG_ANSWER value: expected 1.5, got 1
+0.00 USER_ERROR the return value cannot be encoded as JSON: value is of type Anything
+```
+
+In a file of `faasrt batch`, a task has `"function": "mean"` and `"tests": [{"args": [[2, 4]], "expected": 3}]`. In the
+file of `faasrt judge mean.py --function mean --tests tests.jsonl`, each line is such a test.
+
+### What to know about tests of functions
+
+* **Expected values stay in the client.** The server gets the program, the name of the function, and the arguments.
+  What the program returns is sent back as JSON and compared in the client, so that no code of the program takes part.
+  A program that exits, crashes, or changes Python's own functions can make its tests fail, but not pass. To pass, it
+  must return the right value.
+* **A program can read the arguments of the other tests** in its execution. If the arguments of a test are the expected
+  value of another one, a program could use this.
+* **Each test has a fresh namespace**: the program runs once for each test, in the same process, and then the function
+  is called. Imported modules keep their state. The time limit is that of both together.
+* **A test that exits, crashes or hangs** ends its execution, and the tests after it run in another one. After a
+  TIMEOUT they are divided between two executions, so ten tests that all hang take four times as long as one.
+* **Tuples.** JSON has none. For tests, a tuple travels in a form of its own, and never equals a list unless the
+  comparison is "alike", "floats" or your own function. Use "alike" if the expected values come from a JSON file.
+  `call_function` and `run_cases` return a tuple as a list.
 
 ## Time limits of cases
 

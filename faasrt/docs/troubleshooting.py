@@ -51,11 +51,12 @@ more time, raise the limit: `SandboxConfig(timeout_limit_s=60)`.
 * *... does not run cpp programs*: python-faas and js-faas do not run C, C++, Go, Rust, Java and Bash. An embedded FaaS
   (`faasrt serve`) does if the toolchain is installed; its message names the Debian package that is missing.
 * *call_function is for Python, JavaScript and TypeScript*: programs in other languages print their results. Use
-  `run_code` or `judge`.
+  `run_code`, or `judge` with `TestCase`.
 
 ### CompareError
 
-The function that you passed as `compare` raised an exception, which is its `__cause__`, or was a coroutine function.
+The function that you passed as `compare` raised an exception, which is its `__cause__`, was a coroutine function, or
+returned an object that is neither true nor false, such as a NumPy array.
 The program has run. The other verdicts of this call of `judge` are lost.
 
 ### StreamError
