@@ -120,7 +120,7 @@ if _typing.TYPE_CHECKING:
         StreamError,
         UnsupportedLanguageError,
     )
-    from faasrt.judging import FunctionTest, Judgement, TestCase, TestResult, Verdict, floats
+    from faasrt.judging import AssertTest, FunctionTest, Judgement, TestCase, TestResult, Verdict, floats
     from faasrt.languages import Language, LanguageName, LanguageOption, OtherLanguage
     from faasrt.results import (
         Diagnostic,
@@ -138,6 +138,7 @@ if _typing.TYPE_CHECKING:
     from faasrt.telemetry.metrics import CallMetrics, EndpointState, Latency, Metrics
 
 __all__ = [
+    "AssertTest",
     "BreakerSettings",
     "Cache",
     "CallMetrics",

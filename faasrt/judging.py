@@ -4,7 +4,8 @@ In `RuntimeManager.judge` and `Runtime.judge`, the tests of a judgement are eith
 A `TestCase` normally is an execution of its own. On a server that starts an interpreter for each request, such as
 python-faas, Python tests share executions, as tests of functions do on every server. Each test then has a fresh
 namespace, but imported modules, other than the program's own files, keep their state. Comparisons are made in the
-client: no expected output or value is sent to a server.
+client: no expected output or value is sent to a server. An `AssertTest` compares by itself, in a process without the
+judged program.
 
 Comparisons of outputs:
 
@@ -39,6 +40,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, cast
 import attrs
 
 from faasrt import _strict_json
+from faasrt._assert_programs import ProgramNames
 from faasrt._run_options import check_args, check_kwargs, check_time_limit
 from faasrt._value_difference import value_difference
 from faasrt.errors import CompareError, InvalidRequestError, safe_repr
@@ -199,16 +201,93 @@ class FunctionTest:
         return cls(**{"args": (), "expected": None} | values)
 
 
-Test: TypeAlias = TestCase | FunctionTest
+@attrs.frozen
+class AssertTest:
+    """A test program in Python with asserts about a function, in the style of HumanEval and MBPP.
+
+    The test program and the judged one run in different processes. So the judged program can neither end or change the
+    test program nor read the expected values in it. The test passes if the test program reaches its end and at least
+    one assert, and no assert fails. See "Test programs with asserts" in `faasrt.docs.rewards`.
+
+    Attributes:
+        program: The test program, at most 1,048,576 characters. It calls the function by its name, or defines
+            `check(candidate)`, as in HumanEval. It must define all else that it uses.
+        timeout_ms: The time limit in milliseconds of the test program, and of all calls of the function together.
+            Default: None, which means that of the judgement.
+        id: Your own name for the test. Default: None.
+
+    Raises:
+        InvalidRequestError: An attribute is wrong, or the test program is not Python, or has no `assert`. Only `judge`
+            knows the function, and refuses a test program that does not use it, or uses a name that it does not define.
+
+    Example:
+        >>> tests = [AssertTest("assert double(2) == 4"), AssertTest("assert double('a') == 'b'")]
+        >>> judgement = await manager.judge("def double(x): return 2 * x", tests, function="double", language="python")
+        >>> judgement.score, judgement.results[1].difference
+        (0.5, "line 1: assert double('a') == 'b': AssertionError; the last call returned 'aa'")
+    """
+
+    __test__: ClassVar[bool] = False
+
+    program: str = attrs.field(repr=safe_repr)
+    timeout_ms: float | None = attrs.field(default=None, kw_only=True)
+    id: str | None = attrs.field(default=None, kw_only=True)
+    _names: ProgramNames = attrs.field(init=False, repr=False, eq=False)
+
+    def __attrs_post_init__(self) -> None:
+        object.__setattr__(self, "_names", ProgramNames.of(self.program))
+        _check_id(self.id)
+        check_time_limit(self.timeout_ms)
+
+    @classmethod
+    def from_dict(cls, fields: object) -> AssertTest:
+        """Return the test in decoded JSON: an object with the attributes.
+
+        Raises:
+            InvalidRequestError: A field is unknown or wrong.
+
+        Example:
+            >>> AssertTest.from_dict({"program": "assert f(1) == 2"})
+            AssertTest(program='assert f(1) == 2', timeout_ms=None, id=None)
+        """
+        return cls(**{"program": None} | _check_names(cls, fields))
+
+    def complete_program(self, function: str) -> str:
+        r"""Return the test program, with a call of `check` if it only defines it.
+
+        Args:
+            function: The name of the function that is tested.
+
+        Raises:
+            InvalidRequestError: It does not use the function, or uses a name that nothing defines.
+
+        Example:
+            >>> AssertTest("def check(candidate):\n    assert candidate(1) == 2").complete_program("f")
+            'def check(candidate):\n    assert candidate(1) == 2\n\ncheck(f)\n'
+        """
+        return self._names.complete(self.program, function)
+
+
+Test: TypeAlias = TestCase | FunctionTest | AssertTest
 """A test of a program."""
+
+
+def test_from_dict(fields: object, function: object) -> Test:
+    """Return the test in decoded JSON: a `TestCase` if no function is tested, an `AssertTest` if it has a program, else
+    a `FunctionTest`. Raise InvalidRequestError if a field is unknown, missing or wrong.
+    """
+    if function is None:
+        return TestCase.from_dict(fields)
+    has_program = isinstance(fields, dict) and "program" in fields
+    return (AssertTest if has_program else FunctionTest).from_dict(fields)
 
 
 def _check_names(kind: type[Test], fields: object) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise InvalidRequestError(f"a test must be an object, got {safe_repr(fields)}")
-    names = [field.name for field in attrs.fields(kind)]
+    names = [field.name for field in attrs.fields(kind) if field.init]
     if unknown := fields.keys() - set(names):
-        described = "a test of a function" if kind is FunctionTest else "a test"
+        described = {TestCase: "a test", FunctionTest: "a test of a function", AssertTest: "a test program"}[kind]
         raise InvalidRequestError(f"{described} has no field {min(unknown)[:50]!r}, only {', '.join(names)}")
     return fields
 
@@ -373,6 +452,8 @@ def check_compare(compare: object, kind: type[Test] | None = None) -> Compare | 
         return None
     if any(inspect.iscoroutinefunction(each) for each in (compare, vars(type(compare)).get("__call__"))):
         raise InvalidRequestError(f"compare must not be async (a coroutine is always true), got {safe_repr(compare)}")
+    if kind is AssertTest:
+        raise InvalidRequestError(f"compare must be None for AssertTests, which compare by themselves, got {compare!r}")
     is_function = callable(compare) and not isinstance(compare, type)
     kinds: Iterable[type[Test]] = _COMPARISONS if kind is None else [kind]
     names = dict.fromkeys(name for each in kinds for name in _COMPARISONS[each])
@@ -384,32 +465,35 @@ def check_compare(compare: object, kind: type[Test] | None = None) -> Compare | 
     )
 
 
-def check_tests(tests: object) -> tuple[TestCase, ...] | tuple[FunctionTest, ...]:
+def check_tests(tests: object) -> tuple[TestCase, ...] | tuple[FunctionTest, ...] | tuple[AssertTest, ...]:
     """Return tests after checking them.
 
     Raises:
         InvalidRequestError: They are not an iterable of at least one test, or not of the same class.
     """
+    any_kind = "TestCases, FunctionTests or AssertTests"
     if isinstance(tests, (str, bytes, Mapping)) or not isinstance(tests, Iterable):
-        raise InvalidRequestError(f"tests must be an iterable of TestCases or FunctionTests, got {safe_repr(tests)}")
+        raise InvalidRequestError(f"tests must be an iterable of {any_kind}, got {safe_repr(tests)}")
     checked = tuple(tests)
     if not checked:
         raise InvalidRequestError("tests must not be empty")
-    kind = FunctionTest if isinstance(checked[0], FunctionTest) else TestCase
+    kind = next((kind for kind in (FunctionTest, AssertTest) if isinstance(checked[0], kind)), TestCase)
     for index, test in enumerate(checked):
         if not isinstance(test, kind):
-            wanted = "TestCases or FunctionTests" if index == 0 else f"{kind.__name__}s, as the first one is"
+            wanted = any_kind if index == 0 else f"{kind.__name__}s, as the first one is"
             raise InvalidRequestError(f"tests must contain only {wanted}, got {type(test).__name__} at index {index}")
     return checked
 
 
 def check_function_given(tests: Sequence[Test], function: object) -> None:
-    """Raise InvalidRequestError unless a function is named for FunctionTests, and only for them."""
-    is_of_function = isinstance(tests[0], FunctionTest)
-    if is_of_function and function is None:
-        raise InvalidRequestError("FunctionTests need the name of the function: pass function=")
-    if not is_of_function and function is not None:
-        raise InvalidRequestError("tests of a function must be FunctionTests, got TestCases, which test whole programs")
+    """Raise InvalidRequestError unless a function is named for tests of a function, and only for them."""
+    if isinstance(tests[0], TestCase):
+        if function is not None:
+            raise InvalidRequestError(
+                "tests of a function must be FunctionTests or AssertTests, got TestCases, which test whole programs"
+            )
+    elif function is None:
+        raise InvalidRequestError(f"{type(tests[0]).__name__}s need the name of the function: pass function=")
 
 
 def judge_result(test: Test, result: ExecutionResult, compare: Compare | None = None) -> TestResult:
@@ -422,6 +506,7 @@ def judge_result(test: Test, result: ExecutionResult, compare: Compare | None = 
     if isinstance(test, FunctionTest):
         difference = _compare_value(result, test.expected, test.compare or compare or "equal")
     else:
+        assert isinstance(test, TestCase)  # an AssertTest is judged by `faasrt.client.assert_tests`
         difference = _compare(result.stdout, test.expected, compare or "lines")
     verdict = Verdict.WRONG_ANSWER if difference else Verdict.PASSED
     return TestResult(test=test, verdict=verdict, difference=difference, result=result)

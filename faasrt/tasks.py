@@ -19,7 +19,17 @@ from faasrt._run_options import (
 from faasrt.config import SandboxConfig
 from faasrt.errors import FaasrtError, InvalidRequestError, UnsupportedLanguageError, safe_repr
 from faasrt.inputs import INPUT_FIELDS, ProgramInput
-from faasrt.judging import Compare, FunctionTest, Judgement, TestCase, check_compare, check_function_given, check_tests
+from faasrt.judging import (
+    AssertTest,
+    Compare,
+    FunctionTest,
+    Judgement,
+    TestCase,
+    check_compare,
+    check_function_given,
+    check_tests,
+    test_from_dict,
+)
 from faasrt.languages import Language, LanguageOption, OtherLanguage, parse_language
 from faasrt.results import ExecutionResult
 
@@ -123,8 +133,8 @@ class CodeTask:
         sandbox: The limits of this task. Default: None, which means the limits in the settings.
         priority: A priority for the server's scheduler. Default: "normal".
         idempotent: Whether the program may run more than once. Default: None, which means `RetrySettings.idempotent`.
-        tests: The tests of a program that is judged; see `RuntimeManager.judge`. They are `FunctionTest` if the task
-            has a function. The task then has no input of its own. Default: no tests.
+        tests: The tests of a program that is judged; see `RuntimeManager.judge`. They are `FunctionTest` or
+            `AssertTest` if the task has a function. The task then has no input of its own. Default: no tests.
         compare: The comparison of the tests; see `faasrt.judging`. Default: None, which means "lines", or "equal" for
             the tests of a function.
         stop_on_failure: Whether to skip the tests after the first one that does not pass. Default: False.
@@ -200,7 +210,7 @@ class CodeTask:
             help="Files to return after the run; repeatable.",
         ),
     )
-    tests: Sequence[TestCase] | Sequence[FunctionTest] = attrs.field(
+    tests: Sequence[TestCase] | Sequence[FunctionTest] | Sequence[AssertTest] = attrs.field(
         default=(), kw_only=True, hash=False, repr=safe_repr, metadata=_form(list, described="a list of objects")
     )
     compare: Compare | None = attrs.field(default=None, kw_only=True, metadata=_TEXT)
@@ -234,8 +244,8 @@ class CodeTask:
     def from_dict(cls, fields: Mapping[str, Any], sandbox: SandboxConfig | None = None) -> CodeTask:
         r"""Return the task in decoded JSON: an object with the attributes, of which those that are null are left out.
 
-        Bytes are text, or `{"base64": ...}`. The tests are objects; see `FunctionTest.from_dict` if the task has a
-        function, and `TestCase.from_dict` otherwise.
+        Bytes are text, or `{"base64": ...}`. The tests are objects; see `TestCase.from_dict`. If the task has a
+        function, see `AssertTest.from_dict` for those with a `program`, and `FunctionTest.from_dict` for others.
 
         Args:
             fields: The object.
@@ -257,8 +267,7 @@ class CodeTask:
         if "tests" in values:
             if not isinstance(values["tests"], list):
                 raise InvalidRequestError(f"tests must be a list of objects, got {safe_repr(values['tests'])}")
-            kind = TestCase if values.get("function") is None else FunctionTest
-            values["tests"] = [kind.from_dict(test) for test in values["tests"]]
+            values["tests"] = [test_from_dict(test, values.get("function")) for test in values["tests"]]
         if "sandbox" in values:
             values["sandbox"] = _sandbox_from_dict(values["sandbox"], sandbox or SandboxConfig())
         if "id" in values:

@@ -8,10 +8,9 @@ from collections.abc import AsyncGenerator, Sequence
 import attrs
 
 from faasrt.client.cache import ResultCache, StoredResults
-from faasrt.protocol.cases import MAX_REQUEST_BYTES, CaseScheduler
+from faasrt.protocol.cases import CaseScheduler
 from faasrt.protocol.envelope import GuestJob
 from faasrt.protocol.program import Execution
-from faasrt.protocol.registry import protocol_of
 from faasrt.protocol.request import RunRequest
 from faasrt.results import ExecutionResult
 from faasrt.telemetry.dispatch import EventDispatcher
@@ -59,11 +58,12 @@ class Executor:
         cases = job.cases
         # All executions count as one call, so that closing waits for the last one.
         with self.calls.track():
-            urls = self.transport.endpoints.urls(request.language)
-            limits = (protocol_of(url).profile.max_cases_bytes for url in urls)
-            max_bytes = min((limit for limit in limits if limit is not None), default=MAX_REQUEST_BYTES)
             scheduler = CaseScheduler(
-                cases, isolate=job.isolate, may_rerun=request.idempotent, max_bytes=max_bytes, numbers=numbers
+                cases,
+                isolate=job.isolate,
+                may_rerun=request.idempotent,
+                max_bytes=self.transport.endpoints.max_cases_bytes(request.language),
+                numbers=numbers,
             )
             position = 0
             while (indices := scheduler.next_batch()) is not None:

@@ -17,6 +17,7 @@ from faasrt.client.cache import in_thread_if_large
 from faasrt.errors import InvalidRequestError, safe_repr
 from faasrt.inputs import NO_INPUT
 from faasrt.judging import (
+    AssertTest,
     Compare,
     FunctionTest,
     Judgement,
@@ -43,7 +44,7 @@ _DEFAULT_CONCURRENCY = 64
 
 def check_arguments(
     tests: object, function: object, compare: object, stop_on_failure: object, concurrency: object
-) -> tuple[TestCase, ...] | tuple[FunctionTest, ...]:
+) -> tuple[TestCase, ...] | tuple[FunctionTest, ...] | tuple[AssertTest, ...]:
     """Return the tests, after checking the arguments of `Runtime.judge`. Raise InvalidRequestError if one is wrong."""
     checked = check_tests(tests)
     check_function_given(checked, function)
@@ -132,7 +133,7 @@ async def judge(
     )
     results = await running.run(groups.values())
     if stop_on_failure:
-        results = _skip_after_failure(results)
+        results = skip_after_failure(results)
     return Judgement(results=tuple(results), duration_s=time.perf_counter() - started)
 
 
@@ -228,7 +229,7 @@ async def _judge_result(test: Test, result: ExecutionResult, compare: Compare | 
     return await in_thread_if_large(size if is_own else 0, judged)
 
 
-def _skip_after_failure(results: list[TestResult]) -> list[TestResult]:
+def skip_after_failure(results: list[TestResult]) -> list[TestResult]:
     """Return the results, of which those after the first failure are skipped even if their program has run."""
     passed = [result.verdict is Verdict.PASSED for result in results]
     kept = passed.index(False) + 1 if False in passed else len(results)

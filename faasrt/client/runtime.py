@@ -12,6 +12,7 @@ import attrs
 
 from faasrt._endpoint_urls import configured_url
 from faasrt._run_options import check_args, check_flag, check_kwargs
+from faasrt.client.assert_tests import AssertJob
 from faasrt.client.cache import ResultCache
 from faasrt.client.executor import CachingExecutor, Executor
 from faasrt.client.judge import check_arguments, function_job, judge, options_of, program_job
@@ -19,7 +20,7 @@ from faasrt.client.streaming import RunLive, StreamedRun
 from faasrt.client.syntax import PythonChecker, Where, check_where
 from faasrt.config import SandboxConfig, Settings
 from faasrt.errors import InvalidRequestError, UnsupportedLanguageError
-from faasrt.judging import Compare, FunctionTest, Judgement, TestCase
+from faasrt.judging import AssertTest, Compare, FunctionTest, Judgement, TestCase
 from faasrt.languages import Language, LanguageOption, OtherLanguage, parse_language
 from faasrt.protocol.cases import check_function, check_keywords, encode_case, encode_cases
 from faasrt.protocol.envelope import GuestJob
@@ -304,7 +305,7 @@ class Runtime:
     async def judge(
         self,
         code: str,
-        tests: Iterable[TestCase] | Iterable[FunctionTest],
+        tests: Iterable[TestCase] | Iterable[FunctionTest] | Iterable[AssertTest],
         *,
         function: str | None = None,
         language: LanguageOption | None = None,
@@ -318,12 +319,12 @@ class Runtime:
 
         Args:
             code: The program; not empty.
-            tests: The tests, at least one: either `TestCase`, or `FunctionTest`, which share executions as the cases of
-                `run_cases` do.
-            function: The name of the function that `FunctionTest` calls. Default: None, for `TestCase`.
-            language: See `run_code`.
+            tests: The tests, at least one: either `TestCase`; or `FunctionTest`, which share executions as the cases of
+                `run_cases` do; or `AssertTest`, which share three executions or more.
+            function: The name of the function that `FunctionTest` or `AssertTest` calls. Default: None, for `TestCase`.
+            language: See `run_code`. `AssertTest` needs Python.
             compare: The comparison; see `faasrt.judging`. Default: None, which means "lines", or "equal" for
-                `FunctionTest`.
+                `FunctionTest`. An `AssertTest` compares by itself.
             stop_on_failure: Whether the tests after the first one that does not pass are skipped. They may have run.
                 Default: False.
             concurrency: The largest number of executions in flight, from 1. Default: None, which means 64. Where tests
@@ -336,7 +337,8 @@ class Runtime:
             The verdicts. A wrong answer, or a program that fails, is a verdict, not an exception.
 
         Raises:
-            InvalidRequestError: An argument is wrong; nothing was sent.
+            InvalidRequestError: An argument is wrong, and nothing was sent; or the test program of an `AssertTest` fails
+                by itself, and the judged program was not sent.
             CompareError: The function `compare` failed.
             FaasrtError: See `run_code`. The verdicts on other tests are then lost.
 
@@ -354,8 +356,12 @@ class Runtime:
         parsed = self._language(language)
         checked = check_arguments(tests, function, compare, stop_on_failure, concurrency)
         if function is not None:
-            check_has_return_val(parsed, "judge with FunctionTests")
+            check_has_return_val(parsed, "judge with a function")
         requests = [self._request(code, parsed, **options_of(test, options)) for test in checked]
+        if function is not None and isinstance(checked[0], AssertTest):
+            asserts = AssertJob.checked(checked, function, parsed, self._transport.endpoints.max_cases_bytes(parsed))
+            with self._calls.track():
+                return await asserts.judge(requests, self._executor.run_cases, stop_on_failure=stop_on_failure)
         job = None if function is None else function_job(checked, function, parsed)
         with self._calls.track():
             shares = job is None and parsed is Language.PYTHON and self._settings.envelope != "never"

@@ -13,6 +13,7 @@ from faasrt._endpoint_urls import address_of
 from faasrt.config import Settings
 from faasrt.errors import ConnectError, RejectedError, UnsupportedLanguageError
 from faasrt.languages import Language
+from faasrt.protocol.cases import MAX_REQUEST_BYTES
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.registry import protocol_of
 from faasrt.results import EndpointHealth, HealthStatus
@@ -138,6 +139,11 @@ class EndpointRegistry:
         with contextlib.suppress(ConnectError):
             await self._replicas.update(self.urls(language))
         return await self._fingerprints.get(language, self._replicas.expand(self.urls(language)))
+
+    def max_cases_bytes(self, language: Language | str) -> int:
+        """Return the maximum size of the arguments of all cases in a request."""
+        limits = (protocol_of(url).profile.max_cases_bytes for url in self.urls(language))
+        return min((limit for limit in limits if limit is not None), default=MAX_REQUEST_BYTES)
 
     async def starts_slowly(self, language: Language | str) -> bool:
         """Return whether an endpoint starts an interpreter for each request, so that executions should be few.

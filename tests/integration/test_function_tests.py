@@ -235,7 +235,7 @@ async def test_expected_values_are_not_sent(language: str) -> None:
     ("tests", "options", "message"),
     [
         ([FunctionTest([1], 2)], {}, "FunctionTests need the name of the function: pass function="),
-        ([TestCase()], {"function": "f"}, "tests of a function must be FunctionTests, got TestCases"),
+        ([TestCase()], {"function": "f"}, "tests of a function must be FunctionTests or AssertTests, got"),
         ([FunctionTest([1], 2), TestCase()], {"function": "f"}, "tests must contain only FunctionTests, as the first"),
         ([FunctionTest([1], 2)], {"function": "a b"}, "function must be a str with the name of a function, got 'a b'"),
         ([FunctionTest([1], 2)], {"function": "f", "compare": "lines"}, "compare must be 'equal', 'alike', 'floats'"),
@@ -245,7 +245,7 @@ async def test_expected_values_are_not_sent(language: str) -> None:
         ([FunctionTest([], 2, kwargs={"a": 1})], {"function": "f", "language": "js"}, "kwargs must be empty for java"),
         ([FunctionTest([2**60], 2)], {"function": "f", "language": "js"}, "above 2**53, which JavaScript would round"),
         ([FunctionTest([], 2, timeout_ms=10**9)], {"function": "f"}, "timeout_ms must be at most"),
-        ([FunctionTest([], 2)], {"function": "f", "language": "bash"}, "judge with FunctionTests"),
+        ([FunctionTest([], 2)], {"function": "f", "language": "bash"}, "judge with a function"),
     ],
 )
 async def test_wrong_arguments_are_refused_before_anything_is_sent(

@@ -44,6 +44,7 @@ LAYERS = [
     ("faasrt.discovery", 3.5),
     ("faasrt._checks", 3),
     ("faasrt.inputs", 3),
+    ("faasrt._assert_programs", 2),
     ("faasrt._endpoint_urls", 2),
     ("faasrt.languages", 2),
     ("faasrt._value_difference", 2),

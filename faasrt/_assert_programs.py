@@ -1,0 +1,91 @@
+"""Checks test programs: Python programs with `assert` statements about a function."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import warnings
+from collections.abc import Iterator
+
+import attrs
+
+from faasrt.errors import InvalidRequestError, safe_repr
+
+_MAX_CHARACTERS = 1_048_576
+
+
+@attrs.frozen
+class ProgramNames:
+    """The names in a test program.
+
+    Attributes:
+        used: The names that it reads.
+        defined: Those that it defines, in any scope; "*" if it imports all names of a module.
+        only_defines_check: Whether it defines a function `check`, and does not use it.
+    """
+
+    used: frozenset[str]
+    defined: frozenset[str]
+    only_defines_check: bool
+
+    @classmethod
+    def of(cls, program: object) -> ProgramNames:
+        """Return the names in a test program.
+
+        Raises:
+            InvalidRequestError: It is no str, too long, not Python, or has no `assert`.
+        """
+        tree = _parse(program)
+        if not any(isinstance(node, ast.Assert) for node in ast.walk(tree)):
+            raise InvalidRequestError(f"program must have an assert statement, got {safe_repr(program)}")
+        used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+        defines_check = any(isinstance(node, ast.FunctionDef) and node.name == "check" for node in tree.body)
+        return cls(frozenset(used), frozenset(_defined_names(tree)), defines_check and "check" not in used)
+
+    def complete(self, program: str, function: str) -> str:
+        """Return the test program, with a call of `check` if it only defines it, as test programs of HumanEval do.
+
+        Raises:
+            InvalidRequestError: It does not use the function, or uses a name that nothing defines.
+        """
+        if function in self.defined or not (self.only_defines_check or function in self.used):
+            reason = "defines" if function in self.defined else "does not use"
+            raise InvalidRequestError(f"the test program {reason} {function}, the function that is tested")
+        missing = self.used - self.defined - {function, "__name__"} - set(dir(builtins))
+        if missing and "*" not in self.defined:
+            raise InvalidRequestError(
+                f"the test program uses {', '.join(sorted(missing))[:200]}, and does not define it. It runs in a "
+                f"process of its own, to which only {function} is known: add the definition to the test program"
+            )
+        return f"{program}\n\ncheck({function})\n" if self.only_defines_check else program
+
+
+def _parse(program: object) -> ast.Module:
+    if not isinstance(program, str):
+        raise InvalidRequestError(f"program must be a str, got {type(program).__name__}")
+    if len(program) > _MAX_CHARACTERS:
+        raise InvalidRequestError(f"program must have at most {_MAX_CHARACTERS:,} characters, got {len(program):,}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ast.parse(program, "test.py")
+    except SyntaxError as error:
+        raise InvalidRequestError(f"program must be Python: {error.msg} in line {error.lineno}") from None
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise InvalidRequestError(f"program must be Python: the parser refuses it ({error})") from None
+
+
+def _defined_names(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            yield node.id
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            yield node.name
+        elif isinstance(node, ast.alias):
+            yield node.asname or node.name.partition(".")[0]
+        elif isinstance(node, ast.arg):
+            yield node.arg
+        elif isinstance(node, (ast.ExceptHandler, ast.MatchAs, ast.MatchStar)) and node.name is not None:
+            yield node.name
+        elif isinstance(node, ast.MatchMapping) and node.rest is not None:
+            yield node.rest

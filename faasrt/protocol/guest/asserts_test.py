@@ -1,0 +1,147 @@
+# Runs test programs with asserts, in a process without the solution. asserts_values.py precedes this file.
+#
+# A call of the function gets its result from a list of known results. If the result is not known yet, the call is
+# noted, and the assert around it is given up. `faasrt.client.assert_tests` makes the missing calls in another process,
+# and runs the test program again, until every result is known.
+
+import _ast
+import builtins
+import json
+
+FILE = "test.py"
+MAX_CALLS = 1_000
+OPERATIONS = """abs add and bool bytes call ceil complex contains divmod enter eq exit float floor floordiv format ge
+getattr getitem gt hash index int invert iter le len lshift lt mod mul ne neg next or pos pow radd rand rdivmod repr
+reversed rfloordiv rlshift rmod rmul ror round rpow rrshift rshift rsub rtruediv rxor setitem str sub truediv trunc
+xor"""
+
+
+def pending(*args):
+    raise Pending
+
+
+for operation in OPERATIONS.split():
+    setattr(Unknown, f"__{operation}__", pending)
+
+
+class Refused(BaseException):
+    # The test program does something that cannot be judged in this way.
+    pass
+
+
+class ForeignError(Exception):
+    # An exception whose type only the solution knows.
+    pass
+
+
+def count_asserts(statements, name):
+    # Put each assert into a block `with name`.
+    for index, node in enumerate(statements):
+        if isinstance(node, _ast.Assert):
+            place = {field: getattr(node, field) for field in node._attributes}
+            item = _ast.withitem(context_expr=_ast.Name(id=name, ctx=_ast.Load(), **place))
+            statements[index] = _ast.With(items=[item], body=[node], **place)
+        for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+            count_asserts(getattr(node, field, ()), name)
+
+
+def raised_error(name, message):
+    kind = getattr(builtins, name, None)
+    if isinstance(kind, type) and issubclass(kind, Exception):
+        try:
+            return kind(message)
+        except TypeError:
+            pass  # it needs other arguments
+    return type(name, (ForeignError,), {})(message)
+
+
+class Test:
+    # One run of a test program.
+
+    def __init__(self, rounds):
+        self.calls, self.missing, self.results = {}, {}, {}
+        self.repeated = self.reached = 0
+        self.returned = self.raised = None
+        for keys, text in rounds:
+            self.results.update(dict.fromkeys(keys))
+            # The solution may have written anything.
+            results = json.loads(text)
+            if isinstance(results, list):
+                self.results.update(zip(keys, results))  # noqa: B905 (Python 3.9)
+
+    def __call__(self, *args, **kwargs):
+        try:
+            case = [to_json(args)["tuple"], {name: to_json(value) for name, value in kwargs.items()}]
+        except (TypeError, ValueError, RecursionError) as error:
+            raise Refused(f"it passes an argument that cannot be sent: {error}") from None
+        key = json.dumps(case)
+        number = self.calls[key] = self.calls.get(key, -1) + 1
+        key = f"{number} {key}"
+        if key not in self.results:
+            if len(self.missing) >= MAX_CALLS:
+                raise Refused(f"it makes more than {MAX_CALLS:,} calls")
+            self.missing[key] = case
+            return Unknown()
+        self.repeated += 1
+        name, value = self.results[key]
+        if name is not None:
+            self.raised = raised_error(name, value)
+            raise self.raised
+        value = from_json(value)
+        self.returned = short_repr(value)
+        return value
+
+    def __enter__(self):
+        pass
+
+    def __exit__(self, kind, error, traceback):
+        if self.missing and kind is not None and issubclass(kind, (Exception, Pending)):
+            return True
+        self.reached += 1
+        return False
+
+    def run(self, program, function):
+        if "random" in program:
+            import random
+
+            random.seed(0)  # the calls must be the same in each run
+        names = {"__name__": "__main__", "_faasrt_assert": self, function: self}
+        error = None
+        try:
+            tree = compile(program, FILE, "exec", _ast.PyCF_ONLY_AST, dont_inherit=True)
+            count_asserts(tree.body, "_faasrt_assert")
+            exec(compile(tree, FILE, "exec", dont_inherit=True, optimize=0), names)
+        except BaseException as caught:
+            error = caught
+        return {
+            "missing": list(self.missing.items()),
+            "repeated": self.repeated,
+            "reached": self.reached,
+            "refused": str(error) if isinstance(error, Refused) else None,
+            "failure": None if error is None else self.failure(error),
+        }
+
+    def failure(self, error):
+        line, tb = None, error.__traceback__
+        while tb is not None:
+            line = tb.tb_lineno if tb.tb_frame.f_code.co_filename == FILE else line
+            tb = tb.tb_next
+        return {
+            "name": type(error).__name__,
+            "message": str(error)[:500],
+            "line": getattr(error, "lineno", None) if line is None else line,
+            "from_solution": error is self.raised,
+            "returned": self.returned,
+        }
+
+
+def short_repr(value):
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number with too many digits"
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def run_test(program, function, rounds):
+    return Test(rounds).run(program, function)

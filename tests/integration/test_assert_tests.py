@@ -1,0 +1,285 @@
+"""Functions judged by test programs with asserts, which run in a process without the judged program."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from faasrt import AssertTest, CodeTask, CompletedTask, FailedTask, InvalidRequestError, RuntimeManager, Settings
+from faasrt.telemetry.events import CallFinished
+from faasrt.testing import FakeFaaS
+from support.assert_programs import PROBLEMS, Problem
+from support.doubles import PythonFaas
+from support.tables import block
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+DOUBLE = "def f(n): return n * 2"
+REASON = "sk-reason-5c1d"
+
+
+@pytest.mark.parametrize("place", ["native", pytest.param("wasm", marks=pytest.mark.tables)])
+async def test_right_and_wrong_solutions_are_told_apart(
+    place: str, local: RuntimeManager, local_wasm: RuntimeManager
+) -> None:
+    """A right solution passes the test program, in the style of HumanEval or MBPP, and a wrong one fails an assert."""
+    manager = {"native": local, "wasm": local_wasm}[place]
+
+    def task(problem: Problem, code: str) -> CodeTask:
+        return CodeTask(code, "python", function=problem.function, tests=[AssertTest(problem.program)])
+
+    tasks = [task(problem, code) for problem in PROBLEMS for code in (problem.right, problem.wrong)]
+    found = {item.index: item async for item in manager.map(tasks)}
+    verdicts = [
+        (str(found[index].judgement.verdict), str(found[index + 1].judgement.verdict))
+        for index in range(0, len(tasks), 2)
+    ]
+    assert dict(zip((problem.function for problem in PROBLEMS), verdicts, strict=True)) == {
+        problem.function: ("PASSED", "WRONG_ANSWER") for problem in PROBLEMS
+    }
+
+
+VERDICTS: dict[str, tuple[str, str, str, str]] = {
+    # name -> the program, the test program, the verdict, and a part of the difference
+    "an assert that fails": (
+        DOUBLE,
+        "assert f(1) == 2\nassert f(2) == 5, 'five'",
+        "WRONG_ANSWER",
+        "line 2: assert f(2) == 5, 'five': AssertionError: five; the last call returned 4",
+    ),
+    "an exception of the function": (
+        "def f(n): return 1 / n",
+        "assert f(1) == 1\nassert f(0) == 0",
+        "USER_ERROR",
+        "line 2: assert f(0) == 0: ZeroDivisionError: division by zero",
+    ),
+    "an exception that is expected": (
+        "def f(n): raise KeyError(n)",
+        "try:\n    f(1)\nexcept LookupError as error:\n    assert error.args",
+        "PASSED",
+        "",
+    ),
+    "an exception of its own": (
+        "class Own(ValueError): pass\ndef f(n): raise Own('x')",
+        "try:\n    f(1)\nexcept Exception as error:\n    assert type(error).__name__ == 'Own'",
+        "PASSED",
+        "",
+    ),
+    "a result that cannot be used": (
+        "def f(n): return None",
+        "assert f(1) + 1 == 2",
+        "WRONG_ANSWER",
+        "line 1: assert f(1) + 1 == 2: TypeError: unsupported operand",
+    ),
+    "a result that is no data": (
+        "def f(n): return lambda: n",
+        "assert f(1)() == 1",
+        "USER_ERROR",
+        "TypeError: a value of type function is not plain data",
+    ),
+    "no function": ("g = 1", "assert f(1) == 1", "USER_ERROR", "the program defines no function f"),
+    "a syntax error": ("def f(", "assert f(1) == 1", "SYNTAX_ERROR", ""),
+    "an exit": ("import os\ndef f(n): os._exit(0)", "assert f(1) == 1", "CRASHED", ""),
+    "a loop": ("def f(n):\n    while True: pass", "assert f(1) == 1", "TIMEOUT", ""),
+    "a test program that loops": (DOUBLE, "if f(1) == 2:\n    while True: pass\nassert 0", "TIMEOUT", "TIMEOUT"),
+    "a large result": ("def f(n): return 'x' * 2_000_000", "assert f(1)", "OUTPUT_LIMIT", "too large"),
+    "no assert is reached": (
+        DOUBLE,
+        "if f(1) == 3:\n    assert True",
+        "WRONG_ANSWER",
+        "no assert of the test program was reached",
+    ),
+    "the test program exits": (
+        DOUBLE,
+        "import sys\nassert f(1) == 2\nif f(2): sys.exit(0)\nassert f(3) == 6",
+        "WRONG_ANSWER",
+        "line 3: if f(2): sys.exit(0): SystemExit: 0",
+    ),
+    "arguments that depend on results": (DOUBLE, "assert f(f(f(1))) == 8", "PASSED", ""),
+    "endless calls": (DOUBLE, "n = 1\nwhile True:\n    n = f(n)\nassert 0", "WRONG_ANSWER", "more than 20 times"),
+    "the same call gives other results": (
+        "count = 0\ndef f():\n    global count\n    count += 1\n    return count",
+        "assert f() == 1\nassert f() == 2",
+        "PASSED",
+        "",
+    ),
+    "an argument that is changed in place": (
+        "def f(items): items.append(1); return items",
+        "items = []\nassert f(items) == [1]\nassert items == []",
+        "PASSED",
+        "",
+    ),
+    "a coroutine function": ("async def f(n): return n", "assert f(3) == 3", "PASSED", ""),
+    "names of the program that faasrt needs too": (
+        "exec = compile = globals = list = map = None\nbuiltins = 1\ndef f(n): return {n}",
+        "assert f(3) == {3}",
+        "PASSED",
+        "",
+    ),
+    "numbers of NumPy": (
+        "import numpy as np\ndef f(n): return np.arange(n), np.float64(n), np.int64(n)",
+        "assert f(2) == ([0, 1], 2.0, 2)",
+        "PASSED",
+        "",
+    ),
+    "keyword arguments": ("def f(a, *, b=1): return a - b", "assert f(3, b=2) == 1 and f(b=4, a=4) == 0", "PASSED", ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", VERDICTS)
+async def test_verdicts(name: str, local: RuntimeManager) -> None:
+    code, program, verdict, difference = VERDICTS[name]
+    limit_ms = 500 if verdict == "TIMEOUT" else 10_000
+    judgement = await local.judge(code, [AssertTest(program, timeout_ms=limit_ms)], function="f", language="python")
+    assert str(judgement.verdict) == verdict, judgement.results[0]
+    assert difference in judgement.results[0].difference
+    assert judgement.results[0].result is not None
+
+
+BROKEN = {
+    "import absent\nassert f(1) == 2": "fails before it calls f: line 1: import absent: ModuleNotFoundError",
+    "x = 1 / 0\nassert f(1) == 2": "fails before it calls f: line 1: x = 1 / 0: ZeroDivisionError",
+    "assert True or f": "does not call f",
+    "import sys\nsys.exit(0)\nassert f(1) == 2": "fails before it calls f: line 2: sys.exit(0): SystemExit: 0",
+    "assert f(print) == 2": "cannot be judged: it passes an argument that cannot be sent: a value of type builtin",
+    "import os\nassert f(os.urandom(4)) == 2": "with other arguments in each run",
+    "for n in range(2000):\n    assert f(n) == 2 * n": "it makes more than 1,000 calls",
+    "while True: pass\nassert f(1) == 2": "ends with TIMEOUT before it calls f",
+}
+
+
+@pytest.mark.parametrize("program", BROKEN)
+async def test_a_test_program_that_always_fails_is_an_error_of_the_caller(program: str, local: RuntimeManager) -> None:
+    """It is not the fault of the judged program, so it has no verdict."""
+    with pytest.raises(InvalidRequestError, match=re.escape(BROKEN[program])):
+        await local.judge(DOUBLE, [AssertTest(program)], function="f", language="python", timeout_ms=1_000)
+
+
+REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
+    "no str": (lambda: AssertTest(1), "program must be a str, got int"),  # type: ignore[arg-type]
+    "no Python": (lambda: AssertTest("assert f(1 ==\n"), "program must be Python: '(' was never closed in line 1"),
+    "NUL": (lambda: AssertTest("assert f\0"), "program must be Python"),
+    "deep": (lambda: AssertTest(f"assert {'(' * 10_000}"), "program must be Python"),
+    "long": (lambda: AssertTest("#" * 1_048_577), "program must have at most 1,048,576 characters, got 1,048,577"),
+    "no assert": (lambda: AssertTest("f(1)"), "program must have an assert statement"),
+    "id": (lambda: AssertTest("assert f", id=1), "id must be a str or None"),  # type: ignore[arg-type]
+    "time limit": (lambda: AssertTest("assert f", timeout_ms=0), "timeout_ms"),
+    "field": (lambda: AssertTest.from_dict({"program": "assert f", "args": []}), "a test program has no field 'args'"),
+    "nothing": (lambda: AssertTest.from_dict({}), "program must be a str, got NoneType"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+async def test_a_wrong_test_cannot_be_made(name: str) -> None:
+    make, message = REFUSED[name]
+    with pytest.raises(InvalidRequestError, match=re.escape(message)):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("program", "options", "message"),
+    [
+        ("assert g(1) == 2", {}, "does not use f, the function that is tested"),
+        ("def f(): pass\nassert f()", {}, "defines f, the function that is tested"),
+        ("assert f(Pair(1, n)) == 2", {}, "the test program uses Pair, n, and does not define it"),
+        ("assert f(1)", {"function": None}, "AssertTests need the name of the function: pass function="),
+        ("assert f(1)", {"function": "f("}, "function must be a str with the name of a function"),
+        ("assert f(1)", {"compare": "equal"}, "compare must be None for AssertTests"),
+        ("assert f(1)", {"language": "js"}, "AssertTests are for Python, not for javascript: use FunctionTests"),
+    ],
+)
+async def test_wrong_arguments_are_refused_before_anything_is_sent(
+    program: str, options: dict[str, Any], message: str
+) -> None:
+    async with FakeFaaS() as faas, RuntimeManager.from_url(faas.url) as manager:
+        with pytest.raises(InvalidRequestError, match=re.escape(message)):
+            await manager.judge(
+                "x", [AssertTest("assert f"), AssertTest(program)], **{"function": "f", "language": "python", **options}
+            )
+        assert not faas.requests
+
+
+async def test_names_that_a_test_program_defines_in_any_way() -> None:
+    """Only names that nothing defines are refused."""
+    program = block("""
+        from math import pi as number
+        import os.path
+        class Kind: field = number
+        async def other(a, *b, c=1, **d): return [e for e in b if (g := e)], a, c, d
+        try: pass
+        except* ValueError as error: print(error)
+        match Kind:
+            case [first, *rest]: print(first, rest)
+            case {"x": value, **more}: print(value, more, __name__)
+            case Kind() as whole: print(whole)
+        with open(os.devnull) as file: del file
+        assert f(Kind, other, lambda h: h)
+    """)
+    assert AssertTest(program).complete_program("f") == program
+    assert AssertTest("from math import *\nassert f(pi) == tau").complete_program("f")
+
+
+async def test_tests_share_executions_and_nothing_else(local: RuntimeManager) -> None:
+    """Any number of tests takes three executions. Each has a fresh namespace of the program."""
+    executions: list[CallFinished] = []
+
+    def count(event: object) -> None:
+        if isinstance(event, CallFinished):
+            executions.append(event)
+
+    url = (await local.get_health_status()).endpoints[0].endpoint
+    tests = [AssertTest(f"assert f() == 1 and {number} >= 0", id=str(number)) for number in range(20)]
+    async with RuntimeManager(settings=Settings(endpoints={"python": url}), telemetry=[count]) as manager:
+        code = "calls = []\ndef f():\n    calls.append(1)\n    return len(calls)"
+        judgement = await manager.judge(code, tests, function="f", language="python")
+    assert judgement.passed, judgement.first_failure
+    assert [result.test.id for result in judgement.results] == [str(number) for number in range(20)]
+    assert len(executions) == 3
+
+
+async def test_the_program_and_the_expected_values_are_never_sent_together() -> None:
+    """No request has both."""
+    bodies: list[bytes] = []
+
+    class Recording(PythonFaas):
+        def check(self, body: bytes) -> tuple[Any, Any]:
+            bodies.append(body)
+            return super().check(body)
+
+    async with Recording() as faas, RuntimeManager.from_url(faas.url) as manager:
+        code = f"# {REASON}\ndef f(n): return n * 2"
+        judgement = await manager.judge(
+            code, [AssertTest("assert f(1) == 'sk-expected'")], function="f", language="python"
+        )
+        assert not judgement.passed
+        sent = [re.findall(r"[A-Za-z0-9+/=]{100,}", json.loads(body)["code"]) for body in bodies]
+        texts = [b"".join(base64.b64decode(part) for part in parts) for parts in sent]
+        assert sorted((REASON.encode() in text, b"sk-expected" in text) for text in texts) == [
+            (False, True),
+            (False, True),
+            (True, False),
+        ]
+
+
+async def test_tasks_with_test_programs(local: RuntimeManager) -> None:
+    """A task in decoded JSON may have them. A test program that fails by itself is the error of its task."""
+    fields = {"code": DOUBLE, "language": "py", "function": "f"}
+    programs = ["assert f(2) == 4", "import not_installed\nassert f(1) == 2", "def check(g):\n    assert g(1) == 3"]
+    tasks = [CodeTask.from_dict({**fields, "tests": [{"program": program}]}) for program in programs]
+    found = [item async for item in local.map(tasks, ordered=True)]
+    assert isinstance(found[0], CompletedTask)
+    assert isinstance(found[1], FailedTask)
+    assert isinstance(found[2], CompletedTask)
+    assert [item.judgement.passed for item in (found[0], found[2]) if item.judgement is not None] == [True, False]
+    with pytest.raises(InvalidRequestError, match="tests must contain only AssertTests, as the first one is"):
+        CodeTask.from_dict({**fields, "tests": [{"program": "assert f(1)"}, {"args": [1], "expected": 2}]})
+
+
+async def test_tests_after_a_failure_are_skipped(local: RuntimeManager) -> None:
+    tests = [AssertTest(f"assert f({number}) == 2") for number in range(3)]
+    judgement = await local.judge(DOUBLE, tests, function="f", language="python", stop_on_failure=True)
+    assert [str(result.verdict) for result in judgement.results] == ["WRONG_ANSWER", "SKIPPED", "SKIPPED"]
