@@ -250,7 +250,8 @@ class AssertTest:
             >>> AssertTest.from_dict({"program": "assert f(1) == 2"})
             AssertTest(program='assert f(1) == 2', timeout_ms=None, id=None)
         """
-        return cls(**{"program": None} | _check_names(cls, fields))
+        values = {name: value for name, value in _check_names(cls, fields).items() if value is not None}
+        return cls(**{"program": None} | values)
 
     def complete_program(self, function: str) -> str:
         r"""Return the test program, with a call of `check` if it only defines it.
@@ -270,6 +271,8 @@ class AssertTest:
 
 Test: TypeAlias = TestCase | FunctionTest | AssertTest
 """A test of a program."""
+Tests: TypeAlias = Iterable[TestCase] | Iterable[FunctionTest] | Iterable[AssertTest]
+"""Tests of a judgement, which are of one class."""
 
 
 def test_from_dict(fields: object, function: object) -> Test:
@@ -278,7 +281,7 @@ def test_from_dict(fields: object, function: object) -> Test:
     """
     if function is None:
         return TestCase.from_dict(fields)
-    has_program = isinstance(fields, dict) and "program" in fields
+    has_program = isinstance(fields, dict) and fields.get("program") is not None
     return (AssertTest if has_program else FunctionTest).from_dict(fields)
 
 

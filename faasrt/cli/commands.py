@@ -188,8 +188,8 @@ def judge_command(program: _Program, tests: str | None, tests_option: str | None
 
     In a folder, a test is a file NAME.in with the standard input, and a file NAME.out or NAME.ans with the expected
     output. In a file, it is an object with attributes of faasrt.TestCase, such as {"stdin": "1", "expected": "2"}, or
-    with --function, of faasrt.FunctionTest, such as {"args": [1], "expected": 2}. The exit code is 0 when all tests
-    pass, and 1 when one does not.
+    with --function, of faasrt.FunctionTest, such as {"args": [1], "expected": 2}, or of faasrt.AssertTest, such as
+    {"program": "assert f(1) == 2"}. The exit code is 0 when all tests pass, and 1 when one does not.
     """
     _refuse_empty(program)
     sources = [source for source in (*program.arguments, tests, tests_option) if source is not None]

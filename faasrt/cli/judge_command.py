@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import typing
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 import click
@@ -15,10 +15,9 @@ from faasrt.cli.connect import make_settings, run_with_manager
 from faasrt.cli.input import iter_lines, open_input, parse_line
 from faasrt.cli.options import Number, memory_option, timeout_option
 from faasrt.cli.output import CODE_FAILED, OK, colored, write
-from faasrt.judging import Compare, FunctionTest, Judgement, TestCase, TestResult, Verdict
+from faasrt.judging import Compare, Judgement, Test, TestCase, TestResult, Tests, Verdict, check_tests, test_from_dict
 from faasrt.languages import Language, OtherLanguage
 
-_T = TypeVar("_T", TestCase, FunctionTest)
 _EXPECTED_SUFFIXES = (".out", ".ans")
 _COMPARISONS = typing.get_args(typing.get_args(Compare)[0])
 
@@ -43,7 +42,7 @@ def judge_options(command: Any) -> Any:
     return command
 
 
-def read_tests(source: str, function: str | None) -> list[TestCase] | list[FunctionTest]:
+def read_tests(source: str, function: str | None) -> Tests:
     """Return the tests in a folder or a file; see `faasrt judge`. With a function, they are its tests.
 
     Raises:
@@ -51,22 +50,22 @@ def read_tests(source: str, function: str | None) -> list[TestCase] | list[Funct
     """
     path = Path(source)
     if not path.is_dir():
-        return _read_lines(source, TestCase) if function is None else _read_lines(source, FunctionTest)
+        return check_tests(_read_lines(source, function))
     if function is not None:
         raise click.UsageError("with --function, the tests must be a file of JSON Lines, not a folder")
     return _read_pairs(path)
 
 
-def _read_lines(source: str, kind: type[_T]) -> list[_T]:
+def _read_lines(source: str, function: str | None) -> list[Test]:
     """Return the tests in a file of JSON Lines. Their ids are the numbers of their lines unless they have others."""
-    tests = []
+    tests: list[Test] = []
     try:
         with open_input(source) as file:
             for number, (_, line) in enumerate(iter_lines(file), 1):
                 if line is not None and not line.strip():
                     continue
                 try:
-                    test = kind.from_dict(parse_line(line))
+                    test = test_from_dict(parse_line(line), function)
                 except ValueError as error:
                     raise click.UsageError(f"line {number} of {source}: {error}") from None
                 tests.append(attrs.evolve(test, id=str(number)) if test.id is None else test)
@@ -114,7 +113,7 @@ def _natural_order(name: str) -> list[tuple[int, str]]:
 def judge_program(
     code: str,
     language: Language | OtherLanguage,
-    tests: list[TestCase] | list[FunctionTest],
+    tests: Tests,
     *,
     url: str | None,
     as_json: bool,

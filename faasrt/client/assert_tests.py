@@ -171,9 +171,7 @@ class AssertJob:
         own = [test for test in tests if isinstance(test, AssertTest)]
         return cls(own, [test.complete_program(name) for test in own], name, max_bytes)
 
-    async def judge(
-        self, requests: Sequence[RunRequest], run_cases: RunCases, *, stop_on_failure: bool
-    ) -> Judgement:
+    async def judge(self, requests: Sequence[RunRequest], run_cases: RunCases, *, stop_on_failure: bool) -> Judgement:
         """Return the verdicts. The tests with the same time limit share executions.
 
         Args:

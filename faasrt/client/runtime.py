@@ -20,7 +20,7 @@ from faasrt.client.streaming import RunLive, StreamedRun
 from faasrt.client.syntax import PythonChecker, Where, check_where
 from faasrt.config import SandboxConfig, Settings
 from faasrt.errors import InvalidRequestError, UnsupportedLanguageError
-from faasrt.judging import AssertTest, Compare, FunctionTest, Judgement, TestCase
+from faasrt.judging import AssertTest, Compare, Judgement, Tests
 from faasrt.languages import Language, LanguageOption, OtherLanguage, parse_language
 from faasrt.protocol.cases import check_function, check_keywords, encode_case, encode_cases
 from faasrt.protocol.envelope import GuestJob
@@ -305,7 +305,7 @@ class Runtime:
     async def judge(
         self,
         code: str,
-        tests: Iterable[TestCase] | Iterable[FunctionTest] | Iterable[AssertTest],
+        tests: Tests,
         *,
         function: str | None = None,
         language: LanguageOption | None = None,
@@ -337,8 +337,8 @@ class Runtime:
             The verdicts. A wrong answer, or a program that fails, is a verdict, not an exception.
 
         Raises:
-            InvalidRequestError: An argument is wrong, and nothing was sent; or the test program of an `AssertTest` fails
-                by itself, and the judged program was not sent.
+            InvalidRequestError: An argument is wrong, and nothing was sent; or the test program of an `AssertTest`
+                fails by itself, and the judged program was not sent.
             CompareError: The function `compare` failed.
             FaasrtError: See `run_code`. The verdicts on other tests are then lost.
 

@@ -72,8 +72,8 @@ def run_tasks(
 
     A row is a `CodeTask`: it has the columns `code` and `language`, and may have those of the other fields.
     `sandbox` is an object with fields of `SandboxConfig`; the others are those of the settings, and the embedded FaaS
-    can only lower the limits. `tests` is a list of objects with the fields of `TestCase`, or those of `FunctionTest` in
-    rows with a `function`.
+    can only lower the limits. `tests` is a list of objects with the fields of `TestCase`, or those of `FunctionTest` or
+    `AssertTest` in rows with a `function`.
 
     Lists and objects may also be JSON text. `args`, `kwargs` and tests of functions should be: in Arrow all rows have
     values of one type, and a field that only some objects have is null in the others. Null fields of objects are left

@@ -241,7 +241,10 @@ async def wrong_compare(output: str, expected: str) -> bool:
         (lambda: TestCase.from_dict({"input": ""}), "a test has no field 'input', only stdin, expected"),
         (lambda: check_tests([]), "tests must not be empty"),
         (lambda: check_tests("ab"), "tests must be an iterable of TestCases, FunctionTests or AssertTests, got 'ab'"),
-        (lambda: check_tests([("a", "b")]), "tests must contain only TestCases, FunctionTests or AssertTests, got tuple at index 0"),
+        (
+            lambda: check_tests([("a", "b")]),
+            "tests must contain only TestCases, FunctionTests or AssertTests, got tuple at index 0",
+        ),
         (
             lambda: check_tests([FunctionTest([], 1), TestCase()]),
             "tests must contain only FunctionTests, as the first one is, got TestCase at index 1",
