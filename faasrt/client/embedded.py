@@ -13,11 +13,14 @@ import attrs
 from faasrt.config import EngineName, Level, SandboxConfig, Settings
 from faasrt.errors import ConfigurationError
 from faasrt.languages import Language, LanguageOption
+from faasrt.protocol.health import EndpointProfile, read_profile
 from faasrt.telemetry.events import Sink
 
 if TYPE_CHECKING:
     from faasrt.local.server import LocalFaaS
 
+ENDPOINT = "http://local"
+"""The name of the endpoint in results, errors, logs and metrics. Unlike its URL, it is the same after each start."""
 # How long a program may wait in the queue of the embedded FaaS if the settings have no `queue_timeout_s`.
 _QUEUE_TIMEOUT_S = 30.0
 
@@ -104,8 +107,13 @@ class EmbeddedFaaS:
         self.is_started = True
 
     def endpoints(self) -> dict[Language, str]:
-        """Return the URL for each language; nothing before the start."""
-        return dict.fromkeys(self.languages, self.server.url) if self.is_started else {}
+        """Return the endpoint for each language; nothing before the start."""
+        return dict.fromkeys(self.languages, ENDPOINT) if self.is_started else {}
+
+    @property
+    def profile(self) -> EndpointProfile:
+        """What the client would learn from its health report. It must have been started."""
+        return read_profile(self.server.health())
 
     def check(self, settings: Settings) -> Settings:
         """Return the settings for calls to it, after checking that it can follow the settings of a manager.

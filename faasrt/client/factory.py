@@ -10,6 +10,7 @@ from faasrt.client.runtime import Runtime
 from faasrt.config import Settings
 from faasrt.errors import ConfigurationError, UnsupportedLanguageError
 from faasrt.languages import Language, LanguageOption, OtherLanguage, parse_language
+from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.registry import protocol_of
 from faasrt.results import HealthStatus
 from faasrt.telemetry.dispatch import EventDispatcher, check_sinks
@@ -135,6 +136,9 @@ class RuntimeFactory:
         for url in urls:
             protocol_of(url)
         self._transport.endpoints.reconfigure(settings)
+
+    def _add_endpoint(self, endpoint: str, url: str, profile: EndpointProfile) -> None:
+        self._transport.endpoints.add(endpoint, url, profile)
 
     def get_supported_languages(self) -> tuple[Language | OtherLanguage, ...]:
         """Return the languages that have an endpoint.

@@ -14,7 +14,7 @@ import attrs
 
 from faasrt._checks import Endpoints
 from faasrt.client.cache import CacheOption, ResultCache
-from faasrt.client.embedded import EmbeddedFaaS, LocalOptions
+from faasrt.client.embedded import ENDPOINT, EmbeddedFaaS, LocalOptions
 from faasrt.client.factory import RuntimeFactory, check_settings
 from faasrt.client.map import Map, StopOn, TaskResults, stop_maps
 from faasrt.client.runtime import Runtime
@@ -175,7 +175,8 @@ class RuntimeManager:
         r"""Return a manager with an embedded FaaS in this process. Needs the extra `local`.
 
         The FaaS starts with `async with`, or at the first call, and stops with `aclose`. If the start fails or is
-        cancelled, the next call starts it again.
+        cancelled, the next call starts it again. Results, errors, logs and metrics name its endpoint `http://local`;
+        `local_faas.url` is its URL.
 
         Args:
             languages: The languages to serve. Default: None, which means Python, JavaScript, TypeScript, and those of
@@ -512,6 +513,7 @@ class RuntimeManager:
             self._check_open()
             if not embedded.is_started:
                 await embedded.start()
+                self._factory._add_endpoint(ENDPOINT, embedded.server.url, embedded.profile)
                 await self._factory.reconfigure(embedded.check(embedded.settings))
 
     def _check_open(self) -> None:

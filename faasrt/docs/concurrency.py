@@ -8,7 +8,7 @@ A call is sent when it gets a permit, which is the permission to send. A permit 
    allows fewer connections.
 2. **An endpoint.** Each has a limit of its own. It starts at the capacity in its `/health`, which is also its maximum;
    if `/health` states none, it starts at 16 and can grow up to `max_concurrency`. It grows with successes, and shrinks
-   when the server refuses or does not answer.
+   when the server refuses or does not answer. `RuntimeManager.local` knows the capacity before the first call.
 
 Calls without a permit wait in order, by default without a time limit. The deadline of a call starts when it gets its
 first permit, so this wait costs the program no time.

@@ -27,7 +27,7 @@ asyncio.run(main())
 ```
 
 ```text
-INFO faasrt call_finished call_id='...' language='python' endpoint='http://127.0.0.1:...' outcome='OK' attempts=1 ...
+INFO faasrt call_finished call_id='...' language='python' endpoint='http://local' outcome='OK' attempts=1 ...
 ```
 
 or with structlog, whose processors and context variables then apply to faasrt's lines too:

@@ -175,6 +175,16 @@ class LocalFaaS:
             await self.aclose()
             raise
 
+    def health(self) -> dict[str, Any]:
+        """Return the report of `GET /health`.
+
+        Raises:
+            RuntimeClosedError: The server is not running.
+        """
+        if self._url is None:
+            raise RuntimeClosedError("the embedded FaaS is not running")
+        return self._services.current.health()
+
     async def wait_ready(self, language: LanguageOption) -> None:
         """Wait until a language can run, and start its engine if it starts only when it is needed.
 

@@ -33,8 +33,8 @@ Labels are languages, base URLs, addresses, outcomes and class names. So the num
 endpoints that are used now, and not on the number of calls. As long as no endpoint has left, the values are those of
 `get_metrics()`, summed over the managers that share the sink. Afterwards, `get_metrics()` still counts the calls of
 those that have left. The limit and the breaker of an endpoint have the last value that any manager reported. With
-`PROMETHEUS_MULTIPROC_DIR`, gauges are summed over the live processes. Executions of the embedded FaaS are not counted;
-it serves its own `/metrics`.
+`PROMETHEUS_MULTIPROC_DIR`, gauges are summed over the live processes. The endpoint of `RuntimeManager.local` is
+`http://local`. Executions of the embedded FaaS are not counted; it serves its own `/metrics`.
 """
 
 from __future__ import annotations

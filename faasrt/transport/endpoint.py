@@ -228,6 +228,10 @@ class Profiles:
             self._ask_again_at[url] = self._clock() + UNKNOWN_S
         return self._current(url)
 
+    def set(self, url: str, profile: EndpointProfile) -> None:
+        """Use this profile of an endpoint, as if the endpoint had sent it."""
+        self._known[url] = profile
+
     def mark_stale(self, url: str, *, is_replaced: bool = False) -> None:
         """Make the next call request the profile of an endpoint that failed. Another server may have replaced it.
 

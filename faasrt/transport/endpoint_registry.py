@@ -80,6 +80,7 @@ class EndpointRegistry:
             random=random,
             emit=emit,
             replicas_of=self._replicas.expand,
+            capacity_of=self._capacity_of,
             on_idle=self._remove,
         )
         # The groups of languages whose URLs have no names.
@@ -91,6 +92,11 @@ class EndpointRegistry:
     def retain(self) -> None:
         """Count one more runtime that uses the endpoints."""
         self._users += 1
+
+    def add(self, endpoint: str, url: str, profile: EndpointProfile) -> None:
+        """Use an endpoint whose name is not its URL. Its profile is known, so its first call requests none."""
+        self.http.set_address(endpoint, url)
+        self.profiles.set(endpoint, profile)
 
     async def release(self) -> None:
         """Count one runtime less; the last one closes the sessions."""
@@ -132,6 +138,10 @@ class EndpointRegistry:
         self.http.configure(settings)
         self._replicas.configure(settings)
         self.pool.reconfigure(settings, lambda group: self._urls(group.language, validates=group.validates))
+
+    def _capacity_of(self, url: str, family: str) -> int | None:
+        profile = self.profiles.cached(url)
+        return None if profile is None else profile.capacities.get(family)
 
     async def fingerprints(self, language: Language | str) -> dict[str, str | None]:
         """Return the fingerprint for a language of each endpoint by base URL; None if it is unknown now."""

@@ -164,6 +164,8 @@ class EndpointGroups:
         random: Returns a number in [0, 1).
         emit: Called with the events of breakers and limits.
         replicas_of: Returns the base URLs of the replicas now that have these URLs in the settings.
+        capacity_of: Returns the capacity of an endpoint, by its base URL and the family of languages, if it is known
+            before the first call; else None.
         on_idle: Called with the base URL of a replica that has left, after its last call has ended.
 
     Attributes:
@@ -179,6 +181,7 @@ class EndpointGroups:
         random: Callable[[], float],
         emit: Sink,
         replicas_of: Callable[[Sequence[str]], Sequence[str]],
+        capacity_of: Callable[[str, str], int | None],
         on_idle: Callable[[str], None],
     ) -> None:
         self.limits_changed = False
@@ -187,6 +190,7 @@ class EndpointGroups:
         self._clock = clock
         self._random = random
         self._replicas_of = replicas_of
+        self._capacity_of = capacity_of
         self._on_idle = on_idle
         self._groups: dict[_Key, EndpointGroup] = {}
         # Groups without some replicas, while calls use them.
@@ -293,6 +297,8 @@ class EndpointGroups:
             breaker = Breaker(self._settings.breaker, self._random, on_breaker)
             _, max_per_endpoint = max_calls(self._settings)
             limit = AdaptiveLimit(max_per_endpoint, on_limit)
+            if (capacity := self._capacity_of(url, family)) is not None:
+                limit.set_capacity(capacity)
             latency = EndpointLatency(self._latencies[family])
             endpoint = self._endpoints[family, url] = Endpoint(url, breaker, limit, latency, family)
             self._families[url] += 1

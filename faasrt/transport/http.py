@@ -161,7 +161,17 @@ class HttpClient:
         self._clock = clock
         self._sessions: dict[str, aiohttp.ClientSession] = {}
         self._urls: dict[str, dict[str, URL]] = {}
+        # The URLs of endpoints whose name is another one.
+        self._addresses: dict[str, str] = {}
         self.configure(settings)
+
+    def set_address(self, endpoint: str, url: str) -> None:
+        """Send the requests for an endpoint to a URL other than its name."""
+        self._addresses[endpoint] = url
+        self._urls.pop(endpoint, None)
+
+    def _base_url(self, endpoint: str) -> str:
+        return self._addresses.get(endpoint) or split_endpoint(endpoint)[1]
 
     def configure(self, settings: Settings) -> None:
         """Use these settings for further requests. Connections stay open."""
@@ -250,7 +260,7 @@ class HttpClient:
 
         A server may close the connection after a health report, so no program must be sent on it.
         """
-        url = URL(split_endpoint(endpoint)[1] + protocol_of(endpoint).health_path)
+        url = URL(self._base_url(endpoint) + protocol_of(endpoint).health_path)
         if (session := self._settings.session) is not None:
             headers = self._with_own({"Connection": "close"})
             return await _exchange(session.get(url, headers=headers, **self._options), None, _HEALTH_BODY_BYTES)
@@ -293,7 +303,7 @@ class HttpClient:
             status, version, details = "unreachable" if unreachable else "failed", "", {}
             error = str(failure) or "the answer is larger than any health report"
         return EndpointHealth(
-            endpoint=endpoint,
+            endpoint=self._addresses.get(endpoint, endpoint),
             healthy=not error,
             status=status,
             latency_s=self._clock() - started,
@@ -328,7 +338,7 @@ class HttpClient:
     def _url(self, endpoint: str, path: str) -> URL:
         urls = self._urls.get(endpoint)
         if urls is None:
-            http_url = split_endpoint(endpoint)[1]
+            http_url = self._base_url(endpoint)
             paths = (protocol_of(endpoint).run_path, VALIDATE_PATH)
             urls = self._urls[endpoint] = {path: URL(http_url + path) for path in paths}
         return urls[path]

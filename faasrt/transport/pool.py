@@ -87,7 +87,7 @@ class PermitPool:
 
     Args:
         settings: The limits.
-        clock, random, emit, replicas_of, on_idle: See `EndpointGroups`.
+        clock, random, emit, replicas_of, capacity_of, on_idle: See `EndpointGroups`.
 
     Attributes:
         groups: The endpoints.
@@ -103,10 +103,17 @@ class PermitPool:
         random: Callable[[], float],
         emit: Sink = lambda event: None,
         replicas_of: Callable[[Sequence[str]], Sequence[str]] = lambda urls: urls,
+        capacity_of: Callable[[str, str], int | None] = lambda url, family: None,
         on_idle: Callable[[str], None] = lambda url: None,
     ) -> None:
         self.groups = EndpointGroups(
-            settings, clock=clock, random=random, emit=emit, replicas_of=replicas_of, on_idle=on_idle
+            settings,
+            clock=clock,
+            random=random,
+            emit=emit,
+            replicas_of=replicas_of,
+            capacity_of=capacity_of,
+            on_idle=on_idle,
         )
         self.in_flight = 0
         self.queued = 0

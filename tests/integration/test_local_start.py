@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import tempfile
 from collections.abc import Coroutine, Generator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+import attrs
 import pytest
 
-from faasrt import ConfigurationError, RuntimeManager
+from faasrt import (
+    ConfigurationError,
+    LimiterSettings,
+    QueueFullError,
+    RuntimeClosedError,
+    RuntimeManager,
+    Settings,
+)
+from faasrt.local import LocalFaaS
 
 pytestmark = pytest.mark.servers
 
@@ -109,3 +120,39 @@ async def test_a_missing_deno_binary_is_a_configuration_error(monkeypatch: pytes
     with pytest.raises(ConfigurationError, match=r"binary of Deno is missing .*nowhere.*reinstall"):
         async with RuntimeManager.local(["js"]):
             raise AssertionError
+
+
+@pytest.mark.parametrize("before", ["", "validate", "reconfigure", "run", "close"])
+async def test_a_cold_manager_has_the_queue_limits_of_a_warm_one(before: str) -> None:
+    """It knows the capacity before the first call: four programs for each worker of JavaScript."""
+    settings = Settings(limiter=LimiterSettings(max_queue=3))
+    async with RuntimeManager.local(["js"], workers=1, settings=settings) as manager:
+        if before == "validate":
+            assert (await manager.validate_code("1", "js")).valid
+        elif before == "reconfigure":
+            await manager.reconfigure(attrs.evolve(settings, limiter=LimiterSettings(max_queue=5)))
+            await manager.reconfigure(settings)
+        elif before:
+            await manager.run_code("1", "js")
+        if before == "close":
+            await manager.close_runtimes()
+        calls = [asyncio.create_task(manager.run_code("setInterval(() => {}, 1_000)", "js")) for _ in range(20)]
+        refused, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        while len(refused) < 13:
+            done, _ = await asyncio.wait(set(calls) - refused, return_when=asyncio.FIRST_COMPLETED)
+            refused |= done
+        metrics = manager.get_metrics()
+        for call in calls:
+            call.cancel()
+        results = await asyncio.gather(*calls, return_exceptions=True)
+    assert (metrics.in_flight, metrics.queued, [state.limit for state in metrics.states]) == (4, 3, [4])
+    assert sum(isinstance(result, QueueFullError) for result in results) == 13
+
+
+async def test_a_server_has_the_health_that_it_reports() -> None:
+    async with LocalFaaS(["js"], workers=1) as faas, aiohttp.ClientSession() as session:
+        await faas.wait_ready("js")
+        async with session.get(f"{faas.url}/health") as answer:
+            assert await answer.json() == json.loads(json.dumps(faas.health()))
+    with pytest.raises(RuntimeClosedError):
+        faas.health()

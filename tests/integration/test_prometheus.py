@@ -23,6 +23,7 @@ from faasrt import (
     Metrics,
     QueueFullError,
     RuntimeManager,
+    ServiceError,
     Settings,
 )
 from faasrt.telemetry.events import (
@@ -310,7 +311,7 @@ async def test_the_health_report_agrees_with_the_metrics() -> None:
     registry = CollectorRegistry()
     seen: list[Any] = []
     async with RuntimeManager.local(["js"], workers=1, telemetry=[PrometheusSink(registry), seen.append]) as manager:
-        await manager.run_code("1", "js")
+        at = (await manager.run_code("1", "js")).endpoint
         await asyncio.gather(manager.run_code("throw 1", "js"), manager.run_code("1", "js"))
         calls = [asyncio.create_task(manager.run_code("setInterval(() => {}, 1_000)", "js")) for _ in range(3)]
         await until_active(manager, "javascript", 3)
@@ -323,7 +324,6 @@ async def test_the_health_report_agrees_with_the_metrics() -> None:
     (endpoint,) = reported.endpoints
     assert endpoint.healthy
     language = endpoint.details["languages"]["javascript"]
-    at = endpoint.endpoint
     assert language["active"] + language["queued"] == running[ExecutionStarted] - running[ExecutionFinished] == 3
     assert metrics.total.in_flight == 3
     assert total(samples, "faasrt_attempts_in_flight", "endpoint") == {(at,): language["active"]}
@@ -331,6 +331,37 @@ async def test_the_health_report_agrees_with_the_metrics() -> None:
     assert [state.limit for state in metrics.states] == [language["capacity"]]
     assert total(samples, "faasrt_endpoint_breaker_open") == {}
     assert total(samples, "faasrt_calls_total", "outcome") == {("OK",): 2, ("USER_ERROR",): 1}
+
+
+async def test_the_embedded_faas_has_the_same_label_after_each_start() -> None:
+    """Results, errors, log lines and metrics of managers that share a sink name one endpoint, whatever its port is."""
+    registry = CollectorRegistry()
+    sink, seen = PrometheusSink(registry), list[Any]()
+    urls, names = set(), set()
+    for _ in range(2):
+        settings = Settings(retry=QUICK)
+        async with RuntimeManager.local(["js"], workers=1, settings=settings, telemetry=[sink, seen.append]) as manager:
+            runtime = await manager.get_runtime("js")
+            names.add((await runtime.run_code("1")).endpoint)
+            metrics = manager.get_metrics()
+            names |= {*metrics.endpoints, *(state.endpoint for state in metrics.states)}
+            assert manager.local_faas is not None
+            urls.add(manager.local_faas.url)
+            assert {health.endpoint for health in (await manager.get_health_status()).endpoints} <= urls
+            await manager.local_faas.aclose()  # as if it had crashed
+            with pytest.raises(ServiceError) as caught:
+                await runtime.run_code("1")
+            names.add(caught.value.endpoint)
+    assert (names, len(urls)) == ({"http://local"}, 2)
+    assert {event.endpoint for event in seen if getattr(event, "endpoint", "")} == names
+    labels = {
+        sample.labels["endpoint"]
+        for metric in registry.collect()
+        for sample in metric.samples
+        if "endpoint" in sample.labels
+    }
+    assert labels == names
+    assert total(scrape(registry), "faasrt_calls_total", "outcome")["OK",] == 2
 
 
 async def test_the_health_report_agrees_with_the_metrics_on_failures(unused_tcp_port: int) -> None:

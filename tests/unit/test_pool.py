@@ -666,6 +666,27 @@ async def test_a_higher_limit_wakes_waiting_calls() -> None:
     assert (pool.in_flight, pool.queued) == (0, 0)
 
 
+async def test_an_endpoint_whose_capacity_is_known_starts_with_it() -> None:
+    """No call has to ask for it: as many as the capacity are sent at once, and the queue has its limit."""
+    capacities = {("http://known", "python"): 4}
+    settings = Settings(limiter=LimiterSettings(max_queue=2))
+    pool = PermitPool(
+        settings,
+        clock=Clock(),
+        random=random.Random(5).random,
+        capacity_of=lambda url, family: capacities.get((url, family)),
+    )
+    group = pool.groups.get("python", ["http://known"])
+    calls = [asyncio.create_task(pool.acquire(group, within_s=60)) for _ in range(9)]
+    await asyncio.sleep(0)
+    assert (pool.in_flight, pool.queued) == (4, 2)
+    assert [type(call.exception()) for call in calls[6:]] == [QueueFullError] * 3
+    for call in calls[:6]:
+        pool.release(await call, None)
+    # Of other endpoints, the first call learns the capacity.
+    assert pool.groups.get("js", ["http://known"]).endpoints[0].limit.limit == 1
+
+
 def test_endpoint_that_backs_off_gets_no_calls() -> None:
     """The endpoint has no calls in flight, but `choose` returns the other one, until the back-off ends."""
     endpoints, source = group_of(2), random.Random(3).random

@@ -164,7 +164,8 @@ class Service:
         language = parse_language(fields, tuple(self._queues), self._missing)
         return parse_job(fields, language, self._queues[language].engine, self._sandbox)
 
-    async def _health(self, request: web.BaseRequest, share: Share) -> web.Response:
+    def health(self) -> dict[str, Any]:
+        """Return the health report."""
         languages = {}
         for language, queue in self._queues.items():
             engine = queue.engine
@@ -189,7 +190,7 @@ class Service:
             status = "healthy" if len(statuses) == 1 else "degraded"
         else:
             status = "unhealthy" if "failed" in statuses else "starting"
-        body = {
+        return {
             "status": status,
             "version": f"faasrt {__version__}",
             "capabilities": dict.fromkeys(_CAPABILITIES, True) | self._input_capabilities(),
@@ -197,7 +198,10 @@ class Service:
             "languages": languages,
             "missing": self._missing,
         }
-        return json_response(200 if "ready" in statuses else 503, body)
+
+    async def _health(self, request: web.BaseRequest, share: Share) -> web.Response:
+        report = self.health()
+        return json_response(200 if report["status"] in ("healthy", "degraded") else 503, report)
 
     def _statuses(self) -> set[str]:
         """Return the statuses of the engines. One that starts when it is needed does not affect the others."""
@@ -245,8 +249,12 @@ class ServiceSwitch:
     _former: set[Service] = attrs.field(factory=set)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        return await self.current.handle(request)
+
+    @property
+    def current(self) -> Service:
         assert self._service is not None
-        return await self._service.handle(request)
+        return self._service
 
     def use(self, service: Service) -> None:
         """Hand requests to another service from now on."""
