@@ -1,6 +1,8 @@
-"""Checks of the options of a run. Tasks and tests use them when they are made, and calls before they send."""
+"""Checks of the options of a run. Tasks and tests use them when they are made, and calls before they send.
 
-from __future__ import annotations
+attrs shows the annotation of a converter's argument in the signature of the class. So the annotations of this module
+are types, not strings.
+"""
 
 import math
 from collections.abc import Iterable, Mapping, Set
