@@ -22,17 +22,26 @@ The service adds a newline to a standard input that does not end in one; the env
 from __future__ import annotations
 
 import base64
+import itertools
+import math
+import posixpath
 import re
+from collections.abc import Mapping
+from signal import strsignal
 from typing import Any
 
+import attrs
+
 from faasrt._strict_json import loads
-from faasrt.errors import ProtocolError, ServerError
+from faasrt.errors import InvalidRequestError, ProtocolError, ServerError
+from faasrt.inputs import ProgramInput, check_path
 from faasrt.languages import Language
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.interface import ServiceProtocol
-from faasrt.protocol.processes import ProcessEnd, read_end, signal_name, stdin_text
+from faasrt.protocol.processes import ProcessEnd, read_end, signal_name, signal_number, stdin_text
 from faasrt.protocol.request import RunRequest, encode_json
 from faasrt.protocol.response import Answer, ParsedAnswer, check_number, check_type, decode_object, status_error
+from faasrt.protocol.served import Offer, RefusedError, ServedProtocol, ServedResult, ServedRun, as_number
 from faasrt.results import ErrorInfo, Outcome
 
 _LIMIT = re.compile(r"\b(?P<name>\w++) cannot exceed the configured limit of (?P<limit>-?\d+)")
@@ -173,3 +182,264 @@ def _end(stage: dict[str, Any], status: str, message: str, run: RunRequest, *, c
 
 
 PROTOCOL = Piston()
+
+
+# ---- The server half.
+
+
+@attrs.frozen
+class _Package:
+    """The name of a language, its aliases, and the package that it is in, if that has another name."""
+
+    language: str
+    aliases: tuple[str, ...] = ()
+    runtime: str = ""
+
+
+_PACKAGES = {
+    Language.PYTHON: _Package("python", ("py", "py3", "python3")),
+    Language.JAVASCRIPT: _Package("javascript", ("node-javascript", "node-js", "js", "deno-js"), "deno"),
+    Language.TYPESCRIPT: _Package("typescript", ("ts", "node-ts", "tsc", "deno", "deno-ts"), "deno"),
+    Language.C: _Package("c", ("gcc",), "gcc"),
+    Language.CPP: _Package("c++", ("cpp", "g++"), "gcc"),
+    Language.GO: _Package("go", ("golang",)),
+    Language.RUST: _Package("rust", ("rs",)),
+    Language.JAVA: _Package("java"),
+    Language.BASH: _Package("bash", ("sh",)),
+}
+_FIELDS = (
+    *("language", "version", "files", "stdin", "args", "compile_timeout", "run_timeout", "compile_cpu_time"),
+    *("run_cpu_time", "compile_memory_limit", "run_memory_limit"),
+)
+_TOO_LONG = {"stdout": "OL", "stderr": "EL"}
+_ENCODINGS = ("utf8", "base64", "hex")
+_VERSION_RANGE = re.compile(
+    r"(?P<operator>\^|~|>=|<=|>|<|=|) ?v?(?P<major>[0-9]{1,9}|[xX*])"
+    r"(?:\.(?P<minor>[0-9]{1,9}|[xX*]))?(?:\.(?P<patch>[0-9]{1,9}|[xX*]))?(?: |$)"
+)
+_MAX_RANGE = 100
+
+
+class PistonServer(ServedProtocol):
+    """Answers the clients of Piston.
+
+    Limits above those of the server, limits of the CPU time below the time limit, and unknown fields are refused with a
+    400. `output` is stdout, followed by stderr. The CPU time is not measured.
+    """
+
+    prefix = "/piston/api/v2"
+    run_path = Piston.run_path
+
+    def runtimes(self, offer: Offer) -> list[dict[str, Any]]:
+        """Return the answer to `GET /runtimes`."""
+        listed = []
+        for language, served in offer.languages.items():
+            if not served.version:
+                continue
+            package = _PACKAGES[language]
+            runtime = {"language": package.language, "version": served.version, "aliases": list(package.aliases)}
+            listed.append(runtime | ({"runtime": package.runtime} if package.runtime else {}))
+        return listed
+
+    def packages(self, offer: Offer) -> list[dict[str, Any]]:
+        """Return the answer to `GET /packages`."""
+        return [
+            {"language": runtime["language"], "language_version": runtime["version"], "installed": True}
+            for runtime in self.runtimes(offer)
+        ]
+
+    def read_run(self, fields: Mapping[str, Any], offer: Offer) -> ServedRun:
+        for name in ("language", "version"):
+            if not isinstance(fields.get(name), str) or not fields[name]:
+                raise _refused(f"{name} is required as a string")
+        files = _read_files(fields.get("files"))
+        language = _find_language(fields["language"], fields["version"], offer)
+        main = next((file for file in files if file["encoding"] == "utf8"), None)
+        if main is None:
+            raise _refused("files must include at least one utf8 encoded file")
+        for name in fields:
+            if name not in _FIELDS:
+                raise _refused(f"{name[:100]} is unknown to this server, which would ignore it")
+        stdin = fields.get("stdin") or ""
+        if not isinstance(stdin, str):
+            raise _refused("If specified, stdin must be a string")
+        served = offer.languages[language]
+        run_ms, memory = _read_limits(fields, "run", offer.timeout_ms, offer.memory_limit_mb)
+        # For other languages, the limits of a compilation are only checked.
+        compile_ms, compile_memory = _read_limits(
+            fields, "compile", served.compile_timeout_ms or math.inf, served.compile_memory_mb or math.inf
+        )
+        try:
+            check_path(main["name"], "the name of a file")
+            program_input = ProgramInput.checked(
+                language,
+                stdin=stdin if stdin.endswith("\n") else f"{stdin}\n",  # as the service does
+                argv=fields.get("args") or (),
+                files={file["name"]: _content(file) for file in files if file is not main},
+            )
+        except InvalidRequestError as error:
+            raise _refused(str(error)) from None
+        return ServedRun(
+            language=language,
+            code=main["content"],
+            timeout_ms=run_ms,
+            memory_limit_mb=int(memory),
+            compile_timeout_ms=compile_ms if served.compile_timeout_ms else None,
+            compile_memory_mb=int(compile_memory) if served.compile_timeout_ms else None,
+            input=program_input,
+        )
+
+    def encode_result(self, result: ServedResult, run: ServedRun, offer: Offer) -> dict[str, Any]:
+        package, end = _PACKAGES[run.language], result.end
+        body = {"language": package.language, "version": offer.languages[run.language].version}
+        if end.compiling:
+            stage = _stage(end, result.compile_ms, None)
+            return {"compile": stage, "run": stage, **body}  # as the service does if nothing ran
+        ran = _stage(end, end.duration_ms, result.memory_bytes)
+        if result.compile_ms is None:
+            return {"run": ran, **body}
+        compiler = ProcessEnd(stdout="", stderr="", exit_code=0)
+        return {"compile": _stage(compiler, result.compile_ms, None), "run": ran, **body}
+
+    def encode_failure(self, status: int, message: str, *, not_started: bool) -> tuple[int, dict[str, Any]]:
+        return status, {"message": message}
+
+
+def _refused(message: str) -> RefusedError:
+    return RefusedError(400, {"message": message})
+
+
+def _read_files(files: Any) -> list[dict[str, str]]:
+    """Return the files with their names and encodings."""
+    if not isinstance(files, list):
+        raise _refused("files is required as an array")
+    read = []
+    for index, file in enumerate(files):
+        if not isinstance(file, dict) or not isinstance(file.get("content"), str):
+            raise _refused(f"files[{index}].content is required as a string")
+        encoding, name = file.get("encoding") or "utf8", file.get("name") or f"file{index}.code"
+        if encoding not in _ENCODINGS:
+            raise _refused(f"files[{index}].encoding must be one of {', '.join(_ENCODINGS)}")
+        if not isinstance(name, str):
+            raise _refused(f"files[{index}].name must be a string")
+        read.append({"name": posixpath.normpath(name), "content": file["content"], "encoding": encoding})
+    return read
+
+
+def _content(file: Mapping[str, str]) -> str | bytes:
+    try:
+        match file["encoding"]:
+            case "base64":
+                return base64.b64decode("".join(file["content"].split()), validate=True)
+            case "hex":
+                return bytes.fromhex(file["content"])
+    except ValueError:
+        raise _refused(f"the file {file['name'][:100]} is not {file['encoding']}") from None
+    return file["content"]
+
+
+def _read_limits(fields: Mapping[str, Any], stage: str, largest_ms: float, largest_mb: float) -> tuple[float, float]:
+    """Return the time limit of a stage in milliseconds, and its memory limit in MiB."""
+    memory = _limit(fields, f"{stage}_memory_limit", largest_mb * 2**20)
+    timeout_ms = _limit(fields, f"{stage}_timeout", largest_ms)
+    cpu_name = f"{stage}_cpu_time"
+    if fields.get(cpu_name) and _limit(fields, cpu_name, largest_ms) < timeout_ms:
+        message = f"{cpu_name} cannot be less than {stage}_timeout ({timeout_ms:g}): this server limits only wall time"
+        raise _refused(message)
+    return timeout_ms, memory / 2**20
+
+
+def _limit(fields: Mapping[str, Any], name: str, largest: float) -> float:
+    value = fields.get(name)
+    if not value:  # as in the service, 0 is the limit of the server
+        return largest
+    number = as_number(value)
+    if number is None:
+        raise _refused(f"If specified, {name} must be a number")
+    if number > largest:
+        raise _refused(f"{name} cannot exceed the configured limit of {largest:.15g}")
+    if number < 0:
+        raise _refused(f"{name} must be non-negative")
+    return number
+
+
+def _find_language(name: str, versions: str, offer: Offer) -> Language:
+    for language, package in _PACKAGES.items():
+        if name in (package.language, *package.aliases):
+            served = offer.languages.get(language)
+            if served is not None and (not served.version or satisfies(served.version, versions)):
+                return language
+    raise _refused(f"{name[:100]}-{versions[:100]} runtime is unknown")
+
+
+def satisfies(version: str, versions: str) -> bool:
+    """Return whether a version such as "3.11.7" is in a range of npm, such as "*", "3.x", "^3.9" or ">=3.9 <3.12"."""
+    if len(versions) > _MAX_RANGE:
+        return False
+    numbers = [int(part) for part in version.split(".")]
+    return any(_satisfies_all(numbers, " ".join(part.split())) for part in versions.split("||"))
+
+
+def _satisfies_all(version: list[int], comparators: str) -> bool:
+    at = 0
+    while at < len(comparators):
+        match = _VERSION_RANGE.match(comparators, at)
+        if match is None or not _compares(version, match):
+            return False
+        at = match.end()
+    return True
+
+
+def _compares(version: list[int], match: re.Match[str]) -> bool:
+    parts = [match[name] for name in ("major", "minor", "patch")]
+    given = [int(part) for part in itertools.takewhile(lambda part: part and part.isdigit(), parts)]
+    # The versions that begin with the given numbers lie between `low` and `high`.
+    low, head = given + [0] * (3 - len(given)), version[: len(given)]
+    match match["operator"]:
+        case ">=":
+            return version >= low
+        case "<":
+            return version < low
+        case ">":
+            return head > given
+        case "<=":
+            return head <= given
+        case "~":
+            return version >= low and version[:2] == low[: min(2, len(given))] + version[len(given[:2]) : 2]
+        case "^":
+            fixed = next((index for index, part in enumerate(given) if part), len(given) - 1) + 1
+            return version >= low and version[:fixed] == low[:fixed]
+    return head == given
+
+
+def _stage(end: ProcessEnd, duration_ms: float | None, memory_bytes: int | None) -> dict[str, Any]:
+    code, signal, status, message, stderr = end.exit_code, None, None, None, end.stderr
+    if "stdout" in end.truncated or "stderr" in end.truncated:
+        name = "stdout" if "stdout" in end.truncated else "stderr"
+        code, signal, status, message = None, "SIGKILL", _TOO_LONG[name], f"{name} length exceeded"
+    elif end.outcome is Outcome.OUTPUT_LIMIT:
+        code, signal, status, message = None, "SIGKILL", "OL", "stdout length exceeded"
+    elif end.outcome is Outcome.TIMEOUT:
+        code, signal, status, message = None, "SIGKILL", "TO", "Time limit exceeded (wall clock)"
+    elif end.signal:
+        # The run script of the service is a bash, which says on stderr what has killed the program.
+        number = signal_number(end.signal)
+        code = 128 + number
+        stderr += f"run: line 1: {3:5} {strsignal(number) or end.signal:<24}main\n"
+    if status is None and code:
+        status, message = "RE", f"Exited with error status {code}"
+    return {
+        "signal": signal,
+        "stdout": end.stdout,
+        "stderr": stderr,
+        "code": code,
+        "output": end.stdout + stderr,
+        "memory": memory_bytes,
+        "message": message,
+        "status": status,
+        "cpu_time": None,
+        "wall_time": duration_ms,
+    }
+
+
+SERVER = PistonServer()

@@ -125,6 +125,12 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
+def signal_number(name: str) -> int:
+    """Return the number of a signal, given the name that `signal_name` returns."""
+    known = signal.Signals.__members__.get(name)
+    return int(name.removeprefix("signal ")) if known is None else known.value
+
+
 def _first_error(text: str) -> str:
     """Return the first line of a compiler's messages that mentions an error; else the first line."""
     lines = [line.strip() for line in text[:65_536].split("\n") if line.strip()]

@@ -13,7 +13,7 @@ The first row that matches applies:
     408, or 500 whose `details` mention a timeout     TIMEOUT, if the server is not lossless, the program had its whole
                                                       time limit, and the body has an `error`, unlike a proxy's page
     500 that names the program as a suspect           CRASHED; see `PROGRAM_SUSPECT_HEADER`
-    429, 503                                          OverloadedError
+    429, 503; 504 that states that nothing started    OverloadedError
     408 that does not state that nothing was started  ServerError
     other 4xx                                         RejectedError
     other 5xx                                         ServerError
@@ -224,7 +224,7 @@ def status_error(answer: Answer, texts: tuple[str, str] | None = None) -> Servic
     status = answer.status
     error, details = texts or _server_message(answer)
     reason = ": ".join(part[:300] for part in (error, details) if part) or "no reason given"
-    if status in (429, 503):
+    if status in (429, 503) or (status == 504 and answer.not_started):
         message = f"the FaaS is overloaded (HTTP {status}): {reason}; lower the concurrency or add replicas"
         overloaded = OverloadedError(message, sent="yes", status=status)
         overloaded.retry_after_s, overloaded.not_started = answer.retry_after_s, answer.not_started

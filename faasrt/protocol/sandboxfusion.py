@@ -24,17 +24,24 @@ are those of its API. A stream of exactly 219,264 bytes is reported as truncated
 from __future__ import annotations
 
 import base64
+import glob
+import math
+import posixpath
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
 
-from faasrt.errors import ProtocolError, ServerError
+from faasrt.errors import InvalidRequestError, ProtocolError, ServerError
+from faasrt.inputs import ProgramInput
 from faasrt.languages import Language
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.interface import ServiceProtocol
-from faasrt.protocol.processes import ProcessEnd, read_end, signal_name, stdin_text
+from faasrt.protocol.processes import ProcessEnd, read_end, signal_name, signal_number, stdin_text
 from faasrt.protocol.request import RunRequest, encode_json
 from faasrt.protocol.response import Answer, ParsedAnswer, check_number, check_type, decode_object, status_error
+from faasrt.protocol.served import Offer, RefusedError, ServedProtocol, ServedResult, ServedRun, as_number
 from faasrt.results import ErrorInfo, Outcome
 
 _BUFFER_BYTES = 196_608
@@ -155,7 +162,12 @@ def _end(result: dict[str, Any], *, compiling: bool, in_envelope: bool) -> Proce
     elif result.get("status") == "TimeLimitExceeded":
         outcome = Outcome.TIMEOUT
     lost = [name for name, text in texts.items() if text.startswith(_DECODE_ERROR)]
-    full = _BUFFER_BYTES if outcome is Outcome.OUTPUT_LIMIT else _STREAM_BYTES
+    # `faasrt serve` returns longer streams too, which are whole.
+    cut = [
+        name
+        for name, size in sizes.items()
+        if size == _STREAM_BYTES or (outcome is Outcome.OUTPUT_LIMIT and size >= _BUFFER_BYTES)
+    ]
     return ProcessEnd(
         stdout=texts["stdout"],
         stderr=texts["stderr"],
@@ -164,9 +176,238 @@ def _end(result: dict[str, Any], *, compiling: bool, in_envelope: bool) -> Proce
         outcome=outcome,
         error=error,
         compiling=compiling,
-        truncated=[*lost, *(name for name, size in sizes.items() if size >= full)],
+        truncated=[*lost, *cut],
         duration_ms=None if seconds is None else seconds * 1000,
     )
 
 
 PROTOCOL = SandboxFusion()
+
+
+# ---- The server half.
+
+_SERVED = {
+    "python": Language.PYTHON,
+    "cpp": Language.CPP,
+    "nodejs": Language.JAVASCRIPT,
+    "typescript": Language.TYPESCRIPT,
+    "go": Language.GO,
+    "rust": Language.RUST,
+    "java": Language.JAVA,
+    "bash": Language.BASH,
+}
+_FIELDS = (
+    *("compile_timeout", "run_timeout", "memory_limit_MB", "code", "stdin", "language", "files", "fetch_files"),
+    *("priority", "ext"),  # of coze-loop's protocol; they do not change the result
+)
+_DEFAULT_TIMEOUT_S = 10
+_FOLDER = "/tmp/"  # noqa: S108 - the working folder of programs, as they see it
+_IGNORED_FILE = "IGNORE_THIS_FILE"
+_MAX_SHOWN = 200
+_NUMBER = re.compile(r"[+-]?[0-9]{1,20}(?:\.[0-9]{0,20})?")
+
+
+class SandboxFusionServer(ServedProtocol):
+    """Answers the clients of SandboxFusion.
+
+    Limits above those of the server, unknown fields, and files that cannot be there are refused with a 422. A language
+    of the API that does not run here is a SandboxError, as it is there. An overloaded server answers 504, the only
+    status that verl's client tries again.
+    """
+
+    prefix = "/sandboxfusion"
+    run_path = SandboxFusion.run_path
+
+    def read_run(self, fields: Mapping[str, Any], offer: Offer) -> ServedRun:
+        for name in ("code", "language"):
+            if name not in fields:
+                raise _invalid(name, "missing", "Field required")
+        for name in fields:
+            if name not in _FIELDS:
+                message = "Extra inputs are not permitted, because this server would ignore them"
+                raise _invalid(name[:_MAX_SHOWN], "extra_forbidden", message, fields[name])
+        code, stdin = _text(fields, "code"), "" if fields.get("stdin") is None else _text(fields, "stdin")
+        language = self._read_language(fields["language"], offer)
+        largest_ms = offer.languages[language].compile_timeout_ms
+        compile_timeout_ms = _milliseconds(fields, "compile_timeout", largest_ms or math.inf)
+        memory_mb = _number(fields, "memory_limit_MB", -1)
+        if memory_mb > offer.memory_limit_mb:
+            raise _above("memory_limit_MB", memory_mb, offer.memory_limit_mb)
+        files, fetched = _files(fields), _fetched(fields)
+        try:
+            program_input = ProgramInput.checked(
+                language, stdin=stdin, files=files, collect=[glob.escape(path) for path in fetched.values()]
+            )
+        except InvalidRequestError as error:
+            raise _invalid("", "value_error", f"Value error, {error}") from None
+        return ServedRun(
+            language=language,
+            code=code,
+            timeout_ms=_milliseconds(fields, "run_timeout", offer.timeout_ms),
+            memory_limit_mb=int(memory_mb) if memory_mb > 0 else offer.memory_limit_mb,
+            compile_timeout_ms=compile_timeout_ms if largest_ms else None,
+            input=program_input,
+            fetched=fetched,
+        )
+
+    def _read_language(self, name: Any, offer: Offer) -> Language:
+        names = _NAMES.split()
+        if not isinstance(name, str) or name not in names:
+            quoted = [f"'{name}'" for name in names]
+            expected = f"{', '.join(quoted[:-1])} or {quoted[-1]}"
+            raise _invalid("language", "literal_error", f"Input should be {expected}", name, {"expected": expected})
+        language = _SERVED.get(name)
+        if language is None or language not in offer.languages:
+            raise RefusedError(200, _answer("SandboxError", offer.why_not(language, name)))
+        return language
+
+    def encode_result(self, result: ServedResult, run: ServedRun, offer: Offer) -> dict[str, Any]:
+        end = result.end
+        compiled = ran = None
+        if end.compiling:
+            compiled = _stage(end, result.compile_ms)
+        else:
+            ran = _stage(end, end.duration_ms)
+            if result.compile_ms is not None:
+                compiled = _stage(ProcessEnd(stdout="", stderr="", exit_code=0), result.compile_ms)
+        files = {
+            name: base64.b64encode(result.files[path]).decode()
+            for name, path in run.fetched.items()
+            if path in result.files
+        }
+        status = "Success" if not end.compiling and end.outcome is None and end.exit_code == 0 else "Failed"
+        message = ""
+        if "files" in end.truncated:
+            status = "SandboxError"
+            message = "the requested files are too many, or larger than the output limit of this server"
+        elif cut := [name for name in ("stdout", "stderr") if name in end.truncated]:
+            message = f"{' and '.join(cut)} exceeded the output limit of this server"
+        return _answer(status, message, compiled, ran, files)
+
+    def encode_failure(self, status: int, message: str, *, not_started: bool) -> tuple[int, dict[str, Any]]:
+        if not_started:
+            return 504, {"detail": message}
+        if status == 500:
+            return 200, _answer("SandboxError", message)
+        if status == 400:
+            refusal = _invalid("", "value_error", f"Value error, {message}")
+            return refusal.status, refusal.body
+        return status, {"detail": message}
+
+    def jupyter_answer(self, message: str) -> dict[str, Any]:
+        """Return the answer to a `POST /run_jupyter` that fails."""
+        fields = {"status": "SandboxError", "message": message, "driver": None}
+        return {**fields, "cells": [], "executor_pod_name": None, "files": {}}
+
+
+def _answer(
+    status: str,
+    message: str,
+    compiled: Mapping[str, Any] | None = None,
+    ran: Mapping[str, Any] | None = None,
+    files: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    return {
+        "status": status,
+        "message": message,
+        "compile_result": compiled,
+        "run_result": ran,
+        "executor_pod_name": None,
+        "files": files or {},
+    }
+
+
+def _stage(end: ProcessEnd, duration_ms: float | None) -> dict[str, Any]:
+    # The service blocks a program that prints too much until its time limit.
+    was_ended = end.outcome in (Outcome.TIMEOUT, Outcome.OUTPUT_LIMIT)
+    return {
+        "status": "TimeLimitExceeded" if was_ended else "Finished",
+        "execution_time": (duration_ms or 0) / 1000,
+        "return_code": None if was_ended else -signal_number(end.signal) if end.signal else end.exit_code,
+        "stdout": end.stdout,
+        "stderr": end.stderr,
+    }
+
+
+def _invalid(
+    name: str, kind: str, message: str, value: Any = None, context: Mapping[str, Any] | None = None
+) -> RefusedError:
+    """Return a refusal in the format of pydantic, which the service uses. `name` is that of the field, or ""."""
+    shown = value[:_MAX_SHOWN] if isinstance(value, str) else None if as_number(value) is None else as_number(value)
+    detail: dict[str, Any] = {"type": kind, "loc": ["body", *([name] if name else [])], "msg": message, "input": shown}
+    if context is not None:
+        detail["ctx"] = context
+    return RefusedError(422, {"detail": [{**detail, "url": f"https://errors.pydantic.dev/2.6/v/{kind}"}]})
+
+
+def _above(name: str, value: float, limit: float) -> RefusedError:
+    message = f"Input should be less than or equal to {limit:g}, which is the limit of this server"
+    return _invalid(name, "less_than_equal", message, value, {"le": limit})
+
+
+def _text(fields: Mapping[str, Any], name: str) -> str:
+    value = fields[name]
+    if not isinstance(value, str):
+        raise _invalid(name, "string_type", "Input should be a valid string", value)
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        message = "Input should be a valid string, unable to parse raw data as a unicode string"
+        raise _invalid(name, "string_unicode", message) from None
+    return value
+
+
+def _number(fields: Mapping[str, Any], name: str, default: float) -> float:
+    """Return the number in a field. As in the service, it may be written as a string."""
+    value = fields.get(name, default)
+    number = as_number(value)
+    if number is None and isinstance(value, str):
+        if not _NUMBER.fullmatch(value):
+            message = "Input should be a valid number, unable to parse string as a number"
+            raise _invalid(name, "float_parsing", message, value)
+        number = as_number(float(value))
+    if number is None:
+        raise _invalid(name, "float_type", "Input should be a valid number", value)
+    return number
+
+
+def _milliseconds(fields: Mapping[str, Any], name: str, largest_ms: float) -> float:
+    """Return the time in a field, which has seconds. With less than 0, the service ends the program at once."""
+    seconds = _number(fields, name, _DEFAULT_TIMEOUT_S)
+    if name in fields and seconds * 1000 > largest_ms:
+        raise _above(name, seconds, largest_ms / 1000)
+    return max(0.0, min(seconds * 1000, largest_ms))
+
+
+def _files(fields: Mapping[str, Any]) -> dict[str, bytes]:
+    value = fields.get("files", {})
+    if not isinstance(value, dict):
+        raise _invalid("files", "dict_type", "Input should be a valid dictionary", value)
+    files = {}
+    for name, content in value.items():
+        if content is None or _IGNORED_FILE in name:  # as in the service
+            continue
+        if not isinstance(content, str):
+            raise _invalid("files", "string_type", "Input should be a valid string", content)
+        try:
+            files[_path(name)] = base64.b64decode("".join(content.split()), validate=True)
+        except ValueError:
+            raise _invalid("files", "value_error", "Value error, a file is not base64", name) from None
+    return files
+
+
+def _fetched(fields: Mapping[str, Any]) -> dict[str, str]:
+    """Return the paths of the files to fetch, by their names in the request."""
+    value = fields.get("fetch_files", [])
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise _invalid("fetch_files", "list_type", "Input should be a valid list of strings", None)
+    paths = {name: _path(name) for name in value}
+    return {name: path for name, path in paths.items() if path != "."}  # a folder is no file
+
+
+def _path(name: str) -> str:
+    """Return a path without "." and "..", relative to the folder of the program if it is in it."""
+    return posixpath.normpath(name.removeprefix(_FOLDER)) if name else name
+
+
+SERVER = SandboxFusionServer()

@@ -44,6 +44,7 @@ class EngineJob:
         check: Whether to parse the program without running it.
         input: The input of the program besides its code.
         live: Gets the output of the program while it runs; None to return it only with the result.
+        compile_limits: The limits of the compiler, not above those of the engine; None for those of the engine.
     """
 
     language: Language
@@ -52,6 +53,7 @@ class EngineJob:
     check: bool = False
     input: ProgramInput = NO_INPUT
     live: LiveOutput | None = attrs.field(default=None, eq=False)
+    compile_limits: ExecutionLimits | None = None
 
     @property
     def kept_bytes(self) -> int:
@@ -72,6 +74,7 @@ class EngineResult:
         truncated: The sorted names of the streams that were cut.
         error: The exception that ended the program; None if there was none.
         exit_code: The exit code; None if the program was ended from outside.
+        signal: The name of the signal that ended the process, if its outcome is CRASHED; else "".
         duration_ms: The duration in milliseconds.
         line: The line of a syntax error, from 1; None if unknown.
         column: The column of a syntax error, from 1; None if unknown.
@@ -79,6 +82,7 @@ class EngineResult:
         files: The collected files, by path. If some are missing, "files" is in `truncated`.
         diagnostics: The errors that a compiler found; empty for other languages, which have only the one in `error`.
         compile_ms: The time for the compilation in milliseconds; None if there was none.
+        compile_outcome: How the compilation ended if it failed: SYNTAX_ERROR, or the limit that it exceeded.
         queued_ms: The time in the queue before the engine got the program, in milliseconds.
     """
 
@@ -89,6 +93,7 @@ class EngineResult:
     truncated: tuple[str, ...] = attrs.field(converter=tuple[str, ...], default=())
     error: ErrorInfo | None = None
     exit_code: int | None = None
+    signal: str = ""
     duration_ms: float = 0.0
     line: int | None = None
     column: int | None = None
@@ -96,6 +101,7 @@ class EngineResult:
     files: Mapping[str, bytes] = attrs.field(factory=dict)
     diagnostics: tuple[Diagnostic, ...] = ()
     compile_ms: float | None = None
+    compile_outcome: Outcome | None = None
     queued_ms: float = 0.0
 
 
@@ -154,7 +160,7 @@ class Engine(abc.ABC):
         level_reason: Why the level is not higher; "" if it is the highest, or if it was chosen explicitly.
         input_fields: The fields of `faasrt.inputs` that the engine handles.
         cgroups: Creates the cgroups of programs; None without cgroups.
-        compile_limit_s: The time limit of the compiler in seconds; 0 if programs are not compiled.
+        compile_limits: The limits of the compiler; None if programs are not compiled.
         starts_when_needed: Whether the engine starts when it is first used, and is ready before that.
     """
 
@@ -164,7 +170,7 @@ class Engine(abc.ABC):
     programs_per_worker: ClassVar[int] = 1
     min_memory_mb: ClassVar[int] = 16
     jailed: ClassVar[bool] = True
-    compile_limit_s: ClassVar[float] = 0.0
+    compile_limits: ClassVar[ExecutionLimits | None] = None
     starts_when_needed: ClassVar[bool] = False
     platform: ClassVar[str] = f"{sys.platform}-{machine()}"
 
@@ -208,6 +214,11 @@ class Engine(abc.ABC):
     def mark_failed(self, problem: str) -> None:
         self.ready, self.problem = False, problem
         self._ready_or_failed.set()
+
+    @property
+    def compile_limit_s(self) -> float:
+        """The time limit of the compiler in seconds; 0 if programs are not compiled."""
+        return 0.0 if self.compile_limits is None else self.compile_limits.timeout_ms / 1000
 
     @property
     def background(self) -> str:

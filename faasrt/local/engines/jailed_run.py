@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
-import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
@@ -26,6 +25,7 @@ from faasrt.local.jail.jail import Folder, Jail, JailedProcess
 from faasrt.local.process import MESSAGES, STDERR, STDOUT, STREAMS, ignore_output
 from faasrt.local.time_limit import TimeLimit
 from faasrt.protocol.execution_limits import OUTPUT_FACTOR
+from faasrt.protocol.processes import signal_name
 from faasrt.protocol.streams import OutputBuffer
 from faasrt.results import ErrorInfo, Outcome
 
@@ -335,6 +335,7 @@ class JailedRun:
             return {"outcome": Outcome.OUTPUT_LIMIT}
         if returncode < 0:
             self._process.check_not_killed(self._name)
-            name = signal.Signals(-returncode).name if -returncode in set(signal.Signals) else f"signal {-returncode}"
-            return {"outcome": Outcome.CRASHED, "error": ErrorInfo(name, f"the program was ended by {name}")}
+            name = signal_name(-returncode)
+            error = ErrorInfo(name, f"the program was ended by {name}")
+            return {"outcome": Outcome.CRASHED, "error": error, "signal": name}
         return self._read_exit(messages, returncode)

@@ -7,6 +7,7 @@ declared as JSON, because forms and scripts can send such bodies without a CORS 
 
 from __future__ import annotations
 
+import base64
 import hmac
 import re
 
@@ -39,7 +40,7 @@ class AccessPolicy:
             raise web.HTTPForbidden(text="requests from other sites are refused (Sec-Fetch-Site header)")
         if needs_token and self._token is not None and not _has_token(request, self._token):
             raise web.HTTPUnauthorized(
-                text="the token is missing or wrong: send 'Authorization: Bearer TOKEN'",
+                text="the token is missing or wrong: send 'Authorization: Bearer TOKEN', or http://user:TOKEN@...",
                 headers={"WWW-Authenticate": "Bearer"},
             )
 
@@ -47,8 +48,21 @@ class AccessPolicy:
 def _has_token(request: web.BaseRequest, expected: str) -> bool:
     # Several Authorization headers are joined, so that they never match.
     scheme, _, token = ",".join(request.headers.getall("Authorization", ())).partition(" ")
-    same = hmac.compare_digest(token.strip(" ").encode("utf-8", "surrogateescape"), expected.encode())
-    return same and scheme.lower() == "bearer"
+    sent = token.strip(" ").encode("utf-8", "surrogateescape")
+    if scheme.lower() == "basic":
+        sent = _password(sent)
+    same = hmac.compare_digest(sent, expected.encode())
+    return same and scheme.lower() in ("bearer", "basic")
+
+
+def _password(credentials: bytes) -> bytes:
+    """Return the password in the credentials of the scheme Basic, which clients send for `http://user:password@host`.
+    Return b"" if they are malformed.
+    """
+    try:
+        return base64.b64decode(credentials, validate=True).partition(b":")[2]
+    except ValueError:
+        return b""
 
 
 def _host_name(host: str) -> str | None:

@@ -82,8 +82,12 @@ class AdmissionQueue:
         """The number of waiting programs."""
         return self._limiter.statistics().tasks_waiting
 
-    async def execute(self, job: EngineJob) -> EngineResult:
+    async def execute(self, job: EngineJob, *, patience_s: float = 0.0) -> EngineResult:
         """Wait for a free sandbox and run a program in it. The result has the time of the wait.
+
+        Args:
+            job: The program.
+            patience_s: How long this program may wait, in seconds, if it is more than `queue_timeout_s`.
 
         Raises:
             BusyError: The engine is not ready, the queue is full, or the wait was too long.
@@ -101,7 +105,7 @@ class AdmissionQueue:
             # Without a time limit: on a busy machine, a short one may pass although a sandbox is free.
             self._limiter.acquire_nowait()
         except anyio.WouldBlock:
-            await self._wait_for_sandbox()
+            await self._wait_for_sandbox(max(self.queue_timeout_s, patience_s))
         queued_ms = (time.perf_counter() - began) * 1000
         try:
             result = await engine.execute(job)
@@ -113,11 +117,10 @@ class AdmissionQueue:
         counts.outcomes[job.language, result.outcome.value] += 1
         return attrs.evolve(result, queued_ms=queued_ms)
 
-    async def _wait_for_sandbox(self) -> None:
+    async def _wait_for_sandbox(self, timeout_s: float) -> None:
         if self.queued >= self._max_queue:
             self.counts.refused += 1
             raise BusyError(f"the queue is full: {self._max_queue} programs wait already")
-        timeout_s = self.queue_timeout_s
         try:
             with anyio.fail_after(timeout_s):
                 await self._limiter.acquire()
@@ -127,7 +130,12 @@ class AdmissionQueue:
 
 
 async def execute_with_events(
-    queue: AdmissionQueue, job: EngineJob, *, request: web.BaseRequest, emit: EventDispatcher
+    queue: AdmissionQueue,
+    job: EngineJob,
+    *,
+    request: web.BaseRequest,
+    emit: EventDispatcher,
+    patience_s: float = 0.0,
 ) -> tuple[str, EngineResult]:
     """Run a program, emit the events of its execution, with the trace headers of the request, and return its task id
     and the result.
@@ -156,7 +164,7 @@ async def execute_with_events(
         emit(ExecutionFinished(execution_id=task_id, language=job.language.value, total_s=total_s, **ending))
 
     try:
-        result = await queue.execute(job)
+        result = await queue.execute(job, patience_s=patience_s)
     except BaseException as error:
         status = getattr(error, "status", 500) if isinstance(error, Exception) else None
         finish(outcome=None, error=type(error).__name__, status=status)

@@ -26,16 +26,22 @@ from faasrt.local.http.memory import Share
 from faasrt.local.http.notices import notice_of
 from faasrt.local.http.openapi import build_document
 from faasrt.local.http.request_body import BadRequestError, decode_body, parse_job, parse_language, read_body
-from faasrt.local.http.responses import OVERLOADED_HEADERS, error_response, fit_response, json_response, send_response
+from faasrt.local.http.responses import (
+    OVERLOADED_HEADERS,
+    error_response,
+    fit_response,
+    json_response,
+    kept_headers,
+    send_response,
+)
+from faasrt.local.http.services import OtherServices
 from faasrt.protocol.json_lines import accepts_lines
-from faasrt.protocol.request import NOT_STARTED_HEADER, PROGRAM_SUSPECT_HEADER
+from faasrt.protocol.request import PROGRAM_SUSPECT_HEADER
 from faasrt.protocol.response import max_answer_bytes
 from faasrt.results import Diagnostic, Outcome, ValidationResult
 from faasrt.telemetry.dispatch import EventDispatcher
 
 _CAPABILITIES = ("lossless", "enforces_timeouts", "cancels_on_disconnect", "validates", "streams")
-# The headers of an aiohttp error that are copied to the response.
-_REFUSAL_HEADERS = ("Allow", "WWW-Authenticate", "Accept-Encoding", "Connection", NOT_STARTED_HEADER)
 # They need no token, and reveal nothing but this status.
 _PROBES = ("/livez", "/readyz")
 _Handler = Callable[[web.BaseRequest, Share], Awaitable[web.StreamResponse]]
@@ -56,6 +62,7 @@ class Service:
     _access_log: Any = None
     requests: RequestCounter = attrs.field(factory=RequestCounter, init=False)
     _document: dict[str, Any] = attrs.field(init=False)
+    _others: OtherServices = attrs.field(init=False)
     _routes: dict[str, tuple[str, _Handler]] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -64,6 +71,7 @@ class Service:
         # Enough for the answers of all programs that can run at once.
         self._listener.memory.max_answer_bytes = largest * sum(engine.capacity for engine in {*engines.values()})
         self._document = build_document(engines, self._sandbox)
+        self._others = OtherServices(self._queues, self._missing, self._sandbox, self._emit)
         # Compared with the raw request target: an encoded or unnormalized path matches none of them.
         self._routes = {
             "/run_code": ("POST", self._run_code),
@@ -73,6 +81,7 @@ class Service:
             "/readyz": ("GET", self._readyz),
             "/metrics": ("GET", self._metrics),
             "/openapi.json": ("GET", self._openapi),
+            **self._others.routes,
         }
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -98,14 +107,14 @@ class Service:
                 log_request(self._access_log, request, status=status, elapsed_s=elapsed_s, size=size)
 
     async def _respond(self, request: web.BaseRequest, share: Share) -> web.StreamResponse:
+        path = request.raw_path.partition("?")[0]
         try:
-            path = request.raw_path.partition("?")[0]
             self._access.check(request, needs_token=path not in _PROBES)
             return await self._route(request, path)(request, share)
         except ConnectionError:
             raise
         except Exception as error:
-            return _failure_response(error)
+            return self._others.failure(path, error) or _failure_response(error)
 
     def _route(self, request: web.BaseRequest, path: str) -> _Handler:
         method, handler = self._routes.get(path, ("", None))
@@ -297,8 +306,7 @@ def _failure_response(error: Exception) -> web.Response:
             headers = OVERLOADED_HEADERS if isinstance(error, NotStartedError) else {}
             return error_response(error.status, error.kind, str(error), headers)
         case web.HTTPException():
-            headers = {name: error.headers[name] for name in _REFUSAL_HEADERS if name in error.headers}
-            return error_response(error.status, error.reason, error.text or "", headers)
+            return error_response(error.status, error.reason, error.text or "", kept_headers(error))
     log_failure(error)
     return error_response(500, "internal error", f"{type(error).__name__} in the server; see its log")
 

@@ -167,18 +167,25 @@ def parse_job(fields: dict[str, Any], language: Language, engine: Engine, own: S
     if network_enabled:
         raise BadRequestError("'network_enabled' must be false: no sandbox of this server has a network")
     limits = _parse_limits(fields, sandbox, own)
-    if limits.memory_limit_mb < engine.min_memory_mb:
-        raise BadRequestError(
-            f"'memory_limit_mb' must be at least {engine.min_memory_mb} for {language}: a sandbox needs this to start"
-        )
     try:
         program_input = ProgramInput.from_wire(fields, language)
     except InvalidRequestError as error:
         raise BadRequestError(str(error)) from None
-    if missing := [name for name in program_input.used if name not in engine.input_fields]:
+    job = EngineJob(language=language, code=code, limits=limits, input=program_input)
+    check_job(job, engine)
+    return job
+
+
+def check_job(job: EngineJob, engine: Engine) -> None:
+    """Raise BadRequestError if an engine cannot enforce the limits of a program, or lacks a kind of its input."""
+    if job.limits.memory_limit_mb < engine.min_memory_mb:
+        least, language = engine.min_memory_mb, job.language
+        raise BadRequestError(
+            f"'memory_limit_mb' must be at least {least} for {language}: a sandbox needs this to start"
+        )
+    if missing := [name for name in job.input.used if name not in engine.input_fields]:
         where = f"{engine.name} at the level {engine.level}" if engine.level else engine.name
-        raise BadRequestError(f"'{missing[0]}' cannot be used for {language}: the engine {where} has no such input")
-    return EngineJob(language=language, code=code, limits=limits, input=program_input)
+        raise BadRequestError(f"'{missing[0]}' cannot be used for {job.language}: the engine {where} has no such input")
 
 
 def _get(fields: dict[str, Any], name: str, kind: Any, words: str, default: Any = None) -> Any:

@@ -17,6 +17,7 @@ from faasrt.protocol.streams import cut_text
 
 OVERLOADED_HEADERS = {"Retry-After": "1", NOT_STARTED_HEADER: "1"}
 
+_KEPT_HEADERS = ("Allow", "WWW-Authenticate", "Accept-Encoding", "Connection", NOT_STARTED_HEADER)
 # aiohttp waits for the client only after more than 64 KiB.
 _PIECE_BYTES = 2 * 64 * 2**10
 _SPARE_BYTES = 12_144  # not used of the largest answer that clients read
@@ -25,15 +26,20 @@ _TWO_BYTES = b'"\\\b\t\n\f\r'
 _SIX_BYTES = bytes(byte for byte in range(32) if byte not in _TWO_BYTES)
 
 
-def json_response(status: int, fields: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> web.Response:
+def json_response(status: int, value: Any, headers: Mapping[str, str] | None = None) -> web.Response:
     return web.Response(
-        status=status, body=_strict_json.dump_bytes(fields), content_type="application/json", headers=headers
+        status=status, body=_strict_json.dump_bytes(value), content_type="application/json", headers=headers
     )
 
 
 def error_response(status: int, error: str, details: str, headers: Mapping[str, str] | None = None) -> web.Response:
     """Return an error in the format of coze-loop's servers."""
     return json_response(status, {"error": error, "details": details}, headers)
+
+
+def kept_headers(error: web.HTTPException) -> dict[str, str]:
+    """Return the headers of an aiohttp error that are copied to the response."""
+    return {name: error.headers[name] for name in _KEPT_HEADERS if name in error.headers}
 
 
 def fit_response(fields: dict[str, Any], job: EngineJob) -> web.Response:

@@ -19,6 +19,7 @@ from faasrt.local.errors import NotStartedError
 from faasrt.local.jail.jail import JailedProcess
 from faasrt.local.process import STDERR, STDOUT, STREAMS
 from faasrt.protocol.execution_limits import OUTPUT_FACTOR
+from faasrt.protocol.processes import signal_name
 from faasrt.protocol.return_val import defines_return_val
 from faasrt.protocol.streams import OutputBuffer
 from faasrt.results import ErrorInfo, Outcome
@@ -303,4 +304,6 @@ class DenoRun:
         if returncode == 1 and _NEVER_SETTLED in stderr:
             error = ErrorInfo("Error", "a promise of a top-level await never settled")
             return {"outcome": Outcome.USER_ERROR, "error": error, "exit_code": 1}
+        if self._signal is not None:
+            return {"outcome": Outcome.CRASHED, "signal": signal_name(self._signal)}
         return {"outcome": Outcome.CRASHED, "exit_code": returncode if (returncode or 0) >= 0 else None}

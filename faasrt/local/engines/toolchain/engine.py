@@ -48,7 +48,8 @@ COMPILE_LIMITS = ExecutionLimits(
 _SAMPLE_LIMITS = ExecutionLimits(timeout_ms=20_000, memory_limit_mb=128, max_output_bytes=65_536)
 _CACHE_BYTES = 512 * 2**20
 _CACHE_FORMAT = 2  # part of the key of each cached program
-_FAILURE = "failure"  # the name of the entry with the output of a compiler that failed
+# The names of the entries with the output of a compiler that failed, and with its outcome if that is not SYNTAX_ERROR.
+_FAILURE, _OUTCOME = "failure", "outcome"
 _MAX_DIAGNOSTICS = 100
 _START_TIMEOUT_S = 20.0  # how long a program waits for the start of the engine
 # The whole output of compilers whose own processes were killed, or could not start. A part of an output may be text
@@ -73,7 +74,7 @@ class ToolchainEngine(Engine):
     """Compiles and runs the programs of one language. `engine_for` returns the class for a toolchain."""
 
     toolchain: ClassVar[Toolchain]
-    compile_limit_s = COMPILE_LIMITS.timeout_ms / 1000
+    compile_limits = COMPILE_LIMITS
     starts_when_needed = True
 
     def __init__(self, options: EngineOptions) -> None:
@@ -177,7 +178,9 @@ class ToolchainEngine(Engine):
         compiled = await self._compile(job, source)
         compile_ms = round((time.perf_counter() - began) * 1000, 3)
         if _FAILURE in compiled:
-            return attrs.evolve(self._read_failure(compiled[_FAILURE], name, job), compile_ms=compile_ms)
+            outcome = Outcome(compiled.get(_OUTCOME, b"SYNTAX_ERROR").decode())
+            failure = self._read_failure(compiled[_FAILURE], name, job)
+            return attrs.evolve(failure, compile_ms=compile_ms, compile_outcome=outcome)
         if job.check:
             return EngineResult(outcome=Outcome.OK, exit_code=0, compile_ms=compile_ms)
         files = {f"{PROGRAM}{path.removeprefix(OUT)}": content for path, content in compiled.items()}
@@ -214,11 +217,11 @@ class ToolchainEngine(Engine):
                 self._failures[key] = failed_at, failure
                 return failure
             compiled, is_final = await self._run_compiler(job, command, files)
-            if not is_final:
+            if not is_final and job.compile_limits is None:
                 self._failures[key] = loop.time(), compiled
                 while len(self._failures) > _MAX_REMEMBERED:
                     del self._failures[next(iter(self._failures))]
-            else:
+            elif is_final:
                 try:
                     await asyncio.to_thread(self._cache.put, key, compiled)
                 except OSError as error:
@@ -234,7 +237,7 @@ class ToolchainEngine(Engine):
         self, job: EngineJob, command: Sequence[str], files: Mapping[str, bytes]
     ) -> tuple[dict[str, bytes], bool]:
         """Return the output of the compiler as `_compile` does, and whether it would be the same another time."""
-        limits = COMPILE_LIMITS
+        limits = job.compile_limits or COMPILE_LIMITS
         compilation = EngineJob(
             language=job.language, code=job.code, limits=limits, input=ProgramInput(collect=(f"{OUT}/**",))
         )
@@ -265,7 +268,8 @@ class ToolchainEngine(Engine):
             raise NotStartedError(f"a process of the compiler was killed or could not start: {text.strip()[-300:]}")
         if (limit := limits.error(result.outcome)) is not None:
             text = f"{text}\nthe compiler was stopped: {limit.message}"
-        elif not text.strip():
+            return {_FAILURE: text.encode(), _OUTCOME: result.outcome.value.encode()}, False
+        if not text.strip():
             text = f"the compiler failed: {result.error.message if result.error else result.outcome}"
         return {_FAILURE: text.encode()}, result.outcome is Outcome.USER_ERROR and is_located
 

@@ -1,0 +1,222 @@
+"""The routes for the clients of other services: SandboxFusion and Piston. Their protocols are in `faasrt.protocol`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+
+import attrs
+from aiohttp import web
+
+from faasrt.config import SandboxConfig
+from faasrt.inputs import ProgramInput
+from faasrt.languages import Language
+from faasrt.local.engines.engine import Engine, EngineJob, EngineResult
+from faasrt.local.engines.runner_messages import read_runner
+from faasrt.local.errors import EngineError, NotStartedError, SuspectError
+from faasrt.local.http.admission import AdmissionQueue, execute_with_events
+from faasrt.local.http.memory import Share
+from faasrt.local.http.request_body import BadRequestError, check_job, decode_body, read_body
+from faasrt.local.http.responses import OVERLOADED_HEADERS, json_response, kept_headers
+from faasrt.protocol import piston, sandboxfusion
+from faasrt.protocol.execution_limits import ExecutionLimits
+from faasrt.protocol.processes import ProcessEnd
+from faasrt.protocol.served import Offer, RefusedError, ServedLanguage, ServedProtocol, ServedResult, ServedRun
+from faasrt.results import Outcome
+from faasrt.telemetry.dispatch import EventDispatcher
+
+Handler = Callable[[web.BaseRequest, Share], Awaitable[web.Response]]
+# The services queue programs without a limit, and many of their clients count a refusal as a failure of the program.
+# The clients wait at least 10 s longer than a program may take.
+PATIENCE_S = 8.0
+_PROTOCOLS: tuple[ServedProtocol, ...] = (sandboxfusion.SERVER, piston.SERVER)
+_VERSION = re.compile(r"([0-9]{1,9})(?:\.([0-9]{1,9}))?(?:\.([0-9]{1,9}))?")
+# Services run JavaScript as Node.js does: as a CommonJS module.
+_NODE_MAIN = read_runner([], ["node_main.js"]).decode()
+_NODE_FILE = "main.cjs"
+_ES_MODULE = re.compile(r"^[^\S\n]*(?:import\b(?![^\S\n]*\()|export\b)", re.MULTILINE)
+_CHECKED_ONLY = frozenset({Language.BASH})  # its "compiler" only checks the syntax
+_NODE_INPUT = ("stdin", "argv", "files")
+
+
+class OtherServices:
+    """Answers the clients of other services, with the same queues as those of faasrt.
+
+    Args:
+        queues: The queue of each language.
+        missing: The reasons why other languages do not run.
+        sandbox: The limits of the server.
+        emit: Gets the events of the executions.
+
+    Attributes:
+        routes: The method and the handler of each path.
+    """
+
+    def __init__(
+        self,
+        queues: Mapping[Language, AdmissionQueue],
+        missing: Mapping[Language, str],
+        sandbox: SandboxConfig,
+        emit: EventDispatcher,
+    ) -> None:
+        self._queues, self._missing, self._sandbox, self._emit = queues, missing, sandbox, emit
+        fusion, pistons = sandboxfusion.SERVER, piston.SERVER
+        self.routes: dict[str, tuple[str, Handler]] = {
+            f"{protocol.prefix}{protocol.run_path}": ("POST", partial(self._run, protocol)) for protocol in _PROTOCOLS
+        }
+        self.routes |= {
+            f"{fusion.prefix}/run_jupyter": ("POST", self._run_jupyter),
+            f"{fusion.prefix}/v1/ping": ("GET", self._ping),
+            f"{pistons.prefix}/runtimes": ("GET", self._runtimes),
+            f"{pistons.prefix}/packages": ("GET", self._packages),
+        }
+
+    def failure(self, path: str, error: Exception) -> web.Response | None:
+        """Return the answer of a service to a request that failed; None if the path is not one of a service, or if the
+        error is unexpected.
+        """
+        protocol = next((each for each in _PROTOCOLS if path.startswith(f"{each.prefix}/")), None)
+        if protocol is None:
+            return None
+        not_started = isinstance(error, NotStartedError)
+        match error:
+            case RefusedError():
+                return json_response(error.status, error.body)
+            case BadRequestError():
+                status, body = protocol.encode_failure(400, str(error), not_started=False)
+            case EngineError():
+                status, body = protocol.encode_failure(error.status, str(error), not_started=not_started)
+            case web.HTTPNotFound() | web.HTTPMethodNotAllowed():
+                status, body = protocol.encode_failure(404, "Not Found", not_started=False)
+            case web.HTTPException():
+                status, body = protocol.encode_failure(error.status, error.text or error.reason, not_started=False)
+                return json_response(status, body, kept_headers(error))
+            case _:
+                return None
+        return json_response(status, body, OVERLOADED_HEADERS if not_started else None)
+
+    async def _run(self, protocol: ServedProtocol, request: web.BaseRequest, share: Share) -> web.Response:
+        fields, offer = decode_body(await read_body(request, share)), self._offer()
+        run = protocol.read_run(fields, offer)
+        queue = self._queues[run.language]
+        result = _ended_at_once(run)
+        if result is None:
+            job = self._job(run, queue.engine)
+            check_job(job, queue.engine)
+            try:
+                _, done = await execute_with_events(queue, job, request=request, emit=self._emit, patience_s=PATIENCE_S)
+            except SuspectError:  # as if the service had seen that the program was killed
+                done = EngineResult(outcome=Outcome.CRASHED)
+            result = _served_result(done, run)
+        return json_response(200, protocol.encode_result(result, run, offer))
+
+    async def _run_jupyter(self, request: web.BaseRequest, share: Share) -> web.Response:
+        message = "this server has no sessions, which /run_jupyter needs; use /run_code"
+        return json_response(200, sandboxfusion.SERVER.jupyter_answer(message))
+
+    async def _ping(self, request: web.BaseRequest, share: Share) -> web.Response:
+        if not any(queue.engine.ready for queue in self._queues.values()):
+            raise NotStartedError("no language can run now")
+        return json_response(200, "pong")
+
+    async def _runtimes(self, request: web.BaseRequest, share: Share) -> web.Response:
+        return json_response(200, piston.SERVER.runtimes(self._offer()))
+
+    async def _packages(self, request: web.BaseRequest, share: Share) -> web.Response:
+        return json_response(200, piston.SERVER.packages(self._offer()))
+
+    def _offer(self) -> Offer:
+        languages, missing = {}, dict(self._missing)
+        for language, queue in self._queues.items():
+            engine = queue.engine
+            if language is Language.JAVASCRIPT and not all(name in engine.input_fields for name in _NODE_INPUT):
+                missing[language] = f"it needs the level namespaces: {engine.level_reason or 'another was chosen'}"
+                continue
+            version = _VERSION.search(engine.runtime) if engine.ready else None
+            limits = None if language in _CHECKED_ONLY else engine.compile_limits
+            languages[language] = ServedLanguage(
+                version=".".join(part or "0" for part in version.groups()) if version else "",
+                compile_timeout_ms=limits.timeout_ms if limits else 0,
+                compile_memory_mb=limits.memory_limit_mb if limits else 0,
+            )
+        sandbox = self._sandbox
+        return Offer(
+            languages=languages,
+            missing=missing,
+            timeout_ms=sandbox.timeout_limit_s * 1000,
+            memory_limit_mb=sandbox.memory_limit_mb,
+        )
+
+    def _job(self, run: ServedRun, engine: Engine) -> EngineJob:
+        limits = ExecutionLimits(
+            timeout_ms=max(1.0, run.timeout_ms),
+            memory_limit_mb=run.memory_limit_mb,
+            max_output_bytes=self._sandbox.max_output_bytes,
+        )
+        compile_limits = engine.compile_limits
+        if compile_limits is not None:
+            compile_limits = attrs.evolve(
+                compile_limits,
+                timeout_ms=run.compile_timeout_ms or compile_limits.timeout_ms,
+                memory_limit_mb=run.compile_memory_mb or compile_limits.memory_limit_mb,
+            )
+            if compile_limits == engine.compile_limits:
+                compile_limits = None
+        code, program_input = run.code, run.input
+        if run.language is Language.JAVASCRIPT and _ES_MODULE.search(code) is None:
+            program_input = _with_file(program_input, _NODE_FILE, code)
+            code = _NODE_MAIN
+        return EngineJob(
+            language=run.language, code=code, limits=limits, input=program_input, compile_limits=compile_limits
+        )
+
+
+def _with_file(program_input: ProgramInput, name: str, content: str) -> ProgramInput:
+    if name in program_input.files:
+        raise BadRequestError(f"files must not contain {name}, which is the program itself")
+    return attrs.evolve(program_input, files={**program_input.files, name: content.encode()})
+
+
+def _ended_at_once(run: ServedRun) -> ServedResult | None:
+    """Return the result of a program without any time, which is not run; None for other programs."""
+    if run.compile_timeout_ms == 0:
+        end = ProcessEnd(stdout="", stderr="", outcome=Outcome.TIMEOUT, compiling=True)
+        return ServedResult(end=end, compile_ms=0.0)
+    if run.timeout_ms == 0:
+        return ServedResult(end=ProcessEnd(stdout="", stderr="", outcome=Outcome.TIMEOUT))
+    return None
+
+
+def _served_result(result: EngineResult, run: ServedRun) -> ServedResult:
+    """Return the result of an engine as the end of a process, which is what services report."""
+    compiling = result.compile_outcome is not None and run.language not in _CHECKED_ONLY
+    outcome, code, killed_by, memory_bytes = result.outcome, result.exit_code, "", None
+    if result.compile_outcome is not None:
+        outcome = result.compile_outcome
+    elif outcome is Outcome.MEMORY_LIMIT and _printed_memory_error(result.stderr):
+        code = 1
+    elif outcome is Outcome.MEMORY_LIMIT:
+        killed_by, memory_bytes = "SIGKILL", run.memory_limit_mb * 2**20
+    elif outcome is Outcome.CRASHED and code is None:
+        killed_by = result.signal or "SIGKILL"
+    if killed_by:
+        code = None
+    is_limit = outcome in (Outcome.TIMEOUT, Outcome.OUTPUT_LIMIT)
+    end = ProcessEnd(
+        stdout=result.stdout,
+        stderr=result.stderr,
+        exit_code=None if is_limit else code,
+        signal=killed_by,
+        outcome=outcome if is_limit else None,
+        compiling=compiling,
+        truncated=result.truncated,
+        duration_ms=result.duration_ms,
+    )
+    compile_ms = None if run.language in _CHECKED_ONLY else result.compile_ms
+    return ServedResult(end=end, compile_ms=compile_ms, files=result.files, memory_bytes=memory_bytes)
+
+
+def _printed_memory_error(stderr: str) -> bool:
+    """Return whether an uncaught MemoryError of Python, and not the kernel, has ended the program."""
+    return stderr.rstrip("\n").rpartition("\n")[2].startswith("MemoryError")

@@ -1,0 +1,141 @@
+"""The server half of a protocol: how `faasrt serve` reads the requests of another service's clients, and answers them.
+
+It stands in the same file as the client half. Like that half, it does no I/O and has no state.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import attrs
+
+from faasrt.inputs import ProgramInput
+from faasrt.languages import Language
+from faasrt.protocol.processes import ProcessEnd
+
+_LARGEST = 10**15  # more than any limit; an int of JSON may be too large for a float
+
+
+@attrs.frozen(kw_only=True)
+class ServedLanguage:
+    """A language that this server runs.
+
+    Attributes:
+        version: The version of its interpreter or compiler, such as "3.11.7"; "" while it is not ready.
+        compile_timeout_ms: The longest time for a compilation in milliseconds; 0 if programs are not compiled.
+        compile_memory_mb: The most memory for a compilation in MiB; 0 if programs are not compiled.
+    """
+
+    version: str
+    compile_timeout_ms: float = 0.0
+    compile_memory_mb: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class Offer:
+    """What this server runs, and its limits.
+
+    Attributes:
+        languages: The languages that run.
+        missing: The reasons why other languages do not run.
+        timeout_ms: The longest time limit in milliseconds.
+        memory_limit_mb: The highest memory limit in MiB.
+    """
+
+    languages: Mapping[Language, ServedLanguage]
+    missing: Mapping[Language, str]
+    timeout_ms: float
+    memory_limit_mb: int
+
+    def why_not(self, language: Language | None, name: str) -> str:
+        """Return why a language, which has this name in the service, does not run here."""
+        reason = "" if language is None else self.missing.get(language, "")
+        return f"this server does not run {name}: {reason or 'it runs ' + ', '.join(self.languages)}"
+
+
+@attrs.frozen(kw_only=True)
+class ServedRun:
+    """The program of a request, with limits that do not exceed those of the server.
+
+    Attributes:
+        timeout_ms: The time limit of the program in milliseconds. With 0, it is not run.
+        memory_limit_mb: The memory limit of the program in MiB.
+        compile_timeout_ms: The time limit of the compilation in milliseconds; None for that of the server. With 0, the
+            program is not compiled.
+        compile_memory_mb: The memory limit of the compilation in MiB; None for that of the server.
+        input: The input. It collects `fetched`.
+        fetched: The paths of the requested files, by their names in the request.
+    """
+
+    language: Language
+    code: str
+    timeout_ms: float
+    memory_limit_mb: int
+    compile_timeout_ms: float | None = None
+    compile_memory_mb: int | None = None
+    input: ProgramInput
+    fetched: Mapping[str, str] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class ServedResult:
+    """The result of a program.
+
+    Attributes:
+        end: How the process of the program ended, or of the compiler if the program did not compile.
+        compile_ms: The time for the compilation in milliseconds; None if there was none.
+        files: The contents of the requested files, by path.
+        memory_bytes: The memory that the program used, if it was ended because of it.
+    """
+
+    end: ProcessEnd
+    compile_ms: float | None = None
+    files: Mapping[str, bytes] = attrs.field(factory=dict)
+    memory_bytes: int | None = None
+
+
+class RefusedError(Exception):
+    """The request is refused with a status and the body of the service."""
+
+    def __init__(self, status: int, body: dict[str, Any]) -> None:
+        super().__init__(status)
+        self.status, self.body = status, body
+
+
+class ServedProtocol(abc.ABC):
+    """How one kind of service reads requests, and answers them.
+
+    Attributes:
+        prefix: The path of the service on this server.
+        run_path: The path of `POST` requests that run a program, after the prefix.
+    """
+
+    prefix: ClassVar[str]
+    run_path: ClassVar[str]
+
+    @abc.abstractmethod
+    def read_run(self, fields: Mapping[str, Any], offer: Offer) -> ServedRun:
+        """Read the body of a request. Raise RefusedError if this server cannot do exactly what it asks for."""
+
+    @abc.abstractmethod
+    def encode_result(self, result: ServedResult, run: ServedRun, offer: Offer) -> dict[str, Any]:
+        """Return the body of the answer with a result."""
+
+    @abc.abstractmethod
+    def encode_failure(self, status: int, message: str, *, not_started: bool) -> tuple[int, dict[str, Any]]:
+        """Return the status and the body of the answer to a request that failed.
+
+        Args:
+            status: The status of the native API.
+            message: The reason.
+            not_started: Whether the program was not started, so the client may send it again.
+        """
+
+
+def as_number(value: Any) -> float | None:
+    """Return a number in JSON as a float, at most 10**15; None if the value is not a number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(max(-_LARGEST, min(value, _LARGEST)))
