@@ -159,7 +159,7 @@ def _is_parse_error(error: ErrorInfo) -> bool:
     if error.message.startswith("Transform failed with "):  # tsx, which runs TypeScript
         return True
     frames = [line for line in error.traceback.split("\n") if line.startswith("    at ")]
-    return error.name in SYNTAX_ERRORS and all("node:internal" in frame for frame in frames)
+    return error.name in SYNTAX_ERRORS and all("node:" in frame for frame in frames)
 
 
 def _check_installed(stdout: str, stderr: str, language: str) -> None:

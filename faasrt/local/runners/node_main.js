@@ -20,4 +20,14 @@ addEventListener("unhandledrejection", (event) => {
 globalThis.console = new Console(process.stdout, process.stderr);
 
 process.argv[1] = new URL(import.meta.resolve("./main.cjs")).pathname;
-Module.runMain();
+try {
+  Module.runMain();
+} catch (error) {
+  if (typeof error?.stack !== "string") throw error;
+  error.stack = error.stack.slice(0, error.stack.lastIndexOf("\n    at ")); // without the frame of this module
+  if (!(error instanceof SyntaxError) || error.stack.includes("main.cjs")) throw error;
+  // The program could not be parsed, which clients know from the frames of Node.js.
+  const lines = error.stack.split("\n");
+  console.error(lines.filter((line) => !line.startsWith("    at ") || line.includes("(node:")).join("\n"));
+  process.exit(1);
+}
