@@ -14,6 +14,7 @@ runs, and `faasrt.docs.running_a_fleet` about many servers.
 | `GET /readyz` | 200 while programs are accepted; 503 at the start, and before the end (no token) |
 | `GET /metrics` | JSON, or the Prometheus text format when the `Accept` header asks for it |
 | `GET /openapi.json` | the description of every field |
+| `/sandboxfusion/...`, `/piston/api/v2/...` | the clients of these services (`faasrt.docs.service_clients`) |
 
 If the `Accept` header of a run names `application/x-ndjson`, the answer is lines of JSON: the output while the program
 runs, and last `{"result": ...}` with the usual answer, or `{"error": {"status": ...}}` (`faasrt.protocol.json_lines`).
@@ -38,7 +39,8 @@ The server refuses these requests before a program runs, with `{"error", "detail
   KiB, only strings may be large);
 * fields of a wrong type, and limits that it cannot enforce;
 * a `Host` that is not its own, any `Origin`, and requests from other sites, so that no web page can reach it;
-* a missing or wrong token, except for `/livez` and `/readyz`;
+* a missing or wrong token, except for `/livez` and `/readyz`; it stands in `Authorization: Bearer TOKEN`, or is the
+  password in the URL: `http://user:TOKEN@host:8000`;
 * programs that cannot start now: 429 or 503, with `Retry-After` and `x-faasrt-not-started: 1`.
 
 An address other than loopback needs a token. The server does not tell users apart. Without a certificate (`--tls-cert`)

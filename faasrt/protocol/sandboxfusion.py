@@ -27,7 +27,6 @@ import base64
 import glob
 import math
 import posixpath
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -204,7 +203,6 @@ _DEFAULT_TIMEOUT_S = 10
 _FOLDER = "/tmp/"  # noqa: S108 - the working folder of programs, as they see it
 _IGNORED_FILE = "IGNORE_THIS_FILE"
 _MAX_SHOWN = 200
-_NUMBER = re.compile(r"[+-]?[0-9]{1,20}(?:\.[0-9]{0,20})?")
 
 
 class SandboxFusionServer(ServedProtocol):
@@ -358,16 +356,11 @@ def _text(fields: Mapping[str, Any], name: str) -> str:
 
 
 def _number(fields: Mapping[str, Any], name: str, default: float) -> float:
-    """Return the number in a field. As in the service, it may be written as a string."""
     value = fields.get(name, default)
     number = as_number(value)
-    if number is None and isinstance(value, str):
-        if not _NUMBER.fullmatch(value):
-            message = "Input should be a valid number, unable to parse string as a number"
-            raise _invalid(name, "float_parsing", message, value)
-        number = as_number(float(value))
     if number is None:
-        raise _invalid(name, "float_type", "Input should be a valid number", value)
+        kind = "float_parsing" if isinstance(value, str) else "float_type"
+        raise _invalid(name, kind, "Input should be a valid number", value)
     return number
 
 
