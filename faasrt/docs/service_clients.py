@@ -37,13 +37,13 @@ Success 42
 ## Starting the server
 
 Requests of these clients name limits. Unlike in faasrt's own API, a limit above that of the server is refused, because
-these services cannot report a lower one. So start the server with the highest limits that the clients ask for: verl asks
-for 1,024 MiB and 10 s, and a SandboxFusion client for 10 s, unless they are told otherwise.
+these services cannot report a lower one. So start the server with the highest limits that the clients ask for: verl
+asks for 1,024 MiB and 10 s, and a SandboxFusion client for 10 s, unless they are told otherwise.
 
     faasrt serve --memory-mb 1024 --timeout-s 30
 
-These clients send no `Authorization` header of their own. If the server has a token, put it into the URL, with any user:
-`http://user:TOKEN@host:8000/...`. They then send it with the scheme Basic, which all routes accept.
+These clients send no `Authorization` header of their own. If the server has a token, put it into the URL, with any
+user: `http://user:TOKEN@host:8000/...`. They then send it with the scheme Basic, which all routes accept.
 
 ## What differs from the real services
 
@@ -54,26 +54,25 @@ The fields, statuses, exit codes, languages and refusals are those of the servic
   Piston's 400. A body may have 8 MiB.
 * A language without a toolchain is a `SandboxError` of SandboxFusion, instead of exit code 127, which looks like a
   failure of the program. Piston lists only what runs.
-* `nodejs` and `javascript` run in Deno: as a CommonJS module with Node's `require`, `process` and `console`, or as an ES
-  module if a line begins with `import` or `export`. They need the level "namespaces", and start more slowly than in
+* `nodejs` and `javascript` run in Deno: as a CommonJS module with Node's `require`, `process` and `console`, or as an
+  ES module if a line begins with `import` or `export`. They need the level "namespaces", and start more slowly than in
   faasrt's own API, because Deno loads the modules of Node. There are no packages of npm.
-* Output is never lost: the limit is `--output-bytes`. A longer stream of SandboxFusion is cut, which `message` says;
-  a program that prints more than twice the limit is ended, as a `TimeLimitExceeded`. On Piston, both are `OL` or `EL`.
+* Output is never lost: the limit is `--output-bytes`. A longer stream of SandboxFusion is cut, which `message` says; a
+  program that prints more than twice the limit is ended, as a `TimeLimitExceeded`. On Piston, both are `OL` or `EL`.
   Bytes that are not UTF-8 become U+FFFD.
 * A successful compilation has no output, and a compiler may take 30 s and 1 GiB.
-* Piston's `output` is stdout, followed by stderr; `cpu_time` is null; `memory` is only known if the program exceeded its
-  limit.
-* `/run_jupyter` needs sessions, so it is a `SandboxError`. `/submit` and the other routes for data sets are missing, and
-  so are Piston's WebSocket and the installation of packages, such as open-r1's `cms_ioi`.
+* Piston's `output` is stdout, followed by stderr; `cpu_time` is null; `memory` is only known if the program exceeded
+  its limit.
+* `/run_jupyter` needs sessions, so it is a `SandboxError`. `/submit` and the other routes for data sets are missing,
+  and so are Piston's WebSocket and the installation of packages, such as open-r1's `cms_ioi`.
 * A program has the sandbox that `faasrt.docs.sandboxes` describes: no network, and no files of the machine.
 
 ## Overload
 
 The services queue programs without a limit. Here a program waits up to 8 s, and is then refused with `Retry-After` and
 `x-faasrt-not-started: 1`, because clients stop waiting. SandboxFusion's refusal, which the server also sends before it
-stops, has the status 504: verl sends the program again, up to three times. Any other failure counts as a wrong answer in
-verl, so give it no more concurrent requests than the server can run in 8 s. Piston's refusals have the status 429
-or 503, which open-r1 tries again. A client that disconnects ends its program.
-"""
+stops, has the status 504: verl sends the program again, up to three times. Any other failure counts as a wrong answer
+in verl, so give it no more concurrent requests than the server can run in 8 s. Piston's refusals have the status 429 or
+503, which open-r1 tries again. A client that disconnects ends its program. """
 
 __docformat__ = "markdown"
