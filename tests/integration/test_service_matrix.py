@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Mapping
 import pytest
 
 from faasrt import (
+    FunctionTest,
     LimiterSettings,
     Outcome,
     RuntimeManager,
@@ -131,6 +132,12 @@ async def call_all(manager: RuntimeManager) -> dict[str, object]:
     js_cases = await manager.run_cases(js_code, "f", [(n,) for n in range(5)], language="js", timeout_ms=400)
     tests = [TestCase("1", "2"), TestCase("2", "4"), TestCase("3", "7"), TestCase("", "")]
     judgement = await manager.judge("print(int(input()) * 2)", tests, **python)
+    values = [0, [1, 1], (2, 2), 3, None, 5]
+    function_tests = [FunctionTest([n], value) for n, value in enumerate(values)]
+    python_code = "def f(n): return [n, [n, n], (n, n), {n}, sys.exit(0) if n == 4 else 0, n][n]\nimport sys"
+    js_tested = "const f = (n) => [n, [n, n], [n, n], new Set([n]), undefined, n][n];"
+    judged = await manager.judge(python_code, function_tests, function="f", **python)
+    js_judged = await manager.judge(js_tested, function_tests, function="f", compare="alike", **js)
     return {
         "function": (await manager.call_function("def add(a, b): return a + b", "add", [1], {"b": 2}, **python)).value,
         "async function": (await manager.call_function("async def f(): return '你'", "f", **python)).value,
@@ -140,6 +147,8 @@ async def call_all(manager: RuntimeManager) -> dict[str, object]:
         "js export": (await manager.call_function("export const f = async () => 5;", "f", **js)).value,
         "js cases": [(result.outcome.value, result.ret_val) for result in js_cases],
         "verdicts": [str(verdict.verdict) for verdict in judgement.results],
+        "verdicts on functions": [str(verdict.verdict) for verdict in judged.results],
+        "js verdicts on functions": [str(verdict.verdict) for verdict in js_judged.results],
     }
 
 
@@ -152,6 +161,8 @@ CALLS = {
     "js export": 5,
     "js cases": [("OK", "[0]"), ("OK", "[1]"), ("USER_ERROR", ""), ("TIMEOUT", ""), ("OK", "[4]")],
     "verdicts": ["PASSED", "PASSED", "WRONG_ANSWER", "USER_ERROR"],
+    "verdicts on functions": ["PASSED", "PASSED", "PASSED", "USER_ERROR", "USER_ERROR", "PASSED"],
+    "js verdicts on functions": ["PASSED", "PASSED", "PASSED", "USER_ERROR", "PASSED", "PASSED"],
 }
 
 
