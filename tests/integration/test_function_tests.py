@@ -170,6 +170,16 @@ async def test_each_test_has_a_fresh_namespace(local: RuntimeManager) -> None:
         assert (await local.judge(code, tests, function="f", language=language)).passed
 
 
+@pytest.mark.parametrize("place", PLACES)
+async def test_each_test_has_the_warnings_of_the_compiler(place: str, local: RuntimeManager) -> None:
+    """The program is compiled once, but not if each test must have its warnings."""
+    tests = [FunctionTest([n], n) for n in range(3)]
+    async with manager_at(place, local) as manager:
+        judgement = await manager.judge("f = lambda n: n if n is not '' else 0", tests, function="f", language="python")
+    assert judgement.passed
+    assert all("SyntaxWarning" in test.result.stderr for test in judgement.results if test.result)
+
+
 STOPPING = block("""
     import ctypes, os, sys, time
     def f(how):

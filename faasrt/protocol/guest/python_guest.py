@@ -42,7 +42,7 @@ class Guest(FrameWriter, InputGiver):
         self.ret_val, self.exceeded_output, self.interrupts, self.running = "", False, 0, False
         self.guard = Guard(self.interrupt, self.end_at_limit)
         self.threads, self.exit_functions = self.all_threads(), atexit._ncallbacks()
-        self.stdin = self.folder = None
+        self.stdin = self.folder = self.program = None
         self.real_stdout = sys.stdout
         self.pid, self.progress, self.progress_size = os.getpid(), not job["single"], 0
         self.out = self.err = self.names = self.set_running_loop = None
@@ -261,11 +261,15 @@ class Guest(FrameWriter, InputGiver):
         # The warnings module reads the source from here.
         linecache.cache[FILE] = (len(code), None, [line + "\n" for line in code.split("\n")], FILE)
         try:
-            program = compile(code, FILE, "exec", TOP_LEVEL_AWAIT, dont_inherit=True)
+            program = self.program or compile(code, FILE, "exec", TOP_LEVEL_AWAIT, dont_inherit=True)
         except LimitExceeded:
             raise
         except BaseException as error:
             return self.error_result(error_fields(error, "compile", self.job["max_output_bytes"]))
+        if self.job["isolate"]:
+            # Compile once, unless each case must have the warnings of the compiler.
+            self.err.flush_text()
+            self.program = None if self.err.size else program
         fields = self.run_user_code(self.execute, program, names)
         if "exited" in fields and self.job["function"] is not None:
             return self.exit_result(fields["exit_code"], " before its function was called")
