@@ -6,10 +6,11 @@ import io
 import random
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from textwrap import indent
 from typing import NamedTuple
 from unittest import mock
 
-from faasrt import TestCase
+from faasrt import FunctionTest, TestCase
 
 
 class Problem(NamedTuple):
@@ -32,11 +33,28 @@ class Problem(NamedTuple):
         source = random.Random(self.name)
         return [self._test(str(number), self.make_input(source)) for number in range(10)]
 
+    def function_tests(self) -> list[FunctionTest]:
+        """Return the same tests for `as_function` of a solution."""
+        return [FunctionTest([test.stdin], test.expected.splitlines(), id=test.id) for test in self.tests()]
+
     def _test(self, name: str, text: str) -> TestCase:
         output = io.StringIO()
         with redirect_stdout(output), mock.patch("sys.stdin", io.StringIO(text)):
             exec(self.right, {"__name__": "__main__"})
         return TestCase(text, output.getvalue(), id=name)
+
+
+def as_function(solution: str) -> str:
+    """Return a program with the function `solve`, which takes the input and returns the lines of the output."""
+    return _FUNCTION + indent(solution, "    ") + "\n    return printed\n"
+
+
+_FUNCTION = """\
+def solve(text):
+    lines, printed = iter(text.splitlines()), []
+    input = lambda: next(lines)
+    print = lambda *values: printed.append(" ".join(map(str, values)))
+"""
 
 
 def _numbers(source: random.Random, least: int = -50, most: int = 50, count: int = 20) -> str:

@@ -46,9 +46,14 @@ def serving(command: list[str], env: Mapping[str, str] | None = None) -> Iterato
 def faas(*options: str) -> Iterator[Server]:
     """Run `faasrt serve`, and yield it when it can run every language."""
     with serving([*FAASRT, "serve", "--port", "0", *options]) as server:
-        while not _ready(server.url):
-            time.sleep(0.1)
+        wait_ready(server.url)
         yield server
+
+
+def wait_ready(url: str) -> None:
+    """Wait until a server runs, and can run every language."""
+    while not _ready(url):
+        time.sleep(0.1)
 
 
 def _ready(url: str) -> bool:
@@ -56,5 +61,5 @@ def _ready(url: str) -> bool:
         with urllib.request.urlopen(f"{url}/health", timeout=30) as health:
             languages = json.load(health)["languages"].values()
             return bool(languages) and all(entry["status"] == "ready" for entry in languages)
-    except urllib.error.HTTPError:
+    except urllib.error.URLError:
         return False

@@ -29,7 +29,7 @@ RUNS = [
     ),
     ("protocols --runs 2 --rounds 1", [("A small program", 4, "decode us")]),
     ("cases --start-up 0 --cases 10 --calls 2 --rounds 1", [("A start-up", 2, "of call_function")]),
-    ("judging --problems 1 --rounds 1", [("1 problems", 2, "of processes")]),
+    ("judging --problems 1 --rounds 1", [("1 problems", 5, "of a process per solution")]),
     ("adaptive --calls 50 --fixed 8 64 --rounds 1", [("50 calls", 3, "of the best fixed")]),
     # One row for Pyodide, and one for each method of interrupting a loop that this CPython has.
     ("guard --size 2000 --rounds 1", [("Time", 2 if sys.version_info < (3, 12) else 3, "bare loop")]),
@@ -55,6 +55,7 @@ RUNS = [
     ("startup --starts warm --rounds 1", [("Warm", 7, "ms more than bare"), ("Heavy", 3, "modules")]),
     ("linear --kb 16 --rounds 1", [("16 KB", 10, "growth")]),
     ("batch --tasks 60 --kills 1", [("Killed", 1, "tasks/s undisturbed")]),
+    ("function_batch --tasks 40 --kills 2", [("Killed", 1, "kills of the server")]),
     (
         "simulate --replicas 20 --clients 4 --calls 1000 --contenders load faasrt oracle --jobs 1",
         [(scenario, 3, "p99 s") for scenario in SCENARIOS],
