@@ -73,6 +73,7 @@ The services queue programs without a limit. Here a program waits up to 8 s, and
 `x-faasrt-not-started: 1`, because clients stop waiting. SandboxFusion's refusal, which the server also sends before it
 stops, has the status 504: verl sends the program again, up to three times. Any other failure counts as a wrong answer
 in verl, so give it no more concurrent requests than the server can run in 8 s. Piston's refusals have the status 429 or
-503, which open-r1 tries again. A client that disconnects ends its program. """
+503, which open-r1 tries again. A client that disconnects ends its program.
+"""
 
 __docformat__ = "markdown"
