@@ -18,6 +18,7 @@ Read on with `help(...)`, `python -m pydoc NAME`, or in the site that the README
 
 * `faasrt.docs.cookbook`: ten short recipes
 * `faasrt.docs.programs`: input, files, live output, and judging programs and functions by tests
+* `faasrt.docs.rewards`: rewards for TRL, verl and Inspect AI, and cheats that they do not reward
 * `faasrt.docs.sandboxes`: how programs differ from plain CPython and Deno, limits, and security
 * `faasrt.docs.server`: the server of the embedded FaaS: HTTP API, stopping, changing options
 * `faasrt.docs.services`: SandboxFusion and Piston servers, and their further languages
@@ -38,6 +39,7 @@ The reference:
 * `faasrt.Runtime`: running programs, streaming their output, calling functions, running many cases at once, validation
 * `faasrt.results`: the results, and the meaning of each `Outcome`
 * `faasrt.judging`: programs and functions judged by tests
+* `faasrt.rewards`: the score of the program in a completion, for TRL, verl and Inspect AI
 * `faasrt.errors`: the tree of errors
 * `faasrt.config`: the settings with their defaults, and the environment variables
 * `faasrt.discovery`: one URL for all replicas behind a name
@@ -52,13 +54,15 @@ The reference:
 * `faasrt.testing`: servers that fail on demand, for your own tests
 
 The public names are those in `faasrt.__all__` and these: `faasrt.local.LocalFaaS`, `faasrt.ray.run_tasks`,
-`faasrt.ray.COLUMNS`, `faasrt.ray.serve.app`, `faasrt.sync.RuntimeManager`, `faasrt.sync.Runtime`,
-`faasrt.sync.StreamedRun`, `faasrt.sync.TaskResults`, `faasrt.telemetry.events`,
-`faasrt.telemetry.metrics.LATENCY_BOUNDS_S`, `faasrt.telemetry.prometheus.PrometheusSink`,
-`faasrt.telemetry.otel.OpenTelemetrySink`, `faasrt.testing.FakeFaaS`, `faasrt.testing.Reply`,
-`faasrt.testing.FaultProxy`, `faasrt.testing.Toxics`, `faasrt.web.run_until_disconnect`, and the fixtures `faasrt_fake`
-and `faasrt_local` of pytest. All other names are internal and may change. This includes the interface of protocols that
-other packages add (`faasrt.protocol.interface`), which is provisional.
+`faasrt.ray.COLUMNS`, `faasrt.ray.serve.app`, `faasrt.rewards.CodeReward`, `faasrt.rewards.code_reward`,
+`faasrt.rewards.code_reward_async`, `faasrt.rewards.compute_score`, `faasrt.rewards.compute_score_async`,
+`faasrt.rewards.last_code_block`, `faasrt.sync.RuntimeManager`, `faasrt.sync.Runtime`, `faasrt.sync.StreamedRun`,
+`faasrt.sync.TaskResults`, `faasrt.telemetry.events`, `faasrt.telemetry.metrics.LATENCY_BOUNDS_S`,
+`faasrt.telemetry.prometheus.PrometheusSink`, `faasrt.telemetry.otel.OpenTelemetrySink`, `faasrt.testing.FakeFaaS`,
+`faasrt.testing.Reply`, `faasrt.testing.FaultProxy`, `faasrt.testing.Toxics`, `faasrt.web.run_until_disconnect`,
+`run_code` and `code_tests` of `faasrt.inspect_ai`, and the fixtures `faasrt_fake` and `faasrt_local` of pytest. All
+other names are internal and may change. This includes the interface of protocols that other packages add
+(`faasrt.protocol.interface`), which is provisional.
 
 From coze-loop's Go runtime to faasrt:
 

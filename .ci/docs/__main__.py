@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import html.parser
 import importlib
+import importlib.util
 import os
 import pydoc
 import re
@@ -24,6 +25,7 @@ SECTIONS = {
         "faasrt.docs": "About the guide",
         "faasrt.docs.cookbook": "Cookbook",
         "faasrt.docs.programs": "Input, files and judging",
+        "faasrt.docs.rewards": "Rewards",
         "faasrt.docs.sandboxes": "Sandboxes",
         "faasrt.docs.server": "The server",
         "faasrt.docs.services": "Other services",
@@ -43,6 +45,7 @@ SECTIONS = {
         "faasrt.errors": "Errors",
         "faasrt.config": "Settings",
         "faasrt.discovery": "Discovery",
+        "faasrt.rewards": "Rewards",
         "faasrt.sync": "Without asyncio",
         "faasrt.web": "Web applications",
         "faasrt.transport": "Retries, replicas, limits",
@@ -163,10 +166,16 @@ def dead_links(folder: Path) -> list[str]:
             exists = target in pages or (target.suffix == ".js" and target.exists())
             if not exists or (parts.fragment and unquote(parts.fragment) not in pages[target].anchors):
                 dead.append(f"{path.relative_to(folder)}: {link}")
-        dead += [
-            f"{path.relative_to(folder)}: `{name}`" for name in page.names - SPAN_NAMES if pydoc.locate(name) is None
-        ]
+        dead += [f"{path.relative_to(folder)}: `{name}`" for name in page.names - SPAN_NAMES if not is_there(name)]
     return sorted(dead)
+
+
+def is_there(name: str) -> bool:
+    """Return whether a module or a name in it exists. A module may need an extra that is not installed."""
+    try:
+        return pydoc.locate(name) is not None
+    except pydoc.ErrorDuringImport:
+        return importlib.util.find_spec(name) is not None
 
 
 def build(folder: Path) -> None:

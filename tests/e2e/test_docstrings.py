@@ -89,7 +89,7 @@ async def test_every_public_name_of_other_modules_has_an_example() -> None:
         r"`(faasrt\.[\w.]+\.\w+)`", str(faasrt.__doc__).partition("The public names are")[2].partition("internal")[0]
     )
     assert {"faasrt.ray.run_tasks", "faasrt.testing.FakeFaaS"} <= set(listed)
-    for module in ("local", "ray", "ray.serve", "sync", "testing", "web"):
+    for module in ("local", "ray", "ray.serve", "rewards", "sync", "testing", "web"):
         exported = importlib.import_module(f"faasrt.{module}").__all__
         assert {f"faasrt.{module}.{name}" for name in exported} <= set(listed)
     for name in listed:

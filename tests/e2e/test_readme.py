@@ -26,13 +26,13 @@ README = documents.text_of("README.md")
 ALL = [snippet for document in DOCUMENTS for snippet in documents.snippets_of(document)]
 APPLICATIONS = [snippet for snippet in ALL if snippet.serves]
 SAVED = [snippet for snippet in ALL if snippet.file]
-# The README's programs run as processes, as do those that configure logging. The others run in this process, to save
-# time; `e2e.fresh_snippets` runs them as processes, too.
+# The README's programs run as processes, as do those that configure logging, or whose manager lasts until the process
+# ends. The others run in this process, to save time; `e2e.fresh_snippets` runs them as processes, too.
 HERE = [
     snippet
     for snippet in ALL
     if snippet.kind == "python"
-    and snippet.document not in ("README.md", "faasrt.docs.logging_and_metrics")
+    and snippet.document not in ("README.md", "faasrt.docs.logging_and_metrics", "faasrt.docs.rewards")
     and not (snippet.serves or snippet.file)
 ]
 RUN = [snippet for snippet in ALL if snippet.kind != "sh" and not snippet.serves and snippet not in HERE]

@@ -37,7 +37,7 @@ from support.package import ROOT, modules
 from support.served import CLEAN, PATIENCE_S
 
 GUIDE = [
-    *("cookbook", "programs", "sandboxes", "services", "error_handling", "troubleshooting", "concurrency"),
+    *("cookbook", "programs", "rewards", "sandboxes", "services", "error_handling", "troubleshooting", "concurrency"),
     *("batches", "caching", "logging_and_metrics", "other_languages", "running_a_fleet", "server"),
 ]
 DOCUMENTS = ["README.md", *(f"faasrt.docs.{name}" for name in GUIDE)]

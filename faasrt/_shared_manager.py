@@ -1,0 +1,85 @@
+"""A manager for code that is called in threads and event loops of a framework."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeAlias, TypeVar
+
+import faasrt.sync
+from faasrt.client.manager import RuntimeManager
+from faasrt.errors import ConfigurationError, RuntimeClosedError, safe_repr
+
+T = TypeVar("T")
+ManagerOption: TypeAlias = RuntimeManager | faasrt.sync.RuntimeManager | str | None
+Call: TypeAlias = Callable[[RuntimeManager], Coroutine[Any, Any, T]]
+
+# The managers of this process and, after a fork, of its parents, by process and URL.
+_managers: dict[tuple[int, str], faasrt.sync.RuntimeManager] = {}
+
+
+class SharedManager:
+    """Runs calls with a manager, in any thread and any event loop of asyncio.
+
+    Args:
+        manager: A manager of the caller, which the caller closes. Or the URL of a FaaS, or None for the environment (or
+            the embedded FaaS if it names no endpoint); all objects with the same URL then share one manager, which each
+            process creates at its first call, and closes at its end.
+
+    Raises:
+        ConfigurationError: `manager` is something else.
+    """
+
+    def __init__(self, manager: ManagerOption) -> None:
+        if not isinstance(manager, RuntimeManager | faasrt.sync.RuntimeManager | str | None):
+            raise ConfigurationError(f"manager must be a RuntimeManager, a URL or None, got {safe_repr(manager)}")
+        if isinstance(manager, str):
+            RuntimeManager.from_url(manager)  # raises now, and not in the middle of a training, if the URL is wrong
+        self._own = None if isinstance(manager, str) else manager
+        self._url = manager if isinstance(manager, str) else ""
+
+    def run(self, call: Call[T]) -> T:
+        """Return the result of a call.
+
+        Raises:
+            ConfigurationError: The manager is an asynchronous one.
+        """
+        if isinstance(self._own, RuntimeManager):
+            raise ConfigurationError(
+                "a function without await needs a manager of faasrt.sync, or a URL; this one is asynchronous"
+            )
+        manager = self._threaded()
+        return manager._loop_thread().call(call(manager._original))
+
+    async def run_async(self, call: Call[T]) -> T:
+        """Return the result of a call.
+
+        Cancellation: cancels the call, which ends soon after that unless the manager is an asynchronous one.
+        """
+        if isinstance(self._own, RuntimeManager):
+            return await call(self._own)
+        manager = self._threaded()
+        future = manager._loop_thread().start(call(manager._original))
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise RuntimeClosedError("this manager was closed while the call was in flight") from None
+
+    def _threaded(self) -> faasrt.sync.RuntimeManager:
+        if isinstance(self._own, faasrt.sync.RuntimeManager):
+            return self._own
+        key = os.getpid(), self._url
+        if key not in _managers:
+            # Another thread may do the same. `setdefault` is atomic, and a manager without calls need not be closed.
+            _managers.setdefault(key, _create(self._url))
+        return _managers[key]
+
+
+def _create(url: str) -> faasrt.sync.RuntimeManager:
+    if url:
+        return faasrt.sync.RuntimeManager.from_url(url)
+    return faasrt.sync.RuntimeManager.from_env(local_fallback=True)

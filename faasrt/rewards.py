@@ -1,0 +1,492 @@
+r"""Rewards for reinforcement learning: the score of the program in a completion, by tests that the program cannot see.
+
+`code_reward` is a reward function for TRL's `GRPOTrainer`, and `compute_score` one for verl. `CodeReward` makes such
+functions with other options. `faasrt.docs.rewards` shows how to configure both frameworks, and what a model could try.
+
+**The program** is in the last fenced block of the completion; see `last_code_block`. Of a conversation, it is the last
+message of the assistant that counts. A completion without a program gets `no_code`, which is 0.
+
+**The tests** of a completion have one of these forms. Text is the JSON of one of the others, as in the columns of a
+data set.
+
+    tests                           an iterable of `TestCase`, or, with a function, of `FunctionTest` or `AssertTest`
+    objects                         a list of `{"stdin": ..., "expected": ...}`, or, with a function, of
+                                    `{"args": ..., "expected": ...}` or `{"program": ...}`; see the methods `from_dict`
+    {"function": ..., "tests": ...} the same in one object
+    {"inputs": ..., "outputs": ...} the form of APPS, TACO and similar data sets: texts for stdin and stdout, or, with
+                                    `"fn_name"`, the arguments and results of a function
+
+**The form of APPS.** With "fn_name", each input is a list of arguments, or text with the JSON of one argument in each
+line. Each output is a result: text is read as JSON if it is JSON. If every output is a list of one item, as in APPS,
+that item is the result. As these data sets expect it, Python programs may use the usual modules of the standard library
+without importing them, and the function may be a method of a class `Solution`.
+
+**Failures of the infrastructure** are no scores. They are raised, or give the value `on_failure`. Programs run at most
+once, unless you pass `idempotent=True`, so a lost connection is such a failure.
+
+Example:
+    >>> from faasrt.rewards import CodeReward
+    >>> reward = CodeReward(manager, timeout_ms=5_000)
+    >>> completions = ["```python\nprint(int(input()) + 1)\n```", "I do not know."]
+    >>> tests = [[TestCase("1", "2"), TestCase("5", "7")], '[{"stdin": "1", "expected": "2"}]']
+    >>> await reward.code_reward_async(completions, tests)
+    [0.5, 0.0]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias, Unpack
+
+import attrs
+
+from faasrt._run_options import check_flag
+from faasrt._shared_manager import ManagerOption, SharedManager
+from faasrt.client.manager import RuntimeManager
+from faasrt.errors import ConfigurationError, InvalidRequestError, QueueFullError, ServiceError, safe_repr
+from faasrt.judging import AssertTest, Compare, FunctionTest, Judgement, TestCase, test_from_dict
+from faasrt.languages import Language, LanguageOption, OtherLanguage, parse_language
+from faasrt.protocol.cases import check_function
+from faasrt.tasks import CodeTask, JudgeOptions, TaskResult
+
+__all__ = [
+    "CodeReward",
+    "code_reward",
+    "code_reward_async",
+    "compute_score",
+    "compute_score_async",
+    "last_code_block",
+]
+
+Completion: TypeAlias = str | Sequence[Mapping[str, Any]]
+"""The text of a completion, or the messages of a conversation."""
+Reward: TypeAlias = float | None
+
+_INFRASTRUCTURE = (ServiceError, QueueFullError)
+_MODULES = (
+    *("string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics"),
+    *("itertools", "functools", "operator", "io", "sys", "json", "typing"),
+)
+# A function of these modules must not pass for one that the program does not define, so its name is removed.
+_APPS_START = f"""
+{"".join(f"from {module} import *" + chr(10) for module in _MODULES)}
+import {", ".join(_MODULES)}
+globals().pop({{name!r}}, None)
+"""
+_APPS_END = """
+if hasattr(globals().get("Solution"), {name!r}):
+    def {name}(*args):
+        return getattr(Solution(), {name!r})(*args)
+"""
+
+
+def last_code_block(text: str, language: LanguageOption = "python") -> str | None:
+    r"""Return the program in a Markdown text; None if there is none.
+
+    It is the content of the last fenced block with the name of the language, such as "python", "py" or "python3", or,
+    if there is none, of the last block with any name or none. A block begins with a line of at least three backticks or
+    tildes and ends with such a line. The last block may lack its end, as in a completion that was cut off. The indent
+    of the first line is removed from all lines.
+
+    Args:
+        text: The text. The work is linear in its length.
+        language: The language of the program. Default: "python".
+
+    Raises:
+        UnsupportedLanguageError: The language cannot be the name of one.
+
+    Example:
+        >>> from faasrt.rewards import last_code_block
+        >>> last_code_block("Try this:\n```python\nprint(1)\n```\nIt prints:\n```\n1\n```")
+        'print(1)\n'
+    """
+    wanted = parse_language(language)
+    named = other = None
+    lines = iter(text.split("\n"))
+    for line in lines:
+        content = line.lstrip(" \t")
+        mark = content[:1]
+        width = len(content) - len(content.lstrip(mark)) if mark and mark in "`~" else 0
+        label = content[width:].strip()
+        if width < 3 or (mark == "`" and "`" in label):
+            continue
+        indent = line[: len(line) - len(content)]
+        block: list[str] = []
+        for inner in lines:
+            if _is_end(inner, mark, width, len(indent)):
+                break
+            block.append(inner.removeprefix(indent) if inner.startswith(indent) else inner.lstrip(" \t"))
+        program = "".join(f"{inner}\n" for inner in block)
+        if _names(label, wanted):
+            named = program
+        else:
+            other = program
+    return other if named is None else named
+
+
+def _is_end(line: str, mark: str, width: int, indent: int) -> bool:
+    """Return whether a line ends a block. A line that is indented further belongs to the program."""
+    content = line.strip()
+    return (
+        content.startswith(mark * width)
+        and not content.strip(mark)
+        and len(line) - len(line.lstrip(" \t")) <= indent + 3
+    )
+
+
+def _names(label: str, language: Language | OtherLanguage) -> bool:
+    """Return whether the label of a block names a language, perhaps with a version, as in "python3"."""
+    name = label.split(maxsplit=1)[0].lower().rstrip("0123456789.") if label else ""
+    return name in language.names if isinstance(language, Language) else name == language
+
+
+def _text_of(completion: object) -> str:
+    """Return the text of a completion, or of the last message of the assistant."""
+    if isinstance(completion, Iterable) and not isinstance(completion, str | bytes | Mapping):
+        messages = [message for message in completion if isinstance(message, Mapping)]
+        said = [message.get("content") for message in messages if message.get("role", "assistant") == "assistant"]
+        completion = (said[-1] if said else None) or ""
+        if isinstance(completion, Iterable) and not isinstance(completion, str):
+            parts = (part for part in completion if isinstance(part, Mapping))
+            completion = "".join(str(part.get("text", "")) for part in parts)
+    if not isinstance(completion, str):
+        raise InvalidRequestError(f"a completion must be a str or a list of messages, got {safe_repr(completion)}")
+    return completion
+
+
+@attrs.frozen
+class _Problem:
+    """The tests of a completion.
+
+    Attributes:
+        start, end: Code before and after the program.
+    """
+
+    tests: Sequence[TestCase] | Sequence[FunctionTest] | Sequence[AssertTest]
+    function: str | None
+    start: str = ""
+    end: str = ""
+
+
+def _problem(tests: object, function: str | None, language: Language | OtherLanguage) -> _Problem:
+    """Return the tests in one of the forms that the docstring of the module lists, or raise InvalidRequestError."""
+    if isinstance(tests, str | bytes):
+        try:
+            tests = json.loads(tests)
+        except (ValueError, RecursionError) as error:
+            raise InvalidRequestError(f"tests are text that is not JSON: {error}") from None
+    if isinstance(tests, Mapping):
+        if "inputs" in tests or "outputs" in tests:
+            return _apps_problem(tests, function, language)
+        if "tests" not in tests or not tests.keys() <= {"function", "tests"}:
+            raise InvalidRequestError(
+                "an object with tests must have 'tests' and 'function', or 'inputs', 'outputs' and 'fn_name', "
+                f"got {', '.join(map(safe_repr, tests))[:200]}"
+            )
+        function = tests.get("function") or function
+        tests = tests["tests"]
+    if isinstance(tests, str) or not isinstance(tests, Iterable):
+        raise InvalidRequestError(f"tests must be a list, an object, or the JSON of one, got {safe_repr(tests)}")
+    if function is not None:
+        check_function(function, language)
+    checked: list[Any] = [test_from_dict(test, function) if isinstance(test, dict) else test for test in tests]
+    return _Problem(checked, function)
+
+
+def _apps_problem(tests: Mapping[str, Any], function: str | None, language: Language | OtherLanguage) -> _Problem:
+    inputs, outputs, name = tests.get("inputs"), tests.get("outputs"), tests.get("fn_name") or function
+    if not isinstance(inputs, list) or not isinstance(outputs, list) or len(inputs) != len(outputs):
+        raise InvalidRequestError("'inputs' and 'outputs' must be lists of the same length")
+    if tests.get("assert_case"):
+        raise InvalidRequestError(
+            "'assert_case' is not supported, because a program can skip asserts after its end: pass an object with "
+            "'function' and 'tests', a list of {'program': ...}"
+        )
+    if name is None:
+        return _Problem([TestCase(_lines(i), _lines(o)) for i, o in zip(inputs, outputs, strict=True)], None)
+    if all(isinstance(output, list) and len(output) == 1 for output in outputs):
+        outputs = [output[0] for output in outputs]
+    cases = [
+        FunctionTest(_arguments(arguments), expected=_result(output))
+        for arguments, output in zip(inputs, outputs, strict=True)
+    ]
+    check_function(name, language)
+    if language is not Language.PYTHON:
+        return _Problem(cases, name)
+    return _Problem(cases, name, _APPS_START.format(name=name), _APPS_END.format(name=name))
+
+
+def _lines(text: object) -> str:
+    if isinstance(text, list) and all(isinstance(line, str) for line in text):
+        return "\n".join(text)
+    if not isinstance(text, str):
+        raise InvalidRequestError(f"without 'fn_name', an input or output must be text, got {safe_repr(text)}")
+    return text
+
+
+def _arguments(arguments: object) -> list[Any]:
+    if isinstance(arguments, list):
+        return arguments
+    if not isinstance(arguments, str):
+        raise InvalidRequestError(f"with 'fn_name', an input must be a list of arguments, got {safe_repr(arguments)}")
+    try:
+        return [json.loads(line) for line in arguments.split("\n") if line.strip()]
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequestError(f"with 'fn_name', each line of an input must be JSON: {error}") from None
+
+
+def _result(output: object) -> object:
+    if not isinstance(output, str):
+        return output
+    try:
+        return json.loads(output)
+    except (ValueError, RecursionError):
+        return output
+
+
+class CodeReward:
+    r"""Scores the programs in completions by tests. Threads and event loops may share it.
+
+    Args:
+        manager: What runs the programs: a manager of `faasrt.sync`; a `RuntimeManager`, for the asynchronous methods;
+            or the URL of a FaaS. Default: None, which means the endpoints in the environment, see `Settings.from_env`,
+            or else the embedded FaaS. Without a manager of yours, each process creates one at the first call, which
+            all `CodeReward`s with the same URL share, and closes it at its end.
+        language: The language of the programs. Default: "python".
+        partial_credit: Whether the reward is the share of the tests that passed. Otherwise it is 1 if all passed,
+            else 0. Default: True.
+        no_code: The reward of a completion without a program. Default: 0.
+        on_failure: "raise", or the reward if the infrastructure failed: None, which TRL leaves out, or a number.
+            Default: "raise".
+        compare: The comparison of outputs and results; see `faasrt.judging`. Default: None, which means "lines" for
+            outputs, and "alike" for results, because JSON has no tuples.
+        **options: `timeout_ms` (for each test), `ext`, `sandbox`, `priority` and `idempotent`; see
+            `Runtime.run_code`.
+
+    Raises:
+        ConfigurationError: `manager`, `no_code` or `on_failure` is wrong.
+        InvalidRequestError: Another argument is wrong.
+        UnsupportedLanguageError: The language cannot be the name of one.
+
+    A `CodeReward` without a manager of yours can be pickled.
+
+    Example:
+        >>> from faasrt import sync
+        >>> from faasrt.rewards import CodeReward
+        >>> with sync.RuntimeManager.local(["python"]) as own:
+        ...     reward = CodeReward(own, partial_credit=False, on_failure=None)
+        ...     reward.code_reward(["```py\ndef inc(n): return n + 1\n```"], ['[{"args": [1], "expected": 2}]'], "inc")
+        [1.0]
+    """
+
+    def __init__(
+        self,
+        manager: ManagerOption = None,
+        *,
+        language: LanguageOption = "python",
+        partial_credit: bool = True,
+        no_code: float = 0.0,
+        on_failure: Literal["raise"] | Reward = "raise",
+        compare: Compare | None = None,
+        **options: Unpack[JudgeOptions],
+    ) -> None:
+        self._shared = SharedManager(manager)
+        check_flag("partial_credit", partial_credit, optional=False)
+        self._options = CodeTask("", language, compare=compare, stop_on_failure=not partial_credit, **options)
+        for name, value, others in (("no_code", no_code, ()), ("on_failure", on_failure, ("raise", None))):
+            if value not in others and (isinstance(value, bool) or not isinstance(value, int | float)):
+                allowed = "a number" if not others else "'raise', a number or None"
+                raise ConfigurationError(f"{name} must be {allowed}, got {safe_repr(value)}")
+        self._partial_credit = partial_credit
+        self._no_code = no_code
+        self._on_failure = on_failure
+
+    def code_reward(
+        self,
+        completions: Sequence[Completion],
+        tests: Sequence[Any],
+        function: Sequence[str | None] | str | None = None,
+        **columns: Any,
+    ) -> list[Reward]:
+        """Return the reward of each completion, as a reward function of TRL does.
+
+        Args:
+            completions: The completions: texts or conversations.
+            tests: The tests of each completion; see `faasrt.rewards`. A completion without tests (None) gets no reward
+                (None), so that rewards for other rows of the data set can be used beside this one.
+            function: The name of the function of each completion, or one name for all. Default: None, for programs
+                that read stdin, or tests that name their function.
+            **columns: Other columns of the data set, and what else TRL passes. They have no effect.
+
+        Raises:
+            InvalidRequestError: The tests of a completion, or another argument, is wrong; nothing was run.
+            ConfigurationError: The manager is an asynchronous one, or no endpoint is configured.
+            CompareError: The function `compare` failed.
+            FaasrtError: The infrastructure failed, if `on_failure` is "raise". The other programs are ended.
+
+        A KeyboardInterrupt ends the programs.
+
+        Example: See `CodeReward`.
+        """
+        prepared = self._prepare(completions, tests, function)
+        return self._shared.run(lambda manager: self._score(manager, prepared))
+
+    async def code_reward_async(
+        self,
+        completions: Sequence[Completion],
+        tests: Sequence[Any],
+        function: Sequence[str | None] | str | None = None,
+        **columns: Any,
+    ) -> list[Reward]:
+        """Return the reward of each completion. The asynchronous form of `code_reward`, for TRL too.
+
+        Cancellation: ends the programs.
+
+        Example: See `faasrt.rewards`.
+        """
+        prepared = await asyncio.to_thread(self._prepare, completions, tests, function)
+        return await self._shared.run_async(lambda manager: self._score(manager, prepared))
+
+    def compute_score(
+        self, data_source: str, solution_str: str, ground_truth: Any, extra_info: Any = None, **kwargs: Any
+    ) -> float:
+        r"""Return the reward of a completion, as a reward function of verl does.
+
+        Args:
+            data_source, extra_info: They have no effect.
+            solution_str: The completion.
+            ground_truth: The tests; see `faasrt.rewards`. Tests of a function must name it.
+            **kwargs: What else verl passes. It has no effect.
+
+        Raises:
+            ConfigurationError: See `code_reward`; or `on_failure` is None, which verl cannot use.
+            FaasrtError: See `code_reward`.
+
+        Example:
+            >>> from faasrt.rewards import CodeReward
+            >>> tests = '{"inputs": ["[1, 2]"], "outputs": ["3"], "fn_name": "add"}'
+            >>> await CodeReward(manager).compute_score_async("apps", "```\ndef add(ns): return sum(ns)\n```", tests)
+            1.0
+        """
+        prepared = self._prepare_one(solution_str, ground_truth)
+        return _number(self._shared.run(lambda manager: self._score(manager, prepared)))
+
+    async def compute_score_async(
+        self, data_source: str, solution_str: str, ground_truth: Any, extra_info: Any = None, **kwargs: Any
+    ) -> float:
+        """Return the reward of a completion. The asynchronous form of `compute_score`, for verl too.
+
+        Cancellation: ends the program.
+
+        Example: See `compute_score`.
+        """
+        prepared = await asyncio.to_thread(self._prepare_one, solution_str, ground_truth)
+        return _number(await self._shared.run_async(lambda manager: self._score(manager, prepared)))
+
+    async def judge_async(self, completion: Completion, tests: Any, function: str | None = None) -> Judgement | None:
+        r"""Return the verdicts behind a reward; None if the completion has no program.
+
+        Args:
+            completion, tests, function: As the items of the arguments of `code_reward`.
+
+        Raises:
+            InvalidRequestError: The tests or another argument is wrong.
+            FaasrtError: The infrastructure failed, whatever `on_failure` is.
+
+        Cancellation: ends the program.
+
+        Example:
+            >>> from faasrt.rewards import CodeReward
+            >>> tests = {"inputs": ["1 2"], "outputs": ["3"]}
+            >>> judgement = await CodeReward(manager).judge_async("```\nprint(input())\n```", tests)
+            >>> judgement.results[0].difference
+            "line 1: expected '3', got '1 2'"
+        """
+        task = await asyncio.to_thread(self._task_of, completion, tests, function)
+        if task is None:
+            return None
+        return await self._shared.run_async(
+            lambda manager: manager.judge(
+                task.code,
+                task.tests,
+                function=task.function,
+                language=task.language,
+                compare=task.compare,
+                **task.options(JudgeOptions),
+            )
+        )
+
+    def _prepare_one(self, completion: str, tests: Any) -> list[CodeTask | Reward]:
+        if self._on_failure is None:
+            raise ConfigurationError("on_failure must be 'raise' or a number for compute_score: verl needs numbers")
+        if tests is None:
+            raise InvalidRequestError("ground_truth must have tests, got None")
+        return self._prepare([completion], [tests], None)
+
+    def _prepare(
+        self, completions: Sequence[Completion], tests: Sequence[Any], function: Sequence[str | None] | str | None
+    ) -> list[CodeTask | Reward]:
+        """Return the task of each completion, or its reward if there is nothing to run."""
+        functions = [function] * len(completions) if function is None or isinstance(function, str) else function
+        if not len(completions) == len(tests) == len(functions):
+            raise InvalidRequestError(
+                "completions, tests and functions must have the same length, "
+                f"got {len(completions)}, {len(tests)} and {len(functions)}"
+            )
+        prepared: list[CodeTask | Reward] = []
+        for index, (completion, own_tests, name) in enumerate(zip(completions, tests, functions, strict=True)):
+            try:
+                task = None if own_tests is None else self._task_of(completion, own_tests, name)
+            except InvalidRequestError as error:
+                error.add_note(f"of the completion with index {index}")
+                raise
+            prepared.append(self._no_code if task is None and own_tests is not None else task)
+        return prepared
+
+    def _task_of(self, completion: object, tests: object, function: str | None) -> CodeTask | None:
+        """Return the program of a completion with its tests; None if it has none. Raise InvalidRequestError if an
+        argument is wrong.
+        """
+        language = self._options.language
+        problem = _problem(tests, function, language)
+        code = last_code_block(_text_of(completion), language) or ""
+        # No program can be sent with lone surrogates, which are no characters.
+        program = problem.start + code.encode(errors="replace").decode() + problem.end
+        is_default = self._options.compare is None and any(isinstance(test, FunctionTest) for test in problem.tests)
+        compare = "alike" if is_default else self._options.compare
+        task = attrs.evolve(
+            self._options, code=program, tests=problem.tests, function=problem.function, compare=compare
+        )
+        return task if code.strip() else None
+
+    async def _score(self, manager: RuntimeManager, prepared: Sequence[CodeTask | Reward]) -> list[Reward]:
+        rewards = [None if isinstance(item, CodeTask) else item for item in prepared]
+        tasks = {index: item for index, item in enumerate(prepared) if isinstance(item, CodeTask)}
+        indices = list(tasks)
+        async with manager.map(tasks.values()) as results:
+            async for item in results:
+                rewards[indices[item.index]] = self._reward_of(item)
+        return rewards
+
+    def _reward_of(self, item: TaskResult) -> Reward:
+        if item.error is not None:
+            if self._on_failure == "raise" or not isinstance(item.error, _INFRASTRUCTURE):
+                raise item.error
+            return self._on_failure
+        assert item.judgement is not None
+        return item.judgement.score if self._partial_credit else float(item.judgement.passed)
+
+
+def _number(rewards: list[Reward]) -> float:
+    [reward] = rewards
+    assert reward is not None
+    return reward
+
+
+_default = CodeReward()
+code_reward = _default.code_reward
+code_reward_async = _default.code_reward_async
+compute_score = _default.compute_score
+compute_score_async = _default.compute_score_async

@@ -1,0 +1,335 @@
+"""Rewards in the code of TRL and verl, and the tool and the scorer in Inspect AI.
+
+`.ci/frameworks` installs the three packages, TRL and verl without torch and their other dependencies. So their modules
+cannot be imported. The tests take the functions that call rewards out of the modules' files, and run them unchanged,
+with stand-ins for tensors, tokenizers and the objects around them.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import contextlib
+import functools
+import importlib.metadata
+import importlib.util
+import inspect
+import json
+import logging
+import math
+import subprocess
+import sys
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from faasrt import SandboxConfig, sync
+from faasrt.rewards import CodeReward
+from faasrt.testing import FakeFaaS, Reply
+
+pytestmark = [
+    pytest.mark.frameworks,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),  # of Inspect AI
+]
+
+RIGHT = "```python\ndef inc(n):\n    return n + 1\n```"
+HALF = "```python\ndef inc(n):\n    return 2\n```"
+TESTS: list[dict[str, Any]] = [{"args": [1], "expected": 2}, {"args": [2], "expected": 3}]
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """The URL of an embedded FaaS, to which the environment points."""
+    with sync.RuntimeManager.local(["python"], workers=2) as manager, pytest.MonkeyPatch.context() as patch:
+        assert manager.local_faas is not None
+        patch.setenv("COZE_LOOP_FAAS_URL", manager.local_faas.url)
+        yield manager.local_faas.url
+
+
+@pytest.fixture
+def portal() -> Iterator[BlockingPortal]:
+    with start_blocking_portal() as portal:
+        yield portal
+
+
+@pytest.fixture
+def fake(portal: BlockingPortal) -> Iterator[FakeFaaS]:
+    with portal.wrap_async_context_manager(FakeFaaS()) as fake:
+        yield fake
+
+
+def file_of(package: str, path: str) -> Path:
+    return Path(str(importlib.metadata.distribution(package).locate_file(f"{package}/{path}")))
+
+
+def take(package: str, path: str, name: str, **names: Any) -> Any:
+    """Return a function or class of a module that cannot be imported, unchanged, with these names as its globals."""
+    file = file_of(package, path)
+    [node] = [node for node in ast.walk(ast.parse(file.read_text())) if getattr(node, "name", "") == name]
+    module = ast.parse("from __future__ import annotations")
+    assert isinstance(node, ast.stmt)
+    module.body.append(node)
+    namespace = {"__name__": f"{package}.{name}", **names}
+    exec(compile(module, str(file), "exec"), namespace)
+    return namespace[name]
+
+
+class Trainer:
+    """What `GRPOTrainer._calculate_rewards` uses of its trainer."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop | None, *reward_funcs: Callable[..., Any]) -> None:
+        name_of = take("trl", "trainer/utils.py", "get_callable_name", functools=functools)
+        self.accelerator = types.SimpleNamespace(device="cpu")
+        self.async_loop = loop
+        self.environments = None
+        self.state = object()
+        self.reward_funcs = list(reward_funcs)
+        self.reward_func_names = [name_of(reward_func) for reward_func in reward_funcs]
+        self.reward_processing_classes = [None for _ in reward_funcs]
+        self._log_metric = self._log_completion_extra = lambda name, value: None
+
+    def calculate_rewards(self, completions: list[Any], **columns: list[Any]) -> list[list[float]]:
+        """Return the rewards of each completion, one for each function."""
+        import numpy as np
+
+        class Tensor(np.ndarray):  # type: ignore[type-arg]
+            def all(self, dim: int) -> Tensor:  # type: ignore[override]
+                found: Any = np.asarray(self).all(axis=dim)
+                return found.view(Tensor)  # type: ignore[no-any-return]
+
+            def nonzero(self, as_tuple: bool) -> tuple[Any, ...]:  # type: ignore[override]
+                return super().nonzero()
+
+        torch = types.SimpleNamespace(
+            nan=math.nan,
+            float32=np.float32,
+            zeros=lambda *shape, device: np.zeros(shape).view(Tensor),
+            tensor=lambda values, dtype, device: np.array(values, dtype),
+            isnan=lambda tensor: np.isnan(tensor).view(Tensor),
+        )
+        is_async = take("trl", "trainer/utils.py", "is_async_callable", functools=functools, inspect=inspect)
+        calculate = take(
+            "trl",
+            "trainer/grpo_trainer.py",
+            "_calculate_rewards",
+            asyncio=asyncio,
+            torch=torch,
+            nn=types.SimpleNamespace(Module=type("Module", (), {})),
+            is_async_callable=is_async,
+            profiling_decorator=lambda function: function,
+            profiling_context=lambda *_: contextlib.nullcontext(),
+            gather=lambda rewards: rewards,
+            logger=logging.getLogger("trl"),
+        )
+        prompts = ["Write inc."] * len(completions)
+        inputs = [
+            {"prompt": prompts[0]} | {name: column[i] for name, column in columns.items()} for i in range(len(prompts))
+        ]
+        found: list[list[float]] = calculate(self, inputs, prompts, completions, [[1]] * len(prompts)).tolist()
+        return found
+
+
+def test_trl(url: str, portal: BlockingPortal, fake: FakeFaaS, caplog: pytest.LogCaptureFixture) -> None:
+    """`GRPOTrainer` gets the rewards of functions of both kinds, and leaves rows without tests out."""
+    from faasrt.rewards import code_reward, code_reward_async
+
+    completions = [RIGHT, [{"role": "assistant", "content": HALF}], "no program", RIGHT]
+    columns: dict[str, list[Any]] = {"tests": [json.dumps(TESTS), TESTS, TESTS, None], "function": ["inc"] * 4}
+    strict = CodeReward(url, partial_credit=False)
+    loop = portal.call(asyncio.get_running_loop)
+    trainer = Trainer(loop, code_reward, code_reward_async, functools.partial(strict.code_reward, level="easy"))
+    assert trainer.reward_func_names == ["code_reward", "code_reward_async", "code_reward"]
+    rewards = trainer.calculate_rewards(completions, **columns)
+    assert rewards[:3] == [[1, 1, 1], [0.5, 0.5, 0], [0, 0, 0]]
+    assert all(map(math.isnan, rewards[3]))
+    assert "All reward functions returned None" in caplog.text
+    fake.default = Reply.crash()
+    failing = CodeReward(fake.url, on_failure=None)
+    rewards = Trainer(loop, code_reward, failing.code_reward_async).calculate_rewards(
+        completions[:3], tests=columns["tests"][:3], function=["inc"] * 3
+    )
+    assert [row[0] for row in rewards] == [1, 0.5, 0]
+    assert [str(row[1]) for row in rewards] == ["nan", "nan", "0.0"]
+
+
+class VerlItem:
+    """A sample with one character for each token."""
+
+    def __init__(self, response: str, ground_truth: Any) -> None:
+        import numpy as np
+
+        ids = np.array([ord(character) for character in response] + [0] * 5)
+        mask = np.array([1] * (3 + len(response)) + [0] * 5)  # the prompt has three tokens
+        self.batch = {"responses": ids, "attention_mask": mask}
+        self.non_tensor_batch = {
+            "data_source": "apps",
+            "reward_model": {"ground_truth": ground_truth},
+            "extra_info": {},
+        }
+
+
+def verl_manager(monkeypatch: pytest.MonkeyPatch, path: str, name: str) -> Any:
+    """Return a `NaiveRewardManager` with a custom reward function, loaded as verl loads it."""
+    spec = importlib.util.spec_from_file_location("verl.utils.import_utils", file_of("verl", "utils/import_utils.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for parent in ("verl", "verl.utils"):
+        monkeypatch.setitem(sys.modules, parent, types.ModuleType(parent))
+    monkeypatch.setitem(sys.modules, "verl.utils.import_utils", module)
+    names = {
+        each: take("verl", "trainer/ppo/reward.py", each) for each in ("_call_with_kwargs", "_call_with_kwargs_async")
+    }
+    load = take(
+        "verl", "trainer/ppo/reward.py", "get_custom_reward_fn", inspect=inspect, partial=functools.partial, **names
+    )
+    custom = {"path": path, "name": name, "reward_kwargs": {}}
+    compute_score = load(types.SimpleNamespace(reward={"custom_reward_function": custom}))
+
+    class Base:
+        def __init__(self, config: Any, tokenizer: Any, compute_score: Any) -> None:
+            self.tokenizer, self.loop = tokenizer, asyncio.get_running_loop()
+
+    manager = take(
+        "verl",
+        "experimental/reward_loop/reward_manager/naive.py",
+        "NaiveRewardManager",
+        inspect=inspect,
+        register=lambda name: lambda kind: kind,
+        RewardManagerBase=Base,
+        default_compute_score=None,
+    )
+    tokenizer = types.SimpleNamespace(decode=lambda ids, skip_special_tokens: "".join(map(chr, ids)))
+    return manager(None, tokenizer, compute_score, "http://127.0.0.1:1")
+
+
+@pytest.mark.parametrize("name", ["compute_score", "compute_score_async"])
+@pytest.mark.parametrize("kind", ["package", "file"])
+async def test_verl(name: str, kind: str, url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """verl loads the function from the package, or from a file with other options, and gets a float."""
+    file = tmp_path / "reward.py"
+    file.write_text(f"from faasrt.rewards import CodeReward\n{name} = CodeReward({url!r}, timeout_ms=9_000).{name}\n")
+    manager = verl_manager(monkeypatch, "pkg://faasrt.rewards" if kind == "package" else str(file), name)
+    assert manager.is_async_reward_score == name.endswith("async")
+    tests = json.dumps({"inputs": ["1", "2"], "outputs": ["2", "3"], "fn_name": "inc"})
+    found = await asyncio.gather(*(manager.run_single([VerlItem(text, tests)]) for text in (RIGHT, HALF, "nothing")))
+    assert [each["reward_score"] for each in found] == [1.0, 0.5, 0.0]
+    assert found[1]["reward_extra_info"] == {"acc": 0.5}
+
+
+def evaluate(tmp_path: Path, samples: list[Any], outputs: list[Any], solver: Any, scorer: Any) -> Any:
+    """Run a task of Inspect AI with a model that gives these outputs. Return the log."""
+    from inspect_ai import Task, eval as evaluate_task
+    from inspect_ai.model import ModelOutput, get_model
+
+    async def estimate(text: str) -> int:
+        return len(text) // 4
+
+    given = [ModelOutput.from_content("mockllm", each) if isinstance(each, str) else each for each in outputs]
+    model = get_model("mockllm/model", custom_outputs=given)
+    model.api.count_text_tokens = estimate  # its own method downloads a table
+    task = Task(dataset=samples, solver=solver, scorer=scorer)
+    [log] = evaluate_task(task, model=model, log_dir=str(tmp_path), display="none", max_samples=1, fail_on_error=False)
+    return log
+
+
+def tool_call(name: str, code: str) -> Any:
+    from inspect_ai.model import ModelOutput
+
+    return ModelOutput.for_tool_call("mockllm", name, {"code": code})
+
+
+@pytest.mark.usefixtures("url")
+def test_inspect_tool(tmp_path: Path) -> None:
+    """The model gets the output and errors of its programs, and a tool error for those that were ended."""
+    from inspect_ai.dataset import Sample
+    from inspect_ai.solver import generate, use_tools
+
+    from faasrt.inspect_ai import run_code
+
+    programs = ["print(6 * 7)", "print(1)\n1 / 0", "def f(:", "while True: pass", " ", "x = 1", "print(x)"]
+    log = evaluate(
+        tmp_path,
+        [Sample("?")],
+        [*(tool_call("python", program) for program in programs), "done"],
+        [use_tools(run_code(timeout_ms=1_000, sandbox=SandboxConfig(memory_limit_mb=256))), generate()],
+        None,
+    )
+    [sample] = log.samples
+    assert sample.error is None
+    found = [(message.text, message.error) for message in sample.messages if message.role == "tool"]
+    assert [error.message if error else None for _, error in found] == [
+        None,
+        None,
+        None,
+        "TIMEOUT: timeout after 1000 ms (limit of the client)",
+        "The program is empty.",
+        None,
+        None,
+    ]
+    assert found[0][0] == "42\n"
+    assert "ZeroDivisionError" in found[1][0]
+    assert found[1][0].endswith("\n1\n")
+    assert "SyntaxError" in found[2][0]
+    assert "NameError" in found[6][0]
+
+
+@pytest.mark.usefixtures("url")
+def test_inspect_scorer(tmp_path: Path) -> None:
+    """Tests are in the metadata or the target. A completion without a program has no answer."""
+    from inspect_ai.dataset import Sample
+    from inspect_ai.scorer import CORRECT, INCORRECT, NOANSWER
+    from inspect_ai.solver import generate
+
+    from faasrt.inspect_ai import code_tests
+
+    hidden = {"tests": TESTS, "function": "inc"}
+    in_target = Sample("?", target=json.dumps({"inputs": ["1"], "outputs": ["2"], "fn_name": "inc"}))
+    samples = [*(Sample("?", metadata=hidden) for _ in range(3)), in_target]
+    outputs = [RIGHT, HALF, "I do not know.", RIGHT]
+    log = evaluate(tmp_path, samples, outputs, generate(), code_tests())
+    scores = [sample.scores["code_tests"] for sample in log.samples]
+    assert [score.value for score in scores] == [CORRECT, INCORRECT, NOANSWER, CORRECT]
+    assert [score.answer for score in scores[1:3]] == ["def inc(n):\n    return 2\n", None]
+    assert scores[0].explanation == "2 of 2 tests passed."
+    assert scores[1].explanation == "1 of 2 tests passed. WRONG_ANSWER: value: expected 3, got 2"
+    assert log.results.scores[0].metrics["accuracy"].value == 0.5
+    log = evaluate(tmp_path, samples, outputs, generate(), code_tests(partial_credit=True))
+    assert [sample.scores["code_tests"].value for sample in log.samples] == [1.0, 0.5, NOANSWER, 1.0]
+
+
+def test_failures_in_inspect(tmp_path: Path, fake: FakeFaaS) -> None:
+    """They are errors of the sample, not answers."""
+    from inspect_ai.dataset import Sample
+    from inspect_ai.solver import generate, use_tools
+
+    from faasrt.inspect_ai import code_tests, run_code
+
+    fake.default = Reply.crash()
+    samples = [Sample("?", metadata={"tests": TESTS, "function": "inc"})]
+    tools = [use_tools(run_code("js", fake.url)), generate()]
+    for log in (
+        evaluate(tmp_path, samples, [RIGHT], generate(), code_tests(fake.url)),
+        evaluate(tmp_path, samples, [tool_call("javascript", "1"), "done"], tools, None),
+    ):
+        assert "ServerError" in log.samples[0].error.message + log.samples[0].error.traceback
+        assert not log.samples[0].scores
+
+
+FIND = """
+from inspect_ai._util.registry import registry_create, registry_info
+
+for kind, name in (("scorer", "faasrt/code_tests"), ("tool", "faasrt/run_code")):
+    print(registry_info(registry_create(kind, name, timeout_ms=1_000)).name)
+"""
+
+
+def test_inspect_finds_tool_and_scorer_by_name(tmp_path: Path) -> None:
+    """Through the entry point of the package, as in `inspect score --scorer faasrt/code_tests`."""
+    done = subprocess.run([sys.executable, "-c", FIND], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert done.stdout == "faasrt/code_tests\nfaasrt/run_code\n", done.stderr

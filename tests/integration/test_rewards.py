@@ -1,0 +1,447 @@
+"""Rewards: called as TRL and verl call them, with tests in every form, and with servers that fail."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import json
+import math
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+import faasrt.rewards
+from faasrt import (
+    CompareError,
+    ConfigurationError,
+    ConnectError,
+    FunctionTest,
+    InvalidRequestError,
+    RuntimeClosedError,
+    RuntimeManager,
+    SandboxConfig,
+    ServerError,
+    TestCase,
+    sync,
+)
+from faasrt.rewards import CodeReward
+from faasrt.testing import FakeFaaS, Reply
+from support.served import CLEAN, PATIENCE_S, until
+
+RIGHT = "```python\ndef inc(n):\n    return n + 1\n```"
+HALF = "```python\ndef inc(n):\n    return 2\n```"
+TESTS = '[{"args": [1], "expected": 2}, {"args": [2], "expected": 3}]'
+STDIN = [TestCase("1", "2"), TestCase("5", "6")]
+PRINTS = "```python\nprint(int(input()) + 1)\n```"
+
+
+@pytest.fixture(scope="module")
+def manager() -> Iterator[sync.RuntimeManager]:
+    """A manager with an embedded FaaS."""
+    with sync.RuntimeManager.local(["python", "javascript"], workers=2) as manager:
+        yield manager
+
+
+@pytest.fixture(scope="module")
+def url(manager: sync.RuntimeManager) -> str:
+    """The URL of that FaaS."""
+    assert manager.local_faas is not None
+    return manager.local_faas.url
+
+
+@pytest.fixture(scope="module")
+def portal() -> Iterator[BlockingPortal]:
+    """An event loop in a thread of its own, as TRL has one."""
+    with start_blocking_portal() as portal:
+        yield portal
+
+
+@pytest.fixture
+def fake(portal: BlockingPortal) -> Iterator[FakeFaaS]:
+    with portal.wrap_async_context_manager(FakeFaaS()) as fake:
+        yield fake
+
+
+def call_as_trl(reward: Any, completions: list[Any], portal: BlockingPortal, **columns: list[Any]) -> list[float]:
+    """Call a reward function as `GRPOTrainer._calculate_rewards` of TRL 1.16 does. None becomes NaN."""
+    passed: dict[str, Any] = {"prompts": ["?"] * len(completions), "completions": completions, **columns}
+    passed |= {"completion_ids": [[1, 2]] * len(completions), "trainer_state": object()}
+    passed |= {"log_extra": lambda column, values: None, "log_metric": lambda name, value: None}
+    is_async = inspect.iscoroutinefunction(reward)
+    found = portal.call(lambda: reward(**passed)) if is_async else reward(**passed)
+    assert len(found) == len(completions)
+    return [math.nan if value is None else float(value) for value in found]
+
+
+async def call_as_verl(compute_score: Any, solution: str, ground_truth: Any, **options: Any) -> float:
+    """Call a reward function as `get_custom_reward_fn` and `NaiveRewardManager` of verl 0.9 do."""
+
+    def sync_with_options(function: Any, extra: Any, *args: Any, **kwargs: Any) -> Any:
+        return function(*args, **{**kwargs, **extra})
+
+    async def async_with_options(function: Any, extra: Any, *args: Any, **kwargs: Any) -> Any:
+        return await function(*args, **{**kwargs, **extra})
+
+    wrapper = async_with_options if inspect.iscoroutinefunction(compute_score) else sync_with_options
+    wrapped = functools.partial(wrapper, compute_score, options)
+    extra_info: dict[str, Any] = {"num_turns": None, "rollout_reward_scores": {}, "index": 3}
+    passed = {"data_source": "apps", "solution_str": solution, "ground_truth": ground_truth, "extra_info": extra_info}
+    router = {"reward_router_address": "http://127.0.0.1:1", "reward_model_tokenizer": None}
+    if inspect.iscoroutinefunction(wrapped):
+        result = await wrapped(**passed, **router)
+    else:
+        loop = asyncio.get_running_loop()
+        result = await loop.run_in_executor(None, lambda: wrapped(**passed, **router))
+    assert type(result) is float
+    return result
+
+
+@pytest.mark.parametrize("name", ["code_reward", "code_reward_async"])
+def test_as_trl_calls_it(name: str, manager: sync.RuntimeManager, url: str, portal: BlockingPortal) -> None:
+    """One float for each completion, of texts and of conversations; NaN for a row without tests."""
+    completions = [RIGHT, HALF, "I do not know.", RIGHT, [{"role": "assistant", "content": RIGHT}]]
+    columns = {"tests": [TESTS, TESTS, TESTS, None, json.loads(TESTS)], "function": ["inc"] * 5, "level": ["easy"] * 5}
+    for reward in (CodeReward(url), CodeReward(manager)):
+        found = call_as_trl(getattr(reward, name), completions, portal, **columns)
+        assert found[:3] + found[4:] == [1.0, 0.5, 0.0, 1.0]
+        assert math.isnan(found[3])
+    strict = CodeReward(url, partial_credit=False, no_code=-0.5)
+    reward_function = functools.partial(getattr(strict, name), function="inc")
+    assert call_as_trl(reward_function, completions[:3], portal, tests=columns["tests"][:3]) == [1.0, 0.0, -0.5]
+
+
+@pytest.mark.parametrize("name", ["compute_score", "compute_score_async"])
+async def test_as_verl_calls_it(name: str, url: str) -> None:
+    """A float for a completion. The tests have verl's own form, as text or as an object."""
+    compute_score = getattr(CodeReward(url), name)
+    tests: dict[str, Any] = {"inputs": ["1\n", "5\n"], "outputs": ["2\n", "7\n"]}
+    assert await call_as_verl(compute_score, PRINTS, json.dumps(tests)) == 0.5
+    assert await call_as_verl(compute_score, PRINTS, tests, unknown="option") == 0.5
+    assert await call_as_verl(compute_score, "text", tests) == 0.0
+
+
+async def test_names_of_the_frameworks() -> None:
+    """TRL logs the name of the function, and looks whether it is asynchronous; so does verl."""
+    for name in ("code_reward", "code_reward_async", "compute_score", "compute_score_async"):
+        function = getattr(faasrt.rewards, name)
+        assert function.__name__ == name
+        assert inspect.iscoroutinefunction(function) == name.endswith("async")
+        assert pickle.loads(pickle.dumps(function)).__name__ == name
+    with pytest.raises(TypeError, match="tests"):
+        faasrt.rewards.code_reward(completions=[""])
+
+
+SOLUTION = "```\nclass Solution:\n    def add(self, numbers: List[int], more: Optional[int] = None):\n        {}\n```"
+FORMS: dict[str, tuple[str, Any, str | None, float]] = {
+    "test cases": (PRINTS, STDIN, None, 1),
+    "a generator": (PRINTS, (test for test in STDIN), None, 1),
+    "objects": (PRINTS, [{"stdin": "1", "expected": "2"}, {"stdin": "1", "expected": "3", "argv": None}], None, 0.5),
+    "text": (PRINTS, '[{"stdin": "1", "expected": "2"}]', None, 1),
+    "bytes": (PRINTS, b'[{"stdin": "1", "expected": "2"}]', None, 1),
+    "function tests": (RIGHT, [FunctionTest([1], 2), FunctionTest([1], 3)], "inc", 0.5),
+    "objects of function tests": (
+        RIGHT,
+        [{"args": [1], "expected": 2}, {"expected": 0, "kwargs": {"n": 1}}],
+        "inc",
+        0.5,
+    ),
+    "test programs as objects": (
+        RIGHT,
+        '[{"program": "assert inc(1) == 2"}, {"program": "assert inc(1) == 3"}]',
+        "inc",
+        0.5,
+    ),
+    "one object": (RIGHT, {"function": "inc", "tests": json.loads(TESTS)}, None, 1),
+    "one object, as text": (RIGHT, json.dumps({"function": "inc", "tests": json.loads(TESTS)}), "other", 1),
+    "one object without a function": (PRINTS, {"tests": [{"stdin": "1", "expected": "2"}]}, None, 1),
+    "apps: stdin": (PRINTS, {"inputs": ["1", ["5", ""]], "outputs": ["2\n", ["6"]]}, None, 1),
+    "apps: results in lists": (RIGHT, {"fn_name": "inc", "inputs": [[1], [2]], "outputs": [[2], [3]]}, None, 1),
+    "apps: results": (RIGHT, {"fn_name": "inc", "inputs": [[1], [2]], "outputs": [2, 3]}, None, 1),
+    "apps: text": (RIGHT, {"fn_name": "inc", "inputs": ["1", "2\n"], "outputs": ["2", "3"]}, None, 1),
+    "apps: several arguments": (
+        SOLUTION.format("return sum(numbers) + (more or 0)"),
+        {"fn_name": "add", "inputs": ["[1, 2]\n3", "[4]"], "outputs": ["6", "4"]},
+        None,
+        1,
+    ),
+    "apps: text that is not JSON": (
+        "```\ndef add(text): return text * 2\n```",
+        {"fn_name": "add", "inputs": [["ab"]], "outputs": ["abab"]},
+        None,
+        1,
+    ),
+    "apps: a list is no result in a list": (
+        SOLUTION.format("return numbers"),
+        {"fn_name": "add", "inputs": [[[1, 2]], [[3]]], "outputs": [[1, 2], [3]]},
+        None,
+        1,
+    ),
+    "apps: tuples are lists": (
+        SOLUTION.format("return tuple(numbers)"),
+        {"fn_name": "add", "inputs": [[[1, 2]]], "outputs": ["[1, 2]"]},
+        None,
+        1,
+    ),
+    "apps: a function of the modules does not count": (
+        "```\npass\n```",
+        {"fn_name": "gcd", "inputs": [[4, 6]], "outputs": [[2]]},
+        None,
+        0,
+    ),
+    "apps: a method with the name of such a function": (
+        "```\nclass Solution:\n    def gcd(self, a, b): return math.gcd(a, b)\n```",
+        {"fn_name": "gcd", "inputs": [[4, 6]], "outputs": [[2]]},
+        None,
+        1,
+    ),
+    "apps: in the column of the function": (RIGHT, {"inputs": ["1"], "outputs": ["2"]}, "inc", 1),
+    "a large number": (RIGHT, {"function": "inc", "tests": [{"args": [10**30], "expected": 10**30 + 1}]}, None, 1),
+}
+
+
+@pytest.mark.parametrize(("completion", "tests", "function", "reward"), FORMS.values(), ids=FORMS)
+def test_forms_of_tests(completion: str, tests: Any, function: str | None, reward: float, url: str) -> None:
+    """Objects, JSON, and the form of APPS, TACO and verl."""
+    assert CodeReward(url).code_reward([completion], [tests], [function]) == [reward]
+
+
+@pytest.mark.parametrize(
+    ("tests", "function", "message"),
+    [
+        ("no json", None, "tests are text that is not JSON"),
+        ("[" * 100_000, None, "tests are text that is not JSON"),
+        ("5", None, "tests must be a list, an object, or the JSON of one, got 5"),
+        ('"text"', None, "tests must be a list, an object, or the JSON of one, got 'text'"),
+        ({"test": []}, None, "an object with tests must have 'tests' and 'function', or .* got 'test'"),
+        ([], None, "tests must not be empty"),
+        ([5], None, "TestCase"),
+        ([{"stdn": ""}], None, "a test has no field 'stdn'"),
+        ([{"stdin": "1", "expected": "2"}], "inc", "has no field 'stdin'"),
+        ([FunctionTest([1], 2)], None, "function"),
+        ({"inputs": ["1"], "outputs": []}, None, "lists of the same length"),
+        ({"inputs": ["1"]}, None, "lists of the same length"),
+        ({"inputs": [1], "outputs": ["2"]}, None, "without 'fn_name', an input or output must be text, got 1"),
+        ({"inputs": [1], "outputs": ["2"], "fn_name": "f"}, None, "an input must be a list of arguments, got 1"),
+        ({"inputs": ["{"], "outputs": ["2"], "fn_name": "f"}, None, "each line of an input must be JSON"),
+        ({"inputs": ["1"], "outputs": ["2"], "fn_name": "a-b"}, None, "function must be"),
+        ({"inputs": [""], "outputs": [""], "assert_case": ["assert f()"]}, None, "'assert_case' is not supported"),
+    ],
+)
+def test_wrong_tests_are_refused(tests: Any, function: str | None, message: str, fake: FakeFaaS) -> None:
+    """Before anything is sent, also for a completion without a program. The note of the error names the completion."""
+    for completion in (RIGHT, "no program"):
+        with pytest.raises(InvalidRequestError, match=message) as caught:
+            CodeReward(fake.url).code_reward([RIGHT, completion], [STDIN, tests], [None, function])
+        assert caught.value.__notes__ == ["of the completion with index 1"]
+    assert fake.requests == []
+
+
+def test_wrong_arguments_are_refused(fake: FakeFaaS) -> None:
+    reward = CodeReward(fake.url)
+    with pytest.raises(InvalidRequestError, match="the same length, got 1, 2 and 1"):
+        reward.code_reward([RIGHT], [TESTS, TESTS])
+    with pytest.raises(InvalidRequestError, match="the same length, got 1, 1 and 2"):
+        reward.code_reward([RIGHT], [TESTS], ["a", "b"])
+    with pytest.raises(InvalidRequestError, match="a completion must be a str or a list of messages, got 5"):
+        reward.code_reward([5], [TESTS], "inc")  # type: ignore[list-item]
+    with pytest.raises(InvalidRequestError, match="ground_truth must have tests"):
+        reward.compute_score("", RIGHT, None)
+    with pytest.raises(ConfigurationError, match="verl needs numbers"):
+        CodeReward(fake.url, on_failure=None).compute_score("", RIGHT, STDIN)
+    for options, message in [
+        ({"manager": 5}, "manager must be a RuntimeManager, a URL or None, got 5"),
+        ({"manager": "nonsense"}, "nonsense"),
+        ({"manager": ""}, "got ''"),
+        ({"no_code": None}, "no_code must be a number, got None"),
+        ({"no_code": True}, "no_code must be a number"),
+        ({"on_failure": "ignore"}, "on_failure must be 'raise', a number or None, got 'ignore'"),
+        ({"partial_credit": 1}, "partial_credit must be True or False"),
+        ({"timeout_ms": 0}, "timeout_ms"),
+        ({"language": "?"}, "language"),
+        ({"compare": "nearly"}, "compare"),
+    ]:
+        with pytest.raises((ConfigurationError, ValueError), match=message):
+            CodeReward(**options)  # type: ignore[arg-type]
+    assert fake.requests == []
+
+
+CONVERSATIONS: dict[str, tuple[Any, float]] = {
+    "the last message counts": ([{"role": "assistant", "content": HALF}, {"role": "assistant", "content": RIGHT}], 1),
+    "messages of others do not": ([{"role": "assistant", "content": HALF}, {"role": "tool", "content": RIGHT}], 0.5),
+    "parts": ([{"role": "assistant", "content": [{"type": "text", "text": RIGHT}, {"type": "image"}]}], 1),
+    "a message without text": ([{"role": "assistant", "content": None, "tool_calls": []}], 0),
+    "no message": ([], 0),
+    "an empty program": ("```python\n\n```", 0),
+    "lone surrogates": ("```python\ninc = lambda n: n + len('\ud800')\n```", 1),
+}
+
+
+@pytest.mark.parametrize(("completion", "reward"), CONVERSATIONS.values(), ids=CONVERSATIONS)
+def test_forms_of_completions(completion: Any, reward: float, url: str) -> None:
+    assert CodeReward(url).code_reward([completion], [TESTS], "inc") == [reward]
+
+
+CHEATS = [
+    "import sys\nsys.exit(0)",
+    "import os\nos._exit(0)",
+    "raise SystemExit",
+    "class Same:\n    __eq__ = lambda *_: True\n    __hash__ = None\ndef inc(n): return Same()",
+    "def inc(n):\n    print(2, 3)\n    return n",
+    "import json\njson.loads = json.dumps = lambda *_, **__: '2'\ndef inc(n): return n",
+    "import builtins\nbuiltins.print = lambda *_: None\ndef inc(n): return str(n + 1)",
+    "def inc(n):\n    while True: pass",
+]
+
+
+@pytest.mark.parametrize("cheat", CHEATS)
+def test_cheats_are_not_rewarded(cheat: str, url: str) -> None:
+    """Programs that end early, lie about equality, or replace what might judge them."""
+    assert CodeReward(url, timeout_ms=1_000).code_reward([f"```python\n{cheat}\n```"], [TESTS], "inc") == [0.0]
+
+
+def test_expected_values_are_not_sent(fake: FakeFaaS) -> None:
+    """No request contains the expected value of a test."""
+    reward = CodeReward(fake.url)
+    reward.code_reward([RIGHT], [[FunctionTest([1], "secret")]], "inc")
+    reward.code_reward([PRINTS], [[TestCase("1", "secret")]])
+    reward.compute_score("apps", RIGHT, {"fn_name": "inc", "inputs": ["1"], "outputs": ["secret"]})
+    assert len(fake.requests) == 3
+    assert "secret" not in json.dumps(fake.requests)
+
+
+@pytest.mark.parametrize("name", ["code_reward", "code_reward_async"])
+def test_failures_of_the_infrastructure(name: str, fake: FakeFaaS, portal: BlockingPortal) -> None:
+    """They are raised, or get a value of the caller's choice; the other rewards stay. None is 0 by accident."""
+    fake.handler = lambda body: Reply.crash() if "boom" in body["code"] else Reply.ok("2")
+    completions = ["```\nprint(2)\n```", "```\nboom\n```", "```\nprint(3)\n```"]
+    columns = {"tests": [[TestCase("", "2")], [TestCase("", "2")], [TestCase("", "3")]]}
+    with pytest.raises(ServerError):
+        call_as_trl(getattr(CodeReward(fake.url), name), completions, portal, **columns)
+    for value in (None, -1.0, math.nan):
+        reward = getattr(CodeReward(fake.url, on_failure=value), name)
+        found = call_as_trl(reward, completions, portal, **columns)
+        assert found[::2] == [1.0, 0.0]
+        assert found[1] == -1.0 if value == -1.0 else math.isnan(found[1])
+
+
+def test_a_server_that_cannot_be_reached(unused_tcp_port: int) -> None:
+    url, retry = f"http://127.0.0.1:{unused_tcp_port}", faasrt.RetrySettings(connect_retry_s=0)
+    with sync.RuntimeManager.from_url(url, retry=retry) as manager, pytest.raises(ConnectError):
+        CodeReward(manager).compute_score("apps", PRINTS, STDIN)
+
+
+def test_mistakes_of_the_caller_are_raised(url: str) -> None:
+    """Also with a value for failures, which would hide them."""
+    reward = CodeReward(url, on_failure=None, timeout_ms=10**6)
+    with pytest.raises(InvalidRequestError, match="timeout_ms must be at most"):
+        reward.code_reward([PRINTS], [STDIN])
+    with pytest.raises(CompareError):
+        CodeReward(url, on_failure=None, compare=lambda *_: 1 / 0 > 0).code_reward([PRINTS], [STDIN])
+    with sync.RuntimeManager.from_url(url) as closed:
+        pass
+    with pytest.raises(RuntimeClosedError):
+        CodeReward(closed, on_failure=None).code_reward([PRINTS], [STDIN])
+
+
+async def test_an_asynchronous_manager(local: RuntimeManager) -> None:
+    """Asynchronous methods use it in the event loop. Others cannot."""
+    async with RuntimeManager.local(["python"], workers=1) as own:
+        reward = CodeReward(own, sandbox=SandboxConfig(memory_limit_mb=256))
+        assert await reward.code_reward_async([RIGHT, HALF], [TESTS] * 2, "inc") == [1.0, 0.5]
+        assert await reward.compute_score_async("apps", PRINTS, STDIN) == 1.0
+        assert await reward.judge_async("text", TESTS, "inc") is None
+        judgement = await reward.judge_async(HALF, TESTS, "inc")
+        assert [str(each.verdict) for each in judgement.results] == ["PASSED", "WRONG_ANSWER"]
+        with pytest.raises(ConfigurationError, match="a manager of faasrt"):
+            reward.code_reward([RIGHT], [TESTS], "inc")
+
+
+async def test_other_languages(url: str) -> None:
+    """The functions of JavaScript are tested too."""
+    reward = CodeReward(url, language="js")
+    completion = "```python\n1\n```\n```js\nconst inc = (n) => n + 1;\n```\n```\noutput\n```"
+    assert await reward.code_reward_async([completion], [TESTS], "inc") == [1.0]
+
+
+@pytest.mark.parametrize("kind", ["url", "sync", "async"])
+async def test_a_cancelled_call_ends_its_programs(kind: str, fake: FakeFaaS) -> None:
+    """With every kind of manager."""
+    fake.default = Reply(hang=True)
+    managers: dict[str, Any] = {
+        "url": lambda: fake.url,
+        "sync": lambda: sync.RuntimeManager.from_url(fake.url),
+        "async": lambda: RuntimeManager.from_url(fake.url),
+    }
+    manager = managers[kind]()
+    call = asyncio.create_task(CodeReward(manager).code_reward_async([PRINTS] * 3, [STDIN] * 3))
+    await until(lambda: fake.in_flight == 6)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await until(lambda: fake.in_flight == 0)
+    if kind == "async":
+        await manager.aclose()
+    elif kind == "sync":
+        await asyncio.to_thread(manager.close)
+
+
+async def test_a_closed_manager_is_no_cancellation(fake: FakeFaaS) -> None:
+    """The caller of a call in flight gets an error."""
+    fake.default = Reply(hang=True)
+    manager = sync.RuntimeManager.from_url(fake.url, timeouts=faasrt.TimeoutSettings(close_s=0.01))
+    call = asyncio.create_task(CodeReward(manager).code_reward_async([PRINTS], [STDIN]))
+    await until(lambda: fake.in_flight == 2)
+    await asyncio.to_thread(manager.close)
+    with pytest.raises(RuntimeClosedError):
+        await call
+
+
+def test_many_threads_and_loops_share_one_manager(fake: FakeFaaS) -> None:
+    """All rewards with the same URL. The connections of the first call are used again."""
+    fake.default = Reply.ok("2")
+    tests = [[TestCase("", "2")]]
+
+    def score(number: int) -> list[float | None]:
+        reward = CodeReward(fake.url)
+        if number % 2:
+            return reward.code_reward([PRINTS], tests)
+        return asyncio.run(reward.code_reward_async([PRINTS], tests))
+
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(score, range(40))) == [[1.0]] * 40
+    assert fake.accepted < 20
+
+
+FORKED = """
+import multiprocessing
+from faasrt.rewards import code_reward, compute_score
+
+def score(expected):
+    return code_reward(["```\\nprint(1)\\n```"], [[{"expected": expected}]])
+
+print(score("1"))
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    print(pool.map(score, ["1", "2"]))
+    print(pool.apply(compute_score, ("apps", "```\\nprint(1)\\n```", {"inputs": [""], "outputs": ["1"]})))
+    pool.close()
+    pool.join()
+"""
+
+
+def test_forks(url: str) -> None:
+    """Each process has a manager of its own, also if its parent has one. Functions can be pickled."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", FORKED],
+        env={**CLEAN, "COZE_LOOP_FAAS_URL": url},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert (done.returncode, done.stdout) == (0, "[1.0]\n[[1.0], [0.0]]\n1.0\n"), done.stderr
