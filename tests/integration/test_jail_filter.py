@@ -58,7 +58,7 @@ def test_the_filter_lists_only_known_system_calls() -> None:
 # The calls that programs may make, by policy. A name with "?" is allowed with some arguments only. These lists are not
 # taken from the filter, so that each further call must be added to them, too.
 BY_ALL = """
-    alarm arch_prctl brk clock_getres clock_gettime clock_nanosleep clone? close dup dup2 dup3 epoll_create1 epoll_ctl
+    alarm arch_prctl brk clone? close dup dup2 dup3 epoll_create1 epoll_ctl
     epoll_pwait epoll_pwait2 epoll_wait eventfd2 exit exit_group fcntl? fdatasync fstat fsync ftruncate futex
     futex_requeue futex_wait futex_waitv futex_wake get_robust_list getcpu getcwd getdents64 getegid geteuid getgid
     getgroups getitimer getpgid getpgrp getpid getppid getpriority getrandom getresgid getresuid getrlimit getrusage
@@ -68,33 +68,34 @@ BY_ALL = """
     sched_getaffinity sched_getparam sched_getscheduler sched_yield select set_robust_list set_tid_address setitimer
     sigaltstack sysinfo time timerfd_create timerfd_gettime timerfd_settime times umask uname write writev
 """
+CLOCKS = "clock_getres clock_gettime clock_nanosleep"
 ON_PATHS = "access faccessat faccessat2 lstat newfstatat readlink readlinkat stat statx"
 BY_PYTHON = f"""{BY_ALL} {ON_PATHS}
     capget close_range? epoll_create eventfd fadvise64? get_mempolicy getdents getpeername getsockname getsockopt?
     map_shadow_stack mlock mlock2 mlockall mmap? msync munlock munlockall personality? pipe pipe2 preadv preadv2?
     pwritev pwritev2? recvfrom recvmmsg recvmsg sched_get_priority_max sched_get_priority_min sched_getattr
-    sched_rr_get_interval setrlimit? setsockopt? shutdown signalfd signalfd4 socketpair? tee timer_create timer_delete
+    sched_rr_get_interval setrlimit? setsockopt? shutdown signalfd signalfd4 socketpair? tee timer_delete
     timer_getoverrun timer_gettime timer_settime
 """
-BY_DENO = f"{BY_ALL} execveat? kill? mmap recvfrom sendto? socketpair? tgkill?"
+BY_DENO = f"{BY_ALL} {CLOCKS} execveat? kill? mmap recvfrom sendto? socketpair? tgkill?"
 ALLOWED = {
     "python": f"""{BY_PYTHON}
-        accept accept4 bind chdir chmod chown connect copy_file_range creat execve execveat fallocate fchdir fchmod
-        fchmodat fchmodat2 fchown fchownat fgetxattr flistxattr flock fork fstatfs futimesat getxattr kill lchown
+        accept accept4 bind chdir chmod chown clock_getres? clock_gettime? clock_nanosleep? connect copy_file_range creat execve execveat fallocate fchdir fchmod
+        fchmodat fchmodat2 fchown fchownat fgetxattr flistxattr flock fork fstatfs futimesat getxattr kill landlock_restrict_self? lchown
         lgetxattr link linkat listen listxattr llistxattr mkdir mkdirat mknod mknodat pidfd_open pidfd_send_signal
         rename renameat renameat2 rmdir rt_sigqueueinfo rt_tgsigqueueinfo sched_setaffinity? sched_setparam?
         sched_setscheduler? sendmmsg sendmsg sendto setgid setpgid setpriority? setregid setresgid setresuid setreuid
-        setuid socket? statfs symlink symlinkat sync_file_range tgkill tkill truncate unlink unlinkat utime utimensat
+        setuid socket? statfs symlink symlinkat sync_file_range tgkill timer_create? tkill truncate unlink unlinkat utime utimensat
         utimes vfork wait4 waitid
     """,
-    "python-filters": f"{BY_PYTHON} kill? sendto? tgkill?",
+    "python-filters": f"{BY_PYTHON} {CLOCKS} kill? sendto? tgkill? timer_create",
     "deno": f"{BY_DENO} {ON_PATHS} sched_setaffinity",
     "deno-files": f"""{BY_DENO} {ON_PATHS}
         chdir chmod fchmod fchmodat flock linkat mkdir mkdirat rename renameat rmdir sched_setaffinity unlink unlinkat
         utimensat
     """,
     "deno-filters": f"{BY_DENO} newfstatat? readlink? readlinkat? statx?",
-    "wasm": f"{BY_ALL} {ON_PATHS} kill? mkdir mkdirat mmap? rmdir tgkill? unlink unlinkat",
+    "wasm": f"{BY_ALL} {CLOCKS} {ON_PATHS} kill? mkdir mkdirat mmap? rmdir tgkill? unlink unlinkat",
 }
 
 
@@ -174,6 +175,7 @@ def test_unlisted_calls_are_denied(architecture: str, policy: str) -> None:
     assert wide == ({"ENOSYS"} if architecture == "x86_64" else {"EPERM"})
 
 
+CLOCK_CALLS = ("clock_gettime", "clock_getres", "clock_nanosleep", "timer_create")
 CONDITIONS = [
     ("clone", (17,), ALLOW),
     ("clone", (0x3D0F00,), ALLOW),  # a thread
@@ -181,6 +183,10 @@ CONDITIONS = [
     *[("clone", (1 << bit | 17,), "EPERM") for bit in (7, 15, 17, 25, 26, 27, 28, 29, 30)],
     ("clone", (1 << 32 | 0x1000_0011,), "EPERM"),
     ("setsid", (), SUCCESS),
+    ("landlock_restrict_self", (5, 0), ALLOW),
+    ("landlock_restrict_self", (-1 & 2**64 - 1, 8), "EPERM"),
+    *[(call, (clock & 2**64 - 1,), ALLOW) for call in CLOCK_CALLS for clock in (0, 11, -17, -8, -18, -7)],
+    *[(call, (clock & 2**64 - 1,), "EINVAL") for call in CLOCK_CALLS for clock in range(-16, -8)],
     ("setpgid", (7, 7), ALLOW),
     ("fadvise64", (3, 0, 0, 3), ALLOW),
     ("fadvise64", (3, 0, 0, 4), SUCCESS),

@@ -52,7 +52,7 @@ Messages = Mapping[str, Mapping[str, Any]]
 
 
 async def start_runner(jail: Jail, name: str, *, compiles: bool = False) -> JailedProcess:
-    """Start a process, and wait until its runner is ready for a program.
+    """Start a process, and wait until its jail is complete.
 
     Args:
         jail: The jail.
@@ -65,7 +65,8 @@ async def start_runner(jail: Jail, name: str, *, compiles: bool = False) -> Jail
     Cancellation: ends the process.
     """
     process = await jail.start(channel=True, compiles=compiles)
-    await until_ready(process, b'{"kind":"ready"}', name, _START_TIMEOUT_S)
+    if not process.is_ready:
+        await until_ready(process, b'{"kind":"ready"}', name, _START_TIMEOUT_S)
     return process
 
 

@@ -45,7 +45,7 @@ _ENV = {"HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8"}  # noqa: S108
 
 
 def native_jail(
-    level: str, runner: bytes, *, mounts: Mapping[str, str], env: Mapping[str, str], **fields: Any
+    level: str, runner: bytes, runner_file: str, *, mounts: Mapping[str, str], env: Mapping[str, str], **fields: Any
 ) -> JailConfig:
     """Return the configuration of a jail with the system's libraries and programs. This reads files, so call it in a
     thread.
@@ -53,6 +53,7 @@ def native_jail(
     Args:
         level: The level of the jail.
         runner: The source of the runner.
+        runner_file: The file that the runner writes.
         mounts: Further files and folders of the host, by their paths in the jail.
         env: Further environment variables.
         fields: Other fields of the configuration.
@@ -74,6 +75,7 @@ def native_jail(
         tmp_bytes=TMP_BYTES,
         shared_memory=level == "namespaces",
         runner=runner.decode(),
+        runner_file=runner_file,
         env={**_ENV, **env},
         limits=_LIMITS,
         **fields,

@@ -34,6 +34,7 @@ class JailConfig:
         executable: The program that processes execute, by the path that they see. If it is None, each process is a fork
             of the launcher that calls the `main` of `runner`.
         runner: The source of the runner; "" if there is an executable.
+        runner_file: The file that the runner writes before a program begins, in /tmp or /dev/shm.
         imports: Modules that the launcher imports before it forks. Modules that cannot be imported are skipped.
         packages: Packages to look for. The launcher reports which of them are installed.
         needed: Folders that processes must be able to read. If they cannot, the jail is not used.
@@ -51,6 +52,7 @@ class JailConfig:
     shared_memory: bool = False
     executable: str | None = None
     runner: str = ""
+    runner_file: str = ""
     imports: Sequence[str] = ()
     packages: Sequence[str] = ()
     needed: Sequence[str] = ()

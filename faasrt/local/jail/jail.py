@@ -67,6 +67,7 @@ class JailedProcess(ChildProcess):
     """A process in a jail, with the processes that it starts.
 
     Attributes:
+        is_ready: Whether it had a complete jail when it started. Otherwise it sends a message when it has.
         out_of_memory: Whether the launcher or the kernel ended it because of its memory.
         out_of_time: Whether the launcher ended it at its time limit.
         outside_reason: Why it was killed from outside; "" if there is no evidence for this, so that the program must be
@@ -74,8 +75,9 @@ class JailedProcess(ChildProcess):
         is_suspect: Whether the program may have caused this.
     """
 
-    def __init__(self, jail: Jail, number: int, pidfds: tuple[int, int], start: _Start) -> None:
+    def __init__(self, jail: Jail, number: int, pidfds: tuple[int, int], start: _Start, *, is_ready: bool) -> None:
         self.out_of_memory = self.out_of_time = False
+        self.is_ready = is_ready
         self.outside_reason, self.is_suspect = "", False
         self._jail, self._number, self._pidfds, self._group = jail, number, pidfds, start.group
         super().__init__(
@@ -145,6 +147,8 @@ class JailedProcess(ChildProcess):
         self.out_of_memory, self.out_of_time = reason == "memory", reason == "time"
         if reason in ("system", "unclear"):
             self.outside_reason, self.is_suspect = "the system has run out of memory", reason == "unclear"
+        elif reason == "template":
+            self.outside_reason = "the process that started it has ended"
         super().mark_exited(returncode)
 
 
@@ -285,7 +289,7 @@ class Jail:
             elif "folder" in message:
                 self._mark_opened(message["folder"], descriptors)
             elif "started" in message:
-                self._mark_started(message["started"], descriptors)
+                self._mark_started(message["started"], descriptors, is_ready=message["ready"])
             else:
                 start = self._starts.get(message["refused"])
                 if start is not None and not start.reply.done():
@@ -302,7 +306,7 @@ class Jail:
         else:
             folder.set_exception(OSError(errno.ENOENT, os.strerror(errno.ENOENT)))
 
-    def _mark_started(self, number: int, pidfds: Sequence[int]) -> None:
+    def _mark_started(self, number: int, pidfds: Sequence[int], *, is_ready: bool) -> None:
         """Record that a process has started. This must not wait, because the message of its end may be next."""
         start = self._starts.get(number)
         try:
@@ -312,7 +316,7 @@ class Jail:
                 # `start` was cancelled.
                 signal.pidfd_send_signal(pidfds[1], signal.SIGKILL)
                 raise ProcessLookupError
-            start.process = JailedProcess(self, number, (pidfds[0], pidfds[1]), start)
+            start.process = JailedProcess(self, number, (pidfds[0], pidfds[1]), start, is_ready=is_ready)
         except Exception as error:
             for fd in pidfds:
                 os.close(fd)

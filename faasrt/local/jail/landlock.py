@@ -61,6 +61,17 @@ def create_ruleset(rights: list[list[Any]]) -> int | None:
     return ruleset
 
 
+def create_nested() -> int:
+    """Create rules for a process that is restricted already, so that it cannot trace its parent, nor, if the kernel's
+    version supports it, send signals to it. Return their descriptor. Raise OSError if the kernel has no Landlock.
+    """
+    abi = abi_version()
+    # A kernel refuses rules that deny nothing. Without other rules, these deny what no program may do anyway.
+    attributes = struct.pack("QQQ", 0 if abi >= 6 else _MAKE_BLOCK_DEVICE, 0, _SCOPE)
+    size = 8 if abi < 4 else 16 if abi < 6 else 24
+    return syscall("landlock_create_ruleset", attributes[:size], size, 0)
+
+
 def restrict(ruleset: int | None) -> None:
     """Apply rules to this process and all processes that it starts. They cannot be removed."""
     if ruleset is not None:

@@ -1,7 +1,7 @@
 """A jail of the level "namespaces": its own users, files, processes and network.
 
-Each running program has a slot, a number that no other running program in the jail has. If the server runs as root,
-each slot has its own uid. Otherwise all programs have the same uid.
+Each slot, and each program with a jail of its own, has a place: a number that no other one has at the same time. If the
+server runs as root, each place has its own uid. Otherwise all programs have the same uid.
 """
 
 from __future__ import annotations
@@ -12,12 +12,23 @@ import socket
 from typing import Any, NoReturn
 
 from . import syscalls
-from .syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRIVATE, MS_RDONLY, MS_REC, MS_REMOUNT, mount
+from .syscalls import (
+    MS_BIND,
+    MS_NODEV,
+    MS_NODIRATIME,
+    MS_NOEXEC,
+    MS_NOSUID,
+    MS_PRIVATE,
+    MS_RDONLY,
+    MS_REC,
+    MS_REMOUNT,
+    mount,
+)
 
 _PRIVATE_FILE_SYSTEM = MS_NOSUID | MS_NODEV
 PROGRAM_ID = 1000
 """The uid and gid of programs, as they see them."""
-_SLOTS = 1000
+_PLACES = 1000
 # If the server runs as root, a jail takes its uids from this range, which Linux distributions leave unused. Each jail
 # takes a block of its own: one id for the launcher, and one for each running program, so that the kernel isolates
 # programs and counts their resources separately.
@@ -36,13 +47,13 @@ def enter(config: dict[str, Any]) -> int:
     if uid:
         syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
         _map_ids("self", f"{PROGRAM_ID} {uid} 1", f"{PROGRAM_ID} {gid} 1")
-        slots = 1
+        places = 1
     else:
         syscalls.unshare(syscalls.CLONE_NEWNS)
-        slots = 0
+        places = 0
     _build_root(config)
     if not uid:
-        slots = _become_mapped_root()
+        places = _become_mapped_root()
     # The new network namespace has only a loopback interface, which is down. The new IPC and UTS namespaces hide the
     # host's shared memory, message queues and names.
     syscalls.unshare(
@@ -56,7 +67,7 @@ def enter(config: dict[str, Any]) -> int:
     _fork_and_wait()
     mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     hide_network_counters()
-    return slots
+    return places
 
 
 def hide_network_counters() -> None:
@@ -136,12 +147,12 @@ def host_ids() -> tuple[int, int, int]:
     with open("/proc/self/uid_map", encoding="ascii") as file:
         first, _, count = (int(field) for field in file.readline().split())
     if first + count > _LAST_HOST_ID:
-        used = _SLOTS + 1
+        used = _PLACES + 1
         first, blocks = _FIRST_HOST_ID, (_LAST_HOST_ID - _FIRST_HOST_ID) // used
     elif count < 10:
         raise OSError("too few user ids in this container: the jail needs at least 10")
     else:
-        used = min(_SLOTS + 1, max(10, count // 256), count // 2)
+        used = min(_PLACES + 1, max(10, count // 256), count // 2)
         blocks = max(1, count // 2 // used)
         first += count - used * blocks
     # Start at a random block, because servers in other containers may use the same range, and do not see the locks.
@@ -190,7 +201,11 @@ def _bind(source: str, target: str) -> None:
     syscalls.make_read_only(target, devices=source.startswith("/dev/"))
 
 
-def make_private(config: dict[str, Any], slot: int, slots: int, network: int | None) -> None:
+def mounts_in_tmp(config: dict[str, Any]) -> list[str]:
+    return [target for _, target in config["mounts"] if target.startswith("/tmp/")]
+
+
+def make_private(config: dict[str, Any], place: int, places: int, network: int | None) -> None:
     """Isolate this process, the first one of a program, from other programs, and drop its rights. `network` is the
     descriptor of a network namespace that no other running program uses; None keeps the jail's one.
     """
@@ -199,10 +214,10 @@ def make_private(config: dict[str, Any], slot: int, slots: int, network: int | N
         syscalls.join_namespace(network, syscalls.CLONE_NEWNET)
     if config["tmp_bytes"]:
         # The new /tmp would hide an environment that is installed below /tmp. So its mounts are bound again.
-        below = [target for _, target in config["mounts"] if target.startswith("/tmp/")]
-        kept = [(target, os.open(target, os.O_PATH | os.O_CLOEXEC)) for target in below]
+        kept = [(target, os.open(target, os.O_PATH | os.O_CLOEXEC)) for target in mounts_in_tmp(config)]
         options = f"size={config['tmp_bytes']},nr_inodes=4096,mode=1777"
-        flags = _PRIVATE_FILE_SYSTEM | (MS_NOEXEC if config["executable"] else 0)
+        # Without the times at which folders were read, which would show what an earlier program has read.
+        flags = _PRIVATE_FILE_SYSTEM | MS_NODIRATIME | (MS_NOEXEC if config["executable"] else 0)
         mount("tmp", "/tmp", "tmpfs", flags, options)
         if config["shared_memory"]:
             # Two folders of one file system, so that its size limits both together.
@@ -219,8 +234,8 @@ def make_private(config: dict[str, Any], slot: int, slots: int, network: int | N
     os.chdir("/tmp")
     os.setsid()
     uid = PROGRAM_ID
-    if slots > 1:
-        uid = 1 + slot
+    if places > 1:
+        uid = 1 + place
         os.setgroups([])
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)

@@ -131,7 +131,7 @@ def rules_of(policy: str, pid: int, *, may_truncate: bool = True) -> dict[str, l
     names = set(_COMMON.split())
     if policy == "python":
         names |= {*_PYTHON.split(), *_PYTHON_IN_NAMESPACES.split()}
-        rules = _python_rules()
+        rules = {**_python_rules(), **_rules_for_templates()}
     elif policy == "python-filters":
         names |= set(_PYTHON.split())
         rules = {**_python_rules(), **_single_process_rules(pid), **_rules_without_namespaces()}
@@ -209,6 +209,20 @@ def _python_rules() -> dict[str, list[_Instruction]]:
             (_EQUAL, 0, 4, _RLIMIT_CORE),
             *_allow_without_new_limit(),
         ],
+    }
+
+
+def _rules_for_templates() -> dict[str, list[_Instruction]]:
+    # Not the CPU time of process 1, the template, which shows how many programs it has started. The number of such a
+    # clock has the complement of the pid in its upper bits.
+    clocks = [_argument(0), (_AND, 0, 0, 0xFFFF_FFF8), (_EQUAL, 0, 1, 0xFFFF_FFF0), _fail(errno.EINVAL), _allow()]
+    return {
+        # For the process that a template has forked. Programs have no rules to apply: they cannot create any.
+        "landlock_restrict_self": _allow_if(1, [0], errno.EPERM),
+        "clock_gettime": clocks,
+        "clock_getres": clocks,
+        "clock_nanosleep": clocks,
+        "timer_create": clocks,
     }
 
 

@@ -20,7 +20,7 @@ CLONE_THREAD, CLONE_PARENT, CLONE_FILES, CLONE_VM = 0x1_0000, 0x8000, 0x400, 0x1
 CLONE_NAMESPACES = 0x7E02_0000  # all of the namespaces above
 
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 32, 4096, 16384, 1 << 18
-MS_RDONLY = 1
+MS_RDONLY, MS_NODIRATIME = 1, 2048
 
 _AT_FDCWD, _AT_RECURSIVE, _AT_EMPTY_PATH = -100, 0x8000, 0x1000
 _MNT_DETACH = 2
@@ -130,6 +130,11 @@ def change_root(path: str) -> None:
 def close_descriptors(first: int, last: int = 0xFFFF_FFFF) -> None:
     """Close the descriptors from `first` to `last`, both included."""
     syscall("close_range", first, last, 0)
+
+
+def wait(status: ctypes.Array[ctypes.c_char], usage: ctypes.Array[ctypes.c_char]) -> int:
+    """Wait for the end of any child, write its wait status and `struct rusage` to two buffers, and return its pid."""
+    return _checked(_libc.wait4(-1, status, 0, usage), "wait4")
 
 
 class _Context(ctypes.Structure):

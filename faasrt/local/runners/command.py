@@ -1,9 +1,8 @@
 """Executes a command inside the jail, in place of this process: a compiler, or a program that it has compiled.
 
-The runner writes messages to descriptor 3, one line of JSON each. It first sends "ready", and reads one job from stdin:
-the size of a header as eight digits; the header, JSON with {command, folders, files, memoryBytes}; and the
-contents of the files, of which the header has the paths and sizes. The rest of stdin is that of the command. Then it
-sends one of these:
+The runner writes messages to descriptor 3, one line of JSON each. It first reads one job from stdin: the size of a
+header as eight digits; the header, JSON with {command, folders, files, memoryBytes}; and the contents of the files, of
+which the header has the paths and sizes. The rest of stdin is that of the command. Then it sends one of these:
 
     {"kind": "started"}            the command begins; until here, a failure is not the program's
     {"kind": "error", "message"}   the system refuses to execute the command
@@ -26,7 +25,6 @@ IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 
 def main(*_):
     """Execute one command. The interpreter calls this as `sys.excepthook`."""
-    send(kind="ready")
     size = read_exactly(8)
     if not size:
         os._exit(0)  # the server has ended, or does not need this process any more

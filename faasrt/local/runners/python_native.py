@@ -1,9 +1,9 @@
 """Runs the user's program as `python main.py` would, in a process of its own inside the jail.
 
 The process is a fork of the launcher, which has already imported packages. The runner writes messages to descriptor 3,
-one line of JSON each. It first sends "ready", and reads one job from stdin: the size of a header as eight digits; the
-header, JSON with {code, check, argv, files, memoryBytes, maxMessageBytes}; and the contents of the files,
-of which the header has the paths and sizes. The rest of stdin is that of the program. Then the runner sends:
+one line of JSON each. It first reads one job from stdin: the size of a header as eight digits; the header, JSON with
+{code, check, argv, files, memoryBytes, maxMessageBytes}; and the contents of the files, of which the header has the
+paths and sizes. The rest of stdin is that of the program. Then the runner sends:
 
     {"kind": "started"}            the program begins; until here, a failure is not the program's
     {"kind": "ret_val", "text"}    the argument of return_val; the last call counts

@@ -115,7 +115,6 @@ def reseed():
 def read_job():
     os.dup2(START_FD, MESSAGES_FD, inheritable=False)
     os.close(START_FD)
-    send("ready")
     size = read_exactly(8)
     if not size:
         exit_now(0)  # the server has ended, or does not need this process any more

@@ -77,6 +77,7 @@ class Interpreter:
         return native_jail(
             level,
             read_runner(_SHARED_FILES, _RUNNER_FILES),
+            "/tmp/main.py",  # noqa: S108
             mounts=mounts,
             env=env,
             imports=imports,

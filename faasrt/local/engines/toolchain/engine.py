@@ -148,6 +148,7 @@ class ToolchainEngine(Engine):
         return native_jail(
             self.level,
             read_runner([], ["job_input.py", "command.py"]),
+            PROGRAM,
             mounts=installation.mounts,
             env={"PATH": _PATH, **installation.env},
             needed=list(installation.mounts),

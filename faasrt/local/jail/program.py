@@ -1,0 +1,152 @@
+"""A running program, as the launcher sees it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import select
+import signal
+from typing import Any
+
+from . import memory
+from .slot import Slot, open_proc
+
+WATCH_INTERVAL_S = 0.05
+
+
+class Program:
+    """A running program.
+
+    Attributes:
+        number: Its id in messages.
+        place: Its place (see `namespaces`).
+        slot: The slot in which it runs; None if it has a jail of its own.
+        pidfd: Its first process.
+        init, init_pidfd: The first process of its pid namespace, if it has a jail of its own; None and -1 without
+            namespaces.
+        init_memory: The memory that only `init` uses.
+        pipes: The program's ends of the pipes to the server.
+        max_bytes: The memory that its processes may use together; None without a limit.
+        is_watched: Whether the memory watch adds up its memory.
+        until: When its time limit ends.
+        watched_at: When its time was last checked.
+        waiting_ticks: The CPU time of its processes at the last check, if they only waited for the server; else None.
+        is_late: Whether it waited for the server at the end of its time limit.
+        oom_kills: The number of processes that the kernel had killed for lack of memory when the program began.
+        reason: Why it was killed: "memory" or "time" for a limit; "system" if the system lacked memory, or "unclear" if
+            the program may have caused this; "template" if its template has ended; else "".
+        max_threads: The largest number of threads of its first process that a check has seen.
+    """
+
+    def __init__(self, number: int, place: int, slot: Slot | None = None) -> None:
+        self.number, self.place, self.slot = number, place, slot
+        self._pid = self.pidfd = self.init_pidfd = -1
+        self.init: int | None = None
+        self.init_memory: Any = None
+        self.pipes: list[int] = []
+        self.max_bytes: int | None = None
+        self.is_watched = False
+        self._proc = -1
+        self.until = self.oom_kills = math.inf
+        self.watched_at = 0.0
+        self.waiting_ticks: int | None = None
+        self.is_late = False
+        self.reason = ""
+        self.max_threads = 1
+
+    @property
+    def pid(self) -> int:
+        """The pid of its first process; -1 if it has none any more."""
+        if self._pid < 0 and self.slot is not None:
+            self._pid = _pid_of(self.pidfd)
+        return self._pid
+
+    @pid.setter
+    def pid(self, pid: int) -> None:
+        self._pid = pid
+
+    @property
+    def first_pid(self) -> int | None:
+        """The pid of the first process of its pid namespace; None without namespaces."""
+        return self.init if self.slot is None else self.slot.pid
+
+    @property
+    def folder(self) -> str:
+        """Its /tmp."""
+        return f"/proc/{self.pid if self.slot is None else self.slot.pid}/root/tmp"
+
+    @property
+    def whole_pidfd(self) -> int:
+        """The pidfd of the process to kill to end the program with all of its processes.
+
+        A template kills the others when the first one has ended.
+        """
+        return self.pidfd if self.init is None else self.init_pidfd
+
+    def kill(self, reason: str) -> None:
+        """Kill all of its processes."""
+        self.reason, self.until = reason, math.inf
+        if self.slot is not None:
+            self.slot.expect_answer()
+        with contextlib.suppress(ProcessLookupError):  # the template has just waited for it
+            signal.pidfd_send_signal(self.whole_pidfd, signal.SIGKILL)
+
+    def close_files(self) -> None:
+        """Close its files and pipes."""
+        for fd in [self._proc, *self.pipes]:
+            if fd >= 0:
+                os.close(fd)
+
+    def open_proc(self) -> None:
+        """Open its own /proc. It stays the same when its first process has ended, or all of its processes."""
+        if self.slot is not None:
+            self.slot.open_proc()
+        else:
+            self._proc = open_proc(self.pid)
+
+    @property
+    def processes(self) -> list[str]:
+        """The folders of its processes in /proc."""
+        proc = self._proc if self.slot is None else self.slot.proc
+        if proc < 0:
+            return [f"/proc/{self.pid}"]
+        seen = f"/proc/self/fd/{proc}"
+        with contextlib.suppress(OSError):
+            return [f"{seen}/{name}" for name in os.listdir(seen) if name.isdigit() and name != "1"]
+        return []
+
+    def has_time(self, now: float) -> bool:
+        """Return whether it has time left. The time in which all of its processes wait for the server does not count.
+
+        A full pipe alone does not show this, because one process can keep it full while another one works.
+        """
+        ticks = self._waiting_ticks() if self._has_blocked_pipe() else None
+        before, self.waiting_ticks = self.waiting_ticks, ticks
+        elapsed_s, self.watched_at = now - self.watched_at, now
+        if ticks is not None and ticks == before:
+            self.until = max(self.until + elapsed_s, now + WATCH_INTERVAL_S)
+        elif now >= self.until:
+            if ticks is None or self.is_late:
+                return False
+            # It may have begun to wait since the last check. The next one shows whether it only waits.
+            self.is_late, self.until = True, now + WATCH_INTERVAL_S
+        return True
+
+    def _has_blocked_pipe(self) -> bool:
+        """Return whether a pipe for output is full, or the one for input is empty."""
+        poll = select.poll()
+        for target, fd in enumerate(self.pipes):
+            poll.register(fd, select.POLLOUT if target else select.POLLIN)
+        return len(poll.poll(0)) < len(self.pipes)
+
+    def _waiting_ticks(self) -> int | None:
+        """Return the CPU time of its processes; None if one of them can run at the moment."""
+        processes = self.processes
+        return None if any(map(memory.can_run, processes)) else sum(map(memory.cpu_ticks, processes))
+
+
+def _pid_of(pidfd: int) -> int:
+    """Return the pid of a process; -1 if it has ended and its parent has waited for it."""
+    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("Pid:"))

@@ -1,0 +1,78 @@
+"""A slot: a jail in which one program runs after another. Its first process is a template (`template.py`)."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import math
+import os
+import signal
+import socket
+import time
+
+_MAX_RUNS = 100
+# A template that does not answer in this time has been stopped from outside.
+_ANSWER_S = 60.0
+
+
+class Slot:
+    """A slot. One program can run in it at a time.
+
+    Args:
+        place: Its place (see `namespaces`).
+        pid: The template.
+        control: The socket to the template.
+
+    Attributes:
+        pidfd: The template.
+        proc: Its /proc, as a descriptor; -1 before `open_proc`.
+        answer_by: When the template must have answered, by the monotonic clock.
+        is_spent: Whether no other program may run in it.
+    """
+
+    def __init__(self, place: int, pid: int, control: socket.socket) -> None:
+        self.place, self.pid, self.control = place, pid, control
+        self.pidfd = os.pidfd_open(pid)
+        self.proc = -1
+        self.answer_by = math.inf
+        self.is_spent = False
+        self._runs = 0
+
+    def start(self, descriptors: list[int]) -> None:
+        """Tell the template to start a program. Raise OSError if it has ended."""
+        self._runs += 1
+        self.is_spent = self.is_spent or self._runs == _MAX_RUNS
+        self.expect_answer()
+        self.control.sendmsg([b"run"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))])
+
+    def expect_answer(self) -> None:
+        """Let the template end if it does not answer in time."""
+        self.answer_by = time.monotonic() + _ANSWER_S
+
+    def retire(self) -> None:
+        """Keep all that the running program leaves, and run no other one."""
+        self.is_spent = True
+        with contextlib.suppress(OSError):  # the template has ended
+            self.control.send(b"end")
+
+    def open_proc(self) -> None:
+        """Open its own /proc."""
+        if self.proc < 0:
+            self.proc = open_proc(self.pid)
+
+    def kill(self) -> None:
+        """Kill the template, and thus all processes of the slot."""
+        signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Close the descriptors, after the end of the template."""
+        for fd in (self.pidfd, self.proc):
+            if fd >= 0:
+                os.close(fd)
+
+
+def open_proc(pid: int) -> int:
+    """Open the /proc that a process sees, and return the descriptor; -1 if the process has ended."""
+    with contextlib.suppress(OSError):
+        return os.open(f"/proc/{pid}/root/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    return -1

@@ -1,0 +1,226 @@
+"""The template: the first process of a slot, which forks the process of one program after another.
+
+It is confined like a program, and talks to the launcher over a SOCK_SEQPACKET socket:
+
+    -> "run", descriptors        start a program with these descriptors, from 0 upwards
+    -> anything else             run no other program
+    <- "started", a pidfd        of the program's process
+    <- wait status, usage, text  the program has ended: an int and a `struct rusage`, as the kernel writes them, and
+                                 the number of tasks that it has created, followed by "clean" if it left no trace
+    <- "failed: ", reason        the template ends
+
+It forks another program only if the last one has left no trace. Otherwise it ends, and the kernel ends all processes of
+its pid namespace. It removes nothing but the file that the runner has written. What can outlive a process is:
+
+* Other processes, and what they hold. None may ever have started: a new task takes the next number of the namespace.
+* Files. None may have been created, linked or renamed, not even for a moment: each takes the next inode number, and the
+  next position in its folder. Nor may the folders have changed.
+* Sockets that were sent to each other, with the descriptors, locks and names that they hold. They are listed in
+  /proc/self/net/unix until the kernel collects them.
+* Nothing else. The seccomp filter refuses message queues, semaphores, shared memory, keys, leases, watches of files and
+  asynchronous I/O. Locks, timers, limits, priorities, masks and handlers belong to a process. Pipes are new each time.
+
+A program cannot change the template. Signals from its own namespace are dropped for a first process that has no handler
+and blocks none. Landlock forbids tracing it, and thus access to its files in /proc. Programs have a lower priority.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import ctypes
+import gc
+import os
+import signal
+import socket
+import struct
+import traceback
+
+from . import landlock, syscalls
+
+CONTROL_FD = 3
+"""The socket to the launcher. The descriptors below are /dev/null."""
+# /proc/loadavg, which ends with the last number of a task in the reader's pid namespace; and the rules of
+# `landlock.create_nested`.
+_TASKS_FD, _RULES_FD = 4, 5
+_MAX_DESCRIPTORS = 8
+_FAILED_STATUS = 125
+_USAGE_BYTES, _MAX_RSS_AT = 144, 32  # of `struct rusage`
+_FOLDER_BYTES = 4096
+_MAX_FIRST_PID, _MAX_FIRST_FILES = 30_000, 128
+
+
+class End:
+    """The end of a program, from the message of a template.
+
+    Attributes:
+        status: The wait status.
+        max_rss_bytes: The peak of the resident memory of its first process.
+        tasks: The number of tasks that it has created, its first one included.
+        is_clean: Whether it has left no trace.
+    """
+
+    def __init__(self, message: bytes) -> None:
+        self.status, max_rss_kb = struct.unpack_from(f"=i{_MAX_RSS_AT}xq", message)
+        self.max_rss_bytes = max_rss_kb * 1024
+        tasks, _, rest = message[4 + _USAGE_BYTES :].partition(b" ")
+        self.tasks, self.is_clean = int(tasks), rest == b"clean"
+
+
+def choose_first_pid() -> None:
+    """Give the next task of this process's pid namespace a random number, if the kernel can do this. Otherwise the pids
+    of programs would show how many there were before.
+    """
+    with contextlib.suppress(OSError), open("/proc/sys/kernel/ns_last_pid", "w", encoding="ascii") as file:
+        file.write(str(300 + int.from_bytes(os.urandom(4), "big") % _MAX_FIRST_PID))
+
+
+class Template:
+    """Forks programs. Create it in a process that is confined and has the descriptors above.
+
+    Args:
+        file: The file that the runner writes before a program begins.
+        mounts: The paths at which something is mounted in the file system of `file`.
+        niceness: The niceness of programs.
+    """
+
+    def __init__(self, file: str, mounts: list[str], niceness: int) -> None:
+        self._control, self._niceness = socket.socket(fileno=CONTROL_FD), niceness
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+            if signal.getsignal(number) not in (signal.SIG_DFL, signal.SIG_IGN):
+                signal.signal(number, signal.SIG_DFL)
+        self._file, self._folder = file, os.path.dirname(file)
+        self._probe = f"{self._folder}/.probe"
+        self._others = [path for path in ("/tmp", "/dev/shm") if path != self._folder]
+        for path in mounts:  # such a program can write into the folders around it
+            while (path := os.path.dirname(path)) not in ("/tmp", "/"):
+                self._others.append(path)
+        self._entries = ctypes.create_string_buffer(_FOLDER_BYTES)
+        self._status, self._usage = ctypes.create_string_buffer(4), ctypes.create_string_buffer(_USAGE_BYTES)
+        self._folder_fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        self._sockets_fd = os.open("/proc/self/net/unix", os.O_RDONLY)
+        for _ in range(os.urandom(1)[0] % _MAX_FIRST_FILES):
+            self._create(self._probe)
+            os.unlink(self._probe)
+        self._place = self._look()
+        self._step = self._distance(self._look())
+        self._create(file)
+        os.unlink(file)
+        self._step_with_file = self._distance(self._look())
+        self._sockets, self._facts = os.pread(self._sockets_fd, _FOLDER_BYTES, 0), self._read_facts()
+        gc.collect()
+        gc.freeze()
+
+    def serve(self) -> None:
+        """Fork programs until there is a trace of one. Return only in the processes of programs."""
+        while True:
+            descriptors = self._receive()
+            try:
+                pid = os.fork()
+            except OSError as error:
+                self._control.send(f"failed: {error.strerror}".encode())
+                os._exit(_FAILED_STATUS)
+            if pid == 0:
+                self._enter_program(descriptors)
+                return
+            for fd in descriptors:
+                os.close(fd)
+            pidfd = os.pidfd_open(pid)
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [pidfd]))
+            self._control.sendmsg([b"started"], [rights])
+            os.close(pidfd)
+            while syscalls.wait(self._status, self._usage) != pid:
+                pass  # this was an orphan
+            tasks = self._last_pid() - pid + 1
+            clean = tasks == 1 and self._is_clean()
+            self._control.sendmsg([self._status, self._usage, b"%d %s" % (tasks, b"clean" if clean else b"")])
+            if not clean:
+                os._exit(0)
+            # The memory of this process is that of the next program.
+            ctypes.memset(self._status, 0, 4)
+            ctypes.memset(self._usage, 0, _USAGE_BYTES)
+
+    def _receive(self) -> list[int]:
+        """Return the descriptors of the next program."""
+        rights = array.array("i")
+        message, ancillary, _, _ = self._control.recvmsg(
+            16, socket.CMSG_SPACE(rights.itemsize * _MAX_DESCRIPTORS), socket.MSG_CMSG_CLOEXEC
+        )
+        if message != b"run":
+            os._exit(0)
+        for _, _, data in ancillary:
+            rights.frombytes(data)
+        return list(rights)
+
+    def _enter_program(self, descriptors: list[int]) -> None:
+        """Turn this process into that of a program."""
+        try:
+            # Also forbids the program to open the descriptors of the template.
+            landlock.restrict(_RULES_FD)
+            for target, fd in enumerate(descriptors):
+                os.dup2(fd, target, inheritable=target <= 2)
+            syscalls.close_descriptors(len(descriptors))
+            self._control.detach()
+            os.setpgid(0, 0)
+            os.setpriority(os.PRIO_PROCESS, 0, self._niceness)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        except BaseException:
+            try:
+                os.write(2, traceback.format_exc().encode())
+            finally:
+                os._exit(_FAILED_STATUS)
+
+    def _is_clean(self) -> bool:
+        """Return whether the last program has left no trace, after the removal of the runner's file."""
+        try:
+            try:
+                os.unlink(self._file)
+                step = self._step_with_file
+            except FileNotFoundError:  # the process was ended before it got a program
+                step = self._step
+            return (
+                self._distance(self._look()) == step
+                and self._read_facts() == self._facts
+                and os.pread(self._sockets_fd, _FOLDER_BYTES, 0) == self._sockets
+            )
+        except OSError:
+            return False
+
+    def _last_pid(self) -> int:
+        return int(os.pread(_TASKS_FD, 128, 0).rpartition(b" ")[2])
+
+    def _create(self, path: str) -> None:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0))
+
+    def _look(self) -> list[tuple[bytes, int, int]]:
+        """Return the names, inode numbers and positions in the folder, in which there is a new file."""
+        self._create(self._probe)
+        os.lseek(self._folder_fd, 0, os.SEEK_SET)
+        size = syscalls.syscall("getdents64", self._folder_fd, self._entries, _FOLDER_BYTES)
+        os.unlink(self._probe)
+        found, at, data = [], 0, self._entries.raw
+        while at < size:
+            inode, position, length = struct.unpack_from("=QqH", data, at)
+            found.append((data[at + 19 : at + length].rstrip(b"\0"), inode, position))
+            at += length
+        return found
+
+    def _distance(self, place: list[tuple[bytes, int, int]]) -> list[tuple[bytes, int, int]]:
+        """Return how far the numbers have moved since the last call, and the names."""
+        last, self._place = self._place, place
+        if len(place) != len(last):
+            return []
+        return [
+            (name, inode - last_inode, position - last_position)
+            for (name, inode, position), (_, last_inode, last_position) in zip(place, last)  # noqa: B905
+        ]
+
+    def _read_facts(self) -> list[object]:
+        """Return the properties of the folders that a program may change, but must not have changed."""
+        own = os.stat(self._folder_fd)
+        facts: list[object] = [own.st_mode, own.st_uid, own.st_gid, own.st_nlink, own.st_size, own.st_atime_ns]
+        for path in self._others:
+            other = os.stat(path)
+            facts += [other.st_mode, other.st_uid, other.st_gid, other.st_nlink, other.st_size]
+            facts += [other.st_atime_ns, other.st_mtime_ns, other.st_ctime_ns]
+        return facts
