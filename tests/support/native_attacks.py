@@ -31,6 +31,10 @@ def fill(one, size=65_536):
     except OSError: pass
 def read(path):
     with open(path, 'rb') as file: return file.read(100)
+def try_all(*functions):
+    for function in functions:
+        try: function()
+        except OSError: pass
 def connect(address):
     with socket.socket(socket.AF_UNIX) as one: one.connect(address)
 """
@@ -819,6 +823,233 @@ FORGERIES = {
 }
 
 # Programs that end in unusual ways or not at all, and their outcomes.
+# Attempts to leave something to the next program in the same jail: what to do, and how to look for it.
+#
+# These end with their process.
+KEPT_SLOTS = {
+    "nothing": ("pass", "set(os.listdir('/tmp')) - {'main.py', *sys.prefix.split('/')[2:3]}"),
+    "a lock": (
+        "fcntl.flock(os.open('/etc/passwd', 0), fcntl.LOCK_EX)",
+        "fcntl.flock(os.open('/etc/passwd', 0), fcntl.LOCK_EX | fcntl.LOCK_NB)",
+    ),
+    "a lock of a part": (
+        "fcntl.lockf(os.open('/etc/passwd', 0), fcntl.LOCK_SH)",
+        "fcntl.fcntl(os.open('/etc/passwd', 0), fcntl.F_GETLK, struct.pack('hhqqi4x', 1, 0, 0, 0, 0))[0] != 2",
+    ),
+    "a lease": ("try_all(lambda: fcntl.fcntl(os.open('/etc/passwd', 0), 1024, 0))", "False"),
+    "a watch": ("try_all(lambda: call(294, 0))", "False"),
+    "an alarm": ("signal.alarm(1)", "signal.alarm(0)"),
+    "a timer": ("signal.setitimer(signal.ITIMER_REAL, 1, 1)", "signal.getitimer(signal.ITIMER_REAL)[0]"),
+    "a timer of the kernel": ("call(222, 1, 0, bytes(4))", "open('/proc/self/timers').read()"),
+    "limits": ("resource.setrlimit(7, (60, 60))", "resource.getrlimit(7)[0] == 60"),
+    "a limit of processes": ("resource.setrlimit(6, (1, 1))", "resource.getrlimit(6)[0] == 1"),
+    "a niceness": ("os.nice(9)", "os.nice(0) >= os.getpriority(0, os.getppid()) + 9"),
+    "a scheduler": ("os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))", "os.sched_getscheduler(0)"),
+    "a mask": ("os.umask(0)", "os.umask(0) == 0"),
+    "a folder": ("os.chdir('/usr')", "os.getcwd() == '/usr'"),
+    "blocked signals": ("signal.pthread_sigmask(0, range(1, 65))", "signal.pthread_sigmask(0, [])"),
+    "handlers": (
+        "for number in (1, 2, 3, 10, 12, 14, 15, 17): signal.signal(number, signal.SIG_IGN)",
+        "[number for number in (1, 2, 3, 10, 12, 14, 15, 17) if signal.getsignal(number) is signal.SIG_IGN]",
+    ),
+    "the handler of Ctrl-C": ("pass", "signal.getsignal(2) is not signal.default_int_handler"),
+    "a signal at the end of the parent": (
+        "call(157, 1, 9)",
+        "call(157, 2, x := ctypes.create_string_buffer(4)) or any(x.raw)",
+    ),
+    "a name": ("call(157, 15, b'spy')", "read('/proc/self/comm') == b'spy\\n'"),
+    "pipes that do not block": (
+        "for fd in (0, 1, 2, 255): os.set_blocking(fd, False)",
+        "not all(map(os.get_blocking, (0, 1, 2, 255)))",
+    ),
+    "no descriptors": ("os.closerange(0, 256)", "len(os.listdir('/proc/self/fd')) != 5"),
+    "many descriptors": (
+        dedent("""
+            try:
+                while True: os.dup(1)
+            except OSError: pass
+        """),
+        "len(os.listdir('/proc/self/fd')) != 5",
+    ),
+    "forged messages": (
+        "os.write(255, b'run{\"kind\":\"done\"}\\n' * 9 + b'clean')",
+        "False",
+    ),
+    "signals at process 1": (
+        dedent("""
+            for number in {*range(1, 65)}:
+                for target in (1, os.pidfd_open(1)):
+                    try_all(lambda: os.kill(1, number))
+                    try_all(lambda: signal.pidfd_send_signal(target, number))
+                    try_all(lambda: call(129, 1, number, bytes(128)))
+                    try_all(lambda: call(234, 1, 1, number))
+        """),
+        "b'SigQ:\\t0/' not in open('/proc/self/status', 'rb').read()",
+    ),
+    "signals at all processes": (
+        dedent("""
+            signal.signal(15, signal.SIG_IGN)
+            for target in (0, -1): try_all(lambda: os.kill(target, 15))
+        """),
+        "False",
+    ),
+    "queued signals": (
+        dedent("""
+            signal.pthread_sigmask(0, [40])
+            for _ in range(99): call(129, os.getpid(), 40, struct.pack('iii', 40, 0, -1) + bytes(116))
+        """),
+        "b'SigQ:\\t0/' not in open('/proc/self/status', 'rb').read()",
+    ),
+    "a group of process 1": ("try_all(lambda: os.setpgid(0, 1))", "os.getpgrp() != os.getpid()"),
+    "limits of process 1": (
+        "for number in range(16): try_all(lambda: resource.prlimit(1, number, (0, 0)))",
+        "resource.getrlimit(7)[0] < 256",
+    ),
+    "the priority of process 1": ("try_all(lambda: os.setpriority(0, 1, 19))", "os.getpriority(0, 1) > 18"),
+    "messages of System V": (
+        "for number in (29, 64, 68): try_all(lambda: call(number, 77, 1, 0o1777))",
+        "open('/proc/self/status').read() == ''",
+    ),
+    "messages of POSIX": ("try_all(lambda: call(240, b'spy', 0o102, 0o666, 0))", "False"),
+    "keys": ("try_all(lambda: call(248, b'user', b'spy', b'spy', 3, -4))", "False"),
+    "an abstract name": (
+        dedent(r"""
+            x = unix()
+            x.bind('\0spy')
+            x.listen()
+        """),
+        "unix().bind('\\0spy')",
+    ),
+    "sockets in messages": (
+        dedent("""
+            a, b = socket.socketpair()
+            c, d = socket.socketpair()
+            socket.send_fds(a, [b'x'], [c.fileno(), d.fileno()])
+        """),
+        "len(open('/proc/self/net/unix').readlines()) > 1",
+    ),
+    "locked memory": ("call(149, ctypes.addressof(x := ctypes.create_string_buffer(9000)), 9000)", "False"),
+    "another program": ("os.execv('/bin/true', ['true'])", "False"),
+    "its own kill": ("os.kill(os.getpid(), 9)", "False"),
+}
+# These leave a trace.
+LOST_SLOTS = {
+    "a file": ("open('/tmp/spy', 'w').close()", "os.path.exists('/tmp/spy')"),
+    "a file that is gone": ("os.unlink(os.open('/tmp/spy', 64) and '/tmp/spy')", "False"),
+    "a name that is not UTF-8": (r"os.mkdir(b'/tmp/\xff\n' + b'x' * 250)", "len(os.listdir('/tmp')) > 2"),
+    "a file in /dev/shm": ("open('/dev/shm/spy', 'w').close()", "os.listdir('/dev/shm')"),
+    "a file in /dev/shm that is gone": ("os.unlink(os.open('/dev/shm/spy', 64) and '/dev/shm/spy')", "False"),
+    "a folder without rights": (
+        dedent("""
+            os.mkdir('/tmp/spy')
+            open('/tmp/spy/x', 'w').close()
+            os.chmod('/tmp/spy', 0)
+        """),
+        "os.path.exists('/tmp/spy')",
+    ),
+    "a renamed folder that is gone": (
+        dedent("""
+            os.mkdir('/tmp/spy')
+            os.rename('/tmp/spy', '/dev/shm/spy')
+            os.rmdir('/dev/shm/spy')
+        """),
+        "False",
+    ),
+    "a sparse file": ("os.truncate(os.open('/tmp/spy', 65), 2**24)", "os.path.exists('/tmp/spy')"),
+    "a file without a name": ("os.open('/tmp', os.O_TMPFILE | os.O_RDWR)", "False"),
+    "a deleted file that is full": (
+        dedent("""
+            x = os.open('/tmp/spy', 65)
+            os.unlink('/tmp/spy')
+            os.write(x, bytes(2**20))
+        """),
+        "os.statvfs('/tmp').f_bfree < os.statvfs('/tmp').f_blocks - 9",
+    ),
+    "a pipe with a name": ("os.mkfifo('/tmp/spy')", "os.path.exists('/tmp/spy')"),
+    "a symbolic link": ("os.symlink('/usr', '/tmp/spy')", "os.path.islink('/tmp/spy')"),
+    "a hard link that is gone": (
+        dedent("""
+            os.link('main.py', 'spy')
+            os.unlink('spy')
+        """),
+        "False",
+    ),
+    "its own file by another name": ("os.rename('main.py', 'spy')", "os.path.exists('/tmp/spy')"),
+    "its own file, renamed twice": (
+        dedent("""
+            os.rename('main.py', 'spy')
+            os.rename('spy', 'main.py')
+        """),
+        "False",
+    ),
+    "its own file, deleted": ("os.unlink('main.py')", "False"),
+    "a folder in place of its own file": (
+        dedent("""
+            os.unlink('main.py')
+            os.mkdir('main.py')
+        """),
+        "os.path.isdir('/tmp/main.py')",
+    ),
+    "a socket with a name": ("unix().bind('/tmp/spy')", "os.path.exists('/tmp/spy')"),
+    "the mode of /tmp": ("os.chmod('/tmp', 0o700)", "os.stat('/tmp').st_mode & 0o777 == 0o700"),
+    "no rights to /tmp": ("os.chmod('/tmp', 0)", "os.stat('/tmp').st_mode & 0o777 == 0"),
+    "the mode of /dev/shm, set back": (
+        dedent("""
+            os.chmod('/dev/shm', 0o700)
+            os.chmod('/dev/shm', 0o1777)
+        """),
+        "False",
+    ),
+    "the times of /tmp": ("os.utime('/tmp')", "False"),
+    "other times of /tmp": ("os.utime('/tmp', (5, 5))", "5 in os.stat('/tmp')[7:]"),
+    "the times of /dev/shm": ("os.utime('/dev/shm', (5, 5))", "5 in os.stat('/dev/shm')[7:]"),
+    "a process that has ended": ("os.waitpid(os.fork() or os._exit(0), 0)", "False"),
+    "a daemon": (
+        dedent("""
+            if not os.fork():
+                os.setsid()
+                if not os.fork(): signal.pause()
+                os._exit(0)
+        """),
+        "set(os.listdir('/proc')) - {'self', 'thread-self', str(os.getpid())}",
+    ),
+    "a stopped child": (
+        "os.fork() or os.kill(os.getpid(), 19)",
+        "set(os.listdir('/proc')) - {'self', 'thread-self', str(os.getpid())}",
+    ),
+    "a child that does not notice signals": (
+        "os.fork() or [signal.pthread_sigmask(0, range(1, 65)), signal.pause()]",
+        "set(os.listdir('/proc')) - {'self', 'thread-self', str(os.getpid())}",
+    ),
+    "a thread that has ended": (
+        "t = __import__('threading').Thread(target=int); t.start(); t.join()",
+        "False",
+    ),
+    "a thread that outlives the program": (
+        dedent("""
+            import threading
+            threading.Thread(target=signal.pause, daemon=True).start()
+            os._exit(0)
+        """),
+        "False",
+    ),
+    "a subprocess": ("subprocess.run(['/bin/true'])", "False"),
+}
+_CYCLE = """
+a, b = socket.socketpair()
+socket.send_fds(a, [b'x'], [a.fileno(), b.fileno(), *held])
+socket.send_fds(b, [b'x'], [a.fileno(), b.fileno(), *held])
+"""
+# Sockets that were sent to each other, and so outlive their process.
+IN_FLIGHT = {
+    "sockets": (f"held = []{_CYCLE}", "len(open('/proc/self/net/unix').readlines()) > 1"),
+    "a lock": (
+        f"fcntl.flock(x := os.open('/etc/passwd', 0), fcntl.LOCK_EX); held = [x]{_CYCLE}",
+        "fcntl.flock(os.open('/etc/passwd', 0), fcntl.LOCK_EX | fcntl.LOCK_NB)",
+    ),
+    "an abstract name": (f"x = unix(); x.bind('\\0spy'); held = [x.fileno()]{_CYCLE}", "unix().bind('\\0spy')"),
+    "a pipe": (f"held = os.pipe(){_CYCLE}", "False"),
+}
 ENDS = {
     "abort": ("os.abort()", Outcome.CRASHED),
     "segmentation fault": ("ctypes.string_at(0)", Outcome.CRASHED),
