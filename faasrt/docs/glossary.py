@@ -59,6 +59,8 @@
 | jail | what the Linux kernel forbids to the processes of a program |
 | level | the strength of a jail: `namespaces`, or `filters` without namespaces; `confined` for processes of `wasm` |
 | launcher | the process that builds a jail once, and starts a process in it for each program |
+| slot | a jail in which one program runs after another, as long as none leaves a trace |
+| template | the first process of a slot, which forks the process of each program |
 | tier | a launcher that has imported certain packages, so that programs that use them start faster |
 | runner | the code in a sandbox that reads a job, runs the program, and reports how it ended |
 | job | a program with its input and limits, on its way to a runner |

@@ -54,7 +54,8 @@ environment, under its real path. The default environment is that of the server'
 `RuntimeManager.local(python="/srv/graders/bin/python")`, or `faasrt serve --python /srv/graders/bin/python`. CPython
 3.9 and newer work, and faasrt need not be installed there.
 
-Programs are forked from a process that has already imported much of the standard library. The first program that names
+Programs are forked from a process that has already imported much of the standard library. Those that start no processes
+or threads and write no files need the least time, because their jail is used again. The first program that names
 one of the five packages imports it itself; from then on, a process that has imported it is kept ready until no program
 has used it for ten minutes.
 
@@ -216,6 +217,13 @@ capabilities, and set `no_new_privs`.
 `level="auto"`, the default, takes the highest level that works. `faasrt serve --level namespaces` refuses to start
 without it. Whenever a jail is built, a process inside tries to break out of it; if it succeeds, the engine is not used.
 `faasrt health` and `GET /health` show the level, and why it is not higher.
+
+At the level `namespaces`, programs in Python and compiled programs run in *slots*. The first process of a slot, its
+template, is confined as a program is, and forks a fresh process for one program after another. Programs cannot signal,
+trace or read it. A slot runs another program only if the last one has left no trace: it has started no process or
+thread, has created no file but its own, and all of its sockets are closed. Otherwise the slot ends with all that is in
+it, and a new one is made; so it is after a hundred programs, and after a program whose files are collected. Programs
+with a cgroup, and compilers, have a jail of their own each.
 
 Python runs on `wasm` at the level `filters`, unless you choose `native` too (`faasrt serve --level filters --engine
 python=native`). Then a native program has no folder of its own and cannot start processes, but it can find out which

@@ -2,9 +2,12 @@
 
 The launcher (`launcher.py`) is a process that builds a jail once and then starts a process in it for each program. A
 jail of the level "namespaces" uses all modules of this package. A jail of the level "filters", for systems without
-namespaces, does not use `namespaces.py`.
+namespaces, does not use `namespaces.py`, `slot.py` and `template.py`.
 
     namespaces   private mounts, processes, network and users
+    program      a running program, as the launcher sees it
+    slot         a jail in which one program runs after another, as the launcher sees it
+    template     the first process of a slot, which forks the programs
     landlock     which files a process may open, and which sockets and processes it may reach
     seccomp      which system calls a process may make
     memory       reads how much memory the processes of a program use

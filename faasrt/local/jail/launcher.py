@@ -8,13 +8,13 @@ configuration, and the launcher answers `{"ready": true, "packages", "base_bytes
                                                       "canary" is not null; if "cgroup", the last descriptor enters
                                                       the cgroup of the program
     <- {"started": id, "ready"}, two pidfds           of the process, and of the process to kill to end the program;
-                                                      if not "ready", the process still writes the message _READY
+                                                      if not "ready", the process still sends the message _READY
     <- {"refused": id, "reason"}                      the process could not be started
     -> {"folder": id}                                 open the /tmp of the program
     <- {"folder": id}, a descriptor                   without one if this failed
     -> {"limit": id, "bytes", "until", "cgroup"}      end the program if its processes use more memory than this (unless
                                                       null), and at this time of the monotonic clock
-    <- {"ended": id, "status", "reason"}              the wait status, and the reason; see `_Program`
+    <- {"ended": id, "status", "reason"}              the wait status, and the reason; see `Program`
 
 The launcher ends when the server closes the socket, and all programs end with it.
 """

@@ -39,7 +39,7 @@ class Slot:
         self._runs = 0
 
     def start(self, descriptors: list[int]) -> None:
-        """Tell the template to start a program. Raise OSError if it has ended."""
+        """Start a program. Raise OSError if the template has ended."""
         self._runs += 1
         self.is_spent = self.is_spent or self._runs == _MAX_RUNS
         self.expect_answer()

@@ -10,9 +10,10 @@ It is confined like a program, and talks to the launcher over a SOCK_SEQPACKET s
     <- "failed: ", reason        the template ends
 
 It forks another program only if the last one has left no trace. Otherwise it ends, and the kernel ends all processes of
-its pid namespace. It removes nothing but the file that the runner has written. What can outlive a process is:
+its pid namespace. It removes nothing but the file that the runner has written. These outlive a process:
 
-* Other processes, and what they hold. None may ever have started: a new task takes the next number of the namespace.
+* Other processes, with their descriptors. None may ever have started: a new task takes the next number of the
+  namespace.
 * Files. None may have been created, linked or renamed, not even for a moment: each takes the next inode number, and the
   next position in its folder. Nor may the folders have changed.
 * Sockets that were sent to each other, with the descriptors, locks and names that they hold. They are listed in
@@ -68,8 +69,9 @@ class End:
 
 
 def choose_first_pid() -> None:
-    """Give the next task of this process's pid namespace a random number, if the kernel can do this. Otherwise the pids
-    of programs would show how many there were before.
+    """Set the number of the next task in this process's pid namespace to a random one, if the kernel can do this.
+
+    Otherwise the pids of programs would show how many there were before.
     """
     with contextlib.suppress(OSError), open("/proc/sys/kernel/ns_last_pid", "w", encoding="ascii") as file:
         file.write(str(300 + int.from_bytes(os.urandom(4), "big") % _MAX_FIRST_PID))

@@ -23,6 +23,7 @@ import atexit
 import builtins
 import gc
 import importlib.util
+import itertools
 import json
 import os
 import sys
@@ -40,6 +41,8 @@ MESSAGES_FD = 255
 UNTOUCHED_BYTES = 512 * 2**20
 # The limit of the address space allows this much in addition, for shared mappings and for what the allocator reserves.
 RESERVED_BYTES = 512 * 2**20
+# Released when the program has failed. It is not used before, so that no process copies its memory.
+RESERVE = [memory_reserve()]
 with open("/proc/self/status", encoding="ascii") as file:  # of the launcher, whose memory its forks share
     SIZES = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in file if line.startswith(("VmData", "VmSize"))}
 LAST_ERROR = ("last_type", "last_value", "last_traceback", "last_exc")
@@ -78,9 +81,9 @@ def main(*_):
     job = read_job()
     text = job["code"].encode("utf-8", "surrogatepass").decode("utf-8", "surrogatepass")
     code = text.removeprefix("\ufeff")
-    known = {*sys.modules} - {"__main__"}
     write_program(code)
-    shadow_modules(path.partition("/")[0] for path, _ in job["files"])
+    if job["files"]:
+        shadow_modules(path.partition("/")[0] for path, _ in job["files"])
     namespace = prepare(code, job["argv"])
     stdout, stderr = sys.stdout, sys.stderr
     limit = job["maxMessageBytes"]
@@ -101,7 +104,6 @@ def main(*_):
     if text != code:
         write_program(text)  # with its byte order mark; until here the file has none, because the compiler reads it
     namespace["return_val"] = return_val
-    reserve = memory_reserve()
     try:
         if program.co_flags & COROUTINE:
             import asyncio
@@ -112,8 +114,8 @@ def main(*_):
     except BaseException as error:
         failure = error
     # Outside of the `except` block, because the program's excepthook could notice that an exception is being handled.
-    del reserve
     if failure is not None:
+        RESERVE.clear()
         flush(sys.stderr, sys.stdout)
         if isinstance(failure, SystemExit):
             exit_code = exit_code_of(failure, sys.stderr)
@@ -126,7 +128,7 @@ def main(*_):
     if namespace.get("return_val") is not return_val:
         send("own_return_val")
     del namespace, program
-    exit_code = finish(exit_code, known, stdout, stderr)
+    exit_code = finish(exit_code, stdout, stderr)
     if not exit_code:
         send("done")
     exit_now(exit_code)
@@ -183,7 +185,7 @@ def report_missing(error):
         pass  # the program has forged the exception, or has removed modules
 
 
-def finish(exit_code, known, stdout, stderr):
+def finish(exit_code, stdout, stderr):
     """Do the parts of the interpreter's shutdown that a program can notice, and return the exit code."""
     try:
         threading._shutdown()
@@ -202,7 +204,7 @@ def finish(exit_code, known, stdout, stderr):
                 setattr(sys, name, None)
         sys.is_finalizing = lambda: True
         sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__
-        release_modules(known)
+        release_modules()
     except BaseException:
         pass  # the program has changed or deleted something that is needed here
     flush(sys.stdout, sys.stderr, stdout, stderr)
@@ -232,10 +234,20 @@ def flush_standard():
     return flushed
 
 
-def release_modules(known):
+def new_modules():
+    """Return the names of the modules that the program has imported or created, in this order."""
+    # They come after the last known one, except for `__main__`, unless the program has deleted known ones. The names of
+    # those are not looked at, because counting references to them would copy the memory in which they are.
+    names = [*itertools.takewhile(lambda name: name is not LAST_KNOWN, reversed(sys.modules)), "__main__"][::-1]
+    if "__main__" not in sys.modules or len(sys.modules) - len(names) != len(KNOWN):
+        names = [*sys.modules]
+    return [name for name in names if name not in KNOWN]
+
+
+def release_modules():
     """Release the modules that the program has imported or created, so that finalizers of their objects run."""
     released = []
-    for name in [name for name in sys.modules if name not in known]:
+    for name in new_modules():
         module = sys.modules.pop(name)
         if type(module) is type(sys):
             released.append(weakref.ref(module))

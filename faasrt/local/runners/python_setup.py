@@ -26,6 +26,14 @@ def text_stream(fd, mode, errors):
     return stream
 
 
+# Made in the launcher, whose descriptors are pipes, as those of programs are.
+STREAMS = {
+    "stdin": text_stream(0, "r", "surrogateescape"),
+    "stdout": text_stream(1, "w", "surrogatepass"),
+    "stderr": text_stream(2, "w", "backslashreplace"),
+}
+
+
 def set_memory_limit(memory_bytes):
     data = SIZES["VmData"] + memory_bytes + UNTOUCHED_BYTES
     address_space = SIZES["VmSize"] + memory_bytes + UNTOUCHED_BYTES + RESERVED_BYTES
@@ -98,9 +106,12 @@ def starting_group(preexec):
     return start
 
 
-# Those of the imported modules, such as sympy's. This file is run before the processes of programs are forked.
+# Those of the imported modules, such as sympy's. This file is run before the processes of programs are forked. After
+# each fork, Python itself renews that of the functions of `random`.
 GENERATORS = [
-    value for value in gc.get_objects() if isinstance(value, random.Random) and type(value) is not random.SystemRandom
+    value
+    for value in gc.get_objects()
+    if isinstance(value, random.Random) and type(value) is not random.SystemRandom and value is not random._inst
 ]
 
 
@@ -131,13 +142,10 @@ def write_program(text):
 
 def prepare(code, argv):
     """Prepare the process as the interpreter does for `python main.py`, and return the namespace of the program."""
-    for stream, fd, mode, errors in (
-        ("stdin", 0, "r", "surrogateescape"),
-        ("stdout", 1, "w", "surrogatepass"),
-        ("stderr", 2, "w", "backslashreplace"),
-    ):
-        setattr(sys, stream, text_stream(fd, mode, errors))
-        setattr(sys, f"__{stream}__", getattr(sys, stream))
+    for name, stream in STREAMS.items():
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+    STREAMS.clear()  # the program may release them
     replace_sessions()
     folder = os.getcwd()
     path = os.path.join(folder, FILE)
@@ -165,4 +173,6 @@ def prepare(code, argv):
     return namespace
 
 
+KNOWN = {*sys.modules} - {"__main__"}
+LAST_KNOWN = [*sys.modules][-1]
 hide_lines(globals())
