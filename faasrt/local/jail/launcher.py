@@ -44,7 +44,7 @@ from typing import Any
 from . import canary, landlock, memory, namespaces, seccomp, stack, syscalls, watch
 from .program import WATCH_INTERVAL_S, Program
 from .slot import Slot
-from .template import CONTROL_FD, End, Template, choose_first_pid
+from .template import CONTROL_FD, STARTED, End, Template, choose_first_pid
 
 _CONFIG_BYTES, _MESSAGE_BYTES = 1 << 20, 65_536
 _MAX_DESCRIPTORS = 8
@@ -224,10 +224,10 @@ class Launcher:
     def _take_place(self) -> int:
         if not self._free_places:
             raise OSError("too many programs are running in this jail")
-        place = self._free_places.pop()
+        place = self._free_places[-1]
         if self._config["private_network"] and place not in self._networks:
             self._networks[place] = self._make_network()
-        return place
+        return self._free_places.pop()
 
     def _start_in_slot(self, number: int, descriptors: list[int]) -> None:
         while True:
@@ -260,6 +260,9 @@ class Launcher:
             slot = Slot(place, pid, ours)
         except OSError:
             ours.close()
+            if pid > 0:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
             self._free_places.append(place)
             raise
         finally:
@@ -285,7 +288,7 @@ class Launcher:
         except BaseException:
             try:
                 with contextlib.suppress(OSError):
-                    socket.socket(fileno=CONTROL_FD).send(f"failed: {traceback.format_exc()}".encode())
+                    socket.socket(fileno=CONTROL_FD).send(traceback.format_exc().encode())
             finally:
                 os._exit(_FAILED_STATUS)
 
@@ -298,14 +301,15 @@ class Launcher:
         except OSError:
             message, pidfds = b"", []
         slot.answer_by = math.inf
-        if program is not None and pidfds:
+        end = End.read(message)
+        if program is not None and message == STARTED and pidfds:
             program.pidfd = pidfds[0]
             self._programs[program.number] = program
             self._send({"started": program.number, "ready": True}, [program.pidfd, program.pidfd])
-        elif program is not None and message and not message.startswith(b"failed"):
-            end = End(message)
+        elif program is not None and end is not None:
             self._slots[slot] = None
-            self._finish(program, end.status, end.max_rss_bytes, lambda: end.tasks > program.max_threads)
+            had_children = end.tasks > program.max_threads
+            self._finish(program, end.status, end.max_rss_bytes, lambda: had_children)
             # As many as there are programs, because the server keeps warm processes for these.
             if (
                 end.is_clean
@@ -317,10 +321,10 @@ class Launcher:
             else:
                 self._close_slot(slot)
         else:
-            self._close_slot(slot, message.decode())
+            self._close_slot(slot, message.decode("utf-8", "replace"))
 
-    def _close_slot(self, slot: Slot, reason: str = "its template has ended") -> None:
-        """End the processes of a slot."""
+    def _close_slot(self, slot: Slot, reason: str = "") -> None:
+        """End the processes of a slot. `reason` is that of its template."""
         program, self._slots[slot] = self._slots[slot], None
         if slot in self._idle_slots:
             self._idle_slots.remove(slot)

@@ -94,7 +94,7 @@ class Program:
 
     def close_files(self) -> None:
         """Close its files and pipes."""
-        for fd in [self._proc, *self.pipes]:
+        for fd in [self._proc, *self.pipes, -1 if self.slot is None else self.pidfd]:
             if fd >= 0:
                 os.close(fd)
 

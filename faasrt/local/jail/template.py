@@ -5,9 +5,9 @@ It is confined like a program, and talks to the launcher over a SOCK_SEQPACKET s
     -> "run", descriptors        start a program with these descriptors, from 0 upwards
     -> anything else             run no other program
     <- "started", a pidfd        of the program's process
-    <- wait status, usage, text  the program has ended: an int and a `struct rusage`, as the kernel writes them, and
-                                 the number of tasks that it has created, followed by "clean" if it left no trace
-    <- "failed: ", reason        the template ends
+    <- "ended ", status, usage,  the program has ended: a wait status and a `struct rusage`, as the kernel writes them;
+       tasks, " clean"           the number of tasks that it has created; and "clean" if it has left no trace
+    <- another text              the template ends for this reason
 
 It forks another program only if the last one has left no trace. Otherwise it ends, and the kernel ends all processes of
 its pid namespace. It removes nothing but the file that the runner has written. These outlive a process:
@@ -46,7 +46,8 @@ CONTROL_FD = 3
 _TASKS_FD, _RULES_FD = 4, 5
 _MAX_DESCRIPTORS = 8
 _FAILED_STATUS = 125
-_USAGE_BYTES, _MAX_RSS_AT = 144, 32  # of `struct rusage`
+STARTED, _ENDED = b"started", b"ended "
+_STATUS_BYTES, _USAGE_BYTES, _MAX_RSS_AT = 4, 144, 32  # the last one in `struct rusage`
 _FOLDER_BYTES = 4096
 _MAX_FIRST_PID, _MAX_FIRST_FILES = 30_000, 128
 
@@ -62,10 +63,15 @@ class End:
     """
 
     def __init__(self, message: bytes) -> None:
-        self.status, max_rss_kb = struct.unpack_from(f"=i{_MAX_RSS_AT}xq", message)
+        self.status, max_rss_kb = struct.unpack_from(f"=i{_MAX_RSS_AT}xq", message, len(_ENDED))
         self.max_rss_bytes = max_rss_kb * 1024
-        tasks, _, rest = message[4 + _USAGE_BYTES :].partition(b" ")
+        tasks, _, rest = message[len(_ENDED) + _STATUS_BYTES + _USAGE_BYTES :].partition(b" ")
         self.tasks, self.is_clean = int(tasks), rest == b"clean"
+
+    @classmethod
+    def read(cls, message: bytes) -> End | None:
+        """Return the end that a message reports; None for another message."""
+        return cls(message) if message.startswith(_ENDED) else None
 
 
 def choose_first_pid() -> None:
@@ -98,7 +104,10 @@ class Template:
             while (path := os.path.dirname(path)) not in ("/tmp", "/"):
                 self._others.append(path)
         self._entries = ctypes.create_string_buffer(_FOLDER_BYTES)
-        self._status, self._usage = ctypes.create_string_buffer(4), ctypes.create_string_buffer(_USAGE_BYTES)
+        self._status, self._usage = (
+            ctypes.create_string_buffer(_STATUS_BYTES),
+            ctypes.create_string_buffer(_USAGE_BYTES),
+        )
         self._folder_fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
         self._sockets_fd = os.open("/proc/self/net/unix", os.O_RDONLY)
         for _ in range(os.urandom(1)[0] % _MAX_FIRST_FILES):
@@ -120,7 +129,7 @@ class Template:
             try:
                 pid = os.fork()
             except OSError as error:
-                self._control.send(f"failed: {error.strerror}".encode())
+                self._control.send(f"a program cannot start: {error.strerror}".encode())
                 os._exit(_FAILED_STATUS)
             if pid == 0:
                 self._enter_program(descriptors)
@@ -129,17 +138,17 @@ class Template:
                 os.close(fd)
             pidfd = os.pidfd_open(pid)
             rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [pidfd]))
-            self._control.sendmsg([b"started"], [rights])
+            self._control.sendmsg([STARTED], [rights])
             os.close(pidfd)
             while syscalls.wait(self._status, self._usage) != pid:
                 pass  # this was an orphan
             tasks = self._last_pid() - pid + 1
-            clean = tasks == 1 and self._is_clean()
-            self._control.sendmsg([self._status, self._usage, b"%d %s" % (tasks, b"clean" if clean else b"")])
+            clean = tasks == 1 and not self._is_retired() and self._is_clean()
+            self._control.sendmsg([_ENDED, self._status, self._usage, b"%d clean" % tasks if clean else b"%d" % tasks])
             if not clean:
                 os._exit(0)
             # The memory of this process is that of the next program.
-            ctypes.memset(self._status, 0, 4)
+            ctypes.memset(self._status, 0, _STATUS_BYTES)
             ctypes.memset(self._usage, 0, _USAGE_BYTES)
 
     def _receive(self) -> list[int]:
@@ -153,6 +162,14 @@ class Template:
         for _, _, data in ancillary:
             rights.frombytes(data)
         return list(rights)
+
+    def _is_retired(self) -> bool:
+        """Return whether there is a message to run no other program, perhaps because the server reads the files."""
+        try:
+            self._control.recv(1, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        return True
 
     def _enter_program(self, descriptors: list[int]) -> None:
         """Turn this process into that of a program."""
