@@ -34,7 +34,7 @@ class JailConfig:
         executable: The program that processes execute, by the path that they see. If it is None, each process is a fork
             of the launcher that calls the `main` of `runner`.
         runner: The source of the runner; "" if there is an executable.
-        runner_file: The file that the runner writes before a program begins, in /tmp or /dev/shm.
+        runner_file: The file that the runner writes before a program begins, in /tmp or /dev/shm, or in a folder there.
         imports: Modules that the launcher imports before it forks. Modules that cannot be imported are skipped.
         packages: Packages to look for. The launcher reports which of them are installed.
         needed: Folders that processes must be able to read. If they cannot, the jail is not used.

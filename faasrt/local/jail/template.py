@@ -48,6 +48,7 @@ _MAX_DESCRIPTORS = 8
 _FAILED_STATUS = 125
 STARTED, _ENDED = b"started", b"ended "
 _STATUS_BYTES, _USAGE_BYTES, _MAX_RSS_AT = 4, 144, 32  # the last one in `struct rusage`
+_FOLDERS = ("/tmp", "/dev/shm")
 _FOLDER_BYTES = 4096
 _MAX_FIRST_PID, _MAX_FIRST_FILES = 30_000, 128
 
@@ -87,7 +88,7 @@ class Template:
     """Forks programs. Create it in a process that is confined and has the descriptors above.
 
     Args:
-        file: The file that the runner writes before a program begins.
+        file: The file that the runner writes before a program begins, perhaps in a folder that it creates for it.
         mounts: The paths at which something is mounted in the file system of `file`.
         niceness: The niceness of programs.
     """
@@ -98,8 +99,11 @@ class Template:
             if signal.getsignal(number) not in (signal.SIG_DFL, signal.SIG_IGN):
                 signal.signal(number, signal.SIG_DFL)
         self._file, self._folder = file, os.path.dirname(file)
+        self._file_folder = "" if self._folder in _FOLDERS else self._folder
+        if self._file_folder:
+            self._folder = os.path.dirname(self._folder)
         self._probe = f"{self._folder}/.probe"
-        self._others = [path for path in ("/tmp", "/dev/shm") if path != self._folder]
+        self._others = [path for path in _FOLDERS if path != self._folder]
         for path in mounts:  # such a program can write into the folders around it
             while (path := os.path.dirname(path)) not in ("/tmp", "/"):
                 self._others.append(path)
@@ -115,8 +119,10 @@ class Template:
             os.unlink(self._probe)
         self._place = self._look()
         self._step = self._distance(self._look())
+        if self._file_folder:
+            os.mkdir(self._file_folder)
         self._create(file)
-        os.unlink(file)
+        self._remove_file()
         self._step_with_file = self._distance(self._look())
         self._sockets, self._facts = os.pread(self._sockets_fd, _FOLDER_BYTES, 0), self._read_facts()
         gc.collect()
@@ -193,7 +199,7 @@ class Template:
         """Return whether the last program has left no trace, after the removal of the runner's file."""
         try:
             try:
-                os.unlink(self._file)
+                self._remove_file()
                 step = self._step_with_file
             except FileNotFoundError:  # the process was ended before it got a program
                 step = self._step
@@ -210,6 +216,11 @@ class Template:
 
     def _create(self, path: str) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0))
+
+    def _remove_file(self) -> None:
+        os.unlink(self._file)
+        if self._file_folder:
+            os.rmdir(self._file_folder)
 
     def _look(self) -> list[tuple[bytes, int, int]]:
         """Return the names, inode numbers and positions in the folder, in which there is a new file."""

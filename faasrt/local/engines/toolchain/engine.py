@@ -148,7 +148,7 @@ class ToolchainEngine(Engine):
         return native_jail(
             self.level,
             read_runner([], ["job_input.py", "command.py"]),
-            PROGRAM,
+            f"{PROGRAM}/main",
             mounts=installation.mounts,
             env={"PATH": _PATH, **installation.env},
             needed=list(installation.mounts),
