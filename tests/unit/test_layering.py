@@ -60,8 +60,8 @@ LAYERS = [
 LAZY = {("faasrt.client.embedded", "faasrt.local.server"), ("faasrt.local", "faasrt.local.server")}
 # The launcher of a jail imports these modules as the package `jail`, in an interpreter that may not have faasrt.
 LAUNCHER = (
-    *("canary", "confinement", "landlock", "launcher", "memory", "namespaces"),
-    *("seccomp", "stack", "syscalls", "watch"),
+    *("canary", "confinement", "landlock", "launcher", "memory", "namespaces", "program"),
+    *("seccomp", "slot", "stack", "syscalls", "template", "watch"),
 )
 
 

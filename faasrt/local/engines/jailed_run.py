@@ -313,7 +313,7 @@ class JailedRun:
             # takes as long as running a short program.
             self._process.drain(STDOUT)
             self._process.drain(STDERR)
-            self._process.kill()
+            self._process.kill_first()
             self.ended.set()
 
     def _decode_messages(self) -> dict[str, dict[str, Any]]:

@@ -80,8 +80,12 @@ class JailedProcess(ChildProcess):
         self.is_ready = is_ready
         self.outside_reason, self.is_suspect = "", False
         self._jail, self._number, self._pidfds, self._group = jail, number, pidfds, start.group
+        self._to_kill = pidfds[1]
         super().__init__(
-            _pid_of(pidfds[0]), start.stdin, start.outputs, lambda: signal.pidfd_send_signal(pidfds[1], signal.SIGKILL)
+            _pid_of(pidfds[0]),
+            start.stdin,
+            start.outputs,
+            lambda: signal.pidfd_send_signal(self._to_kill, signal.SIGKILL),
         )
 
     def limit_time(self, limit_s: float, *, memory_bytes: int | None = None) -> None:
@@ -136,6 +140,13 @@ class JailedProcess(ChildProcess):
             self.outside_reason = "the server has ended it"
         super().kill()
 
+    def kill_first(self) -> None:
+        """Kill the first process, whose program has ended. Then the launcher kills the others, and reuses the jail if
+        there are none.
+        """
+        self._to_kill = self._pidfds[0]
+        self.kill()
+
     def mark_exited(self, returncode: int, reason: str = "") -> None:
         """Record the end of the process. `reason` is that of the launcher."""
         for pidfd in self._pidfds:
@@ -148,7 +159,7 @@ class JailedProcess(ChildProcess):
         if reason in ("system", "unclear"):
             self.outside_reason, self.is_suspect = "the system has run out of memory", reason == "unclear"
         elif reason == "template":
-            self.outside_reason = "the process that started it has ended"
+            self.outside_reason = self.outside_reason or "the process that started it has ended"
         super().mark_exited(returncode)
 
 

@@ -305,7 +305,7 @@ class Launcher:
         if program is not None and message == STARTED and pidfds:
             program.pidfd = pidfds[0]
             self._programs[program.number] = program
-            self._send({"started": program.number, "ready": True}, [program.pidfd, program.pidfd])
+            self._send({"started": program.number, "ready": True}, [program.pidfd, program.whole_pidfd])
         elif program is not None and end is not None:
             self._slots[slot] = None
             had_children = end.tasks > program.max_threads

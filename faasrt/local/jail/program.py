@@ -78,18 +78,17 @@ class Program:
 
     @property
     def whole_pidfd(self) -> int:
-        """The pidfd of the process to kill to end the program with all of its processes.
-
-        A template kills the others when the first one has ended.
-        """
+        """The pidfd of the process to kill to end the program with all of its processes."""
+        if self.slot is not None:
+            return self.slot.pidfd
         return self.pidfd if self.init is None else self.init_pidfd
 
     def kill(self, reason: str) -> None:
         """Kill all of its processes."""
         self.reason, self.until = reason, math.inf
-        if self.slot is not None:
-            self.slot.expect_answer()
-        with contextlib.suppress(ProcessLookupError):  # the template has just waited for it
+        if self.slot is not None and _has_ended(self.pidfd):
+            self.slot.expect_answer()  # the template ends the others, and knows how the first one has ended
+        else:
             signal.pidfd_send_signal(self.whole_pidfd, signal.SIGKILL)
 
     def close_files(self) -> None:
@@ -144,6 +143,12 @@ class Program:
         """Return the CPU time of its processes; None if one of them can run at the moment."""
         processes = self.processes
         return None if any(map(memory.can_run, processes)) else sum(map(memory.cpu_ticks, processes))
+
+
+def _has_ended(pidfd: int) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _pid_of(pidfd: int) -> int:
