@@ -144,7 +144,7 @@ def _busy(host: Host) -> list[psutil.Process]:
 async def test_a_program_cannot_starve_its_template(host: Host) -> None:
     """The template ends the many processes of a program that has ended, and does so soon."""
     code = f"""{PRELUDE}
-for _ in range(60):
+for _ in range(25):
     if not os.fork():
         while True: pass
 print('forked')
