@@ -30,6 +30,16 @@ def loads(text: str, *, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any
     )
 
 
+def read(text: str, at: int) -> tuple[Any, int]:
+    """Decode the JSON value that begins at a position of a text. Return it, and the position of its end.
+
+    Raises:
+        ValueError: See `loads`.
+        RecursionError: See `loads`.
+    """
+    return _DECODER.raw_decode(text, at)
+
+
 def dump_bytes(value: Any) -> bytes:
     """Encode a value as JSON in UTF-8. Lone surrogates, which programs may print, are escaped."""
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace")

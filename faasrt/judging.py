@@ -39,10 +39,9 @@ from typing import Any, ClassVar, Literal, TypeAlias, cast
 
 import attrs
 
-from faasrt import _strict_json
+from faasrt import _exact_values, _strict_json
 from faasrt._assert_programs import ProgramNames
 from faasrt._run_options import check_args, check_kwargs, check_time_limit
-from faasrt._value_difference import value_difference
 from faasrt.errors import CompareError, InvalidRequestError, safe_repr
 from faasrt.inputs import ProgramInput
 from faasrt.results import ExecutionResult, Outcome
@@ -55,7 +54,6 @@ _NUMBER = re.compile(
 )
 _CUT = "the {} was cut, so it cannot be compared"
 _REFUSED = "the comparison refuses the {0}, which equals the expected one"
-_TUPLE = "py/tuple"
 
 
 class Verdict(enum.StrEnum):
@@ -531,23 +529,17 @@ def _compare_value(result: ExecutionResult, expected: object, compare: Compare) 
     # A program can forge its result, so the text may be anything.
     if not result.ret_val:
         return "the function returned no value"
+    if isinstance(compare, str):
+        return _COMPARISONS[FunctionTest][compare](result.ret_val, expected)
+    if isinstance(compare, floats):
+        return _differ_by_floats(result.ret_val, expected, compare)
     try:
-        value = _strict_json.loads(result.ret_val, object_pairs_hook=_decode_object)
+        value = _exact_values.decode(result.ret_val)
     except (ValueError, RecursionError) as error:
         return f"the return value is not JSON ({error})"
-    if isinstance(compare, str):
-        return _COMPARISONS[FunctionTest][compare](value, expected)
-    if isinstance(compare, floats):
-        return _differ_by_floats(value, expected, compare)
     if _is_right(compare, value, expected):
         return ""
-    return _differ(value, expected) or _REFUSED.format("value")
-
-
-def _decode_object(pairs: list[tuple[str, Any]]) -> Any:
-    if len(pairs) == 1 and pairs[0][0] == _TUPLE and isinstance(pairs[0][1], list):
-        return tuple(pairs[0][1])
-    return dict(pairs)
+    return _differ(result.ret_val, expected) or _REFUSED.format("value")
 
 
 def _is_right(compare: Callable[[Any, Any], bool], output: object, expected: object) -> bool:
@@ -566,17 +558,17 @@ def _is_right(compare: Callable[[Any, Any], bool], output: object, expected: obj
         raise CompareError(f"compare returned a {type(is_right).__name__}, which is neither true nor false") from error
 
 
-def _differ(value: object, expected: object) -> str:
-    return value_difference(value, expected, tuples_are_lists=False, is_close=None)
+def _differ(text: str, expected: object) -> str:
+    return _exact_values.difference(text, expected, tuples_are_lists=False, is_close=None)
 
 
-def _differ_alike(value: object, expected: object) -> str:
-    return value_difference(value, expected, tuples_are_lists=True, is_close=None)
+def _differ_alike(text: str, expected: object) -> str:
+    return _exact_values.difference(text, expected, tuples_are_lists=True, is_close=None)
 
 
-def _differ_by_floats(value: object, expected: object, tolerance: floats | None = None) -> str:
+def _differ_by_floats(text: str, expected: object, tolerance: floats | None = None) -> str:
     is_close = (tolerance or floats()).is_close
-    return value_difference(value, expected, tuples_are_lists=True, is_close=is_close)
+    return _exact_values.difference(text, expected, tuples_are_lists=True, is_close=is_close)
 
 
 def _compare_exactly(output: str, expected: str) -> str:

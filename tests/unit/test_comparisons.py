@@ -24,6 +24,7 @@ from faasrt import (
     Verdict,
     floats,
 )
+from faasrt._strict_json import loads
 from faasrt.client.judge import judge
 from faasrt.judging import Compare, check_compare, check_tests, judge_result
 from faasrt.protocol.envelope import GuestJob
@@ -100,7 +101,21 @@ VALUES: list[tuple[Compare | None, str, Any, str]] = [
     (None, '{"py/tuple": [1, [2]]}', (1, [2]), ""),
     (None, '{"py/tuple": [1, [2]]}', [1, [2]], "value: expected [1, [2]], got (1, [2])"),
     (None, '{"py/tuple": 1}', {"py/tuple": 1}, ""),
-    (None, "[1, 2]", [1, 2, 3], "value: expected 3 elements, got 2 elements: [1, 2]"),
+    (None, "[1, 2]", [1, 2, 3], "value: expected 3 elements, got 2"),
+    (None, "[1, 2, 3]", [1, 2], "value: expected 2 elements, got more"),
+    (None, "[1, 2, 3]", [2], "value[0]: expected 2, got 1"),
+    (None, "[1, 2", [1, 2], "the return value is not JSON (',' is missing at character 5)"),
+    (None, "[1, 2] x", [1, 2], "the return value is not JSON (unexpected text at character 7)"),
+    (None, "[1, 02]", [1, 0], "the return value is not JSON (',' is missing at character 5)"),
+    (None, "[1,]", [1, 2], "the return value is not JSON (Expecting value: line 1 column 4 (char 3))"),
+    (None, "{1: 2}", {"1": 2}, "the return value is not JSON (a key is missing at character 1)"),
+    (None, '{"a" 1}', {"a": 1}, "the return value is not JSON (':' is missing at character 5)"),
+    (None, '"a', "a", "the return value is not JSON (Unterminated string starting at: line 1 column 1 (char 0))"),
+    (None, "1e999", 1, "the return value is not JSON (the number 1e999 is too large)"),
+    (None, '{"py/tuple": [1], "a": 2}', (1,), "value: expected (1,), got {'a': 2, 'py/tuple': [1]}"),
+    (None, '{"a": 1, "a": 2}', {"a": 2}, "value['a']: expected 2, got 1"),
+    (None, ' [ 1 ,\n{ "a" : 2 } ] ', [1, {"a": 2}], ""),
+    (None, "[" * 100_000, [1], f"value[0]: expected 1, got {'[' * 60}..."),
     (None, "[1, [2, 3]]", [1, [2, 4]], "value[1][1]: expected 4, got 3"),
     (None, '{"a": [{"b": 1}]}', {"a": [{"b": 2}]}, "value['a'][0]['b']: expected 2, got 1"),
     (None, '{"a": 1}', {"a": 1, "b": 2}, "value: the key 'b' is missing"),
@@ -170,6 +185,15 @@ def test_values_equal_as_their_json_does(value: Any, expected: Any) -> None:
     judged = judge_result(FunctionTest([], expected), returned(json.dumps(value)))
     assert (judged.verdict is Verdict.PASSED) == (marked(value) == marked(expected))
     assert judge_result(FunctionTest([], value), returned(json.dumps(value))).verdict is Verdict.PASSED
+
+
+@given(NESTED, st.integers(0, 40), st.text('[]{}",:1- tn', max_size=2))
+def test_a_forged_text_equals_a_value_only_if_it_is_its_json(value: Any, at: int, inserted: str) -> None:
+    """A text that was changed anywhere is refused, unless it is still the JSON of an equal value."""
+    text = json.dumps(value)
+    forged = text[:at] + inserted + text[at + 1 :]
+    if judge_result(FunctionTest([], value), returned(forged)).verdict is Verdict.PASSED:
+        assert loads(forged) == value
 
 
 def test_a_cut_value_is_not_compared() -> None:

@@ -50,7 +50,7 @@ LAYERS = [
     ("faasrt._assert_programs", 2),
     ("faasrt._endpoint_urls", 2),
     ("faasrt.languages", 2),
-    ("faasrt._value_difference", 2),
+    ("faasrt._exact_values", 2),
     ("faasrt._strict_json", 1.5),
     ("faasrt.errors", 1),
     ("faasrt._version", 1),
