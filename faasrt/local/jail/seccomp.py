@@ -6,7 +6,9 @@ or an argument is refused. A filter is a program for the kernel's classic BPF ma
 
 from __future__ import annotations
 
+import bisect
 import errno
+import itertools
 import struct
 
 from .syscalls import ARCHITECTURE, CLONE_FILES, CLONE_NAMESPACES, CLONE_PARENT, CLONE_THREAD, CLONE_VM, NUMBERS
@@ -112,11 +114,32 @@ def build_filter(policy: str, pid: int, *, may_truncate: bool = True) -> bytes:
     ]
     if ARCHITECTURE == "x86_64":
         instructions += [(_GREATER_EQUAL, 0, 1, _X32_BIT), _fail(errno.ENOSYS)]
-    for name, body in rules_of(policy, pid, may_truncate=may_truncate).items():
-        if name in NUMBERS:
-            instructions += [(_EQUAL, 0, len(body), NUMBERS[name]), *body]
-    instructions.append(_fail(errno.EPERM))
+    rules = rules_of(policy, pid, may_truncate=may_truncate)
+    rule_of = {NUMBERS[name]: rule for name, rule in rules.items() if name in NUMBERS}
+    unlisted = [_fail(errno.EPERM)]
+    ranges = [(0, unlisted)]
+    for number in range(max(rule_of) + 2):
+        rule = rule_of.get(number, unlisted)
+        if rule != ranges[-1][1]:
+            ranges.append((number, rule))
+    instructions += _search(ranges)
     return b"".join(struct.pack("HBBI", *instruction) for instruction in instructions)
+
+
+def _search(ranges: list[tuple[int, list[_Instruction]]]) -> list[_Instruction]:
+    """Return instructions that find the rule for the number of a call by a binary search.
+
+    It is fast, because the kernel runs each new filter for all numbers, to find the calls that are always allowed.
+
+    Args:
+        ranges: The first number of each range of calls that have the same rule, and this rule, in ascending order.
+    """
+    if len(ranges) == 1:
+        return ranges[0][1]
+    sizes = [*itertools.accumulate(len(rule) for _, rule in ranges)]
+    middle = max(1, bisect.bisect(sizes, sizes[-1] // 2))  # a jump can skip at most 255 instructions
+    lower, upper = _search(ranges[:middle]), _search(ranges[middle:])
+    return [(_GREATER_EQUAL, len(lower), 0, ranges[middle][0]), *lower, *upper]
 
 
 def rules_of(policy: str, pid: int, *, may_truncate: bool = True) -> dict[str, list[_Instruction]]:
