@@ -34,6 +34,7 @@ _ATTRIBUTES_BYTES = 128  # larger than pthread_attr_t on any platform
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
+_libc.prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
 
 
 def syscall(name: str, *arguments: int | bytes | ctypes.Array[ctypes.c_char] | None) -> int:
@@ -54,7 +55,7 @@ def _checked(result: int, name: str) -> int:
 
 
 def prctl(option: int, value: int = 0, name: str = "prctl") -> None:
-    _checked(_libc.prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)), name)
+    _checked(_libc.prctl(option, value, 0, 0, 0), name)
 
 
 def die_with_parent() -> None:
@@ -90,11 +91,10 @@ def limit_capabilities() -> None:
 
     Call this before the uid changes, because it needs CAP_SETPCAP.
     """
-    for capability in range(64):
-        try:
-            prctl(_PR_CAPBSET_DROP, capability)
-        except OSError:  # no such capability; or no CAP_SETPCAP, and then this process cannot gain any either
-            break
+    # Without CAP_SETPCAP the first call fails, but then this process cannot gain any capability either.
+    capability = 0
+    while _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) == 0:
+        capability += 1
 
 
 def unshare(flags: int) -> None:
