@@ -165,6 +165,8 @@ delete Object.getPrototypeOf(navigator).gpu;
 await import(URL.createObjectURL(new Blob(["export {};"], { type: "text/javascript" })));
 Deno.inspect([0]);
 dispatchEvent(new Event("warm-up"));
+Deno.stdin.readSync(new BytesOf(0));
+readText(0);
 
 writeAll(writeStdout, "\0ready\n");
 job = parse(readText(+readText(8)));
