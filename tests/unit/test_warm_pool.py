@@ -11,7 +11,7 @@ import pytest
 
 from faasrt import Language, Outcome
 from faasrt.local.engines.engine import Engine, EngineJob, EngineOptions, EngineResult, Watch
-from faasrt.local.engines.warm_pool import WarmPool
+from faasrt.local.engines.warm_pool import HEAD_START_S, WarmPool
 from faasrt.local.errors import NotStartedError
 from faasrt.protocol.execution_limits import ExecutionLimits
 from support.helpers import Clock
@@ -105,6 +105,8 @@ async def test_the_pool_follows_demand(engine: FakeEngine, clock: Clock) -> None
     assert engine.idle == 2
     programs = [asyncio.create_task(engine.execute(JOB)) for _ in range(12)]
     await settle()
+    clock.advance(HEAD_START_S)
+    await settle()
     assert (engine.active, engine.idle, len(engine.processes)) == (12, 12, 24)
     engine.go_on.set()
     await asyncio.gather(*programs)
@@ -115,6 +117,20 @@ async def test_the_pool_follows_demand(engine: FakeEngine, clock: Clock) -> None
         clock.advance(30)
         await settle()
     assert sizes == [12, 6, 3, 2, 2]
+
+
+async def test_a_short_program_ends_before_its_process_is_replaced(engine: FakeEngine, clock: Clock) -> None:
+    """Otherwise the start of another process would slow it down. A program that waits gets a process at once."""
+    first = asyncio.create_task(engine.execute(JOB))
+    await settle()
+    assert (engine.active, engine.idle, len(engine.processes)) == (1, 1, 2)
+    others = [asyncio.create_task(engine.execute(JOB)) for _ in range(2)]
+    await settle()
+    assert (engine.active, engine.idle, len(engine.processes)) == (3, 0, 3)
+    engine.go_on.set()
+    await asyncio.gather(first, *others)
+    await settle()
+    assert (engine.active, engine.idle, len(engine.processes)) == (0, 3, 3)
 
 
 async def test_a_killed_warm_process_is_replaced_and_gets_no_program(engine: FakeEngine) -> None:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 PEAK_DECAY_S = 30.0
 """The seconds after which the recorded peak is halved."""
+HEAD_START_S = 0.01
+"""The seconds for which a process that has got a program is not replaced, because the start of another one would take
+CPU time from a short program."""
 _POLL_S = 0.2
 
 
@@ -66,6 +69,7 @@ class WarmPool(Generic[_P]):
         self._group: asyncio.TaskGroup
         self._processes: set[_P] = set()
         self._warm: asyncio.Queue[_P] = asyncio.Queue()
+        self._recent: set[_P] = set()  # processes with a head start
         self._peak = peak  # the largest number of programs that recently ran at once
         self._starting = 0
         self._demand_changed = asyncio.Event()
@@ -120,9 +124,16 @@ class WarmPool(Generic[_P]):
                     problem = self._engine.problem or f"no sandbox became ready within {self._timeout_s:g} s"
                     raise NotStartedError(problem) from None
                 continue
-            self._demand_changed.set()
             if process.alive:
+                if not self._reuses_processes:
+                    self._recent.add(process)
+                    loop.call_later(HEAD_START_S, self._end_head_start, process)
                 return process
+            self._demand_changed.set()
+
+    def _end_head_start(self, process: _P) -> None:
+        self._recent.discard(process)
+        self._demand_changed.set()
 
     def put_back(self, process: _P) -> None:
         """Return a process that has run a program."""
@@ -142,7 +153,7 @@ class WarmPool(Generic[_P]):
         """Wait until there are fewer processes than the target, and start one. Retry failed starts."""
         delay_s, max_delay_s = self._retry_start_s
         while True:
-            while self._process_count + self._starting >= self._target:
+            while self._process_count + len(self._recent) + self._starting >= self._target:
                 self._demand_changed.clear()
                 await self._demand_changed.wait()
             self._starting += 1
@@ -169,7 +180,7 @@ class WarmPool(Generic[_P]):
             if other is not process:
                 self._warm.put_nowait(other)
         self._processes.discard(process)
-        self._demand_changed.set()
+        self._end_head_start(process)
         if self._clean_up is not None:
             await self._clean_up(process)
 
