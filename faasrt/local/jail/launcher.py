@@ -98,7 +98,12 @@ class Launcher:
         self._free_places = list(range(places if places > 1 else uids))[::-1]
         self._networks: dict[int, int] = {}  # by place
         self._pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        self._executable = os.open(config["executable"], os.O_PATH | os.O_CLOEXEC) if config["executable"] else None
+        self._has_executable = bool(config["executable"])
+        if self._has_executable:
+            # Here, because later another descriptor could have this number.
+            executable = os.open(config["executable"], os.O_PATH | os.O_CLOEXEC)
+            os.dup2(executable, seccomp.EXECUTABLE_FD, inheritable=False)
+            os.close(executable)
         self._files = [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in config["open_files"]]
         abi = landlock.abi_version()
         self._may_truncate = bool(places) or abi >= _LANDLOCK_OF_TRUNCATION
@@ -391,8 +396,8 @@ class Launcher:
             self._confine(descriptors, place, message["limits"], compiles=message["compiles"])
             if message["canary"]:
                 kept = list(range(len(descriptors) + len(self._files)))
-                canary.main(message["canary"], kept + [seccomp.EXECUTABLE_FD] * (self._executable is not None))
-            if self._executable is not None:
+                canary.main(message["canary"], kept + [seccomp.EXECUTABLE_FD] * self._has_executable)
+            if self._has_executable:
                 syscalls.execute(seccomp.EXECUTABLE_FD, message["argv"], config["env"])
             os.write(_MESSAGES_FD, _READY)
         except BaseException:
@@ -420,15 +425,13 @@ class Launcher:
         moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, _MAX_DESCRIPTORS) for fd in descriptors + self._files]
         for target, fd in enumerate(moved):
             os.dup2(fd, target, inheritable=target <= 2 or target >= len(descriptors))
-        if self._executable is not None:
-            os.dup2(self._executable, seccomp.EXECUTABLE_FD, inheritable=False)
         syscalls.forbid_new_privileges()
         landlock.restrict(ruleset)
-        if self._executable is None:
-            syscalls.close_descriptors(len(moved))
-        else:
+        if self._has_executable:
             syscalls.close_descriptors(len(moved), seccomp.EXECUTABLE_FD - 1)
             syscalls.close_descriptors(seccomp.EXECUTABLE_FD + 1)
+        else:
+            syscalls.close_descriptors(len(moved))
         self.in_program = True
         # Their descriptors are closed, and other files may have the same numbers.
         for sock in (self._server, self._memory_watch, *(slot.control for slot in self._slots)):
@@ -581,7 +584,9 @@ def _reset_signals() -> None:
 def main(server: socket.socket) -> Callable[..., None]:
     """Build the jail that the server describes, and serve. Return only in a fork: the function that runs a program."""
     syscalls.die_with_parent()
-    server.set_inheritable(False)
+    # The number of its descriptor is that in the server. It may be that of the executable.
+    inherited, server = server, server.dup()
+    inherited.close()
     _reset_signals()
     try:
         config = json.loads(server.recv(_CONFIG_BYTES))

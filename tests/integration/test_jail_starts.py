@@ -1,0 +1,57 @@
+"""The processes of a jail with an executable start whatever descriptors the launcher has open."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from faasrt.local.jail.config import JailConfig
+from faasrt.local.jail.jail import open_jail
+from faasrt.local.jail.seccomp import EXECUTABLE_FD
+from faasrt.local.process import Spawner
+
+SLEEP = "/bin/sleep"
+
+
+def config_of(level: str) -> JailConfig:
+    libraries = [word for word in subprocess.check_output(["ldd", SLEEP], text=True).split() if word.startswith("/")]
+    mounts = [(SLEEP, SLEEP), *((path, path) for path in libraries)]
+    return JailConfig(level=level, policy="deno", mounts=mounts, executable=SLEEP)
+
+
+@pytest.mark.parametrize("level", ["namespaces", "filters"])
+async def test_processes_start_with_any_number_of_open_descriptors(tmp_path: Path, level: str) -> None:
+    """The launcher has descriptors for each process, and one more for each with a time limit. So the next free number
+    takes all values up to that of the executable, and higher ones.
+    """
+    tmp_path.chmod(0o755)
+    async with Spawner() as spawner, open_jail(spawner, sys.executable, tmp_path, config_of(level)) as jail:
+        for limited in range(6):
+            processes = []
+            for number in range(EXECUTABLE_FD // 4):
+                processes.append(await jail.start(["sleep", "600"]))
+                if number < limited:
+                    processes[-1].limit_time(600)
+            for process in processes:
+                assert process.alive
+                await process.end()
+                assert (process.returncode, process.outside_reason) == (-9, "the server has ended it")
+
+
+async def test_the_socket_of_a_launcher_can_have_any_number(tmp_path: Path) -> None:
+    """Its number is that of the server. Here it is the number at which the launcher keeps the executable."""
+    tmp_path.chmod(0o755)
+    with contextlib.ExitStack() as stack:
+        last = -1
+        while last < EXECUTABLE_FD - 2:
+            last = os.open("/dev/null", os.O_RDONLY)
+            stack.callback(os.close, last)
+        async with Spawner() as spawner, open_jail(spawner, sys.executable, tmp_path, config_of("filters")) as jail:
+            process = await jail.start(["sleep", "0"])
+            await process.ended.wait()
+    assert process.returncode == 0
