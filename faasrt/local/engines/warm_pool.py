@@ -79,7 +79,7 @@ class WarmPool(Generic[_P]):
         self._group = group
         await self._add_process()  # one alone, because it fills the caches for the others
         group.create_task(self._decay_peak())
-        for _ in range(available_cpus()):
+        for _ in range(2 * available_cpus()):  # a start also waits for other processes
             group.create_task(self._refill())
 
     def kill(self) -> None:
@@ -145,7 +145,7 @@ class WarmPool(Generic[_P]):
         self._group.create_task(self._remove_when_ended(process))
 
     async def _refill(self) -> None:
-        """Start processes ahead of demand. One task for each CPU runs this; each starts one process at a time."""
+        """Start processes ahead of demand. Several tasks run this; each starts one process at a time."""
         while True:
             await self._add_process()
 
