@@ -48,6 +48,51 @@ print(reward.code_reward(["```python\nprint(input()[::-1])\n```"], tests=[[{"std
 [1.0]
 ```
 
+## Test programs with asserts
+
+Data sets such as HumanEval and MBPP have programs with `assert` statements in place of arguments and results. Such a
+program is an `AssertTest`; in JSON, `{"program": ...}`. Its function is the entry point:
+
+```python
+from faasrt.rewards import code_reward
+
+HUMANEVAL = {"program": "def check(candidate):\n    assert candidate([3, 1, 2]) == [1, 2, 3]\n"}
+MBPP = [{"program": "assert set(order((3, 1))) == {1, 3}"}, {"program": "assert order(()) == []"}]
+
+completions = [
+    "```python\ndef order(items):\n    return sorted(items)\n```",
+    "```python\nimport os\ndef order(items):\n    os._exit(0)\n```",
+]
+print(code_reward(completions, tests=[[HUMANEVAL, *MBPP]] * 2, function="order"))
+```
+
+```text
+[1.0, 0.0]
+```
+
+The asserts do run in a sandbox, and the expected values with them, but never in a process of the judged program:
+
+1. The test program runs alone. The calls of the function are recorded, and every assert that needs a result is skipped.
+2. The judged program runs alone, and its function is called with the recorded arguments.
+3. The test program runs again, with the results, and counts the asserts that it reaches. It passes if it reaches its
+   end and at least one assert, and no assert fails.
+
+This has consequences for the test program:
+
+* It must define all that it uses but the function, also the helper functions that a prompt of HumanEval defines. A name
+  without a definition is an `InvalidRequestError` before anything is sent, and so is a program that does not parse.
+* Arguments and results are copies. They can be None, bools, numbers, strings, bytes, lists, tuples, dicts, sets, ranges
+  and iterators of these. Values of subclasses arrive as values of these types, and NumPy's arrays as lists. Functions
+  and objects of other classes cannot be arguments. Changes of an argument in place have no effect.
+* It must make the same calls each time, at most 1,000. Its module `random` has a fixed seed.
+* If it fails without the judged program, for example because of an import, `judge` raises `InvalidRequestError`.
+* Each `AssertTest` has one verdict. For partial credit, make one of each assert, as above for MBPP.
+
+Which kind of test to choose: a `FunctionTest` needs one execution for all tests of a function, and works in JavaScript
+and TypeScript too. An `AssertTest` is for Python, and needs at least three. Two more are needed whenever the arguments
+of a call depend on earlier results. With a cache (`faasrt.docs.caching`), the first one is needed once for each test
+program. Both are equally hard to cheat.
+
 ## TRL
 
 Give the function to `GRPOTrainer`. The columns `tests` and `function` of the data set are its arguments:
@@ -116,11 +161,33 @@ There is no sandbox provider yet: the module says why, and what that means.
 * **Concurrency.** Completions are judged at the same time, up to `LimiterSettings.max_concurrency`, and wait for the
   server in order.
 
+## Cheats
+
+The tests of faasrt include a table of programs that cheat: 131 in Python and 38 in JavaScript. Not a single test of a
+function rewards one, neither a `FunctionTest` nor an `AssertTest`: on the engines `native`, `wasm` and `deno`, and with
+the protocols of python-faas and js-faas. If the asserts are appended to the program and the exit code decides, more
+than 40 of those in Python are rewarded. The cheats
+
+* end the program or the process early: by exits, exceptions, signals, threads, timers, finalizers, forks and crashes;
+* use up the time, the memory or the output;
+* return values that equal everything, have hostile methods, or cannot be encoded;
+* change the interpreter: builtins, modules, streams, trace functions, import hooks, even small integers;
+* forge results: return values, frames, and messages on every descriptor;
+* look for the expected values: in frames, the heap, memory, source, files, the environment, and other processes;
+* use the arguments: change them, return them, or remember those of other cases.
+
 ## What remains possible
 
-A program can still do well by solving only the tests that there are: with few or easy tests, a table of answers that it
-has learned, or a guess between two values, earns a reward. Use many tests, and inputs that the prompt does not show.
-Tests of one function share a process, so a program can count the calls, and see the arguments of earlier ones.
+No kind of test helps if the test itself can be passed without a solution:
+
+* A test that only compares results with each other, such as `assert decode(encode(x)) == x`.
+* A test whose arguments contain the expected value.
+* A test that looks only at types or lengths.
+* A test that only expects an exception.
+* Expected values that the program knows: a table of answers that the model has learned, or a guess between two values.
+
+Use many tests, and inputs that the prompt does not show. Tests of one function share a process, so a program can count
+the calls, and see the arguments of others.
 """
 
 __docformat__ = "markdown"

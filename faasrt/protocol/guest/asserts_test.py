@@ -10,6 +10,7 @@ import json
 
 FILE = "test.py"
 MAX_CALLS = 1_000
+NO_RESULT = ("RuntimeError", "the call has no result that can be read")
 OPERATIONS = """abs add and bool bytes call ceil complex contains divmod enter eq exit float floor floordiv format ge
 getattr getitem gt hash index int invert iter le len lshift lt mod mul ne neg next or pos pow radd rand rdivmod repr
 reversed rfloordiv rlshift rmod rmul ror round rpow rrshift rshift rsub rtruediv rxor setitem str sub truediv trunc
@@ -63,11 +64,13 @@ class Test:
         self.repeated = self.reached = 0
         self.returned = self.raised = None
         for keys, text in rounds:
-            self.results.update(dict.fromkeys(keys))
-            # The solution may have written anything.
-            results = json.loads(text)
-            if isinstance(results, list):
-                self.results.update(zip(keys, results))  # noqa: B905 (Python 3.9)
+            # The judged program may have written anything.
+            self.results.update(dict.fromkeys(keys, NO_RESULT))
+            try:
+                results = zip(keys, json.loads(text))  # noqa: B905 (Python 3.9)
+                self.results.update((key, (name, value)) for key, (name, value) in results)
+            except (ValueError, TypeError, RecursionError):
+                pass
 
     def __call__(self, *args, **kwargs):
         try:
