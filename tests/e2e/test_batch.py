@@ -202,6 +202,12 @@ def test_a_cache_that_cannot_be_used_is_wrong_usage(tmp_path: Path) -> None:
 def test_tasks_with_input_and_tests(url: str, tmp_path: Path) -> None:
     """Input is as for `run_code`. The outcome is the verdict on the first test that did not pass. The report counts."""
     tests = [{"stdin": "1", "expected": "2"}, {"stdin": "5", "expected": "10"}]
+    double = "def f(n): return n * 2, ''"
+    calls: list[dict[str, Any]] = [
+        {"args": [1], "expected": [2, ""], "compare": "alike"},
+        {"kwargs": {"n": 0.1}, "expected": [0.2000000001, ""], "compare": "floats"},
+        {"args": [[1]], "expected": [[1, 1], "x"]},
+    ]
     tasks = write(
         tmp_path / "tasks.jsonl",
         {"id": "right", "code": "print(int(input()) * 2)", "tests": tests},
@@ -217,6 +223,10 @@ def test_tasks_with_input_and_tests(url: str, tmp_path: Path) -> None:
             "collect": ["b"],
         },
         {"id": "bad", "code": "1", "tests": [{"input": "1"}]},
+        {"id": "double", "code": double, "function": "f", "tests": calls[:2]},
+        {"id": "not double", "code": double, "function": "f", "tests": calls, "compare": "alike"},
+        {"id": "bad function", "code": double, "function": "f", "tests": [{"args": [1]}]},
+        {"id": "mixed", "code": double, "function": "f", "tests": [calls[0], {"stdin": "1"}]},
     )
     code, _, stderr = batch(tasks, "-o", str(tmp_path / "out"), "--url", url, "--language", "python")
     assert code == 2, stderr
@@ -229,7 +239,15 @@ def test_tasks_with_input_and_tests(url: str, tmp_path: Path) -> None:
         "cut": "OUTPUT_LIMIT",
         "input": "OK",
         "bad": None,
+        "double": "OK",
+        "not double": "WRONG_ANSWER",
+        "bad function": None,
+        "mixed": None,
     }
+    assert records["not double"]["error"]["message"] == "test 3: value[1]: expected 'x', got ''"
+    assert records["not double"]["ret_val"] == '{"py/tuple": [[1, 1], ""]}'
+    assert "must have the field expected" in records["bad function"]["invalid_task"]
+    assert "a test of a function has no field 'stdin'" in records["mixed"]["invalid_task"]
     assert records["right"]["tests"] == {"passed": 2, "skipped": 0, "total": 2, "verdicts": ["PASSED", "PASSED"]}
     assert records["wrong"]["tests"]["passed"] == 1
     assert records["wrong"]["error"]["message"] == "test 2: word 1: expected '10', got '2'"
@@ -237,10 +255,12 @@ def test_tasks_with_input_and_tests(url: str, tmp_path: Path) -> None:
     assert (records["input"]["stdout"], records["input"]["files"]) == ("in x A\n", {"b": "B"})
     assert "a test has no field 'input'" in records["bad"]["invalid_task"]
     again, _, stderr = batch(tasks, "-o", str(tmp_path / "out"), "--url", url, "--language", "python", "--resume")
-    assert (again, len(read(tmp_path / "out"))) == (2, 6), stderr
+    assert (again, len(read(tmp_path / "out"))) == (2, 10), stderr
     report = Summary(tmp_path / "out")
-    assert (report.tests_passed, report.tests, report.counts["WRONG_ANSWER"]) == (3, 7, 1)
-    assert "3 of 7" in render(report)
+    assert (report.tests_passed, report.tests, report.counts["WRONG_ANSWER"]) == (7, 12, 2)
+    assert "7 of 12" in render(report)
+    shown = {task.id: task.texts for task in report.failing}
+    assert shown["not double"] == {"return value": '{"py/tuple": [[1, 1], ""]}'}
 
 
 def test_tests_after_a_failure_are_skipped(url: str, tmp_path: Path) -> None:

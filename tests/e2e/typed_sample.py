@@ -56,6 +56,14 @@ async def use(manager: faasrt.RuntimeManager) -> None:
         await manager.run_code("1", "py", timeout=3)  # type: ignore[call-arg]
     with contextlib.suppress(faasrt.InvalidRequestError):
         await manager.judge("1", [faasrt.TestCase()], language="py", compare="line")  # type: ignore[arg-type]
+    with contextlib.suppress(faasrt.InvalidRequestError):
+        mixed = [faasrt.FunctionTest([], 1), faasrt.TestCase()]
+        await manager.judge("1", mixed, language="py", function="f")  # type: ignore[arg-type]
+    tests = [
+        faasrt.FunctionTest([1], 2, compare=faasrt.floats(rel=0.1)),
+        faasrt.FunctionTest((), None, kwargs={"n": 1}),
+    ]
+    assert_type(await manager.judge("1", tests, language="py", function="f", compare="alike"), faasrt.Judgement)
     try:
         await manager.run_code("1", "js")
     except faasrt.OverloadedError as error:

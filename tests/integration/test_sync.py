@@ -98,6 +98,8 @@ def test_every_method_works(manager: sync.RuntimeManager) -> None:
     ]
     tests = [faasrt.TestCase("2", "4"), faasrt.TestCase("3", "7")]
     assert manager.judge("print(int(input()) * 2)", tests, language="py").score == 0.5
+    calls = [faasrt.FunctionTest([2], 4), faasrt.FunctionTest([3], 7)]
+    assert manager.judge("f = lambda n: n * 2", calls, function="f", language="py").score == 0.5
     assert not manager.validate_code("def f(:", "py").valid
     assert manager.get_health_status().endpoints[0].status in ("healthy", "degraded", "starting")
     assert manager.get_metrics().total.calls >= 3

@@ -182,6 +182,7 @@ class Task:
             # Python's stderr repeats the traceback.
             "stderr": _text(fields.get("stderr")).replace(f"{traceback}\n", "" if traceback else "\n").strip("\n"),
             "stdout": _text(fields.get("stdout")).strip("\n"),
+            "return value": _text(fields.get("ret_val")),
         }
         self.texts = {
             name: excerpt(text, 3_000 if name == "traceback" else 800) for name, text in texts.items() if text.strip()
