@@ -26,7 +26,7 @@ import itertools
 import math
 import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from signal import strsignal
 from typing import Any
 
@@ -34,7 +34,7 @@ import attrs
 
 from faasrt._strict_json import loads
 from faasrt.errors import InvalidRequestError, ProtocolError, ServerError
-from faasrt.inputs import ProgramInput, check_path
+from faasrt.inputs import ProgramInput, check_path, encode_text
 from faasrt.languages import Language
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.interface import ServiceProtocol
@@ -220,6 +220,12 @@ _VERSION_RANGE = re.compile(
 _MAX_RANGE = 100
 
 
+def names_of(languages: Iterable[Language]) -> list[str]:
+    """Return the names and aliases of languages."""
+    packages = [_PACKAGES[language] for language in languages]
+    return [name for package in packages for name in (package.language, *package.aliases)]
+
+
 class PistonServer(ServedProtocol):
     """Answers the clients of Piston.
 
@@ -260,21 +266,27 @@ class PistonServer(ServedProtocol):
         for name in fields:
             if name not in _FIELDS:
                 raise _refused(f"{name[:100]} is unknown to this server, which would ignore it")
-        stdin = fields.get("stdin") or ""
+        stdin = fields.get("stdin")
+        if stdin is None:
+            stdin = ""
         if not isinstance(stdin, str):
             raise _refused("If specified, stdin must be a string")
         served = offer.languages[language]
         run_ms, memory = _read_limits(fields, "run", offer.timeout_ms, offer.memory_limit_mb)
-        # For other languages, the limits of a compilation are only checked.
-        compile_ms, compile_memory = _read_limits(
-            fields, "compile", served.compile_timeout_ms or math.inf, served.compile_memory_mb or math.inf
-        )
+        compile_ms = compile_memory = None
+        if served.compile_timeout_ms:
+            limits = _read_limits(fields, "compile", served.compile_timeout_ms, served.compile_memory_mb)
+            compile_ms, compile_memory = limits
+        else:
+            for name in ("compile_timeout", "compile_cpu_time", "compile_memory_limit"):
+                _limit(fields, name, math.inf)
         try:
             check_path(main["name"], "the name of a file")
+            encode_text(main["content"], "the program")
             program_input = ProgramInput.checked(
                 language,
                 stdin=stdin if stdin.endswith("\n") else f"{stdin}\n",  # as the service does
-                argv=fields.get("args") or (),
+                argv=() if fields.get("args") is None else fields["args"],
                 files={file["name"]: _content(file) for file in files if file is not main},
             )
         except InvalidRequestError as error:
@@ -283,9 +295,9 @@ class PistonServer(ServedProtocol):
             language=language,
             code=main["content"],
             timeout_ms=run_ms,
-            memory_limit_mb=int(memory),
-            compile_timeout_ms=compile_ms if served.compile_timeout_ms else None,
-            compile_memory_mb=int(compile_memory) if served.compile_timeout_ms else None,
+            memory_limit_mb=memory,
+            compile_timeout_ms=compile_ms,
+            compile_memory_mb=compile_memory,
             input=program_input,
         )
 
@@ -338,24 +350,24 @@ def _content(file: Mapping[str, str]) -> str | bytes:
     return file["content"]
 
 
-def _read_limits(fields: Mapping[str, Any], stage: str, largest_ms: float, largest_mb: float) -> tuple[float, float]:
+def _read_limits(fields: Mapping[str, Any], stage: str, largest_ms: float, largest_mb: int) -> tuple[float, int]:
     """Return the time limit of a stage in milliseconds, and its memory limit in MiB."""
     memory = _limit(fields, f"{stage}_memory_limit", largest_mb * 2**20)
     timeout_ms = _limit(fields, f"{stage}_timeout", largest_ms)
     cpu_name = f"{stage}_cpu_time"
-    if fields.get(cpu_name) and _limit(fields, cpu_name, largest_ms) < timeout_ms:
+    if _limit(fields, cpu_name, largest_ms) < timeout_ms:
         message = f"{cpu_name} cannot be less than {stage}_timeout ({timeout_ms:g}): this server limits only wall time"
         raise _refused(message)
-    return timeout_ms, memory / 2**20
+    return timeout_ms, max(1, int(memory / 2**20))
 
 
 def _limit(fields: Mapping[str, Any], name: str, largest: float) -> float:
     value = fields.get(name)
-    if not value:  # as in the service, 0 is the limit of the server
-        return largest
-    number = as_number(value)
+    number = 0.0 if value is None else as_number(value)
     if number is None:
         raise _refused(f"If specified, {name} must be a number")
+    if number == 0:  # as in the service
+        return largest
     if number > largest:
         raise _refused(f"{name} cannot exceed the configured limit of {largest:.15g}")
     if number < 0:

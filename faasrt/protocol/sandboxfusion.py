@@ -27,7 +27,7 @@ import base64
 import glob
 import math
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import attrs
@@ -46,11 +46,15 @@ from faasrt.results import ErrorInfo, Outcome
 _BUFFER_BYTES = 196_608
 _STREAM_BYTES = 219_264
 _DECODE_ERROR = "[DecodeError] 'utf-8' codec can't decode"
+# fmt: off
 _NAMES = (
-    "python cpp nodejs go go_test java php csharp bash typescript sql rust cuda lua R perl D_ut ruby scala julia "
-    "pytest junit kotlin_script jest verilog python_gpu lean swift racket"
+    "python", "cpp", "nodejs", "go", "go_test", "java", "php", "csharp", "bash", "typescript", "sql", "rust", "cuda",
+    "lua", "R", "perl", "D_ut", "ruby", "scala", "julia", "pytest", "junit", "kotlin_script", "jest", "verilog",
+    "python_gpu", "lean", "swift", "racket",
 )
-_SERVICE_NAMES = {name.lower(): name for name in _NAMES.split()} | {"javascript": "nodejs"}
+# fmt: on
+"""The languages of the API."""
+_SERVICE_NAMES = {name.lower(): name for name in _NAMES} | {"javascript": "nodejs"}
 
 
 class SandboxFusion(ServiceProtocol):
@@ -205,6 +209,11 @@ _IGNORED_FILE = "IGNORE_THIS_FILE"
 _MAX_SHOWN = 200
 
 
+def names_of(languages: Collection[Language]) -> list[str]:
+    """Return the names of those languages that the service has."""
+    return [name for name, language in _SERVED.items() if language in languages]
+
+
 class SandboxFusionServer(ServedProtocol):
     """Answers the clients of SandboxFusion.
 
@@ -249,9 +258,8 @@ class SandboxFusionServer(ServedProtocol):
         )
 
     def _read_language(self, name: Any, offer: Offer) -> Language:
-        names = _NAMES.split()
-        if not isinstance(name, str) or name not in names:
-            quoted = [f"'{name}'" for name in names]
+        if not isinstance(name, str) or name not in _NAMES:
+            quoted = [f"'{known}'" for known in _NAMES]
             expected = f"{', '.join(quoted[:-1])} or {quoted[-1]}"
             raise _invalid("language", "literal_error", f"Input should be {expected}", name, {"expected": expected})
         language = _SERVED.get(name)

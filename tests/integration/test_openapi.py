@@ -52,9 +52,12 @@ async def test_the_server_conforms_to_its_openapi_document(
 
 
 async def test_the_openapi_document_matches_the_code() -> None:
-    """Outcomes, languages and limits in the document are those of the server."""
+    """Paths, outcomes, languages and limits in the document are those of the server."""
     async with LocalFaaS(["ts"], workers=1, sandbox=SandboxConfig(timeout_limit_s=3)) as faas:
         answer = await exchange(faas.url, request(method="GET", target="/openapi.json"))
+        missing = await exchange(faas.url, request(method="GET", target="/"))
+    routes = missing.json()["details"].removeprefix("the path must be one of ").split(", ")
+    assert set(answer.json()["paths"]) == set(routes)
     schemas = answer.json()["components"]["schemas"]
     assert answer.headers["content-type"].startswith("application/json")
     assert schemas["RunResult"]["properties"]["outcome"]["enum"] == [str(outcome) for outcome in Outcome]

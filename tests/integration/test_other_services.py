@@ -18,7 +18,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from faasrt import SandboxConfig
+from faasrt import RuntimeManager, SandboxConfig
 from faasrt.local import LocalFaaS
 from faasrt.protocol import piston, sandboxfusion
 from support.helpers import Clock, fast_forward, skip_without
@@ -309,6 +309,7 @@ REFUSED_BY_PISTON = {
     "name of a wrong type": ({"files": [{"content": "1", "name": 5}]}, "files[0].name must be a string"),
     "unknown version": ({"version": "2.x"}, "python-2.x runtime is unknown"),
     "no version": ({"version": "newest"}, "python-newest runtime is unknown"),
+    "lone surrogate in the program": ({"files": [{"content": "'\ud800'"}]}, "lone surrogates"),
     "lone surrogate": ({"stdin": "\ud800"}, "lone surrogates"),
 }
 
@@ -362,9 +363,10 @@ async def test_the_rules_of_access_are_those_of_the_server(server: LocalFaaS, pa
         answer = await exchange(server.url, request(body, target=path, headers=changed))
         assert (answer.status, answer.json().keys()) == (status, {key})
         assert text in answer.json()[key]
-    for method, target in (("GET", path), ("POST", f"{path}/more"), ("PUT", path)):
-        answer = await exchange(server.url, request(body, target=target, method=method))
-        assert (answer.status, answer.json()) == (404, {key: "Not Found"})
+    answer = await exchange(server.url, request(body, target=f"{path}/more"))
+    assert (answer.status, answer.json()) == (404, {key: "Not Found"})
+    answer = await exchange(server.url, request(body, target=path, method="PUT"))
+    assert (answer.status, answer.json(), answer.headers["allow"]) == (405, {key: "use POST"}, "POST")
 
 
 def basic(credentials: str) -> str:
@@ -658,3 +660,60 @@ async def test_requests_of_open_r1(server: LocalFaaS) -> None:
         status, body = await send_execute(data, "cms_ioi")
         assert (status, body) == (400, {"message": "cms_ioi-* runtime is unknown"})
         assert isinstance(body["message"], str)
+
+
+NODE = {
+    "module": "x = require.main === module && __filename.endsWith('main.cjs'); console.log(x && this === exports)",
+    "standard input": "console.log(require('fs').readFileSync('/dev/stdin', 'utf8').trim() === 'in')",
+    "descriptor of the input": "console.log(require('fs').readFileSync(0, 'utf8').trim() === 'in')",
+    "arguments": "console.log(process.argv.length === 2)",
+    "other file": "console.log(require('./other').one === 1)",
+    "captured output": block("""
+        const { write } = process.stdout;
+        let text = '';
+        process.stdout.write = (chunk) => { text += chunk; return true; };
+        console.log('captured');
+        process.stdout.write = write;
+        console.log(text === 'captured\\n');
+    """),
+    "rejection": block("""
+        process.on('uncaughtException', (error) => console.log(error.message === 'late'));
+        Promise.reject(new Error('late'));
+    """),
+    "ES module": "import { basename } from 'node:path';\nconsole.log(basename('/a/b') === 'b');",
+    "late": "setTimeout(() => console.log(true), 5)",
+}
+
+
+@in_session
+@pytest.mark.parametrize("name", NODE)
+async def test_programs_for_node(local: RuntimeManager, name: str) -> None:
+    """JavaScript runs as in Node.js, also what differs in Deno."""
+    assert local.local_faas is not None
+    files = {"other.js": base64.b64encode(b"exports.one = 1;").decode()}
+    fields = {"language": "nodejs", "code": NODE[name], "stdin": "in\n", "files": files}
+    _, body, _ = await post(local.local_faas.url, FUSION_PATH, fields)
+    assert body["run_result"] | {"execution_time": 0} == {
+        "status": "Finished",
+        "execution_time": 0,
+        "return_code": 0,
+        "stdout": "true\n",
+        "stderr": "",
+    }
+
+
+async def test_without_files_only_programs_for_node_are_missing() -> None:
+    """At the level "filters", where programs have no folder, other programs run, and JavaScript says what it needs."""
+    async with LocalFaaS(["js", "ts"], workers=1, level="filters") as faas:
+        await faas.wait_ready("js")
+        typescript = fusion("console.log(1 as number)", language="typescript")
+        _, body, _ = await post(faas.url, FUSION_PATH, typescript)
+        assert (body["status"], body["run_result"]["stdout"]) == ("Success", "1\n")
+        _, body, _ = await post(faas.url, FUSION_PATH, fusion("console.log(1)", language="nodejs"))
+        assert body["status"] == "SandboxError"
+        assert "does not run nodejs: it needs the level namespaces" in body["message"]
+        status, body, _ = await post(faas.url, PISTON_PATH, execution("console.log(1)", language="javascript"))
+        assert (status, body) == (400, {"message": "javascript-* runtime is unknown"})
+        status, body, _ = await post(faas.url, FUSION_PATH, typescript | {"files": {"a": "eA=="}})
+        assert status == 422
+        assert "'files' cannot be used" in check_detail(body)

@@ -16,9 +16,12 @@ from faasrt.inputs import INPUT_FIELDS
 from faasrt.languages import Language
 from faasrt.local.engines.engine import Engine
 from faasrt.local.http import limits
+from faasrt.protocol import piston, sandboxfusion
 
 # Read at import, so that the event loop never waits for the file.
 _TEMPLATE = resources.files("faasrt.local.http").joinpath("openapi.json").read_text("utf-8")
+# The fields for files in requests of SandboxFusion.
+_OF_SANDBOXFUSION = {"files": "files", "collect": "fetch_files"}
 
 
 def build_document(engines: Mapping[Language, Engine], sandbox: SandboxConfig) -> dict[str, Any]:
@@ -30,10 +33,17 @@ def build_document(engines: Mapping[Language, Engine], sandbox: SandboxConfig) -
         "MAX_BODY_BYTES": limits.MAX_BODY_BYTES,
         "MAX_STRUCTURE_BYTES": limits.MAX_STRUCTURE_BYTES,
         "MAX_TIMEOUT_MS": f"{sandbox.timeout_limit_s * 1000:g}",
+        "MAX_MILLISECONDS": sandbox.timeout_limit_s * 1000,
+        "MAX_TIMEOUT_S": sandbox.timeout_limit_s,
+        "MAX_MEMORY_MB": sandbox.memory_limit_mb,
+        "MAX_MEMORY_BYTES": sandbox.memory_limit_mb * 2**20,
         "MIN_MEMORY": ", ".join(f"{mb} for {language}" for language, mb in memory_mb.items()),
         "LEAST_MEMORY_MB": min(memory_mb.values()),
+        "LEAST_MEMORY_BYTES": min(memory_mb.values()) * 2**20,
         "LANGUAGES": list(engines),
         "LANGUAGE_NAMES": sorted(name for language in engines for name in language.names),
+        "SANDBOXFUSION_LANGUAGES": sandboxfusion.names_of(engines),
+        "PISTON_LANGUAGES": piston.names_of(engines),
         "NETWORK_ENABLED": {"const": False},
     }.items():
         # A placeholder that is a whole JSON string is replaced with its quotes, by a value of any type.
@@ -43,6 +53,8 @@ def build_document(engines: Mapping[Language, Engine], sandbox: SandboxConfig) -
     for name in INPUT_FIELDS:
         if not all(name in engine.input_fields for engine in engines.values()):
             del fields["RunRequest"][name]
+            if name in _OF_SANDBOXFUSION:
+                del fields["SandboxFusionRequest"][_OF_SANDBOXFUSION[name]]
     health = fields["Health"]["languages"]
     health["required"] = list(engines)
     engine = fields["Metrics"]["engines"]["additionalProperties"]["properties"]

@@ -87,7 +87,7 @@ class OtherServices:
                 status, body = protocol.encode_failure(400, str(error), not_started=False)
             case EngineError():
                 status, body = protocol.encode_failure(error.status, str(error), not_started=not_started)
-            case web.HTTPNotFound() | web.HTTPMethodNotAllowed():
+            case web.HTTPNotFound():
                 status, body = protocol.encode_failure(404, "Not Found", not_started=False)
             case web.HTTPException():
                 status, body = protocol.encode_failure(error.status, error.text or error.reason, not_started=False)
@@ -100,10 +100,10 @@ class OtherServices:
         fields, offer = decode_body(await read_body(request, share)), self._offer()
         run = protocol.read_run(fields, offer)
         queue = self._queues[run.language]
+        job = self._job(run, queue.engine)
+        check_job(job, queue.engine)
         result = _ended_at_once(run)
         if result is None:
-            job = self._job(run, queue.engine)
-            check_job(job, queue.engine)
             try:
                 _, done = await execute_with_events(queue, job, request=request, emit=self._emit, patience_s=PATIENCE_S)
             except SuspectError:  # as if the service had seen that the program was killed
