@@ -24,7 +24,7 @@ from typing import Any
 
 import attrs
 
-from faasrt.client.judge import RunCases, skip_after_failure
+from faasrt.client.judge import Run, RunCases, judge, skip_after_failure
 from faasrt.errors import InvalidRequestError
 from faasrt.judging import AssertTest, Judgement, Test, TestResult, Verdict
 from faasrt.languages import Language
@@ -35,6 +35,7 @@ from faasrt.results import ExecutionResult, Outcome
 
 _MAX_ROUNDS = 20
 _SHOWN = 120
+_CALLS = "_faasrt_calls"
 _GUEST = files("faasrt.protocol.guest")
 
 
@@ -45,7 +46,7 @@ def _source(name: str) -> str:
 
 def _with_calls(code: str, function: str) -> str:
     """Return the judged program with `asserts_calls.py` in a namespace of its own, whatever names the program uses."""
-    own = "_faasrt_calls"
+    own = _CALLS
     return (
         f"{code}\n\nimport builtins as {own}\n"
         f"{own}.exec({own}.compile({_source('calls')!r}, 'faasrt', 'exec'), {{'names': {own}.globals(), "
@@ -59,6 +60,8 @@ class _Run:
 
     Attributes:
         program: The test program, complete.
+        request: The judged program, with the limits of the test.
+        max_bytes: The maximum size of the results of all rounds.
         rounds: For each round of calls, their keys, and the JSON of the results.
         result: The result of the last round; None before the first one.
         calls: The calls to make: their keys and arguments.
@@ -68,11 +71,17 @@ class _Run:
     test: AssertTest
     program: str
     function: str
+    request: RunRequest
     max_bytes: int
     rounds: list[tuple[list[str], str]] = attrs.field(factory=list)
     result: ExecutionResult | None = None
     calls: list[tuple[str, list[Any]]] = attrs.field(factory=list)
     verdict: TestResult | None = None
+
+    @property
+    def calls_case(self) -> list[Any]:
+        """The arguments of `call_all` in `asserts_calls.py`."""
+        return [[case for _, case in self.calls], {}]
 
     @property
     def case(self) -> list[Any]:
@@ -171,51 +180,55 @@ class AssertJob:
         own = [test for test in tests if isinstance(test, AssertTest)]
         return cls(own, [test.complete_program(name) for test in own], name, max_bytes)
 
-    async def judge(self, requests: Sequence[RunRequest], run_cases: RunCases, *, stop_on_failure: bool) -> Judgement:
-        """Return the verdicts. The tests with the same time limit share executions.
+    async def judge(
+        self,
+        requests: Sequence[RunRequest],
+        run: Run,
+        run_cases: RunCases,
+        *,
+        stop_on_failure: bool,
+        concurrency: int | None,
+    ) -> Judgement:
+        """Return the verdicts; see `faasrt.client.judge.judge`.
 
         Args:
             requests: The judged program, with the limits of each test.
-            run_cases: Runs the cases of a job in as few executions as possible.
-            stop_on_failure: Whether the tests after the first one that does not pass are skipped.
 
         Raises:
             InvalidRequestError: A test program fails whatever the judged program is.
-            FaasrtError: An execution failed.
+            FaasrtError: An execution failed. The other ones are cancelled.
 
-        Cancellation: cancels the execution in flight.
+        Cancellation: cancels the executions in flight.
         """
         started = time.perf_counter()
         runs = [
-            _Run(test, program, self.function, min(self.max_bytes, request.sandbox.max_output_bytes))
+            _Run(test, program, self.function, request, min(self.max_bytes, request.sandbox.max_output_bytes))
             for test, program, request in zip(self.tests, self.programs, requests, strict=True)
         ]
-        for limit_ms in dict.fromkeys(request.timeout_ms for request in requests):
-            chosen = [index for index, request in enumerate(requests) if request.timeout_ms == limit_ms]
-            await _judge([runs[index] for index in chosen], requests[chosen[0]], run_cases)
-        results = [run.verdict for run in runs if run.verdict is not None]
+
+        async def call(code: str, function: str, cases: Sequence[Any]) -> list[ExecutionResult]:
+            job = GuestJob(function=function, cases=[json.dumps(case) for case in cases], single=False, isolate=True)
+            own_requests = [attrs.evolve(each.request, code=code) for each in left]
+            tests = [each.test for each in left]
+            ended = await judge(
+                tests, own_requests, run, run_cases, job, _keep, stop_on_failure=False, concurrency=concurrency
+            )
+            return [each.result for each in ended.results if each.result is not None]
+
+        solution = _with_calls(requests[0].code, self.function)
+        while left := [each for each in runs if each.verdict is None]:
+            reports = await call(_source("test"), "run_test", [each.case for each in left])
+            for each, report in zip(left, reports, strict=True):
+                each.read_report(report)
+            if left := [each for each in left if each.verdict is None]:
+                results = await call(solution, _CALLS, [each.calls_case for each in left])
+                for each, result in zip(left, results, strict=True):
+                    each.read_results(result)
+        verdicts = [each.verdict for each in runs if each.verdict is not None]
         if stop_on_failure:
-            results = skip_after_failure(results)
-        return Judgement(results=tuple(results), duration_s=time.perf_counter() - started)
+            verdicts = skip_after_failure(verdicts)
+        return Judgement(results=tuple(verdicts), duration_s=time.perf_counter() - started)
 
 
-async def _judge(runs: Sequence[_Run], request: RunRequest, run_cases: RunCases) -> None:
-    tests = attrs.evolve(request, code=_source("test"))
-    solution = attrs.evolve(request, code=_with_calls(request.code, runs[0].function))
-    while left := [run for run in runs if run.verdict is None]:
-        for run, answer in zip(left, await _run(tests, "run_test", [run.case for run in left], run_cases), strict=True):
-            run.read_report(answer)
-        left = [run for run in left if run.verdict is None]
-        calls = [[[case for _, case in run.calls], {}] for run in left]
-        for run, result in zip(left, await _run(solution, "_faasrt_calls", calls, run_cases), strict=True):
-            run.read_results(result)
-
-
-async def _run(request: RunRequest, function: str, cases: list[Any], run_cases: RunCases) -> list[ExecutionResult]:
-    if not cases:
-        return []
-    job = GuestJob(function=function, cases=[json.dumps(case) for case in cases], single=False, isolate=True)
-    results: dict[int, ExecutionResult] = {}
-    async for found in run_cases(request, job):
-        results |= found
-    return [results[index] for index in range(len(cases))]
+async def _keep(test: Test, result: ExecutionResult) -> TestResult:
+    return TestResult(test=test, verdict=Verdict.PASSED, result=result)

@@ -38,6 +38,8 @@ from faasrt.protocol.request import RunRequest
 from faasrt.results import ExecutionResult, Outcome
 from faasrt.tasks import JudgeOptions, RunOptions
 
+Run: TypeAlias = Callable[[RunRequest], Awaitable[ExecutionResult]]
+JudgeTest: TypeAlias = Callable[[Test, ExecutionResult], Awaitable[TestResult]]
 RunCases: TypeAlias = Callable[[RunRequest, GuestJob], AsyncGenerator[dict[int, ExecutionResult]]]
 _DEFAULT_CONCURRENCY = 64
 
@@ -87,11 +89,11 @@ def program_job(requests: Sequence[RunRequest]) -> GuestJob:
 async def judge(
     tests: Sequence[Test],
     requests: Sequence[RunRequest],
-    run: Callable[[RunRequest], Awaitable[ExecutionResult]],
+    run: Run,
     run_cases: RunCases,
     job: GuestJob | None,
+    judge_test: JudgeTest,
     *,
-    compare: Compare | None,
     stop_on_failure: bool,
     concurrency: int | None,
 ) -> Judgement:
@@ -102,6 +104,7 @@ async def judge(
         run: Runs the program with the input of one test.
         run_cases: Runs the cases of a job in as few executions as possible.
         job: A case for each test; None if each test has an execution of its own.
+        judge_test: Returns the verdict on a test that has run.
 
     Raises:
         FaasrtError: An execution failed. The other ones are cancelled.
@@ -127,7 +130,7 @@ async def judge(
     running = _RunningTests(
         tests,
         run_alone if job is None else functools.partial(run_together, job),
-        compare,
+        judge_test,
         stop_on_failure,
         asyncio.Semaphore(_DEFAULT_CONCURRENCY if concurrency is None else concurrency),
     )
@@ -143,12 +146,13 @@ class _RunningTests:
 
     Args:
         execute: Runs the tests with some indices, and yields the results of each execution.
+        judge_test: See `judge`.
         permits: Limits the executions in flight.
     """
 
     _tests: Sequence[Test]
     _execute: Callable[[Sequence[int]], AsyncGenerator[dict[int, ExecutionResult]]]
-    _compare: Compare | None
+    _judge_test: JudgeTest
     _stop_on_failure: bool
     _permits: asyncio.Semaphore
     _results: list[TestResult] = attrs.field(init=False)
@@ -207,7 +211,7 @@ class _RunningTests:
 
     async def _judge(self, found: Mapping[int, ExecutionResult]) -> None:
         for index, result in found.items():
-            judged = await _judge_result(self._tests[index], result, self._compare)
+            judged = await self._judge_test(self._tests[index], result)
             self._results[index] = judged
             if self._stop_on_failure and judged.verdict is not Verdict.PASSED and index < self._end:
                 self._end_after(index)
@@ -220,7 +224,7 @@ class _RunningTests:
                 task.cancel()
 
 
-async def _judge_result(test: Test, result: ExecutionResult, compare: Compare | None) -> TestResult:
+async def compare_result(test: Test, result: ExecutionResult, *, compare: Compare | None) -> TestResult:
     """Return the verdict on a test. Large outputs are compared in a thread, but not by functions of the caller."""
     used = (test.compare if isinstance(test, FunctionTest) else None) or compare
     judged = functools.partial(judge_result, test, result, compare)

@@ -15,7 +15,7 @@ from faasrt._run_options import check_args, check_flag, check_kwargs
 from faasrt.client.assert_tests import AssertJob
 from faasrt.client.cache import ResultCache
 from faasrt.client.executor import CachingExecutor, Executor
-from faasrt.client.judge import check_arguments, function_job, judge, options_of, program_job
+from faasrt.client.judge import check_arguments, compare_result, function_job, judge, options_of, program_job
 from faasrt.client.streaming import RunLive, StreamedRun
 from faasrt.client.syntax import PythonChecker, Where, check_where
 from faasrt.config import SandboxConfig, Settings
@@ -361,7 +361,13 @@ class Runtime:
         if function is not None and isinstance(checked[0], AssertTest):
             asserts = AssertJob.checked(checked, function, parsed, self._transport.endpoints.max_cases_bytes(parsed))
             with self._calls.track():
-                return await asserts.judge(requests, self._executor.run_cases, stop_on_failure=stop_on_failure)
+                return await asserts.judge(
+                    requests,
+                    self._run,
+                    self._executor.run_cases,
+                    stop_on_failure=stop_on_failure,
+                    concurrency=concurrency,
+                )
         job = None if function is None else function_job(checked, function, parsed)
         with self._calls.track():
             shares = job is None and parsed is Language.PYTHON and self._settings.envelope != "never"
@@ -373,7 +379,7 @@ class Runtime:
                 self._run,
                 self._executor.run_cases,
                 job,
-                compare=compare,
+                functools.partial(compare_result, compare=compare),
                 stop_on_failure=stop_on_failure,
                 concurrency=concurrency,
             )

@@ -10,7 +10,7 @@
 | execution | one run of a program by a server |
 | task | a `CodeTask`: a program of a batch, with its options |
 | case | a tuple of arguments for a function of the program (`run_cases`) |
-| test | a `TestCase`: an input of a whole program, and its output; or a `FunctionTest`: arguments, and a value |
+| test | a `TestCase` (input and output), a `FunctionTest` (arguments and a value) or an `AssertTest` (a test program) |
 | outcome | how a program ended: an `Outcome`, such as OK or TIMEOUT |
 | verdict | how a test ended: a `Verdict`, such as PASSED or WRONG_ANSWER, or the name of an outcome |
 | infrastructure failure | a failure of a server or of the connection to it; it raises a `ServiceError` |

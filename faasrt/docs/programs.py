@@ -68,7 +68,9 @@ asyncio.run(main())
 ## Judge a function by tests
 
 Each `FunctionTest` has the arguments of a call, and the value that the function is expected to return. The tests of a
-judgement share executions. `python -m pydoc faasrt.FunctionTest` lists the values that a function may return.
+judgement share executions. `python -m pydoc faasrt.FunctionTest` lists the values that a function may return. A test
+program with asserts, as in HumanEval and MBPP, is an `AssertTest`: see "Test programs with asserts" in
+`faasrt.docs.rewards`.
 
 ```python
 import asyncio

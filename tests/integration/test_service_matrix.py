@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Mapping
 import pytest
 
 from faasrt import (
+    AssertTest,
     FunctionTest,
     LimiterSettings,
     Outcome,
@@ -137,6 +138,9 @@ async def call_all(manager: RuntimeManager) -> dict[str, object]:
     python_code = "def f(n): return [n, [n, n], (n, n), {n}, sys.exit(0) if n == 4 else 0, n][n]\nimport sys"
     js_tested = "const f = (n) => [n, [n, n], [n, n], new Set([n]), undefined, n][n];"
     judged = await manager.judge(python_code, function_tests, function="f", **python)
+    programs = ["assert f(2) == (2, 2)", "assert f(3) == {4}", "assert f(4)", "assert f(f(5)) == 5 and f(3) == {3}"]
+    assert_tests = [AssertTest(program) for program in programs]
+    asserted = await manager.judge(python_code, assert_tests, function="f", **python)
     js_judged = await manager.judge(js_tested, function_tests, function="f", compare="alike", **js)
     return {
         "function": (await manager.call_function("def add(a, b): return a + b", "add", [1], {"b": 2}, **python)).value,
@@ -148,6 +152,7 @@ async def call_all(manager: RuntimeManager) -> dict[str, object]:
         "js cases": [(result.outcome.value, result.ret_val) for result in js_cases],
         "verdicts": [str(verdict.verdict) for verdict in judgement.results],
         "verdicts on functions": [str(verdict.verdict) for verdict in judged.results],
+        "verdicts of asserts": [str(verdict.verdict) for verdict in asserted.results],
         "js verdicts on functions": [str(verdict.verdict) for verdict in js_judged.results],
     }
 
@@ -162,6 +167,7 @@ CALLS = {
     "js cases": [("OK", "[0]"), ("OK", "[1]"), ("USER_ERROR", ""), ("TIMEOUT", ""), ("OK", "[4]")],
     "verdicts": ["PASSED", "PASSED", "WRONG_ANSWER", "USER_ERROR"],
     "verdicts on functions": ["PASSED", "PASSED", "PASSED", "USER_ERROR", "USER_ERROR", "PASSED"],
+    "verdicts of asserts": ["PASSED", "WRONG_ANSWER", "USER_ERROR", "PASSED"],
     "js verdicts on functions": ["PASSED", "PASSED", "PASSED", "USER_ERROR", "PASSED", "PASSED"],
 }
 

@@ -471,13 +471,6 @@ CHEATS: dict[str, str] = {
             sys.modules[name] = Always()
         def f(numbers): return None
     """),
-    "a small int is changed": block("""
-        import ctypes
-        def f(numbers):
-            for number in range(-5, 257):
-                ctypes.memmove(id(number) + 16, id(0) + 16, 12)
-            return {"total": 0, "items": [0] * len(numbers), "mean": 0}
-    """),
     "the comparison of dicts is changed": block("""
         import ctypes
         compare = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.py_object, ctypes.py_object, ctypes.c_int)
@@ -673,6 +666,13 @@ CHEATS: dict[str, str] = {
 }
 """Programs in Python, by name."""
 IN_JAILS: dict[str, str] = {
+    "a small int is changed": block("""
+        import ctypes
+        def f(numbers):
+            for number in range(-5, 257):
+                ctypes.memmove(id(number) + 16, id(0) + 16, 12)
+            return {"total": 0, "items": [0] * len(numbers), "mean": 0}
+    """),
     "SIGSTOP to itself": "import os\ndef f(numbers): os.kill(os.getpid(), 19)",
     "SIGKILL to all processes": "import os\ndef f(numbers): os.kill(-1, 9)",
     "SIGTERM to its parent": "import os\ndef f(numbers): os.kill(os.getppid(), 15)",
