@@ -37,6 +37,15 @@ def decode(text: str) -> Any:
     return _strict_json.loads(text, object_pairs_hook=_decode_object)
 
 
+def with_tuples(value: Any) -> Any:
+    """Return a decoded JSON value with its tuples. It must not be nested too deeply."""
+    if isinstance(value, list):
+        return [with_tuples(member) for member in value]
+    if isinstance(value, dict):
+        return _decode_object([(key, with_tuples(member)) for key, member in value.items()])
+    return value
+
+
 def _decode_object(pairs: list[tuple[str, Any]]) -> Any:
     if len(pairs) == 1 and pairs[0][0] == TUPLE and isinstance(pairs[0][1], list):
         return tuple(pairs[0][1])

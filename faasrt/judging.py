@@ -175,8 +175,7 @@ class FunctionTest:
     id: str | None = attrs.field(default=None, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
-        if problem := _strict_json.json_problem(self.expected):
-            raise InvalidRequestError(f"expected {problem}: it must be a JSON value")
+        _check_expected(self.expected)
         check_compare(self.compare, FunctionTest)
         _check_id(self.id)
         check_time_limit(self.timeout_ms)
@@ -185,18 +184,27 @@ class FunctionTest:
     def from_dict(cls, fields: object) -> FunctionTest:
         """Return the test in decoded JSON: an object with the attributes, of which all but `expected` may be missing.
 
+        An expected tuple is `{"py/tuple": [...]}`.
+
         Raises:
             InvalidRequestError: A field is unknown, missing or wrong.
 
         Example:
-            >>> FunctionTest.from_dict({"args": [1, [2]], "expected": None})
-            FunctionTest(args=(1, [2]), expected=None, kwargs={}, compare=None, timeout_ms=None, id=None)
+            >>> FunctionTest.from_dict({"args": [1, [2]], "expected": {"py/tuple": [1, None]}})
+            FunctionTest(args=(1, [2]), expected=(1, None), kwargs={}, compare=None, timeout_ms=None, id=None)
         """
         values = _check_names(cls, fields)
         if "expected" not in values:
             raise InvalidRequestError(f"a test of a function must have the field expected, got {safe_repr(fields)}")
+        _check_expected(values["expected"])
+        expected = _exact_values.with_tuples(values["expected"])
         values = {name: value for name, value in values.items() if value is not None}
-        return cls(**{"args": (), "expected": None} | values)
+        return cls(**{"args": (), **values, "expected": expected})
+
+
+def _check_expected(expected: object) -> None:
+    if problem := _strict_json.json_problem(expected):
+        raise InvalidRequestError(f"expected {problem}: it must be a JSON value")
 
 
 @attrs.frozen

@@ -284,6 +284,10 @@ async def wrong_compare(output: str, expected: str) -> bool:
         (lambda: FunctionTest([], 1, id=5), "id must be a str or None, got 5"),
         (lambda: FunctionTest.from_dict([1]), "a test must be an object, got [1]"),
         (lambda: FunctionTest.from_dict({"args": [1]}), "a test of a function must have the field expected"),
+        (
+            lambda: FunctionTest.from_dict({"expected": loads("[" * 300 + "]" * 300)}),
+            "nested more than 200 levels deep",
+        ),
         (lambda: FunctionTest.from_dict({"stdin": ""}), "a test of a function has no field 'stdin', only args, expec"),
         (lambda: check_compare("fuzzy", TestCase), "compare must be 'exact', 'lines', 'tokens', 'floats', floats(.."),
         (lambda: check_compare(wrong_compare), "compare must not be async"),
@@ -312,6 +316,8 @@ def test_a_test_has_the_fields_of_its_json() -> None:
     read = FunctionTest.from_dict(every)
     assert read == FunctionTest([None], None, kwargs={"a": None}, compare="alike", timeout_ms=5, id="a")
     assert FunctionTest.from_dict({"expected": 1, "args": None, "id": None}) == FunctionTest((), 1)
+    tuples = {"a": [{"py/tuple": [{"py/tuple": []}]}], "py/tuple": [1]}
+    assert FunctionTest.from_dict({"expected": tuples}).expected == {"a": [((),)], "py/tuple": [1]}
     fields = {"stdin": "a", "expected": "b", "argv": ["c"], "files": {"d": {"base64": "/w=="}}, "id": None}
     assert TestCase.from_dict(fields) == TestCase(b"a", "b", argv=("c",), files={"d": b"\xff"})
 
