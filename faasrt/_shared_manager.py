@@ -55,14 +55,16 @@ class SharedManager:
     async def run_async(self, call: Call[T]) -> T:
         """Return the result of a call.
 
-        Cancellation: cancels the call, which ends soon after that unless the manager is an asynchronous one.
+        Cancellation: cancels the call. Unless the manager is an asynchronous one, the call ends soon after that, in the
+        thread of the manager.
         """
         if isinstance(self._own, RuntimeManager):
             return await call(self._own)
+        loop = asyncio.get_running_loop()  # raises before the call starts if this is not asyncio
         manager = self._threaded()
         future = manager._loop_thread().start(call(manager._original))
         try:
-            return await asyncio.wrap_future(future)
+            return await asyncio.wrap_future(future, loop=loop)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():

@@ -37,6 +37,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, Unpack
 
@@ -65,6 +66,7 @@ Completion: TypeAlias = str | Sequence[Mapping[str, Any]]
 Reward: TypeAlias = float | None
 
 _INFRASTRUCTURE = (ServiceError, QueueFullError)
+_FUTURE = re.compile(r"^from __future__ import .*$", re.MULTILINE)
 _MODULES = (
     *("string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics"),
     *("itertools", "functools", "operator", "io", "sys", "json", "typing"),
@@ -168,6 +170,11 @@ class _Problem:
     function: str | None
     start: str = ""
     end: str = ""
+
+    def insert_into(self, program: str) -> str:
+        """Return the program with the code before and after it. Imports from `__future__` stay first."""
+        first = max((match.end() for match in _FUTURE.finditer(program)), default=0)
+        return program[:first] + self.start + program[first:] + self.end
 
 
 def _problem(tests: object, function: str | None, language: Language | OtherLanguage) -> _Problem:
@@ -453,7 +460,7 @@ class CodeReward:
         problem = _problem(tests, function, language)
         code = last_code_block(_text_of(completion), language) or ""
         # No program can be sent with lone surrogates, which are no characters.
-        program = problem.start + code.encode(errors="replace").decode() + problem.end
+        program = problem.insert_into(code.encode(errors="replace").decode())
         is_default = self._options.compare is None and any(isinstance(test, FunctionTest) for test in problem.tests)
         compare = "alike" if is_default else self._options.compare
         task = attrs.evolve(

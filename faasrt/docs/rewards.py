@@ -103,6 +103,8 @@ Give the function to `GRPOTrainer`. The columns `tests` and `function` of the da
     dataset = dataset.rename_columns({"test_cases": "tests", "entry_point": "function"})
     trainer = GRPOTrainer(model=..., reward_funcs=[code_reward], train_dataset=dataset, args=...)
 
+* A data set such as HumanEval needs a column in one of the forms of `faasrt.rewards`; here its `test` becomes one:
+  `dataset.map(lambda row: {"tests": json.dumps([{"program": row["test"]}])})`.
 * TRL runs asynchronous reward functions at the same time. `code_reward_async` and `CodeReward(...).code_reward_async`
   are such functions.
 * A row whose `tests` are None gets no reward (None), and so does a failure of the infrastructure with
@@ -119,8 +121,8 @@ Name the module in the configuration. The field `ground_truth` of the data set h
     reward.custom_reward_function.name=compute_score_async
     +ray_kwargs.ray_init.runtime_env.env_vars.COZE_LOOP_FAAS_URL=http://faas:8000
 
-verl awaits `compute_score_async`, and calls `compute_score` in a few threads. For other options, write a file, and name
-that as the path:
+verl awaits `compute_score_async`, and calls `compute_score` in a few threads, or, with its reward manager "remote", in
+processes, which take no asynchronous function. For other options, write a file, and name that as the path:
 
     from faasrt.rewards import CodeReward
 

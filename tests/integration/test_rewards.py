@@ -201,6 +201,12 @@ FORMS: dict[str, tuple[str, Any, str | None, float]] = {
         None,
         1,
     ),
+    "apps: imports from __future__": (
+        "```\n'A docstring.'\nfrom __future__ import annotations\nadd = lambda ns: math.prod(ns)\n```",
+        {"fn_name": "add", "inputs": [[[2, 3]]], "outputs": [[6]]},
+        None,
+        1,
+    ),
     "apps: in the column of the function": (RIGHT, {"inputs": ["1"], "outputs": ["2"]}, "inc", 1),
     "a large number": (RIGHT, {"function": "inc", "tests": [{"args": [10**30], "expected": 10**30 + 1}]}, None, 1),
 }
