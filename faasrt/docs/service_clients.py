@@ -38,7 +38,8 @@ Success 42
 
 Requests of these clients name limits. Unlike in faasrt's own API, a limit above that of the server is refused, because
 these services cannot report a lower one. So start the server with the highest limits that the clients ask for: verl
-asks for 1,024 MiB and 10 s, and a SandboxFusion client for 10 s, unless they are told otherwise.
+asks for 1,024 MiB and 10 s, and a SandboxFusion client for 10 s, unless they are told otherwise. Otherwise each reward
+of verl is 0, and its log says `422 Client Error: memory_limit_MB: Input should be less than or equal to ...`.
 
     faasrt serve --memory-mb 1024 --timeout-s 30
 

@@ -348,7 +348,9 @@ def _invalid(
 
 def _above(name: str, value: float, limit: float) -> RefusedError:
     message = f"Input should be less than or equal to {limit:g}, which is the limit of this server"
-    return _invalid(name, "less_than_equal", message, value, {"le": limit})
+    refusal = _invalid(name, "less_than_equal", message, value, {"le": limit})
+    refusal.reason = f"{name}: {message}"
+    return refusal
 
 
 def _text(fields: Mapping[str, Any], name: str) -> str:

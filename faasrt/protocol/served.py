@@ -97,11 +97,13 @@ class ServedResult:
 
 
 class RefusedError(Exception):
-    """The request is refused with a status and the body of the service."""
+    """The request is refused with a status and the body of the service. `reason` replaces the reason phrase of the
+    status, which is all that some clients log.
+    """
 
-    def __init__(self, status: int, body: dict[str, Any]) -> None:
+    def __init__(self, status: int, body: dict[str, Any], reason: str | None = None) -> None:
         super().__init__(status)
-        self.status, self.body = status, body
+        self.status, self.body, self.reason = status, body, reason
 
 
 class ServedProtocol(abc.ABC):

@@ -612,6 +612,12 @@ async def test_the_reward_of_verl(tmp_path: Path) -> None:
                 timeout=timeout,
             )
             assert (found[0], [case["status"] for case in found[1]]) == (score, statuses)
+        url, solution = f"{faas.url}{FUSION_PATH}", "```python\nprint(2)\n```"
+        score, (case, *_) = await asyncio.to_thread(verl.compute_score, url, None, 1_025, solution, tests)
+        assert (score, case["status"]) == (0.0, "api_error")
+        assert (
+            "422 Client Error: memory_limit_MB: Input should be less than or equal to 1024" in case["api_request_error"]
+        )
 
 
 @in_session

@@ -82,7 +82,9 @@ class OtherServices:
         not_started = isinstance(error, NotStartedError)
         match error:
             case RefusedError():
-                return json_response(error.status, error.body)
+                response = json_response(error.status, error.body)
+                response.set_status(error.status, error.reason)
+                return response
             case BadRequestError():
                 status, body = protocol.encode_failure(400, str(error), not_started=False)
             case EngineError():
