@@ -53,6 +53,7 @@ _FAILED_STATUS = 125
 _MAX_PROGRAMS = 1000
 _LANDLOCK_OF_TRUNCATION = 3  # the first version of Landlock that checks truncation
 _CAP_KILL = 5
+_kept: list[Any] = []
 # The niceness of programs minus that of the launcher. The launcher must be able to start and end programs in time.
 _PRIORITY = 5
 _FIRST_PID = 2  # the pid of a program in a pid namespace of its own, in which `init` has the pid 1
@@ -128,10 +129,10 @@ class Launcher:
                     return
             for program in [*self._programs.values()]:
                 self._check(program)
+            now = time.monotonic()
             for slot in self._slots:
-                if slot.answer_by < time.monotonic():
-                    slot.answer_by = math.inf
-                    slot.kill()
+                if slot.ends_at < now:
+                    self._close_slot(slot, "its template does not answer")
 
     def _handle(self, fd: int, handler: Callable[[], None]) -> None:
         """Call a function whenever a descriptor is readable. It must not block, because the descriptor may be new."""
@@ -147,7 +148,7 @@ class Launcher:
         wake_at = min((program.until for program in self._programs.values()), default=math.inf)
         if wake_at < math.inf:
             wake_at = min(wake_at, time.monotonic() + WATCH_INTERVAL_S)
-        wake_at = min(wake_at, min((slot.answer_by for slot in self._slots), default=math.inf))
+        wake_at = min(wake_at, min((slot.ends_at for slot in self._slots), default=math.inf))
         return None if wake_at == math.inf else max(0, math.ceil(1000 * (wake_at - time.monotonic())))
 
     def _receive_from_server(self) -> None:
@@ -305,7 +306,7 @@ class Launcher:
             return
         except OSError:
             message, pidfds = b"", []
-        slot.answer_by = math.inf
+        slot.ends_at = math.inf
         end = End.read(message)
         if program is not None and message == STARTED and pidfds:
             program.pidfd = pidfds[0]
@@ -315,14 +316,9 @@ class Launcher:
             self._slots[slot] = None
             had_children = end.tasks > program.max_threads
             self._finish(program, end.status, end.max_rss_bytes, lambda: had_children)
-            # As many as there are programs, because the server keeps warm processes for these.
-            if (
-                end.is_clean
-                and not slot.is_spent
-                and not program.reason
-                and len(self._idle_slots) <= len(self._programs)
-            ):
+            if end.is_clean and not slot.is_spent and not program.reason:
                 self._idle_slots.append(slot)
+                slot.end_when_idle()
             else:
                 self._close_slot(slot)
         else:
@@ -335,7 +331,7 @@ class Launcher:
             self._idle_slots.remove(slot)
         self._forget(slot.control.fileno())
         slot.control.close()
-        slot.answer_by = math.inf
+        slot.ends_at = math.inf
         slot.kill()
         # Not waited for here, because it ends only after all other processes of its namespace have freed their memory,
         # and other programs must not wait for that.
@@ -598,6 +594,7 @@ def main(server: socket.socket) -> Callable[..., None]:
             _require_filters()
         memory_watch = watch.start(config) if config["runner"] else None
         body: Callable[..., None] | None = None
+        prepare: Callable[[], None] | None = None
         if config["runner"]:
             syscalls.limit_threads(stack.THREAD_BYTES)
             stack.enlarge()
@@ -608,7 +605,7 @@ def main(server: socket.socket) -> Callable[..., None]:
                 del sys.modules[name]  # a program may import its own module of this name
             namespace: dict[str, Any] = {"__name__": "faasrt_runner"}
             exec(compile(config["runner"], "<faasrt>", "exec"), namespace)  # noqa: S102
-            body = namespace["main"]
+            body, prepare = namespace["main"], namespace.get("prepare")
         launcher = Launcher(server, config, places, oom_counter, memory_watch)
         os.environ.clear()
         os.environ.update(config["env"])
@@ -626,6 +623,10 @@ def main(server: socket.socket) -> Callable[..., None]:
     launcher.serve()
     if body is None or not launcher.in_program:
         os._exit(0)
+    # Not released in the processes of programs, which would copy all of the memory that this changes.
+    _kept.append(sys._getframe())
+    if prepare is not None:
+        prepare()
     if launcher.template is not None:
         launcher.template.serve()
     return body

@@ -13,6 +13,7 @@ import time
 _MAX_RUNS = 100
 # A template that does not answer in this time has been stopped from outside.
 _ANSWER_S = 60.0
+_IDLE_S = 10.0
 
 
 class Slot:
@@ -26,7 +27,7 @@ class Slot:
     Attributes:
         pidfd: The template.
         proc: Its /proc, as a descriptor; -1 before `open_proc`.
-        answer_by: When the template must have answered, by the monotonic clock.
+        ends_at: When it ends, because the template has not answered or nothing has used it, by the monotonic clock.
         is_spent: Whether no other program may run in it.
     """
 
@@ -34,7 +35,7 @@ class Slot:
         self.place, self.pid, self.control = place, pid, control
         self.pidfd = os.pidfd_open(pid)
         self.proc = -1
-        self.answer_by = math.inf
+        self.ends_at = math.inf
         self.is_spent = False
         self._runs = 0
 
@@ -46,8 +47,12 @@ class Slot:
         self.control.sendmsg([b"run"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))])
 
     def expect_answer(self) -> None:
-        """Let the template end if it does not answer in time."""
-        self.answer_by = time.monotonic() + _ANSWER_S
+        """Let the slot end if its template does not answer in time."""
+        self.ends_at = time.monotonic() + _ANSWER_S
+
+    def end_when_idle(self) -> None:
+        """Let the slot end if no program runs in it for some time."""
+        self.ends_at = time.monotonic() + _IDLE_S
 
     def retire(self) -> None:
         """Keep all that the running program leaves, and run no other one."""

@@ -34,6 +34,7 @@ _ATTRIBUTES_BYTES = 128  # larger than pthread_attr_t on any platform
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
+_python_libc = ctypes.PyDLL(None, use_errno=True)  # keeps the GIL during a call
 _libc.prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
 
 
@@ -130,6 +131,14 @@ def change_root(path: str) -> None:
 def close_descriptors(first: int, last: int = 0xFFFF_FFFF) -> None:
     """Close the descriptors from `first` to `last`, both included."""
     syscall("close_range", first, last, 0)
+
+
+def fork() -> int:
+    """Fork this process, which must have one thread only, without the hooks of `os.fork`.
+
+    These renew locks, threads and random numbers, and the new process would copy all of the memory that they change.
+    """
+    return _checked(_python_libc.fork(), "fork")
 
 
 def wait(status: ctypes.Array[ctypes.c_char], usage: ctypes.Array[ctypes.c_char]) -> int:

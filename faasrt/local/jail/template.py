@@ -27,6 +27,7 @@ and blocks none. Landlock forbids tracing it, and thus access to its files in /p
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # `signal` also makes the enums of numbers and handlers, which takes long
 import array
 import contextlib
 import ctypes
@@ -133,7 +134,7 @@ class Template:
         while True:
             descriptors = self._receive()
             try:
-                pid = os.fork()
+                pid = syscalls.fork()
             except OSError as error:
                 self._control.send(f"a program cannot start: {error.strerror}".encode())
                 os._exit(_FAILED_STATUS)
@@ -188,7 +189,7 @@ class Template:
             self._control.detach()
             os.setpgid(0, 0)
             os.setpriority(os.PRIO_PROCESS, 0, self._niceness)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            _signal.signal(signal.SIGINT, signal.default_int_handler)
         except BaseException:
             try:
                 os.write(2, traceback.format_exc().encode())

@@ -84,7 +84,7 @@ def main(*_):
     write_program(code)
     if job["files"]:
         shadow_modules(path.partition("/")[0] for path, _ in job["files"])
-    namespace = prepare(code, job["argv"])
+    namespace = set_program(code, job["argv"])
     stdout, stderr = sys.stdout, sys.stderr
     limit = job["maxMessageBytes"]
     set_memory_limit(job["memoryBytes"])

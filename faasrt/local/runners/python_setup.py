@@ -106,12 +106,9 @@ def starting_group(preexec):
     return start
 
 
-# Those of the imported modules, such as sympy's. This file is run before the processes of programs are forked. After
-# each fork, Python itself renews that of the functions of `random`.
+# Those of the imported modules, such as sympy's. This file is run before the processes of programs are forked.
 GENERATORS = [
-    value
-    for value in gc.get_objects()
-    if isinstance(value, random.Random) and type(value) is not random.SystemRandom and value is not random._inst
+    value for value in gc.get_objects() if isinstance(value, random.Random) and type(value) is not random.SystemRandom
 ]
 
 
@@ -140,39 +137,49 @@ def write_program(text):
             file.write(text)
 
 
-def prepare(code, argv):
-    """Prepare the process as the interpreter does for `python main.py`, and return the namespace of the program."""
+def prepare():
+    """Prepare the process as the interpreter does for `python main.py`, as far as this does not depend on the program.
+
+    The launcher calls this once in a process, perhaps one that is forked for many programs.
+    """
+    global namespace
     for name, stream in STREAMS.items():
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
     STREAMS.clear()  # the program may release them
     replace_sessions()
     folder = os.getcwd()
+    sys.path.insert(0, folder)
+    sys.dont_write_bytecode = False
+    main_module = type(sys)("__main__")
+    annotations = {"__annotations__": {}} if "__annotations__" in vars(sys.modules["__main__"]) else {}
+    sys.modules["__main__"] = main_module
+    namespace = main_module.__dict__
     path = os.path.join(folder, FILE)
+    namespace.update(annotations, __builtins__=builtins, __file__=path, __cached__=None)
+    linecache.clearcache()  # it contains the launcher's -c code as "<string>", the file name that `eval` uses too
+
+
+def set_program(code, argv):
+    """Prepare the process for a program, and return its namespace."""
     sys.excepthook = show_error
     for name in LAST_ERROR:
         vars(sys).pop(name, None)
     sys.argv[:] = [FILE, *argv]
     if hasattr(sys, "orig_argv"):  # from Python 3.10 on
         sys.orig_argv[:] = [sys.executable, FILE, *argv]
-    sys.path.insert(0, folder)
-    sys.dont_write_bytecode = False
     main_thread = threading.main_thread()
     if hasattr(main_thread, "_native_id"):
-        main_thread._native_id = threading.get_native_id()  # before Python 3.13, a fork keeps the id of its parent
-    main_module = type(sys)("__main__")
-    annotations = {"__annotations__": {}} if "__annotations__" in vars(sys.modules["__main__"]) else {}
-    sys.modules["__main__"] = main_module
-    namespace = main_module.__dict__
+        main_thread._native_id = threading.get_native_id()  # a fork keeps the id of its parent
     namespace["__loader__"] = Source(code)
-    namespace.update(annotations, __builtins__=builtins, __file__=path, __cached__=None)
     lines = io.StringIO(code, newline=None).read().split("\n")
-    linecache.clearcache()  # it contains the launcher's -c code as "<string>", the file name that `eval` uses too
     linecache.cache[FILE] = (len(code), None, [line + "\n" for line in lines], FILE)
     reseed()
     return namespace
 
 
+# Not released when a program gets a `__main__` of its own, because this would release the modules of the launcher.
+LAUNCHER_MAIN = sys.modules["__main__"]
 KNOWN = {*sys.modules} - {"__main__"}
 LAST_KNOWN = [*sys.modules][-1]
 hide_lines(globals())
