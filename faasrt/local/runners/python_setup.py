@@ -142,7 +142,6 @@ def prepare():
 
     The launcher calls this once in a process, perhaps one that is forked for many programs.
     """
-    global namespace
     for name, stream in STREAMS.items():
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
@@ -154,9 +153,8 @@ def prepare():
     main_module = type(sys)("__main__")
     annotations = {"__annotations__": {}} if "__annotations__" in vars(sys.modules["__main__"]) else {}
     sys.modules["__main__"] = main_module
-    namespace = main_module.__dict__
     path = os.path.join(folder, FILE)
-    namespace.update(annotations, __builtins__=builtins, __file__=path, __cached__=None)
+    vars(main_module).update(annotations, __builtins__=builtins, __file__=path, __cached__=None)
     linecache.clearcache()  # it contains the launcher's -c code as "<string>", the file name that `eval` uses too
 
 
@@ -171,6 +169,7 @@ def set_program(code, argv):
     main_thread = threading.main_thread()
     if hasattr(main_thread, "_native_id"):
         main_thread._native_id = threading.get_native_id()  # a fork keeps the id of its parent
+    namespace = vars(sys.modules["__main__"])
     namespace["__loader__"] = Source(code)
     lines = io.StringIO(code, newline=None).read().split("\n")
     linecache.cache[FILE] = (len(code), None, [line + "\n" for line in lines], FILE)
