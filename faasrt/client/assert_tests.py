@@ -1,11 +1,11 @@
 """Judges a function of a program by test programs with asserts, in the style of HumanEval and MBPP.
 
-A test program and the solution never run in the same process, so the solution can neither end the test program, nor
-change it, nor see the expected values in it:
+A test program and the judged program never run in the same process, so the judged one can neither end the test program,
+nor change it, nor see the expected values in it:
 
-1. The test program runs alone. The calls of the function that it makes are noted; see `protocol/guest/asserts_test.py`.
-2. The solution runs alone, and its function is called with these arguments. Its results are sent back as JSON that
-   keeps the types of Python's own values.
+1. The test program runs alone. Its calls of the function are recorded; see `protocol/guest/asserts_test.py`.
+2. The judged program runs alone, and its function is called with these arguments. Its results are sent back as JSON
+   that keeps the types of Python's own values.
 3. The test program runs again, with these results. It passes if it reaches its end, no assert fails, and at least one
    is reached.
 
@@ -20,7 +20,7 @@ import json
 import time
 from collections.abc import Sequence
 from importlib.resources import files
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 
@@ -35,7 +35,9 @@ from faasrt.results import ExecutionResult, Outcome
 
 _MAX_ROUNDS = 20
 _SHOWN = 120
+_MAX_KEPT, _MAX_KEPT_CHARACTERS = 1_000, 20_000
 _CALLS = "_faasrt_calls"
+Calls: TypeAlias = list[tuple[str, list[Any]]]
 _GUEST = files("faasrt.protocol.guest")
 
 
@@ -75,7 +77,7 @@ class _Run:
     max_bytes: int
     rounds: list[tuple[list[str], str]] = attrs.field(factory=list)
     result: ExecutionResult | None = None
-    calls: list[tuple[str, list[Any]]] = attrs.field(factory=list)
+    calls: Calls = attrs.field(factory=list)
     verdict: TestResult | None = None
 
     @property
@@ -119,7 +121,7 @@ class _Run:
         return self._end(Verdict.PASSED, "")
 
     def read_results(self, result: ExecutionResult) -> None:
-        """Read the results of the calls, after the solution has run."""
+        """Read the results of the calls, after the judged program has run."""
         self.result = result
         if result.outcome is not Outcome.OK:
             return self._end(Verdict(result.outcome), "")
@@ -127,10 +129,11 @@ class _Run:
         if "ret_val" in result.truncated or size > self.max_bytes:
             return self._end(Verdict.OUTPUT_LIMIT, "the results are too large to be compared")
         self.rounds.append(([key for key, _ in self.calls], result.ret_val))
+        self.calls = []
         return None
 
     def _check_alone(self, answer: ExecutionResult, report: Any) -> None:
-        """Raise InvalidRequestError if the test program fails whatever the solution is."""
+        """Raise InvalidRequestError if the test program fails whatever the judged program is."""
         if report is None:
             reason = answer.error.message[:200] if answer.error else "the arguments of its calls are too large"
             problem = f"ends with {answer.outcome} before it calls {self.function}: {reason}"
@@ -153,6 +156,27 @@ class _Run:
 
     def _end(self, verdict: Verdict, difference: str) -> None:
         self.verdict = TestResult(test=self.test, verdict=verdict, difference=difference, result=self.result)
+
+
+class FirstCalls:
+    """The calls that test programs make first, which do not depend on the judged program.
+
+    It has a bounded size, and drops the test programs that were added first.
+    """
+
+    def __init__(self) -> None:
+        self._calls: dict[tuple[str, str], Calls] = {}
+
+    def find(self, program: str, function: str) -> Calls:
+        """Return the calls of a test program; none if they are not known."""
+        return self._calls.get((program, function), [])
+
+    def keep(self, program: str, function: str, calls: Calls) -> None:
+        """Store the calls of a test program, unless they are very large."""
+        if len(program) + sum(len(key) for key, _ in calls) <= _MAX_KEPT_CHARACTERS:
+            self._calls[program, function] = calls
+        if len(self._calls) > _MAX_KEPT:
+            del self._calls[next(iter(self._calls))]
 
 
 @attrs.frozen
@@ -185,6 +209,7 @@ class AssertJob:
         requests: Sequence[RunRequest],
         run: Run,
         run_cases: RunCases,
+        first_calls: FirstCalls,
         *,
         stop_on_failure: bool,
         concurrency: int | None,
@@ -193,6 +218,7 @@ class AssertJob:
 
         Args:
             requests: The judged program, with the limits of each test.
+            first_calls: The first calls of test programs that have run before.
 
         Raises:
             InvalidRequestError: A test program fails whatever the judged program is.
@@ -205,24 +231,31 @@ class AssertJob:
             _Run(test, program, self.function, request, min(self.max_bytes, request.sandbox.max_output_bytes))
             for test, program, request in zip(self.tests, self.programs, requests, strict=True)
         ]
+        for each in runs:
+            each.calls = first_calls.find(each.program, each.function)
 
-        async def call(code: str, function: str, cases: Sequence[Any]) -> list[ExecutionResult]:
+        async def call(
+            called: Sequence[_Run], program: str, function: str, cases: Sequence[Any]
+        ) -> list[ExecutionResult]:
             job = GuestJob(function=function, cases=[json.dumps(case) for case in cases], single=False, isolate=True)
-            own_requests = [attrs.evolve(each.request, code=code) for each in left]
-            tests = [each.test for each in left]
+            own_requests = [attrs.evolve(each.request, code=program) for each in called]
+            tests = [each.test for each in called]
             ended = await judge(
                 tests, own_requests, run, run_cases, job, _keep, stop_on_failure=False, concurrency=concurrency
             )
             return [each.result for each in ended.results if each.result is not None]
 
-        solution = _with_calls(requests[0].code, self.function)
+        code = _with_calls(requests[0].code, self.function)
         while left := [each for each in runs if each.verdict is None]:
-            reports = await call(_source("test"), "run_test", [each.case for each in left])
-            for each, report in zip(left, reports, strict=True):
-                each.read_report(report)
-            if left := [each for each in left if each.verdict is None]:
-                results = await call(solution, _CALLS, [each.calls_case for each in left])
-                for each, result in zip(left, results, strict=True):
+            if tested := [each for each in left if not each.calls]:
+                reports = await call(tested, _source("test"), "run_test", [each.case for each in tested])
+                for each, report in zip(tested, reports, strict=True):
+                    each.read_report(report)
+                    if not each.rounds:
+                        first_calls.keep(each.program, each.function, each.calls)
+            if called := [each for each in left if each.verdict is None]:
+                results = await call(called, code, _CALLS, [each.calls_case for each in called])
+                for each, result in zip(called, results, strict=True):
                     each.read_results(result)
         verdicts = [each.verdict for each in runs if each.verdict is not None]
         if stop_on_failure:

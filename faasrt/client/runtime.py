@@ -12,7 +12,7 @@ import attrs
 
 from faasrt._endpoint_urls import configured_url
 from faasrt._run_options import check_args, check_flag, check_kwargs
-from faasrt.client.assert_tests import AssertJob
+from faasrt.client.assert_tests import AssertJob, FirstCalls
 from faasrt.client.cache import ResultCache
 from faasrt.client.executor import CachingExecutor, Executor
 from faasrt.client.judge import check_arguments, compare_result, function_job, judge, options_of, program_job
@@ -61,6 +61,7 @@ class Runtime:
     _calls: CallsInFlight = attrs.field(factory=CallsInFlight, init=False)
     _executor: Executor | CachingExecutor = attrs.field(init=False)
     _checker: PythonChecker = attrs.field(factory=PythonChecker, init=False)
+    _first_calls: FirstCalls = attrs.field(factory=FirstCalls, init=False)
     _closing: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -320,7 +321,8 @@ class Runtime:
         Args:
             code: The program; not empty.
             tests: The tests, at least one: either `TestCase`; or `FunctionTest`, which share executions as the cases of
-                `run_cases` do; or `AssertTest`, which share three executions or more.
+                `run_cases` do; or `AssertTest`, which share three executions or more; two if the test programs have run
+                before.
             function: The name of the function that `FunctionTest` or `AssertTest` calls. Default: None, for `TestCase`.
             language: See `run_code`. `AssertTest` needs Python.
             compare: The comparison; see `faasrt.judging`. Default: None, which means "lines", or "equal" for
@@ -365,6 +367,7 @@ class Runtime:
                     requests,
                     self._run,
                     self._executor.run_cases,
+                    self._first_calls,
                     stop_on_failure=stop_on_failure,
                     concurrency=concurrency,
                 )

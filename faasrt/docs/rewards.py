@@ -77,7 +77,8 @@ The asserts do run in a sandbox, and the expected values with them, but never in
 3. The test program runs again, with the results, and counts the asserts that it reaches. It passes if it reaches its
    end and at least one assert, and no assert fails.
 
-This has consequences for the test program:
+So the judged program would have to leave its sandbox to cheat. This is as hard as the server makes it: on the embedded
+FaaS, each execution has a fresh sandbox. There are consequences for the test program:
 
 * It must define all that it uses but the function, also the helper functions that a prompt of HumanEval defines. A name
   without a definition is an `InvalidRequestError` before anything is sent, and so is a program that does not parse.
@@ -89,9 +90,9 @@ This has consequences for the test program:
 * Each `AssertTest` has one verdict. For partial credit, make one of each assert, as above for MBPP.
 
 Which kind of test to choose: a `FunctionTest` needs one execution for all tests of a function, and works in JavaScript
-and TypeScript too. An `AssertTest` is for Python, and needs at least three. Two more are needed whenever the arguments
-of a call depend on earlier results. With a cache (`faasrt.docs.caching`), the first one is needed once for each test
-program. Both are equally hard to cheat.
+and TypeScript too. An `AssertTest` is for Python, and needs at least three, or two if the same runtime has judged by
+the same test program before. Two more are needed whenever the arguments of a call depend on earlier results. Both are
+equally hard to cheat.
 
 ## TRL
 

@@ -224,7 +224,9 @@ async def test_names_that_a_test_program_defines_in_any_way() -> None:
 
 
 async def test_tests_share_executions_and_nothing_else(local: RuntimeManager) -> None:
-    """Any number of tests takes three executions. Each has a fresh namespace of the program."""
+    """Any number of tests takes three executions, or two if the test programs have run before. Each test has a fresh
+    namespace of the program.
+    """
     executions: list[CallFinished] = []
 
     def count(event: object) -> None:
@@ -236,9 +238,11 @@ async def test_tests_share_executions_and_nothing_else(local: RuntimeManager) ->
     async with RuntimeManager(settings=Settings(endpoints={"python": url}), telemetry=[count]) as manager:
         code = "calls = []\ndef f():\n    calls.append(1)\n    return len(calls)"
         judgement = await manager.judge(code, tests, function="f", language="python")
+        assert len(executions) == 3
+        assert not (await manager.judge(DOUBLE, tests[:5], function="f", language="python")).passed
     assert judgement.passed, judgement.first_failure
     assert [result.test.id for result in judgement.results] == [str(number) for number in range(20)]
-    assert len(executions) == 3
+    assert len(executions) == 5
 
 
 async def test_the_program_and_the_expected_values_are_never_sent_together() -> None:

@@ -62,7 +62,7 @@ class Test:
     def __init__(self, rounds):
         self.calls, self.missing, self.results = {}, {}, {}
         self.repeated = self.reached = 0
-        self.returned = self.raised = None
+        self.returned = self.raised = self.refused = None
         for keys, text in rounds:
             # The judged program may have written anything.
             self.results.update(dict.fromkeys(keys, NO_RESULT))
@@ -76,13 +76,13 @@ class Test:
         try:
             case = [to_json(args)["tuple"], {name: to_json(value) for name, value in kwargs.items()}]
         except (TypeError, ValueError, RecursionError) as error:
-            raise Refused(f"it passes an argument that cannot be sent: {error}") from None
+            self.refuse(f"it passes an argument that cannot be sent: {error}")
         key = json.dumps(case)
         number = self.calls[key] = self.calls.get(key, -1) + 1
         key = f"{number} {key}"
         if key not in self.results:
             if len(self.missing) >= MAX_CALLS:
-                raise Refused(f"it makes more than {MAX_CALLS:,} calls")
+                self.refuse(f"it makes more than {MAX_CALLS:,} calls")
             self.missing[key] = case
             return Unknown()
         self.repeated += 1
@@ -93,6 +93,10 @@ class Test:
         value = from_json(value)
         self.returned = short_repr(value)
         return value
+
+    def refuse(self, reason):
+        self.refused = reason
+        raise Refused
 
     def __enter__(self):
         pass
@@ -120,7 +124,7 @@ class Test:
             "missing": list(self.missing.items()),
             "repeated": self.repeated,
             "reached": self.reached,
-            "refused": str(error) if isinstance(error, Refused) else None,
+            "refused": self.refused,
             "failure": None if error is None else self.failure(error),
         }
 
