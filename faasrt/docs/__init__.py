@@ -1,7 +1,7 @@
 """The guide: how to do things with faasrt, and what to do when they go wrong.
 
 * `faasrt.docs.cookbook`: ten short recipes, from one program to a tested web service.
-* `faasrt.docs.programs`: input, files, live output, and judging by test cases.
+* `faasrt.docs.programs`: input, files, live output, and judging programs and functions by tests.
 * `faasrt.docs.rewards`: rewards for TRL, verl and Inspect AI, and cheats that they do not reward.
 * `faasrt.docs.sandboxes`: how programs differ from plain CPython and Deno, limits, and security.
 * `faasrt.docs.server`: the server of the embedded FaaS: HTTP API, stopping, changing options.
