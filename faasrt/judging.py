@@ -315,7 +315,8 @@ class TestResult:
         verdict: The verdict.
         difference: The first difference between the output or value and the expected one, or the reason why they cannot
             be compared, in words; "" if there is none.
-        result: The result of the execution; None if the test was skipped.
+        result: The result of the execution; None if the test was skipped. For a `FunctionTest`, its texts are cut to
+            16,384 bytes after the comparison.
 
     Example:
         >>> judgement = await manager.judge("print(input())", [TestCase("a", "b")], language="py")

@@ -233,7 +233,7 @@ class ExecutionResult:
             'nothing'
         """
         if "ret_val" in self.truncated:
-            raise ReturnValueError("the return value was cut at the output limit: increase max_output_bytes")
+            raise ReturnValueError("the return value was cut, at max_output_bytes or after a test: use ret_val")
         if not self.ret_val:
             return default
         try:

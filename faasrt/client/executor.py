@@ -73,8 +73,11 @@ class Executor:
                     call.call_started(request)
                     response = await self.transport.run(call, execution, owner=self.calls)
                 call.finish(scheduler.record_results(indices, response, call.describe))
-                yield {index: scheduler.results[index] for index in range(position, len(scheduler.results))}
-                position = len(scheduler.results)
+                found = {}
+                while position in scheduler.results:  # the scheduler keeps no result, so that large ones can be dropped
+                    found[position] = scheduler.results.pop(position)
+                    position += 1
+                yield found
 
     def _call(self, execution: Execution) -> Call:
         return Call(self._emit, self._counters, self.transport.clock, execution.run.language)

@@ -35,13 +35,16 @@ from faasrt.languages import Language
 from faasrt.protocol.cases import check_function, check_keywords, encode_case
 from faasrt.protocol.envelope import GuestJob
 from faasrt.protocol.request import RunRequest
-from faasrt.results import ExecutionResult, Outcome
+from faasrt.protocol.streams import cut_texts
+from faasrt.results import ErrorInfo, ExecutionOutput, ExecutionResult, Outcome
 from faasrt.tasks import JudgeOptions, RunOptions
 
 Run: TypeAlias = Callable[[RunRequest], Awaitable[ExecutionResult]]
 JudgeTest: TypeAlias = Callable[[Test, ExecutionResult], Awaitable[TestResult]]
 RunCases: TypeAlias = Callable[[RunRequest, GuestJob], AsyncGenerator[dict[int, ExecutionResult]]]
 _DEFAULT_CONCURRENCY = 64
+KEPT_BYTES = 16_384
+"""The size of each text that is kept of the result of a `FunctionTest`."""
 
 
 def check_arguments(
@@ -230,7 +233,18 @@ async def compare_result(test: Test, result: ExecutionResult, *, compare: Compar
     judged = functools.partial(judge_result, test, result, compare)
     is_own = used is None or isinstance(used, (str, floats))
     size = len(result.ret_val if isinstance(test, FunctionTest) else result.stdout)
-    return await in_thread_if_large(size if is_own else 0, judged)
+    verdict = await in_thread_if_large(size if is_own else 0, judged)
+    return attrs.evolve(verdict, result=_shortened(result)) if isinstance(test, FunctionTest) else verdict
+
+
+def _shortened(result: ExecutionResult) -> ExecutionResult:
+    """Return a result with short texts, because a judgement of many tests must not take much memory."""
+    texts, cut_names = cut_texts(attrs.asdict(result.output), KEPT_BYTES)
+    error = result.error
+    if error is not None:
+        error = ErrorInfo(**cut_texts(attrs.asdict(error), KEPT_BYTES)[0])
+    output = ExecutionOutput(**texts) if cut_names else result.output
+    return attrs.evolve(result, output=output, error=error, truncated=result.truncated | cut_names)
 
 
 def skip_after_failure(results: list[TestResult]) -> list[TestResult]:

@@ -17,12 +17,14 @@ from faasrt import (
     FunctionTest,
     InvalidRequestError,
     OverloadedError,
+    ReturnValueError,
     RuntimeManager,
     SandboxConfig,
     TestCase,
     Verdict,
     floats,
 )
+from faasrt.client.judge import KEPT_BYTES
 from faasrt.testing import FakeFaaS, Reply
 from support.doubles import doubles
 from support.helpers import manager_at
@@ -325,8 +327,33 @@ async def test_large_values_are_compared_outside_of_the_event_loop(local: Runtim
         note()
         return value == expected
 
-    assert await local.judge(code, [FunctionTest([60_000], values, compare=compare)], **options)
-    assert compared == {False, True}
+    (judged,) = (await local.judge(code, [FunctionTest([60_000], values, compare=compare)], **options)).results
+    assert (judged.verdict, compared) == (Verdict.PASSED, {False, True})
+
+
+async def test_the_texts_that_are_kept_of_a_test_are_short(local: RuntimeManager) -> None:
+    """Each is cut after the comparison, so that a judgement of many tests takes little memory."""
+    code = block("""
+        def f(n):
+            print("o" * n)
+            if n == 100_000:
+                raise ValueError("e" * n)
+            return "r" * n
+    """)
+    tests = [FunctionTest([n], "r" * n) for n in (10, 100_001, 100_000)]
+    judgement = await local.judge(code, tests, function="f", language="python")
+    assert [str(test.verdict) for test in judgement.results] == ["PASSED", "PASSED", "USER_ERROR"]
+    short, returned, raised = (test.result for test in judgement.results)
+    assert short is not None
+    assert returned is not None
+    assert raised is not None
+    assert raised.error is not None
+    assert (short.value, short.truncated) == ("r" * 10, frozenset())
+    assert returned.truncated == {"stdout", "ret_val"}
+    texts = [returned.stdout, returned.ret_val, raised.stdout, raised.stderr, raised.error.message]
+    assert all(1_000 < len(text) <= KEPT_BYTES for text in texts)
+    with pytest.raises(ReturnValueError, match="was cut, at max_output_bytes or after a test"):
+        _ = returned.value
 
 
 async def test_a_value_that_was_cut_is_not_compared(local: RuntimeManager) -> None:

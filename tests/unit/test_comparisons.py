@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import math
 from collections.abc import AsyncGenerator
@@ -25,7 +26,7 @@ from faasrt import (
     floats,
 )
 from faasrt._strict_json import loads
-from faasrt.client.judge import judge
+from faasrt.client.judge import compare_result, judge
 from faasrt.judging import Compare, check_compare, check_tests, judge_result
 from faasrt.protocol.envelope import GuestJob
 from faasrt.protocol.request import RunRequest
@@ -322,6 +323,9 @@ def test_a_test_has_the_fields_of_its_json() -> None:
     assert TestCase.from_dict(fields) == TestCase(b"a", "b", argv=("c",), files={"d": b"\xff"})
 
 
+compare_by_lines = functools.partial(compare_result, compare="lines")
+
+
 async def no_cases(request: RunRequest, job: GuestJob) -> AsyncGenerator[dict[int, ExecutionResult]]:
     raise AssertionError("no test shares an execution")
     yield
@@ -342,8 +346,8 @@ async def test_tests_after_a_failure_are_skipped_for_every_concurrency() -> None
                 await release.wait()  # is never set, so these tests must be cancelled
             return result()
 
-        options: dict[str, Any] = {"compare": "lines", "stop_on_failure": True, "concurrency": concurrency}
-        judgement = await judge(tests, requests, run, no_cases, None, **options)
+        options: dict[str, Any] = {"stop_on_failure": True, "concurrency": concurrency}
+        judgement = await judge(tests, requests, run, no_cases, None, compare_by_lines, **options)
         expected = [Verdict.PASSED] * 3 + [Verdict.WRONG_ANSWER] + [Verdict.SKIPPED] * 4
         assert [test.verdict for test in judgement.results] == expected
         assert len(started) <= 3 + concurrency
@@ -367,9 +371,9 @@ async def test_tests_that_hang_wait_at_the_same_time(clock: Clock) -> None:
         raise AssertionError("all tests share executions")
 
     job = GuestJob(function="f", cases=[str(number) for number in range(15)], single=False)
-    options: dict[str, Any] = {"compare": None, "stop_on_failure": False, "concurrency": None}
+    options: dict[str, Any] = {"stop_on_failure": False, "concurrency": None}
     began = asyncio.get_running_loop().time()
-    judgement = await fast_forward(clock, judge(tests, requests, run, run_cases, job, **options))
+    judgement = await fast_forward(clock, judge(tests, requests, run, run_cases, job, compare_by_lines, **options))
     assert 4 * 30 <= asyncio.get_running_loop().time() - began < 5 * 30
     assert [test.verdict for test in judgement.results] == [Verdict.TIMEOUT] * 15
     assert sorted(ran, key=int) == job.cases
