@@ -24,14 +24,14 @@ async def main() -> None:
         async with aiohttp.ClientSession() as session:
             async with session.post(f"{faas.url}/sandboxfusion/run_code", json=request) as response:
                 answer = await response.json()
-    print(answer["status"], answer["run_result"]["stdout"])
+    print(answer["status"], repr(answer["run_result"]["stdout"]))
 
 
 asyncio.run(main())
 ```
 
 ```text
-Success 42
+Success '42\n'
 ```
 
 ## Starting the server
