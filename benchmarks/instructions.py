@@ -1,15 +1,18 @@
 """The number of machine instructions that a call costs, counted by callgrind (part of valgrind).
 
-    python -m benchmarks.instructions [--contenders faasrt hand] [--check] [--save] [--profile]
+    python -m benchmarks.instructions [--contenders faasrt server hand] [--check] [--save] [--profile]
 
-The server runs in another process, and answers at once. Each contender makes 200 calls in one process and 1,200 in
-another, with 64 in flight. The difference is divided by 1,000, so that start-up and warm-up do not count. faasrt runs
-with `envelope="never"` and without telemetry sinks. Instructions do not depend on other work of the machine: the
-figure is the same within 1 %.
+The contenders are clients and the embedded FaaS, `server`. Each makes or serves 200 calls in one process, and 1,200
+in another. The difference is divided by 1,000, so that start-up and warm-up do not count.
 
-`--check` fails if the figure of faasrt exceeds the one in `instructions.json` by more than 3 %. `--save` writes that
-file. `--profile` also prints the functions of faasrt with the largest cost, together with the functions that they call.
-It needs Python 3.12, whose calls can be seen from outside.
+The server of the clients runs in another process, and answers at once. They have 64 calls in flight. faasrt runs with
+`envelope="never"` and without telemetry sinks. The embedded FaaS runs `print(42)` on the engine `native`; its launcher
+and its client run outside of callgrind. The client makes one call after another. Instructions do not depend on other
+work of the machine: the figures are the same within 1 %.
+
+`--check` fails if the figure of faasrt or of the server exceeds the one in `instructions.json` by more than 3 %.
+`--save` writes that file. `--profile` also prints the functions of faasrt with the largest cost, together with the
+functions that they call. It needs Python 3.12, whose calls can be seen from outside.
 """
 
 from __future__ import annotations
@@ -26,19 +29,22 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from http.client import HTTPConnection
 from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks import load
-from benchmarks.clients import Client, faasrt, hand, tuned
+from benchmarks.clients import Client, check as check_stdout, faasrt, hand, request_body, tuned
 from benchmarks.harness import parser
 from benchmarks.report import Report
 from benchmarks.stub import stub
+from faasrt.local import LocalFaaS
 
 IN_FLIGHT = 64
 CALLS = (200, 1_200)
 TOLERANCE = 0.03
-CONTENDERS: dict[str, Client] = {"faasrt": functools.partial(faasrt, envelope="never"), "hand": hand, "tuned": tuned}
+CLIENTS: dict[str, Client] = {"faasrt": functools.partial(faasrt, envelope="never"), "hand": hand, "tuned": tuned}
+CHECKED = ("faasrt", "server")
 REFERENCE = Path(__file__).with_suffix(".json")
 PACKAGE = f"{os.sep}faasrt{os.sep}"
 _ROWS = 60
@@ -46,8 +52,26 @@ _ROWS = 60
 
 async def make_calls(contender: str, url: str, calls: int) -> None:
     """Make calls in this process, which runs in callgrind."""
-    async with CONTENDERS[contender](url, IN_FLIGHT) as call:
+    async with CLIENTS[contender](url, IN_FLIGHT) as call:
         await load.drive(call, IN_FLIGHT, range(calls))
+
+
+async def serve_calls(calls: int) -> None:
+    """Serve calls in this process, which runs in callgrind."""
+    async with LocalFaaS(["python"], workers=1) as faas:
+        await faas.wait_ready("python")
+        client = await asyncio.create_subprocess_exec(*command("client", faas.url, calls))
+        if await client.wait():
+            raise RuntimeError("a call of the server failed")
+
+
+def make_calls_of_server(url: str, calls: int) -> None:
+    """Make calls of the server in this process, which does not run in callgrind."""
+    body = json.dumps({**request_body(), "code": "print(42)"})
+    connection = HTTPConnection(url.removeprefix("http://"))
+    for _ in range(calls):
+        connection.request("POST", "/run_code", body, {"Content-Type": "application/json"})
+        check_stdout(json.load(connection.getresponse())["output"]["stdout"])
 
 
 def command(contender: str, url: str, calls: int) -> list[str]:
@@ -116,30 +140,38 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), "aiohttp": version("aiohttp")}
 
 
-def check(counted: int) -> None:
+def check(counted: Mapping[str, int]) -> None:
     """End the process with an error if a figure is too large."""
     reference = json.loads(REFERENCE.read_text())
-    growth = counted / reference["instructions"] - 1
-    print(f"{counted:,} instructions a call, {growth:+.1%} against {REFERENCE.name}")
-    if growth > TOLERANCE:
-        measured_with = {name: reference[name] for name in versions()}
-        sys.exit(
-            f"a call costs more than {TOLERANCE:.0%} more instructions than {reference['instructions']:,}, which were "
-            f"counted with {measured_with}; this is {versions()}. If the growth is worth it: --save"
-        )
+    for contender in counted.keys() & reference["instructions"].keys():
+        expected = reference["instructions"][contender]
+        growth = counted[contender] / expected - 1
+        print(f"{contender}: {counted[contender]:,} instructions a call, {growth:+.1%} against {REFERENCE.name}")
+        if growth > TOLERANCE:
+            measured_with = {name: reference[name] for name in versions()}
+            sys.exit(
+                f"a call costs more than {TOLERANCE:.0%} more instructions than {expected:,}, which were counted with "
+                f"{measured_with}; this is {versions()}. If the growth is worth it: --save"
+            )
 
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=["faasrt", "hand"])
-    options.add_argument("--check", action="store_true", help="fail if faasrt needs more than the saved figure")
-    options.add_argument("--save", action="store_true", help="save the figure of faasrt")
+    options.add_argument("--contenders", nargs="+", choices=[*CLIENTS, "server"], default=["faasrt", "server", "hand"])
+    options.add_argument("--check", action="store_true", help="fail if a figure is larger than the saved one")
+    options.add_argument("--save", action="store_true", help="save the figures of faasrt and the server")
     options.add_argument("--profile", action="store_true", help="print the costs of functions")
     options.add_argument("--calls", type=int, help=argparse.SUPPRESS)
     options.add_argument("--url", help=argparse.SUPPRESS)
     args = options.parse_args()
-    if args.contender:
+    if args.contender in CLIENTS:
         asyncio.run(make_calls(args.contender, args.url, args.calls))
+        return
+    if args.contender == "server":
+        asyncio.run(serve_calls(args.calls))
+        return
+    if args.contender == "client":
+        make_calls_of_server(args.url, args.calls)
         return
     if args.profile:
         if sys.version_info < (3, 12):
@@ -161,9 +193,10 @@ def main() -> None:
                     report.row(f"{contender}, with callees", function=function, instructions=cost // calls)
     report.print(args.json)
     if args.save:
-        REFERENCE.write_text(json.dumps({"instructions": instructions["faasrt"], **versions()}, indent=2) + "\n")
+        saved = {name: instructions[name] for name in CHECKED}
+        REFERENCE.write_text(json.dumps({"instructions": saved, **versions()}, indent=2) + "\n")
     if args.check:
-        check(instructions["faasrt"])
+        check(instructions)
 
 
 if __name__ == "__main__":

@@ -17,11 +17,11 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Self
+from typing import Self
 
 from faasrt.local.errors import NotStartedError
 
-STDOUT, STDERR = 1, 2
+STDIN, STDOUT, STDERR = 0, 1, 2
 STREAMS = {STDOUT: "stdout", STDERR: "stderr"}
 MESSAGES = 3
 """The descriptor to which a process with a channel writes its messages."""
@@ -91,27 +91,70 @@ class Spawner:
         await asyncio.wait({asyncio.wrap_future(idle)}, timeout=_CLOSE_TIMEOUT_S)
 
 
+class Pipes:
+    """The pipes between this process and one that is to start: one for its input, and others for its output.
+
+    They are closed when nothing refers to them, because the event loop may be closed while the process runs, and many
+    programs end when their stdin is closed.
+
+    Args:
+        count: The number of pipes.
+
+    Attributes:
+        own: The open descriptors of this process, by those of the other process. They do not block.
+        others: The descriptors of the other process, from 0 upwards.
+
+    Raises:
+        OSError: No descriptors are free.
+    """
+
+    def __init__(self, count: int = 3) -> None:
+        self.own: dict[int, int] = {}
+        self.others: list[int] = []
+        for number in range(count):
+            read, write = os.pipe()
+            self.own[number], other = (read, write) if number else (write, read)
+            self.others.append(other)
+            os.set_blocking(self.own[number], False)
+
+    def close(self) -> None:
+        """Close all descriptors."""
+        self.close_others()
+        while self.own:
+            os.close(self.own.popitem()[1])
+
+    def close_others(self) -> None:
+        """Close the descriptors of the other process, which has started, or cannot start."""
+        while self.others:
+            os.close(self.others.pop())
+
+    __del__ = close
+
+
 def _spawn(
     argv: Sequence[str], env: Mapping[str, str], folder: Path, pass_fds: Sequence[int]
-) -> tuple[subprocess.Popen[bytes], int]:
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(  # noqa: S603
-        argv,
-        env=env,
-        cwd=folder,
-        start_new_session=True,
-        restore_signals=False,
-        bufsize=0,
-        stdin=pipe,
-        stdout=pipe,
-        stderr=pipe,
-        pass_fds=pass_fds,
-    )
+) -> tuple[subprocess.Popen[bytes], Pipes, int]:
+    pipes, process = Pipes(), None
     try:
-        return process, _open_end(process)
+        stdin, stdout, stderr = pipes.others
+        process = subprocess.Popen(  # noqa: S603
+            argv,
+            env=env,
+            cwd=folder,
+            start_new_session=True,
+            restore_signals=False,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            pass_fds=pass_fds,
+        )
+        pipes.close_others()
+        return process, pipes, _open_end(process)
     except BaseException as error:
-        with process:
+        pipes.close()
+        if process is not None:
             process.kill()
+            process.wait()
         if isinstance(error, RuntimeError):
             raise OSError(str(error)) from None  # the system cannot start a thread
         raise
@@ -137,20 +180,21 @@ def _open_end(process: subprocess.Popen[bytes]) -> int:
     return reader
 
 
-def _discard(future: Future[tuple[subprocess.Popen[bytes], int]]) -> None:
+def _discard(future: Future[tuple[subprocess.Popen[bytes], Pipes, int]]) -> None:
     if not future.cancelled() and future.exception() is None:
-        process, end = future.result()
+        process, pipes, end = future.result()
         os.close(end)
-        with process:
-            process.kill()
+        pipes.close()
+        process.kill()
+        process.wait()
 
 
 def ignore_output(fd: int, data: bytes) -> None:
     """Discard output."""
 
 
-def _adopt(process: subprocess.Popen[bytes], end: int) -> ChildProcess:
-    """Return a `ChildProcess` for a new process with three pipes, and wait for its exit in the event loop."""
+def _adopt(process: subprocess.Popen[bytes], pipes: Pipes, end: int) -> ChildProcess:
+    """Return a `ChildProcess` for a new process, and wait for its exit in the event loop."""
     loop = asyncio.get_running_loop()
 
     def on_exit() -> None:
@@ -159,11 +203,9 @@ def _adopt(process: subprocess.Popen[bytes], end: int) -> ChildProcess:
         process.poll()
         child.mark_exited(process.returncode)
 
-    assert process.stdin is not None and process.stdout is not None and process.stderr is not None  # noqa: PT018
     loop.add_reader(end, on_exit)
     try:
-        outputs = {STDOUT: process.stdout, STDERR: process.stderr}
-        child = ChildProcess(process.pid, process.stdin, outputs, lambda: os.killpg(process.pid, signal.SIGKILL))
+        child = ChildProcess(process.pid, pipes, lambda: os.killpg(process.pid, signal.SIGKILL))
     except BaseException:
         loop.remove_reader(end)
         raise
@@ -178,8 +220,7 @@ class ChildProcess:
 
     Args:
         pid: The process id.
-        stdin: The pipe to which `write` writes.
-        outputs: The pipes of its output, by their descriptors in the process.
+        pipes: The pipes to it. They are closed when it has ended.
         kill: Kills the process and all processes that it started.
 
     Attributes:
@@ -190,7 +231,7 @@ class ChildProcess:
         ended: Set when the process has ended and all of its output has been received.
     """
 
-    def __init__(self, pid: int, stdin: IO[bytes], outputs: Mapping[int, IO[bytes]], kill: Callable[[], None]) -> None:
+    def __init__(self, pid: int, pipes: Pipes, kill: Callable[[], None]) -> None:
         self.pid = pid
         self.returncode: int | None = None
         self.killed = self.paused = False
@@ -199,19 +240,18 @@ class ChildProcess:
         self._loop = asyncio.get_running_loop()
         self._on_output: Callable[[int, bytes], None] = ignore_output
         self._on_end: Callable[[], None] | None = None
-        self._stdin: IO[bytes] | None = stdin
+        self._when_ended: Callable[[], None] | None = None
+        self._pipes = pipes
         self._unsent: deque[memoryview] = deque()
-        self._close_when_sent = False
-        self._outputs = dict(outputs)
-        self._stdout_inode = os.fstat(self._outputs[STDOUT].fileno()).st_ino  # both ends of a pipe have the same inode
-        os.set_blocking(stdin.fileno(), False)
+        self._close_when_sent = self._is_waiting = False
+        self._stdout_inode = os.fstat(pipes.own[STDOUT]).st_ino  # both ends of a pipe have the same inode
+        outputs = [fd for fd in pipes.own if fd != STDIN]
         try:
-            for fd, pipe in self._outputs.items():
-                os.set_blocking(pipe.fileno(), False)
-                self._loop.add_reader(pipe.fileno(), self._read, fd)
+            for fd in outputs:
+                self._loop.add_reader(pipes.own[fd], self._read, fd)
         except OSError:
-            for pipe in self._outputs.values():
-                self._loop.remove_reader(pipe.fileno())
+            for fd in outputs:
+                self._loop.remove_reader(pipes.own[fd])
             raise
 
     def receive(self, function: Callable[[int, bytes], None], on_end: Callable[[], None] | None = None) -> None:
@@ -222,9 +262,15 @@ class ChildProcess:
         if self.ended.is_set() and on_end is not None:
             on_end()
 
+    def when_ended(self, function: Callable[[], None]) -> None:
+        """Call a function when `ended` is set. `receive` does not change this."""
+        self._when_ended = function
+        if self.ended.is_set():
+            function()
+
     @property
     def alive(self) -> bool:
-        return self.returncode is None and not self.killed and STDOUT in self._outputs
+        return self.returncode is None and not self.killed and STDOUT in self._pipes.own
 
     def has_stdout(self) -> bool:
         """Return whether the process still has the stdout that it started with; True if this is unknown.
@@ -257,15 +303,15 @@ class ChildProcess:
         """Stop reading STDOUT and STDERR, so that the process waits when their pipes are full."""
         if not self.paused and not self.killed:
             self.paused = True
-            for fd in self._outputs.keys() - {MESSAGES}:
-                self._loop.remove_reader(self._outputs[fd].fileno())
+            for fd in self._pipes.own.keys() & STREAMS.keys():
+                self._loop.remove_reader(self._pipes.own[fd])
 
     def resume(self) -> None:
         """Read STDOUT and STDERR again after `pause`."""
         if self.paused:
             self.paused = False
-            for fd in self._outputs.keys() - {MESSAGES}:
-                self._loop.add_reader(self._outputs[fd].fileno(), self._read, fd)
+            for fd in self._pipes.own.keys() & STREAMS.keys():
+                self._loop.add_reader(self._pipes.own[fd], self._read, fd)
 
     def kill(self) -> None:
         """Kill the process and all processes that it started. This is safe after its end."""
@@ -279,6 +325,15 @@ class ChildProcess:
                 self._kill()
         self._close_stdin()
 
+    def abandon(self) -> None:
+        """Kill the process and all processes that it started, and discard its output from now on."""
+        self.kill()
+        self._on_output, self._on_end = ignore_output, None
+        # Reading the pipes to their end would only wake up the event loop.
+        for fd in [*self._pipes.own]:
+            self._close_output(fd)
+        self._check_ended()
+
     def mark_exited(self, returncode: int) -> None:
         self.returncode = returncode
         self._close_stdin()
@@ -291,28 +346,31 @@ class ChildProcess:
 
     def _read(self, fd: int) -> bool:
         """Receive some output. Return whether there may be more."""
-        pipe = self._outputs.get(fd)
+        pipe = self._pipes.own.get(fd)
         if pipe is None:
             return False
         try:
-            data = os.read(pipe.fileno(), _READ_BYTES)
+            data = os.read(pipe, _READ_BYTES)
         except BlockingIOError:
             return False
         if data:
             self._on_output(fd, data)
             return True
-        self._loop.remove_reader(pipe.fileno())
-        pipe.close()
-        del self._outputs[fd]
+        self._close_output(fd)
         self._check_ended()
         return False
 
+    def _close_output(self, fd: int) -> None:
+        pipe = self._pipes.own.pop(fd)
+        self._loop.remove_reader(pipe)
+        os.close(pipe)
+
     def _send(self) -> None:
-        if self._stdin is None:
+        stdin = self._pipes.own.get(STDIN)
+        if stdin is None:
             return
-        fd = self._stdin.fileno()
         try:
-            sent = os.writev(fd, [*itertools.islice(self._unsent, _MAX_PIECES)]) if self._unsent else 0
+            sent = os.writev(stdin, [*itertools.islice(self._unsent, _MAX_PIECES)]) if self._unsent else 0
         except BlockingIOError:
             sent = 0
         except OSError:
@@ -324,21 +382,28 @@ class ChildProcess:
                 self._unsent.appendleft(piece[sent:])
             sent -= min(sent, len(piece))
         if self._unsent:
-            self._loop.add_writer(fd, self._send)
+            self._is_waiting = True
+            self._loop.add_writer(stdin, self._send)
         elif self._close_when_sent:
             self._close_stdin()
         else:
-            self._loop.remove_writer(fd)
+            self._stop_waiting(stdin)
 
     def _close_stdin(self) -> None:
         self._unsent.clear()
-        if self._stdin is not None:
-            self._loop.remove_writer(self._stdin.fileno())
-            self._stdin.close()
-            self._stdin = None
+        stdin = self._pipes.own.pop(STDIN, None)
+        if stdin is not None:
+            self._stop_waiting(stdin)
+            os.close(stdin)
+
+    def _stop_waiting(self, stdin: int) -> None:
+        if self._is_waiting:
+            self._is_waiting = False
+            self._loop.remove_writer(stdin)
 
     def _check_ended(self) -> None:
-        if self.returncode is not None and not self._outputs:
+        if self.returncode is not None and not self._pipes.own and not self.ended.is_set():
             self.ended.set()
-            if self._on_end is not None:
-                self._on_end()
+            for function in (self._on_end, self._when_ended):
+                if function is not None:
+                    function()

@@ -147,6 +147,8 @@ class OutputBuffer:
 
     def cut(self) -> tuple[str, bool]:
         """Return the text of the stream, cut to the limit, and whether it was cut; see the function `cut`."""
+        if not self.size:
+            return "", False
         if self._is_whole:
             return cut(self.data, self._limit)
         head, tail = (decode(bytes(part)).encode("utf-8", "surrogatepass") for part in (self._head, self._tail))

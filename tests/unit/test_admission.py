@@ -65,10 +65,7 @@ async def test_a_full_queue_and_a_long_wait_are_refused(clock: Clock) -> None:
 
 @pytest.mark.parametrize("leaves", [False, True])
 async def test_a_sandbox_that_becomes_free_gets_one_program(leaves: bool) -> None:
-    """Not a second one that arrives at this moment. If the next one in the queue is cancelled, the one after it runs.
-
-    The `CapacityLimiter` of anyio has had faults in both cases, the last of them until version 4.14.1.
-    """
+    """Not a second one that arrives at this moment. If the next one in the queue is cancelled, another one runs."""
     engine = FakeEngine()
     queue = AdmissionQueue(engine)  # type: ignore[arg-type]
     running, waiting = await start(queue), await start(queue)

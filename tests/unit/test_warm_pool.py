@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -26,10 +26,16 @@ class FakeProcess:
     def __init__(self) -> None:
         self.ended = asyncio.Event()
         self.alive = True
+        self._functions: list[Callable[[], None]] = []
+
+    def when_ended(self, function: Callable[[], None]) -> None:
+        self._functions.append(function)
 
     def kill(self) -> None:
         self.alive = False
         self.ended.set()
+        while self._functions:
+            self._functions.pop()()
 
 
 class FakeEngine(Engine):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import asyncio
 import contextlib
+import functools
 import hashlib
 import sys
 from collections.abc import Callable, Collection, Coroutine, Mapping
@@ -62,9 +63,9 @@ class EngineJob:
         return limit if self.live is None else min(limit, KEPT_BYTES)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True, on_setattr=attrs.setters.NO_OP)
 class EngineResult:
-    """The result of a program.
+    """The result of a program. The engine, the queue and the server complete it, one after another.
 
     Attributes:
         outcome: The outcome.
@@ -126,6 +127,11 @@ class EngineOptions:
     level_reason: str = ""
     python: str = sys.executable
     cgroups: Cgroups | None = None
+
+
+@functools.lru_cache
+def _fingerprint(parts: tuple[str, ...], limits: SandboxConfig) -> str:
+    return hashlib.sha256("\0".join([*parts, repr(limits)]).encode()).hexdigest()[:32]
 
 
 Watch = Callable[[], Coroutine[Any, Any, None]]
@@ -200,10 +206,8 @@ class Engine(abc.ABC):
         Args:
             limits: The limits of the server.
         """
-        if not self.ready:
-            return ""
-        parts = [__version__, self.name, self.runtime, self.environment, self.level, self.platform, repr(limits)]
-        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+        parts = (__version__, self.name, self.runtime, self.environment, self.level, self.platform)
+        return _fingerprint(parts, limits) if self.ready else ""
 
     def mark_ready(self) -> None:
         self.ready, self.problem, self._last_logged = True, "", ""

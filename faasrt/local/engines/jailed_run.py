@@ -13,8 +13,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
-import attrs
-
 from faasrt.inputs import program_file
 from faasrt.languages import Language
 from faasrt.local.engines.collected_files import collect_files
@@ -22,7 +20,7 @@ from faasrt.local.engines.engine import EngineJob, EngineResult
 from faasrt.local.engines.runner_messages import cut_streams, decode_message, read_text
 from faasrt.local.errors import NotStartedError
 from faasrt.local.jail.jail import Folder, Jail, JailedProcess
-from faasrt.local.process import MESSAGES, STDERR, STDOUT, STREAMS, ignore_output
+from faasrt.local.process import MESSAGES, STDERR, STDOUT, STREAMS
 from faasrt.local.time_limit import TimeLimit
 from faasrt.protocol.execution_limits import OUTPUT_FACTOR
 from faasrt.protocol.processes import signal_name
@@ -155,19 +153,19 @@ async def run_program(
         finally:
             time_limit.cancel()
         duration_ms = round((time.perf_counter() - started) * 1000, 3)
-        result = attrs.evolve(run.result(), duration_ms=duration_ms, instance_id=f"{instance}-{process.pid}")
+        result = run.result()
+        result.duration_ms, result.instance_id = duration_ms, f"{instance}-{process.pid}"
         if folder is not None and job.input.collect:
             await process.end()
-            result = await _add_files(result, job, folder, max_files_bytes)
+            await _add_files(result, job, folder, max_files_bytes)
         return result
     finally:
-        process.kill()
-        # Breaks a reference cycle that would keep the output in memory until the next garbage collection.
-        process.receive(ignore_output)
+        # Also breaks a reference cycle that would keep the output in memory until the next garbage collection.
+        process.abandon()
 
 
-async def _add_files(result: EngineResult, job: EngineJob, folder: Folder, max_bytes: int | None) -> EngineResult:
-    """Return a result with the files that its program has left in a folder. Its processes must have ended.
+async def _add_files(result: EngineResult, job: EngineJob, folder: Folder, max_bytes: int | None) -> None:
+    """Add the files that a program has left in a folder to its result. Its processes must have ended.
 
     Args:
         max_bytes: The largest size of the output of a compiler; None means the output limit of the program.
@@ -179,11 +177,11 @@ async def _add_files(result: EngineResult, job: EngineJob, folder: Folder, max_b
     # A thread, because the folder may contain thousands of files.
     collect = functools.partial(collect_files, without=[own_file], in_time=max_bytes is not None)
     try:
-        files, complete = await asyncio.to_thread(collect, folder, job.input.collect, limit)
+        result.files, complete = await asyncio.to_thread(collect, folder, job.input.collect, limit)
     except TimeoutError:
         raise NotStartedError("the output of the compiler could not be read in time") from None
-    truncated = result.truncated if complete else tuple(sorted([*result.truncated, "files"]))
-    return attrs.evolve(result, files=files, truncated=truncated)
+    if not complete:
+        result.truncated = tuple(sorted([*result.truncated, "files"]))
 
 
 class JailedRun:
@@ -318,9 +316,11 @@ class JailedRun:
 
     def _decode_messages(self) -> dict[str, dict[str, Any]]:
         """Return the fields of the last message of each kind. Malformed messages are left out."""
-        messages = {}
+        messages: dict[str, dict[str, Any]] = {}
         for kind, line in self._lines.items():
-            if message := decode_message(bytes(line)):
+            if line == _PREFIX + kind.encode() + b'"}':
+                messages[kind] = {}
+            elif message := decode_message(bytes(line)):
                 messages[kind] = {name: message[name] for name in _FIELDS[kind] if name in message}
         return messages
 

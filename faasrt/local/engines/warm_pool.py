@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
@@ -31,6 +33,9 @@ class Process(Protocol):
 
     def kill(self) -> None:
         """Kill the process and all processes that it started."""
+
+    def when_ended(self, function: Callable[[], None]) -> None:
+        """Call a function when `ended` is set."""
 
 
 _P = TypeVar("_P", bound=Process)
@@ -69,10 +74,10 @@ class WarmPool(Generic[_P]):
         self._group: asyncio.TaskGroup
         self._processes: set[_P] = set()
         self._warm: asyncio.Queue[_P] = asyncio.Queue()
-        self._recent: set[_P] = set()  # processes with a head start
+        self._recent: dict[_P, asyncio.TimerHandle] = {}  # processes with a head start
         self._peak = peak  # the largest number of programs that recently ran at once
         self._starting = 0
-        self._demand_changed = asyncio.Event()
+        self._needed = asyncio.Semaphore(0)
 
     async def fill(self, group: asyncio.TaskGroup) -> None:
         """Wait until the first process is ready, and then keep processes warm, in tasks of a group."""
@@ -84,7 +89,7 @@ class WarmPool(Generic[_P]):
 
     def kill(self) -> None:
         """Kill all processes."""
-        for process in self._processes:
+        for process in [*self._processes]:
             process.kill()
 
     async def until_ended(self) -> None:
@@ -112,28 +117,27 @@ class WarmPool(Generic[_P]):
         failed.
         """
         self._peak = max(self._peak, self._engine.active)
-        self._demand_changed.set()
+        while True:
+            process = self._warm.get_nowait() if self.idle else await self._wait()
+            if process.alive:
+                if not self._reuses_processes:
+                    loop = asyncio.get_running_loop()
+                    self._recent[process] = loop.call_later(HEAD_START_S, self._end_head_start, process)
+                self._check_demand()
+                return process
+            self._check_demand()
+
+    async def _wait(self) -> _P:
+        self._check_demand()
         loop = asyncio.get_running_loop()
         wait_until = loop.time() + self._timeout_s
         while True:
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_POLL_S):
-                    process = await self._warm.get()
-            except TimeoutError:
-                if not self._engine.ready or loop.time() > wait_until:
-                    problem = self._engine.problem or f"no sandbox became ready within {self._timeout_s:g} s"
-                    raise NotStartedError(problem) from None
-                continue
-            if process.alive:
-                if not self._reuses_processes:
-                    self._recent.add(process)
-                    loop.call_later(HEAD_START_S, self._end_head_start, process)
-                return process
-            self._demand_changed.set()
-
-    def _end_head_start(self, process: _P) -> None:
-        self._recent.discard(process)
-        self._demand_changed.set()
+                    return await self._warm.get()
+            if not self._engine.ready or loop.time() > wait_until:
+                problem = self._engine.problem or f"no sandbox became ready within {self._timeout_s:g} s"
+                raise NotStartedError(problem)
 
     def put_back(self, process: _P) -> None:
         """Return a process that has run a program."""
@@ -142,7 +146,24 @@ class WarmPool(Generic[_P]):
     def track(self, process: _P) -> None:
         """Add a process to the pool, which may already run a program. It is removed when it ends."""
         self._processes.add(process)
-        self._group.create_task(self._remove_when_ended(process))
+        if self._clean_up is None:
+            process.when_ended(functools.partial(self._remove, process))
+        else:
+            self._group.create_task(self._remove_when_ended(process))
+
+    @property
+    def _is_short(self) -> bool:
+        return self._process_count + len(self._recent) + self._starting < self._target
+
+    def _end_head_start(self, process: _P) -> None:
+        if process in self._recent:
+            self._recent.pop(process).cancel()
+        self._check_demand()
+
+    def _check_demand(self) -> None:
+        """Wake up one of the tasks that start processes, if one is needed."""
+        if self._is_short and self._needed.locked():
+            self._needed.release()
 
     async def _refill(self) -> None:
         """Start processes ahead of demand. Several tasks run this; each starts one process at a time."""
@@ -153,14 +174,14 @@ class WarmPool(Generic[_P]):
         """Wait until there are fewer processes than the target, and start one. Retry failed starts."""
         delay_s, max_delay_s = self._retry_start_s
         while True:
-            while self._process_count + len(self._recent) + self._starting >= self._target:
-                self._demand_changed.clear()
-                await self._demand_changed.wait()
+            while not self._is_short:
+                await self._needed.acquire()
             self._starting += 1
+            self._check_demand()
             try:
                 process = await self._start()
-                self.track(process)
                 self._warm.put_nowait(process)
+                self.track(process)
                 self._engine.mark_ready()
                 return
             except NotStartedError as error:
@@ -173,16 +194,19 @@ class WarmPool(Generic[_P]):
             delay_s = min(2 * delay_s, max_delay_s)
 
     async def _remove_when_ended(self, process: _P) -> None:
-        """Wait until a process has ended, and remove it, so that another one can start."""
         await process.ended.wait()
+        self._remove(process)
+        if self._clean_up is not None:
+            await self._clean_up(process)
+
+    def _remove(self, process: _P) -> None:
+        """Remove a process that has ended, so that another one can start."""
         for _ in range(self._warm.qsize()):
             other = self._warm.get_nowait()
             if other is not process:
                 self._warm.put_nowait(other)
         self._processes.discard(process)
         self._end_head_start(process)
-        if self._clean_up is not None:
-            await self._clean_up(process)
 
     async def _decay_peak(self) -> None:
         """Halve the recorded peak every `PEAK_DECAY_S`, and end idle processes beyond the new target."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import re
 import time
 from collections import Counter
 from typing import Any
 
-import anyio
 import attrs
 from aiohttp import web
 
@@ -61,6 +61,7 @@ class AdmissionQueue:
 
     Attributes:
         queue_timeout_s: How long a program may wait, in seconds. Programs that already wait keep their time.
+        queued: The number of waiting programs.
     """
 
     def __init__(
@@ -75,12 +76,8 @@ class AdmissionQueue:
         self.queue_timeout_s = queue_timeout_s
         self.counts = counts or ProgramCounts()
         self._max_queue = max_queue
-        self._limiter = anyio.CapacityLimiter(engine.capacity)
-
-    @property
-    def queued(self) -> int:
-        """The number of waiting programs."""
-        return self._limiter.statistics().tasks_waiting
+        self.queued = 0
+        self._free = asyncio.Semaphore(engine.capacity)
 
     async def execute(self, job: EngineJob, *, patience_s: float = 0.0) -> EngineResult:
         """Wait for a free sandbox and run a program in it. The result has the time of the wait.
@@ -101,11 +98,11 @@ class AdmissionQueue:
             counts.refused += 1
             raise BusyError(engine.problem or f"{engine.name} is not ready: {engine.activity}", kind="not ready")
         began = time.perf_counter()
-        try:
-            # Without a time limit: on a busy machine, a short one may pass although a sandbox is free.
-            self._limiter.acquire_nowait()
-        except anyio.WouldBlock:
+        if self._free.locked():
             await self._wait_for_sandbox(max(self.queue_timeout_s, patience_s))
+        else:
+            # Without a time limit: on a busy machine, a short one may pass although a sandbox is free.
+            await self._free.acquire()
         queued_ms = (time.perf_counter() - began) * 1000
         try:
             result = await engine.execute(job)
@@ -113,20 +110,24 @@ class AdmissionQueue:
             counts.failed += 1
             raise
         finally:
-            self._limiter.release()
+            self._free.release()
         counts.outcomes[job.language, result.outcome.value] += 1
-        return attrs.evolve(result, queued_ms=queued_ms)
+        result.queued_ms = queued_ms
+        return result
 
     async def _wait_for_sandbox(self, timeout_s: float) -> None:
         if self.queued >= self._max_queue:
             self.counts.refused += 1
             raise BusyError(f"the queue is full: {self._max_queue} programs wait already")
+        self.queued += 1
         try:
-            with anyio.fail_after(timeout_s):
-                await self._limiter.acquire()
+            async with asyncio.timeout(timeout_s):
+                await self._free.acquire()
         except TimeoutError:
             self.counts.refused += 1
             raise BusyError(f"no sandbox became free within {timeout_s:g} s") from None
+        finally:
+            self.queued -= 1
 
 
 async def execute_with_events(

@@ -92,13 +92,13 @@ class Service:
         try:
             with self.requests, self._listener.memory.share() as share:
                 response = await self._respond(request, share)
-                connection.begin_answer(share, response.content_length or 0)
+                size = response.sent_bytes if isinstance(response, LineResponse) else response.content_length or 0
+                connection.begin_answer(share, size)
                 if self._listener.draining or connection.is_spare:
                     response.force_close()
                 # Sent here, so that the bytes of the answer count until the client has read it.
-                await send_response(response, request, share)
+                await send_response(response, request, share, size)
                 status = response.status
-                size = response.sent_bytes if isinstance(response, LineResponse) else response.content_length or 0
                 return response
         finally:
             connection.end_answer()
@@ -141,7 +141,7 @@ class Service:
             if job.live is not None:
                 job.live.release(result.stdout)
             if result.error is None:
-                result = attrs.evolve(result, error=job.limits.error(result.outcome))
+                result.error = job.limits.error(result.outcome)
             response = fit_response(_run_fields(job, task_id, result, queue.engine, self._sandbox), job)
             response.headers["Server-Timing"] = _server_timing(result)
             return response

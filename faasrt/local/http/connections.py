@@ -160,6 +160,7 @@ class BoundedConnection(web.RequestHandler):
             auto_decompress=False,
         )
         self._listener = listener
+        self._is_answering = False
         self._answer_timer: asyncio.TimerHandle | None = None
         self._time_limit: TimeLimit | None = None
         self.is_spare = is_spare
@@ -168,17 +169,30 @@ class BoundedConnection(web.RequestHandler):
         self._counted_in.add(self)
 
     def begin_answer(self, share: Share, size: int) -> None:
-        """Start the time limit for reading an answer of this size, unless it has started already."""
-        if self._answer_timer is None and self.transport is not None:
+        """Limit the time for reading an answer of this size, unless that has begun already. The time starts when the
+        client first does not take all that was sent.
+        """
+        if not self._is_answering and self.transport is not None:
+            self._is_answering = True
             share.answer(size, self.transport.abort)
-            loop = asyncio.get_running_loop()
-            self._answer_timer = loop.call_later(limits.REQUEST_TIMEOUT_S, self.transport.abort)
+            if self.transport.get_write_buffer_size():
+                self._start_answer_timer(self.transport)
 
     def end_answer(self) -> None:
         """Stop the time limit for reading an answer."""
+        self._is_answering = False
         if self._answer_timer is not None:
             self._answer_timer.cancel()
             self._answer_timer = None
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._is_answering and self._answer_timer is None and self.transport is not None:
+            self._start_answer_timer(self.transport)
+
+    def _start_answer_timer(self, transport: asyncio.Transport) -> None:
+        loop = asyncio.get_running_loop()
+        self._answer_timer = loop.call_later(limits.REQUEST_TIMEOUT_S, transport.abort)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Without a buffer, the end of an answer waits for the client. Otherwise, a client that never reads the last 64

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import Self
 
 import attrs
 
@@ -39,18 +39,13 @@ class Memory:
         """The size of all bodies and answers together, without the first SMALL_BYTES of each."""
         return self._bodies.held + self._answers.held
 
-    @contextlib.contextmanager
-    def share(self) -> Iterator[Share]:
-        """Yield the share of one request, and free it afterwards."""
-        share = Share(self._bodies, self._answers)
-        try:
-            yield share
-        finally:
-            share.free()
+    def share(self) -> Share:
+        """Return the share of one request."""
+        return Share(self._bodies, self._answers)
 
 
 class Share:
-    """The memory of one request. Created by `Memory.share`.
+    """The memory of one request. Created by `Memory.share`. It is a context manager, which frees it.
 
     Attributes:
         size: The size of the body or answer.
@@ -65,6 +60,12 @@ class Share:
         self.progress_at = 0.0
         self.evicted = False
         self._on_evicted: Callable[[], object] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.free()
 
     def receive(self, on_evicted: Callable[[], object]) -> None:
         """Record that the client begins to send the body or to read the answer. `on_evicted` must end this."""

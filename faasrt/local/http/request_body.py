@@ -50,8 +50,13 @@ async def read_body(request: web.BaseRequest, share: Share) -> bytes:
         # Sent after the checks above, so that clients do not send a body that will be refused.
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0
-    body = bytearray()
     try:
+        if request.content.is_eof():  # the whole body has arrived with the head
+            data = request.content.read_nowait()
+            _check_size(len(data))
+            share.add(len(data))
+            return data
+        body = bytearray()
         async with asyncio.timeout(limits.REQUEST_TIMEOUT_S) as limit:
 
             def end_wait() -> None:
@@ -98,7 +103,8 @@ def decode_body(body: bytes) -> dict[str, Any]:
         text = body.decode("utf-8")
         if len(text) > limits.MAX_STRUCTURE_BYTES:
             _check_structure(text)
-        fields = _strict_json.loads(text, object_pairs_hook=_dict_without_duplicates)
+        # Of two fields with the same name, a proxy in front of this server may have checked the other one.
+        fields = _strict_json.loads(text, unique_names=True)
     except UnicodeDecodeError as error:
         raise BadRequestError(f"the body is not JSON: it is not UTF-8 (byte {error.start})") from None
     except RecursionError:
@@ -128,14 +134,6 @@ def _check_structure(text: str) -> None:
             f"the body contains too many values: it may have {limits.MAX_STRINGS} strings, and "
             f"{limits.MAX_STRUCTURE_BYTES} characters outside of strings"
         )
-
-
-def _dict_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        # A proxy in front of this server may have checked the other value.
-        raise ValueError("an object has two fields of the same name")
-    return fields
 
 
 def parse_language(fields: dict[str, Any], served: tuple[Language, ...], reasons: Mapping[Language, str]) -> Language:

@@ -101,10 +101,11 @@ def _json_size(text: str) -> int:
     return 2 + len(data) + 5 * (len(data) - len(without_six)) + len(without_six) - len(without_both)
 
 
-async def send_response(response: web.StreamResponse, request: web.BaseRequest, share: Share) -> None:
-    """Send a response, or the end of one that was begun, and wait until the client has read it."""
+async def send_response(response: web.StreamResponse, request: web.BaseRequest, share: Share, size: int) -> None:
+    """Send a response of this size, or the end of one that was begun, and wait until the client has read it."""
     await response.prepare(request)
-    if isinstance(response, web.Response) and isinstance(response.body, bytes) and request.method != "HEAD":
+    if size > _PIECE_BYTES and isinstance(response, web.Response) and request.method != "HEAD":
+        assert isinstance(response.body, bytes)
         await write_pieces(response, response.body, share)
         await web.StreamResponse.write_eof(response)  # that of Response would send the body again
     else:

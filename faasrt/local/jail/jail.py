@@ -15,7 +15,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import attrs
 
@@ -23,7 +23,7 @@ import faasrt.local.jail
 from faasrt.local.errors import EngineError, NotStartedError, SuspectError
 from faasrt.local.jail.cgroup import Cgroups, Group
 from faasrt.local.jail.config import JailConfig
-from faasrt.local.process import MESSAGES, STDERR, STDOUT, ChildProcess, Spawner, ignore_output
+from faasrt.local.process import ChildProcess, Pipes, Spawner, ignore_output
 
 _START_TIMEOUT_S = 60.0
 _MESSAGE_BYTES = 65_536
@@ -82,10 +82,7 @@ class JailedProcess(ChildProcess):
         self._jail, self._number, self._pidfds, self._group = jail, number, pidfds, start.group
         self._to_kill = pidfds[1]
         super().__init__(
-            _pid_of(pidfds[0]),
-            start.stdin,
-            start.outputs,
-            lambda: signal.pidfd_send_signal(self._to_kill, signal.SIGKILL),
+            _pid_of(pidfds[0]), start.pipes, lambda: signal.pidfd_send_signal(self._to_kill, signal.SIGKILL)
         )
 
     def limit_time(self, limit_s: float, *, memory_bytes: int | None = None) -> None:
@@ -167,8 +164,7 @@ class JailedProcess(ChildProcess):
 class _Start:
     """A process that is starting: its pipes, and the future that `Jail.start` waits for."""
 
-    stdin: IO[bytes]
-    outputs: Mapping[int, IO[bytes]]
+    pipes: Pipes
     group: Group | None
     reply: asyncio.Future[None] = attrs.field(factory=lambda: asyncio.get_running_loop().create_future())
     process: JailedProcess | None = None
@@ -223,36 +219,37 @@ class Jail:
         """
         number = next(self._numbers)
         start = group = None
-        with contextlib.ExitStack() as ours:
+        try:
+            if self._cgroups is not None:
+                group = self._cgroups.new_group()
+                await asyncio.wrap_future(self._cgroups.submit(group.create))
+            pipes = _open_pipes(channel=channel)
+            start = self._starts[number] = _Start(pipes, group)
+            message = {"start": number, "argv": [*argv], "limits": {**limits}}
+            message |= {"compiles": compiles, "canary": canary, "cgroup": group is not None}
             try:
-                if self._cgroups is not None:
-                    group = self._cgroups.new_group()
-                    await asyncio.wrap_future(self._cgroups.submit(group.create))
-                with contextlib.ExitStack() as theirs:
-                    stdin, outputs, descriptors = _open_pipes(ours, theirs, channel=channel)
-                    start = self._starts[number] = _Start(stdin, outputs, group)
-                    message = {"start": number, "argv": [*argv], "limits": {**limits}}
-                    message |= {"compiles": compiles, "canary": canary, "cgroup": group is not None}
-                    if group is not None:
-                        theirs.callback(group.close)
-                        descriptors.append(group.fd)
-                    self.send(message, descriptors)
-                await start.reply
-            except OSError as error:
-                raise NotStartedError(f"cannot start a process in the jail: {error.strerror}") from None
-            except asyncio.CancelledError:
-                if start is not None and start.process is not None:
-                    self._cancelled.add(start.process)
-                    start.process.receive(ignore_output, functools.partial(self._cancelled.discard, start.process))
-                    start.process.kill()
-                raise
+                self.send(message, pipes.others if group is None else [*pipes.others, group.fd])
             finally:
-                self._starts.pop(number, None)
-                if start is not None and start.process is not None:
-                    ours.pop_all()
-                elif group is not None:
+                pipes.close_others()
+                if group is not None:
+                    group.close()
+            await start.reply
+        except OSError as error:
+            raise NotStartedError(f"cannot start a process in the jail: {error.strerror}") from None
+        except asyncio.CancelledError:
+            if start is not None and start.process is not None:
+                self._cancelled.add(start.process)
+                start.process.receive(ignore_output, functools.partial(self._cancelled.discard, start.process))
+                start.process.kill()
+            raise
+        finally:
+            self._starts.pop(number, None)
+            if start is None or start.process is None:
+                if start is not None:
+                    start.pipes.close()
+                if group is not None:
                     self.discard(group)
-            assert start.process is not None
+        assert start.process is not None
         return start.process
 
     async def open_folder(self, number: int) -> Folder:
@@ -364,34 +361,15 @@ class Jail:
             process.mark_exited(-signal.SIGKILL)
 
 
-def _open_pipes(
-    ours: contextlib.ExitStack, theirs: contextlib.ExitStack, *, channel: bool
-) -> tuple[IO[bytes], dict[int, IO[bytes]], list[int]]:
-    """Open the pipes between the server and a process that is to start.
-
-    Args:
-        ours: Closes the server's ends.
-        theirs: Closes the process's ends. Close it when the process has them.
-        channel: Whether the messages get a descriptor of their own, MESSAGES.
-
-    Returns:
-        The pipe to write the job to, the pipes to read from, and the descriptors of the process, from 0 upwards.
+def _open_pipes(*, channel: bool) -> Pipes:
+    """Open the pipes to a process that is to start. With `channel`, its messages get a descriptor of their own,
+    MESSAGES.
     """
-
-    def pipe(*, to_process: bool) -> tuple[IO[bytes], int]:
-        read, write = os.pipe()
-        own, other = (write, read) if to_process else (read, write)
-        theirs.callback(os.close, other)
-        return ours.enter_context(os.fdopen(own, "wb" if to_process else "rb", buffering=0)), other
-
-    (stdin, in_fd), (stdout, out_fd), (stderr, error_fd) = (pipe(to_process=fd == 0) for fd in range(3))
-    if not channel:
-        return stdin, {STDOUT: stdout, STDERR: stderr}, [in_fd, out_fd, error_fd]
-    for fd in (in_fd, out_fd, error_fd):
-        os.fchmod(fd, 0o666)  # so that a process with another uid can open /dev/stdin and the like
-    messages, messages_fd = pipe(to_process=False)
-    outputs = {STDOUT: stdout, STDERR: stderr, MESSAGES: messages}
-    return stdin, outputs, [in_fd, out_fd, error_fd, messages_fd]
+    pipes = Pipes(4 if channel else 3)
+    if channel:
+        for fd in pipes.others[:3]:
+            os.fchmod(fd, 0o666)  # so that a process with another uid can open /dev/stdin and the like
+    return pipes
 
 
 @contextlib.asynccontextmanager

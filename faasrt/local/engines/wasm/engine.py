@@ -63,7 +63,7 @@ class WasmWorker:
 
     def __init__(self, child: ChildProcess, folder: Path, discard: Callable[[str], None]) -> None:
         self.folder, self._discard = folder, discard
-        self.child, self.ended, self.kill = child, child.ended, child.kill
+        self.child, self.ended, self.kill, self.when_ended = child, child.ended, child.kill, child.when_ended
         self._buffer, self._max_bytes = bytearray(), _MESSAGE_BYTES
         # None means that the process has ended.
         self._messages: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
