@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from faasrt.errors import safe_repr
 
 
-def loads(text: str, *, unique_names: bool = False) -> Any:
+def loads(text: str, *, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     """Decode a JSON text.
 
     Args:
         text: The text.
-        unique_names: Whether to refuse an object with two fields of the same name. Default: False, which uses the last
-            value.
+        object_pairs_hook: Called with the (name, value) pairs of each object; returns the decoded object. Default:
+            None, which makes a dict, where the last value of a repeated name is used.
 
     Raises:
         ValueError: The text is not JSON, or contains a number too large for a float, or an integer with too many
-            digits, or a name twice.
+            digits.
         RecursionError: The text is nested too deeply.
     """
-    return (_UNIQUE_DECODER if unique_names else _DECODER).decode(text)
+    return _decoder(object_pairs_hook).decode(text)
 
 
 def read(text: str, at: int) -> tuple[Any, int]:
@@ -32,7 +34,7 @@ def read(text: str, at: int) -> tuple[Any, int]:
         ValueError: See `loads`.
         RecursionError: See `loads`.
     """
-    return _DECODER.raw_decode(text, at)
+    return _decoder(None).raw_decode(text, at)
 
 
 def dump_bytes(value: Any) -> bytes:
@@ -72,16 +74,12 @@ def _finite_float(text: str) -> float:
     return value
 
 
-def _dict_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise ValueError("an object has two fields of the same name")
-    return fields
-
-
-# Made once, because making one takes longer than decoding a short text.
+# Made once, because making one takes longer than encoding or decoding a short text.
 _ENCODER = json.JSONEncoder(ensure_ascii=False)
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite_float)
-_UNIQUE_DECODER = json.JSONDecoder(
-    parse_constant=_refuse_constant, parse_float=_finite_float, object_pairs_hook=_dict_without_duplicates
-)
+
+
+@functools.cache
+def _decoder(object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None) -> json.JSONDecoder:
+    return json.JSONDecoder(
+        parse_constant=_refuse_constant, parse_float=_finite_float, object_pairs_hook=object_pairs_hook
+    )

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import select
 import signal
 import subprocess
 import threading
@@ -17,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 from faasrt.local.errors import NotStartedError
 
@@ -27,6 +28,7 @@ MESSAGES = 3
 """The descriptor to which a process with a channel writes its messages."""
 _READ_BYTES = 65_536
 _MAX_PIECES = 100  # written at once; the system allows 1,024
+_MAX_EVENTS = 64  # the rest of them follows at once
 # 16 reads empty a full pipe of the largest size, 1 MiB.
 _DRAIN_READS = 16
 _CLOSE_TIMEOUT_S = 5.0
@@ -212,16 +214,64 @@ def _adopt(process: subprocess.Popen[bytes], pipes: Pipes, end: int) -> ChildPro
     return child
 
 
+class Readers(Protocol):
+    """Calls functions when descriptors are readable, as an event loop does."""
+
+    def add_reader(self, fd: int, callback: Callable[[int], object], argument: int, /) -> object:
+        """Call a function with an argument whenever a descriptor is readable."""
+
+    def remove_reader(self, fd: int, /) -> object:
+        """Stop this."""
+
+
+class CheapReaders:
+    """Readers for descriptors that are open only for a moment. They take a fifth of the time of those of asyncio.
+
+    Call `aclose` at the end.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._epoll = select.epoll()
+        self._callbacks: dict[int, tuple[Callable[[int], object], int]] = {}
+        self._idle = asyncio.Event()
+        self._loop.add_reader(self._epoll.fileno(), self._call)
+
+    def add_reader(self, fd: int, callback: Callable[[int], object], argument: int, /) -> None:
+        self._epoll.register(fd, select.EPOLLIN)
+        self._callbacks[fd] = callback, argument
+        self._idle.clear()
+
+    def remove_reader(self, fd: int, /) -> None:
+        if self._callbacks.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+            if not self._callbacks:
+                self._idle.set()
+
+    async def aclose(self) -> None:
+        """Wait until all readers have been removed."""
+        if self._callbacks:
+            await self._idle.wait()
+        self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
+
+    def _call(self) -> None:
+        for fd, _ in self._epoll.poll(0, _MAX_EVENTS):
+            if fd in self._callbacks:  # a call before this one may have removed it
+                callback, argument = self._callbacks[fd]
+                callback(argument)
+
+
 class ChildProcess:
     """A process whose output is passed to a function. Created by `Spawner.start` and `Jail.start`.
 
-    Output that arrives before `receive` is called is discarded. No output arrives before the first `await` after the
-    creation.
+    Output that arrives before `receive` is called is kept until then.
 
     Args:
         pid: The process id.
         pipes: The pipes to it. They are closed when it has ended.
         kill: Kills the process and all processes that it started.
+        readers: Wait for its output; None means the event loop.
 
     Attributes:
         pid: The process id.
@@ -231,14 +281,16 @@ class ChildProcess:
         ended: Set when the process has ended and all of its output has been received.
     """
 
-    def __init__(self, pid: int, pipes: Pipes, kill: Callable[[], None]) -> None:
+    def __init__(self, pid: int, pipes: Pipes, kill: Callable[[], None], readers: Readers | None = None) -> None:
         self.pid = pid
         self.returncode: int | None = None
         self.killed = self.paused = False
         self.ended = asyncio.Event()
         self._kill = kill
         self._loop = asyncio.get_running_loop()
-        self._on_output: Callable[[int, bytes], None] = ignore_output
+        self._readers: Readers = readers or self._loop
+        self._early: list[tuple[int, bytes]] = []
+        self._on_output: Callable[[int, bytes], None] = lambda fd, data: self._early.append((fd, data))
         self._on_end: Callable[[], None] | None = None
         self._when_ended: Callable[[], None] | None = None
         self._pipes = pipes
@@ -248,10 +300,10 @@ class ChildProcess:
         outputs = [fd for fd in pipes.own if fd != STDIN]
         try:
             for fd in outputs:
-                self._loop.add_reader(pipes.own[fd], self._read, fd)
+                self._readers.add_reader(pipes.own[fd], self._read, fd)
         except OSError:
             for fd in outputs:
-                self._loop.remove_reader(pipes.own[fd])
+                self._readers.remove_reader(pipes.own[fd])
             raise
 
     def receive(self, function: Callable[[int, bytes], None], on_end: Callable[[], None] | None = None) -> None:
@@ -259,6 +311,9 @@ class ChildProcess:
         once, when `ended` is set.
         """
         self._on_output, self._on_end = function, on_end
+        early, self._early = self._early, []
+        for fd, data in early:
+            function(fd, data)
         if self.ended.is_set() and on_end is not None:
             on_end()
 
@@ -304,14 +359,14 @@ class ChildProcess:
         if not self.paused and not self.killed:
             self.paused = True
             for fd in self._pipes.own.keys() & STREAMS.keys():
-                self._loop.remove_reader(self._pipes.own[fd])
+                self._readers.remove_reader(self._pipes.own[fd])
 
     def resume(self) -> None:
         """Read STDOUT and STDERR again after `pause`."""
         if self.paused:
             self.paused = False
             for fd in self._pipes.own.keys() & STREAMS.keys():
-                self._loop.add_reader(self._pipes.own[fd], self._read, fd)
+                self._readers.add_reader(self._pipes.own[fd], self._read, fd)
 
     def kill(self) -> None:
         """Kill the process and all processes that it started. This is safe after its end."""
@@ -362,7 +417,7 @@ class ChildProcess:
 
     def _close_output(self, fd: int) -> None:
         pipe = self._pipes.own.pop(fd)
-        self._loop.remove_reader(pipe)
+        self._readers.remove_reader(pipe)
         os.close(pipe)
 
     def _send(self) -> None:

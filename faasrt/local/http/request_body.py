@@ -103,8 +103,7 @@ def decode_body(body: bytes) -> dict[str, Any]:
         text = body.decode("utf-8")
         if len(text) > limits.MAX_STRUCTURE_BYTES:
             _check_structure(text)
-        # Of two fields with the same name, a proxy in front of this server may have checked the other one.
-        fields = _strict_json.loads(text, unique_names=True)
+        fields = _strict_json.loads(text, object_pairs_hook=_dict_without_duplicates)
     except UnicodeDecodeError as error:
         raise BadRequestError(f"the body is not JSON: it is not UTF-8 (byte {error.start})") from None
     except RecursionError:
@@ -134,6 +133,14 @@ def _check_structure(text: str) -> None:
             f"the body contains too many values: it may have {limits.MAX_STRINGS} strings, and "
             f"{limits.MAX_STRUCTURE_BYTES} characters outside of strings"
         )
+
+
+def _dict_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        # A proxy in front of this server may have checked the other value.
+        raise ValueError("an object has two fields of the same name")
+    return fields
 
 
 def parse_language(fields: dict[str, Any], served: tuple[Language, ...], reasons: Mapping[Language, str]) -> Language:

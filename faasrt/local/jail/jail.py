@@ -23,7 +23,7 @@ import faasrt.local.jail
 from faasrt.local.errors import EngineError, NotStartedError, SuspectError
 from faasrt.local.jail.cgroup import Cgroups, Group
 from faasrt.local.jail.config import JailConfig
-from faasrt.local.process import ChildProcess, Pipes, Spawner, ignore_output
+from faasrt.local.process import CheapReaders, ChildProcess, Pipes, Spawner, ignore_output
 
 _START_TIMEOUT_S = 60.0
 _MESSAGE_BYTES = 65_536
@@ -81,9 +81,10 @@ class JailedProcess(ChildProcess):
         self.outside_reason, self.is_suspect = "", False
         self._jail, self._number, self._pidfds, self._group = jail, number, pidfds, start.group
         self._to_kill = pidfds[1]
-        super().__init__(
-            _pid_of(pidfds[0]), start.pipes, lambda: signal.pidfd_send_signal(self._to_kill, signal.SIGKILL)
-        )
+        super().__init__(_pid_of(pidfds[0]), start.pipes, self._send_kill, jail.readers)
+
+    def _send_kill(self) -> None:
+        signal.pidfd_send_signal(self._to_kill, signal.SIGKILL)
 
     def limit_time(self, limit_s: float, *, memory_bytes: int | None = None) -> None:
         """Start the time limit of the program. The launcher ends the program, even if this process is busy.
@@ -180,6 +181,7 @@ class Jail:
     Attributes:
         packages: The packages in the configuration that are installed.
         base_bytes: The resident memory of the launcher, which each process has from its start.
+        readers: Wait for the output of processes.
     """
 
     def __init__(self, server: socket.socket, cgroups: Cgroups | None) -> None:
@@ -192,6 +194,7 @@ class Jail:
         self._cancelled: set[JailedProcess] = set()  # processes whose start was cancelled, until they have ended
         self._folders: dict[int, asyncio.Future[Folder]] = {}
         self._ended = asyncio.Event()
+        self.readers = CheapReaders()
 
     async def start(
         self,
@@ -425,6 +428,7 @@ async def open_jail(
             # The kernel kills the processes in the jail when the launcher ends.
             await launcher.end()
             await jail.end()
+            await jail.readers.aclose()
             with contextlib.suppress(OSError):
                 await asyncio.to_thread(root.rmdir)
 
