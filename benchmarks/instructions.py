@@ -29,9 +29,10 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from http.client import HTTPConnection
 from importlib.metadata import version
 from pathlib import Path
+
+from aiohttp import ClientSession
 
 from benchmarks import load
 from benchmarks.clients import Client, check as check_stdout, faasrt, hand, request_body, tuned
@@ -65,13 +66,13 @@ async def serve_calls(calls: int) -> None:
             raise RuntimeError("a call of the server failed")
 
 
-def make_calls_of_server(url: str, calls: int) -> None:
+async def make_calls_of_server(url: str, calls: int) -> None:
     """Make calls of the server in this process, which does not run in callgrind."""
-    body = json.dumps({**request_body(), "code": "print(42)"})
-    connection = HTTPConnection(url.removeprefix("http://"))
-    for _ in range(calls):
-        connection.request("POST", "/run_code", body, {"Content-Type": "application/json"})
-        check_stdout(json.load(connection.getresponse())["output"]["stdout"])
+    body = {**request_body(), "code": "print(42)"}
+    async with ClientSession() as session:
+        for _ in range(calls):
+            async with session.post(f"{url}/run_code", json=body) as response:
+                check_stdout((await response.json())["output"]["stdout"])
 
 
 def command(contender: str, url: str, calls: int) -> list[str]:
@@ -171,7 +172,7 @@ def main() -> None:
         asyncio.run(serve_calls(args.calls))
         return
     if args.contender == "client":
-        make_calls_of_server(args.url, args.calls)
+        asyncio.run(make_calls_of_server(args.url, args.calls))
         return
     if args.profile:
         if sys.version_info < (3, 12):
