@@ -23,7 +23,8 @@ Comparisons of values that functions return:
     "alike"      as "equal", but a tuple equals a list with the same elements
     "floats"     as "alike", but numbers may differ slightly, at any depth: `floats()` with its defaults
     floats(...)  the same with other tolerances
-    a function   takes the returned and the expected value, and returns whether the returned one is right
+    a function   takes the returned value, which may be of any type of JSON or a tuple, and the expected one, and
+                 returns whether the returned one is right
 """
 
 from __future__ import annotations

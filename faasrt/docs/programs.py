@@ -75,7 +75,7 @@ program with asserts, as in HumanEval and MBPP, is an `AssertTest`: see "Test pr
 ```python
 import asyncio
 
-from faasrt import FunctionTest, RuntimeManager, floats
+from faasrt import FunctionTest, RuntimeManager
 
 TESTS = [FunctionTest([[2, 4]], 3), FunctionTest([[1, 2]], 1.5), FunctionTest([[0.1, 0.2, 0.3]], 0.2, compare="floats")]
 SOLUTIONS = [

@@ -57,7 +57,8 @@ more time, raise the limit: `SandboxConfig(timeout_limit_s=60)`.
 
 The function that you passed as `compare` raised an exception, which is its `__cause__`, was a coroutine function, or
 returned an object that is neither true nor false, such as a NumPy array.
-The program has run. The other verdicts of this call of `judge` are lost.
+The program has run. The other verdicts of this call of `judge` are lost. Let the function return False for a value of
+a type that it does not expect, because a program decides what its function returns.
 
 ### StreamError
 
