@@ -55,9 +55,9 @@ The fields, statuses, exit codes, languages and refusals are those of the servic
   Piston's 400. A body may have 8 MiB.
 * A language without a toolchain is a `SandboxError` of SandboxFusion, instead of exit code 127, which looks like a
   failure of the program. Piston lists only what runs.
-* `nodejs` and `javascript` run in Deno: as a CommonJS module with Node's `require`, `process` and `console`, or as an
-  ES module if a line begins with `import` or `export`. They need the level "namespaces", and start more slowly than in
-  faasrt's own API, because Deno loads the modules of Node. There are no packages of npm.
+* `nodejs`, `javascript` and `typescript` run in Deno, with the modules of Node: as an ES module if a line begins with
+  `import` or `export`, else as a CommonJS module. CommonJS needs the level "namespaces", and starts more slowly than
+  programs of faasrt's own API, because Deno loads its copy of Node. There are no packages of npm.
 * Output is never lost: the limit is `--output-bytes`. A longer stream of SandboxFusion is cut, which `message` says; a
   program that prints more than twice the limit is ended, as a `TimeLimitExceeded`. On Piston, both are `OL` or `EL`.
   Bytes that are not UTF-8 become U+FFFD.

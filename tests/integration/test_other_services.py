@@ -686,18 +686,36 @@ NODE = {
         process.on('uncaughtException', (error) => console.log(error.message === 'late'));
         Promise.reject(new Error('late'));
     """),
+    "ES module with bare names": block("""
+        import { basename } from 'path';
+        import {
+            readFileSync,
+        } from "fs";
+        export const x = "fs" + basename('/a/b') + readFileSync('/dev/stdin').toString().trim();
+        console.log(x === 'fsbin');
+    """),
     "ES module": "import { basename } from 'node:path';\nconsole.log(basename('/a/b') === 'b');",
     "late": "setTimeout(() => console.log(true), 5)",
 }
 
 
+TYPESCRIPT = {
+    "bare names": "import * as fs from 'fs'; const x: string = fs.readFileSync(0, 'utf8'); console.log(x === 'in\\n');",
+    "require": "const x: string = require('path').basename(__filename); console.log(x === 'main.cts');",
+    "standard input": "import * as fs from 'fs'; console.log(fs.readFileSync('/dev/stdin', 'utf8') === 'in\\n')",
+    "no module": "const x: number = await Promise.resolve(1); console.log(x === 1);",
+}
+ROWS = [*(("nodejs", name) for name in NODE), *(("typescript", name) for name in TYPESCRIPT)]
+
+
 @in_session
-@pytest.mark.parametrize("name", NODE)
-async def test_programs_for_node(local: RuntimeManager, name: str) -> None:
-    """JavaScript runs as in Node.js, also what differs in Deno."""
+@pytest.mark.parametrize(("language", "name"), ROWS)
+async def test_programs_for_node(local: RuntimeManager, language: str, name: str) -> None:
+    """JavaScript and TypeScript run as in Node.js and tsx, also what differs in Deno."""
     assert local.local_faas is not None
     files = {"other.js": base64.b64encode(b"exports.one = 1;").decode()}
-    fields = {"language": "nodejs", "code": NODE[name], "stdin": "in\n", "files": files}
+    code = NODE[name] if language == "nodejs" else TYPESCRIPT[name]
+    fields = {"language": language, "code": code, "stdin": "in\n", "files": files}
     _, body, _ = await post(local.local_faas.url, FUSION_PATH, fields)
     assert body["run_result"] | {"execution_time": 0} == {
         "status": "Finished",
@@ -706,6 +724,17 @@ async def test_programs_for_node(local: RuntimeManager, name: str) -> None:
         "stdout": "true\n",
         "stderr": "",
     }
+
+
+@in_session
+async def test_a_file_cannot_replace_a_program_for_node(local: RuntimeManager) -> None:
+    """A file with the name of the program is refused."""
+    assert local.local_faas is not None
+    status, body, _ = await post(
+        local.local_faas.url, FUSION_PATH, fusion("console.log(1)", language="nodejs", files={"main.cjs": "eA=="})
+    )
+    assert status == 422
+    assert "must not contain main.cjs" in check_detail(body)
 
 
 async def test_without_files_only_programs_for_node_are_missing() -> None:

@@ -10,10 +10,11 @@ import attrs
 from aiohttp import web
 
 from faasrt.config import SandboxConfig
-from faasrt.inputs import ProgramInput
+from faasrt.errors import InvalidRequestError
 from faasrt.languages import Language
+from faasrt.local.engines.deno.engine import DenoEngine
+from faasrt.local.engines.deno.node_program import as_node_program
 from faasrt.local.engines.engine import Engine, EngineJob, EngineResult
-from faasrt.local.engines.runner_messages import read_runner
 from faasrt.local.errors import EngineError, NotStartedError, SuspectError
 from faasrt.local.http.admission import AdmissionQueue, execute_with_events
 from faasrt.local.http.memory import Share
@@ -32,10 +33,6 @@ Handler = Callable[[web.BaseRequest, Share], Awaitable[web.Response]]
 PATIENCE_S = 8.0
 _PROTOCOLS: tuple[ServedProtocol, ...] = (sandboxfusion.SERVER, piston.SERVER)
 _VERSION = re.compile(r"([0-9]{1,9})(?:\.([0-9]{1,9}))?(?:\.([0-9]{1,9}))?")
-# Services run JavaScript as Node.js does: as a CommonJS module.
-_NODE_MAIN = read_runner([], ["node_main.js"]).decode()
-_NODE_FILE = "main.cjs"
-_ES_MODULE = re.compile(r"^[^\S\n]*(?:import\b(?![^\S\n]*\()|export\b)", re.MULTILINE)
 _CHECKED_ONLY = frozenset({Language.BASH})  # its "compiler" only checks the syntax
 _NODE_INPUT = ("stdin", "argv", "files")
 
@@ -102,7 +99,10 @@ class OtherServices:
         fields, offer = decode_body(await read_body(request, share)), self._offer()
         run = protocol.read_run(fields, offer)
         queue = self._queues[run.language]
-        job = self._job(run, queue.engine)
+        try:
+            job = self._job(run, queue.engine)
+        except InvalidRequestError as error:
+            raise BadRequestError(str(error)) from None
         check_job(job, queue.engine)
         result = _ended_at_once(run)
         if result is None:
@@ -165,19 +165,10 @@ class OtherServices:
             )
             if compile_limits == engine.compile_limits:
                 compile_limits = None
-        code, program_input = run.code, run.input
-        if run.language is Language.JAVASCRIPT and _ES_MODULE.search(code) is None:
-            program_input = _with_file(program_input, _NODE_FILE, code)
-            code = _NODE_MAIN
-        return EngineJob(
-            language=run.language, code=code, limits=limits, input=program_input, compile_limits=compile_limits
+        job = EngineJob(
+            language=run.language, code=run.code, limits=limits, input=run.input, compile_limits=compile_limits
         )
-
-
-def _with_file(program_input: ProgramInput, name: str, content: str) -> ProgramInput:
-    if name in program_input.files:
-        raise BadRequestError(f"files must not contain {name}, which is the program itself")
-    return attrs.evolve(program_input, files={**program_input.files, name: content.encode()})
+        return as_node_program(job) if isinstance(engine, DenoEngine) else job
 
 
 def _ended_at_once(run: ServedRun) -> ServedResult | None:

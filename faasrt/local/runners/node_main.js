@@ -4,12 +4,6 @@
 import Module from "node:module";
 
 const source = Deno.readTextFileSync("main.cjs");
-if (source.includes("/dev/stdin")) {
-  // Deno may not open this file.
-  const { default: fs } = await import("node:fs");
-  const { readFileSync } = fs;
-  fs.readFileSync = (path, ...rest) => readFileSync(path === "/dev/stdin" ? 0 : path, ...rest);
-}
 if (source.includes("uncaughtException")) {
   // In Node.js, these listeners get unhandled rejections too.
   addEventListener("unhandledrejection", (event) => {
