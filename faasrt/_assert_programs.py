@@ -42,6 +42,21 @@ class ProgramNames:
         defines_check = any(isinstance(node, ast.FunctionDef) and node.name == "check" for node in tree.body)
         return cls(frozenset(used), frozenset(_defined_names(tree)), defines_check and "check" not in used)
 
+    def function(self) -> str:
+        """Return the name of the tested function: the only one that the program reads and does not define.
+
+        Raises:
+            InvalidRequestError: There is no such name, or there are several.
+        """
+        missing = sorted(self._missing())
+        if len(missing) == 1 and "*" not in self.defined:
+            return missing[0]
+        found = f"uses {', '.join(missing)[:200]}" if missing else "uses no other name"
+        raise InvalidRequestError(f"the test program {found} without a definition: pass function=")
+
+    def _missing(self) -> set[str]:
+        return set(self.used) - self.defined - {"__name__"} - set(dir(builtins))
+
     def complete(self, program: str, function: str) -> str:
         """Return the test program, with a call of `check` if it only defines it, as test programs of HumanEval do.
 
@@ -51,7 +66,7 @@ class ProgramNames:
         if function in self.defined or not (self.only_defines_check or function in self.used):
             reason = "defines" if function in self.defined else "does not use"
             raise InvalidRequestError(f"the test program {reason} {function}, the function that is tested")
-        missing = self.used - self.defined - {function, "__name__"} - set(dir(builtins))
+        missing = self._missing() - {function}
         if missing and "*" not in self.defined:
             raise InvalidRequestError(
                 f"the test program uses {', '.join(sorted(missing))[:200]}, and does not define it. It runs in a "

@@ -218,7 +218,8 @@ class AssertTest:
 
     Attributes:
         program: The test program, at most 1,048,576 characters. It calls the function by its name, or defines
-            `check(candidate)`, as in HumanEval. It must define all else that it uses.
+            `check(candidate)`, as in HumanEval. It must define all else that it uses. If it uses only one name that it
+            does not define, as in MBPP, `judge` needs no name of the function.
         timeout_ms: The time limit in milliseconds of the test program, and of all calls of the function together.
             Default: None, which means that of the judgement.
         id: Your own name for the test. Default: None.
@@ -275,6 +276,18 @@ class AssertTest:
         """
         return self._names.complete(self.program, function)
 
+    def find_function(self) -> str:
+        """Return the name of the tested function: the only one that the test program uses and does not define.
+
+        Raises:
+            InvalidRequestError: There is no such name, or there are several.
+
+        Example:
+            >>> AssertTest("import math; assert math.isclose(area(1), math.pi)").find_function()
+            'area'
+        """
+        return self._names.function()
+
 
 Test: TypeAlias = TestCase | FunctionTest | AssertTest
 """A test of a program."""
@@ -283,13 +296,12 @@ Tests: TypeAlias = Iterable[TestCase] | Iterable[FunctionTest] | Iterable[Assert
 
 
 def test_from_dict(fields: object, function: object) -> Test:
-    """Return the test in decoded JSON: a `TestCase` if no function is tested, an `AssertTest` if it has a program, else
-    a `FunctionTest`. Raise InvalidRequestError if a field is unknown, missing or wrong.
+    """Return the test in decoded JSON: an `AssertTest` if it has a program, else a `TestCase` or, with a function, a
+    `FunctionTest`. Raise InvalidRequestError if a field is unknown, missing or wrong.
     """
-    if function is None:
-        return TestCase.from_dict(fields)
-    has_program = isinstance(fields, dict) and fields.get("program") is not None
-    return (AssertTest if has_program else FunctionTest).from_dict(fields)
+    if isinstance(fields, dict) and fields.get("program") is not None:
+        return AssertTest.from_dict(fields)
+    return TestCase.from_dict(fields) if function is None else FunctionTest.from_dict(fields)
 
 
 def _check_names(kind: type[Test], fields: object) -> dict[str, Any]:
@@ -497,14 +509,16 @@ def check_tests(tests: object) -> tuple[TestCase, ...] | tuple[FunctionTest, ...
 
 
 def check_function_given(tests: Sequence[Test], function: object) -> None:
-    """Raise InvalidRequestError unless a function is named for tests of a function, and only for them."""
+    """Raise InvalidRequestError unless a function is named for tests of a function, and only for them. An `AssertTest`
+    may leave the name out.
+    """
     if isinstance(tests[0], TestCase):
         if function is not None:
             raise InvalidRequestError(
                 "tests of a function must be FunctionTests or AssertTests, got TestCases, which test whole programs"
             )
-    elif function is None:
-        raise InvalidRequestError(f"{type(tests[0]).__name__}s need the name of the function: pass function=")
+    elif function is None and isinstance(tests[0], FunctionTest):
+        raise InvalidRequestError("FunctionTests need the name of the function: pass function=")
 
 
 def judge_result(test: Test, result: ExecutionResult, compare: Compare | None = None) -> TestResult:

@@ -196,12 +196,14 @@ class AssertJob:
     max_bytes: int
 
     @classmethod
-    def checked(cls, tests: Sequence[Test], function: str, language: Language | str, max_bytes: int) -> AssertJob:
+    def checked(
+        cls, tests: Sequence[Test], function: str | None, language: Language | str, max_bytes: int
+    ) -> AssertJob:
         """Return the job for tests, or raise InvalidRequestError if the function cannot be tested by them."""
         if language is not Language.PYTHON:
             raise InvalidRequestError(f"AssertTests are for Python, not for {language}: use FunctionTests")
-        name = check_function(function, language)
         own = [test for test in tests if isinstance(test, AssertTest)]
+        name = check_function(own[0].find_function() if function is None else function, language)
         return cls(own, [test.complete_program(name) for test in own], name, max_bytes)
 
     async def judge(

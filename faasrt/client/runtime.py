@@ -323,7 +323,8 @@ class Runtime:
             tests: The tests, at least one: either `TestCase`; or `FunctionTest`, which share executions as the cases of
                 `run_cases` do; or `AssertTest`, which share three executions or more; two if the test programs have run
                 before.
-            function: The name of the function that `FunctionTest` or `AssertTest` calls. Default: None, for `TestCase`.
+            function: The name of the function that `FunctionTest` or `AssertTest` calls. Default: None, for `TestCase`,
+                or for `AssertTest` if its test program uses only one name that it does not define.
             language: See `run_code`. `AssertTest` needs Python.
             compare: The comparison; see `faasrt.judging`. Default: None, which means "lines", or "equal" for
                 `FunctionTest`. An `AssertTest` compares by itself.
@@ -360,7 +361,7 @@ class Runtime:
         if function is not None:
             check_has_return_val(parsed, "judge with a function")
         requests = [self._request(code, parsed, **options_of(test, options)) for test in checked]
-        if function is not None and isinstance(checked[0], AssertTest):
+        if isinstance(checked[0], AssertTest):
             asserts = AssertJob.checked(checked, function, parsed, self._transport.endpoints.max_cases_bytes(parsed))
             with self._calls.track():
                 return await asserts.judge(

@@ -51,7 +51,8 @@ print(reward.code_reward(["```python\nprint(input()[::-1])\n```"], tests=[[{"std
 ## Test programs with asserts
 
 Data sets such as HumanEval and MBPP have programs with `assert` statements in place of arguments and results. Such a
-program is an `AssertTest`; in JSON, `{"program": ...}`. Its function is the entry point:
+program is an `AssertTest`; in JSON, `{"program": ...}`. The function is the entry point. It can be left out if the test
+program uses no other name that it does not define, as in MBPP:
 
 ```python
 from faasrt.rewards import code_reward

@@ -186,7 +186,7 @@ async def test_a_wrong_test_cannot_be_made(name: str) -> None:
         ("assert g(1) == 2", {}, "does not use f, the function that is tested"),
         ("def f(): pass\nassert f()", {}, "defines f, the function that is tested"),
         ("assert f(Pair(1, n)) == 2", {}, "the test program uses Pair, n, and does not define it"),
-        ("assert f(1)", {"function": None}, "AssertTests need the name of the function: pass function="),
+        ("assert f(1)", {"function": "g"}, "does not use g, the function that is tested"),
         ("assert f(1)", {"function": "f("}, "function must be a str with the name of a function"),
         ("assert f(1)", {"compare": "equal"}, "compare must be None for AssertTests"),
         ("assert f(1)", {"language": "js"}, "AssertTests are for Python, not for javascript: use FunctionTests"),
@@ -201,6 +201,29 @@ async def test_wrong_arguments_are_refused_before_anything_is_sent(
                 "x", [AssertTest("assert f"), AssertTest(program)], **{"function": "f", "language": "python", **options}
             )
         assert not faas.requests
+
+
+async def test_the_only_name_without_a_definition_is_the_function(local: RuntimeManager) -> None:
+    """As in MBPP, which names no entry point. In JSON, the program makes a test a test program."""
+    task = CodeTask.from_dict({"code": DOUBLE, "language": "py", "tests": [{"program": "x = 2\nassert f(x) == x + x"}]})
+    assert (await local.judge(task.code, task.tests, language="python")).passed
+    items = [item async for item in local.map([task])]
+    assert isinstance(items[0], CompletedTask)
+    assert items[0].judgement is not None
+    assert items[0].judgement.passed
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        ("assert f(g(1)) == 2", "uses f, g without a definition: pass function="),
+        ("def check(candidate): assert candidate(1) == 2", "uses no other name without a definition: pass function="),
+        ("from math import *\nassert f(1) == 2", "uses f without a definition: pass function="),
+    ],
+)
+async def test_a_function_that_cannot_be_found_must_be_named(program: str, message: str) -> None:
+    with pytest.raises(InvalidRequestError, match=re.escape(message)):
+        AssertTest(program).find_function()
 
 
 async def test_names_that_a_test_program_defines_in_any_way() -> None:
