@@ -4,8 +4,8 @@ A model that is rewarded for passing tests learns to pass them, also by other me
 appended to its program, `sys.exit(0)` or a class whose `__eq__` is always true earns the full reward. `faasrt.rewards`
 gives such a program nothing:
 
-* The program gets the input or the arguments of a test. The expected output or value never enters the sandbox.
-* What the program prints or returns is compared outside of the sandbox.
+* The program gets the input or the arguments of a test, and never the expected output or value.
+* What the program prints or returns is compared outside of its sandbox.
 * A program that ends early, exits, or forges output has not returned the expected value, so the test fails.
 * A failure of the infrastructure is an exception, or a value of your choice, never a score of 0 by accident.
 
@@ -160,6 +160,7 @@ There is no sandbox provider yet: the module says why, and what that means.
   set `timeout_ms`.
 * **Retries.** A program runs at most once, so a connection that is lost while it runs is an exception.
   `idempotent=True` allows faasrt to run it again.
+* **Logs.** Each failure of the infrastructure is a warning of the logger `faasrt`, also with a value for `on_failure`.
 * **Checks of a data set.** Tests in a wrong form are an `InvalidRequestError` before anything runs. To find them before
   the training, score an empty completion for each row: `code_reward([""] * len(rows), tests=rows)`.
 * **Concurrency.** Completions are judged at the same time, up to `LimiterSettings.max_concurrency`, and wait for the
