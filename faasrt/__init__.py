@@ -22,6 +22,7 @@ Read on with `help(...)`, `python -m pydoc NAME`, or in the site that the README
 * `faasrt.docs.sandboxes`: how programs differ from plain CPython and Deno, limits, and security
 * `faasrt.docs.server`: the server of the embedded FaaS: HTTP API, stopping, changing options
 * `faasrt.docs.services`: SandboxFusion and Piston servers, and their further languages
+* `faasrt.docs.service_clients`: `faasrt serve` behind the clients of SandboxFusion and Piston
 * `faasrt.docs.other_languages`: C, C++, Go, Rust, Java and Bash
 * `faasrt.docs.error_handling`: which failures are results, which are exceptions, and what to do with each
 * `faasrt.docs.troubleshooting`: each error and common situation, and the remedy

@@ -29,6 +29,7 @@ SECTIONS = {
         "faasrt.docs.sandboxes": "Sandboxes",
         "faasrt.docs.server": "The server",
         "faasrt.docs.services": "Other services",
+        "faasrt.docs.service_clients": "Clients of other services",
         "faasrt.docs.other_languages": "Other languages",
         "faasrt.docs.error_handling": "Error handling",
         "faasrt.docs.troubleshooting": "Troubleshooting",
