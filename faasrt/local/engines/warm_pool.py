@@ -75,7 +75,9 @@ class WarmPool(Generic[_P]):
         self._processes: set[_P] = set()
         self._warm: asyncio.Queue[_P] = asyncio.Queue()
         self._recent: dict[_P, asyncio.TimerHandle] = {}  # processes with a head start
-        self._peak = peak  # the largest number of programs that recently ran at once
+        # The largest number of programs that recently ran at once. It is the number of processes to keep, but at least
+        # `min_warm` and at most the capacity.
+        self._set_peak(peak)
         self._starting = 0
         self._needed = asyncio.Semaphore(0)
 
@@ -107,16 +109,16 @@ class WarmPool(Generic[_P]):
         """The number of processes to compare with the target."""
         return len(self._processes) if self._reuses_processes else self.idle
 
-    @property
-    def _target(self) -> int:
-        """The number of processes to keep: the recent peak, but at least `min_warm` and at most the capacity."""
-        return min(self._engine.capacity, max(self._min_warm, self._peak))
+    def _set_peak(self, peak: int) -> None:
+        self._peak = peak
+        self._target = min(self._engine.capacity, max(self._min_warm, peak))
 
     async def get(self) -> _P:
         """Take a warm process, or wait for one. Raise NotStartedError if none became ready in time, or if the engine
         failed.
         """
-        self._peak = max(self._peak, self._engine.active)
+        if self._engine.active > self._peak:
+            self._set_peak(self._engine.active)
         while True:
             process = self._warm.get_nowait() if self.idle else await self._wait()
             if process.alive:
@@ -212,6 +214,6 @@ class WarmPool(Generic[_P]):
         """Halve the recorded peak every `PEAK_DECAY_S`, and end idle processes beyond the new target."""
         while True:
             await asyncio.sleep(PEAK_DECAY_S)
-            self._peak = max(self._engine.active, self._peak // 2)
+            self._set_peak(max(self._engine.active, self._peak // 2))
             for _ in range(min(self.idle, self._process_count - self._target)):
                 self._warm.get_nowait().kill()

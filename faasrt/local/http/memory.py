@@ -76,7 +76,7 @@ class Share:
         """Count a piece of the body. Raise BusyError if there is not enough memory."""
         self.record_progress(size)
         needed = max(0, self.size + size - limits.SMALL_BYTES) - self.counted
-        if not self._pool.make_room(needed, self, slow_s=limits.SLOW_S):
+        if needed and not self._pool.make_room(needed, self, slow_s=limits.SLOW_S):
             raise BusyError("too much memory is in use by other requests")
         self._count(size, needed)
 
