@@ -30,6 +30,7 @@ Read on with `help(...)`, `python -m pydoc NAME`, or in the site that the README
 * `faasrt.docs.batches`: files of tasks, what `--resume` runs, and pass@k
 * `faasrt.docs.caching`: results that are reused
 * `faasrt.docs.logging_and_metrics`: logs, metrics, traces
+* `faasrt.docs.many_processes`: one server for the workers of uvicorn and other processes
 * `faasrt.docs.running_a_fleet`: many servers: Kubernetes, sizing, autoscaling, alerts
 * `faasrt.docs.glossary`: the terms that the documentation and the source code use
 * `faasrt.examples`: complete programs: web backends, a batch, a benchmark, a notebook

@@ -37,6 +37,7 @@ SECTIONS = {
         "faasrt.docs.batches": "Batches of files",
         "faasrt.docs.caching": "Caching",
         "faasrt.docs.logging_and_metrics": "Logging and metrics",
+        "faasrt.docs.many_processes": "Several processes",
         "faasrt.docs.running_a_fleet": "Running a fleet",
         "faasrt.docs.glossary": "Glossary",
     },

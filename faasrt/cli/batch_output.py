@@ -61,11 +61,13 @@ def _describe_tests(judgement: Judgement) -> dict[str, Any]:
         "total": len(judgement.results),
         "verdicts": [str(test.verdict) for test in judgement.results],
     }
-    if failure is None or not failure.difference:
+    if failure is None:
         return {"tests": tests}
-    message = f"test {judgement.results.index(failure) + 1}: {failure.difference}"
-    error = {"name": "", "message": message, "traceback": ""}
-    return {"tests": tests, "outcome": str(failure.verdict), "error": error}
+    fields = {"tests": tests, "outcome": str(failure.verdict)}
+    if failure.difference:
+        message = f"test {judgement.results.index(failure) + 1}: {failure.difference}"
+        fields["error"] = {"name": "", "message": message, "traceback": ""}
+    return fields
 
 
 def kind_of(record: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@
 * `faasrt.docs.batches`: files of tasks and results, what `--resume` runs, and pass@k.
 * `faasrt.docs.caching`: results that are reused.
 * `faasrt.docs.logging_and_metrics`: logs, metrics and traces.
+* `faasrt.docs.many_processes`: one server for several processes, such as the workers of uvicorn.
 * `faasrt.docs.running_a_fleet`: many servers, on Kubernetes: sizing, autoscaling, security, upgrades and alerts.
 * `faasrt.docs.glossary`: the terms that the documentation and the source code use.
 

@@ -69,6 +69,7 @@ The choice takes as long with a thousand replicas as with ten, unless nearly all
 | to stop a program whose client has gone (web backends) | `faasrt.web.run_until_disconnect` (Starlette, FastAPI) |
 | a batch that survives longer restarts | `RetrySettings(connect_retry_s=120)`, and a `grace_s` of as many seconds |
 | to leave room for other clients of a server | a small `LimiterSettings(max_concurrency=...)` |
+| one server for the workers of uvicorn | `faasrt serve`, see `faasrt.docs.many_processes` |
 | more programs at once on the embedded FaaS | `RuntimeManager.local(workers=...)`, at most one for each free CPU |
 | more throughput than one machine has | several replicas in `COZE_LOOP_PYTHON_FAAS_URL`, separated by commas |
 | replicas that come and go | `dns+http://faas:8000`, see "Replicas behind a name" |
@@ -215,7 +216,8 @@ Native Python and JavaScript programs use a CPU while they run. Plan one worker 
 100 MB. Measure with `python -m faasrt.examples.benchmark`, which prints the time of each phase.
 
 The client needs about 0.1 ms of CPU for a call (`benchmarks/overhead.py`). One process and one event loop handle
-thousands of calls per second; beyond that use several processes, each with a manager of its own.
+thousands of calls per second; beyond that use several processes, each with a manager of its own, and one server for
+all of them: `faasrt.docs.many_processes`.
 
 ## Reuse results
 

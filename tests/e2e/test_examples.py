@@ -405,3 +405,33 @@ async def test_the_package_docstring_lists_all_examples() -> None:
     """The docstring of `faasrt.examples` lists its modules and no others."""
     listed = set(re.findall(r"faasrt\.examples\.(\w+)  ", importlib.import_module("faasrt.examples").__doc__ or ""))
     assert listed == {path.stem for path in FOLDER.glob("*.py")} - {"__init__"}
+
+
+async def test_the_workers_of_uvicorn_share_one_server(local: RuntimeManager, tmp_path: Path) -> None:
+    """Each worker has a manager for the server in the environment, and starts no engine of its own."""
+    socket = tmp_path / "app.sock"
+    command = [sys.executable, "-m", "uvicorn", "--factory", "faasrt.examples.fastapi_backend:create_app"]
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        *("--workers", "2", "--uds", str(socket), "--log-level", "warning"),
+        env={**CLEAN, "COZE_LOOP_FAAS_URL": await url_of(local)},
+    )
+    try:
+        # Each request has a connection of its own, so that both workers get some.
+        connector = aiohttp.UnixConnector(str(socket), force_close=True)
+        async with aiohttp.ClientSession("http://app", connector=connector) as client:
+            async with asyncio.timeout(PATIENCE_S):
+                while True:
+                    with contextlib.suppress(aiohttp.ClientConnectionError):
+                        assert (await grade(client))[0] == 200
+                        break
+                    await asyncio.sleep(0.1)
+            answers = await asyncio.gather(*(grade(client, answer=str(42 + number % 2)) for number in range(20)))
+        assert [(status, body["grade"]["score"]) for status, body in answers] == [(200, 1.0), (200, 0.0)] * 10
+        # The workers, and the process that multiprocessing itself starts.
+        children = psutil.Process(process.pid).children()
+        assert len(children) == 3
+        assert [child.children() for child in children] == [[], [], []]
+    finally:
+        process.terminate()
+        await process.wait()

@@ -26,7 +26,7 @@ from faasrt.cli.report.results_file import (
 MAX_SLOWEST = 20
 MAX_FAILING = 200
 MAX_REASONS_SHOWN = 30
-MAX_PROBLEMS_SHOWN = 100
+MAX_PROBLEMS_SHOWN = 40
 _KS = (1, 10, 100)
 # 0.1, 0.2, 0.5, 1, 2, 5, 10 ms and so on.
 _EDGES_MS = [0.0, *(factor * 10.0**power for power in range(-1, 13) for factor in (1, 2, 5))]

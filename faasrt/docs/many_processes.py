@@ -1,0 +1,104 @@
+r"""Several processes, such as the workers of uvicorn: one server for all, or `RuntimeManager.local()` in each.
+
+A manager belongs to one event loop, so each process has a manager of its own. The question is what runs the programs.
+
+**Use one server for all processes.** `RuntimeManager.local()` is for one process: a script, a test, a notebook, a
+service with one worker. In each of N processes, it starts its own engines, and runs as many programs at once as the
+machine has CPUs. So N times as many programs compete for the same CPUs, each process prepares its own interpreters, and
+a process that has nothing to do cannot help another one whose queue is full.
+
+## What it costs
+
+Four workers of uvicorn with the application `faasrt.examples.fastapi_backend`, on a machine with two CPUs, and 16
+requests at a time, whose programs import nothing. Memory is that of all processes together (PSS), of which the four
+workers alone need about 210 MB. `python -m benchmarks.processes` measures this:
+
+| | memory | CPU time for a program |
+|---|---|---|
+| one server for all | 306 MB | 1.00 |
+| `local()` in each | 393 MB | 1.04 |
+| `local(workers=1)` in each | 379 MB | 1.12 |
+
+## A server and the workers of uvicorn
+
+Start the server once for the machine, and name it in the environment of the application:
+
+    faasrt serve --port 8000 --language python --language javascript
+    COZE_LOOP_FAAS_URL=http://127.0.0.1:8000 uvicorn --workers 4 --factory faasrt.examples.fastapi_backend:create_app
+
+The application creates its manager with `RuntimeManager.from_env`, in its lifespan: there it is created in each worker,
+after the fork, and in the event loop of that worker. With `local_fallback=True`, it uses an embedded FaaS if
+COZE_LOOP_FAAS_URL is not set, which is handy on a laptop, but easily overlooked in production.
+
+* The server must run before the first request, not before the workers: calls wait up to
+  `RetrySettings.connect_retry_s` (10 s) for a server that starts. Let a supervisor such as systemd restart it.
+* The number of workers of the application does not change what the machine can run: that is `faasrt serve --workers`.
+* A worker that is killed takes its own calls with it, and their programs are stopped. Other workers are not affected.
+* With `PrometheusSink`, each worker has its own metrics; `PROMETHEUS_MULTIPROC_DIR` adds them up.
+
+A process that starts the others can run the server itself, as this program does. Save it as `pool.py`:
+
+```python
+import asyncio
+import concurrent.futures
+import multiprocessing
+
+from faasrt import LimiterSettings, RuntimeManager
+from faasrt.local import LocalFaaS
+
+PROCESSES = 2
+LIMITER = LimiterSettings(max_concurrency=2)  # the share of each process
+
+
+async def square(url, number):
+    async with RuntimeManager.from_url(url, limiter=LIMITER) as manager:
+        return (await manager.run_code(f"print({number} ** 2)", "python")).stdout.strip()
+
+
+def work(url, number):  # runs in another process
+    return asyncio.run(square(url, number))
+
+
+async def main():
+    async with LocalFaaS(["python"], workers=PROCESSES * LIMITER.max_concurrency) as faas:
+        await faas.wait_ready("python")
+        with concurrent.futures.ProcessPoolExecutor(PROCESSES, multiprocessing.get_context("spawn")) as pool:
+            calls = [asyncio.get_running_loop().run_in_executor(pool, work, faas.url, number) for number in range(4)]
+            print(await asyncio.gather(*calls))
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
+```
+
+```console
+$ python pool.py
+['0', '1', '4', '9']
+```
+
+## `faasrt serve --workers`
+
+This is the number of programs of each language that run at once (four times as many in JavaScript and TypeScript), not
+a number of server processes. The default is the number of CPUs.
+
+* **Programs that compute**: the number of CPUs, or fewer if the application needs some of them. More workers make
+  programs take turns, which makes each slower, and some reach their time limits.
+* **Programs that wait or sleep**: more, as far as memory allows: `workers * memory_limit_mb`.
+* **Several managers at one server**: each manager sends up to the capacity of the server, because it does not know of
+  the others. The rest waits in the queue of the server for 1.5 s, and is then refused and retried, in the end with an
+  `OverloadedError`. For programs that take longer than about half a second, give each process its share: capacity
+  divided by the number of processes, as `LimiterSettings(max_concurrency=...)`. Four managers with six programs of
+  two seconds each, at a server with four workers, had 24 retries and 2 `OverloadedError`s; with `max_concurrency=1`,
+  none.
+* **Large machines**: a server is one process, which uses about 1 ms of CPU for a small program. From about eight CPUs
+  on, run several servers with a part of the workers each, and name all of them, separated by commas:
+  `COZE_LOOP_FAAS_URL=http://127.0.0.1:8000,http://127.0.0.1:8001`.
+
+## If each process must have its own
+
+Divide the CPUs between the processes: `RuntimeManager.local(workers=1)`. Serve only the languages that you use, because
+each has an engine: `local(["python"])`. Start the manager after the fork, in the lifespan of the application.
+`faasrt.ray` shares one embedded FaaS between the actors of a node by itself, and `faasrt batch` is one process.
+"""
+
+__docformat__ = "markdown"
