@@ -71,6 +71,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import itertools
 import json
 import re
 import sys
@@ -115,6 +116,9 @@ exec(compile(__import__("base64").b64decode("{guest}"), "faasrt_guest.py", "exec
 _faasrt = _faasrt["main"]("{job}"{return_val})
 """
 
+# The embedded FaaS chooses an interpreter by the names of packages in a program, which the guest program hides.
+_IMPORT = re.compile(r"^[ \t]*(?:import|from)[ \t]+([\w., \t]{1,200})", re.MULTILINE)
+_MAX_IMPORTS = 100
 # Piston accepts requests of up to 100 kB.
 _CPYTHON_LOADER = """\
 import base64, zlib
@@ -214,7 +218,13 @@ def wrap(
         guest = _PYTHON_WITH_INPUT if job.input.used or job.has_whole_programs else _PYTHON
         if profile.on_cpython_and_node:
             return _CPYTHON_LOADER.format(guest=_compressed(guest), job=payload)
-        return _PYTHON_LOADER.format(guest=guest, job=payload, return_val=return_val)
+        program = _PYTHON_LOADER.format(guest=guest, job=payload, return_val=return_val)
+        return f"{program}# imports: {_imports_of(run.code)}\n" if profile.lossless else program
     if profile.on_cpython_and_node:
         return f'(function guest(text, require) {{\n"use strict";\n{_NODE}\n}})("{payload}", require);\n'
     return f'(function guest(text, inWorker) {{\n"use strict";\n{_JAVASCRIPT}\n}})("{payload}", false);\n'
+
+
+def _imports_of(code: str) -> str:
+    """Return the beginnings of the import statements of a program, on one line."""
+    return "; ".join(match[1] for match in itertools.islice(_IMPORT.finditer(code), _MAX_IMPORTS))

@@ -849,6 +849,20 @@ async def test_native_programs_share_no_random_state(native: RuntimeManager, nam
     assert len(set(found)) == 3
 
 
+async def test_functions_find_their_packages_imported(native: RuntimeManager) -> None:
+    """As programs do, although the guest program hides the import. Line numbers of errors are those of the program."""
+    skip_without("numpy")
+    code = "import sys\nready = 'numpy' in sys.modules\nimport os, numpy as np\ndef f(): return ready\ndef g(): 1 / 0"
+    ready = False
+    while not ready:  # until the tier of the package is ready
+        ready = (await native.call_function(code, "f", language="python", timeout_ms=20_000)).value
+    (case,) = await native.run_cases(code, "f", [()], language="python", timeout_ms=20_000)
+    assert case.value is True
+    failed = await native.call_function(code, "g", language="python", timeout_ms=20_000)
+    assert failed.error is not None
+    assert "line 5, in g" in failed.error.traceback
+
+
 @pytest.mark.asyncio(loop_scope="function")
 async def test_a_tier_that_ends_gets_no_more_programs(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
     """It is not ready while its processes end."""
