@@ -201,6 +201,12 @@ below `/root`. Start the server as an ordinary user, or choose an interpreter th
 
 The machine ran out of memory: limits are per program. Lower `--workers` or `--memory-mb`.
 
+### Every reward of verl is 0
+
+Its log has the reason: `422 Client Error: memory_limit_MB: ...` means that verl asks for more than the server allows,
+which `--memory-mb` or `--timeout-s` of `faasrt serve` change. A 401 means that the token is missing in the URL, and 504
+that the server is too busy. See `faasrt.docs.service_clients`.
+
 ## The client
 
 ### Warnings about a manager that was never closed
