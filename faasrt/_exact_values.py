@@ -1,7 +1,7 @@
-"""Values that functions under test return: JSON, in which a tuple is `{"py/tuple": [...]}`.
+"""Arguments and values of functions under test: JSON, in which a tuple is `{"py/tuple": [...]}`.
 
-A program can forge such a text, and make it large. So it is compared with an expected value as it is read, without
-decoding it as a whole: in linear time, without further memory, and up to the first difference only.
+A program can forge the text of its value, and make it large. So it is compared with an expected value as it is read,
+without decoding it as a whole: in linear time, without further memory, and up to the first difference only.
 """
 
 from __future__ import annotations
@@ -35,6 +35,16 @@ def decode(text: str) -> Any:
         RecursionError: The text is nested too deeply.
     """
     return _strict_json.loads(text, object_pairs_hook=_decode_object)
+
+
+def without_tuples(value: Any) -> Any:
+    """Return a value in which each tuple has its form in JSON. It must not be nested too deeply."""
+    if isinstance(value, dict):
+        return {key: without_tuples(member) for key, member in value.items()}
+    if isinstance(value, (list, tuple)):
+        members = [without_tuples(member) for member in value]
+        return {TUPLE: members} if isinstance(value, tuple) else members
+    return value
 
 
 def with_tuples(value: Any) -> Any:

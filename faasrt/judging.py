@@ -140,13 +140,14 @@ class FunctionTest:
     """Arguments of a function, and the value that it is expected to return.
 
     The server gets the arguments, never the expected value. The function returns JSON: None, bools, finite numbers
-    (those of NumPy too), strings, lists, and dicts with string keys. Tuples are told apart from lists: in
-    `result.value` of a test, a tuple is `{"py/tuple": [...]}`. Any other value, such as a set, NaN or a dict with
-    another key, makes the test a USER_ERROR whose message says where in the value it is. In JavaScript, `undefined` is
-    null, or omitted in objects, and objects are their own properties; a Map, Set, Date or typed array is a USER_ERROR.
+    (those of NumPy too), strings, lists, and dicts with string keys. Python programs get and return tuples as tuples:
+    in `result.value` of a test, a tuple is `{"py/tuple": [...]}`. Any other value, such as a set, NaN or a dict with
+    another key, makes the test a USER_ERROR whose message says where in the value it is. In JavaScript, a tuple is an
+    array, `undefined` is null, or omitted in objects, and objects are their own properties; a Map, Set, Date or typed
+    array is a USER_ERROR.
 
     Attributes:
-        args: The positional arguments: JSON values. See `Runtime.call_function`.
+        args: The positional arguments: None, bools, finite numbers, strings, and lists, tuples and dicts of these.
         expected: The expected value: None, a bool, a finite number, a str, or a list, tuple or dict of these.
         kwargs: The keyword arguments; Python only. Default: no arguments.
         compare: The comparison of this test; see `faasrt.judging`. Default: None, which means that of the judgement.
@@ -176,7 +177,7 @@ class FunctionTest:
     id: str | None = attrs.field(default=None, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
-        _check_expected(self.expected)
+        _check_json("expected", self.expected)
         check_compare(self.compare, FunctionTest)
         _check_id(self.id)
         check_time_limit(self.timeout_ms)
@@ -185,7 +186,7 @@ class FunctionTest:
     def from_dict(cls, fields: object) -> FunctionTest:
         """Return the test in decoded JSON: an object with the attributes, of which all but `expected` may be missing.
 
-        An expected tuple is `{"py/tuple": [...]}`.
+        A tuple in `args`, `kwargs` and `expected` is `{"py/tuple": [...]}`.
 
         Raises:
             InvalidRequestError: A field is unknown, missing or wrong.
@@ -197,15 +198,16 @@ class FunctionTest:
         values = _check_names(cls, fields)
         if "expected" not in values:
             raise InvalidRequestError(f"a test of a function must have the field expected, got {safe_repr(fields)}")
-        _check_expected(values["expected"])
-        expected = _exact_values.with_tuples(values["expected"])
-        values = {name: value for name, value in values.items() if value is not None}
-        return cls(**{"args": (), **values, "expected": expected})
+        values = {name: value for name, value in values.items() if value is not None or name == "expected"}
+        for name in values.keys() & {"args", "kwargs", "expected"}:
+            _check_json(name, values[name])
+            values[name] = _exact_values.with_tuples(values[name])
+        return cls(**{"args": ()} | values)
 
 
-def _check_expected(expected: object) -> None:
-    if problem := _strict_json.json_problem(expected):
-        raise InvalidRequestError(f"expected {problem}: it must be a JSON value")
+def _check_json(name: str, value: object) -> None:
+    if problem := _strict_json.json_problem(value):
+        raise InvalidRequestError(f"{name} {problem}: it must be a JSON value")
 
 
 @attrs.frozen

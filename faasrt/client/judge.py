@@ -79,7 +79,7 @@ def function_job(tests: Sequence[Test], function: str, language: Language | str)
     for index, test in enumerate(tests):
         assert isinstance(test, FunctionTest)
         check_keywords(test.kwargs, language)
-        cases.append(encode_case(test.args, test.kwargs, language, f"test {index}"))
+        cases.append(encode_case(test.args, test.kwargs, language, f"test {index}", exact=True))
     return GuestJob(function=name, cases=cases, single=False, isolate=True, exact=True)
 
 

@@ -127,10 +127,9 @@ file of `faasrt judge mean.py --function mean --tests tests.jsonl`, each line is
   is called. Imported modules keep their state. The time limit is that of both together.
 * **A test that exits, crashes or hangs** ends its execution, and the tests after it run in another one. After a
   TIMEOUT they are divided between two executions, so ten tests that all hang take four times as long as one.
-* **Tuples.** JSON has none. For tests, a tuple travels in a form of its own, and never equals a list unless the
-  comparison is "alike", "floats" or your own function. In a JSON file, an expected tuple is `{"py/tuple": [1, 2]}`; use
-  "alike" if the file has lists in place of tuples. Tuples among the arguments arrive as lists. `call_function` and
-  `run_cases` return a tuple as a list.
+* **Tuples.** JSON has none. For tests in Python, a tuple travels in a form of its own, and never equals a list unless
+  the comparison is "alike", "floats" or your own function. In a JSON file, a tuple is `{"py/tuple": [1, 2]}`; use
+  "alike" if the file has lists in place of tuples. `call_function` and `run_cases` make a tuple a list.
 
 ## Time limits of cases
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import attrs
 
+from faasrt._exact_values import without_tuples
 from faasrt._strict_json import json_problem
 from faasrt.errors import InvalidRequestError, safe_repr
 from faasrt.languages import Language
@@ -27,10 +28,15 @@ ToResult = Callable[[ExecutionResult], ExecutionResult]
 
 
 def encode_case(
-    args: Sequence[Any], kwargs: Mapping[str, Any], language: Language | str, place: str = "the call"
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    language: Language | str,
+    place: str = "the call",
+    *,
+    exact: bool = False,
 ) -> str:
     """Return a case's arguments as JSON in ASCII. Raise InvalidRequestError if `args` is not a tuple or list, or if a
-    value is not JSON or would change in transit.
+    value is not JSON or would change in transit. With `exact`, Python programs get tuples as tuples.
     """
     if not isinstance(args, (tuple, list)):
         raise InvalidRequestError(f"{place} must be a tuple of arguments, got {type(args).__name__}")
@@ -39,8 +45,9 @@ def encode_case(
         problem = json_problem(value, largest_int)
         if problem:
             raise InvalidRequestError(f"{name} of {place} {problem}: arguments are sent as JSON")
+    case = [list(args), dict(kwargs)]
     try:
-        return json.dumps([list(args), dict(kwargs)])
+        return json.dumps(without_tuples(case) if exact and language is Language.PYTHON else case)
     except ValueError as error:
         raise InvalidRequestError(f"an argument of {place} cannot be encoded as JSON: {error}") from None
 

@@ -25,7 +25,8 @@ The job:
     cases, first       [[args, kwargs] ...], or inputs (see below), and the index of the first
     single             whether there is one result, of a program or a call, instead of one for each case
     isolate            whether each case runs the definitions again
-    exact              whether return values must be JSON, and tuples are told apart; see `faasrt.FunctionTest`
+    exact              whether return values must be JSON, and tuples are `{"py/tuple": [...]}` in arguments and return
+                       values; see `faasrt.FunctionTest`
     input              the fields of `faasrt.inputs` that the guest program passes on; the server passes on the others
     has_folder         whether the server gives the program a folder, from which JavaScript programs can import files
     capture            whether the guest program records stdout and stderr; otherwise the server returns them

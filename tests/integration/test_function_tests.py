@@ -163,6 +163,18 @@ async def test_functions_are_judged_in_each_language(place: str, language: str, 
     assert [test.result.value for test in judgement.results if test.result] == [4, 4, 4, 0.2, 6]
 
 
+@pytest.mark.parametrize("place", PLACES)
+async def test_python_functions_get_tuples(place: str, local: RuntimeManager) -> None:
+    """Arguments have their types, at any depth. In JavaScript, a tuple is an array."""
+    arguments = [(1, [2, (3,)]), {"a": ((), [])}, {"py/tuple": 1, "b": 2}, [None]]
+    tests = [FunctionTest(arguments, (arguments, {"k": (1,)}), kwargs={"k": (1,)})]
+    async with manager_at(place, local) as manager:
+        code = "def f(*args, **kwargs): return list(args), kwargs"
+        assert await manager.judge(code, tests, function="f", language="python")
+        js = [FunctionTest([(1, [2])], [[1, [2]]])]
+        assert await manager.judge("const f = (...args) => args;", js, function="f", language="js")
+
+
 async def test_each_test_has_a_fresh_namespace(local: RuntimeManager) -> None:
     """A verdict does not depend on the tests before it."""
     python = "seen = []\ndef f(n):\n    seen.append(n)\n    return seen"

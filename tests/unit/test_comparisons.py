@@ -289,6 +289,7 @@ async def wrong_compare(output: str, expected: str) -> bool:
             lambda: FunctionTest.from_dict({"expected": loads("[" * 300 + "]" * 300)}),
             "nested more than 200 levels deep",
         ),
+        (lambda: FunctionTest.from_dict({"expected": 1, "args": loads("[" * 300 + "]" * 300)}), "args is nested more"),
         (lambda: FunctionTest.from_dict({"stdin": ""}), "a test of a function has no field 'stdin', only args, expec"),
         (lambda: check_compare("fuzzy", TestCase), "compare must be 'exact', 'lines', 'tokens', 'floats', floats(.."),
         (lambda: check_compare(wrong_compare), "compare must not be async"),
@@ -319,6 +320,7 @@ def test_a_test_has_the_fields_of_its_json() -> None:
     assert FunctionTest.from_dict({"expected": 1, "args": None, "id": None}) == FunctionTest((), 1)
     tuples = {"a": [{"py/tuple": [{"py/tuple": []}]}], "py/tuple": [1]}
     assert FunctionTest.from_dict({"expected": tuples}).expected == {"a": [((),)], "py/tuple": [1]}
+    assert FunctionTest.from_dict({"args": [tuples["a"]], "expected": 1}) == FunctionTest([[((),)]], 1)
     fields = {"stdin": "a", "expected": "b", "argv": ["c"], "files": {"d": {"base64": "/w=="}}, "id": None}
     assert TestCase.from_dict(fields) == TestCase(b"a", "b", argv=("c",), files={"d": b"\xff"})
 

@@ -49,6 +49,17 @@ def exact_json(value, kind, path, parents):
     raise refusal(f"{path} is of type {kind.__name__}")
 
 
+def with_tuples(value):
+    # Return arguments with their tuples.
+    if isinstance(value, list):
+        return [with_tuples(member) for member in value]
+    if isinstance(value, dict):
+        value = {key: with_tuples(member) for key, member in value.items()}
+        members = value.get("py/tuple")
+        return tuple(members) if len(value) == 1 and isinstance(members, list) else value
+    return value
+
+
 def compound_json(value, kind, path, parents):
     if isinstance(value, (set, frozenset)):
         try:

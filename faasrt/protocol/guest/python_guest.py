@@ -378,7 +378,8 @@ class Guest(FrameWriter, InputGiver):
         name, names = self.job["function"], self.names
         if not callable(names.get(name)):
             return self.missing(name)
-        fields = self.run_user_code(self.apply, names[name], *case)
+        arguments = with_tuples(case) if self.job["exact"] else case
+        fields = self.run_user_code(self.apply, names[name], *arguments)
         if "exited" in fields:
             return self.exit_result(fields["exit_code"], f" before {name} returned")
         if fields["outcome"] == "OK":
