@@ -184,6 +184,7 @@ async def test_rows_have_every_field_of_a_task() -> None:
         "stdin": b"\xff",
         "files": {"a": b"\xfe", "b": "B"},
         "compare": "tokens",
+        "stop_on_failure": True,
     }
     table = pyarrow.table(
         {name: pyarrow.array([value]) for name, value in values.items() if name not in ("ext", "files")}
@@ -207,6 +208,7 @@ async def test_rows_have_every_field_of_a_task() -> None:
         stdin=b"\xff",
         files={"a": b"\xfe", "b": b"B"},
         compare="tokens",
+        stop_on_failure=True,
     )
     row = {"code": "f", "language": "js", "argv": ["a"], "collect": '["*"]', "ext": [], "tests": []}
     assert faasrt.ray.to_task(row, sandbox) == CodeTask("f", "js", stdin=b"", files={}, argv=["a"], collect=["*"])
