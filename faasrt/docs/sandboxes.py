@@ -218,12 +218,13 @@ capabilities, and set `no_new_privs`.
 without it. Whenever a jail is built, a process inside tries to break out of it; if it succeeds, the engine is not used.
 `faasrt health` and `GET /health` show the level, and why it is not higher.
 
-At the level `namespaces`, programs in Python and compiled programs run in *slots*. The first process of a slot, its
-template, is confined as a program is, and forks a fresh process for one program after another. Programs cannot signal,
-trace or read it. A slot runs another program only if the last one has left no trace: it has started no process or
-thread, has created no file but its own, and all of its sockets are closed. Otherwise the slot ends with all that is in
-it, and a new one is made; so it is after a hundred programs, and after a program whose files are collected. Programs
-with a cgroup, and compilers, have a jail of their own each.
+At the level `namespaces`, programs run in *slots*, except for JavaScript programs with files. The first process of a
+slot, its template, is confined as a program is, and forks a fresh process for one program after another. Programs
+cannot signal, trace or read it. A JavaScript process executes Deno anew, and leaves nothing: it cannot write files or
+start processes. For other languages, a slot runs another program only if the last one has left no trace: it has started
+no process or thread, has created no file but its own, and all of its sockets are closed. Otherwise the slot ends with
+all that is in it, and a new one is made; so it is after a hundred programs, and after a program whose files are
+collected. Programs with a cgroup, and compilers, have a jail of their own each.
 
 Python runs on `wasm` at the level `filters`, unless you choose `native` too (`faasrt serve --level filters --engine
 python=native`). Then a native program has no folder of its own and cannot start processes, but it can find out which

@@ -77,7 +77,9 @@ BY_PYTHON = f"""{BY_ALL} {ON_PATHS}
     sched_rr_get_interval setrlimit? setsockopt? shutdown signalfd signalfd4 socketpair? tee timer_delete
     timer_getoverrun timer_gettime timer_settime
 """
-BY_DENO = f"{BY_ALL} {CLOCKS} execveat? kill? mmap recvfrom sendto? socketpair? tgkill?"
+BY_DENO = f"""{BY_ALL}
+    clock_getres? clock_gettime? clock_nanosleep? execveat? kill? mmap recvfrom sendto? socketpair? tgkill?
+"""
 ALLOWED = {
     "python": f"""{BY_PYTHON}
         accept accept4 bind chdir chmod chown clock_getres? clock_gettime? clock_nanosleep? connect copy_file_range
@@ -89,9 +91,9 @@ ALLOWED = {
         tgkill timer_create? tkill truncate unlink unlinkat utime utimensat utimes vfork wait4 waitid
     """,
     "python-filters": f"{BY_PYTHON} {CLOCKS} kill? sendto? tgkill? timer_create",
-    "deno": f"{BY_DENO} {ON_PATHS} sched_setaffinity",
+    "deno": f"{BY_DENO} {ON_PATHS} sched_setaffinity?",
     "deno-files": f"""{BY_DENO} {ON_PATHS}
-        chdir chmod fchmod fchmodat flock linkat mkdir mkdirat rename renameat rmdir sched_setaffinity unlink unlinkat
+        chdir chmod fchmod fchmodat flock linkat mkdir mkdirat rename renameat rmdir sched_setaffinity? unlink unlinkat
         utimensat
     """,
     "deno-filters": f"{BY_DENO} newfstatat? readlink? readlinkat? statx?",

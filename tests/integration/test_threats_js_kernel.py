@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import AsyncIterator
@@ -46,6 +47,8 @@ FILES = [
     "return Deno.readTextFileSync('/proc/self/root/etc/passwd')",
     "return Deno.readTextFileSync('/proc/PID/environ')",
     "return Deno.readTextFileSync('/proc/1/environ')",
+    "return Deno.openSync('/proc/1/mem')",
+    "return [...Deno.readDirSync('/proc/1/fd')]",
     "return Deno.openSync('/proc/self/fd/3/../../../../etc/passwd')",
     "return [...Deno.readDirSync('FOLDER')]",
     "return [...Deno.readDirSync('/proc/PID')]",
@@ -204,7 +207,7 @@ const call = (number, ...values) => {
   return result < 0n ? -errno.getInt32() : Number(result);
 };
 """
-EPERM, EACCES, ENOSYS, ENOTTY = -1, -13, -38, -25
+EPERM, EACCES, EINVAL, ENOSYS, ENOTTY = -1, -13, -22, -38, -25
 
 
 async def test_unlisted_system_calls_are_denied(target: Target) -> None:
@@ -240,6 +243,8 @@ ARGUMENTS: list[tuple[str, list[Any], set[int]]] = [
     ("kill", [-1, 0], {EPERM}),
     ("kill", [0, 0], {EPERM}),
     ("kill", ["PID", 0], {EPERM}),
+    ("sched_setaffinity", [1, 0, 0], {EPERM}),
+    ("clock_gettime", [-14, 0], {EINVAL}),  # the CPU time of process 1
     ("tgkill", ["PID", "PID", 0], {EPERM}),
     ("prlimit64", ["PID", 7, 0, 0], {EPERM}),
     ("prlimit64", [0, 7, 1, 0], {EPERM}),
@@ -308,7 +313,8 @@ console.log(JSON.stringify({ root: list("/"), proc: list("/proc"), uid: Deno.uid
     assert str(target.canaries[0].parent) not in json.dumps(seen)
     if target.level == "namespaces":
         assert set(seen["root"]) <= {"tmp", "proc", "lib", "lib64", "usr", "sandbox"}
-        assert set(seen["proc"]) == {"self", "thread-self", "2"}
+        (own,) = set(seen["proc"]) - {"self", "thread-self"}
+        assert int(own) > 1
         assert (seen["uid"], seen["gid"], seen["host"]) == (1000, 1000, "sandbox")
         assert (seen["path"], seen["main"]) == ("/sandbox/deno", "file:///sandbox/runner.js")
     else:
@@ -316,6 +322,42 @@ console.log(JSON.stringify({ root: list("/"), proc: list("/proc"), uid: Deno.uid
         own = target.server.uids().real
         assert seen["uid"] == seen["gid"]
         assert seen["uid"] == own if own else seen["uid"] >= 1_879_100_000
+
+
+FACTS = """
+const lines = Deno.readTextFileSync("/proc/self/status").split("\\n");
+const names = /^(Umask|Sig[^Q]|Shd|Cap|Cpus_allowed|NoNewPrivs|Seccomp|Uid|Gid)/;
+const list = (path) => [...Deno.readDirSync(path)].map((entry) => entry.name).sort();
+console.log(JSON.stringify([Deno.pid, lines.filter((line) => names.test(line)),
+  Deno.readTextFileSync("/proc/self/limits"), list("/proc/self/fd"), list("/proc").length]));
+"""
+
+
+async def test_a_program_leaves_nothing_to_the_next_one(target: Target) -> None:
+    """With namespaces, several programs run in one slot, one after another: their pids show it. The second one of two
+    programs has the same signals, limits, descriptors and so on as the first one, which has changed its own.
+    """
+    if target.level != "namespaces":
+        pytest.skip("each program has a jail of its own")
+    change = f"""{SYSCALL}
+const bytes = new Int32Array([1, -1, -1, 600]), at = Deno.UnsafePointer.value(Deno.UnsafePointer.of(bytes));
+call({NUMBERS["umask"]}, 0);
+call({NUMBERS["sched_setaffinity"]}, 0, 4, at);
+call({NUMBERS["rt_sigprocmask"]}, 2, at, 0, 8);
+call({NUMBERS["setitimer"]}, 0, at, 0);
+for (let n = 0; n < 9; n++) call({NUMBERS["socketpair"]}, 1, 1, 0, at);
+"""
+    pids, facts = [], []
+    for number in range(8):
+        result = await target.run(FACTS + (change if number % 2 else ""), "js")
+        assert result.outcome is Outcome.OK, result
+        pid, *others = json.loads(result.stdout)
+        pids.append(pid)
+        facts.append(others)
+    assert all(others == facts[0] for others in facts)
+    pids.sort()
+    if not target.has_folder:
+        assert any(0 < after - before < 60 for before, after in itertools.pairwise(pids)), pids
 
 
 async def test_the_process_of_a_program_has_no_privileges(target: Target) -> None:

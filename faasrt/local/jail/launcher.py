@@ -39,12 +39,12 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from . import canary, landlock, memory, namespaces, seccomp, stack, syscalls, watch
 from .program import WATCH_INTERVAL_S, Program
 from .slot import Slot
-from .template import CONTROL_FD, STARTED, End, Template, choose_first_pid
+from .template import CONTROL_FD, STARTED, End, Template, Traces, choose_first_pid
 
 _CONFIG_BYTES, _MESSAGE_BYTES = 1 << 20, 65_536
 _MAX_DESCRIPTORS = 8
@@ -99,17 +99,19 @@ class Launcher:
         self._free_places = list(range(places if places > 1 else uids))[::-1]
         self._networks: dict[int, int] = {}  # by place
         self._pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        self._has_executable = bool(config["executable"])
-        if self._has_executable:
+        self._executable_fd = None
+        if config["executable"]:
+            self._executable_fd = seccomp.EXECUTABLE_FD
             # Here, because later another descriptor could have this number.
             executable = os.open(config["executable"], os.O_PATH | os.O_CLOEXEC)
-            os.dup2(executable, seccomp.EXECUTABLE_FD, inheritable=False)
+            os.dup2(executable, self._executable_fd, inheritable=False)
             os.close(executable)
         self._files = [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in config["open_files"]]
         abi = landlock.abi_version()
         self._may_truncate = bool(places) or abi >= _LANDLOCK_OF_TRUNCATION
-        self._has_slots = bool(places and config["runner"] and abi)
-        self._filter = self._build_filter(_FIRST_PID) if places else None
+        # A program that executes a file may leave files, if it can write any.
+        self._has_slots = bool(places and abi and not (config["executable"] and config["tmp_bytes"]))
+        self._filter = seccomp.build_filter(config["policy"], seccomp.ANY_PID, may_truncate=self._may_truncate)
         self.base_bytes, self._base_tables = memory.sizes("/proc/self")
         self._niceness = os.getpriority(os.PRIO_PROCESS, 0) + _PRIORITY
         self.in_program = False
@@ -218,7 +220,7 @@ class Launcher:
         number = message["start"]
         try:
             if self._has_slots and not (message["compiles"] or message["canary"] or message["cgroup"]):
-                self._start_in_slot(number, descriptors)
+                self._start_in_slot(message, descriptors)
             else:
                 self._start_alone(message, descriptors)
         except OSError as error:
@@ -235,18 +237,19 @@ class Launcher:
             self._networks[place] = self._make_network()
         return self._free_places.pop()
 
-    def _start_in_slot(self, number: int, descriptors: list[int]) -> None:
+    def _start_in_slot(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        text = b"" if self._executable_fd is None else json.dumps([message["argv"], message["limits"]]).encode()
         while True:
             slot = self._idle_slots.pop() if self._idle_slots else self._open_slot()
             if slot is None:
                 descriptors.clear()  # `_become_template` has closed them, and other files may have the same numbers
                 return
             try:
-                slot.start(descriptors)
+                slot.start(descriptors, text)
                 break
             except OSError:
                 slot.kill()
-        self._slots[slot] = program = Program(number, slot.place, slot)
+        self._slots[slot] = program = Program(message["start"], slot.place, slot)
         program.pipes, descriptors[:] = descriptors[:], []
 
     def _open_slot(self) -> Slot | None:
@@ -263,7 +266,7 @@ class Launcher:
             if pid == 0:
                 self._become_template(theirs, place)
                 return None
-            slot = Slot(place, pid, ours)
+            slot = Slot(place, pid, ours, has_executable=self._executable_fd is not None)
         except OSError:
             ours.close()
             if pid > 0:
@@ -283,14 +286,18 @@ class Launcher:
         try:
             memory.prefer_for_oom_kill()
             choose_first_pid()
-            null, tasks = os.open("/dev/null", os.O_RDWR), os.open("/proc/loadavg", os.O_RDONLY)
-            descriptors = [null, null, null, control.fileno(), tasks, landlock.create_nested()]
-            # This process counts, too.
-            limits = {"RLIMIT_NPROC": self._config["limits"]["RLIMIT_NPROC"] + 1}
-            self._confine(descriptors, place, limits)
+            tasks = os.open("/proc/loadavg", os.O_RDONLY)
+            descriptors = [*[tasks] * 3, control.fileno(), tasks, landlock.create_nested()]
+            limits = dict(self._config["limits"])
+            if "RLIMIT_NPROC" in limits:
+                limits["RLIMIT_NPROC"] += 1  # this process counts, too
+            self._confine(descriptors, place)
             control.detach()
-            mounts = namespaces.mounts_in_tmp(self._config)
-            self.template = Template(self._config["runner_file"], mounts, self._niceness)
+            traces = None
+            if self._executable_fd is None:
+                self._restrict_calls(limits)
+                traces = Traces(self._config["runner_file"], namespaces.mounts_in_tmp(self._config))
+            self.template = Template(traces, self._niceness)
         except BaseException:
             try:
                 with contextlib.suppress(OSError):
@@ -311,7 +318,8 @@ class Launcher:
         if program is not None and message == STARTED and pidfds:
             program.pidfd = pidfds[0]
             self._programs[program.number] = program
-            self._send({"started": program.number, "ready": True}, [program.pidfd, program.whole_pidfd])
+            is_ready = self._executable_fd is None
+            self._send({"started": program.number, "ready": is_ready}, [program.pidfd, program.whole_pidfd])
         elif program is not None and end is not None:
             self._slots[slot] = None
             had_children = end.tasks > program.max_threads
@@ -381,7 +389,6 @@ class Launcher:
 
     def _run(self, message: dict[str, Any], descriptors: list[int], place: int) -> None:
         """Complete the jail in the process of a program. Execute the program, or return so that the runner runs it."""
-        config = self._config
         try:
             memory.prefer_for_oom_kill()
             if message["cgroup"]:
@@ -389,12 +396,13 @@ class Launcher:
                 if self._places:
                     syscalls.unshare(syscalls.CLONE_NEWCGROUP)  # its name is hidden from the program
             os.setpriority(os.PRIO_PROCESS, 0, self._niceness)
-            self._confine(descriptors, place, message["limits"], compiles=message["compiles"])
+            self._confine(descriptors, place, compiles=message["compiles"])
+            self._restrict_calls({**self._config["limits"], **message["limits"]})
             if message["canary"]:
                 kept = list(range(len(descriptors) + len(self._files)))
-                canary.main(message["canary"], kept + [seccomp.EXECUTABLE_FD] * self._has_executable)
-            if self._has_executable:
-                syscalls.execute(seccomp.EXECUTABLE_FD, message["argv"], config["env"])
+                canary.main(message["canary"], kept if self._executable_fd is None else [*kept, self._executable_fd])
+            if self._executable_fd is not None:
+                syscalls.execute(self._executable_fd, message["argv"], self._config["env"])
             os.write(_MESSAGES_FD, _READY)
         except BaseException:
             try:
@@ -402,10 +410,23 @@ class Launcher:
             finally:
                 os._exit(_FAILED_STATUS)
 
-    def _confine(
-        self, descriptors: list[int], place: int, limits: dict[str, int] | None = None, *, compiles: bool = False
-    ) -> None:
-        """Complete the jail around this process, which keeps these descriptors, from 0 upwards."""
+    def execute(self, text: bytes) -> NoReturn:
+        """Execute the program in a process that a template has forked, given the text for it."""
+        try:
+            argv, limits = json.loads(text)
+            self._restrict_calls({**self._config["limits"], **limits})
+            assert self._executable_fd is not None
+            syscalls.execute(self._executable_fd, argv, self._config["env"])
+        except BaseException:
+            try:
+                os.write(2, traceback.format_exc().encode())
+            finally:
+                os._exit(_FAILED_STATUS)
+
+    def _confine(self, descriptors: list[int], place: int, *, compiles: bool = False) -> None:
+        """Complete the jail around this process, which keeps these descriptors, from 0 upwards. Its limits and its
+        filter follow with `_restrict_calls`.
+        """
         config = self._config
         if self._places:
             namespaces.make_private(config, place, self._places, self._networks.get(place))
@@ -423,22 +444,18 @@ class Launcher:
             os.dup2(fd, target, inheritable=target <= 2 or target >= len(descriptors))
         syscalls.forbid_new_privileges()
         landlock.restrict(ruleset)
-        if self._has_executable:
-            syscalls.close_descriptors(len(moved), seccomp.EXECUTABLE_FD - 1)
-            syscalls.close_descriptors(seccomp.EXECUTABLE_FD + 1)
-        else:
-            syscalls.close_descriptors(len(moved))
+        syscalls.close_descriptors(len(moved), kept=self._executable_fd)
         self.in_program = True
         # Their descriptors are closed, and other files may have the same numbers.
         for sock in (self._server, self._memory_watch, *(slot.control for slot in self._slots)):
             if sock is not None:
                 sock.detach()
-        for name, value in {**config["limits"], **(limits or {})}.items():
-            resource.setrlimit(getattr(resource, name), (value, value))
-        syscalls.install_filter(self._filter or self._build_filter(os.getpid()))
 
-    def _build_filter(self, pid: int) -> bytes:
-        return seccomp.build_filter(self._config["policy"], pid, may_truncate=self._may_truncate)
+    def _restrict_calls(self, limits: dict[str, int]) -> None:
+        """Limit the resources of this process, and deny it all system calls that it does not need."""
+        for name, value in limits.items():
+            resource.setrlimit(getattr(resource, name), (value, value))
+        syscalls.install_filter(seccomp.set_pid(self._filter, os.getpid()))
 
     def _reap(self, program: Program) -> None:
         pid, status, usage = os.wait4(program.pid, os.WNOHANG)
@@ -581,7 +598,8 @@ def main(server: socket.socket) -> Callable[..., None]:
     """Build the jail that the server describes, and serve. Return only in a fork: the function that runs a program."""
     syscalls.die_with_parent()
     # The number of its descriptor is that in the server. It may be that of the executable.
-    inherited, server = server, server.dup()
+    inherited = server
+    server = socket.socket(fileno=fcntl.fcntl(inherited, fcntl.F_DUPFD_CLOEXEC, seccomp.EXECUTABLE_FD + 1))
     inherited.close()
     _reset_signals()
     try:
@@ -621,12 +639,13 @@ def main(server: socket.socket) -> Callable[..., None]:
         finally:
             os._exit(_FAILED_STATUS)
     launcher.serve()
-    if body is None or not launcher.in_program:
+    if not launcher.in_program:
         os._exit(0)
     # Not released in the processes of programs, which would copy all of the memory that this changes.
     _kept.append(sys._getframe())
     if prepare is not None:
         prepare()
-    if launcher.template is not None:
-        launcher.template.serve()
+    text = b"" if launcher.template is None else launcher.template.serve()
+    if body is None:
+        launcher.execute(text)
     return body

@@ -79,7 +79,7 @@ class Program:
     @property
     def whole_pidfd(self) -> int:
         """The pidfd of the process to kill to end the program with all of its processes."""
-        if self.slot is not None:
+        if self.slot is not None and not self.slot.has_executable:
             return self.slot.pidfd
         return self.pidfd if self.init is None else self.init_pidfd
 
@@ -89,7 +89,8 @@ class Program:
         if self.slot is not None and _has_ended(self.pidfd):
             self.slot.expect_answer()  # the template ends the others, and knows how the first one has ended
         else:
-            signal.pidfd_send_signal(self.whole_pidfd, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # the template has just waited for it
+                signal.pidfd_send_signal(self.whole_pidfd, signal.SIGKILL)
 
     def close_files(self) -> None:
         """Close its files and pipes."""

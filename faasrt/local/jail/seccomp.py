@@ -101,6 +101,9 @@ _LINK_BYTES = 256  # the buffer size that Rust's std::env::current_exe passes to
 EXECUTABLE_FD = 60
 """The descriptor of Deno's executable, the only one that a Deno process may execute. It is closed by the execution."""
 
+ANY_PID = 0x7FFF_FFFF
+"""Stands for the pid of a process in a filter that is built before the process starts."""
+
 _Instruction = tuple[int, int, int, int]  # the code, the jumps if true and if false (in instructions), the operand
 
 
@@ -124,6 +127,11 @@ def build_filter(policy: str, pid: int, *, may_truncate: bool = True) -> bytes:
             ranges.append((number, rule))
     instructions += _search(ranges)
     return b"".join(struct.pack("HBBI", *instruction) for instruction in instructions)
+
+
+def set_pid(instructions: bytes, pid: int) -> bytes:
+    """Return a filter that was built for ANY_PID, with a pid in its place."""
+    return instructions.replace(struct.pack("I", ANY_PID), struct.pack("I", pid))
 
 
 def _search(ranges: list[tuple[int, list[_Instruction]]]) -> list[_Instruction]:
@@ -236,23 +244,28 @@ def _python_rules() -> dict[str, list[_Instruction]]:
 
 
 def _rules_for_templates() -> dict[str, list[_Instruction]]:
-    # Not the CPU time of process 1, the template, which shows how many programs it has started. The number of such a
-    # clock has the complement of the pid in its upper bits.
-    clocks = [_argument(0), (_AND, 0, 0, 0xFFFF_FFF8), (_EQUAL, 0, 1, 0xFFFF_FFF0), _fail(errno.EINVAL), _allow()]
     return {
         # For the process that a template has forked. Programs have no rules to apply: they cannot create any.
         "landlock_restrict_self": _allow_if(1, [0], errno.EPERM),
-        "clock_gettime": clocks,
-        "clock_getres": clocks,
-        "clock_nanosleep": clocks,
-        "timer_create": clocks,
+        **_clock_rules(),
+        "timer_create": _clock_rules()["clock_gettime"],
     }
+
+
+def _clock_rules() -> dict[str, list[_Instruction]]:
+    """Refuse the CPU time of process 1, the template, which shows how many programs it has started. The number of such
+    a clock has the complement of the pid in its upper bits.
+    """
+    rule = [_argument(0), (_AND, 0, 0, 0xFFFF_FFF8), (_EQUAL, 0, 1, 0xFFFF_FFF0), _fail(errno.EINVAL), _allow()]
+    return dict.fromkeys(("clock_gettime", "clock_getres", "clock_nanosleep"), rule)
 
 
 def _deno_rules(pid: int) -> dict[str, list[_Instruction]]:
     return {
         **_shared_rules(),
         **_single_process_rules(pid),
+        **_clock_rules(),
+        "sched_setaffinity": _deny_if(0, [1]),  # not for the template, from which later programs would inherit it
         "recvfrom": [_allow()],
         "prlimit64": _read_limits_rule(),
         # The launcher executes Deno with this call after it has installed the filter.

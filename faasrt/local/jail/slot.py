@@ -23,6 +23,7 @@ class Slot:
         place: Its place (see `namespaces`).
         pid: The template.
         control: The socket to the template.
+        has_executable: Whether its programs execute a file. Then each is a single process.
 
     Attributes:
         pidfd: The template.
@@ -31,20 +32,25 @@ class Slot:
         is_spent: Whether no other program may run in it.
     """
 
-    def __init__(self, place: int, pid: int, control: socket.socket) -> None:
-        self.place, self.pid, self.control = place, pid, control
+    def __init__(self, place: int, pid: int, control: socket.socket, *, has_executable: bool) -> None:
+        self.place, self.pid, self.control, self.has_executable = place, pid, control, has_executable
         self.pidfd = os.pidfd_open(pid)
         self.proc = -1
         self.ends_at = math.inf
         self.is_spent = False
         self._runs = 0
 
-    def start(self, descriptors: list[int]) -> None:
-        """Start a program. Raise OSError if the template has ended."""
+    def start(self, descriptors: list[int], text: bytes = b"") -> None:
+        """Start a program. Raise OSError if the template has ended.
+
+        Args:
+            descriptors: Its descriptors, from 0 upwards.
+            text: A text for its process.
+        """
         self._runs += 1
         self.is_spent = self.is_spent or self._runs == _MAX_RUNS
         self.expect_answer()
-        self.control.sendmsg([b"run"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))])
+        self.control.sendmsg([b"run", text], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))])
 
     def expect_answer(self) -> None:
         """Let the slot end if its template does not answer in time."""

@@ -8,7 +8,7 @@ import os
 import platform
 import signal
 import struct
-from typing import Any
+from typing import Any, NoReturn
 
 ARCHITECTURE = platform.machine()
 with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "syscalls.json"), encoding="ascii") as _file:
@@ -128,9 +128,12 @@ def change_root(path: str) -> None:
     os.chdir("/")
 
 
-def close_descriptors(first: int, last: int = 0xFFFF_FFFF) -> None:
-    """Close the descriptors from `first` to `last`, both included."""
-    syscall("close_range", first, last, 0)
+def close_descriptors(first: int, *, kept: int | None = None) -> None:
+    """Close the descriptors from `first` on, except for `kept`."""
+    if kept is not None:
+        syscall("close_range", first, kept - 1, 0)
+        first = kept + 1
+    syscall("close_range", first, 0xFFFF_FFFF, 0)
 
 
 def fork() -> int:
@@ -209,12 +212,13 @@ def _make_context(
     _libc.makecontext(ctypes.byref(context), ctypes.cast(function, ctypes.c_void_p), len(arguments), *values)
 
 
-def execute(fd: int, argv: list[str], env: dict[str, str]) -> None:
-    """Execute the file of a descriptor in place of this process. Return only by raising OSError."""
+def execute(fd: int, argv: list[str], env: dict[str, str]) -> NoReturn:
+    """Execute the file of a descriptor in place of this process. Raise OSError if this fails."""
     arguments, variables = [os.fsencode(text) for text in argv], [os.fsencode(f"{k}={v}") for k, v in env.items()]
     argument_array = (ctypes.c_char_p * (len(arguments) + 1))(*arguments, None)
     variable_array = (ctypes.c_char_p * (len(variables) + 1))(*variables, None)
     syscall("execveat", fd, b"", argument_array, variable_array, _AT_EMPTY_PATH)  # type: ignore[arg-type]
+    raise AssertionError("execveat has returned")
 
 
 def limit_threads(stack_bytes: int) -> None:

@@ -2,7 +2,7 @@
 
 It is confined like a program, and talks to the launcher over a SOCK_SEQPACKET socket:
 
-    -> "run", descriptors        start a program with these descriptors, from 0 upwards
+    -> "run", text, descriptors  start a program with these descriptors, from 0 upwards; the text is for its process
     -> anything else             run no other program
     <- "started", a pidfd        of the program's process
     <- "ended ", status, usage,  the program has ended: a wait status and a `struct rusage`, as the kernel writes them;
@@ -21,6 +21,9 @@ its pid namespace. It removes nothing but the file that the runner has written. 
 * Nothing else. The seccomp filter refuses message queues, semaphores, shared memory, keys, leases, watches of files and
   asynchronous I/O. Locks, timers, limits, priorities, masks and handlers belong to a process. Pipes are new each time.
 
+A program in a jail with an executable leaves nothing: it is a single process, cannot write files, and cannot send
+descriptors.
+
 A program cannot change the template. Signals from its own namespace are dropped for a first process that has no handler
 and blocks none. Landlock forbids tracing it, and thus access to its files in /proc. Programs have a lower priority.
 """
@@ -38,14 +41,15 @@ import socket
 import struct
 import traceback
 
-from . import landlock, syscalls
+from . import landlock, seccomp, syscalls
 
 CONTROL_FD = 3
-"""The socket to the launcher. The descriptors below are /dev/null."""
+"""The socket to the launcher. The descriptors below are not used."""
 # /proc/loadavg, which ends with the last number of a task in the reader's pid namespace; and the rules of
 # `landlock.create_nested`.
 _TASKS_FD, _RULES_FD = 4, 5
 _MAX_DESCRIPTORS = 8
+_RUN, _MESSAGE_BYTES = b"run", 65_536
 _FAILED_STATUS = 125
 STARTED, _ENDED = b"started", b"ended "
 _STATUS_BYTES, _USAGE_BYTES, _MAX_RSS_AT = 4, 144, 32  # the last one in `struct rusage`
@@ -85,20 +89,15 @@ def choose_first_pid() -> None:
         file.write(str(300 + int.from_bytes(os.urandom(4), "big") % _MAX_FIRST_PID))
 
 
-class Template:
-    """Forks programs. Create it in a process that is confined and has the descriptors above.
+class Traces:
+    """What programs leave in the file system and in the network.
 
     Args:
         file: The file that the runner writes before a program begins, perhaps in a folder that it creates for it.
         mounts: The paths at which something is mounted in the file system of `file`.
-        niceness: The niceness of programs.
     """
 
-    def __init__(self, file: str, mounts: list[str], niceness: int) -> None:
-        self._control, self._niceness = socket.socket(fileno=CONTROL_FD), niceness
-        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-            if signal.getsignal(number) not in (signal.SIG_DFL, signal.SIG_IGN):
-                signal.signal(number, signal.SIG_DFL)
+    def __init__(self, file: str, mounts: list[str]) -> None:
         self._file, self._folder = file, os.path.dirname(file)
         self._file_folder = "" if self._folder in _FOLDERS else self._folder
         if self._file_folder:
@@ -109,10 +108,6 @@ class Template:
             while (path := os.path.dirname(path)) not in ("/tmp", "/"):
                 self._others.append(path)
         self._entries = ctypes.create_string_buffer(_FOLDER_BYTES)
-        self._status, self._usage = (
-            ctypes.create_string_buffer(_STATUS_BYTES),
-            ctypes.create_string_buffer(_USAGE_BYTES),
-        )
         self._folder_fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
         self._sockets_fd = os.open("/proc/self/net/unix", os.O_RDONLY)
         for _ in range(os.urandom(1)[0] % _MAX_FIRST_FILES):
@@ -126,78 +121,9 @@ class Template:
         self._remove_file()
         self._step_with_file = self._distance(self._look())
         self._sockets, self._facts = os.pread(self._sockets_fd, _FOLDER_BYTES, 0), self._read_facts()
-        gc.collect()
-        gc.freeze()
 
-    def serve(self) -> None:
-        """Fork programs until there is a trace of one. Return only in the processes of programs."""
-        while True:
-            descriptors = self._receive()
-            try:
-                pid = syscalls.fork()
-            except OSError as error:
-                self._control.send(f"a program cannot start: {error.strerror}".encode())
-                os._exit(_FAILED_STATUS)
-            if pid == 0:
-                self._enter_program(descriptors)
-                return
-            for fd in descriptors:
-                os.close(fd)
-            pidfd = os.pidfd_open(pid)
-            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [pidfd]))
-            self._control.sendmsg([STARTED], [rights])
-            os.close(pidfd)
-            while syscalls.wait(self._status, self._usage) != pid:
-                pass  # this was an orphan
-            tasks = self._last_pid() - pid + 1
-            clean = tasks == 1 and not self._is_retired() and self._is_clean()
-            self._control.sendmsg([_ENDED, self._status, self._usage, b"%d clean" % tasks if clean else b"%d" % tasks])
-            if not clean:
-                os._exit(0)
-            # The memory of this process is that of the next program.
-            ctypes.memset(self._status, 0, _STATUS_BYTES)
-            ctypes.memset(self._usage, 0, _USAGE_BYTES)
-
-    def _receive(self) -> list[int]:
-        """Return the descriptors of the next program."""
-        rights = array.array("i")
-        message, ancillary, _, _ = self._control.recvmsg(
-            16, socket.CMSG_SPACE(rights.itemsize * _MAX_DESCRIPTORS), socket.MSG_CMSG_CLOEXEC
-        )
-        if message != b"run":
-            os._exit(0)
-        for _, _, data in ancillary:
-            rights.frombytes(data)
-        return list(rights)
-
-    def _is_retired(self) -> bool:
-        """Return whether there is a message to run no other program, perhaps because the server reads the files."""
-        try:
-            self._control.recv(1, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
-        return True
-
-    def _enter_program(self, descriptors: list[int]) -> None:
-        """Turn this process into that of a program."""
-        try:
-            # Also forbids the program to open the descriptors of the template.
-            landlock.restrict(_RULES_FD)
-            for target, fd in enumerate(descriptors):
-                os.dup2(fd, target, inheritable=target <= 2)
-            syscalls.close_descriptors(len(descriptors))
-            self._control.detach()
-            os.setpgid(0, 0)
-            os.setpriority(os.PRIO_PROCESS, 0, self._niceness)
-            _signal.signal(signal.SIGINT, signal.default_int_handler)
-        except BaseException:
-            try:
-                os.write(2, traceback.format_exc().encode())
-            finally:
-                os._exit(_FAILED_STATUS)
-
-    def _is_clean(self) -> bool:
-        """Return whether the last program has left no trace, after the removal of the runner's file."""
+    def are_none(self) -> bool:
+        """Remove the file of the runner, and return whether the last program has left no other trace."""
         try:
             try:
                 self._remove_file()
@@ -211,9 +137,6 @@ class Template:
             )
         except OSError:
             return False
-
-    def _last_pid(self) -> int:
-        return int(os.pread(_TASKS_FD, 128, 0).rpartition(b" ")[2])
 
     def _create(self, path: str) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0))
@@ -255,3 +178,95 @@ class Template:
             facts += [other.st_mode, other.st_uid, other.st_gid, other.st_nlink, other.st_size]
             facts += [other.st_atime_ns, other.st_mtime_ns, other.st_ctime_ns]
         return facts
+
+
+class Template:
+    """Forks programs. Create it in a process that is confined and has the descriptors above.
+
+    Args:
+        traces: The traces of programs; None if they cannot leave any, and execute a file.
+        niceness: The niceness of programs.
+    """
+
+    def __init__(self, traces: Traces | None, niceness: int) -> None:
+        self._control, self._traces, self._niceness = socket.socket(fileno=CONTROL_FD), traces, niceness
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+            if signal.getsignal(number) not in (signal.SIG_DFL, signal.SIG_IGN):
+                signal.signal(number, signal.SIG_DFL)
+        self._status, self._usage = (
+            ctypes.create_string_buffer(_STATUS_BYTES),
+            ctypes.create_string_buffer(_USAGE_BYTES),
+        )
+        gc.collect()
+        gc.freeze()
+
+    def serve(self) -> bytes:
+        """Fork programs until there is a trace of one. Return only in the processes of programs: the text for them."""
+        while True:
+            text, descriptors = self._receive()
+            try:
+                pid = syscalls.fork()
+            except OSError as error:
+                self._control.send(f"a program cannot start: {error.strerror}".encode())
+                os._exit(_FAILED_STATUS)
+            if pid == 0:
+                self._enter_program(descriptors)
+                return text
+            for fd in descriptors:
+                os.close(fd)
+            pidfd = os.pidfd_open(pid)
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [pidfd]))
+            self._control.sendmsg([STARTED], [rights])
+            os.close(pidfd)
+            while syscalls.wait(self._status, self._usage) != pid:
+                pass  # this was an orphan
+            tasks = 1 if self._traces is None else self._last_pid() - pid + 1
+            clean = tasks == 1 and not self._is_retired() and (self._traces is None or self._traces.are_none())
+            self._control.sendmsg([_ENDED, self._status, self._usage, b"%d clean" % tasks if clean else b"%d" % tasks])
+            if not clean:
+                os._exit(0)
+            # The memory of this process is that of the next program.
+            ctypes.memset(self._status, 0, _STATUS_BYTES)
+            ctypes.memset(self._usage, 0, _USAGE_BYTES)
+
+    def _receive(self) -> tuple[bytes, list[int]]:
+        """Return the text and the descriptors for the next program."""
+        rights = array.array("i")
+        message, ancillary, _, _ = self._control.recvmsg(
+            _MESSAGE_BYTES, socket.CMSG_SPACE(rights.itemsize * _MAX_DESCRIPTORS), socket.MSG_CMSG_CLOEXEC
+        )
+        if not message.startswith(_RUN):
+            os._exit(0)
+        for _, _, data in ancillary:
+            rights.frombytes(data)
+        return message.removeprefix(_RUN), list(rights)
+
+    def _is_retired(self) -> bool:
+        """Return whether there is a message to run no other program, perhaps because the server reads the files."""
+        try:
+            self._control.recv(1, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _enter_program(self, descriptors: list[int]) -> None:
+        """Turn this process into that of a program."""
+        try:
+            # Also forbids the program to open the descriptors of the template.
+            landlock.restrict(_RULES_FD)
+            for target, fd in enumerate(descriptors):
+                os.dup2(fd, target, inheritable=target <= 2)
+            kept = seccomp.EXECUTABLE_FD if self._traces is None else None
+            syscalls.close_descriptors(len(descriptors), kept=kept)
+            self._control.detach()
+            os.setpgid(0, 0)
+            os.setpriority(os.PRIO_PROCESS, 0, self._niceness)
+            _signal.signal(signal.SIGINT, signal.default_int_handler)
+        except BaseException:
+            try:
+                os.write(2, traceback.format_exc().encode())
+            finally:
+                os._exit(_FAILED_STATUS)
+
+    def _last_pid(self) -> int:
+        return int(os.pread(_TASKS_FD, 128, 0).rpartition(b" ")[2])
