@@ -6,9 +6,9 @@ The tasks are JSON Lines (.gz and .zst too, - for stdin). Each line is an object
 optionally the other attributes of a `faasrt.CodeTask`, such as `id`, `timeout_ms`, `function`, `args`, `stdin`, `tests`
 and `stop_on_failure`. The tests of a task with a `function` are those of `faasrt.FunctionTest` or `faasrt.AssertTest`,
 otherwise those of `faasrt.TestCase`. Bytes are text or `{"base64": ...}`; see `CodeTask.from_dict`. The default `id` is
-made of the number and the text of the line. Options of the command are the defaults of other fields: `--language`, `--timeout-ms`,
-`--memory-mb`, `--function`, `--stop-on-failure`. One field is not an attribute of `CodeTask`: `task_id`, the name of
-the problem of which the task is a sample.
+made of the number and the text of the line. Options of the command are the defaults of other fields: `--language`,
+`--timeout-ms`, `--memory-mb`, `--function`, `--stop-on-failure`. One field is not an attribute of `CodeTask`:
+`task_id`, the name of the problem of which the task is a sample.
 
 This program makes three samples of one problem. Save it as `tasks.py`:
 
