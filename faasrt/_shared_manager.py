@@ -16,28 +16,28 @@ ManagerOption: TypeAlias = RuntimeManager | faasrt.sync.RuntimeManager | str | N
 Call: TypeAlias = Callable[[RuntimeManager], Coroutine[Any, Any, T]]
 
 # The managers of this process and, after a fork, of its parents, by process and URL.
-_managers: dict[tuple[int, str], faasrt.sync.RuntimeManager] = {}
+_managers: dict[tuple[int, str | None], faasrt.sync.RuntimeManager] = {}
 
 
 class SharedManager:
     """Runs calls with a manager, in any thread and any event loop of asyncio.
 
     Args:
-        manager: A manager of the caller, which the caller closes. Or the URL of a FaaS, or None for the environment (or
-            the embedded FaaS if it names no endpoint); all objects with the same URL then share one manager, which each
-            process creates at its first call, and closes at its end.
+        manager: A manager of the caller, which the caller closes. Or the URL of a FaaS, which gets `FAASRT_TOKEN`, or
+            None for the environment (or the embedded FaaS if it names no endpoint); all objects with the same URL then
+            share one manager, which each process creates at its first call, and closes at its end.
 
     Raises:
         ConfigurationError: `manager` is something else.
     """
 
     def __init__(self, manager: ManagerOption) -> None:
-        if not isinstance(manager, RuntimeManager | faasrt.sync.RuntimeManager | str | None):
+        if manager == "" or not isinstance(manager, RuntimeManager | faasrt.sync.RuntimeManager | str | None):
             raise ConfigurationError(f"manager must be a RuntimeManager, a URL or None, got {safe_repr(manager)}")
         if isinstance(manager, str):
-            RuntimeManager.from_url(manager)  # raises now, and not in the middle of a training, if the URL is wrong
+            _create(manager)  # raises now, and not in the middle of a training, if the URL is wrong
         self._own = None if isinstance(manager, str) else manager
-        self._url = manager if isinstance(manager, str) else ""
+        self._url = manager if isinstance(manager, str) else None
 
     def run(self, call: Call[T]) -> T:
         """Return the result of a call.
@@ -81,7 +81,8 @@ class SharedManager:
         return _managers[key]
 
 
-def _create(url: str) -> faasrt.sync.RuntimeManager:
-    if url:
-        return faasrt.sync.RuntimeManager.from_url(url)
-    return faasrt.sync.RuntimeManager.from_env(local_fallback=True)
+def _create(url: str | None) -> faasrt.sync.RuntimeManager:
+    if url is None:
+        return faasrt.sync.RuntimeManager.from_env(local_fallback=True)
+    environ = {"COZE_LOOP_FAAS_URL": url, "FAASRT_TOKEN": os.environ.get("FAASRT_TOKEN", "")}
+    return faasrt.sync.RuntimeManager.from_env(environ)

@@ -56,7 +56,7 @@ def run_code(language: LanguageOption = "python", url: str | None = None, **opti
 
     Args:
         language: The language of the programs. Default: "python".
-        url: The URL of a FaaS. Default: None, which means the endpoints in the environment, or else the embedded FaaS.
+        url: The URL of a FaaS; see `CodeReward`. Default: None, which means the environment, or else the embedded FaaS.
         **options: `timeout_ms`, `ext`, `sandbox`, `priority` and `idempotent`; see `Runtime.run_code`.
 
     Raises:
@@ -107,7 +107,7 @@ def code_tests(
     The function is `metadata["function"]`, unless the tests name it.
 
     Args:
-        url: The URL of a FaaS. Default: None, which means the endpoints in the environment, or else the embedded FaaS.
+        url: The URL of a FaaS; see `CodeReward`. Default: None, which means the environment, or else the embedded FaaS.
         language: The language of the programs. Default: "python".
         partial_credit: Whether the score is the share of the tests that passed. Otherwise it is correct if all passed,
             else incorrect. Default: False.

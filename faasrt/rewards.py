@@ -258,9 +258,10 @@ class CodeReward:
 
     Args:
         manager: What runs the programs: a manager of `faasrt.sync`; a `RuntimeManager`, for the asynchronous methods;
-            or the URL of a FaaS. Default: None, which means the endpoints in the environment, see `Settings.from_env`,
-            or else the embedded FaaS. Without a manager of yours, each process creates one at the first call, which
-            all `CodeReward`s with the same URL share, and closes it at its end.
+            or the URL of a FaaS, or several separated by commas, with `FAASRT_TOKEN` as the token. Default: None, which
+            means the endpoints in the environment, see `Settings.from_env`, or else the embedded FaaS. Without a
+            manager of yours, each process creates one at the first call, which all `CodeReward`s with the same URL
+            share, and closes it at its end.
         language: The language of the programs. Default: "python".
         partial_credit: Whether the reward is the share of the tests that passed. Otherwise it is 1 if all passed,
             else 0. Default: True.

@@ -31,6 +31,7 @@ from faasrt import (
     TestCase,
     sync,
 )
+from faasrt.local import LocalFaaS
 from faasrt.rewards import CodeReward
 from faasrt.testing import FakeFaaS, Reply
 from support.served import CLEAN, PATIENCE_S, until
@@ -407,6 +408,13 @@ async def test_a_closed_manager_is_no_cancellation(fake: FakeFaaS) -> None:
     await asyncio.to_thread(manager.close)
     with pytest.raises(RuntimeClosedError):
         await call
+
+
+def test_the_token_is_that_of_the_environment(portal: BlockingPortal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also for a URL."""
+    monkeypatch.setenv("FAASRT_TOKEN", "secret")
+    with portal.wrap_async_context_manager(LocalFaaS(["python"], workers=1, token="secret")) as faas:
+        assert CodeReward(faas.url).code_reward([RIGHT], [TESTS], "inc") == [1.0]
 
 
 def test_many_threads_and_loops_share_one_manager(fake: FakeFaaS) -> None:
