@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import re
@@ -18,9 +19,11 @@ from faasrt import (
     InvalidRequestError,
     OverloadedError,
     ReturnValueError,
+    RuntimeClosedError,
     RuntimeManager,
     SandboxConfig,
     TestCase,
+    TimeoutSettings,
     Verdict,
     floats,
 )
@@ -288,6 +291,25 @@ async def test_an_infrastructure_failure_is_never_a_verdict() -> None:
         faas.default = Reply.overloaded(retry_after=0)
         with pytest.raises(OverloadedError):
             await manager.judge("1", [FunctionTest([], 1)], function="f", language="python")
+
+
+@pytest.mark.parametrize("is_closed", [False, True], ids=["cancelled", "closed"])
+async def test_a_judgement_can_be_cancelled(is_closed: bool) -> None:
+    """The connections of its executions are then closed, and no other execution starts."""
+    timeouts = TimeoutSettings(close_s=0.01)
+    tests = [FunctionTest([], 1), FunctionTest([], 1, timeout_ms=20_000)]
+    async with FakeFaaS() as faas, RuntimeManager.from_url(faas.url, timeouts=timeouts) as manager:
+        faas.default = Reply(hang=True)
+        judging = asyncio.create_task(manager.judge("1", tests, function="f", language="python"))
+        await faas.wait_until(lambda: faas.in_flight == 2)
+        if is_closed:
+            await manager.aclose()
+        else:
+            judging.cancel()
+        with pytest.raises(RuntimeClosedError if is_closed else asyncio.CancelledError):
+            await judging
+        await faas.wait_until(lambda: faas.in_flight == 0)
+        assert len(faas.requests) == 2
 
 
 async def test_a_comparison_that_fails_is_an_error_of_the_caller(local: RuntimeManager) -> None:
