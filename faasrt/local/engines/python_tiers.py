@@ -6,6 +6,8 @@ the tier of the standard library.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 STANDARD_TIER = "standard"
 """The name of the tier of the standard library."""
 STANDARD_LIBRARY = [
@@ -74,6 +76,43 @@ TIERS = {
     "sklearn": [*_NUMPY, *_SCIPY, "pandas", *_SKLEARN],
 }
 """The modules that each tier has imported, by the name of the tier."""
+
+# Code that uses each package, because packages import and prepare much when they are first used. It avoids OpenBLAS,
+# which allocates 16 MiB that a program may need for something else.
+_EXERCISES = {
+    "numpy": """
+import numpy as np
+repr(np.arange(4.0).reshape(2, 2).T * 2), repr(np.sort(np.array(["b", "a"])))
+np.random.default_rng().normal(size=3).mean()
+""",
+    "pandas": """
+import io, pandas as pd
+frame = pd.DataFrame({"k": ["a", "b"], "v": [1.5, 2]})
+repr(frame.groupby("k").sum()), repr(frame.merge(frame, on="k").describe()), frame.sort_values("v").to_csv()
+pd.read_csv(io.StringIO("a,b")), pd.to_datetime(["2020-01-01"])
+""",
+    "scipy": """
+import scipy.stats
+scipy.stats.norm.cdf(0.5)
+""",
+    "sympy": """
+import sympy
+x = sympy.symbols("x")
+sympy.diff(x**2), sympy.integrate(sympy.sin(x), x), sympy.solve(x**2 - 1), str(sympy.expand((x + 1) ** 2))
+sympy.simplify((x**2 - 1) / (x - 1)), sympy.factor(x**2 - 1), sympy.Matrix([[1, 2], [3, 4]]).det(), sympy.N(sympy.pi)
+""",
+    "sklearn": """
+import numpy as np, sklearn.ensemble, sklearn.linear_model
+data, labels = np.arange(8.0)[:, None], [0, 1] * 4
+sklearn.linear_model.LinearRegression().fit(data, labels).predict(data)
+sklearn.ensemble.RandomForestClassifier(2).fit(data, labels).predict(data)
+""",
+}
+
+
+def exercise_of(packages: Collection[str]) -> str:
+    """Return the code that uses these packages, to run before a program."""
+    return "".join(code for package, code in _EXERCISES.items() if package in packages)
 
 
 def tiers_of(code: str) -> list[str]:

@@ -36,6 +36,7 @@ class JailConfig:
         runner: The source of the runner; "" if there is an executable.
         runner_file: The file that the runner writes before a program begins, in /tmp or /dev/shm, or in a folder there.
         imports: Modules that the launcher imports before it forks. Modules that cannot be imported are skipped.
+        exercise: Code that uses these modules. The launcher runs it before it forks.
         packages: Packages to look for. The launcher reports which of them are installed.
         needed: Folders that processes must be able to read. If they cannot, the jail is not used.
         env: The environment variables of programs.
@@ -54,6 +55,7 @@ class JailConfig:
     runner: str = ""
     runner_file: str = ""
     imports: Sequence[str] = ()
+    exercise: str = ""
     packages: Sequence[str] = ()
     needed: Sequence[str] = ()
     env: Mapping[str, str] = attrs.field(factory=dict)

@@ -20,7 +20,7 @@ from faasrt.local.engines.engine import Engine, EngineJob, EngineOptions, Engine
 from faasrt.local.engines.jailed_run import run_program, start_runner
 from faasrt.local.engines.native.run import PROCESS_NAME, python_run
 from faasrt.local.engines.native_jail import native_jail
-from faasrt.local.engines.python_tiers import STANDARD_LIBRARY, TIERS, tiers_of
+from faasrt.local.engines.python_tiers import STANDARD_LIBRARY, TIERS, exercise_of, tiers_of
 from faasrt.local.engines.runner_messages import read_runner
 from faasrt.local.engines.warm_pool import WarmPool
 from faasrt.local.errors import EngineError
@@ -81,6 +81,7 @@ class Interpreter:
             mounts=mounts,
             env=env,
             imports=imports,
+            exercise=exercise_of(imports),
             packages=list(TIERS),
             needed=[str(library)],
         )

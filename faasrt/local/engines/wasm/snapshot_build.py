@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from faasrt.local.cache_folder import lock_folder
-from faasrt.local.engines.python_tiers import STANDARD_LIBRARY, TIERS, packages_of
+from faasrt.local.engines.python_tiers import STANDARD_LIBRARY, TIERS, exercise_of, packages_of
 from faasrt.local.engines.runner_messages import read_runner
 from faasrt.local.engines.wasm.instance import FOLDER, HIDDEN_FOLDER, STACK_BYTES, Ended, Instances
 from faasrt.local.engines.wasm.memory_folder import MemoryFolder
@@ -32,37 +32,6 @@ _reactor.faasrt = {"__name__": "faasrt_snapshot"}
 exec(compile(_host.call(b"runner"), "faasrt_runner.py", "exec"), _reactor.faasrt)
 _reactor.faasrt["preload"](_host.call(b"modules").decode().split(), _host.call(b"exercise"))
 """
-# Code that uses each package, because packages import and prepare much when they are first used. It avoids OpenBLAS,
-# which allocates 16 MiB that a program may need for something else.
-_EXERCISES = {
-    "numpy": """
-import numpy as np
-repr(np.arange(4.0).reshape(2, 2).T * 2), repr(np.sort(np.array(["b", "a"])))
-np.random.default_rng().normal(size=3).mean()
-""",
-    "pandas": """
-import io, pandas as pd
-frame = pd.DataFrame({"k": ["a", "b"], "v": [1.5, 2]})
-repr(frame.groupby("k").sum()), repr(frame.merge(frame, on="k").describe()), frame.sort_values("v").to_csv()
-pd.read_csv(io.StringIO("a,b")), pd.to_datetime(["2020-01-01"])
-""",
-    "scipy": """
-import scipy.stats
-scipy.stats.norm.cdf(0.5)
-""",
-    "sympy": """
-import sympy
-x = sympy.symbols("x")
-sympy.diff(x**2), sympy.integrate(sympy.sin(x), x), sympy.solve(x**2 - 1), str(sympy.expand((x + 1) ** 2))
-sympy.simplify((x**2 - 1) / (x - 1)), sympy.factor(x**2 - 1), sympy.Matrix([[1, 2], [3, 4]]).det(), sympy.N(sympy.pi)
-""",
-    "sklearn": """
-import numpy as np, sklearn.ensemble, sklearn.linear_model
-data, labels = np.arange(8.0)[:, None], [0, 1] * 4
-sklearn.linear_model.LinearRegression().fit(data, labels).predict(data)
-sklearn.ensemble.RandomForestClassifier(2).fit(data, labels).predict(data)
-""",
-}
 _STACK_LIMITS = struct.Struct("<III")
 _STACK_TOP = 16 * 2**20
 _STACK_MARGIN = 2**16
@@ -155,8 +124,8 @@ def make_snapshot(cache_dir: Path, tier: str) -> None:
 def preload(instances: Instances, fd: int, tier: str) -> Snapshot:
     """Import the modules of a tier in a new instance, and write its memory to a file."""
     packages = packages_of(tier)
-    exercise = "".join(code for package, code in _EXERCISES.items() if package in packages).encode()
-    answers = {b"runner": read_guest(), b"modules": " ".join(modules_of(tier)).encode(), b"exercise": exercise}
+    answers = {b"runner": read_guest(), b"modules": " ".join(modules_of(tier)).encode()}
+    answers[b"exercise"] = exercise_of(packages).encode()
     made: list[Snapshot] = []
 
     def write(address: int, size: int) -> None:
