@@ -24,7 +24,6 @@ from __future__ import annotations
 import base64
 import itertools
 import math
-import posixpath
 import re
 from collections.abc import Iterable, Mapping
 from signal import strsignal
@@ -41,7 +40,16 @@ from faasrt.protocol.interface import ServiceProtocol
 from faasrt.protocol.processes import ProcessEnd, read_end, signal_name, signal_number, stdin_text
 from faasrt.protocol.request import RunRequest, encode_json
 from faasrt.protocol.response import Answer, ParsedAnswer, check_number, check_type, decode_object, status_error
-from faasrt.protocol.served import Offer, RefusedError, ServedProtocol, ServedResult, ServedRun, as_number
+from faasrt.protocol.served import (
+    Offer,
+    RefusedError,
+    ServedProtocol,
+    ServedResult,
+    ServedRun,
+    as_number,
+    decode_base64,
+    relative_path,
+)
 from faasrt.results import ErrorInfo, Outcome
 
 _LIMIT = re.compile(r"\b(?P<name>\w++) cannot exceed the configured limit of (?P<limit>-?\d+)")
@@ -334,7 +342,7 @@ def _read_files(files: Any) -> list[dict[str, str]]:
             raise _refused(f"files[{index}].encoding must be one of {', '.join(_ENCODINGS)}")
         if not isinstance(name, str):
             raise _refused(f"files[{index}].name must be a string")
-        read.append({"name": posixpath.normpath(name), "content": file["content"], "encoding": encoding})
+        read.append({"name": relative_path(name), "content": file["content"], "encoding": encoding})
     return read
 
 
@@ -342,7 +350,7 @@ def _content(file: Mapping[str, str]) -> str | bytes:
     try:
         match file["encoding"]:
             case "base64":
-                return base64.b64decode("".join(file["content"].split()), validate=True)
+                return decode_base64(file["content"])
             case "hex":
                 return bytes.fromhex(file["content"])
     except ValueError:

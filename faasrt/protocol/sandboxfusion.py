@@ -26,7 +26,6 @@ from __future__ import annotations
 import base64
 import glob
 import math
-import posixpath
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -40,7 +39,16 @@ from faasrt.protocol.interface import ServiceProtocol
 from faasrt.protocol.processes import ProcessEnd, read_end, signal_name, signal_number, stdin_text
 from faasrt.protocol.request import RunRequest, encode_json
 from faasrt.protocol.response import Answer, ParsedAnswer, check_number, check_type, decode_object, status_error
-from faasrt.protocol.served import Offer, RefusedError, ServedProtocol, ServedResult, ServedRun, as_number
+from faasrt.protocol.served import (
+    Offer,
+    RefusedError,
+    ServedProtocol,
+    ServedResult,
+    ServedRun,
+    as_number,
+    decode_base64,
+    relative_path,
+)
 from faasrt.results import ErrorInfo, Outcome
 
 _BUFFER_BYTES = 196_608
@@ -393,7 +401,7 @@ def _files(fields: Mapping[str, Any]) -> dict[str, bytes]:
         if not isinstance(content, str):
             raise _invalid("files", "string_type", "Input should be a valid string", content)
         try:
-            files[_path(name)] = base64.b64decode("".join(content.split()), validate=True)
+            files[_path(name)] = decode_base64(content)
         except ValueError:
             raise _invalid("files", "value_error", "Value error, a file is not base64", name) from None
     return files
@@ -409,8 +417,8 @@ def _fetched(fields: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _path(name: str) -> str:
-    """Return a path without "." and "..", relative to the folder of the program if it is in it."""
-    return posixpath.normpath(name.removeprefix(_FOLDER)) if name else name
+    """Return the path of a file in the folder of the program, which the name may begin with."""
+    return relative_path(name.removeprefix(_FOLDER))
 
 
 SERVER = SandboxFusionServer()

@@ -6,12 +6,14 @@ It stands in the same file as the client half. Like that half, it does no I/O an
 from __future__ import annotations
 
 import abc
+import base64
+import posixpath
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import attrs
 
-from faasrt.inputs import ProgramInput
+from faasrt.inputs import MAX_PATH_BYTES, ProgramInput
 from faasrt.languages import Language
 from faasrt.protocol.processes import ProcessEnd
 
@@ -134,6 +136,16 @@ class ServedProtocol(abc.ABC):
             message: The reason.
             not_started: Whether the program was not started, so the client may send it again.
         """
+
+
+def decode_base64(text: str) -> bytes:
+    """Decode base64 with or without line ends. Raise ValueError if it is malformed."""
+    return base64.b64decode(text.replace("\r", "").replace("\n", ""), validate=True)
+
+
+def relative_path(path: str) -> str:
+    """Return a path without "." and ".." and doubled slashes, as far as possible. Long paths are not changed."""
+    return posixpath.normpath(path) if 0 < len(path) <= MAX_PATH_BYTES else path
 
 
 def as_number(value: Any) -> float | None:

@@ -10,6 +10,7 @@ import json
 import platform
 import re
 import sys
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from faasrt import RuntimeManager, SandboxConfig
+from faasrt import Language, RuntimeManager, SandboxConfig
 from faasrt.local import LocalFaaS
 from faasrt.protocol import piston, sandboxfusion
 from support.helpers import Clock, fast_forward, skip_without
@@ -752,3 +753,27 @@ async def test_without_files_only_programs_for_node_are_missing() -> None:
         status, body, _ = await post(faas.url, FUSION_PATH, typescript | {"files": {"a": "eA=="}})
         assert status == 422
         assert "'files' cannot be used" in check_detail(body)
+
+
+@in_session
+async def test_the_time_limit_of_a_compilation(local: RuntimeManager) -> None:
+    """A compilation ends at the limit of its request. The same program compiles with a higher limit."""
+    assert local.local_faas is not None
+    if Language.CPP not in local.local_faas.languages:
+        pytest.skip("g++ is not installed")
+    url, code = local.local_faas.url, f'#include <regex>\nint main() {{ std::regex r("a"); }} // {uuid.uuid4()}'
+    _, body, _ = await post(url, FUSION_PATH, fusion(code, language="cpp", compile_timeout=0.01))
+    assert (body["status"], body["run_result"]) == ("Failed", None)
+    assert (body["compile_result"]["status"], body["compile_result"]["return_code"]) == ("TimeLimitExceeded", None)
+    _, body, _ = await post(url, PISTON_PATH, execution(code, language="c++", compile_timeout=10))
+    assert body["compile"]["status"] == body["run"]["status"] == "TO"
+    _, body, _ = await post(url, FUSION_PATH, fusion(code, language="cpp", compile_timeout=30))
+    assert (body["status"], body["compile_result"]["return_code"], body["run_result"]["return_code"]) == (
+        "Success",
+        0,
+        0,
+    )
+    _, body, _ = await post(url, PISTON_PATH, execution("int main() { return x; }", language="c++"))
+    assert (body["compile"]["code"], body["compile"]["status"], body["run"]) == (1, "RE", body["compile"])
+    status, body, _ = await post(url, PISTON_PATH, execution(code, language="c++", compile_timeout=30_001))
+    assert (status, body) == (400, {"message": "compile_timeout cannot exceed the configured limit of 30000"})

@@ -88,8 +88,8 @@ class ToolchainEngine(Engine):
         self._started_or_failed = asyncio.Event()
         # Only one of several programs with the same source compiles it.
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        # By key: the time of a failure that is not stored, and the failure.
-        self._failures: dict[str, tuple[float, Mapping[str, bytes]]] = {}
+        # By key and limits: the time of a failure that is not stored, and the failure.
+        self._failures: dict[tuple[str, ExecutionLimits | None], tuple[float, Mapping[str, bytes]]] = {}
 
     def mark_ready(self) -> None:
         super().mark_ready()
@@ -213,16 +213,17 @@ class ToolchainEngine(Engine):
             stored = await asyncio.to_thread(self._cache.get, key)
             if stored is not None:
                 return stored
-            failed_at, failure = self._failures.pop(key, (0.0, {}))
+            attempt = key, job.compile_limits
+            failed_at, failure = self._failures.pop(attempt, (0.0, {}))
             if failure and loop.time() - failed_at < _REMEMBERED_S:
-                self._failures[key] = failed_at, failure
+                self._failures[attempt] = failed_at, failure
                 return failure
             compiled, is_final = await self._run_compiler(job, command, files)
-            if not is_final and job.compile_limits is None:
-                self._failures[key] = loop.time(), compiled
+            if not is_final:
+                self._failures[attempt] = loop.time(), compiled
                 while len(self._failures) > _MAX_REMEMBERED:
                     del self._failures[next(iter(self._failures))]
-            elif is_final:
+            else:
                 try:
                     await asyncio.to_thread(self._cache.put, key, compiled)
                 except OSError as error:
