@@ -234,24 +234,24 @@ class CheapReaders:
         self._loop = asyncio.get_running_loop()
         self._epoll = select.epoll()
         self._callbacks: dict[int, tuple[Callable[[int], object], int]] = {}
-        self._idle = asyncio.Event()
+        self._on_idle: asyncio.Future[None] | None = None
         self._loop.add_reader(self._epoll.fileno(), self._call)
 
     def add_reader(self, fd: int, callback: Callable[[int], object], argument: int, /) -> None:
         self._epoll.register(fd, select.EPOLLIN)
         self._callbacks[fd] = callback, argument
-        self._idle.clear()
 
     def remove_reader(self, fd: int, /) -> None:
         if self._callbacks.pop(fd, None) is not None:
             self._epoll.unregister(fd)
-            if not self._callbacks:
-                self._idle.set()
+            if self._on_idle is not None and not self._callbacks and not self._on_idle.done():
+                self._on_idle.set_result(None)
 
     async def aclose(self) -> None:
         """Wait until all readers have been removed."""
         if self._callbacks:
-            await self._idle.wait()
+            self._on_idle = self._loop.create_future()
+            await self._on_idle
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
 

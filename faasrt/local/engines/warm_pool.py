@@ -120,7 +120,7 @@ class WarmPool(Generic[_P]):
         if self._engine.active > self._peak:
             self._set_peak(self._engine.active)
         while True:
-            process = self._warm.get_nowait() if self.idle else await self._wait()
+            process = await self._wait() if self._warm.empty() else self._warm.get_nowait()
             if process.alive:
                 if not self._reuses_processes:
                     loop = asyncio.get_running_loop()
@@ -155,7 +155,8 @@ class WarmPool(Generic[_P]):
 
     @property
     def _is_short(self) -> bool:
-        return self._process_count + len(self._recent) + self._starting < self._target
+        kept = len(self._processes) if self._reuses_processes else self._warm.qsize()
+        return kept + len(self._recent) + self._starting < self._target
 
     def _end_head_start(self, process: _P) -> None:
         if process in self._recent:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +24,7 @@ from faasrt.results import Outcome
 
 _STRING_DECODER = json.JSONDecoder()
 _MIN_TIMEOUT_MS = 1.0
+_LARGEST = 1e12  # more than the largest limit of a server; an int may be too large for a float
 _SANDBOX_FIELDS = ("memory_limit_mb", "timeout_ms", "max_output_bytes", "network_enabled")
 
 
@@ -220,12 +220,10 @@ def _parse_limits(fields: dict[str, Any], sandbox: dict[str, Any], own: SandboxC
 
 
 def _positive(fields: dict[str, Any], name: str) -> float:
-    """Return the number in a field; infinity if the field is missing."""
-    if name not in fields:
-        return math.inf
-    value = fields[name]
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        # Lists and objects are not printed, because they may be nested too deeply.
-        shown = str(value)[:50] if isinstance(value, (int, float, str)) else f"a {type(value).__name__}"
-        raise BadRequestError(f"'{name}' must be a finite number above 0, got {shown}")
-    return min(value, 1e12)  # an int may be too large for a float
+    """Return the number in a field, but at most _LARGEST; _LARGEST if the field is missing."""
+    value: object = fields.get(name, _LARGEST)
+    if isinstance(value, (int, float)) and value > 0 and value is not True:
+        return min(value, _LARGEST)
+    # Lists and objects are not printed, because they may be nested too deeply.
+    shown = str(value)[:50] if isinstance(value, (int, float, str)) else f"a {type(value).__name__}"
+    raise BadRequestError(f"'{name}' must be a finite number above 0, got {shown}")

@@ -54,9 +54,9 @@ def fit_response(fields: dict[str, Any], job: EngineJob) -> web.Response:
     texts = {**output, "message": error["message"]} if error else dict(output)
     # A text that is cut anyway is not encoded, because this would block the event loop.
     if 6 * sum(map(len, texts.values())) <= max_bytes or sum(map(_json_size, texts.values())) <= max_bytes:
-        response = json_response(200, fields)
-        if response.content_length is None or response.content_length <= max_bytes:
-            return response
+        body = _strict_json.dump_bytes(fields)
+        if len(body) <= max_bytes:
+            return web.Response(body=body, content_type="application/json")
     # A frame has its own size limit and would be useless if cut. `notice` repeats the line that the server wrote to
     # stderr.
     for name, text in output.items():
