@@ -44,7 +44,8 @@ of verl is 0, and its log says `422 Client Error: memory_limit_MB: Input should 
     faasrt serve --memory-mb 1024 --timeout-s 30
 
 These clients send no `Authorization` header of their own. If the server has a token, put it into the URL, with any
-user: `http://user:TOKEN@host:8000/...`. They then send it with the scheme Basic, which all routes accept.
+user: `http://user:TOKEN@host:8000/...`. They then send it with the scheme Basic, which all routes accept. Their own
+logs may contain the URL.
 
 ## What differs from the real services
 

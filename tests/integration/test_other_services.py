@@ -395,6 +395,7 @@ async def test_a_token_can_stand_in_the_url() -> None:
         request = sandbox_fusion_request(fusion("print(input())", stdin="5\n"))
         answer = await asyncio.to_thread(run_with_sdk, f"{with_token}/sandboxfusion", request)
         assert answer.run_result.stdout == "5\n"
+        assert (await post(with_token, PISTON_PATH, execution()))[0] == 200  # aiohttp does the same
 
 
 @in_session
