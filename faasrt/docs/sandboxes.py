@@ -42,8 +42,7 @@ wasm 64 bits: False
 ```
 
 Each engine keeps a pool of processes ready, which grows with demand and shrinks when idle. Seen from a client, a short
-program takes about 5 ms in native Python and in WebAssembly, and 6 ms in JavaScript and TypeScript
-(`benchmarks/local.py`).
+program takes about 5 ms on each of them (`benchmarks/local.py`).
 
 ### `native`
 
