@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from faasrt.local.jail.config import JailConfig
@@ -55,3 +56,24 @@ async def test_the_socket_of_a_launcher_can_have_any_number(tmp_path: Path) -> N
             process = await jail.start(["sleep", "0"])
             await process.ended.wait()
     assert process.returncode == 0
+
+
+async def test_one_process_starts_several_programs(tmp_path: Path) -> None:
+    """With namespaces, it is the first one of a slot. If it is killed, its program ends, and is not to blame."""
+    tmp_path.chmod(0o755)
+    async with Spawner() as spawner, open_jail(spawner, sys.executable, tmp_path, config_of("namespaces")) as jail:
+        templates = set()
+        for _ in range(3):
+            process = await jail.start(["sleep", "600"])
+            template = psutil.Process(process.pid).parent()
+            assert template is not None
+            templates.add(template)
+            await process.end()
+        assert len(templates) == 1
+        process = await jail.start(["sleep", "600"])
+        template.kill()
+        await process.ended.wait()
+        assert (process.returncode, process.outside_reason) == (-9, "the process that started it has ended")
+        process = await jail.start(["sleep", "0"])
+        await process.ended.wait()
+        assert process.returncode == 0
