@@ -112,7 +112,7 @@ class EmbeddedFaaS:
 
     @property
     def profile(self) -> EndpointProfile:
-        """What the client would learn from its health report. It must have been started."""
+        """The profile in its health report. It must have been started."""
         return read_profile(self.server.health())
 
     def check(self, settings: Settings) -> Settings:

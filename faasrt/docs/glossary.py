@@ -9,6 +9,7 @@
 | attempt | one HTTP request of a call; a retry is another attempt |
 | execution | one run of a program by a server |
 | task | a `CodeTask`: a program of a batch, with its options |
+| problem, sample | a question to a model, and one of its answers: a task with the name of the problem in `task_id` |
 | case | a tuple of arguments for a function of the program (`run_cases`) |
 | test | a `TestCase` (input and output), a `FunctionTest` (arguments and a value) or an `AssertTest` (a test program) |
 | outcome | how a program ended: an `Outcome`, such as OK or TIMEOUT |

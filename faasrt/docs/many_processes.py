@@ -7,17 +7,23 @@ service with one worker. In each of N processes, it starts its own engines, and 
 machine has CPUs. So N times as many programs compete for the same CPUs, each process prepares its own interpreters, and
 a process that has nothing to do cannot help another one whose queue is full.
 
-## What it costs
+## Memory and CPU time
 
 Four workers of uvicorn with the application `faasrt.examples.fastapi_backend`, on a machine with two CPUs, and 16
-requests at a time, whose programs import nothing. Memory is that of all processes together (PSS), of which the four
-workers alone need about 210 MB. `python -m benchmarks.processes` measures this:
+requests at a time, for programs that import nothing, and for programs that import pandas. Memory is that of all
+processes together (PSS); 205 MB of it are the four workers of the application themselves. CPU time is that of all
+processes for each program, compared with one server. `python -m benchmarks.processes` measures this:
 
-| | memory | CPU time for a program |
-|---|---|---|
-| one server for all | 306 MB | 1.00 |
-| `local()` in each | 393 MB | 1.04 |
-| `local(workers=1)` in each | 379 MB | 1.12 |
+| | memory | with pandas | CPU time | with pandas |
+|---|---|---|---|---|
+| one server for all | 311 MB | 424 MB | 1 | 1 |
+| `local()` in each | 392 MB | 665 MB | 0.97 | 1.06 |
+| `local(workers=1)` in each | 380 MB | 674 MB | 1.04 | 1.06 |
+
+So each further `local()` needs about 30 MB, and another 50 MB if programs import pandas. The CPU time is the same, so
+on a machine of their own all three have about the same rate. Beside other processes, `local()` in each gets a larger
+share of the CPUs, because eight of its programs run at once instead of two (1.36 times the rate of one server, on a
+busy machine). The other processes then get less.
 
 ## A server and the workers of uvicorn
 
@@ -26,12 +32,12 @@ Start the server once for the machine, and name it in the environment of the app
     faasrt serve --port 8000 --language python --language javascript
     COZE_LOOP_FAAS_URL=http://127.0.0.1:8000 uvicorn --workers 4 --factory faasrt.examples.fastapi_backend:create_app
 
-The application creates its manager with `RuntimeManager.from_env`, in its lifespan: there it is created in each worker,
-after the fork, and in the event loop of that worker. With `local_fallback=True`, it uses an embedded FaaS if
-COZE_LOOP_FAAS_URL is not set, which is handy on a laptop, but easily overlooked in production.
+The application creates its manager with `RuntimeManager.from_env`, in its lifespan, which runs in the event loop of
+each worker. With `local_fallback=True`, as in this example, it uses an embedded FaaS if COZE_LOOP_FAAS_URL is not set.
+That is handy on a laptop, but easily overlooked in production.
 
-* The server must run before the first request, not before the workers: calls wait up to
-  `RetrySettings.connect_retry_s` (10 s) for a server that starts. Let a supervisor such as systemd restart it.
+* The workers may start before the server: calls wait up to `RetrySettings.connect_retry_s` (10 s) for a server that
+  starts, within their deadlines. Let a supervisor such as systemd restart it.
 * The number of workers of the application does not change what the machine can run: that is `faasrt serve --workers`.
 * A worker that is killed takes its own calls with it, and their programs are stopped. Other workers are not affected.
 * With `PrometheusSink`, each worker has its own metrics; `PROMETHEUS_MULTIPROC_DIR` adds them up.
@@ -97,7 +103,8 @@ a number of server processes. The default is the number of CPUs.
 ## If each process must have its own
 
 Divide the CPUs between the processes: `RuntimeManager.local(workers=1)`. Serve only the languages that you use, because
-each has an engine: `local(["python"])`. Start the manager after the fork, in the lifespan of the application.
+each has an engine: `local(["python"])`. Create the manager in the lifespan of the application, not when its module is
+imported.
 `faasrt.ray` shares one embedded FaaS between the actors of a node by itself, and `faasrt batch` is one process.
 """
 
