@@ -3,8 +3,9 @@
     python -m benchmarks.judging [--problems 20] [--rounds 3]
 
 There are twenty problems with ten tests each, a right solution and a wrong one. The solutions are judged as programs,
-by `TestCase`, and as functions, by `FunctionTest`. The processes run two at a time; they have no limits and no sandbox.
-There is one for each test, and for functions also one for each solution, which calls the function for all tests.
+by `TestCase`, and as functions, by `FunctionTest` and by `AssertTest`. The processes run two at a time; they have no
+limits and no sandbox. There is one for each test, and for functions also one for each solution, which calls the
+function for all tests.
 """
 
 from __future__ import annotations
@@ -23,11 +24,19 @@ from typing import TypeAlias
 from benchmarks.harness import Figures, contenders, parser, ratio, run_rounds, serve_requests, spreads
 from benchmarks.problems import PROBLEMS, Problem, as_function
 from benchmarks.report import Report
-from faasrt import CodeTask, ExecutionOutput, ExecutionResult, FunctionTest, Outcome, RuntimeManager, TestCase
-from faasrt.judging import judge_result
+from faasrt import (
+    AssertTest,
+    CodeTask,
+    ExecutionOutput,
+    ExecutionResult,
+    FunctionTest,
+    Outcome,
+    RuntimeManager,
+    TestCase,
+)
+from faasrt.judging import Test, judge_result
 
-Test: TypeAlias = TestCase | FunctionTest
-Solutions: TypeAlias = list[tuple[str, Sequence[TestCase] | Sequence[FunctionTest]]]
+Solutions: TypeAlias = list[tuple[str, Sequence[TestCase] | Sequence[FunctionTest] | Sequence[AssertTest]]]
 _CALLS = """
 import json, sys
 for arguments in json.load(sys.stdin):
@@ -45,11 +54,20 @@ def functions(problems: list[Problem]) -> Solutions:
     ]
 
 
+def asserts(problems: list[Problem]) -> Solutions:
+    solutions: Solutions = []
+    for problem in problems:
+        programs = [f"assert solve(*{test.args}) == {test.expected}" for test in problem.function_tests()]
+        tests = [AssertTest(program) for program in programs]
+        solutions += [(as_function(code), tests) for code in (problem.right, problem.wrong)]
+    return solutions
+
+
 async def by_faasrt(solutions: Solutions) -> tuple[float, list[float]]:
     async with RuntimeManager.local(["python"]) as manager:
         await manager.run_code("1", "python")
         tasks = [
-            CodeTask(code, "python", tests=tests, function="solve" if isinstance(tests[0], FunctionTest) else None)
+            CodeTask(code, "python", tests=tests, function=None if isinstance(tests[0], TestCase) else "solve")
             for code, tests in solutions
         ]
         started = time.perf_counter()
@@ -104,6 +122,7 @@ CONTENDERS = {
     "functions-in-processes": (functions, by_processes),
     "functions-in-shared-processes": (functions, functools.partial(by_processes, shared=True)),
     "functions-in-faasrt": (functions, by_faasrt),
+    "functions-by-asserts-in-faasrt": (asserts, by_faasrt),
 }
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import functools
 import json
+import textwrap
 import time
 from collections.abc import Sequence
 from importlib.resources import files
@@ -47,12 +48,12 @@ def _source(name: str) -> str:
 
 
 def _with_calls(code: str, function: str) -> str:
-    """Return the judged program with `asserts_calls.py` in a namespace of its own, whatever names the program uses."""
-    own = _CALLS
+    """Return the judged program with the function of `asserts_calls.py`, which has builtins and names of its own."""
     return (
-        f"{code}\n\nimport builtins as {own}\n"
-        f"{own}.exec({own}.compile({_source('calls')!r}, 'faasrt', 'exec'), {{'names': {own}.globals(), "
-        f"'name': {function!r}, '__builtins__': {own}.dict({own}.vars({own}))}})\n"
+        f"{code}\n\ndef {_CALLS}(names, name):\n{textwrap.indent(_source('calls'), ' ')}\n return call_all\n"
+        f"import builtins as _faasrt\n"
+        f"{_CALLS} = _faasrt.type({_CALLS})({_CALLS}.__code__, "
+        f"{{'__builtins__': _faasrt.dict(_faasrt.vars(_faasrt))}})(_faasrt.globals(), {function!r})\n"
     )
 
 
@@ -239,7 +240,9 @@ class AssertJob:
         async def call(
             called: Sequence[_Run], program: str, function: str, cases: Sequence[Any]
         ) -> list[ExecutionResult]:
-            job = GuestJob(function=function, cases=[json.dumps(case) for case in cases], single=False, isolate=True)
+            # Each test has the judged program in a new namespace.
+            isolate = function == _CALLS
+            job = GuestJob(function=function, cases=list(map(json.dumps, cases)), single=False, isolate=isolate)
             own_requests = [attrs.evolve(each.request, code=program) for each in called]
             tests = [each.test for each in called]
             ended = await judge(
