@@ -344,7 +344,7 @@ class ChildProcess:
 
         The pieces are not copied, because a program may have files of many MiB.
         """
-        self._unsent.extend(memoryview(piece) for piece in pieces if piece)
+        self._unsent.extend(map(memoryview, filter(None, pieces)))
         self._close_when_sent = eof
         self._send()
 
