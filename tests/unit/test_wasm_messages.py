@@ -33,9 +33,13 @@ class Child:
         self.pid, self.returncode, self.alive, self.killed = 1, -9, True, False
         self.ended = asyncio.Event()
         self.on_message: Callable[[dict[str, Any]], None] = lambda message: None
+        self.also_on_end: Callable[[], None] = lambda: None
 
     def receive(self, on_output: Callable[[int, bytes], None], on_end: Callable[[], None]) -> None:
         self.on_output, self.on_end = on_output, on_end
+
+    def when_ended(self, function: Callable[[], None]) -> None:
+        self.also_on_end = function
 
     def send(self, data: bytes) -> None:
         for start in range(0, len(data), 2**20):
@@ -49,6 +53,7 @@ class Child:
         if not self.killed:
             self.killed = True
             self.on_end()
+            self.also_on_end()
 
 
 @pytest.fixture
