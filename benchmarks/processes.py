@@ -173,6 +173,7 @@ def measure(contender: str, program: str, workers: int, seconds: float) -> Figur
 def main() -> None:
     options = parser(__doc__, rounds=3)
     options.add_argument("--workers", type=int, default=4, help="number of worker processes (default %(default)s)")
+    options.add_argument("--programs", nargs="+", choices=PROGRAMS, default=list(PROGRAMS), help="programs to run")
     options.add_argument("--seconds", type=float, default=10, help="seconds of load (default %(default)s)")
     args = options.parse_args()
     if args.contender:
@@ -180,7 +181,7 @@ def main() -> None:
         return
     report = Report("processes", vars(args))
     started = {name: FreshContender("benchmarks.processes", name) for name in CONTENDERS}
-    for program in PROGRAMS:
+    for program in args.programs:
         rounds = run_rounds(started, args, program=program, workers=args.workers, seconds=args.seconds)
         for name in CONTENDERS:
             of_server: dict[str, Any] = {

@@ -45,10 +45,7 @@ RUNS = [
             ("At", 2, "native"),
         ],
     ),
-    (
-        "processes --workers 2 --seconds 0.5 --rounds 1",
-        [("2 processes, print", 3, "CPU ms of server"), ("2 processes, pandas", 3, "MB of server")],
-    ),
+    ("processes --workers 2 --programs print --seconds 0.5 --rounds 1", [("2 processes, print", 3, "MB of server")]),
     ("map --tasks 1000 3000", [("64 in flight", 2, "source ahead")]),
     (
         "growth --in-flight 4 40 --calls 80 --rounds 1",
