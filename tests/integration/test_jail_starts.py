@@ -6,11 +6,13 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 
+from faasrt.local.engines.native_jail import native_jail
 from faasrt.local.jail.config import JailConfig
 from faasrt.local.jail.jail import open_jail
 from faasrt.local.jail.seccomp import EXECUTABLE_FD
@@ -77,3 +79,22 @@ async def test_one_process_starts_several_programs(tmp_path: Path) -> None:
         process = await jail.start(["sleep", "0"])
         await process.ended.wait()
         assert process.returncode == 0
+
+
+async def test_the_kill_of_a_program_that_has_ended_does_not_end_the_next_one(tmp_path: Path) -> None:
+    """The server may not have read yet that it has ended. The first process of the slot already starts another one."""
+    tmp_path.chmod(0o755)
+    runner = b"import os\ndef main(*_): os._exit(len(os.read(0, 1)))"
+    config = native_jail("namespaces", runner, "/tmp/main.py", mounts={}, env={})
+    async with Spawner() as spawner, open_jail(spawner, sys.executable, tmp_path, config) as jail:
+        process = await jail.start(channel=True)
+        template = psutil.Process(process.pid).parent()
+        process.write(eof=True)
+        while psutil.pid_exists(process.pid):
+            time.sleep(0.01)  # noqa: ASYNC251  # the event loop must not read that it has ended
+        process.kill()
+        await process.ended.wait()
+        assert process.returncode == 0
+        process = await jail.start(channel=True)
+        assert psutil.Process(process.pid).parent() == template
+        await process.end()

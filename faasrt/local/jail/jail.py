@@ -23,6 +23,7 @@ import faasrt.local.jail
 from faasrt.local.errors import EngineError, NotStartedError, SuspectError
 from faasrt.local.jail.cgroup import Cgroups, Group
 from faasrt.local.jail.config import JailConfig
+from faasrt.local.jail.program import has_ended
 from faasrt.local.process import CheapReaders, ChildProcess, Pipes, Spawner, ignore_output
 
 _START_TIMEOUT_S = 60.0
@@ -84,7 +85,7 @@ class JailedProcess(ChildProcess):
         super().__init__(_pid_of(pidfds[0]), start.pipes, self._send_kill, jail.readers)
 
     def _send_kill(self) -> None:
-        signal.pidfd_send_signal(self._to_kill, signal.SIGKILL)
+        _kill_running(self._pidfds[0], self._to_kill)
 
     def limit_time(self, limit_s: float, *, memory_bytes: int | None = None) -> None:
         """Start the time limit of the program. The launcher ends the program, even if this process is busy.
@@ -325,7 +326,7 @@ class Jail:
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             if start is None or start.reply.done():
                 # `start` was cancelled.
-                signal.pidfd_send_signal(pidfds[1], signal.SIGKILL)
+                _kill_running(*pidfds)
                 raise ProcessLookupError
             start.process = JailedProcess(self, number, (pidfds[0], pidfds[1]), start, is_ready=is_ready)
         except Exception as error:
@@ -362,6 +363,16 @@ class Jail:
             process.outside_reason = "the launcher of the jail has ended"
             process.kill()
             process.mark_exited(-signal.SIGKILL)
+
+
+def _kill_running(first: int, to_kill: int) -> None:
+    """Kill a process, and thus the program whose first process is `first`, unless the latter has ended.
+
+    Then the launcher or the template ends the rest of the program. The template may already run the next one, which
+    must not be killed. The arguments are pidfds.
+    """
+    if not has_ended(first):
+        signal.pidfd_send_signal(to_kill, signal.SIGKILL)
 
 
 def _open_pipes(*, channel: bool) -> Pipes:

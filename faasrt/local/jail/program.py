@@ -86,7 +86,7 @@ class Program:
     def kill(self, reason: str) -> None:
         """Kill all of its processes."""
         self.reason, self.until = reason, math.inf
-        if self.slot is not None and _has_ended(self.pidfd):
+        if self.slot is not None and has_ended(self.pidfd):
             self.slot.expect_answer()  # the template ends the others, and knows how the first one has ended
         else:
             with contextlib.suppress(ProcessLookupError):  # the template has just waited for it
@@ -146,7 +146,8 @@ class Program:
         return None if any(map(memory.can_run, processes)) else sum(map(memory.cpu_ticks, processes))
 
 
-def _has_ended(pidfd: int) -> bool:
+def has_ended(pidfd: int) -> bool:
+    """Return whether a process has ended."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(0))
