@@ -1,11 +1,11 @@
 """Judges a program by tests: compares what it prints, or what its function returns, with the expected output or value.
 
-In `RuntimeManager.judge` and `Runtime.judge`, the tests of a judgement are either all `TestCase` or all `FunctionTest`.
-A `TestCase` normally is an execution of its own. On a server that starts an interpreter for each request, such as
-python-faas, Python tests share executions, as tests of functions do on every server. Each test then has a fresh
-namespace, but imported modules, other than the program's own files, keep their state. Comparisons are made in the
-client: no expected output or value is sent to a server. An `AssertTest` compares by itself, in a process without the
-judged program.
+In `RuntimeManager.judge` and `Runtime.judge`, the tests of a judgement are all of one class: `TestCase`, `FunctionTest`
+or `AssertTest`. A `TestCase` normally is an execution of its own. On a server that starts an interpreter for each
+request, such as python-faas, Python tests share executions, as tests of functions do on every server. Each test then
+has a fresh namespace, but imported modules, other than the program's own files, keep their state. Comparisons are made
+in the client: no expected output or value is sent to a server. Only the asserts of an `AssertTest` are sent; they run
+in a process without the judged program.
 
 Comparisons of outputs:
 
