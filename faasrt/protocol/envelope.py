@@ -114,8 +114,12 @@ _NODE = _source("//", "js_encode.js", "js_frames.js", "node_guest.js")
 _PYTHON_LOADER = """\
 _faasrt = {{"__name__": "faasrt", "__builtins__": dict(vars(__import__("builtins")))}}
 exec(compile(__import__("base64").b64decode("{guest}"), "faasrt_guest.py", "exec"), _faasrt)
+"""
+_PYTHON_CALL = """\
 _faasrt = _faasrt["main"]("{job}"{return_val})
 """
+PYTHON_BEGINNING = _PYTHON_LOADER.format(guest=_PYTHON)
+"""The lines with which each program begins that calls Python functions without an input."""
 
 # The embedded FaaS chooses an interpreter by the names of packages in a program, which the guest program hides.
 _IMPORT = re.compile(r"^[ \t]*(?:import|from)[ \t]+([\w., \t]{1,200})", re.MULTILINE)
@@ -219,7 +223,7 @@ def wrap(
         guest = _PYTHON_WITH_INPUT if job.input.used or job.has_whole_programs else _PYTHON
         if profile.on_cpython_and_node:
             return _CPYTHON_LOADER.format(guest=_compressed(guest), job=payload)
-        program = _PYTHON_LOADER.format(guest=guest, job=payload, return_val=return_val)
+        program = _PYTHON_LOADER.format(guest=guest) + _PYTHON_CALL.format(job=payload, return_val=return_val)
         return f"{program}# imports: {_imports_of(run.code)}\n" if profile.lossless else program
     if profile.on_cpython_and_node:
         return f'(function guest(text, require) {{\n"use strict";\n{_NODE}\n}})("{payload}", require);\n'

@@ -13,6 +13,7 @@ from faasrt import ExecutionResult, Language, Outcome, RuntimeManager, SandboxCo
 from faasrt.local.engines.engine import Engine, EngineJob, EngineOptions
 from faasrt.local.engines.native.engine import NativeEngine
 from faasrt.local.engines.wasm.engine import WasmEngine
+from faasrt.protocol.envelope import PYTHON_BEGINNING
 from faasrt.protocol.execution_limits import ExecutionLimits
 from support.helpers import skip_without, until_active
 from support.tables import block
@@ -85,6 +86,17 @@ ENVIRONMENTS = {
     "native": "HOME LANG OMP_NUM_THREADS OPENBLAS_NUM_THREADS PATH PYTHONHASHSEED TMPDIR",
     "wasm": "HOME PYTHONTZPATH TMPDIR",
 }
+
+
+async def test_the_guest_program_is_the_same_when_it_is_compiled_in_advance(python: RuntimeManager) -> None:
+    """The engines compile the lines in advance with which programs begin that call functions. Names and line numbers
+    are the same as in a program whose lines are different only by a comment.
+    """
+    end = "print(_faasrt['main'].__code__.co_filename, sorted(globals()))\n1 / 0"
+    results = [await run(python, text + end) for text in (PYTHON_BEGINNING, f"{PYTHON_BEGINNING[:-1]}  #\n")]
+    assert "_faasrt" in results[0].stdout
+    assert results[0].stdout == results[1].stdout
+    assert all('File "main.py", line 4' in result.stderr for result in results)
 
 
 async def test_a_program_sees_only_the_environment_of_its_engine(python: RuntimeManager, engine: str) -> None:

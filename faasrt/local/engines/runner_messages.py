@@ -25,16 +25,18 @@ _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _MESSAGE = re.compile(rb'\{(?:"[a-z]+":(?:%b|[0-9]{1,9}|null)(?:,(?=")|(?=\}))){0,7}\}' % _STRING)
 
 
-def read_runner(shared: Sequence[str], own: Sequence[str]) -> bytes:
+def read_runner(shared: Sequence[str], own: Sequence[str], *, guest: str = "") -> bytes:
     """Return the source of a runner.
 
     Args:
         shared: The files in `faasrt.protocol.guest`, which come first.
         own: The files in `faasrt.local.runners`.
+        guest: The constant GUEST of the runner.
     """
     paths = [files("faasrt.protocol.guest").joinpath(name) for name in shared]
     paths += [files("faasrt.local.runners").joinpath(name) for name in own]
-    return b"\n".join(path.read_bytes() for path in paths)
+    parts = [path.read_bytes() for path in paths]
+    return b"\n".join([f"GUEST = {guest!r}".encode(), *parts] if guest else parts)
 
 
 def decode_message(data: bytes, start: int = 0) -> dict[str, Any]:

@@ -17,8 +17,8 @@ programs can notice, and exits. Programs with finalizers or coroutines get a ful
 The program may be hostile, and can call the host too. This only affects its own result.
 
 The host puts python_errors.py and python_modules.py of faasrt/protocol/guest in front of this file, and
-python_preload.py after it. This file does not import json, because the import would take a quarter of the time of a
-short program.
+python_guest.py, python_random.py and python_preload.py after it. This file does not import json, because the import
+would take a quarter of the time of a short program.
 """
 
 import _json
@@ -81,9 +81,11 @@ def report_error(error, phase, max_message_bytes):
     return fields["traceback"]
 
 
-def run(program, namespace, stderr, max_message_bytes):
+def run(code, program, namespace, stderr, max_message_bytes):
     reserve = memory_reserve()
     try:
+        if code.startswith(GUEST):
+            define_guest(namespace)
         if program.co_flags & COROUTINE:
             import asyncio
 
@@ -137,7 +139,7 @@ def main():
     # The warnings module and tracebacks read the source lines from linecache.
     linecache.cache[FILE] = (len(code), None, [line + "\n" for line in code.split("\n")], FILE)
     try:
-        program = compile(code, FILE, "exec", TOP_LEVEL_AWAIT)
+        program = compile(without_guest(code), FILE, "exec", TOP_LEVEL_AWAIT)
     except BaseException as error:
         write(stderr, report_error(error, "compile", max_message_bytes))
         flush(stderr)
@@ -148,7 +150,7 @@ def main():
         namespace["return_val"] = return_val
         if folder:
             namespace["__file__"] = enter(folder.decode(), source.decode("utf-8", "surrogatepass"))
-        run(program, namespace, stderr, max_message_bytes)
+        run(code, program, namespace, stderr, max_message_bytes)
         if namespace.get("return_val") is not return_val:
             _host.call(b"own_return_val")
         flush(stdout, stderr)

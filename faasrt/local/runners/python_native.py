@@ -16,7 +16,7 @@ paths and sizes. The rest of stdin is that of the program. Then the runner sends
 The program may be hostile, and can write messages too. This only affects its own result.
 
 This file must run on CPython 3.9 and newer. The server puts python_errors.py and python_modules.py of
-faasrt/protocol/guest in front of it, and job_input.py, python_random.py and python_setup.py after it.
+faasrt/protocol/guest in front of it, and python_guest.py, job_input.py, python_random.py and python_setup.py after it.
 """
 
 import atexit
@@ -91,7 +91,7 @@ def main(*_):
     send("started")
     failure, exit_code = None, 0
     try:
-        program = compile(code, FILE, "exec", TOP_LEVEL_AWAIT, dont_inherit=True)
+        program = compile(without_guest(code), FILE, "exec", TOP_LEVEL_AWAIT, dont_inherit=True)
     except BaseException as error:
         failure = error
     if failure is not None:
@@ -105,6 +105,8 @@ def main(*_):
         write_program(text)  # with its byte order mark; until here the file has none, because the compiler reads it
     namespace["return_val"] = return_val
     try:
+        if code.startswith(GUEST):
+            define_guest(namespace)
         if program.co_flags & COROUTINE:
             import asyncio
 

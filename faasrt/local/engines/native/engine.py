@@ -26,6 +26,7 @@ from faasrt.local.engines.warm_pool import WarmPool
 from faasrt.local.errors import EngineError
 from faasrt.local.jail.config import JailConfig
 from faasrt.local.jail.jail import Jail, JailedProcess, open_jail
+from faasrt.protocol.envelope import PYTHON_BEGINNING
 
 _START_TIMEOUT_S = 60.0
 # The memory of the packages of the largest tier, in MiB. While its tier starts, a program imports the packages itself.
@@ -41,7 +42,7 @@ _DESCRIBE = (
     "if name.endswith(('.dist-info', '.egg-info')))]))"
 )
 _SHARED_FILES = ["python_errors.py", "python_modules.py"]
-_RUNNER_FILES = ["python_native.py", "job_input.py", "python_random.py", "python_setup.py"]
+_RUNNER_FILES = ["python_native.py", "python_guest.py", "job_input.py", "python_random.py", "python_setup.py"]
 
 
 @attrs.frozen
@@ -76,7 +77,7 @@ class Interpreter:
         library = Path(self.base_prefix, "lib", f"python{'.'.join(self.version.split('.')[:2])}")
         return native_jail(
             level,
-            read_runner(_SHARED_FILES, _RUNNER_FILES),
+            read_runner(_SHARED_FILES, _RUNNER_FILES, guest=PYTHON_BEGINNING),
             "/tmp/main.py",  # noqa: S108
             mounts=mounts,
             env=env,

@@ -23,6 +23,7 @@ from faasrt.local.engines.wasm.snapshot_file import (
     snapshot_path,
     write_snapshot,
 )
+from faasrt.protocol.envelope import PYTHON_BEGINNING
 
 RUN = b"__import__('_reactor').faasrt['main']()"
 """The code that runs a program from a snapshot."""
@@ -70,7 +71,9 @@ _EXPECTED_FOLDER = f"{FOLDER} ['main.py', 'renamed'] {FOLDER} text"
 def read_guest() -> bytes:
     """Return the source of the runner."""
     return read_runner(
-        ["python_errors.py", "python_modules.py"], ["python_main.py", "python_random.py", "python_preload.py"]
+        ["python_errors.py", "python_modules.py"],
+        ["python_main.py", "python_guest.py", "python_random.py", "python_preload.py"],
+        guest=PYTHON_BEGINNING,
     )
 
 
