@@ -181,6 +181,10 @@ than 40 of those in Python are rewarded. The cheats
 * look for the expected values: in frames, the heap, memory, source, files, the environment, and other processes;
 * use the arguments: change them, return them, or remember those of other cases.
 
+A server that does not end programs at their time limit, such as python-faas, relies on a loop guard inside the
+interpreter. A program that breaks the guard gets no reward, but the call may end with a `DeadlineExceededError`, which
+is a failure of the infrastructure: `on_failure` decides on its value.
+
 ## What remains possible
 
 No kind of test helps if the test itself can be passed without a solution:
