@@ -2,8 +2,9 @@
 
     python -m benchmarks.instructions [--contenders faasrt server hand] [--check] [--save] [--profile]
 
-The contenders are clients and the embedded FaaS, `server`. Each makes or serves 200 calls in one process, and 1,200
-in another. The difference is divided by 1,000, so that start-up and warm-up do not count.
+The contenders are clients and the embedded FaaS, `server`. A client makes 200 calls in one process, and 1,200 in
+another; the server serves 20 and 120. The difference is divided by the number of further calls, so that start-up and
+warm-up do not count.
 
 The server of the clients runs in another process, and answers at once. They have 64 calls in flight. faasrt runs with
 `envelope="never"` and without telemetry sinks. The embedded FaaS runs `print(42)` on the engine `native`; its launcher
@@ -43,7 +44,8 @@ from benchmarks.stub import stub
 from faasrt.local import LocalFaaS
 
 IN_FLIGHT = 64
-CALLS = (200, 1_200)
+CALLS = {"server": (20, 120)}
+CALLS_OF_CLIENTS = (200, 1_200)
 TOLERANCE = 0.03
 CLIENTS: dict[str, Client] = {"faasrt": functools.partial(faasrt, envelope="never"), "hand": hand, "tuned": tuned}
 CHECKED = ("faasrt", "server")
@@ -95,7 +97,7 @@ def count(contender: str, url: str, folder: Path, *, names_functions: bool) -> l
     env = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPERFSUPPORT": "1" if names_functions else ""}
     subprocess.run(command(contender, url, 1), check=True)
     started = []
-    for calls in CALLS:
+    for calls in CALLS.get(contender, CALLS_OF_CLIENTS):
         profile = folder / f"{contender}-{calls}"
         callgrind = ["valgrind", "-q", "--tool=callgrind", f"--callgrind-out-file={profile}"]
         process = subprocess.Popen([*callgrind, *command(contender, url, calls)], env=env)
@@ -189,10 +191,11 @@ def main() -> None:
         if args.check or args.save:
             options.error("--profile changes the figure, so it cannot be combined with --check and --save")
     report = Report("instructions", vars(args))
-    calls = CALLS[1] - CALLS[0]
     instructions = {}
     with stub() as url, tempfile.TemporaryDirectory() as folder:
         for contender in args.contenders:
+            few_calls, many_calls = CALLS.get(contender, CALLS_OF_CLIENTS)
+            calls = many_calls - few_calls
             (few, _), (many, _) = profiles = count(contender, url, Path(folder), names_functions=args.profile)
             instructions[contender] = (total(many) - total(few)) // calls
             report.row("Instructions of a call", contender=contender, instructions=instructions[contender])
