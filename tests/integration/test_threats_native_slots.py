@@ -140,6 +140,18 @@ async def test_the_end_of_a_template_is_an_error_of_the_server(host: Host) -> No
         assert (await host.run("print('well')")).stdout == "well\n"
 
 
+async def test_a_template_that_was_stopped_is_an_error_of_the_server(host: Host) -> None:
+    """It does not report how a program has ended, so the program has no result. Later programs run."""
+    await host.run("1")
+    await until(lambda: _templates(host))
+    for template in _templates(host):
+        template.suspend()
+    with pytest.raises(ServerError, match="the process that started it has ended"):
+        await host.run("1 / 0")
+    for _ in range(4):
+        assert (await host.run("print('well')")).stdout == "well\n"
+
+
 def _busy(host: Host) -> list[psutil.Process]:
     """Return the templates whose program computes."""
     found = []

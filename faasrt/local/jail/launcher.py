@@ -183,7 +183,9 @@ class Launcher:
         if program.until == math.inf or now < min(program.until, program.watched_at + WATCH_INTERVAL_S):
             return
         program.max_threads = max(program.max_threads, memory.count_threads(f"/proc/{program.pid}"))
-        if not program.has_time(now):
+        if program.awaits_report():
+            program.watched_at = now
+        elif not program.has_time(now):
             program.kill("time")
         elif program.max_bytes is not None and not program.is_watched and self._memory_watch is not None:
             # Not before this first check, because most programs end earlier.

@@ -86,11 +86,19 @@ class Program:
     def kill(self, reason: str) -> None:
         """Kill all of its processes."""
         self.reason, self.until = reason, math.inf
-        if self.slot is not None and has_ended(self.pidfd):
-            self.slot.expect_answer()  # the template ends the others, and knows how the first one has ended
-        else:
+        if not self.awaits_report():
             with contextlib.suppress(ProcessLookupError):  # the template has just waited for it
                 signal.pidfd_send_signal(self.whole_pidfd, signal.SIGKILL)
+
+    def awaits_report(self) -> bool:
+        """Return whether its first process has ended, and its template has yet to report how, and to end the others.
+
+        If the template does not do so soon, the slot ends.
+        """
+        if self.slot is None or not has_ended(self.pidfd):
+            return False
+        self.slot.expect_report()
+        return True
 
     def close_files(self) -> None:
         """Close its files and pipes."""
