@@ -12,7 +12,8 @@ import time
 
 _MAX_RUNS = 100
 # A template that has not started a program, or not reported the end of one, in this time was stopped from outside.
-_START_S, _REPORT_S = 60.0, 2.0
+# Before the first program, it completes the jail.
+_FIRST_START_S, _ANSWER_S = 60.0, 2.0
 _IDLE_S = 10.0
 
 
@@ -49,12 +50,12 @@ class Slot:
         """
         self._runs += 1
         self.is_spent = self.is_spent or self._runs == _MAX_RUNS
-        self.ends_at = time.monotonic() + _START_S
+        self.ends_at = time.monotonic() + (_FIRST_START_S if self._runs == 1 else _ANSWER_S)
         self.control.sendmsg([b"run", text], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))])
 
     def expect_report(self) -> None:
         """Let the slot end if its template does not report the end of the program soon."""
-        self.ends_at = min(self.ends_at, time.monotonic() + _REPORT_S)
+        self.ends_at = min(self.ends_at, time.monotonic() + _ANSWER_S)
 
     def end_when_idle(self) -> None:
         """Let the slot end if no program runs in it for some time."""
