@@ -19,6 +19,13 @@ from faasrt.local.jail.seccomp import EXECUTABLE_FD
 from faasrt.local.process import Spawner
 
 SLEEP = "/bin/sleep"
+_COUNT = """
+import os
+from faasrt.local.jail.template import count_tasks
+os.dup2(os.open("/proc/loadavg", os.O_RDONLY), 4)
+orphan, program = (os.fork() or os._exit(0) for _ in range(2))
+print(count_tasks(program) >= 1, os.waitpid(program, os.WNOHANG)[0] == program)
+"""
 
 
 def config_of(level: str) -> JailConfig:
@@ -98,3 +105,8 @@ async def test_the_kill_of_a_program_that_has_ended_does_not_end_the_next_one(tm
         process = await jail.start(channel=True)
         assert psutil.Process(process.pid).parent() == template
         await process.end()
+
+
+def test_a_program_keeps_its_number_until_its_tasks_are_counted() -> None:
+    """Nothing else can get this number, and then look like the program when the numbers of tasks have begun again."""
+    assert subprocess.check_output([sys.executable, "-c", _COUNT], text=True) == "True True\n"

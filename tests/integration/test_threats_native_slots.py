@@ -176,6 +176,21 @@ print('forked')
     await until(lambda: len({p.pid for p in host.server.children(recursive=True)} - before) < 10)
 
 
+async def test_a_template_waits_for_orphans_while_their_program_runs(host: Host) -> None:
+    """Otherwise they would count for the limit of processes after their end."""
+    code = f"""{PRELUDE}
+for _ in range(100):
+    if not (child := os.fork()):
+        os.fork()
+        os._exit(0)
+    os.waitpid(child, 0)
+    time.sleep(0.002)
+print('forked')
+"""
+    result = await host.run(code)
+    assert (result.outcome, result.stdout) == (Outcome.OK, "forked\n"), result
+
+
 async def test_a_signal_from_outside_does_not_reach_a_template(host: Host) -> None:
     """The kernel drops all but SIGKILL and SIGSTOP for the first process of a namespace that has no handlers."""
     await host.run("1")

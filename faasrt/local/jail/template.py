@@ -56,6 +56,7 @@ _STATUS_BYTES, _USAGE_BYTES, _MAX_RSS_AT = 4, 144, 32  # the last one in `struct
 _FOLDERS = ("/tmp", "/dev/shm")
 _FOLDER_BYTES = 4096
 _MAX_FIRST_PID, _MAX_FIRST_FILES = 30_000, 128
+_MAX_TASKS = 2**22  # as many as there can be at once
 
 
 class End:
@@ -87,6 +88,18 @@ def choose_first_pid() -> None:
     """
     with contextlib.suppress(OSError), open("/proc/sys/kernel/ns_last_pid", "w", encoding="ascii") as file:
         file.write(str(300 + int.from_bytes(os.urandom(4), "big") % _MAX_FIRST_PID))
+
+
+def count_tasks(pid: int) -> int:
+    """Wait until a child has ended, and return the number of tasks in this pid namespace since its start.
+
+    The child is still to be waited for. Until then it keeps its number. Otherwise an orphan could get this number, when
+    the numbers have begun again, and it would seem that there was no other task.
+    """
+    while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)) and ended.si_pid != pid:
+        os.waitpid(ended.si_pid, 0)  # this was an orphan
+    last = int(os.pread(_TASKS_FD, 128, 0).rpartition(b" ")[2])
+    return last - pid + 1 if last >= pid else _MAX_TASKS
 
 
 class Traces:
@@ -218,9 +231,9 @@ class Template:
             rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [pidfd]))
             self._control.sendmsg([STARTED], [rights])
             os.close(pidfd)
+            tasks = 1 if self._traces is None else count_tasks(pid)
             while syscalls.wait(self._status, self._usage) != pid:
                 pass  # this was an orphan
-            tasks = 1 if self._traces is None else self._last_pid() - pid + 1
             clean = tasks == 1 and not self._is_retired() and (self._traces is None or self._traces.are_none())
             self._control.sendmsg([_ENDED, self._status, self._usage, b"%d clean" % tasks if clean else b"%d" % tasks])
             if not clean:
@@ -267,6 +280,3 @@ class Template:
                 os.write(2, traceback.format_exc().encode())
             finally:
                 os._exit(_FAILED_STATUS)
-
-    def _last_pid(self) -> int:
-        return int(os.pread(_TASKS_FD, 128, 0).rpartition(b" ")[2])
