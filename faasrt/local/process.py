@@ -28,7 +28,7 @@ MESSAGES = 3
 """The descriptor to which a process with a channel writes its messages."""
 _READ_BYTES = 65_536
 _MAX_PIECES = 100  # written at once; the system allows 1,024
-_MAX_EVENTS = 64  # the rest of them follows at once
+_MAX_EVENTS = 64  # of one poll; the next one returns the rest
 # 16 reads empty a full pipe of the largest size, 1 MiB.
 _DRAIN_READS = 16
 _CLOSE_TIMEOUT_S = 5.0
@@ -215,17 +215,17 @@ def _adopt(process: subprocess.Popen[bytes], pipes: Pipes, end: int) -> ChildPro
 
 
 class Readers(Protocol):
-    """Calls functions when descriptors are readable, as an event loop does."""
+    """The part of an event loop that calls functions when descriptors are readable."""
 
     def add_reader(self, fd: int, callback: Callable[[int], object], argument: int, /) -> object:
         """Call a function with an argument whenever a descriptor is readable."""
 
     def remove_reader(self, fd: int, /) -> object:
-        """Stop this."""
+        """Undo `add_reader`."""
 
 
-class CheapReaders:
-    """Readers for descriptors that are open only for a moment. They take a fifth of the time of those of asyncio.
+class EpollReaders:
+    """An epoll instance for descriptors that are open only briefly. It registers one in a fifth of asyncio's time.
 
     Call `aclose` at the end.
     """
@@ -257,7 +257,7 @@ class CheapReaders:
 
     def _call(self) -> None:
         for fd, _ in self._epoll.poll(0, _MAX_EVENTS):
-            if fd in self._callbacks:  # a call before this one may have removed it
+            if fd in self._callbacks:  # an earlier callback may have removed it
                 callback, argument = self._callbacks[fd]
                 callback(argument)
 
@@ -271,7 +271,7 @@ class ChildProcess:
         pid: The process id.
         pipes: The pipes to it. They are closed when it has ended.
         kill: Kills the process and all processes that it started.
-        readers: Wait for its output; None means the event loop.
+        readers: Waits for its output. Default: None, which means the event loop.
 
     Attributes:
         pid: The process id.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from faasrt.local.process import STDOUT, CheapReaders, Spawner
+from faasrt.local.process import STDOUT, EpollReaders, Spawner
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ async def test_the_output_of_an_abandoned_process_is_not_read_to_its_end(tmp_pat
 
 async def test_a_reader_that_another_one_has_removed_is_not_called(pipes: list[int]) -> None:
     """Both descriptors were readable at once. The readers can be closed when none is left."""
-    readers, called = CheapReaders(), []
+    readers, called = EpollReaders(), []
 
     def read(fd: int) -> None:
         called.append(fd)

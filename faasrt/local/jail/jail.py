@@ -24,7 +24,7 @@ from faasrt.local.errors import EngineError, NotStartedError, SuspectError
 from faasrt.local.jail.cgroup import Cgroups, Group
 from faasrt.local.jail.config import JailConfig
 from faasrt.local.jail.program import has_ended
-from faasrt.local.process import CheapReaders, ChildProcess, Pipes, Spawner, ignore_output
+from faasrt.local.process import ChildProcess, EpollReaders, Pipes, Spawner, ignore_output
 
 _START_TIMEOUT_S = 60.0
 _MESSAGE_BYTES = 65_536
@@ -182,7 +182,7 @@ class Jail:
     Attributes:
         packages: The packages in the configuration that are installed.
         base_bytes: The resident memory of the launcher, which each process has from its start.
-        readers: Wait for the output of processes.
+        readers: Waits for the output of processes.
     """
 
     def __init__(self, server: socket.socket, cgroups: Cgroups | None) -> None:
@@ -195,7 +195,7 @@ class Jail:
         self._cancelled: set[JailedProcess] = set()  # processes whose start was cancelled, until they have ended
         self._folders: dict[int, asyncio.Future[Folder]] = {}
         self._ended = asyncio.Event()
-        self.readers = CheapReaders()
+        self.readers = EpollReaders()
 
     async def start(
         self,
