@@ -41,11 +41,11 @@ from faasrt.protocol.processes import ProcessEnd, read_end, signal_name, signal_
 from faasrt.protocol.request import RunRequest, encode_json
 from faasrt.protocol.response import Answer, ParsedAnswer, check_number, check_type, decode_object, status_error
 from faasrt.protocol.served import (
-    Offer,
     RefusedError,
     ServedProtocol,
     ServedResult,
     ServedRun,
+    ServerProfile,
     as_number,
     decode_base64,
     relative_path,
@@ -244,10 +244,10 @@ class PistonServer(ServedProtocol):
     prefix = "/piston/api/v2"
     run_path = Piston.run_path
 
-    def runtimes(self, offer: Offer) -> list[dict[str, Any]]:
+    def runtimes(self, server: ServerProfile) -> list[dict[str, Any]]:
         """Return the answer to `GET /runtimes`."""
         listed = []
-        for language, served in offer.languages.items():
+        for language, served in server.languages.items():
             if not served.version:
                 continue
             package = _PACKAGES[language]
@@ -255,19 +255,19 @@ class PistonServer(ServedProtocol):
             listed.append(runtime | ({"runtime": package.runtime} if package.runtime else {}))
         return listed
 
-    def packages(self, offer: Offer) -> list[dict[str, Any]]:
+    def packages(self, server: ServerProfile) -> list[dict[str, Any]]:
         """Return the answer to `GET /packages`."""
         return [
             {"language": runtime["language"], "language_version": runtime["version"], "installed": True}
-            for runtime in self.runtimes(offer)
+            for runtime in self.runtimes(server)
         ]
 
-    def read_run(self, fields: Mapping[str, Any], offer: Offer) -> ServedRun:
+    def read_run(self, fields: Mapping[str, Any], server: ServerProfile) -> ServedRun:
         for name in ("language", "version"):
             if not isinstance(fields.get(name), str) or not fields[name]:
                 raise _refused(f"{name} is required as a string")
         files = _read_files(fields.get("files"))
-        language = _find_language(fields["language"], fields["version"], offer)
+        language = _find_language(fields["language"], fields["version"], server)
         main = next((file for file in files if file["encoding"] == "utf8"), None)
         if main is None:
             raise _refused("files must include at least one utf8 encoded file")
@@ -279,8 +279,8 @@ class PistonServer(ServedProtocol):
             stdin = ""
         if not isinstance(stdin, str):
             raise _refused("If specified, stdin must be a string")
-        served = offer.languages[language]
-        run_ms, memory = _read_limits(fields, "run", offer.timeout_ms, offer.memory_limit_mb)
+        served = server.languages[language]
+        run_ms, memory = _read_limits(fields, "run", server.timeout_ms, server.memory_limit_mb)
         compile_ms = compile_memory = None
         if served.compile_timeout_ms:
             limits = _read_limits(fields, "compile", served.compile_timeout_ms, served.compile_memory_mb)
@@ -309,9 +309,9 @@ class PistonServer(ServedProtocol):
             input=program_input,
         )
 
-    def encode_result(self, result: ServedResult, run: ServedRun, offer: Offer) -> dict[str, Any]:
+    def encode_result(self, result: ServedResult, run: ServedRun, server: ServerProfile) -> dict[str, Any]:
         package, end = _PACKAGES[run.language], result.end
-        body = {"language": package.language, "version": offer.languages[run.language].version}
+        body = {"language": package.language, "version": server.languages[run.language].version}
         if end.compiling:
             stage = _stage(end, result.compile_ms, None)
             return {"compile": stage, "run": stage, **body}  # as the service does if nothing ran
@@ -383,10 +383,10 @@ def _limit(fields: Mapping[str, Any], name: str, largest: float) -> float:
     return number
 
 
-def _find_language(name: str, versions: str, offer: Offer) -> Language:
+def _find_language(name: str, versions: str, server: ServerProfile) -> Language:
     for language, package in _PACKAGES.items():
         if name in (package.language, *package.aliases):
-            served = offer.languages.get(language)
+            served = server.languages.get(language)
             if served is not None and (not served.version or satisfies(served.version, versions)):
                 return language
     raise _refused(f"{name[:100]}-{versions[:100]} runtime is unknown")

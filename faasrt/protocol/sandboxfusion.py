@@ -40,11 +40,11 @@ from faasrt.protocol.processes import ProcessEnd, read_end, signal_name, signal_
 from faasrt.protocol.request import RunRequest, encode_json
 from faasrt.protocol.response import Answer, ParsedAnswer, check_number, check_type, decode_object, status_error
 from faasrt.protocol.served import (
-    Offer,
     RefusedError,
     ServedProtocol,
     ServedResult,
     ServedRun,
+    ServerProfile,
     as_number,
     decode_base64,
     relative_path,
@@ -233,7 +233,7 @@ class SandboxFusionServer(ServedProtocol):
     prefix = "/sandboxfusion"
     run_path = SandboxFusion.run_path
 
-    def read_run(self, fields: Mapping[str, Any], offer: Offer) -> ServedRun:
+    def read_run(self, fields: Mapping[str, Any], server: ServerProfile) -> ServedRun:
         for name in ("code", "language"):
             if name not in fields:
                 raise _invalid(name, "missing", "Field required")
@@ -242,12 +242,12 @@ class SandboxFusionServer(ServedProtocol):
                 message = "Extra inputs are not permitted, because this server would ignore them"
                 raise _invalid(name[:_MAX_SHOWN], "extra_forbidden", message, fields[name])
         code, stdin = _text(fields, "code"), "" if fields.get("stdin") is None else _text(fields, "stdin")
-        language = self._read_language(fields["language"], offer)
-        largest_ms = offer.languages[language].compile_timeout_ms
+        language = self._read_language(fields["language"], server)
+        largest_ms = server.languages[language].compile_timeout_ms
         compile_timeout_ms = _milliseconds(fields, "compile_timeout", largest_ms or math.inf)
         memory_mb = _number(fields, "memory_limit_MB", -1)
-        if memory_mb > offer.memory_limit_mb:
-            raise _above("memory_limit_MB", memory_mb, offer.memory_limit_mb)
+        if memory_mb > server.memory_limit_mb:
+            raise _above("memory_limit_MB", memory_mb, server.memory_limit_mb)
         files, fetched = _files(fields), _fetched(fields)
         try:
             program_input = ProgramInput.checked(
@@ -258,24 +258,24 @@ class SandboxFusionServer(ServedProtocol):
         return ServedRun(
             language=language,
             code=code,
-            timeout_ms=_milliseconds(fields, "run_timeout", offer.timeout_ms),
-            memory_limit_mb=int(memory_mb) if memory_mb > 0 else offer.memory_limit_mb,
+            timeout_ms=_milliseconds(fields, "run_timeout", server.timeout_ms),
+            memory_limit_mb=int(memory_mb) if memory_mb > 0 else server.memory_limit_mb,
             compile_timeout_ms=compile_timeout_ms if largest_ms else None,
             input=program_input,
             fetched=fetched,
         )
 
-    def _read_language(self, name: Any, offer: Offer) -> Language:
+    def _read_language(self, name: Any, server: ServerProfile) -> Language:
         if not isinstance(name, str) or name not in _NAMES:
             quoted = [f"'{known}'" for known in _NAMES]
             expected = f"{', '.join(quoted[:-1])} or {quoted[-1]}"
             raise _invalid("language", "literal_error", f"Input should be {expected}", name, {"expected": expected})
         language = _SERVED.get(name)
-        if language is None or language not in offer.languages:
-            raise RefusedError(200, _answer("SandboxError", offer.why_not(language, name)))
+        if language is None or language not in server.languages:
+            raise RefusedError(200, _answer("SandboxError", server.missing_message(language, name)))
         return language
 
-    def encode_result(self, result: ServedResult, run: ServedRun, offer: Offer) -> dict[str, Any]:
+    def encode_result(self, result: ServedResult, run: ServedRun, server: ServerProfile) -> dict[str, Any]:
         end = result.end
         compiled = ran = None
         if end.compiling:

@@ -1,6 +1,6 @@
-"""The server half of a protocol: how `faasrt serve` reads the requests of another service's clients, and answers them.
+"""The interface of the server half of a protocol: how `faasrt serve` answers the clients of another service.
 
-It stands in the same file as the client half. Like that half, it does no I/O and has no state.
+A protocol has both halves in one file. Neither does I/O or has state.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class ServedLanguage:
 
 
 @attrs.frozen(kw_only=True)
-class Offer:
-    """What this server runs, and its limits.
+class ServerProfile:
+    """The languages and the limits of this server.
 
     Attributes:
         languages: The languages that run.
@@ -51,8 +51,8 @@ class Offer:
     timeout_ms: float
     memory_limit_mb: int
 
-    def why_not(self, language: Language | None, name: str) -> str:
-        """Return why a language, which has this name in the service, does not run here."""
+    def missing_message(self, language: Language | None, name: str) -> str:
+        """Return the message for a language that does not run. `name` is its name in the service."""
         reason = "" if language is None else self.missing.get(language, "")
         return f"this server does not run {name}: {reason or 'it runs ' + ', '.join(self.languages)}"
 
@@ -89,7 +89,7 @@ class ServedResult:
         end: How the process of the program ended, or of the compiler if the program did not compile.
         compile_ms: The time for the compilation in milliseconds; None if there was none.
         files: The contents of the requested files, by path.
-        memory_bytes: The memory that the program used, if it was ended because of it.
+        memory_bytes: The memory that the program used, if it exceeded its limit; else None.
     """
 
     end: ProcessEnd
@@ -99,8 +99,8 @@ class ServedResult:
 
 
 class RefusedError(Exception):
-    """The request is refused with a status and the body of the service. `reason` replaces the reason phrase of the
-    status, which is all that some clients log.
+    """The request is refused with a status and a body in the form of the service. `reason` replaces the reason phrase,
+    because some clients log nothing else.
     """
 
     def __init__(self, status: int, body: dict[str, Any], reason: str | None = None) -> None:
@@ -120,11 +120,11 @@ class ServedProtocol(abc.ABC):
     run_path: ClassVar[str]
 
     @abc.abstractmethod
-    def read_run(self, fields: Mapping[str, Any], offer: Offer) -> ServedRun:
+    def read_run(self, fields: Mapping[str, Any], server: ServerProfile) -> ServedRun:
         """Read the body of a request. Raise RefusedError if this server cannot do exactly what it asks for."""
 
     @abc.abstractmethod
-    def encode_result(self, result: ServedResult, run: ServedRun, offer: Offer) -> dict[str, Any]:
+    def encode_result(self, result: ServedResult, run: ServedRun, server: ServerProfile) -> dict[str, Any]:
         """Return the body of the answer with a result."""
 
     @abc.abstractmethod

@@ -13,9 +13,9 @@ from faasrt.protocol import piston, sandboxfusion
 from faasrt.protocol.processes import ProcessEnd, signal_name, signal_number
 from faasrt.protocol.request import RunRequest
 from faasrt.protocol.response import Answer
-from faasrt.protocol.served import Offer, RefusedError, ServedLanguage, ServedProtocol, ServedResult
+from faasrt.protocol.served import RefusedError, ServedLanguage, ServedProtocol, ServedResult, ServerProfile
 
-OFFER = Offer(
+SERVER = ServerProfile(
     languages={
         Language.PYTHON: ServedLanguage(version="3.11.7"),
         Language.CPP: ServedLanguage(version="12.2.0", compile_timeout_ms=30_000, compile_memory_mb=1_024),
@@ -66,14 +66,14 @@ def test_any_request_of_piston(fields: dict[str, Any]) -> None:
 
 def check(protocol: ServedProtocol, fields: dict[str, Any], statuses: tuple[int, ...]) -> None:
     try:
-        run = protocol.read_run(fields, OFFER)
+        run = protocol.read_run(fields, SERVER)
     except RefusedError as error:
         refusal = error
     else:
         run.code.encode()
-        assert run.language in OFFER.languages
-        assert 0 <= run.timeout_ms <= OFFER.timeout_ms
-        assert 0 < run.memory_limit_mb <= OFFER.memory_limit_mb
+        assert run.language in SERVER.languages
+        assert 0 <= run.timeout_ms <= SERVER.timeout_ms
+        assert 0 < run.memory_limit_mb <= SERVER.memory_limit_mb
         return
     assert refusal.status in statuses
     json.dumps(refusal.body, allow_nan=False)
@@ -144,8 +144,8 @@ def test_whole_streams_of_the_server() -> None:
     run = RunRequest.checked(Language.PYTHON, "1", SandboxConfig())
     for size, cut in ((219_264, {"stdout"}), (219_265, set())):
         end = ProcessEnd(stdout="x" * size, stderr="", exit_code=0)
-        served = sandboxfusion.SERVER.read_run({"language": "python", "code": "1"}, OFFER)
-        body = sandboxfusion.SERVER.encode_result(ServedResult(end=end), served, OFFER)
+        served = sandboxfusion.SERVER.read_run({"language": "python", "code": "1"}, SERVER)
+        body = sandboxfusion.SERVER.encode_result(ServedResult(end=end), served, SERVER)
         answer = Answer(status=200, body=json.dumps(body).encode())
         assert sandboxfusion.PROTOCOL.decode(answer, run, nonce=None, timeout_ms=1_000).truncated == cut
 
@@ -158,11 +158,11 @@ def test_names_of_signals() -> None:
 def test_languages_that_do_not_run_here() -> None:
     """SandboxFusion names the reason, and Piston's runtime is unknown. A language that starts may be requested."""
     with pytest.raises(RefusedError) as refused:
-        sandboxfusion.SERVER.read_run({"language": "go", "code": ""}, OFFER)
+        sandboxfusion.SERVER.read_run({"language": "go", "code": ""}, SERVER)
     assert refused.value.body["message"] == "this server does not run go: go is not installed"
     with pytest.raises(RefusedError) as refused:
-        piston.SERVER.read_run({"language": "golang", "version": "1.x", "files": [{"content": ""}]}, OFFER)
+        piston.SERVER.read_run({"language": "golang", "version": "1.x", "files": [{"content": ""}]}, SERVER)
     assert refused.value.body == {"message": "golang-1.x runtime is unknown"}
     starting = {"language": "rs", "version": "1.x", "files": [{"content": ""}]}
-    assert piston.SERVER.read_run(starting, OFFER).language is Language.RUST
-    assert [runtime["language"] for runtime in piston.SERVER.runtimes(OFFER)] == ["python", "c++"]
+    assert piston.SERVER.read_run(starting, SERVER).language is Language.RUST
+    assert [runtime["language"] for runtime in piston.SERVER.runtimes(SERVER)] == ["python", "c++"]

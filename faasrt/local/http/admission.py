@@ -79,12 +79,13 @@ class AdmissionQueue:
         self.queued = 0
         self._free = asyncio.Semaphore(engine.capacity)
 
-    async def execute(self, job: EngineJob, *, patience_s: float = 0.0) -> EngineResult:
+    async def execute(self, job: EngineJob, *, min_queue_timeout_s: float = 0.0) -> EngineResult:
         """Wait for a free sandbox and run a program in it. The result has the time of the wait.
 
         Args:
             job: The program.
-            patience_s: How long this program may wait, in seconds, if it is more than `queue_timeout_s`.
+            min_queue_timeout_s: The least time for which this program may wait, in seconds, even if `queue_timeout_s`
+                is shorter. Default: 0.
 
         Raises:
             BusyError: The engine is not ready, the queue is full, or the wait was too long.
@@ -99,7 +100,7 @@ class AdmissionQueue:
             raise BusyError(engine.problem or f"{engine.name} is not ready: {engine.activity}", kind="not ready")
         began = time.perf_counter()
         if self._free.locked():
-            await self._wait_for_sandbox(max(self.queue_timeout_s, patience_s))
+            await self._wait_for_sandbox(max(self.queue_timeout_s, min_queue_timeout_s))
         else:
             # Without a time limit: on a busy machine, a short one may pass although a sandbox is free.
             await self._free.acquire()
@@ -136,7 +137,7 @@ async def execute_with_events(
     *,
     request: web.BaseRequest,
     emit: EventDispatcher,
-    patience_s: float = 0.0,
+    min_queue_timeout_s: float = 0.0,
 ) -> tuple[str, EngineResult]:
     """Run a program, emit the events of its execution, with the trace headers of the request, and return its task id
     and the result.
@@ -165,7 +166,7 @@ async def execute_with_events(
         emit(ExecutionFinished(execution_id=task_id, language=job.language.value, total_s=total_s, **ending))
 
     try:
-        result = await queue.execute(job, patience_s=patience_s)
+        result = await queue.execute(job, min_queue_timeout_s=min_queue_timeout_s)
     except BaseException as error:
         status = getattr(error, "status", 500) if isinstance(error, Exception) else None
         finish(outcome=None, error=type(error).__name__, status=status)

@@ -23,14 +23,14 @@ from faasrt.local.http.responses import OVERLOADED_HEADERS, json_response, kept_
 from faasrt.protocol import piston, sandboxfusion
 from faasrt.protocol.execution_limits import ExecutionLimits
 from faasrt.protocol.processes import ProcessEnd
-from faasrt.protocol.served import Offer, RefusedError, ServedLanguage, ServedProtocol, ServedResult, ServedRun
+from faasrt.protocol.served import RefusedError, ServedLanguage, ServedProtocol, ServedResult, ServedRun, ServerProfile
 from faasrt.results import Outcome
 from faasrt.telemetry.dispatch import EventDispatcher
 
 Handler = Callable[[web.BaseRequest, Share], Awaitable[web.Response]]
 # The services queue programs without a limit, and many of their clients count a refusal as a failure of the program.
 # The clients wait at least 10 s longer than a program may take.
-PATIENCE_S = 8.0
+MIN_QUEUE_TIMEOUT_S = 8.0
 _PROTOCOLS: tuple[ServedProtocol, ...] = (sandboxfusion.SERVER, piston.SERVER)
 _VERSION = re.compile(r"([0-9]{1,9})(?:\.([0-9]{1,9}))?(?:\.([0-9]{1,9}))?")
 _CHECKED_ONLY = frozenset({Language.BASH})  # its "compiler" only checks the syntax
@@ -44,7 +44,7 @@ class OtherServices:
         queues: The queue of each language.
         missing: The reasons why other languages do not run.
         sandbox: The limits of the server.
-        emit: Gets the events of the executions.
+        emit: Called with the events of executions.
 
     Attributes:
         routes: The method and the handler of each path.
@@ -58,15 +58,14 @@ class OtherServices:
         emit: EventDispatcher,
     ) -> None:
         self._queues, self._missing, self._sandbox, self._emit = queues, missing, sandbox, emit
-        fusion, pistons = sandboxfusion.SERVER, piston.SERVER
         self.routes: dict[str, tuple[str, Handler]] = {
             f"{protocol.prefix}{protocol.run_path}": ("POST", partial(self._run, protocol)) for protocol in _PROTOCOLS
         }
         self.routes |= {
-            f"{fusion.prefix}/run_jupyter": ("POST", self._run_jupyter),
-            f"{fusion.prefix}/v1/ping": ("GET", self._ping),
-            f"{pistons.prefix}/runtimes": ("GET", self._runtimes),
-            f"{pistons.prefix}/packages": ("GET", self._packages),
+            f"{sandboxfusion.SERVER.prefix}/run_jupyter": ("POST", self._run_jupyter),
+            f"{sandboxfusion.SERVER.prefix}/v1/ping": ("GET", self._ping),
+            f"{piston.SERVER.prefix}/runtimes": ("GET", self._runtimes),
+            f"{piston.SERVER.prefix}/packages": ("GET", self._packages),
         }
 
     def failure(self, path: str, error: Exception) -> web.Response | None:
@@ -96,22 +95,24 @@ class OtherServices:
         return json_response(status, body, OVERLOADED_HEADERS if not_started else None)
 
     async def _run(self, protocol: ServedProtocol, request: web.BaseRequest, share: Share) -> web.Response:
-        fields, offer = decode_body(await read_body(request, share)), self._offer()
-        run = protocol.read_run(fields, offer)
+        fields, server = decode_body(await read_body(request, share)), self._profile()
+        run = protocol.read_run(fields, server)
         queue = self._queues[run.language]
         try:
             job = self._job(run, queue.engine)
         except InvalidRequestError as error:
             raise BadRequestError(str(error)) from None
         check_job(job, queue.engine)
-        result = _ended_at_once(run)
+        result = _without_time(run)
         if result is None:
             try:
-                _, done = await execute_with_events(queue, job, request=request, emit=self._emit, patience_s=PATIENCE_S)
+                _, executed = await execute_with_events(
+                    queue, job, request=request, emit=self._emit, min_queue_timeout_s=MIN_QUEUE_TIMEOUT_S
+                )
             except SuspectError:  # as if the service had seen that the program was killed
-                done = EngineResult(outcome=Outcome.CRASHED)
-            result = _served_result(done, run)
-        return json_response(200, protocol.encode_result(result, run, offer))
+                executed = EngineResult(outcome=Outcome.CRASHED)
+            result = _served_result(executed, run)
+        return json_response(200, protocol.encode_result(result, run, server))
 
     async def _run_jupyter(self, request: web.BaseRequest, share: Share) -> web.Response:
         message = "this server has no sessions, which /run_jupyter needs; use /run_code"
@@ -123,12 +124,12 @@ class OtherServices:
         return json_response(200, "pong")
 
     async def _runtimes(self, request: web.BaseRequest, share: Share) -> web.Response:
-        return json_response(200, piston.SERVER.runtimes(self._offer()))
+        return json_response(200, piston.SERVER.runtimes(self._profile()))
 
     async def _packages(self, request: web.BaseRequest, share: Share) -> web.Response:
-        return json_response(200, piston.SERVER.packages(self._offer()))
+        return json_response(200, piston.SERVER.packages(self._profile()))
 
-    def _offer(self) -> Offer:
+    def _profile(self) -> ServerProfile:
         languages, missing = {}, dict(self._missing)
         for language, queue in self._queues.items():
             engine = queue.engine
@@ -143,7 +144,7 @@ class OtherServices:
                 compile_memory_mb=limits.memory_limit_mb if limits else 0,
             )
         sandbox = self._sandbox
-        return Offer(
+        return ServerProfile(
             languages=languages,
             missing=missing,
             timeout_ms=sandbox.timeout_limit_s * 1000,
@@ -171,8 +172,8 @@ class OtherServices:
         return as_node_program(job) if isinstance(engine, DenoEngine) else job
 
 
-def _ended_at_once(run: ServedRun) -> ServedResult | None:
-    """Return the result of a program without any time, which is not run; None for other programs."""
+def _without_time(run: ServedRun) -> ServedResult | None:
+    """Return the result of a program whose time limit is 0, which is not run; None for other programs."""
     if run.compile_timeout_ms == 0:
         end = ProcessEnd(stdout="", stderr="", outcome=Outcome.TIMEOUT, compiling=True)
         return ServedResult(end=end, compile_ms=0.0)
