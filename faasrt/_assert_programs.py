@@ -29,7 +29,7 @@ class ProgramNames:
     only_defines_check: bool
 
     @classmethod
-    def of(cls, program: object) -> ProgramNames:
+    def parse(cls, program: object) -> ProgramNames:
         """Return the names in a test program.
 
         Raises:
@@ -42,19 +42,19 @@ class ProgramNames:
         defines_check = any(isinstance(node, ast.FunctionDef) and node.name == "check" for node in tree.body)
         return cls(frozenset(used), frozenset(_defined_names(tree)), defines_check and "check" not in used)
 
-    def function(self) -> str:
+    def find_function(self) -> str:
         """Return the name of the tested function: the only one that the program reads and does not define.
 
         Raises:
             InvalidRequestError: There is no such name, or there are several.
         """
-        missing = sorted(self._missing())
-        if len(missing) == 1 and "*" not in self.defined:
-            return missing[0]
-        found = f"uses {', '.join(missing)[:200]}" if missing else "uses no other name"
+        undefined = sorted(self._undefined())
+        if len(undefined) == 1 and "*" not in self.defined:
+            return undefined[0]
+        found = f"uses {', '.join(undefined)[:200]}" if undefined else "uses no other name"
         raise InvalidRequestError(f"the test program {found} without a definition: pass function=")
 
-    def _missing(self) -> set[str]:
+    def _undefined(self) -> set[str]:
         return set(self.used) - self.defined - {"__name__"} - set(dir(builtins))
 
     def complete(self, program: str, function: str) -> str:
@@ -66,10 +66,10 @@ class ProgramNames:
         if function in self.defined or not (self.only_defines_check or function in self.used):
             reason = "defines" if function in self.defined else "does not use"
             raise InvalidRequestError(f"the test program {reason} {function}, the function that is tested")
-        missing = self._missing() - {function}
-        if missing and "*" not in self.defined:
+        undefined = self._undefined() - {function}
+        if undefined and "*" not in self.defined:
             raise InvalidRequestError(
-                f"the test program uses {', '.join(sorted(missing))[:200]}, and does not define it. It runs in a "
+                f"the test program uses {', '.join(sorted(undefined))[:200]}, and does not define it. It runs in a "
                 f"process of its own, to which only {function} is known: add the definition to the test program"
             )
         return f"{program}\n\ncheck({function})\n" if self.only_defines_check else program

@@ -1,4 +1,4 @@
-"""A manager for code that is called in threads and event loops of a framework."""
+"""A manager that the threads and event loops of a framework share."""
 
 from __future__ import annotations
 
@@ -23,9 +23,7 @@ class SharedManager:
     """Runs calls with a manager, in any thread and any event loop of asyncio.
 
     Args:
-        manager: A manager of the caller, which the caller closes. Or the URL of a FaaS, which gets `FAASRT_TOKEN`, or
-            None for the environment (or the embedded FaaS if it names no endpoint); all objects with the same URL then
-            share one manager, which each process creates at its first call, and closes at its end.
+        manager: See `faasrt.rewards.CodeReward`. The caller closes a manager of its own.
 
     Raises:
         ConfigurationError: `manager` is something else.
@@ -47,7 +45,7 @@ class SharedManager:
         """
         if isinstance(self._own, RuntimeManager):
             raise ConfigurationError(
-                "a function without await needs a manager of faasrt.sync, or a URL; this one is asynchronous"
+                "a synchronous function needs a manager of faasrt.sync or a URL, got an asynchronous manager"
             )
         manager = self._threaded()
         return manager._loop_thread().call(call(manager._original))

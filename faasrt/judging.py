@@ -245,7 +245,7 @@ class AssertTest:
     _names: ProgramNames = attrs.field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
-        object.__setattr__(self, "_names", ProgramNames.of(self.program))
+        object.__setattr__(self, "_names", ProgramNames.parse(self.program))
         _check_id(self.id)
         check_time_limit(self.timeout_ms)
 
@@ -288,7 +288,7 @@ class AssertTest:
             >>> AssertTest("import math; assert math.isclose(area(1), math.pi)").find_function()
             'area'
         """
-        return self._names.function()
+        return self._names.find_function()
 
 
 Test: TypeAlias = TestCase | FunctionTest | AssertTest

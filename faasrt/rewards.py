@@ -3,8 +3,8 @@ r"""Rewards for reinforcement learning: the score of the program in a completion
 `code_reward` is a reward function for TRL's `GRPOTrainer`, and `compute_score` one for verl. `CodeReward` makes such
 functions with other options. `faasrt.docs.rewards` shows how to configure both frameworks, and what a model could try.
 
-**The program** is in the last fenced block of the completion; see `last_code_block`. Of a conversation, it is the last
-message of the assistant that counts. A completion without a program gets `no_code`, which is 0.
+**The program** is the last fenced block of the completion; see `last_code_block`. In a conversation, it is that of the
+last message of the assistant. A completion without a program gets `no_code`, which is 0 by default.
 
 **The tests** of a completion have one of these forms. Text is the JSON of one of the others, as in the columns of a
 data set.
@@ -65,19 +65,19 @@ Completion: TypeAlias = str | Sequence[Mapping[str, Any]]
 """The text of a completion, or the messages of a conversation."""
 Reward: TypeAlias = float | None
 
-_INFRASTRUCTURE = (ServiceError, QueueFullError)
+_INFRASTRUCTURE_ERRORS = (ServiceError, QueueFullError)
 _FUTURE = re.compile(r"^from __future__ import .*$", re.MULTILINE)
 _MODULES = (
     *("string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics"),
     *("itertools", "functools", "operator", "io", "sys", "json", "typing"),
 )
 # A function of these modules must not pass for one that the program does not define, so its name is removed.
-_APPS_START = f"""
+_APPS_PRELUDE = f"""
 {"".join(f"from {module} import *" + chr(10) for module in _MODULES)}
 import {", ".join(_MODULES)}
 globals().pop({{name!r}}, None)
 """
-_APPS_END = """
+_APPS_EPILOGUE = """
 if hasattr(globals().get("Solution"), {name!r}):
     def {name}(*args):
         return getattr(Solution(), {name!r})(*args)
@@ -144,12 +144,12 @@ def _names(label: str, language: Language | OtherLanguage) -> bool:
     return name in language.names if isinstance(language, Language) else name == language
 
 
-def _text_of(completion: object) -> str:
+def _read_text(completion: object) -> str:
     """Return the text of a completion, or of the last message of the assistant."""
     if isinstance(completion, Iterable) and not isinstance(completion, str | bytes | Mapping):
         messages = [message for message in completion if isinstance(message, Mapping)]
-        said = [message.get("content") for message in messages if message.get("role", "assistant") == "assistant"]
-        completion = (said[-1] if said else None) or ""
+        answers = [message.get("content") for message in messages if message.get("role", "assistant") == "assistant"]
+        completion = (answers[-1] if answers else None) or ""
         if isinstance(completion, Iterable) and not isinstance(completion, str):
             parts = (part for part in completion if isinstance(part, Mapping))
             completion = "".join(str(part.get("text", "")) for part in parts)
@@ -163,21 +163,21 @@ class _Problem:
     """The tests of a completion.
 
     Attributes:
-        start, end: Code before and after the program.
+        prelude, epilogue: Code before and after the program.
     """
 
     tests: Sequence[TestCase] | Sequence[FunctionTest] | Sequence[AssertTest]
     function: str | None
-    start: str = ""
-    end: str = ""
+    prelude: str = ""
+    epilogue: str = ""
 
     def insert_into(self, program: str) -> str:
         """Return the program with the code before and after it. Imports from `__future__` stay first."""
-        first = max((match.end() for match in _FUTURE.finditer(program)), default=0)
-        return program[:first] + self.start + program[first:] + self.end
+        start = max((match.end() for match in _FUTURE.finditer(program)), default=0)
+        return program[:start] + self.prelude + program[start:] + self.epilogue
 
 
-def _problem(tests: object, function: str | None, language: Language | OtherLanguage) -> _Problem:
+def _parse_problem(tests: object, function: str | None, language: Language | OtherLanguage) -> _Problem:
     """Return the tests in one of the forms that the docstring of the module lists, or raise InvalidRequestError."""
     if isinstance(tests, str | bytes):
         try:
@@ -186,7 +186,7 @@ def _problem(tests: object, function: str | None, language: Language | OtherLang
             raise InvalidRequestError(f"tests are text that is not JSON: {error}") from None
     if isinstance(tests, Mapping):
         if "inputs" in tests or "outputs" in tests:
-            return _apps_problem(tests, function, language)
+            return _parse_apps(tests, function, language)
         if "tests" not in tests or not tests.keys() <= {"function", "tests"}:
             raise InvalidRequestError(
                 "an object with tests must have 'tests' and 'function', or 'inputs', 'outputs' and 'fn_name', "
@@ -202,7 +202,7 @@ def _problem(tests: object, function: str | None, language: Language | OtherLang
     return _Problem(checked, function)
 
 
-def _apps_problem(tests: Mapping[str, Any], function: str | None, language: Language | OtherLanguage) -> _Problem:
+def _parse_apps(tests: Mapping[str, Any], function: str | None, language: Language | OtherLanguage) -> _Problem:
     inputs, outputs, name = tests.get("inputs"), tests.get("outputs"), tests.get("fn_name") or function
     if not isinstance(inputs, list) or not isinstance(outputs, list) or len(inputs) != len(outputs):
         raise InvalidRequestError("'inputs' and 'outputs' must be lists of the same length")
@@ -222,7 +222,7 @@ def _apps_problem(tests: Mapping[str, Any], function: str | None, language: Lang
     check_function(name, language)
     if language is not Language.PYTHON:
         return _Problem(cases, name)
-    return _Problem(cases, name, _APPS_START.format(name=name), _APPS_END.format(name=name))
+    return _Problem(cases, name, _APPS_PRELUDE.format(name=name), _APPS_EPILOGUE.format(name=name))
 
 
 def _lines(text: object) -> str:
@@ -257,11 +257,10 @@ class CodeReward:
     r"""Scores the programs in completions by tests. Threads and event loops may share it.
 
     Args:
-        manager: What runs the programs: a manager of `faasrt.sync`; a `RuntimeManager`, for the asynchronous methods;
-            or the URL of a FaaS, or several separated by commas, with `FAASRT_TOKEN` as the token. Default: None, which
-            means the endpoints in the environment, see `Settings.from_env`, or else the embedded FaaS. Without a
-            manager of yours, each process creates one at the first call, which all `CodeReward`s with the same URL
-            share, and closes it at its end.
+        manager: A manager of `faasrt.sync`; a `RuntimeManager`, for the asynchronous methods; or the URL of a FaaS, or
+            several separated by commas, with `FAASRT_TOKEN` as the token. Default: None, which means the endpoints in
+            the environment, see `Settings.from_env`, or else the embedded FaaS. All `CodeReward`s of a process with the
+            same URL share a manager, which is created at the first call and closed at the end of the process.
         language: The language of the programs. Default: "python".
         partial_credit: Whether the reward is the share of the tests that passed. Otherwise it is 1 if all passed,
             else 0. Default: True.
@@ -326,7 +325,7 @@ class CodeReward:
                 (None), so that rewards for other rows of the data set can be used beside this one.
             function: The name of the function of each completion, or one name for all. Default: None, for programs
                 that read stdin, or tests that name their function.
-            **columns: Other columns of the data set, and what else TRL passes. They have no effect.
+            **columns: The other arguments of TRL, such as further columns. They are ignored.
 
         Raises:
             InvalidRequestError: The tests of a completion, or another argument, is wrong; nothing was run.
@@ -363,10 +362,10 @@ class CodeReward:
         r"""Return the reward of a completion, as a reward function of verl does.
 
         Args:
-            data_source, extra_info: They have no effect.
+            data_source, extra_info: They are ignored.
             solution_str: The completion.
             ground_truth: The tests; see `faasrt.rewards`. Tests of a function must name it.
-            **kwargs: What else verl passes. It has no effect.
+            **kwargs: The other arguments of verl. They are ignored.
 
         Raises:
             ConfigurationError: See `code_reward`; or `on_failure` is None, which verl cannot use.
@@ -379,7 +378,7 @@ class CodeReward:
             1.0
         """
         prepared = self._prepare_one(solution_str, ground_truth)
-        return _number(self._shared.run(lambda manager: self._score(manager, prepared)))
+        return _single(self._shared.run(lambda manager: self._score(manager, prepared)))
 
     async def compute_score_async(
         self, data_source: str, solution_str: str, ground_truth: Any, extra_info: Any = None, **kwargs: Any
@@ -391,7 +390,7 @@ class CodeReward:
         Example: See `compute_score`.
         """
         prepared = await asyncio.to_thread(self._prepare_one, solution_str, ground_truth)
-        return _number(await self._shared.run_async(lambda manager: self._score(manager, prepared)))
+        return _single(await self._shared.run_async(lambda manager: self._score(manager, prepared)))
 
     async def judge_async(self, completion: Completion, tests: Any, function: str | None = None) -> Judgement | None:
         r"""Return the verdicts behind a reward; None if the completion has no program.
@@ -454,12 +453,12 @@ class CodeReward:
         return prepared
 
     def _task_of(self, completion: object, tests: object, function: str | None) -> CodeTask | None:
-        """Return the program of a completion with its tests; None if it has none. Raise InvalidRequestError if an
-        argument is wrong.
+        """Return the program of a completion with its tests; None if there is no program. Raise InvalidRequestError if
+        an argument is wrong.
         """
         language = self._options.language
-        problem = _problem(tests, function, language)
-        code = last_code_block(_text_of(completion), language) or ""
+        problem = _parse_problem(tests, function, language)
+        code = last_code_block(_read_text(completion), language) or ""
         # No program can be sent with lone surrogates, which are no characters.
         program = problem.insert_into(code.encode(errors="replace").decode())
         is_default = self._options.compare is None and any(isinstance(test, FunctionTest) for test in problem.tests)
@@ -480,14 +479,14 @@ class CodeReward:
 
     def _reward_of(self, item: TaskResult) -> Reward:
         if item.error is not None:
-            if self._on_failure == "raise" or not isinstance(item.error, _INFRASTRUCTURE):
+            if self._on_failure == "raise" or not isinstance(item.error, _INFRASTRUCTURE_ERRORS):
                 raise item.error
             return self._on_failure
         assert item.judgement is not None
         return item.judgement.score if self._partial_credit else float(item.judgement.passed)
 
 
-def _number(rewards: list[Reward]) -> float:
+def _single(rewards: list[Reward]) -> float:
     [reward] = rewards
     assert reward is not None
     return reward

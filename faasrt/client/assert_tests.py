@@ -1,7 +1,6 @@
 """Judges a function of a program by test programs with asserts, in the style of HumanEval and MBPP.
 
-A test program and the judged program never run in the same process, so the judged one can neither end the test program,
-nor change it, nor see the expected values in it:
+A test program and the judged program never run in the same process, for the reasons in `faasrt.judging.AssertTest`:
 
 1. The test program runs alone. Its calls of the function are recorded; see `protocol/guest/asserts_test.py`.
 2. The judged program runs alone, and its function is called with these arguments. Its results are sent back as JSON
@@ -35,8 +34,8 @@ from faasrt.protocol.request import RunRequest
 from faasrt.results import ExecutionResult, Outcome
 
 _MAX_ROUNDS = 20
-_SHOWN = 120
-_MAX_KEPT, _MAX_KEPT_CHARACTERS = 1_000, 20_000
+_MAX_LINE_SHOWN = 120
+_MAX_STORED, _MAX_STORED_CHARACTERS = 1_000, 20_000  # the test programs whose first calls are stored
 _CALLS = "_faasrt_calls"
 Calls: TypeAlias = list[tuple[str, list[Any]]]
 _GUEST = files("faasrt.protocol.guest")
@@ -58,7 +57,7 @@ def _with_calls(code: str, function: str) -> str:
 
 
 @attrs.define
-class _Run:
+class _TestState:
     """The state of a test.
 
     Attributes:
@@ -82,12 +81,12 @@ class _Run:
     verdict: TestResult | None = None
 
     @property
-    def calls_case(self) -> list[Any]:
+    def call_arguments(self) -> list[Any]:
         """The arguments of `call_all` in `asserts_calls.py`."""
         return [[case for _, case in self.calls], {}]
 
     @property
-    def case(self) -> list[Any]:
+    def test_arguments(self) -> list[Any]:
         """The arguments of `run_test` in `asserts_test.py`."""
         return [[self.program, self.function, self.rounds], {}]
 
@@ -150,7 +149,7 @@ class _Run:
 
     def _describe(self, failure: Any) -> str:
         lines, number = self.program.split("\n"), failure["line"]
-        place = f"line {number}: {lines[number - 1].strip()[:_SHOWN]}: " if number else ""
+        place = f"line {number}: {lines[number - 1].strip()[:_MAX_LINE_SHOWN]}: " if number else ""
         reason = failure["name"] + (f": {failure['message']}" if failure["message"] else "")
         returned = "" if failure["returned"] is None else f"; the last call returned {failure['returned']}"
         return f"{place}{reason}{returned}"
@@ -160,10 +159,7 @@ class _Run:
 
 
 class FirstCalls:
-    """The calls that test programs make first, which do not depend on the judged program.
-
-    It has a bounded size, and drops the test programs that were added first.
-    """
+    """The calls that test programs make first, which do not depend on the judged program. The oldest are dropped."""
 
     def __init__(self) -> None:
         self._calls: dict[tuple[str, str], Calls] = {}
@@ -172,11 +168,11 @@ class FirstCalls:
         """Return the calls of a test program; none if they are not known."""
         return self._calls.get((program, function), [])
 
-    def keep(self, program: str, function: str, calls: Calls) -> None:
+    def store(self, program: str, function: str, calls: Calls) -> None:
         """Store the calls of a test program, unless they are very large."""
-        if len(program) + sum(len(key) for key, _ in calls) <= _MAX_KEPT_CHARACTERS:
+        if len(program) + sum(len(key) for key, _ in calls) <= _MAX_STORED_CHARACTERS:
             self._calls[program, function] = calls
-        if len(self._calls) > _MAX_KEPT:
+        if len(self._calls) > _MAX_STORED:
             del self._calls[next(iter(self._calls))]
 
 
@@ -231,14 +227,14 @@ class AssertJob:
         """
         started = time.perf_counter()
         runs = [
-            _Run(test, program, self.function, request, min(self.max_bytes, request.sandbox.max_output_bytes))
+            _TestState(test, program, self.function, request, min(self.max_bytes, request.sandbox.max_output_bytes))
             for test, program, request in zip(self.tests, self.programs, requests, strict=True)
         ]
         for each in runs:
             each.calls = first_calls.find(each.program, each.function)
 
         async def call(
-            called: Sequence[_Run], program: str, function: str, cases: Sequence[Any]
+            called: Sequence[_TestState], program: str, function: str, cases: Sequence[Any]
         ) -> list[ExecutionResult]:
             # Each test has the judged program in a new namespace.
             isolate = function == _CALLS
@@ -246,20 +242,20 @@ class AssertJob:
             own_requests = [attrs.evolve(each.request, code=program) for each in called]
             tests = [each.test for each in called]
             ended = await judge(
-                tests, own_requests, run, run_cases, job, _keep, stop_on_failure=False, concurrency=concurrency
+                tests, own_requests, run, run_cases, job, _keep_result, stop_on_failure=False, concurrency=concurrency
             )
             return [each.result for each in ended.results if each.result is not None]
 
         code = _with_calls(requests[0].code, self.function)
         while left := [each for each in runs if each.verdict is None]:
             if tested := [each for each in left if not each.calls]:
-                reports = await call(tested, _source("test"), "run_test", [each.case for each in tested])
+                reports = await call(tested, _source("test"), "run_test", [each.test_arguments for each in tested])
                 for each, report in zip(tested, reports, strict=True):
                     each.read_report(report)
                     if not each.rounds:
-                        first_calls.keep(each.program, each.function, each.calls)
+                        first_calls.store(each.program, each.function, each.calls)
             if called := [each for each in left if each.verdict is None]:
-                results = await call(called, code, _CALLS, [each.calls_case for each in called])
+                results = await call(called, code, _CALLS, [each.call_arguments for each in called])
                 for each, result in zip(called, results, strict=True):
                     each.read_results(result)
         verdicts = [each.verdict for each in runs if each.verdict is not None]
@@ -268,5 +264,5 @@ class AssertJob:
         return Judgement(results=tuple(verdicts), duration_s=time.perf_counter() - started)
 
 
-async def _keep(test: Test, result: ExecutionResult) -> TestResult:
+async def _keep_result(test: Test, result: ExecutionResult) -> TestResult:
     return TestResult(test=test, verdict=Verdict.PASSED, result=result)

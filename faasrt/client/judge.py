@@ -159,15 +159,15 @@ class _RunningTests:
     _stop_on_failure: bool
     _permits: asyncio.Semaphore
     _results: list[TestResult] = attrs.field(init=False)
-    # The tests after this one are not needed.
-    _end: int = attrs.field(init=False)
-    # The first test without a result of each task that runs.
+    # The tests from this index on are not needed.
+    _stop_at: int = attrs.field(init=False)
+    # The first test without a result of each running task.
     _waiting: dict[asyncio.Task[None], int] = attrs.field(factory=dict, init=False)
     _failures: list[Exception] = attrs.field(factory=list, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._results = [TestResult(test=test, verdict=Verdict.SKIPPED) for test in self._tests]
-        self._end = len(self._tests)
+        self._stop_at = len(self._tests)
 
     async def run(self, groups: Iterable[Sequence[int]]) -> list[TestResult]:
         """Return the verdict on each test. Groups of tests run at the same time.
@@ -198,30 +198,30 @@ class _RunningTests:
             async with self._permits, contextlib.aclosing(self._execute(indices)) as executions:
                 async for found in executions:
                     await self._judge(found)
-                    indices = [index for index in indices if index not in found and index < self._end]
+                    indices = [index for index in indices if index not in found and index < self._stop_at]
                     if not indices:
                         break
                     self._waiting[task] = indices[0]
                     if len(indices) > 1 and any(result.outcome is Outcome.TIMEOUT for result in found.values()):
-                        # Further tests may take as long. Ever more of them should wait at the same time.
+                        # The others may hang too, so more and more of them run at the same time.
                         middle = len(indices) // 2
                         self._start(group, indices[:middle])
                         self._start(group, indices[middle:])
                         break
         except Exception as error:
             self._failures.append(error)
-            self._end_after(-1)
+            self._cancel_after(-1)
 
     async def _judge(self, found: Mapping[int, ExecutionResult]) -> None:
         for index, result in found.items():
             judged = await self._judge_test(self._tests[index], result)
             self._results[index] = judged
-            if self._stop_on_failure and judged.verdict is not Verdict.PASSED and index < self._end:
-                self._end_after(index)
+            if self._stop_on_failure and judged.verdict is not Verdict.PASSED and index < self._stop_at:
+                self._cancel_after(index)
 
-    def _end_after(self, index: int) -> None:
+    def _cancel_after(self, index: int) -> None:
         """Cancel the other tasks that run only tests after this one."""
-        self._end = index
+        self._stop_at = index
         for task, first in self._waiting.items():
             if first > index and task is not asyncio.current_task():
                 task.cancel()
@@ -229,11 +229,11 @@ class _RunningTests:
 
 async def compare_result(test: Test, result: ExecutionResult, *, compare: Compare | None) -> TestResult:
     """Return the verdict on a test. Large outputs are compared in a thread, but not by functions of the caller."""
-    used = (test.compare if isinstance(test, FunctionTest) else None) or compare
-    judged = functools.partial(judge_result, test, result, compare)
-    is_own = used is None or isinstance(used, (str, floats))
+    comparison = (test.compare if isinstance(test, FunctionTest) else None) or compare
     size = len(result.ret_val if isinstance(test, FunctionTest) else result.stdout)
-    verdict = await in_thread_if_large(size if is_own else 0, judged)
+    if comparison is not None and not isinstance(comparison, (str, floats)):
+        size = 0
+    verdict = await in_thread_if_large(size, functools.partial(judge_result, test, result, compare))
     return attrs.evolve(verdict, result=_shortened(result)) if isinstance(test, FunctionTest) else verdict
 
 
