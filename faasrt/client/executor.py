@@ -49,8 +49,8 @@ class Executor:
     async def run_cases(
         self, request: RunRequest, job: GuestJob, *, numbers: Sequence[int] = ()
     ) -> AsyncGenerator[dict[int, ExecutionResult]]:
-        """Yield the results of the cases of a job by position, in order, after each execution. If the generator is
-        closed before its end, the other cases do not run.
+        """Yield the results of each execution by the position of the case, in order. After the generator is closed, no
+        further case runs.
 
         Args:
             numbers: The numbers of the cases in messages. Default: those of their positions.
@@ -74,7 +74,7 @@ class Executor:
                     response = await self.transport.run(call, execution, owner=self.calls)
                 call.finish(scheduler.record_results(indices, response, call.describe))
                 found = {}
-                while position in scheduler.results:  # the scheduler keeps no result, so that large ones can be dropped
+                while position in scheduler.results:  # removed from the scheduler, because results may be large
                     found[position] = scheduler.results.pop(position)
                     position += 1
                 yield found

@@ -320,19 +320,19 @@ class Runtime:
 
         Args:
             code: The program; not empty.
-            tests: The tests, at least one: either `TestCase`; or `FunctionTest`, which share executions as the cases of
-                `run_cases` do; or `AssertTest`, which share three executions or more; two if the test programs have run
-                before.
+            tests: The tests, at least one, all of one class: `TestCase`; `FunctionTest`, which share executions as the
+                cases of `run_cases` do; or `AssertTest`, which share at least three executions, or two if their test
+                programs have run before.
             function: The name of the function that `FunctionTest` or `AssertTest` calls. Default: None, for `TestCase`,
                 or for `AssertTest` if its test program uses only one name that it does not define.
             language: See `run_code`. `AssertTest` needs Python.
             compare: The comparison; see `faasrt.judging`. Default: None, which means "lines", or "equal" for
-                `FunctionTest`. An `AssertTest` compares by itself.
+                `FunctionTest`. It must be None for `AssertTest`.
             stop_on_failure: Whether the tests after the first one that does not pass are skipped. They may have run.
                 Default: False.
             concurrency: The largest number of executions in flight, from 1. Default: None, which means 64. Where tests
-                share executions, there is one at first for each time limit. After a TIMEOUT, the other tests are
-                divided between two, so that tests that hang wait at the same time.
+                share executions, there is first one for each time limit. After a TIMEOUT, the remaining tests are
+                divided between two, so that tests that hang run at the same time.
             **options: `timeout_ms` (for each test), `ext`, `sandbox`, `priority` and `idempotent`; see `run_code`, and
                 for `idempotent` where tests share executions also `run_cases`.
 
@@ -341,7 +341,7 @@ class Runtime:
 
         Raises:
             InvalidRequestError: An argument is wrong, and nothing was sent; or the test program of an `AssertTest`
-                fails by itself, and the judged program was not sent.
+                fails whatever the judged program is, which was not sent.
             CompareError: The function `compare` failed.
             FaasrtError: See `run_code`. The verdicts on other tests are then lost.
 

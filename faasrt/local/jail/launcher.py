@@ -44,12 +44,20 @@ from typing import Any, NoReturn
 from . import canary, landlock, memory, namespaces, seccomp, stack, syscalls, watch
 from .program import WATCH_INTERVAL_S, Program
 from .slot import Slot
-from .template import CONTROL_FD, STARTED, End, Template, Traces, choose_first_pid
+from .template import (
+    CONTROL_FD,
+    FAILED_STATUS,
+    STARTED,
+    End,
+    Template,
+    TraceCheck,
+    choose_first_pid,
+    exit_with_traceback,
+)
 
 _CONFIG_BYTES, _MESSAGE_BYTES = 1 << 20, 65_536
 _MAX_DESCRIPTORS = 8
 _MESSAGES_FD, _READY = 3, b'{"kind":"ready"}\n'
-_FAILED_STATUS = 125
 _MAX_PROGRAMS = 1000
 _LANDLOCK_OF_TRUNCATION = 3  # the first version of Landlock that checks truncation
 _CAP_KILL = 5
@@ -297,17 +305,17 @@ class Launcher:
                 limits["RLIMIT_NPROC"] += 1  # this process counts, too
             self._confine(descriptors, place)
             control.detach()
-            traces = None
+            trace_check = None
             if self._executable_fd is None:
                 self._restrict_calls(limits)
-                traces = Traces(self._config["runner_file"], namespaces.mounts_in_tmp(self._config))
-            self.template = Template(traces, self._niceness)
+                trace_check = TraceCheck(self._config["runner_file"], namespaces.mounts_in_tmp(self._config))
+            self.template = Template(trace_check, self._niceness)
         except BaseException:
             try:
                 with contextlib.suppress(OSError):
                     socket.socket(fileno=CONTROL_FD).send(traceback.format_exc().encode())
             finally:
-                os._exit(_FAILED_STATUS)
+                os._exit(FAILED_STATUS)
 
     def _receive_from_template(self, slot: Slot) -> None:
         program = self._slots[slot]
@@ -409,10 +417,7 @@ class Launcher:
                 syscalls.execute(self._executable_fd, message["argv"], self._config["env"])
             os.write(_MESSAGES_FD, _READY)
         except BaseException:
-            try:
-                os.write(2, traceback.format_exc().encode())
-            finally:
-                os._exit(_FAILED_STATUS)
+            exit_with_traceback()
 
     def execute(self, text: bytes) -> NoReturn:
         """Execute the program in a process that a template has forked, given the text for it."""
@@ -422,10 +427,7 @@ class Launcher:
             assert self._executable_fd is not None
             syscalls.execute(self._executable_fd, argv, self._config["env"])
         except BaseException:
-            try:
-                os.write(2, traceback.format_exc().encode())
-            finally:
-                os._exit(_FAILED_STATUS)
+            exit_with_traceback()
 
     def _confine(self, descriptors: list[int], place: int, *, compiles: bool = False) -> None:
         """Complete the jail around this process, which keeps these descriptors, from 0 upwards. Its limits and its
@@ -644,7 +646,7 @@ def main(server: socket.socket) -> Callable[..., None]:
         try:
             server.send(json.dumps({"failed": reason}).encode())
         finally:
-            os._exit(_FAILED_STATUS)
+            os._exit(FAILED_STATUS)
     launcher.serve()
     if not launcher.in_program:
         os._exit(0)

@@ -40,6 +40,7 @@ import signal
 import socket
 import struct
 import traceback
+from typing import NoReturn
 
 from . import landlock, seccomp, syscalls
 
@@ -50,7 +51,8 @@ CONTROL_FD = 3
 _TASKS_FD, _RULES_FD = 4, 5
 _MAX_DESCRIPTORS = 8
 _RUN, _MESSAGE_BYTES = b"run", 65_536
-_FAILED_STATUS = 125
+FAILED_STATUS = 125
+"""The exit status of a process of a program that failed before the program began."""
 STARTED, _ENDED = b"started", b"ended "
 _STATUS_BYTES, _USAGE_BYTES, _MAX_RSS_AT = 4, 144, 32  # the last one in `struct rusage`
 _FOLDERS = ("/tmp", "/dev/shm")
@@ -81,6 +83,14 @@ class End:
         return cls(message) if message.startswith(_ENDED) else None
 
 
+def exit_with_traceback() -> NoReturn:
+    """Write the traceback of the current exception to stderr, and end this process."""
+    try:
+        os.write(2, traceback.format_exc().encode())
+    finally:
+        os._exit(FAILED_STATUS)
+
+
 def choose_first_pid() -> None:
     """Set the number of the next task in this process's pid namespace to a random one, if the kernel can do this.
 
@@ -102,12 +112,12 @@ def count_tasks(pid: int) -> int:
     return last - pid + 1 if last >= pid else _MAX_TASKS
 
 
-class Traces:
-    """What programs leave in the file system and in the network.
+class TraceCheck:
+    """Finds out whether a program has left traces in the file system or the network.
 
     Args:
         file: The file that the runner writes before a program begins, perhaps in a folder that it creates for it.
-        mounts: The paths at which something is mounted in the file system of `file`.
+        mounts: The mount points in the file system of `file`.
     """
 
     def __init__(self, file: str, mounts: list[str]) -> None:
@@ -116,36 +126,37 @@ class Traces:
         if self._file_folder:
             self._folder = os.path.dirname(self._folder)
         self._probe = f"{self._folder}/.probe"
-        self._others = [path for path in _FOLDERS if path != self._folder]
-        for path in mounts:  # such a program can write into the folders around it
+        self._other_folders = [path for path in _FOLDERS if path != self._folder]
+        for path in mounts:  # programs can write to the folders that contain them
             while (path := os.path.dirname(path)) not in ("/tmp", "/"):
-                self._others.append(path)
-        self._entries = ctypes.create_string_buffer(_FOLDER_BYTES)
+                self._other_folders.append(path)
+        self._buffer = ctypes.create_string_buffer(_FOLDER_BYTES)
         self._folder_fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
         self._sockets_fd = os.open("/proc/self/net/unix", os.O_RDONLY)
         for _ in range(os.urandom(1)[0] % _MAX_FIRST_FILES):
             self._create(self._probe)
             os.unlink(self._probe)
-        self._place = self._look()
-        self._step = self._distance(self._look())
+        self._entries = self._list_folder()
+        self._change = self._change_since_last(self._list_folder())
         if self._file_folder:
             os.mkdir(self._file_folder)
         self._create(file)
         self._remove_file()
-        self._step_with_file = self._distance(self._look())
-        self._sockets, self._facts = os.pread(self._sockets_fd, _FOLDER_BYTES, 0), self._read_facts()
+        self._change_with_file = self._change_since_last(self._list_folder())
+        self._sockets = os.pread(self._sockets_fd, _FOLDER_BYTES, 0)
+        self._properties = self._read_properties()
 
-    def are_none(self) -> bool:
+    def passes(self) -> bool:
         """Remove the file of the runner, and return whether the last program has left no other trace."""
         try:
             try:
                 self._remove_file()
-                step = self._step_with_file
+                change = self._change_with_file
             except FileNotFoundError:  # the process was ended before it got a program
-                step = self._step
+                change = self._change
             return (
-                self._distance(self._look()) == step
-                and self._read_facts() == self._facts
+                self._change_since_last(self._list_folder()) == change
+                and self._read_properties() == self._properties
                 and os.pread(self._sockets_fd, _FOLDER_BYTES, 0) == self._sockets
             )
         except OSError:
@@ -159,57 +170,55 @@ class Traces:
         if self._file_folder:
             os.rmdir(self._file_folder)
 
-    def _look(self) -> list[tuple[bytes, int, int]]:
+    def _list_folder(self) -> list[tuple[bytes, int, int]]:
         """Return the names, inode numbers and positions in the folder, in which there is a new file."""
         self._create(self._probe)
         os.lseek(self._folder_fd, 0, os.SEEK_SET)
-        size = syscalls.syscall("getdents64", self._folder_fd, self._entries, _FOLDER_BYTES)
+        size = syscalls.syscall("getdents64", self._folder_fd, self._buffer, _FOLDER_BYTES)
         os.unlink(self._probe)
-        found, at, data = [], 0, self._entries.raw
+        found, at, data = [], 0, self._buffer.raw
         while at < size:
             inode, position, length = struct.unpack_from("=QqH", data, at)
             found.append((data[at + 19 : at + length].rstrip(b"\0"), inode, position))
             at += length
         return found
 
-    def _distance(self, place: list[tuple[bytes, int, int]]) -> list[tuple[bytes, int, int]]:
-        """Return how far the numbers have moved since the last call, and the names."""
-        last, self._place = self._place, place
-        if len(place) != len(last):
+    def _change_since_last(self, entries: list[tuple[bytes, int, int]]) -> list[tuple[bytes, int, int]]:
+        """Return the names, and how much the numbers have grown since the last call."""
+        last, self._entries = self._entries, entries
+        if len(entries) != len(last):
             return []
         return [
             (name, inode - last_inode, position - last_position)
-            for (name, inode, position), (_, last_inode, last_position) in zip(place, last)  # noqa: B905
+            for (name, inode, position), (_, last_inode, last_position) in zip(entries, last)  # noqa: B905
         ]
 
-    def _read_facts(self) -> list[object]:
+    def _read_properties(self) -> list[object]:
         """Return the properties of the folders that a program may change, but must not have changed."""
         own = os.stat(self._folder_fd)
-        facts: list[object] = [own.st_mode, own.st_uid, own.st_gid, own.st_nlink, own.st_size, own.st_atime_ns]
-        for path in self._others:
+        properties: list[object] = [own.st_mode, own.st_uid, own.st_gid, own.st_nlink, own.st_size, own.st_atime_ns]
+        for path in self._other_folders:
             other = os.stat(path)
-            facts += [other.st_mode, other.st_uid, other.st_gid, other.st_nlink, other.st_size]
-            facts += [other.st_atime_ns, other.st_mtime_ns, other.st_ctime_ns]
-        return facts
+            properties += [other.st_mode, other.st_uid, other.st_gid, other.st_nlink, other.st_size]
+            properties += [other.st_atime_ns, other.st_mtime_ns, other.st_ctime_ns]
+        return properties
 
 
 class Template:
     """Forks programs. Create it in a process that is confined and has the descriptors above.
 
     Args:
-        traces: The traces of programs; None if they cannot leave any, and execute a file.
+        trace_check: The check after each program; None if programs execute a file, and so cannot leave traces.
         niceness: The niceness of programs.
     """
 
-    def __init__(self, traces: Traces | None, niceness: int) -> None:
-        self._control, self._traces, self._niceness = socket.socket(fileno=CONTROL_FD), traces, niceness
+    def __init__(self, trace_check: TraceCheck | None, niceness: int) -> None:
+        self._control, self._trace_check, self._niceness = socket.socket(fileno=CONTROL_FD), trace_check, niceness
         for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             if signal.getsignal(number) not in (signal.SIG_DFL, signal.SIG_IGN):
                 signal.signal(number, signal.SIG_DFL)
-        self._status, self._usage = (
-            ctypes.create_string_buffer(_STATUS_BYTES),
-            ctypes.create_string_buffer(_USAGE_BYTES),
-        )
+        self._status = ctypes.create_string_buffer(_STATUS_BYTES)
+        self._usage = ctypes.create_string_buffer(_USAGE_BYTES)
         gc.collect()
         gc.freeze()
 
@@ -221,7 +230,7 @@ class Template:
                 pid = syscalls.fork()
             except OSError as error:
                 self._control.send(f"a program cannot start: {error.strerror}".encode())
-                os._exit(_FAILED_STATUS)
+                os._exit(FAILED_STATUS)
             if pid == 0:
                 self._enter_program(descriptors)
                 return text
@@ -231,10 +240,10 @@ class Template:
             rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [pidfd]))
             self._control.sendmsg([STARTED], [rights])
             os.close(pidfd)
-            tasks = 1 if self._traces is None else count_tasks(pid)
+            tasks = 1 if self._trace_check is None else count_tasks(pid)
             while syscalls.wait(self._status, self._usage) != pid:
                 pass  # this was an orphan
-            clean = tasks == 1 and not self._is_retired() and (self._traces is None or self._traces.are_none())
+            clean = tasks == 1 and not self._is_retired() and (self._trace_check is None or self._trace_check.passes())
             self._control.sendmsg([_ENDED, self._status, self._usage, b"%d clean" % tasks if clean else b"%d" % tasks])
             if not clean:
                 os._exit(0)
@@ -269,14 +278,11 @@ class Template:
             landlock.restrict(_RULES_FD)
             for target, fd in enumerate(descriptors):
                 os.dup2(fd, target, inheritable=target <= 2)
-            kept = seccomp.EXECUTABLE_FD if self._traces is None else None
+            kept = seccomp.EXECUTABLE_FD if self._trace_check is None else None
             syscalls.close_descriptors(len(descriptors), kept=kept)
             self._control.detach()
             os.setpgid(0, 0)
             os.setpriority(os.PRIO_PROCESS, 0, self._niceness)
             _signal.signal(signal.SIGINT, signal.default_int_handler)
         except BaseException:
-            try:
-                os.write(2, traceback.format_exc().encode())
-            finally:
-                os._exit(_FAILED_STATUS)
+            exit_with_traceback()
