@@ -3,10 +3,8 @@ r"""Files of tasks: `faasrt batch`, its results, what `--resume` runs, and pass@
 ## The file of tasks
 
 The tasks are JSON Lines (.gz and .zst too, - for stdin). Each line is an object with `code` and `language`, and
-optionally the other attributes of a `faasrt.CodeTask`, such as `id`, `timeout_ms`, `function`, `args`, `stdin`, `tests`
-and `stop_on_failure`. The tests of a task with a `function` are those of `faasrt.FunctionTest` or `faasrt.AssertTest`,
-otherwise those of `faasrt.TestCase`. Bytes are text or `{"base64": ...}`; see `CodeTask.from_dict`. The default `id` is
-made of the number and the text of the line. Options of the command are the defaults of other fields: `--language`,
+optionally the other attributes of a `faasrt.CodeTask`, in the forms of `CodeTask.from_dict`. The default `id` is made
+of the number and the text of the line. Options of the command are the defaults of other fields: `--language`,
 `--timeout-ms`, `--memory-mb`, `--function`, `--stop-on-failure`. One field is not an attribute of `CodeTask`:
 `task_id`, the name of the problem of which the task is a sample.
 
@@ -56,8 +54,8 @@ command; and `task_id`, which is part of the result. It does not cover `id`, `pr
 the task in the file. The server is not part of it either: use another file of results for another server.
 
 * A result without a hash counts as that of the task with its id.
-* A result whose id no task has any more, because the task was removed or renamed, stays in the file. The command says
-  how many there are. A renamed task runs, because its id is new.
+* A result whose task was removed or renamed stays in the file. The command says how many there are. A renamed task
+  runs, because its id is new.
 * An id that occurs twice in the tasks is an error, before anything runs (or when it is read, from a pipe).
 * The earlier result of a changed task stays until the end of the run that replaces it. If that run is killed, the
   file has two results of the task. The later one counts, in `faasrt report` too, and `--resume` removes the other.
@@ -65,8 +63,8 @@ the task in the file. The server is not part of it either: use another file of r
 ## pass@k
 
 Give all samples of a problem the same `task_id`, as in HumanEval's files of samples, and each an `id` of its own or
-none. `faasrt report` then shows the problems, and pass@1, pass@10 and pass@100, as far as there are
-samples. With `--json` it prints the numbers:
+none. `faasrt report` then shows the problems, and pass@1, pass@10 and pass@100, if there are enough samples. With
+`--json` it prints the numbers:
 
 ```console
 $ python tasks.py | faasrt batch - -o out -l python --quiet; faasrt report out --json | grep -o '"pass_at_k": [^}]*}}'

@@ -34,7 +34,7 @@ Start the server once for the machine, and name it in the environment of the app
 
 The application creates its manager with `RuntimeManager.from_env`, in its lifespan, which runs in the event loop of
 each worker. With `local_fallback=True`, as in this example, it uses an embedded FaaS if COZE_LOOP_FAAS_URL is not set.
-That is handy on a laptop, but easily overlooked in production.
+This is handy on a laptop. In production, leave it out, so that a missing URL is an error.
 
 * The workers may start before the server: calls wait up to `RetrySettings.connect_retry_s` (10 s) for a server that
   starts, within their deadlines. Let a supervisor such as systemd restart it.
@@ -104,8 +104,7 @@ a number of server processes. The default is the number of CPUs.
 
 Divide the CPUs between the processes: `RuntimeManager.local(workers=1)`. Serve only the languages that you use, because
 each has an engine: `local(["python"])`. Create the manager in the lifespan of the application, not when its module is
-imported.
-`faasrt.ray` shares one embedded FaaS between the actors of a node by itself, and `faasrt batch` is one process.
+imported. `faasrt.ray` shares one embedded FaaS between the actors of a node, and `faasrt batch` is one process.
 """
 
 __docformat__ = "markdown"

@@ -1,13 +1,13 @@
 r"""Rewards that cannot be forged: faasrt in TRL, verl and Inspect AI.
 
 A model that is rewarded for passing tests learns to pass them, also by other means than a right program. If asserts are
-appended to its program, `sys.exit(0)` or a class whose `__eq__` is always true earns the full reward. `faasrt.rewards`
-gives such a program nothing:
+appended to its program, `sys.exit(0)` or a class whose `__eq__` is always true earns the full reward. With
+`faasrt.rewards`, it does not:
 
 * The program gets the input or the arguments of a test, and never the expected output or value.
 * What the program prints or returns is compared outside of its sandbox.
 * A program that ends early, exits, or forges output has not returned the expected value, so the test fails.
-* A failure of the infrastructure is an exception, or a value of your choice, never a score of 0 by accident.
+* A failure of the infrastructure is an exception or a value of your choice, never a score of 0.
 
 ## A reward function
 
@@ -78,11 +78,11 @@ The asserts do run in a sandbox, and the expected values with them, but never in
 3. The test program runs again, with the results, and counts the asserts that it reaches. It passes if it reaches its
    end and at least one assert, and no assert fails.
 
-So the judged program would have to leave its sandbox to cheat. This is as hard as the server makes it: on the embedded
-FaaS, each execution has a fresh sandbox. There are consequences for the test program:
+To cheat, the judged program would have to break out of its sandbox; on the embedded FaaS, each execution has a fresh
+one. The test program has these limits:
 
-* It must define all that it uses but the function, also the helper functions that a prompt of HumanEval defines. A name
-  without a definition is an `InvalidRequestError` before anything is sent, and so is a program that does not parse.
+* It must define everything that it uses except the function, such as the helper functions in prompts of HumanEval. An
+  undefined name is an `InvalidRequestError` before anything is sent, and so is a program that does not parse.
 * Arguments and results are copies. They can be None, bools, numbers, strings, bytes, lists, tuples, dicts, sets, ranges
   and iterators of these. Values of subclasses arrive as values of these types, and NumPy's arrays as lists. Functions
   and objects of other classes cannot be arguments. Changes of an argument in place have no effect.
@@ -90,10 +90,9 @@ FaaS, each execution has a fresh sandbox. There are consequences for the test pr
 * If it fails without the judged program, for example because of an import, `judge` raises `InvalidRequestError`.
 * Each `AssertTest` has one verdict. For partial credit, make one of each assert, as above for MBPP.
 
-Which kind of test to choose: a `FunctionTest` needs one execution for all tests of a function, and works in JavaScript
-and TypeScript too. An `AssertTest` is for Python, and needs at least three, or two if the same runtime has judged by
-the same test program before. Two more are needed whenever the arguments of a call depend on earlier results. Both are
-equally hard to cheat.
+Prefer `FunctionTest` where you can: one execution serves all tests of a function, and JavaScript and TypeScript work
+too. `AssertTest` is for Python, and needs at least three executions, or two if the same runtime has run the test
+program before, and two more whenever the arguments of a call depend on earlier results. Both are equally hard to cheat.
 
 ## TRL
 
@@ -150,7 +149,7 @@ ends the training step. The reward managers of older versions in `verl.workers.r
     task = Task(dataset=[sample], solver=[use_tools(run_code("python")), generate()], scorer=code_tests())
     eval(task, model=...)
 
-There is no sandbox provider yet: the module says why, and what that means.
+There is no sandbox provider; see `faasrt.inspect_ai`.
 
 ## In production
 
@@ -168,10 +167,9 @@ There is no sandbox provider yet: the module says why, and what that means.
 
 ## Cheats
 
-The tests of faasrt include a table of programs that cheat: 131 in Python and 38 in JavaScript. Not a single test of a
-function rewards one, neither a `FunctionTest` nor an `AssertTest`: on the engines `native`, `wasm` and `deno`, and with
-the protocols of python-faas and js-faas. If the asserts are appended to the program and the exit code decides, more
-than 40 of those in Python are rewarded. The cheats
+faasrt is tested with 131 programs in Python and 38 in JavaScript that cheat. No `FunctionTest` and no `AssertTest`
+rewards any of them, on the engines `native`, `wasm` and `deno`, and with the protocols of python-faas and js-faas. If
+asserts are appended to the program and the exit code decides, more than 40 of those in Python are rewarded. The cheats
 
 * end the program or the process early: by exits, exceptions, signals, threads, timers, finalizers, forks and crashes;
 * use up the time, the memory or the output;

@@ -54,8 +54,8 @@ environment, under its real path. The default environment is that of the server'
 3.9 and newer work, and faasrt need not be installed there.
 
 Programs are forked from a process that has already imported much of the standard library. Those that start no processes
-or threads and write no files need the least time, because their jail is used again. The first program that names
-one of the five packages imports it itself; from then on, a process that has imported it is kept ready until no program
+or threads and write no files take the least time, because their jail is used again. The first program that names one of
+the five packages imports it itself; from then on, a process that has imported it is kept ready until no program
 has used it for ten minutes.
 
 ### `wasm`
@@ -221,9 +221,9 @@ At the level `namespaces`, programs run in *slots*, except for JavaScript progra
 slot, its template, is confined as a program is, and forks a fresh process for one program after another. Programs
 cannot signal, trace or read it. A JavaScript process executes Deno anew, and leaves nothing: it cannot write files or
 start processes. For other languages, a slot runs another program only if the last one has left no trace: it has started
-no process or thread, has created no file but its own, and all of its sockets are closed. Otherwise the slot ends with
-all that is in it, and a new one is made; so it is after a hundred programs, and after a program whose files are
-collected. Programs with a cgroup, and compilers, have a jail of their own each.
+no process or thread, has created no file but its own, and all of its sockets are closed. Otherwise the slot is replaced
+by a new one. The same happens after a hundred programs, and after a program whose files are collected. Programs with a
+cgroup, and compilers, have a jail of their own.
 
 Python runs on `wasm` at the level `filters`, unless you choose `native` too (`faasrt serve --level filters --engine
 python=native`). Then a native program has no folder of its own and cannot start processes, but it can find out which

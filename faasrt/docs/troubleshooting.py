@@ -56,9 +56,8 @@ more time, raise the limit: `SandboxConfig(timeout_limit_s=60)`.
 ### CompareError
 
 The function that you passed as `compare` raised an exception, which is its `__cause__`, was a coroutine function, or
-returned an object that is neither true nor false, such as a NumPy array.
-The program has run. The other verdicts of this call of `judge` are lost. Let the function return False for a value of
-a type that it does not expect, because a program decides what its function returns.
+returned an object that is neither true nor false, such as a NumPy array. The program has run. The other verdicts of
+this call of `judge` are lost. Programs may return values of any type, so return False for those that you do not expect.
 
 ### StreamError
 
@@ -203,8 +202,8 @@ The machine ran out of memory: limits are per program. Lower `--workers` or `--m
 
 ### Every reward of verl is 0
 
-Its log has the reason: `422 Client Error: memory_limit_MB: ...` means that verl asks for more than the server allows,
-which `--memory-mb` or `--timeout-s` of `faasrt serve` change. A 401 means that the token is missing in the URL, and 504
+Its log has the reason: `422 Client Error: memory_limit_MB: ...` means that verl asks for more than the server allows;
+increase `--memory-mb` or `--timeout-s` of `faasrt serve`. A 401 means that the token is missing in the URL, and a 504
 that the server is too busy. See `faasrt.docs.service_clients`.
 
 ## The client

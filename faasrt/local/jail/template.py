@@ -52,7 +52,7 @@ _TASKS_FD, _RULES_FD = 4, 5
 _MAX_DESCRIPTORS = 8
 _RUN, _MESSAGE_BYTES = b"run", 65_536
 FAILED_STATUS = 125
-"""The exit status of a process of a program that failed before the program began."""
+"""The exit status of a process that could not be set up."""
 STARTED, _ENDED = b"started", b"ended "
 _STATUS_BYTES, _USAGE_BYTES, _MAX_RSS_AT = 4, 144, 32  # the last one in `struct rusage`
 _FOLDERS = ("/tmp", "/dev/shm")
