@@ -67,10 +67,9 @@ asyncio.run(main())
 
 ## Judge a function by tests
 
-Each `FunctionTest` has the arguments of a call, and the value that the function is expected to return. The tests of a
-judgement share executions. `python -m pydoc faasrt.FunctionTest` lists the values that a function may return. A test
-program with asserts, as in HumanEval and MBPP, is an `AssertTest`: see "Test programs with asserts" in
-`faasrt.docs.rewards`.
+Each `FunctionTest` has the arguments of a call, and the expected value. `python -m pydoc faasrt.FunctionTest` lists the
+values that a function may return. A test program with asserts, as in HumanEval and MBPP, is an `AssertTest`: see "Test
+programs with asserts" in `faasrt.docs.rewards`.
 
 ```python
 import asyncio
@@ -117,19 +116,17 @@ file of `faasrt judge mean.py --function mean --tests tests.jsonl`, each line is
 
 ### What to know about tests of functions
 
-* **Expected values stay in the client.** The server gets the program, the name of the function, and the arguments.
-  What the program returns is sent back as JSON and compared in the client, so that no code of the program takes part.
-  A program that exits, crashes, or changes Python's own functions can make its tests fail, but not pass. To pass, it
-  must return the right value.
+* **Expected values stay in the client**, which compares them with the JSON of the return values. A program that exits,
+  crashes, or changes Python's own functions can make its tests fail, but not pass.
 * **A program can read the arguments of the other tests** in its execution. If the arguments of a test are the expected
   value of another one, a program could use this.
 * **Each test has a fresh namespace**: the program runs once for each test, in the same process, and then the function
   is called. Imported modules keep their state. The time limit is that of both together.
 * **A test that exits, crashes or hangs** ends its execution, and the tests after it run in another one. After a
   TIMEOUT they are divided between two executions, so ten tests that all hang take four times as long as one.
-* **Tuples.** JSON has none. For tests in Python, a tuple travels in a form of its own, and never equals a list unless
-  the comparison is "alike", "floats" or your own function. In a JSON file, a tuple is `{"py/tuple": [1, 2]}`; use
-  "alike" if the file has lists in place of tuples. `call_function` and `run_cases` make a tuple a list.
+* **Tuples stay tuples**, and equal lists only if the comparison is "alike", "floats" or your own function. In a JSON
+  file, a tuple is `{"py/tuple": [1, 2]}`; use "alike" if the file has lists in place of tuples. `call_function` and
+  `run_cases` make a tuple a list.
 
 ## Time limits of cases
 

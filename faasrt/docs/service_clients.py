@@ -1,7 +1,6 @@
 r"""Use `faasrt serve` behind the clients of SandboxFusion and Piston.
 
-The server of the embedded FaaS also answers the clients of two other services, from the same sandboxes. Only the URL of
-the client changes.
+`faasrt serve` runs the programs of these clients in the same sandboxes. Only the URL of the client changes.
 
 | client | URL |
 |---|---|
@@ -38,8 +37,8 @@ Success '42\n'
 
 Requests of these clients name limits. Unlike in faasrt's own API, a limit above that of the server is refused, because
 these services cannot report a lower one. So start the server with the highest limits that the clients ask for: verl
-asks for 1,024 MiB and 10 s, and a SandboxFusion client for 10 s, unless they are told otherwise. Otherwise each reward
-of verl is 0, and its log says `422 Client Error: memory_limit_MB: Input should be less than or equal to ...`.
+asks for 1,024 MiB and 10 s by default, and a SandboxFusion client for 10 s. Otherwise each reward of verl is 0, and its
+log says `422 Client Error: memory_limit_MB: Input should be less than or equal to ...`.
 
     faasrt serve --memory-mb 1024 --timeout-s 30
 
@@ -47,7 +46,7 @@ These clients send no `Authorization` header of their own. If the server has a t
 user: `http://user:TOKEN@host:8000/...`. They then send it with the scheme Basic, which all routes accept. Their own
 logs may contain the URL.
 
-## What differs from the real services
+## Differences from the services
 
 The fields, statuses, exit codes, languages and refusals are those of the services. These differ:
 
@@ -55,7 +54,7 @@ The fields, statuses, exit codes, languages and refusals are those of the servic
   `run_cpu_time` below `run_timeout`, and code with lone surrogates. SandboxFusion's refusals have the status 422, and
   Piston's 400. A body may have 8 MiB.
 * A language without a toolchain is a `SandboxError` of SandboxFusion, instead of exit code 127, which looks like a
-  failure of the program. Piston lists only what runs.
+  failure of the program. Piston lists only the languages that run.
 * `nodejs`, `javascript` and `typescript` run in Deno, with the modules of Node: as an ES module if a line begins with
   `import` or `export`, else as a CommonJS module. CommonJS needs the level "namespaces", and starts more slowly than
   programs of faasrt's own API, because Deno loads its copy of Node. There are no packages of npm.
