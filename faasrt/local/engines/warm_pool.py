@@ -79,7 +79,7 @@ class WarmPool(Generic[_P]):
         # `min_warm` and at most the capacity.
         self._set_peak(peak)
         self._starting = 0
-        self._needed = asyncio.Semaphore(0)
+        self._wake_ups = asyncio.Semaphore(0)
 
     async def fill(self, group: asyncio.TaskGroup) -> None:
         """Wait until the first process is ready, and then keep processes warm, in tasks of a group."""
@@ -154,7 +154,7 @@ class WarmPool(Generic[_P]):
             self._group.create_task(self._remove_when_ended(process))
 
     @property
-    def _is_short(self) -> bool:
+    def _needs_process(self) -> bool:
         kept = len(self._processes) if self._reuses_processes else self._warm.qsize()
         return kept + len(self._recent) + self._starting < self._target
 
@@ -165,8 +165,8 @@ class WarmPool(Generic[_P]):
 
     def _check_demand(self) -> None:
         """Wake up one of the tasks that start processes, if one is needed."""
-        if self._is_short and self._needed.locked():
-            self._needed.release()
+        if self._needs_process and self._wake_ups.locked():
+            self._wake_ups.release()
 
     async def _refill(self) -> None:
         """Start processes ahead of demand. Several tasks run this; each starts one process at a time."""
@@ -177,8 +177,8 @@ class WarmPool(Generic[_P]):
         """Wait until there are fewer processes than the target, and start one. Retry failed starts."""
         delay_s, max_delay_s = self._retry_start_s
         while True:
-            while not self._is_short:
-                await self._needed.acquire()
+            while not self._needs_process:
+                await self._wake_ups.acquire()
             self._starting += 1
             self._check_demand()
             try:

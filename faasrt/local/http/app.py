@@ -28,10 +28,10 @@ from faasrt.local.http.openapi import build_document
 from faasrt.local.http.request_body import BadRequestError, decode_body, parse_job, parse_language, read_body
 from faasrt.local.http.responses import (
     OVERLOADED_HEADERS,
+    copied_headers,
     error_response,
     fit_response,
     json_response,
-    kept_headers,
     send_response,
 )
 from faasrt.local.http.services import OtherServices
@@ -306,7 +306,7 @@ def _failure_response(error: Exception) -> web.Response:
             headers = OVERLOADED_HEADERS if isinstance(error, NotStartedError) else {}
             return error_response(error.status, error.kind, str(error), headers)
         case web.HTTPException():
-            return error_response(error.status, error.reason, error.text or "", kept_headers(error))
+            return error_response(error.status, error.reason, error.text or "", copied_headers(error))
     log_failure(error)
     return error_response(500, "internal error", f"{type(error).__name__} in the server; see its log")
 

@@ -17,7 +17,7 @@ from faasrt.protocol.streams import cut_text
 
 OVERLOADED_HEADERS = {"Retry-After": "1", NOT_STARTED_HEADER: "1"}
 
-_KEPT_HEADERS = ("Allow", "WWW-Authenticate", "Accept-Encoding", "Connection", NOT_STARTED_HEADER)
+_COPIED_HEADERS = ("Allow", "WWW-Authenticate", "Accept-Encoding", "Connection", NOT_STARTED_HEADER)
 # aiohttp waits for the client only after more than 64 KiB.
 _PIECE_BYTES = 2 * 64 * 2**10
 _SPARE_BYTES = 12_144  # not used of the largest answer that clients read
@@ -37,9 +37,9 @@ def error_response(status: int, error: str, details: str, headers: Mapping[str, 
     return json_response(status, {"error": error, "details": details}, headers)
 
 
-def kept_headers(error: web.HTTPException) -> dict[str, str]:
+def copied_headers(error: web.HTTPException) -> dict[str, str]:
     """Return the headers of an aiohttp error that are copied to the response."""
-    return {name: error.headers[name] for name in _KEPT_HEADERS if name in error.headers}
+    return {name: error.headers[name] for name in _COPIED_HEADERS if name in error.headers}
 
 
 def fit_response(fields: dict[str, Any], job: EngineJob) -> web.Response:

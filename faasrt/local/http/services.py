@@ -19,7 +19,7 @@ from faasrt.local.errors import EngineError, NotStartedError, SuspectError
 from faasrt.local.http.admission import AdmissionQueue, execute_with_events
 from faasrt.local.http.memory import Share
 from faasrt.local.http.request_body import BadRequestError, check_job, decode_body, read_body
-from faasrt.local.http.responses import OVERLOADED_HEADERS, json_response, kept_headers
+from faasrt.local.http.responses import OVERLOADED_HEADERS, copied_headers, json_response
 from faasrt.protocol import piston, sandboxfusion
 from faasrt.protocol.execution_limits import ExecutionLimits
 from faasrt.protocol.processes import ProcessEnd
@@ -89,7 +89,7 @@ class OtherServices:
                 status, body = protocol.encode_failure(404, "Not Found", not_started=False)
             case web.HTTPException():
                 status, body = protocol.encode_failure(error.status, error.text or error.reason, not_started=False)
-                return json_response(status, body, kept_headers(error))
+                return json_response(status, body, copied_headers(error))
             case _:
                 return None
         return json_response(status, body, OVERLOADED_HEADERS if not_started else None)

@@ -61,8 +61,8 @@ _MESSAGES_FD, _READY = 3, b'{"kind":"ready"}\n'
 _MAX_PROGRAMS = 1000
 _LANDLOCK_OF_TRUNCATION = 3  # the first version of Landlock that checks truncation
 _CAP_KILL = 5
-# The interpreter optimizes code that runs repeatedly, and writes to its memory. Programs then copy less of it.
-_EXERCISES = 3
+# The interpreter optimizes code that runs repeatedly, by writing to its memory. Programs then copy less of it.
+_EXERCISE_RUNS = 3
 _kept: list[Any] = []
 # The niceness of programs minus that of the launcher. The launcher must be able to start and end programs in time.
 _PRIORITY = 5
@@ -625,7 +625,7 @@ def main(server: socket.socket) -> Callable[..., None]:
             for name in config["imports"]:
                 with contextlib.suppress(Exception):
                     importlib.import_module(name)
-            for _ in range(_EXERCISES):
+            for _ in range(_EXERCISE_RUNS):
                 with contextlib.suppress(Exception):
                     exec(config["exercise"], {"__name__": "exercise"})  # noqa: S102
             for name in [name for name in sys.modules if name.split(".")[0] == "jail"]:

@@ -1,8 +1,8 @@
 # Runs test programs with asserts, in a process without the solution. asserts_values.py precedes this file.
 #
 # A call of the function gets its result from a list of known results. If the result is not known yet, the call is
-# noted, and the assert around it is given up. `faasrt.client.assert_tests` makes the missing calls in another process,
-# and runs the test program again, until every result is known.
+# recorded, and the assert around it is abandoned. `faasrt.client.assert_tests` makes the missing calls in another
+# process, and runs the test program again, until every result is known.
 
 import _ast
 import builtins
@@ -17,25 +17,25 @@ reversed rfloordiv rlshift rmod rmul ror round rpow rrshift rshift rsub rtruediv
 xor"""
 
 
-def pending(*args):
+def raise_pending(*args):
     raise Pending
 
 
 for operation in OPERATIONS.split():
-    setattr(Unknown, f"__{operation}__", pending)
+    setattr(Unknown, f"__{operation}__", raise_pending)
 
 
 class Refused(BaseException):
-    # The test program does something that cannot be judged in this way.
+    # The test program does something that cannot be judged.
     pass
 
 
 class ForeignError(Exception):
-    # An exception whose type only the solution knows.
+    # An exception of a type that is not built in.
     pass
 
 
-def count_asserts(statements, name):
+def wrap_asserts(statements, name):
     # Put each assert into a block `with name`.
     for index, node in enumerate(statements):
         if isinstance(node, _ast.Assert):
@@ -43,7 +43,7 @@ def count_asserts(statements, name):
             item = _ast.withitem(context_expr=_ast.Name(id=name, ctx=_ast.Load(), **place))
             statements[index] = _ast.With(items=[item], body=[node], **place)
         for field in ("body", "orelse", "finalbody", "handlers", "cases"):
-            count_asserts(getattr(node, field, ()), name)
+            wrap_asserts(getattr(node, field, ()), name)
 
 
 def raised_error(name, message):
@@ -116,7 +116,7 @@ class Test:
         error = None
         try:
             tree = compile(program, FILE, "exec", _ast.PyCF_ONLY_AST, dont_inherit=True)
-            count_asserts(tree.body, "_faasrt_assert")
+            wrap_asserts(tree.body, "_faasrt_assert")
             exec(compile(tree, FILE, "exec", dont_inherit=True, optimize=0), names)
         except BaseException as caught:
             error = caught
