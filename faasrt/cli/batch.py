@@ -274,5 +274,5 @@ def _show_differences(
         progress.show_message(f"{tasks} changed since the last run; running {them} again")
     unknown = 0 if is_limited else len(done.keys() - hashes.keys())
     if unknown:
-        results, are = ("1 result", "is") if unknown == 1 else (f"{unknown:,} results", "are")
-        progress.show_message(f"{results} of earlier runs {are} kept whose ids are not in the file of tasks")
+        results = "1 result" if unknown == 1 else f"{unknown:,} results"
+        progress.show_message(f"keeping {results} of earlier runs whose ids are not in the file of tasks")

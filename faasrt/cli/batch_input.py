@@ -34,7 +34,7 @@ class BatchOptions:
         language: The language of tasks that name none.
         timeout_ms: The time limit of tasks that have none.
         function: The function to call in tasks that name none.
-        stop_on_failure: Whether to skip the tests after the first failure, in tasks that do not say.
+        stop_on_failure: Whether to skip the tests after the first failure, in tasks that do not set it.
         sandbox: The limits of tasks, where their own field `sandbox` has no others.
         any_language: Whether an endpoint may run languages that faasrt does not know.
         limit: The most lines to read.

@@ -534,7 +534,7 @@ def test_earlier_results_stay_until_changed_tasks_have_others(url: str, tmp_path
     code, _, stderr = batch(tasks, "-o", str(out), "--url", url, "--resume")
     assert code == 0, stderr
     assert "1 task changed since the last run; running it again" in stderr
-    assert "2 results of earlier runs are kept whose ids are not in the file of tasks" in stderr
+    assert "keeping 2 results of earlier runs whose ids are not in the file of tasks" in stderr
     lines = out.read_bytes().splitlines(keepends=True)
     assert lines[:4] == [*(old + gone).splitlines(keepends=True)[:1], *gone.splitlines(keepends=True), new]
     assert sorted(record["stdout"] for record in map(json.loads, lines[4:])) == ["2\n", "3\n"]
