@@ -220,8 +220,8 @@ class AssertTest:
 
     Attributes:
         program: The test program, at most 1,048,576 characters. It calls the function by its name, or defines
-            `check(candidate)`, as in HumanEval. It must define all else that it uses. If it uses only one name that it
-            does not define, as in MBPP, `judge` needs no name of the function.
+            `check(candidate)`, as in HumanEval. It must define every other name that it uses. If there is only one that
+            it does not define, as in MBPP, `judge` needs no name of the function.
         timeout_ms: The time limit in milliseconds of the test program, and of all calls of the function together.
             Default: None, which means that of the judgement.
         id: Your own name for the test. Default: None.
@@ -478,7 +478,7 @@ def check_compare(compare: object, kind: type[Test] | None = None) -> Compare | 
     if any(inspect.iscoroutinefunction(each) for each in (compare, vars(type(compare)).get("__call__"))):
         raise InvalidRequestError(f"compare must not be async (a coroutine is always true), got {safe_repr(compare)}")
     if kind is AssertTest:
-        raise InvalidRequestError(f"compare must be None for AssertTests, which compare by themselves, got {compare!r}")
+        raise InvalidRequestError(f"compare must be None for AssertTests, got {compare!r}")
     is_function = callable(compare) and not isinstance(compare, type)
     kinds: Iterable[type[Test]] = _COMPARISONS if kind is None else [kind]
     names = dict.fromkeys(name for each in kinds for name in _COMPARISONS[each])

@@ -179,7 +179,7 @@ def run_command(
     return OK if result.ok else CODE_FAILED
 
 
-@commands.command("judge", short_help="Judge a program by test cases.")
+@commands.command("judge", short_help="Judge a program by tests.")
 @_program_options
 @click.argument("tests", required=False, metavar="[TESTS]")
 @judge_options

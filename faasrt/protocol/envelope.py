@@ -119,7 +119,7 @@ _PYTHON_CALL = """\
 _faasrt = _faasrt["main"]("{job}"{return_val})
 """
 PYTHON_BEGINNING = _PYTHON_LOADER.format(guest=_PYTHON)
-"""The lines with which each program begins that calls Python functions without an input."""
+"""The first lines of each program that calls Python functions and has no input."""
 
 # The embedded FaaS chooses an interpreter by the names of packages in a program, which the guest program hides.
 _IMPORT = re.compile(r"^[ \t]*(?:import|from)[ \t]+([\w., \t]{1,200})", re.MULTILINE)

@@ -161,7 +161,7 @@ class HttpClient:
         self._clock = clock
         self._sessions: dict[str, aiohttp.ClientSession] = {}
         self._urls: dict[str, dict[str, URL]] = {}
-        # The URLs of endpoints whose name is another one.
+        # The URLs of endpoints with other names.
         self._addresses: dict[str, str] = {}
         self.configure(settings)
 

@@ -169,8 +169,8 @@ class BoundedConnection(web.RequestHandler):
         self._counted_in.add(self)
 
     def begin_answer(self, share: Share, size: int) -> None:
-        """Limit the time for reading an answer of this size, unless that has begun already. The time starts when the
-        client first does not take all that was sent.
+        """Limit the time for reading an answer of this size, unless it has begun already. The time starts when the
+        client has first not read everything that was sent.
         """
         if not self._is_answering and self.transport is not None:
             self._is_answering = True

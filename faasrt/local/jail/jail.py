@@ -68,7 +68,7 @@ class JailedProcess(ChildProcess):
     """A process in a jail, with the processes that it starts.
 
     Attributes:
-        is_ready: Whether it had a complete jail when it started. Otherwise it sends a message when it has.
+        is_ready: Whether its jail was complete when it started. Otherwise it sends a message when it is.
         out_of_memory: Whether the launcher or the kernel ended it because of its memory.
         out_of_time: Whether the launcher ended it at its time limit.
         outside_reason: Why it was killed from outside; "" if there is no evidence for this, so that the program must be

@@ -1,7 +1,7 @@
 """A jail of the level "namespaces": its own users, files, processes and network.
 
-Each slot, and each program with a jail of its own, has a place: a number that no other one has at the same time. If the
-server runs as root, each place has its own uid. Otherwise all programs have the same uid.
+Each slot, and each program with a jail of its own, has a place: a number that is unique among them. If the server runs
+as root, each place has its own uid. Otherwise all programs have the same uid.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ class Slot:
         self.ends_at = time.monotonic() + _IDLE_S
 
     def retire(self) -> None:
-        """Keep all that the running program leaves, and run no other one."""
+        """Run no other program, and keep the files of the running one."""
         self.is_spent = True
         with contextlib.suppress(OSError):  # the template has ended
             self.control.send(b"end")

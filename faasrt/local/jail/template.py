@@ -58,7 +58,7 @@ _STATUS_BYTES, _USAGE_BYTES, _MAX_RSS_AT = 4, 144, 32  # the last one in `struct
 _FOLDERS = ("/tmp", "/dev/shm")
 _FOLDER_BYTES = 4096
 _MAX_FIRST_PID, _MAX_FIRST_FILES = 30_000, 128
-_MAX_TASKS = 2**22  # as many as there can be at once
+_MAX_TASKS = 2**22  # the kernel's maximum
 
 
 class End:
