@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import subprocess
@@ -13,6 +14,7 @@ import psutil
 import pytest
 
 from faasrt.local.engines.native_jail import native_jail
+from faasrt.local.errors import NotStartedError
 from faasrt.local.jail.config import JailConfig
 from faasrt.local.jail.jail import open_jail
 from faasrt.local.jail.seccomp import EXECUTABLE_FD
@@ -105,6 +107,22 @@ async def test_the_kill_of_a_program_that_has_ended_does_not_end_the_next_one(tm
         process = await jail.start(channel=True)
         assert psutil.Process(process.pid).parent() == template
         await process.end()
+
+
+async def test_a_launcher_without_free_descriptors_does_not_lose_uids_for_programs(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    async with Spawner() as spawner, open_jail(spawner, sys.executable, tmp_path, config_of("namespaces")) as jail:
+        first = await jail.start(["sleep", "600"])
+        launcher = psutil.Process(first.pid).parents()[1]
+        await asyncio.sleep(0.2)  # until it has closed the descriptors of the canary
+        limits = launcher.rlimit(psutil.RLIMIT_NOFILE)
+        # Three pipes and one more. Two open descriptors have high numbers: the executable, and the socket to the server.
+        launcher.rlimit(psutil.RLIMIT_NOFILE, (launcher.num_fds() - 2 + 4, limits[1]))
+        for _ in range(1000):
+            with pytest.raises(NotStartedError, match="Too many open files"):
+                await jail.start(["sleep", "600"])
+        launcher.rlimit(psutil.RLIMIT_NOFILE, limits)
+        assert (await jail.start(["sleep", "600"])).alive
 
 
 def test_a_program_keeps_its_number_until_its_tasks_are_counted() -> None:

@@ -266,8 +266,8 @@ class Launcher:
 
     def _open_slot(self) -> Slot | None:
         """Create a slot. Return it in this process, and None in that of its template."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # first, because it may fail
         place, pid = self._take_place(), -1
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             syscalls.unshare(syscalls.CLONE_NEWPID)  # of the next child
             try:
@@ -312,8 +312,10 @@ class Launcher:
             self.template = Template(trace_check, self._niceness)
         except BaseException:
             try:
+                # It has its final number only after `_confine`. Until then, that may be the number of another file.
+                moved = control.fileno() < 0
                 with contextlib.suppress(OSError):
-                    socket.socket(fileno=CONTROL_FD).send(traceback.format_exc().encode())
+                    (socket.socket(fileno=CONTROL_FD) if moved else control).send(traceback.format_exc().encode())
             finally:
                 os._exit(FAILED_STATUS)
 
