@@ -116,7 +116,7 @@ async def test_a_launcher_without_free_descriptors_does_not_lose_uids_for_progra
         launcher = psutil.Process(first.pid).parents()[1]
         await asyncio.sleep(0.2)  # until it has closed the descriptors of the canary
         limits = launcher.rlimit(psutil.RLIMIT_NOFILE)
-        # Three pipes and one more. Two open descriptors have high numbers: the executable, and the socket to the server.
+        # Three pipes and one more. Two open descriptors have high numbers: the executable, and the server.
         launcher.rlimit(psutil.RLIMIT_NOFILE, (launcher.num_fds() - 2 + 4, limits[1]))
         for _ in range(1000):
             with pytest.raises(NotStartedError, match="Too many open files"):
