@@ -176,92 +176,82 @@ class FirstCalls:
             del self._calls[next(iter(self._calls))]
 
 
-@attrs.frozen
-class AssertJob:
-    """How the AssertTests of a judgement are run.
+async def judge_by_asserts(
+    tests: Sequence[Test],
+    function: str | None,
+    requests: Sequence[RunRequest],
+    run: Run,
+    run_cases: RunCases,
+    first_calls: FirstCalls,
+    *,
+    max_bytes: int,
+    stop_on_failure: bool,
+    concurrency: int | None,
+) -> Judgement:
+    """Return the verdicts of AssertTests; see `faasrt.client.judge.judge`.
 
-    Attributes:
-        tests: The tests.
-        programs: Their complete test programs.
-        function: The name of the function.
+    Args:
+        function: The name of the function; None if the test programs show it.
+        requests: The judged program, with the limits of each test.
+        first_calls: The first calls of test programs that have run before.
         max_bytes: The maximum size of a request.
+
+    Raises:
+        InvalidRequestError: A test cannot test the function, or fails whatever the judged program is.
+        FaasrtError: An execution failed. The other ones are cancelled.
+
+    Cancellation: cancels the executions in flight.
     """
+    started = time.perf_counter()
+    states = _states(tests, function, requests, max_bytes)
+    for each in states:
+        each.calls = first_calls.find(each.program, each.function)
 
-    tests: Sequence[AssertTest]
-    programs: Sequence[str]
-    function: str
-    max_bytes: int
+    async def call(
+        called: Sequence[_TestState], program: str, function: str, cases: Sequence[Any]
+    ) -> list[ExecutionResult]:
+        # Each test has the judged program in a new namespace.
+        isolate = function == _CALLS
+        job = GuestJob(function=function, cases=list(map(json.dumps, cases)), single=False, isolate=isolate)
+        own_requests = [attrs.evolve(each.request, code=program) for each in called]
+        tests = [each.test for each in called]
+        ended = await judge(
+            tests, own_requests, run, run_cases, job, _keep_result, stop_on_failure=False, concurrency=concurrency
+        )
+        return [each.result for each in ended.results if each.result is not None]
 
-    @classmethod
-    def checked(
-        cls, tests: Sequence[Test], function: str | None, language: Language | str, max_bytes: int
-    ) -> AssertJob:
-        """Return the job for tests, or raise InvalidRequestError if the function cannot be tested by them."""
-        if language is not Language.PYTHON:
-            raise InvalidRequestError(f"AssertTests are for Python, not for {language}: use FunctionTests")
-        own = [test for test in tests if isinstance(test, AssertTest)]
-        name = check_function(own[0].find_function() if function is None else function, language)
-        return cls(own, [test.complete_program(name) for test in own], name, max_bytes)
+    code = _with_calls(requests[0].code, states[0].function)
+    while left := [each for each in states if each.verdict is None]:
+        if tested := [each for each in left if not each.calls]:
+            reports = await call(tested, _source("test"), "run_test", [each.test_arguments for each in tested])
+            for each, report in zip(tested, reports, strict=True):
+                each.read_report(report)
+                if not each.rounds:
+                    first_calls.store(each.program, each.function, each.calls)
+        if called := [each for each in left if each.verdict is None]:
+            results = await call(called, code, _CALLS, [each.call_arguments for each in called])
+            for each, result in zip(called, results, strict=True):
+                each.read_results(result)
+    verdicts = [each.verdict for each in states if each.verdict is not None]
+    if stop_on_failure:
+        verdicts = skip_after_failure(verdicts)
+    return Judgement(results=tuple(verdicts), duration_s=time.perf_counter() - started)
 
-    async def judge(
-        self,
-        requests: Sequence[RunRequest],
-        run: Run,
-        run_cases: RunCases,
-        first_calls: FirstCalls,
-        *,
-        stop_on_failure: bool,
-        concurrency: int | None,
-    ) -> Judgement:
-        """Return the verdicts; see `faasrt.client.judge.judge`.
 
-        Args:
-            requests: The judged program, with the limits of each test.
-            first_calls: The first calls of test programs that have run before.
-
-        Raises:
-            InvalidRequestError: A test program fails whatever the judged program is.
-            FaasrtError: An execution failed. The other ones are cancelled.
-
-        Cancellation: cancels the executions in flight.
-        """
-        started = time.perf_counter()
-        runs = [
-            _TestState(test, program, self.function, request, min(self.max_bytes, request.sandbox.max_output_bytes))
-            for test, program, request in zip(self.tests, self.programs, requests, strict=True)
-        ]
-        for each in runs:
-            each.calls = first_calls.find(each.program, each.function)
-
-        async def call(
-            called: Sequence[_TestState], program: str, function: str, cases: Sequence[Any]
-        ) -> list[ExecutionResult]:
-            # Each test has the judged program in a new namespace.
-            isolate = function == _CALLS
-            job = GuestJob(function=function, cases=list(map(json.dumps, cases)), single=False, isolate=isolate)
-            own_requests = [attrs.evolve(each.request, code=program) for each in called]
-            tests = [each.test for each in called]
-            ended = await judge(
-                tests, own_requests, run, run_cases, job, _keep_result, stop_on_failure=False, concurrency=concurrency
-            )
-            return [each.result for each in ended.results if each.result is not None]
-
-        code = _with_calls(requests[0].code, self.function)
-        while left := [each for each in runs if each.verdict is None]:
-            if tested := [each for each in left if not each.calls]:
-                reports = await call(tested, _source("test"), "run_test", [each.test_arguments for each in tested])
-                for each, report in zip(tested, reports, strict=True):
-                    each.read_report(report)
-                    if not each.rounds:
-                        first_calls.store(each.program, each.function, each.calls)
-            if called := [each for each in left if each.verdict is None]:
-                results = await call(called, code, _CALLS, [each.call_arguments for each in called])
-                for each, result in zip(called, results, strict=True):
-                    each.read_results(result)
-        verdicts = [each.verdict for each in runs if each.verdict is not None]
-        if stop_on_failure:
-            verdicts = skip_after_failure(verdicts)
-        return Judgement(results=tuple(verdicts), duration_s=time.perf_counter() - started)
+def _states(
+    tests: Sequence[Test], function: str | None, requests: Sequence[RunRequest], max_bytes: int
+) -> list[_TestState]:
+    """Return the state of each test before its first run. Raise InvalidRequestError if it cannot test the function."""
+    language = requests[0].language
+    if language is not Language.PYTHON:
+        raise InvalidRequestError(f"AssertTests are for Python, not for {language}: use FunctionTests")
+    states = []
+    for test, request in zip(tests, requests, strict=True):
+        assert isinstance(test, AssertTest)
+        function = check_function(test.find_function() if function is None else function, language)
+        max_result_bytes = min(max_bytes, request.sandbox.max_output_bytes)
+        states.append(_TestState(test, test.complete_program(function), function, request, max_result_bytes))
+    return states
 
 
 async def _keep_result(test: Test, result: ExecutionResult) -> TestResult:

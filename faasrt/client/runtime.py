@@ -12,7 +12,7 @@ import attrs
 
 from faasrt._endpoint_urls import configured_url
 from faasrt._run_options import check_args, check_flag, check_kwargs
-from faasrt.client.assert_tests import AssertJob, FirstCalls
+from faasrt.client.assert_tests import FirstCalls, judge_by_asserts
 from faasrt.client.cache import ResultCache
 from faasrt.client.executor import CachingExecutor, Executor
 from faasrt.client.judge import check_arguments, compare_result, function_job, judge, options_of, program_job
@@ -362,13 +362,15 @@ class Runtime:
             check_has_return_val(parsed, "judge with a function")
         requests = [self._request(code, parsed, **options_of(test, options)) for test in checked]
         if isinstance(checked[0], AssertTest):
-            asserts = AssertJob.checked(checked, function, parsed, self._transport.endpoints.max_cases_bytes(parsed))
             with self._calls.track():
-                return await asserts.judge(
+                return await judge_by_asserts(
+                    checked,
+                    function,
                     requests,
                     self._run,
                     self._executor.run_cases,
                     self._first_calls,
+                    max_bytes=self._transport.endpoints.max_cases_bytes(parsed),
                     stop_on_failure=stop_on_failure,
                     concurrency=concurrency,
                 )
