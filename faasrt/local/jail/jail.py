@@ -293,7 +293,7 @@ class Jail:
                 asyncio.get_running_loop().remove_reader(self._server.fileno())
                 self.mark_ended()
                 return
-            message = json.loads(data.decode())  # of bytes, it would first guess the encoding
+            message = json.loads(data.decode())  # `loads` would first detect the encoding of bytes
             if "ended" in message:
                 process = self._processes.pop(message["ended"], None)
                 if process is not None:
