@@ -118,7 +118,8 @@ async def test_telemetry_contains_no_text_of_users(envelope: Any, caplog: pytest
         await until(lambda: manager.get_metrics().total.in_flight)
         call.cancel()
         await asyncio.wait([call])
-        url = manager.get_metrics().states[0].endpoint
+        assert manager.local_faas is not None
+        url = manager.local_faas.url
         async with aiohttp.ClientSession() as session:
             for accepted in ("application/json", "text/plain"):
                 async with session.get(f"{url}/metrics", headers={"Accept": accepted}) as response:
