@@ -15,32 +15,37 @@ _MAX_CHARACTERS = 1_048_576
 
 
 @attrs.frozen
-class ProgramNames:
-    """The names in a test program.
+class AssertProgram:
+    """A test program, parsed.
 
     Attributes:
+        text: The test program.
         used: The names that it reads.
         defined: Those that it defines, in any scope; "*" if it imports all names of a module.
         only_defines_check: Whether it defines a function `check`, and does not use it.
     """
 
+    text: str
     used: frozenset[str]
     defined: frozenset[str]
     only_defines_check: bool
 
     @classmethod
-    def parse(cls, program: object) -> ProgramNames:
-        """Return the names in a test program.
+    def parse(cls, program: object) -> AssertProgram:
+        """Parse a test program.
 
         Raises:
             InvalidRequestError: It is no str, too long, not Python, or has no `assert`.
         """
+        if not isinstance(program, str):
+            raise InvalidRequestError(f"program must be a str, got {type(program).__name__}")
         tree = _parse(program)
         if not any(isinstance(node, ast.Assert) for node in ast.walk(tree)):
             raise InvalidRequestError(f"program must have an assert statement, got {safe_repr(program)}")
         used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
         defines_check = any(isinstance(node, ast.FunctionDef) and node.name == "check" for node in tree.body)
-        return cls(frozenset(used), frozenset(_defined_names(tree)), defines_check and "check" not in used)
+        only_defines_check = defines_check and "check" not in used
+        return cls(program, frozenset(used), frozenset(_defined_names(tree)), only_defines_check)
 
     def find_function(self) -> str:
         """Return the name of the tested function: the only one that the program reads and does not define.
@@ -57,7 +62,7 @@ class ProgramNames:
     def _undefined(self) -> set[str]:
         return set(self.used) - self.defined - {"__name__"} - set(dir(builtins))
 
-    def complete(self, program: str, function: str) -> str:
+    def complete(self, function: str) -> str:
         """Return the test program, with a call of `check` if it only defines it, as test programs of HumanEval do.
 
         Raises:
@@ -72,12 +77,10 @@ class ProgramNames:
                 f"the test program uses {', '.join(sorted(undefined))[:200]}, and does not define it. It runs in a "
                 f"process of its own, to which only {function} is known: add the definition to the test program"
             )
-        return f"{program}\n\ncheck({function})\n" if self.only_defines_check else program
+        return f"{self.text}\n\ncheck({function})\n" if self.only_defines_check else self.text
 
 
-def _parse(program: object) -> ast.Module:
-    if not isinstance(program, str):
-        raise InvalidRequestError(f"program must be a str, got {type(program).__name__}")
+def _parse(program: str) -> ast.Module:
     if len(program) > _MAX_CHARACTERS:
         raise InvalidRequestError(f"program must have at most {_MAX_CHARACTERS:,} characters, got {len(program):,}")
     try:

@@ -41,7 +41,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, cast
 import attrs
 
 from faasrt import _exact_values, _strict_json
-from faasrt._assert_programs import ProgramNames
+from faasrt._assert_programs import AssertProgram
 from faasrt._run_options import check_args, check_kwargs, check_time_limit
 from faasrt.errors import CompareError, InvalidRequestError, safe_repr
 from faasrt.inputs import ProgramInput
@@ -242,10 +242,10 @@ class AssertTest:
     program: str = attrs.field(repr=safe_repr)
     timeout_ms: float | None = attrs.field(default=None, kw_only=True)
     id: str | None = attrs.field(default=None, kw_only=True)
-    _names: ProgramNames = attrs.field(init=False, repr=False, eq=False)
+    _parsed: AssertProgram = attrs.field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
-        object.__setattr__(self, "_names", ProgramNames.parse(self.program))
+        object.__setattr__(self, "_parsed", AssertProgram.parse(self.program))
         _check_id(self.id)
         check_time_limit(self.timeout_ms)
 
@@ -262,33 +262,6 @@ class AssertTest:
         """
         values = {name: value for name, value in _check_names(cls, fields).items() if value is not None}
         return cls(**{"program": None} | values)
-
-    def complete_program(self, function: str) -> str:
-        r"""Return the test program, with a call of `check` if it only defines it.
-
-        Args:
-            function: The name of the function that is tested.
-
-        Raises:
-            InvalidRequestError: It does not use the function, or uses a name that nothing defines.
-
-        Example:
-            >>> AssertTest("def check(candidate):\n    assert candidate(1) == 2").complete_program("f")
-            'def check(candidate):\n    assert candidate(1) == 2\n\ncheck(f)\n'
-        """
-        return self._names.complete(self.program, function)
-
-    def find_function(self) -> str:
-        """Return the name of the tested function: the only one that the test program uses and does not define.
-
-        Raises:
-            InvalidRequestError: There is no such name, or there are several.
-
-        Example:
-            >>> AssertTest("import math; assert math.isclose(area(1), math.pi)").find_function()
-            'area'
-        """
-        return self._names.find_function()
 
 
 Test: TypeAlias = TestCase | FunctionTest | AssertTest

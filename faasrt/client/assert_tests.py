@@ -248,9 +248,9 @@ def _states(
     states = []
     for test, request in zip(tests, requests, strict=True):
         assert isinstance(test, AssertTest)
-        function = check_function(test.find_function() if function is None else function, language)
+        function = check_function(test._parsed.find_function() if function is None else function, language)
         max_result_bytes = min(max_bytes, request.sandbox.max_output_bytes)
-        states.append(_TestState(test, test.complete_program(function), function, request, max_result_bytes))
+        states.append(_TestState(test, test._parsed.complete(function), function, request, max_result_bytes))
     return states
 
 

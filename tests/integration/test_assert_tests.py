@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from faasrt import AssertTest, CodeTask, CompletedTask, FailedTask, InvalidRequestError, RuntimeManager, Settings
+from faasrt._assert_programs import AssertProgram
 from faasrt.telemetry.events import CallFinished
 from faasrt.testing import FakeFaaS
 from support.assert_programs import PROBLEMS, Problem
@@ -226,7 +227,7 @@ async def test_the_only_name_without_a_definition_is_the_function(local: Runtime
 )
 async def test_a_function_that_cannot_be_found_must_be_named(program: str, message: str) -> None:
     with pytest.raises(InvalidRequestError, match=re.escape(message)):
-        AssertTest(program).find_function()
+        AssertProgram.parse(program).find_function()
 
 
 async def test_names_that_a_test_program_defines_in_any_way() -> None:
@@ -245,8 +246,8 @@ async def test_names_that_a_test_program_defines_in_any_way() -> None:
         with open(os.devnull) as file: del file
         assert f(Kind, other, lambda h: h)
     """)
-    assert AssertTest(program).complete_program("f") == program
-    assert AssertTest("from math import *\nassert f(pi) == tau").complete_program("f")
+    assert AssertProgram.parse(program).complete("f") == program
+    assert AssertProgram.parse("from math import *\nassert f(pi) == tau").complete("f")
 
 
 async def test_tests_share_executions_and_nothing_else(local: RuntimeManager) -> None:
