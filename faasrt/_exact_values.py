@@ -62,16 +62,23 @@ def _decode_object(pairs: list[tuple[str, Any]]) -> Any:
     return dict(pairs)
 
 
+_DECODER = json.JSONDecoder(object_pairs_hook=_decode_object)
+
+
 def difference(
-    text: str, expected: object, *, tuples_are_lists: bool, is_close: Callable[[float, float], bool] | None
+    text: str,
+    expected: object,
+    *,
+    tuples_are_lists: bool = False,
+    is_close: Callable[[float, float], bool] | None = None,
 ) -> str:
     """Return the first difference between the value in a text and the expected one in words, or "" if they are equal.
 
     Args:
         text: The text, which need not be JSON.
         expected: None, a bool, a number, a str, or a list, tuple or dict of these, nested at most 200 levels deep.
-        tuples_are_lists: Whether a tuple equals a list with the same elements.
-        is_close: Whether two numbers count as equal. None compares them exactly.
+        tuples_are_lists: Whether a tuple equals a list with the same elements. Default: False.
+        is_close: Whether two numbers count as equal. Default: None, which compares them exactly.
     """
     comparison = _Comparison(text, tuples_are_lists, is_close)
     try:
@@ -81,9 +88,6 @@ def difference(
     except ValueError as error:
         return f"the return value is not JSON ({error})"
     return ""
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_decode_object)
 
 
 class _DifferenceError(Exception):

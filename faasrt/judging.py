@@ -30,6 +30,7 @@ Comparisons of values that functions return:
 from __future__ import annotations
 
 import enum
+import functools
 import inspect
 import math
 import re
@@ -531,14 +532,14 @@ def _compare_value(result: ExecutionResult, expected: object, compare: Compare) 
     if isinstance(compare, str):
         return _COMPARISONS[FunctionTest][compare](result.ret_val, expected)
     if isinstance(compare, floats):
-        return _differ_by_floats(result.ret_val, expected, compare)
+        return _exact_values.difference(result.ret_val, expected, tuples_are_lists=True, is_close=compare.is_close)
     try:
         value = _exact_values.decode(result.ret_val)
     except (ValueError, RecursionError) as error:
         return f"the return value is not JSON ({error})"
     if _is_right(compare, value, expected):
         return ""
-    return _differ(result.ret_val, expected) or _REFUSED.format("value")
+    return _exact_values.difference(result.ret_val, expected) or _REFUSED.format("value")
 
 
 def _is_right(compare: Callable[[Any, Any], bool], output: object, expected: object) -> bool:
@@ -555,19 +556,6 @@ def _is_right(compare: Callable[[Any, Any], bool], output: object, expected: obj
         return bool(is_right)
     except Exception as error:
         raise CompareError(f"compare returned a {type(is_right).__name__}, which is neither true nor false") from error
-
-
-def _differ(text: str, expected: object) -> str:
-    return _exact_values.difference(text, expected, tuples_are_lists=False, is_close=None)
-
-
-def _differ_alike(text: str, expected: object) -> str:
-    return _exact_values.difference(text, expected, tuples_are_lists=True, is_close=None)
-
-
-def _differ_by_floats(text: str, expected: object, tolerance: floats | None = None) -> str:
-    is_close = (tolerance or floats()).is_close
-    return _exact_values.difference(text, expected, tuples_are_lists=True, is_close=is_close)
 
 
 def _compare_exactly(output: str, expected: str) -> str:
@@ -593,7 +581,11 @@ _COMPARISONS: dict[type[Test], dict[str, Callable[[Any, Any], str]]] = {
         "tokens": _compare_tokens,
         "floats": _compare_floats,
     },
-    FunctionTest: {"equal": _differ, "alike": _differ_alike, "floats": _differ_by_floats},
+    FunctionTest: {
+        "equal": _exact_values.difference,
+        "alike": functools.partial(_exact_values.difference, tuples_are_lists=True),
+        "floats": functools.partial(_exact_values.difference, tuples_are_lists=True, is_close=floats().is_close),
+    },
 }
 
 
