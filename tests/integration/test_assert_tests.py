@@ -73,6 +73,18 @@ VERDICTS: dict[str, tuple[str, str, str, str]] = {
         "PASSED",
         "",
     ),
+    "an exception that ends loops": (
+        "def f(n):\n    if n: raise StopIteration\n    return 0",
+        "assert f(0) == 0\nfor got, right in zip(map(f, [0, 1]), [0, 2]):\n    assert got == right",
+        "USER_ERROR",
+        "StopIteration; the last call returned 0",
+    ),
+    "an exception that ends the items of an assert": (
+        "def f(n): raise StopIteration",
+        "assert all(map(lambda n: f(n) == n, [1, 2]))",
+        "USER_ERROR",
+        "StopIteration",
+    ),
     "a result that cannot be used": (
         "def f(n): return None",
         "assert f(1) + 1 == 2",

@@ -48,6 +48,8 @@ def wrap_asserts(statements, name):
 
 def raised_error(name, message):
     kind = getattr(builtins, name, None)
+    if kind in (StopIteration, StopAsyncIteration):
+        kind = None  # raised by the function, it would end a loop such as `for x in map(f, xs)` around the asserts
     if isinstance(kind, type) and issubclass(kind, Exception):
         try:
             return kind(message)
