@@ -52,7 +52,7 @@ The fields, statuses, exit codes, languages and refusals are those of the servic
 
 * A request that cannot be fulfilled is refused: unknown fields, files outside of the working folder or not in base64,
   `run_cpu_time` below `run_timeout`, and code with lone surrogates. SandboxFusion's refusals have the status 422, and
-  Piston's 400. A body may have 8 MiB.
+  Piston's 400. A body may have 8 MiB. A memory limit of -1 is that of the server.
 * A language without a toolchain is a `SandboxError` of SandboxFusion, instead of exit code 127, which looks like a
   failure of the program. Piston lists only the languages that run.
 * `nodejs`, `javascript` and `typescript` run in Deno, with the modules of Node: as an ES module if a line begins with

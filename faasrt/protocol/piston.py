@@ -374,7 +374,8 @@ def _limit(fields: Mapping[str, Any], name: str, largest: float) -> float:
     number = 0.0 if value is None else as_number(value)
     if number is None:
         raise _refused(f"If specified, {name} must be a number")
-    if number == 0:  # as in the service
+    # As in the service, where -1 is the default of memory limits. Many clients send it, as the README of Piston does.
+    if number == 0 or (number == -1 and name.endswith("memory_limit")):
         return largest
     if number > largest:
         raise _refused(f"{name} cannot exceed the configured limit of {largest:.15g}")

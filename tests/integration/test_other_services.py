@@ -289,7 +289,8 @@ REFUSED_BY_PISTON = {
         "run_memory_limit cannot exceed the configured limit of 268435456",
     ),
     "memory below the least": ({"run_memory_limit": 2**20}, "must be at least 16"),
-    "no limit of the memory": ({"run_memory_limit": -1}, "run_memory_limit must be non-negative"),
+    "negative memory": ({"run_memory_limit": -2}, "run_memory_limit must be non-negative"),
+    "negative time": ({"run_timeout": -1}, "run_timeout must be non-negative"),
     "time above the limit": ({"run_timeout": 20_001}, "run_timeout cannot exceed the configured limit of 20000"),
     "huge time": ({"run_timeout": 10**400}, "run_timeout cannot exceed the configured limit of 20000"),
     "CPU time": ({"run_cpu_time": 500}, "run_cpu_time cannot be less than run_timeout (20000)"),
@@ -324,6 +325,15 @@ async def test_piston_refuses_what_it_cannot_do(server: LocalFaaS, name: str) ->
     assert status == 400
     assert body.keys() == {"message"}
     assert message in body["message"]
+
+
+@in_session
+async def test_the_example_of_piston_runs(server: LocalFaaS) -> None:
+    """Many clients send these limits, which stand in an example of Piston's README. -1 means no limit of the request."""
+    limits = {"compile_timeout": 10_000, "run_timeout": 3_000, "compile_cpu_time": 10_000, "run_cpu_time": 3_000}
+    limits |= {"compile_memory_limit": -1, "run_memory_limit": -1}
+    status, body, _ = await post(server.url, PISTON_PATH, execution(**limits))
+    assert (status, body.get("run", body).get("code")) == (200, 0)
 
 
 BROKEN = {
