@@ -211,8 +211,9 @@ async def judge_by_asserts(
         called: Sequence[_TestState], program: str, function: str, cases: Sequence[Any]
     ) -> list[ExecutionResult]:
         # Each test has the judged program in a new namespace.
-        isolate = function == _CALLS
-        job = GuestJob(function=function, cases=list(map(json.dumps, cases)), single=False, isolate=isolate)
+        is_judged = function == _CALLS
+        encoded = list(map(json.dumps, cases))
+        job = GuestJob(function=function, cases=encoded, single=False, isolate=is_judged, imported=is_judged)
         own_requests = [attrs.evolve(each.request, code=program) for each in called]
         tests = [each.test for each in called]
         ended = await judge(

@@ -93,7 +93,7 @@ def determinants_of(execution: Execution) -> dict[str, Any]:
     run = attrs.asdict(execution.run, recurse=False, filter=lambda field, value: not field.metadata.get("keeps_result"))
     limits = attrs.asdict(execution.run.sandbox)
     del limits["timeout_limit_s"]  # `timeout_ms` replaces it
-    job = {name: getattr(execution.job, name) for name in ("function", "single", "isolate", "exact")}
+    job = {name: getattr(execution.job, name) for name in ("function", "single", "isolate", "exact", "imported")}
     return {**run, **job, "sandbox": limits, "envelope": execution.mode, "faasrt": __version__}
 
 

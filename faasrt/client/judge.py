@@ -80,7 +80,7 @@ def function_job(tests: Sequence[Test], function: str, language: Language | str)
         assert isinstance(test, FunctionTest)
         check_keywords(test.kwargs, language)
         cases.append(encode_case(test.args, test.kwargs, language, f"test {index}", exact=True))
-    return GuestJob(function=name, cases=cases, single=False, isolate=True, exact=True)
+    return GuestJob(function=name, cases=cases, single=False, isolate=True, exact=True, imported=True)
 
 
 def program_job(requests: Sequence[RunRequest]) -> GuestJob:

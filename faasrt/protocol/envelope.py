@@ -27,6 +27,7 @@ The job:
     isolate            whether each case runs the definitions again
     exact              whether return values must be JSON, and tuples are `{"py/tuple": [...]}` in arguments and return
                        values; see `faasrt.FunctionTest`
+    imported           whether the definitions run without their block `if __name__ == "__main__"`; Python only
     input              the fields of `faasrt.inputs` that the guest program passes on; the server passes on the others
     has_folder         whether the server gives the program a folder, from which JavaScript programs can import files
     capture            whether the guest program records stdout and stderr; otherwise the server returns them
@@ -151,6 +152,7 @@ class GuestJob:
     single: bool = True
     isolate: bool = False
     exact: bool = False
+    imported: bool = False
     input: ProgramInput = NO_INPUT
 
     @property

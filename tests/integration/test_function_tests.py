@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from faasrt import (
+    AssertTest,
     CodeTask,
     CompareError,
     CompletedTask,
@@ -185,6 +186,22 @@ async def test_each_test_has_a_fresh_namespace(local: RuntimeManager) -> None:
     tests = [FunctionTest([n], [n]) for n in range(3)]
     for language, code in (("python", python), ("js", js)):
         assert (await local.judge(code, tests, function="f", language=language)).passed
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_the_main_block_of_a_program_does_not_run(place: str, local: RuntimeManager) -> None:
+    """As if the function was imported. The program keeps its name, the line numbers, and the branch `else`."""
+    guards = ('__name__ == "__main__"', "'__main__' == __name__", '__name__ != "__main__"')
+    blocks = ("exit(0)", "exit(0)", "pass")
+    async with manager_at(place, local) as manager:
+        for guard, block_of_guard in zip(guards, blocks, strict=True):
+            code = f"if {guard}:\n    {block_of_guard}\nelse:\n    n = 1\ndef f(): return n, __name__\n1 is 1"
+            for test in (FunctionTest([], (1, "__main__")), AssertTest("assert f() == (1, '__main__')")):
+                judgement = await manager.judge(code, [test], function="f", language="python")
+                assert judgement.passed, judgement.first_failure
+                result = judgement.results[0].result
+                assert result is not None
+                assert "main.py:6: SyntaxWarning" in result.stderr
 
 
 @pytest.mark.parametrize("place", PLACES)

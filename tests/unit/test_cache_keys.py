@@ -79,6 +79,7 @@ def test_limits_mode_and_kind_of_call_change_the_key() -> None:
         Execution(run=RUN, job=GuestJob(function="g")),
         Execution(run=RUN, job=GuestJob(function="f", single=False)),
         Execution(run=RUN, job=GuestJob(function="f", single=False, isolate=True)),
+        Execution(run=RUN, job=GuestJob(function="f", single=False, isolate=True, imported=True)),
     ]
     assert len({key_of(execution) for execution in executions}) == len(executions)
     longer = attrs.evolve(RUN, sandbox=SandboxConfig(timeout_limit_s=60))

@@ -25,6 +25,20 @@ async def wait_for(awaitable):
     return await awaitable
 
 
+def without_main_block(code):
+    # Return the syntax tree of a program, in which the condition `__name__ == "__main__"` of a block is false.
+    import _ast
+
+    tree = compile(code, FILE, "exec", TOP_LEVEL_AWAIT | _ast.PyCF_ONLY_AST, dont_inherit=True)
+    for node in tree.body:
+        test = getattr(node, "test", None)
+        if isinstance(node, _ast.If) and isinstance(test, _ast.Compare) and isinstance(test.ops[0], _ast.Eq):
+            parts = [getattr(part, "id", getattr(part, "value", None)) for part in (test.left, *test.comparators)]
+            if parts in (["__name__", "__main__"], ["__main__", "__name__"]):
+                node.test = _ast.Constant(False, **{name: getattr(test, name) for name in test._attributes})
+    return tree
+
+
 def set_recursion_limit(limit):
     try:
         sys.setrecursionlimit(limit)
@@ -261,7 +275,8 @@ class Guest(FrameWriter, InputGiver):
         # The warnings module reads the source from here.
         linecache.cache[FILE] = (len(code), None, [line + "\n" for line in code.split("\n")], FILE)
         try:
-            program = self.program or compile(code, FILE, "exec", TOP_LEVEL_AWAIT, dont_inherit=True)
+            source = without_main_block(code) if self.job["imported"] and "__main__" in code else code
+            program = self.program or compile(source, FILE, "exec", TOP_LEVEL_AWAIT, dont_inherit=True)
         except LimitExceeded:
             raise
         except BaseException as error:
