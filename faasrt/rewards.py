@@ -18,8 +18,8 @@ data set.
 
 **The form of APPS.** With "fn_name", each input is a list of arguments, or text with the JSON of one argument in each
 line. Each output is a result: text is read as JSON if it is JSON. If every output is a list of one item, as in APPS,
-that item is the result. As these data sets expect it, Python programs may use the usual modules of the standard library
-without importing them, and the function may be a method of a class `Solution`.
+that item is the result, also if it is text such as "12". As these data sets expect it, Python programs may use the
+usual modules of the standard library without importing them, and the function may be a method of a class `Solution`.
 
 **Failures of the infrastructure** are no scores. They are raised, or give the value `on_failure`. Programs run at most
 once, unless you pass `idempotent=True`, so a lost connection is such a failure.
@@ -214,11 +214,10 @@ def _parse_apps(tests: Mapping[str, Any], function: str | None, language: Langua
     if name is None:
         return _Problem([TestCase(_lines(i), _lines(o)) for i, o in zip(inputs, outputs, strict=True)], None)
     if all(isinstance(output, list) and len(output) == 1 for output in outputs):
-        outputs = [output[0] for output in outputs]
-    cases = [
-        FunctionTest(_arguments(arguments), expected=_result(output))
-        for arguments, output in zip(inputs, outputs, strict=True)
-    ]
+        results = [output[0] for output in outputs]
+    else:
+        results = [_result(output) for output in outputs]
+    cases = [FunctionTest(_arguments(i), expected=result) for i, result in zip(inputs, results, strict=True)]
     check_function(name, language)
     if language is not Language.PYTHON:
         return _Problem(cases, name)

@@ -165,6 +165,12 @@ FORMS: dict[str, tuple[str, Any, str | None, float]] = {
     "apps: stdin": (PRINTS, {"inputs": ["1", ["5", ""]], "outputs": ["2\n", ["6"]]}, None, 1),
     "apps: results in lists": (RIGHT, {"fn_name": "inc", "inputs": [[1], [2]], "outputs": [[2], [3]]}, None, 1),
     "apps: results": (RIGHT, {"fn_name": "inc", "inputs": [[1], [2]], "outputs": [2, 3]}, None, 1),
+    "apps: text in lists is the result": (
+        "```\ndef add(text): return text + '0'\n```",
+        {"fn_name": "add", "inputs": [["1"], ["20"]], "outputs": [["10"], ["200"]]},
+        None,
+        1,
+    ),
     "apps: text": (RIGHT, {"fn_name": "inc", "inputs": ["1", "2\n"], "outputs": ["2", "3"]}, None, 1),
     "apps: several arguments": (
         SOLUTION.format("return sum(numbers) + (more or 0)"),
