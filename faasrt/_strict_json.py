@@ -10,6 +10,8 @@ from typing import Any, NoReturn
 
 from faasrt.errors import safe_repr
 
+_TOO_LONG = 10**4_300  # neither `json` nor `str` accepts it, by default
+
 
 def loads(text: str, *, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     """Decode a JSON text.
@@ -47,6 +49,8 @@ def json_problem(value: Any, largest_int: float = math.inf, parents: tuple[int, 
     if value is None or isinstance(value, (bool, str)):
         return ""
     if isinstance(value, int):
+        if abs(value) >= _TOO_LONG:
+            return "is or holds an integer with more than 4,300 digits"
         return "is or holds an integer above 2**53, which JavaScript would round" if abs(value) > largest_int else ""
     if isinstance(value, float):
         return "" if math.isfinite(value) else f"is or holds {safe_repr(value)}"

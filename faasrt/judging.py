@@ -286,7 +286,7 @@ def _check_names(kind: type[Test], fields: object) -> dict[str, Any]:
     names = [field.name for field in attrs.fields(kind) if field.init]
     if unknown := fields.keys() - set(names):
         described = {TestCase: "a test", FunctionTest: "a test of a function", AssertTest: "a test program"}[kind]
-        raise InvalidRequestError(f"{described} has no field {min(unknown)[:50]!r}, only {', '.join(names)}")
+        raise InvalidRequestError(f"{described} has no field {min(map(str, unknown))[:50]!r}, only {', '.join(names)}")
     return fields
 
 
