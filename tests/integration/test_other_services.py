@@ -329,7 +329,7 @@ async def test_piston_refuses_what_it_cannot_do(server: LocalFaaS, name: str) ->
 
 @in_session
 async def test_the_example_of_piston_runs(server: LocalFaaS) -> None:
-    """Many clients send these limits, which stand in an example of Piston's README. -1 means no limit of the request."""
+    """Many clients send the limits in the example of Piston's README, where -1 is no limit of the request."""
     limits = {"compile_timeout": 10_000, "run_timeout": 3_000, "compile_cpu_time": 10_000, "run_cpu_time": 3_000}
     limits |= {"compile_memory_limit": -1, "run_memory_limit": -1}
     status, body, _ = await post(server.url, PISTON_PATH, execution(**limits))
