@@ -105,7 +105,7 @@ async def test_asserts_in_the_process_of_the_program_reward_many_cheats(local: R
 
 
 async def test_the_guide_states_the_size_of_the_table() -> None:
-    assert f"{len(CHEATS | IN_JAILS)} in Python and {len(JS_CHEATS)} in JavaScript" in str(rewards.__doc__)
+    assert f"{len(CHEATS | IN_JAILS)} programs in Python and {len(JS_CHEATS)} in JavaScript" in str(rewards.__doc__)
 
 
 @pytest.mark.parametrize("name", WEAK)
