@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 PEAK_DECAY_S = 30.0
 """The seconds after which the recorded peak is halved."""
 HEAD_START_S = 0.01
-"""The seconds for which a process that has got a program is not replaced, because the start of another one would take
-CPU time from a short program."""
+"""The seconds for which a process with a program is not replaced, because starting another one would take CPU time from
+a short program."""
 _POLL_S = 0.2
 
 
@@ -107,7 +107,7 @@ class WarmPool(Generic[_P]):
     @property
     def _process_count(self) -> int:
         """The number of processes to compare with the target."""
-        return len(self._processes) if self._reuses_processes else self.idle
+        return len(self._processes) if self._reuses_processes else self._warm.qsize()
 
     def _set_peak(self, peak: int) -> None:
         self._peak = peak
@@ -121,13 +121,13 @@ class WarmPool(Generic[_P]):
             self._set_peak(self._engine.active)
         while True:
             process = await self._wait() if self._warm.empty() else self._warm.get_nowait()
-            if process.alive:
-                if not self._reuses_processes:
-                    loop = asyncio.get_running_loop()
-                    self._recent[process] = loop.call_later(HEAD_START_S, self._end_head_start, process)
-                self._check_demand()
-                return process
+            is_alive = process.alive
+            if is_alive and not self._reuses_processes:
+                loop = asyncio.get_running_loop()
+                self._recent[process] = loop.call_later(HEAD_START_S, self._end_head_start, process)
             self._check_demand()
+            if is_alive:
+                return process
 
     async def _wait(self) -> _P:
         self._check_demand()
@@ -155,8 +155,7 @@ class WarmPool(Generic[_P]):
 
     @property
     def _needs_process(self) -> bool:
-        kept = len(self._processes) if self._reuses_processes else self._warm.qsize()
-        return kept + len(self._recent) + self._starting < self._target
+        return self._process_count + len(self._recent) + self._starting < self._target
 
     def _end_head_start(self, process: _P) -> None:
         if process in self._recent:
