@@ -122,8 +122,8 @@ file of `faasrt judge mean.py --function mean --tests tests.jsonl`, each line is
   value of another one, a program could use this.
 * **Each test has a fresh namespace**: the program runs once for each test, in the same process, and then the function
   is called. Imported modules keep their state. The time limit is that of both together.
-* **A Python program runs as if it was imported**: a block `if __name__ == "__main__":` at its top level is left out,
-  which may wait for input or call `sys.exit()`. It is the same for `AssertTest`s, and not for `call_function`.
+* **A Python program runs as if it was imported**: its block `if __name__ == "__main__":`, which may wait for input or
+  exit, is left out. This is the same for `AssertTest`, but not for `call_function`.
 * **A test that exits, crashes or hangs** ends its execution, and the tests after it run in another one. After a
   TIMEOUT they are divided between two executions, so ten tests that all hang take four times as long as one.
 * **Tuples stay tuples**, and equal lists only if the comparison is "alike", "floats" or your own function. In a JSON
