@@ -17,7 +17,7 @@ from typing import Any, TextIO
 import click
 
 from faasrt.cli.batch_input import BatchOptions, Line, Survey, read_lines, survey
-from faasrt.cli.batch_output import Results, identify, run_line
+from faasrt.cli.batch_output import Results, run_line, task_fields
 from faasrt.cli.batch_progress import Progress
 from faasrt.cli.connect import UNKNOWN_CAPACITY, find_capacity, make_settings, names_protocols, run_with_manager
 from faasrt.cli.options import Number, language_option, memory_option, timeout_option, url_option
@@ -120,7 +120,7 @@ class Batch:
                 if line.task is not None:
                     group.create_task(self._run_line(line, line.task, manager))
                 else:
-                    self._keep({**identify(line), "invalid_task": line.problem})
+                    self._keep({**task_fields(line), "invalid_task": line.problem})
 
     async def _run_line(self, line: Line, task: CodeTask, manager: RuntimeManager) -> None:
         record = None

@@ -32,7 +32,7 @@ _OUTCOMES = frozenset({*map(str, Outcome), str(Verdict.WRONG_ANSWER)})
 
 async def run_line(manager: RuntimeManager, task: CodeTask, line: Line) -> dict[str, Any]:
     """Run a task, and return its result: a result, an infrastructure error, or the problem of an invalid task."""
-    fields = {**identify(line), "language": str(task.language)}
+    fields = {**task_fields(line), "language": str(task.language)}
     try:
         result, judgement = await run_task(await manager.get_runtime(task.language), task)
     except TASK_ERRORS as error:
@@ -46,7 +46,7 @@ async def run_line(manager: RuntimeManager, task: CodeTask, line: Line) -> dict[
     return {**fields, **execution, **tests, "total_ms": round(result.timings.total_s * 1000, 3), "hash": line.hash}
 
 
-def identify(line: Line) -> dict[str, Any]:
+def task_fields(line: Line) -> dict[str, Any]:
     """Return the fields that say which task a record belongs to."""
     problem = {} if line.task_id is None else {"task_id": line.task_id}
     return {"id": line.id, **problem, "line": line.number}

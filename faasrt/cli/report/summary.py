@@ -27,7 +27,7 @@ MAX_SLOWEST = 20
 MAX_FAILING = 200
 MAX_REASONS_SHOWN = 30
 MAX_PROBLEMS_SHOWN = 40
-_KS = (1, 10, 100)
+_PASS_AT = (1, 10, 100)
 # 0.1, 0.2, 0.5, 1, 2, 5, 10 ms and so on.
 _EDGES_MS = [0.0, *(factor * 10.0**power for power in range(-1, 13) for factor in (1, 2, 5))]
 
@@ -93,7 +93,7 @@ class Summary:
         self.tests_skipped = sum(row.tests_skipped for row in latest)
         self.tests = sum(row.tests for row in latest)
         self.problems = _by_problem(latest, self.rows.problems)
-        self.pass_at_k = _pass_at_ks(self.problems)
+        self.pass_at_k = _mean_pass_at_k(self.problems)
         self.latency = percentiles(row.total_ms for row in latest)
         self.duration = percentiles(row.duration_ms for row in latest)
         self.histogram = histogram(row.total_ms for row in latest)
@@ -168,8 +168,8 @@ def _by_problem(rows: Iterable[Row], names: dict[int, str]) -> list[Problem]:
     return sorted(problems, key=lambda problem: problem.passed / (problem.samples or math.inf))
 
 
-def _pass_at_ks(problems: Iterable[Problem]) -> dict[int, tuple[float, int]]:
-    values = {k: [pass_at_k(each.samples, each.passed, k) for each in problems if each.samples >= k] for k in _KS}
+def _mean_pass_at_k(problems: Iterable[Problem]) -> dict[int, tuple[float, int]]:
+    values = {k: [pass_at_k(each.samples, each.passed, k) for each in problems if each.samples >= k] for k in _PASS_AT}
     return {k: (statistics.fmean(known), len(known)) for k, known in values.items() if known}
 
 
