@@ -86,7 +86,7 @@ one. The test program has these limits:
 * Arguments and results are copies. They can be None, bools, numbers, strings, bytes, lists, tuples, dicts, sets, ranges
   and iterators of these. Values of subclasses arrive as values of these types, and NumPy's arrays as lists. Functions
   and objects of other classes cannot be arguments. Changes of an argument in place have no effect.
-* It must make the same calls each time, at most 1,000. Its module `random` has a fixed seed.
+* It must make the same calls each time, at most 1,000. The modules `random` and `numpy.random` have a fixed seed.
 * If it fails without the judged program, for example because of an import, `judge` raises `InvalidRequestError`.
 * Each `AssertTest` has one verdict. For partial credit, make one of each assert, as above for MBPP.
 

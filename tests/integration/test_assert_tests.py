@@ -142,6 +142,13 @@ VERDICTS: dict[str, tuple[str, str, str, str]] = {
         "PASSED",
         "",
     ),
+    "random numbers": (
+        "def f(items): return sorted(items)",
+        "import random, numpy as np\nfor items in [random.random()], np.random.rand(3):\n"
+        "    assert f(items) == sorted(items)",
+        "PASSED",
+        "",
+    ),
     "keyword arguments": ("def f(a, *, b=1): return a - b", "assert f(3, b=2) == 1 and f(b=4, a=4) == 0", "PASSED", ""),
 }  # fmt: skip
 
