@@ -473,6 +473,8 @@ class CodeReward:
         indices = list(tasks)
         async with manager.map(tasks.values()) as results:
             async for item in results:
+                if item.error is not None:
+                    item.error.add_note(f"of the completion with index {indices[item.index]}")
                 rewards[indices[item.index]] = self._reward_of(item)
         return rewards
 

@@ -161,7 +161,9 @@ There is no sandbox provider; see `faasrt.inspect_ai`.
   `idempotent=True` allows faasrt to run it again.
 * **Logs.** Each failure of the infrastructure is a warning of the logger `faasrt`, also with a value for `on_failure`.
 * **Checks of a data set.** Tests in a wrong form are an `InvalidRequestError` before anything runs. To find them before
-  the training, score an empty completion for each row: `code_reward([""] * len(rows), tests=rows)`.
+  the training, score an empty completion for each row: `code_reward([""] * len(rows), tests=rows)`. An `AssertTest`
+  that fails by itself raises it too, but only when it runs. Such rows need a completion with the program `pass`. A note
+  of the error has the index of the completion.
 * **Concurrency.** Completions are judged at the same time, up to `LimiterSettings.max_concurrency`, and wait for the
   server in order.
 

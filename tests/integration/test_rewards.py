@@ -357,6 +357,10 @@ def test_mistakes_of_the_caller_are_raised(url: str) -> None:
         reward.code_reward([PRINTS], [STDIN])
     with pytest.raises(CompareError):
         CodeReward(url, on_failure=None, compare=lambda *_: 1 / 0 > 0).code_reward([PRINTS], [STDIN])
+    wrong = [{"program": "import no_module\nassert f()"}]
+    with pytest.raises(InvalidRequestError, match="no_module") as caught:
+        CodeReward(url, on_failure=None).code_reward(["", "```\npass\n```"], [wrong, wrong], "f")
+    assert caught.value.__notes__ == ["of the completion with index 1"]
     with sync.RuntimeManager.from_url(url) as closed:
         pass
     with pytest.raises(RuntimeClosedError):
