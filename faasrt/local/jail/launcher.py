@@ -46,6 +46,7 @@ from .program import WATCH_INTERVAL_S, Program
 from .slot import Slot
 from .template import (
     CONTROL_FD,
+    ENDED,
     FAILED_STATUS,
     STARTED,
     End,
@@ -328,7 +329,7 @@ class Launcher:
         except OSError:
             message, pidfds = b"", []
         slot.ends_at = math.inf
-        end = End.read(message)
+        end = End(message) if message.startswith(ENDED) else None
         if program is not None and message == STARTED and pidfds:
             program.pidfd = pidfds[0]
             self._programs[program.number] = program

@@ -53,7 +53,7 @@ _MAX_DESCRIPTORS = 8
 _RUN, _MESSAGE_BYTES = b"run", 65_536
 FAILED_STATUS = 125
 """The exit status of a process that could not be set up."""
-STARTED, _ENDED = b"started", b"ended "
+STARTED, ENDED = b"started", b"ended "
 _STATUS_BYTES, _USAGE_BYTES, _MAX_RSS_AT = 4, 144, 32  # the last one in `struct rusage`
 _FOLDERS = ("/tmp", "/dev/shm")
 _FOLDER_BYTES = 4096
@@ -62,7 +62,7 @@ _MAX_TASKS = 2**22  # the kernel's maximum
 
 
 class End:
-    """The end of a program, from the message of a template.
+    """The end of a program, read from a message that begins with ENDED.
 
     Attributes:
         status: The wait status.
@@ -72,15 +72,10 @@ class End:
     """
 
     def __init__(self, message: bytes) -> None:
-        self.status, max_rss_kb = struct.unpack_from(f"=i{_MAX_RSS_AT}xq", message, len(_ENDED))
+        self.status, max_rss_kb = struct.unpack_from(f"=i{_MAX_RSS_AT}xq", message, len(ENDED))
         self.max_rss_bytes = max_rss_kb * 1024
-        tasks, _, rest = message[len(_ENDED) + _STATUS_BYTES + _USAGE_BYTES :].partition(b" ")
+        tasks, _, rest = message[len(ENDED) + _STATUS_BYTES + _USAGE_BYTES :].partition(b" ")
         self.tasks, self.is_clean = int(tasks), rest == b"clean"
-
-    @classmethod
-    def read(cls, message: bytes) -> End | None:
-        """Return the end that a message reports; None for another message."""
-        return cls(message) if message.startswith(_ENDED) else None
 
 
 def exit_with_traceback() -> NoReturn:
@@ -244,7 +239,7 @@ class Template:
             while syscalls.wait(self._status, self._usage) != pid:
                 pass  # this was an orphan
             clean = tasks == 1 and not self._is_retired() and (self._trace_check is None or self._trace_check.passes())
-            self._control.sendmsg([_ENDED, self._status, self._usage, b"%d clean" % tasks if clean else b"%d" % tasks])
+            self._control.sendmsg([ENDED, self._status, self._usage, b"%d clean" % tasks if clean else b"%d" % tasks])
             if not clean:
                 os._exit(0)
             # The memory of this process is that of the next program.
