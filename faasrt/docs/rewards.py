@@ -193,6 +193,8 @@ No kind of test helps if the test itself can be passed without a solution:
 * A test whose arguments contain the expected value.
 * A test that looks only at types or lengths.
 * A test that only expects an exception.
+* A test that fails only if a comparison is true, such as `assert not abs(f(x) - 6) > 1e-6`: no comparison with NaN is.
+* A loop over the result, such as `for got, right in zip(f(x), expected): assert got == right`, if it may be empty.
 * Expected values that the program knows: a table of answers that the model has learned, or a guess between two values.
 
 Use many tests, and inputs that the prompt does not show. Tests of one function share a process, so a program can count

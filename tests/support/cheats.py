@@ -872,6 +872,14 @@ WEAK: dict[str, tuple[str, str]] = {
         "try:\n    f([])\nexcept ValueError:\n    assert True\nelse:\n    assert False",
         "def f(numbers): raise ValueError",
     ),
+    "a test that fails only if a comparison is true": (
+        "assert not abs(f([3, 1, 2]) - 6) > 1e-6",
+        "def f(numbers): return float('nan')",
+    ),
+    "a loop over the result": (
+        "assert f([]) == []\nfor got, right in zip(f([3, 1, 2]), [1, 2, 3]):\n    assert got == right",
+        "def f(numbers): return []",
+    ),
     "expected values that the program knows": (
         'assert f([3, 1, 2]) == {"total": 6, "items": [1, 2, 3], "mean": 2.0}',
         'def f(numbers): return {"total": 6, "items": [1, 2, 3], "mean": 2.0}',
