@@ -96,6 +96,19 @@ async def test_the_install_hint_knows_packages_with_another_name(native: Runtime
     assert result.error.message.endswith("pip install scikit-image)")
 
 
+async def test_files_are_linked_and_moved_to_other_folders(native: RuntimeManager) -> None:
+    """Landlock denies this by default."""
+    code = """
+import os
+os.mkdir('folder')
+open('file', 'w').close()
+os.link('file', 'folder/link')
+os.rename('file', 'folder/moved')
+print(sorted(os.listdir('folder')))
+"""
+    assert (await run(native, code)).stdout == "['link', 'moved']\n"
+
+
 async def test_a_program_can_reach_only_one_frame_of_the_runner(native: RuntimeManager) -> None:
     """This frame has no objects of the server, and no module of faasrt is loaded."""
     code = """

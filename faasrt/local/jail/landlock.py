@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from .syscalls import syscall
 
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_FOLDER = 1, 2, 4, 8
-_MAKE_CHARACTER_DEVICE, _MAKE_BLOCK_DEVICE, _TRUNCATE = 1 << 6, 1 << 11, 1 << 14
+_MAKE_CHARACTER_DEVICE, _MAKE_BLOCK_DEVICE, _REFER, _TRUNCATE = 1 << 6, 1 << 11, 1 << 13, 1 << 14
 _OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | 1 << 15  # the other rights apply to folders
 _TCP = 3  # bind and connect
 _SCOPE = 3  # connect to abstract sockets of processes outside, and send signals to them
@@ -46,18 +47,10 @@ def create_ruleset(rights: list[list[Any]]) -> int | None:
         return None
     # Version 1 knows 13 rights of files and folders. The versions 2, 3 and 5 each add one.
     handled = (1 << min(13 + (abi >= 2) + (abi >= 3) + (abi >= 5), 16)) - 1
-    # The versions 4 and 6 each add a field, and a kernel refuses fields that it does not know.
-    attributes = struct.pack("QQQ", handled, _TCP if abi >= 4 else 0, _SCOPE if abi >= 6 else 0)
-    size = 8 if abi < 4 else 16 if abi < 6 else 24
-    ruleset = syscall("landlock_create_ruleset", attributes[:size], size, 0)
+    ruleset = syscall("landlock_create_ruleset", *_attributes(abi, handled, _TCP))
     for path, access in rights:
-        try:
-            fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        except FileNotFoundError:
-            continue
-        access &= handled if os.path.isdir(path) else handled & _OF_FILES
-        syscall("landlock_add_rule", ruleset, _RULE_PATH_BENEATH, struct.pack("=Qi", access, fd), 0)
-        os.close(fd)
+        with contextlib.suppress(FileNotFoundError):
+            _allow(ruleset, path, access & (handled if os.path.isdir(path) else handled & _OF_FILES))
     return ruleset
 
 
@@ -66,10 +59,30 @@ def create_nested() -> int:
     version supports it, send signals to it. Return their descriptor. Raise OSError if the kernel has no Landlock.
     """
     abi = abi_version()
-    # A kernel refuses rules that deny nothing. Without other rules, these deny what no program may do anyway.
-    attributes = struct.pack("QQQ", 0 if abi >= 6 else _MAKE_BLOCK_DEVICE, 0, _SCOPE)
+    # All rules deny to link and move files to other folders, unless they allow it explicitly. Version 1 always denies
+    # it; there, the rules deny what no program may do anyway, because a kernel refuses rules that deny nothing.
+    handled = _MAKE_BLOCK_DEVICE if abi < 2 else _REFER
+    ruleset = syscall("landlock_create_ruleset", *_attributes(abi, handled, 0))
+    if abi >= 2:
+        _allow(ruleset, "/", _REFER)
+    return ruleset
+
+
+def _attributes(abi: int, handled: int, handled_net: int) -> tuple[bytes, int, int]:
+    """Return the arguments that create rules. Versions 4 and 6 each add a field, and a kernel refuses fields that it
+    does not know.
+    """
     size = 8 if abi < 4 else 16 if abi < 6 else 24
-    return syscall("landlock_create_ruleset", attributes[:size], size, 0)
+    return struct.pack("QQQ", handled, handled_net, _SCOPE)[:size], size, 0
+
+
+def _allow(ruleset: int, path: str, access: int) -> None:
+    """Allow access to a path and to everything beneath it."""
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        syscall("landlock_add_rule", ruleset, _RULE_PATH_BENEATH, struct.pack("=Qi", access, fd), 0)
+    finally:
+        os.close(fd)
 
 
 def restrict(ruleset: int | None) -> None:
