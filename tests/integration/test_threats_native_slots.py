@@ -5,6 +5,7 @@ A slot is a jail in which one program runs after another. The pids of its progra
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
 from collections.abc import AsyncIterator
@@ -92,6 +93,26 @@ async def test_at_the_level_filters_nothing_is_left(user: str) -> None:
             await host.run(f"{PRELUDE}\n{leave}")
             for _ in range(2):
                 assert (await host.run(code)).stdout == "False\n", leave
+
+
+async def test_the_launcher_in_the_memory_of_a_program_shows_no_other_program(host: Host) -> None:
+    """A program is a fork of the launcher. It finds that object, but no record of programs or folders of the server."""
+    code = """
+import types
+def subclasses(kind):
+    for each in type.__subclasses__(kind):
+        yield each
+        yield from subclasses(each)
+serve = next(each for each in subclasses(object) if each.__name__ == 'Launcher').serve
+launcher = serve.__globals__['_kept'][0].f_locals['launcher']
+config = launcher._config
+records = [name for name, value in vars(launcher).items() if isinstance(value, (dict, list)) and value]
+print(sorted(records), 'root' in config)
+"""
+    busy = [asyncio.create_task(host.run("import time; time.sleep(0.5)")) for _ in range(3)]
+    result = await host.run(code)
+    assert result.stdout == "['_config'] False\n", result
+    await asyncio.gather(*busy)
 
 
 async def test_slots_begin_with_random_numbers(host: Host) -> None:

@@ -459,6 +459,11 @@ class Launcher:
         for sock in (self._server, self._memory_watch, *(slot.control for slot in self._slots)):
             if sock is not None:
                 sock.detach()
+        # A program finds this object in its memory, which must not show other programs.
+        for others in (self._programs, self._slots, self._handlers, self._networks):
+            others.clear()
+        self._idle_slots.clear()
+        self._free_places.clear()
 
     def _restrict_calls(self, limits: dict[str, int]) -> None:
         """Limit the resources of this process, and deny it all system calls that it does not need."""
@@ -619,6 +624,7 @@ def main(server: socket.socket) -> Callable[..., None]:
             places = namespaces.enter(config)
         else:
             _require_filters()
+        del config["root"]  # names a folder of the server, and programs find it in their memory
         memory_watch = watch.start(config) if config["runner"] else None
         body: Callable[..., None] | None = None
         prepare: Callable[[], None] | None = None
