@@ -537,7 +537,7 @@ async def test_draining_refuses_new_programs(
     async with LocalFaaS(["python"], workers=1, drain_s=3_000) as faas:
         await faas.wait_ready("python")
         async with connected(faas.url) as running, connected(faas.url) as late:
-            await running.send(request(json.dumps(body("input()\nprint('end')")).encode(), target=path))
+            await running.send(request(json.dumps(body("import time; time.sleep(60)")).encode(), target=path))
             await started(faas.url)
             draining = asyncio.create_task(faas.drain())
             await until(lambda: faas.listener.draining)
