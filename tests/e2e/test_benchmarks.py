@@ -29,7 +29,7 @@ RUNS = [
     ),
     ("protocols --runs 2 --rounds 1", [("A small program", 4, "decode us")]),
     ("cases --start-up 0 --cases 10 --calls 2 --rounds 1", [("A start-up", 2, "of call_function")]),
-    ("judging --problems 1 --rounds 1", [("1 problems", 5, "of a process per test")]),
+    ("judging --problems 1 --rounds 1", [("1 problems", 6, "of a process per test")]),
     ("adaptive --calls 50 --fixed 8 64 --rounds 1", [("50 calls", 3, "of the best fixed")]),
     # One row for Pyodide, and one for each method of interrupting a loop that this CPython has.
     ("guard --size 2000 --rounds 1", [("Time", 2 if sys.version_info < (3, 12) else 3, "bare loop")]),
