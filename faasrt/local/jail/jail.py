@@ -23,7 +23,7 @@ import faasrt.local.jail
 from faasrt.local.errors import EngineError, NotStartedError, SuspectError
 from faasrt.local.jail.cgroup import Cgroups, Group
 from faasrt.local.jail.config import JailConfig
-from faasrt.local.jail.program import has_ended
+from faasrt.local.jail.program import has_ended, pid_of
 from faasrt.local.process import ChildProcess, EpollReaders, Pipes, Spawner, ignore_output
 
 _START_TIMEOUT_S = 60.0
@@ -82,7 +82,7 @@ class JailedProcess(ChildProcess):
         self.outside_reason, self.is_suspect = "", False
         self._jail, self._number, self._pidfds, self._group = jail, number, pidfds, start.group
         self._to_kill = pidfds[1]
-        super().__init__(_pid_of(pidfds[0]), start.pipes, self._send_kill, jail.readers)
+        super().__init__(pid_of(pidfds[0]), start.pipes, self._send_kill, jail.readers)
 
     def _send_kill(self) -> None:
         _kill_running(self._pidfds[0], self._to_kill)
@@ -442,16 +442,6 @@ async def open_jail(
             await jail.readers.aclose()
             with contextlib.suppress(OSError):
                 await asyncio.to_thread(root.rmdir)
-
-
-def _pid_of(pidfd: int) -> int:
-    """Return the pid of a process as this process sees it."""
-    fd = os.open(f"/proc/self/fdinfo/{pidfd}", os.O_RDONLY | os.O_NONBLOCK)
-    try:
-        lines = os.read(fd, 4096).splitlines()
-    finally:
-        os.close(fd)
-    return next(int(line.split()[1]) for line in lines if line.startswith(b"Pid:"))
 
 
 async def _check(jail: Jail, folder: Path, config: JailConfig) -> None:

@@ -59,7 +59,7 @@ class Program:
     def pid(self) -> int:
         """The pid of its first process; -1 if it has none any more."""
         if self._pid < 0 and self.slot is not None:
-            self._pid = _pid_of(self.pidfd)
+            self._pid = pid_of(self.pidfd)
         return self._pid
 
     @pid.setter
@@ -161,7 +161,11 @@ def has_ended(pidfd: int) -> bool:
     return bool(poll.poll(0))
 
 
-def _pid_of(pidfd: int) -> int:
-    """Return the pid of a process; -1 if it has ended and its parent has waited for it."""
-    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("Pid:"))
+def pid_of(pidfd: int) -> int:
+    """Return the pid of a process as this process sees it; -1 if it has ended and its parent has waited for it."""
+    fd = os.open(f"/proc/self/fdinfo/{pidfd}", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        lines = os.read(fd, 4096).splitlines()
+    finally:
+        os.close(fd)
+    return next(int(line.split()[1]) for line in lines if line.startswith(b"Pid:"))
