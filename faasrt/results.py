@@ -137,6 +137,37 @@ class Timings:
     attempts_s: tuple[float, ...] = ()
 
 
+@attrs.frozen
+class Display:
+    """Something that a program displayed, in one or more formats.
+
+    Attributes:
+        data: The content by MIME type. That of images and PDF is bytes, and all other content text.
+        omitted: The sorted MIME types of content that did not fit into the output limit.
+    """
+
+    data: Mapping[str, str | bytes] = attrs.field(converter=dict, hash=False, repr=lambda data: safe_repr(list(data)))
+    omitted: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The content of the type text/plain; "" if there is none."""
+        text = self.data.get("text/plain", "")
+        return text if isinstance(text, str) else ""
+
+    @property
+    def html(self) -> str | None:
+        """The content of the type text/html; None if there is none."""
+        html = self.data.get("text/html")
+        return html if isinstance(html, str) else None
+
+    @property
+    def png(self) -> bytes | None:
+        """The content of the type image/png; None if there is none."""
+        png = self.data.get("image/png")
+        return png if isinstance(png, bytes) else None
+
+
 @attrs.frozen(kw_only=True)
 class ExecutionResult:
     r"""The result of one execution: how the code ended, its output, and the details of the call.
@@ -147,7 +178,7 @@ class ExecutionResult:
         error: The reason why the code did not end with OK; None if it did, or if the reason is unknown.
         exit_code: The exit code according to the server; None if unknown.
         truncated: The names of the streams ("stdout", "stderr", "ret_val") that were cut, and "files" if not all files
-            were collected.
+            were collected, or "displays" if data of displays was left out.
         duration_ms: The duration of the execution in milliseconds, according to the server; None if unknown.
         timings: The seconds spent in each phase, as measured by the client.
         attempts: The number of attempts, from 1; 0 if the result came from the cache.
@@ -156,6 +187,8 @@ class ExecutionResult:
         files: The contents of the files that `collect` asked for, by path. If some do not fit into `max_output_bytes`
             or cannot be read, they are missing here, and "files" is in `truncated`.
         cached: Whether the result came from the cache, so that nothing ran; see `faasrt.docs.caching`.
+        displays: What the program displayed, in order, if `displays` asked for it: the value of the last expression,
+            figures of matplotlib, and the arguments of `display`. A session always returns this.
 
     Example:
         >>> result = await manager.run_code("print('hi'); return_val('[1, 2]')", "python")
@@ -175,6 +208,7 @@ class ExecutionResult:
     metadata: Mapping[str, Any] = attrs.field(factory=dict, converter=dict, hash=False, repr=False)
     files: Mapping[str, bytes] = attrs.field(factory=dict, hash=False, repr=lambda files: safe_repr(list(files)))
     cached: bool = False
+    displays: tuple[Display, ...] = ()
 
     @property
     def ok(self) -> bool:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from pathlib import Path
 from platform import machine
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
@@ -25,8 +25,11 @@ from faasrt.local.errors import EngineError, NotStartedError
 from faasrt.local.jail.cgroup import Cgroups
 from faasrt.local.process import Spawner
 from faasrt.protocol.execution_limits import ExecutionLimits
-from faasrt.results import Diagnostic, ErrorInfo, Outcome
+from faasrt.results import Diagnostic, Display, ErrorInfo, Outcome
 from faasrt.telemetry.logs import log_exception, log_warning
+
+if TYPE_CHECKING:
+    from faasrt.local.engines.session import EngineSession, SessionOptions
 
 # If a process fails before its program has begun, the program is tried again: this often, and for this long, at most.
 _MAX_ATTEMPTS, _RETRY_FOR_S = 4, 5.0
@@ -46,6 +49,8 @@ class EngineJob:
         input: The input of the program besides its code.
         live: Gets the output of the program while it runs; None to return it only with the result.
         compile_limits: The limits of the compiler, not above those of the engine; None for those of the engine.
+        displays: Whether to return displays: the value of the last expression, figures, and what the program displays.
+            Programs of sessions always return them.
     """
 
     language: Language
@@ -55,6 +60,7 @@ class EngineJob:
     input: ProgramInput = NO_INPUT
     live: LiveOutput | None = attrs.field(default=None, eq=False)
     compile_limits: ExecutionLimits | None = None
+    displays: bool = False
 
     @property
     def kept_bytes(self) -> int:
@@ -85,6 +91,7 @@ class EngineResult:
         compile_ms: The time for the compilation in milliseconds; None if there was none.
         compile_outcome: How the compilation ended if it failed: SYNTAX_ERROR, or the limit that it exceeded.
         queued_ms: The time in the queue before the engine got the program, in milliseconds.
+        displays: What the program displayed, in order. If data was left out, "displays" is in `truncated`.
     """
 
     outcome: Outcome = attrs.field(converter=Outcome)
@@ -104,6 +111,7 @@ class EngineResult:
     compile_ms: float | None = None
     compile_outcome: Outcome | None = None
     queued_ms: float = 0.0
+    displays: tuple[Display, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -168,6 +176,8 @@ class Engine(abc.ABC):
         cgroups: Creates the cgroups of programs; None without cgroups.
         compile_limits: The limits of the compiler; None if programs are not compiled.
         starts_when_needed: Whether the engine starts when it is first used, and is ready before that.
+        session_features: What its sessions can do: "run" if it has sessions, "fork", "files".
+        has_displays: Whether programs can return displays.
     """
 
     name: ClassVar[str]
@@ -178,6 +188,8 @@ class Engine(abc.ABC):
     jailed: ClassVar[bool] = True
     compile_limits: ClassVar[ExecutionLimits | None] = None
     starts_when_needed: ClassVar[bool] = False
+    session_features: Collection[str] = ()
+    has_displays: ClassVar[bool] = False
     platform: ClassVar[str] = f"{sys.platform}-{machine()}"
 
     def __init__(self, options: EngineOptions) -> None:
@@ -333,6 +345,16 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     async def _execute_once(self, job: EngineJob) -> EngineResult:
         """Run or check one program in a warm process. Raise NotStartedError or EngineError, as `execute` does."""
+
+    async def open_session(self, options: SessionOptions) -> EngineSession:
+        """Start a session. The caller must close it. Only for engines with `session_features`.
+
+        Raises:
+            NotStartedError: The session cannot start.
+
+        Cancellation: ends the session.
+        """
+        raise NotStartedError(f"{self.name} has no sessions")
 
     @property
     def idle(self) -> int:

@@ -1,0 +1,113 @@
+"""EngineSession: a program that keeps its state between runs, in a sandbox of its own."""
+
+from __future__ import annotations
+
+import abc
+import asyncio
+from collections.abc import Mapping, Sequence
+
+import attrs
+
+from faasrt.languages import Language
+from faasrt.local.engines.engine import EngineJob, EngineResult
+from faasrt.protocol.execution_limits import ExecutionLimits
+
+
+@attrs.frozen(kw_only=True)
+class SessionOptions:
+    """A session to open, from a request that the server has checked.
+
+    Attributes:
+        language: One of the engine's languages.
+        limits: The limits of the session. A run may have a lower limit of time or of output. The memory limit is that
+            of the whole session.
+        files: The files in its working folder at the start, by path.
+    """
+
+    language: Language
+    limits: ExecutionLimits
+    files: Mapping[str, bytes] = attrs.field(factory=dict)
+
+
+class EngineSession(abc.ABC):
+    """A session. The caller does one thing at a time: it calls no other method but `interrupt` and `aclose` before the
+    last one has returned.
+
+    Args:
+        options: The options.
+
+    Attributes:
+        ended: Set when the session has ended, for any reason.
+        reason: Why it has ended, for people to read; "" before.
+    """
+
+    def __init__(self, options: SessionOptions) -> None:
+        self.options = options
+        self.ended = asyncio.Event()
+        self.reason = ""
+
+    def mark_ended(self, reason: str) -> None:
+        """Record the end of the session. The first reason counts."""
+        self.reason = self.reason or reason
+        self.ended.set()
+
+    @abc.abstractmethod
+    async def run(self, job: EngineJob) -> EngineResult:
+        """Run a program in the session, and return its result.
+
+        At its time limit, the program is interrupted. If it has not ended a second later, the session ends. The outcome
+        is TIMEOUT in both cases.
+
+        Raises:
+            SessionEndedError: The session had ended before the program began.
+            EngineError: The engine failed; the program may have begun. The session has ended.
+
+        Cancellation: interrupts the program. The session ends if the program does not end within a second; `run` waits
+            for this.
+        """
+
+    @abc.abstractmethod
+    def interrupt(self) -> None:
+        """Interrupt the program that runs, as if by Ctrl-C. Do nothing if none runs."""
+
+    async def fork(self) -> EngineSession:
+        """Return a new session with the same variables and files. From then on, the two are separate.
+
+        Raises:
+            ForkError: The session cannot be forked now, or never.
+            SessionEndedError: The session has ended.
+        """
+        raise ForkError(f"{self.options.language} sessions cannot be forked")
+
+    @abc.abstractmethod
+    async def write_files(self, files: Mapping[str, bytes]) -> None:
+        """Write files into the working folder; folders are created, and existing files replaced.
+
+        Raises:
+            SessionFileError: A file cannot be written, because the folder is full, or a path is that of a folder.
+            SessionEndedError: The session has ended.
+        """
+
+    @abc.abstractmethod
+    async def read_files(self, patterns: Sequence[str], max_bytes: int) -> tuple[dict[str, bytes], bool]:
+        """Return the files that match patterns (see `faasrt.inputs`) by path, and whether these are all of them.
+
+        Raises:
+            SessionEndedError: The session has ended.
+        """
+
+    @abc.abstractmethod
+    async def aclose(self) -> None:
+        """End the session, and the program that runs. Wait until its processes have ended."""
+
+
+class SessionEndedError(Exception):
+    """The session has ended; the message says why."""
+
+
+class ForkError(Exception):
+    """The session cannot be forked; the message says why."""
+
+
+class SessionFileError(Exception):
+    """A file cannot be written; the message says why."""
