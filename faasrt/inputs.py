@@ -81,7 +81,7 @@ class ProgramInput:
             stdin=_check_bytes(stdin, "stdin"),
             argv=_check_argv(argv),
             files=_check_files({} if files is None else files, program_file(language)),
-            collect=_check_patterns(collect),
+            collect=check_patterns(collect),
         )
 
     @property
@@ -264,11 +264,16 @@ def _check_files(files: object, own_file: str) -> dict[str, bytes]:
     return checked
 
 
-def _check_patterns(patterns: object) -> tuple[str, ...]:
-    checked = _check_strings(patterns, "collect", '["*.csv", "plots/**"]')
+def check_patterns(patterns: object, name: str = "collect") -> tuple[str, ...]:
+    """Return patterns of files after checking them. `name` is for the error message.
+
+    Raises:
+        InvalidRequestError: They are not a sequence of relative paths, or too many.
+    """
+    checked = _check_strings(patterns, name, '["*.csv", "plots/**"]')
     if len(checked) > MAX_PATTERNS:
-        raise InvalidRequestError(f"collect must have at most {MAX_PATTERNS} patterns, got {len(checked)}")
-    count = sum(check_path(pattern, "a pattern in collect").count("/") + 1 for pattern in checked)
+        raise InvalidRequestError(f"{name} must have at most {MAX_PATTERNS} patterns, got {len(checked)}")
+    count = sum(check_path(pattern, f"a pattern in {name}").count("/") + 1 for pattern in checked)
     if count > MAX_PATTERN_PARTS:
-        raise InvalidRequestError(f"collect must have at most {MAX_PATTERN_PARTS} parts in all patterns, got {count}")
+        raise InvalidRequestError(f"{name} must have at most {MAX_PATTERN_PARTS} parts in all patterns, got {count}")
     return checked

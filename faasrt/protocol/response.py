@@ -125,15 +125,16 @@ class ParsedAnswer:
         )
 
 
-def max_answer_bytes(max_output_bytes: int, *, collects: bool) -> int:
+def max_answer_bytes(max_output_bytes: int, *, collects: bool, displays: bool = False) -> int:
     """Return the size of the largest answer that is read.
 
     Args:
-        max_output_bytes: The maximum size of each stream, and of all collected files together.
+        max_output_bytes: The maximum size of each stream, of all collected files together, and of all displays.
         collects: Whether the request asks for files.
+        displays: Whether the answer has displays.
     """
-    # JSON escapes, or base64, can double the size of files.
-    return (6 if collects else 4) * max_output_bytes + _ANSWER_OVERHEAD_BYTES
+    # JSON escapes, or base64, can double the size of files and displays.
+    return (4 + 2 * collects + 2 * displays) * max_output_bytes + _ANSWER_OVERHEAD_BYTES
 
 
 def read_answer(answer: Answer, nonce: str | None, *, timeout_ms: float, max_output_bytes: int) -> ParsedAnswer:

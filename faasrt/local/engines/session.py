@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import asyncio
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import attrs
 
@@ -101,13 +102,32 @@ class EngineSession(abc.ABC):
         """End the session, and the program that runs. Wait until its processes have ended."""
 
 
-class SessionEndedError(Exception):
+class SessionError(Exception):
+    """A session cannot do what was asked. Nothing has run.
+
+    Attributes:
+        status: The HTTP status of the answer.
+        kind: The `error` in the body of the answer.
+    """
+
+    status: ClassVar[int] = 409
+    kind: ClassVar[str]
+
+
+class SessionEndedError(SessionError):
     """The session has ended; the message says why."""
 
+    status = 404
+    kind = "session lost"
 
-class ForkError(Exception):
+
+class ForkError(SessionError):
     """The session cannot be forked; the message says why."""
 
+    kind = "cannot fork"
 
-class SessionFileError(Exception):
+
+class SessionFileError(SessionError):
     """A file cannot be written; the message says why."""
+
+    kind = "cannot write files"
