@@ -17,7 +17,7 @@ from faasrt.inputs import program_file
 from faasrt.languages import Language
 from faasrt.local.engines.collected_files import collect_files
 from faasrt.local.engines.engine import EngineJob, EngineResult
-from faasrt.local.engines.runner_messages import cut_streams, decode_message, read_text
+from faasrt.local.engines.runner_messages import DisplayReader, cut_streams, decode_message, read_text
 from faasrt.local.errors import NotStartedError
 from faasrt.local.jail.jail import Folder, Jail, JailedProcess
 from faasrt.local.process import MESSAGES, STDERR, STDOUT, STREAMS
@@ -42,9 +42,10 @@ _FIELDS = {
     "own_return_val": (),
     "done": (),
 }
+_DISPLAY = "display"  # of these messages, all are kept
 _LINE_BYTES = 32  # added for each message, because reading even an empty one costs time
 _PREFIX = b'{"kind":"'
-_KINDS = {_PREFIX + kind.encode(): kind for kind in _FIELDS}
+_KINDS = {_PREFIX + kind.encode(): kind for kind in (*_FIELDS, _DISPLAY)}
 Messages = Mapping[str, Mapping[str, Any]]
 """The fields of the last message of each kind."""
 
@@ -220,6 +221,7 @@ class JailedRun:
         self._outputs = {STDOUT: OutputBuffer(job.kept_bytes), STDERR: OutputBuffer(job.kept_bytes)}
         self._early: list[tuple[int, bytes]] = []  # output that arrived before the message that the program begins
         self._lines: dict[str, bytearray] = {}
+        self._displays = DisplayReader(self._limit) if job.displays else None
         self._pending = bytearray()
         self._message_bytes = 0
         self._ret_val_too_large = False
@@ -256,6 +258,8 @@ class JailedRun:
         fields |= cut_streams(stdout, stderr, ret_val, self._limit, own_return_val=own_return_val)
         if self._ret_val_too_large:
             fields["truncated"] = sorted({*fields["truncated"], "ret_val"})
+        if self._displays is not None:
+            self._displays.add_to(fields)
         return EngineResult(**fields)
 
     def _receive(self, fd: int, data: bytes) -> None:
@@ -300,7 +304,10 @@ class JailedRun:
         for line in lines:
             # A program can send millions of messages. Only the last one of each kind counts, so only that is decoded.
             kind = _KINDS.get(bytes(line[: line.find(b'"', len(_PREFIX))]))
-            if kind is not None:
+            if kind == _DISPLAY:
+                if self._displays is not None:
+                    self._displays.add(decode_message(bytes(line)))
+            elif kind is not None:
                 self._lines[kind] = line
         if not self._started and "started" in self._lines:  # a program cannot undo it with a later message
             self._started = True

@@ -6,6 +6,7 @@ they are not trusted. The workers of the engine "wasm" import this module too, s
 
 from __future__ import annotations
 
+import binascii
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -13,11 +14,14 @@ from importlib.resources import files
 from typing import Any
 
 from faasrt.languages import Language
+from faasrt.protocol.displays import MAX_DISPLAYS, is_binary
 from faasrt.protocol.frames import cut_ret_val
 from faasrt.protocol.return_val import take_return_val
 from faasrt.protocol.streams import OutputBuffer, cut_text
-from faasrt.results import ErrorInfo, Outcome
+from faasrt.results import Display, ErrorInfo, Outcome
 
+_MAX_FORMATS = 16  # of one display
+_MIME_TYPE = re.compile(r"[!-~]{1,64}/[!-~]{1,64}")
 # The number of UTF-8 bytes that are kept of an exception's name, and of its traceback.
 _ERROR_BYTES = 32_768
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
@@ -78,6 +82,60 @@ def read_python_error(message: Mapping[str, Any], limit: int) -> dict[str, Any]:
     if fields["outcome"] is Outcome.USER_ERROR and fields["error"].name == "MemoryError":
         return {"outcome": Outcome.MEMORY_LIMIT}
     return fields
+
+
+class DisplayReader:
+    """Reads the messages with the displays of a program (see `runners/python_displays.py`).
+
+    Args:
+        max_bytes: The largest size of all displays together: the UTF-8 bytes of their MIME types and contents.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._left = max_bytes
+        self._displays: dict[int, dict[str, str | bytes | None]] = {}  # by number; None is content that is left out
+        self._complete = True
+
+    def add(self, message: Mapping[str, Any]) -> None:
+        """Add one format of a display. A malformed message is ignored."""
+        number, kind, content = message.get("number"), read_text(message, "type"), message.get("content")
+        if not isinstance(number, int) or not (content is None or isinstance(content, str)):
+            return
+        formats = self._displays.get(number, {})
+        if _MIME_TYPE.fullmatch(kind) is None or kind in formats:
+            return
+        if len(formats) == _MAX_FORMATS or (not formats and len(self._displays) == MAX_DISPLAYS):
+            self._complete = False
+            return
+        formats[kind] = self._decode(kind, content)
+        self._displays[number] = formats
+
+    def _decode(self, kind: str, content: str | None) -> str | bytes | None:
+        size = len(kind)
+        if content is None or size > self._left:
+            return None
+        data = content.encode("utf-8", "replace")
+        if is_binary(kind):
+            try:
+                data = binascii.a2b_base64(data)
+            except binascii.Error:
+                return None
+        size += len(data)
+        if size > self._left:
+            return None
+        self._left -= size
+        return data if is_binary(kind) else data.decode()
+
+    def add_to(self, fields: dict[str, Any]) -> None:
+        """Set the displays in the fields of an `EngineResult`."""
+        displays = []
+        for formats in self._displays.values():
+            omitted = sorted(kind for kind, content in formats.items() if content is None)
+            data: dict[str, Any] = {kind: content for kind, content in formats.items() if content is not None}
+            displays.append(Display(data, tuple(omitted)))
+        fields["displays"] = tuple(displays)
+        if not self._complete or any(display.omitted for display in displays):
+            fields["truncated"] = sorted({*fields["truncated"], "displays"})
 
 
 def _read_position(value: Any) -> int | None:

@@ -2,8 +2,8 @@
 
 The process is a fork of the launcher, which has already imported packages. The runner writes messages to descriptor 3,
 one line of JSON each. It first reads one job from stdin: the size of a header as eight digits; the header, JSON with
-{code, check, argv, files, memoryBytes, maxMessageBytes}; and the contents of the files, of which the header has the
-paths and sizes. The rest of stdin is that of the program. Then the runner sends:
+{code, check, argv, displays, files, memoryBytes, maxMessageBytes}; and the contents of the files, of which the header
+has the paths and sizes. The rest of stdin is that of the program. Then the runner sends:
 
     {"kind": "started"}            the program begins; until here, a failure is not the program's
     {"kind": "ret_val", "text"}    the argument of return_val; the last call counts
@@ -12,11 +12,14 @@ paths and sizes. The rest of stdin is that of the program. Then the runner sends
     {"kind": "exit"}               the program exited with a code other than 0
     {"kind": "done"}               the program ran to its end; without this, the process just stopped (os._exit)
     {"kind": "own_return_val"}     the program defines its own return_val
+    {"kind": "display", "number",  a part of a display, if the job asks for displays; see python_displays.py
+     "type", "content"}
 
 The program may be hostile, and can write messages too. This only affects its own result.
 
 This file must run on CPython 3.9 and newer. The server puts python_errors.py and python_modules.py of
-faasrt/protocol/guest in front of it, and python_guest.py, job_input.py, python_random.py and python_setup.py after it.
+faasrt/protocol/guest in front of it, and python_guest.py, python_displays.py, job_input.py, python_random.py and
+python_setup.py after it.
 """
 
 import atexit
@@ -73,6 +76,10 @@ def return_val(value):
     send("ret_val", text=as_text(value))
 
 
+def send_display(number, kind, content):
+    send("display", number=number, type=kind, content=content)
+
+
 def main(*_):
     """Run one program, and exit. The interpreter calls this as `sys.excepthook`, with no other frame on the stack."""
     global pid, has_files
@@ -89,9 +96,12 @@ def main(*_):
     limit = job["maxMessageBytes"]
     set_memory_limit(job["memoryBytes"])
     send("started")
-    failure, exit_code = None, 0
+    failure, exit_code, displays = None, 0, None
     try:
-        program = compile(without_guest(code), FILE, "exec", TOP_LEVEL_AWAIT, dont_inherit=True)
+        if job["displays"]:
+            program = compile_with_value(without_guest(code), FILE, TOP_LEVEL_AWAIT)
+        else:
+            program = compile(without_guest(code), FILE, "exec", TOP_LEVEL_AWAIT, dont_inherit=True)
     except BaseException as error:
         failure = error
     if failure is not None:
@@ -104,6 +114,9 @@ def main(*_):
     if text != code:
         write_program(text)  # with its byte order mark; until here the file has none, because the compiler reads it
     namespace["return_val"] = return_val
+    if job["displays"]:
+        displays = Displays(send_display, limit)
+        displays.install()
     try:
         if code.startswith(GUEST):
             define_guest(namespace)
@@ -113,8 +126,15 @@ def main(*_):
             asyncio.run(eval(program, namespace))
         else:
             exec(program, namespace)
+        if displays:
+            displays.show_value(namespace)
     except BaseException as error:
         failure = error
+    if displays:
+        try:
+            displays.show_figures()
+        except BaseException as error:
+            failure = failure or error
     # Outside of the `except` block, because the program's excepthook could notice that an exception is being handled.
     if failure is not None:
         RESERVE.clear()
@@ -129,7 +149,7 @@ def main(*_):
         send("exit")
     if namespace.get("return_val") is not return_val:
         send("own_return_val")
-    del namespace, program
+    del namespace, program, displays
     exit_code = finish(exit_code, stdout, stderr)
     if not exit_code:
         send("done")

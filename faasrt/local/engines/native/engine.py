@@ -42,7 +42,8 @@ _DESCRIBE = (
     "if name.endswith(('.dist-info', '.egg-info')))]))"
 )
 _SHARED_FILES = ["python_errors.py", "python_modules.py"]
-_RUNNER_FILES = ["python_native.py", "python_guest.py", "job_input.py", "python_random.py", "python_setup.py"]
+_RUNNER_FILES = ["python_native.py", "python_guest.py", "python_displays.py", "job_input.py", "python_random.py"]
+_RUNNER_FILES += ["python_setup.py"]
 
 
 @attrs.frozen
@@ -103,6 +104,7 @@ class PythonTier(Engine):
 
     name = "native"
     languages = (Language.PYTHON,)
+    has_displays = True
 
     def __init__(self, options: EngineOptions, imports: Sequence[str], interpreter: Interpreter | None = None) -> None:
         super().__init__(options)

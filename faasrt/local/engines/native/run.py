@@ -34,7 +34,8 @@ _MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 def python_run(job: EngineJob, process: JailedProcess, memory_bytes: int, python: str) -> JailedRun:
     """Return the run of a program in a process of the interpreter `python`."""
     limit = job.limits.max_output_bytes
-    header = {"code": job.code, "check": job.check, "argv": job.input.argv, "maxMessageBytes": limit}
+    header = {"code": job.code, "check": job.check, "argv": job.input.argv, "displays": job.displays}
+    header["maxMessageBytes"] = limit
     read_exit = functools.partial(_read_exit, limit=limit, python=python)
     return JailedRun(job, process, PROCESS_NAME, header, job.input.files, memory_bytes, read_exit)
 
