@@ -229,11 +229,11 @@ class Client:
 
     async def _attempts(self, demand_s: float) -> None:
         deadline, attempts = math.inf, 0
-        failed = FailedAttempts(LIMIT_S / 10)
+        failed = FailedAttempts()
         while True:
             permit = self._pool.try_acquire(self._group, avoid=failed.tried)
             if permit is None:
-                permit = await self._pool.acquire(self._group, avoid=failed.tried, since=failed.down_since)
+                permit = await self._pool.wait(self._group, avoid=failed.tried, since=failed.down_since)
                 assert permit is not None
             attempts += 1
             deadline = min(deadline, self._clock() + DEADLINE_S)
@@ -249,10 +249,9 @@ class Client:
                 attempt=attempt,
                 outage_s=outage_s,
                 settings=SETTINGS.retry,
-                min_attempt_s=failed.min_attempt_s,
                 has_alternative=has_alternative(self._group.endpoints, now, failed.tried),
                 idempotent=False,
-                remaining_s=deadline - now,
+                remaining_s=deadline - now - LIMIT_S / 10,
                 budget=self._budget,
                 random=self.random.random,
             )

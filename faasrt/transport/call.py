@@ -98,17 +98,18 @@ class Call:
         """Return the headers that the sinks add to the next request; None if no sink adds headers."""
         return self._emit.request_headers(self._call_id) if self._emit.adds_headers else None
 
-    def attempt_started(self, endpoint: str) -> None:
-        """Report a request that is about to be sent."""
+    def attempt_started(self, endpoint: str) -> float:
+        """Report a request that is about to be sent, and return the time."""
         self.attempts += 1
         self.endpoint = endpoint
-        self._attempt_started = self._clock()
+        started = self._attempt_started = self._clock()
         self._endpoint_counters = self._counters.at(self.language, endpoint)
         self._endpoint_counters.attempt_started(retry=self.attempts > 1)
         if self._has_listeners and self._emit.is_enabled_for(AttemptStarted):
             self._emit(
                 AttemptStarted(call_id=self._call_id, language=self._language, attempt=self.attempts, endpoint=endpoint)
             )
+        return started
 
     def attempt_finished(self, error: BaseException | None, status: int | None) -> None:
         duration_s = self._clock() - self._attempt_started
@@ -164,7 +165,7 @@ class Call:
         return result
 
     def _finished(self, result: ExecutionResult | None, error: BaseException | None) -> None:
-        total_s = self._clock() - self.started
+        total_s = self.timings.total_s
         outcome = str(result.outcome) if result else None
         # The replica of the last attempt may have left since. Then its metrics were added to those of its URL.
         endpoint = self.endpoint if self._counters.has(self.endpoint) else configured_url(self.endpoint)

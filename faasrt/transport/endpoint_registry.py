@@ -224,11 +224,17 @@ class EndpointRegistry:
         self,
         language: Language | str,
         *,
-        within_s: float = math.inf,
+        deadline: float = math.inf,
         validates: bool = False,
         excluded: frozenset[str] = frozenset(),
     ) -> EndpointGroup:
         """Return the replicas for a language now, after a look-up of their names if it is necessary.
+
+        Args:
+            language: The language.
+            deadline: The time of the clock at which a look-up must have ended.
+            validates: Whether the replicas must validate programs.
+            excluded: The replicas and names that are left out; see `exclude`.
 
         Raises:
             UnsupportedLanguageError: The language has left the settings.
@@ -244,7 +250,7 @@ class EndpointRegistry:
                     raise RejectedError(f"no endpoint of {language} validates programs", sent="no")
                 raise unsupported_error(language)
             if has_names(urls):
-                failure = await self._look_up(urls, within_s)
+                failure = await self._look_up(urls, deadline)
                 if self._urls(language, validates=validates) != urls:
                     continue  # the settings have changed meanwhile
                 if failure is not None:
@@ -254,9 +260,9 @@ class EndpointRegistry:
                 self._groups[language] = group
             return group
 
-    async def _look_up(self, urls: Sequence[str], within_s: float) -> ConnectError | None:
+    async def _look_up(self, urls: Sequence[str], deadline: float) -> ConnectError | None:
         try:
-            async with asyncio.timeout(within_s if within_s < math.inf else None):
+            async with asyncio.timeout(deadline - self._clock() if deadline < math.inf else None):
                 await self._replicas.update(urls)
         except ConnectError as error:
             return error

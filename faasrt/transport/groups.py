@@ -46,7 +46,7 @@ class Waiter:
     Attributes:
         ticket: Its place in the queue.
         granted: Gets a `Permit`, or None if the group has no endpoint any more.
-        avoid, owner: See `PermitPool.acquire`.
+        avoid, owner: See `PermitPool.wait`.
         since: When it began to wait, or when an earlier attempt first found an endpoint down.
     """
 

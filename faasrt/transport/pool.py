@@ -167,7 +167,7 @@ class PermitPool:
             return None
         return self._grant(group, group.endpoints, avoid, self._clock())
 
-    async def acquire(
+    async def wait(
         self,
         group: EndpointGroup,
         *,
@@ -176,7 +176,8 @@ class PermitPool:
         owner: object = None,
         since: float | None = None,
     ) -> Permit | None:
-        """Acquire a permit for one of the endpoints; first come, first served, but retries before other calls.
+        """Wait for a permit, because `try_acquire` has just returned None; first come, first served, but retries before
+        other calls.
 
         Return None if the group has no endpoint, or has none any more.
 
@@ -196,8 +197,6 @@ class PermitPool:
         """
         if not group.endpoints:
             return None
-        if permit := self.try_acquire(group, avoid=avoid):
-            return permit
         self._check_queue(group)
         since = self._clock() if since is None else since
         waiter = Waiter(next(self._tickets), asyncio.get_running_loop().create_future(), avoid, owner, since)
@@ -274,8 +273,8 @@ class PermitPool:
         """Grant permits to waiting callers while there is room.
 
         Args:
-            endpoint: The only endpoint that can have room, because nothing else has changed since the last time. None
-                looks at all.
+            endpoint: The endpoint at which one call has ended, if nothing else has changed since the last time: then
+                one permit is granted. None looks at all endpoints.
         """
         if not self.queued:
             return
@@ -290,8 +289,6 @@ class PermitPool:
             groups = [group for group in self._waiting if endpoint in group.members]
         blocked: list[EndpointGroup] = []
         while groups and self.in_flight < self._max_concurrency:
-            if endpoint is not None and not endpoint.limit.has_room(now):
-                break
             # Retries come first, then the caller that has waited longest, unless none of its endpoints has room.
             group = groups[0] if len(groups) == 1 else min(groups, key=_place_of)
             waiter = group.first
@@ -305,6 +302,9 @@ class PermitPool:
                     groups.remove(group)
                     continue
                 waiter.granted.set_result(permit)
+                if endpoint is not None:
+                    self._remove(group, waiter)
+                    return
             self._remove(group, waiter)
             if not group.has_waiters:
                 groups.remove(group)

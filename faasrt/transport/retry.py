@@ -79,6 +79,11 @@ def throttled_delay_s(settings: RetrySettings) -> float:
     return min(settings.base_delay_s * THROTTLED_BASE_FACTOR, settings.max_delay_s * THROTTLED_MAX_FACTOR)
 
 
+def min_attempt_s(timeout_s: float) -> float:
+    """Return the minimum number of seconds that an attempt needs, for a program with this time limit."""
+    return min(timeout_s, max(0.1, timeout_s / 10))
+
+
 class RetryBudget:
     """A token bucket, which prevents floods of retries to endpoints that are down. A retry takes five tokens, and a
     success adds one.
@@ -105,7 +110,6 @@ def wait_before_retry(
     idempotent: bool,
     has_alternative: bool,
     remaining_s: float,
-    min_attempt_s: float,
     settings: RetrySettings,
     budget: RetryBudget,
     random: Callable[[], float],
@@ -119,8 +123,7 @@ def wait_before_retry(
         idempotent: Whether the code may run more than once.
         has_alternative: Whether another healthy endpoint has room and has not been tried, so that a short delay is
             enough.
-        remaining_s: The seconds until the deadline of the call.
-        min_attempt_s: The minimum number of seconds that another attempt needs.
+        remaining_s: The seconds within which another attempt must start.
         settings: The maximum number of attempts, and the delays.
         budget: The budget from which a retry takes tokens.
         random: Returns a number in [0, 1).
@@ -151,7 +154,7 @@ def wait_before_retry(
         if retry_after_s > settings.max_retry_after_s:
             return None
         wait_s = retry_after_s + random() * settings.base_delay_s
-    if wait_s + min_attempt_s > remaining_s:
+    if wait_s > remaining_s:
         return None
     if outage_s is not None:
         if outage_s + wait_s <= settings.connect_retry_s:
@@ -172,7 +175,6 @@ class FailedAttempts:
     """The attempts of one call that failed.
 
     Attributes:
-        min_attempt_s: The minimum number of seconds that another attempt needs.
         error: The error of the last one; None if none has failed.
         tried: The base URLs of the endpoints that failed.
         refused: The error of the last endpoint that cannot run the program; None if there is none.
@@ -184,7 +186,6 @@ class FailedAttempts:
         down_since: When the first of these failed; None if there is none.
     """
 
-    min_attempt_s: float = 0.0
     error: ServiceError | None = None
     tried: tuple[str, ...] = ()
     refused: InvalidRequestError | None = None

@@ -36,7 +36,7 @@ from faasrt.transport.groups import EndpointGroup, exclude
 from faasrt.transport.http import VALIDATE_PATH, BodyTooLargeError, RequestBody
 from faasrt.transport.live_reader import LiveReader
 from faasrt.transport.pool import Permit
-from faasrt.transport.retry import FailedAttempts, RetryBudget, wait_before_retry
+from faasrt.transport.retry import FailedAttempts, RetryBudget, min_attempt_s, wait_before_retry
 
 _VALIDATION_BODY_BYTES = 4 * 2**20
 
@@ -89,14 +89,12 @@ class Transport:
         endpoints, language = self.endpoints, execution.run.language
         endpoints.loop.check()
         settings, timeout_s = endpoints.settings, execution.run.timeout_ms / 1000
-        failed = FailedAttempts(min_attempt_s=min(timeout_s, max(0.1, timeout_s / 10)))
+        failed = FailedAttempts()
         needs_profile = execution.needs_profile
         try:
             while True:
                 try:
-                    group = await endpoints.group(
-                        language, excluded=failed.excluded, within_s=call.deadline - self.clock()
-                    )
+                    group = await endpoints.group(language, excluded=failed.excluded, deadline=call.deadline)
                 except UnsupportedLanguageError as error:
                     raise failed.error or error from None
                 except ConnectError as error:
@@ -109,8 +107,7 @@ class Transport:
                     if not needs_profile:
                         group.skip_capacity()
                     permit = endpoints.pool.try_acquire(group, avoid=failed.tried)
-                    if permit is None:
-                        permit = await self._wait_for_permit(call, settings, group, failed, owner)
+                    permit = permit or await self._wait_for_permit(call, settings, group, failed, owner, timeout_s)
                     if permit is None:
                         continue  # all endpoints have left, and others may have come
                     if failed.error is None:
@@ -143,7 +140,8 @@ class Transport:
             while permit is None:
                 group = await endpoints.group(call.language, validates=True)
                 group.skip_capacity()
-                permit = await self._wait_for_permit(call, settings, group, FailedAttempts(), owner)
+                permit = endpoints.pool.try_acquire(group)
+                permit = permit or await self._wait_for_permit(call, settings, group, FailedAttempts(), owner)
             self._use_default_capacity(permit.endpoint)
             call.attempts, call.endpoint = 1, permit.endpoint.url
             try:
@@ -183,26 +181,33 @@ class Transport:
                 ended.set_result(None)
 
     async def _wait_for_permit(
-        self, call: Call, settings: Settings, group: EndpointGroup, failed: FailedAttempts, owner: object
+        self,
+        call: Call,
+        settings: Settings,
+        group: EndpointGroup,
+        failed: FailedAttempts,
+        owner: object,
+        timeout_s: float = 0.0,
     ) -> Permit | None:
         """Wait for a permit; None if the group has no endpoint any more.
 
-        If there is no permit for a retry, the error is that of the attempt before it.
+        If there is no permit for a retry, the error is that of the attempt before it. `timeout_s` is the time limit of
+        the program.
         """
         if not group.endpoints and failed.refused is not None:
             raise failed.error or failed.refused  # those that might run the program have left
         asked = self.clock()
         within_s = call.deadline - asked
         if failed.error is not None:
-            within_s -= failed.min_attempt_s
+            within_s -= min_attempt_s(timeout_s)
         queue_timeout_s = settings.limiter.queue_timeout_s
         if queue_timeout_s is not None:
-            timeout_s = queue_timeout_s - (call.queued_s - failed.queued_s)
+            left_s = queue_timeout_s - (call.queued_s - failed.queued_s)
             if not group.is_initialized:
-                timeout_s += settings.timeouts.health_s  # the first caller may wait for a health report
-            within_s = min(within_s, timeout_s)
+                left_s += settings.timeouts.health_s  # the first caller may wait for a health report
+            within_s = min(within_s, left_s)
         try:
-            return await self.endpoints.pool.acquire(
+            return await self.endpoints.pool.wait(
                 group,
                 avoid=failed.tried,
                 within_s=within_s if within_s < math.inf else None,
@@ -245,10 +250,9 @@ class Transport:
             attempt=attempt,
             outage_s=outage_s,
             settings=settings.retry,
-            min_attempt_s=failed.min_attempt_s,
             has_alternative=has_alternative(self.endpoints.replicas(run.language, failed.excluded), now, failed.tried),
             idempotent=run.idempotent,
-            remaining_s=call.deadline - now,
+            remaining_s=call.deadline - now - min_attempt_s(run.timeout_ms / 1000),
             budget=self._budgets[family_of(run.language)],
             random=self._random,
         )
@@ -278,12 +282,10 @@ class Transport:
             self._release(permit, error)
 
     def _release(self, permit: Permit, error: BaseException | None) -> None:
-        try:
-            if isinstance(error, ServiceError) and not isinstance(error, (OverloadedError, RejectedError)):
-                is_replaced = isinstance(error, ProtocolError)
-                self.endpoints.profiles.mark_stale(permit.endpoint.url, is_replaced=is_replaced)
-        finally:
-            self.endpoints.pool.release(permit, error)
+        if isinstance(error, ServiceError) and not isinstance(error, (OverloadedError, RejectedError)):
+            is_replaced = isinstance(error, ProtocolError)
+            self.endpoints.profiles.mark_stale(permit.endpoint.url, is_replaced=is_replaced)
+        self.endpoints.pool.release(permit, error)
 
     async def _attempt(
         self,
@@ -298,15 +300,15 @@ class Transport:
         endpoint, run = permit.endpoint, execution.run
         protocol = protocol_of(endpoint.url)
         try:
-            call.attempt_started(endpoint.url)
+            began = call.attempt_started(endpoint.url)
             profile = protocol.profile
             if needs_profile:
                 profile = await self._profile(endpoint.url, call)
                 endpoint.limit.set_capacity(profile.capacities.get(endpoint.family))
                 self.endpoints.pool.wake()
+                began = self.clock()  # not before the health report
             else:
                 self._use_default_capacity(endpoint)
-            began = self.clock()  # not before the health report
             request, within_s = self._request(permit, execution, call.deadline - began, settings, profile, protocol)
             permit.body = RequestBody(request.body, self.clock)
             try:

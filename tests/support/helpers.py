@@ -7,8 +7,8 @@ import contextlib
 import importlib.util
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from typing import TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
+from typing import Any, TypeVar
 
 import pytest
 
@@ -16,6 +16,8 @@ from faasrt import RetrySettings, RuntimeFactory, RuntimeManager, Settings, Time
 from faasrt.config import EngineName
 from faasrt.languages import LanguageOption
 from faasrt.telemetry.events import Sink
+from faasrt.transport.groups import EndpointGroup
+from faasrt.transport.pool import Permit, PermitPool
 
 T = TypeVar("T")
 # For a busy machine.
@@ -37,6 +39,13 @@ def manager_for(
     endpoints = {"python": url, "javascript": url, "typescript": url}
     factory = RuntimeFactory(Settings(endpoints=endpoints, **settings), telemetry=telemetry, clock=clock)  # type: ignore[arg-type]
     return RuntimeManager(factory)
+
+
+async def acquire(
+    pool: PermitPool, group: EndpointGroup, *, avoid: Collection[str] = (), **options: Any
+) -> Permit | None:
+    """Return a permit, and wait for it if necessary, as calls do."""
+    return pool.try_acquire(group, avoid=avoid) or await pool.wait(group, avoid=avoid, **options)
 
 
 def skip_without(package: str) -> None:

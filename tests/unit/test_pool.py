@@ -27,7 +27,7 @@ from faasrt.transport.breaker import Breaker
 from faasrt.transport.endpoint import Endpoint, choose
 from faasrt.transport.groups import EndpointGroup
 from faasrt.transport.pool import Permit, PermitPool
-from support.helpers import Clock as LoopClock
+from support.helpers import Clock as LoopClock, acquire
 
 
 class Clock:
@@ -80,7 +80,7 @@ async def test_callers_do_not_give_up_while_a_long_probe_runs() -> None:
     """A probe of a server that is up again may run for longer than callers wait for one that is down."""
     clock, error = Clock(), ConnectError("x", sent="no")
     pool, group = pool_with_open_breaker(clock, error)
-    calls = [asyncio.ensure_future(pool.acquire(group)) for _ in range(3)]
+    calls = [asyncio.ensure_future(acquire(pool, group)) for _ in range(3)]
     await asyncio.sleep(0)
     assert pool.try_acquire(group) is None
     clock.now += 1
@@ -130,7 +130,7 @@ async def test_callers_wait_only_for_probes_that_are_due_before_they_give_up() -
         pool.release(permit, error)
     assert not group.is_available
     long = [pool.try_acquire(other), pool.try_acquire(other)]
-    calls = [asyncio.ensure_future(pool.acquire(group)) for _ in range(3)]
+    calls = [asyncio.ensure_future(acquire(pool, group)) for _ in range(3)]
     await asyncio.sleep(0)
     clock.now += 10
     pool.wake()
@@ -161,7 +161,7 @@ async def test_later_probes_do_not_keep_callers_waiting() -> None:
         assert permit is not None
         clock.now += 1.5
         pool.release(permit, error)
-    calls = [asyncio.ensure_future(pool.acquire(group)) for _ in range(50)]
+    calls = [asyncio.ensure_future(acquire(pool, group)) for _ in range(50)]
     for _ in range(30):
         await asyncio.sleep(0)
         for call in calls:
@@ -184,7 +184,7 @@ async def test_queued_calls_do_not_wait_for_a_server_whose_certificate_is_not_ac
     pool, group = pool_with_open_breaker(clock, error, max_concurrency=1)
     permit = pool.try_acquire(group)
     assert permit is not None
-    calls = [asyncio.ensure_future(pool.acquire(group)) for _ in range(3)]
+    calls = [asyncio.ensure_future(acquire(pool, group)) for _ in range(3)]
     await asyncio.sleep(0)
     assert pool.queued == 0
     pool.release(permit, error)
@@ -202,7 +202,7 @@ async def test_a_server_that_resets_every_connection_is_probed_once_at_once() ->
     probe = pool.try_acquire(group)
     assert probe is not None
     assert probe.probe is not None
-    call = asyncio.ensure_future(pool.acquire(group))
+    call = asyncio.ensure_future(acquire(pool, group))
     await asyncio.sleep(0)
     pool.release(probe, error)
     await asyncio.sleep(0)
@@ -222,7 +222,7 @@ async def test_many_retries_do_not_each_look_at_all_others(monkeypatch: pytest.M
     wake = pool.wake
     wakes: list[None] = []
     monkeypatch.setattr(pool, "wake", lambda *args: wakes.append(wake(*args)))
-    calls = [asyncio.ensure_future(pool.acquire(group, avoid=["http://one"])) for _ in range(100)]
+    calls = [asyncio.ensure_future(acquire(pool, group, avoid=["http://one"])) for _ in range(100)]
     await asyncio.sleep(0)
     assert (pool.queued, len(wakes)) == (100, 1)
     for call in calls:
@@ -612,11 +612,11 @@ async def test_waiters_are_served_in_order() -> None:
     """Waiting calls of all groups get permits in order. Cancelled calls are skipped, and no permit is lost."""
     pool = make_pool(Clock(), max_concurrency=1)
     python, js = pool.groups.get("python", ["http://a"]), pool.groups.get("javascript", ["http://b"])
-    held = await pool.acquire(python, avoid=(), within_s=60)
+    held = await acquire(pool, python, avoid=(), within_s=60)
     order: list[int] = []
 
     async def wait(number: int) -> None:
-        choice = await pool.acquire(js if number % 2 else python, avoid=(), within_s=60)
+        choice = await acquire(pool, js if number % 2 else python, avoid=(), within_s=60)
         order.append(number)
         pool.release(choice, None)
 
@@ -636,10 +636,10 @@ async def test_a_full_endpoint_does_not_delay_other_groups() -> None:
     pool = make_pool(Clock(), max_concurrency=100)
     python, js = pool.groups.get("python", ["http://a"]), pool.groups.get("javascript", ["http://a"])
     for _ in range(16):
-        await pool.acquire(python, avoid=(), within_s=60)
-    waiting = asyncio.create_task(pool.acquire(python, avoid=(), within_s=60))
+        await acquire(pool, python, avoid=(), within_s=60)
+    waiting = asyncio.create_task(acquire(pool, python, avoid=(), within_s=60))
     await asyncio.sleep(0)
-    assert (await pool.acquire(js, avoid=(), within_s=60)).endpoint.url == "http://a"
+    assert (await acquire(pool, js, avoid=(), within_s=60)).endpoint.url == "http://a"
     assert (pool.in_flight, pool.queued) == (17, 1)
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
@@ -651,8 +651,8 @@ async def test_a_higher_limit_wakes_waiting_calls() -> None:
     """When the first call learns the capacity of an endpoint, other calls start before that call has ended."""
     pool = PermitPool(Settings(), clock=Clock(), random=random.Random(5).random)
     group = pool.groups.get("python", ["http://new"])
-    held = await pool.acquire(group, avoid=(), within_s=60)
-    waiting = [asyncio.create_task(pool.acquire(group, avoid=(), within_s=60)) for _ in range(5)]
+    held = await acquire(pool, group, avoid=(), within_s=60)
+    waiting = [asyncio.create_task(acquire(pool, group, avoid=(), within_s=60)) for _ in range(5)]
     await asyncio.sleep(0)
     assert pool.queued == 5
     group.endpoints[0].limit.set_capacity(4)
@@ -677,7 +677,7 @@ async def test_an_endpoint_whose_capacity_is_known_starts_with_it() -> None:
         capacity_of=lambda url, family: capacities.get((url, family)),
     )
     group = pool.groups.get("python", ["http://known"])
-    calls = [asyncio.create_task(pool.acquire(group, within_s=60)) for _ in range(9)]
+    calls = [asyncio.create_task(acquire(pool, group, within_s=60)) for _ in range(9)]
     await asyncio.sleep(0)
     assert (pool.in_flight, pool.queued) == (4, 2)
     assert [type(call.exception()) for call in calls[6:]] == [QueueFullError] * 3
@@ -702,11 +702,11 @@ async def test_the_queue_is_bounded_in_length_and_time() -> None:
     """A call fails at once if the queue is full. The error of a call that waited too long has `sent="no"`."""
     pool = make_pool(Clock(), max_concurrency=1, max_queue=1)
     group = pool.groups.get("python", ["http://a"])
-    held = await pool.acquire(group, avoid=(), within_s=60)
-    waiting = asyncio.create_task(pool.acquire(group, avoid=(), within_s=0.01))
+    held = await acquire(pool, group, avoid=(), within_s=60)
+    waiting = asyncio.create_task(acquire(pool, group, avoid=(), within_s=0.01))
     await asyncio.sleep(0)
     with pytest.raises(QueueFullError):
-        await pool.acquire(group, avoid=(), within_s=0.01)
+        await acquire(pool, group, avoid=(), within_s=0.01)
     with pytest.raises(DeadlineExceededError) as caught:
         await waiting
     assert caught.value.sent == "no"
@@ -723,7 +723,7 @@ async def test_only_a_refused_connection_clears_abandoned_calls(refused: bool) -
     group.endpoints[0].limit.charge_abandoned(clock.now + 60)
     error = ConnectError("cannot connect", sent="no")
     error.refused = refused
-    pool.release(await pool.acquire(group), error)
+    pool.release(await acquire(pool, group), error)
     assert group.endpoints[0].limit.abandoned(clock.now) == (0 if refused else 1)
     pool.cancel_timer()
 
@@ -735,7 +735,7 @@ async def test_waiting_calls_wake_when_a_penalty_ends(clock: LoopClock) -> None:
     limit = group.endpoints[0].limit
     limit.set_capacity(1)
     limit.charge_abandoned(clock() + 30)
-    waiting = asyncio.ensure_future(pool.acquire(group, avoid=(), within_s=60))
+    waiting = asyncio.ensure_future(acquire(pool, group, avoid=(), within_s=60))
     await asyncio.sleep(0)
     assert pool.queued == 1
     clock.advance(31)
@@ -744,11 +744,11 @@ async def test_waiting_calls_wake_when_a_penalty_ends(clock: LoopClock) -> None:
     two = pool.groups.get("python", ["http://b", "http://c"])
     two.endpoints[1].limit.set_capacity(1)
     two.endpoints[0].limit.set_capacity(None)
-    held = await pool.acquire(pool.groups.get("python", ["http://c"]), avoid=(), within_s=60)
+    held = await acquire(pool, pool.groups.get("python", ["http://c"]), avoid=(), within_s=60)
     opened = two.endpoints[0].breaker
     for _ in range(5):
         opened.fail(clock(), clock())
-    waiting = asyncio.ensure_future(pool.acquire(two, avoid=(), within_s=60))
+    waiting = asyncio.ensure_future(acquire(pool, two, avoid=(), within_s=60))
     await asyncio.sleep(0)
     assert pool.queued == 1
     clock.advance(31)
@@ -773,7 +773,7 @@ def test_no_permit_is_lost(plan: list[tuple[str, int, bool]], most: int) -> None
 
         async def call(family: str, turns: int) -> None:
             nonlocal peak
-            choice = await pool.acquire(pool.groups.get(family, ["http://a", "http://b"]), avoid=(), within_s=60)
+            choice = await acquire(pool, pool.groups.get(family, ["http://a", "http://b"]), avoid=(), within_s=60)
             try:
                 peak = max(peak, pool.in_flight)
                 for _ in range(turns):
@@ -823,9 +823,9 @@ async def test_callers_of_a_group_without_endpoints_do_not_wait() -> None:
         random=random.Random(5).random,
         replicas_of=lambda urls: list(replicas),
     )
-    held = await pool.acquire(pool.groups.get("python", ["dns+http://a"]))
+    held = await acquire(pool, pool.groups.get("python", ["dns+http://a"]))
     assert held is not None
-    waiting = [asyncio.create_task(pool.acquire(pool.groups.get("python", ["dns+http://a"]))) for _ in range(3)]
+    waiting = [asyncio.create_task(acquire(pool, pool.groups.get("python", ["dns+http://a"]))) for _ in range(3)]
     while pool.queued < 3:
         await asyncio.sleep(0)
     waiting[1].cancel()
@@ -833,7 +833,7 @@ async def test_callers_of_a_group_without_endpoints_do_not_wait() -> None:
     pool.refresh()
     assert await asyncio.gather(*waiting, return_exceptions=True) == [None, ANY, None]
     assert (waiting[1].cancelled(), pool.queued) == (True, 0)
-    assert await pool.acquire(pool.groups.get("python", ["dns+http://a"])) is None
+    assert await acquire(pool, pool.groups.get("python", ["dns+http://a"])) is None
     pool.release(held, None)
     assert (pool.in_flight, pool.groups.endpoints()) == (0, [])
 
@@ -871,7 +871,7 @@ def test_no_permit_is_lost_while_replicas_change(
         )
 
         async def call(family: str, turns: int) -> None:
-            choice = await pool.acquire(pool.groups.get(family, ["dns+http://a"]), within_s=60)
+            choice = await acquire(pool, pool.groups.get(family, ["dns+http://a"]), within_s=60)
             try:
                 for _ in range(turns):
                     await asyncio.sleep(0)

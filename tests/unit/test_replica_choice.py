@@ -15,6 +15,7 @@ from faasrt.transport.endpoint import MANY, Endpoint, choose
 from faasrt.transport.groups import EndpointGroup
 from faasrt.transport.latency import EndpointLatency, TypicalLatency
 from faasrt.transport.pool import PermitPool
+from support.helpers import acquire
 
 
 def replicas(count: int, limit: int = 16) -> list[Endpoint]:
@@ -208,12 +209,12 @@ def full_pool(count: int) -> tuple[PermitPool, EndpointGroup, Counted]:
 async def test_the_cost_of_a_call_does_not_grow_with_the_number_of_endpoints() -> None:
     """With room, and with all endpoints full and callers waiting, a call looks at a few of a thousand endpoints."""
     pool, group, counted = full_pool(1_000)
-    held = [await pool.acquire(group) for _ in range(1_000)]
+    held = [await acquire(pool, group) for _ in range(1_000)]
     assert counted.reads < 10 * 1_000
     while (permit := pool.try_acquire(group)) is not None:
         held.append(permit)
     assert len(held) == 2_000
-    waiting = [asyncio.ensure_future(pool.acquire(group)) for _ in range(1_000)]
+    waiting = [asyncio.ensure_future(acquire(pool, group)) for _ in range(1_000)]
     while pool.queued < 1_000:
         await asyncio.sleep(0)
     counted.reads = 0
@@ -237,11 +238,11 @@ async def test_a_free_endpoint_goes_to_the_first_caller_that_may_use_it() -> Non
     a, b, both = (pool.groups.get("python", urls) for urls in (["http://a"], ["http://b"], ["http://a", "http://b"]))
     for endpoint in both.endpoints:
         endpoint.limit.set_capacity(1)
-    held = {permit.endpoint.url: permit for permit in [await pool.acquire(both), await pool.acquire(both)]}
+    held = {permit.endpoint.url: permit for permit in [await acquire(pool, both), await acquire(pool, both)]}
     order: list[str] = []
 
     async def wait(name: str, group: EndpointGroup) -> None:
-        permit = await pool.acquire(group)
+        permit = await acquire(pool, group)
         order.append(f"{name} {permit.endpoint.url[-1]}")
         held[permit.endpoint.url] = permit
 
@@ -266,10 +267,10 @@ async def test_a_retry_waits_for_another_endpoint_and_goes_first(count: int) -> 
     """An endpoint that is down always has room. A retry is not sent there again while another one is only full."""
     pool, group, _ = full_pool(count)
     down = group.endpoints[0]
-    held = [await pool.acquire(group) for _ in range(2 * count)]
-    waiting = [asyncio.ensure_future(pool.acquire(group)) for _ in range(3)]
+    held = [await acquire(pool, group) for _ in range(2 * count)]
+    waiting = [asyncio.ensure_future(acquire(pool, group)) for _ in range(3)]
     await asyncio.sleep(0)
-    retry = asyncio.ensure_future(pool.acquire(group, avoid=(down.url,)))
+    retry = asyncio.ensure_future(acquire(pool, group, avoid=(down.url,)))
     await asyncio.sleep(0)
     failed = next(permit for permit in held if permit.endpoint is down)
     pool.release(failed, ConnectError("refused", sent="no"))
@@ -296,12 +297,12 @@ async def test_a_retry_uses_the_same_endpoint_if_the_others_are_full() -> None:
     """An endpoint that has refused a call, but works, does not leave a retry and the callers behind it waiting."""
     pool, group, _ = full_pool(2)
     first = group.endpoints[0]
-    held = [await pool.acquire(group) for _ in range(4)]
+    held = [await acquire(pool, group) for _ in range(4)]
     ended, refused = (permit for permit in held if permit.endpoint is first)
     held = [permit for permit in held if permit.endpoint is not first]
     pool.release(ended, None)
     pool.release(refused, OverloadedError("full", status=429, sent="no"))
-    retry = await pool.acquire(group, avoid=(first.url,), within_s=5)
+    retry = await acquire(pool, group, avoid=(first.url,), within_s=5)
     assert (retry.endpoint, pool.queued) == (first, 0)
     for permit in (*held, retry):
         pool.release(permit, None)
@@ -310,11 +311,11 @@ async def test_a_retry_uses_the_same_endpoint_if_the_others_are_full() -> None:
 
 async def test_retries_are_served_in_order_before_others() -> None:
     pool, group, _ = full_pool(1)
-    held = [await pool.acquire(group) for _ in range(2)]
+    held = [await acquire(pool, group) for _ in range(2)]
     order: list[str] = []
 
     async def wait(name: str, avoid: tuple[str, ...]) -> None:
-        permit = await pool.acquire(group, avoid=avoid)
+        permit = await acquire(pool, group, avoid=avoid)
         order.append(name)
         pool.release(permit, None)
 
@@ -339,8 +340,8 @@ async def test_a_failed_endpoint_is_tried_while_callers_wait() -> None:
     group = pool.groups.get("python", ["http://a", "http://b"])
     for endpoint in group.endpoints:
         endpoint.limit.set_capacity(1)
-    held = {permit.endpoint.url: permit for permit in [await pool.acquire(group), await pool.acquire(group)]}
-    waiting = [asyncio.ensure_future(pool.acquire(group)) for _ in range(2)]
+    held = {permit.endpoint.url: permit for permit in [await acquire(pool, group), await acquire(pool, group)]}
+    waiting = [asyncio.ensure_future(acquire(pool, group)) for _ in range(2)]
     await asyncio.sleep(0)
     pool.release(held["http://a"], ConnectError("refused", sent="no"))
     await asyncio.sleep(0)

@@ -73,7 +73,6 @@ def decide(error: ServiceError, **changes: Any) -> float | None:
         "idempotent": False,
         "has_alternative": False,
         "remaining_s": 60.0,
-        "min_attempt_s": 0.1,
         "settings": RetrySettings(),
         "budget": RetryBudget(),
         "random": lambda: 0.5,
@@ -187,9 +186,9 @@ def test_which_failures_are_outages() -> None:
 
 
 def test_no_retry_shortly_before_the_deadline() -> None:
-    """After the wait, at least `min_attempt_s` must remain until the deadline."""
-    assert decide(overloaded(429, 3.0), remaining_s=3.05, random=lambda: 0.0) is None
-    assert decide(overloaded(429, 3.0), remaining_s=3.15, random=lambda: 0.0) == 3.0
+    """The wait must end before the time at which another attempt must start."""
+    assert decide(overloaded(429, 3.0), remaining_s=2.95, random=lambda: 0.0) is None
+    assert decide(overloaded(429, 3.0), remaining_s=3.05, random=lambda: 0.0) == 3.0
 
 
 def test_send_state_covers_all_attempts() -> None:
