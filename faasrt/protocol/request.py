@@ -104,8 +104,9 @@ class RunRequest:
                 "max_output_bytes": int(sandbox.max_output_bytes),
                 "network_enabled": sandbox.network_enabled,
             },
-            **self.input.to_wire(),
         }
+        if self.input is not NO_INPUT:
+            body |= self.input.to_wire()
         return encode_json(body)
 
 

@@ -182,16 +182,20 @@ def read_answer(answer: Answer, nonce: str | None, *, timeout_ms: float, max_out
     time_used_up = duration_ms is not None and duration_ms >= timeout_ms and not is_pyodide(metadata)
     output = ExecutionOutput(texts["stdout"], texts["stderr"], texts["ret_val"])
     outcome, user_error = declared or _inferred_outcome(output, metadata, killed, time_used_up)
-    parsed = ParsedAnswer(outcome, output, user_error, exit_code)
-    parsed.metadata, parsed.report = metadata, report
-    if truncated:
-        parsed.truncated = frozenset(truncated)
-    if duration_ms is not None:
-        parsed.duration_ms = float(duration_ms)
-    if "files" in body:
-        parsed.files = _read_files(body["files"])
-    parsed.declared, parsed.killed, parsed.time_used_up = declared is not None, killed, time_used_up
-    return parsed
+    return ParsedAnswer(
+        outcome=outcome,
+        output=output,
+        error=user_error,
+        exit_code=exit_code,
+        truncated=frozenset(truncated),
+        duration_ms=None if duration_ms is None else float(duration_ms),
+        metadata=metadata,
+        files=_read_files(body["files"]) if "files" in body else {},
+        report=report,
+        declared=declared is not None,
+        killed=killed,
+        time_used_up=time_used_up,
+    )
 
 
 def _read_failure(answer: Answer, max_output_bytes: int) -> ParsedAnswer:

@@ -78,14 +78,16 @@ class LogSink:
 
     def is_enabled_for(self, kind: type[Event]) -> bool:
         """Return whether events of this kind that do not report a failure are logged."""
-        level = logging.INFO if kind in _INFO else logging.DEBUG
-        if self._given is None and not _structlog_is_configured():
-            return _stdlib_logger.isEnabledFor(level)
-        return _is_enabled(self._logger(), level)
+        return self._writes(logging.INFO if kind in _INFO else logging.DEBUG)
 
     def wants_calls(self) -> bool:
         """Return whether any event of a call that does not fail is logged."""
-        return self.is_enabled_for(CallFinished)  # the other events have lower levels
+        return self._writes(logging.INFO)  # the level of `CallFinished`; the other events have lower ones
+
+    def _writes(self, level: int) -> bool:
+        if self._given is None and not _structlog_is_configured():
+            return _stdlib_logger.isEnabledFor(level)
+        return _is_enabled(self._logger(), level)
 
     def _logger(self) -> Any:
         """Return the current logger; the application may configure structlog at any time."""

@@ -170,7 +170,7 @@ def test_retries_while_endpoints_are_down_are_limited_by_time_not_by_number(erro
     assert decide(error, attempt=4, outage_s=10.1) is None
     assert decide(error, attempt=2, outage_s=10.1) is not None
     assert decide(error, attempt=2, outage_s=10.1, budget=empty) is None
-    assert decide(error, attempt=4, outage_s=1.0, remaining_s=0.05) is None
+    assert decide(error, attempt=4, outage_s=1.0, remaining_s=0.02) is None
     assert decide(error, attempt=4, outage_s=1.0, settings=RetrySettings(connect_retry_s=0.5)) is None
 
 
