@@ -11,7 +11,6 @@ server's metrics show how many programs ran twice.
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -21,7 +20,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import parser
+from benchmarks.harness import forget_endpoints, parser
 from benchmarks.report import Report
 from benchmarks.server import FAASRT, faas
 
@@ -118,8 +117,7 @@ def main() -> None:
     options.add_argument("--tasks", type=int, default=3_000)
     options.add_argument("--kills", type=int, default=5)
     args = options.parse_args()
-    for name in [name for name in os.environ if name.startswith("COZE_LOOP_")]:
-        del os.environ[name]
+    forget_endpoints()
     report = Report("batch", vars(args))
     report.row("Killed and resumed: each id once, the same results", **measure(args.tasks, args.kills))
     report.print(args.json)

@@ -48,7 +48,7 @@ from typing import Any
 
 import attrs
 
-from benchmarks.harness import parser
+from benchmarks.harness import forget_endpoints, parser
 from benchmarks.report import Report
 from benchmarks.simulate import quantile
 from faasrt import LimiterSettings, RuntimeManager, ServiceError, Settings
@@ -381,8 +381,7 @@ def main() -> None:
         numbers = iter(range(int(number), args.calls, args.clients))
         asyncio.run(make_calls(urls.split(","), args.language, numbers, Path(file)))
         return
-    for name in [name for name in os.environ if name.startswith("COZE_LOOP_")]:
-        del os.environ[name]
+    forget_endpoints()
     report = Report("chaos", vars(args))
     passed = asyncio.run(measure(args, report))
     report.print(args.json)

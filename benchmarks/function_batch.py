@@ -11,7 +11,6 @@ the end the file of results has each task once, with the verdict that is known b
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import socket
@@ -23,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import parser
+from benchmarks.harness import forget_endpoints, parser
 from benchmarks.problems import PROBLEMS, as_function
 from benchmarks.report import Report
 from benchmarks.server import FAASRT, Server, wait_ready
@@ -139,8 +138,7 @@ def main() -> None:
     options.add_argument("--tasks", type=int, default=2_000)
     options.add_argument("--kills", type=int, default=6)
     args = options.parse_args()
-    for name in [name for name in os.environ if name.startswith("COZE_LOOP_")]:
-        del os.environ[name]
+    forget_endpoints()
     report = Report("function_batch", vars(args))
     report.row("Killed and resumed: each task once, with its verdict", **measure(args.tasks, args.kills))
     report.print(args.json)

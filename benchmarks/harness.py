@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import random
 import subprocess
 import sys
@@ -39,6 +40,12 @@ def parser(description: str | None, *, rounds: int | None = None) -> argparse.Ar
         made.add_argument("--seed", type=int, default=1, help="seed for the order of contenders (default %(default)s)")
     made.add_argument("--contender", help=argparse.SUPPRESS)
     return made
+
+
+def forget_endpoints() -> None:
+    """Remove the user's endpoints from the environment of this process, and of those that it starts."""
+    for name in [name for name in os.environ if name.startswith("COZE_LOOP_")]:
+        del os.environ[name]
 
 
 def serve_requests(measure: Callable[..., Mapping[str, Any]]) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 import attrs
 
-from benchmarks.harness import Figures, Rounds, parser, run_rounds, spreads
+from benchmarks.harness import Figures, Rounds, forget_endpoints, parser, run_rounds, spreads
 from benchmarks.report import Report, Spread
 from benchmarks.server import FAASRT
 from benchmarks.stub import stub
@@ -50,8 +50,7 @@ class Command:
     def ask(self, *, cold: bool) -> Figures:
         """Run the command once, with or without compiled bytecode, and return its wall-clock and CPU time."""
         with tempfile.TemporaryDirectory() as folder:
-            env = {name: value for name, value in os.environ.items() if not name.startswith("COZE_LOOP_")}
-            env |= self.env | ({"PYTHONPYCACHEPREFIX": folder} if cold else {})
+            env = {**os.environ, **self.env, **({"PYTHONPYCACHEPREFIX": folder} if cold else {})}
             env.pop("PYTHONDONTWRITEBYTECODE", None)
             before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
             subprocess.run(self.command, env=env, check=True, capture_output=True)
@@ -76,6 +75,7 @@ def main() -> None:
     options = parser(__doc__, rounds=9)
     options.add_argument("--starts", nargs="+", choices=["warm", "cold"], default=["warm", "cold"])
     args = options.parse_args()
+    forget_endpoints()
     report = Report("startup", vars(args))
     with stub() as url:
         commands = {

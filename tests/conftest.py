@@ -16,10 +16,12 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from aiohttp import web
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 from hypothesis import settings
 
 import faasrt
 from faasrt import Language, RuntimeManager, SandboxConfig, ServerError, Settings
+from faasrt.testing import FakeFaaS
 from support.helpers import WASM, Clock
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -195,6 +197,20 @@ async def raw_server() -> AsyncIterator[Callable[..., Awaitable[str]]]:
         task.cancel()  # otherwise the server would wait for a handler that never ends
     for server in servers:
         await server.wait_closed()
+
+
+@pytest.fixture(scope="module")
+def portal() -> Iterator[BlockingPortal]:
+    """Yield an event loop in a thread of its own, for tests of synchronous code."""
+    with start_blocking_portal() as portal:
+        yield portal
+
+
+@pytest.fixture
+def fake(portal: BlockingPortal) -> Iterator[FakeFaaS]:
+    """Yield a FaaS with scripted answers, which runs in the thread of `portal`."""
+    with portal.wrap_async_context_manager(FakeFaaS()) as fake:
+        yield fake
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

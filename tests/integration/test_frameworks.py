@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+from anyio.from_thread import BlockingPortal
 
 from faasrt import SandboxConfig, sync
 from faasrt.rewards import CodeReward
@@ -48,18 +48,6 @@ def url() -> Iterator[str]:
         assert manager.local_faas is not None
         patch.setenv("COZE_LOOP_FAAS_URL", manager.local_faas.url)
         yield manager.local_faas.url
-
-
-@pytest.fixture
-def portal() -> Iterator[BlockingPortal]:
-    with start_blocking_portal() as portal:
-        yield portal
-
-
-@pytest.fixture
-def fake(portal: BlockingPortal) -> Iterator[FakeFaaS]:
-    with portal.wrap_async_context_manager(FakeFaaS()) as fake:
-        yield fake
 
 
 def file_of(package: str, path: str) -> Path:

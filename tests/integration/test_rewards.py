@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+from anyio.from_thread import BlockingPortal
 
 import faasrt.rewards
 from faasrt import (
@@ -55,19 +55,6 @@ def url(manager: sync.RuntimeManager) -> str:
     """The URL of that FaaS."""
     assert manager.local_faas is not None
     return manager.local_faas.url
-
-
-@pytest.fixture(scope="module")
-def portal() -> Iterator[BlockingPortal]:
-    """An event loop in a thread of its own, as TRL has one."""
-    with start_blocking_portal() as portal:
-        yield portal
-
-
-@pytest.fixture
-def fake(portal: BlockingPortal) -> Iterator[FakeFaaS]:
-    with portal.wrap_async_context_manager(FakeFaaS()) as fake:
-        yield fake
 
 
 def call_as_trl(reward: Any, completions: list[Any], portal: BlockingPortal, **columns: list[Any]) -> list[float]:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 import faasrt
 from faasrt import (
@@ -37,19 +36,6 @@ def manager() -> Iterator[sync.RuntimeManager]:
     """A manager with an embedded FaaS."""
     with sync.RuntimeManager.local(workers=2) as manager:
         yield manager
-
-
-@pytest.fixture(scope="module")
-def portal() -> Iterator[BlockingPortal]:
-    with start_blocking_portal() as portal:
-        yield portal
-
-
-@pytest.fixture
-def faas(portal: BlockingPortal) -> Iterator[FakeFaaS]:
-    """A FaaS with scripted answers, in a thread of its own."""
-    with portal.wrap_async_context_manager(FakeFaaS()) as faas:
-        yield faas
 
 
 def wait_until(condition: Any) -> None:
@@ -112,41 +98,41 @@ def test_every_method_works(manager: sync.RuntimeManager) -> None:
     assert "sync.RuntimeManager" in repr(manager)
 
 
-def test_class_methods(faas: FakeFaaS, tmp_path: Path) -> None:
+def test_class_methods(fake: FakeFaaS, tmp_path: Path) -> None:
     """`from_env` and `from_url` take the options of the settings, and a cache."""
-    faas.default = Reply.ok("hi")
-    with sync.RuntimeManager.from_env({"COZE_LOOP_FAAS_URL": faas.url}, cache=tmp_path) as manager:
+    fake.default = Reply.ok("hi")
+    with sync.RuntimeManager.from_env({"COZE_LOOP_FAAS_URL": fake.url}, cache=tmp_path) as manager:
         assert [manager.run_code("program", "py").cached for _ in range(2)] == [False, True]
-    with sync.RuntimeManager.from_url(faas.url, envelope="never") as manager:
+    with sync.RuntimeManager.from_url(fake.url, envelope="never") as manager:
         assert manager.run_code("program", "py").stdout == "hi"
     with pytest.raises(ConfigurationError):
         sync.RuntimeManager.from_url("nonsense")
 
 
-def test_errors_keep_their_types(faas: FakeFaaS) -> None:
-    with sync.RuntimeManager.from_url(faas.url) as manager:
+def test_errors_keep_their_types(fake: FakeFaaS) -> None:
+    with sync.RuntimeManager.from_url(fake.url) as manager:
         with pytest.raises(InvalidRequestError, match="code must not be empty"):
             manager.run_code("", "py")
-        faas.default = Reply.crash()
+        fake.default = Reply.crash()
         with pytest.raises(ServerError) as caught:
             manager.run_code("program", "py")
-        assert (caught.value.sent, caught.value.endpoint) == ("yes", faas.url)
+        assert (caught.value.sent, caught.value.endpoint) == ("yes", fake.url)
 
 
-def test_many_threads_share_a_manager(faas: FakeFaaS) -> None:
-    faas.handler = lambda body: Reply.ok(body["code"])
-    with sync.RuntimeManager.from_url(faas.url) as manager, ThreadPoolExecutor(16) as threads:
+def test_many_threads_share_a_manager(fake: FakeFaaS) -> None:
+    fake.handler = lambda body: Reply.ok(body["code"])
+    with sync.RuntimeManager.from_url(fake.url) as manager, ThreadPoolExecutor(16) as threads:
         results = list(threads.map(lambda number: manager.run_code(f"{number}", "py").stdout, range(300)))
         assert results == [f"{number}" for number in range(300)]
         assert manager.get_metrics().total.calls == 300
 
 
-def test_it_works_while_an_event_loop_runs_in_the_thread(faas: FakeFaaS) -> None:
+def test_it_works_while_an_event_loop_runs_in_the_thread(fake: FakeFaaS) -> None:
     """As in a notebook."""
-    faas.default = Reply.ok("hi")
+    fake.default = Reply.ok("hi")
 
     async def cell() -> list[str]:
-        with sync.RuntimeManager.from_url(faas.url) as manager:
+        with sync.RuntimeManager.from_url(fake.url) as manager:
             mapped = [item.result.stdout for item in manager.map([CodeTask("b", "py")]) if item.result]
             return [manager.run_code("a", "py").stdout, *mapped]
 
@@ -154,7 +140,7 @@ def test_it_works_while_an_event_loop_runs_in_the_thread(faas: FakeFaaS) -> None
 
 
 @pytest.mark.parametrize("ordered", [False, True])
-def test_map_reads_lazily_in_the_calling_thread(faas: FakeFaaS, ordered: bool) -> None:
+def test_map_reads_lazily_in_the_calling_thread(fake: FakeFaaS, ordered: bool) -> None:
     """No more tasks are read ahead than by the asynchronous `map`."""
     threads, read = set(), 0
 
@@ -165,14 +151,14 @@ def test_map_reads_lazily_in_the_calling_thread(faas: FakeFaaS, ordered: bool) -
             read += 1
             yield CodeTask(f"{number}", "py")
 
-    with sync.RuntimeManager.from_url(faas.url) as manager:
+    with sync.RuntimeManager.from_url(fake.url) as manager:
         taken = []
         for item in manager.map(source(), concurrency=4, ordered=ordered):
             taken.append(item.index)
             assert read - len(taken) <= 8
     assert sorted(taken) == list(range(200))
     assert threads == {threading.get_ident()}
-    assert faas.peak <= 4
+    assert fake.peak <= 4
 
 
 def test_map_coalesces(manager: sync.RuntimeManager) -> None:
@@ -185,7 +171,7 @@ def test_map_coalesces(manager: sync.RuntimeManager) -> None:
 
 
 @pytest.mark.parametrize("way", ["break", "close", "with", "error", "unstarted"])
-def test_leaving_a_map_stops_the_work(faas: FakeFaaS, way: str) -> None:
+def test_leaving_a_map_stops_the_work(fake: FakeFaaS, way: str) -> None:
     """The source is closed in the calling thread, and no program is in flight when the loop has been left."""
     closed: list[int] = []
 
@@ -197,8 +183,8 @@ def test_leaving_a_map_stops_the_work(faas: FakeFaaS, way: str) -> None:
         finally:
             closed.append(threading.get_ident())
 
-    faas.handler = lambda body: Reply(hang=body["code"] == "slow")
-    with sync.RuntimeManager.from_url(faas.url) as manager:
+    fake.handler = lambda body: Reply(hang=body["code"] == "slow")
+    with sync.RuntimeManager.from_url(fake.url) as manager:
         if way == "break":
             for _ in manager.map(source(), concurrency=3):
                 break
@@ -217,16 +203,16 @@ def test_leaving_a_map_stops_the_work(faas: FakeFaaS, way: str) -> None:
             manager.map(source(), concurrency=3).close()
         assert closed == ([] if way == "unstarted" else [threading.get_ident()])
         assert manager.get_metrics().in_flight == 0
-        wait_until(lambda: faas.in_flight == 0)
+        wait_until(lambda: fake.in_flight == 0)
 
 
-def test_an_error_of_the_source_follows_the_results_before_it(faas: FakeFaaS) -> None:
+def test_an_error_of_the_source_follows_the_results_before_it(fake: FakeFaaS) -> None:
     def source(error: BaseException) -> Iterator[CodeTask]:
         yield CodeTask("a", "py")
         yield CodeTask("b", "py")
         raise error
 
-    with sync.RuntimeManager.from_url(faas.url) as manager:
+    with sync.RuntimeManager.from_url(fake.url) as manager:
         for coalesce in (1, 10):
             seen: list[int] = []
             with pytest.raises(LookupError, match="no more"):
@@ -237,8 +223,8 @@ def test_an_error_of_the_source_follows_the_results_before_it(faas: FakeFaaS) ->
         assert manager.get_metrics().in_flight == 0
 
 
-def test_wrong_arguments_of_map(faas: FakeFaaS) -> None:
-    with sync.RuntimeManager.from_url(faas.url) as manager:
+def test_wrong_arguments_of_map(fake: FakeFaaS) -> None:
+    with sync.RuntimeManager.from_url(fake.url) as manager:
         with pytest.raises(InvalidRequestError, match="iterable"):
             manager.map(5)  # type: ignore[arg-type]
         with pytest.raises(ConfigurationError, match="concurrency"):
@@ -248,9 +234,9 @@ def test_wrong_arguments_of_map(faas: FakeFaaS) -> None:
         assert list(manager.map([])) == []
 
 
-def test_a_call_in_the_thread_of_the_manager_is_refused(faas: FakeFaaS) -> None:
+def test_a_call_in_the_thread_of_the_manager_is_refused(fake: FakeFaaS) -> None:
     """It would wait for itself."""
-    with sync.RuntimeManager.from_url(faas.url) as manager:
+    with sync.RuntimeManager.from_url(fake.url) as manager:
         with pytest.raises(ConfigurationError, match="wait for itself"):
             list(manager.map([CodeTask("a", "py")], stop_on=lambda item: manager.run_code("b", "py").ok))
         with pytest.raises(ConfigurationError, match="its own thread"):
@@ -258,19 +244,19 @@ def test_a_call_in_the_thread_of_the_manager_is_refused(faas: FakeFaaS) -> None:
         assert manager.run_code("c", "py").ok
 
 
-def test_a_closed_manager_refuses_calls(faas: FakeFaaS) -> None:
+def test_a_closed_manager_refuses_calls(fake: FakeFaaS) -> None:
     """Closing twice is harmless. A call in flight and a map fail when their manager is closed."""
-    unused = sync.RuntimeManager.from_url(faas.url)
+    unused = sync.RuntimeManager.from_url(fake.url)
     unused.close()
     timeouts = faasrt.TimeoutSettings(close_s=0.01)
-    manager = sync.RuntimeManager.from_url(faas.url, timeouts=timeouts)
-    faas.default = Reply(hang=True)
+    manager = sync.RuntimeManager.from_url(fake.url, timeouts=timeouts)
+    fake.default = Reply(hang=True)
     with ThreadPoolExecutor() as threads:
         calls: list[Future[Any]] = [
             threads.submit(manager.run_code, "slow", "py"),
             threads.submit(lambda: list(manager.map([CodeTask("slow", "py")]))),
         ]
-        wait_until(lambda: faas.in_flight == 2)
+        wait_until(lambda: fake.in_flight == 2)
         manager.close()
         for call in calls:
             with pytest.raises(RuntimeClosedError):
@@ -287,10 +273,10 @@ def test_a_closed_manager_refuses_calls(faas: FakeFaaS) -> None:
     assert manager.get_metrics().total.calls == 2
 
 
-def test_closing_races_with_calls(faas: FakeFaaS) -> None:
+def test_closing_races_with_calls(fake: FakeFaaS) -> None:
     """Every call returns a result or raises `RuntimeClosedError`, and several threads may close the manager."""
     for _ in range(20):
-        manager = sync.RuntimeManager.from_url(faas.url)
+        manager = sync.RuntimeManager.from_url(fake.url)
         begun = threading.Barrier(7)
 
         def call(manager: sync.RuntimeManager = manager, begun: threading.Barrier = begun) -> None:
