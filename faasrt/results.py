@@ -137,6 +137,10 @@ class Timings:
     attempts_s: tuple[float, ...] = ()
 
 
+def _copy(data: Mapping[str, str | bytes]) -> dict[str, str | bytes]:
+    return dict(data)
+
+
 @attrs.frozen
 class Display:
     """Something that a program displayed, in one or more formats.
@@ -146,7 +150,7 @@ class Display:
         omitted: The sorted MIME types of content that did not fit into the output limit.
     """
 
-    data: Mapping[str, str | bytes] = attrs.field(converter=dict, hash=False, repr=lambda data: safe_repr(list(data)))
+    data: Mapping[str, str | bytes] = attrs.field(converter=_copy, hash=False, repr=lambda data: safe_repr(list(data)))
     omitted: tuple[str, ...] = ()
 
     @property

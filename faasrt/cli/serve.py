@@ -69,6 +69,24 @@ _FILE = click.Path(dir_okay=False)
     help="The most connections that are open at once. Further ones are refused.",
 )
 @click.option(
+    "--max-sessions",
+    default=100,
+    type=Number(0, 100_000),
+    help="The most sessions that are open at once. Further ones are refused. 0 turns sessions off.",
+)
+@click.option(
+    "--session-idle-s",
+    default=3600.0,
+    type=Number(0.0, 1_000_000.0, unit="seconds", above=True),
+    help="How long a session may be unused, at most. Clients ask for 600 by default.",
+)
+@click.option(
+    "--session-memory-mb",
+    type=Number(1, 1_000_000_000),
+    show_default="--max-sessions times --memory-mb",
+    help="The most memory that all sessions together may use, in MiB: the sum of their limits.",
+)
+@click.option(
     "--grace-s",
     type=Number(0.0, 1_000_000.0, unit="seconds", above=True),
     show_default="5 more than --timeout-s",

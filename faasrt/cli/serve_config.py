@@ -150,6 +150,9 @@ def make_faas(context: click.Context, options: Mapping[str, Any]) -> LocalFaaS:
         access_log=make_access_log(options["log_format"]) if options["access_log"] else None,
         ssl=_read_certificates(options["tls_cert"], options["tls_key"]),
         max_connections=options["max_connections"],
+        max_sessions=options["max_sessions"],
+        session_idle_s=options["session_idle_s"],
+        session_memory_mb=options["session_memory_mb"],
     )
 
 

@@ -34,6 +34,8 @@ class LocalOptions(TypedDict, total=False):
     host: str
     port: int
     drain_s: float
+    max_sessions: int
+    session_idle_s: float
 
 
 def queue_timeout_of(settings: Settings) -> float:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from ssl import SSLContext
 from types import TracebackType
@@ -30,6 +31,7 @@ from faasrt.local.http.admission import QUEUE_TIMEOUT_S
 from faasrt.local.http.app import Service, ServiceSwitch
 from faasrt.local.http.connections import Listener
 from faasrt.local.http.listening import ListeningSockets
+from faasrt.local.http.sessions import MAX_IDLE_S, MAX_SESSIONS, Sessions
 from faasrt.local.jail.cgroup import Cgroups, program_cgroups
 from faasrt.local.jail.level import find_level
 from faasrt.local.process import available_cpus
@@ -109,6 +111,11 @@ class LocalFaaS:
     max_connections: int | None = attrs.field(
         default=None, kw_only=True, validator=optional(_checks.whole(1, 1_000_000))
     )
+    max_sessions: int = attrs.field(default=MAX_SESSIONS, kw_only=True, validator=_checks.whole(0, 100_000))
+    session_idle_s: float = attrs.field(default=MAX_IDLE_S, kw_only=True, validator=_checks.positive(1_000_000))
+    session_memory_mb: int | None = attrs.field(
+        default=None, kw_only=True, validator=optional(_checks.whole(1, 1_000_000_000))
+    )
     _emit: EventDispatcher = attrs.field(init=False)
     _wanted_languages: tuple[Language, ...] = attrs.field(init=False)
     _url: str | None = attrs.field(default=None, init=False)
@@ -119,6 +126,7 @@ class LocalFaaS:
     _sockets: ListeningSockets = attrs.field(init=False)
     _engine_tasks: EngineTasks = attrs.field(init=False)
     _services: ServiceSwitch = attrs.field(factory=ServiceSwitch, init=False)
+    _sessions: Sessions = attrs.field(init=False)
     _task: asyncio.Task[None] | None = attrs.field(default=None, init=False)
     _closing: asyncio.Event = attrs.field(factory=asyncio.Event, init=False)
     _reconfiguring: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False)
@@ -234,10 +242,11 @@ class LocalFaaS:
                 await queue.engine.make_snapshots()
 
     async def reconfigure(self, wanted: LocalFaaS) -> list[str]:
-        """Take over the options of another LocalFaaS, which was not started. No call is lost.
+        """Take over the options of another LocalFaaS, which was not started. No call and no session is lost.
 
-        Requests that have begun keep the old options. An engine whose options are the same runs on; otherwise the new
-        one is started first, and the old one ends when its programs have finished. After an error all old options stay.
+        Requests that have begun keep the old options, and open sessions their limits. An engine whose options are the
+        same runs on; otherwise the new one is started first, and the old one ends when its programs and sessions have
+        ended. After an error all old options stay.
 
         Returns:
             The names of the options that changed. `ssl` is one of them if it is another context.
@@ -282,11 +291,12 @@ class LocalFaaS:
             self._wanted_languages = wanted._wanted_languages
             self._queues, self._missing, self._options = queues, missing, options
             self._use_options()
-            self._engine_tasks.stop_after(self._services.until_former_are_idle, old - new)
+            self._engine_tasks.stop_after(partial(self._until_unused, old - new), old - new)
             return changed
 
     async def drain(self) -> None:
-        """Refuse new programs, and wait until those in flight have finished and their answers are sent.
+        """Refuse new programs, wait until those in flight have finished and their answers are sent, and end the
+        sessions.
 
         Meanwhile `/readyz` answers 503, and so do `/run_code` and `/validate_code`, with `x-faasrt-not-started: 1`, so
         that clients ask another server. Each answer closes its connection. Idle connections have up to five seconds, so
@@ -302,6 +312,7 @@ class LocalFaaS:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(self._drained_at):
                 await self._services.until_idle()
+                await self._sessions.aclose()
         await self.listener.until_closed(min(self._drained_at, now + IDLE_CONNECTIONS_S))
 
     async def aclose(self) -> None:
@@ -330,6 +341,7 @@ class LocalFaaS:
                 )
                 async with asyncio.TaskGroup() as group:
                     self._engine_tasks = EngineTasks(group)
+                    self._sessions = Sessions(group)
                     self._engine_tasks.start({queue.engine for queue in self._queues.values()})
                     try:
                         await self._listen(listening)
@@ -360,6 +372,7 @@ class LocalFaaS:
                 await listener.until_closed(now + _LAST_CONNECTIONS_S)
             self._sockets.cancel()
             await listener.close(self.drain_s if self._drained_at is None else self._drained_at - now)
+            await self._sessions.aclose()
 
     def _use_options(self) -> None:
         """Answer requests from now on with the options and queues of this object."""
@@ -368,6 +381,9 @@ class LocalFaaS:
         self.listener.max_connections = limits.max_connections(self.max_connections)
         for queue in self._queues.values():
             queue.queue_timeout_s = self.queue_timeout_s
+        sessions = self._sessions
+        sessions.max_sessions, sessions.max_idle_s = self.max_sessions, self.session_idle_s
+        sessions.max_memory_mb = self.session_memory_mb
         service = Service(
             self._queues,
             self._missing,
@@ -375,9 +391,14 @@ class LocalFaaS:
             access=AccessPolicy(self.host, self.token),
             emit=self._emit,
             listener=self.listener,
+            sessions=sessions,
             access_log=self.access_log,
         )
         self._services.use(service)
+
+    async def _until_unused(self, engines: Collection[Engine]) -> None:
+        await self._services.until_former_are_idle()
+        await self._sessions.until_ended(engines)
 
     def _compare(self, wanted: LocalFaaS) -> list[str]:
         """Return the names of the options that differ. Raise ConfigurationError if one of them cannot change."""

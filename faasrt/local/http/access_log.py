@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 from typing import Any
 
@@ -12,6 +13,7 @@ _STDLIB = (logging.Logger, logging.LoggerAdapter)
 # The status that nginx logs if a client closes its connection before the answer.
 CLIENT_GONE = 499
 _MAX_PATH = 100
+_SESSIONS = "/sessions/"
 
 
 def log_request(logger: Any, request: web.BaseRequest, *, status: int, elapsed_s: float, size: int) -> None:
@@ -29,7 +31,7 @@ def log_request(logger: Any, request: web.BaseRequest, *, status: int, elapsed_s
     fields = {
         "method": request.method,
         # A query may contain a token. The raw path cannot contain a line break.
-        "path": request.raw_path.partition("?")[0][:_MAX_PATH],
+        "path": _without_id(request.raw_path.partition("?")[0])[:_MAX_PATH],
         "status": status,
         "duration_ms": round(elapsed_s * 1000, 1),
         "bytes": size,
@@ -39,3 +41,13 @@ def log_request(logger: Any, request: web.BaseRequest, *, status: int, elapsed_s
             logger.info("request %s", " ".join(f"{name}={value}" for name, value in fields.items()))
         else:
             logger.info("request", **fields)
+
+
+def _without_id(path: str) -> str:
+    """Return a path with a hash in place of the id of a session, because everybody who knows the id can use it."""
+    before, sessions, rest = path.partition(_SESSIONS)
+    session_id, slash, after = rest.partition("/")
+    if not session_id:
+        return path
+    short_hash = hashlib.sha256(session_id.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    return f"{before}{sessions}~{short_hash}{slash}{after}"

@@ -7,6 +7,7 @@ import itertools
 import re
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import attrs
@@ -79,13 +80,21 @@ class AdmissionQueue:
         self.queued = 0
         self._free = asyncio.Semaphore(engine.capacity)
 
-    async def execute(self, job: EngineJob, *, min_queue_timeout_s: float = 0.0) -> EngineResult:
-        """Wait for a free sandbox and run a program in it. The result has the time of the wait.
+    async def execute(
+        self,
+        job: EngineJob,
+        *,
+        run: Callable[[EngineJob], Awaitable[EngineResult]] | None = None,
+        min_timeout_s: float = 0.0,
+        waited_s: float = 0.0,
+    ) -> EngineResult:
+        """Wait for a free sandbox and run a program. The result has the time of the wait.
 
         Args:
             job: The program.
-            min_queue_timeout_s: The least time for which this program may wait, in seconds, even if `queue_timeout_s`
-                is shorter. Default: 0.
+            run: Runs the program in a session; None to run it in a fresh sandbox.
+            min_timeout_s: See `enter`.
+            waited_s: See `enter`.
 
         Raises:
             BusyError: The engine is not ready, the queue is full, or the wait was too long.
@@ -94,39 +103,58 @@ class AdmissionQueue:
 
         Cancellation: ends the program. The next one in the queue can start.
         """
-        engine, counts = self.engine, self.counts
-        if not engine.ready:
-            counts.refused += 1
-            raise BusyError(engine.problem or f"{engine.name} is not ready: {engine.activity}", kind="not ready")
-        began = time.perf_counter()
-        if self._free.locked():
-            await self._wait_for_sandbox(max(self.queue_timeout_s, min_queue_timeout_s))
-        else:
-            # Without a time limit: on a busy machine, a short one may pass although a sandbox is free.
-            await self._free.acquire()
-        queued_ms = (time.perf_counter() - began) * 1000
+        queued_ms = await self.enter(min_timeout_s=min_timeout_s, waited_s=waited_s)
         try:
-            result = await engine.execute(job)
+            result = await (run or self.engine.execute)(job)
         except EngineError:
-            counts.failed += 1
+            self.counts.failed += 1
             raise
         finally:
-            self._free.release()
-        counts.outcomes[job.language, result.outcome.value] += 1
+            self.leave()
+        self.counts.outcomes[job.language, result.outcome.value] += 1
         result.queued_ms = queued_ms
         return result
 
-    async def _wait_for_sandbox(self, timeout_s: float) -> None:
+    async def enter(self, *, min_timeout_s: float = 0.0, waited_s: float = 0.0) -> float:
+        """Wait for a free sandbox, and take it. Return the time of the wait in milliseconds. `leave` must follow.
+
+        Args:
+            min_timeout_s: The least time for which this program may wait, in seconds, even if `queue_timeout_s` is
+                shorter. Default: 0.
+            waited_s: How long it has waited for something else, in seconds, which counts too. Default: 0.
+
+        Raises:
+            BusyError: The engine is not ready, the queue is full, or the wait was too long.
+        """
+        engine = self.engine
+        if not engine.ready:
+            self.counts.refused += 1
+            raise BusyError(engine.problem or f"{engine.name} is not ready: {engine.activity}", kind="not ready")
+        began = time.perf_counter()
+        if self._free.locked():
+            timeout_s = max(self.queue_timeout_s, min_timeout_s)
+            await self.wait_for(self._free, timeout_s - waited_s, f"no sandbox became free within {timeout_s:g} s")
+        else:
+            # Without a time limit: on a busy machine, a short one may pass although a sandbox is free.
+            await self._free.acquire()
+        return (time.perf_counter() - began) * 1000
+
+    def leave(self) -> None:
+        """Give a sandbox back."""
+        self._free.release()
+
+    async def wait_for(self, lock: asyncio.Semaphore | asyncio.Lock, timeout_s: float, problem: str) -> None:
+        """Acquire a lock as one of the waiting programs. Raise BusyError with the problem after the time limit."""
         if self.queued >= self._max_queue:
             self.counts.refused += 1
             raise BusyError(f"the queue is full: {self._max_queue} programs wait already")
         self.queued += 1
         try:
             async with asyncio.timeout(timeout_s):
-                await self._free.acquire()
+                await lock.acquire()
         except TimeoutError:
             self.counts.refused += 1
-            raise BusyError(f"no sandbox became free within {timeout_s:g} s") from None
+            raise BusyError(problem) from None
         finally:
             self.queued -= 1
 
@@ -137,10 +165,12 @@ async def execute_with_events(
     *,
     request: web.BaseRequest,
     emit: EventDispatcher,
-    min_queue_timeout_s: float = 0.0,
+    path: str | None = None,
+    **how: Any,
 ) -> tuple[str, EngineResult]:
     """Run a program, emit the events of its execution, with the trace headers of the request, and return its task id
-    and the result.
+    and the result. `path` replaces the path of the request in the events. `how` has arguments of
+    `AdmissionQueue.execute`.
 
     Raises the errors of `AdmissionQueue.execute`. Cancellation: ends the program.
     """
@@ -152,7 +182,7 @@ async def execute_with_events(
             ExecutionStarted(
                 execution_id=task_id,
                 language=job.language.value,
-                path=request.path,
+                path=path or request.path,
                 code_bytes=len(code),
                 code_hash=hash_code(code),
                 timeout_ms=job.limits.timeout_ms,
@@ -166,7 +196,7 @@ async def execute_with_events(
         emit(ExecutionFinished(execution_id=task_id, language=job.language.value, total_s=total_s, **ending))
 
     try:
-        result = await queue.execute(job, min_queue_timeout_s=min_queue_timeout_s)
+        result = await queue.execute(job, **how)
     except BaseException as error:
         status = getattr(error, "status", 500) if isinstance(error, Exception) else None
         finish(outcome=None, error=type(error).__name__, status=status)

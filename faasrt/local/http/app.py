@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -12,31 +12,23 @@ from aiohttp import web
 
 from faasrt._version import __version__
 from faasrt.config import SandboxConfig
-from faasrt.inputs import INPUT_FIELDS, files_to_wire
+from faasrt.inputs import INPUT_FIELDS
 from faasrt.languages import Language
-from faasrt.local.engines.engine import Engine, EngineJob, EngineResult
-from faasrt.local.errors import EngineError, NotStartedError, SuspectError
+from faasrt.local.engines.engine import Engine, EngineJob
 from faasrt.local.http.access import AccessPolicy
 from faasrt.local.http.access_log import CLIENT_GONE, log_request
 from faasrt.local.http.admission import AdmissionQueue, BusyError, execute_with_events
-from faasrt.local.http.connections import BoundedConnection, Listener, RequestCounter, log_failure
+from faasrt.local.http.connections import BoundedConnection, Listener, RequestCounter
 from faasrt.local.http.exposition import collect_metrics, format_metrics
-from faasrt.local.http.live_answer import LineResponse, answer_live
+from faasrt.local.http.live_answer import LineResponse
 from faasrt.local.http.memory import Share
-from faasrt.local.http.notices import notice_of
 from faasrt.local.http.openapi import build_document
 from faasrt.local.http.request_body import BadRequestError, decode_body, parse_job, parse_language, read_body
-from faasrt.local.http.responses import (
-    OVERLOADED_HEADERS,
-    copied_headers,
-    error_response,
-    fit_response,
-    json_response,
-    send_response,
-)
+from faasrt.local.http.responses import Handler, json_response, send_response
+from faasrt.local.http.run_answers import RunAnswers, failure_response, server_timing
 from faasrt.local.http.services import OtherServices
-from faasrt.protocol.json_lines import accepts_lines
-from faasrt.protocol.request import PROGRAM_SUSPECT_HEADER
+from faasrt.local.http.session_routes import SessionRoutes, template_of
+from faasrt.local.http.sessions import Sessions
 from faasrt.protocol.response import max_answer_bytes
 from faasrt.results import Diagnostic, Outcome, ValidationResult
 from faasrt.telemetry.dispatch import EventDispatcher
@@ -44,7 +36,7 @@ from faasrt.telemetry.dispatch import EventDispatcher
 _CAPABILITIES = ("lossless", "enforces_timeouts", "cancels_on_disconnect", "validates", "streams")
 # They need no token, and reveal nothing but this status.
 _PROBES = ("/livez", "/readyz")
-_Handler = Callable[[web.BaseRequest, Share], Awaitable[web.StreamResponse]]
+_WITH_BODY = ("POST", "PUT")
 
 
 @attrs.define(eq=False)
@@ -59,28 +51,32 @@ class Service:
     _access: AccessPolicy
     _emit: EventDispatcher
     _listener: Listener
+    _sessions: Sessions
     _access_log: Any = None
     requests: RequestCounter = attrs.field(factory=RequestCounter, init=False)
     _document: dict[str, Any] = attrs.field(init=False)
+    _runs: RunAnswers = attrs.field(init=False)
     _others: OtherServices = attrs.field(init=False)
-    _routes: dict[str, tuple[str, _Handler]] = attrs.field(init=False)
+    _routes: dict[str, dict[str, Handler]] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         engines = {language: queue.engine for language, queue in self._queues.items()}
-        largest = max_answer_bytes(self._sandbox.max_output_bytes, collects=True)
+        largest = max_answer_bytes(self._sandbox.max_output_bytes, collects=True, displays=True)
         # Enough for the answers of all programs that can run at once.
         self._listener.memory.max_answer_bytes = largest * sum(engine.capacity for engine in {*engines.values()})
         self._document = build_document(engines, self._sandbox)
+        self._runs = RunAnswers(self._sandbox, self._emit)
         self._others = OtherServices(self._queues, self._missing, self._sandbox, self._emit)
         # Compared with the raw request target: an encoded or unnormalized path matches none of them.
         self._routes = {
-            "/run_code": ("POST", self._run_code),
-            "/validate_code": ("POST", self._validate_code),
-            "/health": ("GET", self._health),
-            "/livez": ("GET", self._livez),
-            "/readyz": ("GET", self._readyz),
-            "/metrics": ("GET", self._metrics),
-            "/openapi.json": ("GET", self._openapi),
+            "/run_code": {"POST": self._run_code},
+            "/validate_code": {"POST": self._validate_code},
+            "/health": {"GET": self._health},
+            "/livez": {"GET": self._livez},
+            "/readyz": {"GET": self._readyz},
+            "/metrics": {"GET": self._metrics},
+            "/openapi.json": {"GET": self._openapi},
+            **SessionRoutes(self._queues, self._missing, self._sessions, self._runs).routes,
             **self._others.routes,
         }
 
@@ -114,41 +110,30 @@ class Service:
         except ConnectionError:
             raise
         except Exception as error:
-            return self._others.failure(path, error) or _failure_response(error)
+            return self._others.failure(path, error) or failure_response(error)
 
-    def _route(self, request: web.BaseRequest, path: str) -> _Handler:
-        method, handler = self._routes.get(path, ("", None))
-        if handler is None:
+    def _route(self, request: web.BaseRequest, path: str) -> Handler:
+        method = request.method
+        methods = self._routes.get(path) or self._routes.get(template_of(path))
+        if methods is None:
             raise web.HTTPNotFound(text=f"the path must be one of {', '.join(self._routes)}")
-        allowed = ["GET", "HEAD"] if method == "GET" else [method]
-        if request.method not in allowed:
-            raise web.HTTPMethodNotAllowed(request.method, allowed, text=f"use {' or '.join(allowed)}")
-        if method == "POST" and request.content_type != "application/json":
-            raise web.HTTPUnsupportedMediaType(text="the Content-Type must be application/json")
-        if method == "POST" and self._listener.draining:
-            self._listener.refused_while_draining += 1
-            raise BusyError("the server is about to stop", kind="stopping")
+        handler = methods.get("GET" if method == "HEAD" else method)
+        if handler is None:
+            allowed = [*methods, "HEAD"] if "GET" in methods else [*methods]
+            raise web.HTTPMethodNotAllowed(method, allowed, text=f"use {' or '.join(allowed)}")
+        if method in _WITH_BODY:
+            if request.content_type != "application/json":
+                raise web.HTTPUnsupportedMediaType(text="the Content-Type must be application/json")
+            if self._listener.draining:
+                self._listener.refused_while_draining += 1
+                raise BusyError("the server is about to stop", kind="stopping")
         return handler
 
     async def _run_code(self, request: web.BaseRequest, share: Share) -> web.StreamResponse:
         job = await self._read_job(request, share)
         if not job.code.strip():
             raise BadRequestError("'code' must not be empty")
-
-        async def execute(job: EngineJob) -> web.Response:
-            queue = self._queues[job.language]
-            task_id, result = await execute_with_events(queue, job, request=request, emit=self._emit)
-            if job.live is not None:
-                job.live.release(result.stdout)
-            if result.error is None:
-                result.error = job.limits.error(result.outcome)
-            response = fit_response(_run_fields(job, task_id, result, queue.engine, self._sandbox), job)
-            response.headers["Server-Timing"] = _server_timing(result)
-            return response
-
-        if accepts_lines(request.headers.get("Accept", "")):
-            return await answer_live(request, job, execute, _failure_response, share)
-        return await execute(job)
+        return await self._runs.answer(request, share, job, self._queues[job.language])
 
     async def _validate_code(self, request: web.BaseRequest, share: Share) -> web.Response:
         job = attrs.evolve(await self._read_job(request, share), check=True)
@@ -166,7 +151,7 @@ class Service:
             # The parser ran out of time, memory or stack, as it also would before a run.
             diagnostics = (Diagnostic(f"too complex for the parser ({result.outcome})"),)
         validation = ValidationResult(not diagnostics, diagnostics, queue.engine.runtime)
-        return json_response(200, attrs.asdict(validation), {"Server-Timing": _server_timing(result)})
+        return json_response(200, attrs.asdict(validation), {"Server-Timing": server_timing(result)})
 
     async def _read_job(self, request: web.BaseRequest, share: Share) -> EngineJob:
         fields = decode_body(await read_body(request, share))
@@ -188,6 +173,8 @@ class Service:
                 "level_reason": engine.level_reason,
                 "input": list(engine.input_fields),
                 "compile_limit_s": engine.compile_limit_s,
+                "sessions": list(self._sessions.features(engine)),
+                "displays": engine.has_displays,
                 "cgroup": engine.cgroups is not None,
                 "capacity": engine.capacity,
                 "active": engine.active,
@@ -202,7 +189,7 @@ class Service:
         return {
             "status": status,
             "version": f"faasrt {__version__}",
-            "capabilities": dict.fromkeys(_CAPABILITIES, True) | self._input_capabilities(),
+            "capabilities": dict.fromkeys(_CAPABILITIES, True) | self._engine_capabilities(),
             "limits": attrs.asdict(self._sandbox),
             "languages": languages,
             "missing": self._missing,
@@ -232,13 +219,18 @@ class Service:
             status = "ready" if "ready" in statuses else "failed"
         return json_response(200 if status == "ready" else 503, {"status": status})
 
-    def _input_capabilities(self) -> dict[str, bool]:
-        """Return which fields of `faasrt.inputs` all languages have."""
+    def _engine_capabilities(self) -> dict[str, bool]:
+        """Return which fields of `faasrt.inputs` all languages have, and whether one has sessions and displays."""
         engines = [queue.engine for queue in self._queues.values()]
-        return {name: all(name in engine.input_fields for engine in engines) for name in INPUT_FIELDS}
+        fields = {name: all(name in engine.input_fields for engine in engines) for name in INPUT_FIELDS}
+        return {
+            **fields,
+            "sessions": any(self._sessions.features(engine) for engine in engines),
+            "displays": any(engine.has_displays for engine in engines),
+        }
 
     async def _metrics(self, request: web.BaseRequest, share: Share) -> web.Response:
-        metrics = collect_metrics(dict.fromkeys(self._queues.values()), self._listener)
+        metrics = collect_metrics(dict.fromkeys(self._queues.values()), self._listener, self._sessions)
         accepted = request.headers.get("Accept", "")
         # Prometheus never asks for JSON. A client that does may accept text as its second choice.
         if "application/json" in accepted or not ("text/plain" in accepted or "openmetrics" in accepted):
@@ -287,59 +279,3 @@ class ServiceSwitch:
 
 def _status(engine: Engine) -> str:
     return "ready" if engine.ready else "failed" if engine.problem else "starting"
-
-
-def _server_timing(result: EngineResult) -> str:
-    """Return the value of the header Server-Timing, in milliseconds."""
-    compiled = "" if result.compile_ms is None else f"compile;dur={result.compile_ms:.3f}, "
-    return f"queue;dur={result.queued_ms:.3f}, {compiled}run;dur={result.duration_ms:.3f}"
-
-
-def _failure_response(error: Exception) -> web.Response:
-    """Return the answer to a request that failed with this error. Log an unexpected error."""
-    match error:
-        case BadRequestError():
-            return error_response(400, "bad request", str(error))
-        case SuspectError():
-            return error_response(error.status, error.kind, str(error), {PROGRAM_SUSPECT_HEADER: "1"})
-        case EngineError():
-            headers = OVERLOADED_HEADERS if isinstance(error, NotStartedError) else {}
-            return error_response(error.status, error.kind, str(error), headers)
-        case web.HTTPException():
-            return error_response(error.status, error.reason, error.text or "", copied_headers(error))
-    log_failure(error)
-    return error_response(500, "internal error", f"{type(error).__name__} in the server; see its log")
-
-
-def _run_fields(
-    job: EngineJob, task_id: str, result: EngineResult, engine: Engine, sandbox: SandboxConfig
-) -> dict[str, Any]:
-    notice = "" if result.stderr else notice_of(result)
-    return {
-        "output": {"stdout": result.stdout, "stderr": result.stderr or notice, "ret_val": result.ret_val},
-        "metadata": {
-            "language": job.language,
-            "runtime": engine.runtime,
-            "engine": engine.name,
-            "fingerprint": engine.fingerprint(sandbox),
-            "level": engine.level,
-            "platform": engine.platform,
-            "duration": round(result.duration_ms),
-            **({} if result.compile_ms is None else {"compile_ms": result.compile_ms}),
-            "status": "success" if result.outcome is Outcome.OK else "error",
-            "exit_code": result.exit_code,
-            "timed_out": result.outcome is Outcome.TIMEOUT,
-            "task_id": task_id,
-            "instance_id": result.instance_id,
-            "pool_stats": {
-                "totalInstances": engine.active + engine.idle,
-                "idleInstances": engine.idle,
-                "activeInstances": engine.active,
-            },
-        },
-        "outcome": result.outcome,
-        "error_info": attrs.asdict(result.error) if result.error else None,
-        "truncated": list(result.truncated),
-        **({"files": files_to_wire(result.files)} if job.input.collect else {}),
-        **({"notice": notice} if notice else {}),
-    }

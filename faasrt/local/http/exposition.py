@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from faasrt._version import __version__
 from faasrt.local.http.admission import AdmissionQueue
 from faasrt.local.http.connections import Listener
+from faasrt.local.http.sessions import Sessions
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -21,18 +22,26 @@ _DOCUMENTATION = {
     "capacity": "Programs that can run at once.",
     "ready": "Whether the engine can run programs.",
 }
-_COUNTERS = ("refused", "failed", "refused_connections", "refused_while_draining")
+_COUNTERS = (
+    *("refused", "failed", "refused_connections", "refused_while_draining"),
+    *("opened_sessions", "forked_sessions", "session_runs"),
+)
 _OF_SERVER = {
     "connections": "Open connections.",
     "refused_connections": "Connections refused because too many were open.",
     "refused_while_draining": "Programs refused because the server was about to stop.",
     "max_connections": "The largest number of open connections.",
     "draining": "Whether the server is about to stop, and refuses programs.",
+    "sessions": "Open sessions.",
+    "max_sessions": "The largest number of open sessions.",
+    "opened_sessions": "Sessions that were opened, with forks.",
+    "forked_sessions": "Sessions that were forked from another one.",
+    "session_runs": "Programs that began in sessions.",
 }
 _INFO = ("language", "level", "runtime")
 
 
-def collect_metrics(queues: Iterable[AdmissionQueue], listener: Listener) -> dict[str, Any]:
+def collect_metrics(queues: Iterable[AdmissionQueue], listener: Listener, sessions: Sessions) -> dict[str, Any]:
     """Return the metrics of the server and of each engine, as an object for JSON."""
     engines = {}
     for queue in queues:
@@ -61,6 +70,12 @@ def collect_metrics(queues: Iterable[AdmissionQueue], listener: Listener) -> dic
         "refused_while_draining": listener.refused_while_draining,
         "max_connections": listener.max_connections,
         "draining": listener.draining,
+        "sessions": len(sessions),
+        "max_sessions": sessions.max_sessions,
+        "opened_sessions": sessions.counts.opened,
+        "forked_sessions": sessions.counts.forks,
+        "session_runs": sessions.counts.runs,
+        "ended_sessions": dict(sessions.counts.ended),
     }
 
 
@@ -107,6 +122,12 @@ class _Collector:
             info.add_metric((engine_name,), {name: engine[name] for name in _INFO} | {"version": __version__})
         yield utilization
         yield info
+        ended = CounterMetricFamily(
+            "faasrt_local_ended_sessions", "Sessions that have ended, by reason.", labels=("reason",)
+        )
+        for reason, count in self.metrics["ended_sessions"].items():
+            ended.add_metric((reason,), count)
+        yield ended
         for name, documentation in _OF_SERVER.items():
             kind = CounterMetricFamily if name in _COUNTERS else GaugeMetricFamily
             yield kind(f"faasrt_local_{name}", documentation, value=self.metrics[name])

@@ -27,6 +27,7 @@ _OF_SANDBOXFUSION = {"files": "files", "collect": "fetch_files"}
 def build_document(engines: Mapping[Language, Engine], sandbox: SandboxConfig) -> dict[str, Any]:
     """Fill the template with the languages and limits of a server."""
     memory_mb = {language: engine.min_memory_mb for language, engine in engines.items()}
+    in_sessions = [language for language, engine in engines.items() if engine.session_features]
     text = _TEMPLATE
     for name, value in {
         "VERSION": __version__,
@@ -45,6 +46,12 @@ def build_document(engines: Mapping[Language, Engine], sandbox: SandboxConfig) -
         "SANDBOXFUSION_LANGUAGES": sandboxfusion.names_of(engines),
         "PISTON_LANGUAGES": piston.names_of(engines),
         "NETWORK_ENABLED": {"const": False},
+        # A list of values cannot be empty.
+        "SESSION_LANGUAGES": sorted(name for language in in_sessions or engines for name in language.names),
+        "DISPLAYS": {
+            **({"type": "boolean"} if all(engine.has_displays for engine in engines.values()) else {"const": False}),
+            "description": "Whether to return what the program displays.",
+        },
     }.items():
         # A placeholder that is a whole JSON string is replaced with its quotes, by a value of any type.
         text = text.replace(f'"{{{name}}}"', json.dumps(value)).replace(f"{{{name}}}", str(value))

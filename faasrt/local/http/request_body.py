@@ -7,14 +7,16 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import attrs
 from aiohttp import web
 
 from faasrt import _strict_json
 from faasrt.config import SandboxConfig
 from faasrt.errors import InvalidRequestError, UnsupportedLanguageError
-from faasrt.inputs import ProgramInput
+from faasrt.inputs import ProgramInput, check_patterns
 from faasrt.languages import Language
 from faasrt.local.engines.engine import Engine, EngineJob
+from faasrt.local.engines.session import SessionOptions
 from faasrt.local.http import limits
 from faasrt.local.http.admission import BusyError
 from faasrt.local.http.memory import Share
@@ -162,23 +164,67 @@ def parse_job(fields: dict[str, Any], language: Language, engine: Engine, own: S
     the server, `own`. Raise BadRequestError if a field is invalid, or if the engine cannot enforce a limit.
     """
     code = _get(fields, "code", str, "a string")
-    # coze-loop sends these two fields, which are not used. Go encodes an empty map as null.
-    _get(fields, "priority", str | None, "a string", "")
-    _get(fields, "ext", dict | None, "an object", {})
-    sandbox = _get(fields, "sandbox", dict, "an object", {})
-    if unknown := sandbox.keys() - set(_SANDBOX_FIELDS):
-        raise BadRequestError(f"'sandbox' has no field {min(unknown)[:50]!r}, only {', '.join(_SANDBOX_FIELDS)}")
-    network_enabled = _get(sandbox, "network_enabled", bool, "true or false", False)
-    if network_enabled:
-        raise BadRequestError("'network_enabled' must be false: no sandbox of this server has a network")
-    limits = _parse_limits(fields, sandbox, own)
-    try:
-        program_input = ProgramInput.from_wire(fields, language)
-    except InvalidRequestError as error:
-        raise BadRequestError(str(error)) from None
-    job = EngineJob(language=language, code=code, limits=limits, input=program_input)
+    limits = _parse_limits(fields, own)
+    displays = _get(fields, "displays", bool, "true or false", False)
+    if displays and not engine.has_displays:
+        raise BadRequestError(f"'displays' cannot be used for {language}: the engine {engine.name} has none")
+    job = EngineJob(
+        language=language, code=code, limits=limits, input=_parse_input(fields, language), displays=displays
+    )
     check_job(job, engine)
     return job
+
+
+def parse_session(fields: dict[str, Any], language: Language, engine: Engine, own: SandboxConfig) -> SessionOptions:
+    """Return the options of a session to open. A request can only lower the limits of the server, `own`. Raise
+    BadRequestError if a field is invalid, or if the engine cannot enforce a limit.
+    """
+    # Checked like a program without code.
+    job = parse_job({"code": "", "sandbox": fields.get("sandbox", {})}, language, engine, own)
+    return SessionOptions(language=language, limits=job.limits, files=parse_files(fields, engine))
+
+
+def parse_session_job(fields: dict[str, Any], session: SessionOptions, engine: Engine, own: SandboxConfig) -> EngineJob:
+    """Return the program of a session. `own` has the limits of the session. Raise BadRequestError if a field is
+    invalid, or cannot be used in a session.
+    """
+    for name in ("argv", "files", "collect"):
+        if fields.get(name):
+            raise BadRequestError(f"'{name}' cannot be used in a session: write and read its files instead")
+    job = parse_job(fields, session.language, engine, own)
+    if job.limits.memory_limit_mb < own.memory_limit_mb:
+        raise BadRequestError(f"'memory_limit_mb' cannot be lower than that of the session, {own.memory_limit_mb}")
+    set_by_server = [outcome for outcome in job.limits.set_by_server if outcome in session.limits.set_by_server]
+    limits = attrs.evolve(job.limits, set_by_server=tuple(set_by_server))
+    return attrs.evolve(job, limits=limits, displays=True)
+
+
+def parse_idle_timeout(fields: dict[str, Any]) -> float | None:
+    """Return the idle limit in a request, in seconds; None if there is none. Raise BadRequestError if it is invalid."""
+    return None if fields.get("idle_timeout_s") is None else _positive(fields, "idle_timeout_s")
+
+
+def parse_files(fields: dict[str, Any], engine: Engine) -> Mapping[str, bytes]:
+    """Return the files to write into a session. Raise BadRequestError if they are invalid."""
+    files = _parse_input({"files": fields.get("files")}, None).files
+    if files and "files" not in engine.session_features:
+        raise BadRequestError(f"'files' cannot be used: the sessions of the engine {engine.name} have no files")
+    return files
+
+
+def parse_patterns(fields: dict[str, Any]) -> tuple[str, ...]:
+    """Return the patterns of files to read from a session. Raise BadRequestError if they are invalid."""
+    try:
+        return check_patterns(_get(fields, "patterns", list, "a list of strings"), "'patterns'")
+    except InvalidRequestError as error:
+        raise BadRequestError(str(error)) from None
+
+
+def _parse_input(fields: dict[str, Any], language: Language | None) -> ProgramInput:
+    try:
+        return ProgramInput.from_wire(fields, language)
+    except InvalidRequestError as error:
+        raise BadRequestError(str(error)) from None
 
 
 def check_job(job: EngineJob, engine: Engine) -> None:
@@ -200,7 +246,15 @@ def _get(fields: dict[str, Any], name: str, kind: Any, words: str, default: Any 
     return value
 
 
-def _parse_limits(fields: dict[str, Any], sandbox: dict[str, Any], own: SandboxConfig) -> ExecutionLimits:
+def _parse_limits(fields: dict[str, Any], own: SandboxConfig) -> ExecutionLimits:
+    # coze-loop sends these two fields, which are not used. Go encodes an empty map as null.
+    _get(fields, "priority", str | None, "a string", "")
+    _get(fields, "ext", dict | None, "an object", {})
+    sandbox = _get(fields, "sandbox", dict, "an object", {})
+    if unknown := sandbox.keys() - set(_SANDBOX_FIELDS):
+        raise BadRequestError(f"'sandbox' has no field {min(unknown)[:50]!r}, only {', '.join(_SANDBOX_FIELDS)}")
+    if _get(sandbox, "network_enabled", bool, "true or false", False):
+        raise BadRequestError("'network_enabled' must be false: no sandbox of this server has a network")
     timeout = {} if fields.get("timeout") is None else fields  # Go encodes a missing number as null
     requested = {
         Outcome.TIMEOUT: min(_positive(timeout, "timeout"), _positive(sandbox, "timeout_ms")),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -10,11 +10,15 @@ from aiohttp import web
 from faasrt import _strict_json
 from faasrt.local.engines.engine import EngineJob
 from faasrt.local.http.memory import Share
+from faasrt.protocol.displays import displays_to_wire
 from faasrt.protocol.frames import is_frame
 from faasrt.protocol.request import NOT_STARTED_HEADER
 from faasrt.protocol.response import max_answer_bytes
 from faasrt.protocol.streams import cut_text
+from faasrt.results import Display
 
+Handler = Callable[[web.BaseRequest, Share], Awaitable[web.StreamResponse]]
+"""Answers a request whose headers have been checked."""
 OVERLOADED_HEADERS = {"Retry-After": "1", NOT_STARTED_HEADER: "1"}
 
 _COPIED_HEADERS = ("Allow", "WWW-Authenticate", "Accept-Encoding", "Connection", NOT_STARTED_HEADER)
@@ -49,7 +53,8 @@ def fit_response(fields: dict[str, Any], job: EngineJob) -> web.Response:
     fit are cut further and named in `truncated`.
     """
     max_output_bytes = job.limits.max_output_bytes
-    max_bytes = max_answer_bytes(max_output_bytes, collects=bool(job.input.collect)) - _SPARE_BYTES
+    collects, displays = bool(job.input.collect), job.displays
+    max_bytes = max_answer_bytes(max_output_bytes, collects=collects, displays=displays) - _SPARE_BYTES
     output, error = fields["output"], fields["error_info"]
     texts = {**output, "message": error["message"]} if error else dict(output)
     # A text that is cut anyway is not encoded, because this would block the event loop.
@@ -78,6 +83,33 @@ def fit_response(fields: dict[str, Any], job: EngineJob) -> web.Response:
         fields["error_info"]["message"] = texts.pop("message")
     fields["output"] |= texts
     return json_response(200, {**fields, "truncated": sorted(truncated - {"message"})})
+
+
+def fit_displays(displays: Sequence[Display], max_output_bytes: int) -> tuple[list[dict[str, Any]], bool]:
+    """Return displays for JSON, and whether they are complete. Their JSON has at most twice `max_output_bytes`: first
+    contents of type text/plain, then others in order. Those that do not fit are named in `omitted`.
+    """
+    left = 2 * max_output_bytes
+    named = []
+    for display in displays:
+        left -= sum(_json_size(name) + 4 for name in (*display.data, *display.omitted)) + 30
+        if left < 0:
+            break
+        named.append(display)
+    kept: set[tuple[int, str]] = set()
+    for plain in (True, False):
+        for index, display in enumerate(named):
+            for name, content in display.data.items():
+                if plain is (name == "text/plain"):
+                    size = 4 * len(content) // 3 + 6 if isinstance(content, bytes) else _json_size(content)
+                    if size <= left:
+                        left -= size
+                        kept.add((index, name))
+    fitting = []
+    for index, display in enumerate(named):
+        data = {name: content for name, content in display.data.items() if (index, name) in kept}
+        fitting.append(Display(data, tuple(sorted({*display.omitted, *(display.data.keys() - data.keys())}))))
+    return displays_to_wire(fitting), fitting == [*displays]
 
 
 def _cut_to_json_size(text: str, size: int, max_size: int) -> tuple[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 import attrs
@@ -19,7 +19,7 @@ from faasrt.local.errors import EngineError, NotStartedError, SuspectError
 from faasrt.local.http.admission import AdmissionQueue, execute_with_events
 from faasrt.local.http.memory import Share
 from faasrt.local.http.request_body import BadRequestError, check_job, decode_body, read_body
-from faasrt.local.http.responses import OVERLOADED_HEADERS, copied_headers, json_response
+from faasrt.local.http.responses import OVERLOADED_HEADERS, Handler, copied_headers, json_response
 from faasrt.protocol import piston, sandboxfusion
 from faasrt.protocol.execution_limits import ExecutionLimits
 from faasrt.protocol.processes import ProcessEnd
@@ -27,7 +27,6 @@ from faasrt.protocol.served import RefusedError, ServedLanguage, ServedProtocol,
 from faasrt.results import Outcome
 from faasrt.telemetry.dispatch import EventDispatcher
 
-Handler = Callable[[web.BaseRequest, Share], Awaitable[web.Response]]
 # The services queue programs without a limit, and many of their clients count a refusal as a failure of the program.
 # The clients wait at least 10 s longer than a program may take.
 MIN_QUEUE_TIMEOUT_S = 8.0
@@ -47,7 +46,7 @@ class OtherServices:
         emit: Called with the events of executions.
 
     Attributes:
-        routes: The method and the handler of each path.
+        routes: The handler of each method, by path.
     """
 
     def __init__(
@@ -58,14 +57,14 @@ class OtherServices:
         emit: EventDispatcher,
     ) -> None:
         self._queues, self._missing, self._sandbox, self._emit = queues, missing, sandbox, emit
-        self.routes: dict[str, tuple[str, Handler]] = {
-            f"{protocol.prefix}{protocol.run_path}": ("POST", partial(self._run, protocol)) for protocol in _PROTOCOLS
+        self.routes: dict[str, dict[str, Handler]] = {
+            f"{protocol.prefix}{protocol.run_path}": {"POST": partial(self._run, protocol)} for protocol in _PROTOCOLS
         }
         self.routes |= {
-            f"{sandboxfusion.SERVER.prefix}/run_jupyter": ("POST", self._run_jupyter),
-            f"{sandboxfusion.SERVER.prefix}/v1/ping": ("GET", self._ping),
-            f"{piston.SERVER.prefix}/runtimes": ("GET", self._runtimes),
-            f"{piston.SERVER.prefix}/packages": ("GET", self._packages),
+            f"{sandboxfusion.SERVER.prefix}/run_jupyter": {"POST": self._run_jupyter},
+            f"{sandboxfusion.SERVER.prefix}/v1/ping": {"GET": self._ping},
+            f"{piston.SERVER.prefix}/runtimes": {"GET": self._runtimes},
+            f"{piston.SERVER.prefix}/packages": {"GET": self._packages},
         }
 
     def failure(self, path: str, error: Exception) -> web.Response | None:
@@ -107,7 +106,7 @@ class OtherServices:
         if result is None:
             try:
                 _, executed = await execute_with_events(
-                    queue, job, request=request, emit=self._emit, min_queue_timeout_s=MIN_QUEUE_TIMEOUT_S
+                    queue, job, request=request, emit=self._emit, min_timeout_s=MIN_QUEUE_TIMEOUT_S
                 )
             except SuspectError:  # as if the service had seen that the program was killed
                 executed = EngineResult(outcome=Outcome.CRASHED)

@@ -1,0 +1,340 @@
+"""The open sessions of the embedded FaaS: their ids, turns, idle limits, and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections import Counter
+from collections.abc import AsyncIterator, Collection
+
+import attrs
+
+from faasrt.config import SandboxConfig
+from faasrt.local.engines.engine import Engine, EngineJob, EngineResult
+from faasrt.local.engines.session import EngineSession, SessionEndedError, SessionOptions
+from faasrt.local.errors import EngineError
+from faasrt.local.http.admission import AdmissionQueue, BusyError
+from faasrt.telemetry.logs import log_exception
+
+IDLE_TIMEOUT_S = 600.0
+"""The idle limit of a session whose client names none, in seconds."""
+MAX_SESSIONS = 100
+MAX_IDLE_S = 3_600.0
+_MAX_REMEMBERED = 1_000
+_UNKNOWN = "there is no session with this id: it was never here, or the server has been restarted"
+_STOPPED = "the server was stopped"
+_TOO_MANY = "too many sessions"
+
+
+@attrs.define
+class SessionCounts:
+    """Counts what happened to sessions.
+
+    Attributes:
+        opened: The number of sessions that were opened, with forks.
+        forks: The number of forks.
+        runs: The number of programs that ran in sessions.
+        ended: The number of sessions that have ended, by reason: "closed" by the client, "idle" for too long, "run" (a
+            program ended it), "lost" (its process or its engine ended between programs), or "stopped" (the server).
+    """
+
+    opened: int = 0
+    forks: int = 0
+    runs: int = 0
+    ended: Counter[str] = attrs.field(factory=Counter)
+
+
+class Session:
+    """An open session. Created by `Sessions`.
+
+    Attributes:
+        id: The id, with which every client of the server can use the session.
+        program: The session of the engine.
+        queue: The queue of its engine.
+        sandbox: Its limits.
+        idle_timeout_s: How long nobody may use it until it ends, in seconds.
+        runs: The number of programs that have begun in it.
+        running: Whether a program runs in it now.
+        reason: Why the server has ended it; "" before.
+        ended_in_run: Whether a program has ended it.
+    """
+
+    def __init__(
+        self,
+        program: EngineSession,
+        queue: AdmissionQueue,
+        sandbox: SandboxConfig,
+        idle_timeout_s: float,
+        counts: SessionCounts,
+    ) -> None:
+        self.id = secrets.token_urlsafe(24)
+        self.program, self.queue, self.sandbox, self.idle_timeout_s = program, queue, sandbox, idle_timeout_s
+        self.runs = 0
+        self.running = self.ended_in_run = False
+        self.reason = ""
+        self._counts = counts
+        self._loop = asyncio.get_running_loop()
+        self._turn = asyncio.Lock()  # first come, first served
+        self._users = 0
+        self._used_at = self._loop.time()
+        self._wait: asyncio.Timeout | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request uses the session, or waits for its turn."""
+        return self._users > 0
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since the last use; 0 while the session is busy."""
+        return 0.0 if self.busy else self._loop.time() - self._used_at
+
+    @contextlib.asynccontextmanager
+    async def turn(self) -> AsyncIterator[float]:
+        """Wait for the turn of this request, and use the session in the block. The value is the time of the wait, in
+        seconds.
+
+        Raises:
+            BusyError: It did not become the turn of this request within the time limit of the queue, or too many wait.
+            SessionEndedError: The session has ended meanwhile.
+        """
+        began, timeout_s = self._loop.time(), self.queue.queue_timeout_s
+        self._users += 1
+        self._reset_wait()
+        try:
+            if self._users > 1:
+                await self.queue.wait_for(self._turn, timeout_s, f"the session did not become free in {timeout_s:g} s")
+            else:
+                await self._turn.acquire()
+            try:
+                self.check()
+                yield self._loop.time() - began
+            finally:
+                self._turn.release()
+        finally:
+            self._users -= 1
+            self._used_at = self._loop.time()
+            self._reset_wait()
+
+    @property
+    def ending(self) -> str:
+        """Why the session has ended; "" before."""
+        return self.reason or (self.program.reason or "its process has ended" if self.program.ended.is_set() else "")
+
+    def check(self) -> None:
+        """Raise SessionEndedError if the session has ended."""
+        if self.ending:
+            raise SessionEndedError(self.ending)
+
+    async def run(self, job: EngineJob) -> EngineResult:
+        """Run a program. The caller has its turn, and a slot of the queue. Raises the errors of `EngineSession.run`."""
+        self.check()
+        engine = self.queue.engine
+        self.runs += 1
+        self._counts.runs += 1
+        self.running = True
+        engine.active += 1
+        try:
+            return await self.program.run(job)
+        except EngineError:
+            if self.reason:  # the session was ended while the program ran
+                raise SessionEndedError(self.reason) from None
+            raise
+        finally:
+            engine.active -= 1
+            self.running = False
+            self.ended_in_run = self.program.ended.is_set()
+
+    def interrupt(self) -> bool:
+        """Interrupt the program that runs. Return whether there is one."""
+        if self.running:
+            self.program.interrupt()
+        return self.running
+
+    async def until_over(self) -> None:
+        """Wait until the session has ended by itself, has been idle for too long, or got a reason to end."""
+        while not self.reason and not self.program.ended.is_set():
+            try:
+                async with asyncio.timeout_at(self._idle_at()) as self._wait:
+                    await self.program.ended.wait()
+            except TimeoutError:
+                if not self.busy:  # a request that comes at the last moment uses it
+                    return
+            finally:
+                self._wait = None
+
+    def end(self, reason: str) -> None:
+        """Give the session a reason to end. The first one counts."""
+        self.reason = self.reason or reason
+        self._reset_wait()
+
+    def _reset_wait(self) -> None:
+        if self._wait is not None and not self._wait.expired():
+            self._wait.reschedule(self._idle_at())
+
+    def _idle_at(self) -> float | None:
+        if self.reason:
+            return 0.0
+        return None if self.busy else self._used_at + self.idle_timeout_s
+
+
+class Sessions:
+    """All open sessions of a server.
+
+    Args:
+        group: Runs a task for each session.
+
+    Attributes:
+        max_sessions: The largest number of sessions that are open at once; 0 for no sessions.
+        max_idle_s: The highest idle limit of a session, in seconds.
+        max_memory_mb: The largest sum of their memory limits in MiB; None for no further limit.
+        counts: What happened to sessions so far.
+    """
+
+    def __init__(self, group: asyncio.TaskGroup) -> None:
+        self.max_sessions, self.max_idle_s = MAX_SESSIONS, MAX_IDLE_S
+        self.max_memory_mb: int | None = None
+        self.counts = SessionCounts()
+        self._group = group
+        self._open: dict[str, Session] = {}
+        self._ended: dict[str, str] = {}  # the reasons of the last ones, by id
+        self._tasks: dict[str, asyncio.Task[None]] = {}  # they run until the processes of the session have ended
+        self._count = self._memory_mb = 0  # of sessions whose processes run, or start
+
+    def __len__(self) -> int:
+        """Return the number of open sessions."""
+        return len(self._open)
+
+    def features(self, engine: Engine) -> Collection[str]:
+        """Return what the sessions of an engine can do; nothing if there are none."""
+        return engine.session_features if self.max_sessions else ()
+
+    def get(self, session_id: str) -> Session:
+        """Return an open session. Raise SessionEndedError if it has ended or is unknown."""
+        session = self._open.get(session_id)
+        if session is None:
+            raise SessionEndedError(self._ended.get(session_id, _UNKNOWN))
+        return session
+
+    async def open(
+        self, queue: AdmissionQueue, options: SessionOptions, sandbox: SandboxConfig, idle_timeout_s: float | None
+    ) -> Session:
+        """Open a session.
+
+        Args:
+            queue: The queue of its engine. The caller has a slot of it.
+            options: Its options.
+            sandbox: Its limits.
+            idle_timeout_s: Its idle limit in seconds; None for 600. It is lowered to `max_idle_s`.
+
+        Raises:
+            BusyError: There are too many sessions.
+            NotStartedError: The engine cannot start it.
+
+        Cancellation: ends the session.
+        """
+        self._reserve(sandbox)
+        try:
+            program = await queue.engine.open_session(options)
+        except BaseException:
+            self._release(sandbox)
+            raise
+        program.options = attrs.evolve(options, files={})  # the contents are not needed any more
+        return self._add(program, queue, sandbox, IDLE_TIMEOUT_S if idle_timeout_s is None else idle_timeout_s)
+
+    async def fork(self, session: Session, idle_timeout_s: float | None) -> Session:
+        """Open a copy of a session, whose idle limit is that of the other one if None is given. The caller has its turn
+        and a slot of its queue.
+
+        Raises:
+            BusyError: There are too many sessions.
+            ForkError: The session cannot be forked.
+            SessionEndedError: The session has ended.
+
+        Cancellation: ends the copy.
+        """
+        self._reserve(session.sandbox)
+        try:
+            program = await session.program.fork()
+        except BaseException:
+            self._release(session.sandbox)
+            raise
+        self.counts.forks += 1
+        idle_s = session.idle_timeout_s if idle_timeout_s is None else idle_timeout_s
+        return self._add(program, session.queue, session.sandbox, idle_s)
+
+    async def close(self, session_id: str) -> None:
+        """End a session, and wait until its processes have ended. Do nothing if it has ended already. Raise
+        SessionEndedError if it is unknown.
+        """
+        if session_id in self._open:
+            self._end(self._open[session_id], "closed", "the session was closed")
+        elif session_id not in self._ended:
+            raise SessionEndedError(_UNKNOWN)
+        if session_id in self._tasks:
+            await asyncio.wait({self._tasks[session_id]})
+
+    async def aclose(self) -> None:
+        """End all sessions, and wait until their processes have ended."""
+        for session in [*self._open.values()]:
+            self._end(session, "stopped", _STOPPED)
+        if self._tasks:
+            await asyncio.wait([*self._tasks.values()])
+
+    async def until_ended(self, engines: Collection[Engine]) -> None:
+        """Wait until the sessions of these engines have ended."""
+        while sessions := [session for session in self._open.values() if session.queue.engine in engines]:
+            await asyncio.wait([self._tasks[session.id] for session in sessions])
+
+    def _reserve(self, sandbox: SandboxConfig) -> None:
+        if self._count >= self.max_sessions:
+            raise BusyError(f"{self._count} sessions are open already", kind=_TOO_MANY)
+        if self.max_memory_mb is not None and self._memory_mb + sandbox.memory_limit_mb > self.max_memory_mb:
+            raise BusyError(
+                f"the memory limits of the open sessions add up to {self._memory_mb} of {self.max_memory_mb} MiB",
+                kind=_TOO_MANY,
+            )
+        self._count += 1
+        self._memory_mb += sandbox.memory_limit_mb
+
+    def _release(self, sandbox: SandboxConfig) -> None:
+        self._count -= 1
+        self._memory_mb -= sandbox.memory_limit_mb
+
+    def _add(
+        self, program: EngineSession, queue: AdmissionQueue, sandbox: SandboxConfig, idle_timeout_s: float
+    ) -> Session:
+        session = Session(program, queue, sandbox, min(idle_timeout_s, self.max_idle_s), self.counts)
+        self.counts.opened += 1
+        self._open[session.id] = session
+        self._tasks[session.id] = self._group.create_task(self._keep(session))
+        return session
+
+    async def _keep(self, session: Session) -> None:
+        """Wait for the end of a session, and end its processes."""
+        program = session.program
+        try:
+            await session.until_over()
+            if program.ended.is_set():
+                in_run = session.running or session.ended_in_run
+                self._end(session, "run" if in_run else "lost", session.ending)
+            self._end(session, "idle", f"the session was idle for {session.idle_timeout_s:g} s")
+        finally:
+            self._end(session, "stopped", _STOPPED)
+            try:
+                await program.aclose()
+            except Exception:
+                log_exception("the end of a session failed", name="faasrt.local")
+            self._release(session.sandbox)
+            del self._tasks[session.id]
+
+    def _end(self, session: Session, kind: str, reason: str) -> None:
+        """Forget a session, except for its reason. Its task ends its processes. Later calls do nothing."""
+        if self._open.pop(session.id, None) is None:
+            return
+        self.counts.ended[kind] += 1
+        self._ended[session.id] = reason
+        if len(self._ended) > _MAX_REMEMBERED:
+            del self._ended[next(iter(self._ended))]
+        session.end(reason)

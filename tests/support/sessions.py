@@ -1,0 +1,103 @@
+"""EvalSession: a session that runs programs in the process of the tests, which can wait for events of the tests."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
+from typing import Any
+
+from faasrt import ErrorInfo, Outcome
+from faasrt.local.engines.engine import EngineJob, EngineResult
+from faasrt.local.engines.session import (
+    EngineSession,
+    ForkError,
+    SessionEndedError,
+    SessionFileError,
+    SessionOptions,
+)
+from faasrt.local.errors import EngineError
+from faasrt.results import Display
+
+
+class EvalSession(EngineSession):
+    """Programs may use `await`, and the names `print`, `display` and `session`, which is this object.
+
+    Attributes:
+        closed: Whether it was closed.
+        faults: Errors that the next calls of methods raise, by their names.
+    """
+
+    def __init__(self, options: SessionOptions, names: Mapping[str, Any] | None = None) -> None:
+        super().__init__(options)
+        self.files = dict(options.files)
+        self.closed = False
+        self.faults: dict[str, Exception] = {}
+        self._names: dict[str, Any] = {"asyncio": asyncio, **(names or {}), "session": self}
+        self._running: asyncio.Task[None] | None = None
+
+    async def run(self, job: EngineJob) -> EngineResult:
+        if self.ended.is_set():
+            raise SessionEndedError(self.reason)
+        printed: list[str] = []
+        shown: list[Display] = []
+
+        def show(**data: str | bytes) -> None:
+            shown.append(Display({name.replace("_", "/"): content for name, content in data.items()}))
+
+        self._names |= {"print": lambda text: printed.append(f"{text}\n"), "display": show}
+        self._running = asyncio.create_task(self._evaluate(job.code))
+        error = None
+        try:
+            async with asyncio.timeout(job.limits.timeout_ms / 1000):
+                await self._running
+            outcome = Outcome.OK
+        except TimeoutError:
+            outcome = Outcome.TIMEOUT
+        except asyncio.CancelledError:
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise
+            outcome, error = Outcome.USER_ERROR, ErrorInfo("KeyboardInterrupt")
+        except EngineError as failure:
+            self.mark_ended(str(failure))
+            raise
+        except Exception as failure:
+            outcome, error = Outcome.USER_ERROR, ErrorInfo(type(failure).__name__, str(failure))
+        finally:
+            self._running.cancel()
+            self._running = None
+        return EngineResult(outcome=outcome, stdout="".join(printed), displays=tuple(shown), error=error)
+
+    async def _evaluate(self, code: str) -> None:
+        compiled = compile(code, "<cell>", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        waiting = eval(compiled, self._names)
+        if inspect.isawaitable(waiting):
+            await waiting
+
+    def interrupt(self) -> None:
+        if self._running is not None:
+            self._running.cancel()
+
+    async def fork(self) -> EngineSession:
+        self._fail("fork", ForkError)
+        return EvalSession(self.options, self._names)
+
+    async def write_files(self, files: Mapping[str, bytes]) -> None:
+        self._fail("write_files", SessionFileError)
+        self.files |= files
+
+    async def read_files(self, patterns: Sequence[str], max_bytes: int) -> tuple[dict[str, bytes], bool]:
+        found = {path: data for path, data in self.files.items() if any(fnmatch(path, each) for each in patterns)}
+        fitting = {path: data for path, data in found.items() if len(data) <= max_bytes}
+        return fitting, fitting == found
+
+    async def aclose(self) -> None:
+        self.interrupt()
+        self.closed = True
+        self.mark_ended("it was closed")
+
+    def _fail(self, name: str, kind: type[Exception]) -> None:
+        if name in self.faults:
+            raise kind(self.faults.pop(name))
