@@ -100,6 +100,9 @@ class _CheckedType(click.ParamType):  # type: ignore[type-arg]
 _OPTION_OF_PARAMETER = {
     "drain_s": "--grace-s",
     "max_connections": "--max-connections",
+    "max_sessions": "--max-sessions",
+    "session_idle_s": "--session-idle-s",
+    "session_memory_mb": "--session-memory-mb",
     "memory_limit_mb": "--memory-mb",
     "timeout_limit_s": "--timeout-s",
     "timeout_ms": "--timeout-ms",
