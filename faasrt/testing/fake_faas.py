@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import anyio
@@ -13,6 +13,8 @@ from aiohttp import web
 
 from faasrt.inputs import INPUT_FIELDS
 from faasrt.languages import Language
+from faasrt.results import ErrorInfo, Outcome
+from faasrt.testing.fake_sessions import FakeSession, FakeSessions
 from faasrt.testing.loopback import LoopbackServer
 from faasrt.testing.replies import Reply
 
@@ -24,14 +26,22 @@ _HEALTH: dict[str, Any] = {
         "enforces_timeouts": True,
         "cancels_on_disconnect": True,
         "validates": False,
+        "sessions": True,
+        "displays": True,
     },
     "limits": {},
     "languages": {
-        language.value: {"input": [*INPUT_FIELDS], "compile_limit_s": 0 if language.has_return_val else 30}
+        language.value: {
+            "input": [*INPUT_FIELDS],
+            "compile_limit_s": 0 if language.has_return_val else 30,
+            "sessions": ["run", "fork", "files"] if language.has_return_val else [],
+            "displays": language.has_return_val,
+        }
         for language in Language
     },
 }
 _FULL = Reply(status=429, details="the capacity is used up", retry_after=1, not_started=True)
+_TOO_MANY = Reply(status=503, details="too many sessions are open", retry_after=1, not_started=True)
 _KEEP_ALIVE_S = 86_400.0
 
 
@@ -41,6 +51,8 @@ class FakeFaaS(LoopbackServer):
     The answer to a program is the first of these that applies: status 429 if `capacity` is used up; the reply of
     `handler`; the next reply passed to `script`; `default`. All of them can be changed at any time. A client that
     closes its sending half counts as disconnected, and gets no answer.
+
+    Programs of sessions get these answers too. The other requests of sessions are answered as by `faasrt serve`.
 
     Args:
         host: The IPv4 address on which it listens. On Linux, several fakes at 127.0.0.1, 127.0.0.2 and so on can have
@@ -58,7 +70,10 @@ class FakeFaaS(LoopbackServer):
         health_status: The HTTP status of `/health`. Default: 200.
         executions: The number of programs that count as run: the request was read completely, and the reply has
             `Reply.executes`.
-        requests: The decoded bodies of `/run_code`, including refused ones, in the order in which they were read.
+        requests: The decoded bodies of `/run_code`, and of runs in sessions, including refused ones, in the order in
+            which they were read.
+        max_sessions: The maximum number of open sessions. A further one is refused with 503, `Retry-After: 1` and
+            `x-faasrt-not-started: 1`. Default: None, no limit.
         in_flight: The number of requests that were read and not answered yet, without those refused for `capacity`.
         peak: The highest value of `in_flight`.
         probes: The number of requests to `/health`.
@@ -77,6 +92,7 @@ class FakeFaaS(LoopbackServer):
         self.default = Reply()
         self.handler: Callable[[dict[str, Any]], Reply] | None = None
         self.capacity: int | None = None
+        self.max_sessions: int | None = None
         self.health: dict[str, Any] = {}
         self.health_status = 200
         self.executions = 0
@@ -85,6 +101,7 @@ class FakeFaaS(LoopbackServer):
         self.peak = 0
         self.probes = 0
         self._script: deque[Reply] = deque()
+        self._sessions = FakeSessions()
 
     def script(self, *replies: Reply) -> None:
         """Add replies for the next requests, one per request, in the order in which the requests are read."""
@@ -95,25 +112,78 @@ class FakeFaaS(LoopbackServer):
         """The number of scripted replies that are left."""
         return len(self._script)
 
+    @property
+    def sessions(self) -> Mapping[str, FakeSession]:
+        """The open sessions by id."""
+        return self._sessions.open
+
+    def end_session(self, session_id: str, reason: str = "the session was idle for 600 s") -> None:
+        """End a session. Further requests are answered with 404 and the reason."""
+        self._sessions.end(session_id, reason)
+
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         body = await request.content.read()
-        if (request.method, request.path) == ("GET", "/health"):
+        method, path = request.method, request.path
+        if (method, path) == ("GET", "/health"):
             self.probes += 1
             self._notify()
             return web.json_response(self._health(), status=self.health_status)
-        if (request.method, request.path) != ("POST", "/run_code"):
+        _, room, session_id, action, *_ = f"{path}///".split("/")
+        if (method, path) != ("POST", "/run_code") and room != "sessions":
             return web.json_response({"error": "Not Found"}, status=404)
         try:
-            program = json.loads(body)
-            if not isinstance(program, dict):
+            fields = json.loads(body if body or room != "sessions" else "{}")
+            if not isinstance(fields, dict):
                 raise ValueError("it is not an object")
         except (ValueError, RecursionError) as error:
             details = f"the body must be a JSON object: {error}"
             return web.json_response({"error": "bad request", "details": details}, status=400)
-        self.requests.append(program)
+        if room == "sessions" and (method, action) != ("POST", "run"):
+            return self._answer_session(method, session_id, action, fields)
+        self.requests.append(fields)
         if self.capacity is not None and self.in_flight >= self.capacity:
             return _FULL.make_response()
-        return await self._run(request, program, self._choose_reply(program))
+        if room != "sessions":
+            return await self._run(request, fields, self._choose_reply(fields))
+        session = self.sessions.get(session_id)
+        if session is None:
+            return self._sessions.lost(session_id)
+        return await self._run_in_session(request, session_id, session, fields)
+
+    def _answer_session(self, method: str, session_id: str, action: str, fields: dict[str, Any]) -> web.Response:
+        try:
+            if session_id:
+                return self._sessions.answer(method, session_id, action, fields)
+            if method != "POST":
+                return web.json_response({"error": "Method Not Allowed"}, status=405)
+            if self.max_sessions is not None and len(self.sessions) >= self.max_sessions:
+                return _TOO_MANY.make_response()
+            return self._sessions.start(fields)
+        except (ValueError, TypeError) as error:
+            return web.json_response({"error": "bad request", "details": str(error)}, status=400)
+        finally:
+            self._notify()
+
+    async def _run_in_session(
+        self, request: web.BaseRequest, session_id: str, session: FakeSession, fields: dict[str, Any]
+    ) -> web.StreamResponse:
+        async with session.turn:
+            if session_id not in self.sessions:
+                return self._sessions.lost(session_id)
+            session.runs += 1
+            program = {"language": session.language, **fields}
+            reply = self._choose_reply(fields)
+            try:
+                async with asyncio.timeout(None) as session.timeout:
+                    answer = await self._run(request, program, reply, in_session=True)
+            except TimeoutError:
+                reply = Reply(outcome=Outcome.USER_ERROR, error=ErrorInfo("KeyboardInterrupt"))
+                answer = reply.make_response(program, in_session=True)
+            finally:
+                session.timeout = None
+            if reply.session_ended and session_id in self.sessions:
+                self.end_session(session_id, reply.session_ended)
+            return answer
 
     def _choose_reply(self, program: dict[str, Any]) -> Reply:
         if self.handler is None:
@@ -123,7 +193,9 @@ class FakeFaaS(LoopbackServer):
         except Exception as error:
             return Reply(status=500, details=f"the handler of the fake FaaS failed: {error!r}")
 
-    async def _run(self, request: web.BaseRequest, program: dict[str, Any], reply: Reply) -> web.StreamResponse:
+    async def _run(
+        self, request: web.BaseRequest, program: dict[str, Any], reply: Reply, *, in_session: bool = False
+    ) -> web.StreamResponse:
         """Answer as if the program had run. aiohttp cancels this when the client disconnects."""
         started = asyncio.get_running_loop().time()
         self.executions += reply.executes
@@ -138,7 +210,7 @@ class FakeFaaS(LoopbackServer):
             if reply.hang or reply.disconnect:
                 await anyio.sleep_forever()
             duration_ms = round((asyncio.get_running_loop().time() - started) * 1_000)
-            return reply.make_response(program.get("language"), duration_ms)
+            return reply.make_response(program, duration_ms, in_session=in_session)
         finally:
             self.in_flight -= 1
             self._notify()

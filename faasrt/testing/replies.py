@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 from aiohttp import web
 from attrs.validators import ge, instance_of, le
 
-from faasrt.results import ErrorInfo, Outcome
+from faasrt.protocol.displays import displays_to_wire
+from faasrt.results import Display, ErrorInfo, Outcome
 
 _EXIT_CODES = {Outcome.OK: 0, Outcome.USER_ERROR: 1, Outcome.SYNTAX_ERROR: 1}
 
@@ -21,7 +22,7 @@ def _copy(headers: Mapping[str, str]) -> Mapping[str, str]:
 
 @attrs.frozen(kw_only=True)
 class Reply:
-    """The answer to one `POST /run_code`, and its faults. By default, the program succeeded.
+    """The answer to one `POST /run_code`, or to a run in a session, and its faults. By default, the program succeeded.
 
     Attributes:
         outcome: The outcome of the program; an `Outcome` or its name. Default: OK.
@@ -43,6 +44,9 @@ class Reply:
         hang: Whether to never answer, and keep the connection open until the client disconnects. Default: False.
         body: The body of the response, instead of the JSON of the fields above. Default: None.
         disconnect: Whether to close the connection in place of an answer, after `delay_s`. Default: False.
+        displays: What the program displayed. It is sent if the program asks for it, and in sessions. Default: nothing.
+        session_ended: Why the session ends with this program; only for programs of sessions. Default: "", which means
+            that it does not.
 
     Raises:
         ValueError: A value is out of range, or the outcome is unknown.
@@ -69,6 +73,8 @@ class Reply:
     hang: bool = False
     body: bytes | None = None
     disconnect: bool = False
+    displays: Sequence[Display] = attrs.field(default=(), converter=tuple[Display, ...])
+    session_ended: str = ""
 
     @classmethod
     def ok(cls, stdout: str = "", value: Any = None) -> Reply:
@@ -106,14 +112,17 @@ class Reply:
             return False
         return self.status < 300 or self.status == 408 or self.status >= 500
 
-    def make_response(self, language: Any = "", duration_ms: int = 0) -> web.Response:
+    def make_response(
+        self, program: Mapping[str, Any] | None = None, duration_ms: int = 0, *, in_session: bool = False
+    ) -> web.Response:
         """Return the response.
 
         Args:
-            language: The language in the request.
+            program: The decoded body of the request.
             duration_ms: The milliseconds since the request was read.
+            in_session: Whether it was a request for a run in a session.
         """
-        body = self._make_body(language, duration_ms)
+        body = self._make_body(program or {}, duration_ms, in_session=in_session)
         response = web.Response(body=body, status=self.status, content_type="application/json")
         if self.retry_after is not None:
             response.headers["Retry-After"] = str(self.retry_after)
@@ -124,7 +133,7 @@ class Reply:
             response.force_close()
         return response
 
-    def _make_body(self, language: Any, duration_ms: int) -> bytes:
+    def _make_body(self, program: Mapping[str, Any], duration_ms: int, *, in_session: bool) -> bytes:
         if self.body is not None:
             return self.body
         if self.status != 200:
@@ -132,7 +141,7 @@ class Reply:
         fields: dict[str, Any] = {
             "output": {"stdout": self.stdout, "stderr": self.stderr, "ret_val": self.ret_val},
             "metadata": {
-                "language": language,
+                "language": program.get("language"),
                 "runtime": "fake",
                 "duration": duration_ms,
                 "status": "success" if self.outcome is Outcome.OK else "error",
@@ -143,4 +152,8 @@ class Reply:
             "error_info": attrs.asdict(self.error) if self.error else None,
             "truncated": [],
         }
+        if in_session or program.get("displays") is True:
+            fields["displays"] = displays_to_wire(self.displays)
+        if in_session:
+            fields["session"] = {"ended": self.session_ended}
         return json.dumps(fields).encode()

@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from faasrt import ConfigurationError, ErrorInfo, Language, Outcome, RuntimeClosedError
+from faasrt.results import Display
 from faasrt.testing import FakeFaaS, FaultProxy, Reply, Toxics
 from support.helpers import manager_for
 
@@ -325,6 +326,8 @@ async def test_health_is_scripted_like_programs() -> None:
                     "enforces_timeouts": True,
                     "cancels_on_disconnect": True,
                     "validates": False,
+                    "sessions": True,
+                    "displays": True,
                 },
                 "limits": {},
             }
@@ -863,3 +866,39 @@ def test_public_names_are_imported_lazily() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "AttributeError: module 'faasrt.testing' has no attribute 'Nope'" in done.stderr
+
+
+async def call(url: str, method: str, path: str, **fields: Any) -> tuple[int, Any]:
+    body = {} if method == "GET" else {"json": fields}
+    async with aiohttp.ClientSession() as session, session.request(method, url + path, **body) as response:
+        return response.status, await response.json()
+
+
+async def test_a_fake_has_sessions() -> None:
+    """It keeps their files, and forks and ends them. Programs get scripted replies, and can end their session."""
+    async with FakeFaaS() as fake:
+        status, opened = await call(fake.url, "POST", "/sessions", language="python", files={"a/b.txt": "hi"})
+        assert (status, opened["language"], opened["limits"]["memory_limit_mb"]) == (201, "python", 128)
+        session = f"/sessions/{opened['id']}"
+        fake.script(Reply(stdout="1\n", displays=[Display({"text/plain": "2"})]))
+        status, answer = await call(fake.url, "POST", f"{session}/run", code="x")
+        assert (status, answer["output"]["stdout"], answer["session"]) == (200, "1\n", {"ended": ""})
+        assert answer["displays"] == [{"data": {"text/plain": "2"}, "omitted": []}]
+        await call(fake.url, "PUT", f"{session}/files", files={"c.csv": "1"})
+        status, branch = await call(fake.url, "POST", f"{session}/fork")
+        found = await call(fake.url, "POST", f"/sessions/{branch['id']}/files", patterns=["**/*.txt", "*.csv"])
+        assert found == (200, {"files": {"a/b.txt": "hi", "c.csv": "1"}, "truncated": False})
+        fake.script(Reply(hang=True), Reply(outcome="TIMEOUT", session_ended="it did not end"))
+        run = asyncio.create_task(call(fake.url, "POST", f"{session}/run", code="x"))
+        while not fake.in_flight:
+            await asyncio.sleep(0)
+        assert await call(fake.url, "POST", f"{session}/interrupt") == (200, {"interrupted": True})
+        assert (await run)[1]["error_info"]["name"] == "KeyboardInterrupt"
+        assert (await call(fake.url, "POST", f"{session}/run", code="x"))[1]["session"] == {"ended": "it did not end"}
+        assert await call(fake.url, "GET", session) == (404, {"error": "session lost", "details": "it did not end"})
+        assert (fake.executions, fake.requests[0], [*fake.sessions]) == (3, {"code": "x"}, [branch["id"]])
+        fake.max_sessions = 1
+        assert (await call(fake.url, "POST", "/sessions", language="python"))[0] == 503
+        for _ in range(2):
+            assert await call(fake.url, "DELETE", f"/sessions/{branch['id']}") == (200, {})
+        assert (await call(fake.url, "GET", "/sessions/unknown"))[0] == 404
