@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from faasrt.client.judge import Run, RunCases, judge, skip_after_failure
+from faasrt.client.judge import Judge, skip_after_failure
 from faasrt.errors import InvalidRequestError
 from faasrt.judging import AssertTest, Judgement, Test, TestResult, Verdict
 from faasrt.languages import Language
@@ -177,20 +177,18 @@ class FirstCalls:
 
 
 async def judge_by_asserts(
+    judge: Judge,
     tests: Sequence[Test],
     function: str | None,
     requests: Sequence[RunRequest],
-    run: Run,
-    run_cases: RunCases,
     first_calls: FirstCalls,
-    *,
     max_bytes: int,
-    stop_on_failure: bool,
-    concurrency: int | None,
 ) -> Judgement:
-    """Return the verdicts of AssertTests; see `faasrt.client.judge.judge`.
+    """Return the verdicts of AssertTests; see `Judge.run_tests`.
 
     Args:
+        judge: Runs the judged program and the test programs.
+        tests: The tests.
         function: The name of the function; None if the test programs show it.
         requests: The judged program, with the limits of each test.
         first_calls: The first calls of test programs that have run before.
@@ -203,6 +201,7 @@ async def judge_by_asserts(
     Cancellation: cancels the executions in flight.
     """
     started = time.perf_counter()
+    run_all = attrs.evolve(judge, stop_on_failure=False)
     states = _states(tests, function, requests, max_bytes)
     for each in states:
         each.calls = first_calls.find(each.program, each.function)
@@ -216,9 +215,7 @@ async def judge_by_asserts(
         job = GuestJob(function=function, cases=encoded, single=False, isolate=is_judged, imported=is_judged)
         own_requests = [attrs.evolve(each.request, code=program) for each in called]
         tests = [each.test for each in called]
-        ended = await judge(
-            tests, own_requests, run, run_cases, job, _keep_result, stop_on_failure=False, concurrency=concurrency
-        )
+        ended = await run_all.run_tests(tests, own_requests, job, _keep_result)
         return [each.result for each in ended.results if each.result is not None]
 
     code = _with_calls(requests[0].code, states[0].function)
@@ -234,7 +231,7 @@ async def judge_by_asserts(
             for each, result in zip(called, results, strict=True):
                 each.read_results(result)
     verdicts = [each.verdict for each in states if each.verdict is not None]
-    if stop_on_failure:
+    if judge.stop_on_failure:
         verdicts = skip_after_failure(verdicts)
     return Judgement(results=tuple(verdicts), duration_s=time.perf_counter() - started)
 

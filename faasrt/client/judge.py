@@ -89,58 +89,62 @@ def program_job(requests: Sequence[RunRequest]) -> GuestJob:
     return GuestJob(cases=cases, single=False, isolate=True)
 
 
-async def judge(
-    tests: Sequence[Test],
-    requests: Sequence[RunRequest],
-    run: Run,
-    run_cases: RunCases,
-    job: GuestJob | None,
-    judge_test: JudgeTest,
-    *,
-    stop_on_failure: bool,
-    concurrency: int | None,
-) -> Judgement:
-    """Run the tests of a program. `Runtime.judge` documents the other arguments.
+@attrs.frozen(eq=False)
+class Judge:
+    """Runs the tests of one judgement. `Runtime.judge` documents the other arguments.
 
     Args:
-        requests: The program with the input and the limits of each test.
-        run: Runs the program with the input of one test.
+        run: Runs a program with the input of one test.
         run_cases: Runs the cases of a job in as few executions as possible.
-        job: A case for each test; None if each test has an execution of its own.
-        judge_test: Returns the verdict on a test that has run.
-
-    Raises:
-        FaasrtError: An execution failed. The other ones are cancelled.
-
-    Cancellation: cancels the executions in flight.
     """
-    started = time.perf_counter()
 
-    async def run_alone(indices: Sequence[int]) -> AsyncGenerator[dict[int, ExecutionResult]]:
+    run: Run
+    run_cases: RunCases
+    stop_on_failure: bool
+    concurrency: int | None
+
+    async def run_tests(
+        self, tests: Sequence[Test], requests: Sequence[RunRequest], job: GuestJob | None, judge_test: JudgeTest
+    ) -> Judgement:
+        """Run the tests of a program, and return the verdicts.
+
+        Args:
+            tests: The tests.
+            requests: The program with the input and the limits of each test.
+            job: A case for each test; None if each test has an execution of its own.
+            judge_test: Returns the verdict on a test that has run.
+
+        Raises:
+            FaasrtError: An execution failed. The other ones are cancelled.
+
+        Cancellation: cancels the executions in flight.
+        """
+        started = time.perf_counter()
+        groups: dict[float, list[int]] = {}
+        for index, request in enumerate(requests):
+            groups.setdefault(index if job is None else request.timeout_ms, []).append(index)
+        execute = self._run_alone if job is None else functools.partial(self._run_together, job)
+        permits = asyncio.Semaphore(_DEFAULT_CONCURRENCY if self.concurrency is None else self.concurrency)
+        running = _RunningTests(tests, functools.partial(execute, requests), judge_test, self.stop_on_failure, permits)
+        results = await running.run(groups.values())
+        if self.stop_on_failure:
+            results = skip_after_failure(results)
+        return Judgement(results=tuple(results), duration_s=time.perf_counter() - started)
+
+    async def _run_alone(
+        self, requests: Sequence[RunRequest], indices: Sequence[int]
+    ) -> AsyncGenerator[dict[int, ExecutionResult]]:
         for index in indices:
-            yield {index: await run(requests[index])}
+            yield {index: await self.run(requests[index])}
 
-    async def run_together(job: GuestJob, indices: Sequence[int]) -> AsyncGenerator[dict[int, ExecutionResult]]:
+    async def _run_together(
+        self, job: GuestJob, requests: Sequence[RunRequest], indices: Sequence[int]
+    ) -> AsyncGenerator[dict[int, ExecutionResult]]:
         request = attrs.evolve(requests[indices[0]], input=NO_INPUT)
         part = attrs.evolve(job, cases=[job.cases[index] for index in indices])
-        async with contextlib.aclosing(run_cases(request, part)) as executions:
+        async with contextlib.aclosing(self.run_cases(request, part)) as executions:
             async for found in executions:
                 yield {indices[position]: result for position, result in found.items()}
-
-    groups: dict[float, list[int]] = {}
-    for index, request in enumerate(requests):
-        groups.setdefault(index if job is None else request.timeout_ms, []).append(index)
-    running = _RunningTests(
-        tests,
-        run_alone if job is None else functools.partial(run_together, job),
-        judge_test,
-        stop_on_failure,
-        asyncio.Semaphore(_DEFAULT_CONCURRENCY if concurrency is None else concurrency),
-    )
-    results = await running.run(groups.values())
-    if stop_on_failure:
-        results = skip_after_failure(results)
-    return Judgement(results=tuple(results), duration_s=time.perf_counter() - started)
 
 
 @attrs.define(eq=False)
@@ -149,7 +153,7 @@ class _RunningTests:
 
     Args:
         execute: Runs the tests with some indices, and yields the results of each execution.
-        judge_test: See `judge`.
+        judge_test: See `Judge.run_tests`.
         permits: Limits the executions in flight.
     """
 

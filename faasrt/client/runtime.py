@@ -15,7 +15,7 @@ from faasrt._run_options import check_args, check_flag, check_kwargs
 from faasrt.client.assert_tests import FirstCalls, judge_by_asserts
 from faasrt.client.cache import ResultCache
 from faasrt.client.executor import CachingExecutor, Executor
-from faasrt.client.judge import check_arguments, compare_result, function_job, judge, options_of, program_job
+from faasrt.client.judge import Judge, check_arguments, compare_result, function_job, options_of, program_job
 from faasrt.client.streaming import RunLive, StreamedRun
 from faasrt.client.syntax import PythonChecker, Where, check_where
 from faasrt.config import SandboxConfig, Settings
@@ -361,34 +361,17 @@ class Runtime:
         if function is not None:
             check_has_return_val(parsed, "judge with a function")
         requests = [self._request(code, parsed, **options_of(test, options)) for test in checked]
+        judge = Judge(self._run, self._executor.run_cases, stop_on_failure, concurrency)
         if isinstance(checked[0], AssertTest):
+            max_bytes = self._transport.endpoints.max_cases_bytes(parsed)
             with self._calls.track():
-                return await judge_by_asserts(
-                    checked,
-                    function,
-                    requests,
-                    self._run,
-                    self._executor.run_cases,
-                    self._first_calls,
-                    max_bytes=self._transport.endpoints.max_cases_bytes(parsed),
-                    stop_on_failure=stop_on_failure,
-                    concurrency=concurrency,
-                )
+                return await judge_by_asserts(judge, checked, function, requests, self._first_calls, max_bytes)
         job = None if function is None else function_job(checked, function, parsed)
         with self._calls.track():
             shares = job is None and parsed is Language.PYTHON and self._settings.envelope != "never"
             if shares and await self._transport.endpoints.starts_slowly(parsed):
                 job = program_job(requests)
-            return await judge(
-                checked,
-                requests,
-                self._run,
-                self._executor.run_cases,
-                job,
-                functools.partial(compare_result, compare=compare),
-                stop_on_failure=stop_on_failure,
-                concurrency=concurrency,
-            )
+            return await judge.run_tests(checked, requests, job, functools.partial(compare_result, compare=compare))
 
     async def validate_code(
         self, code: str, language: LanguageOption | None = None, *, where: Where = "auto"

@@ -26,7 +26,7 @@ from faasrt import (
     floats,
 )
 from faasrt._strict_json import loads
-from faasrt.client.judge import compare_result, judge
+from faasrt.client.judge import Judge, compare_result
 from faasrt.judging import Compare, check_compare, check_tests, judge_result
 from faasrt.protocol.envelope import GuestJob
 from faasrt.protocol.request import RunRequest
@@ -350,8 +350,8 @@ async def test_tests_after_a_failure_are_skipped_for_every_concurrency() -> None
                 await release.wait()  # is never set, so these tests must be cancelled
             return result()
 
-        options: dict[str, Any] = {"stop_on_failure": True, "concurrency": concurrency}
-        judgement = await judge(tests, requests, run, no_cases, None, compare_by_lines, **options)
+        judge = Judge(run, no_cases, stop_on_failure=True, concurrency=concurrency)
+        judgement = await judge.run_tests(tests, requests, None, compare_by_lines)
         expected = [Verdict.PASSED] * 3 + [Verdict.WRONG_ANSWER] + [Verdict.SKIPPED] * 4
         assert [test.verdict for test in judgement.results] == expected
         assert len(started) <= 3 + concurrency
@@ -375,9 +375,9 @@ async def test_tests_that_hang_wait_at_the_same_time(clock: Clock) -> None:
         raise AssertionError("all tests share executions")
 
     job = GuestJob(function="f", cases=[str(number) for number in range(15)], single=False)
-    options: dict[str, Any] = {"stop_on_failure": False, "concurrency": None}
+    judge = Judge(run, run_cases, stop_on_failure=False, concurrency=None)
     began = asyncio.get_running_loop().time()
-    judgement = await fast_forward(clock, judge(tests, requests, run, run_cases, job, compare_by_lines, **options))
+    judgement = await fast_forward(clock, judge.run_tests(tests, requests, job, compare_by_lines))
     assert 4 * 30 <= asyncio.get_running_loop().time() - began < 5 * 30
     assert [test.verdict for test in judgement.results] == [Verdict.TIMEOUT] * 15
     assert sorted(ran, key=int) == job.cases
