@@ -341,6 +341,8 @@ async def test_health_is_scripted_like_programs() -> None:
                 "enforces_timeouts": True,
                 "cancels_on_disconnect": True,
                 "validates": False,
+                "sessions": True,
+                "displays": True,
             }
             assert reported["pool_status"] == {"config": {"maxSize": 8}}
         assert (fake.probes, fake.scripted, fake.requests) == (2, 1, [])
