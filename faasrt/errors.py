@@ -17,6 +17,7 @@ Failures of the user's code are data (`ExecutionResult.outcome`). Failures of th
         ├── ConnectionLostError                the request was sent, and the answer did not arrive
         ├── DeadlineExceededError              the deadline passed, or the wait in the queue was too long
         ├── OverloadedError                    the server has no free capacity (429, 503)
+        ├── SessionLostError                   the session has ended, or its server is gone
         ├── RejectedError                      another 4xx
         ├── ServerError                        another 5xx, a 408, a 200 with an error, or a failed start
         └── ProtocolError                      the answer does not follow the protocol
@@ -338,6 +339,20 @@ class RejectedError(_AnsweredError):
         ...     except RejectedError as error:
         ...         print(error.status, error.details)
         400 code is too long
+    """
+
+
+class SessionLostError(ServiceError):
+    """The session has ended, or its server cannot be reached any more. The state of its programs is lost.
+
+    The program of the call did not run, or `sent` says that it may have: only if the connection broke while it ran,
+    which raises `ConnectionLostError` first. The message has the reason: the session was idle for too long, a program
+    crashed or exceeded a limit, or the server was restarted. Open another session, and repeat the programs that set up
+    its state.
+
+    Example:
+        >>> async with manager.session("python") as session:
+        ...     await session.aclose()
     """
 
 

@@ -17,6 +17,7 @@ A program returns a value by calling `return_val(text)`. `result.ret_val` is the
 
 from __future__ import annotations
 
+import base64
 import enum
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -152,6 +153,14 @@ class Display:
 
     data: Mapping[str, str | bytes] = attrs.field(converter=_copy, hash=False, repr=lambda data: safe_repr(list(data)))
     omitted: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return both fields as values that `json.dumps` accepts. Bytes are in Base64."""
+        data = {
+            mime_type: base64.b64encode(content).decode() if isinstance(content, bytes) else content
+            for mime_type, content in self.data.items()
+        }
+        return {"data": data, "omitted": list(self.omitted)}
 
     @property
     def text(self) -> str:
@@ -312,6 +321,7 @@ class ExecutionResult:
             "timings": {**attrs.asdict(self.timings), "attempts_s": list(self.timings.attempts_s)},
             "metadata": dict(self.metadata),
             "files": files_to_wire(self.files),
+            "displays": [display.to_dict() for display in self.displays],
         }
         outcome, output = str(fields.pop("outcome")), attrs.asdict(fields.pop("output"))
         return {"outcome": outcome, **output, "value": value, **fields}

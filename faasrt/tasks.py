@@ -41,13 +41,24 @@ Priority: TypeAlias = Literal["low", "normal", "high", "urgent"]
 _Options = TypeVar("_Options")
 
 
-class JudgeOptions(TypedDict, total=False):
-    """The options that `judge` shares with `run_code`; see `Runtime.run_code`."""
+class SharedOptions(TypedDict, total=False):
+    """The options of every run; see `Runtime.run_code`."""
 
     timeout_ms: float | None
     ext: Mapping[str, str] | None
     sandbox: SandboxConfig | None
     priority: Priority
+
+
+class SessionRunOptions(SharedOptions, total=False):
+    """The options of a run in a session; see `Session.run_code`."""
+
+    stdin: str | bytes
+
+
+class JudgeOptions(SharedOptions, total=False):
+    """The options that `judge` shares with `run_code`; see `Runtime.run_code`."""
+
     idempotent: bool | None
 
 
@@ -63,6 +74,7 @@ class RunOptions(CallOptions, total=False):
 
     argv: Sequence[str]
     collect: Sequence[str]
+    displays: bool
 
 
 @attrs.frozen
@@ -140,6 +152,8 @@ class CodeTask:
         stop_on_failure: Whether to skip the tests after the first one that does not pass. Default: False.
         stdin, argv, files, collect: The input of the program, and the files to return; see `Runtime.run_code`. A task
             with a function has no `argv` and no `collect`. Default: none.
+        displays: Whether to return what the program displays; see `Runtime.run_code`. A task with a function has none.
+            Default: False.
 
     Raises:
         UnsupportedLanguageError: The language cannot be the name of one.
@@ -210,6 +224,7 @@ class CodeTask:
             help="Files to return after the run; repeatable.",
         ),
     )
+    displays: bool = attrs.field(default=False, kw_only=True, metadata=_FLAG)
     tests: Sequence[TestCase] | Sequence[FunctionTest] | Sequence[AssertTest] = attrs.field(
         default=(), kw_only=True, hash=False, repr=safe_repr, metadata=_form(list, described="a list of objects")
     )
@@ -223,6 +238,7 @@ class CodeTask:
         check_priority(self.priority)
         check_flag("idempotent", self.idempotent)
         check_flag("stop_on_failure", self.stop_on_failure, optional=False)
+        check_flag("displays", self.displays, optional=False)
         if self.tests == ():
             check_compare(self.compare)
         else:
@@ -230,8 +246,8 @@ class CodeTask:
             check_function_given(tests, self.function)
             check_compare(self.compare, type(tests[0]))
             object.__setattr__(self, "tests", tests)
-            if self.args or self.kwargs or self.stdin or self.argv or self.files or self.collect:
-                raise InvalidRequestError("a task with tests must have no arguments and no input of its own")
+            if self.args or self.kwargs or self.stdin or self.argv or self.files or self.collect or self.displays:
+                raise InvalidRequestError("a task with tests must have no arguments, input or displays of its own")
         checked = ProgramInput.checked(
             self.language, stdin=self.stdin, argv=self.argv, files=self.files, collect=self.collect
         )
@@ -239,6 +255,8 @@ class CodeTask:
             if self.function is not None and getattr(checked, name):
                 raise InvalidRequestError(f"{name} must be empty for a task with a function")
             object.__setattr__(self, name, getattr(checked, name))
+        if self.function is not None and self.displays:
+            raise InvalidRequestError("displays must be False for a task with a function")
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any], sandbox: SandboxConfig | None = None) -> CodeTask:

@@ -18,6 +18,7 @@ from faasrt._version import __version__
 from faasrt.client.disk_cache import DiskCache
 from faasrt.errors import ConfigurationError, safe_repr
 from faasrt.inputs import files_from_wire, files_to_wire
+from faasrt.protocol.displays import displays_from_wire, displays_to_wire
 from faasrt.protocol.program import Execution
 from faasrt.results import ErrorInfo, ExecutionOutput, ExecutionResult, Outcome
 from faasrt.telemetry.logs import log_warning
@@ -101,6 +102,7 @@ def encode_result(key: str, result: ExecutionResult) -> bytes | None:
     """Return the value to store for a result; None if it cannot be restored exactly."""
     fields = attrs.asdict(result, filter=attrs.filters.exclude("timings", "attempts", "cached"))
     fields["truncated"], fields["files"] = sorted(result.truncated), files_to_wire(result.files)
+    fields["displays"] = displays_to_wire(result.displays)
     try:
         payload = _strict_json.dump_bytes(fields)
         value = _checksum(key, payload) + payload
@@ -122,6 +124,7 @@ def decode_result(key: str, value: bytes) -> ExecutionResult | None:
     fields["output"] = ExecutionOutput(**fields["output"])
     fields["error"] = fields["error"] and ErrorInfo(**fields["error"])
     fields["truncated"], fields["files"] = frozenset(fields["truncated"]), files_from_wire(fields["files"])
+    fields["displays"] = displays_from_wire(fields["displays"])
     return ExecutionResult(**fields, attempts=0, cached=True)
 
 
@@ -214,7 +217,8 @@ class ResultCache:
     async def keep(self, key: str, result: ExecutionResult, budget: TimeBudget) -> None:
         if budget.left_s <= 0 or not is_stored(result):
             return
-        size = sum(map(len, (result.stdout, result.stderr, result.ret_val, *result.files.values())))
+        shown = [content for display in result.displays for content in display.data.values()]
+        size = sum(map(len, (result.stdout, result.stderr, result.ret_val, *result.files.values(), *shown)))
         value = await in_thread_if_large(size, lambda: encode_result(key, result))
         if value is not None:
             await self._try(lambda: self._store.put(key, value), budget)

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Sequence
 import attrs
 
 from faasrt.client.cache import ResultCache, StoredResults
+from faasrt.languages import Language
 from faasrt.protocol.cases import CaseScheduler
 from faasrt.protocol.envelope import GuestJob
 from faasrt.protocol.program import Execution
@@ -41,7 +42,7 @@ class Executor:
         """Return the result of a program or a single call. `live` gets the output of a program while it runs."""
         tracked = self.calls.track()
         # If the runtime is closed meanwhile, `tracked` turns the cancellation into an error, which the call reports.
-        with self._call(execution) as call, tracked:
+        with self.call(execution.run.language) as call, tracked:
             call.call_started(execution.run)
             response = await self.transport.run(call, execution, owner=self.calls, live=live)
         return call.finish(response.result(call.timings, call.attempts, call.endpoint))
@@ -69,7 +70,7 @@ class Executor:
             while (indices := scheduler.next_batch()) is not None:
                 batch = attrs.evolve(job, cases=[cases[index] for index in indices], first=indices.start)
                 execution = Execution(run=request, job=batch, definition_ms=scheduler.definition_ms)
-                with self._call(execution) as call, self.calls.track():
+                with self.call(execution.run.language) as call, self.calls.track():
                     call.call_started(request)
                     response = await self.transport.run(call, execution, owner=self.calls)
                 call.finish(scheduler.record_results(indices, response, call.describe))
@@ -79,8 +80,9 @@ class Executor:
                     position += 1
                 yield found
 
-    def _call(self, execution: Execution) -> Call:
-        return Call(self._emit, self._counters, self.transport.clock, execution.run.language)
+    def call(self, language: Language | str) -> Call:
+        """Return the state of a new call."""
+        return Call(self._emit, self._counters, self.transport.clock, language)
 
 
 @attrs.frozen(eq=False)

@@ -18,12 +18,14 @@ from faasrt.client.embedded import ENDPOINT, EmbeddedFaaS, LocalOptions
 from faasrt.client.factory import RuntimeFactory, check_settings
 from faasrt.client.map import Map, StopOn, TaskResults, stop_maps
 from faasrt.client.runtime import Runtime
+from faasrt.client.session import Session, SessionHost, SessionOptions, find_session
 from faasrt.client.streaming import RunLive, StreamedRun
 from faasrt.client.syntax import Where, check_where
 from faasrt.config import SandboxConfig, Settings, SettingsOptions, names_endpoints
 from faasrt.errors import ConfigurationError, RuntimeClosedError, UnsupportedLanguageError, safe_repr
 from faasrt.judging import Judgement
 from faasrt.languages import Language, LanguageOption, OtherLanguage, parse_language
+from faasrt.protocol.sessions import check_id
 from faasrt.results import ExecutionResult, HealthStatus, ValidationResult
 from faasrt.tasks import CodeTask
 from faasrt.telemetry.dispatch import EventDispatcher, check_sinks
@@ -249,6 +251,50 @@ class RuntimeManager:
             return functools.partial(runtime._run, runtime._request(code, None, **options))
 
         return StreamedRun(prepare)
+
+    @_as_on_runtime(Runtime.session)
+    def session(self, language: Any = None, **options: Any) -> Session:
+        _check_language(language)
+        checked = SessionOptions.checked(**options)
+
+        async def find_host() -> SessionHost:
+            return (await self.get_runtime(language))._sessions
+
+        return Session(parse_language(language), checked, find_host)
+
+    async def resume_session(self, id: str, endpoint: str | None = None) -> Session:  # noqa: A002
+        """Return a session that is open, also if another process has opened it.
+
+        The manager that has opened a session ends it when it is closed. This one does not, unless you use the returned
+        session in an `async with` statement, or call its `aclose`.
+
+        Args:
+            id: The `id` of the session.
+            endpoint: The `endpoint` of the session, one of those of this manager. Default: None, which asks each one.
+
+        Raises:
+            InvalidRequestError: The id is malformed, or `endpoint` is not one of this manager.
+            SessionLostError: The session has ended, or no endpoint that can be reached knows it.
+            RuntimeClosedError: The manager was closed.
+
+        Example:
+            >>> async with manager.session("python") as session:
+            ...     await session.run_code("x = 41")
+            ...     async with RuntimeManager.from_env() as other:
+            ...         same = await other.resume_session(session.id, session.endpoint)
+            ...         print((await same.run_code("x + 1")).displays[0].text)
+            42
+        """
+        check_id(id)
+        await self._start_embedded()
+        registry = self._factory._transport.endpoints
+        registry.retain()
+        try:
+            info, url = await find_session(registry, id, endpoint)
+            runtime = await self.get_runtime(info.language)
+        finally:
+            await registry.release()
+        return runtime._sessions.resume(info, url)
 
     @_as_on_runtime(Runtime.call_function)
     async def call_function(self, *args: Any, language: Any = None, **options: Any) -> ExecutionResult:

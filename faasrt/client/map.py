@@ -47,6 +47,7 @@ from faasrt.languages import Language, OtherLanguage
 from faasrt.protocol.cases import encode_case
 from faasrt.results import ExecutionResult, Outcome
 from faasrt.tasks import CallOptions, CodeTask, CompletedTask, FailedTask, JudgeOptions, RunOptions, TaskResult
+from faasrt.transport.lifecycle import wait_shielded
 
 MAX_WINDOW = 64
 """The maximum number of tasks that are read ahead of those in flight. It is also limited to the concurrency."""
@@ -254,7 +255,7 @@ class Map:
             if self._source.error is not None:
                 raise self._source.error
         finally:
-            await _wait_shielded(self.stop())
+            await wait_shielded(self.stop())
 
     async def aclose(self) -> None:
         """Stop the source, unless `run` has stopped it.
@@ -262,7 +263,7 @@ class Map:
         Cancellation: raised after the source has stopped.
         """
         if self._stopping is None:
-            await _wait_shielded(self.stop())
+            await wait_shielded(self.stop())
 
     def stop(self) -> asyncio.Task[None]:
         """Return the task that stops the workers and the source.
@@ -391,21 +392,6 @@ async def run_task(runtime: Runtime, task: CodeTask) -> tuple[ExecutionResult, J
         return await runtime.run_code(task.code, **task.options(RunOptions)), None
     options = task.options(CallOptions)
     return await runtime.call_function(task.code, task.function, task.args, task.kwargs, **options), None
-
-
-async def _wait_shielded(task: asyncio.Task[None]) -> None:
-    """Wait until a task has ended. If the caller is cancelled, raise the CancelledError after that."""
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        if not task.cancelled():
-            task.exception()
-        raise cancelled
-    task.result()
 
 
 def _has_valid_args(task: CodeTask) -> bool:

@@ -16,6 +16,7 @@ from faasrt.client.assert_tests import FirstCalls, judge_by_asserts
 from faasrt.client.cache import ResultCache
 from faasrt.client.executor import CachingExecutor, Executor
 from faasrt.client.judge import Judge, check_arguments, compare_result, function_job, options_of, program_job
+from faasrt.client.session import IDLE_TIMEOUT_S, Session, SessionHost, SessionOptions
 from faasrt.client.streaming import RunLive, StreamedRun
 from faasrt.client.syntax import PythonChecker, Where, check_where
 from faasrt.config import SandboxConfig, Settings
@@ -60,12 +61,14 @@ class Runtime:
     _emit: EventDispatcher
     _calls: CallsInFlight = attrs.field(factory=CallsInFlight, init=False)
     _executor: Executor | CachingExecutor = attrs.field(init=False)
+    _sessions: SessionHost = attrs.field(init=False)
     _checker: PythonChecker = attrs.field(factory=PythonChecker, init=False)
     _first_calls: FirstCalls = attrs.field(factory=FirstCalls, init=False)
     _closing: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._executor = Executor(self._transport, self._calls, self._counters, self._emit)
+        self._executor = executor = Executor(self._transport, self._calls, self._counters, self._emit)
+        self._sessions = SessionHost(executor)
         self._transport.endpoints.retain()
 
     async def run_code(
@@ -82,6 +85,7 @@ class Runtime:
         argv: Sequence[str] = (),
         files: Mapping[str, str | bytes] | None = None,
         collect: Sequence[str] = (),
+        displays: bool = False,
     ) -> ExecutionResult:
         r"""Run a program, at most once, and return the result.
 
@@ -108,13 +112,16 @@ class Runtime:
                 most 100, with at most 1,000 parts between slashes in total. `*` does not match "/" or a leading dot;
                 `**` matches any number of folders. At most 1,000 files, of `max_output_bytes` together, are returned,
                 and only those that are found within one second. Default: no files.
+            displays: Whether to return what the program displays in `result.displays`: the value of its last
+                expression, open figures of matplotlib, and the arguments of `display`, a function that it can call.
+                They have `max_output_bytes` together. Default: False.
 
         Returns:
             The result. A program that fails is an outcome, not an exception.
 
         Raises:
-            InvalidRequestError: An argument is wrong, or the server does not support `stdin`, `argv`, `files` or
-                `collect`; nothing was sent.
+            InvalidRequestError: An argument is wrong, or the server does not support `stdin`, `argv`, `files`,
+                `collect` or `displays`; nothing was sent.
             UnsupportedLanguageError: The language is unknown, or no endpoint serves it.
             RuntimeClosedError: The runtime was closed, before the call or during it.
             ConfigurationError: The runtime belongs to another event loop.
@@ -147,6 +154,7 @@ class Runtime:
             argv=argv,
             files=files,
             collect=collect,
+            displays=displays,
         )
         return await self._run(request)
 
@@ -191,6 +199,50 @@ class Runtime:
             return run
 
         return StreamedRun(prepare)
+
+    def session(
+        self,
+        language: LanguageOption | None = None,
+        *,
+        sandbox: SandboxConfig | None = None,
+        files: Mapping[str, str | bytes] | None = None,
+        idle_timeout_s: float = IDLE_TIMEOUT_S,
+    ) -> Session:
+        """Return a session: a program whose variables, imports and files live on between runs.
+
+        Entering its `async with` statement opens it on one of the endpoints, and leaving ends it. Opening is retried as
+        a program that was not started. The guide is `faasrt.docs.sessions`.
+
+        Args:
+            language: See `run_code`. The server must have sessions of the language: the embedded FaaS has them for
+                Python, JavaScript and TypeScript.
+            sandbox: The limits of the session. Its memory limit holds for all that the session keeps, and its time and
+                output limits hold for each run. Default: None, which means the limits in the settings.
+            files: The contents of files in the working folder at the start; see `run_code`. Default: None, no files.
+            idle_timeout_s: The seconds without a call after which the server ends the session, above 0 and at most
+                86,400. A server may have a lower maximum, which then holds. Default: 600.
+
+        Raises:
+            InvalidRequestError: An argument is wrong, or, on entering, no endpoint has such sessions.
+            UnsupportedLanguageError: The language is unknown, or no endpoint serves it.
+            RuntimeClosedError: The runtime was closed.
+            OverloadedError: On entering: the server has too many sessions.
+            ServiceError: On entering: the infrastructure failed in another way.
+
+        Cancellation: of entering, ends a session that the server has opened.
+
+        Example:
+            >>> async with manager.session("python", files={"a.csv": "n\n20\n22"}) as session:
+            ...     await session.run_code("import csv; rows = list(csv.DictReader(open('a.csv')))")
+            ...     result = await session.run_code("sum(int(row['n']) for row in rows)")
+            >>> result.displays[0].text
+            '42'
+        """
+
+        async def find_host() -> SessionHost:
+            return self._sessions
+
+        return Session(self._language(language), SessionOptions.checked(sandbox=sandbox, files=files, idle_timeout_s=idle_timeout_s), find_host)
 
     async def call_function(
         self,
@@ -497,6 +549,7 @@ class Runtime:
                 if not self._calls.released:
                     self._calls.released = True
                     try:
+                        await self._sessions.aclose()
                         await self._checker.aclose()
                     finally:
                         await self._transport.endpoints.release()

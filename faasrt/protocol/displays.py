@@ -20,16 +20,7 @@ def is_binary(mime_type: str) -> bool:
 
 def displays_to_wire(displays: Sequence[Display]) -> list[dict[str, Any]]:
     """Return displays as values for JSON."""
-    return [
-        {
-            "data": {
-                mime_type: base64.b64encode(content).decode() if isinstance(content, bytes) else content
-                for mime_type, content in display.data.items()
-            },
-            "omitted": list(display.omitted),
-        }
-        for display in displays
-    ]
+    return [display.to_dict() for display in displays]
 
 
 def displays_from_wire(values: Any) -> tuple[Display, ...]:

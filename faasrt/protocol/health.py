@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -13,6 +13,8 @@ from faasrt.inputs import INPUT_FIELDS
 from faasrt.languages import Language, has_return_val
 
 _MAX_COMPILE_S = 300.0
+SESSION_FEATURES = ("run", "fork", "files")
+"""What sessions may be able to do."""
 
 
 @attrs.frozen(kw_only=True)
@@ -31,6 +33,8 @@ class EndpointProfile:
         capacities: The number of programs that the server runs at once, by language; without unknown ones. TypeScript
             uses that of JavaScript.
         input_fields: The fields of `faasrt.inputs` that the server itself handles, by language.
+        displays: The languages whose programs can return displays.
+        sessions: What sessions can do, by language: "run", "fork", "files"; without languages that have none.
         compile_limits_s: The time that the server may take to compile a program, in seconds, by language. It is not
             part of the time limit of the program.
         missing: The reason why the server does not run a language, by language.
@@ -56,6 +60,8 @@ class EndpointProfile:
     max_output_bytes: int | None = None
     capacities: Mapping[str, int] = attrs.field(factory=dict)
     input_fields: Mapping[str, frozenset[str]] = attrs.field(factory=dict)
+    displays: frozenset[str] = frozenset()
+    sessions: Mapping[str, frozenset[str]] = attrs.field(factory=dict)
     compile_limits_s: Mapping[str, float] = attrs.field(factory=dict)
     missing: Mapping[str, str] = attrs.field(factory=dict)
     version: str = ""
@@ -83,6 +89,7 @@ def read_profile(health: Mapping[str, Any]) -> EndpointProfile:
     capabilities, limits = (_mapping(health.get(key)) for key in ("capabilities", "limits"))
     version = health.get("version")
     name = version if isinstance(version, str) else ""
+    languages = {name: _mapping(language) for name, language in _mapping(health.get("languages")).items()}
     on_pyodide = name.startswith("pyodide-faas")
     runs_js = health.get("runtime") == "deno" and health.get("language") == "javascript"
     return EndpointProfile(
@@ -94,7 +101,9 @@ def read_profile(health: Mapping[str, Any]) -> EndpointProfile:
         timeout_limit_ms=_positive(limits.get("timeout_limit_s"), 1000),
         max_output_bytes=_positive(limits.get("max_output_bytes")),
         capacities=_capacities(health),
-        input_fields=_input_fields(health),
+        input_fields=_lists(languages, "input", INPUT_FIELDS),
+        displays=frozenset(name for name, language in languages.items() if language.get("displays") is True),
+        sessions={name: can for name, can in _lists(languages, "sessions", SESSION_FEATURES).items() if "run" in can},
         compile_limits_s=_compile_limits(health),
         missing={name: text[:500] for name, text in _mapping(health.get("missing")).items() if isinstance(text, str)},
         version=name[:100],
@@ -147,12 +156,13 @@ def _capacities(health: Mapping[str, Any]) -> dict[str, int]:
     return {name: capacity for name, capacity in capacities.items() if capacity is not None}
 
 
-def _input_fields(health: Mapping[str, Any]) -> dict[str, frozenset[str]]:
-    listed = {name: _mapping(language).get("input") for name, language in _mapping(health.get("languages")).items()}
+def _lists(languages: Mapping[str, Mapping[str, Any]], name: str, known: Sequence[str]) -> dict[str, frozenset[str]]:
+    """Return the known names in a list of each language that has the list."""
+    listed = {language: fields.get(name) for language, fields in languages.items()}
     return {
-        name: frozenset(field for field in fields if field in INPUT_FIELDS)
-        for name, fields in listed.items()
-        if isinstance(fields, list)
+        language: frozenset(item for item in known if item in items)
+        for language, items in listed.items()
+        if isinstance(items, list)
     }
 
 

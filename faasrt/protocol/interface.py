@@ -29,7 +29,7 @@ class ServiceProtocol(abc.ABC):
     """
 
     name: ClassVar[str]
-    run_path: ClassVar[str]
+    run_path: str
     health_path: ClassVar[str]
     validates: ClassVar[bool] = False
     profile: ClassVar[EndpointProfile]

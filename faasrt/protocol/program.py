@@ -53,7 +53,9 @@ class Execution:
     @property
     def needs_profile(self) -> bool:
         """Whether the request depends on the profile of the endpoint."""
-        return self.mode != "never" or self.run.input is not NO_INPUT or not has_return_val(self.run.language)
+        run = self.run
+        has_options = self.mode != "never" or run.input is not NO_INPUT or run.displays
+        return has_options or not has_return_val(run.language)
 
     def request(
         self,
@@ -73,7 +75,8 @@ class Execution:
         Raises:
             ConnectError: It is unknown whether the server runs the language.
             InvalidRequestError: The server does not run the language, there is no guest program that calls its
-                functions, or neither the server nor the guest program can pass on the input of the program.
+                functions, it does not return the displays that the caller asks for, or neither the server nor the
+                guest program can pass on the input of the program.
         """
         run, job, begin_within_ms = self.run, self.job, 0.0
         if timeout_ms != run.timeout_ms:
@@ -85,6 +88,9 @@ class Execution:
             if protocol.has_profile:
                 _check_runs(run.language, profile, endpoint)
             has_envelope = False
+        if run.displays:
+            _check_displays(run.language, profile, endpoint)
+            has_envelope = False  # the server must see the last expression of the program
         guest_input = self._guest_input(profile, endpoint, has_envelope=has_envelope)
         if not has_envelope:
             body = protocol.encode(run, in_envelope=False)
@@ -316,6 +322,16 @@ def _check_runs(language: Language | str, profile: EndpointProfile, endpoint: st
         raise InvalidRequestError(
             f"{endpoint}{server} does not run {language} programs: {reason}; "
             f"`faasrt languages --url {configured_url(endpoint)}` shows what it runs"
+        )
+
+
+def _check_displays(language: Language | str, profile: EndpointProfile, endpoint: str) -> None:
+    """Raise InvalidRequestError unless a server returns the displays of programs in a language."""
+    if language not in profile.displays:
+        server = f" ({profile.version})" if profile.version else ""
+        raise InvalidRequestError(
+            f"{endpoint}{server} cannot return displays of {language} programs: use another FaaS, such as the "
+            "embedded one"
         )
 
 

@@ -49,6 +49,7 @@ class RunRequest:
     ext: Mapping[str, str]
     input: ProgramInput = NO_INPUT
     idempotent: bool = attrs.field(default=False, metadata=KEEPS_RESULT)
+    displays: bool = False
 
     @classmethod
     def checked(
@@ -67,6 +68,7 @@ class RunRequest:
         argv: object = (),
         files: object = None,
         collect: object = (),
+        displays: object = False,
     ) -> RunRequest:
         """Return a request with the caller's arguments, after checking them.
 
@@ -79,6 +81,8 @@ class RunRequest:
         """
         limits = check_sandbox(sandbox) or default_sandbox
         check_flag("idempotent", idempotent)
+        if displays is not False:
+            check_flag("displays", displays, optional=False)
         return cls(
             language=language,
             code=check_code(code),
@@ -88,9 +92,13 @@ class RunRequest:
             ext=check_ext(ext),
             input=ProgramInput.checked(language, stdin=stdin, argv=argv, files=files, collect=collect),
             idempotent=default_idempotent if idempotent is None else bool(idempotent),
+            displays=displays is True,
         )
 
     def encode(self) -> bytes:
+        return encode_json(self.to_wire())
+
+    def to_wire(self) -> dict[str, Any]:
         sandbox = self.sandbox
         body = {
             "language": str(self.language),
@@ -107,7 +115,9 @@ class RunRequest:
         }
         if self.input is not NO_INPUT:
             body |= self.input.to_wire()
-        return encode_json(body)
+        if self.displays:
+            body["displays"] = True
+        return body
 
 
 def encode_json(body: Mapping[str, Any]) -> bytes:

@@ -36,11 +36,13 @@ import attrs
 from faasrt import _strict_json
 from faasrt.errors import InvalidRequestError, OverloadedError, ProtocolError, RejectedError, ServerError, ServiceError
 from faasrt.inputs import check_path, files_from_wire
+from faasrt.protocol.displays import displays_from_wire
 from faasrt.protocol.frames import NO_REPORT, GuestReport, take_frames
 from faasrt.protocol.health import is_pyodide
 from faasrt.protocol.streams import STREAM_NAMES, cut_texts
 from faasrt.results import (
     Diagnostic,
+    Display,
     ErrorInfo,
     ExecutionOutput,
     ExecutionResult,
@@ -50,6 +52,7 @@ from faasrt.results import (
 )
 
 _LARGEST_NUMBER = 1e15
+_TRUNCATED_NAMES = (*STREAM_NAMES, "files", "displays")
 _ANSWER_OVERHEAD_BYTES = 262_144
 _REPORT_START = '{"stdout":"'
 _NO_OUTPUT = ExecutionOutput()
@@ -103,6 +106,7 @@ class ParsedAnswer:
     duration_ms: float | None = None
     metadata: Mapping[str, Any] = attrs.field(factory=dict)
     files: Mapping[str, bytes] = attrs.field(factory=dict)
+    displays: tuple[Display, ...] = ()
     report: GuestReport = NO_REPORT
     declared: bool = False
     killed: bool = False
@@ -122,6 +126,7 @@ class ParsedAnswer:
             endpoint=endpoint,
             metadata=self.metadata,
             files=self.files,
+            displays=self.displays,
         )
 
 
@@ -167,7 +172,7 @@ def read_answer(answer: Answer, nonce: str | None, *, timeout_ms: float, max_out
     truncated: Collection[str] = ()
     if "truncated" in body:
         truncated = check_type(body["truncated"], "truncated", list)
-    if truncated and not all(name in (*STREAM_NAMES, "files") for name in truncated):
+    if truncated and not all(name in _TRUNCATED_NAMES for name in truncated):
         raise ProtocolError("'truncated' in the answer must contain only names of streams", sent="yes", status=200)
     exit_code = check_number(metadata.get("exit_code"), "exit_code", int)
     duration_ms = check_number(metadata.get("duration"), "duration", int, float)
@@ -182,6 +187,11 @@ def read_answer(answer: Answer, nonce: str | None, *, timeout_ms: float, max_out
     time_used_up = duration_ms is not None and duration_ms >= timeout_ms and not is_pyodide(metadata)
     output = ExecutionOutput(texts["stdout"], texts["stderr"], texts["ret_val"])
     outcome, user_error = declared or _inferred_outcome(output, metadata, killed, time_used_up)
+    displays: tuple[Display, ...] = ()
+    if "displays" in body:
+        displays = _read_displays(body["displays"])
+        if "session" in body:
+            metadata = {**metadata, "session": check_type(body["session"], "session", dict)}
     return ParsedAnswer(
         outcome=outcome,
         output=output,
@@ -190,7 +200,8 @@ def read_answer(answer: Answer, nonce: str | None, *, timeout_ms: float, max_out
         truncated=frozenset(truncated),
         duration_ms=None if duration_ms is None else float(duration_ms),
         metadata=metadata,
-        files=_read_files(body["files"]) if "files" in body else {},
+        files=read_files(body["files"]) if "files" in body else {},
+        displays=displays,
         report=report,
         declared=declared is not None,
         killed=killed,
@@ -199,7 +210,7 @@ def read_answer(answer: Answer, nonce: str | None, *, timeout_ms: float, max_out
 
 
 def _read_failure(answer: Answer, max_output_bytes: int) -> ParsedAnswer:
-    error, details = _server_message(answer)
+    error, details = server_message(answer)
     if answer.program_suspect and answer.status == 500:
         # An error would let a program escape its verdict, and would be retried if the program is idempotent.
         return ParsedAnswer(outcome=Outcome.CRASHED, error=ErrorInfo("SIGKILL", details[:500]), declared=True)
@@ -217,17 +228,17 @@ def _mentions_timeout(answer: Answer, details: str) -> bool:
 
 
 def raise_for_status(answer: Answer) -> None:
-    """Raise the error for the status of an answer, unless it is 200. The protocol has neither redirects nor other
-    successes.
+    """Raise the error for the status of an answer, unless it is 200, or 201 for a new session. The protocol has neither
+    redirects nor other successes.
     """
-    if answer.status != 200:
+    if answer.status not in (200, 201):
         raise status_error(answer)
 
 
 def status_error(answer: Answer, texts: tuple[str, str] | None = None) -> ServiceError:
     """Return the error for a status. `texts` are the error and the details in the answer, if it is not coze-loop's."""
     status = answer.status
-    error, details = texts or _server_message(answer)
+    error, details = texts or server_message(answer)
     reason = ": ".join(part[:300] for part in (error, details) if part) or "no reason given"
     if status in (429, 503) or (status == 504 and answer.not_started):
         message = f"the FaaS is overloaded (HTTP {status}): {reason}; lower the concurrency or add replicas"
@@ -249,13 +260,20 @@ def status_error(answer: Answer, texts: tuple[str, str] | None = None) -> Servic
     return failure
 
 
-def _read_files(value: Any) -> dict[str, bytes]:
+def read_files(value: Any) -> dict[str, bytes]:
     """Return the collected files. Their paths are checked, because callers may write them to a folder."""
     try:
         files = files_from_wire(check_type(value, "files", dict))
         return {check_path(path, "a path"): data for path, data in files.items()}
     except InvalidRequestError as error:
         raise ProtocolError(f"'files' in the answer is wrong: {error}", sent="yes", status=200) from None
+
+
+def _read_displays(value: Any) -> tuple[Display, ...]:
+    try:
+        return displays_from_wire(value)
+    except ValueError as error:
+        raise ProtocolError(f"'displays' in the answer is wrong: {error}", sent="yes", status=200) from None
 
 
 def _unpack_js_report(texts: dict[str, str]) -> bool:
@@ -347,7 +365,7 @@ def _js_error(stderr: str) -> ErrorInfo | None:
     return None
 
 
-def _server_message(answer: Answer) -> tuple[str, str]:
+def server_message(answer: Answer) -> tuple[str, str]:
     """Return `error` and `details` of a failure. If the body is not a JSON object, return "" and its beginning."""
     try:
         body = decode_object(answer.body)

@@ -177,6 +177,14 @@ class EndpointRegistry:
             fetches = [group.create_task(self.profiles.fetch(replica, health_s)) for replica in unknown]
         return any(fetch.result().cold_start for fetch in fetches)
 
+    async def all_replicas(self) -> Sequence[str]:
+        """Return the base URLs of all endpoints now, after a look-up of their names."""
+        self.loop.check()
+        urls = tuple(dict.fromkeys(url for replicas in self.settings.endpoints.values() for url in replicas))
+        with contextlib.suppress(ConnectError):
+            await self._replicas.update(urls)
+        return self._replicas.expand(urls)
+
     async def probe_all(self, urls: Sequence[str]) -> HealthStatus:
         """Probe the replicas of several URLs concurrently. A failed probe is an unhealthy result, not an exception."""
         self.loop.check()

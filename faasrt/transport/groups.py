@@ -8,7 +8,7 @@ import math
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeAlias
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 import attrs
 
@@ -195,6 +195,7 @@ class EndpointGroups:
         self._groups: dict[_Key, EndpointGroup] = {}
         # Groups without some replicas, while calls use them.
         self._excluding: WeakValueDictionary[_Key, EndpointGroup] = WeakValueDictionary()
+        self._pinned: WeakSet[EndpointGroup] = WeakSet()
         self._endpoints: dict[tuple[str, str], Endpoint] = {}
         # Those of `_endpoints` that belong to no group any more, but have calls in flight; with their keys.
         self._leaving: dict[Endpoint, tuple[str, str]] = {}
@@ -230,9 +231,16 @@ class EndpointGroups:
             group.use(self._endpoints_of(group))
         return group
 
+    def pin(self, language: Language | str, url: str) -> EndpointGroup:
+        """Return a group of one endpoint, which stays in use as long as the caller keeps the group."""
+        group = EndpointGroup(language, (url,))
+        group.use([self._endpoint(family_of(language), url)])
+        self._pinned.add(group)
+        return group
+
     def refresh(self) -> None:
         """Use the replicas that there are now."""
-        used: set[Endpoint] = set()
+        used = {endpoint for group in self._pinned for endpoint in group.endpoints}
         for group in (*self._groups.values(), *self._excluding.values()):
             group.use(self._endpoints_of(group))
             used.update(group.endpoints)

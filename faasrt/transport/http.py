@@ -170,6 +170,10 @@ class HttpClient:
         self._addresses[endpoint] = url
         self._urls.pop(endpoint, None)
 
+    def address(self, endpoint: str) -> str:
+        """Return the URL of an endpoint that may have another name."""
+        return self._addresses.get(endpoint, endpoint)
+
     def _base_url(self, endpoint: str) -> str:
         return self._addresses.get(endpoint) or split_endpoint(endpoint)[1]
 
@@ -198,7 +202,7 @@ class HttpClient:
             session.headers.clear()
             session.headers.update(self._headers)
 
-    async def post(
+    async def send(
         self,
         endpoint: str,
         path: str,
@@ -208,6 +212,7 @@ class HttpClient:
         max_body_bytes: int,
         headers: Mapping[str, str] | None = None,
         live: LiveReader | None = None,
+        method: str = "POST",
     ) -> Answer:
         """Send one request, and read its answer.
 
@@ -236,7 +241,8 @@ class HttpClient:
                     session = self._sessions.get(endpoint) or self._open_session(endpoint)
                 else:
                     headers = self._with_own(headers)
-                request = session.post(self._url(endpoint, path), data=body, headers=headers, **self._options)
+                url = self._url(endpoint, path)
+                request = session.request(method, url, data=body, headers=headers, **self._options)
                 answer = await _exchange(request, body, max_body_bytes, live, timeout)
         except TimeoutError:
             if not body.sending and self._may_wait:
@@ -303,7 +309,7 @@ class HttpClient:
             status, version, details = "unreachable" if unreachable else "failed", "", {}
             error = str(failure) or "the answer is larger than any health report"
         return EndpointHealth(
-            endpoint=self._addresses.get(endpoint, endpoint),
+            endpoint=self.address(endpoint),
             healthy=not error,
             status=status,
             latency_s=self._clock() - started,
@@ -341,7 +347,10 @@ class HttpClient:
             http_url = self._base_url(endpoint)
             paths = (protocol_of(endpoint).run_path, VALIDATE_PATH)
             urls = self._urls[endpoint] = {path: URL(http_url + path) for path in paths}
-        return urls[path]
+        try:
+            return urls[path]
+        except KeyError:
+            return URL(self._base_url(endpoint) + path)  # that of a session
 
     def _open_session(self, endpoint: str) -> aiohttp.ClientSession:
         connector = _Connector(limit=0, keepalive_timeout=_KEEP_ALIVE_S, resolver=_resolver_for(endpoint))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import math
 import random as random_module
 from collections import defaultdict
 from collections.abc import Callable
+from typing import Any
 
 from faasrt.config import Settings
 from faasrt.errors import (
@@ -27,7 +29,8 @@ from faasrt.protocol.interface import ServiceProtocol
 from faasrt.protocol.program import Execution, Request, Response
 from faasrt.protocol.registry import protocol_of
 from faasrt.protocol.request import RunRequest
-from faasrt.protocol.response import decode_validation, max_answer_bytes, raise_for_status
+from faasrt.protocol.response import Answer, decode_validation, max_answer_bytes, raise_for_status
+from faasrt.protocol.sessions import check_answer
 from faasrt.results import ValidationResult
 from faasrt.transport.call import Call
 from faasrt.transport.endpoint import Endpoint, has_alternative
@@ -39,6 +42,7 @@ from faasrt.transport.pool import Permit
 from faasrt.transport.retry import FailedAttempts, RetryBudget, min_attempt_s, wait_before_retry
 
 _VALIDATION_BODY_BYTES = 4 * 2**20
+_CONTROL_BODY_BYTES = 65_536
 
 
 class Transport:
@@ -63,6 +67,19 @@ class Transport:
         self._budgets: dict[str, RetryBudget] = defaultdict(RetryBudget)
         # The owners of the calls that wait before a retry.
         self._backing_off: dict[asyncio.Future[None], object] = {}
+        self._pinned: EndpointGroup | None = None
+
+    def pinned(self, language: Language | str, url: str) -> Transport:
+        """Return a view of this transport that sends every call to one endpoint."""
+        view = copy.copy(self)
+        view._pinned = self.endpoints.pool.groups.pin(language, url)
+        return view
+
+    @property
+    def pinned_url(self) -> str:
+        """The base URL of the only endpoint of this view."""
+        assert self._pinned is not None
+        return self._pinned.endpoints[0].url
 
     async def run(self, call: Call, execution: Execution, *, owner: object, live: LiveReader | None = None) -> Response:
         """Send an execution to an endpoint, retry it if allowed, and return the content of the answer.
@@ -94,7 +111,9 @@ class Transport:
         try:
             while True:
                 try:
-                    group = await endpoints.group(language, excluded=failed.excluded, deadline=call.deadline)
+                    group = self._pinned or await endpoints.group(
+                        language, excluded=failed.excluded, deadline=call.deadline
+                    )
                 except UnsupportedLanguageError as error:
                     raise failed.error or error from None
                 except ConnectError as error:
@@ -150,17 +169,9 @@ class Transport:
                     profile = endpoints.profiles.cached(call.endpoint)
                     profile = profile or await self._fetch_profile(call.endpoint, call)
                     within_s += profile.compile_limits_s.get(call.language, 0.0)
-                try:
-                    answer = await endpoints.http.post(
-                        permit.endpoint.url,
-                        VALIDATE_PATH,
-                        RequestBody(body, self.clock),
-                        within_s=within_s,
-                        max_body_bytes=_VALIDATION_BODY_BYTES,
-                        headers=call.headers(),
-                    )
-                except BodyTooLargeError:
-                    raise ProtocolError("the answer is larger than any validation", sent="yes") from None
+                answer = await self._send_once(
+                    call, VALIDATE_PATH, body, within_s=within_s, max_body_bytes=_VALIDATION_BODY_BYTES
+                )
                 raise_for_status(answer)
                 result = decode_validation(answer.body)
             except BaseException as error:
@@ -171,6 +182,67 @@ class Transport:
         except ServiceError as failure:
             call.attach(failure)
             raise
+
+    async def control(
+        self,
+        call: Call,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        *,
+        within_s: float,
+        max_body_bytes: int = _CONTROL_BODY_BYTES,
+        owner: object = None,
+    ) -> dict[str, Any]:
+        """Send a request about a session to its pinned endpoint, without retries, and return the decoded answer.
+
+        Args:
+            owner: An object that identifies the call for `fail_waiting`. None sends the request without a permit.
+
+        Raises:
+            QueueFullError, RuntimeClosedError, ServiceError: See `run`.
+        """
+        group = self._pinned
+        assert group is not None
+        self.endpoints.loop.check()
+        permit = None
+        try:
+            call.endpoint = self.pinned_url
+            if owner is not None:
+                permit = await self._wait_for_permit(call, self.endpoints.settings, group, FailedAttempts(), owner)
+            call.attempts = 1
+            try:
+                answer = await self._send_once(
+                    call, path, body, within_s=within_s, max_body_bytes=max_body_bytes, method=method
+                )
+                fields = check_answer(answer)
+            except BaseException as error:
+                if permit is not None:
+                    self._release(permit, error)
+                raise
+            if permit is not None:
+                self._release(permit, None)
+            return fields
+        except ServiceError as failure:
+            call.attach(failure)
+            raise
+
+    async def _send_once(
+        self, call: Call, path: str, body: bytes, *, within_s: float, max_body_bytes: int, method: str = "POST"
+    ) -> Answer:
+        """Send a request that runs no program to the endpoint of a call."""
+        try:
+            return await self.endpoints.http.send(
+                call.endpoint,
+                path,
+                RequestBody(body, self.clock),
+                within_s=within_s,
+                max_body_bytes=max_body_bytes,
+                headers=call.headers(),
+                method=method,
+            )
+        except BodyTooLargeError:
+            raise ProtocolError("the answer is larger than this request allows", sent="yes") from None
 
     def fail_waiting(self, owner: object) -> None:
         """Raise RuntimeClosedError in the calls with this owner that wait for a permit or for their next attempt."""
@@ -224,7 +296,7 @@ class Transport:
         failed.refused = error
         failed.unable += (url,)
         failed.excluded = exclude(failed.unable)
-        if self.endpoints.replicas(language, failed.excluded):
+        if self._pinned is None and self.endpoints.replicas(language, failed.excluded):
             return True
         for unable in failed.unable:
             self.endpoints.profiles.mark_stale(unable)  # a toolchain may be installed until the next call
@@ -250,7 +322,11 @@ class Transport:
             attempt=attempt,
             outage_s=outage_s,
             settings=settings.retry,
-            has_alternative=has_alternative(self.endpoints.replicas(run.language, failed.excluded), now, failed.tried),
+            has_alternative=has_alternative(
+                self._pinned.endpoints if self._pinned else self.endpoints.replicas(run.language, failed.excluded),
+                now,
+                failed.tried,
+            ),
             idempotent=run.idempotent,
             remaining_s=call.deadline - now - min_attempt_s(run.timeout_ms / 1000),
             budget=self._budgets[family_of(run.language)],
@@ -312,12 +388,14 @@ class Transport:
             request, within_s = self._request(permit, execution, call.deadline - began, settings, profile, protocol)
             permit.body = RequestBody(request.body, self.clock)
             try:
-                answer = await self.endpoints.http.post(
+                answer = await self.endpoints.http.send(
                     endpoint.url,
-                    protocol.run_path,
+                    request.protocol.run_path,
                     permit.body,
                     within_s=within_s,
-                    max_body_bytes=max_answer_bytes(run.sandbox.max_output_bytes, collects=bool(run.input.collect)),
+                    max_body_bytes=max_answer_bytes(
+                        run.sandbox.max_output_bytes, collects=bool(run.input.collect), displays=run.displays
+                    ),
                     headers=call.headers(),
                     live=None if request.nonce else live,  # the guest program returns the output only at the end
                 )

@@ -1,0 +1,540 @@
+"""Session: a program that keeps its state between runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import Any, Self, Unpack
+
+import attrs
+
+from faasrt._endpoint_urls import split_endpoint
+from faasrt._run_options import check_sandbox, check_timeout_ms
+from faasrt.client.executor import Executor
+from faasrt.client.streaming import RunLive, StreamedRun
+from faasrt.config import SandboxConfig
+from faasrt.errors import (
+    ConnectError,
+    FaasrtError,
+    InvalidRequestError,
+    ProtocolError,
+    RejectedError,
+    RuntimeClosedError,
+    ServiceError,
+    SessionLostError,
+    safe_repr,
+)
+from faasrt.inputs import NO_INPUT, ProgramInput, check_patterns, files_to_wire
+from faasrt.languages import Language, OtherLanguage
+from faasrt.protocol.request import RunRequest, encode_json
+from faasrt.protocol.response import max_answer_bytes, read_files
+from faasrt.protocol.sessions import SessionInfo, SessionOpening, SessionRun, check_answer, decode_info, session_path
+from faasrt.results import ExecutionResult
+from faasrt.tasks import Priority, SessionRunOptions
+from faasrt.transport.endpoint_registry import EndpointRegistry
+from faasrt.transport.http import BodyTooLargeError, RequestBody
+from faasrt.transport.lifecycle import wait_shielded
+from faasrt.transport.live_reader import LiveReader
+
+IDLE_TIMEOUT_S = 600.0
+_MAX_IDLE_S = 86_400.0
+DESCRIPTION_BYTES = 65_536
+"""The size of the largest answer about a session."""
+_MOST_ASKED = 64
+
+
+@attrs.frozen
+class SessionOptions:
+    """The options of a session to open, after they were checked."""
+
+    sandbox: SandboxConfig | None
+    input: ProgramInput
+    idle_timeout_s: float
+
+    @classmethod
+    def checked(
+        cls, *, sandbox: object = None, files: object = None, idle_timeout_s: object = IDLE_TIMEOUT_S
+    ) -> SessionOptions:
+        """Return the caller's arguments. Raise InvalidRequestError if one is wrong."""
+        program_input = NO_INPUT if files is None else ProgramInput.checked(None, files=files)
+        return cls(check_sandbox(sandbox), program_input, _check_idle_timeout(idle_timeout_s))
+
+
+def _check_idle_timeout(value: object) -> float:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not 0 < value <= _MAX_IDLE_S:  # type: ignore[operator]
+        raise InvalidRequestError(
+            f"idle_timeout_s must be a number above 0 and at most {_MAX_IDLE_S:g}, got {safe_repr(value)}"
+        )
+    return float(value)  # type: ignore[arg-type]
+
+
+@attrs.frozen(eq=False)
+class _Link:
+    """A session that a server has. The transport of the executor sends every call to this server."""
+
+    info: SessionInfo
+    executor: Executor
+
+    @property
+    def url(self) -> str:
+        return self.executor.transport.endpoints.http.address(self.endpoint)
+
+    @property
+    def endpoint(self) -> str:
+        return self.executor.transport.pinned_url
+
+    async def run(self, request: RunRequest, live: LiveReader | None) -> ExecutionResult:
+        """Run a program. Raise ServiceError if that fails."""
+        execution = SessionRun(run=request, session_id=self.info.id)
+        with self._reported():
+            return await self.executor.run(execution, live)
+
+    async def request(
+        self,
+        action: str,
+        fields: Mapping[str, Any] | None = None,
+        *,
+        method: str = "POST",
+        within_s: float | None = None,
+        max_body_bytes: int = DESCRIPTION_BYTES,
+        needs_permit: bool = True,
+    ) -> dict[str, Any]:
+        """Send a request that runs no program, and return the decoded answer."""
+        executor, timeouts = self.executor, self.executor.transport.endpoints.settings.timeouts
+        with self._reported():
+            return await executor.transport.control(
+                executor.call(self.info.language),
+                method,
+                session_path(self.info.id, action),
+                b"" if fields is None else encode_json(fields),
+                within_s=self.info.sandbox.timeout_limit_s + timeouts.grace_s if within_s is None else within_s,
+                max_body_bytes=max_body_bytes,
+                owner=executor.calls if needs_permit else None,
+            )
+
+    @contextlib.contextmanager
+    def _reported(self) -> Iterator[None]:
+        """Raise SessionLostError in place of the error of a server that cannot be reached."""
+        try:
+            yield
+        except ConnectError as error:
+            lost = SessionLostError(f"the server of the session cannot be reached: {error.args[0]}", sent=error.sent)
+            lost.endpoint, lost.attempts, lost.elapsed_s = error.endpoint, error.attempts, error.elapsed_s
+            raise lost from error
+
+
+@attrs.define(eq=False)
+class SessionHost:
+    """Opens the sessions of a runtime, and ends them when the runtime is closed."""
+
+    _executor: Executor
+    _sessions: set[Session] = attrs.field(factory=set)
+
+    async def open(self, language: Language | OtherLanguage, options: SessionOptions) -> _Link:
+        """Open a session at one of the endpoints of a language."""
+        sandbox = options.sandbox or self._executor.transport.endpoints.settings.sandbox
+        run = RunRequest(
+            language=language,
+            code="",
+            timeout_ms=check_timeout_ms(None, sandbox),
+            sandbox=sandbox,
+            priority="normal",
+            ext={},
+            input=options.input,
+        )
+        result = await self._executor.run(SessionOpening(run=run, idle_timeout_s=options.idle_timeout_s))
+        return self.link(decode_info(result.metadata), result.endpoint)
+
+    def link(self, info: SessionInfo, endpoint: str) -> _Link:
+        """Return the link to a session at an endpoint."""
+        transport = self._executor.transport.pinned(info.language, endpoint)
+        return _Link(info, attrs.evolve(self._executor, transport=transport))
+
+    def resume(self, info: SessionInfo, endpoint: str) -> Session:
+        """Return a session that is not ended when the runtime is closed."""
+        return Session._attached(self, self.link(info, endpoint), SessionOptions.checked())
+
+    def add(self, session: Session) -> None:
+        """End a session when the runtime is closed."""
+        self._sessions.add(session)
+
+    def remove(self, session: Session) -> None:
+        self._sessions.discard(session)
+
+    async def aclose(self) -> None:
+        """End all sessions at once. Return when they have ended."""
+        async with asyncio.TaskGroup() as group:
+            for session in self._sessions:
+                group.create_task(session.aclose())
+
+
+class Session:
+    r"""A program that stays: its variables, imports and files live on between runs.
+
+    `RuntimeManager.session` returns it. It is an asynchronous context manager: entering opens the session on a server,
+    and leaving ends it. Any number of tasks may use a session. It does one thing at a time; the others wait in order.
+
+    Attributes:
+        language: The language of its programs.
+
+    Example:
+        >>> async with manager.session("python") as session:
+        ...     await session.run_code("x = 41")
+        ...     result = await session.run_code("x + 1")
+        >>> result.displays[0].text
+        '42'
+    """
+
+    def __init__(
+        self,
+        language: Language | OtherLanguage,
+        options: SessionOptions,
+        find_host: Callable[[], Awaitable[SessionHost]],
+    ) -> None:
+        self.language = language
+        self._options = options
+        self._find_host = find_host
+        self._host: SessionHost | None = None
+        self._link: _Link | None = None
+        self._turn = asyncio.Lock()  # first come, first served
+        self._lost = ""
+        self._closing: asyncio.Task[None] | None = None
+
+    @classmethod
+    def _attached(cls, host: SessionHost, link: _Link, options: SessionOptions) -> Self:
+        """Return a session that is open."""
+
+        async def find_host() -> SessionHost:
+            return host
+
+        session = cls(link.info.language, options, find_host)
+        session._host, session._link = host, link
+        return session
+
+    @property
+    def id(self) -> str:
+        """The id of the session. With it, another process can use the session; see `RuntimeManager.resume_session`.
+
+        It is a secret: a client of the same server that knows it can use the session, too.
+        """
+        return self._known_link.info.id
+
+    @property
+    def endpoint(self) -> str:
+        """The base URL of the server that has the session."""
+        return self._known_link.url
+
+    async def run_code(
+        self,
+        code: str,
+        timeout_ms: float | None = None,
+        ext: Mapping[str, str] | None = None,
+        *,
+        sandbox: SandboxConfig | None = None,
+        priority: Priority = "normal",
+        stdin: str | bytes = "",
+    ) -> ExecutionResult:
+        r"""Run a program in the session, at most once, and return the result.
+
+        It sees the variables, imports and files of the programs before it. `result.displays` has the value of its last
+        expression, open figures of matplotlib, and the arguments of `display`, a function that it can call.
+
+        At its time limit, the program is interrupted (KeyboardInterrupt in Python), and the outcome is TIMEOUT. If it
+        does not end within a second, the session ends. The session also ends if the program crashes or exceeds the
+        memory limit: then `result.metadata["session"]["ended"]` has the reason, and later calls raise
+        `SessionLostError`.
+
+        Args:
+            code: The program; not empty.
+            timeout_ms: The time limit of the program in milliseconds, above 0 and at most that of `sandbox`. The time
+                for which it waits for its turn does not count. Default: None, which means the time limit of `sandbox`.
+            ext: Further fields for the server. Default: None, no fields.
+            sandbox: The limits of time and output of this program. Its memory limit is not used, because the one of the
+                session holds. Default: None, which means the limits of the session.
+            priority: See `Runtime.run_code`. Default: "normal".
+            stdin: The standard input of this program; a str is sent as UTF-8. Default: "", an empty input.
+
+        Returns:
+            The result. A program that fails is an outcome, not an exception.
+
+        Raises:
+            InvalidRequestError: An argument is wrong, or the session is not open yet; nothing was sent.
+            SessionLostError: The session has ended, or its server cannot be reached. The program did not run.
+            RuntimeClosedError: The session, its runtime or its manager was closed.
+            ServiceError: The infrastructure failed in another way. `sent` says whether the program may have run.
+
+        Cancellation: interrupts the program, and returns the permit. The session stays, if the program ends within a
+            second.
+
+        Example:
+            >>> async with manager.session("python") as session:
+            ...     await session.run_code("import math; radius = 2")
+            ...     (await session.run_code("print(input()); math.pi * radius ** 2", stdin="area")).displays[0].text
+            '12.566370614359172'
+        """
+        request = self._request(
+            code, timeout_ms=timeout_ms, ext=ext, sandbox=sandbox, priority=priority, stdin=stdin
+        )
+        return await self._run(request)
+
+    def stream_code(self, code: str, **options: Unpack[SessionRunOptions]) -> StreamedRun:
+        """Run a program in the session, at most once, and yield its output while it runs.
+
+        Args:
+            code: The program; not empty.
+            **options: The other arguments of `run_code`.
+
+        Returns:
+            See `Runtime.stream_code`. Leaving its block early interrupts the program.
+
+        Raises:
+            FaasrtError: See `run_code`. Wrong arguments are refused at once.
+
+        Example:
+            >>> async with manager.session("python") as session:
+            ...     async with session.stream_code("for n in range(3): print(n)") as run:
+            ...         print("".join([chunk.text async for chunk in run]).split())
+            ['0', '1', '2']
+        """
+        request = self._request(code, **options)
+
+        async def prepare() -> RunLive:
+            return lambda live: self._run(request, live)
+
+        return StreamedRun(prepare)
+
+    async def fork(self, *, idle_timeout_s: float | None = None) -> Session:
+        """Return a new session with the same variables and files. From then on, the two are separate.
+
+        It is open. Use it in an `async with` statement, or call its `aclose`; closing the manager also ends it.
+
+        Args:
+            idle_timeout_s: See `RuntimeManager.session`. Default: None, which means that of this session.
+
+        Raises:
+            RejectedError: The session cannot be forked, now or ever; `details` says why. It is as before.
+            OverloadedError: The server has too many sessions.
+            FaasrtError: See `run_code`.
+
+        Cancellation: the server ends the new session, or it ends after `idle_timeout_s`.
+
+        Example:
+            >>> async with manager.session("python") as session:
+            ...     await session.run_code("numbers = [1]")
+            ...     async with await session.fork() as branch:
+            ...         await branch.run_code("numbers.append(2)")
+            ...         print((await branch.run_code("numbers")).displays[0].text)
+            ...     print((await session.run_code("numbers")).displays[0].text)
+            [1, 2]
+            [1]
+        """
+        options = self._options
+        if idle_timeout_s is not None:
+            options = attrs.evolve(options, idle_timeout_s=_check_idle_timeout(idle_timeout_s))
+        fields = {} if idle_timeout_s is None else {"idle_timeout_s": options.idle_timeout_s}
+        async with self._using() as link:
+            info = decode_info(await link.request("fork", fields))
+        host = await self._find_host()
+        branch = self._attached(host, host.link(info, link.endpoint), options)
+        host.add(branch)
+        return branch
+
+    async def write_files(self, files: Mapping[str, str | bytes]) -> None:
+        """Write files into the working folder. Folders are created, and existing files replaced.
+
+        Args:
+            files: The contents by relative path; see `Runtime.run_code`.
+
+        Raises:
+            InvalidRequestError: `files` is wrong; nothing was sent.
+            RejectedError: A file cannot be written; `details` says why.
+            FaasrtError: See `run_code`.
+
+        Example:
+            >>> async with manager.session("python") as session:
+            ...     await session.write_files({"data/a.txt": "hi"})
+            ...     (await session.run_code("open('data/a.txt').read()")).displays[0].text
+            "'hi'"
+        """
+        checked = ProgramInput.checked(None, files=files).files
+        async with self._using() as link:
+            await link.request("files", {"files": files_to_wire(checked)}, method="PUT")
+
+    async def read_files(self, patterns: Sequence[str]) -> dict[str, bytes]:
+        """Return the contents of files in the working folder by path.
+
+        Args:
+            patterns: Which files; see `collect` of `Runtime.run_code`.
+
+        Raises:
+            InvalidRequestError: `patterns` is wrong; nothing was sent.
+            RejectedError: The files do not fit into the `max_output_bytes` of the session, or cannot all be read.
+            FaasrtError: See `run_code`.
+
+        Example:
+            >>> async with manager.session("python") as session:
+            ...     await session.run_code("open('a.txt', 'w').write('hi')")
+            ...     await session.read_files(["*.txt"])
+            {'a.txt': b'hi'}
+        """
+        wanted = {"patterns": check_patterns(patterns, "patterns")}
+        async with self._using() as link:
+            limit = link.info.sandbox.max_output_bytes
+            fields = await link.request("files", wanted, max_body_bytes=max_answer_bytes(limit, collects=True))
+        if fields.get("truncated"):
+            message = f"some files cannot be read, or all are more than {limit} bytes together: name fewer"
+            raise RejectedError(message, endpoint=link.endpoint, attempts=1, sent="yes", status=200)
+        return read_files(fields.get("files"))
+
+    async def interrupt(self) -> bool:
+        """Interrupt the program that runs, as if by Ctrl-C, and return whether there was one.
+
+        The result of its `run_code` is USER_ERROR with KeyboardInterrupt, unless it catches that. In JavaScript, its
+        evaluation ends.
+
+        Raises:
+            FaasrtError: See `run_code`.
+
+        Example:
+            >>> async with manager.session("python") as session:
+            ...     await session.interrupt()
+            False
+        """
+        fields = await self._open_link().request("interrupt", {}, needs_permit=False)
+        return fields.get("interrupted") is True
+
+    async def aclose(self) -> None:
+        """End the session on the server, and the program that runs in it. Closing twice is harmless.
+
+        It waits for at most `TimeoutSettings.health_s`, and raises no error if the server does not answer: then the
+        server ends the session when it has been idle for too long.
+
+        Cancellation: the session is still ended; the wait for it is not shortened.
+        """
+        if self._link is None:
+            return
+        if self._closing is None:
+            # A task, so that a cancellation does not leave the session on the server.
+            self._closing = asyncio.create_task(self._end(self._link), name="faasrt-session-end")
+        await wait_shielded(self._closing)
+
+    async def __aenter__(self) -> Self:
+        if self._link is None:
+            if self._host is not None:
+                raise InvalidRequestError("a session can be opened only once: call `session` again")
+            self._host = await self._find_host()
+            self._link = await self._host.open(self.language, self._options)
+            self._host.add(self)
+        self._open_link()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        if self._link is None:
+            return f"<Session {self.language} (not open)>"
+        state = " (closed)" if self._closing is not None else " (lost)" if self._lost else ""
+        return f"<Session {self.language} at {self.endpoint}{state}>"
+
+    @property
+    def _known_link(self) -> _Link:
+        if self._link is None:
+            raise InvalidRequestError("the session is not open: use it in an `async with` statement")
+        return self._link
+
+    def _open_link(self) -> _Link:
+        """Return the link. Raise an error if the session is not open, or not any more."""
+        link = self._known_link
+        if self._closing is not None:
+            raise RuntimeClosedError("this session was closed: open another")
+        if self._lost:
+            raise SessionLostError(self._lost, endpoint=link.endpoint, sent="no")
+        link.executor.calls.check_open()
+        return link
+
+    def _request(self, code: str, **options: Unpack[SessionRunOptions]) -> RunRequest:
+        own = self._open_link().info.sandbox
+        request = RunRequest.checked(self.language, code, own, displays=True, **options)
+        request.sandbox = attrs.evolve(request.sandbox, memory_limit_mb=own.memory_limit_mb)
+        return request
+
+    async def _run(self, request: RunRequest, live: LiveReader | None = None) -> ExecutionResult:
+        async with self._using() as link:
+            result = await link.run(request, live)
+        ended = result.metadata.get("session", {}).get("ended", "")
+        if isinstance(ended, str) and ended:
+            self._lost = f"the session is lost: {ended[:500]}"
+        return result
+
+    @contextlib.asynccontextmanager
+    async def _using(self) -> AsyncIterator[_Link]:
+        """Wait for the turn of the caller, and use the session in the block."""
+        with self._known_link.executor.calls.track():
+            async with self._turn:
+                try:
+                    yield self._open_link()
+                except SessionLostError as error:
+                    if error.status == 404:
+                        self._lost = str(error.args[0])
+                    raise
+
+    async def _end(self, link: _Link) -> None:
+        within_s = link.executor.transport.endpoints.settings.timeouts.health_s
+        with contextlib.suppress(FaasrtError):
+            await link.request("", method="DELETE", within_s=within_s, needs_permit=False)
+        if self._host is not None:
+            self._host.remove(self)
+
+
+async def find_session(registry: EndpointRegistry, session_id: str, endpoint: str | None) -> tuple[SessionInfo, str]:
+    """Return a session that a server has, and the base URL of its endpoint.
+
+    Args:
+        registry: The endpoints.
+        session_id: The id.
+        endpoint: The base URL; None asks all endpoints.
+
+    Raises:
+        InvalidRequestError: The endpoint is not one of these, or none of them can have sessions.
+        SessionLostError: No server has the session.
+    """
+    replicas = [url for url in await registry.all_replicas() if not split_endpoint(url)[0]]
+    if endpoint is not None:
+        replicas = [url for url in replicas if endpoint in (url, registry.http.address(url))]
+    if not replicas:
+        which = "no endpoint of this manager can have sessions"
+        if endpoint is not None:
+            which = f"endpoint must be the URL of one of this manager, got {safe_repr(endpoint)}"
+        raise InvalidRequestError(which)
+    room = asyncio.Semaphore(_MOST_ASKED)
+    failures: list[ServiceError] = []
+
+    async def ask(url: str) -> SessionInfo | None:
+        async with room:
+            try:
+                answer = await registry.http.send(
+                    url,
+                    session_path(session_id),
+                    RequestBody(b""),
+                    within_s=registry.settings.timeouts.health_s,
+                    max_body_bytes=DESCRIPTION_BYTES,
+                    method="GET",
+                )
+                return decode_info(check_answer(answer))
+            except BodyTooLargeError:
+                failures.append(ProtocolError("the answer is too large", sent="yes"))
+            except ServiceError as error:
+                failures.append(error)
+            return None
+
+    async with asyncio.TaskGroup() as group:
+        asked = {url: group.create_task(ask(url)) for url in replicas}
+    for url, task in asked.items():
+        if (info := task.result()) is not None:
+            return info, url
+    reasons = dict.fromkeys(str(error.args[0]) for error in failures)
+    message = f"no endpoint has the session ({len(replicas)} asked): {'; '.join(reasons)}"[:1000]
+    raise SessionLostError(message, endpoint=replicas[0] if len(replicas) == 1 else "", attempts=1, sent="no")

@@ -1,0 +1,158 @@
+"""The requests of sessions: `POST /sessions`, and those below `/sessions/{id}`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from faasrt.config import SandboxConfig
+from faasrt.errors import InvalidRequestError, ProtocolError, SessionLostError
+from faasrt.inputs import files_to_wire
+from faasrt.languages import Language
+from faasrt.protocol import cozeloop
+from faasrt.protocol.health import EndpointProfile
+from faasrt.protocol.interface import ServiceProtocol
+from faasrt.protocol.program import Execution, Request
+from faasrt.protocol.request import RunRequest, encode_json
+from faasrt.protocol.response import (
+    Answer,
+    ParsedAnswer,
+    check_type,
+    decode_object,
+    raise_for_status,
+    server_message,
+)
+from faasrt.results import Outcome
+
+_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
+
+
+def check_id(session_id: object) -> str:
+    """Return the id of a session. Raise InvalidRequestError if it cannot be one."""
+    if not isinstance(session_id, str) or not _ID.fullmatch(session_id):
+        raise InvalidRequestError("the id of a session must be a str of letters, digits, - and _")
+    return session_id
+
+
+def session_path(session_id: str, action: str = "") -> str:
+    """Return the path of a session, or of something that it can do, such as "fork"."""
+    return f"/sessions/{session_id}/{action}".rstrip("/")
+
+
+@attrs.frozen
+class SessionInfo:
+    """A session, as its server describes it."""
+
+    id: str
+    language: Language
+    sandbox: SandboxConfig
+
+
+def decode_info(fields: Mapping[str, Any]) -> SessionInfo:
+    """Return the session in a decoded answer. Raise ProtocolError if it is malformed."""
+    limits = check_type(fields.get("limits"), "limits", dict)
+    names = ("memory_limit_mb", "timeout_limit_s", "max_output_bytes")
+    try:
+        return SessionInfo(
+            check_id(fields.get("id")),
+            Language.parse(check_type(fields.get("language"), "language", str)),
+            SandboxConfig(**{name: limits[name] for name in names if name in limits}),
+        )
+    except ValueError as error:
+        raise ProtocolError(f"the answer does not describe a session: {str(error)[:200]}", sent="yes") from None
+
+
+def check_answer(answer: Answer) -> dict[str, Any]:
+    """Return the decoded body of an answer about a session.
+
+    Raises:
+        SessionLostError: The session has ended, or is not known there.
+        ServiceError: The request failed in another way.
+    """
+    _check_lost(answer)
+    raise_for_status(answer)
+    return decode_object(answer.body)
+
+
+def _check_lost(answer: Answer) -> None:
+    if answer.status == 404:
+        error, details = server_message(answer)
+        raise SessionLostError(f"the session is lost: {details or error}"[:1000], sent="yes", status=404)
+
+
+class _Opening(cozeloop.CozeLoop):
+    """The answer to `POST /sessions`: the session is the metadata of the result."""
+
+    run_path = "/sessions"
+
+    def decode(self, answer: Answer, run: RunRequest, *, nonce: str | None, timeout_ms: float) -> ParsedAnswer:
+        raise_for_status(answer)
+        return ParsedAnswer(Outcome.OK, metadata=decode_object(answer.body), declared=True)
+
+
+class _Run(cozeloop.CozeLoop):
+    """`POST /sessions/{id}/run`."""
+
+    def __init__(self, session_id: str) -> None:
+        self.run_path = session_path(session_id, "run")
+
+    def encode(self, run: RunRequest, *, in_envelope: bool) -> bytes:
+        fields = run.to_wire()
+        del fields["language"], fields["displays"]
+        return encode_json(fields)
+
+    def decode(self, answer: Answer, run: RunRequest, *, nonce: str | None, timeout_ms: float) -> ParsedAnswer:
+        _check_lost(answer)
+        return super().decode(answer, run, nonce=nonce, timeout_ms=timeout_ms)
+
+
+_OPENING = _Opening()
+
+
+@attrs.define(kw_only=True)
+class SessionOpening(Execution):
+    """The opening of a session. `run` has its language, its limits and, as input, its files.
+
+    Attributes:
+        idle_timeout_s: The seconds after which the session ends if it is not used.
+    """
+
+    idle_timeout_s: float
+
+    def request(
+        self, profile: EndpointProfile, timeout_ms: int, endpoint: str, protocol: ServiceProtocol = cozeloop.PROTOCOL
+    ) -> Request:
+        """Return the request for an endpoint. Raise InvalidRequestError if the server has no such sessions."""
+        run = self.run
+        features = profile.sessions.get(run.language, frozenset())
+        if "run" not in features or (run.input.files and "files" not in features):
+            server = f" ({profile.version})" if profile.version else ""
+            missing = "files in sessions of" if features else "sessions for"
+            raise InvalidRequestError(
+                f"{endpoint}{server} has no {missing} {run.language}: use another FaaS, such as the embedded one"
+            )
+        body = {
+            "language": str(run.language),
+            "sandbox": run.to_wire()["sandbox"],
+            "files": files_to_wire(run.input.files),
+            "idle_timeout_s": self.idle_timeout_s,
+        }
+        return Request(encode_json(body), run, timeout_ms, profile, _OPENING)
+
+
+@attrs.define(kw_only=True)
+class SessionRun(Execution):
+    """A program in the session with an id."""
+
+    session_id: str
+
+    def request(
+        self, profile: EndpointProfile, timeout_ms: int, endpoint: str, protocol: ServiceProtocol = cozeloop.PROTOCOL
+    ) -> Request:
+        """Return the request; the endpoint is that of the session."""
+        run = attrs.evolve(self.run, timeout_ms=timeout_ms)
+        protocol = _Run(self.session_id)
+        return Request(protocol.encode(run, in_envelope=False), run, timeout_ms, profile, protocol)
