@@ -18,6 +18,7 @@ Read on with `help(...)`, `python -m pydoc NAME`, or in the site that the README
 
 * `faasrt.docs.cookbook`: ten short recipes
 * `faasrt.docs.programs`: input, files, live output, and judging programs and functions by tests
+* `faasrt.docs.sessions`: programs that keep their state, with pictures, files and branches
 * `faasrt.docs.rewards`: rewards for TRL, verl and Inspect AI, and cheats that they do not reward
 * `faasrt.docs.sandboxes`: how programs differ from plain CPython and Deno, limits, and security
 * `faasrt.docs.server`: the server of the embedded FaaS: HTTP API, stopping, changing options
@@ -39,6 +40,7 @@ The reference:
 
 * `faasrt.RuntimeManager`: the client, one for each application: runtimes, batches (`map`), health, metrics
 * `faasrt.Runtime`: running programs, streaming their output, calling functions, running many cases at once, validation
+* `faasrt.Session`: a program whose variables, imports and files live on between runs
 * `faasrt.results`: the results, and the meaning of each `Outcome`
 * `faasrt.judging`: programs and functions judged by tests
 * `faasrt.rewards`: the score of the program in a completion, for TRL, verl and Inspect AI
@@ -58,13 +60,14 @@ The reference:
 The public names are those in `faasrt.__all__` and these: `faasrt.local.LocalFaaS`, `faasrt.ray.run_tasks`,
 `faasrt.ray.COLUMNS`, `faasrt.ray.serve.app`, `faasrt.rewards.CodeReward`, `faasrt.rewards.code_reward`,
 `faasrt.rewards.code_reward_async`, `faasrt.rewards.compute_score`, `faasrt.rewards.compute_score_async`,
-`faasrt.rewards.last_code_block`, `faasrt.sync.RuntimeManager`, `faasrt.sync.Runtime`, `faasrt.sync.StreamedRun`,
-`faasrt.sync.TaskResults`, `faasrt.telemetry.events`, `faasrt.telemetry.metrics.LATENCY_BOUNDS_S`,
-`faasrt.telemetry.prometheus.PrometheusSink`, `faasrt.telemetry.otel.OpenTelemetrySink`, `faasrt.testing.FakeFaaS`,
-`faasrt.testing.Reply`, `faasrt.testing.FaultProxy`, `faasrt.testing.Toxics`, `faasrt.web.run_until_disconnect`,
-`run_code` and `code_tests` of `faasrt.inspect_ai`, and the fixtures `faasrt_fake` and `faasrt_local` of pytest. All
-other names are internal and may change. This includes the interface of protocols that other packages add
-(`faasrt.protocol.interface`), which is provisional.
+`faasrt.rewards.last_code_block`, `faasrt.sync.RuntimeManager`, `faasrt.sync.Runtime`, `faasrt.sync.Session`,
+`faasrt.sync.StreamedRun`, `faasrt.sync.TaskResults`, `faasrt.telemetry.events`,
+`faasrt.telemetry.metrics.LATENCY_BOUNDS_S`, `faasrt.telemetry.prometheus.PrometheusSink`,
+`faasrt.telemetry.otel.OpenTelemetrySink`, `faasrt.testing.FakeFaaS`, `faasrt.testing.Reply`,
+`faasrt.testing.FaultProxy`, `faasrt.testing.Toxics`, `faasrt.web.run_until_disconnect`, `run_code` and `code_tests` of
+`faasrt.inspect_ai`, and the fixtures `faasrt_fake` and `faasrt_local` of pytest. All other names are internal and may
+change. This includes the interface of protocols that other packages add (`faasrt.protocol.interface`), which is
+provisional.
 
 From coze-loop's Go runtime to faasrt:
 
@@ -103,6 +106,7 @@ if _typing.TYPE_CHECKING:
     from faasrt.client.factory import RuntimeFactory
     from faasrt.client.manager import RuntimeManager
     from faasrt.client.runtime import Runtime
+    from faasrt.client.session import Session
     from faasrt.client.streaming import StreamedRun
     from faasrt.config import BreakerSettings, LimiterSettings, RetrySettings, SandboxConfig, Settings, TimeoutSettings
     from faasrt.discovery import DiscoverySettings
@@ -123,6 +127,7 @@ if _typing.TYPE_CHECKING:
         RuntimeClosedError,
         ServerError,
         ServiceError,
+        SessionLostError,
         StreamError,
         UnsupportedLanguageError,
     )
@@ -130,6 +135,7 @@ if _typing.TYPE_CHECKING:
     from faasrt.languages import Language, LanguageName, LanguageOption, OtherLanguage
     from faasrt.results import (
         Diagnostic,
+        Display,
         EndpointHealth,
         ErrorInfo,
         ExecutionOutput,
@@ -158,6 +164,7 @@ __all__ = [
     "Diagnostic",
     "DiscoverySettings",
     "DiskCache",
+    "Display",
     "EndpointHealth",
     "EndpointState",
     "ErrorInfo",
@@ -192,6 +199,8 @@ __all__ = [
     "SandboxConfig",
     "ServerError",
     "ServiceError",
+    "Session",
+    "SessionLostError",
     "Settings",
     "StreamError",
     "StreamedRun",
@@ -211,7 +220,7 @@ __all__ = [
 # The modules that import aiohttp come last: importing it takes longer than everything else together.
 _MODULES = (
     *("errors", "languages", "results", "discovery", "config", "judging", "tasks", "telemetry.metrics"),
-    *("client.cache", "client.streaming", "client.runtime", "client.factory", "client.manager"),
+    *("client.cache", "client.streaming", "client.session", "client.runtime", "client.factory", "client.manager"),
 )
 
 if not _typing.TYPE_CHECKING:  # type checkers report unknown names of modules without `__getattr__`

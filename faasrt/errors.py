@@ -8,7 +8,7 @@ Failures of the user's code are data (`ExecutionResult.outcome`). Failures of th
     ├── InvalidRequestError(ValueError)        an argument is wrong; nothing was sent
     ├── CompareError                           the function `compare` failed; the program has run
     ├── StreamError                            a streamed run was used in the wrong order
-    ├── RuntimeClosedError                     the manager or runtime was closed
+    ├── RuntimeClosedError                     the manager, runtime or session was closed
     ├── ReturnValueError                       `result.value` was read, but `ret_val` was cut or is not JSON
     ├── ExecutionError                         only from `ExecutionResult.raise_for_outcome()`
     ├── QueueFullError                         too many calls are waiting already; nothing was sent
@@ -120,7 +120,7 @@ class StreamError(FaasrtError):
 
 
 class RuntimeClosedError(FaasrtError):
-    """The runtime or manager was closed, before the call or during it.
+    """The runtime, manager or session was closed, before the call or during it.
 
     Example:
         >>> await manager.aclose()
@@ -343,16 +343,21 @@ class RejectedError(_AnsweredError):
 
 
 class SessionLostError(ServiceError):
-    """The session has ended, or its server cannot be reached any more. The state of its programs is lost.
+    """The session has ended, or its server cannot be reached. The program of the call did not run.
 
-    The program of the call did not run, or `sent` says that it may have: only if the connection broke while it ran,
-    which raises `ConnectionLostError` first. The message has the reason: the session was idle for too long, a program
-    crashed or exceeded a limit, or the server was restarted. Open another session, and repeat the programs that set up
-    its state.
+    The message says why: the session was idle for too long, an earlier program crashed or exceeded a limit, or the
+    server was restarted. The variables and files are lost, so open another session. If the server cannot be reached,
+    `__cause__` is the `ConnectError`, and the session may still be there. If the connection breaks while a program
+    runs, the error is a `ConnectionLostError` instead.
 
     Example:
         >>> async with manager.session("python") as session:
-        ...     await session.aclose()
+        ...     result = await session.run_code("import os; os._exit(1)")
+        ...     try:
+        ...         await session.run_code("print(1)")
+        ...     except SessionLostError:
+        ...         print("lost after", result.outcome)
+        lost after CRASHED
     """
 
 

@@ -3,7 +3,7 @@
 `faasrt.sync.RuntimeManager` has the constructors and methods of `faasrt.RuntimeManager`, with the same arguments,
 results, errors and docstrings: leave out the `await` of their examples. Each method returns when its result is there.
 `with` takes the place of `async with`, and `close` that of `aclose`; `map` returns an ordinary generator, `get_runtime`
-a `faasrt.sync.Runtime`, and `stream_code` a `faasrt.sync.StreamedRun`.
+a `faasrt.sync.Runtime`, `session` a `faasrt.sync.Session`, and `stream_code` a `faasrt.sync.StreamedRun`.
 
 A manager has one event loop, in a thread of its own, which starts with the first call. Any number of threads may use
 the manager, also while an event loop runs in their thread, as in a notebook (that loop then waits as well).
@@ -47,6 +47,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 import faasrt.client.manager
 import faasrt.client.map
 import faasrt.client.runtime
+import faasrt.client.session
 import faasrt.client.streaming
 from faasrt.client.cache import CacheOption
 from faasrt.client.factory import RuntimeFactory
@@ -62,13 +63,14 @@ from faasrt.telemetry.events import Sink
 if TYPE_CHECKING:
     from faasrt.local.server import LocalFaaS
 
-__all__ = ["Runtime", "RuntimeManager", "StreamedRun", "TaskResults"]
+__all__ = ["Runtime", "RuntimeManager", "Session", "StreamedRun", "TaskResults"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 _Reply = asyncio.Future[tuple[list[CodeTask], BaseException | None]]
 _AsyncManager = faasrt.client.manager.RuntimeManager
 _AsyncRuntime = faasrt.client.runtime.Runtime
+_AsyncSession = faasrt.client.session.Session
 
 
 async def _call(function: Callable[[], T]) -> T:
@@ -98,7 +100,7 @@ def _method(
 ) -> Callable[Concatenate[Any, P], T]:
     """Return a method that waits for the result of an asynchronous method."""
 
-    def call(self: RuntimeManager | Runtime, /, *args: P.args, **kwargs: P.kwargs) -> T:
+    def call(self: RuntimeManager | Runtime | Session, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return self._owner._loop_thread().call(method(self._original, *args, **kwargs))
 
     return _named(call, method, name)
@@ -116,10 +118,17 @@ def _query(method: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any
 def _stream(
     method: Callable[Concatenate[Any, P], faasrt.client.streaming.StreamedRun],
 ) -> Callable[Concatenate[Any, P], StreamedRun]:
-    def stream(self: RuntimeManager | Runtime, /, *args: P.args, **kwargs: P.kwargs) -> StreamedRun:
+    def stream(self: RuntimeManager | Runtime | Session, /, *args: P.args, **kwargs: P.kwargs) -> StreamedRun:
         return StreamedRun(self._owner._loop_thread(), method(self._original, *args, **kwargs))
 
     return _named(stream, method)
+
+
+def _session(method: Callable[Concatenate[Any, P], _AsyncSession]) -> Callable[Concatenate[Any, P], Session]:
+    def session(self: RuntimeManager | Runtime, /, *args: P.args, **kwargs: P.kwargs) -> Session:
+        return Session(self._owner, method(self._original, *args, **kwargs))
+
+    return _named(session, method)
 
 
 class StreamedRun:
@@ -347,6 +356,7 @@ class RuntimeManager:
 
     run_code = _method(_AsyncManager.run_code)
     stream_code = _stream(_AsyncManager.stream_code)
+    session = _session(_AsyncManager.session)
     call_function = _method(_AsyncManager.call_function)
     run_cases = _method(_AsyncManager.run_cases)
     judge = _method(_AsyncManager.judge)
@@ -383,6 +393,10 @@ class RuntimeManager:
     def get_runtime(self, language: LanguageOption) -> Runtime:
         """Return the runtime for a language; see `faasrt.RuntimeManager.get_runtime`. Do not close it."""
         return Runtime(self, self._loop_thread().call(self._original.get_runtime(language)))
+
+    def resume_session(self, id: str, endpoint: str | None = None) -> Session:  # noqa: A002
+        """Return a session that is open; see `faasrt.RuntimeManager.resume_session`."""
+        return Session(self, self._loop_thread().call(self._original.resume_session(id, endpoint)))
 
     def map(
         self,
@@ -498,6 +512,7 @@ class Runtime:
 
     run_code = _method(_AsyncRuntime.run_code)
     stream_code = _stream(_AsyncRuntime.stream_code)
+    session = _session(_AsyncRuntime.session)
     call_function = _method(_AsyncRuntime.call_function)
     run_cases = _method(_AsyncRuntime.run_cases)
     judge = _method(_AsyncRuntime.judge)
@@ -518,6 +533,59 @@ class Runtime:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+    def __repr__(self) -> str:
+        return f"<sync.{repr(self._original)[1:]}"
+
+
+class Session:
+    """A program whose variables, imports and files live on between runs; see `faasrt.Session`.
+
+    Attributes:
+        language: The language of its programs.
+
+    Example:
+        >>> from faasrt import sync
+        >>> with sync.RuntimeManager.local(["python"]) as manager, manager.session("python") as session:
+        ...     result = session.run_code("x = 41")
+        ...     print(session.run_code("x + 1").displays[0].text)
+        42
+    """
+
+    def __init__(self, manager: RuntimeManager, session: _AsyncSession) -> None:
+        self._owner = manager
+        self._original = session
+        self.language = session.language
+
+    run_code = _method(_AsyncSession.run_code)
+    stream_code = _stream(_AsyncSession.stream_code)
+    write_files = _method(_AsyncSession.write_files)
+    read_files = _method(_AsyncSession.read_files)
+    interrupt = _method(_AsyncSession.interrupt)
+    close = _method(_AsyncSession.aclose, "close")
+
+    @property
+    def id(self) -> str:
+        """The id of the session; see `faasrt.Session.id`."""
+        return self._original.id
+
+    @property
+    def endpoint(self) -> str:
+        """The base URL of the server that has the session."""
+        return self._original.endpoint
+
+    def fork(self, *, idle_timeout_s: float | None = None) -> Session:
+        """Return a new session with the same variables and files; see `faasrt.Session.fork`."""
+        return Session(self._owner, self._owner._loop_thread().call(self._original.fork(idle_timeout_s=idle_timeout_s)))
+
+    def __enter__(self) -> Self:
+        self._owner._loop_thread().call(self._original.__aenter__())
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        # The manager may have been closed in the block, which has ended the session.
+        with contextlib.suppress(RuntimeClosedError):
+            self.close()
 
     def __repr__(self) -> str:
         return f"<sync.{repr(self._original)[1:]}"

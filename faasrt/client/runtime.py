@@ -208,7 +208,7 @@ class Runtime:
         files: Mapping[str, str | bytes] | None = None,
         idle_timeout_s: float = IDLE_TIMEOUT_S,
     ) -> Session:
-        """Return a session: a program whose variables, imports and files live on between runs.
+        r"""Return a session: a program whose variables, imports and files live on between runs.
 
         Entering its `async with` statement opens it on one of the endpoints, and leaving ends it. Opening is retried as
         a program that was not started. The guide is `faasrt.docs.sessions`.
@@ -242,7 +242,8 @@ class Runtime:
         async def find_host() -> SessionHost:
             return self._sessions
 
-        return Session(self._language(language), SessionOptions.checked(sandbox=sandbox, files=files, idle_timeout_s=idle_timeout_s), find_host)
+        options = SessionOptions.checked(sandbox=sandbox, files=files, idle_timeout_s=idle_timeout_s)
+        return Session(self._language(language), options, find_host)
 
     async def call_function(
         self,

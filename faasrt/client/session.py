@@ -274,9 +274,7 @@ class Session:
             ...     (await session.run_code("print(input()); math.pi * radius ** 2", stdin="area")).displays[0].text
             '12.566370614359172'
         """
-        request = self._request(
-            code, timeout_ms=timeout_ms, ext=ext, sandbox=sandbox, priority=priority, stdin=stdin
-        )
+        request = self._request(code, timeout_ms=timeout_ms, ext=ext, sandbox=sandbox, priority=priority, stdin=stdin)
         return await self._run(request)
 
     def stream_code(self, code: str, **options: Unpack[SessionRunOptions]) -> StreamedRun:
