@@ -40,6 +40,7 @@ OTHER: dict[str, Any] = {
     "ext": {"a": "b"},
     "input": ProgramInput(stdin=b"a"),
     "idempotent": True,
+    "displays": True,
 }
 
 

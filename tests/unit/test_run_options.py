@@ -17,7 +17,7 @@ from faasrt.local.engine_choice import ENGINES
 from faasrt.local.jail.level import LEVELS
 from faasrt.tasks import RunOptions, field_forms
 
-FORWARDED = ["run_code", "stream_code", "call_function", "run_cases", "judge", "validate_code"]
+FORWARDED = ["run_code", "stream_code", "call_function", "run_cases", "judge", "validate_code", "session"]
 
 
 def parameters(method: Any) -> dict[str, inspect.Parameter]:

@@ -1,0 +1,445 @@
+"""Sessions of the client: over real HTTP, at a server whose programs can wait for events of the tests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from faasrt import (
+    ConfigurationError,
+    ConnectError,
+    ConnectionLostError,
+    InvalidRequestError,
+    LimiterSettings,
+    Outcome,
+    OverloadedError,
+    RejectedError,
+    RetrySettings,
+    RuntimeClosedError,
+    RuntimeManager,
+    SandboxConfig,
+    Session,
+    SessionLostError,
+    TimeoutSettings,
+    UnsupportedLanguageError,
+)
+from faasrt.local import LocalFaaS
+from faasrt.local.engines.engine import Engine
+from faasrt.local.engines.native.engine import NativeEngine
+from faasrt.local.engines.session import EngineSession, SessionOptions
+from faasrt.telemetry.events import AttemptStarted, CallFinished, CallStarted, Event
+from faasrt.testing import FakeFaaS, FaultProxy
+from support.helpers import NO_WAIT, PATIENT, manager_for
+from support.served import until
+from support.sessions import EvalSession
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+WAIT = "session.reached = True; await asyncio.Event().wait()"
+"""A program that ends only when it is interrupted."""
+
+
+class Server:
+    """A server, the sessions of its engine, and the latest of them."""
+
+    def __init__(self, url: str, sessions: list[EvalSession]) -> None:
+        self.url, self.sessions = url, sessions
+
+    @property
+    def last(self) -> EvalSession:
+        return self.sessions[-1]
+
+    async def until_runs(self, session: EvalSession | None = None) -> None:
+        """Wait until a session runs `WAIT`."""
+        await until(lambda: getattr(session or self.last, "reached", False))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def server() -> AsyncIterator[Server]:
+    opened: list[EvalSession] = []
+
+    async def open_session(self: Engine, options: SessionOptions) -> EngineSession:
+        opened.append(EvalSession(options))
+        return opened[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NativeEngine, "session_features", ("run", "fork", "files"))
+        patch.setattr(NativeEngine, "open_session", open_session)
+        async with LocalFaaS(["python"], workers=2) as faas:
+            await faas.wait_ready("python")
+            yield Server(faas.url, opened)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def manager(server: Server) -> AsyncIterator[RuntimeManager]:
+    async with manager_for(server.url) as manager:
+        yield manager
+
+
+async def text_of(session: Session, code: str) -> str:
+    return (await session.run_code(code)).stdout.strip()
+
+
+async def test_variables_and_files_live_on_between_runs(server: Server, manager: RuntimeManager) -> None:
+    """Each run has its own outcome, output and displays. The session ends with the block."""
+    async with manager.session("python", files={"a.txt": "one"}) as session:
+        assert (await session.run_code("x = 41")).outcome is Outcome.OK
+        result = await session.run_code("print(x + 1); display(text_html='<b>', image_png=b'png')")
+        assert (result.stdout, result.endpoint, result.attempts) == ("42\n", server.url, 1)
+        assert (result.displays[0].html, result.displays[0].png) == ("<b>", b"png")
+        assert (await session.run_code("1 / 0")).error.name == "ZeroDivisionError"  # type: ignore[union-attr]
+        await session.write_files({"b/c.bin": b"\xff\x00", "a.txt": "two"})
+        assert await session.read_files(["*.txt", "b/*"]) == {"a.txt": b"two", "b/c.bin": b"\xff\x00"}
+        assert (session.language, session.endpoint) == ("python", server.url)
+        assert repr(session) == f"<Session python at {server.url}>"
+        assert session.id not in repr(session)
+        assert not server.last.closed
+    assert server.last.closed
+    assert repr(session) == f"<Session python at {server.url} (closed)>"
+
+
+async def test_a_runtime_has_sessions_too(server: Server, manager: RuntimeManager) -> None:
+    runtime = await manager.get_runtime("python")
+    async with runtime.session() as session:
+        assert await text_of(session, "print(7)") == "7"
+    assert server.last.closed
+
+
+async def test_options_of_a_run(server: Server, manager: RuntimeManager) -> None:
+    """The limits of a run are those of its session, unless it has its own. Its memory limit is that of the session."""
+    sandbox = SandboxConfig(memory_limit_mb=100, timeout_limit_s=20, max_output_bytes=5_000)
+    async with manager.session("python", sandbox=sandbox) as session:
+        limits = server.last.options.limits
+        assert (limits.memory_limit_mb, limits.timeout_ms, limits.max_output_bytes) == (100, 20_000, 5_000)
+        result = await session.run_code(WAIT, 50, {"trace": "1"}, stdin="in", priority="high")
+        assert (result.outcome, result.error.message) == (Outcome.TIMEOUT, "timeout after 50 ms (limit of the client)")  # type: ignore[union-attr]
+        lower = SandboxConfig(timeout_limit_s=0.06, max_output_bytes=100)
+        result = await session.run_code(WAIT, sandbox=lower)
+        assert result.error.message == "timeout after 60 ms (limit of the client)"  # type: ignore[union-attr]
+        with pytest.raises(InvalidRequestError, match="at most the sandbox's limit of 20000 ms"):
+            await session.run_code("1", timeout_ms=20_001)
+
+
+BAD_SESSIONS: list[tuple[dict[str, Any], str]] = [
+    ({"idle_timeout_s": 0}, "idle_timeout_s must be a number above 0 and at most 86400, got 0"),
+    ({"idle_timeout_s": 86_401}, "idle_timeout_s must be"),
+    ({"idle_timeout_s": True}, "idle_timeout_s must be"),
+    ({"idle_timeout_s": float("nan")}, "idle_timeout_s must be"),
+    ({"idle_timeout_s": "600"}, "idle_timeout_s must be"),
+    ({"sandbox": {}}, "sandbox must be a SandboxConfig, got dict"),
+    ({"files": {"../a": ""}}, "the path of a file must be a relative path"),
+    ({"files": ["a"]}, "files must map paths to contents"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), BAD_SESSIONS)
+async def test_wrong_options_of_a_session_are_refused_at_once(
+    manager: RuntimeManager, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidRequestError, match=message):
+        manager.session("python", **options)
+
+
+async def test_wrong_arguments_send_nothing(server: Server, manager: RuntimeManager) -> None:
+    with pytest.raises(UnsupportedLanguageError, match="a manager needs a language"):
+        manager.session()
+    with pytest.raises(UnsupportedLanguageError):
+        manager.session("no language")
+    session = manager.session("python")
+    with pytest.raises(InvalidRequestError, match="the session is not open: use it in an `async with` statement"):
+        await session.run_code("1")
+    with pytest.raises(InvalidRequestError, match="the session is not open"):
+        _ = session.id
+    await session.aclose()
+    calls: list[tuple[Any, str]] = [
+        (lambda: session.run_code(" "), "code must not be empty"),
+        (lambda: session.run_code(1), "code must be a str, got int"),  # type: ignore[arg-type]
+        (lambda: session.run_code("1", timeout_ms=0), "timeout_ms must be finite and above 0"),
+        (lambda: session.run_code("1", stdin=1), "stdin must be a str or bytes"),  # type: ignore[arg-type]
+        (lambda: session.run_code("1", ext={"a": 1}), "ext must map str to str"),  # type: ignore[dict-item]
+        (lambda: session.run_code("1", priority=""), "priority must be"),  # type: ignore[arg-type]
+        (lambda: session.fork(idle_timeout_s=-1), "idle_timeout_s must be"),
+        (lambda: session.write_files({"/a": ""}), "is absolute"),
+        (lambda: session.write_files("a"), "files must map"),  # type: ignore[arg-type]
+        (lambda: session.read_files("*"), "patterns must be a sequence of strings"),
+        (lambda: session.read_files(["../*"]), "a pattern in patterns must be a relative path"),
+    ]
+    async with session:
+        before = manager.get_metrics().total.attempts
+        for call, message in calls:
+            with pytest.raises(InvalidRequestError, match=message):
+                await call()
+        with pytest.raises(InvalidRequestError, match="code must not be empty"):
+            session.stream_code("")
+        assert manager.get_metrics().total.attempts == before
+        async with session:  # one that is open can be entered again
+            pass
+    for call, _ in calls[-1:]:
+        with pytest.raises((InvalidRequestError, RuntimeClosedError)):
+            await call()
+    with pytest.raises(RuntimeClosedError, match="this session was closed: open another"):
+        await session.run_code("1")
+    with pytest.raises(RuntimeClosedError, match="this session was closed"):
+        await session.interrupt()
+    with pytest.raises(RuntimeClosedError, match="this session was closed"):
+        async with session:
+            pass
+    await session.aclose()
+
+
+@pytest.mark.parametrize("kind", ["{}", "piston+{}", "sandboxfusion+{}"])
+async def test_servers_without_sessions_refuse(kind: str) -> None:
+    """Nothing but the health report was requested."""
+    async with FakeFaaS() as fake, RuntimeManager.from_url(kind.format(fake.url)) as manager:
+        fake.health = {"languages": {"python": {"input": []}}}
+        with pytest.raises(InvalidRequestError, match="has no sessions for python: use another FaaS"):
+            async with manager.session("python"):
+                pass
+        assert fake.requests == []
+        assert manager.get_metrics().in_flight == 0
+
+
+async def test_displays_need_a_server_that_returns_them(manager: RuntimeManager) -> None:
+    """The native engine does. A server that does not gets no program."""
+    result = await manager.run_code("6 * 7", "python", displays=True)
+    assert [display.text for display in result.displays] == ["42"]
+    assert result.to_dict()["displays"] == [{"data": {"text/plain": "42"}, "omitted": []}]
+    assert (await manager.run_code("6 * 7", "python")).displays == ()
+    with pytest.raises(InvalidRequestError, match="displays must be True or False, got 1"):
+        await manager.run_code("1", "python", displays=1)  # type: ignore[arg-type]
+    async with FakeFaaS() as fake, RuntimeManager.from_url(fake.url) as other:
+        fake.health = {"languages": {"python": {"input": []}}}
+        with pytest.raises(InvalidRequestError, match="cannot return displays of python programs"):
+            await other.run_code("1", "python", displays=True)
+        assert fake.requests == []
+
+
+async def test_runs_wait_for_their_turn_in_order(server: Server, manager: RuntimeManager) -> None:
+    async with manager.session("python") as session:
+        await session.run_code("order = []; first = asyncio.Event()")
+        runs = [asyncio.create_task(session.run_code("session.reached = True; await first.wait(); order.append(0)"))]
+        runs += [asyncio.create_task(session.run_code(f"order.append({n})")) for n in range(1, 20)]
+        await server.until_runs()
+        await asyncio.sleep(0)
+        assert manager.get_metrics().in_flight == 1
+        server.last._names["first"].set()
+        assert all(result.ok for result in await asyncio.gather(*runs))
+        assert await text_of(session, "print(order)") == str([*range(20)])
+
+
+async def test_cancellation_interrupts_the_run(server: Server, manager: RuntimeManager) -> None:
+    """The session stays, and the permit is returned. A run that waits for its turn is not sent."""
+    async with manager.session("python") as session:
+        run = asyncio.create_task(session.run_code(WAIT))
+        await server.until_runs()
+        waiting = asyncio.create_task(session.run_code("x = 1"))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        run.cancel()
+        await asyncio.wait({run, waiting})
+        assert run.cancelled()
+        assert waiting.cancelled()
+        assert manager.get_metrics().in_flight == 0
+        assert (await session.run_code("print(x)")).error.name == "NameError"  # type: ignore[union-attr]
+
+
+async def test_interrupt_ends_the_run_of_another_task(server: Server) -> None:
+    """It needs no permit, so it also works while the run has the last one."""
+    limiter = LimiterSettings(max_concurrency=1)
+    async with manager_for(server.url, limiter=limiter) as manager, manager.session("python") as session:
+        assert not await session.interrupt()
+        run = asyncio.create_task(session.run_code(WAIT))
+        await server.until_runs()
+        assert await session.interrupt()
+        result = await run
+        assert (result.outcome, result.error.name) == (Outcome.USER_ERROR, "KeyboardInterrupt")  # type: ignore[union-attr]
+
+
+async def test_leaving_a_streamed_run_interrupts_it(server: Server, manager: RuntimeManager) -> None:
+    async with manager.session("python") as session:
+        async with session.stream_code("print('a')") as run:
+            assert [chunk async for chunk in run] == []  # programs of this server have no live output
+        assert (run.result.stdout, run.live) == ("a\n", True)
+        async with session.stream_code(WAIT) as run:
+            await server.until_runs()
+        assert await text_of(session, "print(1)") == "1"
+
+
+async def test_forks_are_sessions_of_their_own(server: Server, manager: RuntimeManager) -> None:
+    async with manager.session("python") as session:
+        await session.run_code("x = 1")
+        async with await session.fork(idle_timeout_s=5) as branch:
+            assert branch.id != session.id
+            assert await text_of(branch, "print(x)") == "1"
+        with pytest.raises(RuntimeClosedError):
+            await branch.run_code("1")
+        assert await text_of(session, "print(x)") == "1"
+        server.last.faults["fork"] = "it has threads"  # type: ignore[assignment]
+        with pytest.raises(RejectedError, match="cannot fork: it has threads") as caught:
+            await session.fork()
+        assert (caught.value.status, caught.value.error, caught.value.details) == (409, "cannot fork", "it has threads")
+        await session.run_code("1")
+
+
+async def test_files_that_do_not_fit_are_an_error(server: Server, manager: RuntimeManager) -> None:
+    async with manager.session("python", sandbox=SandboxConfig(max_output_bytes=1_000)) as session:
+        await session.write_files({"large": b"x" * 1_001, "small": b"x"})
+        with pytest.raises(RejectedError, match="all are more than 1000 bytes together: name fewer"):
+            await session.read_files(["*"])
+        assert await session.read_files(["small"]) == {"small": b"x"}
+        server.last.faults["write_files"] = "the folder is full"  # type: ignore[assignment]
+        with pytest.raises(RejectedError, match="cannot write files: the folder is full"):
+            await session.write_files({"a": ""})
+
+
+async def test_later_calls_say_why_the_session_has_ended(server: Server, manager: RuntimeManager) -> None:
+    """The run that ends it has a result, which says so. Later calls send nothing."""
+    async with manager.session("python") as session:
+        result = await session.run_code("session.mark_ended('it crashed')")
+        assert result.metadata["session"] == {"ended": "it crashed"}
+        attempts = manager.get_metrics().total.attempts
+        for call in (lambda: session.run_code("1"), session.fork, lambda: session.read_files(["*"]), session.interrupt):
+            with pytest.raises(SessionLostError, match="the session is lost: it crashed") as caught:
+                await call()
+            assert caught.value.sent == "no"
+        assert manager.get_metrics().total.attempts == attempts
+        assert repr(session).endswith("(lost)>")
+
+
+async def test_a_session_that_ends_between_calls_is_lost(server: Server, manager: RuntimeManager) -> None:
+    async with manager.session("python") as session:
+        server.last.mark_ended("its process was killed")
+        await until(lambda: server.last.closed)
+        with pytest.raises(SessionLostError, match="the session is lost: its process was killed") as caught:
+            await session.run_code("1")
+        assert (caught.value.status, caught.value.sent, caught.value.endpoint) == (404, "yes", server.url)
+        assert manager.get_metrics().total.errors == {"SessionLostError": 1}
+        assert [state.state for state in manager.get_metrics().states] == ["closed"]
+
+
+async def test_a_server_that_is_gone_loses_the_session(server: Server) -> None:
+    """The error of the connection is the cause. Leaving the block raises nothing."""
+    timeouts = TimeoutSettings(grace_s=30, health_s=1)
+    async with (
+        FaultProxy(server.url) as proxy,
+        manager_for(proxy.url, retry=NO_WAIT, timeouts=timeouts) as manager,
+        manager.session("python") as session,
+    ):
+        await session.run_code("x = 1")
+        proxy.down()
+        with contextlib.suppress(ConnectionLostError, SessionLostError):
+            await session.run_code("x")  # the connection may not be closed yet
+        for call in (lambda: session.run_code("x"), lambda: session.read_files(["*"]), session.interrupt):
+            with pytest.raises(SessionLostError, match="the server of the session cannot be reached") as caught:
+                await call()
+            assert isinstance(caught.value.__cause__, ConnectError)
+            assert (caught.value.sent, caught.value.endpoint) == ("no", proxy.url)
+        await proxy.up()
+        assert await text_of(session, "print(x)") == "1"
+        proxy.down()
+
+
+async def test_closing_the_manager_ends_its_sessions(server: Server) -> None:
+    """Runs in flight, and those that wait, raise RuntimeClosedError. Forks are ended, too."""
+    first = len(server.sessions)
+    manager = manager_for(server.url, timeouts=TimeoutSettings(connect_s=30, health_s=30, grace_s=30, close_s=0.01))
+    session = await manager.session("python").__aenter__()
+    await session.fork()
+    runs = [asyncio.create_task(session.run_code(WAIT)) for _ in range(2)]
+    await server.until_runs()
+    await manager.aclose()
+    for error in await asyncio.gather(*runs, return_exceptions=True):
+        assert isinstance(error, RuntimeClosedError)
+    assert all(each.closed for each in server.sessions[first:])
+    with pytest.raises(RuntimeClosedError):
+        await session.run_code("1")
+    with pytest.raises(RuntimeClosedError):
+        await manager.resume_session(session._link.info.id if session._link else "")
+
+
+@pytest.mark.parametrize("kind", ["error", "cancelled"])
+async def test_the_session_ends_however_the_block_is_left(server: Server, manager: RuntimeManager, kind: str) -> None:
+    async def block() -> None:
+        async with manager.session("python"):
+            if kind == "error":
+                raise ValueError
+            await asyncio.Event().wait()
+
+    before = len(server.sessions)
+    task = asyncio.create_task(block())
+    await until(lambda: len(server.sessions) > before)
+    await until(lambda: task.done() or manager.get_metrics().in_flight == 0)
+    task.cancel()
+    await asyncio.wait({task})
+    task.cancel()  # has no effect on a task that has ended
+    await until(lambda: server.last.closed)
+
+
+async def test_another_manager_resumes_a_session(server: Server, manager: RuntimeManager) -> None:
+    """With or without the endpoint. Closing this manager does not end the session; `aclose` of the session does."""
+    async with manager.session("python") as session:
+        await session.run_code("x = 41")
+        async with manager_for(server.url) as other:
+            same = await other.resume_session(session.id)
+            assert (same.id, same.endpoint, same.language) == (session.id, session.endpoint, "python")
+            assert await text_of(same, "print(x + 1)") == "42"
+        assert await text_of(session, "print(x)") == "41"
+        async with manager_for(server.url) as other:
+            async with await other.resume_session(session.id, session.endpoint) as same:
+                await same.run_code("x = 0")
+            with pytest.raises(SessionLostError, match="the session was closed"):
+                await other.resume_session(session.id)
+        with pytest.raises(SessionLostError, match="the session was closed"):
+            await session.run_code("x")
+    with pytest.raises(SessionLostError, match=r"no endpoint has the session \(1 asked\): .*it was never here"):
+        await manager.resume_session("a" * 32)
+    with pytest.raises(InvalidRequestError, match="endpoint must be the URL of one of this manager, got 'http://x'"):
+        await manager.resume_session("a" * 32, "http://x")
+    for wrong in ("", "../health", "a/b", 1, None):
+        with pytest.raises(InvalidRequestError, match="the id of a session must be"):
+            await manager.resume_session(wrong)  # type: ignore[arg-type]
+
+
+async def test_a_run_is_a_call_of_metrics_and_events(server: Server) -> None:
+    """Opening is a call, too. No event has the id or the output."""
+    events: list[Event] = []
+    async with manager_for(server.url, telemetry=[events.append]) as manager:
+        async with manager.session("python") as session:
+            await session.run_code("print('secret')")
+            await session.run_code("1 / 0")
+            await session.read_files(["*"])
+        metrics = manager.get_metrics().total
+        assert (dict(metrics.outcomes), dict(metrics.errors)) == ({"OK": 2, "USER_ERROR": 1}, {})
+    for kind in (CallStarted, AttemptStarted, CallFinished):
+        assert sum(type(event) is kind for event in events) == 3
+    assert session.id not in str(events)
+    assert "secret" not in str(events)
+
+
+async def test_another_endpoint_opens_the_session_if_one_cannot(server: Server) -> None:
+    """One has no sessions, and one has no room for more. The runs of a session go to its own endpoint."""
+    async with FakeFaaS() as fake, LocalFaaS(["python"], workers=1, max_sessions=1) as full:
+        fake.health = {"languages": {"python": {"input": []}}}
+        await full.wait_ready("python")
+        async with RuntimeManager.from_url([fake.url, full.url, server.url], timeouts=PATIENT) as manager:
+            async with contextlib.AsyncExitStack() as stack:
+                sessions = [await stack.enter_async_context(manager.session("python")) for _ in range(6)]
+                results = await asyncio.gather(*(session.run_code("1") for session in sessions for _ in range(3)))
+                assert [result.endpoint for result in results[::3]] == [session.endpoint for session in sessions]
+                assert Counter(session.endpoint for session in sessions)[full.url] <= 1
+            assert fake.requests == []
+        async with manager_for(full.url, retry=RetrySettings(max_attempts=1)) as manager, manager.session("python"):
+            with pytest.raises(OverloadedError, match="too many sessions: 1 sessions are open already"):
+                await manager.session("python").__aenter__()
+
+
+async def test_a_session_belongs_to_its_event_loop(manager: RuntimeManager) -> None:
+    async with manager.session("python") as session:
+        for call in (lambda: session.run_code("1"), session.fork, session.interrupt):
+            with pytest.raises(ConfigurationError, match="belongs to another event loop"):
+                await asyncio.to_thread(asyncio.run, call())
