@@ -259,7 +259,7 @@ class PermitPool:
                 if error is not None or was_full or self.groups.limits_changed or endpoint.breaker.state != "closed":
                     self.wake()
                 else:
-                    self.wake(endpoint)
+                    self._pass_on(endpoint, now)
             self.groups.drop_if_idle(endpoint)
 
     def fail_waiting(self, owner: object, error: FaasrtError) -> None:
@@ -269,48 +269,47 @@ class PermitPool:
                 # A copy for each, because raising an error adds the frames of its caller to it.
                 self._fail(group, waiter, copy.copy(error))
 
-    def wake(self, endpoint: Endpoint | None = None) -> None:
-        """Grant permits to waiting callers while there is room.
-
-        Args:
-            endpoint: The endpoint at which one call has ended, if nothing else has changed since the last time: then
-                one permit is granted. None looks at all endpoints.
-        """
+    def wake(self) -> None:
+        """Grant permits to waiting callers while there is room."""
         if not self.queued:
             return
         now = self._clock()
-        give_up_at: list[float] = []
-        if endpoint is None:
-            self.groups.limits_changed = False
-            if self._outage_wait_s:
-                give_up_at = self._fail_unavailable_groups(now)
-            groups = list(self._waiting)
-        else:
-            groups = [group for group in self._waiting if endpoint in group.members]
+        self.groups.limits_changed = False
+        give_up_at = self._fail_unavailable_groups(now) if self._outage_wait_s else []
+        groups = list(self._waiting)
         blocked: list[EndpointGroup] = []
         while groups and self.in_flight < self._max_concurrency:
             # Retries come first, then the caller that has waited longest, unless none of its endpoints has room.
-            group = groups[0] if len(groups) == 1 else min(groups, key=_place_of)
-            waiter = group.first
-            if not waiter.granted.done():  # the future is done if its caller has just been cancelled
-                endpoints = group.endpoints
-                if endpoint is not None and endpoint.url not in waiter.avoid:
-                    endpoints = (endpoint,)
-                permit = self._grant(group, endpoints, waiter.avoid, now)
-                if permit is None:
-                    blocked.append(group)
-                    groups.remove(group)
-                    continue
-                waiter.granted.set_result(permit)
-                if endpoint is not None:
-                    self._remove(group, waiter)
-                    return
-            self._remove(group, waiter)
-            if not group.has_waiters:
+            group = min(groups, key=_place_of)
+            if not self._serve_first(group, group.endpoints, now):
+                blocked.append(group)
                 groups.remove(group)
-        if endpoint is None:
-            self.cancel_timer()
-            self._wake_later([endpoint for group in blocked for endpoint in group.endpoints], give_up_at, now)
+            elif not group.has_waiters:
+                groups.remove(group)
+        self.cancel_timer()
+        self._wake_later([endpoint for group in blocked for endpoint in group.endpoints], give_up_at, now)
+
+    def _pass_on(self, endpoint: Endpoint, now: float) -> None:
+        """Grant the permit of a call that has ended at an endpoint to a waiting caller. Nothing else has changed, so no
+        other endpoint has room for those that wait.
+        """
+        groups = [group for group in self._waiting if endpoint in group.members]
+        in_flight = self.in_flight
+        while groups and self.in_flight == in_flight:
+            group = groups[0] if len(groups) == 1 else min(groups, key=_place_of)
+            if not self._serve_first(group, (endpoint,), now) or not group.has_waiters:
+                groups.remove(group)
+
+    def _serve_first(self, group: EndpointGroup, endpoints: Sequence[Endpoint], now: float) -> bool:
+        """Grant a permit to the first caller of a group. Return False if none of the endpoints has room."""
+        waiter = group.first
+        if not waiter.granted.done():  # the future is done if its caller has just been cancelled
+            permit = self._grant(group, endpoints, waiter.avoid, now)
+            if permit is None:
+                return False
+            waiter.granted.set_result(permit)
+        self._remove(group, waiter)
+        return True
 
     def cancel_timer(self) -> None:
         """Cancel the timer that wakes waiting callers."""
