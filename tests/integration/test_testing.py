@@ -23,6 +23,7 @@ from faasrt import ConfigurationError, ErrorInfo, Language, Outcome, RuntimeClos
 from faasrt.results import Display
 from faasrt.testing import FakeFaaS, FaultProxy, Reply, Toxics
 from support.helpers import manager_for
+from support.served import call
 
 RawServer = Callable[..., Awaitable[str]]
 PROGRAM = json.dumps({"language": "python", "code": "1"}).encode()
@@ -868,12 +869,6 @@ def test_public_names_are_imported_lazily() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "AttributeError: module 'faasrt.testing' has no attribute 'Nope'" in done.stderr
-
-
-async def call(url: str, method: str, path: str, **fields: Any) -> tuple[int, Any]:
-    body = {} if method == "GET" else {"json": fields}
-    async with aiohttp.ClientSession() as session, session.request(method, url + path, **body) as response:
-        return response.status, await response.json()
 
 
 async def test_a_fake_has_sessions() -> None:

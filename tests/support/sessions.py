@@ -23,24 +23,29 @@ from faasrt.results import Display
 
 
 class EvalSession(EngineSession):
-    """Programs may use `await`, and the names `print`, `display` and `session`, which is this object.
+    """Programs may use `await`, and the names `print`, `display`, `gate` and `session`, which is this object.
 
     Attributes:
+        gate: Programs can wait for it.
         closed: Whether it was closed.
-        faults: Errors that the next calls of methods raise, by their names.
+        faults: The messages of errors that the next calls of methods raise, by their names.
     """
 
     def __init__(self, options: SessionOptions, names: Mapping[str, Any] | None = None) -> None:
         super().__init__(options)
         self.files = dict(options.files)
         self.closed = False
-        self.faults: dict[str, Exception] = {}
-        self._names: dict[str, Any] = {"asyncio": asyncio, **(names or {}), "session": self}
+        self.faults: dict[str, str] = {}
+        self.gate = asyncio.Event()
+        self._names: dict[str, Any] = {"asyncio": asyncio, **(names or {}), "session": self, "gate": self.gate}
         self._running: asyncio.Task[None] | None = None
 
     async def run(self, job: EngineJob) -> EngineResult:
         if self.ended.is_set():
             raise SessionEndedError(self.reason)
+        if "run" in self.faults:
+            self.mark_ended(self.faults["run"])
+            raise EngineError(self.faults["run"])
         printed: list[str] = []
         shown: list[Display] = []
 
@@ -60,9 +65,6 @@ class EvalSession(EngineSession):
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise
             outcome, error = Outcome.USER_ERROR, ErrorInfo("KeyboardInterrupt")
-        except EngineError as failure:
-            self.mark_ended(str(failure))
-            raise
         except Exception as failure:
             outcome, error = Outcome.USER_ERROR, ErrorInfo(type(failure).__name__, str(failure))
         finally:
