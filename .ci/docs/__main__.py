@@ -26,6 +26,7 @@ SECTIONS = {
         "faasrt.docs.cookbook": "Cookbook",
         "faasrt.docs.programs": "Input, files and judging",
         "faasrt.docs.rewards": "Rewards",
+        "faasrt.docs.agents": "Tools for agents",
         "faasrt.docs.sandboxes": "Sandboxes",
         "faasrt.docs.server": "The server",
         "faasrt.docs.services": "Other services",

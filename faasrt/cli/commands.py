@@ -21,6 +21,7 @@ from faasrt.cli.engine_status import report_engine, show_work
 from faasrt.cli.health_text import describe_engines, describe_languages
 from faasrt.cli.input import open_input
 from faasrt.cli.judge_command import judge_options, judge_program, read_tests
+from faasrt.cli.mcp_command import mcp_command
 from faasrt.cli.options import (
     engine_option,
     language_option,
@@ -331,5 +332,6 @@ def _show(result: ExecutionResult, *, live: bool) -> None:
 
 commands.add_command(batch_command)
 commands.add_command(deploy_command)
+commands.add_command(mcp_command)
 commands.add_command(report_command)
 commands.add_command(serve_command)

@@ -83,7 +83,7 @@ class _EngineType(click.ParamType):  # type: ignore[type-arg]
         return [CompletionItem(value) for value in values if value.startswith(incomplete.lower())]
 
 
-class _CheckedType(click.ParamType):  # type: ignore[type-arg]
+class CheckedType(click.ParamType):  # type: ignore[type-arg]
     """A string that a function of the library checks."""
 
     def __init__(self, name: str, check: Callable[[str], str]) -> None:
@@ -127,7 +127,7 @@ def token_of_environment() -> str | None:
 language_option = functools.partial(click.option, "--language", "-l", type=_LanguageType())
 url_option = click.option(
     "--url",
-    type=_CheckedType("url", _checks.parse_base_url),
+    type=CheckedType("url", _checks.parse_base_url),
     help="The base URL of a FaaS, such as http://host:8000 or piston+https://host/api/v2. It replaces those of the "
     "environment.",
 )
@@ -157,7 +157,7 @@ workers_option = click.option(
 )
 token_option = click.option(
     "--token",
-    type=_CheckedType("text", _checks.check_token),
+    type=CheckedType("text", _checks.check_token),
     envvar="FAASRT_TOKEN",
     show_envvar=True,
     help="The bearer token that clients must send.",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-import os
 import signal
 import socket
 import sys
@@ -30,6 +29,7 @@ from faasrt.cli.options import (
 from faasrt.cli.output import INFRASTRUCTURE, OK, USAGE, erase_line, write
 from faasrt.cli.serve_config import changed_keys, make_faas, read_options, reads_files
 from faasrt.cli.serve_log import LOGGER, start_log
+from faasrt.cli.signals import stop_at
 from faasrt.errors import ConfigurationError, FaasrtError, ServiceError
 from faasrt.languages import Language
 
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from faasrt.local.engines.engine import Engine
 
 _Report = Callable[[str], None]
-# `timeout` and some supervisors send one signal twice, to the process and to its group.
-_SAME_SIGNAL_S = 0.5
 _FILE = click.Path(dir_okay=False)
 
 
@@ -129,35 +127,18 @@ def serve_command(context: click.Context, /, **_: Any) -> int:
 
 
 async def _serve(context: click.Context, options: dict[str, Any], faas: LocalFaaS, report: _Report) -> int:
-    loop = asyncio.get_running_loop()
-    stop, hangup = asyncio.Event(), asyncio.Event()
-    stopped_at = 0.0
-
-    def begin_to_stop() -> None:
-        nonlocal stopped_at
-        stopped_at = loop.time()
-        stop.set()
-
-    def on_signal(number: signal.Signals) -> None:
-        if not stop.is_set():
-            begin_to_stop()
-        elif loop.time() > stopped_at + _SAME_SIGNAL_S:
-            # The system ends the process. Those of the sandboxes, and their folder, are then removed as after SIGKILL.
-            loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number)
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    hangup = asyncio.Event()
     if reads_files(context.params):
-        loop.add_signal_handler(signal.SIGHUP, hangup.set)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hangup.set)
     elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
-        loop.add_signal_handler(signal.SIGHUP, on_signal, signal.SIGHUP)
+        numbers.append(signal.SIGHUP)
+    stop = stop_at(*numbers)
     async with faas, asyncio.TaskGroup() as group:
         write(f"faasrt: serving {', '.join(faas.languages)} at {faas.url}\n{_describe_client(faas.url, faas.token)}")
         python = report_engine(faas, chosen=bool(faas.engines), report=report)
         ready = group.create_task(_start(faas, python, report))
-        ready.add_done_callback(lambda task: None if task.cancelled() or task.result() else begin_to_stop())
+        ready.add_done_callback(lambda task: None if task.cancelled() or task.result() else stop.set())
         reloading = group.create_task(_reload(context, options, faas, hangup, report, ready))
         await stop.wait()
         reloading.cancel()

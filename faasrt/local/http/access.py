@@ -12,6 +12,7 @@ import hmac
 import re
 
 from aiohttp import HttpVersion10, HttpVersion11, web
+from multidict import MultiMapping
 
 # An IPv6 address is in brackets. Any port is accepted, because DNS rebinding forges names, not ports.
 _HOST = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]]*))(?::[0-9]*)?")
@@ -32,22 +33,26 @@ class AccessPolicy:
         """
         if request.version not in (HttpVersion10, HttpVersion11):
             raise web.HTTPVersionNotSupported(text="this server speaks HTTP/1.1", headers={"Connection": "close"})
-        if self._hosts is not None and _host_name(request.headers.get("Host", "")) not in self._hosts:
+        self.check_headers(request.headers, needs_token=needs_token)
+
+    def check_headers(self, headers: MultiMapping[str], *, needs_token: bool = True) -> None:
+        """Check headers as `check` does."""
+        if self._hosts is not None and _host_name(headers.get("Host", "")) not in self._hosts:
             raise web.HTTPForbidden(text="the Host header does not name this server")
-        if "Origin" in request.headers:
+        if "Origin" in headers:
             raise web.HTTPForbidden(text="requests from web pages are refused (Origin header)")
-        if not {site.strip().lower() for site in request.headers.getall("Sec-Fetch-Site", ())} <= _OWN_SITE:
+        if not {site.strip().lower() for site in headers.getall("Sec-Fetch-Site", ())} <= _OWN_SITE:
             raise web.HTTPForbidden(text="requests from other sites are refused (Sec-Fetch-Site header)")
-        if needs_token and self._token is not None and not _has_token(request, self._token):
+        if needs_token and self._token is not None and not _has_token(headers, self._token):
             raise web.HTTPUnauthorized(
                 text="the token is missing or wrong: send 'Authorization: Bearer TOKEN', or http://user:TOKEN@...",
                 headers={"WWW-Authenticate": "Bearer"},
             )
 
 
-def _has_token(request: web.BaseRequest, expected: str) -> bool:
+def _has_token(headers: MultiMapping[str], expected: str) -> bool:
     # Several Authorization headers are joined, so that they never match.
-    scheme, _, token = ",".join(request.headers.getall("Authorization", ())).partition(" ")
+    scheme, _, token = ",".join(headers.getall("Authorization", ())).partition(" ")
     sent = token.strip(" ").encode("utf-8", "surrogateescape")
     if scheme.lower() == "basic":
         sent = _password(sent)

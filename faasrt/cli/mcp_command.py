@@ -1,0 +1,225 @@
+"""The command `mcp`: the sandbox as tools for models, over stdio or HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import threading
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import click
+
+from faasrt import _checks
+from faasrt.cli.connect import make_settings
+from faasrt.cli.engine_status import report_engine, show_work
+from faasrt.cli.options import (
+    CheckedType,
+    Number,
+    engine_option,
+    memory_option,
+    output_option,
+    timeout_limit_option,
+    url_option,
+)
+from faasrt.cli.output import OK, write, write_message
+from faasrt.cli.serve_log import start_log
+from faasrt.cli.signals import stop_at
+from faasrt.client.manager import RuntimeManager
+from faasrt.config import EngineName, SandboxConfig, Settings
+from faasrt.errors import ConfigurationError
+from faasrt.languages import Language, LanguageOption
+
+if TYPE_CHECKING:
+    from mcp.server import Server
+    from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from faasrt.cli.mcp_tools import SandboxTools
+    from faasrt.local.http.access import AccessPolicy
+
+_PATH = "/mcp"
+_GRACE_S = 1
+
+
+class _Address(click.ParamType):  # type: ignore[type-arg]
+    name = "host:port"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
+        if isinstance(value, tuple):
+            return value
+        host, _, port = value.rpartition(":")
+        if not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+            self.fail(f"{value!r} is not of the form HOST:PORT, such as 127.0.0.1:8000", param, ctx)
+        return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+@click.command(
+    "mcp", short_help="Offer the sandbox to models as tools of MCP.", context_settings={"show_default": True}
+)
+@url_option
+@engine_option
+@timeout_limit_option
+@memory_option("memory_limit_mb", default=512, help="The most memory that a session may use, in MiB.")
+@output_option
+@click.option(
+    "--idle-s",
+    type=Number(0.0, 3_600.0, unit="seconds", above=True),
+    default=1_800.0,
+    help="The time after which a session that is not used ends.",
+)
+@click.option(
+    "--http", "address", type=_Address(), help="Serve over HTTP at this address, instead of stdin and stdout."
+)
+@click.option(
+    "--token",
+    type=CheckedType("text", _checks.check_token),
+    envvar="FAASRT_MCP_TOKEN",
+    show_envvar=True,
+    help="The bearer token that clients must send, over HTTP.",
+)
+def mcp_command(
+    url: str | None,
+    engines: tuple[tuple[Language, EngineName], ...],
+    idle_s: float,
+    address: tuple[str, int] | None,
+    token: str | None,
+    **limits: Any,
+) -> int:
+    """Offer sandboxes to models as tools of MCP, the Model Context Protocol: run_python, run_javascript, write_file,
+    read_file, list_files and reset. Variables and files are kept between the calls of a client.
+
+    The host of the model starts this command, and speaks with it over stdin and stdout. With --http, clients use
+    http://HOST:PORT/mcp. Programs run on the FaaS at --url, or that of the environment, or else on the embedded one.
+    Ctrl-C, SIGTERM or the end of stdin stop it.
+    """
+    if find_spec("mcp") is None:
+        raise click.UsageError("faasrt mcp needs the SDK of MCP: pip install 'faasrt[mcp]'")
+    if address is None and token is not None:
+        raise click.UsageError("--token needs --http")
+    if address is not None and token is None and not _checks.is_loopback(address[0]):
+        raise click.UsageError(f"--http {address[0]} can be reached from other machines, so it needs --token")
+    start_log("text")
+    # Both libraries log requests, which have the programs.
+    for name in ("mcp", "uvicorn"):
+        logging.getLogger(name).addHandler(logging.NullHandler())
+        logging.getLogger(name).propagate = False
+    settings = attrs.evolve(make_settings(url), sandbox=SandboxConfig(**limits))
+    asyncio.run(_serve(settings, dict(engines), idle_s, address, token))
+    return OK
+
+
+async def _serve(
+    settings: Settings,
+    engines: dict[LanguageOption, EngineName],
+    idle_s: float,
+    address: tuple[str, int] | None,
+    token: str | None,
+) -> None:
+    from faasrt.cli.mcp_tools import SandboxTools
+
+    if settings.endpoints:
+        manager = RuntimeManager(settings=settings)
+    else:
+        manager = RuntimeManager.local(["python", "javascript"], settings=settings, engines=engines)
+        write_message("no endpoint configured; using the embedded FaaS")
+    stop = stop_at(signal.SIGTERM, signal.SIGINT)
+    async with manager, show_work(report_engine(manager.local_faas) if manager.local_faas else None):
+        tools = SandboxTools(manager, settings.sandbox, idle_s)
+        if address is None:
+            await _serve_stdio(tools.make_server(), stop)
+        else:
+            await _serve_http(tools, idle_s, address, token, stop)
+
+
+async def _serve_stdio(server: Server[Any], stop: asyncio.Event) -> None:
+    import anyio
+    from mcp.server.stdio import stdio_server
+
+    # The SDK reads in a thread for which it waits at the end, but a thread that waits for stdin cannot be stopped. So
+    # another thread reads stdin, and the SDK reads a socket, which can be shut down.
+    received, sent = socket.socketpair()
+    threading.Thread(target=_copy_stdin, args=(sent,), daemon=True).start()
+    with received, received.makefile(encoding="utf-8", errors="replace", newline="\n") as stdin:
+        shutting_down = asyncio.create_task(_shut_down_at(stop, received))
+        try:
+            async with stdio_server(anyio.wrap_file(stdin)) as (reading, writing):
+                await server.run(reading, writing, server.create_initialization_options())
+        finally:
+            shutting_down.cancel()
+
+
+def _copy_stdin(sent: socket.socket) -> None:
+    with sent, contextlib.suppress(OSError):  # the other end is shut down
+        while data := os.read(0, 65_536):
+            sent.sendall(data)
+
+
+async def _shut_down_at(stop: asyncio.Event, received: socket.socket) -> None:
+    await stop.wait()
+    received.shutdown(socket.SHUT_RDWR)
+
+
+async def _serve_http(
+    tools: SandboxTools, idle_s: float, address: tuple[str, int], token: str | None, stop: asyncio.Event
+) -> None:
+    import uvicorn
+    from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+
+    from faasrt.local.http.access import AccessPolicy
+
+    class _Server(uvicorn.Server):
+        def capture_signals(self) -> contextlib.AbstractContextManager[None]:  # type: ignore[override]
+            return contextlib.nullcontext()  # `stop` is set by them
+
+    sessions = StreamableHTTPSessionManager(tools.make_server(), session_idle_timeout=idle_s)
+    app = _make_app(AccessPolicy(address[0], token), sessions, tools)
+    config = uvicorn.Config(
+        app, lifespan="off", ws="none", log_config=None, access_log=False, timeout_graceful_shutdown=_GRACE_S
+    )
+    server = _Server(config)
+    with _listen(*address) as listening:
+        host, port = listening.getsockname()[:2]
+        async with sessions.run(), asyncio.TaskGroup() as group:
+            serving = group.create_task(server.serve(sockets=[listening]))
+            write(f"faasrt: serving MCP at http://{f'[{host}]' if ':' in host else host}:{port}{_PATH}\n")
+            await stop.wait()
+            write_message("stopping")
+            server.should_exit = True
+            await serving
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+
+
+def _make_app(policy: AccessPolicy, sessions: StreamableHTTPSessionManager, tools: SandboxTools) -> ASGIApp:
+    from aiohttp import web
+    from multidict import CIMultiDict
+    from starlette.responses import PlainTextResponse
+
+    from faasrt.cli.mcp_tools import SESSION_HEADER
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = CIMultiDict((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
+        try:
+            policy.check_headers(headers)
+            if scope["path"] != _PATH:
+                raise web.HTTPNotFound(text=f"MCP is at {_PATH}")
+        except web.HTTPException as refused:
+            challenge = {"WWW-Authenticate": "Bearer"} if refused.status == 401 else None
+            await PlainTextResponse(refused.text, refused.status, challenge)(scope, receive, send)
+            return
+        await sessions.handle_request(scope, receive, send)
+        if scope["method"] == "DELETE":  # the client ends its session of MCP
+            await tools.close_workspace(headers.get(SESSION_HEADER, ""))
+
+    return app

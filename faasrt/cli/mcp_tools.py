@@ -1,0 +1,372 @@
+"""The tools of `faasrt mcp`: programs and files in sessions of a FaaS, for a model.
+
+A client of MCP has a workspace: a session of faasrt for each language, opened when a tool first needs it. With stdio,
+the process has one workspace. Over HTTP, each session of MCP has one. MCP has no sessions any more since its version
+2026-07-28: there, a result names the workspace, and the model passes this name to further calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import glob
+import json
+import mimetypes
+import secrets
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from mcp.server import Server, ServerRequestContext
+from mcp.types import (
+    BlobResourceContents,
+    CallToolRequestParams,
+    CallToolResult,
+    ContentBlock,
+    EmbeddedResource,
+    ImageContent,
+    ListToolsResult,
+    PaginatedRequestParams,
+    TextContent,
+    Tool,
+    ToolAnnotations,
+)
+
+from faasrt import __version__
+from faasrt.client.manager import RuntimeManager
+from faasrt.client.session import Session
+from faasrt.config import SandboxConfig
+from faasrt.errors import FaasrtError, SessionLostError
+from faasrt.languages import Language
+from faasrt.protocol.streams import cut_text
+from faasrt.results import Display, ExecutionResult, OutputChunk
+from faasrt.telemetry.logs import log_error
+
+SESSION_HEADER = "mcp-session-id"
+"""The header with the id of a session of MCP."""
+_MAX_TEXT_BYTES = 40_000
+_RUN = {"run_python": Language.PYTHON, "run_javascript": Language.JAVASCRIPT}
+# What hosts show to a model.
+_IMAGES = ("image/png", "image/jpeg", "image/gif", "image/webp")
+# The formats of a display that suit a model best, in this order. If there is none of these, it gets any other text.
+_TEXTS = ("text/plain", "text/markdown")
+# Print the paths and sizes of the files in the working folder.
+_LIST_FILES = {
+    Language.PYTHON: """\
+(lambda os: print(*sorted(
+    f"{os.path.relpath(path)} ({os.lstat(path).st_size:,} bytes)"
+    for folder, _, names in os.walk(".") for name in names for path in [os.path.join(folder, name)]
+), sep="\\n"))(__import__("os"))
+""",
+    Language.JAVASCRIPT: """\
+console.log((function list(folder) {
+  return [...Deno.readDirSync(folder || ".")].flatMap((entry) => entry.isDirectory
+    ? list(folder + entry.name + "/")
+    : [`${folder}${entry.name} (${Deno.lstatSync(folder + entry.name).size.toLocaleString("en")} bytes)`]);
+})("").sort().join("\\n"));
+""",
+}
+
+Report = Callable[[OutputChunk], Awaitable[None]]
+
+
+class ToolError(Exception):
+    """A failure whose message is for the model."""
+
+
+class Workspace:
+    """The sessions of one client, and what the tools do in them.
+
+    Args:
+        manager: Opens the sessions.
+        sandbox: The limits of each session.
+        idle_s: The time in seconds after which the FaaS ends a session that is not used.
+
+    Attributes:
+        calls: The number of calls of tools that use it now.
+        used_at: When the last call ended, as a time of the event loop.
+    """
+
+    def __init__(self, manager: RuntimeManager, sandbox: SandboxConfig, idle_s: float) -> None:
+        self.calls, self.used_at = 0, 0.0
+        self._manager, self._sandbox, self._idle_s = manager, sandbox, idle_s
+        self._sessions: dict[Language, Session] = {}
+        self._lock = asyncio.Lock()  # so that two calls at once do not open two sessions
+
+    async def call(self, tool: str, arguments: dict[str, Any], report: Report) -> CallToolResult:
+        """Call a tool with arguments that fit its schema. `report` gets the output of a program while it runs.
+
+        Raises:
+            ToolError: The tool cannot do this.
+            FaasrtError: The FaaS failed, or refused.
+        """
+        if tool == "reset":
+            await self.aclose()
+            return _result("Variables and files are gone. The next call begins anew.")
+        language = _RUN.get(tool) or Language.parse(arguments.get("language", Language.PYTHON))
+        async with self._session(language) as session:
+            match tool:
+                case "write_file":
+                    await session.write_files({arguments["path"]: _content_of(arguments)})
+                    return _result(f"{arguments['path']} is written.")
+                case "read_file":
+                    return await self._read_file(session, arguments["path"])
+                case "list_files":
+                    listed = await session.run_code(_LIST_FILES[language])
+                    return _result(listed.stdout.strip() or "There are no files.") if listed.ok else _describe(listed)
+                case _:
+                    return await self._run(session, arguments["code"], report)
+
+    @contextlib.asynccontextmanager
+    async def _session(self, language: Language) -> AsyncIterator[Session]:
+        async with self._lock:
+            if language not in self._sessions:
+                opening = self._manager.session(language, sandbox=self._sandbox, idle_timeout_s=self._idle_s)
+                self._sessions[language] = await opening.__aenter__()
+            session = self._sessions[language]
+        try:
+            yield session
+        except SessionLostError as error:
+            self._forget(session)
+            raise ToolError(f"{error}\n{_LOST}") from None
+
+    def _forget(self, session: Session) -> None:
+        """Let the next call open a new session, because this one has ended."""
+        self._sessions = {language: each for language, each in self._sessions.items() if each is not session}
+
+    async def _run(self, session: Session, code: str, report: Report) -> CallToolResult:
+        async with session.stream_code(code) as run:
+            async for chunk in run:
+                await report(chunk)
+        result = _describe(run.result)
+        if reason := run.result.metadata.get("session", {}).get("ended"):
+            self._forget(session)
+            result.content += _texts(f"The session has ended: {reason}. {_LOST}")
+        return result
+
+    async def _read_file(self, session: Session, path: str) -> CallToolResult:
+        content = (await session.read_files([glob.escape(path)])).get(path)
+        if content is None:
+            raise ToolError(f"There is no file {path!r}.")
+        mime_type = mimetypes.guess_type(path)[0] or "application/octet-stream"
+        if mime_type in _IMAGES:
+            return CallToolResult(content=[_image(content, mime_type)])
+        with contextlib.suppress(UnicodeDecodeError):
+            return _result(content.decode())
+        blob = BlobResourceContents(
+            uri=f"file:///{quote(path)}", mime_type=mime_type, blob=base64.b64encode(content).decode()
+        )
+        return CallToolResult(content=[EmbeddedResource(resource=blob)])
+
+    async def aclose(self) -> None:
+        """End the sessions. The next call opens new ones."""
+        sessions, self._sessions = self._sessions, {}
+        for session in sessions.values():
+            await session.aclose()
+
+
+class SandboxTools:
+    """Lists and calls the tools for all clients of a server.
+
+    Args:
+        manager: Opens the sessions. It must have been entered.
+        sandbox: The limits of each session.
+        idle_s: See `Workspace`. Workspaces that were not used for this time are forgotten.
+    """
+
+    def __init__(self, manager: RuntimeManager, sandbox: SandboxConfig, idle_s: float) -> None:
+        self._manager, self._sandbox, self._idle_s = manager, sandbox, idle_s
+        self._workspaces: dict[str, Workspace] = {}
+
+    def make_server(self) -> Server[Any]:
+        """Return a server of MCP with these tools."""
+        return Server(
+            "faasrt",
+            version=__version__,
+            instructions="Runs code in a sandbox that keeps variables and files between calls.",
+            on_list_tools=self._list_tools,
+            on_call_tool=self._call_tool,
+        )
+
+    async def close_workspace(self, name: str) -> None:
+        """End the sessions of a client."""
+        if (workspace := self._workspaces.pop(name, None)) is not None:
+            await workspace.aclose()
+
+    async def _list_tools(
+        self, context: ServerRequestContext[Any], params: PaginatedRequestParams | None
+    ) -> ListToolsResult:
+        return ListToolsResult(tools=self._tools(context))
+
+    def _tools(self, context: ServerRequestContext[Any]) -> list[Tool]:
+        served = self._manager.get_supported_languages()
+        languages = [language for language in _RUN.values() if language in served]
+        return make_tools(languages, self._sandbox, takes_session=_workspace_name(context) is None)
+
+    async def _call_tool(self, context: ServerRequestContext[Any], params: CallToolRequestParams) -> CallToolResult:
+        arguments = dict(params.arguments or {})
+        schemas = {tool.name: tool.input_schema for tool in self._tools(context)}
+        try:
+            if params.name not in schemas:
+                raise ToolError(f"There is no tool {params.name!r}. The tools are {', '.join(schemas)}.")
+            _check_arguments(arguments, schemas[params.name])
+            return await self._call(context, params.name, arguments)
+        except ToolError as error:
+            return _result(str(error), is_error=True)
+        except FaasrtError as error:
+            return _result(f"{type(error).__name__}: {error}", is_error=True)
+        except Exception as error:  # the log must not have its message, which may quote the program
+            frames = "".join(traceback.format_tb(error.__traceback__))
+            log_error("a tool failed with %s, raised from:\n%s", type(error).__name__, frames, name="faasrt.mcp")
+            return _result("The tool failed. This is an error of the server, not of the code.", is_error=True)
+
+    async def _call(self, context: ServerRequestContext[Any], tool: str, arguments: dict[str, Any]) -> CallToolResult:
+        async def report(chunk: OutputChunk) -> None:
+            await context.session.report_progress(chunk.elapsed_s, message=chunk.text)
+
+        name = _workspace_name(context) or arguments.pop("session", None)
+        is_new = name is None
+        if name is None:
+            name = secrets.token_urlsafe(16)
+        elif _workspace_name(context) is None and name not in self._workspaces:
+            raise ToolError(f"There is no session {name!r} any more. {_LOST} Leave out 'session' to begin a new one.")
+        workspace = await self._workspace(name)
+        workspace.calls += 1
+        try:
+            result = await workspace.call(tool, arguments, report)
+        finally:
+            workspace.calls -= 1
+            workspace.used_at = asyncio.get_running_loop().time()
+        if is_new:
+            result.content += _texts(f"To go on with this state, pass session={json.dumps(name)} to further calls.")
+        return result
+
+    async def _workspace(self, name: str) -> Workspace:
+        if name not in self._workspaces:
+            forgotten_at = asyncio.get_running_loop().time() - self._idle_s
+            for other, workspace in list(self._workspaces.items()):
+                if workspace.calls == 0 and workspace.used_at < forgotten_at:
+                    await self.close_workspace(other)
+        return self._workspaces.setdefault(name, Workspace(self._manager, self._sandbox, self._idle_s))
+
+
+def _check_arguments(arguments: dict[str, Any], schema: dict[str, Any]) -> None:
+    properties = schema["properties"]
+    for name in schema["required"]:
+        if name not in arguments:
+            raise ToolError(f"The argument {name!r} is missing.")
+    for name, value in arguments.items():
+        if name not in properties:
+            raise ToolError(f"There is no argument {name!r}. The arguments are {', '.join(properties)}.")
+        allowed = properties[name].get("enum")
+        if not isinstance(value, str) or (allowed and value not in allowed):
+            raise ToolError(f"The argument {name!r} must be {' or '.join(allowed) if allowed else 'a string'}.")
+
+
+def _workspace_name(context: ServerRequestContext[Any]) -> str | None:
+    """Return the name of the client's workspace; None if the model must pass it."""
+    return "stdio" if context.request is None else context.request.headers.get(SESSION_HEADER)
+
+
+_LOST = "Its variables and files are lost. The next call begins a new session."
+
+
+def _describe(result: ExecutionResult) -> CallToolResult:
+    """Return what a program printed and displayed, and how it failed."""
+    content: list[ContentBlock] = [*_texts(result.stdout, result.stderr)]
+    for display in result.displays:
+        content += _describe_display(display)
+    error = result.error
+    if error is not None and error.traceback and error.traceback.strip() not in result.stderr:
+        content += _texts(error.traceback)
+    elif not result.ok and (error is None or not error.traceback):
+        content += _texts(f"{result.outcome}: {error.message}" if error else str(result.outcome))
+    return CallToolResult(content=content or [*_texts("(no output)")], is_error=not result.ok)
+
+
+def _describe_display(display: Display) -> Sequence[ContentBlock]:
+    omitted = [f"({name} was left out, because it exceeds the output limit)" for name in display.omitted]
+    for mime_type in _IMAGES:
+        if isinstance(image := display.data.get(mime_type), bytes):
+            return [_image(image, mime_type), *_texts(*omitted)]
+    texts = [display.data[name] for name in (*_TEXTS, *display.data) if isinstance(display.data.get(name), str)]
+    return _texts(*map(str, texts[:1]), *omitted)
+
+
+def _image(content: bytes, mime_type: str) -> ImageContent:
+    return ImageContent(data=base64.b64encode(content).decode(), mime_type=mime_type)
+
+
+def _texts(*texts: str) -> list[TextContent]:
+    # A lone surrogate cannot be sent.
+    cut = (cut_text(text, _MAX_TEXT_BYTES)[0].encode(errors="replace").decode() for text in texts if text)
+    return [TextContent(text=text) for text in cut]
+
+
+def _result(text: str, *, is_error: bool = False) -> CallToolResult:
+    return CallToolResult(content=[*_texts(text)], is_error=is_error)
+
+
+def _content_of(arguments: dict[str, Any]) -> bytes:
+    """Return the content of a file in the arguments of `write_file`."""
+    if arguments.get("encoding") != "base64":
+        return str(arguments["content"]).encode()
+    try:
+        return base64.b64decode(arguments["content"], validate=True)
+    except binascii.Error:
+        raise ToolError("The content is not Base64.") from None
+
+
+def make_tools(languages: Sequence[Language], sandbox: SandboxConfig, *, takes_session: bool) -> list[Tool]:
+    """Return the definitions of the tools. `takes_session` is whether the model must name its workspace."""
+    kept = (
+        "Variables, imports and files are kept for the next call, until reset. There is no network, and no access to "
+        "the user's files and programs. Packages cannot be installed. "
+        f"A call may take {sandbox.timeout_limit_s:g} s and {sandbox.memory_limit_mb:,} MiB of memory. Text above "
+        f"{_MAX_TEXT_BYTES:,} bytes is cut in the middle."
+    )
+    runs = {
+        Language.PYTHON: "Run Python code. The result has what it prints, the value of its last expression, and its "
+        f"matplotlib figures as images. Top-level await works. {kept}",
+        Language.JAVASCRIPT: "Run JavaScript code, in Deno. The result has what it prints, and the value of its last "
+        f"expression. Top-level await works. {kept}",
+    }
+    code = {"code": {"type": "string", "description": "The code to run."}}
+    path = {"path": {"type": "string", "description": "A relative path, such as data/a.csv."}}
+    folder = {
+        "language": {
+            "type": "string",
+            "enum": [*map(str, languages)],
+            "default": str(languages[0]) if languages else None,
+            "description": "Whose folder. Each language has one of its own.",
+        }
+    }
+    encoding = {"type": "string", "enum": ["utf-8", "base64"], "default": "utf-8"}
+    content = {"content": {"type": "string"}, "encoding": {**encoding, "description": "base64 is for binary files."}}
+
+    def tool(name: str, description: str, properties: dict[str, Any], *, reads: bool = False) -> Tool:
+        required = [key for key, schema in properties.items() if "default" not in schema]
+        if takes_session:
+            properties = {**properties, "session": _SESSION}
+        schema = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+        # The sandbox is the whole world of these tools, and nothing in it belongs to the user.
+        hints = ToolAnnotations(read_only_hint=reads, destructive_hint=name == "reset", open_world_hint=False)
+        return Tool(name=name, description=description, input_schema=schema, annotations=hints)
+
+    fits = f"It may have {sandbox.max_output_bytes:,} bytes. Images are shown."
+    return [
+        *(tool(name, runs[language], code) for name, language in _RUN.items() if language in languages),
+        tool("write_file", "Write a file into the folder of the code, for the code to read.", path | content | folder),
+        tool("read_file", f"Read a file in the folder of the code. {fits}", path | folder, reads=True),
+        tool("list_files", "List the files in the folder of the code.", folder, reads=True),
+        tool("reset", "Forget all variables and files, and begin anew.", {}),
+    ]
+
+
+_SESSION = {
+    "type": "string",
+    "description": "Where to go on: the session that an earlier result names. Without it, a new session begins.",
+}
