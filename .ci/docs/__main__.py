@@ -25,6 +25,7 @@ SECTIONS = {
         "faasrt.docs": "About the guide",
         "faasrt.docs.cookbook": "Cookbook",
         "faasrt.docs.programs": "Input, files and judging",
+        "faasrt.docs.sessions": "Sessions",
         "faasrt.docs.rewards": "Rewards",
         "faasrt.docs.agents": "Tools for agents",
         "faasrt.docs.sandboxes": "Sandboxes",

@@ -30,7 +30,8 @@ faasrt go to stderr. If no endpoint is configured, the embedded FaaS is used, wi
 
 **Input.** The stdin of `faasrt run` is that of the program if it is a pipe or a file; `--stdin FILE` takes another one.
 `--file NAME=PATH` puts a file into the working folder of the program, and `--collect GLOB --output-dir DIR` writes the
-files that the program leaves there.
+files that the program leaves there. `--show DIR` writes the figures of matplotlib, tables and the value of the last
+expression, as `1.png`, `1.html`, `1.txt` for the first one, and prints the paths.
 
 **Limits.** The limit of the sandbox is 30 s and 128 MiB. A larger `--timeout-ms` or `--memory-mb` raises it; a server
 may have a lower limit. The message of a program that was ended names the limit, such as `TIMEOUT after 2,000 ms

@@ -42,7 +42,7 @@ from faasrt.cli.output import (
     write,
     write_message,
 )
-from faasrt.cli.program_input import read_files, read_stdin, write_files
+from faasrt.cli.program_input import read_files, read_stdin, write_displays, write_files
 from faasrt.cli.report import report_command
 from faasrt.cli.serve import report_ready, serve_command
 from faasrt.client.manager import RuntimeManager
@@ -136,6 +136,13 @@ def commands() -> None:
 @run_options
 @memory_option(help="The memory limit in MiB.")
 @click.option("--output-dir", metavar="DIR", type=click.Path(path_type=Path), help="The folder for collected files.")
+@click.option(
+    "--show",
+    "show_dir",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Write figures, tables and the value of the last expression into a folder.",
+)
 @click.argument("arguments", nargs=-1, metavar="[ARG]...")
 def run_command(
     program: _Program,
@@ -144,6 +151,7 @@ def run_command(
     url: str | None,
     memory_mb: int,
     output_dir: Path | None,
+    show_dir: Path | None,
     **values: Any,
 ) -> int:
     """Run a program with arguments: FILE, or stdin when FILE is -.
@@ -160,6 +168,7 @@ def run_command(
     options["argv"] = (*program.arguments, *arguments)
     options["stdin"] = read_stdin(values["stdin"], is_program=program.name == "<stdin>")
     options["files"] = read_files(values["files"])
+    options["displays"] = show_dir is not None
 
     async def work(manager: RuntimeManager) -> tuple[ExecutionResult, bool]:
         if as_json:
@@ -173,6 +182,8 @@ def run_command(
     result, is_live = run_with_manager(work, settings, [program.language])
     if output_dir is not None:
         write_files(result.files, output_dir)
+    if show_dir is not None:
+        write_displays(result.displays, show_dir)
     if as_json:
         write(result.to_json() + "\n")
     else:
@@ -317,17 +328,27 @@ def _show(result: ExecutionResult, *, live: bool) -> None:
     """Write what follows the output of a program. Live output was not cut, only that in the result."""
     if result.stderr and not result.stderr.endswith("\n"):
         write("\n", err=True)
-    is_cut = result.truncated - ({"files", "stdout", "stderr"} if live else {"files"})
+    is_cut = result.truncated - ({"files", "displays", "stdout", "stderr"} if live else {"files", "displays"})
     for name in sorted(is_cut):
         write_message(f"{name} was cut at the output limit")
     if "files" in result.truncated:
         write_message("some files were not collected: they exceed the output limit, or cannot be read")
+    for number, display in enumerate(result.displays, 1):
+        for name in display.omitted:
+            write_message(f"display {number}: {_shown(name)} was left out, because it exceeds the output limit")
+    if "displays" in result.truncated and not any(display.omitted for display in result.displays):
+        write_message("some displays were left out: they exceed the output limit")
     if result.ret_val:
         write_message(f"return value: {result.ret_val}")
     if not result.ok:
         name, message = (result.error.name, result.error.message) if result.error else ("", "")
         outcome, text = str(result.outcome), describe(result.outcome, name, message)
         write_message(f"{colored(outcome, color_of(outcome))}{text.removeprefix(outcome)}")
+
+
+def _shown(name: str) -> str:
+    """Return a text that the program has chosen, without characters that control a terminal."""
+    return name[:100] if name.isprintable() else ascii(name[:100])
 
 
 commands.add_command(batch_command)

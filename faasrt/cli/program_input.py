@@ -1,4 +1,4 @@
-"""Reads the input of a program for `faasrt run`, and writes the files that it has left."""
+"""Reads the input of a program for `faasrt run`, and writes the files that it has left, and its displays."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from faasrt.cli.input import open_input
 from faasrt.cli.output import write_message
 from faasrt.errors import InvalidRequestError
 from faasrt.inputs import check_path
+from faasrt.results import Display
 
 _NOTICE_S = 1.0
 
@@ -79,12 +80,52 @@ def _read(source: str, option: str) -> bytes:
         raise click.UsageError(f"cannot read {source} for {option}: {error.strerror}") from None
 
 
+_SUFFIXES = {
+    "text/plain": "txt",
+    "text/html": "html",
+    "text/markdown": "md",
+    "text/latex": "tex",
+    "application/json": "json",
+    "application/javascript": "js",
+    "application/pdf": "pdf",
+    "image/svg+xml": "svg",
+    "image/jpeg": "jpg",
+    "image/png": "png",
+    "image/gif": "gif",
+    "image/webp": "webp",
+}
+
+
+def write_displays(displays: Sequence[Display], folder: Path) -> None:
+    """Write the content of displays into a folder, and print the paths: 1.txt and 1.png for the first display.
+
+    Raises:
+        click.UsageError: A file cannot be written.
+    """
+    files: dict[str, bytes] = {}
+    for number, display in enumerate(displays, 1):
+        for mime_type, content in display.data.items():
+            # The program chooses the type, so it must not become a part of the path.
+            suffix = _SUFFIXES.get(mime_type) or f"{len(files) + 1}.{'bin' if isinstance(content, bytes) else 'txt'}"
+            files[f"{number}.{suffix}"] = (
+                content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
+            )
+    _write(files, folder)
+    for name in files:
+        write_message(f"wrote {folder / name}")
+
+
 def write_files(files: Mapping[str, bytes], folder: Path) -> None:
     """Write collected files below a folder, which is created if it is missing.
 
     Raises:
         click.UsageError: A file cannot be written.
     """
+    _write(files, folder)
+    write_message(f"collected {len(files)} file{'' if len(files) == 1 else 's'} into {folder}")
+
+
+def _write(files: Mapping[str, bytes], folder: Path) -> None:
     for name, content in files.items():
         path = folder / name
         try:
@@ -92,4 +133,3 @@ def write_files(files: Mapping[str, bytes], folder: Path) -> None:
             path.write_bytes(content)
         except OSError as error:
             raise click.UsageError(f"cannot write {path}: {error.strerror}") from None
-    write_message(f"collected {len(files)} file{'' if len(files) == 1 else 's'} into {folder}")

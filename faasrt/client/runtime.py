@@ -211,7 +211,7 @@ class Runtime:
         r"""Return a session: a program whose variables, imports and files live on between runs.
 
         Entering its `async with` statement opens it on one of the endpoints, and leaving ends it. Opening is retried as
-        a program that was not started.
+        a program that was not started. The guide is `faasrt.docs.sessions`.
 
         Args:
             language: See `run_code`. The server must have sessions of the language: the embedded FaaS has them for

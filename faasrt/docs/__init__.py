@@ -2,6 +2,7 @@
 
 * `faasrt.docs.cookbook`: ten short recipes, from one program to a tested web service.
 * `faasrt.docs.programs`: input, files, live output, and judging programs and functions by tests.
+* `faasrt.docs.sessions`: programs that keep their state, with pictures, files and branches.
 * `faasrt.docs.rewards`: rewards for TRL, verl and Inspect AI, and cheats that they do not reward.
 * `faasrt.docs.agents`: an MCP server for agents, and tools for their frameworks.
 * `faasrt.docs.sandboxes`: how programs differ from plain CPython and Deno, limits, and security.

@@ -97,6 +97,33 @@ def test_run_passes_stdin_arguments_and_files(at: dict[str, str], tmp_path: Path
     }
 
 
+def test_run_writes_displays(at: dict[str, str], tmp_path: Path) -> None:
+    """Each is numbered, with a file for each type. What does not fit is named. A type cannot name another folder."""
+    code = """
+class Figure:
+    def _repr_png_(self): return b"png"
+    def _repr_html_(self): return "<b>"
+    def _repr_mimebundle_(self, include=None, exclude=None): return {"x/../../a": "text"}
+display(Figure())
+6 * 7
+"""
+    command, folder = ("run", "-l", "py", "-c", code), tmp_path / "new"
+    exit_code, stdout, stderr = faasrt(*command, "--show", str(folder), **at)
+    assert (exit_code, stdout) == (0, "")
+    written = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert written.pop("1.txt").startswith(b"<")
+    assert written["1.png"] == b"png"
+    assert written["2.txt"] == b"42"
+    assert sorted(stderr.splitlines()) == sorted(f"faasrt: wrote {path}" for path in folder.iterdir())
+    assert list(tmp_path.iterdir()) == [folder]
+    assert len(json.loads(faasrt(*command, "--show", str(folder), "--json", **at)[1])["displays"]) == 2
+    (tmp_path / "file").write_text("")
+    assert faasrt(*command, "--show", str(tmp_path / "file"), **at)[0] == 2
+    large = "class Large:\n    def _repr_html_(self): return 'x' * 2**21\nLarge()"
+    stderr = faasrt("run", "-l", "py", "-c", large, "--show", str(folder), **at)[2]
+    assert stderr.endswith("faasrt: display 1: text/html was left out, because it exceeds the output limit\n")
+
+
 def test_run_takes_all_arguments_for_code_of_an_option(at: dict[str, str]) -> None:
     """With `-c`, there is no FILE, so that the first argument is one of the program too."""
     command = ("run", "-l", "py", "-c", "import sys; print(sys.argv)")

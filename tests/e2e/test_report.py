@@ -71,7 +71,7 @@ class Reader(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.attributes += [(tag, name, value) for name, value in attrs]
-        if tag not in ("meta", "input"):
+        if tag not in ("img", "meta", "input"):
             self._open.append(tag)
             self.texts.setdefault(tag, []).append("")
 
@@ -380,6 +380,39 @@ def test_the_content_security_policy_allows_only_the_page_itself(tmp_path: Path)
     assert not any(name.startswith("on") for name in names)
     assert "http:" not in page.replace("http://127.0.0.1:8000", "").replace("http://10.0.0.7:8000", "")
     assert not re.search(r"url\(|@import|https:|innerHTML|fetch\(", page)
+
+
+def test_images_that_programs_displayed_are_on_the_page(tmp_path: Path) -> None:
+    """Only images in Base64 are, and only those that fit. The policy then allows images in the page itself."""
+    image = base64.b64encode(b"png" * 100).decode()
+    large = base64.b64encode(bytes(3 * 2**20 // 4 * 3)).decode()
+
+    def shown(*data: dict[str, Any]) -> dict[str, Any]:
+        return {"displays": [{"data": each, "omitted": []} for each in data]}
+
+    wrong: list[Any] = [7, [7], [{"data": 7}], [{"data": {"image/png": 7}}], [{"data": {"image/png": "no base64!"}}]]
+    wrong += [[{"data": {"image/svg+xml": "<svg/>", "text/html": "<b>", "image/x": image, "text/plain": "t"}}]]
+    lines = [result(number, displays=each) for number, each in enumerate(wrong, 1)]
+    assert report_of(tmp_path / "r.jsonl", lines).images == []
+    lines += [
+        result(10, **shown({"image/png": image, "text/plain": '"><img src=x onerror=alert(1)>'}, {"text/plain": "2"})),
+        result(11, "USER_ERROR", **shown({"image/jpeg": large, "image/png": image}, {"image/jpeg": large})),
+        *(result(number, **shown({"image/gif": image})) for number in range(12, 40)),
+    ]
+    report = report_of(tmp_path / "r.jsonl", lines)
+    assert [len(images) for _, images in report.images] == [1, 2] + [1] * 18
+    assert report.with_images == 30
+    page = render(report)
+    reader = Reader(page)
+    sources = [str(value) for tag, name, value in reader.attributes if (tag, name) == ("img", "src")]
+    assert sources[:1] == [f"data:image/png;base64,{image}"]
+    assert all(source.startswith("data:image/") for source in sources)
+    assert [value for tag, name, value in reader.attributes if (tag, name) == ("img", "alt")][:2] == [
+        '"><img src=x onerror=alert(1)>',
+        "an image",
+    ]
+    assert "img-src data:;" in page
+    assert len(page) < 6 * 2**20
 
 
 @pytest.mark.parametrize("sign", ["&", "\ud800", "\U0001f600"])

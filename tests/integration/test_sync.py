@@ -51,7 +51,11 @@ def public(kind: type) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("kind", "original"),
-    [(sync.RuntimeManager, faasrt.RuntimeManager), (sync.Runtime, faasrt.Runtime)],
+    [
+        (sync.RuntimeManager, faasrt.RuntimeManager),
+        (sync.Runtime, faasrt.Runtime),
+        (sync.Session, faasrt.Session),
+    ],
 )
 def test_members_are_those_of_the_asynchronous_classes(kind: type, original: type) -> None:
     """Names, parameters and defaults are the same. `close` takes the place of `aclose`."""

@@ -39,8 +39,7 @@ from support.served import CLEAN, PATIENCE_S
 GUIDE = [
     *("cookbook", "programs", "rewards", "sandboxes", "services", "error_handling", "troubleshooting", "concurrency"),
     *("batches", "caching", "logging_and_metrics", "many_processes", "other_languages", "running_a_fleet", "server"),
-    "service_clients",
-    "agents",
+    *("service_clients", "sessions", "agents"),
 ]
 DOCUMENTS = ["README.md", *(f"faasrt.docs.{name}" for name in GUIDE)]
 LOGGING = "import logging\nlogging.basicConfig()\nlogging.getLogger('faasrt').setLevel('DEBUG')\n"

@@ -42,6 +42,9 @@ _DIGITS = re.compile(r"\d+")
 _LINE = re.compile(r"^line \d+: ")
 _ENDPOINT = re.compile(r" \[[^\[\]]*sent: \w+\]$")
 _FACTS = ("task_id", "line", "language", "exit_code", "tests", "attempts", "sent", "endpoint", "truncated")
+IMAGE_TYPES = ("image/png", "image/jpeg", "image/gif", "image/webp")
+"""The types of images on the page. SVG is none of them, because it may hold scripts and links."""
+_BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 _LANGUAGES = {str(language) for language in Language}
 
 
@@ -63,6 +66,7 @@ class Row(NamedTuple):
         problem: The key in `Rows.problems` of the problem of which the task is a sample; 0 if there is none.
         tests_passed, tests_skipped, tests: The number of tests that passed, that were skipped, and of all tests; 0 for
             a task without tests.
+        has_images: Whether its program displayed an image.
     """
 
     offset: int
@@ -76,6 +80,19 @@ class Row(NamedTuple):
     tests_passed: int
     tests_skipped: int
     tests: int
+    has_images: bool
+
+
+class Image(NamedTuple):
+    """An image that a program displayed.
+
+    Attributes:
+        url: The image, as a `data:` URL.
+        text: The text of the display.
+    """
+
+    url: str
+    text: str
 
 
 class Rows:
@@ -134,6 +151,7 @@ class Rows:
             _number(fields.get("finished_at"), MAX_FINISHED_S),
             self._add_problem(fields),
             *_tests(fields),
+            bool(_images(fields)),
         )
 
     def _add_problem(self, fields: dict[str, Any]) -> int:
@@ -168,6 +186,7 @@ class Task:
         total_ms, duration_ms: The two times; NaN when missing.
         facts: Other known values, by their names in the file.
         texts: The streams that are not empty, by name.
+        images: The images that its program displayed.
     """
 
     def __init__(self, fields: dict[str, Any]) -> None:
@@ -191,6 +210,7 @@ class Task:
         self.total_ms, self.duration_ms = _times(fields)
         facts = fields | failure | {"tests": describe_tests(*_tests(fields))}
         self.facts = {name: one_line(text, 100) for name in _FACTS if (text := _text(facts.get(name)))}
+        self.images = _images(fields)
 
 
 def read_tasks(path: Path, offsets: Iterable[int]) -> Iterator[Task]:
@@ -261,6 +281,23 @@ def _tests(fields: dict[str, Any]) -> tuple[int, int, int]:
             skipped = others.get("skipped", 0)
             return passed, skipped if isinstance(skipped, int) and 0 <= skipped <= total - passed else 0, total
     return 0, 0, 0
+
+
+def _images(fields: dict[str, Any]) -> list[Image]:
+    """Return the images in the displays of a result. Anything that is not an image in Base64 is left out."""
+    displays = fields.get("displays")
+    images = []
+    for display in displays if isinstance(displays, list) else ():
+        data = display.get("data") if isinstance(display, dict) else None
+        if not isinstance(data, dict):
+            continue
+        for mime_type in IMAGE_TYPES:
+            content = data.get(mime_type)
+            if isinstance(content, str) and _BASE64.fullmatch(content):
+                text = one_line(_text(data.get("text/plain")), 100)
+                images.append(Image(f"data:{mime_type};base64,{content}", text))
+                break  # the others show the same
+    return images
 
 
 def describe_tests(passed: int, skipped: int, total: int) -> str:

@@ -17,8 +17,10 @@ from faasrt.cli.report.results_file import (
     INVALID_TASK,
     KINDS,
     OK,
+    Image,
     Row,
     Rows,
+    Task,
     describe_tests,
     read_tasks,
 )
@@ -27,6 +29,8 @@ MAX_SLOWEST = 20
 MAX_FAILING = 200
 MAX_REASONS_SHOWN = 30
 MAX_PROBLEMS_SHOWN = 40
+MAX_WITH_IMAGES = 20
+MAX_IMAGE_CHARACTERS = 4 * 2**20
 _PASS_AT = (1, 10, 100)
 # 0.1, 0.2, 0.5, 1, 2, 5, 10 ms and so on.
 _EDGES_MS = [0.0, *(factor * 10.0**power for power in range(-1, 13) for factor in (1, 2, 5))]
@@ -76,6 +80,8 @@ class Summary:
         reasons_total: The number of different reasons.
         slowest: The slowest tasks, slowest first.
         failing: The first failing tasks of the file.
+        images: The first tasks of the file that displayed images, and those of their images that fit into 4 MiB.
+        with_images: The number of tasks that displayed images.
 
     Raises:
         ResultsError: The file cannot be read, or holds no results.
@@ -109,10 +115,14 @@ class Summary:
             (kind, self.rows.reasons[key], count) for (kind, key), count in reasons.most_common(MAX_REASONS_SHOWN)
         ]
         slowest, failing = _slowest(latest), _failing(latest)
-        offsets = sorted({row.offset for row in (*slowest, *failing)})
+        with_images = [row for row in latest if row.has_images]
+        self.with_images = len(with_images)
+        first = sorted(with_images)[:MAX_WITH_IMAGES]
+        offsets = sorted({row.offset for row in (*slowest, *failing, *first)})
         tasks = dict(zip(offsets, read_tasks(path, offsets), strict=True))
         self.slowest = [tasks[row.offset] for row in slowest]
         self.failing = [tasks[row.offset] for row in failing]
+        self.images = _fitting([tasks[row.offset] for row in first])
 
     @property
     def tests_text(self) -> str:
@@ -198,6 +208,19 @@ def _failing(rows: Iterable[Row]) -> list[Row]:
     for position, group in enumerate(sorted(groups.values(), key=len)):
         chosen += group[: (MAX_FAILING - len(chosen)) // (len(groups) - position)]
     return sorted(chosen)
+
+
+def _fitting(tasks: Iterable[Task]) -> list[tuple[Task, list[Image]]]:
+    """Return tasks with as many of their images as fit on the page."""
+    left, shown = MAX_IMAGE_CHARACTERS, []
+    for task in tasks:
+        images = []
+        for image in task.images:
+            if len(image.url) <= left:
+                left -= len(image.url)
+                images.append(image)
+        shown.append((task, images))
+    return shown
 
 
 def percentiles(times_ms: Iterable[float]) -> dict[str, float]:
