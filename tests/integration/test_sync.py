@@ -79,6 +79,41 @@ def test_members_are_those_of_the_asynchronous_classes(kind: type, original: typ
         ]
 
 
+def test_sessions(fake: FakeFaaS) -> None:
+    """They are opened and ended by `with`, also if the manager is closed in the block."""
+    with sync.RuntimeManager.from_url(fake.url) as manager:
+        fake.script(Reply.ok("1"), Reply.ok("2"), Reply.ok("3"))
+        with manager.session("python", files={"a": "b"}) as session:
+            assert session.run_code("1").stdout == "1"
+            with session.stream_code("2") as run:
+                assert [chunk.text for chunk in run] == ["2"]
+            session.write_files({"c": b"d"})
+            assert session.read_files(["*"]) == {"a": b"b", "c": b"d"}
+            with session.fork() as branch:
+                assert (branch.endpoint, len(fake.sessions)) == (fake.url, 2)
+            assert not session.interrupt()
+            same = manager.resume_session(session.id)
+            assert (same.run_code("3").stdout, same.language) == ("3", "python")
+            assert repr(session) == f"<sync.Session python at {fake.url}>"
+        assert fake.sessions == {}
+        with pytest.raises(RuntimeClosedError, match="this session was closed"):
+            session.run_code("1")
+        with manager.get_runtime("js").session():
+            assert len(fake.sessions) == 1
+            manager.close()
+        assert fake.sessions == {}
+
+
+def test_another_thread_interrupts_a_run(fake: FakeFaaS) -> None:
+    fake.script(Reply(hang=True))
+    with sync.RuntimeManager.from_url(fake.url) as manager, manager.session("python") as session:
+        with ThreadPoolExecutor() as threads:
+            run = threads.submit(session.run_code, "while True: pass")
+            wait_until(lambda: fake.in_flight)
+            assert session.interrupt()
+            assert run.result().error.name == "KeyboardInterrupt"  # type: ignore[union-attr]
+
+
 def test_every_method_works(manager: sync.RuntimeManager) -> None:
     assert manager.run_code("print(6 * 7)", "py").stdout == "42\n"
     assert manager.call_function("const f = (n) => n + 1;", "f", [1], language="js").value == 2
