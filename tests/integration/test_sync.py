@@ -106,12 +106,12 @@ def test_sessions(fake: FakeFaaS) -> None:
 
 def test_another_thread_interrupts_a_run(fake: FakeFaaS) -> None:
     fake.script(Reply(hang=True))
-    with sync.RuntimeManager.from_url(fake.url) as manager, manager.session("python") as session:
-        with ThreadPoolExecutor() as threads:
-            run = threads.submit(session.run_code, "while True: pass")
-            wait_until(lambda: fake.in_flight)
-            assert session.interrupt()
-            assert run.result().error.name == "KeyboardInterrupt"  # type: ignore[union-attr]
+    manager = sync.RuntimeManager.from_url(fake.url)
+    with manager, manager.session("python") as session, ThreadPoolExecutor() as threads:
+        run = threads.submit(session.run_code, "while True: pass")
+        wait_until(lambda: fake.in_flight)
+        assert session.interrupt()
+        assert run.result().error.name == "KeyboardInterrupt"  # type: ignore[union-attr]
 
 
 def test_every_method_works(manager: sync.RuntimeManager) -> None:
