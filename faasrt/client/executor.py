@@ -40,9 +40,8 @@ class Executor:
 
     async def run(self, execution: Execution, live: LiveReader | None = None) -> ExecutionResult:
         """Return the result of a program or a single call. `live` gets the output of a program while it runs."""
-        tracked = self.calls.track()
-        # If the runtime is closed meanwhile, `tracked` turns the cancellation into an error, which the call reports.
-        with self.call(execution.run.language) as call, tracked:
+        # If the runtime is closed meanwhile, `track` turns the cancellation into an error, which the call reports.
+        with self.call(execution.run.language) as call, self.calls.track():
             call.call_started(execution.run)
             response = await self.transport.run(call, execution, owner=self.calls, live=live)
         return call.finish(response.result(call.timings, call.attempts, call.endpoint))

@@ -10,7 +10,7 @@ from faasrt.errors import ProtocolError
 from faasrt.languages import Language
 from faasrt.protocol.health import EndpointProfile, read_profile
 from faasrt.protocol.interface import ServiceProtocol
-from faasrt.protocol.request import RunRequest
+from faasrt.protocol.request import RunRequest, encode_json
 from faasrt.protocol.response import Answer, ParsedAnswer, decode_object, raise_for_status, read_answer
 
 # The statuses of a server without a health report. Others come from a gateway, or from a server that fails now.
@@ -31,7 +31,7 @@ class CozeLoop(ServiceProtocol):
         return False  # each server names its languages in its health report
 
     def encode(self, run: RunRequest, *, in_envelope: bool) -> bytes:
-        return run.encode()
+        return encode_json(run.to_wire())
 
     def decode(self, answer: Answer, run: RunRequest, *, nonce: str | None, timeout_ms: float) -> ParsedAnswer:
         return read_answer(answer, nonce, timeout_ms=timeout_ms, max_output_bytes=run.sandbox.max_output_bytes)

@@ -91,7 +91,9 @@ class Execution:
         if run.displays:
             _check_displays(run.language, profile, endpoint)
             has_envelope = False  # the server must see the last expression of the program
-        guest_input = self._guest_input(profile, endpoint, has_envelope=has_envelope)
+        guest_input = NO_INPUT
+        if run.input is not NO_INPUT:
+            guest_input = self._guest_input(profile, endpoint, has_envelope=has_envelope)
         if not has_envelope:
             body = protocol.encode(run, in_envelope=False)
             return Request(body, run, timeout_ms, profile, protocol)
@@ -127,8 +129,6 @@ class Execution:
     def _guest_input(self, profile: EndpointProfile, endpoint: str, *, has_envelope: bool) -> ProgramInput:
         """Return the part of the program's input that the guest program passes on, instead of the server."""
         language, given, job = self.run.language, self.run.input, self.job
-        if given is NO_INPUT:
-            return NO_INPUT
         by_server = profile.input_fields.get(language, frozenset() if has_envelope else profile.plain_input)
         if job.has_whole_programs:
             by_server = frozenset()  # the guest program gives each case its own folder
@@ -199,8 +199,9 @@ class Request:
         if answer is None:
             parsed = _too_large(self.run.sandbox.max_output_bytes)
         else:
-            had_its_time = answer.elapsed_ms >= self.timeout_ms + self.margin_ms
-            answer.may_be_timeout = had_its_time and not self.profile.lossless
+            if answer.status != 200:
+                had_its_time = answer.elapsed_ms >= self.timeout_ms + self.margin_ms
+                answer.may_be_timeout = had_its_time and not self.profile.lossless
             # The start of the interpreter can exceed the time limit by itself.
             timeout_ms = math.inf if self.profile.cold_start else self.timeout_ms
             parsed = self.protocol.decode(answer, self.run, nonce=self.nonce, timeout_ms=timeout_ms)

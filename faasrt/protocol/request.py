@@ -95,10 +95,8 @@ class RunRequest:
             displays=displays is True,
         )
 
-    def encode(self) -> bytes:
-        return encode_json(self.to_wire())
-
     def to_wire(self) -> dict[str, Any]:
+        """Return the fields of coze-loop's protocol, for JSON."""
         sandbox = self.sandbox
         body = {
             "language": str(self.language),

@@ -89,19 +89,16 @@ class CallsInFlight:
             raise RuntimeClosedError("this runtime is closed: get another from the manager or factory")
 
     def track(self) -> TrackedCall:
-        """Return a context manager whose block counts as a call in flight. A nested block in the same task is not
-        counted again. Raise RuntimeClosedError if closing has begun.
+        """Count the current task as a call in flight, until the block of the returned context manager ends. A nested
+        block in the same task is not counted again. Raise RuntimeClosedError if closing has begun.
         """
         task = asyncio.current_task()
         assert task is not None
         is_nested = task in self._tasks
         if not is_nested:
             self.check_open()
+            self._tasks.add(task)
         return TrackedCall(self, task, is_nested)
-
-    def begin(self, task: asyncio.Task[Any]) -> None:
-        """Count a task as a call in flight."""
-        self._tasks.add(task)
 
     def end(self, task: asyncio.Task[Any]) -> None:
         """Stop counting a task."""
@@ -154,8 +151,7 @@ class TrackedCall:
         self._cancelling = task.cancelling()
 
     def __enter__(self) -> None:
-        if not self._is_nested:
-            self._calls.begin(self._task)
+        pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
         """Raise RuntimeClosedError in place of a cancellation by `CallsInFlight.close`."""

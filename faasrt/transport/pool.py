@@ -152,7 +152,7 @@ class PermitPool:
 
     def _serve_changed_groups(self) -> None:
         for group in list(self._waiting):
-            while group.has_waiters and not group.endpoints:
+            while group in self._waiting and not group.endpoints:
                 waiter = group.first
                 self._remove(group, waiter)
                 if not waiter.granted.done():
@@ -163,7 +163,7 @@ class PermitPool:
         """Return a permit for one of the endpoints, or None if the caller must wait. Endpoints whose base URL is in
         `avoid`, because an earlier attempt has failed there, are used only if no other one has room.
         """
-        if group.has_waiters or self.in_flight >= self._max_concurrency:
+        if group in self._waiting or self.in_flight >= self._max_concurrency:
             return None
         return self._grant(group, group.endpoints, avoid, self._clock())
 
@@ -201,7 +201,7 @@ class PermitPool:
         since = self._clock() if since is None else since
         waiter = Waiter(next(self._tickets), asyncio.get_running_loop().create_future(), avoid, owner, since)
         # A retry comes before other calls, but after earlier retries.
-        may_be_next = not group.has_waiters or self.groups.limits_changed or bool(avoid and not group.retries)
+        may_be_next = group not in self._waiting or self.groups.limits_changed or bool(avoid and not group.retries)
         group.queue_of(waiter)[waiter.ticket] = waiter
         self._waiting[group] = None
         self.queued += 1
@@ -284,7 +284,7 @@ class PermitPool:
             if not self._serve_first(group, group.endpoints, now):
                 blocked.append(group)
                 groups.remove(group)
-            elif not group.has_waiters:
+            elif group not in self._waiting:
                 groups.remove(group)
         self.cancel_timer()
         self._wake_later([endpoint for group in blocked for endpoint in group.endpoints], give_up_at, now)
@@ -297,7 +297,7 @@ class PermitPool:
         in_flight = self.in_flight
         while groups and self.in_flight == in_flight:
             group = groups[0] if len(groups) == 1 else min(groups, key=_place_of)
-            if not self._serve_first(group, (endpoint,), now) or not group.has_waiters:
+            if not self._serve_first(group, (endpoint,), now) or group not in self._waiting:
                 groups.remove(group)
 
     def _serve_first(self, group: EndpointGroup, endpoints: Sequence[Endpoint], now: float) -> bool:
@@ -382,7 +382,7 @@ class PermitPool:
         if endpoint is None or endpoint.breaker.state != "closed":
             waits = self._waits_for(group)
             last_error = None if endpoint is None else endpoint.last_error
-            if waits and (group.has_waiters or last_error is None or is_outage(last_error)):
+            if waits and (group in self._waiting or last_error is None or is_outage(last_error)):
                 endpoint = group.next_probe(now)
             if endpoint is None:
                 return None

@@ -12,7 +12,7 @@ from hypothesis import given, strategies as st
 from faasrt import ExecutionResult, FaasrtError, Language, SandboxConfig, ValidationResult
 from faasrt.protocol import piston, sandboxfusion
 from faasrt.protocol.interface import ServiceProtocol
-from faasrt.protocol.request import RunRequest
+from faasrt.protocol.request import RunRequest, encode_json
 from faasrt.protocol.response import Answer, decode_validation, read_answer
 from faasrt.protocol.streams import cut, cut_text, decode
 from support.package import WIRE
@@ -171,7 +171,7 @@ class Memory(int, enum.Enum):
 def test_requests_encode_every_field(code: str, priority: str, ext: dict[str, str], network: bool) -> None:
     sandbox = SandboxConfig(memory_limit_mb=Memory.SMALL, network_enabled=network)
     request = RunRequest.checked(Language.TYPESCRIPT, code, sandbox, timeout_ms=1_500, ext=ext, priority=priority)
-    assert json.loads(request.encode()) == {
+    assert json.loads(encode_json(request.to_wire())) == {
         "language": "typescript",
         "code": code,
         "timeout": 1_500,
