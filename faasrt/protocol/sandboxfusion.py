@@ -26,7 +26,7 @@ from __future__ import annotations
 import base64
 import glob
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -34,6 +34,7 @@ import attrs
 from faasrt.errors import InvalidRequestError, ProtocolError, ServerError
 from faasrt.inputs import ProgramInput
 from faasrt.languages import Language
+from faasrt.protocol.displays import displays_to_wire
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.interface import ServiceProtocol
 from faasrt.protocol.processes import ProcessEnd, read_end, signal_name, signal_number, stdin_text
@@ -49,7 +50,7 @@ from faasrt.protocol.served import (
     decode_base64,
     relative_path,
 )
-from faasrt.results import ErrorInfo, Outcome
+from faasrt.results import Display, ErrorInfo, Outcome
 
 _BUFFER_BYTES = 196_608
 _STREAM_BYTES = 219_264
@@ -211,10 +212,71 @@ _FIELDS = (
     *("compile_timeout", "run_timeout", "memory_limit_MB", "code", "stdin", "language", "files", "fetch_files"),
     *("priority", "ext"),  # of coze-loop's protocol; they do not change the result
 )
+_NOTEBOOK_FIELDS = (
+    *("cells", "cell_timeout", "total_timeout", "memory_limit_MB", "kernel", "files", "fetch_files"),
+    *("priority", "ext"),
+)
+_KERNELS = ("python3",)
 _DEFAULT_TIMEOUT_S = 10
+_DEFAULT_TOTAL_TIMEOUT_S = 45
 _FOLDER = "/tmp/"  # noqa: S108 - the working folder of programs, as they see it
+_TOO_MANY_FILES = "the requested files are too many, or larger than the output limit of this server"
 _IGNORED_FILE = "IGNORE_THIS_FILE"
 _MAX_SHOWN = 200
+
+
+@attrs.frozen(kw_only=True)
+class Notebook:
+    """The cells of a `POST /run_jupyter`, with limits that do not exceed those of the server.
+
+    Attributes:
+        cells: The code of each cell.
+        cell_timeout_ms: The time limit of each cell in milliseconds.
+        total_timeout_ms: The time limit of all cells together in milliseconds.
+        memory_limit_mb: The memory limit in MiB.
+        input: The files at the start, and the patterns of those to collect.
+        fetched: The paths of the requested files, by their names in the request.
+    """
+
+    cells: list[str]
+    cell_timeout_ms: float
+    total_timeout_ms: float
+    memory_limit_mb: int
+    input: ProgramInput
+    fetched: Mapping[str, str]
+
+
+@attrs.frozen(kw_only=True)
+class CellResult:
+    """The result of a cell. `error` is the exception that ended it."""
+
+    stdout: str
+    stderr: str
+    displays: Sequence[Display]
+    error: ErrorInfo | None
+
+
+@attrs.define(kw_only=True)
+class NotebookResult:
+    """The result of a notebook.
+
+    Attributes:
+        cells: The results of the cells that have run.
+        files: The contents of the requested files, by path.
+        files_complete: Whether these are all of them.
+        timed_out: Whether its time was used up.
+        ended: Why it ended before its last cell; "" if it did not.
+        truncated: Whether output is missing.
+        duration_s: The time for all cells, in seconds.
+    """
+
+    cells: list[CellResult] = attrs.field(factory=list)
+    files: Mapping[str, bytes] = attrs.field(factory=dict)
+    files_complete: bool = True
+    timed_out: bool = False
+    ended: str = ""
+    truncated: bool = False
+    duration_s: float = 0.0
 
 
 def names_of(languages: Collection[Language]) -> list[str]:
@@ -234,32 +296,23 @@ class SandboxFusionServer(ServedProtocol):
     run_path = SandboxFusion.run_path
 
     def read_run(self, fields: Mapping[str, Any], server: ServerProfile) -> ServedRun:
-        for name in ("code", "language"):
-            if name not in fields:
-                raise _invalid(name, "missing", "Field required")
-        for name in fields:
-            if name not in _FIELDS:
-                message = "Extra inputs are not permitted, because this server would ignore them"
-                raise _invalid(name[:_MAX_SHOWN], "extra_forbidden", message, fields[name])
+        _check_names(fields, _FIELDS, required=("code", "language"))
         code, stdin = _text(fields, "code"), "" if fields.get("stdin") is None else _text(fields, "stdin")
         language = self._read_language(fields["language"], server)
         largest_ms = server.languages[language].compile_timeout_ms
         compile_timeout_ms = _milliseconds(fields, "compile_timeout", largest_ms or math.inf)
-        memory_mb = _number(fields, "memory_limit_MB", -1)
-        if memory_mb > server.memory_limit_mb:
-            raise _above("memory_limit_MB", memory_mb, server.memory_limit_mb)
         files, fetched = _files(fields), _fetched(fields)
         try:
             program_input = ProgramInput.checked(
                 language, stdin=stdin, files=files, collect=[glob.escape(path) for path in fetched.values()]
             )
         except InvalidRequestError as error:
-            raise _invalid("", "value_error", f"Value error, {error}") from None
+            raise _invalid_value(error) from None
         return ServedRun(
             language=language,
             code=code,
             timeout_ms=_milliseconds(fields, "run_timeout", server.timeout_ms),
-            memory_limit_mb=int(memory_mb) if memory_mb > 0 else server.memory_limit_mb,
+            memory_limit_mb=_memory_limit(fields, server),
             compile_timeout_ms=compile_timeout_ms if largest_ms else None,
             input=program_input,
             fetched=fetched,
@@ -293,7 +346,7 @@ class SandboxFusionServer(ServedProtocol):
         message = ""
         if "files" in end.truncated:
             status = "SandboxError"
-            message = "the requested files are too many, or larger than the output limit of this server"
+            message = _TOO_MANY_FILES
         elif cut := [name for name in ("stdout", "stderr") if name in end.truncated]:
             message = f"{' and '.join(cut)} exceeded the output limit of this server"
         return _answer(status, message, compiled, ran, files)
@@ -304,14 +357,89 @@ class SandboxFusionServer(ServedProtocol):
         if status == 500:
             return 200, _answer("SandboxError", message)
         if status == 400:
-            refusal = _invalid("", "value_error", f"Value error, {message}")
+            refusal = _invalid_value(message)
             return refusal.status, refusal.body
         return status, {"detail": message}
 
-    def jupyter_answer(self, message: str) -> dict[str, Any]:
-        """Return the answer to a `POST /run_jupyter` that fails."""
-        fields = {"status": "SandboxError", "message": message, "driver": None}
-        return {**fields, "cells": [], "executor_pod_name": None, "files": {}}
+    def read_notebook(self, fields: Mapping[str, Any], server: ServerProfile) -> Notebook:
+        """Read the body of a `POST /run_jupyter`. Raise RefusedError if this server cannot do exactly what it asks for.
+
+        The service ignores `cell_timeout`. Here it is the time limit of each cell.
+        """
+        _check_names(fields, _NOTEBOOK_FIELDS, required=("cells",))
+        cells = fields["cells"]
+        if not isinstance(cells, list):
+            raise _invalid("cells", "list_type", "Input should be a valid list")
+        if fields.get("kernel", "python3") not in _KERNELS:
+            message = "Input should be 'python3'"
+            raise _invalid("kernel", "literal_error", message, fields["kernel"], {"expected": "'python3'"})
+        files, fetched = _files(fields), _fetched(fields)
+        try:
+            checked = ProgramInput.checked(None, files=files, collect=[glob.escape(path) for path in fetched.values()])
+        except InvalidRequestError as error:
+            raise _invalid_value(error) from None
+        return Notebook(
+            cells=[_text({"cells": cell}, "cells") for cell in cells],
+            cell_timeout_ms=_milliseconds(fields, "cell_timeout", server.timeout_ms, 0) or server.timeout_ms,
+            total_timeout_ms=_milliseconds(fields, "total_timeout", math.inf, _DEFAULT_TOTAL_TIMEOUT_S),
+            memory_limit_mb=_memory_limit(fields, server),
+            input=checked,
+            fetched=fetched,
+        )
+
+    def encode_notebook(self, result: NotebookResult, notebook: Notebook) -> dict[str, Any]:
+        """Return the body of the answer to a `POST /run_jupyter`. Unlike the service, it also has the cells of a
+        notebook that did not come to its end.
+        """
+        driver = {
+            "status": "TimeLimitExceeded" if result.timed_out else "Finished",
+            "execution_time": result.duration_s,
+            "return_code": None if result.timed_out else int(bool(result.ended)),
+            "stdout": "",
+            "stderr": result.ended and f"the kernel has ended: {result.ended}\n",
+        }
+        files = {
+            name: base64.b64encode(result.files[path]).decode()
+            for name, path in notebook.fetched.items()
+            if path in result.files
+        }
+        status = "Failed" if result.timed_out or result.ended else "Success"
+        message = "the output exceeded the limit of this server" if result.truncated else ""
+        if not result.files_complete:
+            status, message = "SandboxError", _TOO_MANY_FILES
+        return _notebook_answer(status, message, driver, [_cell(cell) for cell in result.cells], files)
+
+    def notebook_failure(self, message: str) -> dict[str, Any]:
+        """Return the body of the answer to a `POST /run_jupyter` that fails."""
+        return _notebook_answer("SandboxError", message, None, [], {})
+
+
+def _notebook_answer(
+    status: str,
+    message: str,
+    driver: Mapping[str, Any] | None,
+    cells: list[dict[str, Any]],
+    files: Mapping[str, str],
+) -> dict[str, Any]:
+    return {
+        "status": status,
+        "message": message,
+        "driver": driver,
+        "cells": cells,
+        "executor_pod_name": None,
+        "files": files,
+    }
+
+
+def _cell(cell: CellResult) -> dict[str, Any]:
+    error = cell.error
+    traceback = error.traceback.splitlines() if error else []
+    return {
+        "stdout": cell.stdout,
+        "stderr": cell.stderr,
+        "display": [display["data"] for display in displays_to_wire(cell.displays)],
+        "error": [{"ename": error.name, "evalue": error.message, "traceback": traceback}] if error else [],
+    }
 
 
 def _answer(
@@ -354,6 +482,28 @@ def _invalid(
     return RefusedError(422, {"detail": [{**detail, "url": f"https://errors.pydantic.dev/2.6/v/{kind}"}]})
 
 
+def _invalid_value(message: object) -> RefusedError:
+    return _invalid("", "value_error", f"Value error, {message}")
+
+
+def _check_names(fields: Mapping[str, Any], known: Collection[str], *, required: Collection[str]) -> None:
+    for name in required:
+        if name not in fields:
+            raise _invalid(name, "missing", "Field required")
+    for name in fields:
+        if name not in known:
+            message = "Extra inputs are not permitted, because this server would ignore them"
+            raise _invalid(name[:_MAX_SHOWN], "extra_forbidden", message, fields[name])
+
+
+def _memory_limit(fields: Mapping[str, Any], server: ServerProfile) -> int:
+    """Return the memory limit in MiB. -1 means that of the server."""
+    memory_mb = _number(fields, "memory_limit_MB", -1)
+    if memory_mb > server.memory_limit_mb:
+        raise _above("memory_limit_MB", memory_mb, server.memory_limit_mb)
+    return int(memory_mb) if memory_mb > 0 else server.memory_limit_mb
+
+
 def _above(name: str, value: float, limit: float) -> RefusedError:
     message = f"Input should be less than or equal to {limit:g}, which is the limit of this server"
     refusal = _invalid(name, "less_than_equal", message, value, {"le": limit})
@@ -382,9 +532,11 @@ def _number(fields: Mapping[str, Any], name: str, default: float) -> float:
     return number
 
 
-def _milliseconds(fields: Mapping[str, Any], name: str, largest_ms: float) -> float:
+def _milliseconds(
+    fields: Mapping[str, Any], name: str, largest_ms: float, default_s: float = _DEFAULT_TIMEOUT_S
+) -> float:
     """Return the time in a field, which has seconds. With less than 0, the service ends the program at once."""
-    seconds = _number(fields, name, _DEFAULT_TIMEOUT_S)
+    seconds = _number(fields, name, default_s)
     if name in fields and seconds * 1000 > largest_ms:
         raise _above(name, seconds, largest_ms / 1000)
     return max(0.0, min(seconds * 1000, largest_ms))

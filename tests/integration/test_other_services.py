@@ -482,10 +482,10 @@ async def test_piston_lists_its_runtimes(server: LocalFaaS) -> None:
 
 @in_session
 async def test_jupyter_is_refused(server: LocalFaaS) -> None:
-    """`/run_jupyter` needs sessions. It answers a SandboxError that says what to use, which the SDK raises."""
+    """`/run_jupyter` needs sessions. Without them, it answers a SandboxError, which the SDK raises."""
     sdk = import_sdk()
     request = sdk.RunJupyterRequest(cells=["1 + 1"])
-    with pytest.raises(Exception, match="no sessions, which /run_jupyter needs; use /run_code"):
+    with pytest.raises(Exception, match="no sessions of Python, which /run_jupyter needs"):
         await asyncio.to_thread(sdk.run_jupyter, request, f"{server.url}/sandboxfusion", 1)
 
 

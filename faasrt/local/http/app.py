@@ -66,7 +66,7 @@ class Service:
         self._listener.memory.max_answer_bytes = largest * sum(engine.capacity for engine in {*engines.values()})
         self._document = build_document(engines, self._sandbox)
         self._runs = RunAnswers(self._sandbox, self._emit)
-        self._others = OtherServices(self._queues, self._missing, self._sandbox, self._emit)
+        self._others = OtherServices(self._queues, self._missing, self._sandbox, self._emit, self._sessions)
         # Compared with the raw request target: an encoded or unnormalized path matches none of them.
         self._routes = {
             "/run_code": {"POST": self._run_code},

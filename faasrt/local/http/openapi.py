@@ -62,6 +62,7 @@ def build_document(engines: Mapping[Language, Engine], sandbox: SandboxConfig) -
             del fields["RunRequest"][name]
             if name in _OF_SANDBOXFUSION:
                 del fields["SandboxFusionRequest"][_OF_SANDBOXFUSION[name]]
+                del fields["SandboxFusionNotebook"][_OF_SANDBOXFUSION[name]]
     health = fields["Health"]["languages"]
     health["required"] = list(engines)
     engine = fields["Metrics"]["engines"]["additionalProperties"]["properties"]

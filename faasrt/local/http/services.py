@@ -18,8 +18,10 @@ from faasrt.local.engines.engine import Engine, EngineJob, EngineResult
 from faasrt.local.errors import EngineError, NotStartedError, SuspectError
 from faasrt.local.http.admission import AdmissionQueue, execute_with_events
 from faasrt.local.http.memory import Share
+from faasrt.local.http.notebooks import NotebookRun
 from faasrt.local.http.request_body import BadRequestError, check_job, decode_body, read_body
 from faasrt.local.http.responses import OVERLOADED_HEADERS, Handler, copied_headers, json_response
+from faasrt.local.http.sessions import Sessions
 from faasrt.protocol import piston, sandboxfusion
 from faasrt.protocol.execution_limits import ExecutionLimits
 from faasrt.protocol.processes import ProcessEnd
@@ -44,6 +46,7 @@ class OtherServices:
         missing: The reasons why other languages do not run.
         sandbox: The limits of the server.
         emit: Called with the events of executions.
+        sessions: Opens the sessions of notebooks.
 
     Attributes:
         routes: The handler of each method, by path.
@@ -55,8 +58,10 @@ class OtherServices:
         missing: Mapping[Language, str],
         sandbox: SandboxConfig,
         emit: EventDispatcher,
+        sessions: Sessions,
     ) -> None:
         self._queues, self._missing, self._sandbox, self._emit = queues, missing, sandbox, emit
+        self._sessions = sessions
         self.routes: dict[str, dict[str, Handler]] = {
             f"{protocol.prefix}{protocol.run_path}": {"POST": partial(self._run, protocol)} for protocol in _PROTOCOLS
         }
@@ -114,8 +119,19 @@ class OtherServices:
         return json_response(200, protocol.encode_result(result, run, server))
 
     async def _run_jupyter(self, request: web.BaseRequest, share: Share) -> web.Response:
-        message = "this server has no sessions, which /run_jupyter needs; use /run_code"
-        return json_response(200, sandboxfusion.SERVER.jupyter_answer(message))
+        fields, server = decode_body(await read_body(request, share)), self._profile()
+        notebook = sandboxfusion.SERVER.read_notebook(fields, server)
+        queue = self._queues.get(Language.PYTHON)
+        needed = {"run", *(["files"] if notebook.input.files or notebook.input.collect else [])}
+        if queue is None or not needed <= {*self._sessions.features(queue.engine)}:
+            message = "this server has no sessions of Python, which /run_jupyter needs"
+            return json_response(200, sandboxfusion.SERVER.notebook_failure(message))
+        run = NotebookRun(notebook, self._sessions, queue, self._sandbox)
+        check_job(run.job, queue.engine)
+        await execute_with_events(
+            queue, run.job, request=request, emit=self._emit, run=run.run, min_timeout_s=MIN_QUEUE_TIMEOUT_S
+        )
+        return json_response(200, sandboxfusion.SERVER.encode_notebook(run.result, notebook))
 
     async def _ping(self, request: web.BaseRequest, share: Share) -> web.Response:
         if not any(queue.engine.ready for queue in self._queues.values()):
