@@ -20,11 +20,12 @@ from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig, Serv
 from faasrt.inputs import NO_INPUT
 from faasrt.local.engines.python_tiers import STANDARD_TIER
 from faasrt.local.engines.wasm import engine as wasm_engine, snapshot_maker
+from faasrt.local.engines.wasm.bridge import HostBridge
 from faasrt.local.engines.wasm.instance import call_in_thread
 from faasrt.local.engines.wasm.module_cache import module_dir
 from faasrt.local.engines.wasm.sandbox import Sandbox, load_files
 from faasrt.local.engines.wasm.snapshot_build import snapshot_of
-from faasrt.local.engines.wasm.worker import HostBridge, execute
+from faasrt.local.engines.wasm.worker import execute
 from support.helpers import WASM
 from support.served import until
 from support.tables import block, first_of

@@ -13,7 +13,7 @@ import pytest_asyncio
 
 import faasrt
 from faasrt import Outcome, RuntimeManager, SandboxConfig
-from faasrt.local.engines.wasm.worker import HostBridge
+from faasrt.local.engines.wasm.bridge import HostBridge
 from support.helpers import WASM, until_active
 from support.tables import block
 from support.threats import MB, Target, environments, run_with_neighbour, sample, start_target

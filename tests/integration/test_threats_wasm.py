@@ -162,11 +162,17 @@ async def test_the_kernel_kills_a_worker_before_the_server(own_host: Host) -> No
 
 
 async def test_a_worker_has_no_descriptors_of_the_host(own_host: Host) -> None:
-    """It has pipes of its own, files in its own folder, and the module and the snapshots."""
+    """It has pipes of its own, files in its own folder, and the module and the snapshots. The map of its own pages does
+    not show where they are in the machine.
+    """
     pid, folder = (await own_host.run("print(os.getpid(), os.environ['TMPDIR'])")).stdout.split()
-    targets = [str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()]
-    known = ("pipe:", "anon_inode:", "socket:", f"{folder}/", f"{module_dir()}/")
+    targets = {str(path.readlink()): path.name for path in Path(f"/proc/{pid}/fd").iterdir()}
+    known = ("pipe:", "anon_inode:", "socket:", f"{folder}/", f"{module_dir()}/", f"/proc/{pid}/pagemap")
     assert [target for target in targets if not target.startswith(known)] == []
+    entry = f"os.pread({targets[f'/proc/{pid}/pagemap']}, 8, ctypes.addressof(page) // 4096 * 8 + 8)"
+    code = f"import ctypes\npage = ctypes.create_string_buffer(9000)\nprint({entry}.hex())"
+    value = int.from_bytes(bytes.fromhex((await own_host.run(code)).stdout), "little")
+    assert (value >> 63, value & (1 << 55) - 1) == (1, 0)
 
 
 async def test_a_worker_can_use_its_own_folder(own_host: Host) -> None:

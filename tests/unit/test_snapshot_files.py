@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from faasrt.local.engines.wasm.snapshot_file import Snapshot, new_snapshot, open_snapshot, write_snapshot
+from faasrt.local.engines.wasm.snapshot_file import Places, Snapshot, new_snapshot, open_snapshot, write_snapshot
 
 
 def make(path: Path) -> None:
     with new_snapshot(path) as fd:
-        write_snapshot(fd, memoryview(b"\0" * 4096 + b"x" * 4096 + b"\0" * 57_344), 5)
+        write_snapshot(fd, memoryview(b"\0" * 4096 + b"x" * 4096 + b"\0" * 57_344), Places(5))
 
 
 @pytest.mark.parametrize(

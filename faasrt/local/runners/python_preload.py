@@ -3,6 +3,8 @@
 import gc
 import sys
 
+import _reactor
+
 
 def preload(names, exercise):
     """Import modules, of which some may be missing, and run code that uses them. Leave no traces that a program could
@@ -23,8 +25,21 @@ def preload(names, exercise):
     linecache.clearcache()
     find_generators()
     hide_lines(globals())
+    _reactor._run_turn = run_turn
     gc.collect()
     gc.freeze()
+
+
+run_code = _reactor._run_turn
+
+
+def run_turn(code, name):
+    """Call a function of this file if the code is its name, without compiling the code. Otherwise run the code."""
+    function = globals().get(code)
+    if function:
+        function()
+    else:
+        run_code(code, name)
 
 
 generators, bit_generators = [], []

@@ -7,188 +7,34 @@ script in each worker, and so run a script without a `__main__` guard again.
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import itertools
-import json
 import os
 import shutil
-import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Collection
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import attrs
-
-from faasrt.inputs import files_from_wire
 from faasrt.languages import Language
 from faasrt.local.engines.engine import Engine, EngineJob, EngineOptions, EngineResult, Watch
-from faasrt.local.engines.live_output import LiveOutput
 from faasrt.local.engines.python_tiers import STANDARD_TIER, TIERS
+from faasrt.local.engines.session import EngineSession, SessionOptions
 from faasrt.local.engines.warm_pool import WarmPool
 from faasrt.local.engines.wasm.module_cache import is_compiled, module_dir, remove_leftovers
+from faasrt.local.engines.wasm.session import WasmSession
 from faasrt.local.engines.wasm.snapshot_build import snapshot_of
 from faasrt.local.engines.wasm.snapshot_file import remove_snapshot
 from faasrt.local.engines.wasm.snapshot_maker import SnapshotMaker
+from faasrt.local.engines.wasm.worker_process import WasmWorker
 from faasrt.local.errors import EngineError, NotStartedError
-from faasrt.local.process import STDOUT, STREAMS, ChildProcess
-from faasrt.results import ErrorInfo, Outcome
+from faasrt.local.process import ChildProcess
 
 CONFINED = "confined"
 """The level of an engine whose worker processes have confined themselves."""
 BOOT = "import sys; sys.path[:] = sys.argv[3:]; from faasrt.local.engines.wasm.worker import main; main()"
 """The program of a worker process. Its arguments are those of `worker.main`, then the folders of `sys.path`."""
-# A worker itself ends its program at the time limit. If no answer has been read _ANSWER_GRACE_S later, the event loop
-# may have been too busy to read it. So the server waits for _READ_S more, and then kills the worker.
-_ANSWER_GRACE_S, _READ_S = 1.5, 0.5
-CANCEL_TIMEOUT_S = 1.0
-"""The seconds that a worker has to stop a cancelled program, before it is killed."""
-# The largest message of a worker: this factor times the output limit, plus these bytes for the paths of files.
-_ANSWER_FACTOR, _MESSAGE_BYTES = 32, 64 * 2**20
 _START_TIMEOUT_S = 60.0
-# A program cannot send signals, but might make its worker fail in one of these ways.
-_FAULTS = (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGTRAP)
-
-
-class WasmWorker:
-    """The server's side of a worker, a process that runs one program at a time.
-
-    Args:
-        child: The process.
-        folder: The path of its folder for temporary files, which it creates itself.
-        discard: Called with the tier of a snapshot that the worker cannot use.
-    """
-
-    def __init__(self, child: ChildProcess, folder: Path, discard: Callable[[str], None]) -> None:
-        self.folder, self._discard = folder, discard
-        self.child, self.ended, self.kill, self.when_ended = child, child.ended, child.kill, child.when_ended
-        self._buffer, self._max_bytes = bytearray(), _MESSAGE_BYTES
-        # None means that the process has ended.
-        self._messages: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
-        self._began = False
-        self._live: LiveOutput | None = None
-        child.receive(self._receive, lambda: self._messages.put_nowait(None))
-
-    @property
-    def alive(self) -> bool:
-        return self.child.alive
-
-    async def execute(self, job: EngineJob) -> EngineResult:
-        """Run one program. Afterwards the worker can be reused, or is killed.
-
-        Raises:
-            NotStartedError: The worker failed before the program began.
-            EngineError: The worker failed.
-
-        Cancellation: ends the program. If it has not ended within one second, the worker is killed.
-        """
-        name, limits = f"wasm-{self.child.pid}", job.limits
-        self._began, self._live = False, job.live
-        if job.live is not None:
-            job.live.begin()
-            job.live.on_taken = self._report_taken
-        output = {"live": job.live is not None, "kept_bytes": job.kept_bytes}
-        program = {"code": job.code, "check": job.check, "input": job.input.to_wire()}
-        self._max_bytes = _MESSAGE_BYTES + _ANSWER_FACTOR * limits.max_output_bytes
-        self._send({**program, **output, **attrs.asdict(limits)})
-        truncated = ["files"] if job.input.collect else []  # if the worker sends no answer
-        try:
-            answer = await self._next_answer(limits.timeout_ms / 1000 + _ANSWER_GRACE_S)
-        except TimeoutError:
-            await self.child.end()
-            return EngineResult(
-                outcome=Outcome.TIMEOUT, duration_ms=limits.timeout_ms, truncated=truncated, instance_id=name
-            )
-        except EngineError:
-            number = -(self.child.returncode or 0)
-            if not self._began or number not in _FAULTS:
-                raise
-            error = ErrorInfo(signal.Signals(number).name, "the process of the sandbox failed")
-            return EngineResult(outcome=Outcome.CRASHED, error=error, truncated=truncated, instance_id=name)
-        except asyncio.CancelledError:
-            self._send({"cancel": True})
-            try:
-                async with asyncio.timeout(CANCEL_TIMEOUT_S):
-                    await self.next_message()
-            except (TimeoutError, EngineError, asyncio.CancelledError):
-                self.child.kill()  # a worker that may still send an answer must not be reused
-            raise
-        finally:
-            if job.live is not None:
-                job.live.on_taken = self._live = None  # the worker may run another program before all is taken
-        if "failed" in answer:
-            self.child.kill()
-            raise self._failure(f"the Python sandbox failed: {answer['failed']}")
-        try:
-            fields = answer["result"]
-            if fields.get("error"):
-                fields["error"] = ErrorInfo(**fields["error"])
-            fields["files"] = files_from_wire(fields["files"])
-            return EngineResult(**fields, instance_id=name)
-        except Exception:
-            self.child.kill()
-            raise self._failure("the Python sandbox sent a malformed answer") from None
-
-    async def _next_answer(self, within_s: float) -> dict[str, Any]:
-        """Wait for the answer of the worker. Raise TimeoutError if it has not answered in time."""
-        for wait_s in (within_s, _READ_S):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
-                    return await self.next_message()
-            if not self._messages.empty():  # it arrived together with the end of the time
-                return await self.next_message()
-        raise TimeoutError
-
-    def _failure(self, message: str) -> EngineError:
-        return EngineError(message) if self._began else NotStartedError(message)
-
-    async def next_message(self) -> dict[str, Any]:
-        """Wait for the next message of the worker. Raise NotStartedError if it ended before its program began, else
-        EngineError if it ended.
-        """
-        message = await self._messages.get()
-        if message is None:
-            self._messages.put_nowait(None)
-            raise self._failure(f"a Python worker process ended (exit code {self.child.returncode})")
-        return message
-
-    def _report_taken(self, size: int) -> None:
-        if self._live is not None:
-            self._send({"taken": size})
-
-    def _send(self, message: dict[str, Any]) -> None:
-        self.child.write(json.dumps(message).encode() + b"\n")
-
-    def _receive(self, fd: int, data: bytes) -> None:
-        if fd != STDOUT:
-            return
-        self._buffer += data
-        if len(self._buffer) > self._max_bytes:
-            self.child.kill()
-            self._buffer.clear()
-            return
-        # Only the new bytes are searched, so that the time is linear in the length of an answer.
-        if b"\n" not in data:
-            return
-        *lines, self._buffer = self._buffer.split(b"\n")
-        for line in lines:
-            try:
-                self._take(json.loads(line))
-            except Exception:  # a program has escaped into the worker, and writes to the server
-                self.child.kill()
-
-    def _take(self, message: dict[str, Any]) -> None:
-        if "began" in message:
-            self._began = True
-        elif "discard" in message:
-            self._discard(message["discard"])
-        elif "output" in message:
-            if self._live is not None:
-                self._live.put(STREAMS[message["fd"]], base64.b64decode(message["output"]))
-        else:
-            self._messages.put_nowait(message)
 
 
 class WasmEngine(Engine):
@@ -200,6 +46,8 @@ class WasmEngine(Engine):
     jailed = False
     platform = "wasm32-wasi"
     min_memory_mb = 48
+    session_features: Collection[str] = ("run", "fork", "files")
+    has_displays = True
     _pool: WarmPool[WasmWorker]
 
     def __init__(self, options: EngineOptions) -> None:
@@ -220,6 +68,8 @@ class WasmEngine(Engine):
         # The workers ignore the environment and the working folder (`python -I`), so they get this process's sys.path.
         self._paths = [os.path.abspath(path) for path in sys.path if path]  # noqa: PTH100
         self._numbers = itertools.count(1)  # of workers
+        self._session_numbers = itertools.count(1)
+        self._session_workers: list[WasmWorker] = []
         self._maker = SnapshotMaker(self._cache_dir, self._make_snapshot, self.log_failure)
 
     @property
@@ -239,13 +89,39 @@ class WasmEngine(Engine):
             if not worker.child.killed:
                 self._pool.put_back(worker)
 
+    async def open_session(self, options: SessionOptions) -> EngineSession:
+        worker = next((worker for worker in self._session_workers if worker.has_room), None)
+        if worker is None:
+            worker = await self._pool.get()
+            self._pool.lend(worker)
+            self._session_workers.append(worker)
+        session = WasmSession(
+            options,
+            worker,
+            next_number=lambda: next(self._session_numbers),
+            when_ended=self._give_back,
+        )
+        try:
+            await session.open()
+        except BaseException:
+            await session.aclose()
+            raise
+        return session
+
+    def _give_back(self, worker: WasmWorker) -> None:
+        """Let a worker run programs again if it has no sessions any more."""
+        if worker.sessions == 0 and worker in self._session_workers:
+            self._session_workers.remove(worker)
+            if not worker.child.killed:
+                self._pool.put_back(worker)
+
     async def _start(self) -> WasmWorker:
         folder = self.options.folder / f"worker-{next(self._numbers)}"
         child = await self._spawn("serve", folder)
         worker = WasmWorker(child, folder, self._discard)
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
-                message = await worker.next_message()
+                message = await worker.until_ready()
             if "failed" in message:
                 raise NotStartedError(f"the Python sandbox cannot start: {message['failed']}")
         except BaseException as error:

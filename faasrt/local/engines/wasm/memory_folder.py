@@ -46,6 +46,10 @@ class MemoryFolder:
     def __init__(self, files: Mapping[str, bytes]) -> None:
         self._root = _FolderNode()
         self._entries = self._bytes = 0
+        self.write_files(files)
+
+    def write_files(self, files: Mapping[str, bytes]) -> None:
+        """Write files by relative path, and create the folders in which they are."""
         for path, content in files.items():
             *folders, _ = path.split("/")
             for depth in range(len(folders)):
@@ -134,6 +138,11 @@ class MemoryFolder:
         new_folder.entries[new_name] = moved
         old_folder.mtime_ns = new_folder.mtime_ns = time.time_ns()
 
+    def copy(self) -> MemoryFolder:
+        copy = MemoryFolder({})
+        copy._root, copy._entries, copy._bytes = _copied(self._root), self._entries, self._bytes
+        return copy
+
     def matching_files(self, matcher: PathMatcher) -> Iterator[MatchingFile | None]:
         """Yield the files that match, in the order of their paths, and None for other entries. Folders in which nothing
         can match are skipped.
@@ -182,6 +191,14 @@ class MemoryFolder:
         self._entries -= 1
         self._bytes -= len(name.encode()) + (len(entry.content) if isinstance(entry, _FileNode) else 0)
         folder.mtime_ns = time.time_ns()
+
+
+def _copied(folder: _FolderNode) -> _FolderNode:
+    entries = {
+        name: attrs.evolve(entry) if isinstance(entry, _FileNode) else _copied(entry)
+        for name, entry in folder.entries.items()
+    }
+    return _FolderNode(entries=entries, mtime_ns=folder.mtime_ns)
 
 
 def _walk(

@@ -6,11 +6,22 @@ import base64
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from faasrt.protocol.streams import OutputBuffer
 
 _WINDOW_BYTES = 65_536  # the output that is sent before the reader has taken any of it
 _POLL_INTERVAL_S = 0.05
+
+
+class Stop(Protocol):
+    """Ends a program when it is set; a `threading.Event`, for example. `is_set` is called often, in the thread of the
+    program, and whenever the program waits.
+    """
+
+    def is_set(self) -> bool: ...
+
+    def set(self) -> None: ...
 
 
 class LiveSender:
@@ -64,7 +75,7 @@ class OutputStream:
     """
 
     def __init__(
-        self, name: str, cap: int, *, cancel: threading.Event, live: LiveSender | None, buffers: Sequence[OutputBuffer]
+        self, name: str, cap: int, *, cancel: Stop, live: LiveSender | None, buffers: Sequence[OutputBuffer]
     ) -> None:
         self.name, self.cap, self.data, self.dropped = name, cap, b"", False
         self._cancel, self._live, self._fd = cancel, live, 1 + (name == "stderr")

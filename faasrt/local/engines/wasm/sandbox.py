@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 
 from faasrt.local.engines.python_tiers import STANDARD_TIER, TIERS, tiers_of
-from faasrt.local.engines.wasm.instance import Ended, Instances, load_module
+from faasrt.local.engines.wasm.instance import Ended, Instance, Instances, PageMap, load_module
+from faasrt.local.engines.wasm.memory_folder import MemoryFolder
 from faasrt.local.engines.wasm.snapshot_build import RUN, read_guest, snapshot_of
 from faasrt.local.engines.wasm.snapshot_file import Snapshot, open_snapshot
 
@@ -34,6 +35,7 @@ class LoadedFiles:
         paths: The paths of the snapshots of packages, by tier.
         is_new: Whether the module was compiled into the folder, which has started threads.
         folders: The folders whose files the sandbox still reads.
+        pages: The pages of memory.
     """
 
     cache_dir: Path
@@ -42,6 +44,7 @@ class LoadedFiles:
     paths: Mapping[str, Path]
     is_new: bool
     folders: Sequence[str]
+    pages: PageMap
 
 
 def load_files(cache_dir: Path) -> LoadedFiles:
@@ -57,11 +60,13 @@ def load_files(cache_dir: Path) -> LoadedFiles:
         paths={tier: snapshot_of(cache_dir, tier) for tier in TIERS},
         is_new=is_new,
         folders=[str(cache_dir), str(artifact_dir())],
+        pages=PageMap(),
     )
 
 
 class Sandbox:
-    """Runs programs, one at a time. Make it, and run the programs, in a thread that `call_in_thread` has started.
+    """Runs programs, one at a time, and opens sessions. Make it, and run the programs, in a thread that
+    `call_in_thread` has started.
 
     Args:
         files: The files of the sandbox.
@@ -69,11 +74,12 @@ class Sandbox:
 
     Attributes:
         version: The version of the sandbox's Python.
+        pages: The pages of memory.
     """
 
     def __init__(self, files: LoadedFiles, discard: Callable[[str], None]) -> None:
         self._instances = Instances(files.cache_dir)
-        self._runner, self._paths, self._discard = files.runner, files.paths, discard
+        self._runner, self._paths, self._discard, self.pages = files.runner, files.paths, discard, files.pages
         self._snapshots = {} if files.snapshot is None else {STANDARD_TIER: files.snapshot}
         try:
             # This also loads the sandbox, so that the first program need not wait for it.
@@ -118,11 +124,24 @@ class Sandbox:
         done = self._instances.run(source, host=answer, snapshot=snapshot, memory_bytes=memory_bytes, **options)
         return attrs.evolve(done, memory_bytes=done.memory_bytes - self._base_bytes)
 
+    def open_session(self, folder: MemoryFolder, memory_bytes: int) -> Instance:
+        """Return a new instance for a session, from the snapshot with most packages.
+
+        Raises:
+            RuntimeError, OSError: The sandbox failed, for example because the system is short of memory.
+        """
+        if not self._snapshots:
+            raise RuntimeError("there is no snapshot of the sandbox, which sessions need")
+        snapshot = self._first_of(reversed(TIERS))
+        return Instance(self._instances, snapshot=snapshot, folder=folder, memory_bytes=memory_bytes)
+
     def _choose(self, code: str) -> Snapshot | None:
         """Return the existing snapshot with most packages of a program."""
-        if not self._snapshots:
-            return None
-        for tier in tiers_of(code):
+        return self._first_of(tiers_of(code)) if self._snapshots else None
+
+    def _first_of(self, tiers: Iterable[str]) -> Snapshot:
+        """Return the first of some snapshots that exists, or that of the standard library."""
+        for tier in tiers:
             discard = functools.partial(self._discard, tier)
             snapshot = self._snapshots.get(tier) or open_snapshot(self._paths[tier], discard)
             if snapshot is not None:

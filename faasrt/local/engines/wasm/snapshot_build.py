@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import re
 import struct
 import threading
 from importlib.resources import files
@@ -16,6 +17,7 @@ from faasrt.local.engines.runner_messages import read_runner
 from faasrt.local.engines.wasm.instance import FOLDER, HIDDEN_FOLDER, STACK_BYTES, Ended, Instances
 from faasrt.local.engines.wasm.memory_folder import MemoryFolder
 from faasrt.local.engines.wasm.snapshot_file import (
+    Places,
     Snapshot,
     digest_of,
     new_snapshot,
@@ -25,17 +27,27 @@ from faasrt.local.engines.wasm.snapshot_file import (
 )
 from faasrt.protocol.envelope import PYTHON_BEGINNING
 
-RUN = b"__import__('_reactor').faasrt['main']()"
-"""The code that runs a program from a snapshot."""
+RUN, RUN_IN_SESSION = b"main", b"run_in_session"
+"""The names of the functions that run a program, and one of a session, from a snapshot."""
 _PRELOAD = b"""
-import _host, _reactor
-_reactor.faasrt = {"__name__": "faasrt_snapshot"}
-exec(compile(_host.call(b"runner"), "faasrt_runner.py", "exec"), _reactor.faasrt)
-_reactor.faasrt["preload"](_host.call(b"modules").decode().split(), _host.call(b"exercise"))
+import _host
+runner = {"__name__": "faasrt_snapshot"}
+exec(compile(_host.call(b"runner"), "faasrt_runner.py", "exec"), runner)
+runner["preload"](_host.call(b"modules").decode().split(), _host.call(b"exercise"))
 """
 _STACK_LIMITS = struct.Struct("<III")
 _STACK_TOP = 16 * 2**20
 _STACK_MARGIN = 2**16
+# The first bytes of `_PyRuntime`; and the numbers of some of the offsets after them, of 8 bytes each: the size of
+# `_PyRuntime`, the first interpreter, its first thread, and the thread's `eval_breaker`.
+_OFFSETS_BEGIN = b"xdebugpy" + (0x030F00F0).to_bytes(8, "little")
+_SIZE, _INTERPRETERS, _THREADS, _BREAKER = 3, 5, 9, 100
+# `_PyRuntime.signals`: for each of the 64 signals, whether it has arrived, and its handler; `wakeup`; whether any has
+# arrived; and the default handler.
+_SIGNALS = re.compile(
+    rb"\0{4}(?P<default>.{4})(?P<sigint>\0{4}).{4}(?:\0{4}.{4}){62}\xff{4}\x01\0{3}(?P<signals>\0{4})(?P=default)",
+    re.DOTALL,
+)
 _MEMORY_BYTES = 2**30
 _OUTPUT_BYTES = 2**16
 _TIME_LIMIT_S = 60.0
@@ -72,7 +84,7 @@ def read_guest() -> bytes:
     """Return the source of the runner."""
     return read_runner(
         ["python_errors.py", "python_modules.py"],
-        ["python_main.py", "python_guest.py", "python_random.py", "python_preload.py"],
+        ["python_main.py", "python_guest.py", "python_displays.py", "python_random.py", "python_preload.py"],
         guest=PYTHON_BEGINNING,
     )
 
@@ -134,7 +146,7 @@ def preload(instances: Instances, fd: int, tier: str) -> Snapshot:
     def write(address: int, size: int) -> None:
         memory = (ctypes.c_char * size).from_address(address)
         _widen_stack(memory)
-        made.append(write_snapshot(fd, memoryview(memory).cast("B"), _find(memory, HIDDEN_FOLDER.encode() + b"\0")))
+        made.append(write_snapshot(fd, memoryview(memory).cast("B"), _places(memory)))
 
     done = instances.run(
         _PRELOAD,
@@ -161,6 +173,28 @@ def _widen_stack(memory: ctypes.Array[ctypes.c_char]) -> None:
     _STACK_LIMITS.pack_into(memory, at, _STACK_TOP, soft, soft - _STACK_MARGIN)
 
 
+def _places(memory: ctypes.Array[ctypes.c_char]) -> Places:
+    """Find the addresses. The interpreter's state begins with offsets in its structures, for debuggers."""
+    runtime = _find(memory, _OFFSETS_BEGIN)
+    state = memory.raw[runtime:]
+    offsets = struct.unpack_from(f"<{_BREAKER + 1}Q", state)
+
+    def word(at: int) -> int:
+        return int.from_bytes(memory.raw[at : at + 4], "little")
+
+    interpreter = word(runtime + offsets[_INTERPRETERS])
+    thread = word(interpreter + offsets[_THREADS])
+    found = [*_SIGNALS.finditer(state, 0, offsets[_SIZE])]
+    if len(found) != 1:
+        raise RuntimeError(f"the memory has {len(found)} tables of signals")
+    return Places(
+        name=_find(memory, HIDDEN_FOLDER.encode() + b"\0"),
+        sigint=runtime + found[0].start("sigint"),
+        signals=runtime + found[0].start("signals"),
+        breaker=thread + offsets[_BREAKER],
+    )
+
+
 def _find(memory: ctypes.Array[ctypes.c_char], pattern: bytes) -> int:
     """Return the only place of a pattern. Raise RuntimeError unless there is exactly one."""
     data = memory.raw
@@ -184,7 +218,7 @@ def _run(instances: Instances, snapshot: Snapshot, program: str, folder: MemoryF
 
     def host(request: bytes) -> bytes:
         messages.append(request)
-        return f"run\n{path}\n{_OUTPUT_BYTES}\n0\n{program}".encode() if request == b"job" else b""
+        return f"run\n{path}\n{_OUTPUT_BYTES}\n0\n0\n{program}".encode() if request == b"job" else b""
 
     done = instances.run(
         RUN,

@@ -1,7 +1,7 @@
 """The files of snapshots. A snapshot is the memory of the WebAssembly sandbox after it has imported some packages.
 
-A file has the memory, an offset in it, and the SHA-256 of both. It is sparse, and is never changed: it is written under
-another name, and renamed. The mappings of it are private, so no program can change it.
+A file has the memory, some addresses in it, and the SHA-256 of both. It is sparse, and is never changed: it is
+written under another name, and renamed. The mappings of it are private, so no program can change it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,34 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import attrs
+
 from faasrt.local.cache_folder import is_private
 from faasrt.local.engines.wasm.module_cache import UNFINISHED
 
 _PREFIX, _SUFFIX = "snapshot-", ".image"
-_TRAILER = struct.Struct("<Q32s")
+_PLACES, _DIGEST_BYTES = struct.Struct("<4Q"), 32
+_TRAILER_BYTES = _PLACES.size + _DIGEST_BYTES
 _PIECE_BYTES = 4096
 _READ_BYTES = 2**20
 _MAP_FIXED = 0x10  # on Linux and macOS
+
+
+@attrs.frozen
+class Places:
+    """Addresses in the memory of a snapshot.
+
+    Attributes:
+        name: That of the name of the working folder.
+        sigint: That of the word which says that the signal SIGINT has arrived.
+        signals: That of the word which says that some signal has arrived.
+        breaker: That of the word which lets the interpreter handle signals before its next step.
+    """
+
+    name: int
+    sigint: int = 0
+    signals: int = 0
+    breaker: int = 0
 
 
 class Snapshot:
@@ -32,11 +52,11 @@ class Snapshot:
     Args:
         fd: The descriptor of its file.
         size: The size of the memory, in bytes.
-        name_at: Where in the memory the name of the working folder is.
+        places: Addresses in the memory.
     """
 
-    def __init__(self, fd: int, size: int, name_at: int) -> None:
-        self.fd, self.size, self.name_at = fd, size, name_at
+    def __init__(self, fd: int, size: int, places: Places) -> None:
+        self.fd, self.size, self.places = fd, size, places
         self._mmap = ctypes.CDLL(None, use_errno=True).mmap
         self._mmap.restype = ctypes.c_void_p
         self._mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64]
@@ -79,11 +99,11 @@ def open_snapshot(path: Path, discard: Callable[[], None] | None = None) -> Snap
         return None
     try:
         status = os.fstat(fd)
-        size = status.st_size - _TRAILER.size
+        size = status.st_size - _TRAILER_BYTES
         if is_private(status) and size > 0:
-            name_at, digest = _TRAILER.unpack(os.pread(fd, _TRAILER.size, size))
-            snapshot = Snapshot(fd, size, name_at)
-            if digest == digest_of(snapshot):
+            places = Places(*_PLACES.unpack(os.pread(fd, _PLACES.size, size)))
+            snapshot = Snapshot(fd, size, places)
+            if os.pread(fd, _DIGEST_BYTES, size + _PLACES.size) == digest_of(snapshot):
                 return snapshot
     except OSError:
         pass
@@ -116,7 +136,7 @@ def new_snapshot(path: Path) -> Iterator[int]:
                 other.unlink()
 
 
-def write_snapshot(fd: int, memory: memoryview, name_at: int) -> Snapshot:
+def write_snapshot(fd: int, memory: memoryview, places: Places) -> Snapshot:
     """Write a snapshot to a new file. Empty pages take no space on the disk."""
     os.ftruncate(fd, len(memory))
     empty = bytes(_PIECE_BYTES)
@@ -124,14 +144,18 @@ def write_snapshot(fd: int, memory: memoryview, name_at: int) -> Snapshot:
         piece = memory[start : start + _PIECE_BYTES]
         if piece != empty:
             os.pwrite(fd, piece, start)
-    snapshot = Snapshot(fd, len(memory), name_at)
-    os.pwrite(fd, _TRAILER.pack(name_at, digest_of(snapshot)), len(memory))
+    snapshot = Snapshot(fd, len(memory), places)
+    os.pwrite(fd, _packed(places) + digest_of(snapshot), len(memory))
     return snapshot
 
 
 def digest_of(snapshot: Snapshot) -> bytes:
     """Return the hash of the present contents of the file."""
-    digest = hashlib.sha256(snapshot.name_at.to_bytes(8, "little"))
+    digest = hashlib.sha256(_packed(snapshot.places))
     for start in range(0, snapshot.size, _READ_BYTES):
         digest.update(os.pread(snapshot.fd, min(_READ_BYTES, snapshot.size - start), start))
     return digest.digest()
+
+
+def _packed(places: Places) -> bytes:
+    return _PLACES.pack(*attrs.astuple(places))

@@ -1,0 +1,189 @@
+"""The host's side of a program in the sandbox: answers the calls of its runner, and returns how it has ended."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+
+from faasrt.inputs import ProgramInput
+from faasrt.languages import Language
+from faasrt.local.engines.runner_messages import DisplayReader, cut_streams, decode_message, read_python_error
+from faasrt.local.engines.wasm.instance import FOLDER, OUT_OF_BOUNDS, Ended
+from faasrt.local.engines.wasm.output import LiveSender, OutputStream, Stop
+from faasrt.protocol.displays import displays_to_wire
+from faasrt.protocol.execution_limits import OUTPUT_FACTOR
+from faasrt.protocol.frames import frame_bytes
+from faasrt.protocol.streams import OutputBuffer
+from faasrt.results import ErrorInfo, Outcome
+
+# The largest message about an error or a display: this factor times the output limit, plus these bytes. The runner
+# never sends a larger one.
+_ERROR_FACTOR, _ERROR_EXTRA_BYTES = 8, 2**20
+# The `trapped` of a program that the host stopped.
+_STOPPED = ("deadline", "cancelled")
+# CPython allocates up to a few MiB at once. If less is left, an allocation has probably failed.
+_EXHAUSTED_BYTES = 4 * 2**20
+
+
+@attrs.define
+class HostBridge:
+    """The host's side of one program: answers the calls of the runner, and records its messages.
+
+    Args:
+        job: The program and its limits.
+        cancel: Setting it ends the program.
+        on_begin: Called when the program begins.
+        on_end: Called when a program of a session has ended, before the runner reports this.
+        task: What to do: "run" or "check" a program, or the number of a run in a session.
+        has_folder: Whether the program has a working folder.
+        live: Passes the output on while the program runs; None if the output is not live.
+
+    Attributes:
+        ret_val: The argument of the last call of `return_val`.
+        error: The fields of the result, if an exception ended the program; else None.
+        exit_code: The code that the program passed to `sys.exit`.
+        began: Whether the program has begun.
+        done: Whether the program has reached its end.
+        limit_exceeded: Whether the program exceeded its output limit.
+        own_return_val: Whether the program defines a `return_val` of its own.
+        displays: Its displays; None if they are not wanted.
+    """
+
+    job: Mapping[str, Any]
+    cancel: Stop
+    on_begin: Callable[[], None]
+    on_end: Callable[[], None] = lambda: None
+    task: str = "run"
+    has_folder: bool = False
+    live: LiveSender | None = None
+    ret_val: bytes = b""
+    error: dict[str, Any] | None = None
+    exit_code: int = 0
+    began: bool = False
+    done: bool = False
+    limit_exceeded: bool = False
+    own_return_val: bool = False
+    input: ProgramInput = attrs.field(init=False)
+    displays: DisplayReader | None = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.input = ProgramInput.from_wire(self.job.get("input", {}), Language.PYTHON)
+        self.displays = DisplayReader(self.job["max_output_bytes"]) if self.job.get("displays") else None
+
+    def __call__(self, request: bytes) -> bytes:
+        limit = self.job["max_output_bytes"]
+        if request == b"job":
+            if not self.began:
+                self.on_begin()
+            self.began = True
+            folder = FOLDER if self.has_folder else ""
+            display_bytes = 0 if self.displays is None else limit
+            argv = self.input.argv
+            header = f"{self.task}\n{folder}\n{OUTPUT_FACTOR * limit}\n{display_bytes}\n{len(argv)}\n"
+            text = "\0".join([*argv, self.job["code"]])
+            return (header + text).encode("utf-8", "surrogatepass")
+        if request.startswith(b"ret_val"):
+            max_bytes = frame_bytes(limit)
+            self.ret_val = request[len(b"ret_val") : len(b"ret_val") + max_bytes + 1]
+            if len(self.ret_val) > max_bytes:
+                self._end_program()
+        elif request.startswith(b"error{"):
+            self.error = _read_error(request, limit)
+        elif request.startswith(b"exit") and request[4:].isdigit() and len(request) < 8:
+            self.exit_code = int(request[4:])
+        elif request.startswith(b"display{"):
+            if self.displays is not None and len(request) <= _message_bytes(limit):
+                self.displays.add(decode_message(request, len(b"display")))
+        elif request == b"ended":
+            self.on_end()
+        elif request == b"done":
+            self.done = True
+        elif request == b"own_return_val":
+            self.own_return_val = True
+        elif request == b"output_limit":
+            self._end_program()
+        return b""
+
+    @property
+    def lacks_memory(self) -> bool:
+        """Whether a MemoryError ended the program."""
+        return self.error is not None and self.error["outcome"] is Outcome.MEMORY_LIMIT
+
+    def _end_program(self) -> None:
+        self.limit_exceeded = True
+        self.cancel.set()
+
+
+def _read_error(request: bytes, limit: int) -> dict[str, Any] | None:
+    """Read an error message of the runner. Return None if it is invalid, because the program has forged it."""
+    if len(request) > _message_bytes(limit):
+        return None
+    message = decode_message(request, len(b"error"))
+    return read_python_error(message, limit) if message else None
+
+
+def _message_bytes(limit: int) -> int:
+    return _ERROR_FACTOR * limit + _ERROR_EXTRA_BYTES
+
+
+def read_result(bridge: HostBridge, run: Callable[..., Ended], *, memory_bytes: int) -> tuple[dict[str, Any], Ended]:
+    """Run a program, and return the fields of its `EngineResult`, without files.
+
+    Args:
+        bridge: Answers the calls of the program.
+        run: Runs it, with some of the arguments of `Instance.run`.
+        memory_bytes: The limit of its memory.
+
+    Raises:
+        RuntimeError: The sandbox did not start.
+    """
+    job = bridge.job
+    limit = job["max_output_bytes"]
+    started = time.perf_counter()
+    stdout, stderr = buffers = [OutputBuffer(job["kept_bytes"]) for _ in range(2)]
+    done = run(
+        host=bridge,
+        make_stream=functools.partial(OutputStream, cancel=bridge.cancel, live=bridge.live, buffers=buffers),
+        cancel=bridge.cancel,
+        output_bytes=OUTPUT_FACTOR * limit + 1,
+        lacks_memory=lambda: bridge.lacks_memory,
+    )
+    duration_ms = round((time.perf_counter() - started) * 1000, 3)
+    if not bridge.began and done.trapped is not None and done.trapped not in _STOPPED:
+        raise RuntimeError(f"the sandbox did not start: {done.trapped}")
+    own_return_val = Language.PYTHON if bridge.own_return_val else None
+    fields = cut_streams(stdout, stderr, bridge.ret_val, limit, own_return_val=own_return_val)
+    fields["duration_ms"] = duration_ms
+    if bridge.displays is not None:
+        bridge.displays.add_to(fields)
+        fields["displays"] = displays_to_wire(fields["displays"])
+    return _classify(bridge, done, exhausted=exhausted(done, memory_bytes)) | fields, done
+
+
+def exhausted(done: Ended, memory_bytes: int) -> bool:
+    """Return whether an allocation has probably failed."""
+    return done.memory_bytes > memory_bytes - _EXHAUSTED_BYTES
+
+
+def _classify(bridge: HostBridge, done: Ended, *, exhausted: bool) -> dict[str, Any]:
+    if done.trapped == "deadline":
+        return {"outcome": Outcome.TIMEOUT}
+    # If an allocation fails, the interpreter may use a null pointer. If there is memory left, this is not the reason.
+    if done.trapped == OUT_OF_BOUNDS and (exhausted or bridge.lacks_memory):
+        return {"outcome": Outcome.MEMORY_LIMIT}
+    if bridge.limit_exceeded or done.truncated:
+        return {"outcome": Outcome.OUTPUT_LIMIT}
+    if done.trapped is not None:
+        return {"outcome": Outcome.CRASHED, "error": ErrorInfo("Trap", done.trapped)}
+    if bridge.error is not None:
+        return bridge.error
+    if code := bridge.exit_code:
+        error = ErrorInfo("SystemExit", f"the program exited with code {code}")
+        return {"outcome": Outcome.USER_ERROR, "error": error, "exit_code": code}
+    # A program can crash even after "done", in a function that it registered with atexit.
+    crashed = not bridge.done or done.exit_code
+    return {"outcome": Outcome.CRASHED if crashed else Outcome.OK, "exit_code": done.exit_code}

@@ -1,0 +1,158 @@
+"""WasmSession: a session of the engine `wasm`, an instance of the sandbox in a worker process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from faasrt.inputs import files_from_wire, files_to_wire
+from faasrt.local.engines.engine import EngineJob, EngineResult
+from faasrt.local.engines.session import (
+    EngineSession,
+    ForkError,
+    SessionEndedError,
+    SessionFileError,
+    SessionOptions,
+)
+from faasrt.local.engines.wasm.worker_process import ANSWER_GRACE_S, CANCEL_TIMEOUT_S, Channel, WasmWorker
+from faasrt.local.engines.wasm.worker_sessions import GRACE_S
+from faasrt.local.errors import EngineError, NotStartedError
+
+_COMMAND_TIMEOUT_S = 30.0  # to open, to fork, and to write and read files
+_CLOSE_TIMEOUT_S = 2.0
+
+
+class WasmSession(EngineSession):
+    """A session in a worker, which may have other sessions.
+
+    Args:
+        options: The options.
+        worker: The worker.
+        number: The number of the session, which no other session of the engine has.
+        next_number: Returns the number of a new session.
+        when_ended: Called when the session has ended.
+    """
+
+    def __init__(
+        self,
+        options: SessionOptions,
+        worker: WasmWorker,
+        *,
+        next_number: Callable[[], int],
+        when_ended: Callable[[WasmWorker], None],
+    ) -> None:
+        super().__init__(options)
+        self._worker, self._next_number, self._when_ended = worker, next_number, when_ended
+        self.number = next_number()
+        self._channel = worker.channels[self.number] = Channel(worker, self.number)
+        self._channel.on_end = self.mark_ended
+        self._closing = False
+
+    def mark_ended(self, reason: str) -> None:
+        super().mark_ended(reason)
+        if not self._closing:
+            self._worker.channels.pop(self.number, None)
+            self._when_ended(self._worker)
+
+    async def open(self) -> None:
+        """Open the session in the worker. Raise NotStartedError or SessionFileError if this is not possible."""
+        limits = attrs.asdict(self.options.limits)
+        try:
+            await self._command(open=limits, files=files_to_wire(self.options.files))
+        except (EngineError, SessionEndedError) as error:
+            raise NotStartedError(f"no session could be opened: {error}") from None
+        except _RefusedError as error:
+            raise SessionFileError(str(error)) from None
+
+    async def run(self, job: EngineJob) -> EngineResult:
+        self._check_open()
+        timeout_s = job.limits.timeout_ms / 1000 + GRACE_S
+        try:
+            return await self._channel.run(
+                job, answer_s=timeout_s + ANSWER_GRACE_S, cancel_s=GRACE_S + CANCEL_TIMEOUT_S
+            )
+        except EngineError as error:
+            self.mark_ended(str(error))
+            raise
+
+    def interrupt(self) -> None:
+        if not self.ended.is_set():
+            self._channel.send(interrupt=True)
+
+    async def fork(self) -> EngineSession:
+        self._check_open()
+        branch = WasmSession(self.options, self._worker, next_number=self._next_number, when_ended=self._when_ended)
+        try:
+            await self._command(fork=branch.number)
+        except BaseException as error:
+            await branch.aclose()
+            if isinstance(error, _RefusedError):
+                raise ForkError(str(error)) from None
+            raise
+        return branch
+
+    async def write_files(self, files: Mapping[str, bytes]) -> None:
+        self._check_open()
+        try:
+            await self._command(write=files_to_wire(files))
+        except _RefusedError as error:
+            raise SessionFileError(str(error)) from None
+
+    async def read_files(self, patterns: Sequence[str], max_bytes: int) -> tuple[dict[str, bytes], bool]:
+        self._check_open()
+        self._worker.expect(max_bytes)
+        answer = await self._command(read=list(patterns), max_bytes=max_bytes)
+        return files_from_wire(answer["files"]), bool(answer["complete"])
+
+    async def aclose(self) -> None:
+        if self.ended.is_set():
+            return
+        self._closing = True
+        self._channel.send(close=True)
+        try:
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await self._channel.closed.wait()
+        except TimeoutError:
+            self._worker.kill()
+        finally:
+            self._closing = False
+            self.mark_ended("it was closed")
+
+    async def _command(self, **message: Any) -> dict[str, Any]:
+        """Send a command, and return its answer.
+
+        Raises:
+            _RefusedError: This was not possible.
+            SessionEndedError: The session has ended.
+        """
+        self._channel.send(**message)
+        try:
+            answer = await self._channel.answer(_COMMAND_TIMEOUT_S)
+            if "failed" in answer:
+                raise EngineError(answer["failed"])
+        except (TimeoutError, EngineError) as error:
+            if isinstance(error, TimeoutError):
+                self._worker.kill()
+            self.mark_ended(str(error) or "its process did not answer")
+            raise SessionEndedError(self.reason) from None
+        except asyncio.CancelledError:
+            try:  # the next command must not get this answer
+                async with asyncio.timeout(CANCEL_TIMEOUT_S):
+                    await self._channel.next_answer()
+            except (TimeoutError, EngineError, asyncio.CancelledError):
+                await self.aclose()
+            raise
+        if "refused" in answer:
+            raise _RefusedError(answer["refused"])
+        return answer
+
+    def _check_open(self) -> None:
+        if self.ended.is_set():
+            raise SessionEndedError(self.reason)
+
+
+class _RefusedError(Exception):
+    """The worker could not execute a command; the message says why."""

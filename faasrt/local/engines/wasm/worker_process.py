@@ -1,0 +1,260 @@
+"""WasmWorker: the server's side of a worker process of the engine `wasm`."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from faasrt.inputs import files_from_wire
+from faasrt.local.engines.engine import EngineJob, EngineResult
+from faasrt.local.engines.live_output import LiveOutput
+from faasrt.local.errors import EngineError, NotStartedError
+from faasrt.local.process import STDOUT, STREAMS, ChildProcess
+from faasrt.protocol.displays import displays_from_wire
+from faasrt.results import ErrorInfo, Outcome
+
+# A worker itself ends its program at the time limit. If no answer has been read ANSWER_GRACE_S later, the event loop
+# may have been too busy to read it. So the server waits for _READ_S more, and then kills the worker.
+ANSWER_GRACE_S, _READ_S = 1.5, 0.5
+# A worker takes 30 MiB of memory itself. If it fails, which no program can cause, all of its sessions end.
+_MAX_SESSIONS = 8
+CANCEL_TIMEOUT_S = 1.0
+"""The seconds that a worker has to stop a cancelled program, before it is killed."""
+# The largest message of a worker: this factor times the output limit, plus these bytes for the paths of files.
+_ANSWER_FACTOR, _MESSAGE_BYTES = 32, 64 * 2**20
+# A program cannot send signals, but might make its worker fail in one of these ways.
+_FAULTS = (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGTRAP)
+
+
+class Channel:
+    """The messages of a worker about its programs, or about one of its sessions.
+
+    Args:
+        worker: The worker.
+        session: The number of the session; None for the programs.
+
+    Attributes:
+        on_end: Called with the reason when the session, or the process, has ended.
+        closed: Set when the worker has closed the session.
+    """
+
+    def __init__(self, worker: WasmWorker, session: int | None = None) -> None:
+        self._worker, self._session = worker, session
+        # None means that the process has ended.
+        self._answers: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        self._began = False
+        self._live: LiveOutput | None = None
+        self.on_end: Callable[[str], None] = lambda reason: None
+        self.closed = asyncio.Event()
+
+    def send(self, **message: Any) -> None:
+        if self._session is not None:
+            message["session"] = self._session
+        self._worker.child.write(json.dumps(message).encode() + b"\n")
+
+    async def run(self, job: EngineJob, *, answer_s: float, cancel_s: float) -> EngineResult:
+        """Run a program, and return its result.
+
+        Args:
+            job: The program.
+            answer_s: The seconds that the worker has for its answer. Then it is killed.
+            cancel_s: The seconds that the worker has to stop a cancelled program. Then it is killed.
+
+        Raises:
+            NotStartedError: The worker failed before the program began.
+            EngineError: The worker failed.
+
+        Cancellation: ends the program.
+        """
+        child = self._worker.child
+        name, limits = f"wasm-{child.pid}", job.limits
+        self._began, self._live = False, job.live
+        if job.live is not None:
+            job.live.begin()
+            job.live.on_taken = self._report_taken
+        output = {"live": job.live is not None, "kept_bytes": job.kept_bytes, "displays": job.displays}
+        self._worker.expect(limits.max_output_bytes)
+        program = {"code": job.code, "check": job.check, "input": job.input.to_wire()}
+        self.send(**program, **output, **attrs.asdict(limits))
+        truncated = ["files"] if job.input.collect else []  # if the worker sends no answer
+        try:
+            answer = await self.answer(answer_s)
+        except TimeoutError:
+            await child.end()
+            return EngineResult(
+                outcome=Outcome.TIMEOUT, duration_ms=limits.timeout_ms, truncated=truncated, instance_id=name
+            )
+        except EngineError:
+            number = -(child.returncode or 0)
+            if not self._began or number not in _FAULTS:
+                raise
+            error = ErrorInfo(signal.Signals(number).name, "the process of the sandbox failed")
+            return EngineResult(outcome=Outcome.CRASHED, error=error, truncated=truncated, instance_id=name)
+        except asyncio.CancelledError:
+            self.send(cancel=True)
+            try:
+                async with asyncio.timeout(cancel_s):
+                    await self.next_answer()
+            except (TimeoutError, EngineError, asyncio.CancelledError):
+                child.kill()  # a worker that may still send an answer must not be reused
+            raise
+        finally:
+            if job.live is not None:
+                job.live.on_taken = self._live = None  # the worker may run another program before all is taken
+        if "failed" in answer:
+            raise self._failure(f"the Python sandbox failed: {answer['failed']}")
+        try:
+            return _read_result(answer["result"], name)
+        except Exception:
+            child.kill()
+            raise self._failure("the Python sandbox sent a malformed answer") from None
+
+    async def answer(self, within_s: float) -> dict[str, Any]:
+        """Wait for the answer of the worker. Raise TimeoutError if it has not answered in time."""
+        for wait_s in (within_s, _READ_S):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    return await self.next_answer()
+            if not self._answers.empty():  # it arrived together with the end of the time
+                return await self.next_answer()
+        raise TimeoutError
+
+    def _failure(self, message: str) -> EngineError:
+        return EngineError(message) if self._began else NotStartedError(message)
+
+    async def next_answer(self) -> dict[str, Any]:
+        """Wait for the next answer of the worker. Raise NotStartedError if it ended before its program began, else
+        EngineError if it ended.
+        """
+        message = await self._answers.get()
+        if message is None:
+            self._answers.put_nowait(None)
+            raise self._failure(f"a Python worker process ended (exit code {self._worker.child.returncode})")
+        return message
+
+    def _report_taken(self, size: int) -> None:
+        if self._live is not None:
+            self.send(taken=size)
+
+    def take(self, message: dict[str, Any] | None) -> None:
+        """Take a message of the worker; None at its end."""
+        if message is None:
+            self.on_end("its process has ended")
+            self._answers.put_nowait(None)
+        elif "closed" in message:
+            self.closed.set()
+        elif "began" in message:
+            self._began = True
+        elif "output" in message:
+            if self._live is not None:
+                self._live.put(STREAMS[message["fd"]], base64.b64decode(message["output"]))
+        else:
+            if message.get("ended"):
+                self.on_end(str(message["ended"]))
+            self._answers.put_nowait(message)
+
+
+class WasmWorker:
+    """A worker, a process that runs one program at a time, or has sessions.
+
+    Args:
+        child: The process.
+        folder: The path of its folder for temporary files, which it creates itself.
+        discard: Called with the tier of a snapshot that the worker cannot use.
+
+    Attributes:
+        channels: The channels of its sessions, by their numbers, and the one of its programs, by None.
+    """
+
+    def __init__(self, child: ChildProcess, folder: Path, discard: Callable[[str], None]) -> None:
+        self.folder, self._discard = folder, discard
+        self.child, self.ended, self.kill, self.when_ended = child, child.ended, child.kill, child.when_ended
+        self._buffer, self._max_bytes = bytearray(), _MESSAGE_BYTES
+        self._programs = Channel(self)
+        self.channels: dict[int | None, Channel] = {None: self._programs}
+        child.receive(self._receive, self._end)
+
+    @property
+    def alive(self) -> bool:
+        return self.child.alive
+
+    @property
+    def sessions(self) -> int:
+        """The number of its sessions."""
+        return len(self.channels) - 1
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it can have another session."""
+        return self.alive and self.sessions < _MAX_SESSIONS
+
+    async def until_ready(self) -> dict[str, Any]:
+        """Wait for the first message. Raise NotStartedError if the process ended."""
+        return await self._programs.next_answer()
+
+    async def execute(self, job: EngineJob) -> EngineResult:
+        """Run one program. Afterwards the worker can be reused, or is killed.
+
+        Raises:
+            NotStartedError: The worker failed before the program began.
+            EngineError: The worker failed.
+
+        Cancellation: ends the program. If it has not ended within one second, the worker is killed.
+        """
+        try:
+            answer_s = job.limits.timeout_ms / 1000 + ANSWER_GRACE_S
+            return await self._programs.run(job, answer_s=answer_s, cancel_s=CANCEL_TIMEOUT_S)
+        except EngineError:
+            self.child.kill()
+            raise
+
+    def expect(self, output_bytes: int) -> None:
+        """Allow messages with the result of a program, given its output limit."""
+        self._max_bytes = max(self._max_bytes, _MESSAGE_BYTES + _ANSWER_FACTOR * output_bytes)
+
+    def _end(self) -> None:
+        for channel in [*self.channels.values()]:
+            channel.take(None)
+
+    def _receive(self, fd: int, data: bytes) -> None:
+        if fd != STDOUT:
+            return
+        self._buffer += data
+        if len(self._buffer) > self._max_bytes:
+            self.child.kill()
+            self._buffer.clear()
+            return
+        # Only the new bytes are searched, so that the time is linear in the length of an answer.
+        if b"\n" not in data:
+            return
+        *lines, self._buffer = self._buffer.split(b"\n")
+        for line in lines:
+            try:
+                self._take(json.loads(line))
+            except Exception:  # a program has escaped into the worker, and writes to the server
+                self.child.kill()
+
+    def _take(self, message: dict[str, Any]) -> None:
+        if "discard" in message:
+            self._discard(message["discard"])
+            return
+        channel = self.channels.get(message.pop("session", None))
+        if channel is not None:  # else the session has been closed
+            channel.take(message)
+
+
+def _read_result(fields: dict[str, Any], name: str) -> EngineResult:
+    """Return the result in an answer. Raise an exception if it is malformed."""
+    if fields.get("error"):
+        fields["error"] = ErrorInfo(**fields["error"])
+    fields["files"] = files_from_wire(fields.get("files", {}))
+    fields["displays"] = displays_from_wire(fields.get("displays", []))
+    return EngineResult(**fields, instance_id=name)
