@@ -129,6 +129,15 @@ the server has a token, `/metrics` needs the token as well, because it shows usa
 | `faasrt_local_refused_while_draining_total` | | programs refused because the server was about to stop |
 | `faasrt_local_max_connections` | | the largest number of open connections |
 | `faasrt_local_draining` | | 1 if the server refuses programs because it is about to stop |
+| `faasrt_local_sessions`, `faasrt_local_max_sessions` | | open sessions, and the largest number of them |
+| `faasrt_local_opened_sessions_total` | | sessions that were opened, with forks |
+| `faasrt_local_forked_sessions_total` | | forks of sessions |
+| `faasrt_local_session_runs_total` | | programs that began in sessions; `executions_total` counts them too |
+| `faasrt_local_ended_sessions_total` | reason | sessions that have ended, see below |
+
+The reasons for the end of a session are `closed` (by its client), `idle` (for too long), `run` (a program crashed,
+exceeded a limit, or could not be interrupted), `lost` (its process ended between two programs) and `stopped` (the
+server).
 
 An autoscaler follows `faasrt_local_utilization_ratio`, for example with a target of 0.7, and `faasrt_local_queued`,
 which still grows when all sandboxes are busy. Programs wait for a short time only (`queue_timeout_s`), so a rising

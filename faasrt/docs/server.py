@@ -14,6 +14,12 @@ runs, and `faasrt.docs.running_a_fleet` about many servers.
 | `GET /readyz` | 200 while programs are accepted; 503 at the start, and before the end (no token) |
 | `GET /metrics` | JSON, or the Prometheus text format when the `Accept` header asks for it |
 | `GET /openapi.json` | the description of every field |
+| `POST /sessions` | opens a session; 201 with its `id` |
+| `POST /sessions/{id}/run` | runs a program in it |
+| `POST /sessions/{id}/interrupt` | interrupts that program |
+| `POST /sessions/{id}/fork` | opens a copy; 201 with its `id` |
+| `POST /sessions/{id}/files`, `PUT` | reads files, writes files |
+| `GET` and `DELETE /sessions/{id}` | its state; ends it |
 | `/sandboxfusion/...`, `/piston/api/v2/...` | the clients of these services (`faasrt.docs.service_clients`) |
 
 If the `Accept` header of a run names `application/x-ndjson`, the answer is lines of JSON: the output while the program
@@ -46,6 +52,31 @@ The server refuses these requests before a program runs, with `{"error", "detail
 An address other than loopback needs a token. The server does not tell users apart. Without a certificate (`--tls-cert`)
 it speaks plain HTTP.
 
+## Sessions
+
+`faasrt.docs.sessions` describes sessions (`manager.session`). On the server, a session is the process of one program.
+An open session holds memory. It holds one of the `--workers` places only while a program runs in it, while it is opened
+and while it is forked; these wait in the same queue as other programs. Requests for one session are done one at a time,
+in order. One that waits for longer than programs may wait in the queue is refused with 429, and nothing has run.
+
+| limit | flag of `faasrt serve` | option of `LocalFaaS` | default |
+|---|---|---|---|
+| open sessions, with forks; 0 turns sessions off | `--max-sessions` | `max_sessions` | 100 |
+| the highest idle limit; clients ask for 600 s by default | `--session-idle-s` | `session_idle_s` | 3,600 s |
+| the sum of the memory limits of all sessions, in MiB | `--session-memory-mb` | `session_memory_mb` | none |
+
+A higher idle limit in a request is lowered. A session beyond the other limits is refused with 503, `Retry-After` and `x-faasrt-not-started: 1`. The server never ends a
+session to make room for another one. A client that disconnects during a run interrupts it; one that disappears between
+two runs leaves a session that ends at its idle limit.
+
+The answer to a run also has `displays`, what the program displayed, and `session.ended`: why the session has ended with
+this program, or "".
+
+The `id` of a session is a secret of 24 random bytes: everybody who knows it, and the token of the server, can use the
+session. The access log and events contain a short hash of it, or none. When a session has ended, or was never there,
+its requests get 404 `session lost`, and `details` says why. The server remembers the reasons of the last 1,000. No
+session survives the end of the server.
+
 ## Memory and connections
 
 The server holds at most 64 MiB of bodies. The first 64 KiB of each body do not count, so large requests never keep out
@@ -73,8 +104,9 @@ size of each request, and nothing of its query, headers or body. After SIGKILL, 
 ## Stopping
 
 On SIGTERM, or with `LocalFaaS.drain`, the server refuses new programs, and those in flight finish, also those in the
-queue. Until then it listens: `/readyz` is 503, new programs get 503 with `x-faasrt-not-started: 1` and `Retry-After`,
-and each answer closes its connection. When no program is in flight, it stops as soon as all connections are closed.
+queue. Then all sessions end. Meanwhile it listens: `/readyz` is 503, new programs get 503 with
+`x-faasrt-not-started: 1` and `Retry-After`, and each answer closes its connection. When no program is in flight, it
+stops as soon as all connections are closed.
 Idle ones have five seconds from the signal, because clients of faasrt close them after four: so no request meets a
 connection that is just being closed.
 
@@ -89,8 +121,9 @@ a pause before the signal avoids this (in Kubernetes, a `preStop` hook that slee
 ## Changing options
 
 `LocalFaaS.reconfigure`, and SIGHUP for `faasrt serve` (see `faasrt.cli`), change all options but the address while
-programs run. Requests in flight keep the old options. Only engines whose options change are replaced: the new one
-starts first, and the old one ends after its last program, so for a while the machine holds both.
+programs run. Requests in flight keep the old options, and open sessions their limits. Only engines whose options change
+are replaced: the new one starts first, and the old one ends after its last program and its last session, so for a while
+the machine holds both.
 """
 
 __docformat__ = "markdown"

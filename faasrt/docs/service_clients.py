@@ -64,8 +64,12 @@ The fields, statuses, exit codes, languages and refusals are those of the servic
 * A successful compilation has no output, and a compiler may take 30 s and 1 GiB.
 * Piston's `output` is stdout, followed by stderr; `cpu_time` is null; `memory` is only known if the program exceeded
   its limit.
-* `/run_jupyter` needs sessions, so it is a `SandboxError`. `/submit` and the other routes for data sets are missing,
-  and so are Piston's WebSocket and the installation of packages, such as open-r1's `cms_ioi`.
+* `/run_jupyter` runs the cells in a session (`faasrt.docs.sessions`), on an engine that has sessions. `cell_timeout`,
+  which the service ignores, is the time limit of each cell; without it, this is the limit of the server. If
+  `total_timeout` is used up, or a cell ends the kernel, the answer is `Failed`, but still has the cells before.
+  Tracebacks are those of CPython. All cells together may print and display four times `--output-bytes`.
+* `/submit` and the other routes for data sets are missing, and so are Piston's WebSocket and the installation of
+  packages, such as open-r1's `cms_ioi`.
 * A program has the sandbox that `faasrt.docs.sandboxes` describes: no network, and no files of the machine.
 
 ## Overload

@@ -140,7 +140,7 @@ class AdmissionQueue:
         return (time.perf_counter() - began) * 1000
 
     def leave(self) -> None:
-        """Give a sandbox back."""
+        """Return a sandbox that was taken."""
         self._free.release()
 
     async def wait_for(self, lock: asyncio.Semaphore | asyncio.Lock, timeout_s: float, problem: str) -> None:

@@ -53,7 +53,7 @@ class Session:
         program: The session of the engine.
         queue: The queue of its engine.
         sandbox: Its limits.
-        idle_timeout_s: How long nobody may use it until it ends, in seconds.
+        idle_timeout_s: The seconds without use after which it ends.
         runs: The number of programs that have begun in it.
         running: Whether a program runs in it now.
         reason: Why the server has ended it; "" before.
