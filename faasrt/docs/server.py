@@ -65,9 +65,9 @@ in order. One that waits for longer than programs may wait in the queue is refus
 | the highest idle limit; clients ask for 600 s by default | `--session-idle-s` | `session_idle_s` | 3,600 s |
 | the sum of the memory limits of all sessions, in MiB | `--session-memory-mb` | `session_memory_mb` | none |
 
-A higher idle limit in a request is lowered. A session beyond the other limits is refused with 503, `Retry-After` and `x-faasrt-not-started: 1`. The server never ends a
-session to make room for another one. A client that disconnects during a run interrupts it; one that disappears between
-two runs leaves a session that ends at its idle limit.
+A higher idle limit in a request is lowered. A session beyond the other limits is refused with 503, `Retry-After` and
+`x-faasrt-not-started: 1`. The server never ends a session to make room for another one. A client that disconnects
+during a run interrupts it; one that disappears between two runs leaves a session that ends at its idle limit.
 
 The answer to a run also has `displays`, what the program displayed, and `session.ended`: why the session has ended with
 this program, or "".

@@ -165,7 +165,7 @@ class Session:
                 self._wait = None
 
     def end(self, reason: str) -> None:
-        """Give the session a reason to end. The first one counts."""
+        """Record the reason for which the session ends. The first one counts."""
         self.reason = self.reason or reason
         self._reset_wait()
 
