@@ -44,7 +44,8 @@ class Reply:
         hang: Whether to never answer, and keep the connection open until the client disconnects. Default: False.
         body: The body of the response, instead of the JSON of the fields above. Default: None.
         disconnect: Whether to close the connection in place of an answer, after `delay_s`. Default: False.
-        displays: The displays of the program. They are sent if the program asks for it, and in sessions. Default: nothing.
+        displays: The displays of the program. They are sent in sessions, and if the request asks for them. Default:
+            none.
         session_ended: Why the session ends with this program; only for programs of sessions. Default: "", which means
             that it does not.
 
