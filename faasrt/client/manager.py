@@ -294,7 +294,7 @@ class RuntimeManager:
             runtime = await self.get_runtime(info.language)
         finally:
             await registry.release()
-        return runtime._sessions.resume(info, url)
+        return runtime._sessions.attach(info, url, owned=False)
 
     @_as_on_runtime(Runtime.call_function)
     async def call_function(self, *args: Any, language: Any = None, **options: Any) -> ExecutionResult:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Self, Unpack
 
 import attrs
@@ -86,10 +86,7 @@ class _Link:
         return self.executor.transport.pinned_url
 
     async def run(self, request: RunRequest, live: LiveReader | None) -> ExecutionResult:
-        """Run a program. Raise ServiceError if that fails."""
-        execution = SessionRun(run=request, session_id=self.info.id)
-        with self._reported():
-            return await self.executor.run(execution, live)
+        return await self.executor.run(SessionRun(run=request, session_id=self.info.id), live)
 
     async def request(
         self,
@@ -103,34 +100,27 @@ class _Link:
     ) -> dict[str, Any]:
         """Send a request that runs no program, and return the decoded answer."""
         executor, timeouts = self.executor, self.executor.transport.endpoints.settings.timeouts
-        with self._reported():
-            return await executor.transport.control(
-                executor.call(self.info.language),
-                method,
-                session_path(self.info.id, action),
-                b"" if fields is None else encode_json(fields),
-                within_s=self.info.sandbox.timeout_limit_s + timeouts.grace_s if within_s is None else within_s,
-                max_body_bytes=max_body_bytes,
-                owner=executor.calls if needs_permit else None,
-            )
-
-    @contextlib.contextmanager
-    def _reported(self) -> Iterator[None]:
-        """Raise SessionLostError in place of the error of a server that cannot be reached."""
-        try:
-            yield
-        except ConnectError as error:
-            lost = SessionLostError(f"the server of the session cannot be reached: {error.args[0]}", sent=error.sent)
-            lost.endpoint, lost.attempts, lost.elapsed_s = error.endpoint, error.attempts, error.elapsed_s
-            raise lost from error
+        return await executor.transport.control(
+            executor.call(self.info.language),
+            method,
+            session_path(self.info.id, action),
+            b"" if fields is None else encode_json(fields),
+            within_s=self.info.sandbox.timeout_limit_s + timeouts.grace_s if within_s is None else within_s,
+            max_body_bytes=max_body_bytes,
+            owner=executor.calls if needs_permit else None,
+        )
 
 
 @attrs.define(eq=False)
 class SessionHost:
-    """Opens the sessions of a runtime, and ends them when the runtime is closed."""
+    """Opens the sessions of a runtime, and ends them when the runtime is closed.
+
+    Attributes:
+        owned: The open sessions that it has opened.
+    """
 
     _executor: Executor
-    _sessions: set[Session] = attrs.field(factory=set)
+    owned: set[Session] = attrs.field(factory=set, init=False)
 
     async def open(self, language: Language | OtherLanguage, options: SessionOptions) -> _Link:
         """Open a session at one of the endpoints of a language."""
@@ -152,21 +142,19 @@ class SessionHost:
         transport = self._executor.transport.pinned(info.language, endpoint)
         return _Link(info, attrs.evolve(self._executor, transport=transport))
 
-    def resume(self, info: SessionInfo, endpoint: str) -> Session:
-        """Return a session that is not ended when the runtime is closed."""
-        return Session._attached(self, self.link(info, endpoint), SessionOptions.checked())
+    def attach(self, info: SessionInfo, endpoint: str, *, owned: bool) -> Session:
+        """Return a session that is open. If `owned`, it is ended when the runtime is closed."""
+        session = Session(info.language, SessionOptions.checked(), self._itself)
+        session._attach(self, self.link(info, endpoint), owned=owned)
+        return session
 
-    def add(self, session: Session) -> None:
-        """End a session when the runtime is closed."""
-        self._sessions.add(session)
-
-    def remove(self, session: Session) -> None:
-        self._sessions.discard(session)
+    async def _itself(self) -> SessionHost:
+        return self
 
     async def aclose(self) -> None:
         """End all sessions at once. Return when they have ended."""
         async with asyncio.TaskGroup() as group:
-            for session in self._sessions:
+            for session in self.owned.copy():
                 group.create_task(session.aclose())
 
 
@@ -196,22 +184,19 @@ class Session:
         self.language = language
         self._options = options
         self._find_host = find_host
+        self._entered = False
         self._host: SessionHost | None = None
         self._link: _Link | None = None
         self._turn = asyncio.Lock()  # first come, first served
         self._lost = ""
         self._closing: asyncio.Task[None] | None = None
 
-    @classmethod
-    def _attached(cls, host: SessionHost, link: _Link, options: SessionOptions) -> Self:
-        """Return a session that is open."""
-
-        async def find_host() -> SessionHost:
-            return host
-
-        session = cls(link.info.language, options, find_host)
-        session._host, session._link = host, link
-        return session
+    def _attach(self, host: SessionHost, link: _Link, *, owned: bool) -> None:
+        """Use a session that is open on a server."""
+        self._entered = True
+        self._host, self._link = host, link
+        if owned:
+            host.owned.add(self)
 
     @property
     def id(self) -> str:
@@ -223,7 +208,7 @@ class Session:
 
     @property
     def endpoint(self) -> str:
-        """The base URL of the server that has the session."""
+        """The base URL of the server that has the session. Results name the embedded FaaS `http://local` instead."""
         return self._known_link.url
 
     async def run_code(
@@ -328,16 +313,11 @@ class Session:
             [1, 2]
             [1]
         """
-        options = self._options
-        if idle_timeout_s is not None:
-            options = attrs.evolve(options, idle_timeout_s=_check_idle_timeout(idle_timeout_s))
-        fields = {} if idle_timeout_s is None else {"idle_timeout_s": options.idle_timeout_s}
+        fields = {} if idle_timeout_s is None else {"idle_timeout_s": _check_idle_timeout(idle_timeout_s)}
         async with self._using() as link:
             info = decode_info(await link.request("fork", fields))
-        host = await self._find_host()
-        branch = self._attached(host, host.link(info, link.endpoint), options)
-        host.add(branch)
-        return branch
+            assert self._host is not None
+            return self._host.attach(info, link.endpoint, owned=True)
 
     async def write_files(self, files: Mapping[str, str | bytes]) -> None:
         """Write files into the working folder. Folders are created, and existing files replaced.
@@ -381,10 +361,10 @@ class Session:
         async with self._using() as link:
             limit = link.info.sandbox.max_output_bytes
             fields = await link.request("files", wanted, max_body_bytes=max_answer_bytes(limit, collects=True))
-        if fields.get("truncated"):
-            message = f"some files cannot be read, or all are more than {limit} bytes together: name fewer"
-            raise RejectedError(message, endpoint=link.endpoint, attempts=1, sent="yes", status=200)
-        return read_files(fields.get("files"))
+            if fields.get("truncated"):
+                message = f"some files cannot be read, or all are more than {limit} bytes together: name fewer"
+                raise RejectedError(message, attempts=1, sent="yes", status=200)
+            return read_files(fields.get("files"))
 
     async def interrupt(self) -> bool:
         """Interrupt the program that runs, as if by Ctrl-C, and return whether there was one.
@@ -400,8 +380,9 @@ class Session:
             ...     await session.interrupt()
             False
         """
-        fields = await self._open_link().request("interrupt", {}, needs_permit=False)
-        return fields.get("interrupted") is True
+        async with self._using(in_order=False) as link:
+            fields = await link.request("interrupt", {}, needs_permit=False)
+            return fields.get("interrupted") is True
 
     async def aclose(self) -> None:
         """End the session on the server, and the program that runs in it. Closing twice is harmless.
@@ -420,11 +401,11 @@ class Session:
 
     async def __aenter__(self) -> Self:
         if self._link is None:
-            if self._host is not None:
+            if self._entered:
                 raise InvalidRequestError("a session can be opened only once: call `session` again")
-            self._host = await self._find_host()
-            self._link = await self._host.open(self.language, self._options)
-            self._host.add(self)
+            self._entered = True
+            host = await self._find_host()
+            self._attach(host, await host.open(self.language, self._options), owned=True)
         self._open_link()
         return self
 
@@ -462,20 +443,27 @@ class Session:
     async def _run(self, request: RunRequest, live: LiveReader | None = None) -> ExecutionResult:
         async with self._using() as link:
             result = await link.run(request, live)
-        ended = result.metadata.get("session", {}).get("ended", "")
-        if isinstance(ended, str) and ended:
-            self._lost = f"the session is lost: {ended[:500]}"
+        session = result.metadata.get("session")
+        if isinstance(session, dict) and session.get("ended"):
+            self._lost = f"the session is lost: {session['ended']}"[:1000]
         return result
 
     @contextlib.asynccontextmanager
-    async def _using(self) -> AsyncIterator[_Link]:
-        """Wait for the turn of the caller, and use the session in the block."""
+    async def _using(self, *, in_order: bool = True) -> AsyncIterator[_Link]:
+        """Use the session in the block, after waiting for the turn of the caller if `in_order`."""
         with self._known_link.executor.calls.track():
-            async with self._turn:
+            async with self._turn if in_order else contextlib.nullcontext():
+                link = self._open_link()
                 try:
-                    yield self._open_link()
-                except SessionLostError as error:
-                    if error.status == 404:
+                    yield link
+                except ConnectError as error:
+                    message = f"the server of the session cannot be reached: {error.args[0]}"
+                    lost = SessionLostError(message, endpoint=error.endpoint, attempts=error.attempts, sent=error.sent)
+                    lost.elapsed_s = error.elapsed_s
+                    raise lost from error
+                except ServiceError as error:
+                    error.endpoint = error.endpoint or link.endpoint
+                    if isinstance(error, SessionLostError):
                         self._lost = str(error.args[0])
                     raise
 
@@ -484,7 +472,7 @@ class Session:
         with contextlib.suppress(FaasrtError):
             await link.request("", method="DELETE", within_s=within_s, needs_permit=False)
         if self._host is not None:
-            self._host.remove(self)
+            self._host.owned.discard(self)
 
 
 async def find_session(registry: EndpointRegistry, session_id: str, endpoint: str | None) -> tuple[SessionInfo, str]:

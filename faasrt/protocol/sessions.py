@@ -90,7 +90,9 @@ class _Opening(cozeloop.CozeLoop):
 
     def decode(self, answer: Answer, run: RunRequest, *, nonce: str | None, timeout_ms: float) -> ParsedAnswer:
         raise_for_status(answer)
-        return ParsedAnswer(Outcome.OK, metadata=decode_object(answer.body), declared=True)
+        fields = decode_object(answer.body)
+        decode_info(fields)  # raises an error of the call
+        return ParsedAnswer(Outcome.OK, metadata=fields, declared=True)
 
 
 class _Run(cozeloop.CozeLoop):

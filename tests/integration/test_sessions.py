@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from aiohttp import web
 
 from faasrt import (
     ConfigurationError,
     ConnectError,
     ConnectionLostError,
+    DeadlineExceededError,
     InvalidRequestError,
     LimiterSettings,
     Outcome,
     OverloadedError,
+    ProtocolError,
     RejectedError,
     RetrySettings,
     RuntimeClosedError,
     RuntimeManager,
     SandboxConfig,
+    ServerError,
+    ServiceError,
     Session,
     SessionLostError,
     TimeoutSettings,
@@ -34,7 +40,7 @@ from faasrt.local.engines.engine import Engine
 from faasrt.local.engines.native.engine import NativeEngine
 from faasrt.local.engines.session import EngineSession, SessionOptions
 from faasrt.telemetry.events import AttemptStarted, CallFinished, CallStarted, Event
-from faasrt.testing import FakeFaaS, FaultProxy
+from faasrt.testing import FakeFaaS, FaultProxy, Reply
 from support.helpers import NO_WAIT, PATIENT, manager_for
 from support.served import until
 from support.sessions import EvalSession
@@ -443,3 +449,95 @@ async def test_a_session_belongs_to_its_event_loop(manager: RuntimeManager) -> N
         for call in (lambda: session.run_code("1"), session.fork, session.interrupt):
             with pytest.raises(ConfigurationError, match="belongs to another event loop"):
                 await asyncio.to_thread(asyncio.run, call())
+
+
+async def test_a_run_is_sent_once_unless_it_was_never_started() -> None:
+    """A run that was refused is repeated. One whose answer is lost is not, also with `idempotent` in the settings."""
+    retry = RetrySettings(idempotent=True, base_delay_s=0.001, max_delay_s=0.002)
+    async with (
+        FakeFaaS() as fake,
+        RuntimeManager.from_url(fake.url, retry=retry, timeouts=PATIENT) as manager,
+        manager.session("python") as session,
+    ):
+        fake.script(Reply.unavailable(0, not_started=True), Reply.overloaded(0), Reply.ok("1"))
+        result = await session.run_code("1")
+        assert (result.stdout, result.attempts, fake.executions) == ("1", 3, 1)
+        for reply, kind, sent in (
+            (Reply(disconnect=True), ConnectionLostError, "maybe"),
+            (Reply.crash(), ServerError, "yes"),
+            (Reply.unavailable(), OverloadedError, "yes"),
+            (Reply(body=b"{"), ProtocolError, "yes"),
+            (Reply(body=b'{"output": {}, "displays": [7]}'), ProtocolError, "yes"),
+            (Reply(body=b'{"output": {}, "displays": [], "session": 7}'), ProtocolError, "yes"),
+        ):
+            fake.script(reply)
+            before = fake.executions
+            with pytest.raises(kind) as caught:
+                await session.run_code("1")
+            assert (caught.value.sent, caught.value.attempts, fake.executions) == (sent, 1, before + 1)
+            assert caught.value.endpoint == fake.url
+        assert (await session.run_code("1")).ok
+        assert manager.get_metrics().in_flight == 0
+
+
+async def test_a_run_that_the_server_does_not_end_ends_at_its_deadline() -> None:
+    timeouts = TimeoutSettings(grace_s=0.05)
+    async with FakeFaaS() as fake, RuntimeManager.from_url(fake.url, timeouts=timeouts) as manager:
+        fake.script(Reply(hang=True))
+        async with manager.session("python") as session:
+            with pytest.raises(DeadlineExceededError):
+                await session.run_code("1", timeout_ms=50)
+            assert (await session.run_code("1")).ok
+
+
+HEALTH = {
+    "version": "test",
+    "capabilities": {"lossless": True},
+    "languages": {"python": {"sessions": ["run", "fork", "files"], "capacity": 4}},
+}
+OPENED = {"id": "a", "language": "python", "limits": {}}
+HOSTILE: list[Any] = [
+    b"",
+    b"7",
+    b"[" * 200_000,
+    b"x" * 70_000,
+    {},
+    {**OPENED, "id": "../../health"},
+    {**OPENED, "id": "a" * 201},
+    {**OPENED, "id": 7},
+    {**OPENED, "language": "cobol"},
+    {**OPENED, "language": ["python"]},
+    {**OPENED, "limits": None},
+    {**OPENED, "limits": {"memory_limit_mb": "x"}},
+    {**OPENED, "limits": {"timeout_limit_s": -1}},
+    {**OPENED, "limits": {"max_output_bytes": [1]}},
+]
+
+
+@pytest.mark.asyncio(loop_scope="function")
+@pytest.mark.parametrize("answer", HOSTILE, ids=range(len(HOSTILE)))
+async def test_no_answer_about_a_session_raises_another_error(serve: Any, answer: Any) -> None:
+    """Malformed answers to the opening of a session, to a fork and to other requests are ServiceErrors."""
+    bad = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+    is_bad = False
+
+    async def handle(request: web.Request) -> web.Response:
+        if request.path == "/health":
+            return web.json_response(HEALTH)
+        if is_bad:
+            return web.Response(body=bad, status=201, content_type="application/json")
+        return web.json_response(OPENED, status=201)
+
+    async with RuntimeManager.from_url(await serve(handle, "/{path:.*}"), timeouts=PATIENT) as manager:
+        session = await manager.session("python").__aenter__()
+        is_bad = True
+        url = session.endpoint
+        for opening in (manager.session("python").__aenter__(), session.fork(), manager.resume_session("a")):
+            with pytest.raises(ServiceError) as caught:
+                await opening
+            assert url in str(caught.value)
+        calls = session.run_code("1"), session.read_files(["*"]), session.write_files({}), session.interrupt()
+        for call in calls:
+            with contextlib.suppress(ServiceError):
+                await call
+        await session.aclose()
