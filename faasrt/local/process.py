@@ -12,6 +12,7 @@ import itertools
 import os
 import select
 import signal
+import socket
 import subprocess
 import threading
 from collections import deque
@@ -25,7 +26,8 @@ from faasrt.local.errors import NotStartedError
 STDIN, STDOUT, STDERR = 0, 1, 2
 STREAMS = {STDOUT: "stdout", STDERR: "stderr"}
 MESSAGES = 3
-"""The descriptor to which a process with a channel writes its messages."""
+"""The descriptor to which a process with a channel writes its messages. It is a socket, over which the process of a
+session gets jobs."""
 _READ_BYTES = 65_536
 _MAX_PIECES = 100  # written at once; the system allows 1,024
 _MAX_EVENTS = 64  # of one poll; the next one returns the rest
@@ -94,7 +96,8 @@ class Spawner:
 
 
 class Pipes:
-    """The pipes between this process and one that is to start: one for its input, and others for its output.
+    """The pipes between this process and one that is to start: one for its input, and others for its output. The
+    channel, MESSAGES, is a pair of sockets.
 
     They are closed when nothing refers to them, because the event loop may be closed while the process runs, and many
     programs end when their stdin is closed.
@@ -114,8 +117,11 @@ class Pipes:
         self.own: dict[int, int] = {}
         self.others: list[int] = []
         for number in range(count):
-            read, write = os.pipe()
-            self.own[number], other = (read, write) if number else (write, read)
+            if number == MESSAGES:
+                self.own[number], other = (end.detach() for end in socket.socketpair())
+            else:
+                read, write = os.pipe()
+                self.own[number], other = (read, write) if number else (write, read)
             self.others.append(other)
             os.set_blocking(self.own[number], False)
 
@@ -385,9 +391,14 @@ class ChildProcess:
         self.kill()
         self._on_output, self._on_end = ignore_output, None
         # Reading the pipes to their end would only wake up the event loop.
-        for fd in [*self._pipes.own]:
-            self._close_output(fd)
+        self._close_pipes()
         self._check_ended()
+
+    def take_channel(self) -> socket.socket:
+        """Return the channel, from which nothing is read any more, and close the pipes."""
+        channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, os.dup(self._pipes.own[MESSAGES]))
+        self._close_pipes()
+        return channel
 
     def mark_exited(self, returncode: int) -> None:
         self.returncode = returncode
@@ -414,6 +425,11 @@ class ChildProcess:
         self._close_output(fd)
         self._check_ended()
         return False
+
+    def _close_pipes(self) -> None:
+        self._close_stdin()
+        for fd in [*self._pipes.own]:
+            self._close_output(fd)
 
     def _close_output(self, fd: int) -> None:
         pipe = self._pipes.own.pop(fd)

@@ -38,13 +38,14 @@ _FIELDS = {
     "ret_val": ("text",),
     "error": ("phase", "name", "message", "traceback", "line", "column"),
     "missing": ("package",),
-    "exit": (),
+    "exit": ("code",),
     "own_return_val": (),
     "done": (),
 }
 _DISPLAY = "display"  # of these messages, all are kept
 _LINE_BYTES = 32  # added for each message, because reading even an empty one costs time
 _PREFIX = b'{"kind":"'
+_DONE = b'\n{"kind":"done"}\n'
 _KINDS = {_PREFIX + kind.encode(): kind for kind in (*_FIELDS, _DISPLAY)}
 Messages = Mapping[str, Mapping[str, Any]]
 """The fields of the last message of each kind."""
@@ -185,6 +186,23 @@ async def _add_files(result: EngineResult, job: EngineJob, folder: Folder, max_b
         result.truncated = tuple(sorted([*result.truncated, "files"]))
 
 
+class ProgramProcess(Protocol):
+    """The process of a native program: a `JailedProcess`, or one run in the process of a session."""
+
+    returncode: int | None
+    out_of_memory: bool
+    out_of_time: bool
+
+    def receive(self, function: Callable[[int, bytes], None], on_end: Callable[[], None] | None = None, /) -> None: ...
+    def write(self, *pieces: bytes, eof: bool = False) -> None: ...
+    def drain(self, fd: int, /) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def kill(self) -> None: ...
+    def kill_first(self) -> None: ...
+    def check_not_killed(self, name: str, /) -> None: ...
+
+
 class JailedRun:
     """One run of a native program in a process that waits with a runner.
 
@@ -205,7 +223,7 @@ class JailedRun:
     def __init__(
         self,
         job: EngineJob,
-        process: JailedProcess,
+        process: ProgramProcess,
         name: str,
         header: Mapping[str, Any],
         files: Mapping[str, bytes],
@@ -263,10 +281,12 @@ class JailedRun:
         return EngineResult(**fields)
 
     def _receive(self, fd: int, data: bytes) -> None:
-        if self._ended_by is Outcome.OUTPUT_LIMIT or self.ended.is_set():
+        if self.ended.is_set():
             return
         if fd == MESSAGES:
             self._receive_messages(data)
+            return
+        if self._ended_by is Outcome.OUTPUT_LIMIT:
             return
         output, max_bytes = self._outputs[fd], OUTPUT_FACTOR * self._limit
         data = data[: max_bytes + 1 - output.size]
@@ -292,6 +312,11 @@ class JailedRun:
 
     def _receive_messages(self, data: bytes) -> None:
         max_bytes = MESSAGE_FACTOR * self._limit + MESSAGE_BYTES
+        if self._ret_val_too_large:  # only its end is still of interest
+            self._pending = self._pending[-len(_DONE) :] + data
+            if _DONE in self._pending:
+                self._end_by_itself()
+            return
         self._pending += data
         self._message_bytes += len(data) + _LINE_BYTES * data.count(b"\n")
         if len(self._pending) > max_bytes or self._message_bytes > TOTAL_FACTOR * max_bytes + TOTAL_BYTES:
@@ -314,12 +339,15 @@ class JailedRun:
             for fd, early in self._early:
                 self._pass_on(fd, early)
         if "done" in self._lines:
-            # The process has written all of its output before this message. It is killed, because waiting for its end
-            # takes as long as running a short program.
-            self._process.drain(STDOUT)
-            self._process.drain(STDERR)
-            self._process.kill_first()
-            self.ended.set()
+            self._end_by_itself()
+
+    def _end_by_itself(self) -> None:
+        # The process has written all of its output before its last message. It is killed, because waiting for its end
+        # takes as long as running a short program.
+        self._process.drain(STDOUT)
+        self._process.drain(STDERR)
+        self._process.kill_first()
+        self.ended.set()
 
     def _decode_messages(self) -> dict[str, dict[str, Any]]:
         """Return the fields of the last message of each kind. Malformed messages are left out."""

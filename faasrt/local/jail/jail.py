@@ -68,6 +68,7 @@ class JailedProcess(ChildProcess):
     """A process in a jail, with the processes that it starts.
 
     Attributes:
+        jail: The jail.
         is_ready: Whether its jail was complete when it started. Otherwise it sends a message when it is.
         out_of_memory: Whether the launcher or the kernel ended it because of its memory.
         out_of_time: Whether the launcher ended it at its time limit.
@@ -80,20 +81,23 @@ class JailedProcess(ChildProcess):
         self.out_of_memory = self.out_of_time = False
         self.is_ready = is_ready
         self.outside_reason, self.is_suspect = "", False
-        self._jail, self._number, self._pidfds, self._group = jail, number, pidfds, start.group
+        self.jail, self._number, self._pidfds, self._group = jail, number, pidfds, start.group
         self._to_kill = pidfds[1]
         super().__init__(pid_of(pidfds[0]), start.pipes, self._send_kill, jail.readers)
 
     def _send_kill(self) -> None:
         _kill_running(self._pidfds[0], self._to_kill)
 
-    def limit_time(self, limit_s: float, *, memory_bytes: int | None = None) -> None:
+    def limit_time(
+        self, limit_s: float, *, memory_bytes: int | None = None, pipes: Sequence[int] | None = None
+    ) -> None:
         """Start the time limit of the program. The launcher ends the program, even if this process is busy.
 
         Args:
-            limit_s: The time limit in seconds.
+            limit_s: The time limit in seconds. Infinity ends the limit of a session, whose processes then only wait.
             memory_bytes: The memory that its processes may use in addition to that of a process without a program. The
                 launcher also ends the program at this limit. None means no limit.
+            pipes: The program's ends of its stdin, stdout and stderr; None for those with which the process started.
 
         Raises:
             NotStartedError: The launcher has ended, or does not read its messages.
@@ -101,11 +105,12 @@ class JailedProcess(ChildProcess):
         try:
             # Not the clock of the event loop, because the launcher compares it with its own.
             message = {"limit": self._number, "bytes": memory_bytes, "until": time.monotonic() + limit_s}
-            self._jail.send(message | {"cgroup": self._group is not None})
+            message |= {"cgroup": self._group is not None, "session": pipes is not None}
+            self.jail.send(message, pipes or ())
         except OSError as error:
             raise NotStartedError(f"cannot limit a program: {error.strerror}") from None
         if memory_bytes is not None:
-            self.limit_cgroup(self._jail.base_bytes + memory_bytes)
+            self.limit_cgroup(self.jail.base_bytes + memory_bytes)
 
     def limit_cgroup(self, max_bytes: int) -> None:
         """Limit the memory of the program's cgroup, if it has one."""
@@ -126,13 +131,19 @@ class JailedProcess(ChildProcess):
             kind = SuspectError if self.is_suspect else EngineError
             raise kind(f"{name} was killed from outside: {self.outside_reason}")
 
+    def interrupt(self) -> None:
+        """Send SIGINT to the first process."""
+        if self.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfds[0], signal.SIGINT)
+
     async def open_folder(self) -> Folder:
         """Return the working folder, which can also be read after the process has ended.
 
         Raises:
             NotStartedError: The folder cannot be opened.
         """
-        return await self._jail.open_folder(self._number)
+        return await self.jail.open_folder(self._number)
 
     def kill(self) -> None:
         if self.returncode is None and not self.outside_reason:
@@ -153,7 +164,7 @@ class JailedProcess(ChildProcess):
         if self._group is not None:
             if returncode == -signal.SIGKILL and not self.killed:
                 reason = reason or self._group.oom_reason()
-            self._jail.discard(self._group)
+            self.jail.discard(self._group)
         self.out_of_memory, self.out_of_time = reason == "memory", reason == "time"
         if reason in ("system", "unclear"):
             self.outside_reason, self.is_suspect = "the system has run out of memory", reason == "unclear"

@@ -12,8 +12,9 @@ configuration, and the launcher answers `{"ready": true, "packages", "base_bytes
     <- {"refused": id, "reason"}                      the process could not be started
     -> {"folder": id}                                 open the /tmp of the program
     <- {"folder": id}, a descriptor                   without one if this failed
-    -> {"limit": id, "bytes", "until", "cgroup"}      end the program if its processes use more memory than this (unless
-                                                      null), and at this time of the monotonic clock
+    -> {"limit": id, "bytes", "until", "cgroup",      end the program if its processes use more memory than this (unless
+        "session"}, descriptors                       null), and at this time of the monotonic clock; if "session", it
+                                                      has these pipes from now on, or only waits if there are none
     <- {"ended": id, "status", "reason"}              the wait status, and the reason; see `Program`
 
 The launcher ends when the server closes the socket, and all programs end with it.
@@ -42,7 +43,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from . import canary, landlock, memory, namespaces, seccomp, stack, syscalls, watch
-from .program import WATCH_INTERVAL_S, Program
+from .program import IDLE_INTERVAL_S, WATCH_INTERVAL_S, Program
 from .slot import Slot
 from .template import (
     CONTROL_FD,
@@ -161,6 +162,9 @@ class Launcher:
         wake_at = min((program.until for program in self._programs.values()), default=math.inf)
         if wake_at < math.inf:
             wake_at = min(wake_at, time.monotonic() + WATCH_INTERVAL_S)
+        for program in self._programs.values():
+            if program.is_idle:
+                wake_at = min(wake_at, program.watched_at + IDLE_INTERVAL_S)
         wake_at = min(wake_at, min((slot.ends_at for slot in self._slots), default=math.inf))
         return None if wake_at == math.inf else max(0, math.ceil(1000 * (wake_at - time.monotonic())))
 
@@ -171,24 +175,35 @@ class Launcher:
             return
         message = json.loads(data)
         if "limit" in message:
-            self._set_limits(message)
+            self._set_limits(message, descriptors)
         elif "folder" in message:
             self._send_folder(message["folder"])
         else:
             self._start(message, descriptors)
 
-    def _set_limits(self, message: dict[str, Any]) -> None:
+    def _set_limits(self, message: dict[str, Any], pipes: list[int]) -> None:
         program = self._programs.get(message["limit"])
-        if program is not None:
+        if program is None:
+            for fd in pipes:
+                os.close(fd)
+        else:
+            if message["session"]:
+                program.close_pipes()
+                program.pipes = pipes
+                program.is_idle, program.is_late, program.waiting_ticks = not pipes, False, None
             program.max_bytes, program.until = message["bytes"], message["until"]
             program.watched_at = time.monotonic()
             if self._places:
                 program.open_proc()
             if not message["cgroup"]:  # a cgroup has a counter of its own
                 program.oom_kills = memory.count_oom_kills(self._oom_counter)
+            if program.is_idle:
+                self._check_idle(program)
 
     def _check(self, program: Program) -> None:
         now = time.monotonic()
+        if program.is_idle and now >= program.watched_at + IDLE_INTERVAL_S:
+            self._check_idle(program)
         if program.until == math.inf or now < min(program.until, program.watched_at + WATCH_INTERVAL_S):
             return
         program.max_threads = max(program.max_threads, memory.count_threads(f"/proc/{program.pid}"))
@@ -196,12 +211,30 @@ class Launcher:
             program.watched_at = now
         elif not program.has_time(now):
             program.kill("time")
-        elif program.max_bytes is not None and not program.is_watched and self._memory_watch is not None:
-            # Not before this first check, because most programs end earlier.
+        else:
+            self._watch_memory(program)  # not before this first check, because most programs end earlier
+
+    def _check_idle(self, program: Program) -> None:
+        """Watch the memory of a session between its runs only if it has threads or processes that may use more, or if
+        it has worked since the last check.
+        """
+        program.watched_at = time.monotonic()
+        if program.works():
+            self._watch_memory(program)
+        else:
+            self._forget_memory(program)
+
+    def _watch_memory(self, program: Program) -> None:
+        if program.max_bytes is not None and not program.is_watched and self._memory_watch is not None:
             program.is_watched = True
             watched = {"watch": program.number, "pid": program.pid, "init": program.first_pid}
             limits = {"bytes": program.max_bytes + self.base_bytes, "tables": self._base_tables}
             self._memory_watch.send(json.dumps({**watched, **limits}).encode())
+
+    def _forget_memory(self, program: Program) -> None:
+        if program.is_watched and self._memory_watch is not None:
+            program.is_watched = False
+            self._memory_watch.send(json.dumps({"forget": program.number}).encode())
 
     def _receive_from_watch(self) -> None:
         assert self._memory_watch is not None
@@ -495,8 +528,7 @@ class Launcher:
             program.reason = "memory" if exceeded else "unclear" if may_have_had_children() else "system"
         del self._programs[program.number]
         program.close_files()
-        if program.is_watched and self._memory_watch is not None:
-            self._memory_watch.send(json.dumps({"forget": program.number}).encode())
+        self._forget_memory(program)
         # Sent before the clean-up, because ending a namespace takes as long as running a short program.
         self._send({"ended": program.number, "status": status, "reason": program.reason})
 

@@ -13,6 +13,8 @@ from . import memory
 from .slot import Slot, open_proc
 
 WATCH_INTERVAL_S = 0.05
+IDLE_INTERVAL_S = 5.0
+"""The time between two checks of a session in which nothing should run."""
 
 
 class Program:
@@ -30,6 +32,7 @@ class Program:
         max_bytes: The memory that its processes may use together; None without a limit.
         is_watched: Whether the memory watch adds up its memory.
         until: When its time limit ends.
+        is_idle: Whether it is a session between its runs.
         watched_at: When its time was last checked.
         waiting_ticks: The CPU time of its processes at the last check, if they only waited for the server; else None.
         is_late: Whether it waited for the server at the end of its time limit.
@@ -51,6 +54,7 @@ class Program:
         self.until = self.oom_kills = math.inf
         self.watched_at = 0.0
         self.waiting_ticks: int | None = None
+        self.is_idle = False
         self.is_late = False
         self.reason = ""
         self.max_threads = 1
@@ -102,15 +106,20 @@ class Program:
 
     def close_files(self) -> None:
         """Close its files and pipes."""
-        for fd in [self._proc, *self.pipes, -1 if self.slot is None else self.pidfd]:
+        self.close_pipes()
+        for fd in [self._proc, -1 if self.slot is None else self.pidfd]:
             if fd >= 0:
                 os.close(fd)
+
+    def close_pipes(self) -> None:
+        while self.pipes:
+            os.close(self.pipes.pop())
 
     def open_proc(self) -> None:
         """Open its own /proc. It stays the same when its first process has ended, or all of its processes."""
         if self.slot is not None:
             self.slot.open_proc()
-        else:
+        elif self._proc < 0:
             self._proc = open_proc(self.pid)
 
     @property
@@ -123,6 +132,12 @@ class Program:
         with contextlib.suppress(OSError):
             return [f"{seen}/{name}" for name in os.listdir(seen) if name.isdigit() and name != "1"]
         return []
+
+    def works(self) -> bool:
+        """Return whether it has several threads or processes, or has used CPU time since the last check."""
+        processes, before = self.processes, self.waiting_ticks
+        self.waiting_ticks = sum(map(memory.cpu_ticks, processes))
+        return sum(map(memory.count_threads, processes)) > 1 or before not in (None, self.waiting_ticks)
 
     def has_time(self, now: float) -> bool:
         """Return whether it has time left. The time in which all of its processes wait for the server does not count.

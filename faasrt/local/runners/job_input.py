@@ -15,15 +15,16 @@ def read_exactly(size):
     return bytes(data)
 
 
-def write_files(files):
-    """Write the files of a job, given their paths and sizes. Their contents follow on stdin. An absolute path is that
-    of an executable.
+def write_files(files, folder=""):
+    """Write the files of a job into a folder, given their paths and sizes. Their contents follow on stdin. An absolute
+    path is that of an executable.
     """
     for path, size in files:
-        folder = os.path.dirname(path)
-        if folder:
-            os.makedirs(folder, exist_ok=True)
-        with open(path, "wb") as file:
+        target = os.path.join(folder, path)
+        parent = os.path.dirname(target)
+        if parent:
+            os.makedirs(parent, exist_ok=True)
+        with open(target, "wb") as file:
             file.write(read_exactly(size))
         if path.startswith("/"):
             os.chmod(path, 0o500)

@@ -63,6 +63,10 @@ class Displays:
     def __init__(self, send, max_bytes):
         self.send, self.left, self.number = send, max_bytes, 0
 
+    def begin(self, max_bytes):
+        """Begin the displays of another program."""
+        self.left, self.number = max_bytes, 0
+
     def show(self, formats):
         """Send one display. Content that is None is named, but left out."""
         self.number += 1

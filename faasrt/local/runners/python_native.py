@@ -3,13 +3,14 @@
 The process is a fork of the launcher, which has already imported packages. The runner writes messages to descriptor 3,
 one line of JSON each. It first reads one job from stdin: the size of a header as eight digits; the header, JSON with
 {code, check, argv, displays, files, memoryBytes, maxMessageBytes}; and the contents of the files, of which the header
-has the paths and sizes. The rest of stdin is that of the program. Then the runner sends:
+has the paths and sizes. The rest of stdin is that of the program. A job with "session" opens a session (see
+python_session.py). Otherwise the runner sends:
 
     {"kind": "started"}            the program begins; until here, a failure is not the program's
     {"kind": "ret_val", "text"}    the argument of return_val; the last call counts
     {"kind": "error", ...}         the exception that ended the program
     {"kind": "missing", "package"} the program could not import this package, because it is not installed
-    {"kind": "exit"}               the program exited with a code other than 0
+    {"kind": "exit", "code"}       the program exited with a code other than 0; only a cell of a session sends the code
     {"kind": "done"}               the program ran to its end; without this, the process just stopped (os._exit)
     {"kind": "own_return_val"}     the program defines its own return_val
     {"kind": "display", "number",  a part of a display, if the job asks for displays; see python_displays.py
@@ -18,8 +19,8 @@ has the paths and sizes. The rest of stdin is that of the program. Then the runn
 The program may be hostile, and can write messages too. This only affects its own result.
 
 This file must run on CPython 3.9 and newer. The server puts python_errors.py and python_modules.py of
-faasrt/protocol/guest in front of it, and python_guest.py, python_displays.py, job_input.py, python_random.py and
-python_setup.py after it.
+faasrt/protocol/guest in front of it, and python_guest.py, python_displays.py, python_session.py, job_input.py,
+python_random.py and python_setup.py after it.
 """
 
 import atexit
@@ -53,22 +54,28 @@ FLUSH_FAILED = 120  # the exit code of an interpreter that could not write all o
 
 
 def send(kind, **fields):
+    global is_interrupted
     if own_pid() != pid:
         return  # this is a process that the program has forked; its end is not the end of the program
     texts = [f'"kind":"{kind}"']
     for name, value in fields.items():
         texts.append(f'"{name}":{"null" if value is None else quote(value) if isinstance(value, str) else value}')
     data = f"{{{','.join(texts)}}}\n".encode()
+    if is_interrupted:
+        data = b"\n" + data
+    is_interrupted = True
     try:
         while data:
-            data = data[write_fd(MESSAGES_FD, data) :]
+            data = data[write_fd(messages_fd, data) :]
     except OSError:
         pass  # the program closed the channel
+    is_interrupted = False
 
 
 quote = json.encoder.encode_basestring_ascii  # written in C, so a program cannot patch parts of it
 write_fd, exit_now, own_pid, show_error = os.write, os._exit, os.getpid, sys.excepthook
 pid, has_files = 0, True
+messages_fd, is_interrupted = MESSAGES_FD, False  # whether an exception has ended `send` in the middle of a message
 
 
 def return_val(value):
@@ -86,6 +93,8 @@ def main(*_):
     pid = own_pid()
     has_files = os.getcwd() != "/"  # without namespaces, programs have no folder
     job = read_job()
+    if "session" in job:
+        serve_session(job)
     text = job["code"].encode("utf-8", "surrogatepass").decode("utf-8", "surrogatepass")
     code = text.removeprefix("\ufeff")
     write_program(code)

@@ -170,11 +170,16 @@ def set_program(code, argv):
     if hasattr(main_thread, "_native_id"):
         main_thread._native_id = threading.get_native_id()  # a fork keeps the id of its parent
     namespace = vars(sys.modules["__main__"])
+    set_source(code, namespace)
+    reseed()
+    return namespace
+
+
+def set_source(code, namespace):
+    """Let tracebacks and `inspect` find the lines of a program."""
     namespace["__loader__"] = Source(code)
     lines = io.StringIO(code, newline=None).read().split("\n")
     linecache.cache[FILE] = (len(code), None, [line + "\n" for line in lines], FILE)
-    reseed()
-    return namespace
 
 
 # Not released when a program gets a `__main__` of its own, because this would release the modules of the launcher.

@@ -151,7 +151,10 @@ def without_lines(code):
     version, units = sys.version_info, len(code.co_code) // 2
     fields = {"co_filename": "<sys>" if version >= (3, 13) else "sys", "co_firstlineno": 0 if version >= (3, 13) else 1}
     if version >= (3, 11):
-        fields["co_linetable"] = b"\xef\x00" * (units // 8 + 1)  # each entry: no column, no further line, for 8 units
+        # Each entry: no column, no further line, for 8 units; the last one for the rest. A longer table would make the
+        # interpreter write past the end of its memory when the program traces these functions.
+        rest = units % 8
+        fields["co_linetable"] = b"\xef\x00" * (units // 8) + (bytes([0xE7 + rest, 0]) if rest else b"")
     elif version >= (3, 10):
         fields["co_linetable"] = b"\xfe\x00" * (units // 127 + 1)
     else:

@@ -19,11 +19,13 @@ from faasrt.languages import Language
 from faasrt.local.engines.engine import Engine, EngineJob, EngineOptions, EngineResult, Watch
 from faasrt.local.engines.jailed_run import run_program, start_runner
 from faasrt.local.engines.native.run import PROCESS_NAME, python_run
+from faasrt.local.engines.native.session import NativeSession
 from faasrt.local.engines.native_jail import native_jail
 from faasrt.local.engines.python_tiers import STANDARD_LIBRARY, TIERS, exercise_of, tiers_of
 from faasrt.local.engines.runner_messages import read_runner
+from faasrt.local.engines.session import EngineSession, SessionOptions
 from faasrt.local.engines.warm_pool import WarmPool
-from faasrt.local.errors import EngineError
+from faasrt.local.errors import EngineError, NotStartedError
 from faasrt.local.jail.config import JailConfig
 from faasrt.local.jail.jail import Jail, JailedProcess, open_jail
 from faasrt.protocol.envelope import PYTHON_BEGINNING
@@ -34,6 +36,7 @@ _START_TIMEOUT_S = 60.0
 _IMPORTS_MB = 192
 # A tier that no program has used for this time ends, to free its memory.
 _IDLE_S = 600.0
+_MAX_ATTEMPTS = 4
 # The names of installed packages contain their versions.
 _DESCRIBE = (
     "import json,os,platform,sys; print(json.dumps([platform.python_version(), sys.executable, sys.prefix, "
@@ -43,7 +46,7 @@ _DESCRIBE = (
 )
 _SHARED_FILES = ["python_errors.py", "python_modules.py"]
 _RUNNER_FILES = ["python_native.py", "python_guest.py", "python_displays.py", "job_input.py", "python_random.py"]
-_RUNNER_FILES += ["python_setup.py"]
+_RUNNER_FILES += ["python_session.py", "python_setup.py"]
 
 
 @attrs.frozen
@@ -114,6 +117,7 @@ class PythonTier(Engine):
         self.packages: frozenset[str] = frozenset()
         if self.level != "namespaces":  # programs have no folder there
             self.input_fields = ("stdin", "argv")
+        self.session_features = ("run", "files") if self.level == "namespaces" else ("run",)
         self.used_at = 0.0
 
     async def _prepare(self, resources: contextlib.AsyncExitStack) -> Watch:
@@ -130,6 +134,23 @@ class PythonTier(Engine):
 
     async def _execute_once(self, job: EngineJob) -> EngineResult:
         return await self._run(job)
+
+    async def open_session(self, options: SessionOptions) -> EngineSession:
+        assert self._interpreter is not None
+        # A session imports the packages itself, because its program is not known when it starts.
+        memory_bytes = (options.limits.memory_limit_mb + (_IMPORTS_MB if self.packages else 0)) * 2**20
+        for attempt in range(_MAX_ATTEMPTS):
+            process = await self._pool.get()
+            session = NativeSession(options, process, memory_bytes, self._interpreter.executable)
+            try:
+                await session.begin()
+            except BaseException as error:
+                await session.aclose()
+                if not isinstance(error, NotStartedError) or attempt == _MAX_ATTEMPTS - 1:
+                    raise
+            else:
+                return session
+        raise AssertionError("the last attempt raises an exception")
 
     async def _run(self, job: EngineJob, headroom_mb: int = 0) -> EngineResult:
         self.used_at = asyncio.get_running_loop().time()

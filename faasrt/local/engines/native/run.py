@@ -33,26 +33,32 @@ _MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 def python_run(job: EngineJob, process: JailedProcess, memory_bytes: int, python: str) -> JailedRun:
     """Return the run of a program in a process of the interpreter `python`."""
-    limit = job.limits.max_output_bytes
     header = {"code": job.code, "check": job.check, "argv": job.input.argv, "displays": job.displays}
-    header["maxMessageBytes"] = limit
-    read_exit = functools.partial(_read_exit, limit=limit, python=python)
+    header["maxMessageBytes"] = job.limits.max_output_bytes
+    read_exit = functools.partial(read_python_exit, limit=job.limits.max_output_bytes, python=python)
     return JailedRun(job, process, PROCESS_NAME, header, job.input.files, memory_bytes, read_exit)
 
 
-def _read_exit(messages: Messages, returncode: int, *, limit: int, python: str) -> dict[str, Any]:
+def read_python_exit(messages: Messages, returncode: int, *, limit: int, python: str) -> dict[str, Any]:
     if "error" in messages:
         fields = read_python_error(messages["error"], limit)
         if "error" not in fields:
             return fields
-        fields["exit_code"] = returncode or fields["exit_code"]
+        fields["exit_code"] = returncode or _exit_code(messages) or fields["exit_code"]
         if "missing" in messages:
             fields["error"] = _with_hint(fields["error"], read_text(messages["missing"], "package"), python)
         return fields
-    if returncode and "exit" in messages:
-        error = ErrorInfo("SystemExit", f"the program exited with code {returncode}")
-        return {"outcome": Outcome.USER_ERROR, "error": error, "exit_code": returncode}
+    code = returncode or _exit_code(messages)
+    if code and "exit" in messages:
+        error = ErrorInfo("SystemExit", f"the program exited with code {code}")
+        return {"outcome": Outcome.USER_ERROR, "error": error, "exit_code": code}
     return {"outcome": Outcome.OK if "done" in messages else Outcome.CRASHED, "exit_code": returncode}
+
+
+def _exit_code(messages: Messages) -> int:
+    """Return the exit code that a cell of a session has sent; 0 if there is none."""
+    code = messages.get("exit", {}).get("code")
+    return code if isinstance(code, int) and code < 256 else 0
 
 
 def _with_hint(error: ErrorInfo, module: str, python: str) -> ErrorInfo:

@@ -1,0 +1,246 @@
+"""A session of the engine `native`: a process that runs one cell after another (see `runners/python_session.py`)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import math
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from faasrt.local.engines.collected_files import collect_files
+from faasrt.local.engines.engine import EngineJob, EngineResult
+from faasrt.local.engines.jailed_run import JailedRun
+from faasrt.local.engines.native.run import PROCESS_NAME, read_python_exit
+from faasrt.local.engines.session import EngineSession, SessionEndedError, SessionFileError, SessionOptions
+from faasrt.local.errors import NotStartedError
+from faasrt.local.jail.jail import Folder, JailedProcess
+from faasrt.local.process import MESSAGES, ChildProcess, Pipes, ignore_output
+from faasrt.local.time_limit import TimeLimit
+from faasrt.protocol.processes import signal_name
+from faasrt.results import Outcome
+
+_INTERRUPT_S = 1.0
+# The launcher ends a program only if this process is too busy to do it.
+_LATE_S = 1.0
+_FILES_TIMEOUT_S = 30.0
+# How long the end of a process may be reported after the end of its messages.
+_REPORT_S = 0.5
+
+
+class NativeSession(EngineSession):
+    """A session.
+
+    Args:
+        options: The options.
+        process: A process that waits with a runner. The session owns it.
+        memory_bytes: The memory limit.
+        python: The path of the interpreter, for error messages.
+    """
+
+    def __init__(self, options: SessionOptions, process: JailedProcess, memory_bytes: int, python: str) -> None:
+        super().__init__(options)
+        self._process, self._memory_bytes, self._python = process, memory_bytes, python
+        self._cells = 0
+        self._run: _Run | None = None
+        self._channel: socket.socket | None = None
+        self._folder: Folder | None = None
+        process.receive(ignore_output, self._on_end)
+
+    async def begin(self) -> None:
+        """Open the session in the process, and write the files. Raise NotStartedError if the process has ended."""
+        header = json.dumps({"session": True, "files": [], "memoryBytes": self._memory_bytes}).encode()
+        self._process.write(b"%08d" % len(header), header, eof=True)
+        self._channel = self._process.take_channel()
+        try:
+            await self.write_files(self.options.files)
+        except SessionEndedError as error:
+            raise NotStartedError(str(error)) from None
+
+    async def run(self, job: EngineJob) -> EngineResult:
+        self._cells += 1
+        return await self._do(attrs.evolve(job, displays=True), {"code": job.code, "cell": self._cells}, {})
+
+    def interrupt(self) -> None:
+        if self._run is not None:
+            self._run.interrupt()
+
+    async def write_files(self, files: Mapping[str, bytes]) -> None:
+        limits = attrs.evolve(self.options.limits, timeout_ms=1000 * _FILES_TIMEOUT_S)
+        result = await self._do(EngineJob(language=self.options.language, code="", limits=limits), {}, files)
+        if result.error is not None:
+            raise SessionFileError(result.error.message)
+        if result.outcome is not Outcome.OK:
+            raise SessionFileError(f"the files could not be written within {_FILES_TIMEOUT_S:g} s")
+
+    async def read_files(self, patterns: Sequence[str], max_bytes: int) -> tuple[dict[str, bytes], bool]:
+        self._check_open()
+        try:
+            self._folder = self._folder or await self._process.open_folder()
+        except NotStartedError as error:
+            raise SessionEndedError(self.reason or str(error)) from None
+        return await asyncio.to_thread(collect_files, self._folder, patterns, max_bytes)
+
+    async def aclose(self) -> None:
+        self._end("the session was closed")
+        await self._process.ended.wait()
+
+    def _check_open(self) -> None:
+        if self.ended.is_set():
+            raise SessionEndedError(self.reason)
+
+    def _end(self, reason: str) -> None:
+        self.mark_ended(reason)
+        self._process.kill()
+
+    def _on_end(self) -> None:
+        process = self._process
+        returncode = process.returncode or 0
+        if process.out_of_memory:
+            reason = "it exceeded its memory limit"
+        elif process.out_of_time:
+            reason = "a run reached its time limit and could not be interrupted"
+        elif process.outside_reason:
+            reason = f"its process was killed: {process.outside_reason}"
+        else:
+            how = f"by {signal_name(-returncode)}" if returncode < 0 else f"with the exit code {returncode}"
+            reason = f"its process ended {how}"
+        self.mark_ended(reason)
+        if self._run is not None:
+            self._run.mark_exited(returncode)
+        if self._channel is not None:
+            self._channel.close()
+
+    async def _do(self, job: EngineJob, header: Mapping[str, Any], files: Mapping[str, bytes]) -> EngineResult:
+        """Let the process do a job, and return the result."""
+        self._check_open()
+        limit, limit_s = job.limits.max_output_bytes, job.limits.timeout_ms / 1000
+        header = {**header, "maxMessageBytes": limit}
+        read_exit = functools.partial(read_python_exit, limit=limit, python=self._python)
+        run, started = self._start(limit_s), time.perf_counter()
+        jailed = JailedRun(job, run, PROCESS_NAME, header, files, self._memory_bytes, read_exit)
+        time_limit = TimeLimit(limit_s, functools.partial(jailed.end, Outcome.TIMEOUT))
+        try:
+            jailed.begin()
+            await jailed.ended.wait()
+        except asyncio.CancelledError:
+            run.kill()
+            await _wait_shielded(jailed.ended)
+            raise
+        finally:
+            time_limit.cancel()
+            run.finish()
+            self._run = None
+            with contextlib.suppress(NotStartedError):
+                self._process.limit_time(math.inf, memory_bytes=self._memory_bytes, pipes=())
+        duration_ms = round((time.perf_counter() - started) * 1000, 3)
+        try:
+            result = jailed.result()
+        except NotStartedError as error:
+            raise SessionEndedError(self.reason or str(error)) from None
+        result.duration_ms, result.instance_id = duration_ms, f"python-{self._process.pid}"
+        return result
+
+    def _start(self, limit_s: float) -> _Run:
+        """Send the descriptors of a job to the process."""
+        assert self._channel is not None
+        try:
+            pipes = Pipes(4)
+            try:
+                run = self._run = _Run(self._process, pipes, self._stop)
+                until_s = limit_s + _INTERRUPT_S + _LATE_S
+                self._process.limit_time(until_s, memory_bytes=self._memory_bytes, pipes=pipes.others[:3])
+                socket.send_fds(self._channel, [b"j"], pipes.others)
+            finally:
+                pipes.close_others()
+        except (OSError, NotStartedError) as error:
+            self._run = None
+            self._end(f"its process cannot be reached: {error}")
+            raise SessionEndedError(self.reason) from None
+        return run
+
+    def _stop(self, reason: str) -> None:
+        """End the session, because a run cannot go on."""
+        self._end(reason)
+
+
+class _Run(ChildProcess):
+    """One run in the process of a session, with its own pipes. For `JailedRun`, it is a process.
+
+    Args:
+        process: The process of the session.
+        pipes: The pipes of the run.
+        end_session: Ends the session, for a reason.
+
+    Attributes:
+        is_lost: Whether the program has closed the descriptor for its messages.
+    """
+
+    def __init__(self, process: JailedProcess, pipes: Pipes, end_session: Callable[[str], None]) -> None:
+        super().__init__(process.pid, pipes, self._stop, process.jail.readers)
+        self._process, self._end_session = process, end_session
+        self._has_begun = self._wants_interrupt = self._is_over = self.is_lost = False
+        self._timer: asyncio.TimerHandle | None = None
+        self.out_of_memory = self.out_of_time = False
+
+    def check_not_killed(self, name: str) -> None:
+        if not self.is_lost:
+            self._process.check_not_killed(name)
+
+    def interrupt(self) -> None:
+        """Interrupt the program, once it has begun. Between runs, its process ignores the signal."""
+        self._wants_interrupt = True
+        if self._has_begun:
+            self._process.interrupt()
+
+    def kill_first(self) -> None:
+        self.finish()
+
+    def finish(self) -> None:
+        """Close the pipes, after the end of the program."""
+        self._is_over = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._on_output, self._on_end = ignore_output, None
+        self._close_pipes()
+
+    def mark_exited(self, returncode: int) -> None:
+        self.out_of_memory, self.out_of_time = self._process.out_of_memory, self._process.out_of_time
+        for fd in [*self._pipes.own]:
+            self.drain(fd)  # not to the end, because another process may keep it open
+        self._close_pipes()
+        super().mark_exited(returncode)
+
+    def _stop(self) -> None:
+        self.interrupt()
+        reason = "a run reached a limit, or was cancelled, and could not be interrupted"
+        self._timer = self._loop.call_later(_INTERRUPT_S, self._end_session, reason)
+
+    def _read(self, fd: int) -> bool:
+        more = super()._read(fd)
+        if fd == MESSAGES and not self._is_over and self.returncode is None:
+            if MESSAGES not in self._pipes.own and self._timer is None:
+                self._timer = self._loop.call_later(_REPORT_S, self._lose)
+            elif more and not self._has_begun:
+                self._has_begun = True
+                if self._wants_interrupt:
+                    self._process.interrupt()
+        return more
+
+    def _lose(self) -> None:
+        self.is_lost = True
+        self._end_session("the program has closed the descriptors of its runner")
+
+
+async def _wait_shielded(event: asyncio.Event) -> None:
+    """Wait for an event, also if this is cancelled again."""
+    waiting = asyncio.ensure_future(event.wait())
+    while not waiting.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(waiting)

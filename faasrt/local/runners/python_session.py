@@ -1,0 +1,201 @@
+# Runs the cells of a session, one after another, in one process. A part of python_native.py.
+#
+# The process gets each job as a message over its channel, with descriptors: stdin, stdout, stderr, and one for the
+# messages of the job. The rest is as for a program: it reads the job from stdin, and sends "started" and "done". A job
+# with a cell is {code, cell, files, memoryBytes, maxMessageBytes}; the others only write files.
+#
+# A cell can leave anything behind, such as threads, signal handlers, and functions in place of those of the standard
+# library. So this file uses no function that a program can replace, as far as it matters for later cells.
+
+import _signal
+import _socket
+import array
+import json
+import os
+import sys
+
+JOB_MESSAGES_FD = 254
+MAX_JOB_DESCRIPTORS = 8
+SIGNALS = _signal.valid_signals() - {_signal.SIGINT}  # blocked between cells; SIGINT is ignored instead
+FUTURES = 0x1FF0000  # the flags of `from __future__ import`, which hold for later cells, too
+duplicate, close_fd, scan_json = os.dup2, os.close, json.JSONDecoder().scan_once
+set_handler, set_mask, set_trace, set_profile = _signal.signal, _signal.pthread_sigmask, sys.settrace, sys.setprofile
+
+
+def serve_session(job):
+    """Run the jobs of a session until the server closes the channel."""
+    global has_files, messages_fd
+    has_files, messages_fd = False, JOB_MESSAGES_FD  # cells are in no file
+    Session(job).serve()
+
+
+class Session:
+    """The state of a session that its program cannot see."""
+
+    def __init__(self, job):
+        self.channel = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, MESSAGES_FD)
+        self.null_fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        self.folder = os.getcwd()
+        self.namespace = set_program("", [])
+        del self.namespace["__file__"]
+        self.namespace["return_val"] = return_val
+        self.displays = Displays(send_display, 0)
+        self.displays.install()
+        self.stdout, self.stderr = sys.stdout, sys.stderr
+        self.mask, self.flags, self.loop = set(), TOP_LEVEL_AWAIT, None
+        set_memory_limit(job["memoryBytes"])
+
+    def serve(self):
+        """Run jobs until the server closes the channel."""
+        self.settle()
+        while True:
+            descriptors = self.receive()
+            for target, fd in zip((0, 1, 2, JOB_MESSAGES_FD), descriptors):  # noqa: B905
+                if fd != target:
+                    duplicate(fd, target, target <= 2)
+                    close_fd(fd)
+            job = scan_json(read_exactly(int(read_exactly(8))).decode(), 0)[0]
+            if "code" in job:
+                self.run_cell(job)
+            else:
+                self.write_files(job["files"])
+            send("done")
+            for fd in (0, 1, 2):
+                duplicate(self.null_fd, fd)
+            close_fd(JOB_MESSAGES_FD)
+
+    def receive(self):
+        """Wait for the next job, and return its descriptors."""
+        size = _socket.CMSG_SPACE(4 * MAX_JOB_DESCRIPTORS)
+        message, ancillary, _, _ = self.channel.recvmsg(1, size, _socket.MSG_CMSG_CLOEXEC)
+        if not message:
+            exit_now(0)
+        rights = array.array("i")
+        for _, _, data in ancillary:
+            rights.frombytes(data)
+        return [*rights]
+
+    def write_files(self, files):
+        send("started")
+        path = ""
+        try:
+            for path, size in files:
+                write_files([[path, size]], self.folder)
+        except OSError as error:
+            send("error", phase="run", name="OSError", message=f"{path}: {error.strerror}")
+
+    def run_cell(self, job):
+        global FILE
+        code = job["code"].encode("utf-8", "surrogatepass").decode("utf-8", "surrogatepass").removeprefix("\ufeff")
+        limit = job["maxMessageBytes"]
+        FILE = f"<cell {job['cell']}>"
+        set_source(code, self.namespace)
+        self.restore_streams()
+        self.displays.begin(limit)
+        if not RESERVE:
+            RESERVE.append(memory_reserve())
+        failure, phase, exit_code, has_begun = None, "compile", 0, False
+        try:
+            set_handler(_signal.SIGINT, _signal.default_int_handler)
+            send("started")
+            has_begun = True
+            set_mask(_signal.SIG_SETMASK, self.mask)
+            program = compile_with_value(code, FILE, self.flags)
+            phase = "run"
+            self.flags |= program.co_flags & FUTURES
+            if program.co_flags & COROUTINE:
+                self.run_coroutine(eval(program, self.namespace))
+            else:
+                exec(program, self.namespace)
+            self.displays.show_value(self.namespace)
+        except BaseException as error:
+            failure = error
+        try:
+            if isinstance(failure, KeyboardInterrupt):
+                close_figures()
+            else:
+                self.displays.show_figures()
+        except BaseException as error:
+            failure = failure or error
+        interrupt = self.settle()
+        failure = failure or interrupt
+        if not has_begun:  # a signal handler of an earlier cell has raised an exception
+            send("started")
+        if failure is not None:
+            if isinstance(failure, SyntaxError) and phase == "compile" and failure.text is None:
+                failure.text = line_of(code, failure)
+            RESERVE.clear()
+            flush(sys.stderr, sys.stdout)
+            if isinstance(failure, SystemExit):
+                exit_code = exit_code_of(failure, sys.stderr)
+            else:
+                is_run = phase == "run" or isinstance(failure, KeyboardInterrupt)
+                exit_code = report(failure, "run" if is_run else phase, limit, self.stderr)
+            if exit_code:
+                send("exit", code=exit_code)
+        flush(sys.stdout, sys.stderr)
+        self.stdout, self.stderr = working_stream(self.stdout, 1), working_stream(self.stderr, 2)
+        if not self.stdout:  # released while it cannot write, so that its output does not become that of a later cell
+            sys.stdout = sys.__stdout__ = None
+        if own_pid() != pid:  # this is a process that the program has forked
+            exit_now(exit_code)
+
+    def settle(self):
+        """Keep signals and hooks of the program away from the runner. Return a KeyboardInterrupt that came just now."""
+        interrupt = mask = None
+        while True:
+            try:
+                set_profile(None)
+                set_trace(None)
+                before = set_mask(_signal.SIG_BLOCK, SIGNALS)
+                mask = before if mask is None else mask
+                set_handler(_signal.SIGINT, _signal.SIG_IGN)
+                self.mask = mask
+                return interrupt
+            except KeyboardInterrupt as error:
+                interrupt = error
+            except BaseException:
+                pass  # of a hook or a handler of the program
+
+    def restore_streams(self):
+        sys.stdin = sys.__stdin__ = text_stream(0, "r", "surrogateescape")
+        self.stdout = working_stream(self.stdout, 1) or text_stream(1, "w", "surrogatepass")
+        self.stderr = working_stream(self.stderr, 2) or text_stream(2, "w", "backslashreplace")
+        sys.stdout = sys.__stdout__ = self.stdout
+        sys.stderr = sys.__stderr__ = self.stderr
+
+    def run_coroutine(self, coroutine):
+        """Run a cell with a top-level await in the event loop of the session."""
+        import asyncio
+
+        if self.loop is None or self.loop.is_closed():
+            self.loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(self.loop)
+        task = self.loop.create_task(coroutine)
+        try:
+            self.loop.run_until_complete(task)
+        except BaseException:
+            if task.done():
+                task.exception()  # otherwise the task logs that nothing has read it
+            else:
+                task.cancel()
+                try:
+                    self.loop.run_until_complete(task)
+                except asyncio.CancelledError:
+                    pass
+            raise
+
+
+def working_stream(stream, fd):
+    """Flush a stream. Return None if it does not work any more."""
+    try:
+        stream.flush()
+        return stream if stream.fileno() == fd else None
+    except BaseException:
+        return None
+
+
+def line_of(code, error):
+    """Return the line of a syntax error; None if there is none."""
+    lines = code.split("\n")
+    return lines[error.lineno - 1] if error.lineno and error.lineno <= len(lines) else None

@@ -1,0 +1,420 @@
+"""Sessions of the engine `native`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import attrs
+import psutil
+import pytest
+import pytest_asyncio
+
+from faasrt import Language, Outcome
+from faasrt.inputs import ProgramInput
+from faasrt.local.engines.engine import EngineJob, EngineResult
+from faasrt.local.engines.native.engine import NativeEngine
+from faasrt.local.engines.session import EngineSession, SessionEndedError, SessionFileError, SessionOptions
+from faasrt.protocol.execution_limits import ExecutionLimits
+from support.engines import native_engine
+from support.served import until
+from support.tables import block
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+LIMITS = ExecutionLimits(timeout_ms=60_000, memory_limit_mb=128, max_output_bytes=100_000)
+STUBBORN = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\ntime.sleep(60)"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[NativeEngine]:
+    async with native_engine(Path(tmp_path_factory.mktemp("sessions"))) as engine:
+        yield engine
+
+
+@contextlib.asynccontextmanager
+async def open_session(engine: NativeEngine, files: dict[str, bytes] | None = None) -> AsyncIterator[EngineSession]:
+    options = SessionOptions(language=Language.PYTHON, limits=LIMITS, files=files or {})
+    session = await engine.open_session(options)
+    try:
+        yield session
+    finally:
+        await session.aclose()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def session(engine: NativeEngine) -> AsyncIterator[EngineSession]:
+    async with open_session(engine) as session:
+        yield session
+
+
+async def run(session: EngineSession, code: str, timeout_ms: float = 60_000, stdin: str = "") -> EngineResult:
+    limits = attrs.evolve(LIMITS, timeout_ms=timeout_ms)
+    program_input = ProgramInput(stdin=stdin.encode())
+    return await session.run(EngineJob(language=Language.PYTHON, code=code, limits=limits, input=program_input))
+
+
+def texts(result: EngineResult) -> list[str]:
+    return [display.text for display in result.displays]
+
+
+async def check(session: EngineSession, value: str = "1") -> None:
+    """Check that a session works, and has kept `x`."""
+    result = await run(session, "x")
+    assert (result.outcome, texts(result), result.stdout, result.stderr) == (Outcome.OK, [value], "", "")
+
+
+async def test_state_is_kept(session: EngineSession) -> None:
+    """Variables, imports, the working folder, `_`, and flags of `from __future__` live on."""
+    await run(session, "import os, json\nx = 41\nos.mkdir('a'); os.chdir('a'); open('b', 'w').close()")
+    assert texts(await run(session, "from __future__ import annotations\nx + 1")) == ["42"]
+    assert texts(await run(session, "_, json.dumps(os.listdir())")) == ["(42, '[\"b\"]')"]
+    assert texts(await run(session, "def f(a: unknown): pass\nf.__annotations__")) == ["{'a': 'unknown'}"]
+
+
+ENDS = {
+    "an exception": ("def f():\n    return 1 / 0\nf()", Outcome.USER_ERROR, "ZeroDivisionError", 1),
+    "a syntax error": ("a b", Outcome.SYNTAX_ERROR, "SyntaxError", 1),
+    "return": ("1\nreturn 5", Outcome.SYNTAX_ERROR, "SyntaxError", 1),
+    "exit 3": ("import sys\nsys.exit(3)", Outcome.USER_ERROR, "SystemExit", 3),
+    "exit with a text": ("exit('x')", Outcome.USER_ERROR, "SystemExit", 1),
+    "exit 0": ("raise SystemExit", Outcome.OK, None, 0),
+    "await": ("import asyncio\nawait asyncio.sleep(0)\n1 / 0", Outcome.USER_ERROR, "ZeroDivisionError", 1),
+    "exit in await": (
+        "import asyncio\nawait asyncio.sleep(0)\nraise SystemExit(4)",
+        Outcome.USER_ERROR,
+        "SystemExit",
+        4,
+    ),
+    "MemoryError": ("raise MemoryError", Outcome.MEMORY_LIMIT, None, None),
+    "a large allocation": ("bytearray(10**10)", Outcome.MEMORY_LIMIT, None, None),
+    "an output limit": ("print('x' * 300_000)\nimport time\ntime.sleep(60)", Outcome.OUTPUT_LIMIT, None, None),
+    "many return values": ("for i in range(2000): return_val('x' * 90_000)", Outcome.OUTPUT_LIMIT, None, None),
+    "an os.fork": ("import os\nif not os.fork(): 1 / 0\nos.wait(); None", Outcome.OK, None, 0),
+}
+
+
+@pytest.mark.parametrize(("code", "outcome", "error", "exit_code"), ENDS.values(), ids=ENDS)
+async def test_a_run_ends_and_the_session_goes_on(
+    session: EngineSession, code: str, outcome: Outcome, error: str | None, exit_code: int | None
+) -> None:
+    """Only the run fails."""
+    await run(session, "x = 1")
+    result = await run(session, code)
+    assert (result.outcome, result.error and result.error.name, result.exit_code) == (outcome, error, exit_code)
+    await check(session)
+
+
+async def test_tracebacks_name_the_cells_and_their_lines(session: EngineSession) -> None:
+    """Each cell has a name of its own, also in syntax errors. `inspect` finds the source."""
+    await run(session, "def f():\n    return 1 / 0")
+    result = await run(session, "\nf()")
+    lines = [line for line in result.stderr.splitlines() if "^" not in line]
+    assert lines == [
+        "Traceback (most recent call last):",
+        '  File "<cell 2>", line 2, in <module>',
+        "    f()",
+        '  File "<cell 1>", line 2, in f',
+        "    return 1 / 0",
+        "ZeroDivisionError: division by zero",
+    ]
+    assert result.error is not None
+    assert result.error.traceback == result.stderr
+    result = await run(session, "\nreturn 5")
+    assert '  File "<cell 3>", line 2\n    return 5' in result.stderr
+    assert (result.line, result.column) == (2, 1)
+    assert texts(await run(session, "import inspect\ninspect.getsource(f)")) == [repr("def f():\n    return 1 / 0\n")]
+
+
+async def test_input_reads_the_stdin_of_its_run(session: EngineSession) -> None:
+    """The rest of an earlier one is gone."""
+    assert texts(await run(session, "input()", stdin="a\nb\n")) == ["'a'"]
+    assert texts(await run(session, "input()", stdin="c")) == ["'c'"]
+    assert (await run(session, "input()")).error is not None
+
+
+async def test_return_values_are_those_of_the_run(session: EngineSession) -> None:
+    """The last call counts."""
+    assert (await run(session, "return_val(1)\nreturn_val('2')")).ret_val == "2"
+    assert (await run(session, "None")).ret_val == ""
+
+
+async def test_one_event_loop_lives_for_the_session(session: EngineSession) -> None:
+    """A task of one cell goes on while a later one awaits. `asyncio.run` works, too."""
+    await run(session, "import asyncio\nasync def f(): await asyncio.sleep(0); return 5")
+    await run(session, "task = asyncio.create_task(f()); await asyncio.sleep(0)")
+    assert texts(await run(session, "asyncio.run(f())")) == ["5"]
+    assert texts(await run(session, "await task")) == ["5"]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "while True: pass",
+        "import time\ntime.sleep(60)",
+        "import asyncio\nawait asyncio.sleep(60)",
+        "import subprocess\nsubprocess.run(['/bin/sleep', '60'])",
+        "class A:\n    def __repr__(self):\n        while True: pass\nA()",
+        "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\nsignal.pause()",
+    ],
+)
+async def test_a_run_is_interrupted_at_its_time_limit(session: EngineSession, code: str) -> None:
+    """The outcome is TIMEOUT, and the session goes on."""
+    await run(session, "x = 1")
+    result = await run(session, code, timeout_ms=200)
+    assert result.outcome is Outcome.TIMEOUT
+    await check(session)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        STUBBORN,
+        "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)",
+        "while True:\n    try: 10**10**9\n    finally: continue",
+    ],
+)
+async def test_a_run_that_cannot_be_interrupted_ends_the_session(session: EngineSession, code: str) -> None:
+    """The outcome is TIMEOUT, too. Later runs say why the session has ended."""
+    result = await run(session, code, timeout_ms=200)
+    assert result.outcome is Outcome.TIMEOUT
+    await session.ended.wait()
+    with pytest.raises(SessionEndedError, match="could not be interrupted"):
+        await run(session, "1")
+
+
+async def test_interrupt(session: EngineSession) -> None:
+    """It raises KeyboardInterrupt in the program that runs, and does nothing between runs."""
+    await run(session, "x = 1")
+    session.interrupt()
+    await check(session)
+    running = asyncio.create_task(run(session, "print(1, flush=True)\nimport time\ntime.sleep(60)"))
+    await asyncio.sleep(0)
+    session.interrupt()
+    result = await running
+    assert result.error is not None
+    assert (result.outcome, result.error.name) == (Outcome.USER_ERROR, "KeyboardInterrupt")
+    await check(session)
+
+
+async def test_cancellation_interrupts_a_run(session: EngineSession) -> None:
+    """`run` waits until the program has ended, and the session goes on."""
+    await run(session, "x = 1")
+    running = asyncio.create_task(run(session, "import time\ntry: time.sleep(60)\nfinally: x = 2"))
+    await asyncio.sleep(0.2)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await check(session, "2")
+
+
+async def test_cancellation_ends_a_session_that_cannot_be_interrupted(session: EngineSession) -> None:
+    """A run after it is not sent."""
+    running = asyncio.create_task(run(session, STUBBORN))
+    await asyncio.sleep(0.2)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert session.ended.is_set()
+
+
+CRASHES = {
+    "os._exit": ("import os\nos._exit(3)", "", "exit code 3"),
+    "a segmentation fault": ("import ctypes\nctypes.string_at(0)", "SIGSEGV", "SIGSEGV"),
+    "SIGKILL": ("import os\nos.kill(os.getpid(), 9)", "SIGKILL", "SIGKILL"),
+    "execve": ("import os\nos.execv('/bin/true', ['true'])", "", "exit code 0"),
+    "closed descriptors": (
+        "import os, time\nos.closerange(3, 300)\ntime.sleep(60)",
+        "SIGKILL",
+        "closed the descriptors",
+    ),
+}
+
+
+@pytest.mark.parametrize(("code", "signal", "reason"), CRASHES.values(), ids=CRASHES)
+async def test_a_crash_ends_the_session(session: EngineSession, code: str, signal: str, reason: str) -> None:
+    """The run is CRASHED, with its output, and the session has a reason."""
+    result = await run(session, "print(1, flush=True)\n" + code)
+    assert (result.outcome, result.stdout, result.signal) == (Outcome.CRASHED, "1\n", signal)
+    await session.ended.wait()
+    assert reason in session.reason
+    with pytest.raises(SessionEndedError, match=reason):
+        await run(session, "1")
+
+
+async def test_a_thread_ends_the_session_between_runs(session: EngineSession) -> None:
+    """`ended` is set without a run."""
+    await run(session, "import os, threading\nthreading.Timer(0.2, os._exit, [5]).start()")
+    await session.ended.wait()
+    assert "exit code 5" in session.reason
+
+
+GROW = "held = []\nwhile True: held.append(bytearray(10**6)); held[-1][:] = b'x' * 10**6"
+
+
+async def test_the_memory_limit_holds_for_the_session(session: EngineSession) -> None:
+    """A run that exceeds it together with earlier ones ends the session, or fails with MemoryError."""
+    result = await run(session, GROW)
+    assert result.outcome is Outcome.MEMORY_LIMIT
+
+
+async def test_the_memory_limit_holds_between_runs(session: EngineSession) -> None:
+    """Processes that a run has left are counted."""
+    leave = f"import subprocess, sys\nchildren = [subprocess.Popen([sys.executable, '-c', {GROW!r}]) for i in range(3)]"
+    assert (await run(session, leave)).outcome is Outcome.OK
+    await session.ended.wait()
+    assert session.reason == "it exceeded its memory limit"
+
+
+LEFT = {
+    "a changed sys.stdout": "import io, sys\nsys.stdout = sys.__stdout__ = io.StringIO()\nsys.stderr = None",
+    "a closed sys.stdout": "import sys\nsys.stdout.close(); sys.stderr.detach(); sys.stdin.close()",
+    "closed descriptors": "import os\nos.closerange(0, 3)",
+    "other descriptors": "import os\nfor fd in (0, 1, 2): os.dup2(os.open('/dev/full', os.O_RDWR), fd)",
+    "unwritten output": "import os, sys\nos.close(1)\nprint('a' * 100, end='')",
+    "patched builtins": "import builtins\nfor name in 'open exec eval compile len int zip'.split(): "
+    "setattr(builtins, name, None)",
+    "deleted builtins": "import builtins\ndelete = delattr\n"
+    "for name in dir(builtins):\n    if name[0] != '_': delete(builtins, name)",
+    "patched modules": "import os, json, socket, signal\nos.write = os.dup2 = json.loads = socket.socket = None\n"
+    "signal.signal = signal.pthread_sigmask = None",
+    "a settrace hook": "import sys\ndef hook(*args): raise ValueError\nsys.settrace(hook)",
+    "a setprofile hook": "import sys\ndef hook(*args): raise ValueError\nsys.setprofile(hook)",
+    "a thread": block("""
+        import threading, time
+        def work():
+            while True: time.sleep(0.001)
+        threading.Thread(target=work).start()
+    """),
+    "a child": "import subprocess\nsubprocess.Popen(['/bin/sleep', '60'])",
+    "a child with its stdout": "import subprocess\nsubprocess.Popen('sleep 60; echo', shell=True)",
+    "a signal handler": "import signal\ndef handle(*args): raise ValueError\nsignal.signal(signal.SIGINT, handle)\n"
+    "signal.signal(signal.SIGALRM, handle)",
+    "an ignored SIGINT": "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)",
+    "an excepthook": "import sys\nsys.excepthook = None",
+    "a displayhook": "import sys\nsys.displayhook = None",
+    "another working folder": "import os\nos.mkdir('a'); os.chdir('a'); os.rmdir('../a')",
+    "no modules": "import sys\nsys.modules.clear()",
+    "an atexit function": "import atexit\natexit.register(lambda: 1 / 0)",
+    "open files": "files = [open('/dev/null') for i in range(200)]",
+    "a recursion limit": "import sys\nsys.setrecursionlimit(100)",
+    "a changed display": "import builtins\nbuiltins.display = None\ndisplay = None\n_ = None",
+    "a closed event loop": "import asyncio\nawait asyncio.sleep(0)\nasyncio.get_running_loop().stop()",
+    "a forged message": 'import os\nos.write(255, b\'x\' * 1000)\nos.write(254, b\'{"kind":"exit","code":9}\')',
+    "a dead frame": "import sys\nframe = sys._getframe(1)\nframe.f_trace = lambda *args: 1 / 0",
+    "a garbage collector callback": "import gc\ngc.callbacks.append(lambda *args: 1 / 0)\ngc.set_threshold(1)",
+}
+
+
+@pytest.mark.parametrize("code", LEFT.values(), ids=LEFT)
+async def test_what_a_run_leaves_does_not_break_the_next_one(session: EngineSession, code: str) -> None:
+    """The next run has its own output, value, error and exit code."""
+    await run(session, "import functools\nx, write = 1, functools.partial(print, end='')")
+    await run(session, code)
+    result = await run(session, "write('out')\nx")
+    assert (result.outcome, result.stdout, texts(result)) == (Outcome.OK, "out", ["1"])
+    result = await run(session, "1 / 0")
+    assert result.error is not None
+    assert (result.outcome, result.error.name) == (Outcome.USER_ERROR, "ZeroDivisionError")
+
+
+async def test_alarms_of_earlier_runs(session: EngineSession) -> None:
+    """A signal of the program between runs waits for the next one. It never fails the runner."""
+    await run(
+        session, "import signal\nx = 1\ndef handle(*args): raise ValueError\nsignal.signal(signal.SIGALRM, handle)"
+    )
+    await run(session, "signal.setitimer(signal.ITIMER_REAL, 0.05)")
+    await asyncio.sleep(0.2)
+    result = await run(session, "import time\ntime.sleep(1)")
+    assert result.error is not None
+    assert result.error.name == "ValueError"
+    await check(session)
+
+
+async def test_output_between_runs_is_dropped(session: EngineSession) -> None:
+    """A thread that writes all the time writes to the run that is current."""
+    code = """
+import threading, time
+def work():
+    while True: print('thread', flush=True); time.sleep(0.001)
+threading.Thread(target=work).start()
+"""
+    await run(session, code)
+    await asyncio.sleep(0.3)
+    result = await run(session, "time.sleep(0.1)")
+    assert 0 < result.stdout.count("thread\n") < 150
+
+
+async def test_a_program_that_floods_its_channel(engine: NativeEngine, session: EngineSession) -> None:
+    """The server does not read it, and other sessions go on."""
+    flood = "import os, threading\ndef work():\n    while True: os.write(255, b'x' * 65536)\n"
+    await run(session, flood + "threading.Thread(target=work).start()")
+    async with open_session(engine) as other:
+        await run(other, "x = 1")
+        await check(other)
+
+
+async def test_files(engine: NativeEngine) -> None:
+    """Files of the start, of the program, and of `write_files` can be read."""
+    async with open_session(engine, {"a/b.txt": b"1", "c.csv": b"2"}) as session:
+        await run(session, "import os\nopen('d.png', 'w').write(open('a/b.txt').read())\nos.chdir('a')")
+        await session.write_files({"a/b.txt": b"3", "e/f/g.csv": b"4" * 100_000})
+        assert await session.read_files(["*.png", "**/*.txt"], 1000) == ({"a/b.txt": b"3", "d.png": b"1"}, True)
+        files, complete = await session.read_files(["**"], 1000)
+        assert (sorted(files), complete) == (["a/b.txt", "c.csv", "d.png"], False)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"a/b": b""}, "a/b: File exists|a/b: Not a directory"),
+        ({"folder": b""}, "folder: Is a directory"),
+        ({"big": b"x" * 70 * 2**20}, "big: No space left on device|big: File too large"),
+    ],
+)
+async def test_files_that_cannot_be_written(engine: NativeEngine, files: dict[str, bytes], message: str) -> None:
+    """The error says why, and the session goes on."""
+    async with open_session(engine, {"a": b"", "folder/a": b""}) as session:
+        await run(session, "x = 1")
+        with pytest.raises(SessionFileError, match=message):
+            await session.write_files(files)
+        await check(session)
+
+
+async def test_closing_ends_all_processes(engine: NativeEngine) -> None:
+    """Also those that a run has started, and the run itself fails."""
+    async with open_session(engine) as session:
+        word = f"sleep 60.{id(session)}"
+        await run(session, f"import subprocess\nsubprocess.Popen({word!r}, shell=True)")
+        running = asyncio.create_task(run(session, "import time\ntime.sleep(60)"))
+        await asyncio.sleep(0.1)
+    with pytest.raises(Exception, match=r"closed|killed"):
+        await running
+    assert session.reason == "the session was closed"
+    await until(
+        lambda: not any(word in " ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"]))
+    )
+
+
+async def test_no_state_crosses_sessions(engine: NativeEngine) -> None:
+    """Sessions see neither the variables nor the files nor the processes of others."""
+    async with open_session(engine) as one, open_session(engine) as other:
+        await run(one, "x = 1\nopen('file', 'w').close()\nimport random")
+        result = await run(
+            other,
+            "import os, random\n'x' in globals(), os.listdir(), [pid for pid in os.listdir('/proc') if pid.isdigit()]",
+        )
+        assert texts(result)[0].startswith("(False, [], ")
+        assert texts(await run(one, "random.random()")) != texts(await run(other, "random.random()"))
+
+
+async def test_the_end_of_the_engine_ends_its_sessions(tmp_path: Path) -> None:
+    """A run of such a session fails."""
+    async with native_engine(tmp_path) as engine:
+        session = await engine.open_session(SessionOptions(language=Language.PYTHON, limits=LIMITS))
+        await run(session, "x = 1")
+    await session.ended.wait()
+    with pytest.raises(SessionEndedError):
+        await run(session, "x")
+    await session.aclose()
