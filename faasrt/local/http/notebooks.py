@@ -19,6 +19,9 @@ from faasrt.protocol.streams import cut_text
 from faasrt.results import ErrorInfo, Outcome
 
 _OUTPUT_FACTOR = 4
+# The exceptions that a limit raises in a program.
+_ERROR_OF_LIMIT = {"Timeout": "KeyboardInterrupt", "MemoryLimit": "MemoryError"}
+_TRACEBACK = "Traceback (most recent call last):\n"
 
 
 class NotebookRun:
@@ -90,10 +93,9 @@ class NotebookRun:
                 return
 
     def _cell(self, cell: EngineResult, limits: ExecutionLimits) -> CellResult:
-        error = cell.error
-        if cell.outcome is Outcome.TIMEOUT and (limit := limits.error(cell.outcome)) is not None:
-            error = ErrorInfo("KeyboardInterrupt", limit.message)
-        stderr = cell.stderr
+        error, stderr = cell.error, cell.stderr
+        if (limit := limits.error(cell.outcome)) is not None and error is None:
+            error = ErrorInfo(_ERROR_OF_LIMIT.get(limit.name, limit.name), limit.message, _last_traceback(stderr))
         if error is not None and error.traceback:  # a notebook does not print it
             stderr = stderr.removesuffix(f"{error.traceback.rstrip()}\n")
         texts = [self._fit(cell.stdout), self._fit(stderr)]
@@ -114,3 +116,10 @@ class NotebookRun:
             return text
         self.result.truncated = True
         return cut_text(text, self._left)[0] if self._left else ""
+
+
+def _last_traceback(stderr: str) -> str:
+    """Return the traceback of an exception that a limit has raised, at the end of stderr; "" if there is none."""
+    _, start, traceback = stderr.rpartition(_TRACEBACK)
+    last_line = traceback.rstrip().rpartition("\n")[2]
+    return start + traceback if last_line.startswith(tuple(_ERROR_OF_LIMIT.values())) else ""
