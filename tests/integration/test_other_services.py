@@ -23,7 +23,7 @@ from faasrt import Language, RuntimeManager, SandboxConfig
 from faasrt.local import LocalFaaS
 from faasrt.protocol import piston, sandboxfusion
 from support.helpers import Clock, fast_forward, skip_without
-from support.served import PATIENCE_S, Caller, connected, exchange, request, until
+from support.served import PATIENCE_S, Caller, call, connected, exchange, request, until
 from support.tables import block
 from unit.test_recorded_services import PISTON, SANDBOXFUSION, read, rows
 
@@ -65,7 +65,8 @@ FUSION_DEVIATIONS: dict[str, dict[str, Any]] = {
     "request of 20 MB": {"status": 413},
     # Native programs end as CPython does if stdout is a pipe and is buffered.
     "return_code of python that prints to a closed stdout": {"run_result.return_code": 120, "run_result.stderr": ANY},
-    "run_jupyter": {"status": "SandboxError", "message": ANY, "driver": None},
+    # The recorded service lacks jupyter_client.
+    "run_jupyter": {"status": "Success", "driver.return_code": 0, "driver.stderr": "", "cells": ANY},
 }
 TOO_LONG = {"run.stdout": ANY, "run.stderr": ANY, "run.output": ANY}
 PISTON_DEVIATIONS: dict[str, dict[str, Any]] = {
@@ -480,13 +481,111 @@ async def test_piston_lists_its_runtimes(server: LocalFaaS) -> None:
         assert (status, body["version"]) == (200, version)
 
 
+NOTEBOOK_PATH = "/sandboxfusion/run_jupyter"
+SHOWS = """
+class Table:
+    def _repr_html_(self): return "<b>1</b>"
+    def _repr_png_(self): return b"png"
+    def __repr__(self): return "1"
+Table()
+"""
+
+
 @in_session
-async def test_jupyter_is_refused(server: LocalFaaS) -> None:
-    """`/run_jupyter` needs sessions. Without them, it answers a SandboxError, which the SDK raises."""
+async def test_a_notebook(server: LocalFaaS) -> None:
+    """Its cells run in order and share their names and files. An error ends only its own cell."""
+    cells = ["a = open('in.txt').read()", "a", "1 / 0", "", "def f(:", SHOWS]
+    cells.append("import sys; print(a); print(2, file=sys.stderr); open('out.txt', 'w').write(a); None")
+    fields = {"cells": cells, "files": {"in.txt": "aGk="}, "fetch_files": ["/tmp/out.txt", "lost"]}
+    status, body, _ = await post(server.url, NOTEBOOK_PATH, fields)
+    assert body["driver"].pop("execution_time") > 0
+    empty: dict[str, Any] = {"stdout": "", "stderr": "", "display": [], "error": []}
+    errors = [cell["error"] for cell in body["cells"]]
+    assert (status, body) == (
+        200,
+        {
+            "status": "Success",
+            "message": "",
+            "driver": {"status": "Finished", "return_code": 0, "stdout": "", "stderr": ""},
+            "cells": [
+                empty,
+                empty | {"display": [{"text/plain": "'hi'"}]},
+                empty | {"error": errors[2]},
+                empty,
+                empty | {"error": errors[4]},
+                empty | {"display": [{"text/plain": "1", "text/html": "<b>1</b>", "image/png": "cG5n"}]},
+                empty | {"stdout": "hi\n", "stderr": "2\n"},
+            ],
+            "executor_pod_name": None,
+            "files": {"/tmp/out.txt": "aGk="},
+        },
+    )
+    assert [(error["ename"], error["evalue"]) for error in errors[2] + errors[4]] == [
+        ("ZeroDivisionError", "division by zero"),
+        ("SyntaxError", "invalid syntax"),
+    ]
+    assert errors[2][0]["traceback"][-1] == "ZeroDivisionError: division by zero"
+
+
+@in_session
+@pytest.mark.parametrize(
+    ("fields", "status", "driver", "last"),
+    [
+        ({"cells": ["while True: pass", "print(1)"], "cell_timeout": 0.3}, "Success", "Finished", "1\n"),
+        ({"cells": ["print(1)", "while True: pass", "2"], "total_timeout": 0.5}, "Failed", "TimeLimitExceeded", ""),
+        ({"cells": ["print(1)"], "total_timeout": 0}, "Failed", "TimeLimitExceeded", None),
+        ({"cells": ["import os; print(1, flush=True); os._exit(3)", "2"]}, "Failed", "Finished", "1\n"),
+        ({"cells": ["x = bytearray(10**10)", "print(1)"]}, "Success", "Finished", "1\n"),
+    ],
+)
+async def test_limits_of_a_notebook(
+    server: LocalFaaS, fields: dict[str, Any], status: str, driver: str, last: str | None
+) -> None:
+    """A cell that reaches its time limit, or the memory limit, is interrupted. The notebook ends with its kernel, or
+    with its time. The cells that ran are returned.
+    """
+    _, body, _ = await post(server.url, NOTEBOOK_PATH, fields)
+    assert (body["status"], body["driver"]["status"]) == (status, driver)
+    assert (body["cells"][-1]["stdout"] if body["cells"] else None) == last
+    names = {error["ename"]: error["traceback"][-1] for cell in body["cells"] for error in cell["error"]}
+    assert names.items() <= {"KeyboardInterrupt": "KeyboardInterrupt", "MemoryError": "MemoryError"}.items()
+    assert ("kernel has ended" in body["driver"]["stderr"]) == ("os._exit" in fields["cells"][0])
+    assert (await call(server.url, "GET", "/metrics"))[1]["sessions"] == 0
+
+
+@in_session
+@pytest.mark.parametrize(
+    ("fields", "place"),
+    [
+        ({}, "cells"),
+        ({"cells": "1"}, "cells"),
+        ({"cells": [1]}, "cells"),
+        ({"cells": [], "kernel": "ir"}, "kernel"),
+        ({"cells": [], "cell_timeout": 21}, "cell_timeout"),
+        ({"cells": [], "memory_limit_MB": 257}, "memory_limit_MB"),
+        ({"cells": [], "run_timeout": 1}, "run_timeout"),
+    ],
+)
+async def test_notebooks_that_are_refused(server: LocalFaaS, fields: dict[str, Any], place: str) -> None:
+    status, body, _ = await post(server.url, NOTEBOOK_PATH, fields)
+    assert (status, body["detail"][0]["loc"]) == (422, ["body", place])
+
+
+async def test_a_server_without_sessions_has_no_notebooks() -> None:
+    """The answer is a SandboxError."""
+    async with LocalFaaS(["bash"], workers=1) as faas:
+        await faas.wait_ready("bash")
+        status, body, _ = await post(faas.url, NOTEBOOK_PATH, {"cells": ["1"]})
+        assert (status, body["status"], body["cells"]) == (200, "SandboxError", [])
+        assert "no sessions of Python" in body["message"]
+
+
+@in_session
+async def test_the_sdk_runs_notebooks(server: LocalFaaS) -> None:
     sdk = import_sdk()
-    request = sdk.RunJupyterRequest(cells=["1 + 1"])
-    with pytest.raises(Exception, match="no sessions of Python, which /run_jupyter needs"):
-        await asyncio.to_thread(sdk.run_jupyter, request, f"{server.url}/sandboxfusion", 1)
+    request = sdk.RunJupyterRequest(cells=["a = 1", "a + 1"])
+    answer = await asyncio.to_thread(sdk.run_jupyter, request, f"{server.url}/sandboxfusion", 1)
+    assert (answer.status, answer.cells[1].display) == (sdk.RunStatus.Success, [{"text/plain": "2"}])
 
 
 async def started(url: str) -> None:

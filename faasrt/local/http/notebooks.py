@@ -41,10 +41,15 @@ class NotebookRun:
     def __init__(self, notebook: Notebook, sessions: Sessions, queue: AdmissionQueue, sandbox: SandboxConfig) -> None:
         self._notebook, self._sessions, self._queue, self._sandbox = notebook, sessions, queue, sandbox
         self._left = _OUTPUT_FACTOR * sandbox.max_output_bytes
+        own_ms, own_mb = sandbox.timeout_limit_s * 1000, sandbox.memory_limit_mb
         limits = ExecutionLimits(
             timeout_ms=notebook.cell_timeout_ms,
             memory_limit_mb=notebook.memory_limit_mb,
             max_output_bytes=sandbox.max_output_bytes,
+            set_by_server=(
+                *([Outcome.TIMEOUT] if notebook.cell_timeout_ms == own_ms else ()),
+                *([Outcome.MEMORY_LIMIT] if notebook.memory_limit_mb == own_mb else ()),
+            ),
         )
         code = "\n".join(notebook.cells)
         self.job = EngineJob(language=Language.PYTHON, code=code, limits=limits, input=notebook.input, displays=True)
@@ -81,11 +86,13 @@ class NotebookRun:
             if left_ms <= 0:
                 self.result.timed_out = True
                 return
-            timeout_ms = min(math.ceil(left_ms), limits.timeout_ms)
-            job = attrs.evolve(self.job, code=code, limits=attrs.evolve(limits, timeout_ms=timeout_ms))
+            ends_it = left_ms < limits.timeout_ms
+            if ends_it:
+                limits = attrs.evolve(limits, timeout_ms=math.ceil(left_ms), set_by_server=())
+            job = attrs.evolve(self.job, code=code, limits=limits)
             cell = await session.run(job) if code.strip() else EngineResult(outcome=Outcome.OK)
-            self.result.cells.append(self._cell(cell, job.limits))
-            if cell.outcome is Outcome.TIMEOUT and timeout_ms < limits.timeout_ms:
+            self.result.cells.append(self._cell(cell, limits))
+            if cell.outcome is Outcome.TIMEOUT and ends_it:
                 self.result.timed_out = True
                 return
             if session.ending:
