@@ -44,14 +44,14 @@ COLUMNS = {
     **dict.fromkeys(["error_name", "error_message", "error_traceback"], _TEXT),
     "exit_code": pyarrow.int64(),
     "truncated": pyarrow.list_(_TEXT),
-    "collected_files": _TEXT,
+    **dict.fromkeys(["collected_files", "displayed"], _TEXT),
     "duration_ms": pyarrow.float64(),
     "attempts": pyarrow.int64(),
     **dict.fromkeys(["endpoint", "infra_error", "invalid_task"], _TEXT),
     **dict.fromkeys(["tests_passed", "tests_total"], pyarrow.int64()),
 }
-"""The columns that are added to each row, with their types: the result (`value` and `collected_files` as JSON text), or
-an error.
+"""The columns that are added to each row, with their types: the result (`value`, `collected_files` and `displayed` as
+JSON text), or an error.
 """
 _FORMS = field_forms()
 # Null is a value in these fields of tasks and tests.
@@ -82,9 +82,9 @@ def run_tasks(
     an added one, so rows with errors can be passed to `run_tasks` again.
 
     The outcome of a task with tests is the verdict on the first test that did not pass, such as WRONG_ANSWER. The
-    column `collected_files` has the files that match `collect`, in the form of the column `files`. The columns
-    `invalid_task` and `infra_error` have the messages of tasks without a result. Ray repeats a batch if its actor or
-    its node dies, so a task may run twice.
+    column `collected_files` has the files that match `collect`, in the form of the column `files`, and `displayed` what
+    the program displays if `displays` is true. The columns `invalid_task` and `infra_error` have the messages of tasks
+    without a result. Ray repeats a batch if its actor or its node dies, so a task may run twice.
 
     Args:
         tasks: The dataset, which is read lazily.
@@ -248,6 +248,8 @@ def _to_columns(item: TaskResult) -> dict[str, Any]:
     fields["value"] = None if fields["value"] is None else json.dumps(fields["value"])
     if item.task.collect:
         fields["collected_files"] = json.dumps(fields["files"])
+    if item.task.displays:
+        fields["displayed"] = json.dumps(fields["displays"])
     # A program may print lone surrogates, which Arrow's text cannot hold.
     return {name: _printable(fields[name]) for name in COLUMNS if name in fields}
 

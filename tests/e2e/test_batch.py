@@ -153,7 +153,7 @@ def test_each_task_gets_a_complete_result(url: str, tmp_path: Path) -> None:
             "truncated",
             "files",
         ),
-        *("duration_ms", "total_ms", "attempts", "endpoint", "files", "cached", "hash", "finished_at"),
+        *("duration_ms", "total_ms", "attempts", "endpoint", "files", "displays", "cached", "hash", "finished_at"),
     }
     assert (records["a"]["value"], records["a"]["stdout"], records["a"]["endpoint"]) == ({"score": 1}, "hi\n", url)
     assert records["b"]["stdout"] == "2\n"

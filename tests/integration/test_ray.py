@@ -161,6 +161,9 @@ async def test_rows_get_their_files(faas: LocalFaaS) -> None:
     read = {"language": "py", "code": "print(open('bytes', 'rb').read())", "files": first["collected_files"]}
     [third] = await run_directly([read], settings)
     assert third["stdout"] == "b'\\x00\\xff'\n"
+    [fourth] = await run_directly([{"language": "py", "code": "6 * 7", "displays": True}], settings)
+    assert json.loads(fourth["displayed"]) == [{"data": {"text/plain": "42"}, "omitted": []}]
+    assert third["displayed"] is None
 
 
 async def test_rows_have_every_field_of_a_task() -> None:
