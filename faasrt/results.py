@@ -144,11 +144,17 @@ def _copy(data: Mapping[str, str | bytes]) -> dict[str, str | bytes]:
 
 @attrs.frozen
 class Display:
-    """Something that a program displayed, in one or more formats.
+    r"""Something that a program displayed, in one or more formats.
 
     Attributes:
         data: The content by MIME type. That of images and PDF is bytes, and all other content text.
         omitted: The sorted MIME types of content that did not fit into the output limit.
+
+    Example:
+        >>> code = "class Bold:\n    def _repr_html_(self): return '<b>'\ndisplay('one')\nBold()"
+        >>> one, two = (await manager.run_code(code, "python", displays=True)).displays
+        >>> one.text, two.html
+        ("'one'", '<b>')
     """
 
     data: Mapping[str, str | bytes] = attrs.field(converter=_copy, hash=False, repr=lambda data: safe_repr(list(data)))

@@ -279,7 +279,7 @@ class RuntimeManager:
 
         Example:
             >>> async with manager.session("python") as session:
-            ...     await session.run_code("x = 41")
+            ...     result = await session.run_code("x = 41")
             ...     async with RuntimeManager.from_env() as other:
             ...         same = await other.resume_session(session.id, session.endpoint)
             ...         print((await same.run_code("x + 1")).displays[0].text)

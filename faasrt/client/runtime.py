@@ -233,7 +233,7 @@ class Runtime:
 
         Example:
             >>> async with manager.session("python", files={"a.csv": "n\n20\n22"}) as session:
-            ...     await session.run_code("import csv; rows = list(csv.DictReader(open('a.csv')))")
+            ...     result = await session.run_code("import csv; rows = list(csv.DictReader(open('a.csv')))")
             ...     result = await session.run_code("sum(int(row['n']) for row in rows)")
             >>> result.displays[0].text
             '42'

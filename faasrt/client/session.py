@@ -169,7 +169,7 @@ class Session:
 
     Example:
         >>> async with manager.session("python") as session:
-        ...     await session.run_code("x = 41")
+        ...     result = await session.run_code("x = 41")
         ...     result = await session.run_code("x + 1")
         >>> result.displays[0].text
         '42'
@@ -255,9 +255,10 @@ class Session:
 
         Example:
             >>> async with manager.session("python") as session:
-            ...     await session.run_code("import math; radius = 2")
-            ...     (await session.run_code("print(input()); math.pi * radius ** 2", stdin="area")).displays[0].text
-            '12.566370614359172'
+            ...     result = await session.run_code("words = input().split()", stdin="a b")
+            ...     result = await session.run_code("print(words); len(words)")
+            >>> result.stdout, result.displays[0].text
+            ("['a', 'b']\n", '2')
         """
         request = self._request(code, timeout_ms=timeout_ms, ext=ext, sandbox=sandbox, priority=priority, stdin=stdin)
         return await self._run(request)
@@ -305,10 +306,9 @@ class Session:
 
         Example:
             >>> async with manager.session("python") as session:
-            ...     await session.run_code("numbers = [1]")
+            ...     result = await session.run_code("numbers = [1]")
             ...     async with await session.fork() as branch:
-            ...         await branch.run_code("numbers.append(2)")
-            ...         print((await branch.run_code("numbers")).displays[0].text)
+            ...         print((await branch.run_code("numbers.append(2); numbers")).displays[0].text)
             ...     print((await session.run_code("numbers")).displays[0].text)
             [1, 2]
             [1]
@@ -353,7 +353,7 @@ class Session:
 
         Example:
             >>> async with manager.session("python") as session:
-            ...     await session.run_code("open('a.txt', 'w').write('hi')")
+            ...     result = await session.run_code("open('a.txt', 'w').write('hi')")
             ...     await session.read_files(["*.txt"])
             {'a.txt': b'hi'}
         """

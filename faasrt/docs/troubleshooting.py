@@ -50,6 +50,8 @@ more time, raise the limit: `SandboxConfig(timeout_limit_s=60)`.
 
 * *... does not run cpp programs*: python-faas and js-faas do not run C, C++, Go, Rust, Java and Bash. An embedded FaaS
   (`faasrt serve`) does if the toolchain is installed; its message names the Debian package that is missing.
+* *has no sessions*, *cannot return displays*: python-faas, js-faas, SandboxFusion and Piston servers have none. The
+  embedded FaaS has them for Python, JavaScript and TypeScript.
 * *call_function is for Python, JavaScript and TypeScript*: programs in other languages print their results. Use
   `run_code`, or `judge` with `TestCase`.
 
@@ -66,9 +68,9 @@ last chunk.
 
 ### RuntimeClosedError
 
-The manager was closed before the call or during it. Keep the `async with` block open for as long as calls are made. The
-same error means that `LocalFaaS` or `FakeFaaS` was used before it was opened, or that `LocalFaaS.reconfigure` got a
-server that was started.
+The manager or session was closed before the call or during it. Keep the `async with` block open for as long as calls
+are made. The same error means that `LocalFaaS` or `FakeFaaS` was used before it was opened, or that
+`LocalFaaS.reconfigure` got a server that was started.
 
 ### QueueFullError
 
@@ -110,7 +112,8 @@ uses all connections of the session in `Settings(session=...)`, and nothing was 
 
 The server has no free capacity (429 or 503), and retries did not help. Lower `max_concurrency`, add replicas, or start
 the server with more `--workers`. `error.retry_after_s` says how long to wait. *the server is about to stop* means that
-the only server drains, and *too many connections are open* that `--max-connections` is too low for its clients.
+the only server drains, and *too many connections are open* that `--max-connections` is too low for its clients. *too
+many sessions*: close sessions that are not used, lower their `idle_timeout_s`, or raise `--max-sessions`.
 
 The embedded FaaS also answers 503 while an engine is not ready, such as during the first compilation, and when the
 process of a program could not be started. `faasrt health` shows the reason.
@@ -121,6 +124,15 @@ The server refused the request (another 4xx); `error.error` and `error.details` 
 wrong. 404: the URL is not that of a FaaS, or a gateway needs a path. 413: the program is too large. 400 from the
 embedded FaaS names the field that it cannot honour, such as `network_enabled`. Errors of Piston name the setting to
 change, such as PISTON_RUN_TIMEOUT; see "Settings of a Piston server" in `faasrt.docs.services`.
+
+### SessionLostError
+
+The session has ended, or its server cannot be reached; the program did not run. Open another session, and repeat the
+steps that matter. The message has the reason; see "Limits, and how a session ends" in `faasrt.docs.sessions`.
+
+* *the session was idle for 600 s*: raise `idle_timeout_s`, and `faasrt serve --session-idle-s`.
+* *there is no session with this id*: the server has been restarted, or a load balancer has sent the request to another
+  server. Give the client the URL of each server, or a `dns+` URL, instead of that of the balancer.
 
 ### ServerError
 
