@@ -19,48 +19,12 @@
 // The program may be hostile. So everything that the runner needs after the program has begun is stored in constants
 // before, and only this closure knows the nonce. (A program that guesses the nonce can only forge its own result.)
 //
-// The host puts faasrt/protocol/guest/js_errors.js in front of this file. Both together are the body of one async
-// function.
+// The host puts faasrt/protocol/guest/js_errors.js and deno_common.js in front of this file. Together they are the body of
+// one async function.
 
-const writeStdout = Deno.stdout.writeSync.bind(Deno.stdout);
-const writeStderr = Deno.stderr.writeSync.bind(Deno.stderr);
 const exit = Deno.exit;
-const { stringify, parse } = JSON;
-const encoder = new TextEncoder();
-const encode = encoder.encode.bind(encoder);
-const StringOf = String;
-const BytesOf = Uint8Array;
-const typedGetter = (name) => Object.getOwnPropertyDescriptor(Object.getPrototypeOf(BytesOf.prototype), name).get;
-const [bufferOf, offsetOf, lengthOf] = ["buffer", "byteOffset", "length"].map(typedGetter);
-const apply = Reflect.apply;
-const { defineProperty, freeze, getOwnPropertyDescriptor } = Object;
-const later = queueMicrotask;
 const dispatch = dispatchEvent;
 const loaded = new Event("load");
-
-function writeAll(write, text) {
-  let bytes = encode(text);
-  for (let size; (size = apply(lengthOf, bytes, [])) > 0; ) {
-    const written = write(bytes);
-    bytes = new BytesOf(apply(bufferOf, bytes, []), apply(offsetOf, bytes, []) + written, size - written);
-  }
-}
-
-// Return this number of bytes of stdin; null if there are fewer. This does not use streams, because they take 5 ms to
-// load, and read too much.
-function readExactly(size) {
-  const bytes = new Uint8Array(size);
-  for (let read = 0; read < size; ) {
-    const count = Deno.stdin.readSync(bytes.subarray(read));
-    if (count === null) return null;
-    read += count;
-  }
-  return bytes;
-}
-
-function readText(size) {
-  return new TextDecoder().decode(readExactly(size));
-}
 
 // Nothing ever notifies this array, so waiting on it never ends.
 const never = new Int32Array(new SharedArrayBuffer(4));
@@ -68,57 +32,8 @@ const wait = Atomics.wait;
 
 let job = null;
 let errors = null;
-let mark = "";
 let ended = false;
 let settled = false;
-
-// Messages are built by hand, because JSON.stringify of an object would call toJSON, which the program can define.
-function send(kind, fields = []) {
-  let message = `{"kind":"${kind}"`;
-  for (let index = 0; index < fields.length; index += 2) {
-    const value = fields[index + 1];
-    message += `,"${fields[index]}":${typeof value === "string" ? stringify(value) : typeof value === "number" ? value : "null"}`;
-  }
-  writeAll(writeStdout, `${mark}${message}}\n`);
-}
-
-// With Node's `process`, the program can abort this process, which must not look like a lack of memory. So the method is
-// patched to send a message first. Loading `process` takes long, so this happens only when the program loads it: at once
-// if it uses the global `process`, otherwise in a microtask.
-const processGlobal = getOwnPropertyDescriptor(globalThis, "process");
-const nodeProcess = processGlobal.get;
-const internal = Deno[Deno.internal];
-const { ops } = internal.core;
-let watched = false;
-
-function watchProcess() {
-  const process = apply(nodeProcess, globalThis, []);
-  if (watched) return process;
-  watched = true;
-  const { abort } = process;
-  process.abort = () => {
-    send("abort");
-    abort();
-  };
-  delete ops.op_process_abort;
-  return process;
-}
-
-defineProperty(globalThis, "process", { ...processGlobal, get: watchProcess });
-
-// Every way to load Node's `process` first reads this property.
-if (internal.__nodeBootstrapArgs !== undefined) {
-  const args = { ...internal.__nodeBootstrapArgs };
-  const { argv0 } = args;
-  defineProperty(args, "argv0", {
-    get() {
-      later(watchProcess);
-      return argv0;
-    },
-  });
-  const value = freeze(args);
-  defineProperty(internal, "__nodeBootstrapArgs", { value, writable: false, configurable: false });
-}
 
 function end(kind, fields) {
   send(kind, fields);
@@ -129,21 +44,11 @@ function fail(reason, imported) {
   if (ended) return;
   ended = true;
   const syntax = imported ? errors.syntaxError(reason) : null;
-  if (syntax !== null) {
-    const { message, traceback, line, column } = syntax;
-    writeAll(writeStderr, `${traceback}\n`);
-    end("error", ["phase", "compile", "name", "SyntaxError", "message", message, "traceback", traceback, "line", line, "column", column]);
-  }
+  if (syntax !== null) end("error", errorFields(syntax, "compile"));
   // The program has been parsed without an error. A failed import is not a syntax error.
   if (job.check) end("done");
-  const { name, message, traceback } = errors.describe(reason);
-  writeAll(writeStderr, `${traceback}\n`);
-  end("error", ["phase", "run", "name", name, "message", message, "traceback", traceback]);
+  end("error", errorFields(errors.describe(reason), "run"));
 }
-
-globalThis.return_val = (value) => {
-  send("ret_val", ["text", value === null || value === undefined ? "" : StringOf(value)]);
-};
 
 Deno.exit = (code) => {
   if (!ended) {
@@ -154,18 +59,11 @@ Deno.exit = (code) => {
 };
 globalThis.close = () => Deno.exit(0);
 
-// Programs get no storage, because it outlives the process, and no workers, because V8's heap limit does not include
-// theirs.
-for (const name of ["localStorage", "sessionStorage", "caches", "Worker"]) delete globalThis[name];
-
-// Programs get no GPU, because it needs no permission and has no limits.
-delete Object.getPrototypeOf(navigator).gpu;
-
 // The first use of these is slow, so they are used once before the program arrives.
-await import(URL.createObjectURL(new Blob(["export {};"], { type: "text/javascript" })));
+await import(moduleUrl("export {};"));
 Deno.inspect([0]);
 dispatchEvent(new Event("warm-up"));
-Deno.stdin.readSync(new BytesOf(0));
+readStdin(new BytesOf(0));
 readText(0);
 
 writeAll(writeStdout, "\0ready\n");
@@ -180,17 +78,9 @@ Deno.args.push(...job.argv);
 const sources = [job.code];
 for (const [path, size] of job.files) {
   const content = readExactly(size);
-  const parent = path.slice(0, Math.max(0, path.lastIndexOf("/")));
-  if (parent !== "") Deno.mkdirSync(parent, { recursive: true });
-  Deno.writeFileSync(path, content);
-  if (/\.[cm]?[jt]sx?$/.test(path)) sources.push(new TextDecoder().decode(content));
+  writeFile(path, content);
+  if (/\.[cm]?[jt]sx?$/.test(path)) sources.push(decode(content));
 }
-
-// The original function's error contains the address of this machine's resolver.
-const { NotCapable } = Deno.errors;
-Deno.resolveDns = async () => {
-  throw new NotCapable("Requires net access, run again with the --allow-net flag");
-};
 
 // Loading `process` is slow, and only programs that contain its name can have listeners there.
 const process = sources.some((source) => /\bprocess\b/.test(source)) ? watchProcess() : null;
@@ -222,8 +112,7 @@ watchEvents(
 
 let location = `file://${job.folder}/${fileName}`;
 if (job.folder === null) {
-  const type = typed ? "application/typescript" : "text/javascript";
-  location = URL.createObjectURL(new Blob([job.code], { type }));
+  location = moduleUrl(job.code, typed ? "application/typescript" : "text/javascript");
 } else {
   Deno.writeTextFileSync(fileName, job.code);
 }
@@ -234,17 +123,8 @@ sources.length = 0;
 send("started", ["location", location]);
 
 if (job.check) {
-  // To parse the program without running it, import a module that throws before it. Both modules are parsed before the
-  // first one runs.
-  const stopper = URL.createObjectURL(new Blob(["throw 0"], { type: "text/javascript" }));
-  const both = URL.createObjectURL(
-    new Blob([`import ${stringify(stopper)}; import ${stringify(location)};`], { type: "text/javascript" }),
-  );
-  try {
-    await import(both);
-  } catch (reason) {
-    if (reason !== 0) fail(reason, true);
-  }
+  const reason = await whyUnparsed(location);
+  if (reason !== null) fail(reason, true);
   end("done");
 }
 

@@ -68,9 +68,10 @@ export function errorReader(fileName, maxStackBytes) {
   let caller = null;
 
   // Set the URL from which the program is imported. Messages contain the file name instead. If the program has other
-  // files, also set the URL of their folder. If the caller is a file there, also set its URL.
-  function locate(url, folderUrl = null, callerUrl = null) {
+  // files, also set the URL of their folder. If the caller is a file there, also set its URL. The name of the file can change.
+  function locate(url, folderUrl = null, callerUrl = null, name = null) {
     location = url;
+    if (name !== null) fileName = name;
     if (folderUrl !== null) folder = folderUrl;
     if (callerUrl !== null) caller = `${callerUrl}:`;
   }

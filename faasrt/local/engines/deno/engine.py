@@ -1,7 +1,8 @@
 """The engine `deno` for JavaScript and TypeScript: a warm Deno process without permissions for each program.
 
 A program that has files, or whose files are collected, runs in a second jail. There it has a folder of its own, and
-permission to use it. This jail is opened for the first such program, and has no warm processes.
+permission to use it. This jail is opened for the first such program, and has no warm processes. Sessions run there too,
+if the jail can have folders, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ import attrs
 from faasrt.errors import ConfigurationError
 from faasrt.languages import Language
 from faasrt.local.engines.deno.run import FOLDER, DenoRun
+from faasrt.local.engines.deno.session import DenoSession
 from faasrt.local.engines.engine import Engine, EngineJob, EngineOptions, EngineResult, Watch
 from faasrt.local.engines.jailed_run import run_program, until_ready
 from faasrt.local.engines.runner_messages import read_runner
+from faasrt.local.engines.session import SessionEndedError, SessionOptions
 from faasrt.local.engines.warm_pool import WarmPool
 from faasrt.local.errors import EngineError, NotStartedError
 from faasrt.local.jail.config import JailConfig
@@ -36,13 +39,15 @@ from faasrt.results import Outcome
 
 # Memory beyond the limit of V8's heap, for compiled code, the TypeScript compiler and buffers.
 _HEADROOM_MB = 64
+_SESSION_MB = 32  # for the modules of Node that the runner of a session loads
 _START_TIMEOUT_S = 20.0
 _READY = b"\0ready\n"
 _T = TypeVar("_T")
 _WATCH_INTERVAL_S = 0.25
 # Stack traces contain these paths. Programs must not learn where faasrt is installed, so the real paths are not used.
-_EXECUTABLE, _RUNNER = "/sandbox/deno", "/sandbox/runner.js"
-_RUNNER_FD = "/proc/self/fd/3"
+_EXECUTABLE = "/sandbox/deno"
+_RUNNER, _SESSION_RUNNER = "/sandbox/runner.js", "/sandbox/session_runner.js"
+_RUNNER_FDS = {_RUNNER: "/proc/self/fd/3", _SESSION_RUNNER: "/proc/self/fd/4"}
 # The whole environment, so that the server's variables neither reach a program nor change how Deno works. DENO_DIR does
 # not exist and cannot be created, so that nothing is stored.
 _ENVIRONMENT = {
@@ -66,6 +71,11 @@ _FOLDER_LIMITS = {
     "RLIMIT_NOFILE": 256,  # for many operations on files at once
     "RLIMIT_FSIZE": _FOLDER_BYTES,
 }
+# The runner uses V8's inspector inside its process, and gives the permission up before a program begins. Deno resolves
+# the imports of evaluated code relative to the parent of the working folder.
+_OWN_IMPORTS = {f"file://{folder}/": f"file://{folder}/" for folder in ("/sandbox", FOLDER)}
+_IMPORT_MAP = json.dumps({"imports": {"file:///": f"file://{FOLDER}/", **_OWN_IMPORTS}})
+_SESSION_FLAGS = ("--allow-sys=inspector", f"--import-map=data:application/json,{_IMPORT_MAP}")
 FOLDER_PERMISSIONS = (f"--allow-read={FOLDER}", f"--allow-write={FOLDER}")
 PERMISSIONS = ["--no-prompt", "--no-config", "--no-lock", "--no-remote", "--no-npm", "--cached-only", "--no-code-cache"]
 
@@ -87,19 +97,23 @@ class DenoEngine(Engine):
         if self.level == "filters":
             self.input_fields = ("stdin", "argv")
         self.runtime = f"Deno {version('deno')}"
-        self._runner = options.folder / "runner.js"
-        self._runner.write_text(_runner_source(), "utf-8")
+        self.session_features = {"namespaces": ("run", "files"), "filters": ("run",)}.get(self.level, ())
+        self._runners = {}
+        for path, name in ((_RUNNER, "deno_main.js"), (_SESSION_RUNNER, "deno_session.js")):
+            self._runners[path] = options.folder / Path(path).name
+            self._runners[path].write_text(_runner_source(path, name), "utf-8")
         self._path = _find_executable()
         self._config: JailConfig
         self._jail: Jail
         self._folder_jail: asyncio.Future[Jail] | None = None
-        self._base_data_bytes = self._base_rss_bytes = 0
+        self._base_data_bytes = self._base_rss_bytes = 0  # until they are measured
 
     async def _prepare(self, resources: contextlib.AsyncExitStack) -> Watch:
         if not self.level:
             raise EngineError(f"no level of the jail works on this machine: {self.options.level_reason}")
         libraries = await asyncio.to_thread(_find_libraries, self._path)
-        mounts = [(self._path, _EXECUTABLE), (str(self._runner), _RUNNER), *((path, path) for path in libraries)]
+        mounts = [(self._path, _EXECUTABLE), *((path, path) for path in libraries)]
+        mounts += [(str(file), path) for path, file in self._runners.items()]
         self._config = JailConfig(
             level=self.level,
             policy="deno",
@@ -107,7 +121,7 @@ class DenoEngine(Engine):
             executable=_EXECUTABLE,
             env=_ENVIRONMENT,
             limits=_LIMITS,
-            open_files=[] if self.level == "namespaces" else [str(self._runner)],
+            open_files=[] if self.level == "namespaces" else [*map(str, self._runners.values())],
         )
         opened = open_jail(self._spawner, sys.executable, self.options.folder, self._config, self.cgroups)
         self._jail = await resources.enter_async_context(opened)
@@ -134,6 +148,26 @@ class DenoEngine(Engine):
         watch = functools.partial(self._watch, run, child, max_bytes)
         return await run_program(child, run, job, instance="deno", has_folder=has_folder, watch=watch)
 
+    async def open_session(self, options: SessionOptions) -> DenoSession:
+        has_folder, memory_mb = "files" in self.session_features, options.limits.memory_limit_mb
+        jail = await self._open_folder_jail() if has_folder else self._jail
+        child = await self._start_child(jail, memory_mb, _SESSION_RUNNER)
+        self._pool.track(child)
+        try:
+            folder = await child.open_folder() if has_folder else None
+            max_bytes = self._base_rss_bytes + (_HEADROOM_MB + _SESSION_MB + memory_mb) * 2**20
+            child.limit_cgroup(max_bytes)
+            watch = functools.partial(self._watch, child=child, max_rss_bytes=max_bytes, folder=folder)
+            session = DenoSession(options, child, folder, watch)
+            if options.files:
+                await session.write_files(options.files)
+        except BaseException as error:
+            await child.end()
+            if isinstance(error, SessionEndedError):
+                raise NotStartedError(str(error)) from None
+            raise
+        return session
+
     async def _watch(self, run: DenoRun, child: JailedProcess, max_rss_bytes: int, folder: Folder | None) -> None:
         """Wait until a program has ended, and check its process four times a second.
 
@@ -157,10 +191,7 @@ class DenoEngine(Engine):
     async def _start(self, job: EngineJob | None = None, *, has_folder: bool = False) -> JailedProcess:
         """Start a process with the memory limit of a job; without a job, with that of the server."""
         jail = await self._open_folder_jail() if has_folder else self._jail
-        memory_limit_mb = job.limits.memory_limit_mb if job else self.options.memory_limit_mb
-        # RLIMIT_DATA also counts buffers and WebAssembly memory, which are not part of V8's heap.
-        data_bytes = self._base_data_bytes + (memory_limit_mb + _HEADROOM_MB) * 2**20
-        return await self._start_child(jail, memory_limit_mb, RLIMIT_DATA=data_bytes)
+        return await self._start_child(jail, job.limits.memory_limit_mb if job else self.options.memory_limit_mb)
 
     async def _open_folder_jail(self) -> Jail:
         """Return the jail of programs with a folder. Open it if it is not open.
@@ -196,11 +227,19 @@ class DenoEngine(Engine):
                 opened.set_exception(NotStartedError(problem))
                 opened.exception()  # each program that waits for the jail may have been cancelled
 
-    async def _start_child(self, jail: Jail, memory_limit_mb: int, **limits: int) -> JailedProcess:
+    async def _start_child(self, jail: Jail, memory_limit_mb: int, runner: str = _RUNNER) -> JailedProcess:
+        is_session = runner == _SESSION_RUNNER
+        limits = {}
+        if self._base_data_bytes:
+            # RLIMIT_DATA also counts buffers and WebAssembly memory, which are not part of V8's heap.
+            size_mb = memory_limit_mb + _HEADROOM_MB + (_SESSION_MB if is_session else 0)
+            limits["RLIMIT_DATA"] = self._base_data_bytes + size_mb * 2**20
+        permissions = [*PERMISSIONS, *(() if jail is self._jail else FOLDER_PERMISSIONS)]
+        permissions += _SESSION_FLAGS if is_session else ()
         # At the level "filters", the process may have a uid that cannot read the folder of the runner. So it gets the
         # runner as an open file.
-        runner = _RUNNER if self.level == "namespaces" else _RUNNER_FD
-        permissions = PERMISSIONS if jail is self._jail else [*PERMISSIONS, *FOLDER_PERMISSIONS]
+        if self.level != "namespaces":
+            runner = _RUNNER_FDS[runner]
         flags = [*permissions, "--quiet", "--ext=js", f"--v8-flags=--max-old-space-size={memory_limit_mb}"]
         child = await jail.start(["deno", "run", *flags, runner], limits=limits)
         await until_ready(child, _READY, "Deno", _START_TIMEOUT_S)
@@ -215,13 +254,13 @@ async def _in_thread(function: Callable[..., _T], *arguments: Any) -> _T | None:
         return None
 
 
-def _runner_source() -> str:
+def _runner_source(path: str, name: str) -> str:
     """Return the source of the runner's module. It contains the runner as a string, and evaluates it.
 
     Deno itself parses each module before V8 does, which would take 2 ms for the runner. It does not parse strings.
     """
-    body = re.sub(r"(?m)^export ", "", read_runner(["js_errors.js"], ["deno_main.js"]).decode("utf-8"))
-    function = f'"use strict"; (async () => {{ {body} }})();\n//# sourceURL=file://{_RUNNER}'
+    body = re.sub(r"(?m)^export ", "", read_runner(["js_errors.js"], ["deno_common.js", name]).decode("utf-8"))
+    function = f'"use strict"; (async () => {{ {body} }})();\n//# sourceURL=file://{path}'
     return f"(0, eval)({json.dumps(function)});"
 
 

@@ -7,6 +7,7 @@ import json
 import re
 import secrets
 import signal
+from collections.abc import Mapping
 from typing import Any
 
 from faasrt.inputs import program_file
@@ -14,7 +15,7 @@ from faasrt.languages import Language
 from faasrt.local.engines.deno.output_filter import OutputFilter, find_diagnostics
 from faasrt.local.engines.engine import EngineJob, EngineResult
 from faasrt.local.engines.jailed_run import MESSAGE_BYTES, MESSAGE_FACTOR, TOTAL_BYTES, TOTAL_FACTOR
-from faasrt.local.engines.runner_messages import cut_streams, decode_message, read_error, read_text
+from faasrt.local.engines.runner_messages import DisplayReader, cut_streams, decode_message, read_error, read_text
 from faasrt.local.errors import NotStartedError
 from faasrt.local.jail.jail import JailedProcess
 from faasrt.local.process import STDERR, STDOUT, STREAMS
@@ -42,10 +43,16 @@ _MESSAGE_FIELDS = {
     "started": ("location",),
     "ret_val": ("text",),
     "error": ("phase", "name", "message", "traceback", "line", "column"),
-    **dict.fromkeys(("exit", "abort", "done"), ()),
+    "exit": ("code",),
+    "failed": ("text",),
+    **dict.fromkeys(("abort", "done", "timeout", "interrupted"), ()),
 }
-# After these messages the process waits to be killed.
-_LAST_MESSAGES = frozenset({"error", "done"})
+# After these messages the process waits to be killed. That of a session waits for its next request.
+_LAST_MESSAGES, _LAST_SESSION_MESSAGES = frozenset({"error", "done"}), frozenset({"done"})
+
+
+WAKE = b"%08d" % 0
+"""Interrupts the program of a session, or makes its runner wait for the next request."""
 
 
 class StdoutParser:
@@ -56,17 +63,26 @@ class StdoutParser:
         max_output_bytes: The largest output.
         max_message_bytes: The largest message. The total of all messages is limited too.
         kept_bytes: The number of bytes of the output to keep.
+        displays: Reads the displays of a program in a session; None for other programs.
 
     Attributes:
-        output: The output of the program.
+        output: The output of the program. In a session, that of earlier ones may come first, which is discarded.
         messages: The fields of the last message of each kind.
         limit_exceeded: Whether the output or the messages are too large.
         message_too_large: Whether the messages are too large.
         complete: Whether the runner's last message has arrived.
     """
 
-    def __init__(self, mark: bytes, max_output_bytes: int, max_message_bytes: int, kept_bytes: int) -> None:
+    def __init__(
+        self,
+        mark: bytes,
+        max_output_bytes: int,
+        max_message_bytes: int,
+        kept_bytes: int,
+        displays: DisplayReader | None = None,
+    ) -> None:
         self._mark, self._max_output_bytes, self._max_message_bytes = mark, max_output_bytes, max_message_bytes
+        self._kept_bytes, self._displays = kept_bytes, displays
         self._messages_left_bytes = TOTAL_FACTOR * max_message_bytes + TOTAL_BYTES
         self._pending = bytearray()
         self.output = OutputBuffer(kept_bytes)
@@ -86,8 +102,10 @@ class StdoutParser:
             if end < 0 or self.message_too_large:
                 return output
             self._messages_left_bytes -= end
-            self._parse_message(bytes(self._pending[len(self._mark) : end]))
+            kind = self._parse_message(bytes(self._pending[len(self._mark) : end]))
             del self._pending[: end + 1]
+            if kind == "started" and self._displays is not None:
+                self.output, output = OutputBuffer(self._kept_bytes), b""
         if self.complete:
             self._pending.clear()
         # Keep the end of the pending bytes if it may be the beginning of a mark.
@@ -105,12 +123,22 @@ class StdoutParser:
         self.limit_exceeded = self.limit_exceeded or self.output.size > self._max_output_bytes
         return data
 
-    def _parse_message(self, data: bytes) -> None:
+    def _parse_message(self, data: bytes) -> Any:
+        """Read a message, and return its kind."""
         message = decode_message(data)
         kind = message.get("kind")
         if kind in _MESSAGE_FIELDS:
             self.messages[kind] = {name: message[name] for name in _MESSAGE_FIELDS[kind] if name in message}
-            self.complete = kind in _LAST_MESSAGES
+            self.complete = kind in (_LAST_MESSAGES if self._displays is None else _LAST_SESSION_MESSAGES)
+        elif kind == "display" and self._displays is not None:
+            self._displays.add(message)
+        return kind
+
+
+def request(child: JailedProcess, header: Mapping[str, Any], *data: bytes, eof: bool = False) -> None:
+    """Send a request to a runner."""
+    head = json.dumps(header).encode()
+    child.write(b"%08d" % len(head), head, *data, eof=eof)
 
 
 class DenoRun:
@@ -120,27 +148,32 @@ class DenoRun:
         job: The program and its limits.
         child: A process that waits for a program.
         has_folder: Whether the program has a folder, in which its file is written.
+        number: The number of the run in its session, from 1; 0 if it is not in a session.
 
     Attributes:
         job: The program and its limits.
         ended: Set when the program has ended. Its process may end later.
+        was_interrupted: Whether the server has interrupted it.
     """
 
-    def __init__(self, job: EngineJob, child: JailedProcess, *, has_folder: bool = False) -> None:
-        self.job, self._child, self._has_folder = job, child, has_folder
+    def __init__(self, job: EngineJob, child: JailedProcess, *, has_folder: bool = False, number: int = 0) -> None:
+        self.job, self._child, self._has_folder, self._number = job, child, has_folder, number
         self._nonce = secrets.token_hex(16)
         self._limit = limit = job.limits.max_output_bytes
         self._max_stream_bytes = OUTPUT_FACTOR * limit
+        self._displays = DisplayReader(limit) if number else None
         self._stdout = StdoutParser(
             f"\0faasrt:{self._nonce}:".encode(),
             self._max_stream_bytes,
             MESSAGE_FACTOR * limit + MESSAGE_BYTES,
             job.kept_bytes,
+            self._displays,
         )
         self._stderr = OutputBuffer(job.kept_bytes)
         self._early: list[tuple[int, bytes]] = []  # output that arrived before the message that the program begins
         self._filters: dict[int, OutputFilter] = {}
         self._ended_by: set[Outcome | None] = set()
+        self.was_interrupted = False
         self.ended = asyncio.Event()
 
     def begin(self) -> None:
@@ -149,18 +182,30 @@ class DenoRun:
         if self.job.live is not None:
             self.job.live.begin()
             self.job.live.on_taken = self._resume
-        fields = {
-            "code": self.job.code,
-            "language": self.job.language,
-            "check": self.job.check,
-            "argv": program_input.argv,
-            "folder": FOLDER if self._has_folder else None,
-            "files": [(path, len(content)) for path, content in program_input.files.items()],
-            "nonce": self._nonce,
-            "maxMessageBytes": self._limit,
-        }
-        header = json.dumps(fields).encode()
-        self._child.write(b"%08d" % len(header), header, *program_input.files.values(), program_input.stdin, eof=True)
+        fields = {"code": self.job.code, "nonce": self._nonce, "maxMessageBytes": self._limit}
+        if self._number:
+            fields |= {
+                "number": self._number,
+                "typed": self.job.language is Language.TYPESCRIPT,
+                "timeout": self.job.limits.timeout_ms,
+                "stdin": len(program_input.stdin),
+            }
+        else:
+            fields |= {
+                "language": self.job.language,
+                "check": self.job.check,
+                "argv": program_input.argv,
+                "folder": FOLDER if self._has_folder else None,
+                "files": [(path, len(content)) for path, content in program_input.files.items()],
+            }
+        request(self._child, fields, *program_input.files.values(), program_input.stdin, eof=not self._number)
+
+    def interrupt(self, limit: Outcome | None = None) -> None:
+        """Interrupt the program of a session, because it exceeded the limit with this outcome, if any."""
+        self.was_interrupted = True
+        if limit is not None:
+            self._ended_by.add(limit)
+        self._child.write(WAKE)
 
     def end(self, limit: Outcome | None = None) -> None:
         """End the program, because it exceeded the limit with this outcome, if any."""
@@ -206,12 +251,14 @@ class DenoRun:
         fields |= cut_streams(stdout, stderr, ret_val, self._limit, own_return_val=own_return_val)
         if self._stdout.message_too_large:
             fields["truncated"] = sorted({*fields["truncated"], "ret_val"})
+        if self._displays is not None:
+            self._displays.add_to(fields)
         return EngineResult(**fields)
 
     def _name_file(self, output: bytes) -> bytes:
         """Replace the URL from which the program was imported by the name of its file, as stack traces contain it."""
         url, name, _ = self._url
-        if self._has_folder:
+        if self._has_folder and url:
             return re.sub(rb"%b(?=:\d)" % re.escape(url), name, output)
         return output.replace(url, name) if url else output
 
@@ -225,7 +272,11 @@ class DenoRun:
         if Outcome.OUTPUT_LIMIT in self._ended_by or self.ended.is_set():
             return
         if fd == STDOUT:
-            self._pass_on(STDOUT, self._stdout.feed(data))
+            had_started = "started" in self._stdout.messages
+            output = self._stdout.feed(data)
+            if self._number and not had_started and "started" in self._stdout.messages:
+                self._early = [piece for piece in self._early if piece[0] != STDOUT]  # output of an earlier program
+            self._pass_on(STDOUT, output)
         else:
             data = data[: self._max_stream_bytes + 1 - self._stderr.size]
             self._stderr.add(data)
@@ -234,7 +285,8 @@ class DenoRun:
             self.end(Outcome.OUTPUT_LIMIT)
         elif fd == STDOUT and self._stdout.complete:
             self._child.drain(STDERR)
-            self.end()
+            if not self._number:
+                self.end()
             self.ended.set()
 
     @property
@@ -244,6 +296,8 @@ class DenoRun:
         With a folder, the program can use its URL for other purposes.
         """
         name = program_file(self.job.language)
+        if self._number:
+            return b"", b"", False
         if self._has_folder:
             return f"file://{FOLDER}/{name}".encode(), name.encode(), True
         started = self._stdout.messages.get("started", {})
@@ -282,7 +336,7 @@ class DenoRun:
 
     def _classify(self, stderr: bytes, out_of_memory: bool) -> dict[str, Any]:
         messages, returncode = self._stdout.messages, self._child.returncode
-        if Outcome.TIMEOUT in self._ended_by:
+        if Outcome.TIMEOUT in self._ended_by or "timeout" in messages:
             return {"outcome": Outcome.TIMEOUT}
         if out_of_memory and self._signal is not None and _NO_WORKER in stderr:
             return {"outcome": Outcome.USER_ERROR, "error": ErrorInfo("Error", _WORKER_ERROR), "exit_code": 1}
@@ -294,8 +348,14 @@ class DenoRun:
             self._child.check_not_killed("a Deno process")
         if Outcome.OUTPUT_LIMIT in self._ended_by:
             return {"outcome": Outcome.OUTPUT_LIMIT}
+        if "interrupted" in messages or (self.was_interrupted and self._signal is None and returncode is not None):
+            error = ErrorInfo("Interrupted", "the program was interrupted")
+            return {"outcome": Outcome.USER_ERROR, "error": error, "exit_code": 1}
         if "error" in messages:
             return read_error(messages["error"], self._limit, unnamed="Error")
+        if self._number and "done" in messages:
+            code = messages.get("exit", {}).get("code")
+            returncode = code if isinstance(code, int) else 0
         if (returncode or 0) > 0 and "exit" in messages:
             error = ErrorInfo("Exit", f"the program exited with code {returncode}")
             return {"outcome": Outcome.USER_ERROR, "error": error, "exit_code": returncode}

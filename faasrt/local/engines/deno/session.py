@@ -1,0 +1,176 @@
+"""DenoSession: a Deno process whose programs keep their state."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import math
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from faasrt.local.engines.collected_files import collect_files
+from faasrt.local.engines.deno.run import WAKE, DenoRun, StdoutParser, request
+from faasrt.local.engines.engine import EngineJob, EngineResult
+from faasrt.local.engines.jailed_run import MESSAGE_BYTES
+from faasrt.local.engines.runner_messages import DisplayReader, read_text
+from faasrt.local.engines.session import EngineSession, SessionEndedError, SessionFileError, SessionOptions
+from faasrt.local.errors import EngineError, NotStartedError
+from faasrt.local.jail.jail import Folder, JailedProcess
+from faasrt.local.process import STDERR, STDOUT, ignore_output
+from faasrt.local.time_limit import TimeLimit
+from faasrt.protocol.processes import signal_name
+from faasrt.results import Outcome
+
+_GRACE_S = 1.0  # from an interrupt to the end of the process
+_LAUNCHER_GRACE_S = 2.0  # the launcher only ends a program when this process is busy
+_FILES_TIMEOUT_S = 30.0
+_REASONS = {
+    Outcome.TIMEOUT: "a run reached its time limit and could not be interrupted",
+    Outcome.MEMORY_LIMIT: "a run exceeded the memory limit",
+    Outcome.OUTPUT_LIMIT: "a run exceeded the output limit",
+}
+
+
+class DenoSession(EngineSession):
+    """A session in a Deno process.
+
+    Args:
+        options: The options.
+        child: The process, with the runner `deno_session.js`.
+        folder: The working folder; None if there is none.
+        watch: Waits until a run has ended, and ends it if its process uses too much memory.
+    """
+
+    def __init__(
+        self,
+        options: SessionOptions,
+        child: JailedProcess,
+        folder: Folder | None,
+        watch: Callable[[DenoRun], Awaitable[None]],
+    ) -> None:
+        super().__init__(options)
+        self._child, self._folder, self._watch = child, folder, watch
+        self._run: DenoRun | None = None
+        self._runs = 0
+        self._kill_later: asyncio.TimerHandle | None = None
+        self._rest()
+
+    async def run(self, job: EngineJob) -> EngineResult:
+        self._check()
+        self._runs += 1
+        self._run = run = DenoRun(job, self._child, has_folder=self._folder is not None, number=self._runs)
+        self._child.drain(STDOUT)  # of earlier programs
+        self._child.drain(STDERR)
+        limit_s, started = job.limits.timeout_ms / 1000, time.perf_counter()
+        time_limit = None
+        try:
+            self._child.limit_time(limit_s + _LAUNCHER_GRACE_S)
+            time_limit = TimeLimit(limit_s, functools.partial(self._interrupt, Outcome.TIMEOUT))
+            run.begin()
+            try:
+                await self._watch(run)
+            except asyncio.CancelledError:
+                self._interrupt()
+                await _until_set(run.ended)
+                raise
+            duration_ms = round((time.perf_counter() - started) * 1000, 3)
+            result = run.result()
+            result.duration_ms, result.instance_id = duration_ms, f"deno-{self._child.pid}"
+            if not self._child.alive:
+                self.mark_ended(_REASONS.get(result.outcome) or self._why_ended())
+            return result
+        except NotStartedError as error:
+            self.mark_ended(self._why_ended())
+            raise SessionEndedError(self.reason) from error
+        except EngineError as error:
+            self.mark_ended(str(error))
+            raise
+        finally:
+            if time_limit is not None:
+                time_limit.cancel()
+            if self._kill_later is not None:
+                self._kill_later.cancel()
+                self._kill_later = None
+            self._run = None
+            if self._child.alive and not run.ended.is_set():
+                self._child.kill()  # the run could not begin
+            self._child.write(WAKE)
+            with contextlib.suppress(NotStartedError):  # the launcher has ended, and its processes end too
+                self._child.limit_time(math.inf)
+            self._rest()
+
+    def interrupt(self) -> None:
+        self._interrupt()
+
+    def _interrupt(self, limit: Outcome | None = None) -> None:
+        """Interrupt the program that runs. End its process if it does not end within a second."""
+        run = self._run
+        if run is None or run.ended.is_set():
+            return
+        run.interrupt(limit)
+        if self._kill_later is None:
+            self._kill_later = asyncio.get_running_loop().call_later(_GRACE_S, run.end, limit)
+
+    async def write_files(self, files: Mapping[str, bytes]) -> None:
+        self._check()
+        if self._folder is None:
+            raise SessionFileError("sessions have no files in this jail")
+        nonce, changed = secrets.token_hex(16), asyncio.Event()
+        answer = StdoutParser(f"\0faasrt:{nonce}:".encode(), MESSAGE_BYTES, MESSAGE_BYTES, 0, DisplayReader(0))
+
+        def receive(fd: int, data: bytes) -> None:
+            if fd == STDOUT:
+                answer.feed(data)
+            if answer.complete:
+                changed.set()
+
+        self._child.receive(receive, changed.set)
+        try:
+            sizes = [(path, len(content)) for path, content in files.items()]
+            request(self._child, {"files": sizes, "nonce": nonce}, *files.values())
+            async with asyncio.timeout(_FILES_TIMEOUT_S):
+                await changed.wait()
+        except TimeoutError:
+            self._child.kill()
+            self.mark_ended(f"files could not be written within {_FILES_TIMEOUT_S:g} s")
+        finally:
+            self._rest()
+        self._check()
+        if "failed" in answer.messages:
+            raise SessionFileError(read_text(answer.messages["failed"], "text"))
+
+    async def read_files(self, patterns: Sequence[str], max_bytes: int) -> tuple[dict[str, bytes], bool]:
+        self._check()
+        if self._folder is None:
+            return {}, True
+        return await asyncio.to_thread(collect_files, self._folder, patterns, max_bytes)
+
+    async def aclose(self) -> None:
+        self.mark_ended("the session was closed")
+        await self._child.end()
+
+    def _check(self) -> None:
+        if self.ended.is_set():
+            raise SessionEndedError(self.reason)
+
+    def _rest(self) -> None:
+        """Discard the output of the process until its next request, and notice its end."""
+        self._child.receive(ignore_output, lambda: self.mark_ended(self._why_ended()))
+
+    def _why_ended(self) -> str:
+        returncode = self._child.returncode
+        if self._child.out_of_memory:
+            return _REASONS[Outcome.MEMORY_LIMIT]
+        if self._child.killed or returncode is None:
+            return "a run could not be interrupted"
+        return f"its process ended with {signal_name(-returncode) if returncode < 0 else f'exit code {returncode}'}"
+
+
+async def _until_set(event: asyncio.Event) -> None:
+    """Wait for an event, also while cancelled."""
+    waiter = asyncio.ensure_future(event.wait())
+    while not waiter.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(waiter)
