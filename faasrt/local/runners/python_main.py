@@ -27,6 +27,7 @@ because the import would take a quarter of the time of a short program.
 """
 
 import _json
+import _signal
 import builtins
 import io
 import linecache
@@ -101,19 +102,10 @@ def run(code, program, namespace, stderr, max_message_bytes, displays=None):
         reserve = None
     try:
         try:
-            if code.startswith(GUEST):
-                define_guest(namespace)
-            if program.co_flags & COROUTINE:
-                await_program(eval(program, namespace))
-            else:
-                exec(program, namespace)
-            if displays:
-                displays.show_value(namespace)
+            execute(code, program, namespace, displays)
         finally:
-            if displays:
-                displays.show_figures()
             if session:
-                _host.call(b"ended")
+                settle()
     except SystemExit as error:
         code = exit_code_of(error, stderr)
         if code:
@@ -121,6 +113,24 @@ def run(code, program, namespace, stderr, max_message_bytes, displays=None):
     except BaseException as error:
         del reserve
         write(stderr, report_error(error, "run", max_message_bytes))
+
+
+def execute(code, program, namespace, displays):
+    try:
+        if code.startswith(GUEST):
+            define_guest(namespace)
+        if program.co_flags & COROUTINE:
+            await_program(eval(program, namespace))
+        else:
+            exec(program, namespace)
+        if displays:
+            displays.show_value(namespace)
+    except KeyboardInterrupt:  # there may be no time to draw figures
+        close_figures()
+        raise
+    finally:
+        if displays:
+            displays.show_figures()
 
 
 def await_program(coroutine):
@@ -194,7 +204,7 @@ def main():
     namespace["__file__"] = FILE
     keep_lines(FILE, code, namespace)
     try:
-        program = compile_program(without_guest(code), max_display_bytes)
+        program = compile_program(without_guest(code), TOP_LEVEL_AWAIT, max_display_bytes)
     except BaseException as error:
         write(stderr, report_error(error, "compile", max_message_bytes))
         flush(stderr)
@@ -225,10 +235,15 @@ def main():
         exit_now(0)
 
 
-def compile_program(code, max_display_bytes):
-    if max_display_bytes:
-        return compile_with_value(code, FILE, TOP_LEVEL_AWAIT)
-    return compile(code, FILE, "exec", TOP_LEVEL_AWAIT, dont_inherit=True)
+def compile_program(code, flags, max_display_bytes):
+    if not max_display_bytes:
+        return compile(code, FILE, "exec", flags, dont_inherit=True)
+    try:
+        return compile_with_value(code, FILE, flags)
+    except SyntaxError as error:
+        if error.text is None:  # the compiler looks for the line in a file
+            error.text = linecache.getline(FILE, error.lineno or 0) or None
+        raise
 
 
 def new_displays(max_bytes):
@@ -239,13 +254,21 @@ def new_displays(max_bytes):
     return displays
 
 
+FUTURES = 0x1FF0000  # the flags of `from __future__ import`, which hold for later programs of a session, too
+set_trace, set_profile, set_handler = sys.settrace, sys.setprofile, _signal.signal
+interrupt = _signal.default_int_handler
+
+
 class Session:
     # Attributes:
     #     namespace: The variables of the programs.
+    #     flags: The flags of the compiler.
     #     tasks: The asyncio.Runner of their tasks; None before one of them awaits something.
+    #     displays: Their displays.
 
     def __init__(self, folder):
-        self.namespace, self.tasks = new_namespace(), None
+        self.namespace, self.flags, self.tasks = new_namespace(), TOP_LEVEL_AWAIT, None
+        self.displays = new_displays(1)
         sys.argv[:] = [""]
         sys.orig_argv[1:] = sys.argv
         enter(folder)
@@ -257,8 +280,6 @@ session = None
 def run_in_session():
     """Run one of the programs of a session."""
     global FILE, session
-    sys.settrace(None)
-    sys.setprofile(None)
     (number, folder, max_stream_bytes, max_display_bytes), _, source = read_job()
     max_stream_bytes, max_display_bytes = int(max_stream_bytes), int(max_display_bytes)
     stdout, stderr = open_streams(max_stream_bytes)
@@ -270,14 +291,28 @@ def run_in_session():
     FILE = f"<cell {number.decode()}>"  # in tracebacks, and in messages about errors
     keep_lines(FILE, code, namespace)
     try:
-        program = compile_program(without_guest(code), max_display_bytes)
+        program = compile_program(without_guest(code), session.flags, max_display_bytes)
     except BaseException as error:
         write(stderr, report_error(error, "compile", max_stream_bytes // 2))
     else:
-        displays = new_displays(max_display_bytes)
-        run(code, program, namespace, stderr, max_stream_bytes // 2, displays)
+        session.flags |= program.co_flags & FUTURES
+        session.displays.begin(max_display_bytes)
+        set_handler(_signal.SIGINT, interrupt)
+        run(code, program, namespace, stderr, max_stream_bytes // 2, session.displays)
         if namespace.get("return_val") is not return_val:
             _host.call(b"own_return_val")
     flush(sys.stdout, sys.stderr, stdout, stderr)
     sys.stdout, sys.stderr = stdout, stderr  # the interpreter flushes these too
     _host.call(b"done")
+
+
+def settle():
+    """Keep interrupts, and hooks of the program, away from the runner."""
+    while True:
+        try:
+            set_profile(None)
+            set_trace(None)
+            _host.call(b"ended")
+            return
+        except BaseException:
+            pass  # of a hook, or an interrupt that came just now

@@ -72,7 +72,9 @@ class WasmSession(EngineSession):
         timeout_s = job.limits.timeout_ms / 1000 + GRACE_S
         try:
             return await self._channel.run(
-                job, answer_s=timeout_s + ANSWER_GRACE_S, cancel_s=GRACE_S + CANCEL_TIMEOUT_S
+                attrs.evolve(job, displays=True),
+                answer_s=timeout_s + ANSWER_GRACE_S,
+                cancel_s=GRACE_S + CANCEL_TIMEOUT_S,
             )
         except EngineError as error:
             self.mark_ended(str(error))

@@ -141,10 +141,10 @@ def _reason(outcome: Outcome, *, timed_out: bool, trapped: str | None) -> str:
     if timed_out:
         return "a run reached its time limit and could not be interrupted"
     if outcome is Outcome.MEMORY_LIMIT:
-        return "the session exceeded its memory limit"
+        return "it exceeded its memory limit"
     if trapped == "cancelled":
         return "a run was cancelled and could not be interrupted"
-    return "a run ended the process of the session" if trapped is None else f"a run crashed the sandbox: {trapped}"
+    return "a run ended the interpreter" if trapped is None else f"a run crashed the sandbox: {trapped}"
 
 
 class WorkerSessions:

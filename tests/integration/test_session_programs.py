@@ -1,0 +1,43 @@
+"""Programs of sessions have the same results in the Python engines."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from faasrt import Language
+from faasrt.local.engines.engine import Engine
+from faasrt.local.engines.session import EngineSession, SessionOptions
+from support.engines import native_engine, wasm_engine
+from support.session_programs import HOSTILE, LIMITS, PROGRAMS, Cell
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("wasm_sandbox")]
+
+
+@pytest_asyncio.fixture(params=["native", "wasm"], scope="module", loop_scope="module")
+async def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Engine]:
+    start = native_engine if request.param == "native" else wasm_engine
+    async with start(Path(tmp_path_factory.mktemp("sessions"))) as engine:
+        if not engine.session_features:
+            pytest.skip("the engine has no sessions")
+        yield engine
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def session(engine: Engine) -> AsyncIterator[EngineSession]:
+    session = await engine.open_session(SessionOptions(language=Language.PYTHON, limits=LIMITS))
+    try:
+        yield session
+    finally:
+        await session.aclose()
+
+
+@pytest.mark.parametrize("cells", [*PROGRAMS.values(), *HOSTILE.values()], ids=[*PROGRAMS, *HOSTILE])
+async def test_each_program_has_its_result(session: EngineSession, cells: list[Cell]) -> None:
+    """The programs run in one session, which goes on after each of them."""
+    for cell in cells:
+        await cell.check(session)
+    assert not session.ended.is_set()
