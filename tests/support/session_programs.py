@@ -57,11 +57,11 @@ class Cell:
         """Run it, and check its result."""
         result = await run(session, self.code, timeout_ms=self.timeout_ms, stdin=self.stdin)
         found = (result.outcome, result.error.name if result.error else "")
-        assert found == (self.outcome, self.error), (self.code, result)
-        assert self.stdout in (None, result.stdout), (self.code, result)
-        assert self.shows is None or texts(result) == [*self.shows], (self.code, result)
-        lines = result.stderr.splitlines()
-        assert [line for line in self.stderr if line not in lines] == [], (self.code, result.stderr)
+        why = (self.code, result.stdout[:1000], result.stderr[-1000:])
+        assert found == (self.outcome, self.error), why
+        assert self.stdout in (None, result.stdout), why
+        assert self.shows is None or texts(result) == [*self.shows], why
+        assert [line for line in self.stderr if line not in result.stderr.splitlines()] == [], why
 
 
 def fails(code: str, error: str, *stderr: str) -> Cell:
@@ -150,7 +150,6 @@ PROGRAMS: dict[str, list[Cell]] = {
     "output floods": [
         Cell("print('x' * 10**7)\nwhile True: print('x' * 1000)", outcome=Outcome.OUTPUT_LIMIT, stdout=None),
         Cell("import sys\nwhile True: sys.stderr.write('x' * 1000)", outcome=Outcome.OUTPUT_LIMIT),
-        Cell("return_val('x' * 10**6)", outcome=Outcome.OUTPUT_LIMIT),
         Cell("print(1)", stdout="1\n"),
     ],
 }
