@@ -45,7 +45,7 @@ const { runMicrotasks } = internal.core;
 const { op_set_promise_hooks: setPromiseHooks } = ops;
 const clock = performance;
 const { now } = performance;
-const nextTurn = setTimeout;
+const immediate = setImmediate;
 const PromiseOf = Promise;
 const { indexOf, replace, startsWith } = String.prototype;
 const { hasOwnProperty: hasOwn } = Object.prototype;
@@ -56,6 +56,11 @@ const keysOf = Object.keys;
 const FOLDER = "/tmp/";
 const MAX_DISPLAYS = 1000;
 const displaySymbol = Symbol.for("Jupyter.display");
+
+// Call a function in the next turn of the event loop. A timer takes a millisecond.
+function nextTurn(call, argument) {
+  immediate(() => call(argument))._argv = null; // otherwise Node iterates over it, with a method that can be replaced
+}
 
 function isPromise(value) {
   try {
@@ -218,7 +223,7 @@ function settle(run, result, details) {
   const syntax = syntaxError(run, details, reason);
   if (reason === unloaded) load(run);
   else if (syntax === null) reject(run, reason);
-  else if (rewrite(run, syntax)) nextTurn(begin, 0, run);
+  else if (rewrite(run, syntax)) nextTurn(begin, run);
   else fail(syntax, "compile");
 }
 
@@ -259,7 +264,7 @@ function finish(kind, fields) {
     finishing = false;
     send("done");
     if (!listening) idle();
-  }, 0);
+  });
 }
 
 // Why a program cannot be parsed; null if the exception has another reason. The stack of an error of V8's parser is that of
@@ -402,7 +407,7 @@ function load(run) {
         return;
       }
     }
-    nextTurn(begin, 0, run);
+    nextTurn(begin, run);
   });
 }
 
@@ -415,7 +420,7 @@ async function removeTypes(run) {
   const code = run.source;
   try {
     run.source = stripTypeScriptTypes(code);
-    nextTurn(begin, 0, run);
+    nextTurn(begin, run);
     return;
   } catch {
     // The other mode may be able to do it.
@@ -431,7 +436,7 @@ async function removeTypes(run) {
       remove(run, statements[index], found.end);
     }
     run.source = stripTypeScriptTypes(run.source, { mode: "transform" });
-    nextTurn(begin, 0, run);
+    nextTurn(begin, run);
   } catch (error) {
     const location = moduleUrl(code, "application/typescript");
     const reason = await whyUnparsed(location);
@@ -571,11 +576,11 @@ async function listen(run) {
   for (let size = 0; size < 8; ) size += (await waitForStdin(apply(subarray, bytes, [size]))) ?? exit(0);
   listening = false;
   if (current === null) {
-    nextTurn(idle, 0);
+    nextTurn(idle);
     return;
   }
   if (!finishing) finish("interrupted");
-  nextTurn(listen, 0, run); // for the end of the run
+  nextTurn(listen, run); // for the end of the run
 }
 
 function idle() {
@@ -591,16 +596,16 @@ function idle() {
       writeFiles(request.files);
       continue;
     }
-    const { number, code, typed, timeout } = request;
+    const { number, code, typed } = request;
     input = readExactly(request.stdin);
     reader = null;
     displays = 0;
     left = request.maxMessageBytes;
-    const until = apply(now, clock, []) + timeout;
+    const until = apply(now, clock, []) + request.timeout;
     const run = { number, source: code, typed, until, imports: [], patterns: [], modules: null, exitCode: null };
     current = run;
     send("started");
-    nextTurn(listen, 0, run);
+    nextTurn(listen, run);
     if (!typed) begin(run);
     else removeTypes(run);
     return;
@@ -628,4 +633,4 @@ readStdin(new BytesOf(0));
 stripTypeScriptTypes("let a: number");
 
 writeAll(writeStdout, "\0ready\n");
-nextTurn(idle, 0);
+nextTurn(idle);
