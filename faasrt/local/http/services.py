@@ -119,13 +119,12 @@ class OtherServices:
         return json_response(200, protocol.encode_result(result, run, server))
 
     async def _run_jupyter(self, request: web.BaseRequest, share: Share) -> web.Response:
-        fields, server = decode_body(await read_body(request, share)), self._profile()
-        notebook = sandboxfusion.SERVER.read_notebook(fields, server)
+        fields = decode_body(await read_body(request, share))
         queue = self._queues.get(Language.PYTHON)
-        needed = {"run", *(["files"] if notebook.input.files or notebook.input.collect else [])}
-        if queue is None or not needed <= {*self._sessions.features(queue.engine)}:
+        if queue is None or not self._sessions.features(queue.engine):
             message = "this server has no sessions of Python, which /run_jupyter needs"
             return json_response(200, sandboxfusion.SERVER.notebook_failure(message))
+        notebook = sandboxfusion.SERVER.read_notebook(fields, self._profile())
         run = NotebookRun(notebook, self._sessions, queue, self._sandbox)
         check_job(run.job, queue.engine)
         await execute_with_events(
