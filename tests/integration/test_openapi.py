@@ -32,6 +32,7 @@ SCHEMATHESIS = (
         pytest.param(["python"], WASM, id="wasm", marks=pytest.mark.tables),
     ],
 )
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("wasm_sandbox")
 async def test_the_server_conforms_to_its_openapi_document(
     languages: list[str], engines: dict[str, str], tmp_path: Path
