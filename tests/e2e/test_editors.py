@@ -9,7 +9,7 @@ import pkgutil
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jedi
@@ -28,9 +28,11 @@ import faasrt
 import faasrt.sync
 
 
-async def use(manager: faasrt.RuntimeManager, runtime: faasrt.Runtime) -> None:
+async def use(manager: faasrt.RuntimeManager, runtime: faasrt.Runtime, session: faasrt.Session) -> None:
     await manager.run_code("print(1)", "python")
     await runtime.run_code("print(1)")
+    await session.run_code("print(1)")
+    manager.session("python")
 
 
 def use_sync(manager: faasrt.sync.RuntimeManager) -> None:
@@ -71,13 +73,24 @@ def test_type_checkers_accept_the_programs_of_users(command: str, project: Path)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("place", ["await manager.run_code", "await runtime.run_code", "    manager.run_code"])
-def test_hovering_a_method_shows_what_each_argument_means(place: str, project: Path, server: LanguageServer) -> None:
+@pytest.mark.parametrize(
+    ("place", "method"),
+    [
+        ("await manager.run_code", faasrt.Runtime.run_code),
+        ("await runtime.run_code", faasrt.Runtime.run_code),
+        ("    manager.run_code", faasrt.Runtime.run_code),
+        ("await session.run_code", faasrt.Session.run_code),
+        ("    manager.session", faasrt.Runtime.session),
+    ],
+)
+def test_hovering_a_method_shows_what_each_argument_means(
+    place: str, method: Callable[..., object], project: Path, server: LanguageServer
+) -> None:
     """The text has the signature, and the part of the docstring about each argument."""
     line = next(number for number, text in enumerate(USE.splitlines()) if place in text)
-    shown = server.hover(project / "use.py", line, USE.splitlines()[line].index("run_code"))
+    shown = server.hover(project / "use.py", line, USE.splitlines()[line].index(method.__name__))
     arguments = shown.partition("Args")[2]
-    for name in list(inspect.signature(faasrt.Runtime.run_code).parameters)[1:]:
+    for name in list(inspect.signature(method).parameters)[1:]:
         assert f"{name}:" in arguments.replace("`", ""), (name, shown)
 
 

@@ -90,6 +90,24 @@ async def use(manager: faasrt.RuntimeManager) -> None:
         faasrt.RuntimeManager.from_env(limitr=3)  # type: ignore[call-arg]
     with contextlib.suppress(faasrt.ConfigurationError):
         faasrt.RuntimeManager.from_url("http://faas:8000", token=5)  # type: ignore[arg-type]
+    async with manager.session("py", sandbox=faasrt.SandboxConfig(), files={"a": b"b"}, idle_timeout_s=60) as session:
+        assert_type(session, faasrt.Session)
+        shown = await session.run_code("1", 500, stdin="a", sandbox=None)
+        assert_type(shown.displays, tuple[faasrt.Display, ...])
+        assert_type(shown.displays[0].png, bytes | None)
+        async with session.stream_code("print(1)", timeout_ms=500) as run:
+            async for chunk in run:
+                assert_type(chunk.text, str)
+        await session.write_files({"b": "c"})
+        assert_type(await session.read_files(["*"]), dict[str, bytes])
+        assert_type(await session.interrupt(), bool)
+        assert_type(await manager.resume_session(session.id, session.endpoint), faasrt.Session)
+        with contextlib.suppress(TypeError):
+            await session.run_code("1", timeout=3)  # type: ignore[call-arg]
+        with contextlib.suppress(TypeError):
+            manager.session("py", idle_timeout=3)  # type: ignore[call-arg]
+        with contextlib.suppress(faasrt.RejectedError):
+            assert_type(await session.fork(), faasrt.Session)
     await manager.close_runtimes()
 
 
@@ -102,6 +120,10 @@ def use_sync() -> None:
         assert_type(manager.get_runtime("py"), sync.Runtime)
         assert_type(manager.get_runtime("py").run_code("1"), faasrt.ExecutionResult)
         assert_type(manager.get_metrics(), faasrt.Metrics)
+        with manager.session("py", idle_timeout_s=60) as session:
+            assert_type(session, sync.Session)
+            assert_type(session.run_code("1", timeout_ms=500), faasrt.ExecutionResult)
+            assert_type(session.read_files(["*"]), dict[str, bytes])
         for item in manager.map([faasrt.CodeTask("print(1)", "py")], concurrency=2):
             if item.error is None:
                 assert_type(item.result, faasrt.ExecutionResult)

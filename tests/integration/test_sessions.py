@@ -36,8 +36,6 @@ from faasrt import (
     UnsupportedLanguageError,
 )
 from faasrt.local import LocalFaaS
-from faasrt.local.engines.engine import Engine
-from faasrt.local.engines.native.engine import NativeEngine
 from faasrt.local.engines.session import EngineSession, SessionOptions
 from faasrt.telemetry.events import AttemptStarted, CallFinished, CallStarted, Event
 from faasrt.testing import FakeFaaS, FaultProxy, Reply
@@ -69,16 +67,17 @@ class Server:
 async def server() -> AsyncIterator[Server]:
     opened: list[EvalSession] = []
 
-    async def open_session(self: Engine, options: SessionOptions) -> EngineSession:
+    async def open_session(options: SessionOptions) -> EngineSession:
         opened.append(EvalSession(options))
         return opened[-1]
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(NativeEngine, "session_features", ("run", "fork", "files"))
-        patch.setattr(NativeEngine, "open_session", open_session)
-        async with LocalFaaS(["python"], workers=2) as faas:
-            await faas.wait_ready("python")
-            yield Server(faas.url, opened)
+    async with LocalFaaS(["python"], workers=2) as faas:
+        await faas.wait_ready("python")
+        engine = faas.engine("python")
+        assert engine is not None
+        engine.session_features = ("run", "fork", "files")
+        engine.open_session = open_session  # type: ignore[method-assign]
+        yield Server(faas.url, opened)
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -449,6 +448,28 @@ async def test_a_session_belongs_to_its_event_loop(manager: RuntimeManager) -> N
         for call in (lambda: session.run_code("1"), session.fork, session.interrupt):
             with pytest.raises(ConfigurationError, match="belongs to another event loop"):
                 await asyncio.to_thread(asyncio.run, call())
+
+
+ENDLESS = {
+    "python": "x = 1\nwhile True:\n    print('tick', flush=True)\n    import time; time.sleep(0.01)",
+    "typescript": "var x: number = 1; for (;;) { console.log('tick'); await new Promise((r) => setTimeout(r, 10)); }",
+}
+
+
+@pytest.mark.parametrize("name", ["native", "wasm", "deno"])
+async def test_a_run_that_is_left_keeps_its_state(name: str, local: RuntimeManager, local_wasm: RuntimeManager) -> None:
+    """On each engine: its output arrives while it runs, leaving the block interrupts it, and the session goes on."""
+    manager = local_wasm if name == "wasm" else local
+    language = "typescript" if name == "deno" else "python"
+    async with manager.session(language) as session:
+        async with session.stream_code(ENDLESS[language], timeout_ms=30_000) as run:
+            assert "tick" in (await anext(run)).text
+            assert run.live
+        result = await session.run_code("x + 1")
+        assert (result.outcome, result.displays[0].text, result.endpoint) == (Outcome.OK, "2", "http://local")
+        assert session.endpoint == manager.local_faas.url  # type: ignore[union-attr]
+        same = await manager.resume_session(session.id, session.endpoint)
+        assert (await same.run_code("x")).displays[0].text == "1"
 
 
 async def test_a_run_is_sent_once_unless_it_was_never_started() -> None:
