@@ -308,7 +308,7 @@ def run_in_session():
 
 def settle():
     """Keep interrupts, and hooks of the program, away from the runner."""
-    while True:
+    for _ in range(10):  # an audit hook cannot be removed
         try:
             set_profile(None)
             set_trace(None)
