@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,9 +17,16 @@ from faasrt import Language, Outcome
 from faasrt.inputs import ProgramInput
 from faasrt.local.engines.engine import EngineJob, EngineResult
 from faasrt.local.engines.native.engine import NativeEngine
-from faasrt.local.engines.session import EngineSession, SessionEndedError, SessionFileError, SessionOptions
+from faasrt.local.engines.session import (
+    EngineSession,
+    ForkError,
+    SessionEndedError,
+    SessionFileError,
+    SessionOptions,
+)
 from faasrt.protocol.execution_limits import ExecutionLimits
 from support.engines import native_engine
+from support.native_attacks import PRELUDE
 from support.served import until
 from support.tables import block
 
@@ -34,13 +42,18 @@ async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Nati
 
 
 @contextlib.asynccontextmanager
-async def open_session(engine: NativeEngine, files: dict[str, bytes] | None = None) -> AsyncIterator[EngineSession]:
-    options = SessionOptions(language=Language.PYTHON, limits=LIMITS, files=files or {})
-    session = await engine.open_session(options)
+async def closing(session: EngineSession) -> AsyncIterator[EngineSession]:
     try:
         yield session
     finally:
         await session.aclose()
+
+
+@contextlib.asynccontextmanager
+async def open_session(engine: NativeEngine, files: dict[str, bytes] | None = None) -> AsyncIterator[EngineSession]:
+    options = SessionOptions(language=Language.PYTHON, limits=LIMITS, files=files or {})
+    async with closing(await engine.open_session(options)) as session:
+        yield session
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -418,3 +431,191 @@ async def test_the_end_of_the_engine_ends_its_sessions(tmp_path: Path) -> None:
     with pytest.raises(SessionEndedError):
         await run(session, "x")
     await session.aclose()
+
+
+async def test_a_branch_has_the_same_state(engine: NativeEngine) -> None:
+    """Variables, files, numbers of cells and the working folder are the same. From then on, both are separate."""
+    async with open_session(engine, {"a/b": b"1"}) as session:
+        await run(
+            session, "import os\nx = [1]\nos.chdir('a')\nos.symlink('b', 'link'); os.chmod('b', 0o640); os.mkfifo('f')"
+        )
+        async with closing(await session.fork()) as branch:
+            await run(branch, "x.append(2)\nopen('b', 'a').write('2')\nopen('c', 'w').close()")
+            await run(session, "x.append(3)\nopen('b', 'a').write('3')")
+            for one, value, content in ((branch, "[1, 2]", b"12"), (session, "[1, 3]", b"13")):
+                assert texts(await run(one, "x")) == [value]
+                assert (await one.read_files(["*/*"], 1000))[0]["a/b"] == content
+            result = await run(branch, "print(sorted(os.listdir()), oct(os.stat('link').st_mode))\n1 / 0")
+            assert result.stdout == "['b', 'c', 'link'] 0o100640\n"
+            assert 'File "<cell 4>", line 2' in result.stderr
+            await branch.write_files({"d": b""})
+            assert texts(
+                await run(branch, "sorted(os.listdir('..')), os.environ['HOME'] == os.path.dirname(os.getcwd())")
+            ) == ["(['a', 'd'], True)"]
+            assert texts(await run(session, "os.path.exists('../d'), os.getcwd()")) == ["(False, '/tmp/a')"]
+
+
+async def test_branches_live_without_their_session(engine: NativeEngine) -> None:
+    """Branches of branches, too. When the last one has ended, no process is left."""
+    word = f"61.{os.getpid()}"
+    async with open_session(engine) as session:
+        await run(session, "x = 1")
+        branch = await session.fork()
+    other = await branch.fork()
+    await run(other, f"import subprocess\nchild = subprocess.Popen(['/bin/sleep', '{word}'])")
+    await branch.aclose()
+    with pytest.raises(SessionEndedError, match="closed"):
+        await branch.fork()
+    await check(other)
+    assert len(sleeping(word)) == 1
+    await other.aclose()
+    await until(lambda: not sleeping(word))
+
+
+def sleeping(word: str) -> list[psutil.Process]:
+    return [process for process in psutil.process_iter(["cmdline"]) if word in (process.info["cmdline"] or [])]
+
+
+async def test_a_branch_ends_without_the_others(engine: NativeEngine) -> None:
+    """A crash, a time limit or a call of `aclose` ends one of them, with the processes that it has started."""
+    word = f"62.{os.getpid()}"
+    async with open_session(engine) as session:
+        await run(session, "x = 1\nimport os, subprocess")
+        for code in (
+            f"subprocess.Popen(['/bin/sleep', '{word}'])\n{STUBBORN}",
+            "os._exit(3)",
+            "os.kill(os.getpid(), 11)",
+        ):
+            branch = await session.fork()
+            result = await run(branch, code, timeout_ms=500 if code.startswith("sub") else 60_000)
+            assert result.outcome is (Outcome.TIMEOUT if code.startswith("sub") else Outcome.CRASHED)
+            await branch.ended.wait()
+            await until(lambda: not sleeping(word))
+            await check(session)
+            await branch.aclose()
+        branch = await session.fork()
+        assert (await run(session, "os._exit(3)")).outcome is Outcome.CRASHED
+        await check(branch)
+        await branch.aclose()
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import threading\nthreading.Thread(target=threading.Event().wait).start()", "other threads"),
+        ("import subprocess\nchild = subprocess.Popen(['/bin/sleep', '60'])", "child processes"),
+        ("open('a', 'wb').write(b'a' * 40 * 2**20)", "No space left on device"),
+        ("import os\nos.fork = None", "cannot start"),
+        (
+            "import os\nos.symlink('/', '/tmp/.branches')",
+            "folder",
+        ),
+    ],
+)
+async def test_a_session_that_cannot_be_forked(session: EngineSession, code: str, message: str) -> None:
+    """The error says why, and the session goes on."""
+    await run(session, "x = 1\n" + code)
+    with pytest.raises(ForkError, match=message):
+        await session.fork()
+    await check(session)
+
+
+async def test_branches_can_be_nested_ten_times(session: EngineSession) -> None:
+    """The kernel limits this, and the error says so."""
+    await run(session, "x = 1")
+    branches = [session]
+    try:
+        with pytest.raises(ForkError, match="too many others"):  # noqa: PT012
+            while len(branches) < 20:
+                branches.append(await branches[-1].fork())
+        assert len(branches) > 10
+        await check(branches[-1])
+    finally:
+        for branch in branches[1:]:
+            await branch.aclose()
+
+
+async def test_a_branch_has_no_event_loop_and_random_numbers_of_its_session(session: EngineSession) -> None:
+    """The tasks of the session go on there only. Its own generators are copied."""
+    await run(
+        session,
+        "import asyncio, random, os\nown = random.Random(5)\n"
+        "task = asyncio.create_task(asyncio.sleep(0.01, 7))\nawait asyncio.sleep(0)",
+    )
+    async with closing(await session.fork()) as branch:
+        assert texts(await run(branch, "await asyncio.sleep(0.01, 8)")) == ["8"]
+        assert texts(await run(session, "await task")) == ["7"]
+        first, second = [
+            texts(await run(one, "own.random(), random.random(), os.urandom(1)")) for one in (session, branch)
+        ]
+        assert first != second
+        assert first[0].split(",")[0] == second[0].split(",")[0]
+
+
+async def test_programs_of_a_branch_use_its_folder(session: EngineSession) -> None:
+    """Temporary files, shared memory and subprocesses work."""
+    await run(session, "import mmap, multiprocessing as m, subprocess, tempfile, os\ntempfile.gettempdir()")
+    async with closing(await session.fork()) as branch:
+        code = """
+with tempfile.NamedTemporaryFile() as file: print(file.name.startswith(os.getcwd()))
+mmap.mmap(-1, 10)[0] = 1
+value = m.Value('i', 5)
+child = m.get_context('fork').Process(target=lambda: setattr(value, 'value', 6))
+child.start(); child.join()
+print(value.value, subprocess.check_output('pwd', text=True) == os.getcwd() + chr(10))
+"""
+        result = await run(branch, code)
+        assert result.stdout == "True\n6 True\n", result.stderr
+
+
+REACHED = {
+    "read its file": "open('/tmp/file').read()",
+    "list its folder": "os.listdir('/tmp')",
+    "list the branches": "os.listdir('/tmp/.branches')",
+    "write a file": "open('/tmp/new', 'w')",
+    "write a file of another branch": "open(OTHER + '/new', 'w')",
+    "move its own file": "os.rename(open('own', 'w').name, '/tmp/own')",
+    "link a file": "os.link('/tmp/file', 'link')",
+    "read by a descriptor of its folder": "os.open('file', os.O_RDONLY, dir_fd=FOLDER)",
+    "write by a descriptor of its folder": "os.open('new', os.O_WRONLY | os.O_CREAT, dir_fd=FOLDER)",
+    "read by a subprocess": "subprocess.run(['/bin/cat', '/tmp/file'], check=True, stderr=-3)",
+    "send a signal": "os.kill(PID, 0)",
+    "send a signal to its group": "os.killpg(PID, 0)",
+    "send a signal to process 1": "os.kill(1, 9)",
+    "read its memory": "open(f'/proc/{PID}/mem', 'rb')",
+    "list its descriptors": "os.listdir(f'/proc/{PID}/fd')",
+    "trace it": "call(101, 16, PID, 0, 0)",
+    "connect to an abstract socket": "socket.socket(socket.AF_UNIX).connect('\\0name')",
+    "open its pidfd": "signal.pidfd_send_signal(os.pidfd_open(PID), 0)",
+    "change a limit": "resource.prlimit(PID, resource.RLIMIT_CPU, (1, 1))",
+}
+
+
+async def test_a_branch_cannot_reach_its_session(session: EngineSession) -> None:
+    """Neither its files, nor its processes, nor those of other branches."""
+    await run(session, PRELUDE + "open('file', 'w').close()\nPID, FOLDER = os.getpid(), os.open('/tmp', os.O_PATH)")
+    await run(session, "listener = socket.socket(socket.AF_UNIX); listener.bind('\\0name'); listener.listen()")
+    async with closing(await session.fork()) as other, closing(await session.fork()) as branch:
+        (folder,) = texts(await run(other, "os.getcwd()"))
+        await run(branch, f"OTHER = {folder}\nlistener.close()")
+        for name, code in REACHED.items():
+            result = await run(branch, code)
+            assert result.outcome is Outcome.USER_ERROR, name
+            assert result.error is not None
+            assert result.error.name.endswith(
+                ("PermissionError", "NotFoundError", "LookupError", "ProcessError", "OSError")
+            ), name
+        await run(branch, "os.kill(-1, 9)")
+        assert texts(await run(session, "1")) == texts(await run(other, "1")) == ["1"]
+        await run(session, "os.kill(0, signal.SIGCONT)")
+        assert texts(await run(branch, "1")) == ["1"]
+
+
+async def test_the_memory_limit_of_branches(engine: NativeEngine) -> None:
+    """The one that has the most memory ends. The others go on."""
+    async with open_session(engine) as session:
+        await run(session, "x = 1")
+        async with closing(await session.fork()) as branch:
+            result = await run(branch, GROW)
+            assert result.outcome is Outcome.MEMORY_LIMIT
+        await check(session)

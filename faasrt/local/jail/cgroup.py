@@ -36,12 +36,14 @@ _REMOVE_TIMEOUT_S, _REMOVE_PAUSE_S = 2.0, 0.01
 
 
 class Group:
-    """The cgroup of one program. It is created by `Cgroups.submit(group.create)`, and ended by `Cgroups.discard`."""
+    """The cgroup of a program. It is created by `Cgroups.submit(group.create)`, and ended by `Cgroups.discard`."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
         self.fd = -1
         """A process that writes "0" to this descriptor enters the cgroup."""
+        self.programs = 1
+        """The number of programs in it: one, or a session with branches."""
 
     def create(self) -> None:
         """Create the cgroup, without a limit of its memory. This blocks: not for an event loop's thread.

@@ -12,8 +12,9 @@ import json
 import os
 import signal
 import socket
+import struct
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,11 @@ from faasrt.local.errors import EngineError, NotStartedError, SuspectError
 from faasrt.local.jail.cgroup import Cgroups, Group
 from faasrt.local.jail.config import JailConfig
 from faasrt.local.jail.program import has_ended, pid_of
-from faasrt.local.process import ChildProcess, EpollReaders, Pipes, Spawner, ignore_output
+from faasrt.local.process import MESSAGES, ChildProcess, EpollReaders, Pipes, Spawner, ignore_output
 
 _START_TIMEOUT_S = 60.0
 _MESSAGE_BYTES = 65_536
+_BRANCHES = ".branches"
 # The shell raises the limit of the stack (to 1 GiB if possible) before it starts the interpreter, because the stack can
 # never grow beyond the limit at that time. Programs can read the command line of the launcher, so it has no paths.
 _COMMAND = (
@@ -51,7 +53,8 @@ raise SystemError
 
 
 class Folder:
-    """An open folder. It is closed when nothing refers to it, because a thread may still read it after a cancellation.
+    """An open folder, or another descriptor. It is closed when nothing refers to it, because a thread may still read it
+    after a cancellation.
 
     Attributes:
         fd: The descriptor.
@@ -75,18 +78,23 @@ class JailedProcess(ChildProcess):
         outside_reason: Why it was killed from outside; "" if there is no evidence for this, so that the program must be
             assumed to have sent the signal itself.
         is_suspect: Whether the program may have caused this.
+        is_shared: Whether it is a session with branches, or a branch.
     """
 
     def __init__(self, jail: Jail, number: int, pidfds: tuple[int, int], start: _Start, *, is_ready: bool) -> None:
         self.out_of_memory = self.out_of_time = False
         self.is_ready = is_ready
-        self.outside_reason, self.is_suspect = "", False
-        self.jail, self._number, self._pidfds, self._group = jail, number, pidfds, start.group
+        self.outside_reason, self.is_suspect, self.is_shared = "", False, False
+        self.jail, self.number, self._pidfds, self.group = jail, number, pidfds, start.group
         self._to_kill = pidfds[1]
         super().__init__(pid_of(pidfds[0]), start.pipes, self._send_kill, jail.readers)
 
     def _send_kill(self) -> None:
-        _kill_running(self._pidfds[0], self._to_kill)
+        if self.is_shared:
+            with contextlib.suppress(OSError):  # the launcher has ended, and all processes with it
+                self.jail.send({"kill": self.number})
+        else:
+            _kill_running(self._pidfds[0], self._to_kill)
 
     def limit_time(
         self, limit_s: float, *, memory_bytes: int | None = None, pipes: Sequence[int] | None = None
@@ -104,18 +112,18 @@ class JailedProcess(ChildProcess):
         """
         try:
             # Not the clock of the event loop, because the launcher compares it with its own.
-            message = {"limit": self._number, "bytes": memory_bytes, "until": time.monotonic() + limit_s}
-            message |= {"cgroup": self._group is not None, "session": pipes is not None}
+            message = {"limit": self.number, "bytes": memory_bytes, "until": time.monotonic() + limit_s}
+            message |= {"cgroup": self.group is not None, "session": pipes is not None}
             self.jail.send(message, pipes or ())
         except OSError as error:
             raise NotStartedError(f"cannot limit a program: {error.strerror}") from None
-        if memory_bytes is not None:
-            self.limit_cgroup(self.jail.base_bytes + memory_bytes)
+        if memory_bytes is not None and self.group is not None:
+            self.limit_cgroup(self.jail.base_bytes + memory_bytes * self.group.programs)
 
     def limit_cgroup(self, max_bytes: int) -> None:
         """Limit the memory of the program's cgroup, if it has one."""
-        if self._group is not None:
-            self._group.limit_memory(max_bytes)
+        if self.group is not None:
+            self.group.limit_memory(max_bytes)
 
     def check_not_killed(self, name: str) -> None:
         """Raise an error if the process was killed from outside.
@@ -143,7 +151,7 @@ class JailedProcess(ChildProcess):
         Raises:
             NotStartedError: The folder cannot be opened.
         """
-        return await self.jail.open_folder(self._number)
+        return await self.jail.open_folder(self.number)
 
     def kill(self) -> None:
         if self.returncode is None and not self.outside_reason:
@@ -161,10 +169,10 @@ class JailedProcess(ChildProcess):
         """Record the end of the process. `reason` is that of the launcher."""
         for pidfd in self._pidfds:
             os.close(pidfd)
-        if self._group is not None:
+        if self.group is not None:
             if returncode == -signal.SIGKILL and not self.killed:
-                reason = reason or self._group.oom_reason()
-            self.jail.discard(self._group)
+                reason = reason or self.group.oom_reason()
+            self.jail.discard(self.group)
         self.out_of_memory, self.out_of_time = reason == "memory", reason == "time"
         if reason in ("system", "unclear"):
             self.outside_reason, self.is_suspect = "the system has run out of memory", reason == "unclear"
@@ -204,7 +212,7 @@ class Jail:
         self._starts: dict[int, _Start] = {}
         self._processes: dict[int, JailedProcess] = {}
         self._cancelled: set[JailedProcess] = set()  # processes whose start was cancelled, until they have ended
-        self._folders: dict[int, asyncio.Future[Folder]] = {}
+        self._folders: dict[int, asyncio.Future[list[Folder]]] = {}
         self._ended = asyncio.Event()
         self.readers = EpollReaders()
 
@@ -269,12 +277,68 @@ class Jail:
 
     async def open_folder(self, number: int) -> Folder:
         """Return the working folder of a process; see `JailedProcess.open_folder`."""
+        (folder,) = await self._ask(number, {"folder": number})
+        return folder
+
+    async def fork(
+        self, process: JailedProcess, folder: Folder, fork: Callable[[str, list[int]], Awaitable[None]]
+    ) -> tuple[JailedProcess, Folder, str]:
+        """Start a branch of a session, in its jail: a process that its process forks.
+
+        Args:
+            process: The process of the session.
+            folder: The working folder of the session.
+            fork: Lets the process fork, given the path of the new folder in `folder`, and the descriptors of the
+                channel and of the rules of Landlock. The new process must send one byte over the channel.
+
+        Returns:
+            The new process, its folder, and the path of this folder in `folder`.
+
+        Raises:
+            NotStartedError: The branch cannot start.
+
+        Cancellation: ends the branch.
+        """
+        number, name = next(self._numbers), os.urandom(4).hex()
+        start = self._starts[number] = _Start(Pipes(4), process.group)
+        path = f"{_BRANCHES}/{name}"
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, os.dup(start.pipes.own[MESSAGES])) as channel:
+                channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+                message = {"prepare": number, "of": process.number, "name": name}
+                rules, own_folder = await self._ask(number, message, [folder.fd])
+                await fork(path, [start.pipes.others[MESSAGES], rules.fd])
+                start.pipes.close_others()
+                pidfd = os.pidfd_open(_sender(channel))
+            try:
+                self.send({"branch": number, "of": process.number}, [pidfd])
+            finally:
+                os.close(pidfd)
+            await start.reply
+        except OSError as error:
+            raise NotStartedError(f"cannot start a branch: {error.strerror}") from None
+        except asyncio.CancelledError:
+            if start.process is not None:
+                start.process.kill()
+            raise
+        finally:
+            del self._starts[number]
+            if start.process is None:
+                start.pipes.close()
+        assert start.process is not None
+        start.process.is_shared = process.is_shared = True
+        if process.group is not None:
+            process.group.programs += 1
+        return start.process, own_folder, path
+
+    async def _ask(self, number: int, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> list[Folder]:
+        """Return the descriptors that the launcher sends in answer to a message about a process or a branch."""
         if self._ended.is_set():
             raise NotStartedError("the launcher of the jail has ended")
-        folder: asyncio.Future[Folder] = asyncio.get_running_loop().create_future()
+        folder: asyncio.Future[list[Folder]] = asyncio.get_running_loop().create_future()
         self._folders[number] = folder
         try:
-            self.send({"folder": number})
+            self.send(message, descriptors)
             return await folder
         except OSError as error:
             raise NotStartedError(f"cannot open the folder of a program: {error.strerror}") from None
@@ -287,9 +351,11 @@ class Jail:
         self._server.sendmsg([json.dumps(message).encode()], rights)
 
     def discard(self, group: Group) -> None:
-        """Remove a cgroup soon, with the processes in it."""
+        """Remove a cgroup soon, with the processes in it, unless other programs are in it."""
         assert self._cgroups is not None
-        self._cgroups.discard(group)
+        group.programs -= 1
+        if not group.programs:
+            self._cgroups.discard(group)
 
     def receive(self) -> None:
         """Read the messages of the launcher that have arrived."""
@@ -325,7 +391,7 @@ class Jail:
             for fd in descriptors:
                 os.close(fd)
         elif descriptors:
-            folder.set_result(Folder(descriptors[0]))
+            folder.set_result([*map(Folder, descriptors)])
         else:
             folder.set_exception(OSError(errno.ENOENT, os.strerror(errno.ENOENT)))
 
@@ -374,6 +440,17 @@ class Jail:
             process.outside_reason = "the launcher of the jail has ended"
             process.kill()
             process.mark_exited(-signal.SIGKILL)
+
+
+def _sender(channel: socket.socket) -> int:
+    """Return the pid of the process that has sent a byte over a channel. The kernel states it."""
+    size = struct.calcsize("iII")
+    _, ancillary, _, _ = channel.recvmsg(1, socket.CMSG_SPACE(size))
+    for _, kind, data in ancillary:
+        if kind == socket.SCM_CREDENTIALS:
+            pid: int = struct.unpack("iII", data)[0]
+            return pid
+    raise OSError(errno.EPROTO, os.strerror(errno.EPROTO))
 
 
 def _kill_running(first: int, to_kill: int) -> None:

@@ -12,6 +12,10 @@ configuration, and the launcher answers `{"ready": true, "packages", "base_bytes
     <- {"refused": id, "reason"}                      the process could not be started
     -> {"folder": id}                                 open the /tmp of the program
     <- {"folder": id}, a descriptor                   without one if this failed
+    -> {"prepare": id, "of": id, "name"}, a folder    prepare a branch of a session, which has this folder
+    <- {"folder": id}, rules, a folder                for the branch
+    -> {"branch": id, "of": id}, a pidfd              the first process of the branch; the answer is "started"
+    -> {"kill": id}                                   kill a program whose jail has branches
     -> {"limit": id, "bytes", "until", "cgroup",      end the program if its processes use more memory than this (unless
         "session"}, descriptors                       null), and at this time of the monotonic clock; if "session", it
                                                       has these pipes from now on, or only waits if there are none
@@ -66,6 +70,7 @@ _CAP_KILL = 5
 # The interpreter optimizes code that runs repeatedly, by writing to its memory. Programs then copy less of it.
 _EXERCISE_RUNS = 3
 _kept: list[Any] = []
+_BRANCHES, _FOLDER = ".branches", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # The niceness of programs minus that of the launcher. The launcher must be able to start and end programs in time.
 _PRIORITY = 5
 _FIRST_PID = 2  # the pid of a program in a pid namespace of its own, in which `init` has the pid 1
@@ -178,6 +183,13 @@ class Launcher:
             self._set_limits(message, descriptors)
         elif "folder" in message:
             self._send_folder(message["folder"])
+        elif "prepare" in message:
+            self._prepare_branch(message, descriptors)
+        elif "branch" in message:
+            self._add_branch(message, descriptors)
+        elif "kill" in message:
+            if message["kill"] in self._programs:
+                self._programs[message["kill"]].kill("killed")
         else:
             self._start(message, descriptors)
 
@@ -228,7 +240,8 @@ class Launcher:
         if program.max_bytes is not None and not program.is_watched and self._memory_watch is not None:
             program.is_watched = True
             watched = {"watch": program.number, "pid": program.pid, "init": program.first_pid}
-            limits = {"bytes": program.max_bytes + self.base_bytes, "tables": self._base_tables}
+            max_bytes = program.max_bytes * len(program.root.mates) + self.base_bytes
+            limits = {"bytes": max_bytes, "tables": self._base_tables}
             self._memory_watch.send(json.dumps({**watched, **limits}).encode())
 
     def _forget_memory(self, program: Program) -> None:
@@ -243,8 +256,9 @@ class Launcher:
             self._is_over = True
             return
         program = self._programs.get(json.loads(data)["exceeded"])
-        if program is not None and not program.reason:
-            program.kill("memory")
+        if program is not None and not any(mate.reason for mate in program.root.mates):
+            # Of several, the largest one. The limit is that of all together.
+            max(program.root.mates, key=lambda mate: memory.sizes(f"/proc/{mate.pid}")[0]).kill("memory")
 
     def _send(self, message: dict[str, Any], descriptors: list[int] = []) -> None:  # noqa: B006
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
@@ -261,6 +275,57 @@ class Launcher:
         self._send({"folder": number}, descriptors)
         for fd in descriptors:
             os.close(fd)
+
+    def _prepare_branch(self, message: dict[str, Any], folders: list[int]) -> None:
+        """Create the folder of a branch in that of the session, and the rules that let it use this folder only."""
+        program, descriptors = self._programs.get(message["of"]), []
+        try:
+            if program is not None:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(_BRANCHES, dir_fd=folders[0])
+                folders.append(os.open(_BRANCHES, _FOLDER, dir_fd=folders[0]))
+                os.mkdir(message["name"], dir_fd=folders[1])
+                folder = os.open(message["name"], _FOLDER, dir_fd=folders[1])
+                descriptors.append(folder)
+                uid = 1 + program.place if self._places > 1 else namespaces.PROGRAM_ID
+                os.chown(folder, uid, uid)
+                root = f"/proc/{program.first_pid}/root"
+                rights = [[root + path, access] for path, access in self._config["branch_rights"]]
+                ruleset = landlock.create_ruleset([*rights, [f"/proc/self/fd/{folder}", landlock.ALL]])
+                if ruleset is not None:
+                    descriptors.insert(0, ruleset)
+        except OSError:  # the program has moved the folder, or has used all space
+            pass
+        self._send({"folder": message["prepare"]}, descriptors if len(descriptors) == 2 else [])
+        for fd in [*folders, *descriptors]:
+            os.close(fd)
+
+    def _add_branch(self, message: dict[str, Any], pidfds: list[int]) -> None:
+        number, program, pidfd = message["branch"], self._programs.get(message["of"]), pidfds[0]
+        # A process in the jail of the session. Its pid is that of no other process, because it has not ended.
+        is_inside = program is not None and program.is_in_jail(pidfd)
+        if program is None or not is_inside:
+            os.close(pidfd)
+            self._send({"refused": number, "reason": "the process has ended"})
+            return
+        for mate in program.root.mates:
+            self._forget_memory(mate)  # the limit changes
+        branch = self._programs[number] = program.branch(number, pidfd)
+        self._handle(pidfd, functools.partial(self._reap_branch, branch))
+        self._send({"started": number, "ready": True}, [pidfd, pidfd])
+
+    def _reap_branch(self, branch: Program) -> None:
+        """Report the end of a branch. Its status is unknown, because it is not a child of this process."""
+        self._forget(branch.pidfd)
+        is_killed = branch.reason or memory.count_oom_kills(self._oom_counter) > branch.oom_kills
+        root, slot = branch.root, branch.slot
+        self._finish(branch, signal.SIGKILL if is_killed else 0, 0, lambda: True)
+        if root.mates:
+            return
+        if slot is None:
+            self._end(root)
+        elif slot.control.fileno() >= 0:
+            self._close_slot(slot)
 
     def _start(self, message: dict[str, Any], descriptors: list[int]) -> None:
         number = message["start"]
@@ -372,7 +437,9 @@ class Launcher:
             self._slots[slot] = None
             had_children = end.tasks > program.max_threads
             self._finish(program, end.status, end.max_rss_bytes, lambda: had_children)
-            if end.is_clean and not slot.is_spent and not program.reason:
+            if program.mates:
+                pass  # the branches go on
+            elif end.is_clean and not slot.is_spent and not program.reason:
                 self._idle_slots.append(slot)
                 slot.end_when_idle()
             else:
@@ -512,7 +579,8 @@ class Launcher:
             self._finish(
                 program, status, usage.ru_maxrss * 1024, functools.partial(self._may_have_had_children, program)
             )
-            self._end(program)
+            if not program.mates:
+                self._end(program)
 
     def _finish(
         self, program: Program, status: int, max_rss_bytes: int, may_have_had_children: Callable[[], bool]
@@ -527,8 +595,10 @@ class Launcher:
             exceeded = program.max_bytes is not None and max_rss_bytes - self.base_bytes > program.max_bytes
             program.reason = "memory" if exceeded else "unclear" if may_have_had_children() else "system"
         del self._programs[program.number]
+        for mate in program.root.mates:
+            self._forget_memory(mate)
+        program.root.mates.discard(program)
         program.close_files()
-        self._forget_memory(program)
         # Sent before the clean-up, because ending a namespace takes as long as running a short program.
         self._send({"ended": program.number, "status": status, "reason": program.reason})
 

@@ -83,6 +83,10 @@ def is_ending(folder: str) -> bool:
     return bool(int(fields[6]) & _PF_EXITING or int(fields[28]) & 1 << (signal.SIGKILL - 1)) or fields is _NO_STAT
 
 
+def parent_pid(folder: str) -> str:
+    return _read_stat(folder)[1]
+
+
 def count_threads(folder: str) -> int:
     return int(_read_stat(folder)[17])
 

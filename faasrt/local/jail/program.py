@@ -24,6 +24,8 @@ class Program:
         number: Its id in messages.
         place: Its place (see `namespaces`).
         slot: The slot in which it runs; None if it has a jail of its own.
+        root: The program that has started its jail: itself, or the session that a branch comes from.
+        mates: The running programs in its jail, if it is their root: itself, and branches.
         pidfd: Its first process.
         init, init_pidfd: The first process of its pid namespace, if it has a jail of its own; None and -1 without
             namespaces.
@@ -44,6 +46,7 @@ class Program:
 
     def __init__(self, number: int, place: int, slot: Slot | None = None) -> None:
         self.number, self.place, self.slot = number, place, slot
+        self.root, self.mates = self, {self}
         self._pid = self.pidfd = self.init_pidfd = -1
         self.init: int | None = None
         self.init_memory: Any = None
@@ -87,10 +90,32 @@ class Program:
             return self.slot.pidfd
         return self.pidfd if self.init is None else self.init_pidfd
 
+    def branch(self, number: int, pidfd: int) -> Program:
+        """Return a branch of it, given its first process."""
+        branch = Program(number, self.place, self.slot)
+        branch.init, branch.init_pidfd, branch.pidfd = self.init, self.init_pidfd, pidfd
+        branch.pid, branch.root = pid_of(pidfd), self.root
+        self.root.mates.add(branch)
+        return branch
+
+    def is_in_jail(self, pidfd: int) -> bool:
+        """Return whether a process is in its jail, and has not ended."""
+        namespaces = {memory.pid_namespace(pid) for pid in (pid_of(pidfd), self.first_pid) if pid is not None}
+        return len(namespaces) == 1 and "" not in namespaces and not has_ended(pidfd)
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether there are no other programs in its jail."""
+        return len(self.root.mates | {self}) == 1
+
     def kill(self, reason: str) -> None:
         """Kill all of its processes."""
         self.reason, self.until = reason, math.inf
-        if not self.awaits_report():
+        if not self.is_alone:
+            for number in (signal.SIGSTOP, signal.SIGSTOP, signal.SIGKILL):  # twice, for those that have just started
+                for folder in self.processes:
+                    _send_signal(folder, number)
+        elif not self.awaits_report():
             with contextlib.suppress(ProcessLookupError):  # the template has just waited for it
                 signal.pidfd_send_signal(self.whole_pidfd, signal.SIGKILL)
 
@@ -99,7 +124,7 @@ class Program:
 
         If the template does not do so soon, the slot ends.
         """
-        if self.slot is None or not has_ended(self.pidfd):
+        if self.slot is None or self.root is not self or not has_ended(self.pidfd):
             return False
         self.slot.expect_report()
         return True
@@ -107,7 +132,7 @@ class Program:
     def close_files(self) -> None:
         """Close its files and pipes."""
         self.close_pipes()
-        for fd in [self._proc, -1 if self.slot is None else self.pidfd]:
+        for fd in [self._proc, -1 if self.slot is None and self.root is self else self.pidfd]:
             if fd >= 0:
                 os.close(fd)
 
@@ -130,7 +155,11 @@ class Program:
             return [f"/proc/{self.pid}"]
         seen = f"/proc/self/fd/{proc}"
         with contextlib.suppress(OSError):
-            return [f"{seen}/{name}" for name in os.listdir(seen) if name.isdigit() and name != "1"]
+            pids = [name for name in os.listdir(seen) if name.isdigit() and name != "1"]
+            if not self.is_alone:
+                first, *others = [_pid_of(one.pidfd, b"NSpid:") for one in (self, *(self.root.mates - {self}))]
+                pids = _descendants(seen, pids, first, others)
+            return [f"{seen}/{pid}" for pid in pids]
         return []
 
     def works(self) -> bool:
@@ -178,9 +207,37 @@ def has_ended(pidfd: int) -> bool:
 
 def pid_of(pidfd: int) -> int:
     """Return the pid of a process as this process sees it; -1 if it has ended and its parent has waited for it."""
+    return int(_pid_of(pidfd, b"Pid:"))
+
+
+def _pid_of(pidfd: int, field: bytes) -> str:
+    """Return the pid of a process: "Pid:" as this process sees it, or "NSpid:" as the process itself does."""
     fd = os.open(f"/proc/self/fdinfo/{pidfd}", os.O_RDONLY | os.O_NONBLOCK)
     try:
         lines = os.read(fd, 4096).splitlines()
     finally:
         os.close(fd)
-    return next(int(line.split()[1]) for line in lines if line.startswith(b"Pid:"))
+    return next(line.split()[-1] for line in lines if line.startswith(field)).decode()
+
+
+def _descendants(folder: str, pids: list[str], first: str, others: list[str]) -> list[str]:
+    """Return a process and its descendants, of those in a /proc. Leave out `others`, with theirs: the process through
+    which a branch was forked may be ending.
+    """
+    parents = {pid: memory.parent_pid(f"{folder}/{pid}") for pid in pids if pid not in others}
+    found: list[str] = []
+    added = [first] if first in parents else []
+    while added:
+        found += added
+        added = [pid for pid, parent in parents.items() if parent in added]
+    return found
+
+
+def _send_signal(folder: str, number: int) -> None:
+    """Send a signal to a process, given its folder in a /proc."""
+    with contextlib.suppress(OSError):
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            signal.pidfd_send_signal(fd, number)
+        finally:
+            os.close(fd)

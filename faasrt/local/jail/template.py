@@ -9,8 +9,9 @@ It is confined like a program, and talks to the launcher over a SOCK_SEQPACKET s
        tasks, " clean"           the number of tasks that it has created; and "clean" if it has left no trace
     <- another text              the template ends for this reason
 
-It forks another program only if the last one has left no trace. Otherwise it ends, and the kernel ends all processes of
-its pid namespace. It removes nothing but the file that the runner has written. These outlive a process:
+It forks another program only if the last one has left no trace. Otherwise the launcher ends it, and the kernel ends all
+processes of its pid namespace. If the program was a session with branches, these go on before. The template removes
+nothing but the file that the runner has written. These outlive a process:
 
 * Other processes, with their descriptors. None may ever have started: a new task takes the next number of the
   namespace.
@@ -241,6 +242,11 @@ class Template:
             clean = tasks == 1 and not self._is_retired() and (self._trace_check is None or self._trace_check.passes())
             self._control.sendmsg([ENDED, self._status, self._usage, b"%d clean" % tasks if clean else b"%d" % tasks])
             if not clean:
+                with contextlib.suppress(
+                    OSError
+                ):  # until there are no others; the launcher kills all unless it has branches
+                    while True:
+                        syscalls.wait(self._status, self._usage)
                 os._exit(0)
             # The memory of this process is that of the next program.
             ctypes.memset(self._status, 0, _STATUS_BYTES)

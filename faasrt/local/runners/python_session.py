@@ -2,7 +2,8 @@
 #
 # The process gets each job as a message over its channel, with descriptors: stdin, stdout, stderr, and one for the
 # messages of the job. The rest is as for a program: it reads the job from stdin, and sends "started" and "done". A job
-# with a cell is {code, cell, files, memoryBytes, maxMessageBytes}; the others only write files.
+# with a cell is {code, cell, files, memoryBytes, maxMessageBytes}. A job with "branch", the path of a folder, forks the
+# process; it has two more descriptors: the channel of the branch, and its rules of Landlock. Other jobs write files.
 #
 # A cell can leave anything behind, such as threads, signal handlers, and functions in place of those of the standard
 # library. So this file uses no function that a program can replace, as far as it matters for later cells.
@@ -10,14 +11,24 @@
 import _signal
 import _socket
 import array
+import ctypes
+import errno
 import json
 import os
+import stat
 import sys
+import threading
 
 JOB_MESSAGES_FD = 254
 MAX_JOB_DESCRIPTORS = 8
 SIGNALS = _signal.valid_signals() - {_signal.SIGINT}  # blocked between cells; SIGINT is ignored instead
 FUTURES = 0x1FF0000  # the flags of `from __future__ import`, which hold for later cells, too
+BRANCHES = ".branches"  # the folder in a session's folder that has the folders of its branches
+LANDLOCK_RESTRICT_SELF = 446  # on each architecture
+# Frees memory for jemalloc, which pyarrow uses, and thus pandas. jemalloc starts it again after a fork.
+HARMLESS_THREAD = b"jemalloc_bg_thd\n"
+plain_fork = ctypes.PyDLL(None).fork  # without the hooks of `os.fork`
+system_call = ctypes.CDLL(None, use_errno=True).syscall
 duplicate, close_fd, scan_json = os.dup2, os.close, json.JSONDecoder().scan_once
 set_handler, set_mask, set_trace, set_profile = _signal.signal, _signal.pthread_sigmask, sys.settrace, sys.setprofile
 
@@ -55,11 +66,15 @@ class Session:
                     duplicate(fd, target, target <= 2)
                     close_fd(fd)
             job = scan_json(read_exactly(int(read_exactly(8))).decode(), 0)[0]
+            reports = True
             if "code" in job:
                 self.run_cell(job)
+            elif "branch" in job:
+                reports = self.fork(job["branch"], *descriptors[4:])
             else:
                 self.write_files(job["files"])
-            send("done")
+            if reports:
+                send("done")
             for fd in (0, 1, 2):
                 duplicate(self.null_fd, fd)
             close_fd(JOB_MESSAGES_FD)
@@ -83,6 +98,77 @@ class Session:
                 write_files([[path, size]], self.folder)
         except OSError as error:
             send("error", phase="run", name="OSError", message=f"{path}: {error.strerror}")
+
+    def fork(self, folder, channel_fd, rules_fd):
+        """Fork this process. Return whether it is the one that ends the job: the branch, if there is one."""
+        global pid
+        send("started")
+        problem = why_not_fork()
+        # The branch is a child of a process that ends at once, and thus of the first process of the jail, so that the
+        # program never waits for it as for a child of its own.
+        child = -1 if problem else plain_fork()
+        if child == 0:
+            try:
+                if os.fork():
+                    exit_now(0)
+            except OSError:
+                exit_now(1)
+            pid = own_pid()
+            try:
+                problem = self.enter_branch(folder, channel_fd, rules_fd)
+            except Exception as error:  # the program has changed something that is needed here
+                problem = f"the branch cannot start: {error!r}"
+            if problem:
+                send("error", phase="run", name="Error", message=problem)
+                send("done")
+                exit_now(1)
+            return True
+        close_fd(channel_fd)
+        close_fd(rules_fd)
+        if child > 0 and waited_for(child):
+            return False
+        problem = problem or "the system cannot start another process"
+        send("error", phase="run", name="Error", message=problem)
+        return True
+
+    def enter_branch(self, folder, channel_fd, rules_fd):
+        """Turn this process into a branch. Return an error message, or ""."""
+        global memory_folder
+        try:
+            copy_folder(self.folder, folder)
+        except OSError as error:
+            return f"the files cannot be copied: {error.strerror}"
+        # From here on, this process can only reach the files in its own folder.
+        if system_call(LANDLOCK_RESTRICT_SELF, rules_fd, 0):
+            is_nested = ctypes.get_errno() == errno.E2BIG
+            return (
+                "it is a branch of too many others, one after another" if is_nested else os.strerror(ctypes.get_errno())
+            )
+        close_fd(rules_fd)
+        duplicate(channel_fd, MESSAGES_FD, False)
+        close_fd(channel_fd)
+        old, self.folder, memory_folder = self.folder, folder, folder
+        try:
+            inner = os.path.relpath(os.getcwd(), old)
+        except OSError:
+            inner = ".."
+        inner = "." if inner.startswith("..") or not os.path.isdir(f"{folder}/{inner}") else inner
+        os.chdir(os.path.normpath(f"{folder}/{inner}"))
+        for name in ("HOME", "TMPDIR"):
+            if os.environ.get(name) == old:
+                os.environ[name] = folder
+        sys.path[:] = [folder if path == old else path for path in sys.path]
+        if "tempfile" in sys.modules:
+            sys.modules["tempfile"].tempdir = None  # it looks for a folder again
+        if self.loop is not None:
+            ABANDONED.append(self.loop)  # not closed, because this would change the one of the other process
+            self.loop = None
+            sys.modules["asyncio"].set_event_loop(None)
+        os.setpgid(0, 0)  # signals to its group are not for the session
+        threading.main_thread()._native_id = threading.get_native_id()
+        reseed()
+        self.channel.send(b"b")  # shows the server which process this is
+        return ""
 
     def run_cell(self, job):
         global FILE
@@ -199,3 +285,77 @@ def line_of(code, error):
     """Return the line of a syntax error; None if there is none."""
     lines = code.split("\n")
     return lines[error.lineno - 1] if error.lineno and error.lineno <= len(lines) else None
+
+
+ABANDONED = []
+
+
+def why_not_fork():
+    """Return why this process cannot be forked, or ""."""
+    for thread in os.listdir("/proc/self/task"):
+        if thread != str(own_pid()):
+            with open(f"/proc/self/task/{thread}/comm", "rb") as file:
+                if file.read() != HARMLESS_THREAD:
+                    return "the program has other threads"
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return ""
+    return "the program has child processes, which it has not waited for"
+
+
+def waited_for(child):
+    """Wait for a child, and return whether it has exited with the code 0."""
+    try:
+        status = os.waitpid(child, 0)[1]
+    except ChildProcessError:  # the program ignores SIGCHLD
+        return True
+    _signal.sigtimedwait([_signal.SIGCHLD], 0)  # hide the signal from the program; all signals are blocked
+    return status == 0
+
+
+def copy_folder(source, target):
+    """Copy the files in a folder, with their holes, modes, times and hard links. Skip other mounts, and branches."""
+    device, links, folders = os.stat(source).st_dev, {}, [(source, target)]
+    for old_folder, new_folder in folders:
+        for name in os.listdir(old_folder):
+            old, new = f"{old_folder}/{name}", f"{new_folder}/{name}"
+            status = os.lstat(old)
+            if status.st_dev != device or (name == BRANCHES and old_folder is source):
+                continue
+            if stat.S_ISDIR(status.st_mode):
+                os.mkdir(new)
+                folders.append((old, new))
+            elif stat.S_ISLNK(status.st_mode):
+                os.symlink(os.readlink(old), new)
+            elif status.st_nlink > 1 and status.st_ino in links:
+                os.link(links[status.st_ino], new)
+            elif stat.S_ISREG(status.st_mode):
+                links[status.st_ino] = new
+                copy_file(old, new, status)
+    for old_folder, new_folder in folders[:0:-1]:
+        copy_status(os.lstat(old_folder), new_folder)
+
+
+def copy_file(old, new, status):
+    reader = os.open(old, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    writer = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC)
+    position = 0
+    try:
+        while position < status.st_size:
+            position = os.lseek(reader, position, os.SEEK_DATA)
+            end = os.lseek(reader, position, os.SEEK_HOLE)
+            while position < end:
+                position += os.copy_file_range(reader, writer, end - position, position, position)
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # otherwise only a hole follows
+            raise
+    os.ftruncate(writer, status.st_size)
+    close_fd(reader)
+    close_fd(writer)
+    copy_status(status, new)
+
+
+def copy_status(status, path):
+    os.chmod(path, stat.S_IMODE(status.st_mode))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))

@@ -41,11 +41,11 @@ def set_memory_limit(memory_bytes):
     resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
 
 
-real_mmap = mmap.mmap
+real_mmap, memory_folder = mmap.mmap, "/tmp"
 
 
 class SharedMemory(real_mmap):
-    # An mmap whose shared anonymous memory is a file in /tmp, which is counted. The jail refuses other such memory.
+    # An mmap whose shared anonymous memory is a file in a folder, which is counted. The jail refuses other such memory.
     __slots__ = ()
     __doc__ = real_mmap.__doc__
 
@@ -56,7 +56,7 @@ class SharedMemory(real_mmap):
         is_valid = all(isinstance(value, int) for value in (length, flags, offset)) and length > 0
         if fileno != -1 or not is_valid or not flags & mmap.MAP_SHARED:
             return real_mmap.__new__(cls, *arguments, **options)
-        fd = os.open("/tmp", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open(memory_folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC)
         try:
             os.ftruncate(fd, offset + length)
             return real_mmap.__new__(cls, **{**values, "fileno": fd, "flags": flags & ~mmap.MAP_ANONYMOUS})

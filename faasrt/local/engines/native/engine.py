@@ -117,7 +117,7 @@ class PythonTier(Engine):
         self.packages: frozenset[str] = frozenset()
         if self.level != "namespaces":  # programs have no folder there
             self.input_fields = ("stdin", "argv")
-        self.session_features = ("run", "files") if self.level == "namespaces" else ("run",)
+        self.session_features = ("run", "fork", "files") if self.level == "namespaces" else ("run",)
         self.used_at = 0.0
 
     async def _prepare(self, resources: contextlib.AsyncExitStack) -> Watch:

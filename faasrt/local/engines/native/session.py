@@ -18,7 +18,13 @@ from faasrt.local.engines.collected_files import collect_files
 from faasrt.local.engines.engine import EngineJob, EngineResult
 from faasrt.local.engines.jailed_run import JailedRun
 from faasrt.local.engines.native.run import PROCESS_NAME, read_python_exit
-from faasrt.local.engines.session import EngineSession, SessionEndedError, SessionFileError, SessionOptions
+from faasrt.local.engines.session import (
+    EngineSession,
+    ForkError,
+    SessionEndedError,
+    SessionFileError,
+    SessionOptions,
+)
 from faasrt.local.errors import NotStartedError
 from faasrt.local.jail.jail import Folder, JailedProcess
 from faasrt.local.process import MESSAGES, ChildProcess, Pipes, ignore_output
@@ -42,15 +48,19 @@ class NativeSession(EngineSession):
         process: A process that waits with a runner. The session owns it.
         memory_bytes: The memory limit.
         python: The path of the interpreter, for error messages.
+        cells: The number of cells that its process has run.
     """
 
-    def __init__(self, options: SessionOptions, process: JailedProcess, memory_bytes: int, python: str) -> None:
+    def __init__(
+        self, options: SessionOptions, process: JailedProcess, memory_bytes: int, python: str, *, cells: int = 0
+    ) -> None:
         super().__init__(options)
         self._process, self._memory_bytes, self._python = process, memory_bytes, python
-        self._cells = 0
+        self._cells = cells
         self._run: _Run | None = None
         self._channel: socket.socket | None = None
         self._folder: Folder | None = None
+        self._path = "/tmp"  # noqa: S108
         process.receive(ignore_output, self._on_end)
 
     async def begin(self) -> None:
@@ -80,12 +90,47 @@ class NativeSession(EngineSession):
             raise SessionFileError(f"the files could not be written within {_FILES_TIMEOUT_S:g} s")
 
     async def read_files(self, patterns: Sequence[str], max_bytes: int) -> tuple[dict[str, bytes], bool]:
+        return await asyncio.to_thread(collect_files, await self._open_folder(), patterns, max_bytes)
+
+    async def fork(self) -> EngineSession:
+        """Return a branch: a process that its process forks, in the same jail.
+
+        The kernel does not let a jailed process change its jail. So the session and its branches share the limits of
+        processes and of files, and their memory together is limited. Each branch has a folder of its own, to which its
+        files are copied, and cannot reach the other files in /tmp, nor send signals to the processes of others (from
+        Linux 6.12 on). The session can still reach its branches.
+
+        Threads do not survive a fork, so it is refused while there are any. So it is while the program has child
+        processes, which would only be those of the session. Random generators that have not been made by the program
+        are renewed. Asyncio tasks of earlier cells do not go on in the branch.
+        """
+        folder = await self._open_folder()
+        try:
+            process, own_folder, path = await self._process.jail.fork(self._process, folder, self._fork)
+        except NotStartedError as error:
+            self._check_open()
+            raise ForkError(str(error)) from None
+        branch = NativeSession(self.options, process, self._memory_bytes, self._python, cells=self._cells)
+        branch._channel, branch._folder = process.take_channel(), own_folder
+        branch._path = f"{self._path}/{path}"
+        return branch
+
+    async def _fork(self, path: str, descriptors: list[int]) -> None:
+        limits = attrs.evolve(self.options.limits, timeout_ms=1000 * _FILES_TIMEOUT_S)
+        job = EngineJob(language=self.options.language, code="", limits=limits)
+        result = await self._do(job, {"branch": f"{self._path}/{path}"}, {}, descriptors)
+        if result.error is not None:
+            raise ForkError(result.error.message)
+        if result.outcome is not Outcome.OK:
+            raise ForkError("the process of the branch has ended")
+
+    async def _open_folder(self) -> Folder:
         self._check_open()
         try:
             self._folder = self._folder or await self._process.open_folder()
         except NotStartedError as error:
             raise SessionEndedError(self.reason or str(error)) from None
-        return await asyncio.to_thread(collect_files, self._folder, patterns, max_bytes)
+        return self._folder
 
     async def aclose(self) -> None:
         self._end("the session was closed")
@@ -117,13 +162,15 @@ class NativeSession(EngineSession):
         if self._channel is not None:
             self._channel.close()
 
-    async def _do(self, job: EngineJob, header: Mapping[str, Any], files: Mapping[str, bytes]) -> EngineResult:
-        """Let the process do a job, and return the result."""
+    async def _do(
+        self, job: EngineJob, header: Mapping[str, Any], files: Mapping[str, bytes], descriptors: Sequence[int] = ()
+    ) -> EngineResult:
+        """Let the process do a job, to which further descriptors belong, and return the result."""
         self._check_open()
         limit, limit_s = job.limits.max_output_bytes, job.limits.timeout_ms / 1000
         header = {**header, "maxMessageBytes": limit}
         read_exit = functools.partial(read_python_exit, limit=limit, python=self._python)
-        run, started = self._start(limit_s), time.perf_counter()
+        run, started = self._start(limit_s, descriptors), time.perf_counter()
         jailed = JailedRun(job, run, PROCESS_NAME, header, files, self._memory_bytes, read_exit)
         time_limit = TimeLimit(limit_s, functools.partial(jailed.end, Outcome.TIMEOUT))
         try:
@@ -147,16 +194,16 @@ class NativeSession(EngineSession):
         result.duration_ms, result.instance_id = duration_ms, f"python-{self._process.pid}"
         return result
 
-    def _start(self, limit_s: float) -> _Run:
+    def _start(self, limit_s: float, descriptors: Sequence[int]) -> _Run:
         """Send the descriptors of a job to the process."""
         assert self._channel is not None
         try:
             pipes = Pipes(4)
             try:
-                run = self._run = _Run(self._process, pipes, self._stop)
+                run = self._run = _Run(self._process, pipes, self._end, is_fork=bool(descriptors))
                 until_s = limit_s + _INTERRUPT_S + _LATE_S
                 self._process.limit_time(until_s, memory_bytes=self._memory_bytes, pipes=pipes.others[:3])
-                socket.send_fds(self._channel, [b"j"], pipes.others)
+                socket.send_fds(self._channel, [b"j"], [*pipes.others, *descriptors])
             finally:
                 pipes.close_others()
         except (OSError, NotStartedError) as error:
@@ -164,10 +211,6 @@ class NativeSession(EngineSession):
             self._end(f"its process cannot be reached: {error}")
             raise SessionEndedError(self.reason) from None
         return run
-
-    def _stop(self, reason: str) -> None:
-        """End the session, because a run cannot go on."""
-        self._end(reason)
 
 
 class _Run(ChildProcess):
@@ -177,14 +220,17 @@ class _Run(ChildProcess):
         process: The process of the session.
         pipes: The pipes of the run.
         end_session: Ends the session, for a reason.
+        is_fork: Whether the branch, and not the process itself, ends the run.
 
     Attributes:
         is_lost: Whether the program has closed the descriptor for its messages.
     """
 
-    def __init__(self, process: JailedProcess, pipes: Pipes, end_session: Callable[[str], None]) -> None:
+    def __init__(
+        self, process: JailedProcess, pipes: Pipes, end_session: Callable[[str], None], *, is_fork: bool
+    ) -> None:
         super().__init__(process.pid, pipes, self._stop, process.jail.readers)
-        self._process, self._end_session = process, end_session
+        self._process, self._end_session, self._is_fork = process, end_session, is_fork
         self._has_begun = self._wants_interrupt = self._is_over = self.is_lost = False
         self._timer: asyncio.TimerHandle | None = None
         self.out_of_memory = self.out_of_time = False
@@ -234,8 +280,11 @@ class _Run(ChildProcess):
         return more
 
     def _lose(self) -> None:
-        self.is_lost = True
-        self._end_session("the program has closed the descriptors of its runner")
+        if self._is_fork:
+            self.mark_exited(0)
+        else:
+            self.is_lost = True
+            self._end_session("the program has closed the descriptors of its runner")
 
 
 async def _wait_shielded(event: asyncio.Event) -> None:
