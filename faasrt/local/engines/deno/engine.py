@@ -106,6 +106,8 @@ class DenoEngine(Engine):
         self._config: JailConfig
         self._jail: Jail
         self._folder_jail: asyncio.Future[Jail] | None = None
+        self._spare: tuple[int, JailedProcess] | None = None  # with its memory limit in MiB
+        self._spare_start: asyncio.Task[None] | None = None
         self._base_data_bytes = self._base_rss_bytes = 0  # until they are measured
 
     async def _prepare(self, resources: contextlib.AsyncExitStack) -> Watch:
@@ -149,12 +151,10 @@ class DenoEngine(Engine):
         return await run_program(child, run, job, instance="deno", has_folder=has_folder, watch=watch)
 
     async def open_session(self, options: SessionOptions) -> DenoSession:
-        has_folder, memory_mb = "files" in self.session_features, options.limits.memory_limit_mb
-        jail = await self._open_folder_jail() if has_folder else self._jail
-        child = await self._start_child(jail, memory_mb, _SESSION_RUNNER)
-        self._pool.track(child)
+        memory_mb = options.limits.memory_limit_mb
+        child = self._take_spare(memory_mb) or await self._start_session(memory_mb)
         try:
-            folder = await child.open_folder() if has_folder else None
+            folder = await child.open_folder() if "files" in self.session_features else None
             max_bytes = self._base_rss_bytes + (_HEADROOM_MB + _SESSION_MB + memory_mb) * 2**20
             child.limit_cgroup(max_bytes)
             watch = functools.partial(self._watch, child=child, max_rss_bytes=max_bytes, folder=folder)
@@ -166,7 +166,30 @@ class DenoEngine(Engine):
             if isinstance(error, SessionEndedError):
                 raise NotStartedError(str(error)) from None
             raise
+        if self._spare is None and (self._spare_start is None or self._spare_start.done()):
+            self._spare_start = self._group.create_task(self._start_spare(memory_mb))
         return session
+
+    async def _start_session(self, memory_mb: int) -> JailedProcess:
+        jail = await self._open_folder_jail() if "files" in self.session_features else self._jail
+        child = await self._start_child(jail, memory_mb, _SESSION_RUNNER)
+        self._pool.track(child)
+        return child
+
+    async def _start_spare(self, memory_mb: int) -> None:
+        """Start a process for the next session, which probably has the memory limit of the last one."""
+        with contextlib.suppress(NotStartedError):
+            self._spare = memory_mb, await self._start_session(memory_mb)
+
+    def _take_spare(self, memory_mb: int) -> JailedProcess | None:
+        """Return the process that waits for a session, if it has this memory limit. Otherwise end it."""
+        spare, self._spare = self._spare, None
+        if spare is None or not spare[1].alive:
+            return None
+        if spare[0] == memory_mb:
+            return spare[1]
+        spare[1].kill()
+        return None
 
     async def _watch(self, run: DenoRun, child: JailedProcess, max_rss_bytes: int, folder: Folder | None) -> None:
         """Wait until a program has ended, and check its process four times a second.
