@@ -250,15 +250,16 @@ TypeError: Cannot read properties of undefined (reading 'name')
 
 * What a program declares at its top level persists, as in the consoles of browsers and of Deno. It can be declared
   again with the same keyword. `import` and `await` work at the top level.
-* The value of the last statement is a display, as `Deno.inspect` prints it, unless it is undefined. A promise is awaited
-  first. `_` is the last value. `display(value)` displays another one. Objects offer more formats with the method
-  `Symbol.for("Jupyter.display")`, and `display({"image/png": base64}, {raw: true})` displays formats themselves.
-  `run_code(..., displays=True)` is refused: single programs have no displays.
+* The value of the last statement is a display, as `Deno.inspect` prints it, unless it is undefined. A promise is
+  awaited first. `_` is the last value. `display(value)` displays another one. Objects offer more formats with the
+  method `Symbol.for("Jupyter.display")`, and `display({"image/png": base64}, {raw: true})` displays formats
+  themselves. `run_code(..., displays=True)` is refused: single programs have no displays.
 * Timers and promises of an earlier run go on only while a later one runs. An error in them is printed, and does not
   change the outcome of the run. `Deno.exit` only ends the run.
 * At its time limit, a program that computes is interrupted, and so is one that waits. A loop that begins after the
-  program has waited for a timer, a file or the like cannot be interrupted: then the session ends. `session.interrupt()`
-  and cancellation interrupt only a program that waits. They end the session of one that computes, a second later.
+  program has waited for a timer, a file or the like cannot be interrupted: then the session ends.
+  `session.interrupt()` and cancellation interrupt only a program that waits. They end the session of one that
+  computes, a second later.
 * The stdin of a run is `Deno.stdin` and `process.stdin`, but not descriptor 0.
 
 ## Continue a session in another process
