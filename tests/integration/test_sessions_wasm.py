@@ -178,7 +178,7 @@ async def test_interrupt(session: EngineSession) -> None:
     assert result.error is not None
     assert (result.outcome, result.error.name) == (Outcome.USER_ERROR, "KeyboardInterrupt")
     running = await until_printed(
-        session, "print(1)\ntry: __import__('time').sleep(60)\nexcept KeyboardInterrupt: x = 2"
+        session, "try: print(1); __import__('time').sleep(60)\nexcept KeyboardInterrupt: x = 2"
     )
     session.interrupt()
     assert (await running).outcome is Outcome.OK
@@ -187,7 +187,7 @@ async def test_interrupt(session: EngineSession) -> None:
 
 async def test_cancellation_interrupts_a_run(session: EngineSession) -> None:
     """The session goes on."""
-    running = await until_printed(session, "print(1)\ntry: __import__('time').sleep(60)\nfinally: x = 2")
+    running = await until_printed(session, "try: print(1); __import__('time').sleep(60)\nfinally: x = 2")
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
