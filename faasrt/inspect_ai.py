@@ -1,4 +1,4 @@
-"""A tool and a scorer for Inspect AI (extra `inspect`).
+"""A sandbox, a tool and a scorer for Inspect AI (extra `inspect`).
 
     from inspect_ai import Task
     from inspect_ai.solver import generate, use_tools
@@ -14,31 +14,49 @@ own, as with Inspect's tools, but no files stay between the calls, and there is 
 `code_tests` is a scorer. It runs the last fenced block of the completion with tests that the program cannot see; see
 `faasrt.rewards`.
 
-Both take a URL, or use the endpoints in the environment, or else the embedded FaaS. All tools and scorers of a process
-with the same URL share one manager. A failure of the infrastructure is an error of the sample, as Inspect's
-`fail_on_error` and `retry_on_error` expect it, and never a wrong answer.
+`sandbox="faasrt"` in a task starts the commands of Inspect's own tools, such as `bash` and `python`, in a session of a
+FaaS: each sample has its own processes and files below /tmp, and no network. It needs the engine `native`, and no
+Docker. A command has the bash, Python and other programs of the server's machine. Its limits are those of the server:
 
-**Limits.** There is no sandbox provider (`sandbox="faasrt"`): its commands would need files that stay between them. So
-Inspect's own tools, and evaluations that call `sandbox()`, still need Docker or another provider. Inspect must use
-asyncio, its default, and not Trio.
+    faasrt serve --timeout-s 600 --memory-mb 4096
+
+All three use the endpoints in the environment, or else the embedded FaaS; the tool and the scorer also take a URL. All
+of a process with the same URL share one manager. A failure of the infrastructure is an error of the sample, as
+Inspect's `fail_on_error` and `retry_on_error` expect it, and never a wrong answer.
+
+**Limits.** Commands of a sample run one after the other, as one user. Of each stream of a command, the last 350,000
+bytes are kept. Inspect must use asyncio, its default, and not Trio.
 """
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+import base64
+import json
+from typing import Any, Literal, Unpack, overload
 
 from inspect_ai.scorer import CORRECT, INCORRECT, NOANSWER, Score, Scorer, Target, accuracy, scorer, stderr
 from inspect_ai.solver import TaskState
 from inspect_ai.tool import Tool, ToolDef, ToolError, tool
+from inspect_ai.util import (
+    ExecResult,
+    OutputLimitExceededError,
+    SandboxEnvironment,
+    SandboxEnvironmentLimits,
+    SandboxUserUnsupportedError,
+    sandboxenv,
+)
 
 from faasrt._shared_manager import SharedManager
+from faasrt.client.manager import RuntimeManager
+from faasrt.client.session import Session
+from faasrt.config import SandboxConfig
 from faasrt.judging import Judgement
 from faasrt.languages import LanguageOption
 from faasrt.results import ExecutionResult, Outcome
 from faasrt.rewards import CodeReward, last_code_block
 from faasrt.tasks import CodeTask, JudgeOptions
 
-__all__ = ["code_tests", "run_code"]
+__all__ = ["FaasrtSandbox", "code_tests", "run_code"]
 
 _DESCRIPTION = """Run a {language} program in a sandbox without network, and return its output.
 
@@ -140,3 +158,137 @@ def _explanation(judgement: Judgement) -> str:
         return counts
     error = failure.result.error.message if failure.result and failure.result.error else ""
     return f"{counts} {failure.verdict}: {failure.difference or error}"
+
+
+_PIECE_BYTES = 350_000
+# Does what a request in stdin says, and prints the answer. Both are JSON, in which bytes are in Base64.
+_PROGRAM = f"""
+def _answer():
+    import base64, json, os, signal, subprocess, sys
+
+    def encode(data):
+        return base64.b64encode(data).decode()
+
+    request = json.load(sys.stdin)
+    try:
+        if "command" in request:
+            try:
+                process = subprocess.Popen(
+                    request["command"], cwd=request["cwd"], env={{**os.environ, **request["env"]}}, process_group=0,
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                )
+            except FileNotFoundError as error:
+                return {{"returncode": 127, "stdout": "", "stderr": encode(str(error).encode())}}
+            try:
+                out, err = process.communicate(base64.b64decode(request["input"]), request["timeout_s"])
+            except subprocess.TimeoutExpired:
+                return {{"error": "TimeoutError", "message": "the command took too long"}}
+            finally:
+                if process.returncode is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+            return {{
+                "returncode": process.returncode,
+                "stdout": encode(out[-{_PIECE_BYTES}:]),
+                "stderr": encode(err[-{_PIECE_BYTES}:]),
+            }}
+        path = request["path"]
+        if "content" in request:
+            os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+            with open(path, "ab" if request["appends"] else "wb") as file:
+                file.write(base64.b64decode(request["content"]))
+            return {{}}
+        with open(path, "rb") as file:
+            file.seek(request["offset"])
+            return {{"content": encode(file.read({_PIECE_BYTES})), "size": os.fstat(file.fileno()).st_size}}
+    except OSError as error:
+        return {{"error": type(error).__name__, "message": str(error)}}
+
+print(__import__("json").dumps(_answer()))
+"""
+_ERRORS = {kind.__name__: kind for kind in (FileNotFoundError, IsADirectoryError, PermissionError, TimeoutError)}
+
+
+@sandboxenv(name="faasrt")
+class FaasrtSandbox(SandboxEnvironment):  # type: ignore[misc]
+    """The sandbox of a sample: a session in which commands run. Inspect makes it, for `sandbox="faasrt"`."""
+
+    def __init__(self, shared: SharedManager, session: Session) -> None:
+        super().__init__()
+        self._shared, self._session = shared, session
+
+    @classmethod
+    async def sample_init(cls, task_name: str, config: Any, metadata: dict[str, str]) -> dict[str, SandboxEnvironment]:
+        shared = SharedManager(None)
+
+        async def begin(manager: RuntimeManager) -> Session:
+            # The server lowers these limits to its own.
+            limits = SandboxConfig(memory_limit_mb=65_536, timeout_limit_s=86_400)
+            return await manager.session("python", sandbox=limits, idle_timeout_s=3_600).__aenter__()
+
+        return {"default": cls(shared, await shared.run_async(begin))}
+
+    @classmethod
+    async def sample_cleanup(
+        cls, task_name: str, config: Any, environments: dict[str, SandboxEnvironment], interrupted: bool
+    ) -> None:
+        for environment in environments.values():
+            sandbox = environment.as_type(cls)
+            await sandbox._shared.run_async(lambda manager, session=sandbox._session: session.aclose())
+
+    async def exec(
+        self,
+        cmd: list[str],
+        input: str | bytes | None = None,  # noqa: A002
+        cwd: str | None = None,
+        env: dict[str, str] | None = None,
+        user: str | None = None,
+        timeout: int | None = None,
+        timeout_retry: bool = True,
+        concurrency: bool = True,
+    ) -> ExecResult[str]:
+        if user is not None:
+            raise SandboxUserUnsupportedError(f"the sandbox has one user, so it cannot run a command as {user!r}")
+        given = input.encode() if isinstance(input, str) else input or b""
+        answer = await self._request(
+            command=cmd, input=_encode(given), cwd=cwd or ".", env=env or {}, timeout_s=timeout
+        )
+        out, err = (base64.b64decode(answer[name]).decode(errors="replace") for name in ("stdout", "stderr"))
+        return ExecResult(answer["returncode"] == 0, answer["returncode"], out, err)
+
+    async def write_file(self, file: str, contents: str | bytes) -> None:
+        content = contents.encode() if isinstance(contents, str) else contents
+        for start in range(0, max(len(content), 1), _PIECE_BYTES):
+            piece = content[start : start + _PIECE_BYTES]
+            await self._request(path=file, content=_encode(piece), appends=start > 0)
+
+    @overload
+    async def read_file(self, file: str, text: Literal[True] = True) -> str: ...
+
+    @overload
+    async def read_file(self, file: str, text: Literal[False]) -> bytes: ...
+
+    async def read_file(self, file: str, text: bool = True) -> str | bytes:
+        content = b""
+        while True:
+            answer = await self._request(path=file, offset=len(content))
+            if answer["size"] > SandboxEnvironmentLimits.MAX_READ_FILE_SIZE:
+                raise OutputLimitExceededError(SandboxEnvironmentLimits.MAX_READ_FILE_SIZE_STR, None)
+            piece = base64.b64decode(answer["content"])
+            content += piece
+            if len(piece) < _PIECE_BYTES:
+                return content.decode() if text else content
+
+    async def _request(self, **request: Any) -> dict[str, Any]:
+        stdin = json.dumps(request)
+        result = await self._shared.run_async(lambda manager: self._session.run_code(_PROGRAM, stdin=stdin))
+        if result.outcome is Outcome.TIMEOUT:
+            raise TimeoutError("the command took longer than the time limit of the server")
+        answer: dict[str, Any] = json.loads(result.raise_for_outcome().stdout)
+        if "error" in answer:
+            raise _ERRORS.get(answer["error"], OSError)(answer["message"])
+        return answer
+
+
+def _encode(content: bytes) -> str:
+    return base64.b64encode(content).decode()

@@ -8,6 +8,8 @@
                                           or in a file of JSON Lines; with --function, a function of the program
     faasrt validate [FILE | - | -c CODE]  checks a program's syntax without running it
     faasrt serve                          serves the embedded FaaS (`faasrt.local`)
+    faasrt mcp                            offers sandboxes to models as tools of MCP, over stdio, or HTTP with --http
+                                          (`faasrt.docs.agents`)
     faasrt health                         requests /health from every endpoint
     faasrt languages                      lists the languages, and the versions with which the endpoints run them
     faasrt warmup                         starts every engine of the embedded FaaS once, and compiles what is missing
@@ -26,7 +28,7 @@ faasrt go to stderr. If no endpoint is configured, the embedded FaaS is used, wi
               2      wrong usage or input, including a line of a batch that is not a task
               3      the infrastructure failed, an endpoint is not healthy (`health`), a language cannot run (`warmup`,
                      `serve`), or the output cannot be written
-              130    interrupted by Ctrl-C or SIGTERM, of which the first ends `serve` with 0
+              130    interrupted by Ctrl-C or SIGTERM, of which the first ends `serve` and `mcp` with 0
 
 **Input.** The stdin of `faasrt run` is that of the program if it is a pipe or a file; `--stdin FILE` takes another one.
 `--file NAME=PATH` puts a file into the working folder of the program, and `--collect GLOB --output-dir DIR` writes the

@@ -39,7 +39,7 @@ from faasrt import __version__
 from faasrt.client.manager import RuntimeManager
 from faasrt.client.session import Session
 from faasrt.config import SandboxConfig
-from faasrt.errors import FaasrtError, SessionLostError
+from faasrt.errors import FaasrtError, InvalidRequestError, SessionLostError
 from faasrt.languages import Language
 from faasrt.protocol.streams import cut_text
 from faasrt.results import Display, ExecutionResult, OutputChunk
@@ -214,7 +214,7 @@ class SandboxTools:
                 raise ToolError(f"There is no tool {params.name!r}. The tools are {', '.join(schemas)}.")
             _check_arguments(arguments, schemas[params.name])
             return await self._call(context, params.name, arguments)
-        except ToolError as error:
+        except (ToolError, InvalidRequestError) as error:
             return _result(str(error), is_error=True)
         except FaasrtError as error:
             return _result(f"{type(error).__name__}: {error}", is_error=True)
