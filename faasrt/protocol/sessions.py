@@ -130,7 +130,8 @@ class SessionOpening(Execution):
         """Return the request for an endpoint. Raise InvalidRequestError if the server has no such sessions."""
         run = self.run
         features = profile.sessions.get(run.language, frozenset())
-        if "run" not in features or (run.input.files and "files" not in features):
+        lacks = "run" not in features or (run.input.files and "files" not in features)
+        if lacks and profile.answered:  # otherwise the server may be down, which sending the request shows
             server = f" ({profile.version})" if profile.version else ""
             missing = "files in sessions of" if features else "sessions for"
             raise InvalidRequestError(

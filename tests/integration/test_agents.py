@@ -74,7 +74,8 @@ async def test_openai_agents(tmp_path: Path) -> None:
     script = Script()
 
     class Scripted(Model):  # type: ignore[misc]
-        async def get_response(self, instructions: Any, given: Any, *args: Any, **options: Any) -> Any:
+        async def get_response(self, *args: Any, **request: Any) -> Any:
+            given = request["input"]
             items = [item for item in given if isinstance(item, dict)] if isinstance(given, list) else []
             seen = [item["output"] for item in items if item.get("type") == "function_call_output"]
             code = script.next_code(seen)

@@ -1,0 +1,466 @@
+"""`faasrt mcp`, with the client of the official SDK: over stdio, and over HTTP with and without sessions of MCP."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import re
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psutil
+import pytest
+from mcp import Client
+from mcp.client.stdio import StdioServerParameters, stdio_client
+from mcp.client.streamable_http import streamable_http_client
+from mcp.types import EmbeddedResource, ImageContent, TextContent
+
+from faasrt.testing import FakeFaaS
+from support.cli import faasrt
+from support.served import CLEAN, FAASRT, served
+
+TOKEN = "mcp-token"
+PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII=")
+# How a client connects: over stdio, over HTTP with the newest version of MCP, and over HTTP with a session of MCP.
+WAYS = ["stdio", "http", "http-session"]
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning:mcp.*")
+
+
+class HttpServer:
+    """A `faasrt mcp --http`."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [FAASRT, "mcp", "--http", "127.0.0.1:0", *arguments], env=CLEAN, stdout=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout is not None
+        self.output = self.process.stdout
+        self.url = re.findall(r"http://\S+", self.output.readline())[0]
+
+    def stop(self) -> int:
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(60)
+        self.output.close()
+        return self.process.returncode
+
+
+@pytest.fixture(scope="module")
+def http(faasrt_local: str) -> Iterator[str]:
+    """The URL of a server that uses a remote FaaS, and needs a token."""
+    server = HttpServer("--url", faasrt_local, "--token", TOKEN)
+    yield server.url
+    assert server.stop() == 0
+
+
+@contextlib.asynccontextmanager
+async def over_http(url: str, token: str = TOKEN, **options: Any) -> AsyncIterator[Client]:
+    async with (
+        httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"} if token else {}, timeout=60) as connection,
+        Client(streamable_http_client(url, http_client=connection), **options) as client,
+    ):
+        yield client
+
+
+@contextlib.asynccontextmanager
+async def over_stdio(*arguments: str, log: Any = subprocess.DEVNULL, **options: Any) -> AsyncIterator[Client]:
+    parameters = StdioServerParameters(command=FAASRT, args=["mcp", *arguments], env=CLEAN)
+    async with Client(stdio_client(parameters, log), **options) as client:
+        yield client
+
+
+Connect = Callable[[], contextlib.AbstractAsyncContextManager["Tools"]]
+one_way = pytest.mark.parametrize("connect", ["http"], indirect=True)
+"""For tests that do not depend on how the client connects."""
+
+
+@pytest.fixture(params=WAYS)
+def connect(request: pytest.FixtureRequest, faasrt_local: str, http: str) -> Connect:
+    """A function that connects a client to a server with a remote FaaS."""
+
+    @contextlib.asynccontextmanager
+    async def connected() -> AsyncIterator[Tools]:
+        if request.param == "stdio":
+            opening = over_stdio("--url", faasrt_local)
+        else:
+            opening = over_http(http, mode="legacy" if request.param == "http-session" else "auto")
+        async with opening as client:
+            yield Tools(client, request.param)
+
+    return connected
+
+
+class Tools:
+    """Calls tools like a model, which passes the name of its session on."""
+
+    def __init__(self, client: Client, way: str = "") -> None:
+        self.client, self.way = client, way
+        self.is_error = False
+        self.content: list[Any] = []
+        self.session: dict[str, str] = {}
+
+    async def __call__(self, tool: str, arguments: dict[str, Any] | None = None, **options: Any) -> str:
+        """Return the text of the result."""
+        result = await self.client.call_tool(tool, {**(arguments or {}), **self.session}, **options)
+        self.content, self.is_error = list(result.content), result.is_error
+        text = "".join(content.text for content in self.content if isinstance(content, TextContent))
+        if named := re.search(r'To go on with this state, pass session="(\S+)" to further calls\.$', text):
+            self.session = {"session": named[1]}
+            text = text[: named.start()]
+        return text
+
+    async def python(self, code: str, **options: Any) -> str:
+        return await self("run_python", {"code": code}, **options)
+
+    @property
+    def image(self) -> tuple[str, bytes]:
+        """The only image of the last result: its type and content."""
+        [image] = [content for content in self.content if isinstance(content, ImageContent)]
+        return image.mime_type, base64.b64decode(image.data)
+
+
+async def test_tools_say_what_they_do(connect: Connect) -> None:
+    """Their descriptions state limits and what is not there. Only clients without a session can name one."""
+    async with connect() as tools:
+        listed = {tool.name: tool for tool in (await tools.client.list_tools()).tools}
+        assert [*listed] == ["run_python", "run_javascript", "write_file", "read_file", "list_files", "reset"]
+        description = str(listed["run_python"].description)
+        assert all(words in description for words in ("kept for the next call", "no network", "30 s", "512 MiB"))
+        assert ("session" in listed["reset"].input_schema["properties"]) is (tools.way == "http")
+
+
+async def test_state_is_kept_between_calls(connect: Connect) -> None:
+    """Variables, functions and imports are, in both languages. The value of the last expression is shown."""
+    async with connect() as tools:
+        assert await tools.python("import math\nx = 41\ndef f(n): return n + 1") == "(no output)"
+        assert await tools.python("print(math.floor(1.5)); f(x)") == "1\n42"
+        assert await tools("run_javascript", {"code": "const y = 20; console.log('js')"}) == "js\n"
+        assert await tools("run_javascript", {"code": "console.log(y + 1)"}) == "21\n"
+        assert not tools.is_error
+
+
+async def test_clients_have_separate_state(connect: Connect) -> None:
+    """Two clients at once have variables and files of their own."""
+    async with connect() as one, connect() as other:
+        await asyncio.gather(one.python("who = 'one'"), other.python("who = 'other'"))
+        await one("write_file", {"path": "a.txt", "content": "one"})
+        assert await asyncio.gather(one.python("who"), other.python("who")) == ["'one'", "'other'"]
+        assert "no file" in await other("read_file", {"path": "a.txt"})
+        assert await one("read_file", {"path": "a.txt"}) == "one"
+
+
+@one_way
+async def test_errors_are_tracebacks_of_the_program(connect: Connect) -> None:
+    """The model gets the traceback with the lines of its own code, and the state is kept."""
+    async with connect() as tools:
+        await tools.python("x = 1")
+        text = await tools.python("def f():\n    print('before')\n    return x / 0\nf()")
+        assert tools.is_error
+        assert text.startswith("before\n")
+        assert 'File "<cell 2>", line 3, in f' in text
+        assert text.count("ZeroDivisionError: division by zero") == 1
+        assert "faasrt" not in text
+        assert "SyntaxError" in await tools.python("def f(:")
+        assert tools.is_error
+        assert "ReferenceError" in await tools("run_javascript", {"code": "nope"})
+        assert tools.is_error
+        assert await tools.python("x") == "1"
+        assert not tools.is_error
+
+
+async def test_images_are_image_content(connect: Connect) -> None:
+    """So are figures of matplotlib."""
+    async with connect() as tools:
+        await tools.python(f"class Image:\n    def _repr_png_(self): return {PNG!r}\nprint('an image:')\nImage()")
+        assert tools.image == ("image/png", PNG)
+        assert tools.content[0].text == "an image:\n"
+        await tools.python("import matplotlib.pyplot as plt\nplt.plot([1, 3, 2])\nplt.show()", read_timeout_seconds=100)
+        mime_type, content = tools.image
+        assert (mime_type, content[:4]) == ("image/png", b"\x89PNG")
+
+
+async def test_an_image_that_does_not_fit_is_named(faasrt_local: str) -> None:
+    """The model learns that there was one. Long texts are cut in the middle."""
+    async with over_stdio("--url", faasrt_local, "--output-bytes", "2000") as client:
+        tools = Tools(client)
+        text = await tools.python("class Image:\n    def _repr_png_(self): return bytes(5_000)\nImage()")
+        assert "(image/png was left out, because it exceeds the output limit)" in text
+        assert [content.type for content in tools.content] == ["text"] * len(tools.content)
+        text = await tools.python("print('a' * 3_000, 'end')")
+        assert len(text) <= 2_000
+        assert "bytes cut" in text
+        assert text.endswith("end\n")
+        text = await tools.python("print('a' * 5_000)")
+        assert tools.is_error
+        assert "OUTPUT_LIMIT: more than 4000 bytes of output" in text
+
+
+@one_way
+async def test_long_text_is_cut_for_the_model(connect: Connect) -> None:
+    """Even if the output limit is higher."""
+    async with connect() as tools:
+        text = await tools.python("print('a' * 100_000, 'end')")
+        assert 30_000 < len(text) <= 40_000
+        assert text.endswith("end\n")
+        assert await tools.python("'\\ud800'; print('\\ud800')") == "?\n"
+
+
+@one_way
+async def test_files_go_in_and_out(connect: Connect) -> None:
+    """Texts are text, images are image content, and other files are resources. Each language has its own folder."""
+    async with connect() as tools:
+        await tools("write_file", {"path": "data/a.csv", "content": "n\n1\n2\n"})
+        await tools(
+            "write_file", {"path": "a.bin", "content": base64.b64encode(b"\xff\0").decode(), "encoding": "base64"}
+        )
+        assert await tools.python("open('data/a.csv').read().split(), open('a.bin', 'rb').read()") == (
+            "(['n', '1', '2'], b'\\xff\\x00')"
+        )
+        await tools.python(f"open('plot.png', 'wb').write({PNG!r}); open('[x].txt', 'w').write('odd');")
+        assert await tools("list_files") == (
+            f"[x].txt (3 bytes)\na.bin (2 bytes)\ndata/a.csv (6 bytes)\nplot.png ({len(PNG)} bytes)"
+        )
+        assert await tools("read_file", {"path": "[x].txt"}) == "odd"
+        await tools("read_file", {"path": "plot.png"})
+        assert tools.image == ("image/png", PNG)
+        await tools("read_file", {"path": "a.bin"})
+        [resource] = tools.content
+        assert isinstance(resource, EmbeddedResource)
+        assert base64.b64decode(resource.resource.blob) == b"\xff\0"
+        assert resource.resource.uri == "file:///a.bin"
+        assert "There is no file 'b'" in await tools("read_file", {"path": "b"})
+        assert tools.is_error
+        assert await tools("write_file", {"path": "../b", "content": ""}) != ""
+        assert tools.is_error
+        assert await tools("write_file", {"path": "b", "content": "?", "encoding": "base64"}) == (
+            "The content is not Base64."
+        )
+        in_js = {"language": "javascript"}
+        assert await tools("list_files", in_js) == "There are no files."
+        await tools("write_file", {"path": "c/d.txt", "content": "js", **in_js})
+        assert await tools("run_javascript", {"code": "console.log(Deno.readTextFileSync('c/d.txt'))"}) == "js\n"
+        assert await tools("list_files", in_js) == "c/d.txt (2 bytes)"
+
+
+@one_way
+async def test_reset_begins_anew(connect: Connect) -> None:
+    """Variables and files are gone, in all languages."""
+    async with connect() as tools:
+        await tools.python("x = 1; open('a', 'w').close()")
+        await tools("run_javascript", {"code": "const y = 1"})
+        await tools("reset")
+        assert "NameError" in await tools.python("x")
+        assert await tools("list_files") == "There are no files."
+        assert "ReferenceError" in await tools("run_javascript", {"code": "y"})
+
+
+async def test_limits(faasrt_local: str) -> None:
+    """The time limit interrupts a program, and its state is kept. A session that exceeds its memory limit ends, which
+    the model learns, and the next call works.
+    """
+    async with over_stdio("--url", faasrt_local, "--timeout-s", "1", "--memory-mb", "128") as client:
+        tools = Tools(client)
+        await tools.python("x = 1")
+        text = await tools.python("print('begun')\nwhile True: pass")
+        assert tools.is_error
+        assert text.startswith("begun\n")
+        assert "TIMEOUT: timeout after 1000 ms" in text or "KeyboardInterrupt" in text
+        assert await tools.python("x") == "1"
+        text = await tools.python("import os; os._exit(3)")
+        assert tools.is_error
+        assert "variables and files are lost" in text
+        assert "NameError" in await tools.python("x")
+        text = await tools.python("b = bytearray(10**9)")
+        assert "MemoryError" in text or "MEMORY_LIMIT" in text
+
+
+@one_way
+async def test_wrong_arguments(connect: Connect) -> None:
+    """The model gets a message that says what is wrong."""
+    async with connect() as tools:
+        for tool, arguments, message in (
+            ("run_python", {}, "The argument 'code' is missing."),
+            ("run_python", {"code": 1}, "The argument 'code' must be a string."),
+            ("run_python", {"code": "", "cod": ""}, "There is no argument 'cod'. The arguments are code"),
+            ("list_files", {"language": "c"}, "The argument 'language' must be python or javascript."),
+            ("run", {}, "There is no tool 'run'. The tools are run_python, "),
+            ("run_python", {"code": " "}, "code must not be empty"),
+        ):
+            assert (await tools(tool, arguments)).startswith(message)
+            assert tools.is_error
+
+
+async def test_cancelling_a_call_interrupts_the_program(connect: Connect) -> None:
+    """The client gets the output while it runs. The next call does not wait for the time limit, and has the state."""
+    async with connect() as tools:
+        await tools.python("x = 1")
+        began = asyncio.Event()
+
+        async def report(progress: float, total: float | None, message: str | None) -> None:
+            if "begun" in str(message):
+                began.set()
+
+        code = "import time\nx = 2\nprint('begun', flush=True)\nfor _ in range(600): time.sleep(0.05)\nx = 3"
+        call = asyncio.create_task(tools.python(code, progress_callback=report))
+        await began.wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert await tools.python("x") == "2"
+
+
+async def open_sessions(url: str) -> int:
+    async with httpx2.AsyncClient() as client:
+        return int((await client.get(f"{url}/metrics")).json()["sessions"])
+
+
+async def test_a_client_that_ends_or_vanishes_leaves_no_session(tmp_path: Path) -> None:
+    """Its sessions at the FaaS end when stdin closes, when the session of MCP ends, and else after --idle-s."""
+    async with served(tmp_path, "--language", "python", wait_for=["python is ready"]) as faas:
+        async with over_stdio("--url", faas.url) as client:
+            await Tools(client).python("1")
+            assert await open_sessions(faas.url) == 1
+        assert await open_sessions(faas.url) == 0
+        server = await asyncio.to_thread(HttpServer, "--url", faas.url, "--idle-s", "1")
+        try:
+            async with over_http(server.url, mode="legacy") as client:
+                await Tools(client).python("1")
+                assert await open_sessions(faas.url) == 1
+            assert await open_sessions(faas.url) == 0
+            async with over_http(server.url) as client:  # has no session of MCP that it could end
+                tools = Tools(client)
+                assert await tools.python("1") == "1"
+                async with asyncio.timeout(60):
+                    while await open_sessions(faas.url):
+                        await asyncio.sleep(0.05)
+                assert "variables and files are lost" in await tools.python("1")
+                assert tools.is_error
+            async with over_http(server.url) as client:
+                await Tools(client).python("1")
+                assert await asyncio.to_thread(server.stop) == 0
+                assert await open_sessions(faas.url) == 0
+        finally:
+            await asyncio.to_thread(server.stop)
+
+
+async def test_a_lost_session_is_named(http: str) -> None:
+    """A client without a session of MCP learns that the session that it names is not there."""
+    async with over_http(http) as client:
+        result = await client.call_tool("run_python", {"code": "1", "session": "nope"})
+        assert result.is_error
+        assert result.content[0].text.startswith("There is no session 'nope'")
+
+
+async def test_failures_of_the_faas_are_errors_for_the_model(unused_tcp_port: int) -> None:
+    """A FaaS that is down, or has no sessions, is named. The server goes on."""
+    async with FakeFaaS() as fake:
+        fake.health = {"languages": {"python": {"input": []}}}
+        for url, message in ((f"http://127.0.0.1:{unused_tcp_port}", "ConnectError"), (fake.url, "has no sessions")):
+            async with over_stdio("--url", url) as client:
+                for tool in ("run_python", "list_files"):
+                    result = await client.call_tool(tool, {"code": "1"} if tool == "run_python" else {})
+                    assert result.is_error
+                    assert message in result.content[0].text
+                    assert "Traceback" not in result.content[0].text
+
+
+@pytest.mark.parametrize(
+    ("headers", "path", "status"),
+    [
+        ({}, "/mcp", 401),
+        ({"Authorization": "Bearer wrong"}, "/mcp", 401),
+        ({"Authorization": f"Bearer {TOKEN}", "Origin": "http://127.0.0.1"}, "/mcp", 403),
+        ({"Authorization": f"Bearer {TOKEN}", "Sec-Fetch-Site": "cross-site"}, "/mcp", 403),
+        ({"Authorization": f"Bearer {TOKEN}"}, "/", 404),
+        ({"Authorization": f"Bearer {TOKEN}", "Mcp-Session-Id": "nope"}, "/mcp", 404),
+    ],
+)
+async def test_http_refuses_others(http: str, headers: dict[str, str], path: str, status: int) -> None:
+    """Requests without the token, and those of web pages, reach no tool."""
+    await refused(http.removesuffix("/mcp") + path, headers, status)
+
+
+async def refused(url: str, headers: dict[str, str], status: int) -> None:
+    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+    accept = {"Accept": "application/json, text/event-stream"}
+    async with httpx2.AsyncClient() as client:
+        assert (await client.post(url, json=body, headers={**accept, **headers})).status_code == status
+
+
+async def test_http_without_a_token_checks_the_host(faasrt_local: str) -> None:
+    """A web page cannot reach it by DNS rebinding. SIGTERM stops the server, also while a client is connected."""
+    server = await asyncio.to_thread(HttpServer, "--url", faasrt_local)
+    try:
+        await refused(server.url, {"Host": "example.org"}, 403)
+        async with over_http(server.url, token="", mode="legacy") as client:
+            assert await Tools(client).python("1") == "1"
+            assert await asyncio.to_thread(server.stop) == 0
+    finally:
+        await asyncio.to_thread(server.stop)
+
+
+def test_wrong_options() -> None:
+    """They are refused before anything starts."""
+    for arguments, message in (
+        (["--http", "0.0.0.0:0"], "can be reached from other machines, so it needs --token"),
+        (["--http", "8000"], "is not of the form HOST:PORT"),
+        (["--token", "x"], "--token needs --http"),
+        (["--idle-s", "0"], "0 must be above 0 and at most 3,600"),
+        (["--http", "192.0.2.1:0", "--token", "x"], "cannot listen on 192.0.2.1:0"),
+    ):
+        code, stdout, stderr = faasrt("mcp", *arguments)
+        assert (code, stdout) == (2, "")
+        assert message in " ".join(stderr.split())
+
+
+INITIALIZE = {
+    "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", ["stdin", "SIGTERM", "SIGINT"])
+def test_stdio_ends_with_stdin_or_a_signal(ending: str, tmp_path: Path) -> None:
+    """With the embedded FaaS: stdout has only messages of MCP, a running program ends with the server, no process
+    or folder stays, and no code or output is in the log.
+    """
+    with (
+        (tmp_path / "log").open("w") as log,
+        subprocess.Popen(
+            [FAASRT, "mcp"], env={**CLEAN, "TMPDIR": str(tmp_path)}, stdin=-1, stdout=-1, stderr=log, text=True
+        ) as server,
+    ):
+        assert server.stdin is not None
+        assert server.stdout is not None
+
+        def send(method: str, params: dict[str, Any], **fields: Any) -> None:
+            print(
+                json.dumps({"jsonrpc": "2.0", "method": method, "params": params, **fields}),
+                file=server.stdin,
+                flush=True,
+            )
+
+        send("initialize", INITIALIZE, id=1)
+        assert json.loads(server.stdout.readline())["result"]["serverInfo"]["name"] == "faasrt"
+        send("notifications/initialized", {})
+        code = "import os, sys\nos.write(1, b'raw-output\\n'); print('secret-output', flush=True)\nwhile True: pass"
+        call = {"name": "run_python", "arguments": {"code": code}, "_meta": {"progressToken": "t"}}
+        send("tools/call", call, id=2)
+        assert "-output" in json.loads(server.stdout.readline())["params"]["message"]
+        children = psutil.Process(server.pid).children(recursive=True)
+        if ending == "stdin":
+            server.stdin.close()
+        else:
+            server.send_signal(signal.Signals[ending])
+        for line in server.stdout:
+            json.loads(line)
+        assert server.wait(60) == 0
+    assert psutil.wait_procs(children, timeout=60)[1] == []
+    assert (tmp_path / "log").read_text().splitlines() == ["faasrt: no endpoint configured; using the embedded FaaS"]
+    assert [path.name for path in tmp_path.iterdir()] == ["log"]
