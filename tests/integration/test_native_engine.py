@@ -899,3 +899,10 @@ async def test_a_tier_that_ends_gets_no_more_programs(monkeypatch: pytest.Monkey
         clock.advance(600)
         await until(lambda: bool(ready_at_end))
         assert ready_at_end == [False]
+
+
+async def test_a_program_may_trace_the_end_of_the_runner(native: RuntimeManager) -> None:
+    """The interpreter reads the table of lines of each function that it traces."""
+    code = "import sys\nlines = []\ndef trace(*arguments):\n    lines.append(1)\n    return trace\nsys.settrace(trace)"
+    result = await run(native, code)
+    assert (result.outcome, result.stderr) == (Outcome.OK, "")
