@@ -470,7 +470,7 @@ class RuntimeManager:
             self._embedded.settings = settings
 
     async def close_runtimes(self) -> None:
-        """Close every runtime. The next `get_runtime` creates a new one. Stored results (`cache=`) are kept.
+        """Close every runtime, and end its sessions. The next `get_runtime` creates a new one. Stored results are kept.
 
         Waits for the calls in flight, without a time limit. New calls on a closed runtime are refused.
 
@@ -494,7 +494,8 @@ class RuntimeManager:
         """Close every runtime, and the embedded FaaS if there is one. Closing twice is harmless.
 
         Calls that wait for a permit fail with `RuntimeClosedError` at once. Calls in flight have
-        `TimeoutSettings.close_s` seconds to finish, and then fail with `RuntimeClosedError` too.
+        `TimeoutSettings.close_s` seconds to finish, and then fail with `RuntimeClosedError` too. Then the sessions that
+        this manager has opened are ended, within `TimeoutSettings.health_s`.
 
         Cancellation: cancels the calls in flight at once.
         """

@@ -531,10 +531,11 @@ class Runtime:
         return self._calls.closing
 
     async def aclose(self) -> None:
-        """Close the runtime. The last runtime of a factory closes the sessions. Closing twice is harmless.
+        """Close the runtime. The last runtime of a factory closes the connections. Closing twice is harmless.
 
         Calls that wait for a permit fail with `RuntimeClosedError` at once. Calls in flight have
-        `TimeoutSettings.close_s` seconds to finish, and then fail with `RuntimeClosedError` too.
+        `TimeoutSettings.close_s` seconds to finish, and then fail with `RuntimeClosedError` too. Then its sessions are
+        ended, within `TimeoutSettings.health_s`.
 
         Cancellation: cancels the calls in flight at once.
         """

@@ -182,9 +182,8 @@ class Session:
         find_host: Callable[[], Awaitable[SessionHost]],
     ) -> None:
         self.language = language
-        self._options = options
+        self._options: SessionOptions | None = options
         self._find_host = find_host
-        self._entered = False
         self._host: SessionHost | None = None
         self._link: _Link | None = None
         self._turn = asyncio.Lock()  # first come, first served
@@ -193,7 +192,7 @@ class Session:
 
     def _attach(self, host: SessionHost, link: _Link, *, owned: bool) -> None:
         """Use a session that is open on a server."""
-        self._entered = True
+        self._options = None
         self._host, self._link = host, link
         if owned:
             host.owned.add(self)
@@ -392,20 +391,22 @@ class Session:
 
         Cancellation: the session is still ended; the wait for it is not shortened.
         """
-        if self._link is None:
-            return
+        link = self._link
+        if link is None or (self._closing is None and link.executor.calls.released):
+            return  # it was never opened, or only resumed, and its runtime was closed
         if self._closing is None:
+            link.executor.transport.endpoints.loop.check()
             # A task, so that a cancellation does not leave the session on the server.
-            self._closing = asyncio.create_task(self._end(self._link), name="faasrt-session-end")
+            self._closing = asyncio.create_task(self._end(link), name="faasrt-session-end")
         await wait_shielded(self._closing)
 
     async def __aenter__(self) -> Self:
         if self._link is None:
-            if self._entered:
+            options, self._options = self._options, None  # they hold the contents of files
+            if options is None:
                 raise InvalidRequestError("a session can be opened only once: call `session` again")
-            self._entered = True
             host = await self._find_host()
-            self._attach(host, await host.open(self.language, self._options), owned=True)
+            self._attach(host, await host.open(self.language, options), owned=True)
         self._open_link()
         return self
 

@@ -26,10 +26,10 @@ False True 42 0
 
 ## The key
 
-The key is a SHA-256 of the program, its language and input (`stdin`, `argv`, `files`, `collect`), the function and its
-arguments, the limits (`timeout_ms`, memory, output), `ext`, `Settings.envelope`, the version of faasrt, and the
-fingerprint of the server. So an `ext` that differs in each call, such as a trace id, prevents hits. `priority` and
-`idempotent` do not count.
+The key is a SHA-256 of the program, its language and input (`stdin`, `argv`, `files`, `collect`), `displays`, the
+function and its arguments, the limits (`timeout_ms`, memory, output), `ext`, `Settings.envelope`, the version of
+faasrt, and the fingerprint of the server. So an `ext` that differs in each call, such as a trace id, prevents hits.
+`priority` and `idempotent` do not count.
 
 ## The fingerprint of a server
 
@@ -46,7 +46,7 @@ Results with the outcomes OK, USER_ERROR and SYNTAX_ERROR are stored. The other 
 of memory or a limit of the compiler, can depend on the load of the server: for OUTPUT_LIMIT, how much output is kept
 depends on the moment at which the program is stopped. Results whose output was only cut are stored. Results without all
 the files that `collect` asked for are not stored, nor are those whose output SandboxFusion may have lost
-(`faasrt.docs.services`). Programs that may use the network are neither looked up nor stored.
+(`faasrt.docs.services`). Programs that may use the network, and those of sessions, are neither looked up nor stored.
 
 ## What you must make sure of
 

@@ -52,13 +52,14 @@ check `value` before you use it, and escape text before you show it.
 
 ## Exceptions
 
-All are subclasses of `faasrt.FaasrtError`; `faasrt.errors` shows the tree. Five groups are enough for most programs:
+All are subclasses of `faasrt.FaasrtError`; `faasrt.errors` shows the tree. Six groups are enough for most programs:
 
 | catch | it means | do |
 |---|---|---|
 | `InvalidRequestError`, `UnsupportedLanguageError` | the caller's input is wrong; nothing was sent | answer with 422 |
 | `QueueFullError`, `OverloadedError` | no capacity now | answer with 503, or try later |
 | `ConnectError`, and others with `sent == "no"` | nothing was sent or ran | log it, check the URL, answer with 503 |
+| `SessionLostError` | the state of the session is gone; the code did not run | open another session |
 | `ServiceError` (every other subclass) | a server or the network failed | log it, answer with 502, run it again later |
 | `ConfigurationError`, `RuntimeClosedError`, `StreamError`, `CompareError` | the application is wrong | fix it |
 

@@ -51,6 +51,16 @@
 | loop guard | the part of the guest program that stops endless loops |
 | fingerprint | identifies what runs the programs of a server; part of the key of a stored result |
 
+## Sessions
+
+| term | meaning |
+|---|---|
+| session | a program that stays: its variables, imports and files live on between its runs |
+| run, cell | a piece of code that a session runs; tracebacks name it `<cell 3>` |
+| branch | a session that was made by `fork`, with the state of another one |
+| display | a value, table or image that a program shows, in one or more formats: a `Display` |
+| idle limit | the time without a call after which the server ends a session |
+
 ## The embedded FaaS
 
 | term | meaning |

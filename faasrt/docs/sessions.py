@@ -279,8 +279,10 @@ Python, and `deno` for JavaScript and TypeScript. python-faas, js-faas, SandboxF
 there, entering a session raises `InvalidRequestError`, and nothing is sent. Of several endpoints, one that has sessions
 is chosen. All calls of a session go to the server that opened it, and nothing fails over.
 
-An open session that is idle holds memory, but no slot: its runs wait for a slot like every program. Its memory is that
-of its process; what it shares with the process from which it was forked, such as imported packages, counts once.
+Opening a session, and each run, count as calls in metrics, events and logs, which contain neither code nor ids.
+
+An open session that is idle holds memory, but no slot: its runs wait for a slot like every program. It holds the memory
+of its process, except for imported packages, which native sessions share.
 '''
 
 __docformat__ = "markdown"

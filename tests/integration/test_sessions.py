@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aiohttp
 import pytest
 import pytest_asyncio
 from aiohttp import web
@@ -18,6 +19,7 @@ from faasrt import (
     ConnectError,
     ConnectionLostError,
     DeadlineExceededError,
+    DiscoverySettings,
     InvalidRequestError,
     LimiterSettings,
     Outcome,
@@ -32,12 +34,13 @@ from faasrt import (
     ServiceError,
     Session,
     SessionLostError,
+    Settings,
     TimeoutSettings,
     UnsupportedLanguageError,
 )
 from faasrt.local import LocalFaaS
 from faasrt.local.engines.session import EngineSession, SessionOptions
-from faasrt.telemetry.events import AttemptStarted, CallFinished, CallStarted, Event
+from faasrt.telemetry.events import AttemptStarted, CallFinished, CallStarted, Event, ReplicasChanged
 from faasrt.testing import FakeFaaS, FaultProxy, Reply
 from support.helpers import NO_WAIT, PATIENT, manager_for
 from support.served import until
@@ -408,6 +411,72 @@ async def test_another_manager_resumes_a_session(server: Server, manager: Runtim
     for wrong in ("", "../health", "a/b", 1, None):
         with pytest.raises(InvalidRequestError, match="the id of a session must be"):
             await manager.resume_session(wrong)  # type: ignore[arg-type]
+
+
+async def test_a_session_outlives_the_manager_that_resumed_it(server: Server, manager: RuntimeManager) -> None:
+    """Nothing is sent after that manager was closed."""
+    async with manager.session("python") as session:
+        async with manager_for(server.url) as other:
+            same = await other.resume_session(session.id)
+        await same.aclose()
+        with pytest.raises(RuntimeClosedError):
+            await same.run_code("1")
+        assert (await session.run_code("1")).ok
+
+
+async def test_a_session_stays_at_an_endpoint_that_has_left_the_settings(server: Server) -> None:
+    """New calls go to the new endpoint, and those of the session to its own."""
+    async with FakeFaaS() as fake, RuntimeManager.from_url(server.url, timeouts=PATIENT) as manager:
+        async with manager.session("python") as session:
+            await session.run_code("x = 1")
+            await manager.reconfigure(Settings.from_url(fake.url, timeouts=PATIENT))
+            assert (await manager.run_code("1", "python")).endpoint == fake.url
+            assert (await session.run_code("print(x)")).stdout == "1\n"
+            await session.write_files({"a": "b"})
+            async with await session.fork() as branch:
+                assert branch.endpoint == server.url
+        assert server.last.closed
+
+
+async def test_a_session_stays_at_its_replica() -> None:
+    """Several addresses of one name are replicas. A replica that has left the name keeps its sessions."""
+    async with FakeFaaS("127.0.0.1") as one, FakeFaaS("127.0.0.2", int(one.url.rpartition(":")[2])) as two:
+        addresses = ["127.0.0.1", "127.0.0.2"]
+
+        async def resolve(host: str, port: int) -> list[str]:
+            return addresses
+
+        url = f"dns+http://faas.test:{one.url.rpartition(':')[2]}"
+        discovery = DiscoverySettings(resolve=resolve, period_s=0.01)
+        changes: list[Event] = []
+        manager = RuntimeManager.from_url(url, discovery=discovery, timeouts=PATIENT, telemetry=[changes.append])
+        async with manager, contextlib.AsyncExitStack() as stack:
+            sessions = [await stack.enter_async_context(manager.session("python")) for _ in range(20)]
+            assert len(one.sessions) + len(two.sessions) == 20
+            own = {session.endpoint.partition("#")[2]: session for session in sessions}
+            assert own.keys() == set(addresses)
+            addresses.remove("127.0.0.2")
+            changes.clear()
+            while not any(isinstance(change, ReplicasChanged) for change in changes):
+                await manager.run_code("1", "python")  # names are only looked up while they are used
+            assert (await own["127.0.0.2"].run_code("1")).ok
+            same = await manager.resume_session(own["127.0.0.1"].id)
+            assert same.endpoint == own["127.0.0.1"].endpoint
+            await stack.aclose()
+            assert not one.sessions
+            assert not two.sessions
+
+
+async def test_sessions_use_the_connections_of_the_caller(server: Server) -> None:
+    """Also if there is only one for all calls: an interrupt has another one."""
+    connector = aiohttp.TCPConnector(limit=2)
+    async with aiohttp.ClientSession(connector=connector) as client, manager_for(server.url, session=client) as manager:
+        async with manager.session("python") as session:
+            run = asyncio.create_task(session.run_code(WAIT))
+            await server.until_runs()
+            assert await session.interrupt()
+            assert (await run).outcome is Outcome.USER_ERROR
+        assert server.last.closed
 
 
 async def test_a_run_is_a_call_of_metrics_and_events(server: Server) -> None:
