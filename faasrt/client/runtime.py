@@ -549,12 +549,14 @@ class Runtime:
         finally:
             async with self._closing:
                 if not self._calls.released:
-                    self._calls.released = True
                     try:
                         await self._sessions.aclose()
-                        await self._checker.aclose()
                     finally:
-                        await self._transport.endpoints.release()
+                        self._calls.released = True
+                        try:
+                            await self._checker.aclose()
+                        finally:
+                            await self._transport.endpoints.release()
 
     async def __aenter__(self) -> Self:
         self._calls.check_open()

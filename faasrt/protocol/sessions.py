@@ -80,7 +80,8 @@ def check_answer(answer: Answer) -> dict[str, Any]:
 def _check_lost(answer: Answer) -> None:
     if answer.status == 404:
         error, details = server_message(answer)
-        raise SessionLostError(f"the session is lost: {details or error}"[:1000], sent="yes", status=404)
+        reason = (details or error)[:1000]
+        raise SessionLostError(f"the session is lost: {reason}", sent="yes", status=404)
 
 
 class _Opening(cozeloop.CozeLoop):

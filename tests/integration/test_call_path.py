@@ -27,10 +27,10 @@ async def test_a_call_reaches_aiohttp_in_six_frames(monkeypatch: pytest.MonkeyPa
     Executor.run             stored results, the context of the call, and its events
     Transport.run            the attempt loop: permits, deadline, retries
     Transport._attempt       one attempt: makes the request for the endpoint, and reads the answer
-    HttpClient.post          one exchange within a timeout
+    HttpClient.send          one exchange within a timeout
     """
     paths: list[list[str]] = []
-    post = aiohttp.ClientSession.post
+    request = aiohttp.ClientSession.request
 
     def record(session: aiohttp.ClientSession, *args: Any, **kwargs: Any) -> Any:
         frame: FrameType | None = sys._getframe(1)
@@ -41,11 +41,11 @@ async def test_a_call_reaches_aiohttp_in_six_frames(monkeypatch: pytest.MonkeyPa
             frame = frame.f_back
         assert frame is not None, f"the request was not sent from the task of the call: {path}"
         paths.append(path)
-        return post(session, *args, **kwargs)
+        return request(session, *args, **kwargs)
 
     async with FakeFaaS() as fake, manager_for(fake.url) as manager:
-        monkeypatch.setattr(aiohttp.ClientSession, "post", record)
+        monkeypatch.setattr(aiohttp.ClientSession, "request", record)
         assert (await manager.run_code("print(1)", "python")).ok
     assert len(paths) == 1
-    assert (paths[0][0], paths[0][-1]) == ("RuntimeManager.run_code", "HttpClient.post")
+    assert (paths[0][0], paths[0][-1]) == ("RuntimeManager.run_code", "HttpClient.send")
     assert len(paths[0]) <= MAX_FRAMES, paths[0]
