@@ -394,7 +394,7 @@ class Transport:
                     permit.body,
                     within_s=within_s,
                     max_body_bytes=max_answer_bytes(
-                        run.sandbox.max_output_bytes, collects=bool(run.input.collect), displays=run.displays
+                        run.sandbox.max_output_bytes, collects=run.input.collect != (), displays=run.displays
                     ),
                     headers=call.headers(),
                     live=None if request.nonce else live,  # the guest program returns the output only at the end
