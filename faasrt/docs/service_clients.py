@@ -50,9 +50,12 @@ logs may contain the URL.
 
 The fields, statuses, exit codes, languages and refusals are those of the services. These differ:
 
-* A request that cannot be fulfilled is refused: unknown fields, files outside of the working folder or not in base64,
-  `run_cpu_time` below `run_timeout`, and code with lone surrogates. SandboxFusion's refusals have the status 422, and
-  Piston's 400. A body may have 8 MiB. A memory limit of -1 is that of the server.
+* A request that cannot be fulfilled is refused, where the services ignore the part: unknown fields, two files of the
+  same name, files outside of the working folder or not in base64, `run_cpu_time` below `run_timeout`, and code with
+  lone surrogates. SandboxFusion's refusals have the status 422, and Piston's 400. A body may have 8 MiB. A memory limit
+  of -1 is that of the server. Piston's memory limits, in bytes, are rounded down to MiB.
+* On Piston, the program has its own name beside other files, which may import it. A program that is alone is `main.py`,
+  `main.cjs` and so on.
 * A language without a toolchain is a `SandboxError` of SandboxFusion, instead of exit code 127, which looks like a
   failure of the program. Piston lists only the languages that run.
 * `nodejs`, `javascript` and `typescript` run in Deno, with the modules of Node: as an ES module if a line begins with
@@ -74,11 +77,11 @@ The fields, statuses, exit codes, languages and refusals are those of the servic
 
 ## Overload
 
-The services queue programs without a limit. Here a program waits up to 8 s, and is then refused with `Retry-After` and
-`x-faasrt-not-started: 1`, because clients stop waiting. SandboxFusion's refusal, which the server also sends before it
-stops, has the status 504: verl sends the program again, up to three times. Any other failure counts as a wrong answer
-in verl, so give it no more concurrent requests than the server can run in 8 s. Piston's refusals have the status 429 or
-503, which open-r1 tries again. A client that disconnects ends its program.
+The services queue programs without a limit. Here a program waits up to 8 s, also while the server starts, and is then
+refused with `Retry-After` and `x-faasrt-not-started: 1`, because clients stop waiting. SandboxFusion's refusal, which
+the server also sends before it stops, has the status 504: verl sends the program again, up to three times. Any other
+failure counts as a wrong answer in verl, so give it no more concurrent requests than the server can run in 8 s.
+Piston's refusals have the status 429 or 503, which open-r1 tries again. A client that disconnects ends its program.
 """
 
 __docformat__ = "markdown"

@@ -115,8 +115,8 @@ the server with more `--workers`. `error.retry_after_s` says how long to wait. *
 the only server drains, and *too many connections are open* that `--max-connections` is too low for its clients. *too
 many sessions*: close sessions that are not used, lower their `idle_timeout_s`, or raise `--max-sessions`.
 
-The embedded FaaS also answers 503 while an engine is not ready, such as during the first compilation, and when the
-process of a program could not be started. `faasrt health` shows the reason.
+The embedded FaaS also answers 503 if an engine is not ready within `queue_timeout_s`, such as during the first
+compilation, and when the process of a program could not be started. `faasrt health` shows the reason.
 
 ### RejectedError
 

@@ -67,8 +67,8 @@ class LocalFaaS:
         python: The path of the interpreter for Python programs on the engine "native", CPython 3.9 or newer. Programs
             can import the packages that are installed for it. The default is the interpreter of this process.
         drain_s: How long `drain` and `aclose` wait for programs in flight, in seconds, above 0.
-        queue_timeout_s: How long a program may wait in the queue, in seconds, above 0. After this time it is refused.
-            The default is shorter than the time that clients wait for an answer.
+        queue_timeout_s: How long a program may wait for its engine and a sandbox, in seconds, above 0. After this time
+            it is refused. The default is shorter than the time that clients wait for an answer.
         telemetry: Sinks for the events of executions, see `faasrt.telemetry.events`.
         access_log: A structlog or standard library logger that gets a line at INFO for each request; None for no log.
         ssl: A context with the certificate of the server, which then speaks HTTPS; None for plain HTTP.

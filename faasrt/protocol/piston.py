@@ -33,7 +33,7 @@ import attrs
 
 from faasrt._strict_json import loads
 from faasrt.errors import InvalidRequestError, ProtocolError, ServerError
-from faasrt.inputs import ProgramInput, check_path, encode_text
+from faasrt.inputs import ProgramInput, check_path, encode_text, program_file
 from faasrt.languages import Language
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.interface import ServiceProtocol
@@ -219,6 +219,8 @@ _FIELDS = (
     *("language", "version", "files", "stdin", "args", "compile_timeout", "run_timeout", "compile_cpu_time"),
     *("run_cpu_time", "compile_memory_limit", "run_memory_limit"),
 )
+_FILE_FIELDS = ("name", "content", "encoding")
+_UNKNOWN = "unknown to this server, which would ignore it"
 _TOO_LONG = {"stdout": "OL", "stderr": "EL"}
 _ENCODINGS = ("utf8", "base64", "hex")
 _VERSION_RANGE = re.compile(
@@ -237,8 +239,9 @@ def names_of(languages: Iterable[Language]) -> list[str]:
 class PistonServer(ServedProtocol):
     """Answers the clients of Piston.
 
-    Limits above those of the server, limits of the CPU time below the time limit, and unknown fields are refused with a
-    400. `output` is stdout, followed by stderr. The CPU time is not measured.
+    Limits above those of the server, limits of the CPU time below the time limit, unknown fields, and two files of the
+    same name are refused with a 400. Memory limits are rounded down to MiB. `output` is stdout, followed by stderr. The
+    CPU time is not measured.
     """
 
     prefix = "/piston/api/v2"
@@ -273,13 +276,13 @@ class PistonServer(ServedProtocol):
             raise _refused("files must include at least one utf8 encoded file")
         for name in fields:
             if name not in _FIELDS:
-                raise _refused(f"{name[:100]} is unknown to this server, which would ignore it")
+                raise _refused(f"{name[:100]} is {_UNKNOWN}")
         stdin = fields.get("stdin")
         if stdin is None:
             stdin = ""
         if not isinstance(stdin, str):
             raise _refused("If specified, stdin must be a string")
-        served = server.languages[language]
+        served, others = server.languages[language], [file for file in files if file is not main]
         run_ms, memory = _read_limits(fields, "run", server.timeout_ms, server.memory_limit_mb)
         compile_ms = compile_memory = None
         if served.compile_timeout_ms:
@@ -291,11 +294,15 @@ class PistonServer(ServedProtocol):
         try:
             check_path(main["name"], "the name of a file")
             encode_text(main["content"], "the program")
+            if others and "/" in main["name"]:
+                raise _refused(f"the program must not be in a folder beside other files, got {main['name'][:100]}")
+            if others and not served.compile_timeout_ms and main["name"] != program_file(language):
+                others.append(main)  # the other files may import it
             program_input = ProgramInput.checked(
                 language,
                 stdin=stdin if stdin.endswith("\n") else f"{stdin}\n",  # as the service does
                 argv=() if fields.get("args") is None else fields["args"],
-                files={file["name"]: _content(file) for file in files if file is not main},
+                files={file["name"]: _content(file) for file in others},
             )
         except InvalidRequestError as error:
             raise _refused(str(error)) from None
@@ -330,10 +337,10 @@ def _refused(message: str) -> RefusedError:
 
 
 def _read_files(files: Any) -> list[dict[str, str]]:
-    """Return the files with their names and encodings."""
+    """Return the files with their names and encodings. The names differ."""
     if not isinstance(files, list):
         raise _refused("files is required as an array")
-    read = []
+    read: dict[str, dict[str, str]] = {}
     for index, file in enumerate(files):
         if not isinstance(file, dict) or not isinstance(file.get("content"), str):
             raise _refused(f"files[{index}].content is required as a string")
@@ -342,8 +349,14 @@ def _read_files(files: Any) -> list[dict[str, str]]:
             raise _refused(f"files[{index}].encoding must be one of {', '.join(_ENCODINGS)}")
         if not isinstance(name, str):
             raise _refused(f"files[{index}].name must be a string")
-        read.append({"name": relative_path(name), "content": file["content"], "encoding": encoding})
-    return read
+        for field in file:
+            if field not in _FILE_FIELDS:
+                raise _refused(f"files[{index}].{field[:100]} is {_UNKNOWN}")
+        path = relative_path(name)
+        if path in read:
+            raise _refused(f"files[{index}].name is that of an earlier file, which would be lost: {path[:100]}")
+        read[path] = {"name": path, "content": file["content"], "encoding": encoding}
+    return [*read.values()]
 
 
 def _content(file: Mapping[str, str]) -> str | bytes:

@@ -27,7 +27,7 @@ import base64
 import glob
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
@@ -498,7 +498,10 @@ def _check_names(fields: Mapping[str, Any], known: Collection[str], *, required:
 
 def _memory_limit(fields: Mapping[str, Any], server: ServerProfile) -> int:
     """Return the memory limit in MiB. -1 means that of the server."""
-    memory_mb = _number(fields, "memory_limit_MB", -1)
+    memory_mb = _number(fields, "memory_limit_MB", -1, "int")
+    if not memory_mb.is_integer():
+        message = "Input should be a valid integer, got a number with a fractional part"
+        raise _invalid("memory_limit_MB", "int_from_float", message, memory_mb)
     if memory_mb > server.memory_limit_mb:
         raise _above("memory_limit_MB", memory_mb, server.memory_limit_mb)
     return int(memory_mb) if memory_mb > 0 else server.memory_limit_mb
@@ -523,12 +526,13 @@ def _text(fields: Mapping[str, Any], name: str) -> str:
     return value
 
 
-def _number(fields: Mapping[str, Any], name: str, default: float) -> float:
+def _number(fields: Mapping[str, Any], name: str, default: float, kind: Literal["float", "int"] = "float") -> float:
     value = fields.get(name, default)
     number = as_number(value)
     if number is None:
-        kind = "float_parsing" if isinstance(value, str) else "float_type"
-        raise _invalid(name, kind, "Input should be a valid number", value)
+        problem = "parsing" if isinstance(value, str) else "type"
+        word = {"float": "number", "int": "integer"}[kind]
+        raise _invalid(name, f"{kind}_{problem}", f"Input should be a valid {word}", value)
     return number
 
 
@@ -552,8 +556,12 @@ def _files(fields: Mapping[str, Any]) -> dict[str, bytes]:
             continue
         if not isinstance(content, str):
             raise _invalid("files", "string_type", "Input should be a valid string", content)
+        path = _path(name)
+        if path in files:
+            message = f"Value error, two names are those of the same file, of which one would be lost: {path[:100]}"
+            raise _invalid("files", "value_error", message, name)
         try:
-            files[_path(name)] = decode_base64(content)
+            files[path] = decode_base64(content)
         except ValueError:
             raise _invalid("files", "value_error", "Value error, a file is not base64", name) from None
     return files

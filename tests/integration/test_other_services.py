@@ -258,7 +258,7 @@ REFUSED_BY_FUSION = {
     "time as a bool": ({"run_timeout": True}, "body.run_timeout: Input should be a valid number"),
     "no time": ({"run_timeout": None}, "body.run_timeout: Input should be a valid number"),
     "compile time as text": ({"compile_timeout": "soon"}, "body.compile_timeout: Input should be a valid number"),
-    "memory as text": ({"memory_limit_MB": "64"}, "body.memory_limit_MB: Input should be a valid number"),
+    "memory as text": ({"memory_limit_MB": "64"}, "body.memory_limit_MB: Input should be a valid integer"),
     "unknown field": ({"run_timout": 1}, "body.run_timout: Extra inputs are not permitted"),
     "code of a wrong type": ({"code": 5}, "body.code: Input should be a valid string"),
     "stdin of a wrong type": ({"stdin": ["a"]}, "body.stdin: Input should be a valid string"),
@@ -268,6 +268,14 @@ REFUSED_BY_FUSION = {
     "absolute path": ({"files": {"/etc/a": "eA=="}}, "'/etc/a' is absolute"),
     "file above the folder": ({"files": {"a/../../b": "eA=="}}, "'../b' has a part"),
     "the program's own file": ({"files": {"./main.py": "eA=="}}, "main.py, which is the program itself"),
+    "file that would be lost": (
+        {"files": {"a": "eA==", "./a": "eA=="}},
+        "body.files: Value error, two names are those of the same file, of which one would be lost: a",
+    ),
+    "memory that would be rounded": (
+        {"memory_limit_MB": 200.5},
+        "body.memory_limit_MB: Input should be a valid integer, got a number with a fractional part",
+    ),
     "fetched files of a wrong type": ({"fetch_files": "a"}, "body.fetch_files: Input should be a valid list"),
     "fetched file elsewhere": ({"fetch_files": ["/etc/passwd"]}, "'/etc/passwd' is absolute"),
     "fetched file above": ({"fetch_files": ["../a"]}, "'../a' has a part"),
@@ -310,6 +318,23 @@ REFUSED_BY_PISTON = {
     "not hexadecimal": ({"files": [{"content": "1"}, {"name": "a", "content": "x", "encoding": "hex"}]}, "not hex"),
     "file above the folder": ({"files": [{"content": "1"}, {"name": "../a", "content": "x"}]}, "'../a' has a part"),
     "name of a wrong type": ({"files": [{"content": "1", "name": 5}]}, "files[0].name must be a string"),
+    "unknown field of a file": ({"files": [{"content": "1", "mode": "755"}]}, "files[0].mode is unknown"),
+    "two files of the same name": (
+        {"files": [{"content": "1"}, {"name": "a/b", "content": "1"}, {"name": "a//./b", "content": "2"}]},
+        "files[2].name is that of an earlier file, which would be lost: a/b",
+    ),
+    "two programs of the same name": (
+        {"files": [{"name": "main.py", "content": "1"}, {"name": "main.py", "content": "2"}]},
+        "files[1].name is that of an earlier file, which would be lost: main.py",
+    ),
+    "default name of another file": (
+        {"files": [{"content": "1"}, {"name": "file0.code", "content": "2"}]},
+        "files[1].name is that of an earlier file",
+    ),
+    "program in a folder": (
+        {"files": [{"name": "a/b.py", "content": "1"}, {"name": "c", "content": "2"}]},
+        "the program must not be in a folder beside other files, got a/b.py",
+    ),
     "unknown version": ({"version": "2.x"}, "python-2.x runtime is unknown"),
     "no version": ({"version": "newest"}, "python-newest runtime is unknown"),
     "lone surrogate in the program": ({"files": [{"content": "'\ud800'"}]}, "lone surrogates"),
@@ -431,6 +456,18 @@ async def test_files_of_sandboxfusion(server: LocalFaaS) -> None:
         "/tmp/.hidden": b"\xff.hidden",
         "./out/../out/a.bin": b"\xffout/a.bin",
     }
+
+
+@in_session
+async def test_files_of_piston_may_import_the_program(server: LocalFaaS) -> None:
+    """The program has its name in the request, as in the service, if there are other files."""
+    files = [
+        {"name": "solution.py", "content": "import helper\nVALUE = 5\nif __name__ == '__main__': print(helper.read())"},
+        {"name": "helper.py", "content": "def read():\n    import solution\n    return solution.VALUE"},
+        {"name": "none", "content": "", "encoding": None},
+    ]
+    _, body, _ = await post(server.url, PISTON_PATH, execution(files=files))
+    assert (body["run"]["stdout"], body["run"]["stderr"]) == ("5\n", "")
 
 
 @in_session
@@ -624,6 +661,28 @@ async def test_programs_wait_longer_than_those_of_faasrt(
             assert status == refusal
             assert (headers["retry-after"], headers["x-faasrt-not-started"]) == ("1", "1")
             assert (await waiting.answer()).status == refusal
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [(FUSION_PATH, fusion), (PISTON_PATH, execution), ("/run_code", fusion)],
+    ids=["fusion", "piston", "faasrt"],
+)
+async def test_programs_wait_for_an_engine_that_starts(
+    path: str, body: Callable[..., dict[str, Any]], clock: Clock
+) -> None:
+    """The first program of a server runs as soon as the engine is ready. A version of Piston's is checked then."""
+    clock.stop()
+    async with LocalFaaS(["python"], workers=1) as faas:
+        assert faas.health()["languages"]["python"]["status"] == "starting"
+        calls = [post(faas.url, path, body("print(6 * 7)"))]
+        if path == PISTON_PATH:
+            calls.append(post(faas.url, path, execution(version="2.x")))
+        (status, answer, _), *refused = await asyncio.gather(*calls)
+        assert (status, "42\\n" in json.dumps(answer)) == (200, True)
+        if path == PISTON_PATH:
+            assert answer["version"] == platform.python_version()
+            assert refused[0][:2] == (400, {"message": "python-2.x runtime is unknown"})
 
 
 @pytest.mark.parametrize(

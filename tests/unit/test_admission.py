@@ -24,6 +24,10 @@ class FakeEngine:
 
     def __init__(self, result: EngineResult | None = None) -> None:
         self.result = result
+        self.changed = asyncio.Event()
+
+    async def until_ready_or_hopeless(self) -> None:
+        await self.changed.wait()
 
     async def execute(self, job: Any) -> Any:
         self.active += 1
@@ -90,3 +94,45 @@ async def test_a_free_sandbox_is_taken_even_if_the_time_limit_has_passed() -> No
     queue = AdmissionQueue(FakeEngine(EngineResult(outcome=Outcome.OK)), queue_timeout_s=1e-9)  # type: ignore[arg-type]
     result = await queue.execute(JOB)
     assert (result.outcome, queue.counts.refused) == (Outcome.OK, 0)
+
+
+@pytest.mark.parametrize("becomes", ["ready", "hopeless", "neither"])
+async def test_programs_wait_for_an_engine_that_starts(becomes: str, clock: Clock) -> None:
+    """They run when it is ready. They are refused with 503 if it cannot start, or not within `queue_timeout_s`."""
+    clock.stop()
+    engine = FakeEngine(EngineResult(outcome=Outcome.OK))
+    engine.ready, engine.activity = False, "starting"
+    queue = AdmissionQueue(engine, max_queue=1, queue_timeout_s=10)  # type: ignore[arg-type]
+    waiting = await start(queue)
+    with pytest.raises(BusyError, match="wait already"):
+        await queue.execute(JOB)
+    if becomes == "neither":
+        clock.advance(10)
+    else:
+        engine.ready, engine.problem = becomes == "ready", "cannot start"
+        engine.changed.set()
+    if becomes == "ready":
+        assert (await waiting).outcome is Outcome.OK
+    else:
+        with pytest.raises(BusyError, match="cannot start" if becomes == "hopeless" else "is not ready: starting") as e:
+            await waiting
+        assert e.value.status == 503
+    assert (queue.queued, queue.counts.refused) == (0, 1 if becomes == "ready" else 2)
+
+
+async def test_the_wait_for_an_engine_and_for_a_sandbox_have_one_limit(clock: Clock) -> None:
+    clock.stop()
+    engine = FakeEngine()
+    engine.ready = False
+    queue = AdmissionQueue(engine, queue_timeout_s=10)  # type: ignore[arg-type]
+    first, second = await start(queue), await start(queue)
+    clock.advance(6)
+    engine.ready = True
+    engine.changed.set()
+    while engine.active != 1:
+        await asyncio.sleep(0)
+    clock.advance(5)
+    with pytest.raises(BusyError, match="became free within 10 s"):
+        await second
+    first.cancel()
+    await asyncio.wait({first})

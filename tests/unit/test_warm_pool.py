@@ -170,9 +170,27 @@ async def test_a_program_waits_for_a_process_only_for_some_time(engine: FakeEngi
     assert [result.outcome for result in await asyncio.gather(*programs[:2], late)] == ["OK"] * 3
 
 
-async def test_a_program_does_not_wait_for_an_engine_that_has_failed(engine: FakeEngine, clock: Clock) -> None:
-    """The error is that of the last start."""
+async def test_a_program_waits_for_the_next_start_after_a_failed_one(engine: FakeEngine, clock: Clock) -> None:
+    """It runs if the next start succeeds, which begins half a second later."""
     engine.can_start = False
+    for process in engine.processes:
+        process.kill()
+    await settle()
+    assert (engine.ready, engine.recovers) == (False, True)
+    program = asyncio.create_task(engine.execute(JOB))
+    await settle()
+    clock.advance(0.3)
+    await settle()
+    engine.can_start = True
+    engine.go_on.set()
+    clock.advance(0.2)
+    assert (await program).outcome is Outcome.OK
+
+
+async def test_a_program_does_not_wait_long_for_an_engine_that_has_failed(engine: FakeEngine, clock: Clock) -> None:
+    """After 3 s it fails with the error of the last start."""
+    engine.can_start = False
+    began = clock()
     for process in engine.processes:
         process.kill()
     program = asyncio.create_task(engine.execute(JOB))
@@ -181,6 +199,7 @@ async def test_a_program_does_not_wait_for_an_engine_that_has_failed(engine: Fak
         clock.advance(0.1)
     with pytest.raises(NotStartedError, match="no memory"):
         await program
+    assert 2 < clock() - began < 3.1
 
 
 async def test_pauses_after_failed_starts_double(engine: FakeEngine, clock: Clock) -> None:

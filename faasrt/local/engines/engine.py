@@ -167,6 +167,7 @@ class Engine(abc.ABC):
         environment: A text that changes when the packages of the interpreter change; "" if `runtime` names them.
         ready: Whether the engine can run programs now.
         problem: Why the engine has failed, or "".
+        recovers: Whether an engine that is not ready will soon be: it is starting, or failed after it had been ready.
         activity: The current step of the start, for people to read.
         active: The number of running programs.
         level: The level of the jail around programs; "confined" if the kernel restricts the processes that run
@@ -203,12 +204,14 @@ class Engine(abc.ABC):
         self.environment = ""
         self.ready = False
         self.problem = ""
+        self.recovers = True
         self.activity = "starting"
         self.active = 0
         self._pool: WarmPool[Any]
         self._spawner: Spawner
         self._group: asyncio.TaskGroup
         self._ready_or_failed = asyncio.Event()
+        self._changed = asyncio.Event()  # whether `ready` or `recovers` has changed
         self._last_logged = ""
         self._ready_at: float | None = None
 
@@ -222,14 +225,16 @@ class Engine(abc.ABC):
         return _fingerprint(parts, limits) if self.ready else ""
 
     def mark_ready(self) -> None:
-        self.ready, self.problem, self._last_logged = True, "", ""
+        self.ready, self.recovers, self.problem, self._last_logged = True, True, "", ""
         if self._ready_at is None:
             self._ready_at = asyncio.get_running_loop().time()
         self._ready_or_failed.set()
+        self._changed.set()
 
-    def mark_failed(self, problem: str) -> None:
-        self.ready, self.problem = False, problem
+    def mark_failed(self, problem: str, *, recovers: bool = False) -> None:
+        self.ready, self.recovers, self.problem = False, recovers, problem
         self._ready_or_failed.set()
+        self._changed.set()
 
     @property
     def compile_limit_s(self) -> float:
@@ -243,6 +248,12 @@ class Engine(abc.ABC):
 
     async def until_ready_or_failed(self) -> None:
         await self._ready_or_failed.wait()
+
+    async def until_ready_or_hopeless(self) -> None:
+        """Wait until programs can run, or the engine has failed and will not recover soon."""
+        while not self.ready and self.recovers:
+            self._changed.clear()
+            await self._changed.wait()
 
     async def wait_ready(self) -> None:
         """Wait until programs can run. Raise EngineError if the engine failed."""
@@ -269,12 +280,13 @@ class Engine(abc.ABC):
                 try:
                     await self.serve()
                 except EngineError as error:
-                    self.log_failure(str(error))
-                    self.mark_failed(str(error))
+                    problem = str(error)
+                    self.log_failure(problem)
                 except Exception as error:
                     log_exception("the engine %s failed", self.name, name="faasrt.local")
-                    self.mark_failed(f"the engine failed: {type(error).__name__}: {error}")
-                delay_s = 0.0 if self._was_ready() else min(max(2 * delay_s, _RESTART_S), _MAX_RESTART_S)
+                    problem = f"the engine failed: {type(error).__name__}: {error}"
+                self.mark_failed(problem, recovers=self._was_ready())
+                delay_s = 0.0 if self.recovers else min(max(2 * delay_s, _RESTART_S), _MAX_RESTART_S)
                 await asyncio.sleep(delay_s)
         except asyncio.CancelledError:
             self.mark_failed("the engine is closed")

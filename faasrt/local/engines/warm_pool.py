@@ -20,6 +20,7 @@ HEAD_START_S = 0.01
 """The seconds for which a process with a program is not replaced, because starting another one would take CPU time from
 a short program."""
 _POLL_S = 0.2
+_RECOVERY_S = 0.5  # how long a program waits for a process if the last start has failed
 
 
 class Process(Protocol):
@@ -133,13 +134,14 @@ class WarmPool(Generic[_P]):
     async def _wait(self) -> _P:
         self._check_demand()
         loop = asyncio.get_running_loop()
-        wait_until = loop.time() + self._timeout_s
+        began = loop.time()
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_POLL_S):
                     return await self._warm.get()
-            if not self._engine.ready or loop.time() > wait_until:
-                problem = self._engine.problem or f"no sandbox became ready within {self._timeout_s:g} s"
+            waited_s, engine = loop.time() - began, self._engine
+            if waited_s > self._timeout_s or not (engine.ready or (engine.recovers and waited_s < _RECOVERY_S)):
+                problem = engine.problem or f"no sandbox became ready within {self._timeout_s:g} s"
                 raise NotStartedError(problem)
 
     def lend(self, process: _P) -> None:
@@ -196,7 +198,7 @@ class WarmPool(Generic[_P]):
             except NotStartedError as error:
                 self._engine.log_failure(str(error))
                 if not self._process_count:
-                    self._engine.mark_failed(str(error))
+                    self._engine.mark_failed(str(error), recovers=True)
                 await asyncio.sleep(delay_s)
             finally:
                 self._starting -= 1

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import re
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import attrs
@@ -88,7 +89,7 @@ class AdmissionQueue:
         min_timeout_s: float = 0.0,
         waited_s: float = 0.0,
     ) -> EngineResult:
-        """Wait for a free sandbox and run a program. The result has the time of the wait.
+        """Wait until the engine is ready and a sandbox is free, and run a program. The result has the time of the wait.
 
         Args:
             job: The program.
@@ -97,7 +98,7 @@ class AdmissionQueue:
             waited_s: See `enter`.
 
         Raises:
-            BusyError: The engine is not ready, the queue is full, or the wait was too long.
+            BusyError: The queue is full, the wait was too long, or the engine has failed and cannot start.
             NotStartedError: The engine failed before the program began.
             EngineError: The engine failed; the program may have begun.
 
@@ -116,7 +117,8 @@ class AdmissionQueue:
         return result
 
     async def enter(self, *, min_timeout_s: float = 0.0, waited_s: float = 0.0) -> float:
-        """Wait for a free sandbox, and take it. Return the time of the wait in milliseconds. `leave` must follow.
+        """Wait until the engine is ready and a sandbox is free, and take it. Return the time of the wait in
+        milliseconds. `leave` must follow.
 
         Args:
             min_timeout_s: The least time for which this program may wait, in seconds, even if `queue_timeout_s` is
@@ -124,15 +126,12 @@ class AdmissionQueue:
             waited_s: How long it has waited for something else, in seconds, which counts too. Default: 0.
 
         Raises:
-            BusyError: The engine is not ready, the queue is full, or the wait was too long.
+            BusyError: The queue is full, the wait was too long, or the engine has failed and cannot start.
         """
-        engine = self.engine
-        if not engine.ready:
-            self.counts.refused += 1
-            raise BusyError(engine.problem or f"{engine.name} is not ready: {engine.activity}", kind="not ready")
-        began = time.perf_counter()
+        began, timeout_s = time.perf_counter(), max(self.queue_timeout_s, min_timeout_s)
+        if not self.engine.ready:
+            waited_s += await self.wait_ready(timeout_s - waited_s)
         if self._free.locked():
-            timeout_s = max(self.queue_timeout_s, min_timeout_s)
             await self.wait_for(self._free, timeout_s - waited_s, f"no sandbox became free within {timeout_s:g} s")
         else:
             # Without a time limit: on a busy machine, a short one may pass although a sandbox is free.
@@ -143,18 +142,43 @@ class AdmissionQueue:
         """Return a sandbox that was taken."""
         self._free.release()
 
+    async def wait_ready(self, timeout_s: float) -> float:
+        """Wait until the engine is ready, as one of the waiting programs. Return the time of the wait in seconds.
+
+        Args:
+            timeout_s: The longest time to wait, in seconds.
+
+        Raises:
+            BusyError: The queue is full, or the engine is not ready after this time, or has failed and cannot start.
+        """
+        engine, loop = self.engine, asyncio.get_running_loop()
+        began = loop.time()
+        with self._place_in_queue(), contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await engine.until_ready_or_hopeless()
+        if not engine.ready:
+            self.counts.refused += 1
+            raise BusyError(engine.problem or f"{engine.name} is not ready: {engine.activity}", kind="not ready")
+        return loop.time() - began
+
     async def wait_for(self, lock: asyncio.Semaphore | asyncio.Lock, timeout_s: float, problem: str) -> None:
         """Acquire a lock as one of the waiting programs. Raise BusyError with the problem after the time limit."""
+        try:
+            with self._place_in_queue():
+                async with asyncio.timeout(timeout_s):
+                    await lock.acquire()
+        except TimeoutError:
+            self.counts.refused += 1
+            raise BusyError(problem) from None
+
+    @contextlib.contextmanager
+    def _place_in_queue(self) -> Iterator[None]:
         if self.queued >= self._max_queue:
             self.counts.refused += 1
             raise BusyError(f"the queue is full: {self._max_queue} programs wait already")
         self.queued += 1
         try:
-            async with asyncio.timeout(timeout_s):
-                await lock.acquire()
-        except TimeoutError:
-            self.counts.refused += 1
-            raise BusyError(problem) from None
+            yield
         finally:
             self.queued -= 1
 

@@ -101,7 +101,11 @@ class OtherServices:
     async def _run(self, protocol: ServedProtocol, request: web.BaseRequest, share: Share) -> web.Response:
         fields, server = decode_body(await read_body(request, share)), self._profile()
         run = protocol.read_run(fields, server)
-        queue = self._queues[run.language]
+        queue, waited_s = self._queues[run.language], 0.0
+        if not queue.engine.ready:
+            waited_s = await queue.wait_ready(MIN_QUEUE_TIMEOUT_S)
+            server = self._profile()  # with the version of the language, which the request may restrict
+            run = protocol.read_run(fields, server)
         try:
             job = self._job(run, queue.engine)
         except InvalidRequestError as error:
@@ -111,7 +115,7 @@ class OtherServices:
         if result is None:
             try:
                 _, executed = await execute_with_events(
-                    queue, job, request=request, emit=self._emit, min_timeout_s=MIN_QUEUE_TIMEOUT_S
+                    queue, job, request=request, emit=self._emit, min_timeout_s=MIN_QUEUE_TIMEOUT_S, waited_s=waited_s
                 )
             except SuspectError:  # as if the service had seen that the program was killed
                 executed = EngineResult(outcome=Outcome.CRASHED)

@@ -33,7 +33,7 @@ def as_node_program(job: EngineJob) -> EngineJob:
     /dev/stdin.
 
     Raises:
-        InvalidRequestError: The input has a file with the name of the CommonJS module.
+        InvalidRequestError: The input has another file with the name of the CommonJS module.
     """
     code = _STANDARD_INPUT.sub(r"\g<call>0           ", job.code)  # as long as before, because errors have columns
     if _ES_MODULE.search(code):
@@ -41,7 +41,7 @@ def as_node_program(job: EngineJob) -> EngineJob:
     if job.language is Language.TYPESCRIPT and not _COMMON_JS.search(code):
         return attrs.evolve(job, code=code)
     name = _FILES[job.language]
-    if name in job.input.files:
+    if job.input.files.get(name, job.code.encode()) != job.code.encode():
         raise InvalidRequestError(f"files must not contain {name}, which is the program itself")
     program_input = attrs.evolve(job.input, files={**job.input.files, name: code.encode()})
     return attrs.evolve(job, code=_MAIN.replace("main.cjs", name), input=program_input)

@@ -96,8 +96,8 @@ class ToolchainEngine(Engine):
         if self._needed.is_set():
             self._started_or_failed.set()
 
-    def mark_failed(self, problem: str) -> None:
-        super().mark_failed(problem)
+    def mark_failed(self, problem: str, *, recovers: bool = False) -> None:
+        super().mark_failed(problem, recovers=recovers)
         self._started_or_failed.set()
 
     async def wait_ready(self) -> None:
