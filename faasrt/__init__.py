@@ -58,11 +58,11 @@ The reference:
 * `faasrt.testing`: servers that fail on demand, for your own tests
 
 The public names are those in `faasrt.__all__` and these: `faasrt.local.LocalFaaS`, `faasrt.ray.run_tasks`,
-`faasrt.ray.COLUMNS`, `faasrt.ray.serve.app`, `faasrt.rewards.CodeReward`, `faasrt.rewards.code_reward`,
-`faasrt.rewards.code_reward_async`, `faasrt.rewards.compute_score`, `faasrt.rewards.compute_score_async`,
-`faasrt.rewards.last_code_block`, `faasrt.sync.RuntimeManager`, `faasrt.sync.Runtime`, `faasrt.sync.Session`,
-`faasrt.sync.StreamedRun`, `faasrt.sync.TaskResults`, `faasrt.telemetry.events`,
-`faasrt.telemetry.metrics.LATENCY_BOUNDS_S`, `faasrt.telemetry.prometheus.PrometheusSink`,
+`faasrt.ray.COLUMNS`, `faasrt.ray.serve.app`, `faasrt.rewards.CodeReward`, `faasrt.rewards.FailedSolution`,
+`faasrt.rewards.code_reward`, `faasrt.rewards.code_reward_async`, `faasrt.rewards.compute_score`,
+`faasrt.rewards.compute_score_async`, `faasrt.rewards.last_code_block`, `faasrt.sync.RuntimeManager`,
+`faasrt.sync.Runtime`, `faasrt.sync.Session`, `faasrt.sync.StreamedRun`, `faasrt.sync.TaskResults`,
+`faasrt.telemetry.events`, `faasrt.telemetry.metrics.LATENCY_BOUNDS_S`, `faasrt.telemetry.prometheus.PrometheusSink`,
 `faasrt.telemetry.otel.OpenTelemetrySink`, `faasrt.testing.FakeFaaS`, `faasrt.testing.Reply`,
 `faasrt.testing.FaultProxy`, `faasrt.testing.Toxics`, `faasrt.web.run_until_disconnect`, `run_code` and `code_tests` of
 `faasrt.inspect_ai`, and the fixtures `faasrt_fake` and `faasrt_local` of pytest. All other names are internal and may

@@ -36,9 +36,11 @@ Example:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, Unpack
 
 import attrs
@@ -47,13 +49,14 @@ from faasrt._run_options import check_flag
 from faasrt._shared_manager import ManagerOption, SharedManager
 from faasrt.client.manager import RuntimeManager
 from faasrt.errors import ConfigurationError, InvalidRequestError, QueueFullError, ServiceError, safe_repr
-from faasrt.judging import AssertTest, Compare, FunctionTest, Judgement, TestCase, test_from_dict
+from faasrt.judging import AssertTest, Compare, FunctionTest, Judgement, TestCase, Verdict, test_from_dict
 from faasrt.languages import Language, LanguageOption, OtherLanguage, parse_language
 from faasrt.protocol.cases import check_function
 from faasrt.tasks import CodeTask, JudgeOptions, TaskResult
 
 __all__ = [
     "CodeReward",
+    "FailedSolution",
     "code_reward",
     "code_reward_async",
     "compute_score",
@@ -90,7 +93,8 @@ def last_code_block(text: str, language: LanguageOption = "python") -> str | Non
     It is the content of the last fenced block with the name of the language, such as "python", "py" or "python3", or,
     if there is none, of the last block with any name or none. A block begins with a line of at least three backticks or
     tildes and ends with such a line. The last block may lack its end, as in a completion that was cut off. The indent
-    of the first line is removed from all lines.
+    of the first line is removed from all lines. Models also write fences after a tag, as in "</think>```python", or
+    other text, as in "Here it is:```python", and a tag after them, as in "```</answer>".
 
     Args:
         text: The text. The work is linear in its length.
@@ -105,37 +109,66 @@ def last_code_block(text: str, language: LanguageOption = "python") -> str | Non
         'print(1)\n'
     """
     wanted = parse_language(language)
-    named = other = None
-    lines = iter(text.split("\n"))
-    for line in lines:
-        content = line.lstrip(" \t")
-        mark = content[:1]
-        width = len(content) - len(content.lstrip(mark)) if mark and mark in "`~" else 0
-        label = content[width:].strip()
-        if width < 3 or (mark == "`" and "`" in label):
-            continue
-        indent = line[: len(line) - len(content)]
-        block: list[str] = []
-        for inner in lines:
-            if _is_end(inner, mark, width, len(indent)):
+    programs: dict[bool, str] = {}  # by whether the block has the name of the language
+    fence, block = None, [""]
+    for line in text.split("\n"):
+        if fence is not None:
+            if fence.is_ended_by(line):
+                programs[fence.is_named] = "".join(block)
+                fence, block = _find_fence(line.strip().lstrip(fence.marks[0]), wanted), []
+                continue
+            opening = _find_fence(line, wanted) if fence.is_glued else None
+            if opening is None or opening.is_glued or not opening.is_named:
+                inner = line.removeprefix(fence.indent) if line.startswith(fence.indent) else line.lstrip(" \t")
+                block.append(f"{inner}\n")
+                continue
+            # The text only mentioned a fence. This is one.
+        fence, block = _find_fence(line, wanted), []
+    if fence is not None:
+        for index, line in enumerate(block):
+            if line.rstrip().endswith(fence.marks):
+                block[index:] = [f"{line.rstrip().rstrip(fence.marks[0])}\n"]
                 break
-            block.append(inner.removeprefix(indent) if inner.startswith(indent) else inner.lstrip(" \t"))
-        program = "".join(f"{inner}\n" for inner in block)
-        if _names(label, wanted):
-            named = program
-        else:
-            other = program
-    return other if named is None else named
+        programs[fence.is_named] = "".join(block)
+    return programs.get(True, programs.get(False))
 
 
-def _is_end(line: str, mark: str, width: int, indent: int) -> bool:
-    """Return whether a line ends a block. A line that is indented further belongs to the program."""
-    content = line.strip()
-    return (
-        content.startswith(mark * width)
-        and not content.strip(mark)
-        and len(line) - len(line.lstrip(" \t")) <= indent + 3
-    )
+@attrs.frozen
+class _Fence:
+    """The line that begins a block. `is_glued`: text precedes its marks."""
+
+    indent: str
+    marks: str
+    is_named: bool
+    is_glued: bool = False
+
+    def is_ended_by(self, line: str) -> bool:
+        """Return whether a line ends the block. A line that is indented further belongs to the program."""
+        content = line.strip()
+        rest = content.lstrip(self.marks[0])
+        return (
+            content.startswith(self.marks)
+            and (not rest or rest.startswith("</"))
+            and len(line) - len(line.lstrip(" \t")) <= len(self.indent) + 3
+        )
+
+
+def _find_fence(line: str, language: Language | OtherLanguage) -> _Fence | None:
+    """Return the fence in a line; None if it begins no block. Text before it must be a tag, or the fence must name the
+    language. Otherwise the marks are those of inline code.
+    """
+    content = line.lstrip(" \t")
+    if content.startswith(("```", "~~~")):
+        label = content.lstrip(content[0])
+        if content[0] == "`" and "`" in label:
+            return None
+        marks = content[: len(content) - len(label)]
+        return _Fence(line[: len(line) - len(content)], marks, _names(label.strip(), language))
+    before, marks, label = line.rpartition("```")
+    is_named, text = _names(label.strip(), language), before.rstrip("`")
+    if not marks or "```" in text or not (is_named or text.rstrip().endswith(">")):
+        return None
+    return _Fence("", marks + before[len(text) :], is_named, is_glued=True)
 
 
 def _names(label: str, language: Language | OtherLanguage) -> bool:
@@ -156,6 +189,21 @@ def _read_text(completion: object) -> str:
     if not isinstance(completion, str):
         raise InvalidRequestError(f"a completion must be a str or a list of messages, got {safe_repr(completion)}")
     return completion
+
+
+@attrs.frozen
+class FailedSolution:
+    """A reference solution that does not pass its tests; see `CodeReward.check`.
+
+    Attributes:
+        index: Its index, from 0.
+        reason: How many tests failed and why the first one did, or what is wrong with the tests.
+        judgement: The verdicts; None if the tests are wrong.
+    """
+
+    index: int
+    reason: str
+    judgement: Judgement | None = attrs.field(default=None, repr=False)
 
 
 @attrs.frozen
@@ -305,6 +353,8 @@ class CodeReward:
             if value not in others and (isinstance(value, bool) or not isinstance(value, int | float)):
                 allowed = "a number" if not others else "'raise', a number or None"
                 raise ConfigurationError(f"{name} must be {allowed}, got {safe_repr(value)}")
+        if not math.isfinite(no_code):
+            raise ConfigurationError(f"no_code must be finite, got {no_code}")
         self._partial_credit = partial_credit
         self._no_code = no_code
         self._on_failure = on_failure
@@ -391,6 +441,53 @@ class CodeReward:
         prepared = await asyncio.to_thread(self._prepare_one, solution_str, ground_truth)
         return _single(await self._shared.run_async(lambda manager: self._score(manager, prepared)))
 
+    def check(
+        self,
+        solutions: Sequence[str],
+        tests: Sequence[Any],
+        function: Sequence[str | None] | str | None = None,
+    ) -> list[FailedSolution]:
+        """Return the reference solutions that do not pass all of their tests, so that no program can be rewarded fully.
+
+        Check a data set before training with it. `faasrt.docs.rewards` lists usual reasons.
+
+        Args:
+            solutions: The programs, not completions: `last_code_block` takes the program out of one.
+            tests, function: See `code_reward`. Solutions without tests (None) are left out.
+
+        Raises:
+            InvalidRequestError: The arguments have different lengths. Wrong tests are reasons.
+            ConfigurationError, CompareError: See `code_reward`.
+            FaasrtError: The infrastructure failed, whatever `on_failure` is.
+
+        Example:
+            >>> from faasrt import sync
+            >>> from faasrt.rewards import CodeReward
+            >>> solutions = ["def pair(n): return {n, n + 1}", "def pair(n): return [n, n + 1]"]
+            >>> tests = [[{"args": [1], "expected": [1, 2]}]] * 2
+            >>> with sync.RuntimeManager.local(["python"]) as own:
+            ...     failed = CodeReward(own).check(solutions, tests, "pair")
+            >>> failed[0].index, failed[0].reason.removeprefix("1 of 1 tests: test 0: ")[:60]
+            (0, 'USER_ERROR: TypeError: the return value cannot be encoded as')
+        """
+        prepared = self._prepare_solutions(solutions, tests, function)
+        return self._shared.run(lambda manager: self._find_failed(manager, prepared))
+
+    async def check_async(
+        self,
+        solutions: Sequence[str],
+        tests: Sequence[Any],
+        function: Sequence[str | None] | str | None = None,
+    ) -> list[FailedSolution]:
+        """Return the reference solutions that do not pass all of their tests. The asynchronous form of `check`.
+
+        Cancellation: ends the programs.
+
+        Example: See `check`.
+        """
+        prepared = await asyncio.to_thread(self._prepare_solutions, solutions, tests, function)
+        return await self._shared.run_async(lambda manager: self._find_failed(manager, prepared))
+
     async def judge_async(self, completion: Completion, tests: Any, function: str | None = None) -> Judgement | None:
         r"""Return the verdicts behind a reward; None if the completion has no program.
 
@@ -435,20 +532,28 @@ class CodeReward:
         self, completions: Sequence[Completion], tests: Sequence[Any], function: Sequence[str | None] | str | None
     ) -> list[CodeTask | Reward]:
         """Return the task of each completion, or its reward if there is nothing to run."""
-        functions = [function] * len(completions) if function is None or isinstance(function, str) else function
-        if not len(completions) == len(tests) == len(functions):
-            raise InvalidRequestError(
-                "completions, tests and functions must have the same length, "
-                f"got {len(completions)}, {len(tests)} and {len(functions)}"
-            )
         prepared: list[CodeTask | Reward] = []
-        for index, (completion, own_tests, name) in enumerate(zip(completions, tests, functions, strict=True)):
+        for index, (completion, own_tests, name) in enumerate(_rows("completions", completions, tests, function)):
             try:
                 task = None if own_tests is None else self._task_of(completion, own_tests, name)
             except InvalidRequestError as error:
                 error.add_note(f"of the completion with index {index}")
                 raise
             prepared.append(self._no_code if task is None and own_tests is not None else task)
+        return prepared
+
+    def _prepare_solutions(
+        self, solutions: Sequence[str], tests: Sequence[Any], function: Sequence[str | None] | str | None
+    ) -> list[CodeTask | InvalidRequestError | None]:
+        """Return the task of each solution, or what is wrong with its tests; None without tests."""
+        prepared: list[CodeTask | InvalidRequestError | None] = []
+        for solution, own_tests, name in _rows("solutions", solutions, tests, function):
+            try:
+                problem = None if own_tests is None else _parse_problem(own_tests, name, self._options.language)
+                task = None if problem is None else self._task(problem, solution)
+                prepared.append(task and attrs.evolve(task, stop_on_failure=False))
+            except InvalidRequestError as error:
+                prepared.append(error)
         return prepared
 
     def _task_of(self, completion: object, tests: object, function: str | None) -> CodeTask | None:
@@ -458,25 +563,39 @@ class CodeReward:
         language = self._options.language
         problem = _parse_problem(tests, function, language)
         code = last_code_block(_read_text(completion), language) or ""
+        task = self._task(problem, code)  # also without a program, because it checks the tests
+        return task if code.strip() else None
+
+    def _task(self, problem: _Problem, code: str) -> CodeTask:
         # No program can be sent with lone surrogates, which are no characters.
         program = problem.insert_into(code.encode(errors="replace").decode())
         is_default = self._options.compare is None and any(isinstance(test, FunctionTest) for test in problem.tests)
         compare = "alike" if is_default else self._options.compare
-        task = attrs.evolve(
+        return attrs.evolve(
             self._options, code=program, tests=problem.tests, function=problem.function, compare=compare
         )
-        return task if code.strip() else None
 
     async def _score(self, manager: RuntimeManager, prepared: Sequence[CodeTask | Reward]) -> list[Reward]:
         rewards = [None if isinstance(item, CodeTask) else item for item in prepared]
-        tasks = {index: item for index, item in enumerate(prepared) if isinstance(item, CodeTask)}
-        indices = list(tasks)
-        async with manager.map(tasks.values()) as results:
-            async for item in results:
-                if item.error is not None:
-                    item.error.add_note(f"of the completion with index {indices[item.index]}")
-                rewards[indices[item.index]] = self._reward_of(item)
+        async with contextlib.aclosing(_run("completion", manager, prepared)) as results:
+            async for index, item in results:
+                rewards[index] = self._reward_of(item)
         return rewards
+
+    async def _find_failed(
+        self, manager: RuntimeManager, prepared: Sequence[CodeTask | InvalidRequestError | None]
+    ) -> list[FailedSolution]:
+        reasons = {index: str(item) for index, item in enumerate(prepared) if isinstance(item, InvalidRequestError)}
+        judgements: dict[int, Judgement] = {}
+        async with contextlib.aclosing(_run("solution", manager, prepared)) as results:
+            async for index, item in results:
+                if isinstance(item.error, InvalidRequestError):
+                    reasons[index] = str(item.error)
+                elif item.error is not None:
+                    raise item.error
+                elif item.judgement is not None and not item.judgement.passed:
+                    reasons[index], judgements[index] = _describe(item.judgement), item.judgement
+        return [FailedSolution(index, reasons[index], judgements.get(index)) for index in sorted(reasons)]
 
     def _reward_of(self, item: TaskResult) -> Reward:
         if item.error is not None:
@@ -485,6 +604,40 @@ class CodeReward:
             return self._on_failure
         assert item.judgement is not None
         return item.judgement.score if self._partial_credit else float(item.judgement.passed)
+
+
+def _rows(
+    name: str, texts: Sequence[Any], tests: Sequence[Any], function: Sequence[str | None] | str | None
+) -> Iterable[tuple[Any, Any, str | None]]:
+    functions = [function] * len(texts) if function is None or isinstance(function, str) else function
+    if not len(texts) == len(tests) == len(functions):
+        raise InvalidRequestError(
+            f"{name}, tests and functions must have the same length, "
+            f"got {len(texts)}, {len(tests)} and {len(functions)}"
+        )
+    return zip(texts, tests, functions, strict=True)
+
+
+async def _run(
+    name: str, manager: RuntimeManager, prepared: Sequence[object]
+) -> AsyncGenerator[tuple[int, TaskResult]]:
+    """Run those of the items that are tasks, and yield their indices and results."""
+    tasks = {index: item for index, item in enumerate(prepared) if isinstance(item, CodeTask)}
+    indices = list(tasks)
+    async with manager.map(tasks.values()) as results:
+        async for item in results:
+            index = indices[item.index]
+            if item.error is not None:
+                item.error.add_note(f"of the {name} with index {index}")
+            yield index, item
+
+
+def _describe(judgement: Judgement) -> str:
+    failed = [(index, each) for index, each in enumerate(judgement.results) if each.verdict is not Verdict.PASSED]
+    index, first = failed[0]
+    error = None if first.result is None else first.result.error
+    why = first.difference or ("" if error is None else f"{error.name}: {error.message}")
+    return f"{len(failed)} of {len(judgement.results)} tests: test {index}: {first.verdict}{why and ': '}{why}"
 
 
 def _single(rewards: list[Reward]) -> float:

@@ -122,7 +122,8 @@ class _TestState:
 
     def read_results(self, result: ExecutionResult) -> None:
         """Read the results of the calls, after the judged program has run."""
-        self.result = result
+        # The value is that of a function of faasrt.
+        self.result = attrs.evolve(result, output=attrs.evolve(result.output, ret_val=""))
         if result.outcome is not Outcome.OK:
             return self._end(Verdict(result.outcome), "")
         size = len(json.dumps(self.rounds)) + len(json.dumps(result.ret_val))

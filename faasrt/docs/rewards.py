@@ -83,9 +83,16 @@ one. The test program has these limits:
 
 * It must define everything that it uses except the function, such as the helper functions in prompts of HumanEval. An
   undefined name is an `InvalidRequestError` before anything is sent, and so is a program that does not parse.
-* Arguments and results are copies. They can be None, bools, numbers, strings, bytes, lists, tuples, dicts, sets, ranges
-  and iterators of these. Values of subclasses arrive as values of these types, and NumPy's arrays as lists. Functions
-  and objects of other classes cannot be arguments. Changes of an argument in place have no effect.
+* Arguments and results are copies. They can be None, bools, numbers, strings, bytes, dates, times, lists, tuples,
+  dicts, sets, ranges and iterators of these. Values of subclasses arrive as values of these types, and NumPy's arrays
+  as lists. Functions, enums and modules cannot be passed.
+* Objects can be passed if both programs define their class, such as a dataclass or a `ListNode`. They have the methods
+  of the program that gets them. In the test program, the class must have no special methods such as `__eq__` of its
+  own, apart from those of dataclasses: for attributes that the judged program chooses, they could equal anything. A
+  dataclass that only the judged program defines arrives as a record of its attributes, which equals nothing.
+* A list, dict, set or object that the function changes in place is changed in the test program if the function returns
+  None. Otherwise the change has no effect, because a program could change an argument that the expected value is
+  computed from.
 * It must make the same calls each time, at most 1,000. The modules `random` and `numpy.random` have a fixed seed.
 * If it fails without the judged program, for example because of an import, `judge` raises `InvalidRequestError`.
 * Each `AssertTest` has one verdict. For partial credit, make one of each assert, as above for MBPP.
@@ -160,18 +167,58 @@ There is no sandbox provider; see `faasrt.inspect_ai`.
 * **Retries.** A program runs at most once, so a connection that is lost while it runs is an exception.
   `idempotent=True` allows faasrt to run it again.
 * **Logs.** Each failure of the infrastructure is a warning of the logger `faasrt`, also with a value for `on_failure`.
-* **Checks of a data set.** Tests in a wrong form are an `InvalidRequestError` before anything runs. To find them before
-  the training, score an empty completion for each row: `code_reward([""] * len(rows), tests=rows)`. An `AssertTest`
-  that fails by itself raises it too, but only when it runs. Such rows need a completion with the program `pass`. A note
-  of the error has the index of the completion.
 * **Concurrency.** Completions are judged at the same time, up to `LimiterSettings.max_concurrency`, and wait for the
   server in order.
+
+## Check a data set
+
+A test that no program passes teaches a model nothing. `CodeReward.check` runs the reference solutions of a data set,
+and returns those that do not pass, and the rows whose tests are wrong:
+
+```python
+from faasrt.rewards import CodeReward
+
+solutions = ["def order(items): return sorted(items)", "def order(items): return set(items)", "order = sorted"]
+tests = [[{"args": [[2, 1]], "expected": [1, 2]}], [{"args": [[2, 1]], "expected": [1, 2]}], []]
+for failed in CodeReward().check(solutions, tests, "order"):
+    print(failed.index, failed.reason)
+```
+
+```text
+1 1 of 1 tests: test 0: USER_ERROR: TypeError: the return value cannot be encoded as JSON: value is of type set
+2 tests must not be empty
+```
+
+During a training, a wrong test raises `InvalidRequestError`. A note of the error has the index of the completion.
+
+## My right program got 0: why
+
+`await CodeReward(...).judge_async(completion, tests)` returns the verdicts, and `first_failure.difference` the reason.
+
+| what you see | reason, and what to do |
+|---|---|
+| no judgement | The completion has no fenced block; see `last_code_block`. |
+| *expected [1, 2], got (1, 2)* | `judge` tells lists and tuples apart. Pass `compare="alike"`, as `CodeReward` does. |
+| *expected 0.3, got 0.30000000000000004* | Pass `compare="floats"`, or `floats(rel=...)` for other tolerances. |
+| *expected '5', got 'n: 5'* | The program prints a prompt, as in `input("n: ")`. Its prompt must forbid this. |
+| only the order of lines or items differs | Several answers are right, so pass a function as `compare`. |
+| *cannot be encoded as JSON: value is of type set* | A `FunctionTest` compares JSON. Use an `AssertTest`. |
+| *is not plain data*, or *cannot be passed on* | See the limits of test programs above. |
+| *the program defines no function* | The name differs. Only the form of APPS finds methods of a class `Solution`. |
+| a function in `if __name__ == "__main__":` is missing | Programs are imported for tests of functions. |
+| an argument that was changed in place is as before | The function must return None; see above. |
+| TIMEOUT | All calls of an `AssertTest` share its limit, so raise `timeout_ms`. |
+| MEMORY_LIMIT | The memory limit of `sandbox` is 128 MiB by default. |
+| OUTPUT_LIMIT | The output or value is longer than `max_output_bytes` of `sandbox`, 1 MiB by default. |
+| SYNTAX_ERROR in a text that is no program | The last block with the name of the language is not the program. |
+| ModuleNotFoundError | The server lacks the package; see `faasrt.docs.sandboxes`. |
 
 ## Cheats
 
 faasrt is tested with 131 programs in Python and 38 in JavaScript that cheat. No `FunctionTest` and no `AssertTest`
-rewards any of them, on the engines `native`, `wasm` and `deno`, and with the protocols of python-faas and js-faas. If
-asserts are appended to the program and the exit code decides, more than 40 of those in Python are rewarded. The cheats
+rewards any of them, on the engines `native`, `wasm` and `deno`, and with the protocols of python-faas, js-faas,
+SandboxFusion and Piston. If asserts are appended to the program and the exit code decides, more than 40 of those in
+Python are rewarded. The cheats
 
 * end the program or the process early: by exits, exceptions, signals, threads, timers, finalizers, forks and crashes;
 * use up the time, the memory or the output;

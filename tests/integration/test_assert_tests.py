@@ -47,6 +47,8 @@ async def test_right_and_wrong_solutions_are_told_apart(
     }
 
 
+POINT = "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Point:\n    x: int\n    y: object = 0\n"
+NODE = "class Node:\n    def __init__(self, value, next=None): self.value, self.next = value, next\n"
 VERDICTS: dict[str, tuple[str, str, str, str]] = {
     # name -> the program, the test program, the verdict, and a part of the difference
     "an assert that fails": (
@@ -96,6 +98,68 @@ VERDICTS: dict[str, tuple[str, str, str, str]] = {
         "assert f(1)() == 1",
         "USER_ERROR",
         "TypeError: a value of type function is not plain data",
+    ),
+    "dates": (
+        "from datetime import *\ndef f(n): return [datetime(2024, 1, n, 5), date(2024, 1, n), time(n), timedelta(n)]",
+        "from datetime import *\nassert f(2) == [datetime(2024, 1, 2, 5), date(2024, 1, 2), time(2), timedelta(2)]",
+        "PASSED",
+        "",
+    ),
+    "dates as arguments": (
+        "def f(a, b): return (a - b).days, a.tzinfo",
+        "from datetime import *\nu = timezone.utc\n"
+        "assert f(datetime(2024, 3, 1, tzinfo=u), datetime(2024, 2, 1, tzinfo=u)) == (29, None) or f(date(2024, 3, 1), "
+        "date(2024, 2, 1))",
+        "USER_ERROR",
+        "a value of type timezone is not plain data",
+    ),
+    "a dataclass of both programs": (
+        f"{POINT}def f(point): return Point(point.x + 1, [point])",
+        f"{POINT}p = Point(1)\nassert f(p) == Point(2, [Point(1)]) and f(p) != Point(3, [p]) and f(p).y[0].x == 1",
+        "PASSED",
+        "",
+    ),
+    "a dataclass of the program": (
+        f"{POINT}def f(x): return Point(x)",
+        "assert f(1).x == 1 and f(1) != f(2)\nassert f(1) == (1, 0)",
+        "WRONG_ANSWER",
+        "the last call returned Record({'x': 1, 'y': 0})",
+    ),
+    "nodes of a list": (
+        f"{NODE}def f(node):\n    last = None\n    while node: node.next, last, node = last, node, node.next\n"
+        "    return last",
+        f"{NODE}node = f(Node(1, Node(2)))\nassert (node.value, node.next.value, node.next.next) == (2, 1, None)",
+        "PASSED",
+        "",
+    ),
+    "a node that is changed in place": (
+        f"{NODE}def f(node): node.next = node.next.next",
+        f"{NODE}node = Node(1, Node(2, Node(3)))\nf(node)\nassert node.next.value == 3 and node.next.next is None",
+        "PASSED",
+        "",
+    ),
+    "a class of the test program that could equal anything": (
+        "class Close:\n    def __init__(self): self.value, self.tolerance = 0, 1e9\ndef f(n): return Close()",
+        "class Close:\n    def __init__(self, value, tolerance=0.1): self.value, self.tolerance = value, tolerance\n"
+        "    def __eq__(self, other): return abs(self.value - other.value) <= self.tolerance\n"
+        "assert f(3) == Close(3)",
+        "WRONG_ANSWER",
+        "ValueError: an object of the class Close cannot be passed on",
+    ),
+    "arguments that are changed in place": (
+        "def f(items, seen, *, more):\n    items.sort(); seen.add(items[0]); more['a'] = [items[-1]]",
+        "a, b, c = [2, 1], {5}, {}\nassert f(a, b, more=c) is None\nassert (a, b, c) == ([1, 2], {5, 1}, {'a': [2]})",
+        "PASSED",
+        "",
+    ),
+    "an argument that is changed twice": (
+        "def f(items): items.append(len(items))",
+        "a = []\nfor _ in range(3): f(a)\nassert a == [0, 1, 2]",
+        "PASSED",
+        "",
+    ),
+    "an argument that keeps something that is no data": (
+        "def f(items): items.append(f)", "a = []\nassert f(a) is None\nassert a == []", "PASSED", ""
     ),
     "no function": ("g = 1", "assert f(1) == 1", "USER_ERROR", "the program defines no function f"),
     "a syntax error": ("def f(", "assert f(1) == 1", "SYNTAX_ERROR", ""),
@@ -160,7 +224,9 @@ async def test_verdicts(name: str, local: RuntimeManager) -> None:
     judgement = await local.judge(code, [AssertTest(program, timeout_ms=limit_ms)], function="f", language="python")
     assert str(judgement.verdict) == verdict, judgement.results[0]
     assert difference in judgement.results[0].difference
-    assert judgement.results[0].result is not None
+    result = judgement.results[0].result
+    assert result is not None
+    assert result.ret_val == ""
 
 
 BROKEN = {

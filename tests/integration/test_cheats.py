@@ -27,6 +27,7 @@ from support.doubles import doubles
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 LIMIT_MS = 1_500
+RIGHT_LIMIT_MS = 9_000  # services get more time, for all tests of an execution, and have a limit of 30 s
 KINDS = {"function tests": FUNCTION_TESTS, "asserts": ASSERT_TESTS}
 
 
@@ -37,9 +38,24 @@ async def references() -> AsyncIterator[RuntimeManager]:
         yield manager
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def services(local: RuntimeManager) -> AsyncIterator[dict[str, RuntimeManager]]:
+    """Yield managers that use the embedded FaaS as if it were SandboxFusion or Piston."""
+    assert local.local_faas is not None
+    url = local.local_faas.url
+    async with (
+        RuntimeManager.from_url(f"sandboxfusion+{url}/sandboxfusion") as fusion,
+        RuntimeManager.from_url(f"piston+{url}/piston/api/v2") as piston,
+    ):
+        yield {"sandboxfusion": fusion, "piston": piston}
+
+
 @pytest.fixture
 def manager(place: str, request: pytest.FixtureRequest) -> RuntimeManager:
     """Return a manager for the engine, or the server, of a row."""
+    if place in SERVICES:
+        services: dict[str, RuntimeManager] = request.getfixturevalue("services")
+        return services[place]
     fixture = {"native": "local", "deno": "local", "wasm": "local_wasm", "python-faas": "references"}
     found: RuntimeManager = request.getfixturevalue(fixture.get(place, "references"))
     return found
@@ -54,12 +70,19 @@ def rows(places: dict[str, Iterable[str]], every: dict[str, int]) -> list[Any]:
     ]
 
 
-PYTHON = {"native": [*CHEATS, *IN_JAILS], "wasm": [*CHEATS, *IN_JAILS], "python-faas": [*CHEATS]}
-JAVASCRIPT = {"deno": [*JS_CHEATS], "js-faas": [name for name in JS_CHEATS if name not in JS_IN_JAILS]}
+SERVICES = ("sandboxfusion", "piston")
+JAILED = ("native", "wasm", *SERVICES)
+PYTHON = {place: [*CHEATS, *IN_JAILS] for place in JAILED} | {"python-faas": [*CHEATS]}
+JAVASCRIPT = {place: [*JS_CHEATS] for place in ("deno", *SERVICES)} | {
+    "js-faas": [name for name in JS_CHEATS if name not in JS_IN_JAILS]
+}
+# Of each place, every so many rows run without `pytest -m tables`.
+SAMPLES = {"native": 12, "wasm": 40, "python-faas": 40, "sandboxfusion": 50, "piston": 50}
+JS_SAMPLES = {"deno": 14, "js-faas": 20, "sandboxfusion": 30, "piston": 30}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("place", "name"), rows(PYTHON, {"native": 12, "wasm": 40, "python-faas": 40}))
+@pytest.mark.parametrize(("place", "name"), rows(PYTHON, SAMPLES))
 async def test_no_cheat_in_python_is_rewarded(kind: str, place: str, name: str, manager: RuntimeManager) -> None:
     """Not a single test passes, and the cheat is not an error of the infrastructure."""
     code = (CHEATS | IN_JAILS)[name]
@@ -67,7 +90,7 @@ async def test_no_cheat_in_python_is_rewarded(kind: str, place: str, name: str, 
     assert judgement.passed_count == 0, [result.verdict for result in judgement.results]
 
 
-@pytest.mark.parametrize(("place", "name"), rows(JAVASCRIPT, {"deno": 14, "js-faas": 20}))
+@pytest.mark.parametrize(("place", "name"), rows(JAVASCRIPT, JS_SAMPLES))
 async def test_no_cheat_in_javascript_is_rewarded(place: str, name: str, manager: RuntimeManager) -> None:
     """Not a single test of a function passes."""
     judgement = await manager.judge(
@@ -76,17 +99,19 @@ async def test_no_cheat_in_javascript_is_rewarded(place: str, name: str, manager
     assert judgement.passed_count == 0, [result.verdict for result in judgement.results]
 
 
-@pytest.mark.parametrize("place", ["native", "wasm", "python-faas"])
+@pytest.mark.parametrize("place", [*PYTHON])
 async def test_the_right_program_is_rewarded(place: str, manager: RuntimeManager) -> None:
     """All tests of both kinds pass. So a cheat does not fail because of the tests."""
     for tests in KINDS.values():
-        judgement = await manager.judge(RIGHT, tests, function="f", language="python")
+        judgement = await manager.judge(RIGHT, tests, function="f", language="python", timeout_ms=RIGHT_LIMIT_MS)
         assert judgement.passed, judgement.first_failure
 
 
-@pytest.mark.parametrize("place", ["deno", "js-faas"])
+@pytest.mark.parametrize("place", [*JAVASCRIPT])
 async def test_the_right_program_in_javascript_is_rewarded(place: str, manager: RuntimeManager) -> None:
-    judgement = await manager.judge(RIGHT_JS, FUNCTION_TESTS, function="f", language="javascript")
+    judgement = await manager.judge(
+        RIGHT_JS, FUNCTION_TESTS, function="f", language="javascript", timeout_ms=RIGHT_LIMIT_MS
+    )
     assert judgement.passed, judgement.first_failure
 
 

@@ -167,6 +167,37 @@ async def test_functions_are_judged_in_each_language(place: str, language: str, 
     assert [test.result.value for test in judgement.results if test.result] == [4, 4, 4, 0.2, 6]
 
 
+COMMON_JS = {
+    "module.exports": "const double = (n) => n * 2;\nmodule.exports = { double };",
+    "a property of module.exports": "module.exports.double = function (n) { return n * 2; };",
+    "exports": "exports.double = (n) => n * 2;\nif (require.main === module) throw new Error(process.argv[2]);",
+    "the function itself": "module.exports = double;\nfunction double(n) { return n * 2; }",
+    "names of its own": "const module = 2, exports = 1;\nexport const double = (n) => n * module * exports;",
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("name", COMMON_JS)
+async def test_functions_of_modules_in_the_style_of_node(name: str, place: str, local: RuntimeManager) -> None:
+    """Each test has exports of its own."""
+    async with manager_at(place, local) as manager:
+        tests = [FunctionTest([2], 4), FunctionTest([3], 6)]
+        judgement = await manager.judge(COMMON_JS[name], tests, function="double", language="javascript")
+    assert judgement.passed, judgement.first_failure
+
+
+async def test_modules_of_node_can_be_required(local: RuntimeManager) -> None:
+    code = (
+        "const {basename} = require('path'), {format} = require('node:util');\nexports.f = (p) => format(basename(p))"
+    )
+    tests = [FunctionTest(["a/b/c"], "c")]
+    assert (await local.judge(code, tests, function="f", language="javascript")).passed
+    judgement = await local.judge("exports.f = () => require('left-pad')()", tests, function="f", language="javascript")
+    result = judgement.results[0].result
+    assert result is not None
+    assert "Cannot find module 'left-pad'" in str(result.error)
+
+
 @pytest.mark.parametrize("place", PLACES)
 async def test_python_functions_get_tuples(place: str, local: RuntimeManager) -> None:
     """Arguments have their types, at any depth. In JavaScript, a tuple is an array."""

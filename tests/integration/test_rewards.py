@@ -17,8 +17,10 @@ from typing import Any
 import pytest
 from anyio.from_thread import BlockingPortal
 
+import faasrt.docs.rewards
 import faasrt.rewards
 from faasrt import (
+    AssertTest,
     CompareError,
     ConfigurationError,
     ConnectError,
@@ -261,6 +263,7 @@ def test_wrong_arguments_are_refused(fake: FakeFaaS) -> None:
         ({"manager": ""}, "got ''"),
         ({"no_code": None}, "no_code must be a number, got None"),
         ({"no_code": True}, "no_code must be a number"),
+        ({"no_code": math.nan}, "no_code must be finite, got nan"),
         ({"on_failure": "ignore"}, "on_failure must be 'raise', a number or None, got 'ignore'"),
         ({"partial_credit": 1}, "partial_credit must be True or False"),
         ({"timeout_ms": 0}, "timeout_ms"),
@@ -281,6 +284,84 @@ CONVERSATIONS: dict[str, tuple[Any, float]] = {
     "an empty program": ("```python\n\n```", 0),
     "lone surrogates": ("```python\ninc = lambda n: n + len('\ud800')\n```", 1),
 }
+
+
+CHECKED: dict[str, tuple[str, Any, str | None, str]] = {
+    # name -> a solution, its tests, its function, and the reason
+    "passes": ("def inc(n): return n + 1", TESTS, "inc", ""),
+    "no tests": ("def f(", None, None, ""),
+    "a wrong test": (
+        "def inc(n): return n + 1",
+        [{"args": [1], "expected": 2}, {"args": [1], "expected": 3}, {"args": [2], "expected": 2}],
+        "inc",
+        "2 of 3 tests: test 1: WRONG_ANSWER: value: expected 3, got 2",
+    ),
+    "no JSON": (
+        "def f(): return 1j",
+        [{"args": [], "expected": 1}],
+        "f",
+        "1 of 1 tests: test 0: USER_ERROR: TypeError: the return value cannot be encoded as JSON: value is of type ",
+    ),
+    "a fence": ("```python\nprint(1)\n```", STDIN, None, "2 of 2 tests: test 0: SYNTAX_ERROR: SyntaxError: "),
+    "tests of a wrong form": ("print(1)", {"input": "1"}, None, "an object with tests must have 'tests'"),
+    "a test program that fails by itself": (
+        "def f(): pass",
+        [{"program": "import absent\nassert f()"}],
+        "f",
+        "the test program fails before it calls f: line 1: import absent: ModuleNotFoundError",
+    ),
+    "nothing": ("", STDIN, None, "code must not be empty"),
+}
+
+
+@pytest.mark.parametrize("name", ["check", "check_async"])
+def test_solutions_are_checked_by_their_tests(name: str, url: str, portal: BlockingPortal) -> None:
+    """The solutions that fail are returned with the reason, and so are those whose tests are wrong."""
+    solutions, tests, functions, reasons = zip(*CHECKED.values(), strict=True)
+    check = getattr(CodeReward(url, partial_credit=False, on_failure=None), name)
+    arguments = (solutions, tests, functions)
+    failed = portal.call(check, *arguments) if name == "check_async" else check(*arguments)
+    wanted = {index: reason for index, reason in enumerate(reasons) if reason}
+    assert [each.index for each in failed] == [*wanted]
+    for each in failed:
+        assert wanted[each.index] in each.reason
+        assert (each.judgement is None) == (each.index > list(CHECKED).index("a fence"))
+
+
+WHY: dict[str, tuple[str, Any]] = {
+    # a difference or an error in the guide -> a right program, and its tests
+    "expected [1, 2], got (1, 2)": ("def f(): return 1, 2", [FunctionTest([], [1, 2])]),
+    "expected 0.3, got 0.30000000000000004": ("def f(): return 0.1 + 0.2", [FunctionTest([], 0.3)]),
+    "expected '5', got 'n: 5'": ("print(input('n: '))", [TestCase("5", "5")]),
+    "cannot be encoded as JSON: value is of type set": ("def f(): return {1}", [FunctionTest([], [1])]),
+    "is not plain data": ("def f(): return f", [AssertTest("assert f() == f")]),
+    "cannot be passed on": (
+        "class A: pass\ndef f(): return A()",
+        [AssertTest("class A:\n    def __eq__(self, other): return True\nassert f() == A()")],
+    ),
+    "the program defines no function": ("class Solution:\n    def f(self): return 1", [FunctionTest([], 1)]),
+}
+
+
+@pytest.mark.parametrize("text", WHY)
+def test_the_guide_explains_failures_of_right_programs(text: str, manager: sync.RuntimeManager) -> None:
+    program, tests = WHY[text]
+    function = None if isinstance(tests[0], TestCase) else "f"
+    first = manager.judge(program, tests, function=function, language="python").first_failure
+    assert first is not None
+    assert first.result is not None
+    assert text in f"{first.difference} {first.result.error}"
+    assert f"*{text}*" in str(faasrt.docs.rewards.__doc__)
+
+
+def test_a_failure_of_the_infrastructure_ends_a_check(fake: FakeFaaS) -> None:
+    """Whatever `on_failure` is. The error names the solution."""
+    fake.default = Reply(status=500)
+    with pytest.raises(ServerError) as failed:
+        CodeReward(fake.url, on_failure=None).check(["print(1)"], [STDIN])
+    assert failed.value.__notes__ == ["of the solution with index 0"]
+    with pytest.raises(InvalidRequestError, match="solutions, tests and functions must have the same length"):
+        CodeReward(fake.url).check(["print(1)"], [])
 
 
 @pytest.mark.parametrize(("completion", "reward"), CONVERSATIONS.values(), ids=CONVERSATIONS)

@@ -69,7 +69,8 @@ def guest():
         frame = frame.f_back
     return next((value for value in gc.get_objects() if type(value).__name__ == "Guest"), None)
 
-GUESSES = ['true', 'null', '{"total": 6, "items": [], "mean": NaN}', '[[null, {"dict": []}]]', '"PASSED"', '']
+GUESSES = ['true', 'null', '{"total": 6, "items": [], "mean": NaN}', '[[null, {"dict": []}]]', '"PASSED"', '',
+           '[[null, {"none": [[]]}]]', '[[null, {"object": ["f", [["__class__", 1]], true]}]]']
 """
 
 

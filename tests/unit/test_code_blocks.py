@@ -34,6 +34,16 @@ BLOCKS: dict[str, tuple[str, str | None]] = {
     "empty": ("```python\n```", ""),
     "windows": ("```python\r\n1\r\n```\r\n", "1\r\n"),
     "characters that end lines elsewhere": ("```\n'\x0c\u2028\x1e'\n```", "'\x0c\u2028\x1e'\n"),
+    "after a tag": ("<think>\n```python\n0\n```</think>```python\n1\n```", "1\n"),
+    "after a tag, without a name": ("Hm</think> ```\n1\n```", "1\n"),
+    "between tags": ("<answer>```python\n1\n```</answer>", "1\n"),
+    "a tag after the end": ("```python\n1\n```</answer>\nDone", "1\n"),
+    "after text": ("Use `sorted`:```python\n1\n```\nmore", "1\n"),
+    "after text with another name": ("Run:```sh\n1\n```python\n2\n```", "2\n"),
+    "after text that only mentions it": ("Write ```python\nHere:\n```python\n1\n```", "1\n"),
+    "an end after code": ("```python\nprint(1)```\nThat is all.", "print(1)\n"),
+    "more backticks after text": ("Here:````python\n```\n1\n````", "```\n1\n"),
+    "inline code with its name": ("Write ```x = 1``` or ```python", None),
     "inline code": ("```print(1)``` and `2`", None),
     "two backticks": ("``\n1\n``", None),
     "text": ("print(1)", None),
@@ -69,7 +79,7 @@ def test_any_text(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["```\n", "`", "~", "```", "``` \n", " ", "\t```\n", "~~~`\n", "```py\n1\n```\n", "\n"]
+    "piece", ["```\n", "`", "~", "```", "``` \n", " ", "\t```\n", "~~~`\n", "```py\n1\n```\n", "\n", "a>```py\n"]
 )
 def test_the_work_is_linear(piece: str) -> None:
     """Quadratic work on a text of this length would take longer than the time limit of the test."""

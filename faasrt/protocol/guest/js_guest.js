@@ -37,6 +37,7 @@ const { locate, withFileName, describe, syntaxError } = errorReader(fileName, li
 const folder = job.has_folder ? `file://${Deno.cwd()}/` : "";
 const writeFile = Deno.writeTextFileSync;
 const usesNode = /\bprocess\b/.test(job.code);
+const usesCommonJs = /\b(?:exports|module|require)\b/.test(job.code);
 const usesWorker = !job.single && !job.lossless;
 const sendsProgress = !job.single && job.lossless;
 const evalName = `faasrt_${job.nonce}`;
@@ -50,6 +51,7 @@ let index = 0;
 let began = 0;
 let sent = false;
 let progressSize = 0;
+let exported = () => undefined;
 
 function begin(number) {
   index = number;
@@ -336,8 +338,23 @@ async function settle(promise, resolve, rejected) {
   }
 }
 
+// Let a program export its functions as a CommonJS module does, and return what it exports.
+function startCommonJs() {
+  const own = { exports: {} };
+  const require = (name) => {
+    const found = scope.process?.getBuiltinModule?.(name);
+    if (found === undefined) throw new Error(`Cannot find module '${name}'`);
+    return found;
+  };
+  replace(scope, "module", own);
+  replace(scope, "exports", own.exports);
+  replace(scope, "require", require);
+  return (name) => own.exports[name];
+}
+
 async function defineProgram() {
   let broken = null;
+  if (usesCommonJs) exported = startCommonJs();
   try {
     // A direct eval can read every declaration of the module, exported or not.
     const addition = `export const ${evalName} = (${evalName}_name) => eval(${evalName}_name);`;
@@ -358,8 +375,13 @@ async function defineProgram() {
 
 function lookUp(module, name) {
   if (name in module) return module[name];
+  const value = tryFind(module[evalName], name);
+  return value === undefined ? tryFind(exported, name) : value;
+}
+
+function tryFind(find, name) {
   try {
-    const value = module[evalName](name);
+    const value = find(name);
     return value === scope[name] ? undefined : value;
   } catch {
     return undefined;
