@@ -7,6 +7,7 @@ import contextlib
 import functools
 import json
 import time
+from bisect import bisect_left
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias, cast
 
@@ -202,7 +203,10 @@ class _RunningTests:
             async with self._permits, contextlib.aclosing(self._execute(indices)) as executions:
                 async for found in executions:
                     await self._judge(found)
-                    indices = [index for index in indices if index not in found and index < self._stop_at]
+                    # Usually they are the first ones.
+                    is_first = all(map(found.__contains__, indices[: len(found)]))
+                    left = indices[len(found) :] if is_first else [index for index in indices if index not in found]
+                    indices = left[: bisect_left(left, self._stop_at)]
                     if not indices:
                         break
                     self._waiting[task] = indices[0]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -24,6 +25,7 @@ from faasrt.results import ErrorInfo, ExecutionResult, Outcome
 
 MAX_REQUEST_BYTES = 1_048_576
 _MAX_JS_INT = 2**53
+_MANY_CASES = 500
 ToResult = Callable[[ExecutionResult], ExecutionResult]
 
 
@@ -99,6 +101,8 @@ class CaseScheduler:
     results: dict[int, ExecutionResult] = attrs.field(factory=dict, init=False)
     definition_ms: float | None = attrs.field(default=None, init=False)
     _pending: list[range] = attrs.field(factory=list, init=False)
+    # The most cases to send: about twice as many as fit into an execution, because the others are sent again.
+    _max_cases: int = attrs.field(default=sys.maxsize, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._enqueue(range(len(self.cases)))
@@ -109,7 +113,8 @@ class CaseScheduler:
             return None
         waiting = self._pending.pop()
         size, stop = len(self.cases[waiting.start]), waiting.start + 1
-        while stop < waiting.stop and size + len(self.cases[stop]) <= self.max_bytes:
+        last = min(waiting.stop, waiting.start + self._max_cases)
+        while stop < last and size + len(self.cases[stop]) <= self.max_bytes:
             size += len(self.cases[stop])
             stop += 1
         self._enqueue(range(stop, waiting.stop))
@@ -137,6 +142,11 @@ class CaseScheduler:
             self.results[index] = to_result(attrs.evolve(response.result_of(index), duration_ms=duration_ms))
             index += 1
         if index == batch.stop or (report.final and index > batch.start):
+            # A case that exits also ends an execution, so a few cases show little.
+            if index < batch.stop:
+                self._max_cases = max(_MANY_CASES, 2 * (index - batch.start))
+            elif len(batch) == self._max_cases:
+                self._max_cases *= 2
             self._enqueue(range(index, batch.stop))
             return self.results[index - 1]
         ended = to_result(response.answer.result())

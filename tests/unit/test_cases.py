@@ -80,6 +80,18 @@ def test_each_case_runs_once(kinds: list[str], room: int, isolate: bool) -> None
         assert executions == sum(stops) + bool(kinds and not stops[-1])
 
 
+def test_cases_are_not_sent_again_and_again() -> None:
+    """If 1,000 of many cases fit into an execution, each is sent twice at most, apart from the first request."""
+    count, sent = 100_000, 0
+    plan = CaseScheduler(["[[], {}]"] * count, isolate=True, may_rerun=False)
+    while (batch := plan.next_batch()) is not None:
+        sent += len(batch)
+        records = {index: record() for index in batch[:1_000]}
+        plan.record_results(batch, response(GuestReport(records=records, started=True, final=True)), to_result)
+    assert len(plan.results) == count
+    assert sent < 2.6 * count
+
+
 @given(silent=st.sets(st.integers(0, 15)), count=st.integers(1, 16))
 def test_crashes_without_a_report_are_found_by_halving(silent: set[int], count: int) -> None:
     """If crashed executions report nothing and cases may rerun, each crashing case is found, and the others are OK."""

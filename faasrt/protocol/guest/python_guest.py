@@ -56,7 +56,7 @@ class Guest(FrameWriter, InputGiver):
         self.ret_val, self.exceeded_output, self.interrupts, self.running = "", False, 0, False
         self.guard = Guard(self.interrupt, self.end_at_limit)
         self.threads, self.exit_functions = self.all_threads(), atexit._ncallbacks()
-        self.stdin = self.folder = self.program = None
+        self.stdin = self.folder = self.program = self.reserve = None
         self.real_stdout = sys.stdout
         self.pid, self.progress, self.progress_size = os.getpid(), not job["single"], 0
         self.out = self.err = self.names = self.set_running_loop = None
@@ -236,7 +236,7 @@ class Guest(FrameWriter, InputGiver):
 
     def run_user_code(self, action, *arguments):
         # Run a part of the user's code, and return how it ended; its return value is under "value".
-        reserve = memory_reserve()
+        self.reserve = self.reserve or memory_reserve()
         try:
             try:
                 return {"outcome": "OK", "exit_code": 0, "value": action(*arguments)}
@@ -250,7 +250,7 @@ class Guest(FrameWriter, InputGiver):
             code = exit_code_of(error, self.stderr)
             return self.exit_result(code) if code else {"outcome": "OK", "exit_code": 0, "exited": True}
         except BaseException as error:
-            del reserve
+            self.reserve = None
             self.repair()
             return self.error_result(error_fields(error, "run", self.job["max_output_bytes"]))
 
