@@ -45,6 +45,7 @@ RUNS = [
             ("At", 2, "native"),
         ],
     ),
+    ("sessions --opens 2 --runs 4 --idle 2 --rounds 1", [("A session", 4, "run of pickled")]),
     ("processes --workers 2 --programs print --seconds 0.5 --rounds 1", [("2 processes, print", 3, "MB of server")]),
     ("map --tasks 1000 3000", [("64 in flight", 2, "source ahead")]),
     (

@@ -31,7 +31,6 @@
 
 const { Session } = await import("node:inspector");
 const { Script } = await import("node:vm");
-const { stripTypeScriptTypes } = await import("node:module");
 const process = watchProcess();
 const inspector = new Session();
 inspector.connect();
@@ -418,6 +417,7 @@ const importLine = /^[ \t]*import\b(?!\s*[(.])/gmu;
 
 async function removeTypes(run) {
   const code = run.source;
+  const { stripTypeScriptTypes } = getModule("node:module");
   try {
     run.source = stripTypeScriptTypes(code);
     nextTurn(begin, run);
@@ -535,15 +535,16 @@ defineProperty(Deno, "stdin", {
     close() {},
   },
 });
-const { Readable } = process.getBuiltinModule("node:stream");
+const getModule = process.getBuiltinModule;
 defineProperty(process, "stdin", {
   configurable: true,
   enumerable: true,
   get() {
     if (reader === null) {
+      const { Readable } = getModule("node:stream"); // loaded only now, because this takes long
       const rest = input;
       input = new BytesOf(0);
-      reader = Readable.from(apply(lengthOf, rest, []) > 0 ? [process.getBuiltinModule("node:buffer").Buffer.from(rest)] : [], { objectMode: false });
+      reader = Readable.from(apply(lengthOf, rest, []) > 0 ? [rest] : [], { objectMode: false });
       reader.fd = 0;
     }
     return reader;
@@ -630,7 +631,6 @@ function writeFiles(files) {
 // The first use of these is slow.
 inspect([0]);
 readStdin(new BytesOf(0));
-stripTypeScriptTypes("let a: number");
 
 writeAll(writeStdout, "\0ready\n");
 nextTurn(idle);
