@@ -19,7 +19,7 @@ import pytest_asyncio
 from faasrt.local import LocalFaaS
 from faasrt.local.temporary_folder import temporary_folder
 from support.helpers import manager_for
-from support.served import LANGUAGES, Server, is_gone, sandboxes, served, strays, until
+from support.served import LANGUAGES, Server, call, is_gone, sandboxes, served, strays, until
 
 BOTH = ("python is ready", "javascript is ready")
 SLOW = {
@@ -135,6 +135,80 @@ async def test_sigkill_of_the_server_ends_all_processes(tmp_path: Path, python: 
         for call in calls:
             with pytest.raises(aiohttp.ClientError):
                 await call
+
+
+SESSION_RUNS = {
+    "python": ("x = 41", "import time; time.sleep({}); print(x + 1)"),
+    "javascript": ("let x = 41", "await new Promise((r) => setTimeout(r, {} * 1000)); console.log(x + 1)"),
+}
+
+
+async def open_sessions(server: Server, seconds: float) -> tuple[list[str], list[asyncio.Task[tuple[int, Any]]]]:
+    """Open two sessions for each language. Return their paths, and the calls of programs that run in one of them."""
+    paths, calls = [], []
+    for language, (first, slow) in SESSION_RUNS.items():
+        for _ in range(2):
+            status, opened = await call(server.url, "POST", "/sessions", language=language)
+            assert status == 201, opened
+            paths.append(f"/sessions/{opened['id']}")
+            assert (await call(server.url, "POST", f"{paths[-1]}/run", code=first))[1]["outcome"] == "OK"
+        code = slow.format(seconds)
+        calls.append(asyncio.create_task(call(server.url, "POST", f"{paths[-1]}/run", code=code)))
+        await server.until_pool(language, active=1)
+    return paths, calls
+
+
+@pytest.mark.parametrize("python", ["native", "wasm"])
+async def test_a_signal_ends_sessions_after_their_programs(tmp_path: Path, python: str) -> None:
+    """Programs in sessions get their results. Then the sessions end, and nothing is left."""
+    async with served(tmp_path, "--workers", "1", *options(python), wait_for=BOTH) as server:
+        _, calls = await open_sessions(server, 1)
+        server.process.send_signal(signal.SIGTERM)
+        await until(lambda: "stopping" in server.output)
+        for answer in calls:
+            status, body = await answer
+            assert (status, body["outcome"], body["output"]["stdout"]) == (200, "OK", "42\n")
+        assert await server.ended() == 0
+        assert "Traceback" not in server.output
+
+
+@pytest.mark.parametrize("python", ["native", "wasm"])
+async def test_sigkill_of_the_server_ends_sessions(tmp_path: Path, python: str) -> None:
+    """Idle and busy ones. Their clients lose the connection."""
+    async with served(tmp_path, "--workers", "1", *options(python), wait_for=BOTH) as server:
+        _, calls = await open_sessions(server, 60)
+        everyone = server.children()
+        server.process.kill()
+        assert await server.ended() == -signal.SIGKILL
+        await until(lambda: all(map(is_gone, everyone)))
+        for answer in calls:
+            with pytest.raises(aiohttp.ClientError):
+                await answer
+
+
+async def test_sessions_whose_processes_are_killed_are_lost(server: Server, engine: str) -> None:
+    """The program that runs gets a verdict or an error, and idle sessions a reason. Others can be opened."""
+    before = (await server.get("/metrics"))["sessions"]
+    paths, calls = await open_sessions(server, 60)
+    for name in (engine, "deno"):
+        for victim in server.sandboxes(name):
+            victim.kill()
+    for answer in calls:
+        status, body = await answer
+        assert (status, body.get("outcome")) in ((200, "CRASHED"), (500, None)), body
+    for path in paths:
+        while (found := await call(server.url, "GET", path))[0] == 200:
+            await asyncio.sleep(0.01)
+        assert (found[0], found[1]["error"]) == (404, "session lost")
+        assert "process" in found[1]["details"]
+    for language, (first, _) in SESSION_RUNS.items():
+        await server.until_pool(language, status="ready")
+        status, opened = await call(server.url, "POST", "/sessions", language=language)
+        assert status == 201, opened
+        assert (await call(server.url, "POST", f"/sessions/{opened['id']}/run", code=first))[1]["outcome"] == "OK"
+        await call(server.url, "DELETE", f"/sessions/{opened['id']}")
+    assert (await server.get("/metrics"))["sessions"] == before
+    await until_settled(server, engine, busy=False)
 
 
 async def test_sigkill_of_the_server_ends_the_compiler(tmp_path: Path) -> None:

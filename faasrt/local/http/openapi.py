@@ -64,7 +64,8 @@ def build_document(engines: Mapping[Language, Engine], sandbox: SandboxConfig) -
                 del fields["SandboxFusionRequest"][_OF_SANDBOXFUSION[name]]
                 del fields["SandboxFusionNotebook"][_OF_SANDBOXFUSION[name]]
     if Language.PYTHON not in in_sessions:
-        filled["components"]["schemas"]["SandboxFusionNotebook"] = {"type": "object"}  # any one is answered with a SandboxError
+        # Any notebook is answered with a SandboxError.
+        filled["components"]["schemas"]["SandboxFusionNotebook"] = {"type": "object"}
     health = fields["Health"]["languages"]
     health["required"] = list(engines)
     engine = fields["Metrics"]["engines"]["additionalProperties"]["properties"]

@@ -199,7 +199,7 @@ class Sessions:
         self._group = group
         self._open: dict[str, Session] = {}
         self._ended: dict[str, str] = {}  # the reasons of the last ones, by id
-        self._tasks: dict[str, asyncio.Task[None]] = {}  # they run until the processes of the session have ended
+        self._tasks: dict[Session, asyncio.Task[None]] = {}  # they run until the processes have ended
         self._count = self._memory_mb = 0  # of sessions whose processes run, or start
 
     def __len__(self) -> int:
@@ -268,12 +268,12 @@ class Sessions:
         """End a session, and wait until its processes have ended. Do nothing if it has ended already. Raise
         SessionEndedError if it is unknown.
         """
-        if session_id in self._open:
-            self._end(self._open[session_id], "closed", "the session was closed")
+        session = self._open.get(session_id)
+        if session is not None:
+            self._end(session, "closed", "the session was closed")
+            await asyncio.wait({self._tasks[session]})
         elif session_id not in self._ended:
             raise SessionEndedError(_UNKNOWN)
-        if session_id in self._tasks:
-            await asyncio.wait({self._tasks[session_id]})
 
     async def aclose(self) -> None:
         """End all sessions, and wait until their processes have ended."""
@@ -284,8 +284,8 @@ class Sessions:
 
     async def until_ended(self, engines: Collection[Engine]) -> None:
         """Wait until the sessions of these engines have ended."""
-        while sessions := [session for session in self._open.values() if session.queue.engine in engines]:
-            await asyncio.wait([self._tasks[session.id] for session in sessions])
+        while tasks := [task for session, task in self._tasks.items() if session.queue.engine in engines]:
+            await asyncio.wait(tasks)
 
     def _reserve(self, sandbox: SandboxConfig) -> None:
         if self._count >= self.max_sessions:
@@ -308,7 +308,7 @@ class Sessions:
         session = Session(program, queue, sandbox, min(idle_timeout_s, self.max_idle_s), self.counts)
         self.counts.opened += 1
         self._open[session.id] = session
-        self._tasks[session.id] = self._group.create_task(self._keep(session))
+        self._tasks[session] = self._group.create_task(self._keep(session))
         return session
 
     async def _keep(self, session: Session) -> None:
@@ -318,8 +318,9 @@ class Sessions:
             await session.until_over()
             if program.ended.is_set():
                 in_run = session.running or session.ended_in_run
-                self._end(session, "run" if in_run else "lost", session.ending)
-            self._end(session, "idle", f"the session was idle for {session.idle_timeout_s:g} s")
+                self._forget(session, "run" if in_run else "lost", session.ending)
+            else:
+                self._end(session, "idle", f"the session was idle for {session.idle_timeout_s:g} s")
         finally:
             self._end(session, "stopped", _STOPPED)
             try:
@@ -327,14 +328,19 @@ class Sessions:
             except Exception:
                 log_exception("the end of a session failed", name="faasrt.local")
             self._release(session.sandbox)
-            del self._tasks[session.id]
+            del self._tasks[session]
 
     def _end(self, session: Session, kind: str, reason: str) -> None:
-        """Forget a session, except for its reason. Its task ends its processes. Later calls do nothing."""
+        """Let the task of a session end its processes. Later calls do nothing."""
+        if session.id in self._open:
+            self._forget(session, kind, reason)
+            session.end(reason)
+
+    def _forget(self, session: Session, kind: str, reason: str) -> None:
+        """Remove a session, except for the reason of its end."""
         if self._open.pop(session.id, None) is None:
             return
         self.counts.ended[kind] += 1
         self._ended[session.id] = reason
         if len(self._ended) > _MAX_REMEMBERED:
             del self._ended[next(iter(self._ended))]
-        session.end(reason)
