@@ -229,7 +229,8 @@ class Runtime:
             OverloadedError: On entering: the server has too many sessions.
             ServiceError: On entering: the infrastructure failed in another way.
 
-        Cancellation: of entering, ends a session that the server has opened.
+        Cancellation: of entering, the server ends the session, unless its answer was on the way: then the session ends
+            after `idle_timeout_s`.
 
         Example:
             >>> async with manager.session("python", files={"a.csv": "n\n20\n22"}) as session:

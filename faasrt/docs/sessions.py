@@ -167,7 +167,8 @@ asyncio.run(main())
 
 Cancelling the task of a run interrupts it, like Ctrl-C, and so does leaving the block of `stream_code` early.
 `session.interrupt()` does it from another task: then `run_code` returns a result, USER_ERROR with KeyboardInterrupt.
-The state of the session is kept.
+The state of the session is kept. In a web application, `run_until_disconnect(request, session.run_code(code))` of
+`faasrt.web` interrupts the run when the client disconnects.
 
 At its time limit, a run is interrupted in the same way, and the outcome is TIMEOUT. If it does not end within a second,
 for example because it catches KeyboardInterrupt, the session ends.
@@ -277,7 +278,9 @@ in an `async with` statement is ended at the end of the block.
 Sessions need the embedded FaaS (`RuntimeManager.local()` or `faasrt serve`): the engines `native` and `wasm` for
 Python, and `deno` for JavaScript and TypeScript. python-faas, js-faas, SandboxFusion and Piston servers have none;
 there, entering a session raises `InvalidRequestError`, and nothing is sent. Of several endpoints, one that has sessions
-is chosen. All calls of a session go to the server that opened it, and nothing fails over.
+is chosen. All calls of a session go to the server that opened it, and nothing fails over. Without namespaces (see "The
+jail and its levels" in `faasrt.docs.sandboxes`), sessions of `native` and `deno` have no files, and `native` has no
+`fork`.
 
 Opening a session, and each run, count as calls in metrics, events and logs, which contain neither code nor ids.
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import aiohttp
@@ -254,6 +254,30 @@ async def test_cancellation_interrupts_the_run(server: Server, manager: RuntimeM
         assert waiting.cancelled()
         assert manager.get_metrics().in_flight == 0
         assert (await session.run_code("print(x)")).error.name == "NameError"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", ["run_code", "fork", "read_files", "interrupt"])
+async def test_cancellation_at_any_moment_returns_the_permit(
+    server: Server, manager: RuntimeManager, name: str
+) -> None:
+    """Whatever the call waits for, the next one works, and nothing is left."""
+    async with manager.session("python") as session:
+        calls: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
+            "run_code": lambda: session.run_code("await asyncio.sleep(0.001)"),
+            "fork": session.fork,
+            "read_files": lambda: session.read_files(["*"]),
+            "interrupt": session.interrupt,
+        }
+        for turns in range(25):
+            tasks = [asyncio.create_task(calls[name]()) for _ in range(2)]
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            metrics = manager.get_metrics()
+            assert (metrics.in_flight, metrics.queued) == (0, 0)
+            assert await text_of(session, "print(1)") == "1"
 
 
 async def test_interrupt_ends_the_run_of_another_task(server: Server) -> None:
