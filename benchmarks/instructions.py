@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import functools
+import gc
 import json
 import os
 import platform
@@ -41,7 +42,6 @@ from benchmarks.clients import Client, check as check_stdout, faasrt, hand, requ
 from benchmarks.harness import parser
 from benchmarks.report import Report
 from benchmarks.stub import stub
-from faasrt.local import LocalFaaS
 
 IN_FLIGHT = 64
 CALLS = {"server": (20, 120)}
@@ -57,6 +57,7 @@ _ROWS = 60
 async def make_calls(contender: str, url: str, calls: int) -> None:
     """Make calls in this process, which runs in callgrind."""
     async with CLIENTS[contender](url, IN_FLIGHT) as call:
+        gc.collect()  # otherwise it may collect what the start-up has made, in one of both processes
         await load.drive(call, IN_FLIGHT, range(calls))
 
 
@@ -69,6 +70,8 @@ def send_signal(pidfd: int, number: int) -> None:
 
 async def serve_calls(calls: int) -> None:
     """Serve calls in this process, which runs in callgrind."""
+    from faasrt.local import LocalFaaS  # clients must not load it, because callgrind is slow
+
     signal.pidfd_send_signal = send_signal
     async with LocalFaaS(["python"], workers=1) as faas:
         await faas.wait_ready("python")

@@ -34,7 +34,7 @@ KEEPS_RESULT = {"keeps_result": True}
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
-@attrs.define(kw_only=True)
+@attrs.define
 class RunRequest:
     """A program, and the options of its run after they were checked.
 
@@ -80,19 +80,20 @@ class RunRequest:
             InvalidRequestError: An argument is wrong.
         """
         limits = check_sandbox(sandbox) or default_sandbox
-        check_flag("idempotent", idempotent)
+        if idempotent is not None:
+            check_flag("idempotent", idempotent)
         if displays is not False:
             check_flag("displays", displays, optional=False)
         return cls(
-            language=language,
-            code=check_code(code),
-            timeout_ms=check_timeout_ms(timeout_ms, limits),
-            sandbox=limits,
-            priority=check_priority(priority),
-            ext=check_ext(ext),
-            input=ProgramInput.checked(language, stdin=stdin, argv=argv, files=files, collect=collect),
-            idempotent=default_idempotent if idempotent is None else bool(idempotent),
-            displays=displays is True,
+            language,
+            check_code(code),
+            check_timeout_ms(timeout_ms, limits),
+            limits,
+            check_priority(priority),
+            check_ext(ext),
+            ProgramInput.checked(language, stdin=stdin, argv=argv, files=files, collect=collect),
+            default_idempotent if idempotent is None else bool(idempotent),
+            displays is True,
         )
 
     def to_wire(self) -> dict[str, Any]:

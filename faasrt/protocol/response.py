@@ -63,7 +63,7 @@ T = TypeVar("T")
 _EXCEPTION_LINE = re.compile(r"(?P<name>[A-Za-z_][\w.]*)(?:: (?P<message>.*))?")
 
 
-@attrs.define(kw_only=True)
+@attrs.define
 class Answer:
     """An answer, before it is parsed.
 
@@ -73,7 +73,8 @@ class Answer:
         retry_after_s: The seconds in `Retry-After`, or None.
         not_started: Whether the answer states that the code was not started.
         program_suspect: Whether the answer states that the program may have caused the failure of the server.
-        elapsed_ms: The milliseconds from the first byte of the request to the end of the answer.
+        elapsed_ms: The milliseconds from the first byte of the request to the end of the answer, if the status is not
+            200.
         may_be_timeout: Whether a failure can mean a timeout of the program: the server is not lossless, and at least
             the time limit that was sent has passed.
     """
@@ -176,6 +177,8 @@ def read_answer(answer: Answer, nonce: str | None, *, timeout_ms: float, max_out
         raise ProtocolError("'truncated' in the answer must contain only names of streams", sent="yes", status=200)
     exit_code = check_number(metadata.get("exit_code"), "exit_code", int)
     duration_ms = check_number(metadata.get("duration"), "duration", int, float)
+    if duration_ms is not None:
+        duration_ms = float(duration_ms)
     declared = _declared_outcome(body) if "outcome" in body else None
     from_js_faas = declared is None and exit_code is None and metadata.get("language") in (None, "javascript")
     killed = from_js_faas and _unpack_js_report(texts)
@@ -187,26 +190,16 @@ def read_answer(answer: Answer, nonce: str | None, *, timeout_ms: float, max_out
     time_used_up = duration_ms is not None and duration_ms >= timeout_ms and not is_pyodide(metadata)
     output = ExecutionOutput(texts["stdout"], texts["stderr"], texts["ret_val"])
     outcome, user_error = declared or _inferred_outcome(output, metadata, killed, time_used_up)
-    displays: tuple[Display, ...] = ()
+    parsed = ParsedAnswer(outcome, output, user_error, exit_code, frozenset(truncated), duration_ms, metadata)
+    if "files" in body:
+        parsed.files = read_files(body["files"])
     if "displays" in body:
-        displays = _read_displays(body["displays"])
+        parsed.displays = _read_displays(body["displays"])
         if "session" in body:
-            metadata = {**metadata, "session": check_type(body["session"], "session", dict)}
-    return ParsedAnswer(
-        outcome=outcome,
-        output=output,
-        error=user_error,
-        exit_code=exit_code,
-        truncated=frozenset(truncated),
-        duration_ms=None if duration_ms is None else float(duration_ms),
-        metadata=metadata,
-        files=read_files(body["files"]) if "files" in body else {},
-        displays=displays,
-        report=report,
-        declared=declared is not None,
-        killed=killed,
-        time_used_up=time_used_up,
-    )
+            parsed.metadata = {**metadata, "session": check_type(body["session"], "session", dict)}
+    parsed.report, parsed.declared = report, declared is not None
+    parsed.killed, parsed.time_used_up = killed, time_used_up
+    return parsed
 
 
 def _read_failure(answer: Answer, max_output_bytes: int) -> ParsedAnswer:

@@ -228,6 +228,10 @@ class EndpointRegistry:
         urls = self.urls(language)
         return tuple(url for url in urls if protocol_of(url).validates) if validates else urls
 
+    def known_group(self, language: Language | str, excluded: frozenset[str]) -> EndpointGroup | None:
+        """Return the replicas for a language now; None if `group` must find them."""
+        return None if excluded else self._groups.get(language)
+
     async def group(
         self,
         language: Language | str,
@@ -249,8 +253,6 @@ class EndpointRegistry:
             RejectedError: No endpoint of the language validates programs.
             ConnectError: A name has no known address, or it was not found in time, and no other URL has one.
         """
-        if not validates and not excluded and (known := self._groups.get(language)) is not None:
-            return known
         while True:
             urls = self._urls(language, validates=validates)
             if not urls:

@@ -257,7 +257,7 @@ class HttpClient:
             raise DeadlineExceededError(
                 f"no answer within {within_s:g} s: the FaaS hangs, is overloaded, or does not enforce timeouts"
             ) from None
-        if body.sending:
+        if answer.status != 200 and body.sending:
             answer.elapsed_ms = (self._clock() - body.sending_since) * 1000
         return answer
 
@@ -432,7 +432,7 @@ def _make_answer(response: aiohttp.ClientResponse, body: bytes, limit: int) -> A
             raise BodyTooLargeError
         body = body[:limit]
     if status == 200:
-        return Answer(status=200, body=body)
+        return Answer(200, body)
     return Answer(
         status=status,
         body=body,

@@ -111,9 +111,9 @@ class Transport:
         try:
             while True:
                 try:
-                    group = self._pinned or await endpoints.group(
-                        language, excluded=failed.excluded, deadline=call.deadline
-                    )
+                    group = self._pinned or endpoints.known_group(language, failed.excluded)
+                    if group is None:
+                        group = await endpoints.group(language, excluded=failed.excluded, deadline=call.deadline)
                 except UnsupportedLanguageError as error:
                     raise failed.error or error from None
                 except ConnectError as error:
