@@ -51,6 +51,8 @@ async def test_the_jail_denies_each_attack(host: Host, every: int, branch: bool)
         pytest.skip("there are no branches at this level")
     table = DENIED if has_namespaces else DENIED_WITHOUT_NAMESPACES
     for name, body in [*table.items()][::every]:
+        if branch and name == "a signal to all":
+            continue  # it has no effect, but succeeds if there are other processes
         async with sessions(host) as (session, _), contextlib.AsyncExitStack() as stack:
             one = await stack.enter_async_context(await session.fork()) if branch else session
             code = attempt(body)

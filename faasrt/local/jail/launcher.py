@@ -289,7 +289,7 @@ class Launcher:
                 descriptors.append(folder)
                 uid = 1 + program.place if self._places > 1 else namespaces.PROGRAM_ID
                 os.chown(folder, uid, uid)
-                root = f"/proc/{program.first_pid}/root"
+                root = f"/proc/{program.pid}/root"
                 rights = [[root + path, access] for path, access in self._config["branch_rights"]]
                 ruleset = landlock.create_ruleset([*rights, [f"/proc/self/fd/{folder}", landlock.ALL]])
                 if ruleset is not None:
