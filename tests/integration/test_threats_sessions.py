@@ -18,7 +18,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 LEVELS = ["namespaces", "filters"]
 HOSTS = [(level, USERS[0]) for level in LEVELS] + [only_with_attacks(((level, USERS[1]),)) for level in LEVELS]
 # Sessions have 192 MiB more, for the packages that they import.
-SANDBOX = SandboxConfig(memory_limit_mb=64, timeout_limit_s=30, max_output_bytes=50_000)
+SANDBOX = SandboxConfig(memory_limit_mb=32, timeout_limit_s=30, max_output_bytes=50_000)
 EVERY = [10, only_with_attacks(1)]
 
 
@@ -84,7 +84,7 @@ async def test_no_process_of_a_session_outlives_it(host: Host, every: int) -> No
     for name, (code, outcome) in [*ENDS.items()][::every]:
         async with sessions(host) as (session, _):
             result = await session.run_code(code, timeout_ms=700 if outcome is Outcome.TIMEOUT else 20_000)
-            assert result.outcome in (outcome, Outcome.OK, Outcome.USER_ERROR), name
+            assert result.outcome in (outcome, Outcome.OK, Outcome.USER_ERROR, Outcome.CRASHED), name
             pid = int(str(result.metadata["instance_id"]).rpartition("-")[2])
         await until(lambda pid=pid: not psutil.pid_exists(pid))  # type: ignore[misc]
 
@@ -92,10 +92,10 @@ async def test_no_process_of_a_session_outlives_it(host: Host, every: int) -> No
 @pytest.mark.parametrize("every", [6, only_with_attacks(1)])
 async def test_all_memory_counts_against_the_limit_of_the_session(host: Host, every: int) -> None:
     """Also memory of child processes, files and sockets. The session ends, or its run fails with MemoryError."""
-    table = [*MEMORY.values()][::every] if host.words["LEVEL"] == "namespaces" else [MEMORY["one process"]]
-    for code in table:
+    names = [*MEMORY][::every] if host.words["LEVEL"] == "namespaces" else ["one process"]
+    for name in names:
         async with sessions(host) as (session, _):
-            assert (await session.run_code(code)).outcome is Outcome.MEMORY_LIMIT
+            assert (await session.run_code(MEMORY[name])).outcome is Outcome.MEMORY_LIMIT, name
 
 
 async def test_a_session_cannot_reach_another_one(host: Host) -> None:
