@@ -156,12 +156,14 @@ asyncio.run(main())
 
 ### What branches share, and what not
 
-* Variables, imports, files and the standard input are copied. A change in one branch is not seen in another.
-* A branch has its own time limit of idleness, memory limit, and slot of `--max-sessions`.
-* Open files, too, are copied with their positions; a pipe or a child process belongs to the session that opened it.
+* Variables, imports and files are copied. A change in one branch is not seen in another. A branch outlives the session
+  from which it was forked.
+* A branch has its own idle limit and memory limit, and counts for `--max-sessions`.
+* Files that are open stay open, and on `native` their position is shared: reading in one branch moves it in the other.
+  Open them again in the branch. Use relative paths, because the branch has another working folder.
 * Random numbers go on from the same state, so two branches draw the same numbers unless they call `random.seed()`.
-* A native session with other threads cannot be forked: the threads would not exist in the branch. `fork` raises a
-  `RejectedError` that says so. Sessions in JavaScript and TypeScript cannot be forked.
+* A native session with other threads, or with child processes, cannot be forked, because they would not exist in the
+  branch. `fork` raises a `RejectedError` that says so. Sessions in JavaScript and TypeScript cannot be forked.
 
 ## Interrupt a run
 
@@ -219,49 +221,42 @@ SessionLostError no
 
 ## Tasks of asyncio that an earlier run has started
 
-A session has one event loop. A task that a run starts and does not await goes on only while a later run awaits
-something, because the loop stands still between runs, and during code that does not await. Threads do go on between
-runs; what they print then is lost.
-
-## JavaScript and TypeScript
+A session has one event loop, in which a run with a top-level `await` runs. Such a run can start a task. The task goes on
+only while a later run awaits something, because the loop stands still between runs, and during code that does not
+await. Threads do go on between runs; their output between runs is lost.
 
 ```python
 import asyncio
 
 from faasrt import RuntimeManager
 
+START = """
+import asyncio
+
+async def work():
+    await asyncio.sleep(0.01)
+    return "done"
+
+task = asyncio.create_task(work())
+await asyncio.sleep(0)
+"""
+
 
 async def main():
-    async with RuntimeManager.local(["typescript"]) as manager, manager.session("typescript") as session:
-        await session.run_code("import { join } from 'node:path'; const parts: string[] = ['a']")
-        result = await session.run_code("parts.push('b'); join(...parts)")
-        print(result.displays[0].text)
-        result = await session.run_code("const parts = []\nparts.first.name")
-        print(result.error.traceback)
+    async with RuntimeManager.local(["python"]) as manager, manager.session("python") as session:
+        for code in (START, "import time; time.sleep(0.05); task.done()", "await task"):
+            result = await session.run_code(code)
+            print([display.text for display in result.displays])
 
 
 asyncio.run(main())
 ```
 
 ```text
-"a/b"
-TypeError: Cannot read properties of undefined (reading 'name')
-    at <cell 3>:2:13
+[]
+['False']
+["'done'"]
 ```
-
-* What a program declares at its top level persists, as in the consoles of browsers and of Deno. It can be declared
-  again with the same keyword. `import` and `await` work at the top level.
-* The value of the last statement is a display, as `Deno.inspect` prints it, unless it is undefined. A promise is
-  awaited first. `_` is the last value. `display(value)` displays another one. Objects offer more formats with the
-  method `Symbol.for("Jupyter.display")`, and `display({"image/png": base64}, {raw: true})` displays formats
-  themselves. `run_code(..., displays=True)` is refused: single programs have no displays.
-* Timers and promises of an earlier run go on only while a later one runs. An error in them is printed, and does not
-  change the outcome of the run. `Deno.exit` only ends the run.
-* At its time limit, a program that computes is interrupted, and so is one that waits. A loop that begins after the
-  program has waited for a timer, a file or the like cannot be interrupted: then the session ends.
-  `session.interrupt()` and cancellation interrupt only a program that waits. They end the session of one that
-  computes, a second later.
-* The stdin of a run is `Deno.stdin` and `process.stdin`, but not descriptor 0.
 
 ## Continue a session in another process
 
