@@ -221,8 +221,8 @@ SessionLostError no
 
 ## Tasks of asyncio that an earlier run has started
 
-A session has one event loop, in which a run with a top-level `await` runs. Such a run can start a task. The task goes on
-only while a later run awaits something, because the loop stands still between runs, and during code that does not
+A session has one event loop, in which a run with a top-level `await` runs. Such a run can start a task. The task goes
+on only while a later run awaits something, because the loop stands still between runs, and during code that does not
 await. Threads do go on between runs; their output between runs is lost.
 
 ```python
