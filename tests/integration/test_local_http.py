@@ -264,8 +264,8 @@ async def test_harmless_fields_and_values_are_accepted(faas: LocalFaaS, fields: 
     assert (answer.status, answer.json()["outcome"]) == (200, "OK")
 
 
-async def test_100_mb_are_refused(faas: LocalFaaS) -> None:
-    """A body of 100 MB is refused because of its Content-Length, or as it arrives. It is not kept in memory."""
+async def test_too_large_bodies_are_refused(faas: LocalFaaS) -> None:
+    """A body is refused because of its Content-Length, or as it arrives. It is not kept in memory."""
     process = psutil.Process()
     before = process.memory_info().rss
     piece = b"x" * 2**20
@@ -275,10 +275,10 @@ async def test_100_mb_are_refused(faas: LocalFaaS) -> None:
             assert_refused(await connection.answer(), 413, "8388608")
         async with connected(faas.url) as connection:
             await connection.send(request(headers={"Content-Length": None, "Transfer-Encoding": "chunked"}))
-            for _ in range(100):
+            for _ in range(40):
                 await connection.send(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
             assert_refused(await connection.answer(), 413, "8388608")
-    assert process.memory_info().rss - before < 40 * 2**20
+    assert process.memory_info().rss - before < 24 * 2**20
 
 
 @pytest.mark.parametrize("coding", ["gzip", "x-gzip", "deflate", "br", "zstd", "gzip, gzip", "GZIP", "identity, gzip"])

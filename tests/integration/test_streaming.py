@@ -291,7 +291,7 @@ async def test_an_error_in_the_block_is_raised_unchanged(local: RuntimeManager) 
 
 
 BIG = SandboxConfig(max_output_bytes=40_000_000, timeout_limit_s=60)
-LINES = 600
+LINES = 300
 FLOOD = {
     "python": f"import os\nfor n in range({LINES}): os.write(1, b'x' * 65_535 + b'\\n')",
     "typescript": f"""
@@ -305,7 +305,7 @@ FLOOD = {
 @pytest.mark.parametrize("engine", LANGUAGES)
 @pytest.mark.usefixtures("wasm_sandbox")
 async def test_a_slow_reader_holds_the_program_back(engine: str) -> None:
-    """A program that prints 40 MB ends when its output is read, and reaches its time limit when it is not read."""
+    """A program that prints 20 MB ends when its output is read, and reaches its time limit when it is not read."""
     language = LANGUAGES[engine]
     engines = WASM if engine == "wasm" else {}
     async with RuntimeManager.local([language], workers=1, sandbox=BIG, engines=engines) as manager:
