@@ -26,7 +26,7 @@ class FakeEngine:
         self.result = result
         self.changed = asyncio.Event()
 
-    async def until_ready_or_hopeless(self) -> None:
+    async def until_ready_or_failed(self) -> None:
         await self.changed.wait()
 
     async def execute(self, job: Any) -> Any:
@@ -96,7 +96,7 @@ async def test_a_free_sandbox_is_taken_even_if_the_time_limit_has_passed() -> No
     assert (result.outcome, queue.counts.refused) == (Outcome.OK, 0)
 
 
-@pytest.mark.parametrize("becomes", ["ready", "hopeless", "neither"])
+@pytest.mark.parametrize("becomes", ["ready", "failed", "neither"])
 async def test_programs_wait_for_an_engine_that_starts(becomes: str, clock: Clock) -> None:
     """They run when it is ready. They are refused with 503 if it cannot start, or not within `queue_timeout_s`."""
     clock.stop()
@@ -114,7 +114,7 @@ async def test_programs_wait_for_an_engine_that_starts(becomes: str, clock: Cloc
     if becomes == "ready":
         assert (await waiting).outcome is Outcome.OK
     else:
-        with pytest.raises(BusyError, match="cannot start" if becomes == "hopeless" else "is not ready: starting") as e:
+        with pytest.raises(BusyError, match="cannot start" if becomes == "failed" else "is not ready: starting") as e:
             await waiting
         assert e.value.status == 503
     assert (queue.queued, queue.counts.refused) == (0, 1 if becomes == "ready" else 2)

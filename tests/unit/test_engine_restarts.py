@@ -73,7 +73,9 @@ class FailingEngine(Engine):
         ([60.0, 1.5, 1.5, 1.5], [0, 0, 0, 0]),
         ([None] * 8, [5, 10, 20, 40, 80, 160, 300, 300]),
         ([0.1, 0.1, None], [5, 10, 20]),
-        ([None, None, 1.5, None], [5, 10, 0, 5]),
+        ([None, None, 1.5, None], [5, 10, 0, 0]),
+        ([1.5, None, None, None, None, 1.5, None], [0, 0, 0, 5, 10, 0, 0]),
+        ([1.5, None, 1.5, None, None, None], [0, 0, 0, 0, 0, 5]),
     ],
 )
 async def test_pauses_before_restarts(
@@ -85,7 +87,7 @@ async def test_pauses_before_restarts(
     assert engine.recovers
     running = asyncio.create_task(engine.run())
     while not running.done():
-        for _ in range(5):
+        for _ in range(20):
             await asyncio.sleep(0)
         if not running.done():
             assert engine.recovers is (pauses[len(engine.failed_at) - 1] == 0)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 # If a process fails before its program has begun, the program is tried again: this often, and for this long, at most.
 _MAX_ATTEMPTS, _RETRY_FOR_S = 4, 5.0
 _RESTART_S, _MAX_RESTART_S = 5.0, 300.0
+_RESTARTS = 2  # that may fail after the engine was ready, before it counts as one that cannot start
 _MIN_READY_S = 1.0  # an engine that fails sooner than this after it was ready counts as one that cannot start
 
 
@@ -210,7 +211,6 @@ class Engine(abc.ABC):
         self._pool: WarmPool[Any]
         self._spawner: Spawner
         self._group: asyncio.TaskGroup
-        self._ready_or_failed = asyncio.Event()
         self._changed = asyncio.Event()  # whether `ready` or `recovers` has changed
         self._last_logged = ""
         self._ready_at: float | None = None
@@ -228,12 +228,10 @@ class Engine(abc.ABC):
         self.ready, self.recovers, self.problem, self._last_logged = True, True, "", ""
         if self._ready_at is None:
             self._ready_at = asyncio.get_running_loop().time()
-        self._ready_or_failed.set()
         self._changed.set()
 
     def mark_failed(self, problem: str, *, recovers: bool = False) -> None:
         self.ready, self.recovers, self.problem = False, recovers, problem
-        self._ready_or_failed.set()
         self._changed.set()
 
     @property
@@ -247,17 +245,14 @@ class Engine(abc.ABC):
         return ""
 
     async def until_ready_or_failed(self) -> None:
-        await self._ready_or_failed.wait()
-
-    async def until_ready_or_hopeless(self) -> None:
         """Wait until programs can run, or the engine has failed and will not recover soon."""
         while not self.ready and self.recovers:
             self._changed.clear()
             await self._changed.wait()
 
     async def wait_ready(self) -> None:
-        """Wait until programs can run. Raise EngineError if the engine failed."""
-        await self._ready_or_failed.wait()
+        """Wait until programs can run. Raise EngineError if the engine has failed and will not recover soon."""
+        await self.until_ready_or_failed()
         if not self.ready:
             raise EngineError(self.problem)
 
@@ -270,10 +265,11 @@ class Engine(abc.ABC):
     async def run(self) -> None:
         """Serve until cancelled. Failures are logged and do not affect other engines.
 
-        After a failure the engine restarts: at once if it was ready for a second, however often that happens. Otherwise
-        it cannot start, perhaps because the machine is short of memory, and restarts after 5 s, doubling up to 300 s.
+        After a failure the engine restarts: at once if it was ready for a second, however often that happens, and also
+        if the next two starts fail. Otherwise it cannot start, perhaps because the machine is short of memory, and
+        restarts after 5 s, doubling up to 300 s.
         """
-        delay_s = 0.0
+        delay_s, retries_left = 0.0, 0
         try:
             while True:
                 self._ready_at = None
@@ -285,7 +281,8 @@ class Engine(abc.ABC):
                 except Exception as error:
                     log_exception("the engine %s failed", self.name, name="faasrt.local")
                     problem = f"the engine failed: {type(error).__name__}: {error}"
-                self.mark_failed(problem, recovers=self._was_ready())
+                retries_left = _RESTARTS if self._was_ready() else retries_left - 1
+                self.mark_failed(problem, recovers=retries_left >= 0)
                 delay_s = 0.0 if self.recovers else min(max(2 * delay_s, _RESTART_S), _MAX_RESTART_S)
                 await asyncio.sleep(delay_s)
         except asyncio.CancelledError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
@@ -20,7 +21,7 @@ HEAD_START_S = 0.01
 """The seconds for which a process with a program is not replaced, because starting another one would take CPU time from
 a short program."""
 _POLL_S = 0.2
-_RECOVERY_S = 0.5  # how long a program waits for a process if the last start has failed
+_RETRIES = 2  # programs wait for the next start until this many retries have failed, too
 
 
 class Process(Protocol):
@@ -134,13 +135,13 @@ class WarmPool(Generic[_P]):
     async def _wait(self) -> _P:
         self._check_demand()
         loop = asyncio.get_running_loop()
-        began = loop.time()
+        wait_until = loop.time() + self._timeout_s
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_POLL_S):
                     return await self._warm.get()
-            waited_s, engine = loop.time() - began, self._engine
-            if waited_s > self._timeout_s or not (engine.ready or (engine.recovers and waited_s < _RECOVERY_S)):
+            engine = self._engine
+            if loop.time() > wait_until or not (engine.ready or engine.recovers):
                 problem = engine.problem or f"no sandbox became ready within {self._timeout_s:g} s"
                 raise NotStartedError(problem)
 
@@ -184,7 +185,7 @@ class WarmPool(Generic[_P]):
     async def _add_process(self) -> None:
         """Wait until there are fewer processes than the target, and start one. Retry failed starts."""
         delay_s, max_delay_s = self._retry_start_s
-        while True:
+        for attempt in itertools.count():
             while not self._needs_process:
                 await self._wake_ups.acquire()
             self._starting += 1
@@ -198,7 +199,7 @@ class WarmPool(Generic[_P]):
             except NotStartedError as error:
                 self._engine.log_failure(str(error))
                 if not self._process_count:
-                    self._engine.mark_failed(str(error), recovers=True)
+                    self._engine.mark_failed(str(error), recovers=attempt < _RETRIES)
                 await asyncio.sleep(delay_s)
             finally:
                 self._starting -= 1

@@ -155,7 +155,7 @@ class AdmissionQueue:
         began = loop.time()
         with self._place_in_queue(), contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                await engine.until_ready_or_hopeless()
+                await engine.until_ready_or_failed()
         if not engine.ready:
             self.counts.refused += 1
             raise BusyError(engine.problem or f"{engine.name} is not ready: {engine.activity}", kind="not ready")
