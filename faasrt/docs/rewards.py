@@ -230,7 +230,8 @@ Python are rewarded. The cheats
 
 A server that does not end programs at their time limit, such as python-faas, relies on a loop guard inside the
 interpreter. A program that breaks the guard gets no reward, but the call may end with a `DeadlineExceededError`, which
-is a failure of the infrastructure: `on_failure` decides on its value.
+is a failure of the infrastructure: `on_failure` decides on its value. So is, on Piston, a program that breaks the
+interpreter so that it prints without end.
 
 ## What remains possible
 

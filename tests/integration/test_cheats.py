@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from faasrt import AssertTest, RuntimeManager
+from faasrt import AssertTest, RuntimeManager, ServerError
 from faasrt.docs import rewards
 from support.cheats import (
     ASSERT_TESTS,
@@ -84,9 +84,16 @@ JS_SAMPLES = {"deno": 14, "js-faas": 20, "sandboxfusion": 30, "piston": 30}
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("place", "name"), rows(PYTHON, SAMPLES))
 async def test_no_cheat_in_python_is_rewarded(kind: str, place: str, name: str, manager: RuntimeManager) -> None:
-    """Not a single test passes, and the cheat is not an error of the infrastructure."""
+    """Not a single test passes, and the cheat is not an error of the infrastructure. On Piston, output of the broken
+    interpreter is one, because it takes the place of the results.
+    """
     code = (CHEATS | IN_JAILS)[name]
-    judgement = await manager.judge(code, KINDS[kind], function="f", language="python", timeout_ms=LIMIT_MS)
+    judging = manager.judge(code, KINDS[kind], function="f", language="python", timeout_ms=LIMIT_MS)
+    if (place, name) == ("piston", "a small int is changed"):
+        with pytest.raises(ServerError, match="larger than the output limit of Piston"):
+            await judging
+        return
+    judgement = await judging
     assert judgement.passed_count == 0, [result.verdict for result in judgement.results]
 
 
