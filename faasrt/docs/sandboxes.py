@@ -200,6 +200,25 @@ With cgroups, the kernel says which program it killed. Without them, it only cou
 cgroup of the server, or on the machine. A program with child processes may have caused such a kill, and then have
 killed itself. The answer then has the header `x-faasrt-program-suspect: 1`, and the client reads it as CRASHED.
 
+### Sessions
+
+A session (`faasrt.docs.sessions`) is one program that stays, behind the same wall as others. The limits of time and
+output hold for each run. The memory limit holds for the whole session: its variables, its files, and the processes that
+it has left. Threads and processes that a run leaves go on between runs, and may use CPU time then; they end with the
+session. `max_sessions`, `session_idle_s` and `session_memory_mb` limit the sessions of a server
+(`faasrt.docs.server`).
+
+| engine | level | a session is | fork | files |
+|---|---|---|---|---|
+| `native` | `namespaces` | a process in a jail of its own | yes, while it has one thread | yes |
+| `native` | `filters` | a process with filters of its own | no | no |
+| `wasm` | `confined`, or none | an instance of the sandbox, with memory of its own | yes | in memory |
+| `deno` | `namespaces` | a process in a jail of its own | no | yes |
+| `deno` | `filters` | a process with filters of its own | no | no |
+
+What one run changes stays for the next ones of the same session, also if the code came from somebody else: do not share
+a session between users.
+
 ## The jail and its levels
 
 Native programs, compilers and Deno run in a jail: restrictions that the Linux kernel enforces on them.
