@@ -228,7 +228,8 @@ class ExecutionStarted:
     Attributes:
         execution_id: The id of the execution in its events, and the `task_id` in the metadata of its result.
         language: The wire name of the language.
-        path: "/run_code", or "/validate_code" when the program is only parsed.
+        path: "/run_code"; "/sessions/{id}/run" for a program in a session, without its id; "/validate_code" when the
+            program is only parsed; or the path of another service.
         code_bytes: The size of the program in UTF-8 bytes, including its envelope.
         code_hash: The first 16 hex digits of the program's SHA-256.
         timeout_ms: The limit of the execution in milliseconds.
