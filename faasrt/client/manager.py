@@ -276,6 +276,7 @@ class RuntimeManager:
         Raises:
             InvalidRequestError: The id is malformed, or `endpoint` is not one of this manager.
             SessionLostError: The session has ended, or no endpoint that can be reached knows it.
+            ServiceError: The infrastructure failed in another way.
             RuntimeClosedError: The manager was closed.
 
         Example:

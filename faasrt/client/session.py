@@ -487,10 +487,12 @@ async def find_session(registry: EndpointRegistry, session_id: str, endpoint: st
     Raises:
         InvalidRequestError: The endpoint is not one of these, or none of them can have sessions.
         SessionLostError: No server has the session.
+        ConnectError: No address of an endpoint was found.
     """
     replicas = [url for url in await registry.all_replicas() if not split_endpoint(url)[0]]
     if endpoint is not None:
-        replicas = [url for url in replicas if endpoint in (url, registry.http.address(url))]
+        wanted = str(endpoint).rstrip("/")
+        replicas = [url for url in replicas if wanted in (url, registry.http.address(url))]
     if not replicas:
         which = "no endpoint of this manager can have sessions"
         if endpoint is not None:

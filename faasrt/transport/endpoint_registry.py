@@ -178,11 +178,12 @@ class EndpointRegistry:
         return any(fetch.result().cold_start for fetch in fetches)
 
     async def all_replicas(self) -> Sequence[str]:
-        """Return the base URLs of all endpoints now, after a look-up of their names."""
+        """Return the base URLs of all endpoints now, after a look-up of their names. Raise ConnectError if no look-up
+        succeeds and none is known.
+        """
         self.loop.check()
         urls = tuple(dict.fromkeys(url for replicas in self.settings.endpoints.values() for url in replicas))
-        with contextlib.suppress(ConnectError):
-            await self._replicas.update(urls)
+        await self._replicas.update(urls)
         return self._replicas.expand(urls)
 
     async def probe_all(self, urls: Sequence[str]) -> HealthStatus:
