@@ -25,7 +25,7 @@ of a process with the same URL share one manager. A failure of the infrastructur
 Inspect's `fail_on_error` and `retry_on_error` expect it, and never a wrong answer.
 
 **Limits.** Commands of a sample run one after the other, as one user. Of each stream of a command, the last 350,000
-bytes are kept. Inspect must use asyncio, its default, and not Trio.
+bytes are kept; its input may have about 6 MB. Inspect must use asyncio, its default, and not Trio.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ def _answer():
                     os.killpg(process.pid, signal.SIGKILL)
                     process.wait()
             return {{
-                "returncode": process.returncode,
+                "returncode": process.returncode if process.returncode >= 0 else 128 - process.returncode,
                 "stdout": encode(out[-{_PIECE_BYTES}:]),
                 "stderr": encode(err[-{_PIECE_BYTES}:]),
             }}

@@ -144,7 +144,8 @@ ends the training step. The reward managers of older versions in `verl.workers.r
 
 ## Inspect AI
 
-`faasrt.inspect_ai` (extra `inspect`) has a scorer, and a tool that runs programs of the model:
+`faasrt.inspect_ai` (extra `inspect`) has a scorer, a tool that runs programs of the model, and with
+`sandbox="faasrt"` a sandbox for Inspect's own tools:
 
     from faasrt.inspect_ai import code_tests, run_code
     from inspect_ai import Task, eval
@@ -155,8 +156,6 @@ ends the training step. The reward managers of older versions in `verl.workers.r
     sample = Sample("Write a function inc.", metadata={"tests": tests, "function": "inc"})
     task = Task(dataset=[sample], solver=[use_tools(run_code("python")), generate()], scorer=code_tests())
     eval(task, model=...)
-
-There is no sandbox provider; see `faasrt.inspect_ai`.
 
 ## In production
 

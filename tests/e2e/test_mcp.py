@@ -126,34 +126,26 @@ class Tools:
         return image.mime_type, base64.b64decode(image.data)
 
 
-async def test_tools_say_what_they_do(connect: Connect) -> None:
-    """Their descriptions state limits and what is not there. Only clients without a session can name one."""
-    async with connect() as tools:
-        listed = {tool.name: tool for tool in (await tools.client.list_tools()).tools}
+async def test_each_client_keeps_its_state(connect: Connect) -> None:
+    """Variables, imports and files of a client are kept between its calls, in both languages, and another client does
+    not see them. The value of the last expression is shown. Only clients without a session can name one.
+    """
+    async with connect() as one, connect() as other:
+        listed = {tool.name: tool for tool in (await one.client.list_tools()).tools}
         assert [*listed] == ["run_python", "run_javascript", "write_file", "read_file", "list_files", "reset"]
         description = str(listed["run_python"].description)
         assert all(words in description for words in ("kept for the next call", "no network", "30 s", "512 MiB"))
-        assert ("session" in listed["reset"].input_schema["properties"]) is (tools.way == "http")
-
-
-async def test_state_is_kept_between_calls(connect: Connect) -> None:
-    """Variables, functions and imports are, in both languages. The value of the last expression is shown."""
-    async with connect() as tools:
-        assert await tools.python("import math\nx = 41\ndef f(n): return n + 1") == "(no output)"
-        assert await tools.python("print(math.floor(1.5)); f(x)") == "1\n42"
-        assert await tools("run_javascript", {"code": "const y = 20; console.log('js')"}) == "js\n"
-        assert await tools("run_javascript", {"code": "console.log(y + 1)"}) == "21\n"
-        assert not tools.is_error
-
-
-async def test_clients_have_separate_state(connect: Connect) -> None:
-    """Two clients at once have variables and files of their own."""
-    async with connect() as one, connect() as other:
-        await asyncio.gather(one.python("who = 'one'"), other.python("who = 'other'"))
+        assert ("session" in listed["reset"].input_schema["properties"]) is (one.way == "http")
+        begin = "import math\nwho = {!r}\ndef f(n): return n + 1"
+        await asyncio.gather(one.python(begin.format("one")), other.python(begin.format("other")))
+        assert await one.python("print(math.floor(1.5)); f(41)") == "1\n42"
         await one("write_file", {"path": "a.txt", "content": "one"})
         assert await asyncio.gather(one.python("who"), other.python("who")) == ["'one'", "'other'"]
-        assert "no file" in await other("read_file", {"path": "a.txt"})
         assert await one("read_file", {"path": "a.txt"}) == "one"
+        assert "no file" in await other("read_file", {"path": "a.txt"})
+        assert await one("run_javascript", {"code": "const y = 20; console.log('js')"}) == "js\n"
+        assert await one("run_javascript", {"code": "console.log(y + 1)"}) == "21\n"
+        assert not one.is_error
 
 
 @one_way
@@ -175,6 +167,7 @@ async def test_errors_are_tracebacks_of_the_program(connect: Connect) -> None:
         assert not tools.is_error
 
 
+@one_way
 async def test_images_are_image_content(connect: Connect) -> None:
     """So are figures of matplotlib."""
     async with connect() as tools:
@@ -425,7 +418,7 @@ INITIALIZE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("ending", ["stdin", "SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("ending", ["stdin", "SIGTERM"])
 def test_stdio_ends_with_stdin_or_a_signal(ending: str, tmp_path: Path) -> None:
     """With the embedded FaaS: stdout has only messages of MCP, a running program ends with the server, no process
     or folder stays, and no code or output is in the log.

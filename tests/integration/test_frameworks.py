@@ -309,6 +309,56 @@ def test_failures_in_inspect(tmp_path: Path, fake: FakeFaaS) -> None:
         assert not log.samples[0].scores
 
 
+@pytest.mark.usefixtures("url")
+def test_inspect_sandbox(tmp_path: Path) -> None:
+    """Inspect's own tools run the commands of the model in it. Each sample has its own files."""
+    from inspect_ai import Task, eval as evaluate_task
+    from inspect_ai.dataset import Sample
+    from inspect_ai.model import ModelOutput, get_model
+    from inspect_ai.solver import generate, use_tools
+    from inspect_ai.tool import bash, python
+
+    def calls() -> list[Any]:
+        return [
+            ModelOutput.for_tool_call("mockllm", "bash", {"command": "ls n *.txt; echo 6 > n; cat given.txt"}),
+            ModelOutput.for_tool_call("mockllm", "python", {"code": "print(int(open('n').read()) * 7)"}),
+            ModelOutput.from_content("mockllm", "done"),
+        ]
+
+    async def estimate(text: str) -> int:
+        return len(text) // 4
+
+    model = get_model("mockllm/model", custom_outputs=[*calls(), *calls()])
+    model.api.count_text_tokens = estimate
+    samples = [Sample("?", files={"given.txt": "given"}) for _ in range(2)]
+    task = Task(dataset=samples, solver=[use_tools(bash(timeout=30), python()), generate()], sandbox="faasrt")
+    [log] = evaluate_task(task, model=model, log_dir=str(tmp_path), display="none", max_samples=1)
+    assert log.status == "success", log.error
+    for sample in log.samples:
+        shown = [message.text for message in sample.messages if message.role == "tool"]
+        assert shown[0].endswith("No such file or directory\n\ngiven.txt\ngiven")
+        assert shown[1] == "42\n"
+
+
+async def test_inspect_checks_of_sandboxes(url: str) -> None:
+    """The sandbox passes the checks that Inspect has for sandboxes, except for other users, an input of 50 MiB, and an
+    output of 1 MiB.
+    """
+    from inspect_ai.util._sandbox import self_check
+
+    from faasrt.inspect_ai import FaasrtSandbox
+
+    failed = {}
+    environments = await FaasrtSandbox.sample_init("task", None, {})
+    for name in self_check.__all__:
+        try:
+            await getattr(self_check, name)(environments["default"])
+        except Exception as error:
+            failed[name] = repr(error)
+    await FaasrtSandbox.sample_cleanup("task", None, environments, False)
+    assert sorted(failed) == ["test_exec_as_user", "test_exec_input_large", "test_exec_large_command"], failed
+
+
 FIND = """
 from inspect_ai._util.registry import registry_create, registry_info
 
