@@ -142,15 +142,18 @@ async def test_a_task_with_tests_has_a_judgement(local: RuntimeManager) -> None:
         ({"tests": []}, "tests must not be empty"),
         ({"tests": DOUBLE, "function": "f"}, "tests of a function must be FunctionTests"),
         ({"tests": [FunctionTest([1], 2)]}, "FunctionTests need the name of the function: pass function="),
-        ({"tests": DOUBLE, "stdin": "a"}, "a task with tests must have no arguments and no input of its own"),
+        ({"tests": DOUBLE, "stdin": "a"}, "a task with tests must have no arguments, input or displays of its own"),
         (
             {"tests": [FunctionTest([1], 2)], "function": "f", "args": [1]},
-            "a task with tests must have no arguments and no input of its own",
+            "a task with tests must have no arguments, input or displays of its own",
         ),
         ({"tests": [FunctionTest([1], 2)], "function": "f", "compare": "lines"}, "compare must be 'equal', 'alike'"),
         ({"compare": "x"}, "compare must be"),
         ({"function": "f", "argv": ["a"]}, "argv must be empty for a task with a function"),
         ({"function": "f", "collect": ["a"]}, "collect must be empty for a task with a function"),
+        ({"function": "f", "displays": True}, "displays must be False for a task with a function"),
+        ({"tests": DOUBLE, "displays": True}, "a task with tests must have no arguments, input or displays of its own"),
+        ({"displays": 1}, "displays must be True or False, got 1"),
     ],
 )
 async def test_wrong_tasks_are_refused(options: dict[str, Any], message: str) -> None:
