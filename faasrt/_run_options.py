@@ -6,6 +6,7 @@ are types, not strings.
 
 import math
 from collections.abc import Iterable, Mapping, Set
+from types import MappingProxyType
 from typing import Any
 
 from faasrt.config import SandboxConfig
@@ -13,6 +14,7 @@ from faasrt.errors import InvalidRequestError, safe_repr
 from faasrt.inputs import encode_text
 
 TEXTS = "code, ext and priority"
+_NO_FIELDS: Mapping[str, str] = MappingProxyType({})
 
 
 def check_sandbox(sandbox: object) -> SandboxConfig | None:
@@ -54,7 +56,7 @@ def check_ext(ext: object) -> Mapping[str, str]:
     surrogates.
     """
     if ext is None:
-        return {}
+        return _NO_FIELDS
     if not isinstance(ext, Mapping):
         raise InvalidRequestError(f"ext must map str to str, got {type(ext).__name__}")
     for key, value in ext.items():

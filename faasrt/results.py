@@ -187,7 +187,7 @@ class Display:
         return png if isinstance(png, bytes) else None
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen
 class ExecutionResult:
     r"""The result of one execution: how the code ended, its output, and the details of the call.
 

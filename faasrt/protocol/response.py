@@ -116,17 +116,17 @@ class ParsedAnswer:
     def result(self, timings: Timings = NO_TIMINGS, attempts: int = 1, endpoint: str = "") -> ExecutionResult:
         """Return the result, with these fields about the call."""
         return ExecutionResult(
-            outcome=self.outcome,
-            output=self.output,
-            error=self.error,
-            exit_code=self.exit_code,
-            truncated=self.truncated,
-            duration_ms=self.duration_ms,
-            timings=timings,
-            attempts=attempts,
-            endpoint=endpoint,
-            metadata=self.metadata,
-            files=self.files,
+            self.outcome,
+            self.output,
+            self.error,
+            self.exit_code,
+            self.truncated,
+            self.duration_ms,
+            timings,
+            attempts,
+            endpoint,
+            self.metadata,
+            self.files,
             displays=self.displays,
         )
 
