@@ -10,6 +10,8 @@ import pytest
 import pytest_asyncio
 
 from faasrt import ExecutionResult, Outcome, RejectedError, RuntimeManager, SandboxConfig, Session, SessionLostError
+from faasrt.local import LocalFaaS
+from support.helpers import manager_for
 from support.tables import block
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -375,3 +377,15 @@ async def test_the_wall_is_that_of_programs(shared: Session) -> None:
     }.items():
         result = await shared.run_code(code)
         assert (result.outcome, result.error and result.error.name) == (USER_ERROR, message), code
+
+
+async def test_sessions_work_without_namespaces() -> None:
+    """At the level `filters`, sessions keep their state, and have no files."""
+    async with (
+        LocalFaaS(["js"], level="filters") as faas,
+        manager_for(faas.url) as manager,
+        manager.session("js") as session,
+    ):
+        await session.run_code("let x = 1")
+        assert texts(await session.run_code("import os from 'node:os'; x + 1")) == ["2"]
+        assert (await session.run_code("Deno.readTextFileSync('x')")).outcome is USER_ERROR

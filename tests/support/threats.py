@@ -67,6 +67,11 @@ TARGETS = [
 """Each level of the jail, with the user of the server: this user (None) or an unprivileged one. With a folder, the
 level is `namespaces`, and each program has a folder.
 """
+SESSIONS = [
+    ("session", None),
+    *(only_with_attacks((target,)) for target in [("session", OTHER_UID), ("session filters", None)]),
+]
+"""The same for programs in sessions, which have a folder at the level `namespaces`."""
 CONTAINERS = [only_with_attacks((("container", uid),)) for uid in (None, OTHER_UID)]
 """The same for a server in a container."""
 FOLDERS = [("folder", None), only_with_attacks((("folder", OTHER_UID),))]
@@ -166,13 +171,19 @@ class Target:
     canaries: list[Path]
     level: str = "auto"
     has_folder: bool = False
+    in_sessions: bool = False
 
     async def run(self, code: str, language: str, timeout_ms: float = 30_000, **limits: object) -> ExecutionResult:
         """Run a program, and check that its result contains no secret."""
         code = code.replace("TCP_PORT", str(self.sink.tcp_port)).replace("UDP_PORT", str(self.sink.udp_port))
         sandbox = SandboxConfig(**{"memory_limit_mb": 1024, **limits})  # type: ignore[arg-type]
-        options = {"files": {"given": "x"}, "collect": ["**"]} if self.has_folder else {}
-        result = await self.manager.run_code(code, language, timeout_ms, sandbox=sandbox, **options)
+        files = {"given": "x"} if self.has_folder else {}
+        if self.in_sessions:
+            async with self.manager.session(language, sandbox=sandbox, files=files) as session:
+                result = await session.run_code(code, timeout_ms=timeout_ms)
+        else:
+            options = {"files": files, "collect": ["**"]} if self.has_folder else {}
+            result = await self.manager.run_code(code, language, timeout_ms, sandbox=sandbox, **options)
         assert self.level in ("auto", result.metadata["level"])
         assert SECRET not in repr(result)
         return result
@@ -187,6 +198,7 @@ async def start_target(
     permissions: str = "",
     contained: bool = False,
     has_folder: bool = False,
+    in_sessions: bool = False,
 ) -> AsyncIterator[Target]:
     """Start a server with secrets in its environment variables and in files near it (the canaries).
 
@@ -198,6 +210,7 @@ async def start_target(
         permissions: Options for Deno that replace those that remove its permissions.
         contained: Whether the server cannot create namespaces, as in a container.
         has_folder: Whether programs get a file, and their files are collected.
+        in_sessions: Whether each program runs in a session.
     """
     (folder / "tmp").mkdir()
     (folder / "path").mkdir()
@@ -223,7 +236,7 @@ async def start_target(
             canaries.append(own / "canary.json")
             canaries[2].write_text(f'"{SECRET}"')
             async with manager_for(url) as manager:
-                yield Target(manager, psutil.Process(process.pid), one, canaries, level, has_folder)
+                yield Target(manager, psutil.Process(process.pid), one, canaries, level, has_folder, in_sessions)
             process.stdin.close()
             await process.wait()
         finally:
@@ -252,13 +265,14 @@ def python_as(uid: int | None) -> list[str]:
 
 @contextlib.asynccontextmanager
 async def target_at(where: tuple[str, int | None], *languages: str, permissions: str = "") -> AsyncIterator[Target]:
-    """Start a server with the level and the user of one of TARGETS, CONTAINERS or FOLDERS."""
+    """Start a server with the level and the user of one of TARGETS, SESSIONS, CONTAINERS or FOLDERS."""
     kind, uid = where
-    level = {"container": "filters", "folder": "namespaces"}.get(kind, kind)
+    level = "filters" if kind in ("filters", "container", "session filters") else "namespaces"
+    has_folder = kind in ("folder", "session")
     # A program with a folder may use /tmp, so there the secrets must be elsewhere.
-    with tempfile.TemporaryDirectory(prefix="traps-", dir="/var/tmp" if kind == "folder" else None) as name:
+    with tempfile.TemporaryDirectory(prefix="traps-", dir="/var/tmp" if has_folder else None) as name:
         Path(name).chmod(0o755)
-        kinds = {"contained": kind == "container", "has_folder": kind == "folder"}
+        kinds = {"contained": kind == "container", "has_folder": has_folder, "in_sessions": "session" in kind}
         async with start_target(
             Path(name), *languages, permissions=permissions, level=level, uid=uid, **kinds
         ) as target:

@@ -73,8 +73,8 @@ _FOLDER_LIMITS = {
 }
 # The runner uses V8's inspector inside its process, and gives the permission up before a program begins. Deno resolves
 # the imports of evaluated code relative to the parent of the working folder.
-_OWN_IMPORTS = {f"file://{folder}/": f"file://{folder}/" for folder in ("/sandbox", FOLDER)}
-_IMPORT_MAP = json.dumps({"imports": {"file:///": f"file://{FOLDER}/", **_OWN_IMPORTS}})
+_OWN_IMPORTS = {f"file://{folder}/": f"file://{folder}/" for folder in (FOLDER, "/sandbox")}
+_IMPORT_MAP = json.dumps({"scopes": {f"file://{FOLDER}": {"file:///": f"file://{FOLDER}/", **_OWN_IMPORTS}}})
 _SESSION_FLAGS = ("--allow-sys=inspector", f"--import-map=data:application/json,{_IMPORT_MAP}")
 FOLDER_PERMISSIONS = (f"--allow-read={FOLDER}", f"--allow-write={FOLDER}")
 PERMISSIONS = ["--no-prompt", "--no-config", "--no-lock", "--no-remote", "--no-npm", "--cached-only", "--no-code-cache"]
