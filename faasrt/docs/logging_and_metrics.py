@@ -129,7 +129,8 @@ the server has a token, `/metrics` needs the token as well, because it shows usa
 | `faasrt_local_refused_while_draining_total` | | programs refused because the server was about to stop |
 | `faasrt_local_max_connections` | | the largest number of open connections |
 | `faasrt_local_draining` | | 1 if the server refuses programs because it is about to stop |
-| `faasrt_local_sessions`, `faasrt_local_max_sessions` | | open sessions, and the largest number of them |
+| `faasrt_local_sessions` | | open sessions |
+| `faasrt_local_max_sessions` | | the largest number of open sessions |
 | `faasrt_local_opened_sessions_total` | | sessions that were opened, with forks |
 | `faasrt_local_forked_sessions_total` | | forks of sessions |
 | `faasrt_local_session_runs_total` | | programs that began in sessions; `executions_total` counts them too |

@@ -344,7 +344,9 @@ def _read_files(files: Any) -> list[dict[str, str]]:
     for index, file in enumerate(files):
         if not isinstance(file, dict) or not isinstance(file.get("content"), str):
             raise _refused(f"files[{index}].content is required as a string")
-        encoding, name = file.get("encoding") or "utf8", file.get("name") or f"file{index}.code"
+        encoding, name = file.get("encoding"), file.get("name")
+        encoding = "utf8" if encoding in (None, "") else encoding
+        name = f"file{index}.code" if name in (None, "") else name
         if encoding not in _ENCODINGS:
             raise _refused(f"files[{index}].encoding must be one of {', '.join(_ENCODINGS)}")
         if not isinstance(name, str):

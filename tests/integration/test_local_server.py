@@ -151,6 +151,8 @@ async def test_health_and_metrics_of_a_server(faas: LocalFaaS) -> None:
     await post(f"{faas.url}/run_code", RUN)
     async with RuntimeManager(settings=Settings(endpoints={"js": faas.url})) as manager:
         status = await manager.get_health_status()
+        async with manager.session("js"):
+            pass
     details = status.endpoints[0].details
     assert status
     assert details["capabilities"]["lossless"] is True
@@ -176,7 +178,9 @@ async def test_health_and_metrics_of_a_server(faas: LocalFaaS) -> None:
     samples["faasrt_local_idle", "deno"] = engine["idle"]  # a process may have started meanwhile
     expected = {(f"faasrt_local_{names[name]}", "deno"): value for name, value in engine.items()}
     samples["faasrt_local_connections",] = metrics["connections"]  # they are closed a moment later
-    for name in ("refused_connections", "refused_while_draining"):
+    assert samples.pop(("faasrt_local_ended_sessions_total", "closed")) == metrics.pop("ended_sessions")["closed"]
+    counters = ("refused_connections", "refused_while_draining", "opened_sessions", "forked_sessions", "session_runs")
+    for name in counters:
         metrics[f"{name}_total"] = metrics.pop(name)
     assert samples == expected | {(f"faasrt_local_{name}",): value for name, value in metrics.items()}
     assert metrics["draining"] is False
