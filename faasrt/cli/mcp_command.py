@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 _PATH = "/mcp"
 _GRACE_S = 1
+_MAX_CONNECTIONS = 1_000
 
 
 class _Address(click.ParamType):  # type: ignore[type-arg]
@@ -129,12 +130,14 @@ async def _serve(
         manager = RuntimeManager.local(["python", "javascript"], settings=settings, engines=engines)
         write_message("no endpoint configured; using the embedded FaaS")
     stop = stop_at(signal.SIGTERM, signal.SIGINT)
-    async with manager, show_work(report_engine(manager.local_faas) if manager.local_faas else None):
+    async with manager:
+        python = report_engine(manager.local_faas, chosen=bool(engines)) if manager.local_faas else None
         tools = SandboxTools(manager, settings.sandbox, idle_s)
-        if address is None:
-            await _serve_stdio(tools.make_server(), stop)
-        else:
-            await _serve_http(tools, idle_s, address, token, stop)
+        async with show_work(python):
+            if address is None:
+                await _serve_stdio(tools.make_server(), stop)
+            else:
+                await _serve_http(tools, idle_s, address, token, stop)
 
 
 async def _serve_stdio(server: Server[Any], stop: asyncio.Event) -> None:
@@ -180,7 +183,13 @@ async def _serve_http(
     sessions = StreamableHTTPSessionManager(tools.make_server(), session_idle_timeout=idle_s)
     app = _make_app(AccessPolicy(address[0], token), sessions, tools)
     config = uvicorn.Config(
-        app, lifespan="off", ws="none", log_config=None, access_log=False, timeout_graceful_shutdown=_GRACE_S
+        app,
+        lifespan="off",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        limit_concurrency=_MAX_CONNECTIONS,
+        timeout_graceful_shutdown=_GRACE_S,
     )
     server = _Server(config)
     with _listen(*address) as listening:

@@ -96,6 +96,11 @@ class Workspace:
         self._sessions: dict[Language, Session] = {}
         self._lock = asyncio.Lock()  # so that two calls at once do not open two sessions
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it has a session."""
+        return bool(self._sessions)
+
     async def call(self, tool: str, arguments: dict[str, Any], report: Report) -> CallToolResult:
         """Call a tool with arguments that fit its schema. `report` gets the output of a program while it runs.
 
@@ -240,7 +245,9 @@ class SandboxTools:
         finally:
             workspace.calls -= 1
             workspace.used_at = asyncio.get_running_loop().time()
-        if is_new:
+            if is_new and not workspace.is_open:  # nothing to go on with
+                del self._workspaces[name]
+        if is_new and workspace.is_open:
             result.content += _texts(f"To go on with this state, pass session={json.dumps(name)} to further calls.")
         return result
 
