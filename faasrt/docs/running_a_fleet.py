@@ -88,6 +88,12 @@ to 8 CPUs use memory better than many with one, because all workers of a pod sha
 lose less when a node fails. If programs may use more memory (`--memory-mb`), add the difference once for each worker,
 and four times for JavaScript. Measure with programs of yours: `python -m faasrt.examples.benchmark`.
 
+Sessions (`faasrt.docs.sessions`) are turned off in the manifests (`--max-sessions=0`), because an open session keeps
+its memory, and ends with its pod. To have them, give the server `--session-memory-mb`, which bounds the sum of their
+memory limits, add as much memory to the pod, and 110 MiB more for each session in JavaScript. Clients with `dns+` send
+all requests of a session to its pod. Through Knative or a load balancer there can be no sessions, because requests go
+to any pod.
+
 A client needs no sizing: its limit for each endpoint starts at the capacity that the server states.
 
 ## Limits and overload

@@ -186,6 +186,17 @@ async def test_unknown_sessions_and_other_methods() -> None:
             assert allowed in answer["details"]
 
 
+async def test_the_last_ends_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Older sessions are unknown, so that the memory for them is limited."""
+    monkeypatch.setattr("faasrt.local.http.sessions.MAX_REMEMBERED", 2)
+    async with hosted() as host:
+        paths = [await host.open() for _ in range(3)]
+        for path in paths:
+            await call(host.url, "DELETE", path)
+        assert "it was never here" in await host.reason(paths[0])
+        assert {await host.reason(path) for path in paths[1:]} == {"the session was closed"}
+
+
 async def test_an_idle_session_ends(clock: Clock) -> None:
     """Its idle limit is at most that of the server, and does not pass while a program runs. The reason is known."""
     async with hosted(session_idle_s=100, sandbox=SandboxConfig(timeout_limit_s=1_000)) as host:

@@ -21,7 +21,7 @@ IDLE_TIMEOUT_S = 600.0
 """The idle limit of a session whose client names none, in seconds."""
 MAX_SESSIONS = 100
 MAX_IDLE_S = 3_600.0
-_MAX_REMEMBERED = 1_000
+MAX_REMEMBERED = 1_000
 _UNKNOWN = "there is no session with this id: it was never here, or the server has been restarted"
 _STOPPED = "the server was stopped"
 _TOO_MANY = "too many sessions"
@@ -342,5 +342,5 @@ class Sessions:
             return
         self.counts.ended[kind] += 1
         self._ended[session.id] = reason
-        if len(self._ended) > _MAX_REMEMBERED:
+        if len(self._ended) > MAX_REMEMBERED:
             del self._ended[next(iter(self._ended))]
