@@ -198,6 +198,18 @@ async def test_a_time_limit_keeps_the_state(local: RuntimeManager, code: str) ->
         assert texts(await session.run_code("x")) == ["2"]
 
 
+async def test_much_output_keeps_the_state(local: RuntimeManager) -> None:
+    """The rest of the output is discarded, and the outcome is OUTPUT_LIMIT."""
+    async with local.session("js") as session:
+        code = "for (let i = 0; i < 100; i += 1) console.log('x'.repeat(1000)); let x = 1"
+        result = await session.run_code(code, sandbox=SandboxConfig(max_output_bytes=1000))
+        assert (result.outcome, len(result.stdout) <= 1000) == (Outcome.OUTPUT_LIMIT, True)
+        code = "console.log('x'.repeat(100_000)); await new Promise(() => {})"
+        result = await session.run_code(code, sandbox=SandboxConfig(max_output_bytes=1000))
+        assert (result.outcome, result.metadata["session"]["ended"]) == (Outcome.OUTPUT_LIMIT, "")
+        assert texts(await session.run_code("x")) == ["1"]
+
+
 async def test_a_program_that_cannot_be_interrupted_ends_the_session(local: RuntimeManager) -> None:
     """A loop after a timer can only be ended with its process."""
     async with local.session("js") as session:

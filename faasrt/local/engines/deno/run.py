@@ -7,7 +7,7 @@ import json
 import re
 import secrets
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from faasrt.inputs import program_file
@@ -154,6 +154,7 @@ class DenoRun:
         job: The program and its limits.
         ended: Set when the program has ended. Its process may end later.
         was_interrupted: Whether the server has interrupted it.
+        on_limit: Called when the program has exceeded its output limit; None ends its process.
     """
 
     def __init__(self, job: EngineJob, child: JailedProcess, *, has_folder: bool = False, number: int = 0) -> None:
@@ -174,6 +175,7 @@ class DenoRun:
         self._filters: dict[int, OutputFilter] = {}
         self._ended_by: set[Outcome | None] = set()
         self.was_interrupted = False
+        self.on_limit: Callable[[Outcome], None] | None = None
         self.ended = asyncio.Event()
 
     def begin(self) -> None:
@@ -269,7 +271,8 @@ class DenoRun:
         return None if number <= 0 or (number == signal.SIGKILL and self._ended_by) else number
 
     def _receive(self, fd: int, data: bytes) -> None:
-        if Outcome.OUTPUT_LIMIT in self._ended_by or self.ended.is_set():
+        was_exceeded = Outcome.OUTPUT_LIMIT in self._ended_by
+        if self.ended.is_set() or (was_exceeded and self._child.killed):
             return
         if fd == STDOUT:
             had_started = "started" in self._stdout.messages
@@ -281,9 +284,12 @@ class DenoRun:
             data = data[: self._max_stream_bytes + 1 - self._stderr.size]
             self._stderr.add(data)
             self._pass_on(STDERR, data)
-        if self._stdout.limit_exceeded or self._stderr.size > self._max_stream_bytes:
+        is_exceeded = self._stdout.limit_exceeded or self._stderr.size > self._max_stream_bytes
+        if self._stdout.message_too_large or (is_exceeded and self.on_limit is None):
             self.end(Outcome.OUTPUT_LIMIT)
-        elif fd == STDOUT and self._stdout.complete:
+        elif is_exceeded and not was_exceeded and self.on_limit is not None:
+            self.on_limit(Outcome.OUTPUT_LIMIT)
+        if fd == STDOUT and self._stdout.complete and not self._child.killed:
             self._child.drain(STDERR)
             if not self._number:
                 self.end()

@@ -61,6 +61,7 @@ class DenoSession(EngineSession):
         self._check()
         self._runs += 1
         self._run = run = DenoRun(job, self._child, has_folder=self._folder is not None, number=self._runs)
+        run.on_limit = self._interrupt
         self._child.drain(STDOUT)  # of earlier programs
         self._child.drain(STDERR)
         limit_s, started = job.limits.timeout_ms / 1000, time.perf_counter()
