@@ -258,7 +258,7 @@ def test_run_json_prints_every_field(at: dict[str, str]) -> None:
     assert (result["value"], result["exit_code"], result["attempts"]) == ([1], 0, 1)
     assert set(result) == {
         "outcome", "stdout", "stderr", "ret_val", "value", "error", "exit_code", "truncated", "duration_ms", "timings",
-        "attempts", "endpoint", "metadata", "files", "cached",
+        "attempts", "endpoint", "metadata", "files", "cached", "displays",
     }  # fmt: skip
     exit_code, stdout, _ = faasrt("run", "-l", "js", "-c", "throw new Error('x')", "--json", **at)
     assert exit_code == 1
