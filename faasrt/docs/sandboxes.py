@@ -187,7 +187,7 @@ health` shows whether there are cgroups.
 Files in the /tmp of a native or a JavaScript program count as memory, and are limited to 64 MiB. The folder of a
 program on `wasm` takes up to 64 MiB, and its open files another 64 MiB, in addition to its memory limit, and a deep
 recursion up to 256 MiB of stack until the program ends. A JavaScript process may use about 110 MiB more than its limit,
-for Deno itself.
+for Deno itself, and that of a session 140.
 
 ### Programs that are killed
 

@@ -61,6 +61,7 @@ def texts(result: ExecutionResult) -> list[str]:
             },
         ),
         ("js", {"export const e = 5; export default function d() {}": [], "[e, typeof d]": ['[ 5, "function" ]']}),
+        ("js", {"const g = 1; export { g }; export default g + 1": ["2"], "g": ["1"]}),
         ("js", {"`import x from 'y'`; // import z from 'z'": ["\"import x from 'y'\""]}),
         ("js", {"async function main() { return 5 }; main()": ["5"], "_ + 1": ["6"]}),
         (

@@ -1,7 +1,7 @@
 // Runs the programs of a session in a Deno process, and reports to the host (the server) how each ends.
 //
-// The runner writes the line "\0ready" when it is ready. It reads requests from stdin: the size of a header as eight digits;
-// the header, JSON; and data. The size 0 wakes the runner up: it interrupts the program that runs, if one does.
+// The runner writes the line "\0ready" when it is ready. It reads requests from stdin: the size of a header as eight
+// digits; the header, JSON; and data. The size 0 wakes the runner up: it interrupts the program that runs, if one does.
 //
 //     {"number", "code", "typed", "timeout", "stdin",    runs a program. The data is its stdin, of this size
 //      "maxMessageBytes", "nonce"}
@@ -24,8 +24,8 @@
 // top level persist and can be declared again, and `await` works there. The inspector is in this process and has no
 // socket. `vm.Script` interrupts a program that does not return to the event loop, and keeps its state.
 //
-// Between runs the runner waits for its next request without the event loop, so that an idle session uses no CPU time. Timers and
-// promises of a program go on while a later one runs.
+// Between runs the runner waits for its next request without the event loop, so that an idle session uses no CPU time.
+// Timers and promises of a program go on while a later one runs.
 //
 // The program may be hostile, see deno_main.js. The host puts js_errors.js and deno_common.js in front of this file.
 
@@ -104,8 +104,8 @@ defineProperty(Error, "prepareStackTrace", {
 const errors = errorReader("<cell ", 2 ** 20);
 errors.locate("\0", "<cell ");
 
-// The run. Its program is `prefix + source`; `imports` replaces the imports that were in its source. It must end at `until`,
-// and has called Deno.exit if `exitCode` is a number. It may still display `left` bytes.
+// The run. `source` is its program without imports, which are in `imports`; `patterns` and `modules` are the names that
+// they bind, and the modules. It must end at `until`, and has called Deno.exit if `exitCode` is a number.
 
 let current = null;
 let finishing = false; // the result of the run is known
@@ -116,8 +116,8 @@ const unloaded = { __proto__: null };
 let evaluations = 0;
 const pending = { __proto__: null };
 
-// Keep the next promise. V8's inspector creates one for each evaluation. If it is collected before it settles, the inspector
-// reports this in the middle of a garbage collection, which ends the process.
+// Keep the next promise. V8's inspector creates one for each evaluation. If it is collected before it settles, the
+// inspector reports this in the middle of a garbage collection, which ends the process.
 function keepPromise(evaluation) {
   setPromiseHooks((promise) => {
     pending[evaluation] = promise;
@@ -276,8 +276,10 @@ function syntaxError(run, details, reason) {
   }
   const { message } = errors.describe(reason);
   const line = details.lineNumber + 1;
-  const column = details.columnNumber + 1 - (line === 1 ? shifts[run.number] : 0);
-  return { name: "SyntaxError", message, traceback: `SyntaxError: ${message}\n    at <cell ${run.number}>:${line}:${column}`, line, column };
+  const shifted = details.columnNumber + 1 - (line === 1 ? shifts[run.number] : 0);
+  const column = shifted > 0 ? shifted : 1; // an imported name has been declared already
+  const traceback = `SyntaxError: ${message}\n    at <cell ${run.number}>:${line}:${column}`;
+  return { name: "SyntaxError", message, traceback, line, column };
 }
 
 // Imports. V8 evaluates a script, which has no import declarations. V8's parser finds them. The program begins when its
@@ -285,7 +287,8 @@ function syntaxError(run, details, reason) {
 
 const token =
   /(?:\s|\/\/.*|\/\*[^]*?\*\/)*([\p{ID_Start}$_][\p{ID_Continue}$\u200c\u200d]*|"(?:[^"\\\n]|\\[^])*"|'(?:[^'\\\n]|\\[^])*'|[{},*:;])/uy;
-const exportKeyword = /export\s+(?:default\s+)?(?=(?:const|let|var|function|class|async)\b)/y;
+const exportKeyword =
+  /export(?:\s+default\b|\s*\{[^}]*\}(?!\s*from\b)|(?=\s+(?:const|let|var|function|class|async)\b))/y;
 
 // Take the import or export keyword at a syntax error out of the program. Return whether there is one.
 function rewrite(run, { message, line, column }) {
@@ -333,8 +336,8 @@ function readImport(source, start, line) {
     return false;
   };
   const isString = (text) => text[0] === '"' || text[0] === "'";
+  if (next() !== "import") return null;
   const found = { end, line, names: [], patterns: [], load: "" };
-  next();
   let text = next();
   if (!isString(text)) {
     for (;;) {
