@@ -12,6 +12,7 @@ import base64
 import binascii
 import contextlib
 import glob
+import itertools
 import json
 import mimetypes
 import secrets
@@ -111,7 +112,7 @@ class Workspace:
         if tool == "reset":
             await self.aclose()
             return _result("Variables and files are gone. The next call begins anew.")
-        language = _RUN.get(tool) or Language.parse(arguments.get("language", Language.PYTHON))
+        language = _RUN.get(tool) or Language(arguments["language"])
         async with self._session(language) as session:
             match tool:
                 case "write_file":
@@ -212,12 +213,11 @@ class SandboxTools:
         return make_tools(languages, self._sandbox, takes_session=_workspace_name(context) is None)
 
     async def _call_tool(self, context: ServerRequestContext[Any], params: CallToolRequestParams) -> CallToolResult:
-        arguments = dict(params.arguments or {})
         schemas = {tool.name: tool.input_schema for tool in self._tools(context)}
         try:
             if params.name not in schemas:
                 raise ToolError(f"There is no tool {params.name!r}. The tools are {', '.join(schemas)}.")
-            _check_arguments(arguments, schemas[params.name])
+            arguments = _check_arguments(params.arguments or {}, schemas[params.name])
             return await self._call(context, params.name, arguments)
         except (ToolError, InvalidRequestError) as error:
             return _result(str(error), is_error=True)
@@ -229,8 +229,10 @@ class SandboxTools:
             return _result("The tool failed. This is an error of the server, not of the code.", is_error=True)
 
     async def _call(self, context: ServerRequestContext[Any], tool: str, arguments: dict[str, Any]) -> CallToolResult:
+        numbers = itertools.count(1)
+
         async def report(chunk: OutputChunk) -> None:
-            await context.session.report_progress(chunk.elapsed_s, message=chunk.text)
+            await context.session.report_progress(next(numbers), message=chunk.text)
 
         name = _workspace_name(context) or arguments.pop("session", None)
         is_new = name is None
@@ -260,7 +262,8 @@ class SandboxTools:
         return self._workspaces.setdefault(name, Workspace(self._manager, self._sandbox, self._idle_s))
 
 
-def _check_arguments(arguments: dict[str, Any], schema: dict[str, Any]) -> None:
+def _check_arguments(arguments: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments, with defaults. Raise ToolError if they do not fit the schema."""
     properties = schema["properties"]
     for name in schema["required"]:
         if name not in arguments:
@@ -271,6 +274,7 @@ def _check_arguments(arguments: dict[str, Any], schema: dict[str, Any]) -> None:
         allowed = properties[name].get("enum")
         if not isinstance(value, str) or (allowed and value not in allowed):
             raise ToolError(f"The argument {name!r} must be {' or '.join(allowed) if allowed else 'a string'}.")
+    return {name: each["default"] for name, each in properties.items() if "default" in each} | arguments
 
 
 def _workspace_name(context: ServerRequestContext[Any]) -> str | None:
@@ -284,8 +288,14 @@ _LOST = "Its variables and files are lost. The next call begins a new session."
 def _describe(result: ExecutionResult) -> CallToolResult:
     """Return what a program printed and displayed, and how it failed."""
     content: list[ContentBlock] = [*_texts(result.stdout, result.stderr)]
-    for display in result.displays:
-        content += _describe_display(display)
+    room = _MAX_TEXT_BYTES
+    for number, display in enumerate(result.displays):
+        described = _describe_display(display)
+        room -= sum(len(block.text) for block in described if isinstance(block, TextContent))
+        if room < 0 and number:
+            content += _texts(f"({len(result.displays) - number} further displays were left out)")
+            break
+        content += described
     error = result.error
     if error is not None and error.traceback and error.traceback.strip() not in result.stderr:
         content += _texts(error.traceback)
@@ -319,7 +329,7 @@ def _result(text: str, *, is_error: bool = False) -> CallToolResult:
 
 def _content_of(arguments: dict[str, Any]) -> bytes:
     """Return the content of a file in the arguments of `write_file`."""
-    if arguments.get("encoding") != "base64":
+    if arguments["encoding"] == "utf-8":
         return str(arguments["content"]).encode()
     try:
         return base64.b64decode(arguments["content"], validate=True)
@@ -347,7 +357,7 @@ def make_tools(languages: Sequence[Language], sandbox: SandboxConfig, *, takes_s
         "language": {
             "type": "string",
             "enum": [*map(str, languages)],
-            "default": str(languages[0]) if languages else None,
+            "default": str(next(iter(languages), "")),
             "description": "Whose folder. Each language has one of its own.",
         }
     }

@@ -1,7 +1,7 @@
 r'''Tools for agents: an MCP server, and tools for the OpenAI Agents SDK, pydantic-ai, LangChain and smolagents.
 
 A model that works in steps needs a program that stays: `faasrt mcp` and the tools below give each agent a session
-(`faasrt.RuntimeManager.session`), so variables, imports and files live on between its calls.
+(`faasrt.docs.sessions`), so variables, imports and files live on between its calls.
 
 ## The MCP server
 
@@ -18,7 +18,7 @@ A model that works in steps needs a program that stays: `faasrt mcp` and the too
 * Each client has sessions of its own, one for each language. They begin with the first call, and end with the client.
   Each language has its own folder: the tools for files take `language="javascript"`.
 * Figures of matplotlib, and objects with `_repr_png_`, are images. A display that exceeds `--output-bytes` is named.
-  Text above 40,000 bytes is cut in the middle.
+  Text above 40,000 bytes is cut in the middle, and displays above it are left out.
 * An error is the traceback of the code, with `isError`. At `--timeout-s`, the code is interrupted, and its variables
   are kept. If the session ends, for example because it exceeds `--memory-mb`, the result says so.
 * If the client cancels a call, the code is interrupted. While it runs, its output is reported as progress.

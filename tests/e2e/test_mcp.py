@@ -203,6 +203,9 @@ async def test_long_text_is_cut_for_the_model(connect: Connect) -> None:
         assert 30_000 < len(text) <= 40_000
         assert text.endswith("end\n")
         assert await tools.python("'\\ud800'; print('\\ud800')") == "?\n"
+        text = await tools.python("for n in range(100): display('b' * 1_000)")
+        assert text.count("b") == 39_000
+        assert text.endswith("(61 further displays were left out)")
 
 
 @one_way
