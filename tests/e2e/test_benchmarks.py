@@ -63,6 +63,10 @@ RUNS = [
         [(scenario, 3, "p99 s") for scenario in SCENARIOS],
     ),
     ("chaos --calls 40 --servers 2 --clients 2 --every 0.5", [("2 servers, 2 clients, SIGKILL", 1, "executions")]),
+    (
+        "session_chaos --runs 30 --sessions 4 --active 2 --every 5",
+        [("native, 4 sessions, 2 active", 1, "runs"), ("Results", 1, "count: OK")],
+    ),
     ("soak --runs 40 --kills 2 --idle 0.1", [("The server", 3, "server MB"), ("8 in flight", 1, "runs/s")]),
 ]
 
