@@ -79,7 +79,7 @@ STEPS = {
     "count": 200, "look": 10, "fork": 8, "cancel": 4, "loop": 4, "flood": 3, "hog": 2, "fill": 2, "exit": 2, "pause": 4,
 }  # fmt: skip
 MEMORY_MB = 96
-IDLE_S = 15.0
+IDLE_S = 60.0
 SERVER_KILLS = 0.05  # the part of the kills that end the server
 ENDED = (Outcome.CRASHED, Outcome.MEMORY_LIMIT)  # of a program whose process was killed
 
