@@ -113,7 +113,7 @@ class AdmissionQueue:
         finally:
             self.leave()
         self.counts.outcomes[job.language, result.outcome.value] += 1
-        result.queued_ms = queued_ms
+        result.queued_ms = queued_ms + waited_s * 1000
         return result
 
     async def enter(self, *, min_timeout_s: float = 0.0, waited_s: float = 0.0) -> float:
