@@ -57,7 +57,7 @@ _ROWS = 60
 async def make_calls(contender: str, url: str, calls: int) -> None:
     """Make calls in this process, which runs in callgrind."""
     async with CLIENTS[contender](url, IN_FLIGHT) as call:
-        gc.collect()  # otherwise it may collect what the start-up has made, in one of both processes
+        gc.freeze()  # what the start-up has made would be traversed again, in one of both processes or in both
         await load.drive(call, IN_FLIGHT, range(calls))
 
 

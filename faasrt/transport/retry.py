@@ -9,8 +9,6 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 
-import attrs
-
 from faasrt.config import RetrySettings
 from faasrt.errors import (
     ConnectError,
@@ -170,7 +168,6 @@ def wait_before_retry(
 _SENT: tuple[Sent, ...] = ("no", "maybe", "yes")
 
 
-@attrs.define(eq=False)
 class FailedAttempts:
     """The attempts of one call that failed.
 
