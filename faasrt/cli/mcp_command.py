@@ -122,14 +122,14 @@ async def _serve(
     address: tuple[str, int] | None,
     token: str | None,
 ) -> None:
-    from faasrt.cli.mcp_tools import SandboxTools
+    stop = stop_at(signal.SIGTERM, signal.SIGINT)
+    from faasrt.cli.mcp_tools import SandboxTools  # which takes long to load
 
     if settings.endpoints:
         manager = RuntimeManager(settings=settings)
     else:
         manager = RuntimeManager.local(["python", "javascript"], settings=settings, engines=engines)
         write_message("no endpoint configured; using the embedded FaaS")
-    stop = stop_at(signal.SIGTERM, signal.SIGINT)
     async with manager:
         python = report_engine(manager.local_faas, chosen=bool(engines)) if manager.local_faas else None
         tools = SandboxTools(manager, settings.sandbox, idle_s)

@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import httpx2
 import psutil
@@ -414,6 +415,8 @@ def test_wrong_options() -> None:
         code, stdout, stderr = faasrt("mcp", *arguments)
         assert (code, stdout) == (2, "")
         assert message in " ".join(stderr.split())
+    with mock.patch("faasrt.cli.mcp_command.find_spec", return_value=None):  # the extra is not installed
+        assert faasrt("mcp")[2].endswith("faasrt mcp needs the SDK of MCP: pip install 'faasrt[mcp]'\n")
 
 
 INITIALIZE = {
