@@ -24,6 +24,7 @@ import attrs
 
 from faasrt.errors import ConfigurationError
 from faasrt.languages import Language
+from faasrt.local.engines.deno.relocated import relocated
 from faasrt.local.engines.deno.run import FOLDER, DenoRun
 from faasrt.local.engines.deno.session import DenoSession
 from faasrt.local.engines.engine import Engine, EngineJob, EngineOptions, EngineResult, Watch
@@ -114,7 +115,8 @@ class DenoEngine(Engine):
         if not self.level:
             raise EngineError(f"no level of the jail works on this machine: {self.options.level_reason}")
         libraries = await asyncio.to_thread(_find_libraries, self._path)
-        mounts = [(self._path, _EXECUTABLE), *((path, path) for path in libraries)]
+        path = await asyncio.to_thread(relocated, self._path) if self.level == "namespaces" else self._path
+        mounts = [(path, _EXECUTABLE), *((path, path) for path in libraries)]
         mounts += [(str(file), path) for path, file in self._runners.items()]
         self._config = JailConfig(
             level=self.level,
