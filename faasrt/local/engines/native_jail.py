@@ -38,7 +38,7 @@ _LINKS = {
 }
 _DEVICES = ["/dev/null", "/dev/full", "/dev/random", "/dev/urandom"]
 _SYSTEM = [
-    *("/etc/alternatives", "/etc/ld.so.cache", "/etc/localtime"),
+    *("/etc/alternatives", "/etc/fonts", "/etc/ld.so.cache", "/etc/localtime"),
     *("/etc/mime.types", "/etc/protocols", "/etc/services"),
 ]
 _ENV = {"HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8"}  # noqa: S108
