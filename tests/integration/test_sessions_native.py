@@ -619,3 +619,48 @@ async def test_the_memory_limit_of_branches(engine: NativeEngine) -> None:
             result = await run(branch, GROW)
             assert result.outcome is Outcome.MEMORY_LIMIT
         await check(session)
+
+
+async def test_sessions_leave_no_descriptors(engine: NativeEngine) -> None:
+    """After sessions, runs, branches and failures, this process has as many descriptors as before."""
+
+    async def use() -> None:
+        async with open_session(engine, {"a": b"1"}) as session:
+            await run(session, "x = 1")
+            await run(session, "1 / 0")
+            await session.read_files(["a"], 10)
+            branches = [await session.fork() for _ in range(3)]
+            branches.append(await branches[0].fork())
+            await check(branches[-1])
+            await run(branches[1], "import os\nos._exit(1)")
+            await run(session, "import threading\nthreading.Thread(target=threading.Event().wait).start()")
+            with pytest.raises(ForkError):
+                await session.fork()
+            with pytest.raises(SessionFileError):
+                await session.write_files({"a/b": b""})
+            await asyncio.gather(*(branch.aclose() for branch in branches))
+
+    def count() -> int:
+        return len([*Path("/proc/self/fd").iterdir()])
+
+    await use()
+    before = count()
+    for _ in range(3):
+        await use()
+    await until(lambda: count() <= before + 8)  # of processes that wait in the pool
+
+
+async def test_a_session_is_used_by_many_tasks_until_it_is_closed(engine: NativeEngine) -> None:
+    """Each run of many sessions at once has its own result, while some crash and others fork."""
+
+    async def work(number: int) -> None:
+        async with open_session(engine) as session:
+            await run(session, f"x = {number}")
+            async with closing(await session.fork()) as branch:
+                results = [await run(one, f"print(x * {i}); x") for i in range(5) for one in (session, branch)]
+                assert [result.stdout for result in results] == [f"{number * (i // 2)}\n" for i in range(10)]
+                assert {text for result in results for text in texts(result)} == {str(number)}
+            if number % 3 == 0:
+                assert (await run(session, "import os\nos.abort()")).outcome is Outcome.CRASHED
+
+    await asyncio.gather(*map(work, range(12)))

@@ -281,15 +281,16 @@ class Jail:
         return folder
 
     async def fork(
-        self, process: JailedProcess, folder: Folder, fork: Callable[[str, list[int]], Awaitable[None]]
+        self, process: JailedProcess, folder: Folder, fork: Callable[[str, int], Awaitable[None]]
     ) -> tuple[JailedProcess, Folder, str]:
         """Start a branch of a session, in its jail: a process that its process forks.
 
         Args:
             process: The process of the session.
             folder: The working folder of the session.
-            fork: Lets the process fork, given the path of the new folder in `folder`, and the descriptors of the
-                channel and of the rules of Landlock. The new process must send one byte over the channel.
+            fork: Lets the process fork, given the path of the new folder in `folder`, and the descriptor of the channel
+                of the branch. The branch sends one byte over it, and gets one with its rules of Landlock, or with
+                nothing if the folder cannot be created.
 
         Returns:
             The new process, its folder, and the path of this folder in `folder`.
@@ -301,15 +302,42 @@ class Jail:
         """
         number, name = next(self._numbers), os.urandom(4).hex()
         start = self._starts[number] = _Start(Pipes(4), process.group)
-        path = f"{_BRANCHES}/{name}"
+        channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, os.dup(start.pipes.own[MESSAGES]))
+        channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        # While the process forks, which takes long if it has much memory.
+        registering = asyncio.ensure_future(self._register_branch(number, name, process, folder, channel, start))
+        complete = False
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, os.dup(start.pipes.own[MESSAGES])) as channel:
-                channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-                message = {"prepare": number, "of": process.number, "name": name}
-                rules, own_folder = await self._ask(number, message, [folder.fd])
-                await fork(path, [start.pipes.others[MESSAGES], rules.fd])
-                start.pipes.close_others()
-                pidfd = os.pidfd_open(_sender(channel))
+            await fork(f"{_BRANCHES}/{name}", start.pipes.others[MESSAGES])
+            own_folder = await registering
+            complete = True
+        finally:
+            registering.cancel()
+            await asyncio.wait([registering])
+            channel.close()
+            start.pipes.close_others()
+            del self._starts[number]
+            if start.process is None:
+                start.pipes.close()
+            elif not complete:
+                start.process.abandon()
+        assert start.process is not None
+        return start.process, own_folder, f"{_BRANCHES}/{name}"
+
+    async def _register_branch(
+        self, number: int, name: str, process: JailedProcess, folder: Folder, channel: socket.socket, start: _Start
+    ) -> Folder:
+        """Send a branch its rules, tell the launcher which process it is, and return its folder."""
+        try:
+            message = {"prepare": number, "of": process.number, "name": name}
+            rules, own_folder = await self._ask(number, message, [folder.fd])
+        except NotStartedError:
+            channel.send(b"r")
+            raise
+        try:
+            socket.send_fds(channel, [b"r"], [rules.fd])
+            await _until_readable(channel)
+            pidfd = os.pidfd_open(_sender(channel))
             try:
                 self.send({"branch": number, "of": process.number}, [pidfd])
             finally:
@@ -317,19 +345,11 @@ class Jail:
             await start.reply
         except OSError as error:
             raise NotStartedError(f"cannot start a branch: {error.strerror}") from None
-        except asyncio.CancelledError:
-            if start.process is not None:
-                start.process.kill()
-            raise
-        finally:
-            del self._starts[number]
-            if start.process is None:
-                start.pipes.close()
         assert start.process is not None
         start.process.is_shared = process.is_shared = True
         if process.group is not None:
             process.group.programs += 1
-        return start.process, own_folder, path
+        return own_folder
 
     async def _ask(self, number: int, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> list[Folder]:
         """Return the descriptors that the launcher sends in answer to a message about a process or a branch."""
@@ -440,6 +460,16 @@ class Jail:
             process.outside_reason = "the launcher of the jail has ended"
             process.kill()
             process.mark_exited(-signal.SIGKILL)
+
+
+async def _until_readable(channel: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    readable = loop.create_future()
+    loop.add_reader(channel, lambda: None if readable.done() else readable.set_result(None))
+    try:
+        await readable
+    finally:
+        loop.remove_reader(channel)
 
 
 def _sender(channel: socket.socket) -> int:

@@ -3,7 +3,8 @@
 # The process gets each job as a message over its channel, with descriptors: stdin, stdout, stderr, and one for the
 # messages of the job. The rest is as for a program: it reads the job from stdin, and sends "started" and "done". A job
 # with a cell is {code, cell, files, memoryBytes, maxMessageBytes}. A job with "branch", the path of a folder, forks the
-# process; it has two more descriptors: the channel of the branch, and its rules of Landlock. Other jobs write files.
+# process; it has one more descriptor, the channel of the branch. The branch sends a byte over it, so that the server
+# knows which process it is, and gets its rules of Landlock when its folder has been created. Other jobs write files.
 #
 # A cell can leave anything behind, such as threads, signal handlers, and functions in place of those of the standard
 # library. So this file uses no function that a program can replace, as far as it matters for later cells.
@@ -53,7 +54,7 @@ class Session:
         self.displays = Displays(send_display, 0)
         self.displays.install()
         self.stdout, self.stderr = sys.stdout, sys.stderr
-        self.mask, self.flags, self.loop = set(), TOP_LEVEL_AWAIT, None
+        self.mask, self.flags, self.loop, self.is_new = set(), TOP_LEVEL_AWAIT, None, False
         set_memory_limit(job["memoryBytes"])
 
     def serve(self):
@@ -70,7 +71,7 @@ class Session:
             if "code" in job:
                 self.run_cell(job)
             elif "branch" in job:
-                reports = self.fork(job["branch"], *descriptors[4:])
+                reports = self.fork(job["branch"], descriptors[4])
             else:
                 self.write_files(job["files"])
             if reports:
@@ -78,6 +79,9 @@ class Session:
             for fd in (0, 1, 2):
                 duplicate(self.null_fd, fd)
             close_fd(JOB_MESSAGES_FD)
+            if self.is_new:
+                self.is_new = False
+                reseed()
 
     def receive(self):
         """Wait for the next job, and return its descriptors."""
@@ -99,7 +103,7 @@ class Session:
         except OSError as error:
             send("error", phase="run", name="OSError", message=f"{path}: {error.strerror}")
 
-    def fork(self, folder, channel_fd, rules_fd):
+    def fork(self, folder, channel_fd):
         """Fork this process. Return whether it is the one that ends the job: the branch, if there is one."""
         global pid
         send("started")
@@ -115,7 +119,10 @@ class Session:
                 exit_now(1)
             pid = own_pid()
             try:
-                problem = self.enter_branch(folder, channel_fd, rules_fd)
+                duplicate(channel_fd, MESSAGES_FD, False)
+                close_fd(channel_fd)
+                self.channel.send(b"b")
+                problem = self.enter_branch(folder)
             except Exception as error:  # the program has changed something that is needed here
                 problem = f"the branch cannot start: {error!r}"
             if problem:
@@ -124,29 +131,29 @@ class Session:
                 exit_now(1)
             return True
         close_fd(channel_fd)
-        close_fd(rules_fd)
         if child > 0 and waited_for(child):
             return False
         problem = problem or "the system cannot start another process"
         send("error", phase="run", name="Error", message=problem)
         return True
 
-    def enter_branch(self, folder, channel_fd, rules_fd):
+    def enter_branch(self, folder):
         """Turn this process into a branch. Return an error message, or ""."""
         global memory_folder
+        descriptors = self.receive()
+        if not descriptors:
+            return "its folder cannot be created"
         try:
             copy_folder(self.folder, folder)
         except OSError as error:
             return f"the files cannot be copied: {error.strerror}"
         # From here on, this process can only reach the files in its own folder.
-        if system_call(LANDLOCK_RESTRICT_SELF, rules_fd, 0):
+        if system_call(LANDLOCK_RESTRICT_SELF, descriptors[0], 0):
             is_nested = ctypes.get_errno() == errno.E2BIG
             return (
                 "it is a branch of too many others, one after another" if is_nested else os.strerror(ctypes.get_errno())
             )
-        close_fd(rules_fd)
-        duplicate(channel_fd, MESSAGES_FD, False)
-        close_fd(channel_fd)
+        close_fd(descriptors[0])
         old, self.folder, memory_folder = self.folder, folder, folder
         try:
             inner = os.path.relpath(os.getcwd(), old)
@@ -166,8 +173,7 @@ class Session:
             sys.modules["asyncio"].set_event_loop(None)
         os.setpgid(0, 0)  # signals to its group are not for the session
         threading.main_thread()._native_id = threading.get_native_id()
-        reseed()
-        self.channel.send(b"b")  # shows the server which process this is
+        self.is_new = True
         return ""
 
     def run_cell(self, job):

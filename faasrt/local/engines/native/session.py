@@ -115,10 +115,10 @@ class NativeSession(EngineSession):
         branch._path = f"{self._path}/{path}"
         return branch
 
-    async def _fork(self, path: str, descriptors: list[int]) -> None:
+    async def _fork(self, path: str, channel: int) -> None:
         limits = attrs.evolve(self.options.limits, timeout_ms=1000 * _FILES_TIMEOUT_S)
         job = EngineJob(language=self.options.language, code="", limits=limits)
-        result = await self._do(job, {"branch": f"{self._path}/{path}"}, {}, descriptors)
+        result = await self._do(job, {"branch": f"{self._path}/{path}"}, {}, [channel])
         if result.error is not None:
             raise ForkError(result.error.message)
         if result.outcome is not Outcome.OK:
@@ -159,6 +159,7 @@ class NativeSession(EngineSession):
         self.mark_ended(reason)
         if self._run is not None:
             self._run.mark_exited(returncode)
+        self._folder = None  # it would keep the files in memory
         if self._channel is not None:
             self._channel.close()
 
