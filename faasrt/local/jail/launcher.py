@@ -422,7 +422,8 @@ class Launcher:
         program = self._slots[slot]
         try:
             message, pidfds = _receive(slot.control)
-        except BlockingIOError:
+        except (BlockingIOError, ConnectionResetError):
+            # A reset means that the template has ended before it read a message. Its own messages can still be read.
             return
         except OSError:
             message, pidfds = b"", []
