@@ -185,6 +185,9 @@ for example because it catches KeyboardInterrupt, the session ends.
 | idleness | `idle_timeout_s`, 600 by default. The server has a maximum (`faasrt serve --session-idle-s`) |
 | number | `faasrt serve --max-sessions`; then `OverloadedError`, after retries |
 
+Runs of a session wait for their turn without a limit of time. Then each waits for a permit and a slot, like every call
+(`faasrt.docs.concurrency`); its deadline starts with the permit.
+
 These end a session:
 
 * the end of its `async with` block, `aclose`, and the end of its manager. Runs in flight raise `RuntimeClosedError`;
