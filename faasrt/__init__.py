@@ -19,6 +19,7 @@ Read on with `help(...)`, `python -m pydoc NAME`, or in the site that the README
 * `faasrt.docs.cookbook`: ten short recipes
 * `faasrt.docs.programs`: input, files, live output, and judging programs and functions by tests
 * `faasrt.docs.sessions`: programs that keep their state, with pictures, files and branches
+* `faasrt.docs.agents`: an MCP server, and tools for frameworks of agents
 * `faasrt.docs.rewards`: rewards for TRL, verl and Inspect AI, and cheats that they do not reward
 * `faasrt.docs.sandboxes`: how programs differ from plain CPython and Deno, limits, and security
 * `faasrt.docs.server`: the server of the embedded FaaS: HTTP API, stopping, changing options
