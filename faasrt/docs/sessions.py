@@ -161,9 +161,14 @@ asyncio.run(main())
 * A branch has its own idle limit and memory limit, and counts for `--max-sessions`.
 * Files that are open stay open, and on `native` their position is shared: reading in one branch moves it in the other.
   Open them again in the branch. Use relative paths, because the branch has another working folder.
-* Random numbers go on from the same state, so two branches draw the same numbers unless they call `random.seed()`.
+* Generators of random numbers go on from the same state, so two branches draw the same numbers. On `native`, this holds
+  only for generators that the program has made; the functions of `random` and `numpy.random` draw new ones.
 * A native session with other threads, or with child processes, cannot be forked, because they would not exist in the
   branch. `fork` raises a `RejectedError` that says so. Sessions in JavaScript and TypeScript cannot be forked.
+* On `native`, a session and its branches are processes in one jail: together they have 64 processes and threads, 64 MiB
+  of files, and the sum of their memory limits. A branch can neither reach the files of the others nor trace them, nor,
+  from Linux 6.12 on, send them signals; the session can reach its branches. Branches of branches can be nested twelve
+  deep. Packages that a session imports may take 192 MiB in addition to its memory limit.
 
 ## Interrupt a run
 
