@@ -24,6 +24,7 @@ from faasrt.local.engines.session import (
     SessionFileError,
     SessionOptions,
 )
+from faasrt.local.errors import EngineError
 from faasrt.protocol.execution_limits import ExecutionLimits
 from support.engines import native_engine
 from support.native_attacks import PRELUDE
@@ -423,14 +424,35 @@ async def test_no_state_crosses_sessions(engine: NativeEngine) -> None:
 
 
 async def test_the_end_of_the_engine_ends_its_sessions(tmp_path: Path) -> None:
-    """A run of such a session fails."""
+    """A run that is going on fails, also in a branch, and so does a later one."""
     async with native_engine(tmp_path) as engine:
         session = await engine.open_session(SessionOptions(language=Language.PYTHON, limits=LIMITS))
         await run(session, "x = 1")
-    await session.ended.wait()
-    with pytest.raises(SessionEndedError):
-        await run(session, "x")
-    await session.aclose()
+        branch = await session.fork()
+        running = [asyncio.create_task(run(one, "import time\ntime.sleep(60)")) for one in (session, branch)]
+        await asyncio.sleep(0.1)
+    for one, task in zip((session, branch), running, strict=True):
+        with pytest.raises(EngineError, match="killed from outside"):
+            await task
+        await one.ended.wait()
+        with pytest.raises(SessionEndedError):
+            await run(one, "x")
+        await one.aclose()
+
+
+async def test_a_fork_that_is_cancelled_leaves_no_process(engine: NativeEngine) -> None:
+    """The session goes on, whenever this happens."""
+    async with open_session(engine) as session:
+        await run(session, "x = 1")
+        for delay_s in (0, 0.001, 0.003, 0.01, 0.02):
+            forking = asyncio.create_task(session.fork())
+            await asyncio.sleep(delay_s)
+            forking.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await (await forking).aclose()
+            await check(session)
+        process = psutil.Process(int((await run(session, "1")).instance_id.partition("-")[2]))
+        await until(lambda: process.parent().children(recursive=True) == [process])
 
 
 async def test_a_branch_has_the_same_state(engine: NativeEngine) -> None:
