@@ -77,6 +77,11 @@ A program that is sent with `files` or `collect` runs in the folder /tmp, which 
 and import its files, but it may not create symbolic links, watch files, or execute them. Its process is not kept ready,
 so it starts later. At the level `filters` no JavaScript program can use files, or look up paths.
 
+On x86-64, at the level `namespaces`, Deno runs from a copy in FAASRT_CACHE_DIR (96 MB) whose relocations are applied,
+which saves a fifth of the CPU time of a short program. The first server of a day makes it, in about half a second. The
+address of Deno's code is random, but the same for all servers of a user that start on a day; those of the libraries, of
+the stack and of V8's memory are random for each process. Where no copy can be made, Deno runs as it is installed.
+
 ## Differences from CPython
 
 | | CPython | `native` | `wasm` |
