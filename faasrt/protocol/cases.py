@@ -101,7 +101,7 @@ class CaseScheduler:
     results: dict[int, ExecutionResult] = attrs.field(factory=dict, init=False)
     definition_ms: float | None = attrs.field(default=None, init=False)
     _pending: list[range] = attrs.field(factory=list, init=False)
-    # The most cases to send: about twice as many as fit into an execution, because the others are sent again.
+    # The most cases to send: about twice the number that fits into an execution, because the others are sent again.
     _max_cases: int = attrs.field(default=sys.maxsize, init=False)
 
     def __attrs_post_init__(self) -> None:
