@@ -45,7 +45,9 @@ _SIZE, _INTERPRETERS, _THREADS, _BREAKER = 3, 5, 9, 100
 # `_PyRuntime.signals`: for each of the 64 signals, whether it has arrived, and its handler; `wakeup`; whether any has
 # arrived; and the default handler.
 _SIGNALS = re.compile(
-    rb"\0{4}(?P<default>.{4})(?P<sigint>\0{4}).{4}(?:\0{4}.{4}){62}\xff{4}\x01\0{3}(?P<signals>\0{4})(?P=default)",
+    # First the rare bytes after the table, so that the table is compared only there.
+    rb"\xff{4}\x01\0{3}(?P<signals>\0{4})(?P<default>.{4})"
+    rb"(?<=\0{4}(?P=default)(?P<sigint>\0{4}).{4}(?:\0{4}.{4}){62}.{16})",
     re.DOTALL,
 )
 _MEMORY_BYTES = 2**30
