@@ -225,7 +225,7 @@ class Actor:
 
 def _kind(error: SessionLostError) -> str:
     """Return the reason without its details, to count it."""
-    return str(error).partition("(")[0].rpartition(": ")[2].strip()[:80]
+    return str(error).removeprefix("the session is lost: ").partition(" [")[0].partition(" (")[0][:80]
 
 
 class Idler(Actor):

@@ -160,11 +160,12 @@ asyncio.run(main())
   from which it was forked.
 * A branch has its own idle limit and memory limit, and counts for `--max-sessions`.
 * Files that are open stay open, and on `native` their position is shared: reading in one branch moves it in the other.
-  Open them again in the branch. Use relative paths, because the branch has another working folder.
+  Open them again in the branch. Use relative paths, because there the branch has another working folder.
 * Generators of random numbers go on from the same state, so two branches draw the same numbers. On `native`, this holds
   only for generators that the program has made; the functions of `random` and `numpy.random` draw new ones.
 * A native session with other threads, or with child processes, cannot be forked, because they would not exist in the
-  branch. `fork` raises a `RejectedError` that says so. Sessions in JavaScript and TypeScript cannot be forked.
+  branch. On `wasm`, one that has opened files of Python's library cannot. `fork` raises a `RejectedError` that says so.
+  Sessions in JavaScript and TypeScript cannot be forked.
 * On `native`, a session and its branches are processes in one jail: together they have 64 processes and threads, 64 MiB
   of files, and the sum of their memory limits. A branch can neither reach the files of the others nor trace them, nor,
   from Linux 6.12 on, send them signals; the session can reach its branches. Branches of branches can be nested twelve
@@ -288,7 +289,12 @@ jail and its levels" in `faasrt.docs.sandboxes`), sessions of `native` and `deno
 Opening a session, and each run, count as calls in metrics, events and logs, which contain neither code nor ids.
 
 An open session that is idle holds memory, but no slot: its runs wait for a slot like every program. It holds the memory
-of its process, except for imported packages, which native sessions share.
+of its process, except for imported packages, which sessions share.
+
+On `wasm`, up to eight sessions, and their branches, share a process. WebAssembly separates them, as it separates
+programs from the process. If the process is killed, all of them end. Their packages are imported when they open, from
+the largest snapshot that exists (see `faasrt.docs.sandboxes`). They have no threads and no child processes, the
+memory of a session never shrinks, and its working folder is in memory.
 '''
 
 __docformat__ = "markdown"

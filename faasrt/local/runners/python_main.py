@@ -157,7 +157,9 @@ def enter(folder):
     os.environ["HOME"] = folder
     chdir(folder)
     sys.path.insert(0, folder)
-    shadow_modules(listdir(folder))
+    names = listdir(folder)
+    if names:  # else the names of modules are not looked at, because this would copy the memory in which they are
+        shadow_modules(names)
 
 
 def write_program(path, code):
