@@ -28,7 +28,7 @@ from faasrt.local.errors import EngineError
 from faasrt.protocol.execution_limits import ExecutionLimits
 from support.engines import native_engine
 from support.native_attacks import PRELUDE
-from support.served import until
+from support.served import until, with_word
 from support.tables import block
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -406,9 +406,7 @@ async def test_closing_ends_all_processes(engine: NativeEngine) -> None:
     with pytest.raises(Exception, match=r"closed|killed"):
         await running
     assert session.reason == "the session was closed"
-    await until(
-        lambda: not any(word in " ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"]))
-    )
+    await until(lambda: not sleeping(word))
 
 
 async def test_no_state_crosses_sessions(engine: NativeEngine) -> None:
@@ -495,7 +493,7 @@ async def test_branches_live_without_their_session(engine: NativeEngine) -> None
 
 
 def sleeping(word: str) -> list[psutil.Process]:
-    return [process for process in psutil.process_iter(["cmdline"]) if word in (process.info["cmdline"] or [])]
+    return with_word(psutil.Process().children(recursive=True), word)
 
 
 async def test_a_branch_ends_without_the_others(engine: NativeEngine) -> None:
