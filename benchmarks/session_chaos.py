@@ -74,7 +74,7 @@ PROGRAMS: Mapping[str, Mapping[str, str]] = {
         "fill": "console.log('full')",
     },
 }
-# What a task does next, and how often. Most of it counts.
+# The next step of a task, and how often it is taken. Most of them count.
 STEPS = {
     "count": 200, "look": 10, "fork": 8, "cancel": 4, "loop": 4, "flood": 3, "hog": 2, "fill": 2, "exit": 2, "pause": 4,
 }  # fmt: skip
@@ -86,7 +86,7 @@ ENDED = (Outcome.CRASHED, Outcome.MEMORY_LIMIT)  # of a program whose process wa
 
 @attrs.define
 class Counts:
-    """What the tasks have seen."""
+    """The results that the tasks have seen."""
 
     outcomes: Counter[str] = attrs.field(factory=Counter)
     errors: Counter[str] = attrs.field(factory=Counter)
@@ -105,7 +105,7 @@ class Actor:
     Args:
         manager: Opens the sessions.
         programs: The programs of the language.
-        counts: What all tasks have seen.
+        counts: The results that all tasks have seen.
         chosen: Chooses what it does.
     """
 
