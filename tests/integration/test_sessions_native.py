@@ -519,6 +519,29 @@ async def test_a_branch_ends_without_the_others(engine: NativeEngine) -> None:
         await branch.aclose()
 
 
+async def test_a_session_that_pretends_to_be_its_branch(session: EngineSession) -> None:
+    """The fork is refused, and the session still ends at a time limit."""
+    code = """
+        import os, signal, socket, sys
+        x = 1
+        frame = sys._getframe()
+        while "descriptors" not in frame.f_locals: frame = frame.f_back
+        def forge(folder, channel):
+            os.write(254, b'{"kind":"started"}\\n')
+            other = socket.socket(fileno=channel)
+            other.send(b"b")
+            other.recv(1)
+            return True
+        frame.f_locals["self"].fork = forge;
+    """
+    await run(session, block(code))
+    with pytest.raises(ForkError, match="none of a branch"):
+        await session.fork()
+    await check(session)
+    assert (await run(session, STUBBORN, timeout_ms=300)).outcome is Outcome.TIMEOUT
+    assert session.ended.is_set()
+
+
 @pytest.mark.parametrize(
     ("code", "message"),
     [

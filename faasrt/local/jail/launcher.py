@@ -302,11 +302,10 @@ class Launcher:
 
     def _add_branch(self, message: dict[str, Any], pidfds: list[int]) -> None:
         number, program, pidfd = message["branch"], self._programs.get(message["of"]), pidfds[0]
-        # A process in the jail of the session. Its pid is that of no other process, because it has not ended.
-        is_inside = program is not None and program.is_in_jail(pidfd)
-        if program is None or not is_inside:
+        # Its pid is that of no other process, because it has not ended.
+        if program is None or not program.can_branch(pidfd):
             os.close(pidfd)
-            self._send({"refused": number, "reason": "the process has ended"})
+            self._send({"refused": number, "reason": "the process has ended, or is none of a branch"})
             return
         for mate in program.root.mates:
             self._forget_memory(mate)  # the limit changes

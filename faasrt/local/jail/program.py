@@ -98,10 +98,15 @@ class Program:
         self.root.mates.add(branch)
         return branch
 
-    def is_in_jail(self, pidfd: int) -> bool:
-        """Return whether a process is in its jail, and has not ended."""
-        namespaces = {memory.pid_namespace(pid) for pid in (pid_of(pidfd), self.first_pid) if pid is not None}
-        return len(namespaces) == 1 and "" not in namespaces and not has_ended(pidfd)
+    def can_branch(self, pidfd: int) -> bool:
+        """Return whether a process is in its jail, has not ended, and is not the first one of another program there.
+
+        A program that forges messages can name its own process, which then nobody could kill.
+        """
+        pid = pid_of(pidfd)
+        namespaces = {memory.pid_namespace(one) for one in (pid, self.first_pid) if one is not None}
+        is_other = all(pid_of(mate.pidfd) != pid for mate in self.root.mates)
+        return is_other and len(namespaces) == 1 and "" not in namespaces and not has_ended(pidfd)
 
     @property
     def is_alone(self) -> bool:
