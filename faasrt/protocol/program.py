@@ -73,7 +73,7 @@ class Execution:
             protocol: The protocol of the endpoint.
 
         Raises:
-            ConnectError: It is unknown whether the server runs the language.
+            ConnectError: It is unknown whether the server runs the language, or returns displays.
             InvalidRequestError: The server does not run the language, there is no guest program that calls its
                 functions, it does not return the displays that the caller asks for, or neither the server nor the
                 guest program can pass on the input of the program.
@@ -315,8 +315,7 @@ def _check_runs(language: Language | str, profile: EndpointProfile, endpoint: st
     """Raise an error unless a server has said that it runs a language without a guest program. Servers that do not name
     their languages run only Python, or only JavaScript, whatever the request says.
     """
-    if not profile.answered:
-        raise ConnectError("no answer to GET /health that names the languages of the server", sent="no")
+    _check_answered(profile, "names the languages of the server")
     if language not in profile.compile_limits_s:
         server = f" ({profile.version})" if profile.version else ""
         reason = profile.missing.get(language, "it does not list the language")
@@ -327,13 +326,20 @@ def _check_runs(language: Language | str, profile: EndpointProfile, endpoint: st
 
 
 def _check_displays(language: Language | str, profile: EndpointProfile, endpoint: str) -> None:
-    """Raise InvalidRequestError unless a server returns the displays of programs in a language."""
+    """Raise an error unless a server has said that it returns the displays of programs in a language."""
+    _check_answered(profile, "says whether the server returns displays")
     if language not in profile.displays:
         server = f" ({profile.version})" if profile.version else ""
         raise InvalidRequestError(
             f"{endpoint}{server} cannot return displays of {language} programs: use another FaaS, such as the "
             "embedded one"
         )
+
+
+def _check_answered(profile: EndpointProfile, does: str) -> None:
+    """Raise ConnectError if the server has not answered `/health`. The call is then tried again."""
+    if not profile.answered:
+        raise ConnectError(f"no answer to GET /health that {does}", sent="no")
 
 
 def _check_started(plain: ParsedAnswer, profile: EndpointProfile) -> None:

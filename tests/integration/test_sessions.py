@@ -227,6 +227,14 @@ async def test_displays_need_a_server_that_returns_them(manager: RuntimeManager)
         assert fake.requests == []
 
 
+async def test_a_server_that_is_down_may_return_displays(unused_tcp_port: int) -> None:
+    """The call is tried again, as every call that did not reach its server, and does not blame its arguments."""
+    async with manager_for(f"http://127.0.0.1:{unused_tcp_port}", retry=NO_WAIT) as manager:
+        with pytest.raises(ConnectError, match="no answer to GET /health that says whether the server returns") as down:
+            await manager.run_code("1", "python", displays=True)
+        assert down.value.sent == "no"
+
+
 async def test_runs_wait_for_their_turn_in_order(server: Server, manager: RuntimeManager) -> None:
     async with manager.session("python") as session:
         await session.run_code("order = []; first = asyncio.Event()")

@@ -384,13 +384,14 @@ async def test_files(engine: NativeEngine) -> None:
     [
         ({"a/b": b""}, "a/b: File exists|a/b: Not a directory"),
         ({"folder": b""}, "folder: Is a directory"),
+        ({"pipe": b""}, "pipe: No such device or address"),
         ({"big": b"x" * 70 * 2**20}, "big: No space left on device|big: File too large"),
     ],
 )
 async def test_files_that_cannot_be_written(engine: NativeEngine, files: dict[str, bytes], message: str) -> None:
     """The error says why, and the session goes on."""
     async with open_session(engine, {"a": b"", "folder/a": b""}) as session:
-        await run(session, "x = 1")
+        await run(session, "import os\nx = 1\nos.mkfifo('pipe')")
         with pytest.raises(SessionFileError, match=message):
             await session.write_files(files)
         await check(session)

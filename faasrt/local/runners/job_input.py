@@ -15,6 +15,11 @@ def read_exactly(size):
     return bytes(data)
 
 
+def open_at_once(path, flags):
+    """Open a file. If it is a pipe that a program has made, do not wait for its reader."""
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)
+
+
 def write_files(files, folder=""):
     """Write the files of a job into a folder, given their paths and sizes. Their contents follow on stdin. An absolute
     path is that of an executable.
@@ -24,7 +29,7 @@ def write_files(files, folder=""):
         parent = os.path.dirname(target)
         if parent:
             os.makedirs(parent, exist_ok=True)
-        with open(target, "wb") as file:
+        with open(target, "wb", opener=open_at_once) as file:
             file.write(read_exactly(size))
         if path.startswith("/"):
             os.chmod(path, 0o500)
