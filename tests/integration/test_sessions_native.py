@@ -281,6 +281,24 @@ async def test_the_memory_limit_holds_between_runs(session: EngineSession) -> No
     assert session.reason == "it exceeded its memory limit"
 
 
+async def test_the_memory_limit_holds_for_a_program_that_pretends_to_have_ended(session: EngineSession) -> None:
+    """Also if it starts processes only afterwards. The one here would end by itself three seconds later."""
+    code = """
+        import os, time
+        os.write(254, b'{"kind":"done"}\\n')
+        time.sleep(0.3)
+        for _ in range(4):
+            if not os.fork():
+                memory = b"x" * 150 * 2**20
+                time.sleep(60)
+        time.sleep(3)
+        os._exit(7)
+    """
+    assert (await run(session, block(code))).outcome is Outcome.OK
+    await session.ended.wait()
+    assert session.reason == "it exceeded its memory limit"
+
+
 LEFT = {
     "a changed sys.stdout": "import io, sys\nsys.stdout = sys.__stdout__ = io.StringIO()\nsys.stderr = None",
     "a closed sys.stdout": "import sys\nsys.stdout.close(); sys.stderr.detach(); sys.stdin.close()",

@@ -69,6 +69,9 @@ _LANDLOCK_OF_TRUNCATION = 3  # the first version of Landlock that checks truncat
 _CAP_KILL = 5
 # The interpreter optimizes code that runs repeatedly, by writing to its memory. Programs then copy less of it.
 _EXERCISE_RUNS = 3
+# While sessions are idle: the time between two looks at the memory of the machine, and how much less of it makes a
+# check of the sessions necessary.
+_LOOK_INTERVAL_S, _LESS_BYTES = 0.25, 64 * 2**20
 _kept: list[Any] = []
 _BRANCHES, _FOLDER = ".branches", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # The niceness of programs minus that of the launcher. The launcher must be able to start and end programs in time.
@@ -110,6 +113,7 @@ class Launcher:
         self._poll = select.poll()
         self._handlers: dict[int, Callable[[], None]] = {}  # by the descriptor that has become readable
         self._is_over = False
+        self._available_bytes, self._looked_at = 0, 0.0
         # Without namespaces, root gives each program a uid of its own.
         is_root = not places and os.getuid() == 0
         self._first_uid, uids, _ = namespaces.host_ids() if is_root else (0, _MAX_PROGRAMS, -1)
@@ -146,6 +150,7 @@ class Launcher:
                     handler()
                 if self.in_program:
                     return
+            self._look_at_memory()
             for program in [*self._programs.values()]:
                 self._check(program)
             now = time.monotonic()
@@ -169,7 +174,7 @@ class Launcher:
             wake_at = min(wake_at, time.monotonic() + WATCH_INTERVAL_S)
         for program in self._programs.values():
             if program.is_idle:
-                wake_at = min(wake_at, program.watched_at + IDLE_INTERVAL_S)
+                wake_at = min(wake_at, program.watched_at + IDLE_INTERVAL_S, self._looked_at + _LOOK_INTERVAL_S)
         wake_at = min(wake_at, min((slot.ends_at for slot in self._slots), default=math.inf))
         return None if wake_at == math.inf else max(0, math.ceil(1000 * (wake_at - time.monotonic())))
 
@@ -225,6 +230,23 @@ class Launcher:
             program.kill("time")
         else:
             self._watch_memory(program)  # not before this first check, because most programs end earlier
+
+    def _look_at_memory(self) -> None:
+        """Check idle sessions at once if the machine has much less memory than before. One of them may use it, because
+        a program can pretend that its run has ended.
+        """
+        now = time.monotonic()
+        if now < self._looked_at + _LOOK_INTERVAL_S:
+            return
+        idle = [program for program in self._programs.values() if program.is_idle]
+        if not idle:
+            return
+        self._looked_at, available_bytes = now, memory.available_bytes()
+        self._available_bytes = max(self._available_bytes, available_bytes)
+        if self._available_bytes - available_bytes > _LESS_BYTES:
+            self._available_bytes = available_bytes
+            for program in idle:
+                self._check_idle(program)
 
     def _check_idle(self, program: Program) -> None:
         """Watch the memory of a session between its runs only if it has threads or processes that may use more, or if

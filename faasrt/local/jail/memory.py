@@ -144,6 +144,12 @@ def kernel_bytes() -> int:
         return sum(int(line.split()[1]) * 1024 for line in file if line.startswith(("SUnreclaim:", "VmallocUsed:")))
 
 
+def available_bytes() -> int:
+    """Return the memory of the machine that programs can still get."""
+    with open("/proc/meminfo", encoding="ascii") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:"))
+
+
 def descriptor_bytes(folder: str, max_bytes: int) -> int:
     """Return an upper bound of the kernel memory for the descriptors of a process. Stop counting above `max_bytes`."""
     total = 0
