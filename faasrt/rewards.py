@@ -69,7 +69,17 @@ Completion: TypeAlias = str | Sequence[Mapping[str, Any]]
 Reward: TypeAlias = float | None
 
 _INFRASTRUCTURE_ERRORS = (ServiceError, QueueFullError)
-_FUTURE = re.compile(r"^from __future__ import .*$", re.MULTILINE)
+# What may precede an import from `__future__` in a program, or such an import.
+_HEAD = re.compile(
+    r"""
+    [ \t\f\r\n;]++ | \\\r?\n | \#[^\n]*+
+    | [rRuU]?+ (?: \"{3} (?:[^"\\] | \\. | "(?!""))*+ \"{3} | \'{3} (?:[^'\\] | \\. | '(?!''))*+ \'{3}
+        | " (?:[^"\\\n] | \\.)*+ " | ' (?:[^'\\\n] | \\.)*+ ' )
+    | (?P<future> from [ \t\f]++ __future__ [ \t\f]++ import \b [ \t\f]*+
+        (?: \( (?:[^)\#] | \#[^\n]*+)*+ \) | (?:[\w, \t\f] | \\\r?\n)++ ) (?:[ \t\f;] | \\\r?\n)*+ )
+    """,
+    re.DOTALL | re.VERBOSE,
+)
 _MODULES = (
     *("string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics"),
     *("itertools", "functools", "operator", "io", "sys", "json", "typing"),
@@ -163,15 +173,15 @@ def _find_fence(line: str, language: Language | OtherLanguage) -> _Fence | None:
         if content[0] == "`" and "`" in label:
             return None
         marks = content[: len(content) - len(label)]
-        return _Fence(line[: len(line) - len(content)], marks, _names(label.strip(), language))
+        return _Fence(line[: len(line) - len(content)], marks, _is_name_of(label.strip(), language))
     before, marks, label = line.rpartition("```")
-    is_named, text = _names(label.strip(), language), before.rstrip("`")
+    is_named, text = _is_name_of(label.strip(), language), before.rstrip("`")
     if not marks or "```" in text or not (is_named or text.rstrip().endswith(">")):
         return None
     return _Fence("", marks + before[len(text) :], is_named, is_glued=True)
 
 
-def _names(label: str, language: Language | OtherLanguage) -> bool:
+def _is_name_of(label: str, language: Language | OtherLanguage) -> bool:
     """Return whether the label of a block names a language, perhaps with a version, as in "python3"."""
     name = label.split(maxsplit=1)[0].lower().rstrip("0123456789.") if label else ""
     return name in language.names if isinstance(language, Language) else name == language
@@ -221,7 +231,11 @@ class _Problem:
 
     def insert_into(self, program: str) -> str:
         """Return the program with the code before and after it. Imports from `__future__` stay first."""
-        start = max((match.end() for match in _FUTURE.finditer(program)), default=0)
+        start = position = 0
+        while match := _HEAD.match(program, position):
+            position = match.end()
+            if match["future"]:
+                start = position
         return program[:start] + self.prelude + program[start:] + self.epilogue
 
 
@@ -260,19 +274,19 @@ def _parse_apps(tests: Mapping[str, Any], function: str | None, language: Langua
             "'function' and 'tests', a list of {'program': ...}"
         )
     if name is None:
-        return _Problem([TestCase(_lines(i), _lines(o)) for i, o in zip(inputs, outputs, strict=True)], None)
+        return _Problem([TestCase(_parse_text(i), _parse_text(o)) for i, o in zip(inputs, outputs, strict=True)], None)
     if all(isinstance(output, list) and len(output) == 1 for output in outputs):
         results = [output[0] for output in outputs]
     else:
-        results = [_result(output) for output in outputs]
-    cases = [FunctionTest(_arguments(i), expected=result) for i, result in zip(inputs, results, strict=True)]
+        results = [_parse_result(output) for output in outputs]
+    cases = [FunctionTest(_parse_arguments(i), expected=result) for i, result in zip(inputs, results, strict=True)]
     check_function(name, language)
     if language is not Language.PYTHON:
         return _Problem(cases, name)
     return _Problem(cases, name, _APPS_PRELUDE.format(name=name), _APPS_EPILOGUE.format(name=name))
 
 
-def _lines(text: object) -> str:
+def _parse_text(text: object) -> str:
     if isinstance(text, list) and all(isinstance(line, str) for line in text):
         return "\n".join(text)
     if not isinstance(text, str):
@@ -280,7 +294,7 @@ def _lines(text: object) -> str:
     return text
 
 
-def _arguments(arguments: object) -> list[Any]:
+def _parse_arguments(arguments: object) -> list[Any]:
     if isinstance(arguments, list):
         return arguments
     if not isinstance(arguments, str):
@@ -291,7 +305,7 @@ def _arguments(arguments: object) -> list[Any]:
         raise InvalidRequestError(f"with 'fn_name', each line of an input must be JSON: {error}") from None
 
 
-def _result(output: object) -> object:
+def _parse_result(output: object) -> object:
     if not isinstance(output, str):
         return output
     try:

@@ -197,12 +197,22 @@ FORMS: dict[str, tuple[str, Any, str | None, float]] = {
         None,
         1,
     ),
-    "apps: imports from __future__": (
-        "```\n'A docstring.'\nfrom __future__ import annotations\nadd = lambda ns: math.prod(ns)\n```",
-        {"fn_name": "add", "inputs": [[[2, 3]]], "outputs": [[6]]},
-        None,
-        1,
-    ),
+    **{
+        f"apps: imports from __future__: {name}": (
+            f"```\n{head}add = lambda ns: math.prod(ns)\n```",
+            {"fn_name": "add", "inputs": [[[2, 3]]], "outputs": [[6]]},
+            None,
+            1,
+        )
+        for name, head in {
+            "after a docstring": "'A docstring.'\nfrom __future__ import annotations\n",
+            "in parentheses": "from __future__ import (  # as in :)\n    annotations,\n)\n",
+            "two in a line": 'r"""It\'s "new"."""; from __future__ import division, \\\n annotations; y = 1\n',
+            "two": "# \"\n\nfrom __future__ import division  # '''\nfrom __future__ import annotations\n",
+            "in the docstring": '\'\\\'\'"""\nfrom __future__ import annotations\n"""\n',
+            "in a string": "text = '''\nfrom __future__ import annotations\n'''\nassert text.count('\\n') == 2\n",
+        }.items()
+    },
     "apps: in the column of the function": (RIGHT, {"inputs": ["1"], "outputs": ["2"]}, "inc", 1),
     "a large number": (RIGHT, {"function": "inc", "tests": [{"args": [10**30], "expected": 10**30 + 1}]}, None, 1),
 }
