@@ -574,6 +574,11 @@ class Session:
         """The base URL of the server that has the session."""
         return self._original.endpoint
 
+    @property
+    def lost_reason(self) -> str:
+        """Why the session has ended; see `faasrt.Session.lost_reason`."""
+        return self._original.lost_reason
+
     def fork(self, *, idle_timeout_s: float | None = None) -> Session:
         """Return a new session with the same variables and files; see `faasrt.Session.fork`."""
         return Session(self._owner, self._owner._loop_thread().call(self._original.fork(idle_timeout_s=idle_timeout_s)))

@@ -136,21 +136,20 @@ class Workspace:
         try:
             yield session
         except SessionLostError as error:
-            self._forget(session)
-            raise ToolError(f"{error}\n{_LOST}") from None
-
-    def _forget(self, session: Session) -> None:
-        """Let the next call open a new session, because this one has ended."""
-        self._sessions = {language: each for language, each in self._sessions.items() if each is not session}
+            if session.lost_reason:
+                raise ToolError(f"{error}\n{_LOST}") from None
+            raise ToolError(f"{error}\nThe session may still be there: try again.") from None
+        finally:
+            if session.lost_reason:  # the next call opens a new session
+                self._sessions = {key: each for key, each in self._sessions.items() if each is not session}
 
     async def _run(self, session: Session, code: str, report: Report) -> CallToolResult:
         async with session.stream_code(code) as run:
             async for chunk in run:
                 await report(chunk)
         result = _describe(run.result)
-        if reason := run.result.metadata.get("session", {}).get("ended"):
-            self._forget(session)
-            result.content += _texts(f"The session has ended: {reason}. {_LOST}")
+        if session.lost_reason:
+            result.content += _texts(f"The session has ended: {session.lost_reason}. {_LOST}")
         return result
 
     async def _read_file(self, session: Session, path: str) -> CallToolResult:
@@ -239,7 +238,7 @@ class SandboxTools:
         if name is None:
             name = secrets.token_urlsafe(16)
         elif _workspace_name(context) is None and name not in self._workspaces:
-            raise ToolError(f"There is no session {name!r} any more. {_LOST} Leave out 'session' to begin a new one.")
+            raise ToolError(f"There is no session {name!r} any more. Leave out 'session' to begin a new one.")
         workspace = await self._workspace(name)
         workspace.calls += 1
         try:
@@ -282,7 +281,7 @@ def _workspace_name(context: ServerRequestContext[Any]) -> str | None:
     return "stdio" if context.request is None else context.request.headers.get(SESSION_HEADER)
 
 
-_LOST = "Its variables and files are lost. The next call begins a new session."
+_LOST = "Its variables and files are lost. The next call begins anew."
 
 
 def _describe(result: ExecutionResult) -> CallToolResult:

@@ -275,8 +275,8 @@ class RuntimeManager:
 
         Raises:
             InvalidRequestError: The id is malformed, or `endpoint` is not one of this manager.
-            SessionLostError: The session has ended, or no endpoint that can be reached knows it.
-            ServiceError: The infrastructure failed in another way.
+            SessionLostError: The session has ended, or no endpoint knows it.
+            ServiceError: No endpoint that has answered knows it, and another one failed.
             RuntimeClosedError: The manager was closed.
 
         Example:

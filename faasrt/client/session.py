@@ -29,7 +29,15 @@ from faasrt.inputs import NO_INPUT, ProgramInput, check_patterns, files_to_wire
 from faasrt.languages import Language, OtherLanguage
 from faasrt.protocol.request import RunRequest, encode_json
 from faasrt.protocol.response import max_answer_bytes, read_files
-from faasrt.protocol.sessions import SessionInfo, SessionOpening, SessionRun, check_answer, decode_info, session_path
+from faasrt.protocol.sessions import (
+    LOST,
+    SessionInfo,
+    SessionOpening,
+    SessionRun,
+    check_answer,
+    decode_info,
+    session_path,
+)
 from faasrt.results import ExecutionResult
 from faasrt.tasks import Priority, SessionRunOptions
 from faasrt.transport.endpoint_registry import EndpointRegistry
@@ -100,7 +108,7 @@ class _Link:
     ) -> dict[str, Any]:
         """Send a request that runs no program, and return the decoded answer."""
         executor, timeouts = self.executor, self.executor.transport.endpoints.settings.timeouts
-        return await executor.transport.control(
+        return await executor.transport.ask_session(
             executor.call(self.info.language),
             method,
             session_path(self.info.id, action),
@@ -210,6 +218,11 @@ class Session:
         """The base URL of the server that has the session. Results name the embedded FaaS `http://local` instead."""
         return self._known_link.url
 
+    @property
+    def lost_reason(self) -> str:
+        """Why the session has ended, other than by `aclose`; "" while it is open, as far as this client knows."""
+        return self._lost
+
     async def run_code(
         self,
         code: str,
@@ -227,8 +240,7 @@ class Session:
 
         At its time limit, the program is interrupted (KeyboardInterrupt in Python), and the outcome is TIMEOUT. If it
         does not end within a second, the session ends. The session also ends if the program crashes or exceeds the
-        memory limit: then `result.metadata["session"]["ended"]` has the reason, and later calls raise
-        `SessionLostError`.
+        memory limit: then `lost_reason` has the reason, and later calls raise `SessionLostError`.
 
         Args:
             code: The program; not empty.
@@ -431,7 +443,7 @@ class Session:
         if self._closing is not None:
             raise RuntimeClosedError("this session was closed: open another")
         if self._lost:
-            raise SessionLostError(self._lost, endpoint=link.endpoint, sent="no")
+            raise SessionLostError(f"{LOST}{self._lost}", endpoint=link.endpoint, sent="no")
         link.executor.calls.check_open()
         return link
 
@@ -446,7 +458,7 @@ class Session:
             result = await link.run(request, live)
         session = result.metadata.get("session")
         if isinstance(session, dict) and session.get("ended"):
-            self._lost = f"the session is lost: {session['ended']}"[:1000]
+            self._lost = str(session["ended"])[:1000]
         return result
 
     @contextlib.asynccontextmanager
@@ -465,7 +477,7 @@ class Session:
                 except ServiceError as error:
                     error.endpoint = error.endpoint or link.endpoint
                     if isinstance(error, SessionLostError):
-                        self._lost = str(error.args[0])
+                        self._lost = str(error.args[0]).removeprefix(LOST)
                     raise
 
     async def _end(self, link: _Link) -> None:
@@ -486,8 +498,8 @@ async def find_session(registry: EndpointRegistry, session_id: str, endpoint: st
 
     Raises:
         InvalidRequestError: The endpoint is not one of these, or none of them can have sessions.
-        SessionLostError: No server has the session.
-        ConnectError: No address of an endpoint was found.
+        SessionLostError: No server has the session, and all have answered.
+        ServiceError: No server has the session, and one could not be asked.
     """
     replicas = [url for url in await registry.all_replicas() if not split_endpoint(url)[0]]
     if endpoint is not None:
@@ -499,9 +511,8 @@ async def find_session(registry: EndpointRegistry, session_id: str, endpoint: st
             which = f"endpoint must be the URL of one of this manager, got {safe_repr(endpoint)}"
         raise InvalidRequestError(which)
     room = asyncio.Semaphore(_MOST_ASKED)
-    failures: list[ServiceError] = []
 
-    async def ask(url: str) -> SessionInfo | None:
+    async def ask(url: str) -> SessionInfo | ServiceError:
         async with room:
             try:
                 answer = await registry.http.send(
@@ -514,16 +525,23 @@ async def find_session(registry: EndpointRegistry, session_id: str, endpoint: st
                 )
                 return decode_info(check_answer(answer))
             except BodyTooLargeError:
-                failures.append(ProtocolError("the answer is too large", sent="yes"))
+                failure: ServiceError = ProtocolError("the answer is too large", sent="yes")
             except ServiceError as error:
-                failures.append(error)
-            return None
+                failure = error
+            failure.endpoint, failure.attempts = url, 1
+            return failure
 
     async with asyncio.TaskGroup() as group:
         asked = {url: group.create_task(ask(url)) for url in replicas}
+    failures = []
     for url, task in asked.items():
-        if (info := task.result()) is not None:
-            return info, url
+        answer = task.result()
+        if isinstance(answer, SessionInfo):
+            return answer, url
+        failures.append(answer)
+    for failure in failures:
+        if not isinstance(failure, SessionLostError):
+            raise failure
     reasons = dict.fromkeys(str(error.args[0]) for error in failures)
     message = f"no endpoint has the session ({len(replicas)} asked): {'; '.join(reasons)}"[:1000]
     raise SessionLostError(message, endpoint=replicas[0] if len(replicas) == 1 else "", attempts=1, sent="no")

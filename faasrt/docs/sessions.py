@@ -202,8 +202,8 @@ These end a session:
   (TIMEOUT). `sys.exit` only ends the run;
 * the end of the server, or of the process of the session.
 
-`result.metadata["session"]["ended"]` is not empty if a run has ended its session. Later calls raise `SessionLostError`,
-whose message has the reason. Then open another session, and repeat the steps that matter.
+Then `session.lost_reason` is not empty, as soon as this client knows it. Later calls raise `SessionLostError`, whose
+message has the reason. Then open another session, and repeat the steps that matter.
 
 ```python
 import asyncio

@@ -27,6 +27,8 @@ from faasrt.protocol.response import (
 )
 from faasrt.results import Outcome
 
+LOST = "the session is lost: "
+"""The beginning of the message of a SessionLostError. The reason follows."""
 _ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
 
 
@@ -80,8 +82,8 @@ def check_answer(answer: Answer) -> dict[str, Any]:
 def _check_lost(answer: Answer) -> None:
     if answer.status == 404:
         error, details = server_message(answer)
-        reason = (details or error)[:1000]
-        raise SessionLostError(f"the session is lost: {reason}", sent="yes", status=404)
+        reason = (details or error)[:1000] or "the server does not say why"
+        raise SessionLostError(f"{LOST}{reason}", sent="yes", status=404)
 
 
 class _Opening(cozeloop.CozeLoop):

@@ -28,7 +28,6 @@ from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.interface import ServiceProtocol
 from faasrt.protocol.program import Execution, Request, Response
 from faasrt.protocol.registry import protocol_of
-from faasrt.protocol.request import RunRequest
 from faasrt.protocol.response import Answer, decode_validation, max_answer_bytes, raise_for_status
 from faasrt.protocol.sessions import check_answer
 from faasrt.results import ValidationResult
@@ -42,7 +41,6 @@ from faasrt.transport.pool import Permit
 from faasrt.transport.retry import FailedAttempts, RetryBudget, min_attempt_s, wait_before_retry
 
 _VALIDATION_BODY_BYTES = 4 * 2**20
-_CONTROL_BODY_BYTES = 65_536
 
 
 class Transport:
@@ -141,7 +139,13 @@ class Transport:
                         continue
                     except ServiceError as error:
                         failed.add(error, permit.endpoint.url)
-                await self._wait_before_retry(call, settings, execution.run, failed, owner, live)
+                assert failed.error is not None
+                if live is not None and live.has_delivered:
+                    raise failed.error
+                idempotent = execution.run.idempotent
+                wait_s = self._retry_delay(call, settings, failed, idempotent=idempotent, timeout_s=timeout_s)
+                call.retry_scheduled(failed.error, wait_s)
+                await self._back_off(wait_s, owner)
         except ServiceError as error:
             call.attach(error)
             raise
@@ -183,7 +187,7 @@ class Transport:
             call.attach(failure)
             raise
 
-    async def control(
+    async def ask_session(
         self,
         call: Call,
         method: str,
@@ -191,41 +195,54 @@ class Transport:
         body: bytes = b"",
         *,
         within_s: float,
-        max_body_bytes: int = _CONTROL_BODY_BYTES,
+        max_body_bytes: int,
         owner: object = None,
     ) -> dict[str, Any]:
-        """Send a request about a session to its pinned endpoint, without retries, and return the decoded answer.
+        """Send a request about a session to its pinned endpoint, and return the decoded answer.
+
+        While the endpoint cannot be reached, the request is repeated like that of a program.
 
         Args:
-            owner: An object that identifies the call for `fail_waiting`. None sends the request without a permit.
+            owner: An object that identifies the call for `fail_waiting`. None sends the request once, without a permit.
 
         Raises:
             QueueFullError, RuntimeClosedError, ServiceError: See `run`.
         """
-        group = self._pinned
+        endpoints, group = self.endpoints, self._pinned
         assert group is not None
-        self.endpoints.loop.check()
-        permit = None
+        endpoints.loop.check()
+        settings, failed = endpoints.settings, FailedAttempts()
+        call.endpoint = self.pinned_url
         try:
-            call.endpoint = self.pinned_url
-            if owner is not None:
-                permit = await self._wait_for_permit(call, self.endpoints.settings, group, FailedAttempts(), owner)
-            call.attempts = 1
-            try:
-                answer = await self._send_once(
-                    call, path, body, within_s=within_s, max_body_bytes=max_body_bytes, method=method
-                )
-                fields = check_answer(answer)
-            except BaseException as error:
-                if permit is not None:
-                    self._release(permit, error)
-                raise
-            if permit is not None:
-                self._release(permit, None)
-            return fields
+            while True:
+                permit = None
+                if owner is not None:
+                    permit = await self._wait_for_permit(call, settings, group, failed, owner)
+                if failed.error is None:
+                    call.deadline = self.clock() + within_s
+                call.attempts += 1
+                left_s = call.deadline - self.clock()
+                try:
+                    answer = await self._send_once(
+                        call, path, body, within_s=left_s, max_body_bytes=max_body_bytes, method=method
+                    )
+                    fields = check_answer(answer)
+                except BaseException as error:
+                    if permit is not None:
+                        self._release(permit, error)
+                    if owner is None or not isinstance(error, ConnectError):
+                        raise
+                    failed.add(error, call.endpoint)
+                else:
+                    if permit is not None:
+                        self._release(permit, None)
+                    return fields
+                await self._back_off(self._retry_delay(call, settings, failed), owner)
         except ServiceError as failure:
             call.attach(failure)
             raise
+        finally:
+            failed.clear()
 
     async def _send_once(
         self, call: Call, path: str, body: bytes, *, within_s: float, max_body_bytes: int, method: str = "POST"
@@ -302,20 +319,18 @@ class Transport:
             self.endpoints.profiles.mark_stale(unable)  # a toolchain may be installed until the next call
         return False
 
-    async def _wait_before_retry(
+    def _retry_delay(
         self,
         call: Call,
         settings: Settings,
-        run: RunRequest,
         failed: FailedAttempts,
-        owner: object,
-        live: LiveReader | None,
-    ) -> None:
-        """Wait before the next attempt. `fail_waiting` ends the wait. If there must be none, raise the last error."""
+        *,
+        idempotent: bool = False,
+        timeout_s: float = 0.0,
+    ) -> float:
+        """Return the seconds until the next attempt. If there must be none, raise the last error."""
         assert failed.error is not None
         now = self.clock()
-        if live is not None and live.has_delivered:
-            raise failed.error
         attempt, outage_s = failed.count(call.attempts, now, settings.retry)
         wait_s = wait_before_retry(
             failed.error,
@@ -323,19 +338,22 @@ class Transport:
             outage_s=outage_s,
             settings=settings.retry,
             has_alternative=has_alternative(
-                self._pinned.endpoints if self._pinned else self.endpoints.replicas(run.language, failed.excluded),
+                self._pinned.endpoints if self._pinned else self.endpoints.replicas(call.language, failed.excluded),
                 now,
                 failed.tried,
             ),
-            idempotent=run.idempotent,
-            remaining_s=call.deadline - now - min_attempt_s(run.timeout_ms / 1000),
-            budget=self._budgets[family_of(run.language)],
+            idempotent=idempotent,
+            remaining_s=call.deadline - now - min_attempt_s(timeout_s),
+            budget=self._budgets[family_of(call.language)],
             random=self._random,
         )
         if wait_s is None:
             raise failed.error
-        call.retry_scheduled(failed.error, wait_s)
         failed.queued_s = call.queued_s
+        return wait_s
+
+    async def _back_off(self, wait_s: float, owner: object) -> None:
+        """Wait before the next attempt. `fail_waiting` ends the wait."""
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._backing_off[ended] = owner
         try:

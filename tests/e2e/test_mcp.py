@@ -22,7 +22,7 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import EmbeddedResource, ImageContent, TextContent
 
-from faasrt.testing import FakeFaaS
+from faasrt.testing import FakeFaaS, FaultProxy
 from support.cli import faasrt
 from support.served import CLEAN, FAASRT, served
 
@@ -352,7 +352,8 @@ async def test_a_lost_session_is_named(http: str) -> None:
     async with over_http(http) as client:
         result = await client.call_tool("run_python", {"code": "1", "session": "nope"})
         assert result.is_error
-        assert result.content[0].text.startswith("There is no session 'nope'")
+        expected = "There is no session 'nope' any more. Leave out 'session' to begin a new one."
+        assert result.content[0].text == expected
 
 
 async def test_failures_of_the_faas_are_errors_for_the_model(unused_tcp_port: int) -> None:
@@ -366,6 +367,19 @@ async def test_failures_of_the_faas_are_errors_for_the_model(unused_tcp_port: in
                     assert result.is_error
                     assert message in result.content[0].text
                     assert "Traceback" not in result.content[0].text
+
+
+async def test_a_session_that_cannot_be_reached_is_kept(faasrt_local: str) -> None:
+    """The model learns that it may still be there. When the FaaS is back, its state is, too."""
+    async with FaultProxy(faasrt_local) as proxy, over_stdio("--url", proxy.url) as client:
+        tools = Tools(client)
+        await tools.python("x = 1")
+        proxy.down()
+        while "cannot be reached" not in (text := await tools("list_files")):
+            pass  # the connection may not be closed yet
+        assert text.endswith("The session may still be there: try again.")
+        await proxy.up()
+        assert await tools.python("x") == "1"
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,7 @@ async def use(manager: faasrt.RuntimeManager) -> None:
         await session.write_files({"b": "c"})
         assert_type(await session.read_files(["*"]), dict[str, bytes])
         assert_type(await session.interrupt(), bool)
+        assert_type(session.lost_reason, str)
         assert_type(await manager.resume_session(session.id, session.endpoint), faasrt.Session)
         with contextlib.suppress(TypeError):
             await session.run_code("1", timeout=3)  # type: ignore[call-arg]

@@ -15,6 +15,7 @@ import pytest_asyncio
 from aiohttp import web
 
 from faasrt import (
+    BreakerSettings,
     ConfigurationError,
     ConnectError,
     ConnectionLostError,
@@ -40,7 +41,7 @@ from faasrt import (
 )
 from faasrt.local import LocalFaaS
 from faasrt.local.engines.session import EngineSession, SessionOptions
-from faasrt.telemetry.events import AttemptStarted, CallFinished, CallStarted, Event, ReplicasChanged
+from faasrt.telemetry.events import AttemptStarted, CallFinished, CallStarted, EndpointChanged, Event, ReplicasChanged
 from faasrt.testing import FakeFaaS, FaultProxy, Reply
 from support.helpers import NO_WAIT, PATIENT, manager_for
 from support.served import until
@@ -347,6 +348,7 @@ async def test_later_calls_say_why_the_session_has_ended(server: Server, manager
             with pytest.raises(SessionLostError, match="the session is lost: it crashed") as caught:
                 await call()
             assert caught.value.sent == "no"
+        assert session.lost_reason == "it crashed"
         assert manager.get_metrics().total.attempts == attempts
         assert repr(session).endswith("(lost)>")
 
@@ -379,9 +381,38 @@ async def test_a_server_that_is_gone_loses_the_session(server: Server) -> None:
                 await call()
             assert isinstance(caught.value.__cause__, ConnectError)
             assert (caught.value.sent, caught.value.endpoint) == ("no", proxy.url)
+        assert session.lost_reason == ""
         await proxy.up()
         assert await text_of(session, "print(x)") == "1"
         proxy.down()
+
+
+async def test_requests_wait_for_a_server_that_is_down(server: Server) -> None:
+    """Like runs, because they were never sent. Closing the manager ends the wait."""
+    events: list[Event] = []
+    options = {"retry": RetrySettings(connect_retry_s=60), "breaker": BreakerSettings(consecutive_failures=1)}
+    async with (
+        FaultProxy(server.url) as proxy,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as client,
+        manager_for(proxy.url, telemetry=[events.append], session=client, **options) as manager,
+        manager.session("python") as session,
+    ):
+
+        async def write_while_down() -> asyncio.Task[None]:
+            proxy.down()
+            events.clear()
+            writing = asyncio.create_task(session.write_files({"a": "1"}))
+            await until(lambda: any(isinstance(event, EndpointChanged) for event in events))
+            return writing
+
+        writing = await write_while_down()
+        await proxy.up()
+        await writing
+        assert await session.read_files(["*"]) == {"a": b"1"}
+        writing = await write_while_down()
+        await manager.aclose()
+        with pytest.raises(RuntimeClosedError):
+            await writing
 
 
 async def test_closing_the_manager_ends_its_sessions(server: Server) -> None:
@@ -443,6 +474,17 @@ async def test_another_manager_resumes_a_session(server: Server, manager: Runtim
     for wrong in ("", "../health", "a/b", 1, None):
         with pytest.raises(InvalidRequestError, match="the id of a session must be"):
             await manager.resume_session(wrong)  # type: ignore[arg-type]
+
+
+async def test_resuming_says_which_endpoint_failed(server: Server, unused_tcp_port: int) -> None:
+    """If no other endpoint has the session, the error is that of the endpoint that failed."""
+    gone = f"http://127.0.0.1:{unused_tcp_port}"
+    async with RuntimeManager.from_url([server.url, gone], timeouts=PATIENT) as manager:
+        with pytest.raises(ConnectError) as caught:
+            await manager.resume_session("a" * 32)
+        assert (caught.value.endpoint, caught.value.sent) == (gone, "no")
+        async with manager_for(server.url) as other, other.session("python") as session:
+            assert (await manager.resume_session(session.id)).endpoint == server.url
 
 
 async def test_a_session_outlives_the_manager_that_resumed_it(server: Server, manager: RuntimeManager) -> None:
