@@ -16,7 +16,7 @@ import pytest
 
 from faasrt import SandboxConfig
 from faasrt.local import LocalFaaS
-from faasrt.local.engines.wasm import engine as wasm_engine
+from faasrt.local.engines.wasm import worker_process
 from support.helpers import WASM, Clock, fast_forward
 from support.served import (
     PATIENCE_S,
@@ -94,7 +94,7 @@ async def test_a_disconnect_during_execution_ends_the_process(
 @pytest.mark.usefixtures("wasm_sandbox")
 async def test_a_disconnect_during_execution_frees_the_webassembly_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """The program is stopped, and the same worker runs the next program."""
-    monkeypatch.setattr(wasm_engine, "CANCEL_TIMEOUT_S", PATIENCE_S)  # a busy machine may need more than a second
+    monkeypatch.setattr(worker_process, "CANCEL_TIMEOUT_S", PATIENCE_S)  # a busy machine may need more than a second
     async with serve("python", engines=WASM) as (_, caller):
         _, before = await caller.run("python", PRINT["python"])
         for code in (LOOP["python"], WAIT["python"]):

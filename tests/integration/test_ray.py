@@ -213,14 +213,16 @@ async def test_rows_have_every_field_of_a_task() -> None:
         compare="tokens",
         stop_on_failure=True,
     )
-    row = {"code": "f", "language": "js", "argv": ["a"], "collect": '["*"]', "ext": [], "tests": []}
-    assert faasrt.ray.to_task(row, sandbox) == CodeTask("f", "js", stdin=b"", files={}, argv=["a"], collect=["*"])
+    row = {"code": "f", "language": "js", "argv": ["a"], "collect": '["*"]', "ext": [], "tests": [], "displays": True}
+    assert faasrt.ray.to_task(row, sandbox) == CodeTask(
+        "f", "js", stdin=b"", files={}, argv=["a"], collect=["*"], displays=True
+    )
     tested = faasrt.ray.to_task({"code": "f", "language": "js", "tests": [{"stdin": b"\xff"}]}, sandbox)
     assert tested.tests == (TestCase(stdin=b"\xff", files={}),)
     row = {"code": "f", "language": "js", "function": "f", "tests": [{"args": [None], "expected": None, "id": None}]}
     assert faasrt.ray.to_task(row, sandbox).tests == (FunctionTest([None], None),)
     fields = {field.name for field in attrs.fields(CodeTask)}
-    assert fields == {*values, "argv", "collect", "tests"}
+    assert fields == {*values, "argv", "collect", "tests", "displays"}
 
 
 @pytest.mark.parametrize(
