@@ -33,6 +33,7 @@ import enum
 import functools
 import inspect
 import math
+import operator
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -271,7 +272,7 @@ Tests: TypeAlias = Iterable[TestCase] | Iterable[FunctionTest] | Iterable[Assert
 """Tests of a judgement, which are of one class."""
 
 
-def test_from_dict(fields: object, function: object) -> Test:
+def parse_test(fields: object, function: object) -> Test:
     """Return the test in decoded JSON: an `AssertTest` if it has a program, else a `TestCase` or, with a function, a
     `FunctionTest`. Raise InvalidRequestError if a field is unknown, missing or wrong.
     """
@@ -505,15 +506,15 @@ def judge_result(test: Test, result: ExecutionResult, compare: Compare | None = 
     if stream in result.truncated:
         return TestResult(test=test, verdict=Verdict.OUTPUT_LIMIT, difference=_CUT.format(name), result=result)
     if isinstance(test, FunctionTest):
-        difference = _compare_value(result, test.expected, test.compare or compare or "equal")
+        difference = _value_difference(result, test.expected, test.compare or compare or "equal")
     else:
         assert isinstance(test, TestCase)  # an AssertTest is judged by `faasrt.client.assert_tests`
-        difference = _compare(result.stdout, test.expected, compare or "lines")
+        difference = _output_difference(result.stdout, test.expected, compare or "lines")
     verdict = Verdict.WRONG_ANSWER if difference else Verdict.PASSED
     return TestResult(test=test, verdict=verdict, difference=difference, result=result)
 
 
-def _compare(output: str, expected: str, compare: Compare) -> str:
+def _output_difference(output: str, expected: str, compare: Compare) -> str:
     """Return the first difference in words, or "" if the output is right."""
     if isinstance(compare, str):
         return "" if output == expected else _COMPARISONS[TestCase][compare](output, expected)
@@ -521,10 +522,10 @@ def _compare(output: str, expected: str, compare: Compare) -> str:
         return _difference(output.split(), expected.split(), "word", compare._equal)
     if _is_right(compare, output, expected):
         return ""
-    return _compare_exactly(output, expected) or _REFUSED.format("output")
+    return _exact_difference(output, expected) or _REFUSED.format("output")
 
 
-def _compare_value(result: ExecutionResult, expected: object, compare: Compare) -> str:
+def _value_difference(result: ExecutionResult, expected: object, compare: Compare) -> str:
     """Return the first difference in words, or "" if the value that a function has returned is right."""
     # A program can forge its result, so the text may be anything.
     if not result.ret_val:
@@ -558,28 +559,28 @@ def _is_right(compare: Callable[[Any, Any], bool], output: object, expected: obj
         raise CompareError(f"compare returned a {type(is_right).__name__}, which is neither true nor false") from error
 
 
-def _compare_exactly(output: str, expected: str) -> str:
+def _exact_difference(output: str, expected: str) -> str:
     return _difference(output.splitlines(keepends=True), expected.splitlines(keepends=True), "line")
 
 
-def _compare_lines(output: str, expected: str) -> str:
+def _line_difference(output: str, expected: str) -> str:
     return _difference(_stripped_lines(output), _stripped_lines(expected), "line")
 
 
-def _compare_tokens(output: str, expected: str) -> str:
+def _word_difference(output: str, expected: str) -> str:
     return _difference(output.split(), expected.split(), "word")
 
 
-def _compare_floats(output: str, expected: str) -> str:
-    return _compare(output, expected, floats())
+def _number_difference(output: str, expected: str) -> str:
+    return _output_difference(output, expected, floats())
 
 
 _COMPARISONS: dict[type[Test], dict[str, Callable[[Any, Any], str]]] = {
     TestCase: {
-        "exact": _compare_exactly,
-        "lines": _compare_lines,
-        "tokens": _compare_tokens,
-        "floats": _compare_floats,
+        "exact": _exact_difference,
+        "lines": _line_difference,
+        "tokens": _word_difference,
+        "floats": _number_difference,
     },
     FunctionTest: {
         "equal": _exact_values.difference,
@@ -593,11 +594,7 @@ def _stripped_lines(text: str) -> list[str]:
     return [line.rstrip() for line in text.rstrip().split("\n")]
 
 
-def _same(part: str | None, expected: str | None) -> bool:
-    return part == expected
-
-
-def _name(part: str | None) -> str:
+def _describe_part(part: str | None) -> str:
     return "the end" if part is None else safe_repr(part)
 
 
@@ -605,11 +602,11 @@ def _difference(
     parts: list[str],
     expected: list[str],
     kind: str,
-    equal: Callable[[str | None, str | None], bool] = _same,
+    equal: Callable[[str | None, str | None], bool] = operator.eq,
 ) -> str:
     if parts == expected:
         return ""
     for number, (got, wanted) in enumerate(zip_longest(parts, expected), 1):
         if not equal(got, wanted):
-            return f"{kind} {number}: expected {_name(wanted)}, got {_name(got)}"
+            return f"{kind} {number}: expected {_describe_part(wanted)}, got {_describe_part(got)}"
     return ""

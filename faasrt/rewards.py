@@ -49,7 +49,7 @@ from faasrt._run_options import check_flag
 from faasrt._shared_manager import ManagerOption, SharedManager
 from faasrt.client.manager import RuntimeManager
 from faasrt.errors import ConfigurationError, InvalidRequestError, QueueFullError, ServiceError, safe_repr
-from faasrt.judging import AssertTest, Compare, FunctionTest, Judgement, TestCase, Verdict, test_from_dict
+from faasrt.judging import AssertTest, Compare, FunctionTest, Judgement, TestCase, Verdict, parse_test
 from faasrt.languages import Language, LanguageOption, OtherLanguage, parse_language
 from faasrt.protocol.cases import check_function
 from faasrt.tasks import CodeTask, JudgeOptions, TaskResult
@@ -260,7 +260,7 @@ def _parse_problem(tests: object, function: str | None, language: Language | Oth
         raise InvalidRequestError(f"tests must be a list, an object, or the JSON of one, got {safe_repr(tests)}")
     if function is not None:
         check_function(function, language)
-    checked: list[Any] = [test_from_dict(test, function) if isinstance(test, dict) else test for test in tests]
+    checked: list[Any] = [parse_test(test, function) if isinstance(test, dict) else test for test in tests]
     return _Problem(checked, function)
 
 

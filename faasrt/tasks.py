@@ -28,7 +28,7 @@ from faasrt.judging import (
     check_compare,
     check_function_given,
     check_tests,
-    test_from_dict,
+    parse_test,
 )
 from faasrt.languages import Language, LanguageOption, OtherLanguage, parse_language
 from faasrt.results import ExecutionResult
@@ -285,7 +285,7 @@ class CodeTask:
         if "tests" in values:
             if not isinstance(values["tests"], list):
                 raise InvalidRequestError(f"tests must be a list of objects, got {safe_repr(values['tests'])}")
-            values["tests"] = [test_from_dict(test, values.get("function")) for test in values["tests"]]
+            values["tests"] = [parse_test(test, values.get("function")) for test in values["tests"]]
         if "sandbox" in values:
             values["sandbox"] = _sandbox_from_dict(values["sandbox"], sandbox or SandboxConfig())
         if "id" in values:

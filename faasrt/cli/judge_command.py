@@ -15,7 +15,7 @@ from faasrt.cli.connect import make_settings, run_with_manager
 from faasrt.cli.input import iter_lines, open_input, parse_line
 from faasrt.cli.options import Number, memory_option, timeout_option
 from faasrt.cli.output import CODE_FAILED, OK, colored, write
-from faasrt.judging import Compare, Judgement, Test, TestCase, TestResult, Tests, Verdict, check_tests, test_from_dict
+from faasrt.judging import Compare, Judgement, Test, TestCase, TestResult, Tests, Verdict, check_tests, parse_test
 from faasrt.languages import Language, OtherLanguage
 
 _EXPECTED_SUFFIXES = (".out", ".ans")
@@ -65,7 +65,7 @@ def _read_lines(source: str, function: str | None) -> list[Test]:
                 if line is not None and not line.strip():
                     continue
                 try:
-                    test = test_from_dict(parse_line(line), function)
+                    test = parse_test(parse_line(line), function)
                 except ValueError as error:
                     raise click.UsageError(f"line {number} of {source}: {error}") from None
                 tests.append(attrs.evolve(test, id=str(number)) if test.id is None else test)

@@ -36,6 +36,7 @@ class LocalOptions(TypedDict, total=False):
     drain_s: float
     max_sessions: int
     session_idle_s: float
+    session_memory_mb: int | None
 
 
 def queue_timeout_of(settings: Settings) -> float:

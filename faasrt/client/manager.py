@@ -191,8 +191,8 @@ class RuntimeManager:
             logger: A structlog or standard library logger.
             telemetry: Sinks for the events of calls, and of the FaaS.
             cache: Where results are stored and reused; see `RuntimeManager`.
-            **options: `level`, `engines`, `python`, `host`, `port`, `drain_s`, `max_sessions` and `session_idle_s`; see
-                `faasrt.local.LocalFaaS`.
+            **options: `level`, `engines`, `python`, `host`, `port`, `drain_s`, `max_sessions`, `session_idle_s` and
+                `session_memory_mb`; see `faasrt.local.LocalFaaS`.
 
         Raises:
             ConfigurationError: The engines are not installed, or an argument is wrong.

@@ -74,6 +74,12 @@ class LocalFaaS:
         ssl: A context with the certificate of the server, which then speaks HTTPS; None for plain HTTP.
         max_connections: The largest number of open connections, above 0 and at most half of the files that the process
             may open. Further ones are refused. None means 1,000, or that half if it is less.
+        max_sessions: The largest number of open sessions, with forks, from 0 to 100,000. Further ones are refused, so 0
+            turns sessions off. Default: 100.
+        session_idle_s: The highest idle limit of a session in seconds, above 0. A higher one in a request is lowered.
+            Default: 3,600.
+        session_memory_mb: The largest sum of the memory limits of all sessions, in MiB, above 0. A session that would
+            exceed it is refused. Default: None, which means no limit.
 
     Raises:
         ConfigurationError: An argument is invalid, or the package of an engine is not installed.
