@@ -169,7 +169,8 @@ asyncio.run(main())
 * On `native`, a session and its branches are processes in one jail: together they have 64 processes and threads, 64 MiB
   of files, and the sum of their memory limits. A branch can neither reach the files of the others nor trace them, nor,
   from Linux 6.12 on, send them signals; the session can reach its branches. Branches of branches can be nested twelve
-  deep. Packages that a session imports may take 192 MiB in addition to its memory limit.
+  deep. Packages that a session imports may take 192 MiB in addition to its memory limit. A process whose parent has
+  ended (a daemon) goes on until the session and all of its branches have ended.
 
 ## Interrupt a run
 
@@ -232,7 +233,8 @@ SessionLostError no
 
 A session has one event loop, in which a run with a top-level `await` runs. Such a run can start a task. The task goes
 on only while a later run awaits something, because the loop stands still between runs, and during code that does not
-await. Threads do go on between runs; their output between runs is lost.
+await. Threads do go on between runs; their output between runs is lost. If they use CPU time between runs on `native`,
+Linux gives the session the lowest priority until its next run.
 
 ```python
 import asyncio

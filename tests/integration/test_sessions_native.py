@@ -281,6 +281,20 @@ async def test_the_memory_limit_holds_between_runs(session: EngineSession) -> No
     assert session.reason == "it exceeded its memory limit"
 
 
+async def test_a_session_that_works_between_runs_lets_others_go_first(session: EngineSession) -> None:
+    """Its processes get the lowest priority until its next run, on kernels that divide CPU time between jails."""
+    code = "import threading\ndef work():\n    while True: pass\nthreading.Thread(target=work, daemon=True).start()"
+    pid = int((await run(session, f"{code}\nx = 1")).instance_id.rpartition("-")[2])
+    group = Path(f"/proc/{pid}/autogroup")
+    if not group.exists() or not group.read_text():
+        pytest.skip("this kernel does not divide CPU time between jails")
+    await until(lambda: group.read_text().endswith("nice 19\n"))
+    running = asyncio.create_task(run(session, "import time\nwhile True: time.sleep(0.1)"))
+    await until(lambda: group.read_text().endswith("nice 0\n"))
+    session.interrupt()
+    await running
+
+
 async def test_the_memory_limit_holds_for_a_program_that_pretends_to_have_ended(session: EngineSession) -> None:
     """Also if it starts processes only afterwards. The one here would end by itself three seconds later."""
     code = """

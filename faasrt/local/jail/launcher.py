@@ -219,6 +219,8 @@ class Launcher:
 
     def _check(self, program: Program) -> None:
         now = time.monotonic()
+        if program.root.is_slow and not program.is_idle:
+            program.set_slow(False)
         if program.is_idle and now >= program.watched_at + IDLE_INTERVAL_S:
             self._check_idle(program)
         if program.until == math.inf or now < min(program.until, program.watched_at + WATCH_INTERVAL_S):
@@ -250,13 +252,15 @@ class Launcher:
 
     def _check_idle(self, program: Program) -> None:
         """Watch the memory of a session between its runs only if it has threads or processes that may use more, or if
-        it has worked since the last check.
+        it has worked since the last check. If it has, and no branch runs, programs of others go first.
         """
         program.watched_at = time.monotonic()
         if program.works():
             self._watch_memory(program)
         else:
             self._forget_memory(program)
+        if program.has_worked and not program.root.is_slow and all(mate.is_idle for mate in program.root.mates):
+            program.set_slow(True)
 
     def _watch_memory(self, program: Program) -> None:
         if program.max_bytes is not None and not program.is_watched and self._memory_watch is not None:

@@ -35,6 +35,8 @@ class Program:
         is_watched: Whether the memory watch adds up its memory.
         until: When its time limit ends.
         is_idle: Whether it is a session between its runs.
+        has_worked: Whether it has used CPU time between its last two checks, as an idle session.
+        is_slow: Whether its jail has the lowest priority, if it is the root.
         watched_at: When its time was last checked.
         waiting_ticks: The CPU time of its processes at the last check, if they only waited for the server; else None.
         is_late: Whether it waited for the server at the end of its time limit.
@@ -57,7 +59,7 @@ class Program:
         self.until = self.oom_kills = math.inf
         self.watched_at = 0.0
         self.waiting_ticks: int | None = None
-        self.is_idle = False
+        self.is_idle = self.has_worked = self.is_slow = False
         self.is_late = False
         self.reason = ""
         self.max_threads = 1
@@ -171,7 +173,19 @@ class Program:
         """Return whether it has several threads or processes, or has used CPU time since the last check."""
         processes, before = self.processes, self.waiting_ticks
         self.waiting_ticks = sum(map(memory.cpu_ticks, processes))
-        return sum(map(memory.count_threads, processes)) > 1 or before not in (None, self.waiting_ticks)
+        self.has_worked = before not in (None, self.waiting_ticks)
+        return self.has_worked or sum(map(memory.count_threads, processes)) > 1
+
+    def set_slow(self, value: bool) -> None:
+        """Give its jail the lowest priority, or its own one again. Do nothing if the kernel does not let this process
+        do it now, or does not divide CPU time between jails.
+        """
+        if self.slot is not None:
+            self.slot.is_spent = True  # the next program must not be slow
+        with contextlib.suppress(OSError):
+            with open(f"/proc/{self.pid}/autogroup", "w", encoding="ascii") as file:
+                file.write("19" if value else "0")
+            self.root.is_slow = value
 
     def has_time(self, now: float) -> bool:
         """Return whether it has time left. The time in which all of its processes wait for the server does not count.
