@@ -49,7 +49,7 @@ from faasrt.telemetry.logs import log_error
 SESSION_HEADER = "mcp-session-id"
 """The header with the id of a session of MCP."""
 _MAX_TEXT_BYTES = 40_000
-_RUN = {"run_python": Language.PYTHON, "run_javascript": Language.JAVASCRIPT}
+_LANGUAGE_OF_TOOL = {"run_python": Language.PYTHON, "run_javascript": Language.JAVASCRIPT}
 # What hosts show to a model.
 _IMAGES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 # The formats of a display that suit a model best, in this order. If there is none of these, it gets any other text.
@@ -112,7 +112,7 @@ class Workspace:
         if tool == "reset":
             await self.aclose()
             return _result("Variables and files are gone. The next call begins anew.")
-        language = _RUN.get(tool) or Language(arguments["language"])
+        language = _LANGUAGE_OF_TOOL.get(tool) or Language(arguments["language"])
         async with self._session(language) as session:
             match tool:
                 case "write_file":
@@ -208,7 +208,7 @@ class SandboxTools:
 
     def _tools(self, context: ServerRequestContext[Any]) -> list[Tool]:
         served = self._manager.get_supported_languages()
-        languages = [language for language in _RUN.values() if language in served]
+        languages = [language for language in _LANGUAGE_OF_TOOL.values() if language in served]
         return make_tools(languages, self._sandbox, takes_session=_workspace_name(context) is None)
 
     async def _call_tool(self, context: ServerRequestContext[Any], params: CallToolRequestParams) -> CallToolResult:
@@ -290,7 +290,7 @@ def _describe(result: ExecutionResult) -> CallToolResult:
     room = _MAX_TEXT_BYTES
     for number, display in enumerate(result.displays):
         described = _describe_display(display)
-        room -= sum(len(block.text) for block in described if isinstance(block, TextContent))
+        room -= sum(len(block.text.encode()) for block in described if isinstance(block, TextContent))
         if room < 0 and number:
             content += _texts(f"({len(result.displays) - number} further displays were left out)")
             break
@@ -338,7 +338,7 @@ def _content_of(arguments: dict[str, Any]) -> bytes:
 
 def make_tools(languages: Sequence[Language], sandbox: SandboxConfig, *, takes_session: bool) -> list[Tool]:
     """Return the definitions of the tools. `takes_session` is whether the model must name its workspace."""
-    kept = (
+    limits = (
         "Variables, imports and files are kept for the next call, until reset. There is no network, and no access to "
         "the user's files and programs. Packages cannot be installed. "
         f"A call may take {sandbox.timeout_limit_s:g} s and {sandbox.memory_limit_mb:,} MiB of memory. Text above "
@@ -346,18 +346,18 @@ def make_tools(languages: Sequence[Language], sandbox: SandboxConfig, *, takes_s
     )
     runs = {
         Language.PYTHON: "Run Python code. The result has what it prints, the value of its last expression, and its "
-        f"matplotlib figures as images. Top-level await works. {kept}",
+        f"matplotlib figures as images. Top-level await works. {limits}",
         Language.JAVASCRIPT: "Run JavaScript code, in Deno. The result has what it prints, and the value of its last "
-        f"expression. Top-level await works. {kept}",
+        f"expression. Top-level await works. {limits}",
     }
     code = {"code": {"type": "string", "description": "The code to run."}}
     path = {"path": {"type": "string", "description": "A relative path, such as data/a.csv."}}
-    folder = {
+    language = {
         "language": {
             "type": "string",
             "enum": [*map(str, languages)],
             "default": str(next(iter(languages), "")),
-            "description": "Whose folder. Each language has one of its own.",
+            "description": "The language whose folder is used. Each language has a folder of its own.",
         }
     }
     encoding = {"type": "string", "enum": ["utf-8", "base64"], "default": "utf-8"}
@@ -372,17 +372,20 @@ def make_tools(languages: Sequence[Language], sandbox: SandboxConfig, *, takes_s
         hints = ToolAnnotations(read_only_hint=reads, destructive_hint=name == "reset", open_world_hint=False)
         return Tool(name=name, description=description, input_schema=schema, annotations=hints)
 
-    fits = f"It may have {sandbox.max_output_bytes:,} bytes. Images are shown."
+    read = (
+        f"Read a file of at most {sandbox.max_output_bytes:,} bytes in the folder of the code. "
+        "A picture is returned as an image."
+    )
     return [
-        *(tool(name, runs[language], code) for name, language in _RUN.items() if language in languages),
-        tool("write_file", "Write a file into the folder of the code, for the code to read.", path | content | folder),
-        tool("read_file", f"Read a file in the folder of the code. {fits}", path | folder, reads=True),
-        tool("list_files", "List the files in the folder of the code.", folder, reads=True),
-        tool("reset", "Forget all variables and files, and begin anew.", {}),
+        *(tool(name, runs[runs_in], code) for name, runs_in in _LANGUAGE_OF_TOOL.items() if runs_in in languages),
+        tool("write_file", "Write a file into the folder of the code.", path | content | language),
+        tool("read_file", read, path | language, reads=True),
+        tool("list_files", "List the files in the folder of the code.", language, reads=True),
+        tool("reset", "End all programs, and delete all variables and files. The next call begins a new session.", {}),
     ]
 
 
 _SESSION = {
     "type": "string",
-    "description": "Where to go on: the session that an earlier result names. Without it, a new session begins.",
+    "description": "The name of the session to use, from an earlier result. Without it, a new session begins.",
 }

@@ -15,12 +15,13 @@ A model that works in steps needs a program that stays: `faasrt mcp` and the too
 | `list_files` | lists the files, with their sizes |
 | `reset` | forgets all variables and files |
 
-* Each client has sessions of its own, one for each language. They begin with the first call, and end with the client.
-  Each language has its own folder: the tools for files take `language="javascript"`.
+* Each client has sessions of its own, one for each language. They begin with the first call, and end with the client,
+  or when they are not used for `--idle-s`. Each language has its own folder: the tools for files take
+  `language="javascript"`.
 * Figures of matplotlib, and objects with `_repr_png_`, are images. A display that exceeds `--output-bytes` is named.
   Text above 40,000 bytes is cut in the middle, and displays above it are left out.
-* An error is the traceback of the code, with `isError`. At `--timeout-s`, the code is interrupted, and its variables
-  are kept. If the session ends, for example because it exceeds `--memory-mb`, the result says so.
+* If the code fails, the result is its traceback, and `isError` is true. At `--timeout-s`, the code is interrupted, and
+  its variables are kept. If the session ends, for example because it exceeds `--memory-mb`, the result says so.
 * If the client cancels a call, the code is interrupted. While it runs, its output is reported as progress.
 * Programs run in the embedded FaaS. `--url`, or the variables of the environment, name another FaaS. It must have
   sessions, as `faasrt serve` does. `--engine python=wasm` chooses an engine.
@@ -64,7 +65,7 @@ For Cursor, and with `servers` in place of `mcpServers` for VS Code:
                                "headers": {"Authorization": "Bearer TOKEN"}}}}
 
 MCP has no sessions over HTTP since its version 2026-07-28. The first result for such a client names a session, and the
-model passes this name to further calls as the argument `session`. A session that is not used for `--idle-s` ends.
+model passes this name to further calls as the argument `session`.
 
 ## Tools in Python
 

@@ -170,7 +170,7 @@ async def test_errors_are_tracebacks_of_the_program(connect: Connect) -> None:
 
 @one_way
 async def test_images_are_image_content(connect: Connect) -> None:
-    """So are figures of matplotlib."""
+    """Objects with `_repr_png_` and figures of matplotlib are images."""
     async with connect() as tools:
         await tools.python(f"class Image:\n    def _repr_png_(self): return {PNG!r}\nprint('an image:')\nImage()")
         assert tools.image == ("image/png", PNG)
@@ -198,15 +198,16 @@ async def test_an_image_that_does_not_fit_is_named(faasrt_local: str) -> None:
 
 @one_way
 async def test_long_text_is_cut_for_the_model(connect: Connect) -> None:
-    """Even if the output limit is higher."""
+    """A text has at most 40,000 bytes, even if the output limit is higher. Displays above that are left out."""
     async with connect() as tools:
         text = await tools.python("print('a' * 100_000, 'end')")
         assert 30_000 < len(text) <= 40_000
         assert text.endswith("end\n")
         assert await tools.python("'\\ud800'; print('\\ud800')") == "?\n"
-        text = await tools.python("for n in range(100): display('b' * 1_000)")
-        assert text.count("b") == 39_000
-        assert text.endswith("(61 further displays were left out)")
+        for character, shown in (("b", 39), ("é", 19)):  # of 1,002 and 2,002 bytes
+            text = await tools.python(f"for n in range(100): display({character!r} * 1_000)")
+            assert text.count(character) == shown * 1_000
+            assert text.endswith(f"({100 - shown} further displays were left out)")
 
 
 @one_way
@@ -234,7 +235,9 @@ async def test_files_go_in_and_out(connect: Connect) -> None:
         assert resource.resource.uri == "file:///a.bin"
         assert "There is no file 'b'" in await tools("read_file", {"path": "b"})
         assert tools.is_error
-        assert await tools("write_file", {"path": "../b", "content": ""}) != ""
+        assert (await tools("write_file", {"path": "../b", "content": ""})).startswith(
+            "the path of a file must be a relative path"
+        )
         assert tools.is_error
         assert await tools("write_file", {"path": "b", "content": "?", "encoding": "base64"}) == (
             "The content is not Base64."
@@ -268,14 +271,14 @@ async def test_limits(faasrt_local: str) -> None:
         text = await tools.python("print('begun')\nwhile True: pass")
         assert tools.is_error
         assert text.startswith("begun\n")
-        assert "TIMEOUT: timeout after 1000 ms" in text or "KeyboardInterrupt" in text
+        assert "TIMEOUT: timeout after 1000 ms" in text
         assert await tools.python("x") == "1"
         text = await tools.python("import os; os._exit(3)")
         assert tools.is_error
         assert "variables and files are lost" in text
         assert "NameError" in await tools.python("x")
         text = await tools.python("b = bytearray(10**9)")
-        assert "MemoryError" in text or "MEMORY_LIMIT" in text
+        assert "MEMORY_LIMIT: more than 128 MiB of memory" in text
 
 
 @one_way
@@ -319,7 +322,7 @@ async def open_sessions(url: str) -> int:
 
 
 async def test_a_client_that_ends_or_vanishes_leaves_no_session(tmp_path: Path) -> None:
-    """Its sessions at the FaaS end when stdin closes, when the session of MCP ends, and else after --idle-s."""
+    """Sessions at the FaaS end when stdin closes, when the session of MCP ends, and else after --idle-s."""
     async with served(tmp_path, "--language", "python", wait_for=["python is ready"]) as faas:
         async with over_stdio("--url", faas.url) as client:
             await Tools(client).python("1")
@@ -418,7 +421,7 @@ async def test_http_without_a_token_checks_the_host(faasrt_local: str) -> None:
 
 
 def test_wrong_options() -> None:
-    """They are refused before anything starts."""
+    """Wrong options are refused before anything starts."""
     for arguments, message in (
         (["--http", "0.0.0.0:0"], "can be reached from other machines, so it needs --token"),
         (["--http", "8000"], "is not of the form HOST:PORT"),
