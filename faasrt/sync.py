@@ -561,6 +561,7 @@ class Session:
     stream_code = _stream(_AsyncSession.stream_code)
     write_files = _method(_AsyncSession.write_files)
     read_files = _method(_AsyncSession.read_files)
+    list_files = _method(_AsyncSession.list_files)
     interrupt = _method(_AsyncSession.interrupt)
     close = _method(_AsyncSession.aclose, "close")
 

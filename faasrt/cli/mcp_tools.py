@@ -54,22 +54,6 @@ _LANGUAGE_OF_TOOL = {"run_python": Language.PYTHON, "run_javascript": Language.J
 _IMAGES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 # The formats of a display that suit a model best, in this order. If there is none of these, it gets any other text.
 _TEXTS = ("text/plain", "text/markdown")
-# Print the paths and sizes of the files in the working folder.
-_LIST_FILES = {
-    Language.PYTHON: """\
-(lambda os: print(*sorted(
-    f"{os.path.relpath(path)} ({os.lstat(path).st_size:,} bytes)"
-    for folder, _, names in os.walk(".") for name in names for path in [os.path.join(folder, name)]
-), sep="\\n"))(__import__("os"))
-""",
-    Language.JAVASCRIPT: """\
-console.log((function list(folder) {
-  return [...Deno.readDirSync(folder || ".")].flatMap((entry) => entry.isDirectory
-    ? list(folder + entry.name + "/")
-    : [`${folder}${entry.name} (${Deno.lstatSync(folder + entry.name).size.toLocaleString("en")} bytes)`]);
-})("").sort().join("\\n"));
-""",
-}
 
 Report = Callable[[OutputChunk], Awaitable[None]]
 
@@ -121,8 +105,8 @@ class Workspace:
                 case "read_file":
                     return await self._read_file(session, arguments["path"])
                 case "list_files":
-                    listed = await session.run_code(_LIST_FILES[language])
-                    return _result(listed.stdout.strip() or "There are no files.") if listed.ok else _describe(listed)
+                    lines = [f"{path} ({size:,} bytes)" for path, size in sorted((await session.list_files()).items())]
+                    return _result("\n".join(lines) or "There are no files.")
                 case _:
                     return await self._run(session, arguments["code"], report)
 

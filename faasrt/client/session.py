@@ -19,7 +19,6 @@ from faasrt.errors import (
     FaasrtError,
     InvalidRequestError,
     ProtocolError,
-    RejectedError,
     RuntimeClosedError,
     ServiceError,
     SessionLostError,
@@ -28,7 +27,7 @@ from faasrt.errors import (
 from faasrt.inputs import NO_INPUT, ProgramInput, check_patterns, files_to_wire
 from faasrt.languages import Language, OtherLanguage
 from faasrt.protocol.request import RunRequest, encode_json
-from faasrt.protocol.response import max_answer_bytes, read_files
+from faasrt.protocol.response import max_answer_bytes, read_files, read_sizes
 from faasrt.protocol.sessions import (
     LOST,
     SessionInfo,
@@ -92,6 +91,11 @@ class _Link:
     @property
     def endpoint(self) -> str:
         return self.executor.transport.pinned_url
+
+    @property
+    def max_files_bytes(self) -> int:
+        """The size of the largest answer that has its files."""
+        return max_answer_bytes(self.info.sandbox.max_output_bytes, collects=True)
 
     async def run(self, request: RunRequest, live: LiveReader | None) -> ExecutionResult:
         return await self.executor.run(SessionRun(run=request, session_id=self.info.id), live)
@@ -370,12 +374,27 @@ class Session:
         """
         wanted = {"patterns": check_patterns(patterns, "patterns")}
         async with self._using() as link:
-            limit = link.info.sandbox.max_output_bytes
-            fields = await link.request("files", wanted, max_body_bytes=max_answer_bytes(limit, collects=True))
-            if fields.get("truncated"):
-                message = f"some files cannot be read, or all are more than {limit} bytes together: name fewer"
-                raise RejectedError(message, attempts=1, sent="yes", status=200)
+            fields = await link.request("files", wanted, max_body_bytes=link.max_files_bytes)
             return read_files(fields.get("files"))
+
+    async def list_files(self) -> dict[str, int]:
+        """Return the size in bytes of each file in the working folder, by path.
+
+        Files are left out if `read_files` cannot name them, such as one whose name is not UTF-8.
+
+        Raises:
+            RejectedError: There are too many files: more than 10,000 files and folders, or their paths do not fit into
+                the `max_output_bytes` of the session.
+            FaasrtError: See `run_code`.
+
+        Example:
+            >>> async with manager.session("python", files={"data/a.txt": "hi"}) as session:
+            ...     await session.list_files()
+            {'data/a.txt': 2}
+        """
+        async with self._using() as link:
+            fields = await link.request("files", method="GET", max_body_bytes=link.max_files_bytes)
+            return read_sizes(fields.get("sizes"))
 
     async def interrupt(self) -> bool:
         """Interrupt the program that runs, as if by Ctrl-C, and return whether there was one.

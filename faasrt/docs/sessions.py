@@ -95,7 +95,7 @@ All displays of a run together have `max_output_bytes`. If content does not fit,
 
 ## Move files in and out
 
-`write_files` and `read_files` use the working folder of the session. Patterns are those of `collect`.
+`write_files`, `read_files` and `list_files` use the working folder of the session. Patterns are those of `collect`.
 
 ```python
 import asyncio

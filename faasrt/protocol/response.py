@@ -262,6 +262,15 @@ def read_files(value: Any) -> dict[str, bytes]:
         raise ProtocolError(f"'files' in the answer is wrong: {error}", sent="yes", status=200) from None
 
 
+def read_sizes(value: Any) -> dict[str, int]:
+    """Return the sizes of files by path."""
+    sizes = check_type(value, "sizes", dict)
+    try:
+        return {check_path(path, "a path"): check_type(size, "sizes", int) for path, size in sizes.items()}
+    except InvalidRequestError as error:
+        raise ProtocolError(f"'sizes' in the answer is wrong: {error}", sent="yes", status=200) from None
+
+
 def _read_displays(value: Any) -> tuple[Display, ...]:
     try:
         return displays_from_wire(value)

@@ -100,9 +100,11 @@ class FakeSessions:
             case "PUT", "files":
                 session.files |= files_from_wire(fields.get("files") or {})
                 return web.json_response({})
+            case "GET", "files":
+                return web.json_response({"sizes": {path: len(data) for path, data in session.files.items()}})
             case "POST", "files":
                 files = _matching(session.files, check_patterns(fields.get("patterns"), "patterns"))
-                return web.json_response({"files": files_to_wire(files), "truncated": False})
+                return web.json_response({"files": files_to_wire(files)})
         return web.json_response({"error": "Not Found"}, status=404)
 
     def lost(self, session_id: str) -> web.Response:

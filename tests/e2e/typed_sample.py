@@ -125,6 +125,7 @@ def use_sync() -> None:
             assert_type(session, sync.Session)
             assert_type(session.run_code("1", timeout_ms=500), faasrt.ExecutionResult)
             assert_type(session.read_files(["*"]), dict[str, bytes])
+            assert_type(session.list_files(), dict[str, int])
         for item in manager.map([faasrt.CodeTask("print(1)", "py")], concurrency=2):
             if item.error is None:
                 assert_type(item.result, faasrt.ExecutionResult)

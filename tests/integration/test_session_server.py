@@ -112,7 +112,8 @@ async def test_a_session_keeps_its_state() -> None:
         assert (await host.run(f"/sessions/{branch['id']}", "print(x)"))[1]["output"]["stdout"] == "41\n"
         assert await call(host.url, "PUT", f"{session}/files", files={"b/c.txt": {"base64": "/w=="}}) == (200, {})
         found = await call(host.url, "POST", f"{session}/files", patterns=["*"])
-        assert found == (200, {"files": {"a.txt": "hi", "b/c.txt": {"base64": "/w=="}}, "truncated": False})
+        assert found == (200, {"files": {"a.txt": "hi", "b/c.txt": {"base64": "/w=="}}})
+        assert await call(host.url, "GET", f"{session}/files") == (200, {"sizes": {"a.txt": 2, "b/c.txt": 1}})
         _, state = await call(host.url, "GET", session)
         assert (state["runs"], state["busy"], state["limits"]) == (2, False, opened["limits"])
         assert not host.programs[0].options.files  # they are not held any longer
@@ -179,7 +180,7 @@ async def test_unknown_sessions_and_other_methods() -> None:
         assert (await call(host.url, "GET", f"{unknown}/other"))[1]["error"] == "Not Found"
         for method, path, allowed in (
             ("PUT", unknown, "GET or DELETE or HEAD"),
-            ("GET", f"{unknown}/files", "POST or"),
+            ("DELETE", f"{unknown}/files", "GET or POST or PUT or HEAD"),
         ):
             status, answer = await call(host.url, method, path)
             assert status == 405

@@ -333,6 +333,10 @@ async def test_files_that_do_not_fit_are_an_error(server: Server, manager: Runti
         with pytest.raises(RejectedError, match="all are more than 1000 bytes together: name fewer"):
             await session.read_files(["*"])
         assert await session.read_files(["small"]) == {"small": b"x"}
+        assert await session.list_files() == {"large": 1_001, "small": 1}
+        await session.write_files({f"{n}/{'long' * 20}": "" for n in range(20)})
+        with pytest.raises(RejectedError, match="cannot read files: there are too many to list"):
+            await session.list_files()
         server.last.faults["write_files"] = "the folder is full"  # type: ignore[assignment]
         with pytest.raises(RejectedError, match="cannot write files: the folder is full"):
             await session.write_files({"a": ""})
@@ -701,7 +705,7 @@ async def test_no_answer_about_a_session_raises_another_error(serve: Any, answer
                 await opening
             assert url in str(caught.value)
         calls = session.run_code("1"), session.read_files(["*"]), session.write_files({}), session.interrupt()
-        for call in calls:
+        for call in (*calls, session.list_files()):
             with contextlib.suppress(ServiceError):
                 await call
         await session.aclose()

@@ -285,6 +285,8 @@ async def test_files_persist_in_the_folder(local: RuntimeManager) -> None:
             "lib/new/c.txt": b"new",
             "data.json": b"[2]",
         }
+        sizes = {"data.json": 3, "lib/a.ts": len(files["lib/a.ts"]), "lib/new/c.txt": 3, "out.txt": 1}
+        assert await session.list_files() == sizes | {"lib/b.ts": len(files["lib/b.ts"])}
         with pytest.raises(RejectedError, match=r"cannot write files.*lib"):
             await session.write_files({"lib": "a folder"})
         code = "try { for (;;) Deno.writeFileSync('full', new Uint8Array(2 ** 20), { append: true }) } "

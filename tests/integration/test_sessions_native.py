@@ -407,6 +407,10 @@ async def test_files(engine: NativeEngine) -> None:
         await run(session, "import os\nopen('d.png', 'w').write(open('a/b.txt').read())\nos.chdir('a')")
         await session.write_files({"a/b.txt": b"3", "e/f/g.csv": b"4" * 100_000})
         assert await session.read_files(["*.png", "**/*.txt"], 1000) == ({"a/b.txt": b"3", "d.png": b"1"}, True)
+        await run(session, "sorted = os.mkdir('hidden', 0)\nopen(b'\\xff', 'w').close()")
+        sizes = {"a/b.txt": 1, "c.csv": 1, "d.png": 1, "e/f/g.csv": 100_000}
+        assert await session.list_files(1000) == (sizes, True)
+        assert (await session.list_files(100))[1] is False
         files, complete = await session.read_files(["**"], 1000)
         assert (sorted(files), complete) == (["a/b.txt", "c.csv", "d.png"], False)
 

@@ -216,6 +216,9 @@ async def test_files(engine: WasmEngine) -> None:
             True,
         )
         assert (await session.read_files(["a.csv", "c"], 6))[1] is False
+        sizes = {"a.csv": 3, "c": 1, "sub/b": 1, "x/y/z": 4}
+        assert await session.list_files(1000) == (sizes, True)
+        assert (await session.list_files(90))[1] is False
         with pytest.raises(SessionFileError, match="Is a directory: /x"):
             await session.write_files({"x": b""})
         with pytest.raises(SessionFileError, match="Not a directory"):

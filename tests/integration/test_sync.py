@@ -89,6 +89,7 @@ def test_sessions(fake: FakeFaaS) -> None:
                 assert [chunk.text for chunk in run] == ["2"]
             session.write_files({"c": b"d"})
             assert session.read_files(["*"]) == {"a": b"b", "c": b"d"}
+            assert session.list_files() == {"a": 1, "c": 1}
             with session.fork() as branch:
                 assert (branch.endpoint, len(fake.sessions)) == (fake.url, 2)
             assert not session.interrupt()

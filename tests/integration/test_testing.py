@@ -884,7 +884,9 @@ async def test_a_fake_has_sessions() -> None:
         await call(fake.url, "PUT", f"{session}/files", files={"c.csv": "1"})
         status, branch = await call(fake.url, "POST", f"{session}/fork")
         found = await call(fake.url, "POST", f"/sessions/{branch['id']}/files", patterns=["**/*.txt", "*.csv"])
-        assert found == (200, {"files": {"a/b.txt": "hi", "c.csv": "1"}, "truncated": False})
+        assert found == (200, {"files": {"a/b.txt": "hi", "c.csv": "1"}})
+        found = await call(fake.url, "GET", f"/sessions/{branch['id']}/files")
+        assert found == (200, {"sizes": {"a/b.txt": 2, "c.csv": 1}})
         fake.script(Reply(hang=True), Reply(outcome="TIMEOUT", session_ended="it did not end"))
         run = asyncio.create_task(call(fake.url, "POST", f"{session}/run", code="x"))
         while not fake.in_flight:

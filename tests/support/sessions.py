@@ -95,6 +95,9 @@ class EvalSession(EngineSession):
         fitting = {path: data for path, data in found.items() if len(data) <= max_bytes}
         return fitting, fitting == found
 
+    async def list_files(self, max_bytes: int) -> tuple[dict[str, int], bool]:
+        return {path: len(content) for path, content in self.files.items()}, sum(map(len, self.files)) <= max_bytes
+
     async def aclose(self) -> None:
         self.interrupt()
         self.closed = True

@@ -19,9 +19,10 @@ from faasrt.protocol.guest.python_files import PathMatcher
 if TYPE_CHECKING:
     from faasrt.local.jail.jail import Folder
 
-MatchingFile = tuple[str, Callable[[int], bytes | None]]
-"""The path of a file, and a function that reads it. The function returns None if the file cannot be read, or is larger
-than its argument, a number of bytes."""
+MatchingFile = tuple[str, int | None, Callable[[int], bytes | None]]
+"""The path and the size of a file, and a function that reads it. The size is None if this is a folder that cannot be
+read. The function returns None if the file cannot be read, or is larger than its argument, a number of bytes."""
+_SIZE_BYTES = 20  # of the size of a file in an answer
 _MAX_ENTRIES = 10_000
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK, because opening a named pipe would wait for a writer.
@@ -49,7 +50,7 @@ def select_files(
             return selected, False
         if entry is None:
             continue
-        path, read = entry
+        path, _, read = entry
         if path in without:
             continue
         content = None
@@ -62,6 +63,26 @@ def select_files(
             selected[path] = content
             left = left_after_path - len(content)
     return selected, complete
+
+
+def list_sizes(
+    entries: Iterable[MatchingFile | None], matcher: PathMatcher, max_bytes: int
+) -> tuple[dict[str, int], bool]:
+    """Return the sizes of files by path, and whether these are all; see `select_files`.
+
+    Folders that cannot be read, and files whose paths clients do not accept, are left out.
+    """
+    sizes: dict[str, int] = {}
+    for number, entry in enumerate(entries):
+        if number >= _MAX_ENTRIES or matcher.is_late:
+            return sizes, False
+        if entry is None or entry[1] is None or not _is_valid(entry[0]):
+            continue
+        max_bytes -= len(entry[0].encode()) + _SIZE_BYTES
+        if max_bytes < 0:
+            return sizes, False
+        sizes[entry[0]] = entry[1]
+    return sizes, True
 
 
 def _is_valid(path: str) -> bool:
@@ -85,13 +106,21 @@ def collect_files(
     The program may be hostile. Symbolic links are not followed, and only regular files on the file system of the folder
     are read.
     """
-    device = os.fstat(folder.fd).st_dev
     matcher = PathMatcher(patterns)
-    entries = _walk(folder.fd, "", device, MAX_PATH_PARTS, matcher, matcher.start)
-    selected = select_files(entries, matcher, max_bytes, without=without)
+    selected = select_files(_walk_all(folder, matcher), matcher, max_bytes, without=without)
     if in_time and matcher.is_late:
         raise TimeoutError
     return selected
+
+
+def list_folder(folder: Folder, max_bytes: int) -> tuple[dict[str, int], bool]:
+    """Return the sizes of the files in a folder; see `list_sizes` and `collect_files`."""
+    matcher = PathMatcher(["**"])
+    return list_sizes(_walk_all(folder, matcher), matcher, max_bytes)
+
+
+def _walk_all(folder: Folder, matcher: PathMatcher) -> Iterator[MatchingFile | None]:
+    return _walk(folder.fd, "", os.fstat(folder.fd).st_dev, MAX_PATH_PARTS, matcher, matcher.start)
 
 
 def _walk(
@@ -104,17 +133,18 @@ def _walk(
             yield None
             continue
         try:
-            mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+            status = os.stat(name, dir_fd=folder, follow_symlinks=False)
         except OSError:  # the program has changed the mode of the folder, and the server is not root
-            yield prefix + name, lambda max_bytes: None
+            yield prefix + name, None, lambda max_bytes: None
             continue
-        if stat.S_ISREG(mode):
-            yield (prefix + name, functools.partial(_read, folder, name, device)) if () in following else None
-        elif stat.S_ISDIR(mode) and any(following):
+        if stat.S_ISREG(status.st_mode):
+            read = functools.partial(_read, folder, name, device)
+            yield (prefix + name, status.st_size, read) if () in following else None
+        elif stat.S_ISDIR(status.st_mode) and any(following):
             yield None
             inner = _open_folder(folder, name) if depth > 1 else None
             if inner is None:
-                yield prefix + name, lambda max_bytes: None
+                yield prefix + name, None, lambda max_bytes: None
                 continue
             try:
                 if os.fstat(inner).st_dev == device:

@@ -98,6 +98,14 @@ class EngineSession(abc.ABC):
         """
 
     @abc.abstractmethod
+    async def list_files(self, max_bytes: int) -> tuple[dict[str, int], bool]:
+        """Return the sizes of all files by path, and whether the paths fit into a number of bytes.
+
+        Raises:
+            SessionEndedError: The session has ended.
+        """
+
+    @abc.abstractmethod
     async def aclose(self) -> None:
         """End the session, and the program that runs. Wait until its processes have ended."""
 
@@ -131,3 +139,9 @@ class SessionFileError(SessionError):
     """A file cannot be written; the message says why."""
 
     kind = "cannot write files"
+
+
+class UnreadFilesError(SessionError):
+    """Files cannot be read, or there are too many; the message says so."""
+
+    kind = "cannot read files"

@@ -11,7 +11,7 @@ from aiohttp import web
 from faasrt.config import SandboxConfig
 from faasrt.inputs import files_to_wire
 from faasrt.languages import Language
-from faasrt.local.engines.session import SessionOptions
+from faasrt.local.engines.session import SessionOptions, UnreadFilesError
 from faasrt.local.http.admission import AdmissionQueue
 from faasrt.local.http.memory import Share
 from faasrt.local.http.request_body import (
@@ -59,7 +59,7 @@ class SessionRoutes:
             "/sessions/{id}/run": {"POST": self._run},
             "/sessions/{id}/interrupt": {"POST": self._interrupt},
             "/sessions/{id}/fork": {"POST": self._fork},
-            "/sessions/{id}/files": {"POST": self._read_files, "PUT": self._write_files},
+            "/sessions/{id}/files": {"GET": self._list_files, "POST": self._read_files, "PUT": self._write_files},
         }
 
     async def _open(self, request: web.BaseRequest, share: Share) -> web.Response:
@@ -114,7 +114,18 @@ class SessionRoutes:
         session = self._find(request)
         async with session.turn():
             files, complete = await session.program.read_files(patterns, session.sandbox.max_output_bytes)
-        return json_response(200, {"files": files_to_wire(files), "truncated": not complete})
+        if not complete:
+            limit = session.sandbox.max_output_bytes
+            raise UnreadFilesError(f"some cannot be read, or all are more than {limit} bytes together: name fewer")
+        return json_response(200, {"files": files_to_wire(files)})
+
+    async def _list_files(self, request: web.BaseRequest, share: Share) -> web.Response:
+        session = self._find(request)
+        async with session.turn():
+            sizes, complete = await session.program.list_files(session.sandbox.max_output_bytes)
+        if not complete:
+            raise UnreadFilesError("there are too many to list")
+        return json_response(200, {"sizes": sizes})
 
     async def _write_files(self, request: web.BaseRequest, share: Share) -> web.Response:
         fields = decode_body(await read_body(request, share))

@@ -10,7 +10,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from faasrt.local.engines.collected_files import collect_files
+from faasrt.local.engines.collected_files import collect_files, list_folder
 from faasrt.local.engines.deno.run import WAKE, DenoRun, StdoutParser, request
 from faasrt.local.engines.engine import EngineJob, EngineResult
 from faasrt.local.engines.jailed_run import MESSAGE_BYTES
@@ -147,6 +147,12 @@ class DenoSession(EngineSession):
         if self._folder is None:
             return {}, True
         return await asyncio.to_thread(collect_files, self._folder, patterns, max_bytes)
+
+    async def list_files(self, max_bytes: int) -> tuple[dict[str, int], bool]:
+        self._check()
+        if self._folder is None:
+            return {}, True
+        return await asyncio.to_thread(list_folder, self._folder, max_bytes)
 
     async def aclose(self) -> None:
         self.mark_ended("the session was closed")

@@ -14,7 +14,7 @@ from typing import Any
 
 import attrs
 
-from faasrt.local.engines.collected_files import collect_files
+from faasrt.local.engines.collected_files import collect_files, list_folder
 from faasrt.local.engines.engine import EngineJob, EngineResult
 from faasrt.local.engines.jailed_run import JailedRun
 from faasrt.local.engines.native.run import PROCESS_NAME, read_python_exit
@@ -91,6 +91,9 @@ class NativeSession(EngineSession):
 
     async def read_files(self, patterns: Sequence[str], max_bytes: int) -> tuple[dict[str, bytes], bool]:
         return await asyncio.to_thread(collect_files, await self._open_folder(), patterns, max_bytes)
+
+    async def list_files(self, max_bytes: int) -> tuple[dict[str, int], bool]:
+        return await asyncio.to_thread(list_folder, await self._open_folder(), max_bytes)
 
     async def fork(self) -> EngineSession:
         """Return a branch: a process that its process forks, in the same jail.

@@ -207,12 +207,12 @@ def _walk(
     for name, entry in sorted(folder.entries.items()):
         following = matcher.after(remaining, name)
         if isinstance(entry, _FileNode) and () in following:
-            yield prefix + name, functools.partial(_read, entry.content)
+            yield prefix + name, len(entry.content), functools.partial(_read, entry.content)
             continue
         yield None
         if isinstance(entry, _FolderNode) and any(following):
             if depth == 1:
-                yield prefix + name, lambda max_bytes: None
+                yield prefix + name, None, lambda max_bytes: None
                 continue
             yield from _walk(entry, f"{prefix}{name}/", depth - 1, matcher, following)
 

@@ -109,6 +109,12 @@ class WasmSession(EngineSession):
         answer = await self._command(read=list(patterns), max_bytes=max_bytes)
         return files_from_wire(answer["files"]), bool(answer["complete"])
 
+    async def list_files(self, max_bytes: int) -> tuple[dict[str, int], bool]:
+        self._check_open()
+        self._worker.expect(max_bytes)
+        answer = await self._command(list=True, max_bytes=max_bytes)
+        return answer["sizes"], bool(answer["complete"])
+
     async def aclose(self) -> None:
         if self.ended.is_set():
             return

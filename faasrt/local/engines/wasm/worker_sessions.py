@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from faasrt.inputs import files_from_wire, files_to_wire
-from faasrt.local.engines.collected_files import select_files
+from faasrt.local.engines.collected_files import list_sizes, select_files
 from faasrt.local.engines.wasm.bridge import HostBridge, exhausted, read_result
 from faasrt.local.engines.wasm.instance import CannotCopyError, Instance, PageMap, use_large_stacks
 from faasrt.local.engines.wasm.memory_folder import MemoryFolder
@@ -215,8 +215,12 @@ class WorkerSessions:
             if "write" in message:
                 _write(session.folder, message["write"])
                 return {"written": True}
-            matcher = PathMatcher(message["read"])
-            files, complete = select_files(session.folder.matching_files(matcher), matcher, message["max_bytes"])
+            matcher = PathMatcher(message.get("read", ["**"]))
+            matching = session.folder.matching_files(matcher)
+            if "list" in message:
+                sizes, complete = list_sizes(matching, matcher, message["max_bytes"])
+                return {"sizes": sizes, "complete": complete}
+            files, complete = select_files(matching, matcher, message["max_bytes"])
             return {"files": files_to_wire(files), "complete": complete}
 
     def _end(self, number: int) -> None:
