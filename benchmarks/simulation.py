@@ -22,7 +22,7 @@ from faasrt.errors import ConnectError, ConnectionLostError, DeadlineExceededErr
 from faasrt.transport.endpoint import Endpoint, has_alternative
 from faasrt.transport.http import RequestBody
 from faasrt.transport.pool import Permit, PermitPool
-from faasrt.transport.retry import FailedAttempts, RetryBudget, wait_before_retry
+from faasrt.transport.retry import FailedAttempts, RetryBudget
 
 T = TypeVar("T")
 
@@ -101,7 +101,7 @@ class Replica:
         if self.state == "down":
             await asyncio.sleep(ROUND_TRIP_S)
             error = ConnectError("refused", sent="no")
-            error.refused = True
+            error.connection_refused = True
             raise error
         if self.state == "dark":
             await asyncio.sleep(_CONNECT_S)
@@ -228,29 +228,22 @@ class Client:
         records.last = self._clock()
 
     async def _attempts(self, demand_s: float) -> None:
-        deadline, attempts = math.inf, 0
-        failed = FailedAttempts()
+        deadline = math.inf
+        failed = FailedAttempts(SETTINGS.retry)
         while True:
             permit = self._pool.try_acquire(self._group, avoid=failed.tried)
             if permit is None:
                 permit = await self._pool.wait(self._group, avoid=failed.tried, since=failed.down_since)
                 assert permit is not None
-            attempts += 1
             deadline = min(deadline, self._clock() + DEADLINE_S)
             error = await self._attempt(permit, demand_s)
             if error is None:
                 return
-            failed.add(error, permit.endpoint.url)
-            self._records.refused += isinstance(error, OverloadedError)
             now = self._clock()
-            attempt, outage_s = failed.count(attempts, now, SETTINGS.retry)
-            wait_s = wait_before_retry(
-                error,
-                attempt=attempt,
-                outage_s=outage_s,
-                settings=SETTINGS.retry,
+            failed.add(error, now, permit.endpoint.url)
+            self._records.refused += isinstance(error, OverloadedError)
+            wait_s = failed.retry_delay_s(
                 has_alternative=has_alternative(self._group.endpoints, now, failed.tried),
-                idempotent=False,
                 remaining_s=deadline - now - LIMIT_S / 10,
                 budget=self._budget,
                 random=self.random.random,

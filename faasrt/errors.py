@@ -250,7 +250,7 @@ class ConnectError(ServiceError):
     """
 
     # Whether the connection was refused. Then the server has stopped, and so have its programs.
-    refused = False
+    connection_refused = False
     # Whether the server's certificate was not accepted. Waiting does not help.
     untrusted = False
 

@@ -419,7 +419,7 @@ async def _exchange(
 def _connect_error(error: aiohttp.ClientConnectorError) -> ConnectError:
     failure = ConnectError(f"cannot connect: {_reason(error)}; is the FaaS running there?", sent="no")
     # In aiohttp 3.11, the error of a certificate has no `os_error`.
-    failure.refused = isinstance(getattr(error, "os_error", None), ConnectionRefusedError)
+    failure.connection_refused = isinstance(getattr(error, "os_error", None), ConnectionRefusedError)
     failure.untrusted = isinstance(error, aiohttp.ClientConnectorCertificateError)
     return failure
 

@@ -345,7 +345,7 @@ class PermitPool:
             retry = self._settings.retry
             delay_s = throttled_delay_s(retry) if error.retry_after_s is None else error.retry_after_s
             limit.back_off(now + min(delay_s, retry.max_retry_after_s))
-        if isinstance(error, ConnectError) and error.refused:
+        if isinstance(error, ConnectError) and error.connection_refused:
             limit.clear_abandoned()  # the server has stopped, and so have its programs
         if isinstance(error, RejectedError) or (isinstance(error, OverloadedError) and error.status == 429):
             breaker.succeed(now, permit.started)  # the endpoint works

@@ -101,108 +101,63 @@ class RetryBudget:
         return True
 
 
-def wait_before_retry(
-    error: ServiceError,
-    *,
-    attempt: int,
-    idempotent: bool,
-    has_alternative: bool,
-    remaining_s: float,
-    settings: RetrySettings,
-    budget: RetryBudget,
-    random: Callable[[], float],
-    outage_s: float | None = None,
-) -> float | None:
-    """Decide whether to retry, and return the delay.
-
-    Args:
-        error: The error of the last attempt.
-        attempt: The number of the last attempt, from 1. Attempts in an outage are counted separately.
-        idempotent: Whether the code may run more than once.
-        has_alternative: Whether another healthy endpoint has room and has not been tried, so that a short delay is
-            enough.
-        remaining_s: The seconds within which another attempt must start.
-        settings: The maximum number of attempts, and the delays.
-        budget: The budget from which a retry takes tokens.
-        random: Returns a number in [0, 1).
-        outage_s: The seconds since the first attempt that found an endpoint down; None if the last one did not, or if
-            the call must not wait.
-
-    Returns:
-        The delay before the retry in seconds; None to raise the error instead.
-    """
-    kind = classify(error)
-    # Nothing was started, and the next attempt goes elsewhere. While many endpoints restart at the same time, a few
-    # attempts may not find one that runs.
-    elsewhere = has_alternative and kind in (FailureKind.NEVER_SENT, FailureKind.REFUSED)
-    max_attempts = settings.max_attempts
-    if elsewhere and max_attempts > 1:
-        max_attempts += EXTRA_ATTEMPTS
-    if kind is FailureKind.FINAL or (attempt >= max_attempts and outage_s is None):
-        return None
-    if kind in (FailureKind.FAILED, FailureKind.LOST) and not idempotent:
-        return None
-    throttled = isinstance(error, OverloadedError) and not has_alternative
-    base_s = throttled_delay_s(settings) if throttled else settings.base_delay_s
-    max_s = settings.max_delay_s * (THROTTLED_MAX_FACTOR if throttled else 1)
-    # Full jitter: callers that failed together retry at different times.
-    wait_s = random() * min(max_s, base_s * 2.0 ** min(attempt - 1, 60))
-    retry_after_s = error.retry_after_s if isinstance(error, OverloadedError) else None
-    if retry_after_s is not None and not has_alternative:
-        if retry_after_s > settings.max_retry_after_s:
-            return None
-        wait_s = retry_after_s + random() * settings.base_delay_s
-    if wait_s > remaining_s:
-        return None
-    if outage_s is not None:
-        if outage_s + wait_s <= settings.connect_retry_s:
-            return wait_s  # the circuit breakers limit the attempts
-        if attempt >= max_attempts:
-            return None
-    # A retry adds no load if the endpoint was not reached, or starts or stops, and another one is healthy.
-    is_stopping = isinstance(error, OverloadedError) and error.status == 503 and error.not_started
-    free = elsewhere and (kind is FailureKind.NEVER_SENT or is_stopping)
-    return wait_s if free or budget.spend() else None
-
-
 _SENT: tuple[Sent, ...] = ("no", "maybe", "yes")
 
 
 class FailedAttempts:
     """The attempts of one call that failed.
 
+    Args:
+        settings: The maximum number of attempts, and the delays.
+        idempotent: Whether the code may run more than once.
+
     Attributes:
         error: The error of the last one; None if none has failed.
+        attempt: The number of the last one, from 1. Attempts that found an endpoint down are counted separately.
+        outage_s: The seconds between the first attempt that found an endpoint down and the last one; None if the last
+            one did not, or if the call must not wait for endpoints that are down.
+        down_since: When the first of these failed; None if there is none.
         tried: The base URLs of the endpoints that failed.
-        refused: The error of the last endpoint that cannot run the program; None if there is none.
+        unable_error: The error of the last endpoint that cannot run the program; None if there is none.
         unable: The base URLs of these endpoints. Nothing was sent to them.
         excluded: The endpoints and names that are not used for further attempts; see `exclude`.
         queued_s: The seconds that the call had waited for permits when the last attempt failed.
         sent: Whether the code may have run in any of the attempts.
-        outages: The number of attempts that found an endpoint down. They do not count towards `max_attempts`.
-        down_since: When the first of these failed; None if there is none.
     """
 
     error: ServiceError | None = None
+    attempt: int = 0
+    outage_s: float | None = None
+    down_since: float | None = None
     tried: tuple[str, ...] = ()
-    refused: InvalidRequestError | None = None
+    unable_error: InvalidRequestError | None = None
     unable: tuple[str, ...] = ()
     excluded: frozenset[str] = frozenset()
     queued_s: float = 0.0
     sent: Sent = "no"
-    outages: int = 0
-    down_since: float | None = None
 
-    def add(self, error: ServiceError, url: str = "") -> None:
+    def __init__(self, settings: RetrySettings, *, idempotent: bool = False) -> None:
+        self._settings, self._idempotent = settings, idempotent
+        self._outages = self._others = 0
+
+    def add(self, error: ServiceError, now: float, url: str = "") -> None:
         """Record a failed attempt, and set `sent` of its error according to all attempts so far.
 
         Args:
             error: The error.
+            now: The current time of the clock.
             url: The base URL of the endpoint; "" if no address of it was found.
         """
         self.error = error
         if url:
             self.tried += (url,)
+        if outage_wait_s(self._settings) and is_outage(error):
+            self._outages += 1
+            self.down_since = now if self.down_since is None else self.down_since
+            self.attempt, self.outage_s = self._outages, now - self.down_since
+        else:
+            self._others += 1
+            self.attempt, self.outage_s = self._others, None
         kind, sent = classify(error), error.sent
         if self.sent != "no":
             error.sent = max(self.sent, error.sent, key=_SENT.index)
@@ -211,20 +166,53 @@ class FailedAttempts:
         if kind not in (FailureKind.NEVER_SENT, FailureKind.REFUSED):
             self.sent = max(self.sent, sent, key=_SENT.index)
 
-    def clear(self) -> None:
-        """Forget the errors. Their tracebacks refer to this object, and they would keep each other alive."""
-        self.error = self.refused = None
-
-    def count(self, attempts: int, now: float, settings: RetrySettings) -> tuple[int, float | None]:
-        """Return the arguments `attempt` and `outage_s` of `wait_before_retry`. Call this once after each failure.
+    def retry_delay_s(
+        self, *, has_alternative: bool, remaining_s: float, budget: RetryBudget, random: Callable[[], float]
+    ) -> float | None:
+        """Decide whether to retry, and return the delay in seconds; None to raise the error instead.
 
         Args:
-            attempts: The number of attempts so far.
-            now: The current time of the clock.
-            settings: How long a call waits for endpoints that are down.
+            has_alternative: Whether another healthy endpoint has room and has not been tried, so that a short delay is
+                enough.
+            remaining_s: The seconds within which another attempt must start.
+            budget: The budget from which a retry takes tokens.
+            random: Returns a number in [0, 1).
         """
-        if self.error is None or not (outage_wait_s(settings) and is_outage(self.error)):
-            return attempts - len(self.unable) - self.outages, None
-        self.outages += 1
-        self.down_since = now if self.down_since is None else self.down_since
-        return self.outages, now - self.down_since
+        error, settings, outage_s = self.error, self._settings, self.outage_s
+        assert error is not None
+        kind = classify(error)
+        # Nothing was started, and the next attempt goes elsewhere. While many endpoints restart at the same time, a few
+        # attempts may not find one that runs.
+        elsewhere = has_alternative and kind in (FailureKind.NEVER_SENT, FailureKind.REFUSED)
+        max_attempts = settings.max_attempts
+        if elsewhere and max_attempts > 1:
+            max_attempts += EXTRA_ATTEMPTS
+        if kind is FailureKind.FINAL or (self.attempt >= max_attempts and outage_s is None):
+            return None
+        if kind in (FailureKind.FAILED, FailureKind.LOST) and not self._idempotent:
+            return None
+        throttled = isinstance(error, OverloadedError) and not has_alternative
+        base_s = throttled_delay_s(settings) if throttled else settings.base_delay_s
+        max_s = settings.max_delay_s * (THROTTLED_MAX_FACTOR if throttled else 1)
+        # Full jitter: callers that failed together retry at different times.
+        wait_s = random() * min(max_s, base_s * 2.0 ** min(self.attempt - 1, 60))
+        retry_after_s = error.retry_after_s if isinstance(error, OverloadedError) else None
+        if retry_after_s is not None and not has_alternative:
+            if retry_after_s > settings.max_retry_after_s:
+                return None
+            wait_s = retry_after_s + random() * settings.base_delay_s
+        if wait_s > remaining_s:
+            return None
+        if outage_s is not None:
+            if outage_s + wait_s <= settings.connect_retry_s:
+                return wait_s  # the circuit breakers limit the attempts
+            if self.attempt >= max_attempts:
+                return None
+        # A retry adds no load if the endpoint was not reached, or starts or stops, and another one is healthy.
+        is_stopping = isinstance(error, OverloadedError) and error.status == 503 and error.not_started
+        free = elsewhere and (kind is FailureKind.NEVER_SENT or is_stopping)
+        return wait_s if free or budget.spend() else None
+
+    def clear(self) -> None:
+        """Forget the errors. Their tracebacks refer to this object, and they would keep each other alive."""
+        self.error = self.unable_error = None

@@ -38,7 +38,7 @@ from faasrt.transport.groups import EndpointGroup, exclude
 from faasrt.transport.http import VALIDATE_PATH, BodyTooLargeError, RequestBody
 from faasrt.transport.live_reader import LiveReader
 from faasrt.transport.pool import Permit
-from faasrt.transport.retry import FailedAttempts, RetryBudget, min_attempt_s, wait_before_retry
+from faasrt.transport.retry import FailedAttempts, RetryBudget, min_attempt_s
 
 _VALIDATION_BODY_BYTES = 4 * 2**20
 
@@ -104,7 +104,7 @@ class Transport:
         endpoints, language = self.endpoints, execution.run.language
         endpoints.loop.check()
         settings, timeout_s = endpoints.settings, execution.run.timeout_ms / 1000
-        failed = FailedAttempts()
+        failed = FailedAttempts(settings.retry, idempotent=execution.run.idempotent)
         needs_profile = execution.needs_profile
         try:
             while True:
@@ -119,7 +119,7 @@ class Transport:
                         call.deadline = self.clock() + timeout_s + settings.timeouts.grace_s
                     call.attempt_started(error.endpoint)
                     call.attempt_finished(error, None)
-                    failed.add(error)
+                    failed.add(error, self.clock())
                 else:
                     if not needs_profile:
                         group.skip_capacity()
@@ -138,12 +138,11 @@ class Transport:
                             call.deadline = math.inf
                         continue
                     except ServiceError as error:
-                        failed.add(error, permit.endpoint.url)
+                        failed.add(error, self.clock(), permit.endpoint.url)
                 assert failed.error is not None
                 if live is not None and live.has_delivered:
                     raise failed.error
-                idempotent = execution.run.idempotent
-                wait_s = self._retry_delay(call, settings, failed, idempotent=idempotent, timeout_s=timeout_s)
+                wait_s = self._retry_delay_s(call, failed, timeout_s)
                 call.retry_scheduled(failed.error, wait_s)
                 await self._back_off(wait_s, owner)
         except ServiceError as error:
@@ -164,7 +163,9 @@ class Transport:
                 group = await endpoints.group(call.language, validates=True)
                 group.skip_capacity()
                 permit = endpoints.pool.try_acquire(group)
-                permit = permit or await self._wait_for_permit(call, settings, group, FailedAttempts(), owner)
+                permit = permit or await self._wait_for_permit(
+                    call, settings, group, FailedAttempts(settings.retry), owner
+                )
             self._use_default_capacity(permit.endpoint)
             call.attempts, call.endpoint = 1, permit.endpoint.url
             try:
@@ -211,7 +212,8 @@ class Transport:
         endpoints, group = self.endpoints, self._pinned
         assert group is not None
         endpoints.loop.check()
-        settings, failed = endpoints.settings, FailedAttempts()
+        settings = endpoints.settings
+        failed = FailedAttempts(settings.retry)
         call.endpoint = self.pinned_url
         try:
             while True:
@@ -232,12 +234,12 @@ class Transport:
                         self._release(permit, error)
                     if owner is None or not isinstance(error, ConnectError):
                         raise
-                    failed.add(error, call.endpoint)
+                    failed.add(error, self.clock(), call.endpoint)
                 else:
                     if permit is not None:
                         self._release(permit, None)
                     return fields
-                await self._back_off(self._retry_delay(call, settings, failed), owner)
+                await self._back_off(self._retry_delay_s(call, failed), owner)
         except ServiceError as failure:
             call.attach(failure)
             raise
@@ -283,8 +285,8 @@ class Transport:
         If there is no permit for a retry, the error is that of the attempt before it. `timeout_s` is the time limit of
         the program.
         """
-        if not group.endpoints and failed.refused is not None:
-            raise failed.error or failed.refused  # those that might run the program have left
+        if not group.endpoints and failed.unable_error is not None:
+            raise failed.error or failed.unable_error  # those that might run the program have left
         asked = self.clock()
         within_s = call.deadline - asked
         if failed.error is not None:
@@ -310,7 +312,7 @@ class Transport:
 
     def _exclude(self, url: str, language: Language | str, failed: FailedAttempts, error: InvalidRequestError) -> bool:
         """Exclude an endpoint that cannot run the program. Return whether others are left, which may be able to."""
-        failed.refused = error
+        failed.unable_error = error
         failed.unable += (url,)
         failed.excluded = exclude(failed.unable)
         if self._pinned is None and self.endpoints.replicas(language, failed.excluded):
@@ -319,30 +321,16 @@ class Transport:
             self.endpoints.profiles.mark_stale(unable)  # a toolchain may be installed until the next call
         return False
 
-    def _retry_delay(
-        self,
-        call: Call,
-        settings: Settings,
-        failed: FailedAttempts,
-        *,
-        idempotent: bool = False,
-        timeout_s: float = 0.0,
-    ) -> float:
+    def _retry_delay_s(self, call: Call, failed: FailedAttempts, timeout_s: float = 0.0) -> float:
         """Return the seconds until the next attempt. If there must be none, raise the last error."""
         assert failed.error is not None
         now = self.clock()
-        attempt, outage_s = failed.count(call.attempts, now, settings.retry)
-        wait_s = wait_before_retry(
-            failed.error,
-            attempt=attempt,
-            outage_s=outage_s,
-            settings=settings.retry,
+        wait_s = failed.retry_delay_s(
             has_alternative=has_alternative(
                 self._pinned.endpoints if self._pinned else self.endpoints.replicas(call.language, failed.excluded),
                 now,
                 failed.tried,
             ),
-            idempotent=idempotent,
             remaining_s=call.deadline - now - min_attempt_s(timeout_s),
             budget=self._budgets[family_of(call.language)],
             random=self._random,

@@ -722,7 +722,7 @@ async def test_only_a_refused_connection_clears_abandoned_calls(refused: bool) -
     group = pool.groups.get("python", ["http://a"])
     group.endpoints[0].limit.charge_abandoned(clock.now + 60)
     error = ConnectError("cannot connect", sent="no")
-    error.refused = refused
+    error.connection_refused = refused
     pool.release(await acquire(pool, group), error)
     assert group.endpoints[0].limit.abandoned(clock.now) == (0 if refused else 1)
     pool.cancel_timer()
