@@ -261,7 +261,8 @@ class Session:
 
         Raises:
             InvalidRequestError: An argument is wrong, or the session is not open yet; nothing was sent.
-            SessionLostError: The session has ended, or its server cannot be reached. The program did not run.
+            SessionLostError: The session has ended, or its server cannot be reached. The program did not run, or was
+                ended with the session.
             RuntimeClosedError: The session, its runtime or its manager was closed.
             ServiceError: The infrastructure failed in another way. `sent` says whether the program may have run.
 
@@ -496,6 +497,8 @@ class Session:
                 except ServiceError as error:
                     error.endpoint = error.endpoint or link.endpoint
                     if isinstance(error, SessionLostError):
+                        if self._closing is not None:
+                            raise RuntimeClosedError("this session was closed while the call was in flight") from error
                         self._lost = str(error.args[0]).removeprefix(LOST)
                     raise
 

@@ -331,8 +331,8 @@ def _check_displays(language: Language | str, profile: EndpointProfile, endpoint
     if language not in profile.displays:
         server = f" ({profile.version})" if profile.version else ""
         raise InvalidRequestError(
-            f"{endpoint}{server} cannot return displays of {language} programs: use another FaaS, such as the "
-            "embedded one"
+            f"{endpoint}{server} cannot return displays of {language} programs: the embedded FaaS returns those of "
+            "Python programs, and of sessions"
         )
 
 

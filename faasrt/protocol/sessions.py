@@ -138,7 +138,7 @@ class SessionOpening(Execution):
             server = f" ({profile.version})" if profile.version else ""
             missing = "files in sessions of" if features else "sessions for"
             raise InvalidRequestError(
-                f"{endpoint}{server} has no {missing} {run.language}: use another FaaS, such as the embedded one"
+                f'{endpoint}{server} has no {missing} {run.language}; "Servers" in `faasrt.docs.sessions` says which do'
             )
         body = {
             "language": str(run.language),

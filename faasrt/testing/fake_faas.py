@@ -159,7 +159,7 @@ class FakeFaaS(LoopbackServer):
             if self.max_sessions is not None and len(self.sessions) >= self.max_sessions:
                 return _TOO_MANY.make_response()
             return self._sessions.start(fields)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, AttributeError) as error:  # a field has the wrong type
             return web.json_response({"error": "bad request", "details": str(error)}, status=400)
         finally:
             self._notify()

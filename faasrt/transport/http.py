@@ -477,4 +477,6 @@ def read_retry_after(text: str | None, now: Callable[[], float] = time.time) -> 
 
 
 def _reason(error: BaseException) -> str:
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "Server disconnected"  # its message can be the part of the answer that has arrived
     return str(error)[:300] or type(error).__name__

@@ -222,6 +222,7 @@ async def test_files_go_in_and_out(connect: Connect) -> None:
             "(['n', '1', '2'], b'\\xff\\x00')"
         )
         await tools.python(f"open('plot.png', 'wb').write({PNG!r}); open('[x].txt', 'w').write('odd');")
+        await tools.python("import os; os.chdir('data')")  # the paths are still those of the other tools
         assert await tools("list_files") == (
             f"[x].txt (3 bytes)\na.bin (2 bytes)\ndata/a.csv (6 bytes)\nplot.png ({len(PNG)} bytes)"
         )

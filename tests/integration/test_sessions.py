@@ -206,7 +206,7 @@ async def test_servers_without_sessions_refuse(kind: str) -> None:
     """Nothing but the health report was requested."""
     async with FakeFaaS() as fake, RuntimeManager.from_url(kind.format(fake.url)) as manager:
         fake.health = {"languages": {"python": {"input": []}}}
-        with pytest.raises(InvalidRequestError, match="has no sessions for python: use another FaaS"):
+        with pytest.raises(InvalidRequestError, match='has no sessions for python; "Servers" in'):
             async with manager.session("python"):
                 pass
         assert fake.requests == []
@@ -223,7 +223,9 @@ async def test_displays_need_a_server_that_returns_them(manager: RuntimeManager)
         await manager.run_code("1", "python", displays=1)  # type: ignore[arg-type]
     async with FakeFaaS() as fake, RuntimeManager.from_url(fake.url) as other:
         fake.health = {"languages": {"python": {"input": []}}}
-        with pytest.raises(InvalidRequestError, match="cannot return displays of python programs"):
+        with pytest.raises(
+            InvalidRequestError, match="cannot return displays of python programs: the embedded FaaS returns"
+        ):
             await other.run_code("1", "python", displays=True)
         assert fake.requests == []
 
@@ -234,6 +236,22 @@ async def test_a_server_that_is_down_may_return_displays(unused_tcp_port: int) -
         with pytest.raises(ConnectError, match="no answer to GET /health that says whether the server returns") as down:
             await manager.run_code("1", "python", displays=True)
         assert down.value.sent == "no"
+
+
+async def test_a_run_ends_when_its_session_is_closed() -> None:
+    """It had begun, so the error is not that of a program that did not run."""
+    async with (
+        FakeFaaS() as fake,
+        RuntimeManager.from_url(fake.url) as manager,
+        manager.session("python") as session,
+    ):
+        fake.script(Reply(status=404, details="the session was closed", delay_s=1))
+        run = asyncio.create_task(session.run_code("1"))
+        await fake.wait_until(lambda: fake.in_flight == 1)
+        await session.aclose()
+        with pytest.raises(RuntimeClosedError, match="this session was closed while the call was in flight"):
+            await run
+        assert session.lost_reason == ""
 
 
 async def test_runs_wait_for_their_turn_in_order(server: Server, manager: RuntimeManager) -> None:
