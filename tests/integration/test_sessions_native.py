@@ -295,16 +295,33 @@ async def test_a_session_that_works_between_runs_lets_others_go_first(session: E
     await running
 
 
+async def test_daemons_let_others_go_first(session: EngineSession) -> None:
+    """Also those of a session that has ended, while its branches are idle."""
+    daemon = "import os\nif not os.fork():\n    if os.fork(): os._exit(0)\n    while True: pass\nos.wait()"
+    await run(session, daemon)
+    async with closing(await session.fork()) as first, closing(await session.fork()):
+        await session.aclose()
+        pid = int((await run(first, "1")).instance_id.rpartition("-")[2])
+        group = Path(f"/proc/{pid}/autogroup")
+        if not group.exists() or not group.read_text():
+            pytest.skip("this kernel does not divide CPU time between jails")
+        await until(lambda: group.read_text().endswith("nice 19\n"))
+
+
 async def test_the_memory_limit_holds_for_a_program_that_pretends_to_have_ended(session: EngineSession) -> None:
-    """Also if it starts processes only afterwards. The one here would end by itself three seconds later."""
+    """Also if it starts processes only afterwards. The one here would end by itself three seconds after them."""
     code = """
         import os, time
         os.write(254, b'{"kind":"done"}\\n')
         time.sleep(0.3)
+        reader, writer = os.pipe()
         for _ in range(4):
             if not os.fork():
                 memory = b"x" * 150 * 2**20
+                os.write(writer, b"x")
                 time.sleep(60)
+        for _ in range(4):
+            os.read(reader, 1)
         time.sleep(3)
         os._exit(7)
     """

@@ -251,16 +251,23 @@ class Launcher:
                 self._check_idle(program)
 
     def _check_idle(self, program: Program) -> None:
-        """Watch the memory of a session between its runs only if it has threads or processes that may use more, or if
-        it has worked since the last check. If it has, and no branch runs, programs of others go first.
+        """Watch the memory of a session between its runs only if its jail has threads or processes that may use more,
+        or has worked since the last check. If it has, programs of others go first.
+
+        While a branch runs, its memory is watched, with that of all others in the jail.
         """
         program.watched_at = time.monotonic()
-        if program.works():
-            self._watch_memory(program)
-        else:
+        mates = program.root.mates
+        if not all(mate.is_idle for mate in mates):
+            program.waiting_ticks = None
             self._forget_memory(program)
-        if program.has_worked and not program.root.is_slow and all(mate.is_idle for mate in program.root.mates):
-            program.set_slow(True)
+        elif not program.works():
+            self._forget_memory(program)
+        else:
+            if not any(mate.is_watched for mate in mates):
+                self._watch_memory(program)
+            if program.has_worked and not program.root.is_slow:
+                program.set_slow(True)
 
     def _watch_memory(self, program: Program) -> None:
         if program.max_bytes is not None and not program.is_watched and self._memory_watch is not None:

@@ -35,7 +35,7 @@ class Program:
         is_watched: Whether the memory watch adds up its memory.
         until: When its time limit ends.
         is_idle: Whether it is a session between its runs.
-        has_worked: Whether it has used CPU time between its last two checks, as an idle session.
+        has_worked: Whether CPU time was used in its jail between its last two checks, as an idle session.
         is_slow: Whether its jail has the lowest priority, if it is the root.
         watched_at: When its time was last checked.
         waiting_ticks: The CPU time of its processes at the last check, if they only waited for the server; else None.
@@ -97,6 +97,7 @@ class Program:
         branch = Program(number, self.place, self.slot)
         branch.init, branch.init_pidfd, branch.pidfd = self.init, self.init_pidfd, pidfd
         branch.pid, branch.root = pid_of(pidfd), self.root
+        branch.max_bytes, branch.is_idle = self.max_bytes, True
         self.root.mates.add(branch)
         return branch
 
@@ -157,24 +158,30 @@ class Program:
     @property
     def processes(self) -> list[str]:
         """The folders of its processes in /proc."""
+        return self._processes(with_others=self.is_alone)
+
+    def _processes(self, *, with_others: bool) -> list[str]:
+        """Return the folders of its processes in /proc, or with those of others in its jail."""
         proc = self._proc if self.slot is None else self.slot.proc
         if proc < 0:
             return [f"/proc/{self.pid}"]
         seen = f"/proc/self/fd/{proc}"
         with contextlib.suppress(OSError):
             pids = [name for name in os.listdir(seen) if name.isdigit() and name != "1"]
-            if not self.is_alone:
+            if not with_others:
                 first, *others = [_pid_of(one.pidfd, b"NSpid:") for one in (self, *(self.root.mates - {self}))]
                 pids = _descendants(seen, pids, first, others)
             return [f"{seen}/{pid}" for pid in pids]
         return []
 
     def works(self) -> bool:
-        """Return whether it has several threads or processes, or has used CPU time since the last check."""
-        processes, before = self.processes, self.waiting_ticks
+        """Return whether there are further threads or processes in its jail, or CPU time was used there since the last
+        check. All programs in the jail must be idle.
+        """
+        processes, before = self._processes(with_others=True), self.waiting_ticks
         self.waiting_ticks = sum(map(memory.cpu_ticks, processes))
         self.has_worked = before not in (None, self.waiting_ticks)
-        return self.has_worked or sum(map(memory.count_threads, processes)) > 1
+        return self.has_worked or sum(map(memory.count_threads, processes)) > len(self.root.mates)
 
     def set_slow(self, value: bool) -> None:
         """Give its jail the lowest priority, or its own one again. Do nothing if the kernel does not let this process
