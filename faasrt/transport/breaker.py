@@ -7,9 +7,20 @@ from collections import deque
 from collections.abc import Callable
 from typing import Literal
 
+import attrs
+
 from faasrt.config import BreakerSettings
 
 BreakerState = Literal["closed", "open", "half-open"]
+
+
+@attrs.define
+class _Second:
+    """The calls that ended in one second of the clock."""
+
+    time: int
+    successes: int = 0
+    failures: int = 0
 
 
 class Breaker:
@@ -43,8 +54,7 @@ class Breaker:
         self._openings = 0
         self._closed_at = self._opened_at = float("-inf")
         self._probes = 0
-        # For each second of the window: the second, the successes, and the failures.
-        self._window: deque[list[int]] = deque()
+        self._window: deque[_Second] = deque()
 
     def reconfigure(self, settings: BreakerSettings) -> None:
         """Change the settings, and keep the state."""
@@ -73,7 +83,7 @@ class Breaker:
             self._window.clear()
             self._on_change()
         self._consecutive_failures = 0
-        self._count(now, 1)
+        self._count(now, succeeded=True)
 
     def fail(self, now: float, started: float, *, probe: int | None = None, early_probe_s: float = math.inf) -> None:
         """Record a call that failed because of the endpoint or the network.
@@ -97,8 +107,9 @@ class Breaker:
         if started < self._closed_at:
             return  # it was sent before the endpoint recovered
         self._consecutive_failures += 1
-        self._count(now, 2)
-        good, bad = (sum(second[place] for second in self._window) for place in (1, 2))
+        self._count(now, succeeded=False)
+        good = sum(second.successes for second in self._window)
+        bad = sum(second.failures for second in self._window)
         too_few = good + bad >= self._settings.min_calls and good < self._settings.min_success_rate * (good + bad)
         if too_few or self._consecutive_failures >= self._settings.consecutive_failures:
             if now - self._closed_at > self._settings.window_s:
@@ -132,11 +143,13 @@ class Breaker:
     def _jitter(self) -> float:
         return 0.8 + 0.4 * self._random()
 
-    def _count(self, now: float, place: int) -> None:
-        second = int(now)
-        if self._window and self._window[-1][0] == second:
-            self._window[-1][place] += 1
-            return
-        while self._window and self._window[0][0] <= second - self._settings.window_s:
-            self._window.popleft()
-        self._window.append([second, place == 1, place == 2])
+    def _count(self, now: float, *, succeeded: bool) -> None:
+        time = int(now)
+        if not self._window or self._window[-1].time != time:
+            while self._window and self._window[0].time <= time - self._settings.window_s:
+                self._window.popleft()
+            self._window.append(_Second(time))
+        if succeeded:
+            self._window[-1].successes += 1
+        else:
+            self._window[-1].failures += 1

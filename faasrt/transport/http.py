@@ -240,7 +240,7 @@ class HttpClient:
                 if session is None:
                     session = self._sessions.get(endpoint) or self._open_session(endpoint)
                 else:
-                    headers = self._with_own(headers)
+                    headers = self._add_default_headers(headers)
                 url = self._url(endpoint, path)
                 request = session.request(method, url, data=body, headers=headers, **self._options)
                 answer = await _exchange(request, body, max_body_bytes, live, timeout)
@@ -262,20 +262,20 @@ class HttpClient:
         return answer
 
     async def get_health(self, endpoint: str) -> Answer:
-        """Request the health on a separate connection; see `post`.
+        """Request the health on a separate connection; see `send`.
 
         A server may close the connection after a health report, so no program must be sent on it.
         """
         url = URL(self._base_url(endpoint) + protocol_of(endpoint).health_path)
         if (session := self._settings.session) is not None:
-            headers = self._with_own({"Connection": "close"})
+            headers = self._add_default_headers({"Connection": "close"})
             return await _exchange(session.get(url, headers=headers, **self._options), None, _HEALTH_BODY_BYTES)
         connector = aiohttp.TCPConnector(force_close=True, resolver=_resolver_for(endpoint))
         async with self._new_session(connector) as session:
             return await _exchange(session.get(url, **self._options), None, _HEALTH_BODY_BYTES)
 
-    def _with_own(self, headers: Mapping[str, str] | None) -> Mapping[str, str]:
-        """Return the headers of a request with the caller's session, which must be open."""
+    def _add_default_headers(self, headers: Mapping[str, str] | None) -> Mapping[str, str]:
+        """Return the headers of a request in the session of the settings, which must be open."""
         if self._settings.session is not None and self._settings.session.closed:
             raise ConfigurationError("the session in the settings is closed: reconfigure with one that is open")
         merged = self._headers.copy()
