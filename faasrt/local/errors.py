@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+# Why a session has ended, for people to read. All engines use these texts, also their worker processes.
+CLOSED = "the session was closed"
+OUT_OF_MEMORY = "it exceeded its memory limit"
+OUT_OF_TIME = "a run reached its time limit and could not be interrupted"
+
 
 class EngineError(Exception):
     """The engine failed, not the program. The message says why.

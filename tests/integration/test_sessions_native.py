@@ -564,6 +564,7 @@ async def test_a_branch_ends_without_the_others(engine: NativeEngine) -> None:
             result = await run(branch, code, timeout_ms=500 if code.startswith("sub") else 60_000)
             assert result.outcome is (Outcome.TIMEOUT if code.startswith("sub") else Outcome.CRASHED)
             await branch.ended.wait()
+            assert branch.reason.endswith("could not be interrupted" if code.startswith("sub") else "an unknown status")
             await until(lambda: not sleeping(word))
             await check(session)
             await branch.aclose()

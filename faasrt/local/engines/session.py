@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import asyncio
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -51,6 +52,11 @@ class EngineSession(abc.ABC):
         """Record the end of the session. The first reason counts."""
         self.reason = self.reason or reason
         self.ended.set()
+
+    def check_open(self) -> None:
+        """Raise SessionEndedError if the session has ended."""
+        if self.ended.is_set():
+            raise SessionEndedError(self.reason)
 
     @abc.abstractmethod
     async def run(self, job: EngineJob) -> EngineResult:
@@ -108,6 +114,14 @@ class EngineSession(abc.ABC):
     @abc.abstractmethod
     async def aclose(self) -> None:
         """End the session, and the program that runs. Wait until its processes have ended."""
+
+
+async def wait_shielded(event: asyncio.Event) -> None:
+    """Wait for an event, also if this is cancelled again."""
+    waiting = asyncio.ensure_future(event.wait())
+    while not waiting.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(waiting)
 
 
 class SessionError(Exception):

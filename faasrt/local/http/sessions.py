@@ -13,7 +13,7 @@ import attrs
 from faasrt.config import SandboxConfig
 from faasrt.local.engines.engine import Engine, EngineJob, EngineResult
 from faasrt.local.engines.session import EngineSession, SessionEndedError, SessionOptions
-from faasrt.local.errors import EngineError
+from faasrt.local.errors import CLOSED, EngineError
 from faasrt.local.http.admission import AdmissionQueue, BusyError
 from faasrt.telemetry.logs import log_exception
 
@@ -270,7 +270,7 @@ class Sessions:
         """
         session = self._open.get(session_id)
         if session is not None:
-            self._end(session, "closed", "the session was closed")
+            self._end(session, "closed", CLOSED)
             await asyncio.wait({self._tasks[session]})
         elif session_id not in self._ended:
             raise SessionEndedError(_UNKNOWN)

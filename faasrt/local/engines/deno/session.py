@@ -15,8 +15,14 @@ from faasrt.local.engines.deno.run import WAKE, DenoRun, StdoutParser, request
 from faasrt.local.engines.engine import EngineJob, EngineResult
 from faasrt.local.engines.jailed_run import MESSAGE_BYTES
 from faasrt.local.engines.runner_messages import DisplayReader, read_text
-from faasrt.local.engines.session import EngineSession, SessionEndedError, SessionFileError, SessionOptions
-from faasrt.local.errors import EngineError, NotStartedError
+from faasrt.local.engines.session import (
+    EngineSession,
+    SessionEndedError,
+    SessionFileError,
+    SessionOptions,
+    wait_shielded,
+)
+from faasrt.local.errors import CLOSED, OUT_OF_MEMORY, OUT_OF_TIME, EngineError, NotStartedError
 from faasrt.local.jail.jail import Folder, JailedProcess
 from faasrt.local.process import STDERR, STDOUT, ignore_output
 from faasrt.local.time_limit import TimeLimit
@@ -27,8 +33,8 @@ _GRACE_S = 1.0  # from an interrupt to the end of the process
 _LAUNCHER_GRACE_S = 2.0  # the launcher only ends a program when this process is busy
 _FILES_TIMEOUT_S = 30.0
 _REASONS = {
-    Outcome.TIMEOUT: "a run reached its time limit and could not be interrupted",
-    Outcome.MEMORY_LIMIT: "a run exceeded the memory limit",
+    Outcome.TIMEOUT: OUT_OF_TIME,
+    Outcome.MEMORY_LIMIT: OUT_OF_MEMORY,
     Outcome.OUTPUT_LIMIT: "a run exceeded the output limit",
 }
 
@@ -58,7 +64,7 @@ class DenoSession(EngineSession):
         self._rest()
 
     async def run(self, job: EngineJob) -> EngineResult:
-        self._check()
+        self.check_open()
         self._runs += 1
         self._run = run = DenoRun(job, self._child, has_folder=self._folder is not None, number=self._runs)
         run.on_limit = self._interrupt
@@ -74,7 +80,7 @@ class DenoSession(EngineSession):
                 await self._watch(run)
             except asyncio.CancelledError:
                 self._interrupt()
-                await _until_set(run.ended)
+                await wait_shielded(run.ended)
                 raise
             duration_ms = round((time.perf_counter() - started) * 1000, 3)
             result = run.result()
@@ -115,7 +121,7 @@ class DenoSession(EngineSession):
             self._kill_later = asyncio.get_running_loop().call_later(_GRACE_S, run.end, limit)
 
     async def write_files(self, files: Mapping[str, bytes]) -> None:
-        self._check()
+        self.check_open()
         if self._folder is None:
             raise SessionFileError("sessions have no files in this jail")
         nonce, changed = secrets.token_hex(16), asyncio.Event()
@@ -138,29 +144,25 @@ class DenoSession(EngineSession):
             self.mark_ended(f"files could not be written within {_FILES_TIMEOUT_S:g} s")
         finally:
             self._rest()
-        self._check()
+        self.check_open()
         if "failed" in answer.messages:
             raise SessionFileError(read_text(answer.messages["failed"], "text"))
 
     async def read_files(self, patterns: Sequence[str], max_bytes: int) -> tuple[dict[str, bytes], bool]:
-        self._check()
+        self.check_open()
         if self._folder is None:
             return {}, True
         return await asyncio.to_thread(collect_files, self._folder, patterns, max_bytes)
 
     async def list_files(self, max_bytes: int) -> tuple[dict[str, int], bool]:
-        self._check()
+        self.check_open()
         if self._folder is None:
             return {}, True
         return await asyncio.to_thread(list_folder, self._folder, max_bytes)
 
     async def aclose(self) -> None:
-        self.mark_ended("the session was closed")
+        self.mark_ended(CLOSED)
         await self._child.end()
-
-    def _check(self) -> None:
-        if self.ended.is_set():
-            raise SessionEndedError(self.reason)
 
     def _rest(self) -> None:
         """Discard the output of the process until its next request, and notice its end."""
@@ -169,15 +171,7 @@ class DenoSession(EngineSession):
     def _why_ended(self) -> str:
         returncode = self._child.returncode
         if self._child.out_of_memory:
-            return _REASONS[Outcome.MEMORY_LIMIT]
+            return OUT_OF_MEMORY
         if self._child.killed or returncode is None:
             return "a run could not be interrupted"
         return f"its process ended with {signal_name(-returncode) if returncode < 0 else f'exit code {returncode}'}"
-
-
-async def _until_set(event: asyncio.Event) -> None:
-    """Wait for an event, also while cancelled."""
-    waiter = asyncio.ensure_future(event.wait())
-    while not waiter.done():
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.shield(waiter)

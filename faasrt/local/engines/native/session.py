@@ -24,8 +24,9 @@ from faasrt.local.engines.session import (
     SessionEndedError,
     SessionFileError,
     SessionOptions,
+    wait_shielded,
 )
-from faasrt.local.errors import NotStartedError
+from faasrt.local.errors import CLOSED, OUT_OF_MEMORY, OUT_OF_TIME, NotStartedError
 from faasrt.local.jail.jail import Folder, JailedProcess
 from faasrt.local.process import MESSAGES, ChildProcess, Pipes, ignore_output
 from faasrt.local.time_limit import TimeLimit
@@ -49,14 +50,22 @@ class NativeSession(EngineSession):
         memory_bytes: The memory limit.
         python: The path of the interpreter, for error messages.
         cells: The number of cells that its process has run.
+        is_branch: Whether it is a branch of another session.
     """
 
     def __init__(
-        self, options: SessionOptions, process: JailedProcess, memory_bytes: int, python: str, *, cells: int = 0
+        self,
+        options: SessionOptions,
+        process: JailedProcess,
+        memory_bytes: int,
+        python: str,
+        *,
+        cells: int = 0,
+        is_branch: bool = False,
     ) -> None:
         super().__init__(options)
         self._process, self._memory_bytes, self._python = process, memory_bytes, python
-        self._cells = cells
+        self._cells, self._is_branch = cells, is_branch
         self._run: _Run | None = None
         self._channel: socket.socket | None = None
         self._folder: Folder | None = None
@@ -111,9 +120,11 @@ class NativeSession(EngineSession):
         try:
             process, own_folder, path = await self._process.jail.fork(self._process, folder, self._fork)
         except NotStartedError as error:
-            self._check_open()
+            self.check_open()
             raise ForkError(str(error)) from None
-        branch = NativeSession(self.options, process, self._memory_bytes, self._python, cells=self._cells)
+        branch = NativeSession(
+            self.options, process, self._memory_bytes, self._python, cells=self._cells, is_branch=True
+        )
         branch._channel, branch._folder = process.take_channel(), own_folder
         branch._path = f"{self._path}/{path}"
         return branch
@@ -124,11 +135,13 @@ class NativeSession(EngineSession):
         result = await self._do(job, {"branch": f"{self._path}/{path}"}, {}, [channel])
         if result.error is not None:
             raise ForkError(result.error.message)
+        if result.outcome is Outcome.TIMEOUT:
+            raise ForkError(f"the session could not be copied within {_FILES_TIMEOUT_S:g} s")
         if result.outcome is not Outcome.OK:
             raise ForkError("the process of the branch has ended")
 
     async def _open_folder(self) -> Folder:
-        self._check_open()
+        self.check_open()
         try:
             self._folder = self._folder or await self._process.open_folder()
         except NotStartedError as error:
@@ -136,12 +149,8 @@ class NativeSession(EngineSession):
         return self._folder
 
     async def aclose(self) -> None:
-        self._end("the session was closed")
+        self._end(CLOSED)
         await self._process.ended.wait()
-
-    def _check_open(self) -> None:
-        if self.ended.is_set():
-            raise SessionEndedError(self.reason)
 
     def _end(self, reason: str) -> None:
         self.mark_ended(reason)
@@ -151,11 +160,13 @@ class NativeSession(EngineSession):
         process = self._process
         returncode = process.returncode or 0
         if process.out_of_memory:
-            reason = "it exceeded its memory limit"
+            reason = OUT_OF_MEMORY
         elif process.out_of_time:
-            reason = "a run reached its time limit and could not be interrupted"
+            reason = OUT_OF_TIME
         elif process.outside_reason:
             reason = f"its process was killed: {process.outside_reason}"
+        elif self._is_branch and returncode == 0:
+            reason = "its process ended, with an unknown status"  # it is not a child of the launcher
         else:
             how = f"by {signal_name(-returncode)}" if returncode < 0 else f"with the exit code {returncode}"
             reason = f"its process ended {how}"
@@ -170,7 +181,7 @@ class NativeSession(EngineSession):
         self, job: EngineJob, header: Mapping[str, Any], files: Mapping[str, bytes], descriptors: Sequence[int] = ()
     ) -> EngineResult:
         """Let the process do a job, to which further descriptors belong, and return the result."""
-        self._check_open()
+        self.check_open()
         limit, limit_s = job.limits.max_output_bytes, job.limits.timeout_ms / 1000
         header = {**header, "maxMessageBytes": limit}
         read_exit = functools.partial(read_python_exit, limit=limit, python=self._python)
@@ -182,7 +193,7 @@ class NativeSession(EngineSession):
             await jailed.ended.wait()
         except asyncio.CancelledError:
             run.kill()
-            await _wait_shielded(jailed.ended)
+            await wait_shielded(jailed.ended)
             raise
         finally:
             time_limit.cancel()
@@ -289,11 +300,3 @@ class _Run(ChildProcess):
         else:
             self.is_lost = True
             self._end_session("the program has closed the descriptors of its runner")
-
-
-async def _wait_shielded(event: asyncio.Event) -> None:
-    """Wait for an event, also if this is cancelled again."""
-    waiting = asyncio.ensure_future(event.wait())
-    while not waiting.done():
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.shield(waiting)

@@ -19,7 +19,7 @@ from faasrt.local.engines.session import (
 )
 from faasrt.local.engines.wasm.worker_process import ANSWER_GRACE_S, CANCEL_TIMEOUT_S, Channel, WasmWorker
 from faasrt.local.engines.wasm.worker_sessions import GRACE_S
-from faasrt.local.errors import EngineError, NotStartedError
+from faasrt.local.errors import CLOSED, EngineError, NotStartedError
 
 _COMMAND_TIMEOUT_S = 30.0  # to open, to fork, and to write and read files
 _CLOSE_TIMEOUT_S = 2.0
@@ -68,7 +68,7 @@ class WasmSession(EngineSession):
             raise SessionFileError(str(error)) from None
 
     async def run(self, job: EngineJob) -> EngineResult:
-        self._check_open()
+        self.check_open()
         timeout_s = job.limits.timeout_ms / 1000 + GRACE_S
         try:
             return await self._channel.run(
@@ -85,7 +85,7 @@ class WasmSession(EngineSession):
             self._channel.send(interrupt=True)
 
     async def fork(self) -> EngineSession:
-        self._check_open()
+        self.check_open()
         branch = WasmSession(self.options, self._worker, next_number=self._next_number, when_ended=self._when_ended)
         try:
             await self._command(fork=branch.number)
@@ -97,20 +97,20 @@ class WasmSession(EngineSession):
         return branch
 
     async def write_files(self, files: Mapping[str, bytes]) -> None:
-        self._check_open()
+        self.check_open()
         try:
             await self._command(write=files_to_wire(files))
         except _RefusedError as error:
             raise SessionFileError(str(error)) from None
 
     async def read_files(self, patterns: Sequence[str], max_bytes: int) -> tuple[dict[str, bytes], bool]:
-        self._check_open()
+        self.check_open()
         self._worker.expect(max_bytes)
         answer = await self._command(read=list(patterns), max_bytes=max_bytes)
         return files_from_wire(answer["files"]), bool(answer["complete"])
 
     async def list_files(self, max_bytes: int) -> tuple[dict[str, int], bool]:
-        self._check_open()
+        self.check_open()
         self._worker.expect(max_bytes)
         answer = await self._command(list=True, max_bytes=max_bytes)
         return answer["sizes"], bool(answer["complete"])
@@ -127,7 +127,7 @@ class WasmSession(EngineSession):
             self._worker.kill()
         finally:
             self._closing = False
-            self.mark_ended("it was closed")
+            self.mark_ended(CLOSED)
 
     async def _command(self, **message: Any) -> dict[str, Any]:
         """Send a command, and return its answer.
@@ -156,10 +156,6 @@ class WasmSession(EngineSession):
         if "refused" in answer:
             raise _RefusedError(answer["refused"])
         return answer
-
-    def _check_open(self) -> None:
-        if self.ended.is_set():
-            raise SessionEndedError(self.reason)
 
 
 class _RefusedError(Exception):

@@ -19,6 +19,7 @@ from faasrt.local.engines.wasm.memory_folder import MemoryFolder
 from faasrt.local.engines.wasm.output import LiveSender
 from faasrt.local.engines.wasm.sandbox import Sandbox
 from faasrt.local.engines.wasm.snapshot_build import RUN_IN_SESSION
+from faasrt.local.errors import OUT_OF_MEMORY, OUT_OF_TIME
 from faasrt.protocol.guest.python_files import PathMatcher
 from faasrt.results import Outcome
 
@@ -139,9 +140,9 @@ class WorkerSession:
 
 def _reason(outcome: Outcome, *, timed_out: bool, trapped: str | None) -> str:
     if timed_out:
-        return "a run reached its time limit and could not be interrupted"
+        return OUT_OF_TIME
     if outcome is Outcome.MEMORY_LIMIT:
-        return "it exceeded its memory limit"
+        return OUT_OF_MEMORY
     if trapped == "cancelled":
         return "a run was cancelled and could not be interrupted"
     return "a run ended the interpreter" if trapped is None else f"a run crashed the sandbox: {trapped}"
