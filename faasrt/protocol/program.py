@@ -89,6 +89,8 @@ class Execution:
                 _check_runs(run.language, profile, endpoint)
             has_envelope = False
         if run.displays:
+            if job is not WHOLE_PROGRAM:
+                raise InvalidRequestError("displays must be False for calls of a function")
             _check_displays(run.language, profile, endpoint)
             has_envelope = False  # the server must see the last expression of the program
         guest_input = NO_INPUT
