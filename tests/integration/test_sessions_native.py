@@ -281,6 +281,33 @@ async def test_the_memory_limit_holds_between_runs(session: EngineSession) -> No
     assert session.reason == "it exceeded its memory limit"
 
 
+async def test_the_memory_limit_holds_for_a_branch_that_has_not_run(session: EngineSession) -> None:
+    """Also when its session has ended."""
+    code = """
+        import os, sys, threading, time
+        def grow():
+            time.sleep(1)
+            for _ in range(4):
+                if not os.fork():
+                    memory = b"x" * 150 * 2**20
+                    time.sleep(60)
+        frame = sys._getframe()
+        while "descriptors" not in frame.f_locals: frame = frame.f_back
+        runner = frame.f_locals["self"]
+        enter = runner.enter_branch
+        def enter_and_grow(folder):
+            problem = enter(folder)
+            threading.Thread(target=grow).start()
+            return problem
+        runner.enter_branch = enter_and_grow
+    """
+    await run(session, block(code))
+    async with closing(await session.fork()) as branch:
+        await session.aclose()
+        await branch.ended.wait()
+        assert branch.reason == "it exceeded its memory limit"
+
+
 async def test_a_session_that_works_between_runs_lets_others_go_first(session: EngineSession) -> None:
     """Its processes get the lowest priority until its next run, on kernels that divide CPU time between jails."""
     code = "import threading\ndef work():\n    while True: pass\nthreading.Thread(target=work, daemon=True).start()"
