@@ -454,7 +454,9 @@ class Session:
     @property
     def _known_link(self) -> _Link:
         if self._link is None:
-            raise InvalidRequestError("the session is not open: use it in an `async with` statement")
+            raise InvalidRequestError(
+                "the session is not open: enter it with `async with`, or with `with` in `faasrt.sync`"
+            )
         return self._link
 
     def _open_link(self) -> _Link:

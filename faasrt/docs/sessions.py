@@ -50,7 +50,7 @@ USER_ERROR File "<cell 3>", line 2, in <module>
 * figures of matplotlib: `plt.show()` shows those that are open, and so does the end of the run, without `savefig`.
 
 Each is a `Display`: its content by MIME type, as the object offers it, in the way of Jupyter (`_repr_html_`,
-`_repr_png_` and the like). `display.text` is the text, which is always there, `display.html` the HTML of a table, and
+`_repr_png_` and the like). `display.text` is the text, which every value has, `display.html` the HTML of a table, and
 `display.png` the bytes of an image.
 
 ```python

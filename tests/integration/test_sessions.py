@@ -160,7 +160,7 @@ async def test_wrong_arguments_send_nothing(server: Server, manager: RuntimeMana
     with pytest.raises(UnsupportedLanguageError):
         manager.session("no language")
     session = manager.session("python")
-    with pytest.raises(InvalidRequestError, match="the session is not open: use it in an `async with` statement"):
+    with pytest.raises(InvalidRequestError, match="the session is not open: enter it with `async with`"):
         await session.run_code("1")
     with pytest.raises(InvalidRequestError, match="the session is not open"):
         _ = session.id
