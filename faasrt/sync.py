@@ -539,7 +539,7 @@ class Runtime:
 
 
 class Session:
-    """A program whose variables, imports and files live on between runs; see `faasrt.Session`.
+    """An interpreter that keeps variables, imports and files between runs; see `faasrt.Session`.
 
     Attributes:
         language: The language of its programs.

@@ -1,4 +1,4 @@
-"""Session: a program that keeps its state between runs."""
+"""Session: an interpreter that keeps variables, imports and files between runs."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ class SessionHost:
 
 
 class Session:
-    r"""A program that stays: its variables, imports and files live on between runs.
+    r"""An interpreter that keeps variables, imports and files between runs.
 
     `RuntimeManager.session` returns it. It is an asynchronous context manager: entering opens the session on a server,
     and leaving ends it. Any number of tasks may use a session. It does one thing at a time; the others wait in order.

@@ -1,6 +1,6 @@
 r'''Tools for agents: an MCP server, and tools for the OpenAI Agents SDK, pydantic-ai, LangChain and smolagents.
 
-A model that works in steps needs a program that stays: `faasrt mcp` and the tools below give each agent a session
+A model that works in steps needs an interpreter that stays: `faasrt mcp` and the tools below give each agent a session
 (`faasrt.docs.sessions`), so variables, imports and files live on between its calls.
 
 ## The MCP server

@@ -218,38 +218,6 @@ Native Python and JavaScript programs use a CPU while they run. Plan one worker 
 The client needs about 0.1 ms of CPU for a call (`benchmarks/overhead.py`). One process and one event loop handle
 thousands of calls per second; beyond that use several processes, each with a manager of its own, and one server for
 all of them: `faasrt.docs.many_processes`.
-
-## Reuse results
-
-With `cache=`, a program whose result is stored does not run again: not in this manager, not in another process, and not
-tomorrow. The key is a hash of the program, its arguments and limits, and the version of the server. Programs that were
-ended at a limit, crashes and failures of the infrastructure are never stored. Use it only for programs whose results do
-not depend on time or randomness. The folder holds outputs of programs, and only its owner can read it. `faasrt batch
---cache DIR` does the same for files. `faasrt.docs.caching` has the details.
-
-```python
-import asyncio
-
-from faasrt import CodeTask, DiskCache, RuntimeManager
-
-TASKS = [CodeTask(f"print({number} ** 2)", "python") for number in range(20)]
-
-
-async def main():
-    async with DiskCache("results-cache", max_bytes=100_000_000) as cache:
-        for _ in range(2):
-            async with RuntimeManager.local(["python"], cache=cache) as manager:
-                items = [item async for item in manager.map(TASKS)]
-                print(sum(item.result.cached for item in items), manager.get_metrics().total.attempts)
-
-
-asyncio.run(main())
-```
-
-```text
-0 20
-20 0
-```
 """
 
 __docformat__ = "markdown"

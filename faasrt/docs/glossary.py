@@ -55,7 +55,7 @@
 
 | term | meaning |
 |---|---|
-| session | a program that stays: its variables, imports and files live on between its runs |
+| session | an interpreter that keeps variables, imports and files between runs |
 | run, cell | a piece of code that a session runs; tracebacks name it `<cell 3>` |
 | branch | a session that was made by `fork`, with the state of another one |
 | display | a value, table or image that a program shows, in one or more formats: a `Display` |

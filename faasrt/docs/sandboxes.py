@@ -207,7 +207,7 @@ killed itself. The answer then has the header `x-faasrt-program-suspect: 1`, and
 
 ### Sessions
 
-A session (`faasrt.docs.sessions`) is one program that stays, behind the same wall as others. The limits of time and
+A session (`faasrt.docs.sessions`) is one interpreter that stays, behind the same wall as others. The limits of time and
 output hold for each run. The memory limit holds for the whole session: its variables, its files, and the processes that
 it has left. Threads and processes that a run leaves go on between runs, and may use CPU time then; they end with the
 session. `max_sessions`, `session_idle_s` and `session_memory_mb` limit the sessions of a server

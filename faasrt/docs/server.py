@@ -54,9 +54,10 @@ it speaks plain HTTP.
 
 ## Sessions
 
-`faasrt.docs.sessions` describes sessions (`manager.session`). On the server, a session is the process of one program.
-An open session holds memory. It holds one of the `--workers` places only while a program runs in it, while it is opened
-and while it is forked; these wait in the same queue as other programs. Requests for one session are done one at a time,
+`faasrt.docs.sessions` describes sessions (`manager.session`). On the server, a session is a process of
+its own, or, on the engine `wasm`, one of several in a process. An open session holds memory. It holds one of the
+`--workers` places only while a program runs in it, while it is opened and while it is forked; these wait in the same
+queue as other programs. Requests for one session are done one at a time,
 in order. One that waits for longer than programs may wait in the queue is refused with 429, and nothing has run.
 
 | limit | flag of `faasrt serve` | option of `LocalFaaS` | default |

@@ -159,18 +159,27 @@ asyncio.run(main())
 * Variables, imports and files are copied. A change in one branch is not seen in another. A branch outlives the session
   from which it was forked.
 * A branch has its own idle limit and memory limit, and counts for `--max-sessions`.
-* Files that are open stay open, and on `native` their position is shared: reading in one branch moves it in the other.
-  Open them again in the branch. Use relative paths, because there the branch has another working folder.
-* Generators of random numbers go on from the same state, so two branches draw the same numbers. On `native`, this holds
-  only for generators that the program has made; the functions of `random` and `numpy.random` draw new ones.
-* A native session with other threads, or with child processes, cannot be forked, because they would not exist in the
-  branch. On `wasm`, one that has opened files of Python's library cannot. `fork` raises a `RejectedError` that says so.
-  Sessions in JavaScript and TypeScript cannot be forked.
-* On `native`, a session and its branches are processes in one jail: together they have 64 processes and threads, 64 MiB
-  of files, and the sum of their memory limits. A branch can neither reach the files of the others nor trace them, nor,
-  from Linux 6.12 on, send them signals; the session can reach its branches. Branches of branches can be nested twelve
-  deep. Packages that a session imports may take 192 MiB in addition to its memory limit. A process whose parent has
-  ended (a daemon) goes on until the session and all of its branches have ended.
+* Use relative paths. On `native`, a branch has another working folder, and an absolute path names a file of the
+  session.
+* Open files again in the branch. On `native`, a file that was open stays open, and its position is shared: reading in
+  one branch moves it in the other.
+* Make a new generator of random numbers in each branch. Generators go on from the same state, so two branches draw the
+  same numbers. On `native`, the functions of `random` and `numpy.random` draw new ones.
+
+`fork` raises `RejectedError`, which says why, and the session goes on:
+
+* on `native`, while there are other threads or child processes, because they would not exist in the branch;
+* on `wasm`, after the program has opened files of Python's library;
+* in JavaScript and TypeScript, always.
+
+On `native`, a session and its branches are processes in one jail:
+
+* Together, they have 64 processes and threads, 64 MiB of files, and the sum of their memory limits. Packages that a
+  session imports may take 192 MiB more.
+* A branch can neither reach the files of the others nor trace them. From Linux 6.12 on, it cannot send them signals.
+  The session can reach its branches.
+* Branches of branches can be nested twelve deep.
+* A process whose parent has ended (a daemon) goes on until the session and all of its branches have ended.
 
 ## Interrupt a run
 
@@ -192,8 +201,9 @@ for example because it catches KeyboardInterrupt, the session ends.
 | idleness | `idle_timeout_s`, 600 by default. The server has a maximum (`faasrt serve --session-idle-s`) |
 | number | `faasrt serve --max-sessions`; then `OverloadedError`, after retries |
 
-Runs of a session wait for their turn without a limit of time. Then each waits for a permit and a slot, like every call
-(`faasrt.docs.concurrency`); its deadline starts with the permit.
+Runs of one `Session` object wait for their turn in the client, without a limit of time. Then each waits for a permit
+and a slot, like every call (`faasrt.docs.concurrency`); its deadline starts with the permit. If several clients use a
+session, the server lets their runs wait as long as other programs, and then refuses them with 429.
 
 These end a session:
 

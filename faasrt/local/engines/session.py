@@ -1,4 +1,4 @@
-"""EngineSession: a program that keeps its state between runs, in a sandbox of its own."""
+"""EngineSession: an interpreter that keeps its state between runs, in a sandbox of its own."""
 
 from __future__ import annotations
 
