@@ -281,8 +281,8 @@ def warmup_command(engines: tuple[tuple[Language, EngineName], ...]) -> int:
 
     async def work() -> bool:
         async with LocalFaaS(workers=1, engines=dict(engines)) as faas:
-            python = report_engine(faas, chosen=bool(engines))
-            async with show_work(python):
+            report_engine(faas, chosen=bool(engines))
+            async with show_work(faas):
                 ready = await report_ready(faas, faas.languages, lambda text: write(f"faasrt: {text}\n"))
                 if not all(language in ready for language in faas.languages if language.has_return_val):
                     return False

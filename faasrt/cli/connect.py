@@ -90,7 +90,8 @@ def run_with_manager(
         write_message("no endpoint configured; using the embedded FaaS")
         async with manager:
             assert manager.local_faas is not None
-            async with show_work(report_engine(manager.local_faas)):
+            report_engine(manager.local_faas)
+            async with show_work(manager.local_faas):
                 served = [language for language in manager.get_supported_languages() if has_return_val(language)]
                 for language in served if languages is None else languages:
                     await manager.get_runtime(language)

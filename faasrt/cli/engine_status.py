@@ -17,23 +17,21 @@ if TYPE_CHECKING:
 _POLL_S = 0.25
 
 
-def report_engine(
-    faas: LocalFaaS, *, chosen: bool = False, report: Callable[[str], None] = write_message
-) -> Engine | None:
-    """Return the engine of Python. Report why it is wasm, unless it was `chosen`."""
+def report_engine(faas: LocalFaaS, *, chosen: bool = False, report: Callable[[str], None] = write_message) -> None:
+    """Report why the engine of Python is wasm, unless it was `chosen`."""
     python = faas.engine("python")
     if python is not None and python.name == "wasm" and not chosen:
         reason = python.options.level_reason or "another level was chosen"
         report(f"Python runs as WebAssembly, because its native engine needs the level namespaces: {reason}")
-    return python
 
 
 @contextlib.asynccontextmanager
-async def show_work(python: Engine | None, report: Callable[[str], None] | None = None) -> AsyncIterator[None]:
+async def show_work(faas: LocalFaaS | None, report: Callable[[str], None] | None = None) -> AsyncIterator[None]:
     """Show how the engine wasm compiles its sandbox, or makes snapshots.
 
     Each step is a line that is passed to `report`. By default, that is a spinner on a terminal, and else a message.
     """
+    python = None if faas is None else faas.engine("python")
     if python is None or python.name != "wasm":
         yield
         return
@@ -49,8 +47,7 @@ async def _watch(python: Engine, report: Callable[[str], None] | None) -> None:
     with contextlib.suppress(OSError), contextlib.ExitStack() as stack:  # stderr is closed
         shown = ""
         while not python.problem:
-            step = python.background if python.ready else python.activity
-            if step != shown and step.startswith(("compiling", "making snapshots")):
+            if (step := python.slow_step) and step != shown:
                 shown = step
                 report = report or (_start_spinner(stack) if is_terminal(sys.stderr) else write_message)
                 report(step)

@@ -131,9 +131,10 @@ async def _serve(
         manager = RuntimeManager.local(["python", "javascript"], settings=settings, engines=engines)
         write_message("no endpoint configured; using the embedded FaaS")
     async with manager:
-        python = report_engine(manager.local_faas, chosen=bool(engines)) if manager.local_faas else None
+        if manager.local_faas is not None:
+            report_engine(manager.local_faas, chosen=bool(engines))
         tools = SandboxTools(manager, settings.sandbox, idle_s)
-        async with show_work(python):
+        async with show_work(manager.local_faas):
             if address is None:
                 await _serve_stdio(tools.make_server(), stop)
             else:

@@ -32,10 +32,10 @@ from faasrt.cli.serve_log import LOGGER, start_log
 from faasrt.cli.signals import stop_at
 from faasrt.errors import ConfigurationError, FaasrtError, ServiceError
 from faasrt.languages import Language
+from faasrt.local.errors import AddressError
 
 if TYPE_CHECKING:
     from faasrt.local import LocalFaaS
-    from faasrt.local.engines.engine import Engine
 
 _Report = Callable[[str], None]
 _FILE = click.Path(dir_okay=False)
@@ -116,7 +116,7 @@ def serve_command(context: click.Context, /, **_: Any) -> int:
     try:
         return asyncio.run(_serve(context, options, faas, report))
     except ConfigurationError as error:
-        hint = "; --host and --port name another address" if str(error).startswith("cannot listen on") else ""
+        hint = "; --host and --port name another address" if isinstance(error, AddressError) else ""
         message = f"{name_options(str(error))}{hint}"
         if options["log_format"] == "json":
             LOGGER.error(message)
@@ -136,9 +136,14 @@ async def _serve(context: click.Context, options: dict[str, Any], faas: LocalFaa
     stop = stop_at(*numbers)
     async with faas, asyncio.TaskGroup() as group:
         write(f"faasrt: serving {', '.join(faas.languages)} at {faas.url}\n{_describe_client(faas.url, faas.token)}")
-        python = report_engine(faas, chosen=bool(faas.engines), report=report)
-        ready = group.create_task(_start(faas, python, report))
-        ready.add_done_callback(lambda task: None if task.cancelled() or task.result() else stop.set())
+        report_engine(faas, chosen=bool(faas.engines), report=report)
+
+        def stop_if_nothing_runs(start: asyncio.Task[list[Language]]) -> None:
+            if not start.cancelled() and not start.result():
+                stop.set()
+
+        ready = group.create_task(_start(faas, report))
+        ready.add_done_callback(stop_if_nothing_runs)
         reloading = group.create_task(_reload(context, options, faas, hangup, report, ready))
         await stop.wait()
         reloading.cancel()
@@ -198,8 +203,8 @@ def _describe_client(url: str, token: str | None) -> str:
     )
 
 
-async def _start(faas: LocalFaaS, python: Engine | None, report: _Report) -> list[Language]:
-    async with show_work(python, report):
+async def _start(faas: LocalFaaS, report: _Report) -> list[Language]:
+    async with show_work(faas, report):
         at_once = [language for language in faas.languages if language.has_return_val] or [*faas.languages]
         if later := [language for language in faas.languages if language not in at_once]:
             report(f"{', '.join(later)}: the engine starts with the first program")

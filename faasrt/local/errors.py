@@ -1,6 +1,8 @@
-"""The errors of engines and jails. They say that the server failed, not the program."""
+"""The errors of the embedded FaaS. Those of engines and jails say that the server failed, not the program."""
 
 from __future__ import annotations
+
+from faasrt.errors import ConfigurationError
 
 # Why a session has ended, for people to read. All engines use these texts, also their worker processes.
 CLOSED = "the session was closed"
@@ -28,3 +30,7 @@ class NotStartedError(EngineError):
     """The engine failed before the program began, so a retry cannot run it twice."""
 
     status = 503
+
+
+class AddressError(ConfigurationError):
+    """The server cannot listen on its address."""

@@ -598,9 +598,9 @@ def test_webassembly_is_not_reported_if_the_user_has_chosen_it() -> None:
     engine = types.SimpleNamespace(name="wasm", options=options)
     faas: Any = types.SimpleNamespace(engine={"python": engine}.get)
     messages: list[str] = []
-    assert report_engine(faas, chosen=True, report=messages.append) is engine
+    report_engine(faas, chosen=True, report=messages.append)
     assert messages == []
-    assert report_engine(faas, report=messages.append) is engine
+    report_engine(faas, report=messages.append)
     assert messages[0].endswith("its native engine needs the level namespaces: there are no namespaces")
 
 

@@ -244,6 +244,11 @@ class Engine(abc.ABC):
         """The work that the engine does while it runs programs, for people to read; "" if there is none."""
         return ""
 
+    @property
+    def slow_step(self) -> str:
+        """The current work for which a user must wait, and which is done once on a machine; "" if there is none."""
+        return ""
+
     async def until_ready_or_failed(self) -> None:
         """Wait until programs can run, or the engine has failed and will not recover soon."""
         while not self.ready and self.recovers:

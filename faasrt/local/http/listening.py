@@ -6,7 +6,7 @@ import asyncio
 import socket
 from ssl import SSLContext
 
-from faasrt.errors import ConfigurationError
+from faasrt.local.errors import AddressError
 from faasrt.local.http import limits
 from faasrt.local.http.connections import BoundedConnection, Listener, Refusal
 from faasrt.telemetry.logs import log_error
@@ -47,7 +47,7 @@ class ListeningSockets:
             for listening in sockets:
                 listening.close()
             reason = getattr(error, "strerror", None) or error
-            raise ConfigurationError(f"cannot listen on {host}:{port}: {reason}") from None
+            raise AddressError(f"cannot listen on {host}:{port}: {reason}") from None
         self._sockets = sockets
         for listening in sockets:
             self._resume(listening)

@@ -34,6 +34,7 @@ CONFINED = "confined"
 """The level of an engine whose worker processes have confined themselves."""
 BOOT = "import sys; sys.path[:] = sys.argv[3:]; from faasrt.local.engines.wasm.worker import main; main()"
 """The program of a worker process. Its arguments are those of `worker.main`, then the folders of `sys.path`."""
+_COMPILING = "compiling the Python sandbox, once for this machine (about 45 s)"
 _START_TIMEOUT_S = 60.0
 
 
@@ -75,6 +76,10 @@ class WasmEngine(Engine):
     @property
     def background(self) -> str:
         return self._maker.activity
+
+    @property
+    def slow_step(self) -> str:
+        return self.background if self.ready else _COMPILING if self.activity == _COMPILING else ""
 
     async def make_snapshots(self) -> None:
         """Do the work in the background now, and wait until it is done. The engine must be ready."""
@@ -176,7 +181,7 @@ class WasmEngine(Engine):
         return await self._end_of(await self._spawn(f"snapshot {tier}"))
 
     async def _compile(self) -> None:
-        self.activity = "compiling the Python sandbox, once for this machine (about 45 s)"
+        self.activity = _COMPILING
         child = await self._spawn("compile")
         problem = await self._end_of(child)
         if problem:
