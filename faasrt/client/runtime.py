@@ -16,7 +16,7 @@ from faasrt.client.assert_tests import FirstCalls, judge_by_asserts
 from faasrt.client.cache import ResultCache
 from faasrt.client.executor import CachingExecutor, Executor
 from faasrt.client.judge import Judge, check_arguments, compare_result, function_job, options_of, program_job
-from faasrt.client.session import IDLE_TIMEOUT_S, Session, SessionHost, SessionOptions
+from faasrt.client.session import Session, SessionHost, SessionOptions
 from faasrt.client.streaming import RunLive, StreamedRun
 from faasrt.client.syntax import PythonChecker, Where, check_where
 from faasrt.config import SandboxConfig, Settings
@@ -28,6 +28,7 @@ from faasrt.protocol.envelope import GuestJob
 from faasrt.protocol.program import Execution
 from faasrt.protocol.request import RunRequest, encode_json
 from faasrt.protocol.return_val import check_has_return_val, return_val_function
+from faasrt.protocol.sessions import IDLE_TIMEOUT_S
 from faasrt.results import ExecutionResult, HealthStatus, ValidationResult
 from faasrt.tasks import CallOptions, JudgeOptions, Priority, RunOptions
 from faasrt.telemetry.dispatch import EventDispatcher

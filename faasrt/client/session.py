@@ -29,6 +29,7 @@ from faasrt.languages import Language, OtherLanguage
 from faasrt.protocol.request import RunRequest, encode_json
 from faasrt.protocol.response import max_answer_bytes, read_files, read_sizes
 from faasrt.protocol.sessions import (
+    IDLE_TIMEOUT_S,
     LOST,
     SessionInfo,
     SessionOpening,
@@ -44,7 +45,6 @@ from faasrt.transport.http import BodyTooLargeError, RequestBody
 from faasrt.transport.lifecycle import wait_shielded
 from faasrt.transport.live_reader import LiveReader
 
-IDLE_TIMEOUT_S = 600.0
 _MAX_IDLE_S = 86_400.0
 DESCRIPTION_BYTES = 65_536
 """The size of the largest answer about a session."""
@@ -78,7 +78,7 @@ def _check_idle_timeout(value: object) -> float:
 
 
 @attrs.frozen(eq=False)
-class _Link:
+class _RemoteSession:
     """A session that a server has. The transport of the executor sends every call to this server."""
 
     info: SessionInfo
@@ -134,7 +134,7 @@ class SessionHost:
     _executor: Executor
     owned: set[Session] = attrs.field(factory=set, init=False)
 
-    async def open(self, language: Language | OtherLanguage, options: SessionOptions) -> _Link:
+    async def open(self, language: Language | OtherLanguage, options: SessionOptions) -> _RemoteSession:
         """Open a session at one of the endpoints of a language."""
         sandbox = options.sandbox or self._executor.transport.endpoints.settings.sandbox
         run = RunRequest(
@@ -149,10 +149,10 @@ class SessionHost:
         result = await self._executor.run(SessionOpening(run=run, idle_timeout_s=options.idle_timeout_s))
         return self.link(decode_info(result.metadata), result.endpoint)
 
-    def link(self, info: SessionInfo, endpoint: str) -> _Link:
+    def link(self, info: SessionInfo, endpoint: str) -> _RemoteSession:
         """Return the link to a session at an endpoint."""
         transport = self._executor.transport.pinned(info.language, endpoint)
-        return _Link(info, attrs.evolve(self._executor, transport=transport))
+        return _RemoteSession(info, attrs.evolve(self._executor, transport=transport))
 
     def attach(self, info: SessionInfo, endpoint: str, *, owned: bool) -> Session:
         """Return a session that is open. If `owned`, it is ended when the runtime is closed."""
@@ -197,12 +197,12 @@ class Session:
         self._options: SessionOptions | None = options
         self._find_host = find_host
         self._host: SessionHost | None = None
-        self._link: _Link | None = None
+        self._link: _RemoteSession | None = None
         self._turn = asyncio.Lock()  # first come, first served
         self._lost = ""
         self._closing: asyncio.Task[None] | None = None
 
-    def _attach(self, host: SessionHost, link: _Link, *, owned: bool) -> None:
+    def _attach(self, host: SessionHost, link: _RemoteSession, *, owned: bool) -> None:
         """Use a session that is open on a server."""
         self._options = None
         self._host, self._link = host, link
@@ -452,14 +452,14 @@ class Session:
         return f"<Session {self.language} at {self.endpoint}{state}>"
 
     @property
-    def _known_link(self) -> _Link:
+    def _known_link(self) -> _RemoteSession:
         if self._link is None:
             raise InvalidRequestError(
                 "the session is not open: enter it with `async with`, or with `with` in `faasrt.sync`"
             )
         return self._link
 
-    def _open_link(self) -> _Link:
+    def _open_link(self) -> _RemoteSession:
         """Return the link. Raise an error if the session is not open, or not any more."""
         link = self._known_link
         if self._closing is not None:
@@ -484,7 +484,7 @@ class Session:
         return result
 
     @contextlib.asynccontextmanager
-    async def _using(self, *, in_order: bool = True) -> AsyncIterator[_Link]:
+    async def _using(self, *, in_order: bool = True) -> AsyncIterator[_RemoteSession]:
         """Use the session in the block, after waiting for the turn of the caller if `in_order`."""
         with self._known_link.executor.calls.track():
             async with self._turn if in_order else contextlib.nullcontext():
@@ -504,7 +504,7 @@ class Session:
                         self._lost = str(error.args[0]).removeprefix(LOST)
                     raise
 
-    async def _end(self, link: _Link) -> None:
+    async def _end(self, link: _RemoteSession) -> None:
         within_s = link.executor.transport.endpoints.settings.timeouts.health_s
         with contextlib.suppress(FaasrtError):
             await link.request("", method="DELETE", within_s=within_s, needs_permit=False)

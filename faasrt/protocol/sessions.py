@@ -27,6 +27,8 @@ from faasrt.protocol.response import (
 )
 from faasrt.results import Outcome
 
+IDLE_TIMEOUT_S = 600.0
+"""The idle limit of a session whose client names none, in seconds."""
 LOST = "the session is lost: "
 """The beginning of the message of a SessionLostError. The reason follows."""
 _ID = re.compile(r"[A-Za-z0-9_-]{1,200}")

@@ -13,6 +13,7 @@ from aiohttp import web
 from faasrt.config import SandboxConfig
 from faasrt.inputs import check_patterns, files_from_wire, files_to_wire
 from faasrt.protocol.guest.python_files import PathMatcher
+from faasrt.protocol.sessions import IDLE_TIMEOUT_S
 
 _FEATURES = ("run", "fork", "files")
 
@@ -71,7 +72,7 @@ class FakeSessions:
             FakeSession(
                 str(fields.get("language")),
                 SandboxConfig(**limits),
-                fields.get("idle_timeout_s") or 600.0,
+                fields.get("idle_timeout_s") or IDLE_TIMEOUT_S,
                 files_from_wire(fields.get("files") or {}),
             )
         )

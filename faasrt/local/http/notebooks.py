@@ -12,7 +12,7 @@ from faasrt.languages import Language
 from faasrt.local.engines.engine import EngineJob, EngineResult
 from faasrt.local.engines.session import SessionEndedError, SessionOptions
 from faasrt.local.http.admission import AdmissionQueue
-from faasrt.local.http.sessions import Session, Sessions
+from faasrt.local.http.sessions import OpenSession, Sessions
 from faasrt.protocol.execution_limits import ExecutionLimits
 from faasrt.protocol.sandboxfusion import CellResult, Notebook, NotebookResult
 from faasrt.protocol.streams import cut_text
@@ -56,7 +56,7 @@ class NotebookRun:
         self.result = NotebookResult()
 
     async def run(self, job: EngineJob) -> EngineResult:
-        """Run all cells. The caller has a slot of the queue. Raises the errors of `Session.run`.
+        """Run all cells. The caller has a slot of the queue. Raises the errors of `OpenSession.run`.
 
         Cancellation: ends the session.
         """
@@ -70,7 +70,7 @@ class NotebookRun:
                 await self._run_cells(session, began + self._notebook.total_timeout_ms / 1000)
                 result.duration_s = loop.time() - began
                 if job.input.collect and not session.ending:
-                    found = await session.program.read_files(job.input.collect, job.limits.max_output_bytes)
+                    found = await session.engine_session.read_files(job.input.collect, job.limits.max_output_bytes)
                     result.files, result.files_complete = found
         except SessionEndedError as error:
             result.ended = str(error)
@@ -79,7 +79,7 @@ class NotebookRun:
         outcome = Outcome.TIMEOUT if result.timed_out else Outcome.CRASHED if result.ended else Outcome.OK
         return EngineResult(outcome=outcome, duration_ms=result.duration_s * 1000)
 
-    async def _run_cells(self, session: Session, deadline: float) -> None:
+    async def _run_cells(self, session: OpenSession, deadline: float) -> None:
         loop, limits = asyncio.get_running_loop(), self.job.limits
         for code in self._notebook.cells:
             left_ms = (deadline - loop.time()) * 1000

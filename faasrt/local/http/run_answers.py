@@ -25,7 +25,7 @@ from faasrt.local.http.responses import (
     fit_displays,
     fit_response,
 )
-from faasrt.local.http.sessions import Session
+from faasrt.local.http.sessions import OpenSession
 from faasrt.protocol.json_lines import accepts_lines
 from faasrt.protocol.request import PROGRAM_SUSPECT_HEADER
 from faasrt.results import Outcome
@@ -52,7 +52,7 @@ class RunAnswers:
         share: Share,
         job: EngineJob,
         queue: AdmissionQueue,
-        session: Session | None = None,
+        session: OpenSession | None = None,
     ) -> web.StreamResponse:
         """Run a program in a fresh sandbox or in a session, and return the answer. Cancellation: ends the program."""
 

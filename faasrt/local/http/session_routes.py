@@ -27,7 +27,7 @@ from faasrt.local.http.request_body import (
 )
 from faasrt.local.http.responses import Handler, json_response
 from faasrt.local.http.run_answers import RunAnswers
-from faasrt.local.http.sessions import Session, Sessions
+from faasrt.local.http.sessions import OpenSession, Sessions
 
 _PREFIX = "/sessions/"
 
@@ -89,7 +89,7 @@ class SessionRoutes:
     async def _run(self, request: web.BaseRequest, share: Share) -> web.StreamResponse:
         fields = decode_body(await read_body(request, share))
         session = self._find(request)
-        job = parse_session_job(fields, session.program.options, session.queue.engine, session.sandbox)
+        job = parse_session_job(fields, session.engine_session.options, session.queue.engine, session.sandbox)
         if not job.code.strip():
             raise BadRequestError("'code' must not be empty")
         return await self._runs.answer(request, share, job, session.queue, session)
@@ -113,7 +113,7 @@ class SessionRoutes:
         patterns = parse_patterns(decode_body(await read_body(request, share)))
         session = self._find(request)
         async with session.turn():
-            files, complete = await session.program.read_files(patterns, session.sandbox.max_output_bytes)
+            files, complete = await session.engine_session.read_files(patterns, session.sandbox.max_output_bytes)
         if not complete:
             limit = session.sandbox.max_output_bytes
             raise UnreadFilesError(f"some cannot be read, or all are more than {limit} bytes together: name fewer")
@@ -122,7 +122,7 @@ class SessionRoutes:
     async def _list_files(self, request: web.BaseRequest, share: Share) -> web.Response:
         session = self._find(request)
         async with session.turn():
-            sizes, complete = await session.program.list_files(session.sandbox.max_output_bytes)
+            sizes, complete = await session.engine_session.list_files(session.sandbox.max_output_bytes)
         if not complete:
             raise UnreadFilesError("there are too many to list")
         return json_response(200, {"sizes": sizes})
@@ -132,10 +132,10 @@ class SessionRoutes:
         session = self._find(request)
         files = parse_files(fields, session.queue.engine)
         async with session.turn():
-            await session.program.write_files(files)
+            await session.engine_session.write_files(files)
         return json_response(200, {})
 
-    def _find(self, request: web.BaseRequest) -> Session:
+    def _find(self, request: web.BaseRequest) -> OpenSession:
         return self._sessions.get(session_id(request))
 
 
@@ -162,11 +162,11 @@ def _sandbox_of(options: SessionOptions) -> SandboxConfig:
     )
 
 
-def _describe(session: Session) -> dict[str, Any]:
+def _describe(session: OpenSession) -> dict[str, Any]:
     engine = session.queue.engine
     return {
         "id": session.id,
-        "language": session.program.options.language,
+        "language": session.engine_session.options.language,
         "runtime": engine.runtime,
         "engine": engine.name,
         "idle_timeout_s": session.idle_timeout_s,

@@ -15,10 +15,9 @@ from faasrt.local.engines.engine import Engine, EngineJob, EngineResult
 from faasrt.local.engines.session import EngineSession, SessionEndedError, SessionOptions
 from faasrt.local.errors import CLOSED, EngineError
 from faasrt.local.http.admission import AdmissionQueue, BusyError
+from faasrt.protocol.sessions import IDLE_TIMEOUT_S
 from faasrt.telemetry.logs import log_exception
 
-IDLE_TIMEOUT_S = 600.0
-"""The idle limit of a session whose client names none, in seconds."""
 MAX_SESSIONS = 100
 MAX_IDLE_S = 3_600.0
 MAX_REMEMBERED = 1_000
@@ -45,12 +44,12 @@ class SessionCounts:
     ended: Counter[str] = attrs.field(factory=Counter)
 
 
-class Session:
+class OpenSession:
     """An open session. Created by `Sessions`.
 
     Attributes:
         id: The id, with which every client of the server can use the session.
-        program: The session of the engine.
+        engine_session: The session of the engine.
         queue: The queue of its engine.
         sandbox: Its limits.
         idle_timeout_s: The seconds without use after which it ends.
@@ -62,14 +61,19 @@ class Session:
 
     def __init__(
         self,
-        program: EngineSession,
+        engine_session: EngineSession,
         queue: AdmissionQueue,
         sandbox: SandboxConfig,
         idle_timeout_s: float,
         counts: SessionCounts,
     ) -> None:
         self.id = secrets.token_urlsafe(24)
-        self.program, self.queue, self.sandbox, self.idle_timeout_s = program, queue, sandbox, idle_timeout_s
+        self.engine_session, self.queue, self.sandbox, self.idle_timeout_s = (
+            engine_session,
+            queue,
+            sandbox,
+            idle_timeout_s,
+        )
         self.runs = 0
         self.running = self.ended_in_run = False
         self.reason = ""
@@ -120,7 +124,9 @@ class Session:
     @property
     def ending(self) -> str:
         """Why the session has ended; "" before."""
-        return self.reason or (self.program.reason or "its process has ended" if self.program.ended.is_set() else "")
+        return self.reason or (
+            self.engine_session.reason or "its process has ended" if self.engine_session.ended.is_set() else ""
+        )
 
     def check(self) -> None:
         """Raise SessionEndedError if the session has ended."""
@@ -136,7 +142,7 @@ class Session:
         self.running = True
         engine.active += 1
         try:
-            return await self.program.run(job)
+            return await self.engine_session.run(job)
         except EngineError:
             if self.reason:  # the session was ended while the program ran
                 raise SessionEndedError(self.reason) from None
@@ -144,20 +150,20 @@ class Session:
         finally:
             engine.active -= 1
             self.running = False
-            self.ended_in_run = self.program.ended.is_set()
+            self.ended_in_run = self.engine_session.ended.is_set()
 
     def interrupt(self) -> bool:
         """Interrupt the program that runs. Return whether there is one."""
         if self.running:
-            self.program.interrupt()
+            self.engine_session.interrupt()
         return self.running
 
     async def until_over(self) -> None:
         """Wait until the session has ended by itself, has been idle for too long, or got a reason to end."""
-        while not self.reason and not self.program.ended.is_set():
+        while not self.reason and not self.engine_session.ended.is_set():
             try:
                 async with asyncio.timeout_at(self._idle_at()) as self._wait:
-                    await self.program.ended.wait()
+                    await self.engine_session.ended.wait()
             except TimeoutError:
                 if not self.busy:  # a request that comes at the last moment uses it
                     return
@@ -197,9 +203,9 @@ class Sessions:
         self.max_memory_mb: int | None = None
         self.counts = SessionCounts()
         self._group = group
-        self._open: dict[str, Session] = {}
+        self._open: dict[str, OpenSession] = {}
         self._ended: dict[str, str] = {}  # the reasons of the last ones, by id
-        self._tasks: dict[Session, asyncio.Task[None]] = {}  # they run until the processes have ended
+        self._tasks: dict[OpenSession, asyncio.Task[None]] = {}  # they run until the processes have ended
         self._count = self._memory_mb = 0  # of sessions whose processes run, or start
 
     def __len__(self) -> int:
@@ -210,7 +216,7 @@ class Sessions:
         """Return what the sessions of an engine can do; nothing if there are none."""
         return engine.session_features if self.max_sessions else ()
 
-    def get(self, session_id: str) -> Session:
+    def get(self, session_id: str) -> OpenSession:
         """Return an open session. Raise SessionEndedError if it has ended or is unknown."""
         session = self._open.get(session_id)
         if session is None:
@@ -219,7 +225,7 @@ class Sessions:
 
     async def open(
         self, queue: AdmissionQueue, options: SessionOptions, sandbox: SandboxConfig, idle_timeout_s: float | None
-    ) -> Session:
+    ) -> OpenSession:
         """Open a session.
 
         Args:
@@ -236,14 +242,14 @@ class Sessions:
         """
         self._reserve(sandbox)
         try:
-            program = await queue.engine.open_session(options)
+            engine_session = await queue.engine.open_session(options)
         except BaseException:
             self._release(sandbox)
             raise
-        program.options = attrs.evolve(options, files={})  # the contents are not needed any more
-        return self._add(program, queue, sandbox, IDLE_TIMEOUT_S if idle_timeout_s is None else idle_timeout_s)
+        engine_session.options = attrs.evolve(options, files={})  # the contents are not needed any more
+        return self._add(engine_session, queue, sandbox, IDLE_TIMEOUT_S if idle_timeout_s is None else idle_timeout_s)
 
-    async def fork(self, session: Session, idle_timeout_s: float | None) -> Session:
+    async def fork(self, session: OpenSession, idle_timeout_s: float | None) -> OpenSession:
         """Open a copy of a session, whose idle limit is that of the other one if None is given. The caller has its turn
         and a slot of its queue.
 
@@ -256,13 +262,13 @@ class Sessions:
         """
         self._reserve(session.sandbox)
         try:
-            program = await session.program.fork()
+            engine_session = await session.engine_session.fork()
         except BaseException:
             self._release(session.sandbox)
             raise
         self.counts.forks += 1
         idle_s = session.idle_timeout_s if idle_timeout_s is None else idle_timeout_s
-        return self._add(program, session.queue, session.sandbox, idle_s)
+        return self._add(engine_session, session.queue, session.sandbox, idle_s)
 
     async def close(self, session_id: str) -> None:
         """End a session, and wait until its processes have ended. Do nothing if it has ended already. Raise
@@ -303,20 +309,20 @@ class Sessions:
         self._memory_mb -= sandbox.memory_limit_mb
 
     def _add(
-        self, program: EngineSession, queue: AdmissionQueue, sandbox: SandboxConfig, idle_timeout_s: float
-    ) -> Session:
-        session = Session(program, queue, sandbox, min(idle_timeout_s, self.max_idle_s), self.counts)
+        self, engine_session: EngineSession, queue: AdmissionQueue, sandbox: SandboxConfig, idle_timeout_s: float
+    ) -> OpenSession:
+        session = OpenSession(engine_session, queue, sandbox, min(idle_timeout_s, self.max_idle_s), self.counts)
         self.counts.opened += 1
         self._open[session.id] = session
         self._tasks[session] = self._group.create_task(self._keep(session))
         return session
 
-    async def _keep(self, session: Session) -> None:
+    async def _keep(self, session: OpenSession) -> None:
         """Wait for the end of a session, and end its processes."""
-        program = session.program
+        engine_session = session.engine_session
         try:
             await session.until_over()
-            if program.ended.is_set():
+            if engine_session.ended.is_set():
                 in_run = session.running or session.ended_in_run
                 self._forget(session, "run" if in_run else "lost", session.ending)
             else:
@@ -324,19 +330,19 @@ class Sessions:
         finally:
             self._end(session, "stopped", _STOPPED)
             try:
-                await program.aclose()
+                await engine_session.aclose()
             except Exception:
                 log_exception("the end of a session failed", name="faasrt.local")
             self._release(session.sandbox)
             del self._tasks[session]
 
-    def _end(self, session: Session, kind: str, reason: str) -> None:
+    def _end(self, session: OpenSession, kind: str, reason: str) -> None:
         """Let the task of a session end its processes. Later calls do nothing."""
         if session.id in self._open:
             self._forget(session, kind, reason)
             session.end(reason)
 
-    def _forget(self, session: Session, kind: str, reason: str) -> None:
+    def _forget(self, session: OpenSession, kind: str, reason: str) -> None:
         """Remove a session, except for the reason of its end."""
         if self._open.pop(session.id, None) is None:
             return
