@@ -171,7 +171,7 @@ async def test_a_second_signal_ends_the_server_at_once(tmp_path: Path) -> None:
 
 
 async def test_sighup_without_files_drains_and_stops(tmp_path: Path) -> None:
-    """It is the signal of a terminal that closes. The program in flight finishes."""
+    """SIGHUP is the signal of a terminal that closes. The program in flight finishes."""
     async with bash_server(tmp_path) as server:
         async with running(server):
             server.process.send_signal(signal.SIGHUP)
@@ -427,7 +427,7 @@ async def test_a_wrong_configuration_is_refused_whole(tmp_path: Path) -> None:
 
 
 async def test_flags_come_before_the_file(tmp_path: Path) -> None:
-    """So do they after SIGHUP."""
+    """Flags precede the keys of the file, also after SIGHUP."""
     config = tmp_path / "serve.toml"
     config.write_text('language = ["js"]\nworkers = 3\ntimeout-s = 5\n')
     async with bash_server(tmp_path, "--config", str(config), "-l", "bash", "--workers", "2") as server:

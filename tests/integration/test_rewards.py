@@ -409,7 +409,7 @@ def test_expected_values_are_not_sent(fake: FakeFaaS) -> None:
 
 @pytest.mark.parametrize("name", ["code_reward", "code_reward_async"])
 def test_failures_of_the_infrastructure(name: str, fake: FakeFaaS, portal: BlockingPortal) -> None:
-    """They are raised, or get a value of the caller's choice; the other rewards stay. None is 0 by accident."""
+    """Failures are raised, or get a value of the caller's choice; the other rewards stay. None is 0 by accident."""
     fake.handler = lambda body: Reply.crash() if "boom" in body["code"] else Reply.ok("2")
     completions = ["```\nprint(2)\n```", "```\nboom\n```", "```\nprint(3)\n```"]
     columns = {"tests": [[TestCase("", "2")], [TestCase("", "2")], [TestCase("", "3")]]}
