@@ -65,7 +65,7 @@ def test_run_takes_a_program_from_stdin_or_from_an_option(at: dict[str, str]) ->
 
 
 def test_run_shows_output_and_outcome_of_a_failed_program(at: dict[str, str]) -> None:
-    """Its stdout goes to stdout. Its stderr goes to stderr, followed by the outcome. The exit code is 1."""
+    """The output of the program goes to stdout and stderr. The outcome follows on stderr. The exit code is 1."""
     code = "import sys; print('out'); print('err', file=sys.stderr); return_val('{\"a\": 1}'); 1 / 0"
     exit_code, stdout, stderr = faasrt("run", "-l", "py", "-c", code, **at)
     assert (exit_code, stdout) == (1, "out\n")
@@ -195,7 +195,7 @@ def test_judge_names_problems_with_the_folder(tmp_path: Path) -> None:
 
 
 def test_judge_reads_tests_of_functions(at: dict[str, str], tmp_path: Path) -> None:
-    """They are the lines of a file, and so may be the tests of programs."""
+    """Tests of functions and of programs are the lines of a file."""
     tests = tmp_path / "cases.jsonl"
     tests.write_text(
         '{"args": [1], "expected": 2}\n\n{"kwargs": {"n": [1]}, "expected": [1, 1]}\n'

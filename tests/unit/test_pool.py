@@ -177,7 +177,7 @@ async def test_later_probes_do_not_keep_callers_waiting() -> None:
 
 
 async def test_queued_calls_do_not_wait_for_a_server_whose_certificate_is_not_accepted() -> None:
-    """They fail at once."""
+    """Such calls fail at once."""
     error = ConnectError("the certificate is not accepted", sent="no")
     error.untrusted = True
     clock = Clock()
@@ -815,7 +815,7 @@ def test_a_higher_cap_lifts_only_limits_that_the_old_one_restricted() -> None:
 
 
 async def test_callers_of_a_group_without_endpoints_do_not_wait() -> None:
-    """They get None, also those that wait when the last endpoint leaves, and look for another group."""
+    """Such callers get None, also those that wait when the last endpoint leaves, and look for another group."""
     replicas = ["http://a#1"]
     pool = PermitPool(
         Settings(limiter=LimiterSettings(max_concurrency=1)),

@@ -100,7 +100,7 @@ def test_a_file_is_read_again(config: Path) -> None:
 
 
 def test_a_large_file_is_refused(config: Path) -> None:
-    """It is not read to its end."""
+    """A large file is not read to its end."""
     with config.open("wb") as file:
         file.truncate(10**12)
     with pytest.raises(click.UsageError, match=r"is larger than 1,000,000 bytes"):
@@ -124,7 +124,7 @@ def test_a_file_may_be_a_link_or_a_descriptor(config: Path) -> None:
 
 
 def test_a_fifo_without_a_writer_does_not_block(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is refused after a moment, and so is a device."""
+    """A FIFO is refused after a moment, and so is a device."""
     monkeypatch.setattr(serve_config, "PIPE_TIMEOUT_MS", 1)
     os.mkfifo(config)
     with pytest.raises(click.UsageError, match="is a pipe that sends nothing"):
