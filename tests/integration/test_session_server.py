@@ -307,7 +307,6 @@ async def test_too_many_sessions_are_refused(options: dict[str, Any], fields: di
                 answer = await response.json()
                 assert answer["error"] == "too many sessions"
                 assert details in answer["details"]
-        host.programs[0].faults["fork"] = "it has threads"
         await call(host.url, "DELETE", session)
         await host.open(**fields)
 

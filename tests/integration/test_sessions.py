@@ -127,8 +127,12 @@ async def test_options_of_a_run(server: Server, manager: RuntimeManager) -> None
         assert (limits.memory_limit_mb, limits.timeout_ms, limits.max_output_bytes) == (100, 20_000, 5_000)
         result = await session.run_code(WAIT, 50, {"trace": "1"}, stdin="in", priority="high")
         assert (result.outcome, result.error.message) == (Outcome.TIMEOUT, "timeout after 50 ms (limit of the client)")  # type: ignore[union-attr]
-        lower = SandboxConfig(timeout_limit_s=0.06, max_output_bytes=100)
+        [job] = server.last.jobs
+        assert (job.input.stdin, job.limits.timeout_ms, job.limits.memory_limit_mb) == (b"in", 50, 100)
+        lower = SandboxConfig(memory_limit_mb=64, timeout_limit_s=0.06, max_output_bytes=100)
         result = await session.run_code(WAIT, sandbox=lower)
+        limits = server.last.jobs[-1].limits
+        assert (limits.timeout_ms, limits.memory_limit_mb, limits.max_output_bytes) == (60, 100, 100)
         assert result.error.message == "timeout after 60 ms (limit of the client)"  # type: ignore[union-attr]
         with pytest.raises(InvalidRequestError, match="at most the sandbox's limit of 20000 ms"):
             await session.run_code("1", timeout_ms=20_001)
@@ -258,13 +262,13 @@ async def test_a_run_ends_when_its_session_is_closed() -> None:
 
 async def test_runs_wait_for_their_turn_in_order(server: Server, manager: RuntimeManager) -> None:
     async with manager.session("python") as session:
-        await session.run_code("order = []; first = asyncio.Event()")
-        runs = [asyncio.create_task(session.run_code("session.reached = True; await first.wait(); order.append(0)"))]
+        await session.run_code("order = []")
+        runs = [asyncio.create_task(session.run_code("session.reached = True; await gate.wait(); order.append(0)"))]
         runs += [asyncio.create_task(session.run_code(f"order.append({n})")) for n in range(1, 20)]
         await server.until_runs()
         await asyncio.sleep(0)
         assert manager.get_metrics().in_flight == 1
-        server.last._names["first"].set()
+        server.last.gate.set()
         assert all(result.ok for result in await asyncio.gather(*runs))
         assert await text_of(session, "print(order)") == str([*range(20)])
 
@@ -454,7 +458,7 @@ async def test_closing_the_manager_ends_its_sessions(server: Server) -> None:
     with pytest.raises(RuntimeClosedError):
         await session.run_code("1")
     with pytest.raises(RuntimeClosedError):
-        await manager.resume_session(session._link.info.id if session._link else "")
+        await manager.resume_session(session.id)
 
 
 @pytest.mark.parametrize("kind", ["error", "cancelled"])

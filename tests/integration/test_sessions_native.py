@@ -8,14 +8,11 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import attrs
 import psutil
 import pytest
 import pytest_asyncio
 
 from faasrt import Language, Outcome
-from faasrt.inputs import ProgramInput
-from faasrt.local.engines.engine import EngineJob, EngineResult
 from faasrt.local.engines.native.engine import NativeEngine
 from faasrt.local.engines.session import (
     EngineSession,
@@ -25,14 +22,13 @@ from faasrt.local.engines.session import (
     SessionOptions,
 )
 from faasrt.local.errors import EngineError
-from faasrt.protocol.execution_limits import ExecutionLimits
 from support.engines import native_engine
 from support.native_attacks import PRELUDE
 from support.served import until, with_word
+from support.session_programs import LIMITS, run, texts
 from support.tables import block
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-LIMITS = ExecutionLimits(timeout_ms=60_000, memory_limit_mb=128, max_output_bytes=100_000)
 STUBBORN = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\ntime.sleep(60)"
 
 
@@ -61,16 +57,6 @@ async def open_session(engine: NativeEngine, files: dict[str, bytes] | None = No
 async def session(engine: NativeEngine) -> AsyncIterator[EngineSession]:
     async with open_session(engine) as session:
         yield session
-
-
-async def run(session: EngineSession, code: str, timeout_ms: float = 60_000, stdin: str = "") -> EngineResult:
-    limits = attrs.evolve(LIMITS, timeout_ms=timeout_ms)
-    program_input = ProgramInput(stdin=stdin.encode())
-    return await session.run(EngineJob(language=Language.PYTHON, code=code, limits=limits, input=program_input))
-
-
-def texts(result: EngineResult) -> list[str]:
-    return [display.text for display in result.displays]
 
 
 async def check(session: EngineSession, value: str = "1") -> None:
@@ -231,6 +217,8 @@ async def test_cancellation_ends_a_session_that_cannot_be_interrupted(session: E
     with pytest.raises(asyncio.CancelledError):
         await running
     assert session.ended.is_set()
+    with pytest.raises(SessionEndedError, match="could not be interrupted"):
+        await run(session, "1")
 
 
 CRASHES = {
@@ -268,7 +256,7 @@ GROW = "held = []\nwhile True: held.append(bytearray(10**6)); held[-1][:] = b'x'
 
 
 async def test_the_memory_limit_holds_for_the_session(session: EngineSession) -> None:
-    """A run that exceeds it together with earlier ones ends the session, or fails with MemoryError."""
+    """A run that exceeds it has the outcome MEMORY_LIMIT."""
     result = await run(session, GROW)
     assert result.outcome is Outcome.MEMORY_LIMIT
 

@@ -28,6 +28,7 @@ class EvalSession(EngineSession):
     Attributes:
         gate: Programs can wait for it.
         closed: Whether it was closed.
+        jobs: The programs that it was given.
         faults: The messages of errors that the next calls of methods raise, by their names.
     """
 
@@ -37,12 +38,14 @@ class EvalSession(EngineSession):
         self.closed = False
         self.faults: dict[str, str] = {}
         self.gate = asyncio.Event()
+        self.jobs: list[EngineJob] = []
         self._names: dict[str, Any] = {"asyncio": asyncio, **(names or {}), "session": self, "gate": self.gate}
         self._running: asyncio.Task[None] | None = None
 
     async def run(self, job: EngineJob) -> EngineResult:
         if self.ended.is_set():
             raise SessionEndedError(self.reason)
+        self.jobs.append(job)
         if "run" in self.faults:
             self.mark_ended(self.faults["run"])
             raise EngineError(self.faults["run"])
