@@ -269,6 +269,16 @@ async def test_the_memory_limit_holds_between_runs(session: EngineSession) -> No
     assert session.reason == "it exceeded its memory limit"
 
 
+async def test_the_memory_limit_holds_for_what_short_runs_keep(session: EngineSession) -> None:
+    """Runs that are too short to be checked, and keep 20 MiB each, together exceed it. The session ends."""
+    await run(session, "kept = []")
+    with contextlib.suppress(SessionEndedError, EngineError):
+        for _ in range(24):
+            await run(session, "kept.append(b'x' * 20 * 2**20)")
+    await session.ended.wait()
+    assert session.reason == "it exceeded its memory limit"
+
+
 async def test_the_memory_limit_holds_for_a_branch_that_has_not_run(session: EngineSession) -> None:
     """Also when its session has ended."""
     code = """

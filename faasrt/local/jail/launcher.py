@@ -252,7 +252,8 @@ class Launcher:
 
     def _check_idle(self, program: Program) -> None:
         """Watch the memory of a session between its runs only if its jail has threads or processes that may use more,
-        or has worked since the last check. If it has, programs of others go first.
+        or has worked since the last check, or if its short runs may have left too much. If it has worked, programs of
+        others go first.
 
         While a branch runs, its memory is watched, with that of all others in the jail.
         """
@@ -261,13 +262,19 @@ class Launcher:
         if not all(mate.is_idle for mate in mates):
             program.waiting_ticks = None
             self._forget_memory(program)
-        elif not program.works():
+        elif not program.works() and not any(map(self._is_large, mates)):
             self._forget_memory(program)
         else:
             if not any(mate.is_watched for mate in mates):
                 self._watch_memory(program)
             if program.has_worked and not program.root.is_slow:
                 program.set_slow(True)
+
+    def _is_large(self, program: Program) -> bool:
+        """Return whether the first process of a program alone seems to use more memory than it may."""
+        if program.max_bytes is None:
+            return False
+        return memory.sizes(f"/proc/{program.pid}")[0] > self.base_bytes + program.max_bytes
 
     def _watch_memory(self, program: Program) -> None:
         if program.max_bytes is not None and not program.is_watched and self._memory_watch is not None:
