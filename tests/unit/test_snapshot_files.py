@@ -37,12 +37,16 @@ def test_a_damaged_snapshot_is_removed(tmp_path: Path, damage: Callable[[Path], 
     assert not path.exists()
 
 
-def test_a_new_snapshot_replaces_older_ones_of_its_tier(tmp_path: Path) -> None:
-    """Empty pages take no space, and only the newest file of each tier is kept."""
-    for name in ("snapshot-x-1.image", "snapshot-y-1.image", "snapshot-x-2.image"):
+def test_a_new_snapshot_replaces_old_ones_of_its_tier(tmp_path: Path) -> None:
+    """Empty pages take no space, and only the two newest files of each tier are kept."""
+    for name in ("snapshot-x-1.image", "snapshot-y-1.image", "snapshot-x-2.image", "snapshot-x-3.image"):
         make(tmp_path / name)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["snapshot-x-2.image", "snapshot-y-1.image"]
-    assert (tmp_path / "snapshot-x-2.image").stat().st_blocks * 512 <= 16_384
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "snapshot-x-2.image",
+        "snapshot-x-3.image",
+        "snapshot-y-1.image",
+    ]
+    assert (tmp_path / "snapshot-x-3.image").stat().st_blocks * 512 <= 16_384
 
 
 def test_a_snapshot_that_fails_its_test_is_not_kept(tmp_path: Path) -> None:

@@ -118,7 +118,8 @@ def open_snapshot(path: Path, discard: Callable[[], None] | None = None) -> Snap
 @contextlib.contextmanager
 def new_snapshot(path: Path) -> Iterator[int]:
     """Yield the descriptor of a new file. At the end, give it the name of a snapshot, and remove older snapshots of the
-    same tier. After an exception, remove the file. Raise OSError if it cannot be written.
+    same tier, except for the newest one: another version of faasrt may use it. After an exception, remove the file.
+    Raise OSError if it cannot be written.
     """
     fd, temporary = tempfile.mkstemp(prefix=UNFINISHED, dir=path.parent)  # readable and writable for its owner only
     try:
@@ -130,10 +131,10 @@ def new_snapshot(path: Path) -> Iterator[int]:
             Path(temporary).unlink()
         raise
     tier = path.name.removeprefix(_PREFIX).partition("-")[0]
-    for other in path.parent.glob(f"{_PREFIX}{tier}-*{_SUFFIX}"):
-        if other != path:
-            with contextlib.suppress(OSError):
-                other.unlink()
+    with contextlib.suppress(OSError):  # other processes may remove some, too
+        others = {other for other in path.parent.glob(f"{_PREFIX}{tier}-*{_SUFFIX}") if other != path}
+        for other in sorted(others, key=lambda other: other.stat().st_mtime)[:-1]:
+            other.unlink()
 
 
 def write_snapshot(fd: int, memory: memoryview, places: Places) -> Snapshot:
