@@ -30,7 +30,6 @@ from faasrt.protocol.request import RunRequest, encode_json
 from faasrt.protocol.response import max_answer_bytes, read_files, read_sizes
 from faasrt.protocol.sessions import (
     IDLE_TIMEOUT_S,
-    LOST,
     SessionInfo,
     SessionOpening,
     SessionRun,
@@ -465,7 +464,7 @@ class Session:
         if self._closing is not None:
             raise RuntimeClosedError("this session was closed: open another")
         if self._lost:
-            raise SessionLostError(f"{LOST}{self._lost}", endpoint=link.endpoint, sent="no")
+            raise SessionLostError(f"the session is lost: {self._lost}", endpoint=link.endpoint, sent="no")
         link.executor.calls.check_open()
         return link
 
@@ -501,7 +500,7 @@ class Session:
                     if isinstance(error, SessionLostError):
                         if self._closing is not None:
                             raise RuntimeClosedError("this session was closed while the call was in flight") from error
-                        self._lost = str(error.args[0]).removeprefix(LOST)
+                        self._lost = str(error.args[0]).partition(": ")[2]
                     raise
 
     async def _end(self, link: _RemoteSession) -> None:

@@ -317,7 +317,8 @@ def _check_runs(language: Language | str, profile: EndpointProfile, endpoint: st
     """Raise an error unless a server has said that it runs a language without a guest program. Servers that do not name
     their languages run only Python, or only JavaScript, whatever the request says.
     """
-    _check_answered(profile, "names the languages of the server")
+    if not profile.answered:
+        raise ConnectError("no answer to GET /health that names the languages of the server", sent="no")
     if language not in profile.compile_limits_s:
         server = f" ({profile.version})" if profile.version else ""
         reason = profile.missing.get(language, "it does not list the language")
@@ -329,19 +330,14 @@ def _check_runs(language: Language | str, profile: EndpointProfile, endpoint: st
 
 def _check_displays(language: Language | str, profile: EndpointProfile, endpoint: str) -> None:
     """Raise an error unless a server has said that it returns the displays of programs in a language."""
-    _check_answered(profile, "says whether the server returns displays")
+    if not profile.answered:
+        raise ConnectError("no answer to GET /health that says whether the server returns displays", sent="no")
     if language not in profile.displays:
         server = f" ({profile.version})" if profile.version else ""
         raise InvalidRequestError(
             f"{endpoint}{server} cannot return displays of {language} programs: the embedded FaaS returns those of "
             "Python programs, and of sessions"
         )
-
-
-def _check_answered(profile: EndpointProfile, does: str) -> None:
-    """Raise ConnectError if the server has not answered `/health`. The call is then tried again."""
-    if not profile.answered:
-        raise ConnectError(f"no answer to GET /health that {does}", sent="no")
 
 
 def _check_started(plain: ParsedAnswer, profile: EndpointProfile) -> None:

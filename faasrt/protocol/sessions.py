@@ -29,8 +29,6 @@ from faasrt.results import Outcome
 
 IDLE_TIMEOUT_S = 600.0
 """The idle limit of a session whose client names none, in seconds."""
-LOST = "the session is lost: "
-"""The beginning of the message of a SessionLostError. The reason follows."""
 _ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
 
 
@@ -85,7 +83,7 @@ def _check_lost(answer: Answer) -> None:
     if answer.status == 404:
         error, details = server_message(answer)
         reason = (details or error)[:1000] or "the server does not say why"
-        raise SessionLostError(f"{LOST}{reason}", sent="yes", status=404)
+        raise SessionLostError(f"the session is lost: {reason}", sent="yes", status=404)
 
 
 class _Opening(cozeloop.CozeLoop):

@@ -313,7 +313,9 @@ class Jail:
             complete = True
         finally:
             registering.cancel()
-            await asyncio.wait([registering])
+            while not registering.done():  # it ends at once, so a second cancellation does not have to end the wait
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait([registering])
             channel.close()
             start.pipes.close_others()
             del self._starts[number]
