@@ -85,7 +85,9 @@ def _is_usable(copy: Path) -> bool:
 
 
 def _make_copy(executable: str, copy: Path) -> None:
-    """Make a relocated copy, and remove the others, whose processes run on. The caller has locked the folder."""
+    """Make a relocated copy, and remove the old ones of other executables, whose processes run on. Another process may
+    be about to use one that is not old. The caller has locked the folder.
+    """
     new = copy.with_name("new")
     try:
         shutil.copyfile(executable, new)
@@ -93,9 +95,10 @@ def _make_copy(executable: str, copy: Path) -> None:
             relocate(data, _LOWEST + secrets.randbelow(_PAGES) * _PAGE_BYTES)
         new.chmod(0o755)  # programs have other users; the folder is private
         subprocess.run([new, "--version"], check=True, capture_output=True, timeout=_CHECK_S, env={})  # noqa: S603
-        for other in copy.parent.glob("[0-9]*"):
-            other.unlink()
         new.rename(copy)
+        for other in copy.parent.glob("[0-9]*"):
+            if not _is_usable(other):
+                other.unlink()
     finally:
         new.unlink(missing_ok=True)
 
