@@ -92,7 +92,7 @@ class EngineResult:
         compile_ms: The time for the compilation in milliseconds; None if there was none.
         compile_outcome: How the compilation ended if it failed: SYNTAX_ERROR, or the limit that it exceeded.
         queued_ms: The time in the queue before the engine got the program, in milliseconds.
-        displays: What the program displayed, in order. If data was left out, "displays" is in `truncated`.
+        displays: The displays of the program, in order. If data was left out, "displays" is in `truncated`.
     """
 
     outcome: Outcome = attrs.field(converter=Outcome)

@@ -104,7 +104,7 @@ class Program:
     def can_branch(self, pidfd: int) -> bool:
         """Return whether a process is in its jail, has not ended, and is not the first one of another program there.
 
-        A program that forges messages can name its own process, which then nobody could kill.
+        A program that forges messages can name its own process, which then could not be killed.
         """
         pid = pid_of(pidfd)
         namespaces = {memory.pid_namespace(one) for one in (pid, self.first_pid) if one is not None}

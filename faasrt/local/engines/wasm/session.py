@@ -31,9 +31,11 @@ class WasmSession(EngineSession):
     Args:
         options: The options.
         worker: The worker.
-        number: The number of the session, which no other session of the engine has.
         next_number: Returns the number of a new session.
         when_ended: Called when the session has ended.
+
+    Attributes:
+        number: The number of the session, which no other session of the engine has.
     """
 
     def __init__(
