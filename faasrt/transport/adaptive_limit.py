@@ -15,14 +15,6 @@ class AdaptiveLimit:
     The limit is 1 until the capacity of the endpoint is known, because the first call requests it. With a limit of N,
     N successes increase it by one; a success counts only while at least half of the limit is in use. When the endpoint
     is overloaded or does not answer in time, the limit is multiplied by 0.9, once for all calls in flight at that time.
-
-    Args:
-        cap: The maximum of the limit.
-        on_change: Called when the limit changes.
-
-    Attributes:
-        in_flight: The number of calls without an answer yet.
-        is_initialized: Whether the capacity is known, or will not be requested.
     """
 
     def __init__(self, cap: int, on_change: Callable[[], None] = lambda: None) -> None:
@@ -40,16 +32,15 @@ class AdaptiveLimit:
 
     @property
     def limit(self) -> float:
-        """The maximum number of calls in flight, at least 1."""
         return self._limit
 
     @property
     def expected_growth(self) -> int:
-        """The number by which the limit will grow when the capacity is known, if the server does not state one."""
+        """How far the limit will rise when the capacity is known, if the server states none."""
         return 0 if self.is_initialized else min(_INITIAL, self._max) - 1
 
     def set_capacity(self, capacity: int | None) -> None:
-        """Set the limit to the capacity of the endpoint, which is also its maximum; None if the capacity is unknown."""
+        """Set the limit and its maximum to the capacity of the endpoint; None if it is unknown."""
         if self.is_initialized and capacity in (None, self._capacity):
             return
         self.is_initialized, self._limit = True, float(min(_INITIAL, self._max))
@@ -60,7 +51,7 @@ class AdaptiveLimit:
         self._on_change()
 
     def set_cap(self, cap: int) -> None:
-        """Change the maximum of the limit. A limit that only the old maximum restricted rises at once."""
+        """Change the maximum. A limit that only the old one restricted rises at once."""
         was_restricted = self.is_initialized and self._limit >= self._cap
         self._max = cap
         self._cap = cap if self._capacity is None else max(1, min(cap, self._capacity))
@@ -69,13 +60,12 @@ class AdaptiveLimit:
         self._set(max(limit, float(start)) if was_restricted else limit)
 
     def abandoned(self, now: float) -> int:
-        """Return the number of abandoned calls, which the client gave up and the server may still run."""
+        """Return the number of calls that the client gave up and the server may still run."""
         while self._abandoned and self._abandoned[0] <= now:
             heapq.heappop(self._abandoned)
         return len(self._abandoned)
 
     def next_release(self) -> float | None:
-        """Return the time at which the next abandoned call stops counting; None if there is none."""
         return self._abandoned[0] if self._abandoned else None
 
     def has_room(self, now: float) -> bool:
@@ -95,7 +85,7 @@ class AdaptiveLimit:
             self._set(min(float(self._cap), self._limit + 1))
 
     def shrink(self, now: float, started: float) -> None:
-        """Record that the endpoint was overloaded or did not answer a call, which started at `started`."""
+        """Record that the endpoint was overloaded, or did not answer a call."""
         if started > self._shrunk_at:
             self._shrunk_at, self._successes = now, 0
             self._set(max(1.0, self._limit * _SHRINK))
@@ -106,16 +96,15 @@ class AdaptiveLimit:
             self._on_change()
 
     def back_off(self, until: float) -> None:
-        """Prefer other endpoints until this time."""
         self._backing_off_until = max(self._backing_off_until, until)
 
     def is_backing_off(self, now: float) -> bool:
         return now < self._backing_off_until
 
     def charge_abandoned(self, until: float) -> None:
-        """Count an abandoned call, which may run on the server until this time."""
+        """Count a call that may run on the server until this time."""
         heapq.heappush(self._abandoned, until)
 
     def clear_abandoned(self) -> None:
-        """Stop counting the abandoned calls, because the server has stopped and so have its programs."""
+        """Stop counting abandoned calls: the server has stopped, and so have its programs."""
         self._abandoned.clear()

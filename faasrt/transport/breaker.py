@@ -30,14 +30,8 @@ class Breaker:
     time. Then it is half-open: a single call, the probe, closes it or opens it again. Failures of the user's code count
     as successes.
 
-    Args:
-        settings: When it opens, and for how long.
-        random: Returns a number in [0, 1).
-        on_change: Called when it opens or closes.
-
     Attributes:
-        state: "closed", "open" or "half-open".
-        open_until: The time from which a probe may be sent, while the breaker is open.
+        open_until: The time from which a probe may be sent.
         early_probe_at: The same, if calls wait because no other endpoint works. It stays while the probe is in flight.
         failing_since: When it last changed from closed to open.
     """
@@ -57,25 +51,22 @@ class Breaker:
         self._window: deque[_Second] = deque()
 
     def reconfigure(self, settings: BreakerSettings) -> None:
-        """Change the settings, and keep the state."""
         self._settings = settings
 
     def open_s(self, now: float) -> float:
-        """Return the seconds until a probe may be sent; 0 unless it is open."""
         return max(0.0, self.open_until - now) if self.state == "open" else 0.0
 
     def may_probe(self, now: float, *, is_needed: bool = False) -> bool:
-        """Return whether the next call may be the probe. `is_needed` means that no other endpoint works."""
+        """Return whether the next call may be the probe. `is_needed`: no other endpoint works."""
         return self.state == "open" and now >= (self.early_probe_at if is_needed else self.open_until)
 
     def start_probe(self) -> int:
-        """Become half-open, and return the number of the probe. No other probe is sent until this one has ended."""
+        """Become half-open, and return the number of the probe, the only one until it ends."""
         self.state = "half-open"
         self._probes += 1
         return self._probes
 
     def succeed(self, now: float, started: float) -> None:
-        """Record a call that the endpoint answered."""
         if self.state != "closed":
             if started < self._opened_at:
                 return  # it was sent before the endpoint failed
@@ -89,11 +80,8 @@ class Breaker:
         """Record a call that failed because of the endpoint or the network.
 
         Args:
-            now: The current time of the clock.
-            started: When the call got its permit.
             probe: The number of the probe if the call is one.
-            early_probe_s: The seconds after which a probe may be sent if no other endpoint works; at most
-                `base_open_s`.
+            early_probe_s: The seconds until a probe may be sent if no other endpoint works; at most `base_open_s`.
         """
         if self.state != "closed":
             # Only the probe counts. Other calls were sent before the breaker opened, or because all breakers are open.
@@ -117,7 +105,7 @@ class Breaker:
             self._open(now, early_probe_s)
 
     def release_probe(self, now: float, probe: int) -> None:
-        """Record that a probe ended without a result, so that another one may be sent at once."""
+        """Let another probe be sent at once, because this one ended without a result."""
         if self._is_current(probe):
             self.state, self.open_until, self.early_probe_at = "open", now, now
 

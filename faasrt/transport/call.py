@@ -29,15 +29,10 @@ from faasrt.telemetry.metrics import CallCounters, Counters
 class Call:
     """The state of one call. As a context manager, it reports an error that ends the call.
 
-    Args:
-        emit: Called with the events.
-        counters: The counters of `get_metrics()`. They are not a sink, so that most calls need no events.
-        clock: A monotonic clock in seconds.
-        language: The language of the program.
+    `counters` is not a sink, so that most calls need no events.
 
     Attributes:
-        deadline: The time by which the call must end; infinite until it has its first permit.
-        attempts: The number of attempts made.
+        deadline: Infinite until the call has its first permit.
         endpoint: The base URL of the last attempt, or "".
         queued_s: Seconds spent waiting for permits.
     """
@@ -70,7 +65,6 @@ class Call:
 
     @property
     def _call_id(self) -> str:
-        """The id of the call in its events. Most calls have no events."""
         if not self._id:
             self._id = f"{random.getrandbits(64):016x}"
         return self._id
@@ -80,7 +74,6 @@ class Call:
         return str(self.language)
 
     def call_started(self, run: RunRequest) -> None:
-        """Report a call that was checked and accepted."""
         if not (self._has_listeners and self._emit.is_enabled_for(CallStarted)):
             return  # encoding and hashing the code is slow
         data = run.code.encode("utf-8", "surrogatepass")
@@ -95,11 +88,10 @@ class Call:
         )
 
     def headers(self) -> dict[str, str] | None:
-        """Return the headers that the sinks add to the next request; None if no sink adds headers."""
+        """Return the headers that the sinks add to the next request, if any."""
         return self._emit.request_headers(self._call_id) if self._emit.adds_headers else None
 
     def attempt_started(self, endpoint: str) -> float:
-        """Report a request that is about to be sent, and return the time."""
         self.attempts += 1
         self.endpoint = endpoint
         started = self._attempt_started = self._clock()
@@ -144,7 +136,6 @@ class Call:
         )
 
     def attach(self, error: ServiceError) -> None:
-        """Attach endpoint, attempts and elapsed time to an error."""
         error.endpoint, error.attempts = self.endpoint or error.endpoint, self.attempts
         error.elapsed_s = self._clock() - self.started
 
@@ -156,11 +147,10 @@ class Call:
         return self._timings
 
     def describe(self, result: ExecutionResult) -> ExecutionResult:
-        """Return the result of a case with the fields about the call."""
+        """Add the fields about the call to the result of a case."""
         return attrs.evolve(result, timings=self.timings, attempts=self.attempts, endpoint=self.endpoint)
 
     def finish(self, result: ExecutionResult) -> ExecutionResult:
-        """Report the result of the call, and return it."""
         self._finished(result, None)
         return result
 

@@ -36,13 +36,7 @@ _FAST_FAILURE_S = 0.5
 class Endpoint:
     """One replica, for one family of languages.
 
-    Attributes:
-        url: The base URL.
-        breaker: The circuit breaker.
-        limit: The limit on its calls in flight.
-        latency: How slow it is, compared with the other endpoints of its family.
-        family: The family of languages.
-        last_error: A copy of the error of the last call that failed because of this endpoint.
+    `last_error` is a copy of the error of the last call that failed because of this endpoint.
     """
 
     url: str
@@ -60,7 +54,6 @@ class Endpoint:
         return self.breaker.may_probe(now, is_needed=is_needed) and self.limit.in_flight < self.limit.limit
 
     def is_preferred(self, now: float) -> bool:
-        """Return whether it has room, works, and neither fails nor refuses calls."""
         limit = self.limit
         return (
             self.breaker.state == "closed"
@@ -70,12 +63,11 @@ class Endpoint:
         )
 
     def cost(self, now: float) -> float:
-        """Return the cost of another call. It grows with the load, and with the slowness of the endpoint."""
+        """Return the cost of another call, which grows with the load and the slowness of the endpoint."""
         return (_LOAD_OF_CALL + self.limit.load(now)) * self.latency.slowness(now, self.limit.in_flight)
 
 
 def has_alternative(endpoints: Sequence[Endpoint], now: float, tried: Collection[str]) -> bool:
-    """Return whether there is a healthy endpoint with room that has not been tried."""
     return any(endpoint.url not in tried and endpoint.is_preferred(now) for endpoint in endpoints)
 
 
@@ -87,7 +79,7 @@ def choose(
     random: Callable[[], float],
     recent: Sequence[Endpoint] = (),
 ) -> Endpoint | None:
-    """Choose an endpoint that has room.
+    """Choose an endpoint that has room; None if none may be used.
 
     If the breaker of an endpoint may be probed, that endpoint gets the call. Otherwise two random endpoints are
     compared, and the one gets it on which a call costs less: the less loaded one, unless it is known to be slow. If
@@ -98,14 +90,8 @@ def choose(
     nothing about most of them, so one that has just answered quickly is compared, too, and gets the call if it is idle.
 
     Args:
-        endpoints: The replicas.
-        now: The current time of the clock.
         avoid: Base URLs of endpoints to use only if no other endpoint has room.
-        random: Returns a number in [0, 1).
         recent: Those of the replicas that have answered lately, faster than usual.
-
-    Returns:
-        The endpoint, or None if no endpoint that may be used has room.
     """
     if len(endpoints) >= MANY:
         drawn = _draw(endpoints, now, avoid=avoid, random=random, recent=recent)
@@ -138,7 +124,7 @@ def _draw(
     random: Callable[[], float],
     recent: Sequence[Endpoint],
 ) -> Endpoint | None:
-    """Choose between a recent and two random endpoints. Return None if no healthy one with room was found."""
+    """Choose between a recent and two random endpoints; None if no healthy one with room was found."""
 
     def cost(endpoint: Endpoint) -> float:
         return endpoint.cost(now) * (1.0 if endpoint.latency.is_known(now) else _COST_OF_UNKNOWN)
@@ -169,8 +155,7 @@ class Profiles:
     used, with `confirmed` false.
 
     Args:
-        fetch: Returns the profile of an endpoint; None if it did not answer.
-        clock: A monotonic clock in seconds.
+        fetch: Returns None if the endpoint did not answer.
         unknown: Returns the profile of an endpoint that has never answered.
     """
 
@@ -190,16 +175,15 @@ class Profiles:
         self._fetches: dict[str, int] = defaultdict(int)
 
     def cached(self, url: str) -> EndpointProfile | None:
-        """Return the profile of an endpoint, or None if it must be fetched."""
+        """Return the profile, or None if it must be fetched."""
         known = self._known.get(url)
         if known is not None and known.confirmed:
             return known
         return self._current(url) if self._clock() < self._ask_again_at.get(url, 0.0) else None
 
     async def fetch(self, url: str, within_s: float) -> EndpointProfile:
-        """Fetch the profile of an endpoint. If it does not answer in time, return the last one.
-
-        Concurrent callers share one request.
+        """Fetch a profile, or return the last one if the endpoint does not answer in time. Concurrent callers share one
+        request.
 
         Cancellation: if another caller waits, it sends the request again.
         """
@@ -229,28 +213,22 @@ class Profiles:
         return self._current(url)
 
     def set(self, url: str, profile: EndpointProfile) -> None:
-        """Use this profile of an endpoint, as if the endpoint had sent it."""
         self._known[url] = profile
 
     def mark_stale(self, url: str, *, is_replaced: bool = False) -> None:
         """Make the next call request the profile of an endpoint that failed. Another server may have replaced it.
 
         An endpoint that did not answer is not asked for `UNKNOWN_S`, because otherwise each failing call would wait.
-
-        Args:
-            url: The base URL.
-            is_replaced: Whether an answer has shown that the profile is wrong. Then it is removed.
+        With `is_replaced`, an answer has shown that the profile is wrong, and it is removed.
         """
         known = self._known.pop(url, None)
         if known is not None and not is_replaced:
             self._known[url] = attrs.evolve(known, confirmed=False) if known.confirmed else known
 
     def __contains__(self, url: str) -> bool:
-        """Whether anything is kept about an endpoint."""
         return any(url in kept for kept in (self._known, self._ask_again_at, self._fetches, self._locks))
 
     def discard(self, url: str) -> None:
-        """Remove everything about an endpoint that is not used any more."""
         for kept in (self._known, self._ask_again_at, self._fetches, self._locks):
             kept.pop(url, None)
 

@@ -30,23 +30,12 @@ from faasrt.transport.replicas import ReplicaDirectory, has_names
 
 
 class EndpointRegistry:
-    """Knows the endpoints that the runtimes of a factory share, and owns their sessions and permits.
+    """The endpoints that the runtimes of a factory share, with their sessions and permits.
 
     Runtimes retain and release it; the last `release` closes the sessions.
 
-    Args:
-        settings: Endpoints, timeouts and limits.
-        emit: Called with the events that do not belong to a call.
-        clock: A monotonic clock in seconds.
-        random: Returns a number in [0, 1), for delays and for the choice of endpoints.
-        on_removed: Called with the base URL of an endpoint that has left.
-
     Attributes:
-        settings: The settings now. A call in flight uses those at its start, with the endpoints now for each attempt.
-        http: Sends requests to the endpoints.
-        pool: The permits of calls.
-        profiles: The properties of the endpoints.
-        loop: The event loop in which the endpoints are used.
+        settings: A call in flight uses those at its start, with the endpoints now for each attempt.
     """
 
     def __init__(
@@ -90,7 +79,6 @@ class EndpointRegistry:
         self._users = 0
 
     def retain(self) -> None:
-        """Count one more runtime that uses the endpoints."""
         self._users += 1
 
     def add(self, endpoint: str, url: str, profile: EndpointProfile) -> None:
@@ -99,7 +87,6 @@ class EndpointRegistry:
         self.profiles.set(endpoint, profile)
 
     async def release(self) -> None:
-        """Count one runtime less; the last one closes the sessions."""
         self._users -= 1
         if self._users == 0:
             for url in list(self._left):
@@ -119,7 +106,6 @@ class EndpointRegistry:
                 await close_sessions(sessions)
 
     def urls(self, language: Language | str) -> tuple[str, ...]:
-        """Return the URLs in the settings whose services may run a language."""
         urls = self.settings.endpoints.get(language, ())
         if urls or language in (Language.PYTHON, Language.JAVASCRIPT):
             return urls
@@ -144,14 +130,13 @@ class EndpointRegistry:
         return None if profile is None else profile.capacities.get(family)
 
     async def fingerprints(self, language: Language | str) -> dict[str, str | None]:
-        """Return the fingerprint for a language of each endpoint by base URL; None if it is unknown now."""
+        """Return the fingerprint of each endpoint by base URL; None if it is unknown now."""
         self.loop.check()
         with contextlib.suppress(ConnectError):
             await self._replicas.update(self.urls(language))
         return await self._fingerprints.get(language, self._replicas.expand(self.urls(language)))
 
     def max_cases_bytes(self, language: Language | str) -> int:
-        """Return the maximum size of the arguments of all cases in a request."""
         limits = (protocol_of(url).profile.max_cases_bytes for url in self.urls(language))
         return min((limit for limit in limits if limit is not None), default=MAX_REQUEST_BYTES)
 
@@ -178,16 +163,14 @@ class EndpointRegistry:
         return any(fetch.result().cold_start for fetch in fetches)
 
     async def all_replicas(self) -> Sequence[str]:
-        """Return the base URLs of all endpoints now, after a look-up of their names. Raise ConnectError if no look-up
-        succeeds and none is known.
-        """
+        """Look up the names, and return all base URLs. Raise ConnectError if none is known."""
         self.loop.check()
         urls = tuple(dict.fromkeys(url for replicas in self.settings.endpoints.values() for url in replicas))
         await self._replicas.update(urls)
         return self._replicas.expand(urls)
 
     async def probe_all(self, urls: Sequence[str]) -> HealthStatus:
-        """Probe the replicas of several URLs concurrently. A failed probe is an unhealthy result, not an exception."""
+        """Probe the replicas of several URLs. A failed probe is an unhealthy result, not an exception."""
         self.loop.check()
         async with asyncio.TaskGroup() as group:
             probes = [group.create_task(self._probe(url)) for url in urls]
@@ -221,11 +204,9 @@ class EndpointRegistry:
         )
 
     def replicas(self, language: Language | str, excluded: frozenset[str]) -> Sequence[Endpoint]:
-        """Return the replicas for a language now, without those that are excluded; see `exclude`."""
         return self.pool.groups.get(language, self.urls(language), excluded=excluded).endpoints
 
     def _urls(self, language: Language | str, *, validates: bool) -> tuple[str, ...]:
-        """Return the URLs in the settings whose services may run a language, or validate programs in it."""
         urls = self.urls(language)
         return tuple(url for url in urls if protocol_of(url).validates) if validates else urls
 
@@ -244,10 +225,9 @@ class EndpointRegistry:
         """Return the replicas for a language now, after a look-up of their names if it is necessary.
 
         Args:
-            language: The language.
             deadline: The time of the clock at which a look-up must have ended.
             validates: Whether the replicas must validate programs.
-            excluded: The replicas and names that are left out; see `exclude`.
+            excluded: See `exclude`.
 
         Raises:
             UnsupportedLanguageError: The language has left the settings.
@@ -288,13 +268,12 @@ class EndpointRegistry:
         self._tasks.start(self._forget(url))
 
     async def _forget(self, url: str) -> None:
-        """Close the connections to an endpoint that has left, and forget everything about it."""
         # In a task of its own, because the last call reports its end after it has given back the permit.
         if url in self._left and self._report_removal(url):
             await self.http.close_session(url)
 
     def _report_removal(self, url: str) -> bool:
-        """Report an endpoint that has left, and forget everything about it. Return False if it has come back."""
+        """Report and forget an endpoint that has left. Return False if it has come back."""
         del self._left[url]
         if self.pool.groups.is_used(url):
             return False
@@ -306,5 +285,4 @@ class EndpointRegistry:
 
 
 def unsupported_error(language: Language | str) -> UnsupportedLanguageError:
-    """Return the error for a language whose endpoints have left the settings."""
     return UnsupportedLanguageError(f"{language} is not supported any more: no endpoint is configured for it")

@@ -21,13 +21,7 @@ _NO_HEALTH = (404, 405, 501)
 
 
 class FingerprintDirectory:
-    """Requests the fingerprints of endpoints, and keeps them for ten seconds.
-
-    Args:
-        get_health: Requests the health report of an endpoint.
-        within_s: Returns the maximum number of seconds that a report may take.
-        clock: A monotonic clock in seconds.
-    """
+    """Requests the fingerprints of endpoints, and keeps them for ten seconds."""
 
     def __init__(
         self, get_health: Callable[[str], Awaitable[Answer]], within_s: Callable[[], float], clock: Callable[[], float]
@@ -40,7 +34,7 @@ class FingerprintDirectory:
         self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def get(self, language: Language | str, urls: Sequence[str]) -> dict[str, str | None]:
-        """Return the fingerprint for a language of each endpoint by base URL; None if it is unknown now."""
+        """Return the fingerprint of each endpoint by base URL; None if it is unknown now."""
         by_url = {url: self._fresh(url) for url in urls}
         if None in by_url.values():
             async with asyncio.TaskGroup() as group:
@@ -51,11 +45,9 @@ class FingerprintDirectory:
         return {url: None if by_language is None else by_language[key] for url, by_language in by_url.items()}
 
     def __contains__(self, url: str) -> bool:
-        """Whether anything is kept about an endpoint."""
         return url in self._known or url in self._locks
 
     def forget(self, url: str) -> None:
-        """Remove what is known about an endpoint that is not used any more."""
         self._known.pop(url, None)
         self._locks.pop(url, None)
 

@@ -32,9 +32,7 @@ _Key: TypeAlias = tuple[Language | str, tuple[str, ...], bool, frozenset[str]]
 
 
 def exclude(unable: Sequence[str]) -> frozenset[str]:
-    """Return what a group for a program must not contain: the replicas that cannot run it, and the URLs of names of
-    which three replicas cannot.
-    """
+    """Return the replicas that cannot run a program, and the names of which three replicas cannot."""
     names = Counter(configured_url(replica) for replica in unable)
     return frozenset([*unable, *(url for url, count in names.items() if count >= _MOST_UNABLE)])
 
@@ -46,7 +44,6 @@ class Waiter:
     Attributes:
         ticket: Its place in the queue.
         granted: Gets a `Permit`, or None if the group has no endpoint any more.
-        avoid, owner: See `PermitPool.wait`.
         since: When it began to wait, or when an earlier attempt first found an endpoint down.
     """
 
@@ -62,15 +59,10 @@ class EndpointGroup:
     """The replicas of one language, and the callers that wait for one of them.
 
     Attributes:
-        language: The language.
         urls: Their URLs in the settings.
-        validates: Whether the callers validate programs, which not all services do.
-        excluded: The base URLs of replicas, and names, that do not belong to the group; see `exclude`.
-        endpoints: The replicas now.
-        waiters: The callers, except for retries.
-        retries: The callers that have made an attempt. They come first, because their deadlines have begun.
-        members: The replicas as a set.
-        recent: Those of the replicas that have answered lately, faster than usual.
+        excluded: See `exclude`.
+        retries: Callers that have made an attempt. They come first, because their deadlines have begun.
+        recent: The replicas that have answered lately, faster than usual.
     """
 
     language: Language | str
@@ -86,7 +78,6 @@ class EndpointGroup:
     _skips_capacity: bool = False
 
     def use(self, endpoints: Sequence[Endpoint]) -> None:
-        """Use these replicas from now on."""
         self.endpoints = endpoints
         self.members = frozenset(endpoints)
         self.recent = deque(maxlen=_MAX_RECENT)
@@ -94,7 +85,6 @@ class EndpointGroup:
 
     @property
     def first(self) -> Waiter:
-        """The next caller. At least one must be waiting."""
         return next(iter((self.retries or self.waiters).values()))
 
     @property
@@ -111,40 +101,35 @@ class EndpointGroup:
 
     @property
     def is_available(self) -> bool:
-        """Whether the breaker of any endpoint is closed."""
         return any(endpoint.breaker.state == "closed" for endpoint in self.endpoints)
 
     @property
     def is_untrusted(self) -> bool:
-        """Whether the last call to each endpoint failed because of its certificate, so that waiting does not help."""
+        """Whether every endpoint has failed because of its certificate, so that waiting does not help."""
         return all(getattr(endpoint.last_error, "untrusted", False) for endpoint in self.endpoints)
 
     @property
     def next_probe_at(self) -> float:
-        """When a call may probe an endpoint while every breaker is open; infinite without endpoints."""
+        """When a call may probe an endpoint while every breaker is open."""
         return min((endpoint.breaker.early_probe_at for endpoint in self.endpoints), default=math.inf)
 
     def next_probe(self, now: float) -> Endpoint | None:
-        """Return an endpoint that a call may probe now while every breaker is open; None if there is none."""
+        """Return an endpoint that a call may probe now while every breaker is open."""
         return next((each for each in self.endpoints if each.may_take_probe(now, is_needed=True)), None)
 
     def skip_capacity(self) -> None:
-        """Record that the capacity of the endpoints will not be requested."""
         if not self._skips_capacity:
             self._skips_capacity = True
             for endpoint in self.endpoints:
                 endpoint.limit.set_capacity(None)
 
     def add_sample(self, endpoint: Endpoint, duration_s: float, now: float) -> None:
-        """Record how long an endpoint took to answer. It may have left."""
+        """Record how long an endpoint, which may have left, took to answer."""
         if endpoint.latency.add(duration_s, now) and endpoint in self.members:
             self.recent.append(endpoint)
 
     def unavailable_error(self) -> ServiceError | None:
-        """Return the error for calls that are not sent because no breaker is closed; None if one is closed.
-
-        It is a copy of the last error of an endpoint, with `sent` "no".
-        """
+        """Return a copy of the last error of an endpoint, with `sent` "no"; None if a breaker is closed."""
         if self.is_available:
             return None
         for endpoint in self.endpoints:
@@ -159,18 +144,15 @@ class EndpointGroups:
     """Keeps the endpoints that get calls, and their groups.
 
     Args:
-        settings: The limits.
-        clock: A monotonic clock in seconds, as fast as the clock of the event loop.
-        random: Returns a number in [0, 1).
-        emit: Called with the events of breakers and limits.
+        clock: As fast as the clock of the event loop.
         replicas_of: Returns the base URLs of the replicas now that have these URLs in the settings.
-        capacity_of: Returns the capacity of an endpoint, by its base URL and the family of languages, if it is known
-            before the first call; else None.
+        capacity_of: Returns the capacity of an endpoint for a family of languages, if it is known before the first
+            call.
         on_idle: Called with the base URL of a replica that has left, after its last call has ended.
 
     Attributes:
         has_failing: Whether the breaker of any endpoint is not closed.
-        limits_changed: Whether the limit of any endpoint has changed. `PermitPool` resets it.
+        limits_changed: `PermitPool` resets it.
     """
 
     def __init__(
@@ -217,7 +199,7 @@ class EndpointGroups:
         validates: bool = False,
         excluded: frozenset[str] = frozenset(),
     ) -> EndpointGroup:
-        """Return the group of the replicas that have these URLs in the settings, without those that are excluded.
+        """Return the group of the replicas that have these URLs in the settings.
 
         Groups of one family of languages share the endpoints that they have in common. Do not keep a group across an
         await, because `reconfigure` may replace it.
@@ -239,7 +221,6 @@ class EndpointGroups:
         return group
 
     def refresh(self) -> None:
-        """Use the replicas that there are now."""
         used = {endpoint for group in self._pinned for endpoint in group.endpoints}
         for group in (*self._groups.values(), *self._excluding.values()):
             group.use(self._endpoints_of(group))
@@ -249,7 +230,7 @@ class EndpointGroups:
             self.drop_if_idle(endpoint)
 
     def reconfigure(self, settings: Settings, urls_of: Callable[[EndpointGroup], Sequence[str]]) -> None:
-        """Use other settings. Endpoints that stay keep their breakers and limits; see `PermitPool.reconfigure`."""
+        """See `PermitPool.reconfigure`."""
         self._settings = settings
         _, max_per_endpoint = max_calls(settings)
         for endpoint in self._endpoints.values():
@@ -264,7 +245,6 @@ class EndpointGroups:
         self.refresh()
 
     def is_used(self, url: str) -> bool:
-        """Return whether an endpoint gets calls, or has calls in flight."""
         return url in self._families
 
     def endpoints(self) -> list[tuple[str, Endpoint]]:
@@ -276,7 +256,6 @@ class EndpointGroups:
         return [self._endpoint(family, url) for url in urls if url not in group.excluded]
 
     def drop_if_idle(self, endpoint: Endpoint) -> None:
-        """Forget an endpoint if it has left and has no calls in flight."""
         if endpoint in self._leaving and not endpoint.limit.in_flight:
             key = self._leaving.pop(endpoint)
             del self._endpoints[key]

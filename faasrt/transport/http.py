@@ -51,7 +51,7 @@ _MOST_PROBES = 64
 
 
 class BodyTooLargeError(Exception):
-    """The body of an answer is too large; the connection was closed. Callers convert this into another error."""
+    """The body of an answer is too large; the connection was closed. Callers convert this error."""
 
 
 class _Connector(aiohttp.TCPConnector):
@@ -96,16 +96,7 @@ class _FixedResolver(AbstractResolver):
 
 
 class RequestBody(aiohttp.Payload):
-    """The JSON of a request.
-
-    Args:
-        data: The bytes.
-        clock: A monotonic clock in seconds.
-
-    Attributes:
-        sending: Whether the request is being sent, or was. Before that, the server cannot have run anything.
-        sending_since: When sending began, as a time of the clock.
-    """
+    """The JSON of a request. Before `sending` is true, the server cannot have run anything."""
 
     _value: bytes
 
@@ -117,7 +108,6 @@ class RequestBody(aiohttp.Payload):
 
     @property
     def autoclose(self) -> bool:
-        """True: there is nothing to close."""
         return True
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
@@ -149,7 +139,6 @@ def max_calls(settings: Settings) -> tuple[int, int]:
 
 
 def _limited_connector(settings: Settings) -> aiohttp.BaseConnector | None:
-    """Return the connector of the caller's session if it limits the number of connections; else None."""
     connector = None if settings.session is None else settings.session.connector
     return connector if connector is not None and (connector.limit or connector.limit_per_host) else None
 
@@ -166,12 +155,10 @@ class HttpClient:
         self.configure(settings)
 
     def set_address(self, endpoint: str, url: str) -> None:
-        """Send the requests for an endpoint to a URL other than its name."""
         self._addresses[endpoint] = url
         self._urls.pop(endpoint, None)
 
     def address(self, endpoint: str) -> str:
-        """Return the URL of an endpoint that may have another name."""
         return self._addresses.get(endpoint, endpoint)
 
     def _base_url(self, endpoint: str) -> str:
@@ -217,9 +204,8 @@ class HttpClient:
         """Send one request, and read its answer.
 
         Args:
-            headers: Headers besides those of the settings; None for no others.
             live: Reads the output while the program runs, if the server sends it. The time that the caller needs for
-                the output does not count for `within_s`. None asks for no live output.
+                the output does not count for `within_s`.
 
         Raises:
             DeadlineExceededError: There was no answer within `within_s` seconds; or no connection of the caller's
@@ -262,7 +248,7 @@ class HttpClient:
         return answer
 
     async def get_health(self, endpoint: str) -> Answer:
-        """Request the health on a separate connection; see `send`.
+        """Request the health on a separate connection.
 
         A server may close the connection after a health report, so no program must be sent on it.
         """
@@ -275,7 +261,6 @@ class HttpClient:
             return await _exchange(session.get(url, **self._options), None, _HEALTH_BODY_BYTES)
 
     def _add_default_headers(self, headers: Mapping[str, str] | None) -> Mapping[str, str]:
-        """Return the headers of a request in the session of the settings, which must be open."""
         if self._settings.session is not None and self._settings.session.closed:
             raise ConfigurationError("the session in the settings is closed: reconfigure with one that is open")
         merged = self._headers.copy()
@@ -283,7 +268,6 @@ class HttpClient:
         return merged
 
     async def get_profile(self, endpoint: str) -> EndpointProfile | None:
-        """Return the profile of an endpoint; None if it does not answer."""
         protocol = protocol_of(endpoint)
         if not protocol.has_profile:
             return attrs.evolve(protocol.profile, answered=True)
@@ -319,7 +303,6 @@ class HttpClient:
         )
 
     async def probe_all(self, endpoints: Sequence[str]) -> list[EndpointHealth]:
-        """Probe several endpoints concurrently, each with its own timeout."""
         room = asyncio.Semaphore(_MOST_PROBES)
 
         async def probe(endpoint: str) -> EndpointHealth:
@@ -331,7 +314,7 @@ class HttpClient:
         return [probe.result() for probe in probes]
 
     async def close_session(self, endpoint: str) -> None:
-        """Close the connections to an endpoint that has no calls in flight; a later request opens new ones."""
+        """Close the connections to an endpoint that has no calls in flight."""
         self._urls.pop(endpoint, None)
         if (session := self._sessions.pop(endpoint, None)) is not None:
             await session.close()
@@ -450,7 +433,6 @@ def _check_encoding(response: aiohttp.ClientResponse) -> None:
 
 
 async def _read_pieces(content: aiohttp.StreamReader, limit: int) -> bytes:
-    """Read a body to its end, or until it is longer than the limit."""
     pieces: list[bytes] = []
     size = 0
     async for piece in content.iter_chunked(_PIECE_BYTES):
@@ -462,9 +444,7 @@ async def _read_pieces(content: aiohttp.StreamReader, limit: int) -> bytes:
 
 
 def read_retry_after(text: str | None, now: Callable[[], float] = time.time) -> float | None:
-    """Return the seconds in `Retry-After`, which is a number of seconds or an HTTP date; None if it is missing or
-    malformed. `now` returns the seconds since the epoch.
-    """
+    """Return the seconds in `Retry-After`, a number or an HTTP date; None if it is malformed."""
     if text is None:
         return None
     with contextlib.suppress(ValueError):

@@ -32,7 +32,6 @@ class TypicalLatency:
         self.count = 0
 
     def add(self, value: float) -> None:
-        """Add the logarithm of a duration."""
         self.count += 1
         weight = max(_GROUP_WEIGHT, 1 / self.count)
         difference = value - self.mean
@@ -41,11 +40,7 @@ class TypicalLatency:
 
 
 class EndpointLatency:
-    """The recent latency of an endpoint, compared with the typical one.
-
-    Args:
-        typical: The latency of all endpoints that are compared, which share it. None if there is no other endpoint.
-    """
+    """The recent latency of an endpoint, compared with the typical one, which endpoints share."""
 
     def __init__(self, typical: TypicalLatency | None = None) -> None:
         self._typical = typical or TypicalLatency()
@@ -77,7 +72,7 @@ class EndpointLatency:
         return is_fast
 
     def add_failure(self, now: float, *, is_away: bool) -> None:
-        """Record a failure of the endpoint. `is_away` means that no program can be the cause."""
+        """Record a failure. `is_away` means that no program can be the cause."""
         self._failures += _FAILURES if is_away else 1
         self._updated = now
 
@@ -86,16 +81,15 @@ class EndpointLatency:
         self._failures = 0
 
     def add_start(self, now: float) -> None:
-        """Record the start of a call. If the endpoint has been failing, further calls wait for its answer."""
+        """Record a call. If the endpoint has been failing, further calls wait for its answer."""
         if self._failures >= _FAILURES:
             self._updated = now
 
     def is_failing(self, now: float) -> bool:
-        """Return whether its last calls failed, within the last seconds."""
         return self._failures >= _FAILURES and self.is_known(now)
 
     def next_trial(self, now: float) -> float | None:
-        """Return the time at which it may get another call; None if it may get one now."""
+        """Return the time at which it may get another call; None for now."""
         return self._updated + _FORGET_S if self.is_failing(now) else None
 
     def is_known(self, now: float) -> bool:

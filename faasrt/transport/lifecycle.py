@@ -25,7 +25,6 @@ class BackgroundTasks:
         return task
 
     def cancel(self) -> Sequence[asyncio.Task[Any]]:
-        """Cancel the tasks, and return them."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -55,7 +54,7 @@ class LoopAffinity:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def check(self) -> None:
-        """Bind to the running loop. Raise ConfigurationError if the object is bound to another one."""
+        """Raise ConfigurationError if the object is bound to another loop than the running one."""
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
@@ -72,9 +71,7 @@ class LoopAffinity:
 class CallsInFlight:
     """Counts calls, and refuses them once closing has begun. All copies of a runtime share one.
 
-    Attributes:
-        closing: Whether closing has begun.
-        released: Whether the runtime has released its transport.
+    `released` is whether the runtime has released its transport.
     """
 
     def __init__(self) -> None:
@@ -84,7 +81,6 @@ class CallsInFlight:
         self.closing = self.released = False
 
     def check_open(self) -> None:
-        """Raise RuntimeClosedError once closing has begun."""
         if self.closing:
             raise RuntimeClosedError("this runtime is closed: get another from the manager or factory")
 
@@ -101,24 +97,20 @@ class CallsInFlight:
         return TrackedCall(self, task, is_nested)
 
     def end(self, task: asyncio.Task[Any]) -> None:
-        """Stop counting a task."""
         self._tasks.discard(task)
         self._cancelled.discard(task)
         if not self._tasks:
             self._idle.set()
 
     def take_cancelled(self, task: asyncio.Task[Any]) -> bool:
-        """Return whether `close` has cancelled a task since the last time."""
         if task not in self._cancelled:
             return False
         self._cancelled.discard(task)
         return True
 
     async def close(self, within_s: float | None) -> None:
-        """Refuse further calls, and wait for those in flight.
-
-        Args:
-            within_s: The seconds after which calls in flight are cancelled; None waits without a time limit.
+        """Refuse further calls, and wait for those in flight. They are cancelled after `within_s`; None waits for them
+        all.
 
         Cancellation: cancels the calls in flight at once.
         """
@@ -140,8 +132,6 @@ class CallsInFlight:
 
 
 class TrackedCall:
-    """A block that counts as a call in flight; see `CallsInFlight.track`."""
-
     __slots__ = ("_calls", "_cancelling", "_is_nested", "_task")
 
     def __init__(self, calls: CallsInFlight, task: asyncio.Task[Any], is_nested: bool) -> None:

@@ -21,18 +21,13 @@ _BLOCKED_S = 0.05
 
 
 class LineTooLongError(Exception):
-    """A line of the answer is too long. Callers convert this into another error."""
+    """Callers convert this into another error."""
 
 
 class LiveReader:
     """Reads the answers of one call, and delivers the output in them.
 
-    Args:
-        deliver: Waits until the caller has taken a part of the output.
-
-    Attributes:
-        live: Whether the server sends the output while the program runs.
-        has_delivered: Whether the caller has got output. Then the call must not be retried.
+    Once `has_delivered` is true, the call must not be retried.
     """
 
     def __init__(self, deliver: Callable[[OutputChunk], Awaitable[None]]) -> None:
@@ -44,10 +39,9 @@ class LiveReader:
         """Read an answer to its end, and return what it says about the program.
 
         Args:
-            content: The body of the answer.
             max_body_bytes: The largest line that is read. It is also the limit of the output, in characters, because it
                 is larger than twice the maximum size of both streams, at which the server stops the program.
-            timeout: The timeout of the request. It is extended by the time for which output waits for the caller.
+            timeout: It is extended by the time for which output waits for the caller.
 
         Raises:
             LineTooLongError: A line is too long.
@@ -88,7 +82,6 @@ class LiveReader:
         return answer
 
     async def _skip_line(self) -> None:
-        """Count a line without text."""
         self._skipped_lines += 1
         if self._skipped_lines > _MOST_SKIPPED_LINES:
             message = "the answer has too many lines without text"

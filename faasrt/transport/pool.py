@@ -40,18 +40,13 @@ class Permit:
     """The permission to send one call.
 
     Attributes:
-        endpoint: The endpoint of the call.
-        group: The group of the call.
         started: When the permit was granted.
-        probe: The number of the probe if the call is a probe of a circuit breaker; None otherwise.
-        body: The body of the request; None before it is built, and for requests that run no code.
+        probe: The number of the probe if the call is a probe of a circuit breaker.
+        body: None before it is built, and for requests that run no code.
         run_s: The maximum number of seconds for which the server runs the code.
-        cancels_on_disconnect: Whether the server stops the code when the client disconnects.
         has_reduced_timeout: Whether the code has less time than the caller allowed, because part of it is used up.
-        status: The HTTP status of the answer; None if there is no answer yet.
-        sample_from: When the program was sent, if the duration of the call says how fast the endpoint is; None
-            otherwise. Programs that fail may end early on an endpoint that lacks something, which must not get more
-            calls for that.
+        sample_from: When the program was sent, if the duration of the call says how fast the endpoint is. Programs that
+            fail may end early on an endpoint that lacks something, which must not get more calls for that.
     """
 
     endpoint: Endpoint
@@ -67,7 +62,6 @@ class Permit:
 
     @property
     def has_alternatives(self) -> bool:
-        """Whether the group has other endpoints, which are compared with this one."""
         return len(self.group.endpoints) > 1
 
     def may_still_run(self, error: BaseException) -> bool:
@@ -84,15 +78,6 @@ class PermitPool:
     """Limits the calls in flight: of the manager, and of each endpoint.
 
     A permit covers both limits. A caller that waits for one of them does not count for the other.
-
-    Args:
-        settings: The limits.
-        clock, random, emit, replicas_of, capacity_of, on_idle: See `EndpointGroups`.
-
-    Attributes:
-        groups: The endpoints.
-        in_flight: The number of calls that hold a permit.
-        queued: The number of callers that wait for a permit.
     """
 
     def __init__(
@@ -131,22 +116,15 @@ class PermitPool:
         self._outage_wait_s = outage_wait_s(settings.retry)
 
     def reconfigure(self, settings: Settings, urls_of: Callable[[EndpointGroup], Sequence[str]]) -> None:
-        """Use other settings. Endpoints that stay keep their breakers and limits.
-
-        Args:
-            settings: The settings.
-            urls_of: Returns the URLs in these settings for a group, whose waiting callers then get one of them.
+        """Use other settings. Endpoints that stay keep their breakers and limits. Waiting callers get one of the URLs
+        that `urls_of` returns for their group.
         """
         self._use(settings)
         self.groups.reconfigure(settings, urls_of)
         self._serve_changed_groups()
 
     def refresh(self) -> None:
-        """Use the replicas that there are now.
-
-        Waiting callers get permits for new ones, or None if there is none. Those that have left are not used for
-        further calls.
-        """
+        """Grant waiting callers permits for new replicas, or None if there is none."""
         self.groups.refresh()
         self._serve_changed_groups()
 
@@ -177,15 +155,11 @@ class PermitPool:
         since: float | None = None,
     ) -> Permit | None:
         """Wait for a permit, because `try_acquire` has just returned None; first come, first served, but retries before
-        other calls.
-
-        Return None if the group has no endpoint, or has none any more.
+        other calls. Return None if the group has no endpoint, or has none any more.
 
         Args:
-            group, avoid: See `try_acquire`.
-            within_s: The maximum number of seconds to wait; None for no limit.
-            owner: An object that identifies the caller for `fail_waiting`.
-            since: When the caller first found an endpoint down; None if it has not.
+            owner: Identifies the caller for `fail_waiting`.
+            since: When the caller first found an endpoint down.
 
         Raises:
             QueueFullError: `max_queue` callers are waiting already.
@@ -263,14 +237,12 @@ class PermitPool:
             self.groups.drop_if_idle(endpoint)
 
     def fail_waiting(self, owner: object, error: FaasrtError) -> None:
-        """Raise an error in the waiting callers with this owner."""
         for group in list(self._waiting):
             for waiter in [each for each in (*group.retries.values(), *group.waiters.values()) if each.owner is owner]:
                 # A copy for each, because raising an error adds the frames of its caller to it.
                 self._fail(group, waiter, copy.copy(error))
 
     def wake(self) -> None:
-        """Grant permits to waiting callers while there is room."""
         if not self.queued:
             return
         now = self._clock()
@@ -290,8 +262,8 @@ class PermitPool:
         self._wake_later([endpoint for group in blocked for endpoint in group.endpoints], give_up_at, now)
 
     def _pass_on(self, endpoint: Endpoint, now: float) -> None:
-        """Grant the permit of a call that has ended at an endpoint to a waiting caller. Nothing else has changed, so no
-        other endpoint has room for those that wait.
+        """Grant the permit of a call that has ended to a waiting caller. Nothing else has changed, so no other endpoint
+        has room for those that wait.
         """
         groups = [group for group in self._waiting if endpoint in group.members]
         in_flight = self.in_flight
@@ -301,7 +273,7 @@ class PermitPool:
                 groups.remove(group)
 
     def _serve_first(self, group: EndpointGroup, endpoints: Sequence[Endpoint], now: float) -> bool:
-        """Grant a permit to the first caller of a group. Return False if none of the endpoints has room."""
+        """Grant a permit to the first caller of a group. Return False if there is no room."""
         waiter = group.first
         if not waiter.granted.done():  # the future is done if its caller has just been cancelled
             permit = self._grant(group, endpoints, waiter.avoid, now)
@@ -312,13 +284,11 @@ class PermitPool:
         return True
 
     def cancel_timer(self) -> None:
-        """Cancel the timer that wakes waiting callers."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _check_queue(self, group: EndpointGroup) -> None:
-        """Raise an error if a new caller must not wait."""
         if self.groups.has_failing and not self._wait_s(group):
             error = group.unavailable_error()
             if error is not None and not any(endpoint.limit.in_flight for endpoint in group.endpoints):
@@ -397,7 +367,6 @@ class PermitPool:
         return self.groups.has_failing and not group.is_available and self._wait_s(group) > 0
 
     def _wait_s(self, group: EndpointGroup) -> float:
-        """Return the seconds for which callers wait until an endpoint of the group comes back."""
         return 0.0 if group.is_untrusted else self._outage_wait_s
 
     def _fail_unavailable_groups(self, now: float) -> list[float]:
@@ -454,9 +423,6 @@ class PermitPool:
             self._remove(group, waiter)
 
     def _wake_later(self, endpoints: Sequence[Endpoint], give_up_at: Sequence[float], now: float) -> None:
-        """Set a timer for the next time at which an abandoned call stops counting, or a breaker may be probed, or an
-        endpoint that failed may be tried, or a caller gives up.
-        """
         times = [moment for moment in give_up_at if moment > now]
         times += [
             moment

@@ -26,13 +26,11 @@ class _Name:
     """The name in one URL.
 
     Attributes:
-        url: The URL in the settings.
-        replicas: The endpoints of the replicas that the last successful look-up found.
-        failure: Why the last look-up failed; None if it did not.
+        replicas: Those that the last successful look-up found.
+        failure: Why the last look-up failed.
         checked: Set when the first look-up has ended, since the name is used or used again.
-        following: The task that looks the name up in each period, while the name is used.
-        look_up: The look-up that runs. One by the system that takes too long goes on, because a thread cannot be
-            stopped.
+        following: Looks the name up in each period, while it is used.
+        look_up: One by the system that takes too long goes on, because a thread cannot be stopped.
         is_used: Whether a call used the name since the last look-up.
         retry_at: When calls that have other replicas may look the name up again, after its first look-up failed.
     """
@@ -52,16 +50,7 @@ class _Name:
 
 
 class ReplicaDirectory:
-    """Keeps the replicas behind names up to date while calls use them.
-
-    Args:
-        settings: How often names are looked up, by which function, and for how long.
-        clock: A monotonic clock in seconds.
-        random: Returns a number in [0, 1).
-        emit: Called with the events.
-        on_change: Called when the replicas of a name have changed.
-        is_busy: Returns whether any call is in flight or waits.
-    """
+    """Keeps the replicas behind names up to date while calls use them."""
 
     def __init__(
         self,
@@ -84,7 +73,7 @@ class ReplicaDirectory:
         self._reconfigured = asyncio.Event()
 
     def expand(self, urls: Sequence[str]) -> Sequence[str]:
-        """Return the endpoints of these URLs, with the known replicas in the place of those with names."""
+        """Return the URLs, with the known replicas in the place of names."""
         if not has_names(urls):
             return urls
         return [endpoint for url in urls for endpoint in self._known(url)]
@@ -113,11 +102,7 @@ class ReplicaDirectory:
             raise ConnectError(f"no address of the name is known: {reason}", endpoint=names[0].url, sent="no")
 
     def configure(self, settings: Settings) -> None:
-        """Use other settings.
-
-        Names that are not in them are not followed any more. New names are looked up at once if calls are made, because
-        calls may wait for them.
-        """
+        """Use other settings. New names are looked up at once if calls are made, which may wait for them."""
         before, self._settings = self._settings, settings
         urls = dict.fromkeys(url for replicas in settings.endpoints.values() for url in replicas)
         for name in list(self._names.values()):
@@ -137,7 +122,7 @@ class ReplicaDirectory:
                     self._start(self._names.setdefault(url, _Name(url)))
 
     def stop(self) -> Sequence[asyncio.Task[Any]]:
-        """Cancel all look-ups, and return their tasks. Keep the replicas; a later call starts new look-ups."""
+        """Cancel all look-ups, and return their tasks. The replicas stay; a later call starts new look-ups."""
         for name in self._names.values():
             name.following = name.look_up = None
         self._reconfigured = asyncio.Event()  # the next call may be made in another event loop
@@ -158,7 +143,6 @@ class ReplicaDirectory:
         name.following.add_done_callback(lambda task: checked.set())
 
     async def _follow(self, name: _Name) -> None:
-        """Look a name up in each period, as long as it is used."""
         while True:
             name.is_used = False
             await self._look_up(name)
@@ -226,12 +210,12 @@ async def resolve_by_system(host: str, port: int) -> list[str]:
 
 
 def _with_zone(address: str, port: int, flow: int = 0, zone: int = 0) -> str:
-    """Return an address with the number of its network interface, without which a link-local one has no meaning."""
+    """Add the number of the network interface, without which a link-local address has no meaning."""
     return f"{address}%{zone}" if zone and "%" not in address else address
 
 
 async def _addresses(resolve: Resolve, host: str, port: int) -> list[str] | Exception:
-    """Return the addresses of a name, each once, or why there are none. A task that raises would be logged."""
+    """Return the addresses of a name, each once, or the error. A task that raises would be logged."""
     try:
         found = dict.fromkeys(str(ipaddress.ip_address(str(address))) for address in await resolve(host, port))
         return list(found) or LookupError("the name has no address")

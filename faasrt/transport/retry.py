@@ -68,17 +68,16 @@ def is_outage(error: ServiceError) -> bool:
 
 
 def outage_wait_s(settings: RetrySettings) -> float:
-    """Return the seconds for which a call waits for endpoints that are down; 0 if it must not wait."""
+    """Return the seconds for which a call waits for endpoints that are down."""
     return settings.connect_retry_s if settings.max_attempts > 1 else 0.0
 
 
 def throttled_delay_s(settings: RetrySettings) -> float:
-    """Return the maximum delay before the first retry after a 429 or 503."""
     return min(settings.base_delay_s * THROTTLED_BASE_FACTOR, settings.max_delay_s * THROTTLED_MAX_FACTOR)
 
 
 def min_attempt_s(timeout_s: float) -> float:
-    """Return the minimum number of seconds that an attempt needs, for a program with this time limit."""
+    """Return the minimum number of seconds for an attempt at a program with this time limit."""
     return min(timeout_s, max(0.1, timeout_s / 10))
 
 
@@ -94,7 +93,6 @@ class RetryBudget:
         self.level = min(BUDGET, self.level + 1)
 
     def spend(self) -> bool:
-        """Take the tokens of a retry, or return False if there are too few."""
         if self.level < RETRY_COST:
             return False
         self.level -= RETRY_COST
@@ -107,20 +105,14 @@ _SENT: tuple[Sent, ...] = ("no", "maybe", "yes")
 class FailedAttempts:
     """The attempts of one call that failed.
 
-    Args:
-        settings: The maximum number of attempts, and the delays.
-        idempotent: Whether the code may run more than once.
-
     Attributes:
-        error: The error of the last one; None if none has failed.
         attempt: The number of the last one, from 1. Attempts that found an endpoint down are counted separately.
         outage_s: The seconds between the first attempt that found an endpoint down and the last one; None if the last
             one did not, or if the call must not wait for endpoints that are down.
-        down_since: When the first of these failed; None if there is none.
+        down_since: When the first of these failed.
         tried: The base URLs of the endpoints that failed.
-        unable_error: The error of the last endpoint that cannot run the program; None if there is none.
-        unable: The base URLs of these endpoints. Nothing was sent to them.
-        excluded: The endpoints and names that are not used for further attempts; see `exclude`.
+        unable: The base URLs of endpoints that cannot run the program. Nothing was sent to them.
+        excluded: See `exclude`.
         queued_s: The seconds that the call had waited for permits when the last attempt failed.
         sent: Whether the code may have run in any of the attempts.
     """
@@ -141,13 +133,7 @@ class FailedAttempts:
         self._outages = self._others = 0
 
     def add(self, error: ServiceError, now: float, url: str = "") -> None:
-        """Record a failed attempt, and set `sent` of its error according to all attempts so far.
-
-        Args:
-            error: The error.
-            now: The current time of the clock.
-            url: The base URL of the endpoint; "" if no address of it was found.
-        """
+        """Record a failed attempt, and set `sent` of its error according to all attempts so far."""
         self.error = error
         if url:
             self.tried += (url,)
@@ -175,8 +161,6 @@ class FailedAttempts:
             has_alternative: Whether another healthy endpoint has room and has not been tried, so that a short delay is
                 enough.
             remaining_s: The seconds within which another attempt must start.
-            budget: The budget from which a retry takes tokens.
-            random: Returns a number in [0, 1).
         """
         error, settings, outage_s = self.error, self._settings, self.outage_s
         assert error is not None
@@ -214,5 +198,5 @@ class FailedAttempts:
         return wait_s if free or budget.spend() else None
 
     def clear(self) -> None:
-        """Forget the errors. Their tracebacks refer to this object, and they would keep each other alive."""
+        """Drop the errors. Their tracebacks refer to this object, and they would keep each other alive."""
         self.error = self.unable_error = None

@@ -44,14 +44,6 @@ _VALIDATION_BODY_BYTES = 4 * 2**20
 
 
 class Transport:
-    """Sends the calls of all runtimes of a factory.
-
-    Args:
-        endpoints: The endpoints to which calls are sent.
-        clock: A monotonic clock in seconds, that of the endpoints.
-        random: Returns a number in [0, 1), for the delays of retries.
-    """
-
     def __init__(
         self,
         endpoints: EndpointRegistry,
@@ -75,7 +67,6 @@ class Transport:
 
     @property
     def pinned_url(self) -> str:
-        """The base URL of the only endpoint of this view."""
         assert self._pinned is not None
         return self._pinned.endpoints[0].url
 
@@ -86,11 +77,9 @@ class Transport:
         report of an endpoint extends the deadline, by at most `health_s` for each report.
 
         Args:
-            call: The call.
-            execution: The program or the calls to run.
-            owner: An object that identifies the call for `fail_waiting`.
+            owner: Identifies the call for `fail_waiting`.
             live: Gets the output while the program runs, if the server can send it. After it has delivered any output,
-                the call is not retried. None asks for no live output.
+                the call is not retried.
 
         Raises:
             InvalidRequestError: No endpoint can run the program; nothing was sent.
@@ -152,7 +141,7 @@ class Transport:
             failed.clear()
 
     async def validate(self, call: Call, body: bytes, *, owner: object) -> ValidationResult:
-        """Send a program to be parsed, without retries, and return the result. Raise QueueFullError or ServiceError."""
+        """Send a program to be parsed, without retries. Raise QueueFullError or ServiceError."""
         endpoints = self.endpoints
         endpoints.loop.check()
         settings = endpoints.settings
@@ -201,13 +190,8 @@ class Transport:
     ) -> dict[str, Any]:
         """Send a request about a session to its pinned endpoint, and return the decoded answer.
 
-        While the endpoint cannot be reached, the request is repeated like that of a program.
-
-        Args:
-            owner: An object that identifies the call for `fail_waiting`. None sends the request once, without a permit.
-
-        Raises:
-            QueueFullError, RuntimeClosedError, ServiceError: See `run`.
+        While the endpoint cannot be reached, the request is repeated like that of a program. Without an owner, it is
+        sent once, without a permit. Raise the errors of `run`.
         """
         endpoints, group = self.endpoints, self._pinned
         assert group is not None
@@ -249,7 +233,6 @@ class Transport:
     async def _send_once(
         self, call: Call, path: str, body: bytes, *, within_s: float, max_body_bytes: int, method: str = "POST"
     ) -> Answer:
-        """Send a request that runs no program to the endpoint of a call."""
         try:
             return await self.endpoints.http.send(
                 call.endpoint,
@@ -264,7 +247,7 @@ class Transport:
             raise ProtocolError("the answer is larger than this request allows", sent="yes") from None
 
     def fail_waiting(self, owner: object) -> None:
-        """Raise RuntimeClosedError in the calls with this owner that wait for a permit or for their next attempt."""
+        """Raise RuntimeClosedError in the calls that wait for a permit or for their next attempt."""
         error = RuntimeClosedError("this runtime was closed while the call waited for a permit")
         self.endpoints.pool.fail_waiting(owner, error)
         for ended, each in self._backing_off.items():
@@ -280,10 +263,8 @@ class Transport:
         owner: object,
         timeout_s: float = 0.0,
     ) -> Permit | None:
-        """Wait for a permit; None if the group has no endpoint any more.
-
-        If there is no permit for a retry, the error is that of the attempt before it. `timeout_s` is the time limit of
-        the program.
+        """Return None if the group has no endpoint any more. If there is no permit for a retry, raise the error of the
+        attempt before it.
         """
         if not group.endpoints and failed.unable_error is not None:
             raise failed.error or failed.unable_error  # those that might run the program have left
@@ -322,7 +303,7 @@ class Transport:
         return False
 
     def _retry_delay_s(self, call: Call, failed: FailedAttempts, timeout_s: float = 0.0) -> float:
-        """Return the seconds until the next attempt. If there must be none, raise the last error."""
+        """Return the seconds until the next attempt, or raise the last error if there must be none."""
         assert failed.error is not None
         now = self.clock()
         wait_s = failed.retry_delay_s(
@@ -352,7 +333,6 @@ class Transport:
             raise RuntimeClosedError("this runtime was closed while the call waited for a retry")
 
     def _use_default_capacity(self, endpoint: Endpoint) -> None:
-        """Let waiting calls use an endpoint that has come while they waited, and whose health is not requested."""
         if not endpoint.limit.is_initialized:
             endpoint.limit.set_capacity(None)
             self.endpoints.pool.wake()
@@ -378,7 +358,7 @@ class Transport:
         needs_profile: bool,
         live: LiveReader | None,
     ) -> Response:
-        """Send an execution to the endpoint of a permit, return the content of the answer, and give the permit back."""
+        """Send an execution, return the content of the answer, and give the permit back."""
         endpoint, run = permit.endpoint, execution.run
         protocol = protocol_of(endpoint.url)
         try:
@@ -436,11 +416,7 @@ class Transport:
         profile: EndpointProfile,
         protocol: ServiceProtocol,
     ) -> tuple[Request, float]:
-        """Return the request for an endpoint, and the seconds within which it must be answered.
-
-        Args:
-            left_s: The seconds until the deadline of the call.
-        """
+        """Return the request for an endpoint, and the seconds within which it must be answered."""
         timeouts, run = settings.timeouts, execution.run
         # The time of an interpreter's start, or of a compiler, is not part of the program's.
         startup_s = timeouts.startup_s if profile.cold_start or protocol.may_compile(run.language) else 0.0
