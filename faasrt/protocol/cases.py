@@ -37,8 +37,8 @@ def encode_case(
     *,
     exact: bool = False,
 ) -> str:
-    """Return a case's arguments as JSON in ASCII. Raise InvalidRequestError if `args` is not a tuple or list, or if a
-    value is not JSON or would change in transit. With `exact`, Python programs get tuples as tuples.
+    """Return a case's arguments as ASCII JSON, or raise InvalidRequestError if a value would change in transit. With
+    `exact`, Python programs get tuples as tuples.
     """
     if not isinstance(args, (tuple, list)):
         raise InvalidRequestError(f"{place} must be a tuple of arguments, got {type(args).__name__}")
@@ -55,7 +55,7 @@ def encode_case(
 
 
 def check_function(name: object, language: Language | str) -> str:
-    """Return the name of a function, normalized for the language. Raise InvalidRequestError if it is none."""
+    """Return the name, normalized for the language, or raise InvalidRequestError."""
     in_python = language is Language.PYTHON
     if not isinstance(name, str) or not (name if in_python else name.replace("$", "_")).isidentifier():
         raise InvalidRequestError(f"function must be a str with the name of a function, got {safe_repr(name)}")
@@ -64,7 +64,6 @@ def check_function(name: object, language: Language | str) -> str:
 
 
 def check_keywords(kwargs: Mapping[str, Any], language: Language | str) -> None:
-    """Raise InvalidRequestError if there are keyword arguments, and the language is not Python."""
     if kwargs and language is not Language.PYTHON:
         raise InvalidRequestError(
             f"kwargs must be empty for {language}, which has no keyword arguments, got {', '.join(kwargs)[:100]}: "
@@ -73,7 +72,6 @@ def check_keywords(kwargs: Mapping[str, Any], language: Language | str) -> None:
 
 
 def encode_cases(cases: object, language: Language | str) -> list[str]:
-    """Return the arguments of each case as JSON, or raise InvalidRequestError."""
     if isinstance(cases, (str, bytes, Mapping)) or not isinstance(cases, Iterable):
         raise InvalidRequestError(f"cases must be an iterable of tuples of arguments, got {type(cases).__name__}")
     return [encode_case(case, {}, language, f"case {index}") for index, case in enumerate(cases)]
@@ -89,8 +87,7 @@ class CaseScheduler:
         may_rerun: Whether cases may run again when it is unknown which case ended the execution.
         max_bytes: The size of the arguments of all cases in an execution.
         numbers: The numbers of the cases in messages. Default: those of their positions.
-        results: The results so far, by index.
-        definition_ms: Milliseconds that the definitions took in the last execution.
+        definition_ms: The time of the definitions in the last execution.
     """
 
     cases: Sequence[str]
@@ -121,10 +118,8 @@ class CaseScheduler:
         return range(waiting.start, stop)
 
     def record_results(self, batch: range, response: Response, to_result: ToResult) -> ExecutionResult:
-        """Record the results of an execution of the cases in `batch`.
-
-        Cases that did not begin go into a later one. `to_result` adds the fields about the call. Return
-        the result of the case that stopped the execution, or of the last case.
+        """Record the results of an execution. Cases that did not begin go into a later one. Return the result of the
+        case that stopped the execution, or of the last case.
         """
         report = response.answer.report
         definition = report.records.get(-1)

@@ -18,8 +18,6 @@ _NO_REPORT = (404, 405, 501)
 
 
 class CozeLoop(ServiceProtocol):
-    """`POST /run_code` and `GET /health`. The properties of a server are in its health report."""
-
     name = "FaaS"
     run_path = "/run_code"
     health_path = "/health"

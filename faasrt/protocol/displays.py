@@ -14,17 +14,15 @@ MAX_DISPLAYS = 1000
 
 
 def is_binary(mime_type: str) -> bool:
-    """Return whether the content of this type is bytes, and not text."""
     return mime_type == "application/pdf" or (mime_type.startswith("image/") and mime_type != "image/svg+xml")
 
 
 def displays_to_wire(displays: Sequence[Display]) -> list[dict[str, Any]]:
-    """Return displays as values for JSON."""
     return [display.to_dict() for display in displays]
 
 
 def displays_from_wire(values: Any) -> tuple[Display, ...]:
-    """Return the displays in an answer. Raise ValueError if they are malformed."""
+    """Return the displays in an answer, or raise ValueError."""
     if not isinstance(values, list) or len(values) > MAX_DISPLAYS:
         raise ValueError(f"'displays' must be a list of at most {MAX_DISPLAYS} objects")
     return tuple(map(_display_from_wire, values))

@@ -93,7 +93,7 @@ _GUEST = files("faasrt.protocol.guest")
 
 
 def _source(comment: str, *names: str) -> str:
-    """Return files of the guest program, joined, without comments and empty lines."""
+    """Join files of the guest program, without comments and empty lines."""
     lines = "\n".join(_GUEST.joinpath(name).read_text("utf-8") for name in names).split("\n")
     return "\n".join(line for line in lines if not re.match(rf"\s*({comment}|$)", line))
 
@@ -141,9 +141,8 @@ def _compressed(guest: str) -> str:
 
 @attrs.frozen(kw_only=True)
 class GuestJob:
-    """The calls of a function, or the cases of a whole program; the defaults mean one run of the whole program.
-
-    The docstring of the module explains the fields.
+    """The calls of a function, or the cases of a whole program, which by default runs once. The docstring of the module
+    explains the fields.
     """
 
     function: str | None = None
@@ -157,7 +156,6 @@ class GuestJob:
 
     @property
     def has_whole_programs(self) -> bool:
-        """Whether each case is a run of the whole program."""
         return self.function is None and not self.single
 
 
@@ -178,11 +176,7 @@ def wrap(
 
     Args:
         run: The user's program, with the time limit of the program or of each case.
-        job: The calls or the cases of the program. Each case is JSON: `[[args ...], {kwargs}]`, or an input.
-        profile: The properties of the endpoint.
         nonce: Letters and digits that distinguish the frames of this call from the program's output.
-        max_output_bytes: See the job.
-        begin_within_ms: See the job.
     """
     room = min(frame_bytes(max_output_bytes), profile.max_frame_bytes or sys.maxsize) * 3 // 4
     batch_bytes, definition_bytes = min(_BATCH_BYTES, room // 4), min(max_output_bytes, _DEFINITION_BYTES, room // 32)

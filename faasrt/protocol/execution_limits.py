@@ -1,5 +1,3 @@
-"""The limits of an execution, and the errors of programs that exceeded them."""
-
 from __future__ import annotations
 
 import attrs
@@ -16,9 +14,8 @@ class ExecutionLimits:
 
     Attributes:
         timeout_ms: Milliseconds of wall-clock time.
-        memory_limit_mb: MiB.
         max_output_bytes: The maximum size of each stream in UTF-8 bytes.
-        set_by_server: The outcomes whose limit was set by the server. The client set the other limits.
+        set_by_server: The outcomes whose limit was set by the server, and not by the client.
     """
 
     timeout_ms: float
@@ -27,7 +24,7 @@ class ExecutionLimits:
     set_by_server: tuple[Outcome, ...] = ()
 
     def error(self, outcome: Outcome) -> ErrorInfo | None:
-        """Return the error that names the limit of an outcome; None for outcomes without a limit."""
+        """Return the error that names the limit of an outcome, if it has one."""
         owner = "server" if outcome in self.set_by_server else "client"
         match outcome:
             case Outcome.TIMEOUT:

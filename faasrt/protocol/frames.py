@@ -56,8 +56,6 @@ class Record:
     Attributes:
         texts: The streams in the frame by name, each cut to the limit.
         truncated: The names of the streams that were cut, and "files" if some files are missing.
-        duration_ms: Milliseconds of wall-clock time.
-        files: The collected files, by path.
     """
 
     outcome: Outcome
@@ -75,7 +73,6 @@ class GuestReport:
 
     Attributes:
         records: The records by index.
-        started: Whether the guest program announced its start.
         final: Whether the guest program reached its end.
         progress: Whether each record was sent as soon as its case ended.
     """
@@ -87,7 +84,7 @@ class GuestReport:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every case that ended has a record, so that the first case without one stopped the execution."""
+        """Whether every case that ended has a record, so that the first one without ended the execution."""
         return self.final or self.progress
 
 
@@ -95,28 +92,19 @@ NO_REPORT = GuestReport()
 
 
 def frame_bytes(max_output_bytes: int) -> int:
-    """Return the size of the largest frame: three streams within their limit in base64, and room for other fields."""
+    """Return the size of the largest frame: three streams in base64, and room for other fields."""
     return 4 * max_output_bytes + 204_800
 
 
 def max_files_json_bytes(max_output_bytes: int) -> int:
-    """Return the maximum size of the JSON of the files in a record: their contents in base64, and their paths."""
     return 3 * max_output_bytes // 2 + 32_768
 
 
 def take_frames(texts: Mapping[str, str], nonce: str, max_output_bytes: int) -> tuple[GuestReport, dict[str, str]]:
-    """Separate the frames of a call from the other output of its server.
+    """Separate the frames of a call from the other output of its server, and the newlines around them.
 
     Each text is searched once, for the text with which every frame of the call begins. So the work is linear in the
     length of the output.
-
-    Args:
-        texts: The streams of an answer, by name.
-        nonce: The nonce of the call.
-        max_output_bytes: The maximum size of each stream in a frame, in UTF-8 bytes.
-
-    Returns:
-        The content of the frames, and the texts without the frames and the newlines around them.
     """
     rest, frames = {}, []
     for name, text in texts.items():
@@ -165,7 +153,7 @@ def is_frame(text: str, limit: int) -> bool:
 
 
 def cut_ret_val(data: bytes, limit: int) -> tuple[str, bool]:
-    """Cut a return value like `cut`. A frame is not cut, because it contains all streams."""
+    """Cut a return value, unless it is a frame, which contains all streams."""
     if data.startswith(_PREFIX.encode()) and is_frame(text := data.decode("latin-1"), limit):
         return text, False
     return cut(data, limit)
@@ -223,7 +211,7 @@ def _read_stream(value: Any, limit: int) -> tuple[str, bool]:
 
 
 def _read_files(fields: Any, limit: int) -> tuple[dict[str, bytes], bool]:
-    """Return the files before the first one that is malformed or exceeds a size, and whether these are all files."""
+    """Return the files before the first malformed or too large one, and whether these are all."""
     found: dict[str, bytes] = {}
     if not isinstance(fields, dict):
         return found, True

@@ -23,27 +23,21 @@ class EndpointProfile:
 
     Attributes:
         lossless: Whether the server returns results undamaged, so that programs need no envelope.
-        enforces_timeouts: Whether the server stops a program at its time limit.
-        cancels_on_disconnect: Whether the server stops a program when its client disconnects.
         reference: Whether the envelope is known to work there, as on python-faas, js-faas, SandboxFusion and Piston. An
             answer without a frame then means that the program was killed, or that the interpreter did not start.
         cold_start: Whether the server starts an interpreter for each request, which takes one or two seconds.
-        timeout_limit_ms: The maximum time limit that the server accepts, in milliseconds; None if unknown.
-        max_output_bytes: The number of bytes that the server keeps of each stream; None if unknown.
-        capacities: The number of programs that the server runs at once, by language; without unknown ones. TypeScript
-            uses that of JavaScript.
+        capacities: The number of programs that the server runs at once, by language. TypeScript uses that of
+            JavaScript.
         input_fields: The fields of `faasrt.inputs` that the server itself handles, by language.
         displays: The languages whose programs can return displays.
-        sessions: What sessions can do, by language: "run", "fork", "files"; without languages that have none.
-        compile_limits_s: The time that the server may take to compile a program, in seconds, by language. It is not
-            part of the time limit of the program.
+        sessions: What sessions can do, by language: "run", "fork", "files".
+        compile_limits_s: The time for compilation by language, which is not part of the time limit of the program.
         missing: The reason why the server does not run a language, by language.
-        version: The version of the server, for error messages; "" if unknown.
-        kills_at_limit: Whether the server kills a program at its time limit, so that output in the guest program is
-            lost. The guest program then stops the program itself, a little earlier.
+        kills_at_limit: Whether output in the guest program is lost when the server stops a program at its time limit.
+            The guest program then stops the program itself, a little earlier.
         on_cpython_and_node: Whether programs run in CPython and Node.js as on a command line, and other languages are
             sent without an envelope.
-        max_frame_bytes: The size of the largest frame that the server passes on; None if it passes on any.
+        max_frame_bytes: The size of the largest frame that the server passes on.
         max_cases_bytes: The size of the arguments of all cases in a request; None if the client's own limit applies.
         plain_input: The fields of `faasrt.inputs` that the server itself handles for programs without an envelope.
         answered: Whether the server has sent a health report, or has none.
@@ -74,7 +68,6 @@ class EndpointProfile:
     plain_input: frozenset[str] = frozenset()
 
     def has_guest(self, language: Language | str) -> bool:
-        """Return whether there is a guest program for a language on such a server."""
         if self.on_cpython_and_node:
             return language in (Language.PYTHON, Language.JAVASCRIPT)
         return has_return_val(language)
@@ -114,12 +107,7 @@ def read_profile(health: Mapping[str, Any]) -> EndpointProfile:
 def read_fingerprints(health: Mapping[str, Any], url: str) -> dict[Language, str | None]:
     """Return a fingerprint for each language. It differs between servers whose programs may have different results.
 
-    Args:
-        health: The health report; empty if the server offers none.
-        url: The base URL. It is the fingerprint if the report has no version.
-
-    Returns:
-        The fingerprints; None for an engine of the embedded FaaS that is not ready.
+    It is `url` if the report has no version, and None for an engine of the embedded FaaS that is not ready.
     """
     languages = _mapping(health.get("languages"))
     version = health.get("version")
@@ -134,14 +122,13 @@ def read_fingerprints(health: Mapping[str, Any], url: str) -> dict[Language, str
 
 
 def is_reference_answer(metadata: Mapping[str, Any]) -> bool:
-    """Return whether the metadata of an answer is that of a reference server. Some gateways offer no `/health`."""
+    """Return whether a reference server has sent this. Some gateways offer no `/health`."""
     return is_pyodide(metadata) or (
         metadata.get("language") == "javascript" and metadata.get("status") in ("success", "completed")
     )
 
 
 def is_pyodide(metadata: Mapping[str, Any]) -> bool:
-    """Return whether the metadata of an answer is that of python-faas."""
     runtime = metadata.get("runtime")
     return isinstance(runtime, str) and runtime.startswith("pyodide")
 
@@ -157,7 +144,7 @@ def _capacities(health: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _lists(languages: Mapping[str, Mapping[str, Any]], name: str, known: Sequence[str]) -> dict[str, frozenset[str]]:
-    """Return the known names in a list of each language that has the list."""
+    """Return the known names in the list `name` of each language."""
     listed = {language: fields.get(name) for language, fields in languages.items()}
     return {
         language: frozenset(item for item in known if item in items)

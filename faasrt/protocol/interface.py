@@ -57,7 +57,6 @@ class ServiceProtocol(abc.ABC):
         """Read the answer to a request.
 
         Args:
-            answer: The answer.
             run: The program of the caller, with the time limit of the program or of each case.
             nonce: The nonce of the frames; None if the program was not sent in an envelope.
             timeout_ms: The time limit of the execution in milliseconds; infinite if the service does not keep it.

@@ -29,7 +29,6 @@ _LARGEST_MS = 1e15
 
 
 def accepts_lines(accept: str) -> bool:
-    """Return whether an `Accept` header asks for lines of JSON."""
     for part in accept.split(","):
         name, *parameters = part.split(";")
         if name.strip().lower() == CONTENT_TYPE:
@@ -47,19 +46,12 @@ def encode_result(body: bytes) -> bytes:
 
 
 def encode_error(body: bytes, **fields: Any) -> bytes:
-    """Return the last line of a failure, with the body of the usual answer and fields in place of its headers."""
+    """Return the last line of a failure. `fields` take the place of its headers."""
     return _strict_json.dump_bytes({"error": {**fields, **_strict_json.loads(body.decode())}}) + b"\n"
 
 
 def decode_line(line: bytes) -> OutputChunk | Answer | None:
-    """Decode a line.
-
-    Returns:
-        Output; or the answer, which is the last line; or None for an empty line.
-
-    Raises:
-        ProtocolError: The line is malformed.
-    """
+    """Decode a line; the answer is the last one, and an empty line is None. Raise ProtocolError if it is malformed."""
     if match := _RESULT.match(line):
         return Answer(status=200, body=line[match.end() : line.rfind(b"}")])
     if not line.strip():

@@ -60,8 +60,6 @@ _NEAR_LIMIT = 0.95
 
 
 class Piston(ServiceProtocol):
-    """`piston+http://host:port/api/v2`."""
-
     name = "Piston"
     run_path = "/execute"
     health_path = "/runtimes"
@@ -139,7 +137,7 @@ class Piston(ServiceProtocol):
 
 
 def _refusal(answer: Answer) -> tuple[str, str] | None:
-    """Return the reason in the answer of a failure, with the setting to change; None if it has none."""
+    """Return the reason in the answer of a failure, with the setting to change."""
     if answer.status == 404:
         return "not found; the URL of Piston ends in /api/v2", ""
     try:
@@ -197,7 +195,7 @@ PROTOCOL = Piston()
 
 @attrs.frozen
 class _Package:
-    """The name of a language, its aliases, and the package that it is in, if that has another name."""
+    """The name of a language, and the package that it is in, if that has another name."""
 
     language: str
     aliases: tuple[str, ...] = ()
@@ -231,7 +229,6 @@ _MAX_RANGE = 100
 
 
 def names_of(languages: Iterable[Language]) -> list[str]:
-    """Return the names and aliases of languages."""
     packages = [_PACKAGES[language] for language in languages]
     return [name for package in packages for name in (package.language, *package.aliases)]
 
@@ -248,7 +245,6 @@ class PistonServer(ServedProtocol):
     run_path = Piston.run_path
 
     def runtimes(self, server: ServerProfile) -> list[dict[str, Any]]:
-        """Return the answer to `GET /runtimes`."""
         listed = []
         for language, served in server.languages.items():
             if not served.version:
@@ -259,7 +255,6 @@ class PistonServer(ServedProtocol):
         return listed
 
     def packages(self, server: ServerProfile) -> list[dict[str, Any]]:
-        """Return the answer to `GET /packages`."""
         return [
             {"language": runtime["language"], "language_version": runtime["version"], "installed": True}
             for runtime in self.runtimes(server)
@@ -337,7 +332,7 @@ def _refused(message: str) -> RefusedError:
 
 
 def _read_files(files: Any) -> list[dict[str, str]]:
-    """Return the files with their names and encodings. The names differ."""
+    """Return the files with their names, which differ, and encodings."""
     if not isinstance(files, list):
         raise _refused("files is required as an array")
     read: dict[str, dict[str, str]] = {}
@@ -409,7 +404,7 @@ def _find_language(name: str, versions: str, server: ServerProfile) -> Language:
 
 
 def satisfies(version: str, versions: str) -> bool:
-    """Return whether a version such as "3.11.7" is in a range of npm, such as "*", "3.x", "^3.9" or ">=3.9 <3.12"."""
+    """Return whether a version is in a range of npm, such as "*", "3.x", "^3.9" or ">=3.9 <3.12"."""
     if len(versions) > _MAX_RANGE:
         return False
     numbers = [int(part) for part in version.split(".")]

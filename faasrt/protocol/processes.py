@@ -32,15 +32,12 @@ class ProcessEnd:
     """How the process of a program ended, as a service reports it.
 
     Attributes:
-        stdout: The whole standard output that the service returned.
-        stderr: The same for the standard error.
-        exit_code: The exit code; None if the process was killed.
-        signal: The name of the signal that ended the process; "" if it ended by itself.
+        exit_code: None if the process was killed.
+        signal: The name of the signal that ended the process, if any.
         outcome: The outcome, if the service names it: TIMEOUT, OUTPUT_LIMIT or MEMORY_LIMIT.
         error: The limit that the program exceeded, if it is one of the service.
         compiling: Whether the program did not compile. The process is the compiler.
         truncated: The names of the streams that the service cut.
-        duration_ms: The milliseconds that the program took.
         limits_memory: Whether the request limited the memory.
     """
 
@@ -57,7 +54,7 @@ class ProcessEnd:
 
 
 def stdin_text(run: RunRequest) -> str:
-    """Return the standard input of a program without an envelope. Raise InvalidRequestError if it is not UTF-8."""
+    """Return the standard input, or raise InvalidRequestError if it is not UTF-8."""
     try:
         return run.input.stdin.decode()
     except UnicodeDecodeError:
@@ -118,7 +115,6 @@ def _outcome(end: ProcessEnd, language: str, service: str, *, in_envelope: bool)
 
 
 def signal_name(number: int) -> str:
-    """Return the name of a signal, such as "SIGKILL"."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -126,7 +122,6 @@ def signal_name(number: int) -> str:
 
 
 def signal_number(name: str) -> int:
-    """Return the number of a signal, given the name that `signal_name` returns."""
     known = signal.Signals.__members__.get(name)
     return int(name.removeprefix("signal ")) if known is None else known.value
 
@@ -153,7 +148,7 @@ def _error_in(stderr: str, language: str) -> ErrorInfo | None:
 
 
 def _is_parse_error(error: ErrorInfo) -> bool:
-    """Return whether the program could not be parsed, in contrast to code that it evaluates itself."""
+    """Return whether the program itself could not be parsed, in contrast to code that it evaluates."""
     if error.traceback.startswith("Traceback (most recent call last)"):
         return False
     if error.message.startswith("Transform failed with "):  # tsx, which runs TypeScript

@@ -41,8 +41,7 @@ class Execution:
     Attributes:
         run: The request of the caller. Its time limit applies to the program, or to each case.
         mode: Whether the program is sent in an envelope; calls always are.
-        job: The calls. The default means the whole program.
-        definition_ms: The milliseconds that the definitions took in an earlier execution; None if unknown.
+        definition_ms: The time that the definitions took in an earlier execution.
     """
 
     run: RunRequest
@@ -52,7 +51,6 @@ class Execution:
 
     @property
     def needs_profile(self) -> bool:
-        """Whether the request depends on the profile of the endpoint."""
         run = self.run
         has_options = self.mode != "never" or run.input is not NO_INPUT or run.displays
         return has_options or not has_return_val(run.language)
@@ -67,10 +65,8 @@ class Execution:
         """Return the request for an endpoint.
 
         Args:
-            profile: The properties of the endpoint.
-            timeout_ms: The time limit of the program or of each case, in milliseconds.
+            timeout_ms: The time limit of the program or of each case.
             endpoint: The base URL, for the error message.
-            protocol: The protocol of the endpoint.
 
         Raises:
             ConnectError: It is unknown whether the server runs the language, or returns displays.
@@ -129,7 +125,7 @@ class Execution:
         )
 
     def _guest_input(self, profile: EndpointProfile, endpoint: str, *, has_envelope: bool) -> ProgramInput:
-        """Return the part of the program's input that the guest program passes on, instead of the server."""
+        """Return the input that the guest program passes on, instead of the server."""
         language, given, job = self.run.language, self.run.input, self.job
         by_server = profile.input_fields.get(language, frozenset() if has_envelope else profile.plain_input)
         if job.has_whole_programs:
@@ -150,7 +146,7 @@ class Execution:
         return attrs.evolve(NO_INPUT, **{name: getattr(given, name) for name in by_guest})
 
     def _time_limits(self, profile: EndpointProfile, case_ms: int) -> tuple[int, float]:
-        """Return the time limit of the execution, and the window in which cases may begin, both in milliseconds."""
+        """Return the time limit of the execution, and the window in which cases may begin."""
         if not profile.enforces_timeouts:
             # The guest program stops each case at its own limit. A server that kills programs may have a low limit.
             longest_ms = case_ms if profile.kills_at_limit else self.run.sandbox.timeout_limit_s * 1000
@@ -171,12 +167,9 @@ class Request:
     """A request to one endpoint.
 
     Attributes:
-        body: The JSON to send.
         run: The program, with the time limit of the program or of each case.
-        timeout_ms: The time limit of the execution in milliseconds.
+        timeout_ms: The time limit of the execution.
         margin_ms: The milliseconds that are added to the time limit that is sent.
-        profile: The profile of the endpoint.
-        protocol: The protocol of the endpoint.
         nonce: The nonce of the frames; None without an envelope.
         expects_frame: Whether the server must return a frame. A server of an unknown kind may lose it.
         own_return_val: Whether the program defines `return_val` itself. The value is then in stdout.
@@ -193,7 +186,7 @@ class Request:
     own_return_val: bool = False
 
     def read(self, answer: Answer | None) -> Response:
-        """Read the answer. None means that the answer was too large.
+        """Read the answer. None means that it was too large.
 
         Raises:
             ServiceError: The server failed, refused, did not start its interpreter, or did not follow the protocol.
@@ -220,9 +213,7 @@ class Request:
 
     def _check_frames(self, parsed: ParsedAnswer) -> None:
         """Correct the outcome of a program in an envelope, because the guest program reports every exception and exit.
-
-        Raises:
-            ServerError: The guest program did not start.
+        Raise ServerError if it did not start.
         """
         started = parsed.report.started
         if not (started or parsed.declared or parsed.killed):
@@ -233,7 +224,7 @@ class Request:
             parsed.error = _limits(self.run, self.profile).error(parsed.outcome)
 
     def _check_server(self) -> None:
-        """Raise ProtocolError if an answer without an outcome shows that another kind of server has sent it."""
+        """Raise ProtocolError if an answer without an outcome comes from another kind of server."""
         if self.profile.lossless and not self.profile.confirmed and self.protocol is cozeloop.PROTOCOL:
             # The server may have damaged the output, or have run a C program as Python.
             message = (
@@ -244,14 +235,11 @@ class Request:
 
 @attrs.define
 class Response:
-    """The content of an answer, and the request that it answers."""
-
     answer: ParsedAnswer
     request: Request
 
     @property
     def timed_out(self) -> bool:
-        """Whether the code was stopped at its time limit."""
         return Outcome.TIMEOUT in self._outcomes()
 
     @property
@@ -267,18 +255,16 @@ class Response:
         return outcomes
 
     def result(self, timings: Timings = NO_TIMINGS, attempts: int = 1, endpoint: str = "") -> ExecutionResult:
-        """Return the result of a program or a single call, with these fields about the call."""
         report = self.answer.report
         ended = report.final and 0 in report.records
         answer = self.answer_of(0) if ended else self._take_return_val(self.answer)
         return answer.result(timings, attempts, endpoint)
 
     def result_of(self, index: int) -> ExecutionResult:
-        """Return the result of a case."""
         return self.answer_of(index).result()
 
     def answer_of(self, index: int) -> ParsedAnswer:
-        """Return the answer about a case, with the output of the shared definitions before that of the case."""
+        """Return the answer about a case, with the output of the shared definitions first."""
         run, base, record = self.request.run, self.answer, self.answer.report.records[index]
         definition = base.report.records.get(-1) if index >= 0 else None
         # The server returned the streams that are not in the record.
@@ -305,7 +291,7 @@ class Response:
         return self._take_return_val(answer)
 
     def _take_return_val(self, answer: ParsedAnswer) -> ParsedAnswer:
-        """Take the value that a program printed with a `return_val` of its own out of stdout."""
+        """Move the value that a program's own `return_val` printed out of stdout."""
         if self.request.own_return_val and not answer.output.ret_val:
             language = Language(family_of(self.request.run.language))
             stdout, ret_val, answer.truncated = take_return_val(answer.output.stdout, language, answer.truncated)
@@ -329,7 +315,6 @@ def _check_runs(language: Language | str, profile: EndpointProfile, endpoint: st
 
 
 def _check_displays(language: Language | str, profile: EndpointProfile, endpoint: str) -> None:
-    """Raise an error unless a server has said that it returns the displays of programs in a language."""
     if not profile.answered:
         raise ConnectError("no answer to GET /health that says whether the server returns displays", sent="no")
     if language not in profile.displays:
@@ -341,7 +326,7 @@ def _check_displays(language: Language | str, profile: EndpointProfile, endpoint
 
 
 def _check_started(plain: ParsedAnswer, profile: EndpointProfile) -> None:
-    """Raise ServerError if the server must return frames, because without a frame its interpreter did not start."""
+    """Raise ServerError if the server must return frames: without one, its interpreter did not start."""
     if profile.reference or is_reference_answer(plain.metadata):
         reason = plain.output.stderr.strip()[:500] or "no reason given"
         code = "" if plain.exit_code is None else f" (exit code {plain.exit_code})"
@@ -355,7 +340,7 @@ def _check_started(plain: ParsedAnswer, profile: EndpointProfile) -> None:
 
 
 def _limits(run: RunRequest, profile: EndpointProfile) -> ExecutionLimits:
-    """Return the limits of a program at an endpoint. The endpoint may have a lower output limit."""
+    """Return the limits of a program at an endpoint, which may have a lower output limit."""
     limit = run.sandbox.max_output_bytes
     kept = min(limit, profile.max_output_bytes) if profile.lossless and profile.max_output_bytes else limit
     return ExecutionLimits(

@@ -70,15 +70,7 @@ class RunRequest:
         collect: object = (),
         displays: object = False,
     ) -> RunRequest:
-        """Return a request with the caller's arguments, after checking them.
-
-        Args:
-            default_sandbox: The limits if `sandbox` is None.
-            default_idempotent: The value if `idempotent` is None.
-
-        Raises:
-            InvalidRequestError: An argument is wrong.
-        """
+        """Check the caller's arguments. The defaults replace None. Raise InvalidRequestError if one is wrong."""
         limits = check_sandbox(sandbox) or default_sandbox
         if idempotent is not None:
             check_flag("idempotent", idempotent)
@@ -97,7 +89,6 @@ class RunRequest:
         )
 
     def to_wire(self) -> dict[str, Any]:
-        """Return the fields of coze-loop's protocol, for JSON."""
         sandbox = self.sandbox
         body = {
             "language": str(self.language),
@@ -120,12 +111,11 @@ class RunRequest:
 
 
 def encode_json(body: Mapping[str, Any]) -> bytes:
-    """Return a JSON body in UTF-8. Raise InvalidRequestError if it contains a lone surrogate."""
+    """Return JSON in UTF-8. Raise InvalidRequestError if it contains a lone surrogate."""
     return encode_text(_encode(body), TEXTS)
 
 
 def check_code(code: object) -> str:
-    """Return the code. Raise InvalidRequestError if it is no str, only whitespace, or has a lone surrogate."""
     if not isinstance(code, str):
         raise InvalidRequestError(f"code must be a str, got {type(code).__name__}")
     if not code or code.isspace():

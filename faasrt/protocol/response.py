@@ -68,13 +68,9 @@ class Answer:
     """An answer, before it is parsed.
 
     Attributes:
-        status: The HTTP status.
-        body: The whole body.
-        retry_after_s: The seconds in `Retry-After`, or None.
         not_started: Whether the answer states that the code was not started.
         program_suspect: Whether the answer states that the program may have caused the failure of the server.
-        elapsed_ms: The milliseconds from the first byte of the request to the end of the answer, if the status is not
-            200.
+        elapsed_ms: The time from the first byte of the request to the end of the answer, unless the status is 200.
         may_be_timeout: Whether a failure can mean a timeout of the program: the server is not lossless, and at least
             the time limit that was sent has passed.
     """
@@ -114,7 +110,6 @@ class ParsedAnswer:
     time_used_up: bool = False
 
     def result(self, timings: Timings = NO_TIMINGS, attempts: int = 1, endpoint: str = "") -> ExecutionResult:
-        """Return the result, with these fields about the call."""
         return ExecutionResult(
             self.outcome,
             self.output,
@@ -132,23 +127,16 @@ class ParsedAnswer:
 
 
 def max_answer_bytes(max_output_bytes: int, *, collects: bool, displays: bool = False) -> int:
-    """Return the size of the largest answer that is read.
-
-    Args:
-        max_output_bytes: The maximum size of each stream, of all collected files together, and of all displays.
-        collects: Whether the request asks for files.
-        displays: Whether the answer has displays.
+    """Return the size of the largest answer that is read. The limit applies to each stream, to all collected files
+    together, and to all displays together.
     """
     # JSON escapes, or base64, can double the size of files and displays.
     return (4 + 2 * collects + 2 * displays) * max_output_bytes + _ANSWER_OVERHEAD_BYTES
 
 
 def read_answer(answer: Answer, nonce: str | None, *, timeout_ms: float, max_output_bytes: int) -> ParsedAnswer:
-    """Read an answer to `/run_code`.
-
-    `nonce` is that of its frames; None without an envelope. `timeout_ms` is the time limit that was sent, and
-    `max_output_bytes` the maximum size of each stream in UTF-8 bytes. Raise ServiceError if the server failed, refused,
-    or did not follow the protocol.
+    """Read an answer to `/run_code`. `nonce` is that of its frames; None without an envelope. Raise ServiceError if the
+    server failed, refused, or did not follow the protocol.
     """
     if answer.status != 200:
         return _read_failure(answer, max_output_bytes)
@@ -221,15 +209,13 @@ def _mentions_timeout(answer: Answer, details: str) -> bool:
 
 
 def raise_for_status(answer: Answer) -> None:
-    """Raise the error for the status of an answer, unless it is 200, or 201 for a new session. The protocol has neither
-    redirects nor other successes.
-    """
+    """Accept 200, and 201 for a new session. The protocol has neither redirects nor other successes."""
     if answer.status not in (200, 201):
         raise status_error(answer)
 
 
 def status_error(answer: Answer, texts: tuple[str, str] | None = None) -> ServiceError:
-    """Return the error for a status. `texts` are the error and the details in the answer, if it is not coze-loop's."""
+    """`texts` are the error and the details in the answer, if it is not coze-loop's."""
     status = answer.status
     error, details = texts or server_message(answer)
     reason = ": ".join(part[:300] for part in (error, details) if part) or "no reason given"
@@ -263,7 +249,6 @@ def read_files(value: Any) -> dict[str, bytes]:
 
 
 def read_sizes(value: Any) -> dict[str, int]:
-    """Return the sizes of files by path."""
     sizes = check_type(value, "sizes", dict)
     try:
         return {check_path(path, "a path"): check_type(size, "sizes", int) for path, size in sizes.items()}
@@ -301,7 +286,6 @@ def _unpack_js_report(texts: dict[str, str]) -> bool:
 
 
 def _declared_outcome(body: dict[str, Any]) -> tuple[Outcome, ErrorInfo | None]:
-    """Return the outcome and the error in the answer of the embedded FaaS."""
     name = body["outcome"]
     outcome = _OUTCOMES.get(name) if isinstance(name, str) else None
     if outcome is None:
@@ -317,7 +301,7 @@ def _declared_outcome(body: dict[str, Any]) -> tuple[Outcome, ErrorInfo | None]:
 def _inferred_outcome(
     output: ExecutionOutput, metadata: Mapping[str, Any], killed: bool, time_used_up: bool
 ) -> tuple[Outcome, ErrorInfo | None]:
-    """Return the outcome and the error in the answer of a reference server. See the docstring of the module."""
+    """Follow the table in the docstring of the module."""
     exit_code = metadata.get("exit_code")
     silent = exit_code != 0 and not (output.stdout or output.stderr or output.ret_val)
     if metadata.get("timed_out") is True or ((silent or killed) and time_used_up):
@@ -338,7 +322,7 @@ def _inferred_outcome(
 
 
 def python_error(stderr: str) -> ErrorInfo | None:
-    """Return the exception in a Python traceback. It is the last line without indentation."""
+    """Return the exception in a Python traceback: its last line without indentation."""
     if "Traceback (most recent call last)" not in stderr and "SyntaxError" not in stderr:
         return None
     begin = stderr.find("Traceback (most recent call last)")
@@ -368,7 +352,7 @@ def _js_error(stderr: str) -> ErrorInfo | None:
 
 
 def server_message(answer: Answer) -> tuple[str, str]:
-    """Return `error` and `details` of a failure. If the body is not a JSON object, return "" and its beginning."""
+    """Return `error` and `details` of a failure; "" and the beginning of a body that is no JSON object."""
     try:
         body = decode_object(answer.body)
     except ProtocolError:
@@ -383,7 +367,7 @@ def _message_in(body: dict[str, Any]) -> tuple[str, str]:
 
 
 def check_type(value: Any, name: str, kind: type[T]) -> T:
-    """Return the value, or raise ProtocolError if it does not have this type. A bool is not an int here."""
+    """Raise ProtocolError if the value does not have this type. A bool is not an int here."""
     if type(value) is not kind:
         raise _wrong_type(value, name)
     return value
@@ -394,7 +378,7 @@ def _wrong_type(value: Any, name: str) -> ProtocolError:
 
 
 def check_number(value: Any, name: str, *kinds: type) -> Any:
-    """Return the number or None. Raise ProtocolError if the value has another type or is too large."""
+    """Return the number or None. Raise ProtocolError for another type, or if it is too large."""
     if value is None:
         return None
     if type(value) not in kinds:
@@ -405,9 +389,7 @@ def check_number(value: Any, name: str, *kinds: type) -> Any:
 
 
 def decode_validation(body: bytes) -> ValidationResult:
-    """Return the result in an answer to `POST /validate_code`, which only the embedded FaaS offers. Raise ProtocolError
-    if the answer is malformed.
-    """
+    """Return the result in an answer to `POST /validate_code`, or raise ProtocolError."""
     fields = decode_object(body)
     valid, listed, checked_by = fields.get("valid"), fields.get("diagnostics"), fields.get("checked_by")
     if not isinstance(valid, bool) or not isinstance(listed, list) or not isinstance(checked_by, str):

@@ -49,7 +49,6 @@ def return_val_function(language: Language) -> str:
 
 
 def check_has_return_val(language: Language | str, name: str) -> None:
-    """Raise InvalidRequestError if programs cannot return values, and so `name` cannot be used."""
     if not has_return_val(language):
         raise InvalidRequestError(
             f"{name} is for Python, JavaScript and TypeScript: a {language} program can only print its results; use "
@@ -65,13 +64,9 @@ def defines_return_val(code: str, language: Language | str) -> bool:
 def take_return_val(
     stdout: str, language: Language, truncated: Collection[str] = ()
 ) -> tuple[str, str, frozenset[str]]:
-    """Separate the value that a program's own `return_val` printed from its stdout.
-
-    The work is linear in the length of stdout.
+    """Separate the value that a program's own `return_val` printed from its stdout, in linear time.
 
     Args:
-        stdout: The output of the program.
-        language: The language of the program.
         truncated: The names of the streams that were cut. A cut stdout contains the marker of `cut`.
 
     Returns:

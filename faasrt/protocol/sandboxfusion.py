@@ -67,8 +67,6 @@ _SERVICE_NAMES = {name.lower(): name for name in _NAMES} | {"javascript": "nodej
 
 
 class SandboxFusion(ServiceProtocol):
-    """`sandboxfusion+http://host:port`."""
-
     name = "SandboxFusion"
     run_path = "/run_code"
     health_path = "/v1/ping"
@@ -127,7 +125,6 @@ class SandboxFusion(ServiceProtocol):
 
 
 def _message(answer: Answer) -> tuple[str, str] | None:
-    """Return the reason in the answer of a failure; None if it has none."""
     try:
         detail = decode_object(answer.body).get("detail")
     except ProtocolError:
@@ -145,7 +142,7 @@ def _result(body: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _check_stdout(end: ProcessEnd, parsed: ParsedAnswer) -> None:
-    """Correct an answer in an envelope whose stdout was lost. The guest program always writes to it at its start."""
+    """Correct an answer whose stdout was lost. The guest program always writes to it at its start."""
     is_replaced = end.stdout.startswith(_DECODE_ERROR)
     if end.stdout and not is_replaced:
         return
@@ -229,13 +226,7 @@ _MAX_SHOWN = 200
 class Notebook:
     """The cells of a `POST /run_jupyter`, with limits that do not exceed those of the server.
 
-    Attributes:
-        cells: The code of each cell.
-        cell_timeout_ms: The time limit of each cell in milliseconds.
-        total_timeout_ms: The time limit of all cells together in milliseconds.
-        memory_limit_mb: The memory limit in MiB.
-        input: The files at the start, and the patterns of those to collect.
-        fetched: The paths of the requested files, by their names in the request.
+    `fetched` has the paths of the requested files, by their names in the request.
     """
 
     cells: list[str]
@@ -248,8 +239,6 @@ class Notebook:
 
 @attrs.frozen(kw_only=True)
 class CellResult:
-    """The result of a cell. `error` is the exception that ended it."""
-
     stdout: str
     stderr: str
     displays: Sequence[Display]
@@ -262,12 +251,9 @@ class NotebookResult:
 
     Attributes:
         cells: The results of the cells that have run.
-        files: The contents of the requested files, by path.
-        files_complete: Whether these are all of them.
+        files_complete: Whether all requested files are there.
         timed_out: Whether its time was used up.
-        ended: Why it ended before its last cell; "" if it did not.
-        truncated: Whether output is missing.
-        duration_s: The time for all cells, in seconds.
+        ended: Why it ended before its last cell.
     """
 
     cells: list[CellResult] = attrs.field(factory=list)
@@ -280,7 +266,6 @@ class NotebookResult:
 
 
 def names_of(languages: Collection[Language]) -> list[str]:
-    """Return the names of those languages that the service has."""
     return [name for name, language in _SERVED.items() if language in languages]
 
 
@@ -362,7 +347,7 @@ class SandboxFusionServer(ServedProtocol):
         return status, {"detail": message}
 
     def read_notebook(self, fields: Mapping[str, Any], server: ServerProfile) -> Notebook:
-        """Read the body of a `POST /run_jupyter`. Raise RefusedError if this server cannot do exactly what it asks for.
+        """Raise RefusedError if this server cannot do exactly what the request asks for.
 
         The service ignores `cell_timeout`. Here it is the time limit of each cell.
         """
@@ -388,9 +373,7 @@ class SandboxFusionServer(ServedProtocol):
         )
 
     def encode_notebook(self, result: NotebookResult, notebook: Notebook) -> dict[str, Any]:
-        """Return the body of the answer to a `POST /run_jupyter`. Unlike the service, it also has the cells of a
-        notebook that did not come to its end.
-        """
+        """Unlike the service, also return the cells of a notebook that did not come to its end."""
         driver = {
             "status": "TimeLimitExceeded" if result.timed_out else "Finished",
             "execution_time": result.duration_s,
@@ -410,7 +393,6 @@ class SandboxFusionServer(ServedProtocol):
         return _notebook_answer(status, message, driver, [_cell(cell) for cell in result.cells], files)
 
     def notebook_failure(self, message: str) -> dict[str, Any]:
-        """Return the body of the answer to a `POST /run_jupyter` that fails."""
         return _notebook_answer("SandboxError", message, None, [], {})
 
 
@@ -539,7 +521,7 @@ def _number(fields: Mapping[str, Any], name: str, default: float, kind: Literal[
 def _milliseconds(
     fields: Mapping[str, Any], name: str, largest_ms: float, default_s: float = _DEFAULT_TIMEOUT_S
 ) -> float:
-    """Return the time in a field, which has seconds. With less than 0, the service ends the program at once."""
+    """Convert a field in seconds. With less than 0, the service ends the program at once."""
     seconds = _number(fields, name, default_s)
     if name in fields and seconds * 1000 > largest_ms:
         raise _above(name, seconds, largest_ms / 1000)
@@ -568,7 +550,6 @@ def _files(fields: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def _fetched(fields: Mapping[str, Any]) -> dict[str, str]:
-    """Return the paths of the files to fetch, by their names in the request."""
     value = fields.get("fetch_files", [])
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         raise _invalid("fetch_files", "list_type", "Input should be a valid list of strings", None)

@@ -22,12 +22,8 @@ _LARGEST = 10**15  # more than any limit; an int of JSON may be too large for a 
 
 @attrs.frozen(kw_only=True)
 class ServedLanguage:
-    """A language that this server runs.
-
-    Attributes:
-        version: The version of its interpreter or compiler, such as "3.11.7"; "" while it is not ready.
-        compile_timeout_ms: The longest time for a compilation in milliseconds; 0 if programs are not compiled.
-        compile_memory_mb: The most memory for a compilation in MiB; 0 if programs are not compiled.
+    """A language that this server runs. `version` is "" while it is not ready, and the limits are 0 for a language that
+    is not compiled.
     """
 
     version: str
@@ -37,14 +33,7 @@ class ServedLanguage:
 
 @attrs.frozen(kw_only=True)
 class ServerProfile:
-    """The languages and the limits of this server.
-
-    Attributes:
-        languages: The languages that run.
-        missing: The reasons why other languages do not run.
-        timeout_ms: The longest time limit in milliseconds.
-        memory_limit_mb: The highest memory limit in MiB.
-    """
+    """The languages and the highest limits of this server. `missing` has the reasons why other languages do not run."""
 
     languages: Mapping[Language, ServedLanguage]
     missing: Mapping[Language, str]
@@ -52,7 +41,7 @@ class ServerProfile:
     memory_limit_mb: int
 
     def missing_message(self, language: Language | None, name: str) -> str:
-        """Return the message for a language that does not run. `name` is its name in the service."""
+        """`name` is that of the language in the service."""
         reason = "" if language is None else self.missing.get(language, "")
         return f"this server does not run {name}: {reason or 'it runs ' + ', '.join(self.languages)}"
 
@@ -62,12 +51,10 @@ class ServedRun:
     """The program of a request, with limits that do not exceed those of the server.
 
     Attributes:
-        timeout_ms: The time limit of the program in milliseconds. With 0, it is not run.
-        memory_limit_mb: The memory limit of the program in MiB.
-        compile_timeout_ms: The time limit of the compilation in milliseconds; None for that of the server. With 0, the
-            program is not compiled.
-        compile_memory_mb: The memory limit of the compilation in MiB; None for that of the server.
-        input: The input. It collects `fetched`.
+        timeout_ms: With 0, the program is not run.
+        compile_timeout_ms: None for that of the server. With 0, the program is not compiled.
+        compile_memory_mb: None for that of the server.
+        input: It collects `fetched`.
         fetched: The paths of the requested files, by their names in the request.
     """
 
@@ -87,9 +74,9 @@ class ServedResult:
 
     Attributes:
         end: How the process of the program ended, or of the compiler if the program did not compile.
-        compile_ms: The time for the compilation in milliseconds; None if there was none.
+        compile_ms: None if there was no compilation.
         files: The contents of the requested files, by path.
-        memory_bytes: The memory that the program used, if it exceeded its limit; else None.
+        memory_bytes: The memory that the program used, if it exceeded its limit.
     """
 
     end: ProcessEnd
@@ -109,11 +96,8 @@ class RefusedError(Exception):
 
 
 class ServedProtocol(abc.ABC):
-    """How one kind of service reads requests, and answers them.
-
-    Attributes:
-        prefix: The path of the service on this server.
-        run_path: The path of `POST` requests that run a program, after the prefix.
+    """How one kind of service reads requests, and answers them. `run_path` follows `prefix`, the path of the service on
+    this server.
     """
 
     prefix: ClassVar[str]
@@ -133,7 +117,6 @@ class ServedProtocol(abc.ABC):
 
         Args:
             status: The status of the native API.
-            message: The reason.
             not_started: Whether the program was not started, so the client may send it again.
         """
 
@@ -144,7 +127,7 @@ def decode_base64(text: str) -> bytes:
 
 
 def relative_path(path: str) -> str:
-    """Return a path without "." and ".." and doubled slashes, as far as possible. Long paths are not changed."""
+    """Remove "." and ".." and doubled slashes, as far as possible. Long paths are not changed."""
     return posixpath.normpath(path) if 0 < len(path) <= MAX_PATH_BYTES else path
 
 

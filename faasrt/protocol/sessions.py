@@ -33,28 +33,24 @@ _ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
 
 
 def check_id(session_id: object) -> str:
-    """Return the id of a session. Raise InvalidRequestError if it cannot be one."""
     if not isinstance(session_id, str) or not _ID.fullmatch(session_id):
         raise InvalidRequestError("the id of a session must be a str of letters, digits, - and _")
     return session_id
 
 
 def session_path(session_id: str, action: str = "") -> str:
-    """Return the path of a session, or of something that it can do, such as "fork"."""
+    """Return the path of a session, or of an action such as "fork"."""
     return f"/sessions/{session_id}/{action}".rstrip("/")
 
 
 @attrs.frozen
 class SessionInfo:
-    """A session, as its server describes it."""
-
     id: str
     language: Language
     sandbox: SandboxConfig
 
 
 def decode_info(fields: Mapping[str, Any]) -> SessionInfo:
-    """Return the session in a decoded answer. Raise ProtocolError if it is malformed."""
     limits = check_type(fields.get("limits"), "limits", dict)
     names = ("memory_limit_mb", "timeout_limit_s", "max_output_bytes")
     try:
@@ -99,8 +95,6 @@ class _Opening(cozeloop.CozeLoop):
 
 
 class _Run(cozeloop.CozeLoop):
-    """`POST /sessions/{id}/run`."""
-
     def __init__(self, session_id: str) -> None:
         self.run_path = session_path(session_id, "run")
 
@@ -119,18 +113,14 @@ _OPENING = _Opening()
 
 @attrs.define(kw_only=True)
 class SessionOpening(Execution):
-    """The opening of a session. `run` has its language, its limits and, as input, its files.
-
-    Attributes:
-        idle_timeout_s: The seconds after which the session ends if it is not used.
-    """
+    """The opening of a session. `run` has its language, its limits and, as input, its files."""
 
     idle_timeout_s: float
 
     def request(
         self, profile: EndpointProfile, timeout_ms: int, endpoint: str, protocol: ServiceProtocol = cozeloop.PROTOCOL
     ) -> Request:
-        """Return the request for an endpoint. Raise InvalidRequestError if the server has no such sessions."""
+        """Raise InvalidRequestError if the server has no such sessions."""
         run = self.run
         features = profile.sessions.get(run.language, frozenset())
         lacks = "run" not in features or (run.input.files and "files" not in features)
@@ -151,14 +141,11 @@ class SessionOpening(Execution):
 
 @attrs.define(kw_only=True)
 class SessionRun(Execution):
-    """A program in the session with an id."""
-
     session_id: str
 
     def request(
         self, profile: EndpointProfile, timeout_ms: int, endpoint: str, protocol: ServiceProtocol = cozeloop.PROTOCOL
     ) -> Request:
-        """Return the request; the endpoint is that of the session."""
         run = attrs.evolve(self.run, timeout_ms=timeout_ms)
         protocol = _Run(self.session_id)
         return Request(protocol.encode(run, in_envelope=False), run, timeout_ms, profile, protocol)

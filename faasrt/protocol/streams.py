@@ -31,14 +31,13 @@ class TextDecoder:
         self._incomplete = b""
 
     def feed(self, data: bytes) -> str:
-        """Return the text of the next bytes. An incomplete character at the end is kept for the next call."""
+        """Keep an incomplete character at the end for the next call."""
         data = self._incomplete + data
         size = _incomplete_bytes(data)
         self._incomplete = data[len(data) - size :]
         return decode(data[: len(data) - size])
 
     def finish(self) -> str:
-        """Return the text of the incomplete character at the end of the stream; "" if there is none."""
         data, self._incomplete = self._incomplete, b""
         return decode(data)
 
@@ -55,8 +54,8 @@ def _incomplete_bytes(data: bytes) -> int:
 
 
 def cut(data: bytes, limit: int) -> tuple[str, bool]:
-    """Decode a stream, cut it to `limit` bytes of UTF-8 with its marker, and return the text and whether it was cut.
-    `data` may contain lone surrogates; bytes that are not UTF-8 become U+FFFD.
+    """Decode a stream, cut it to `limit` bytes of UTF-8 with its marker, and return whether it was cut. `data` may
+    contain lone surrogates; bytes that are not UTF-8 become U+FFFD.
     """
     return cut_text(decode(data), limit)
 
@@ -75,7 +74,7 @@ def join_cut(head: bytes, tail: bytes, size: int, limit: int) -> str:
 
 
 def find_marker(text: str) -> slice | None:
-    """Return the position of the marker in a text that was cut. If there are several, return the most central one."""
+    """Return the position of the marker in a text that was cut; of several, the most central one."""
     middle = len(text) // 2
     at, before = middle, None
     while before is None and (at := text.rfind(_MARKER_START, 0, at)) >= 0:
@@ -94,7 +93,7 @@ def cut_text(text: str, limit: int) -> tuple[str, bool]:
 
 
 def cut_texts(texts: Mapping[str, str], limit: int) -> tuple[dict[str, str], frozenset[str]]:
-    """Cut texts like `cut_text`. Return the texts by name, and the names of those that were cut."""
+    """Cut texts like `cut_text`, and return the names of those that were cut."""
     found, cut_names = dict(texts), []
     for name, text in texts.items():
         if 4 * len(text) > limit:
@@ -109,9 +108,6 @@ class OutputBuffer:
 
     Args:
         limit: The number of UTF-8 bytes to which `cut` cuts the stream.
-
-    Attributes:
-        size: The number of bytes added.
     """
 
     def __init__(self, limit: int) -> None:
@@ -136,7 +132,7 @@ class OutputBuffer:
         return bytes(self._head + self._tail)
 
     def map(self, function: Callable[[bytes], bytes]) -> OutputBuffer:
-        """Return a buffer with the head and the tail that a function returns for those of this one."""
+        """Return a buffer with the function's results for the head and the tail of this one."""
         mapped = OutputBuffer(self._limit)
         if self._is_whole:
             mapped.add(function(self.data))
@@ -146,7 +142,6 @@ class OutputBuffer:
         return mapped
 
     def cut(self) -> tuple[str, bool]:
-        """Return the text of the stream, cut to the limit, and whether it was cut; see the function `cut`."""
         if not self.size:
             return "", False
         if self._is_whole:

@@ -1,1 +1,1 @@
-"""Source files of the guest programs, which run in sandboxes and on servers. They are not imported."""
+"""Source files of the guest programs. They run in sandboxes and on servers, and are not imported."""
