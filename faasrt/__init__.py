@@ -14,27 +14,28 @@ The examples of this package run in `python -m asyncio`, after `import faasrt` a
 COZE_LOOP_FAAS_URL set to the URL of a FaaS (`faasrt serve` starts one). In the examples, `manager` is an open
 `RuntimeManager.from_env()`, and `runtime` is its Python runtime.
 
-Read on with `help(...)`, `python -m pydoc NAME`, or in the site that the README says how to build. The guide:
+The guide is in the folder `docs` of this package, as Markdown. The site, which the README says how to build, has the
+guide and the reference:
 
-* `faasrt.docs.cookbook`: ten short recipes
-* `faasrt.docs.programs`: input, files, live output, and judging programs and functions by tests
-* `faasrt.docs.sessions`: programs that keep their state, with pictures, files and branches
-* `faasrt.docs.agents`: an MCP server, and tools for frameworks of agents
-* `faasrt.docs.rewards`: rewards for TRL, verl and Inspect AI, and cheats that they do not reward
-* `faasrt.docs.sandboxes`: how programs differ from plain CPython and Deno, limits, and security
-* `faasrt.docs.server`: the server of the embedded FaaS: HTTP API, stopping, changing options
-* `faasrt.docs.services`: SandboxFusion and Piston servers, and their further languages
-* `faasrt.docs.service_clients`: `faasrt serve` behind the clients of SandboxFusion and Piston
-* `faasrt.docs.other_languages`: C, C++, Go, Rust, Java and Bash
-* `faasrt.docs.error_handling`: which failures are results, which are exceptions, and what to do with each
-* `faasrt.docs.troubleshooting`: each error and common situation, and the remedy
-* `faasrt.docs.concurrency`: queues and limits, and which settings to change
-* `faasrt.docs.batches`: files of tasks, what `--resume` runs, and pass@k
-* `faasrt.docs.caching`: results that are reused
-* `faasrt.docs.logging_and_metrics`: logs, metrics, traces
-* `faasrt.docs.many_processes`: one server for the workers of uvicorn and other processes
-* `faasrt.docs.running_a_fleet`: many servers: Kubernetes, sizing, autoscaling, alerts
-* `faasrt.docs.glossary`: the terms that the documentation and the source code use
+* `faasrt/docs/cookbook.md`: ten short recipes
+* `faasrt/docs/programs.md`: input, files, live output, and judging programs and functions by tests
+* `faasrt/docs/sessions.md`: programs that keep their state, with pictures, files and branches
+* `faasrt/docs/agents.md`: an MCP server, and tools for frameworks of agents
+* `faasrt/docs/rewards.md`: rewards for TRL, verl and Inspect AI, and cheats that they do not reward
+* `faasrt/docs/sandboxes.md`: how programs differ from plain CPython and Deno, limits, and security
+* `faasrt/docs/server.md`: the server of the embedded FaaS: HTTP API, stopping, changing options
+* `faasrt/docs/services.md`: SandboxFusion and Piston servers, and their further languages
+* `faasrt/docs/service-clients.md`: `faasrt serve` behind the clients of SandboxFusion and Piston
+* `faasrt/docs/other-languages.md`: C, C++, Go, Rust, Java and Bash
+* `faasrt/docs/error-handling.md`: which failures are results, which are exceptions, and what to do with each
+* `faasrt/docs/troubleshooting.md`: each error and common situation, and the remedy
+* `faasrt/docs/concurrency.md`: queues and limits, and which settings to change
+* `faasrt/docs/batches.md`: files of tasks, what `--resume` runs, and pass@k
+* `faasrt/docs/caching.md`: results that are reused
+* `faasrt/docs/logging-and-metrics.md`: logs, metrics, traces
+* `faasrt/docs/many-processes.md`: one server for the workers of uvicorn and other processes
+* `faasrt/docs/running-a-fleet.md`: many servers: Kubernetes, sizing, autoscaling, alerts
+* `faasrt/docs/glossary.md`: the terms that the documentation and the source code use
 * `faasrt.examples`: complete programs: web backends, a batch, a benchmark, a notebook
 
 The reference:

@@ -12,7 +12,7 @@ fields `sandbox`, `limiter`, `retry`, `breaker` and `timeouts` are the other cla
     FAASRT_TOKEN                           sent as a bearer token, and the default of `faasrt serve --token`
 
 A URL may name another protocol than coze-loop's: `sandboxfusion+http://host:8080` or `piston+https://host/api/v2`; see
-`faasrt.docs.services`. `dns+http://faas:8000` stands for all replicas behind a name; see `faasrt.discovery`.
+`faasrt/docs/services.md`. `dns+http://faas:8000` stands for all replicas behind a name; see `faasrt.discovery`.
 
 For each language, the first variable that is set is used. Explicit arguments override the environment. The embedded
 FaaS keeps compiled programs and its compiled Python sandbox in FAASRT_CACHE_DIR, by default `faasrt` in XDG_CACHE_HOME

@@ -6,8 +6,8 @@ its own, with a circuit breaker, a limit, metrics and connections of its own. `d
 
 **Why.** Connections are kept open. Behind a virtual IP, such as that of an ordinary Service in Kubernetes, each new
 connection goes to some pod, and stays there. So a client uses the few pods to which it happens to be connected, cannot
-see which one is full or fails, and finds new pods late. `faasrt.docs.concurrency` shows the headless Service that has
-the addresses of the pods.
+see which one is full or fails, and finds new pods late. `faasrt/docs/concurrency.md` shows the headless Service that
+has the addresses of the pods.
 
 **When.** Nothing is looked up before the first call. While calls are made, in flight or waiting, the name is looked up
 again in each period, in the background. After a pause, the first call waits for a look-up, for at most

@@ -218,7 +218,7 @@ class AssertTest:
 
     The test program and the judged one run in different processes. So the judged program can neither end or change the
     test program nor read the expected values in it. The test passes if the test program reaches its end and at least
-    one assert, and no assert fails. See "Test programs with asserts" in `faasrt.docs.rewards`.
+    one assert, and no assert fails. See "Test programs with asserts" in `faasrt/docs/rewards.md`.
 
     Attributes:
         program: The test program, at most 1,048,576 characters. It calls the function by its name, or defines

@@ -205,7 +205,7 @@ class ExecutionResult:
         metadata: The server's metadata, unchanged.
         files: The contents of the files that `collect` asked for, by path. If some do not fit into `max_output_bytes`
             or cannot be read, they are missing here, and "files" is in `truncated`.
-        cached: Whether the result came from the cache, so that nothing ran; see `faasrt.docs.caching`.
+        cached: Whether the result came from the cache, so that nothing ran; see `faasrt/docs/caching.md`.
         displays: What the program displayed, in order, if `displays` asked for it: the value of the last expression,
             figures of matplotlib, and the arguments of `display`. A session always returns this.
 

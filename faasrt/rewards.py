@@ -1,7 +1,8 @@
 r"""Rewards for reinforcement learning: the score of the program in a completion, by tests that the program cannot see.
 
 `code_reward` is a reward function for TRL's `GRPOTrainer`, and `compute_score` one for verl. `CodeReward` makes such
-functions with other options. `faasrt.docs.rewards` shows how to configure both frameworks, and what a model could try.
+functions with other options. `faasrt/docs/rewards.md` shows how to configure both frameworks, and what a model could
+try.
 
 **The program** is the last fenced block of the completion; see `last_code_block`. In a conversation, it is that of the
 last message of the assistant. A completion without a program gets `no_code`, which is 0 by default.
@@ -463,7 +464,7 @@ class CodeReward:
     ) -> list[FailedSolution]:
         """Return the reference solutions that do not pass all of their tests, so that no program can be rewarded fully.
 
-        Check a data set before training with it. `faasrt.docs.rewards` lists usual reasons.
+        Check a data set before training with it. `faasrt/docs/rewards.md` lists usual reasons.
 
         Args:
             solutions: The programs, not completions: `last_code_block` takes the program out of one.

@@ -9,7 +9,7 @@
     faasrt validate [FILE | - | -c CODE]  checks a program's syntax without running it
     faasrt serve                          serves the embedded FaaS (`faasrt.local`)
     faasrt mcp                            offers sandboxes to models as tools of MCP, over stdio, or HTTP with --http
-                                          (`faasrt.docs.agents`)
+                                          (`faasrt/docs/agents.md`)
     faasrt health                         requests /health from every endpoint
     faasrt languages                      lists the languages, and the versions with which the endpoints run them
     faasrt warmup                         starts every engine of the embedded FaaS once, and compiles what is missing
@@ -18,7 +18,7 @@
                                           pass@k, reasons, languages, latency, throughput, the slowest tasks
                                           and the failed ones; with --json it prints the numbers
     faasrt deploy FILE                    prints a file for running many servers: kubernetes, containerfile,
-                                          prometheus-rules or grafana-dashboard (`faasrt.docs.running_a_fleet`)
+                                          prometheus-rules or grafana-dashboard (`faasrt/docs/running-a-fleet.md`)
 
 `faasrt COMMAND --help` lists the options. The program's stdout goes to stdout and its stderr to stderr; messages of
 faasrt go to stderr. If no endpoint is configured, the embedded FaaS is used, with a message.
@@ -55,7 +55,7 @@ server read these files again: the token, the certificates, limits and engines c
 token is invalid at once, so clients that still send it get a 401. Without these files, SIGHUP stops the server as
 SIGTERM does, unless `nohup` started it. A wrong configuration is refused as a whole, with a line that says why; so is a
 change of `host`, `port`, `log-format`, or from HTTP to HTTPS. SIGTERM and Ctrl-C stop the server when the programs in
-flight have finished, after `--grace-s` at most; a second one stops it at once. See `faasrt.docs.server`.
+flight have finished, after `--grace-s` at most; a second one stops it at once. See `faasrt/docs/server.md`.
 With `--log-format json`, each line on stderr is a JSON object with `timestamp`, `level`, `logger` and `event`, also
 those of the access log. The address stays on stdout.
 
@@ -64,12 +64,12 @@ have `zsh_source` and `fish_source`:
 
     eval "$(_FAASRT_COMPLETE=bash_source faasrt)"
 
-**Batches.** `faasrt.docs.batches` describes the files of tasks and results, `--resume` and pass@k. By default, the
+**Batches.** `faasrt/docs/batches.md` describes the files of tasks and results, `--resume` and pass@k. By default, the
 number of tasks in flight is the number of programs that the servers run at once, as their `/health` says, and 16 for
 each server that does not say. The summary on the terminal counts the errors by type, with their reasons. After the
 first Ctrl-C, tasks in flight finish; a second one stops at once. If several exit codes apply, it is 130 before 3 before
 2. With `--cache DIR`, tasks whose results are in this folder do not run, also in another batch; see
-`faasrt.docs.caching`.
+`faasrt/docs/caching.md`.
 """
 
 from __future__ import annotations

@@ -186,7 +186,7 @@ class Batch:
     "cache_folder",
     metavar="DIR",
     help="A folder for results. A task whose result is in it does not run. Only for programs whose results do not "
-    "depend on time or randomness; see faasrt.docs.caching.",
+    "depend on time or randomness; see faasrt/docs/caching.md.",
 )
 @click.option(
     "--cache-mb",

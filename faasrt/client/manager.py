@@ -70,7 +70,7 @@ class RuntimeManager:
         logger: A structlog or standard library logger. Must be None if `factory` is given.
         telemetry: Sinks for the events of calls, see `RuntimeFactory`. Must be empty if `factory` is given.
         cache: Where results are stored and reused: the path of a folder, a `DiskCache`, or another `Cache`; see
-            `faasrt.docs.caching`. Default: None, which means that every program runs.
+            `faasrt/docs/caching.md`. Default: None, which means that every program runs.
 
     Raises:
         ConfigurationError: `factory` was given together with another argument, or an argument is wrong.

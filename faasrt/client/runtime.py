@@ -212,7 +212,7 @@ class Runtime:
         r"""Return a session: a program whose variables, imports and files live on between runs.
 
         Entering its `async with` statement opens it on one of the endpoints, and leaving ends it. Opening is retried as
-        a program that was not started. The guide is `faasrt.docs.sessions`.
+        a program that was not started. The guide is `faasrt/docs/sessions.md`.
 
         Args:
             language: See `run_code`. The server must have sessions of the language: the embedded FaaS has them for
@@ -318,7 +318,7 @@ class Runtime:
         arguments (over 1 MiB in total) or results (over 64 KiB), and long run times, need more.
 
         A case that took longer than its limit is always a TIMEOUT. Some servers, such as the embedded FaaS, stop it
-        late, and its output is then lost: see "Time limits of cases" in `faasrt.docs.programs`.
+        late, and its output is then lost: see "Time limits of cases" in `faasrt/docs/programs.md`.
 
         Args:
             code: The program; not empty.

@@ -10,11 +10,11 @@ it:
 
 Read on:
 
-* `faasrt.docs.sandboxes`: the engines and how to choose one, limits, the levels of the jail, the protection and its
+* `faasrt/docs/sandboxes.md`: the engines and how to choose one, limits, the levels of the jail, the protection and its
   gaps, and measures against real attackers
-* `faasrt.docs.other_languages`: C, C++, Go, Rust, Java and Bash
-* `faasrt.docs.server`: the HTTP API, refused requests, stopping, and changing options
-* `faasrt.docs.running_a_fleet`: many servers
+* `faasrt/docs/other-languages.md`: C, C++, Go, Rust, Java and Bash
+* `faasrt/docs/server.md`: the HTTP API, refused requests, stopping, and changing options
+* `faasrt/docs/running-a-fleet.md`: many servers
 
 Example:
     >>> from faasrt.local import LocalFaaS

@@ -60,7 +60,7 @@ class LocalFaaS:
         port: The port; 0 takes a free one.
         token: The token that callers must send as `Authorization: Bearer ...`; None requires none.
         level: The level of the jail around programs: "namespaces", "filters", or "auto" for the highest one that works
-            on this machine. See `faasrt.docs.sandboxes`.
+            on this machine. See `faasrt/docs/sandboxes.md`.
         engines: The name of the engine for each language: "native" or "wasm" for Python, "deno" for JavaScript and
             TypeScript; each other language has one engine, named after its toolchain. The default for Python is
             "native" at the level "namespaces", else "wasm".

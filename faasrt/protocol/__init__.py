@@ -41,7 +41,7 @@ sends it to lossless servers too.
 
 On other services, SandboxFusion and Piston, programs run in CPython and Node.js as on a command line. Their guest
 programs differ: output of child processes is recorded too, frames are short enough for the service, and the guest
-program stops a program 1 s before the service kills it, so that its output is not lost. `faasrt.docs.services` has
+program stops a program 1 s before the service kills it, so that its output is not lost. `faasrt/docs/services.md` has
 the differences, and `faasrt.protocol.interface` is the interface of protocols.
 
 The guest program announces its start. If a reference server returns no announcement, it did not start its interpreter,

@@ -128,7 +128,7 @@ class SessionOpening(Execution):
             server = f" ({profile.version})" if profile.version else ""
             missing = "files in sessions of" if features else "sessions for"
             raise InvalidRequestError(
-                f'{endpoint}{server} has no {missing} {run.language}; "Servers" in `faasrt.docs.sessions` says which do'
+                f"{endpoint}{server} has no {missing} {run.language}; faasrt/docs/sessions.md names those that have"
             )
         body = {
             "language": str(run.language),

@@ -42,7 +42,7 @@ TypeScript are one family, and every other language is a family of its own. All 
 `RetrySettings` has the numbers of attempts and the delays.
 
 **Replicas.** With several URLs for a language, two replicas are chosen at random, and each call goes to the less loaded
-one, unless that one is known to be slow or failing; see `faasrt.docs.concurrency`. If a replica fails five
+one, unless that one is known to be slow or failing; see `faasrt/docs/concurrency.md`. If a replica fails five
 times in a row, or more than a fifth of at least 20 calls in 30 s, its circuit breaker opens: it gets no calls for 5 s,
 doubling up to 300 s; then one call probes it. If all breakers are open and calls wait, each replica is probed after
 5 s, or after a tenth of `connect_retry_s` if it is down or loses connections; the first probe after a lost connection

@@ -39,7 +39,7 @@ def main() -> None:
         python = source / ".venv/bin/python"
         for document in documents.DOCUMENTS:
             before, folder = packages(python), Path(name) / document
-            folder.mkdir()
+            folder.mkdir(parents=True)
             for snippet in documents.snippets_of(document):
                 for arguments in snippet.installs:
                     assert re.fullmatch(r"[\w .,'\[\]-]+", arguments), arguments

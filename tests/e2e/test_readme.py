@@ -32,7 +32,7 @@ HERE = [
     snippet
     for snippet in ALL
     if snippet.kind == "python"
-    and snippet.document not in ("README.md", "faasrt.docs.logging_and_metrics", "faasrt.docs.rewards")
+    and snippet.document not in ("README.md", "faasrt/docs/logging-and-metrics.md", "faasrt/docs/rewards.md")
     and not (snippet.serves or snippet.file)
 ]
 RUN = [snippet for snippet in ALL if snippet.kind != "sh" and not snippet.serves and snippet not in HERE]
@@ -131,8 +131,8 @@ async def test_packages_that_snippets_import_are_named(snippet: Snippet) -> None
 
 async def test_all_applications_and_recipes_are_found() -> None:
     """There are two web applications, and the recipes of the cookbook are numbered, each with one program."""
-    assert [snippet.document for snippet in APPLICATIONS] == ["README.md", "faasrt.docs.cookbook"]
-    recipes = re.split(r"^## ", documents.text_of("faasrt.docs.cookbook"), flags=re.MULTILINE)[1:]
+    assert [snippet.document for snippet in APPLICATIONS] == ["README.md", "faasrt/docs/cookbook.md"]
+    recipes = re.split(r"^## ", documents.text_of("faasrt/docs/cookbook.md"), flags=re.MULTILINE)[1:]
     assert [recipe.partition(".")[0] for recipe in recipes] == [str(number + 1) for number in range(len(recipes))]
     assert all(recipe.count("```python") == 1 for recipe in recipes)
 
@@ -149,7 +149,7 @@ async def test_every_snippet_has_a_known_kind(document: str) -> None:
 
 async def test_troubleshooting_explains_each_error() -> None:
     """The page has a section for each public error."""
-    headings = set(re.findall(r"^### (\w+)$", documents.text_of("faasrt.docs.troubleshooting"), re.MULTILINE))
+    headings = set(re.findall(r"^### (\w+)$", documents.text_of("faasrt/docs/troubleshooting.md"), re.MULTILINE))
     public = [getattr(faasrt, name) for name in faasrt.__all__ if name.endswith("Error") and name != "ErrorInfo"]
     assert headings >= {error.__name__ for error in public} - {"FaasrtError", "ServiceError"}
 
@@ -159,21 +159,15 @@ async def test_readme_is_short() -> None:
     assert len(README.splitlines()) < 300
 
 
-def named_pages(text: str) -> set[str]:
-    """Return the names in each sentence that contains the command `python -m pydoc`."""
-    sentences = re.findall(r"python -m pydoc[^.]*(?:\.[\w`][^.]*)*", text)
-    return {name for sentence in sentences for name in re.findall(r"(faasrt(?:\.\w+)*)`", sentence)}
-
-
-PAGE_LIST = str(faasrt.__doc__).partition("Read on")[2].partition("The public names are")[0]
+GUIDE = re.findall(r"^\* `(faasrt/docs/[\w-]+\.md)`", str(faasrt.__doc__), re.MULTILINE)
+REFERENCE = str(faasrt.__doc__).partition("The reference:")[2].partition("The public names are")[0]
 NEED_AN_EXTRA = {"faasrt.ray"}
-PAGES = sorted(named_pages(README) | set(re.findall(r"\bfaasrt\.\w+", PAGE_LIST)))
+PAGES = sorted(set(re.findall(r"\bfaasrt\.\w+", REFERENCE)))
 
 
-async def test_the_pages_named_in_the_readme_are_found() -> None:
-    """The expressions that search for names find the pages of the guide and the main modules."""
-    assert {"faasrt", "faasrt.Runtime.run_cases", "faasrt.config", "faasrt.errors", "faasrt.local"} <= set(PAGES)
-    assert set(DOCUMENTS[1:]) <= set(PAGES)
+async def test_the_docstring_of_the_package_lists_the_guide() -> None:
+    """It has each page of the guide, once."""
+    assert sorted(GUIDE) == DOCUMENTS[1:]
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -1,4 +1,4 @@
-"""The tools of `faasrt.docs.agents` in the frameworks, word for word, with models that call them as scripted."""
+"""The tools of `faasrt/docs/agents.md` in the frameworks, word for word, with models that call them as scripted."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-import faasrt.docs.agents
 from faasrt import RuntimeManager, sync
+from support.documents import text_of
 
 pytestmark = [
     pytest.mark.frameworks,
     pytest.mark.filterwarnings("default"),  # the packages have deprecation warnings of each other
 ]
 
-PAGE = str(inspect.getdoc(faasrt.docs.agents))
+PAGE = text_of("faasrt/docs/agents.md")
 CODE = ["x = 41", "print('x is', x)\nx + 1", "import nope"]
 ANSWER = "It is 42."
 

@@ -10,7 +10,6 @@ import pytest
 import pytest_asyncio
 
 from faasrt import AssertTest, RuntimeManager, ServerError
-from faasrt.docs import rewards
 from support.cheats import (
     ASSERT_TESTS,
     ASSERTS,
@@ -23,6 +22,7 @@ from support.cheats import (
     RIGHT_JS,
     WEAK,
 )
+from support.documents import text_of
 from support.doubles import doubles
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -137,7 +137,9 @@ async def test_asserts_in_the_process_of_the_program_reward_many_cheats(local: R
 
 
 async def test_the_guide_states_the_size_of_the_table() -> None:
-    assert f"{len(CHEATS | IN_JAILS)} programs in Python and {len(JS_CHEATS)} in JavaScript" in str(rewards.__doc__)
+    assert f"{len(CHEATS | IN_JAILS)} programs in Python and {len(JS_CHEATS)} in JavaScript" in text_of(
+        "faasrt/docs/rewards.md"
+    )
 
 
 @pytest.mark.parametrize("name", WEAK)
@@ -146,4 +148,4 @@ async def test_weak_tests_reward_cheats_that_the_guide_names(name: str, local: R
     program, cheat = WEAK[name]
     judgement = await local.judge(cheat, [AssertTest(program)], function="f", language="python")
     assert judgement.passed, judgement.first_failure
-    assert f"* {name}" in str(rewards.__doc__).lower()
+    assert f"* {name}" in text_of("faasrt/docs/rewards.md").lower()

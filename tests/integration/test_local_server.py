@@ -21,10 +21,10 @@ from prometheus_client.parser import text_string_to_metric_families
 import faasrt
 from faasrt import ConfigurationError, Outcome, RuntimeClosedError, RuntimeManager, SandboxConfig, Settings
 from faasrt._version import __version__
-from faasrt.docs import logging_and_metrics
 from faasrt.local import LocalFaaS
 from faasrt.local.engines.deno.engine import DenoEngine
 from faasrt.local.engines.engine import EngineJob, EngineResult
+from support.documents import text_of
 from support.helpers import WASM
 from support.served import PATIENCE_S, at_work_in
 
@@ -184,7 +184,7 @@ async def test_health_and_metrics_of_a_server(faas: LocalFaaS) -> None:
         metrics[f"{name}_total"] = metrics.pop(name)
     assert samples == expected | {(f"faasrt_local_{name}",): value for name, value in metrics.items()}
     assert metrics["draining"] is False
-    documented = re.findall(r"^\| `(faasrt_local_\w+)`", logging_and_metrics.__doc__ or "", re.MULTILINE)
+    documented = re.findall(r"^\| `(faasrt_local_\w+)`", text_of("faasrt/docs/logging-and-metrics.md"), re.MULTILINE)
     assert sorted(documented) == sorted({sample.name for family in families for sample in family.samples})
 
 

@@ -117,7 +117,7 @@ def test_alerts_have_all_that_prometheus_wants() -> None:
 
 def test_the_guide_says_what_to_do_about_each_alert() -> None:
     """The table of the page lists the alerts in the order of the file."""
-    table = re.findall(r"^\| (Faasrt\w+) \| ", text_of("faasrt.docs.running_a_fleet"), re.MULTILINE)
+    table = re.findall(r"^\| (Faasrt\w+) \| ", text_of("faasrt/docs/running-a-fleet.md"), re.MULTILINE)
     assert table == [rule["alert"] for rule in RULES]
 
 

@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 from anyio.from_thread import BlockingPortal
 
-import faasrt.docs.rewards
 import faasrt.rewards
 from faasrt import (
     AssertTest,
@@ -36,6 +35,7 @@ from faasrt import (
 from faasrt.local import LocalFaaS
 from faasrt.rewards import CodeReward
 from faasrt.testing import FakeFaaS, Reply
+from support.documents import text_of
 from support.served import CLEAN, PATIENCE_S, until
 
 RIGHT = "```python\ndef inc(n):\n    return n + 1\n```"
@@ -361,7 +361,7 @@ def test_the_guide_explains_failures_of_right_programs(text: str, manager: sync.
     assert first is not None
     assert first.result is not None
     assert text in f"{first.difference} {first.result.error}"
-    assert f"*{text}*" in str(faasrt.docs.rewards.__doc__)
+    assert f"*{text}*" in text_of("faasrt/docs/rewards.md")
 
 
 def test_a_failure_of_the_infrastructure_ends_a_check(fake: FakeFaaS) -> None:

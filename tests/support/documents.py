@@ -10,7 +10,6 @@ import ast
 import asyncio
 import contextlib
 import doctest
-import importlib
 import inspect
 import io
 import json
@@ -36,12 +35,10 @@ import faasrt
 from support.package import ROOT, modules
 from support.served import CLEAN, PATIENCE_S
 
-GUIDE = [
-    *("cookbook", "programs", "rewards", "sandboxes", "services", "error_handling", "troubleshooting", "concurrency"),
-    *("batches", "caching", "logging_and_metrics", "many_processes", "other_languages", "running_a_fleet", "server"),
-    *("service_clients", "sessions", "agents"),
-]
-DOCUMENTS = ["README.md", *(f"faasrt.docs.{name}" for name in GUIDE)]
+INSTALLED = Path(faasrt.__file__).parents[1]
+"""The folder that the package is imported from: the checkout, or the site-packages that have a wheel."""
+DOCUMENTS = ["README.md", *sorted(str(path.relative_to(INSTALLED)) for path in INSTALLED.glob("faasrt/docs/*.md"))]
+"""The README, and the pages of the guide by their paths."""
 LOGGING = "import logging\nlogging.basicConfig()\nlogging.getLogger('faasrt').setLevel('DEBUG')\n"
 
 
@@ -50,7 +47,7 @@ class Snippet:
     """A program or a command in a document.
 
     Attributes:
-        document: The document that contains it.
+        document: The document that contains it, as in `DOCUMENTS`.
         number: Its position in the document.
         kind: "python", "console" or "sh".
         code: The program, or the command.
@@ -78,9 +75,7 @@ class Snippet:
 
 def text_of(document: str) -> str:
     """Return the text of a document."""
-    if document == "README.md":
-        return (ROOT / document).read_text()
-    return str(inspect.getdoc(importlib.import_module(document)))
+    return ((ROOT if document == "README.md" else INSTALLED) / document).read_text()
 
 
 def snippets_of(document: str) -> list[Snippet]:

@@ -40,7 +40,7 @@ LAYERS = [
     ["faasrt._shared_manager"],
     ["faasrt.rewards"],
     ["faasrt.inspect_ai"],
-    ["faasrt", "faasrt.docs", "faasrt.examples"],
+    ["faasrt", "faasrt.examples"],
 ]
 # Imports that are executed on first use only, so they may go to any layer.
 LAZY = {("faasrt.client.embedded", "faasrt.local.server"), ("faasrt.local", "faasrt.local.server")}

@@ -50,7 +50,7 @@ def deploy_command() -> None:
     """Print files for running a fleet of servers: manifests for Kubernetes, the definition of an image, alerts for
     Prometheus, and a dashboard for Grafana.
 
-    Read `python -m pydoc faasrt.docs.running_a_fleet` first.
+    Read `faasrt/docs/running-a-fleet.md` first.
     """
 
 
