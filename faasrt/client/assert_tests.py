@@ -47,7 +47,7 @@ def _source(name: str) -> str:
 
 
 def _with_calls(code: str, function: str) -> str:
-    """Return the judged program with the function of `asserts_calls.py`, which has builtins and names of its own."""
+    """Add the function of `asserts_calls.py` to the judged program. It has builtins and names of its own."""
     return (
         f"{code}\n\ndef {_CALLS}(names, name):\n{textwrap.indent(_source('calls'), ' ')}\n return call_all\n"
         f"import builtins as _faasrt\n"
@@ -63,11 +63,8 @@ class _TestState:
     Attributes:
         program: The test program, complete.
         request: The judged program, with the limits of the test.
-        max_bytes: The maximum size of the results of all rounds.
         rounds: For each round of calls, their keys, and the JSON of the results.
-        result: The result of the last round; None before the first one.
         calls: The calls to make: their keys and arguments.
-        verdict: The verdict; None until it is known.
     """
 
     test: AssertTest
@@ -121,7 +118,6 @@ class _TestState:
         return self._end(Verdict.PASSED, "")
 
     def read_results(self, result: ExecutionResult) -> None:
-        """Read the results of the calls, after the judged program has run."""
         # The value is that of a function of faasrt.
         self.result = attrs.evolve(result, output=attrs.evolve(result.output, ret_val=""))
         if result.outcome is not Outcome.OK:
@@ -166,11 +162,10 @@ class FirstCalls:
         self._calls: dict[tuple[str, str], Calls] = {}
 
     def find(self, program: str, function: str) -> Calls:
-        """Return the calls of a test program; none if they are not known."""
         return self._calls.get((program, function), [])
 
     def store(self, program: str, function: str, calls: Calls) -> None:
-        """Store the calls of a test program, unless they are very large."""
+        """Store the calls, unless they are very large."""
         if len(program) + sum(len(key) for key, _ in calls) <= _MAX_STORED_CHARACTERS:
             self._calls[program, function] = calls
         if len(self._calls) > _MAX_STORED:
@@ -188,11 +183,8 @@ async def judge_by_asserts(
     """Return the verdicts of AssertTests; see `Judge.run_tests`.
 
     Args:
-        judge: Runs the judged program and the test programs.
-        tests: The tests.
-        function: The name of the function; None if the test programs show it.
+        function: None if the test programs show its name.
         requests: The judged program, with the limits of each test.
-        first_calls: The first calls of test programs that have run before.
         max_bytes: The maximum size of a request.
 
     Raises:
@@ -240,7 +232,6 @@ async def judge_by_asserts(
 def _states(
     tests: Sequence[Test], function: str | None, requests: Sequence[RunRequest], max_bytes: int
 ) -> list[_TestState]:
-    """Return the state of each test before its first run. Raise InvalidRequestError if it cannot test the function."""
     language = requests[0].language
     if language is not Language.PYTHON:
         raise InvalidRequestError(f"AssertTests are for Python, not for {language}: use FunctionTests")

@@ -72,11 +72,7 @@ CacheOption: TypeAlias = str | os.PathLike[str] | Cache | None
 
 
 def digest(determinants: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of everything that determines a result, as 64 hex digits.
-
-    Args:
-        determinants: Values by name: None, bools, numbers, strings, bytes, and collections of these.
-    """
+    """Return the SHA-256 of everything that determines a result, as 64 hex digits."""
     text = json.dumps(determinants, sort_keys=True, default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -99,7 +95,7 @@ def determinants_of(execution: Execution) -> dict[str, Any]:
 
 
 def encode_result(key: str, result: ExecutionResult) -> bytes | None:
-    """Return the value to store for a result; None if it cannot be restored exactly."""
+    """Return None if the result cannot be restored exactly."""
     fields = attrs.asdict(result, filter=attrs.filters.exclude("timings", "attempts", "cached"))
     fields["truncated"], fields["files"] = sorted(result.truncated), files_to_wire(result.files)
     fields["displays"] = displays_to_wire(result.displays)
@@ -116,7 +112,7 @@ def encode_result(key: str, result: ExecutionResult) -> bytes | None:
 
 
 def decode_result(key: str, value: bytes) -> ExecutionResult | None:
-    """Return the result in a stored value; None if the value is damaged or belongs to another key."""
+    """Return None if the value is damaged or belongs to another key."""
     if not isinstance(value, bytes) or value[:_DIGEST_BYTES] != _checksum(key, value[_DIGEST_BYTES:]):
         return None
     fields = json.loads(value[_DIGEST_BYTES:])
@@ -129,7 +125,6 @@ def decode_result(key: str, value: bytes) -> ExecutionResult | None:
 
 
 def hash_case(case: str) -> str:
-    """Return the SHA-256 of the arguments of a call, or of the input of a run, as 64 hex digits."""
     return hashlib.sha256(case.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -138,7 +133,7 @@ def _checksum(key: str, payload: bytes) -> bytes:
 
 
 async def in_thread_if_large(size: int, function: Callable[[], T]) -> T:
-    """Return the result of a function. If the data is large, call it in a thread, so that it does not block."""
+    """Call a function in a thread if its data is large, so that it does not block."""
     return await asyncio.to_thread(function) if size > _LARGE else function()
 
 
@@ -162,12 +157,7 @@ class TimeBudget:
 
 @attrs.define(eq=False)
 class ResultCache:
-    """Finds and keeps results in a store. A failing store never fails a call.
-
-    Args:
-        store: The store.
-        owned: Whether `aclose` closes it.
-    """
+    """Finds and keeps results in a store, which `aclose` closes if `owned`. A failing store never fails a call."""
 
     _store: Cache
     _owned: bool = False
@@ -175,11 +165,7 @@ class ResultCache:
 
     @classmethod
     def checked(cls, cache: CacheOption) -> Self | None:
-        """Return the cache for the argument `cache` of a caller; None for None.
-
-        Raises:
-            ConfigurationError: It is neither a path nor a `Cache`.
-        """
+        """Raise ConfigurationError if the argument is neither a path nor a `Cache`."""
         if cache is None:
             return None
         if isinstance(cache, (str, os.PathLike)):
@@ -191,11 +177,7 @@ class ResultCache:
         return cls(cache)
 
     async def open(self) -> None:
-        """Open a store on the disk, so that a wrong path is reported at the start.
-
-        Raises:
-            ConfigurationError: The store cannot be opened.
-        """
+        """Open a store on the disk, so that a wrong path is reported at the start, as a ConfigurationError."""
         if isinstance(self._store, DiskCache):
             await self._try(self._store.open, TimeBudget(), is_first=True)
 
@@ -224,10 +206,8 @@ class ResultCache:
             await self._try(lambda: self._store.put(key, value), budget)
 
     async def _try(self, method: Callable[[], Awaitable[T]], budget: TimeBudget, *, is_first: bool = False) -> T | None:
-        """Return what a method of the store returns; None if it fails, or if no time is left.
-
-        Args:
-            is_first: Whether no program has run yet. The error for a wrong path is then raised.
+        """Return None if the method fails, or if no time is left. Before the first program has run, raise the error for
+        a wrong path.
         """
         if budget.left_s <= 0:
             return None
@@ -262,13 +242,7 @@ def _describe(error: BaseException) -> str:
 
 
 class StoredResults:
-    """The stored results of one program, or of one function of a program.
-
-    Args:
-        cache: The cache; None for no cache.
-        execution: The program, with all its cases. A program without cases counts as one case.
-        fingerprints: Returns the fingerprint of each endpoint by base URL; None if it is unknown.
-    """
+    """The stored results of one program, or of one function of a program. A program without cases is one case."""
 
     def __init__(
         self, cache: ResultCache | None, execution: Execution, fingerprints: Callable[[], Awaitable[Fingerprints]]
@@ -282,7 +256,6 @@ class StoredResults:
         self._cases: list[str] = []
 
     async def find(self, number: int = 0) -> ExecutionResult | None:
-        """Return the stored result of the case with a number; None if there is none."""
         if self._cache is None:
             return None
         if self._engines is None:

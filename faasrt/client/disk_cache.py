@@ -1,5 +1,3 @@
-"""DiskCache: a store of results in an SQLite file, which is bounded in size and shared between processes."""
-
 from __future__ import annotations
 
 import asyncio

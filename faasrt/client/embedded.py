@@ -40,14 +40,12 @@ class LocalOptions(TypedDict, total=False):
 
 
 def queue_timeout_of(settings: Settings) -> float:
-    """Return how long a program may wait in the queue of an embedded FaaS, in seconds."""
+    """Return how long a program may wait in the queue of an embedded FaaS."""
     return settings.limiter.queue_timeout_s or _QUEUE_TIMEOUT_S
 
 
 def add_queue_time(settings: Settings, queue_timeout_s: float) -> Settings:
-    """Return the settings for calls to an embedded FaaS. A program waits in its queue before its time limit starts, so
-    the wait is added to the grace time.
-    """
+    """Add the time in the queue of an embedded FaaS to the grace time, because the time limit starts after it."""
     return attrs.evolve(
         settings, timeouts=attrs.evolve(settings.timeouts, grace_s=settings.timeouts.grace_s + queue_timeout_s)
     )
@@ -56,16 +54,9 @@ def add_queue_time(settings: Settings, queue_timeout_s: float) -> Settings:
 class EmbeddedFaaS:
     """A FaaS in this process, and the settings with which it was made. If its start fails, it can be started again.
 
-    Args:
-        languages: The languages to serve; None for all of this machine.
-        settings: The settings of the manager.
-        workers: The maximum number of programs of each language that run at once.
-        telemetry: Sinks for its events.
-        **options: Further options of `faasrt.local.LocalFaaS`.
-
     Attributes:
         settings: The settings of the manager now, without endpoints.
-        server: The server; another one after a start that failed.
+        server: Another one after a start that failed.
 
     Raises:
         ConfigurationError: The engines are not installed, or an argument is wrong.
@@ -95,10 +86,7 @@ class EmbeddedFaaS:
         return self.server.languages
 
     async def start(self) -> None:
-        """Listen, and begin to start the engines.
-
-        Raises:
-            ConfigurationError: It cannot listen.
+        """Listen, and begin to start the engines. Raise ConfigurationError if it cannot listen.
 
         Cancellation: closes the server. The next call starts another one.
         """
@@ -110,7 +98,6 @@ class EmbeddedFaaS:
         self.is_started = True
 
     def endpoints(self) -> dict[Language, str]:
-        """Return the endpoint for each language; nothing before the start."""
         return dict.fromkeys(self.languages, ENDPOINT) if self.is_started else {}
 
     @property
@@ -119,7 +106,7 @@ class EmbeddedFaaS:
         return read_profile(self.server.health())
 
     def check(self, settings: Settings) -> Settings:
-        """Return the settings for calls to it, after checking that it can follow the settings of a manager.
+        """Return the settings for calls to it.
 
         Raises:
             ConfigurationError: `endpoints` is not empty, `token` is another one, or a limit is above its own.
@@ -143,11 +130,9 @@ class EmbeddedFaaS:
         return attrs.evolve(add_queue_time(settings, self._queue_timeout_s), endpoints=self.endpoints())
 
     async def wait_ready(self, language: LanguageOption) -> None:
-        """Wait until a language can run; see `faasrt.local.LocalFaaS.wait_ready`."""
         await self.server.wait_ready(language)
 
     async def aclose(self) -> None:
-        """Stop the FaaS. Closing twice is harmless."""
         await self.server.aclose()
 
     def _make_server(self, languages: Iterable[LanguageOption] | None) -> LocalFaaS:

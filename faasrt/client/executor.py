@@ -24,22 +24,12 @@ from faasrt.transport.transport import Transport
 
 @attrs.frozen(eq=False)
 class Executor:
-    """Runs executions, and reports them.
-
-    Args:
-        transport: Sends requests.
-        calls: The calls in flight of the runtime.
-        counters: The counters of `get_metrics()`.
-        emit: Called with the events of calls.
-    """
-
     transport: Transport
     calls: CallsInFlight
     _counters: Counters
     _emit: EventDispatcher
 
     async def run(self, execution: Execution, live: LiveReader | None = None) -> ExecutionResult:
-        """Return the result of a program or a single call. `live` gets the output of a program while it runs."""
         # If the runtime is closed meanwhile, `track` turns the cancellation into an error, which the call reports.
         with self.call(execution.run.language) as call, self.calls.track():
             call.call_started(execution.run)
@@ -50,10 +40,7 @@ class Executor:
         self, request: RunRequest, job: GuestJob, *, numbers: Sequence[int] = ()
     ) -> AsyncGenerator[dict[int, ExecutionResult]]:
         """Yield the results of each execution by the position of the case, in order. After the generator is closed, no
-        further case runs.
-
-        Args:
-            numbers: The numbers of the cases in messages. Default: those of their positions.
+        further case runs. `numbers` are those of the cases in messages.
         """
         cases = job.cases
         # All executions count as one call, so that closing waits for the last one.
@@ -80,19 +67,15 @@ class Executor:
                 yield found
 
     def call(self, language: Language | str) -> Call:
-        """Return the state of a new call."""
         return Call(self._emit, self._counters, self.transport.clock, language)
 
 
 @attrs.frozen(eq=False)
 class CachingExecutor:
-    """Returns stored results, and stores those that an executor returns."""
-
     _executor: Executor
     _cache: ResultCache
 
     async def run(self, execution: Execution, live: LiveReader | None = None) -> ExecutionResult:
-        """Return the stored result of an execution; see `Executor.run`."""
         with self._executor.calls.track():
             stored_results = self._stored_results(execution)
             if result := await stored_results.find():
@@ -103,7 +86,7 @@ class CachingExecutor:
             return await stored_results.keep(result)
 
     async def run_cases(self, request: RunRequest, job: GuestJob) -> AsyncGenerator[dict[int, ExecutionResult]]:
-        """Yield the results of cases; see `Executor.run_cases`. Stored ones come first, and only the others run."""
+        """Yield the stored results first. Only the other cases run."""
         with self._executor.calls.track():
             stored_results = self._stored_results(Execution(run=request, job=job))
             found = {number: await stored_results.find(number) for number in range(len(job.cases))}

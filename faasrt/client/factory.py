@@ -25,7 +25,6 @@ _MAX_LISTED = 100
 
 
 def check_settings(settings: object) -> Settings:
-    """Return the settings, or `Settings()` for None. Raise ConfigurationError for anything else."""
     if settings is None:
         return Settings()
     if not isinstance(settings, Settings):

@@ -51,7 +51,6 @@ KEPT_BYTES = 16_384
 def check_arguments(
     tests: object, function: object, compare: object, stop_on_failure: object, concurrency: object
 ) -> tuple[TestCase, ...] | tuple[FunctionTest, ...] | tuple[AssertTest, ...]:
-    """Return the tests, after checking the arguments of `Runtime.judge`. Raise InvalidRequestError if one is wrong."""
     checked = check_tests(tests)
     check_function_given(checked, function)
     check_compare(compare, type(checked[0]))
@@ -64,7 +63,6 @@ def check_arguments(
 
 
 def options_of(test: Test, options: JudgeOptions) -> RunOptions:
-    """Return the options of the run of a test."""
     run_options = cast(RunOptions, dict(options))
     if isinstance(test, TestCase):
         run_options |= RunOptions(stdin=test.stdin, argv=test.argv, files=test.files)
@@ -74,7 +72,7 @@ def options_of(test: Test, options: JudgeOptions) -> RunOptions:
 
 
 def function_job(tests: Sequence[Test], function: str, language: Language | str) -> GuestJob:
-    """Return the job that calls a function once for each test. Raise InvalidRequestError if it cannot be called so."""
+    """Return the job that calls a function once for each test, or raise InvalidRequestError."""
     name = check_function(function, language)
     cases = []
     for index, test in enumerate(tests):
@@ -92,13 +90,6 @@ def program_job(requests: Sequence[RunRequest]) -> GuestJob:
 
 @attrs.frozen(eq=False)
 class Judge:
-    """Runs the tests of one judgement. `Runtime.judge` documents the other arguments.
-
-    Args:
-        run: Runs a program with the input of one test.
-        run_cases: Runs the cases of a job in as few executions as possible.
-    """
-
     run: Run
     run_cases: RunCases
     stop_on_failure: bool
@@ -110,10 +101,8 @@ class Judge:
         """Run the tests of a program, and return the verdicts.
 
         Args:
-            tests: The tests.
             requests: The program with the input and the limits of each test.
             job: A case for each test; None if each test has an execution of its own.
-            judge_test: Returns the verdict on a test that has run.
 
         Raises:
             FaasrtError: An execution failed. The other ones are cancelled.
@@ -150,13 +139,7 @@ class Judge:
 
 @attrs.define(eq=False)
 class _RunningTests:
-    """The tests of one judgement.
-
-    Args:
-        execute: Runs the tests with some indices, and yields the results of each execution.
-        judge_test: See `Judge.run_tests`.
-        permits: Limits the executions in flight.
-    """
+    """The tests of one judgement. `execute` yields the results of each execution."""
 
     _tests: Sequence[Test]
     _execute: Callable[[Sequence[int]], AsyncGenerator[dict[int, ExecutionResult]]]
@@ -175,12 +158,8 @@ class _RunningTests:
         self._stop_at = len(self._tests)
 
     async def run(self, groups: Iterable[Sequence[int]]) -> list[TestResult]:
-        """Return the verdict on each test. Groups of tests run at the same time.
-
-        Raises:
-            FaasrtError: An execution failed. The other ones are cancelled.
-
-        Cancellation: cancels the executions in flight.
+        """Return the verdict on each test. Groups of tests run at the same time. Errors and cancellation are those of
+        `Judge.run_tests`.
         """
         async with asyncio.TaskGroup() as group:
             for indices in groups:
@@ -228,7 +207,6 @@ class _RunningTests:
                 self._cancel_after(index)
 
     def _cancel_after(self, index: int) -> None:
-        """Cancel the other tasks that run only tests after this one."""
         self._stop_at = index
         for task, first in self._waiting.items():
             if first > index and task is not asyncio.current_task():
@@ -246,7 +224,7 @@ async def compare_result(test: Test, result: ExecutionResult, *, compare: Compar
 
 
 def _shortened(result: ExecutionResult) -> ExecutionResult:
-    """Return a result with short texts, because a judgement of many tests must not take much memory."""
+    """Shorten the texts, because a judgement of many tests must not take much memory."""
     texts, cut_names = cut_texts(attrs.asdict(result.output), KEPT_BYTES)
     error = result.error
     if error is not None:
@@ -256,7 +234,7 @@ def _shortened(result: ExecutionResult) -> ExecutionResult:
 
 
 def skip_after_failure(results: list[TestResult]) -> list[TestResult]:
-    """Return the results, of which those after the first failure are skipped even if their program has run."""
+    """Skip the results after the first failure, even if their program has run."""
     passed = [result.verdict is Verdict.PASSED for result in results]
     kept = passed.index(False) + 1 if False in passed else len(results)
     skipped = [TestResult(test=result.test, verdict=Verdict.SKIPPED) for result in results[kept:]]

@@ -1,5 +1,3 @@
-"""An event loop in a thread, for code without asyncio."""
-
 from __future__ import annotations
 
 import asyncio
@@ -17,7 +15,7 @@ _RETURN_S = 1.0
 
 
 class LoopThread:
-    """An event loop in a daemon thread."""
+    """An event loop in a daemon thread, for code without asyncio."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -38,11 +36,7 @@ class LoopThread:
         return threading.current_thread() is self._thread
 
     def start(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Start a coroutine in the loop.
-
-        Raises:
-            RuntimeClosedError: The loop does not run.
-        """
+        """Raise RuntimeClosedError if the loop does not run."""
         with self._lock:
             if self.is_alive and not self._has_ended:
                 return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
@@ -73,7 +67,6 @@ class LoopThread:
             self._loop.call_soon_threadsafe(function, *args)
 
     def stop(self) -> None:
-        """Stop the loop, and wait for its thread."""
         self.call_soon(self._stopping.set)
         self._thread.join()
 

@@ -60,7 +60,7 @@ _COUNT = whole(1, 100_000)
 
 
 def check_stop_on(stop_on: StopOn) -> Callable[[TaskResult], bool]:
-    """Return a function that tests a result for the condition `stop_on`, or raise ConfigurationError if it is none."""
+    """Return a function that tests a result for the condition, or raise ConfigurationError."""
     if stop_on is None:
         return lambda item: False
     if callable(stop_on) and not isinstance(stop_on, type):
@@ -85,11 +85,8 @@ def check_stop_on(stop_on: StopOn) -> Callable[[TaskResult], bool]:
 
 
 class TaskResults(AsyncGenerator[TaskResult]):
-    """The results of `RuntimeManager.map`: an asynchronous generator that is also an asynchronous context manager.
-
-    Args:
-        generator: Yields the results. The event loop closes it when the stream is garbage-collected.
-        close: Stops the map if the generator was not started.
+    """The results of `RuntimeManager.map`: an asynchronous generator and context manager. `close` stops the map if the
+    generator, which the event loop closes when the stream is garbage-collected, was not started.
     """
 
     def __init__(self, generator: AsyncGenerator[TaskResult], close: Callable[[], Awaitable[None]]) -> None:
@@ -100,11 +97,9 @@ class TaskResults(AsyncGenerator[TaskResult]):
         return self._generator.__anext__()
 
     async def asend(self, value: None) -> TaskResult:
-        """Return the next result, like `anext`."""
         return await self._generator.asend(value)
 
     async def athrow(self, *error: Any) -> TaskResult:
-        """Raise an error in the generator, which ends the results."""
         return await self._generator.athrow(*error)
 
     async def aclose(self) -> None:
@@ -123,11 +118,7 @@ class TaskResults(AsyncGenerator[TaskResult]):
 
 
 class _Source:
-    """Reads tasks one by one from an iterable or an asynchronous iterable.
-
-    Attributes:
-        error: The exception that the iterable raised, or None. It ends the tasks.
-    """
+    """Reads tasks one by one. `error` is the exception that the iterable raised, which ends the tasks."""
 
     def __init__(self, tasks: Iterable[CodeTask] | AsyncIterable[CodeTask]) -> None:
         if not isinstance(tasks, (AsyncIterable, Iterable)):
@@ -172,7 +163,6 @@ class _Source:
         return self._count - 1, item
 
     def unread(self, index: int, task: CodeTask) -> None:
-        """Put a task back, so that the next `read` returns it."""
         self._unread = index, task
 
     async def aclose(self) -> None:
@@ -212,12 +202,7 @@ async def stop_maps(maps: set[Map]) -> None:
 
 @attrs.define(eq=False)
 class Map:
-    """One run of `RuntimeManager.map`, which documents the other arguments.
-
-    Args:
-        get_runtime: Returns the runtime of a language.
-        running: The set of running maps. This map is in it from its start to its end.
-    """
+    """One run of `RuntimeManager.map`. It is in the set `running` from its start to its end."""
 
     _get_runtime: GetRuntime
     _running: set[Map]
@@ -266,10 +251,7 @@ class Map:
             await wait_shielded(self.stop())
 
     def stop(self) -> asyncio.Task[None]:
-        """Return the task that stops the workers and the source.
-
-        A separate task does this, so that the source is closed even if the caller is cancelled.
-        """
+        """Return the task that stops the workers and the source, even if the caller is cancelled."""
         if self._stopping is None:
             self._stopping = asyncio.create_task(self._stop())
         return self._stopping
@@ -371,11 +353,7 @@ class Map:
 
 
 async def run_task(runtime: Runtime, task: CodeTask) -> tuple[ExecutionResult, Judgement | None]:
-    """Run a task. Return its result, and the judgement if it has tests.
-
-    Raises:
-        FaasrtError: See `Runtime.run_code`.
-    """
+    """Run a task. Return its result, and the judgement if it has tests."""
     if task.tests:
         judgement = await runtime.judge(
             task.code,
@@ -403,7 +381,7 @@ def _has_valid_args(task: CodeTask) -> bool:
 
 
 def _batch_key(task: CodeTask) -> tuple[Any, ...] | None:
-    """Return a key that is the same for tasks that can share an execution; None for a task that cannot share one."""
+    """Return a key that is the same for tasks that can share an execution; None for others."""
     if task.function is None or task.tests or task.kwargs or task.ext:
         return None
     return task.code, task.language, task.function, task.options(CallOptions)

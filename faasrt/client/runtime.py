@@ -521,7 +521,7 @@ class Runtime:
         return self._transport.endpoints.settings
 
     def _use_cache(self, cache: ResultCache) -> Self:
-        """Return a view of this runtime that reuses the results in a cache. Closing either closes both."""
+        """Return a view of this runtime that reuses stored results. Closing either closes both."""
         view = copy.copy(self)
         executor = Executor(self._transport, self._calls, self._counters, self._emit)
         view._executor = CachingExecutor(executor, cache)
@@ -545,7 +545,6 @@ class Runtime:
         await self._close_within(self._settings.timeouts.close_s)
 
     async def _close_within(self, seconds: float | None) -> None:
-        """Close the runtime. Wait at most this many seconds for all calls, without a time limit if None."""
         try:
             await self._calls.close(seconds)
         finally:

@@ -52,8 +52,6 @@ _MOST_ASKED = 64
 
 @attrs.frozen
 class SessionOptions:
-    """The options of a session to open, after they were checked."""
-
     sandbox: SandboxConfig | None
     input: ProgramInput
     idle_timeout_s: float
@@ -62,7 +60,6 @@ class SessionOptions:
     def checked(
         cls, *, sandbox: object = None, files: object = None, idle_timeout_s: object = IDLE_TIMEOUT_S
     ) -> SessionOptions:
-        """Return the caller's arguments. Raise InvalidRequestError if one is wrong."""
         program_input = NO_INPUT if files is None else ProgramInput.checked(None, files=files)
         return cls(check_sandbox(sandbox), program_input, _check_idle_timeout(idle_timeout_s))
 
@@ -93,7 +90,6 @@ class _RemoteSession:
 
     @property
     def max_files_bytes(self) -> int:
-        """The size of the largest answer that has its files."""
         return max_answer_bytes(self.info.sandbox.max_output_bytes, collects=True)
 
     async def run(self, request: RunRequest, live: LiveReader | None) -> ExecutionResult:
@@ -124,17 +120,12 @@ class _RemoteSession:
 
 @attrs.define(eq=False)
 class SessionHost:
-    """Opens the sessions of a runtime, and ends them when the runtime is closed.
-
-    Attributes:
-        owned: The open sessions that it has opened.
-    """
+    """Opens the sessions of a runtime, and ends those it has opened (`owned`) when the runtime is closed."""
 
     _executor: Executor
     owned: set[Session] = attrs.field(factory=set, init=False)
 
     async def open(self, language: Language | OtherLanguage, options: SessionOptions) -> _RemoteSession:
-        """Open a session at one of the endpoints of a language."""
         sandbox = options.sandbox or self._executor.transport.endpoints.settings.sandbox
         run = RunRequest(
             language=language,
@@ -149,7 +140,6 @@ class SessionHost:
         return self.link(decode_info(result.metadata), result.endpoint)
 
     def link(self, info: SessionInfo, endpoint: str) -> _RemoteSession:
-        """Return the link to a session at an endpoint."""
         transport = self._executor.transport.pinned(info.language, endpoint)
         return _RemoteSession(info, attrs.evolve(self._executor, transport=transport))
 
@@ -202,7 +192,6 @@ class Session:
         self._closing: asyncio.Task[None] | None = None
 
     def _attach(self, host: SessionHost, link: _RemoteSession, *, owned: bool) -> None:
-        """Use a session that is open on a server."""
         self._options = None
         self._host, self._link = host, link
         if owned:
@@ -459,7 +448,6 @@ class Session:
         return self._link
 
     def _open_link(self) -> _RemoteSession:
-        """Return the link. Raise an error if the session is not open, or not any more."""
         link = self._known_link
         if self._closing is not None:
             raise RuntimeClosedError("this session was closed: open another")
@@ -512,12 +500,7 @@ class Session:
 
 
 async def find_session(registry: EndpointRegistry, session_id: str, endpoint: str | None) -> tuple[SessionInfo, str]:
-    """Return a session that a server has, and the base URL of its endpoint.
-
-    Args:
-        registry: The endpoints.
-        session_id: The id.
-        endpoint: The base URL; None asks all endpoints.
+    """Return a session that a server has, and the base URL of its endpoint. None as `endpoint` asks all endpoints.
 
     Raises:
         InvalidRequestError: The endpoint is not one of these, or none of them can have sessions.

@@ -120,7 +120,6 @@ class StreamedRun:
             self._error = error
 
     async def _deliver(self, chunk: OutputChunk) -> None:
-        """Wait until the reader has taken a chunk."""
         self._chunk = chunk
         self._taken.clear()
         self._arrived.set()

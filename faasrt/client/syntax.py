@@ -53,10 +53,7 @@ class PythonChecker:
         self._checked_by = f"{platform.python_implementation()} {platform.python_version()}"
 
     async def check(self, code: str) -> ValidationResult:
-        """Return whether a program parses.
-
-        Args:
-            code: The program, at most 2 MiB in UTF-8.
+        """Return whether a program of at most 2 MiB in UTF-8 parses.
 
         Raises:
             InvalidRequestError: The program is too large.
@@ -85,7 +82,7 @@ class PythonChecker:
         return ValidationResult(not diagnostics, diagnostics, self._checked_by)
 
     async def aclose(self) -> None:
-        """End the process. Closing twice is harmless, and a later check starts a new process."""
+        """End the process. A later check starts a new one."""
         process, self._process = self._process, None
         if process is not None:
             await _end(process)
@@ -110,7 +107,7 @@ class PythonChecker:
 
 
 async def _start() -> Process:
-    """Start a process and wait until it is ready. Raise ServerError if it cannot start."""
+    """Wait until a process is ready. Raise ServerError if it cannot start."""
     if not sys.executable:
         raise _failure("the process that checks Python cannot start: sys.executable names no interpreter")
     try:
@@ -142,8 +139,8 @@ def _failure(message: str) -> ServerError:
 
 
 async def _exchange(process: Process, source: bytes) -> list[Any] | None:
-    """Send a program and return the answer; see `syntax_worker`. Raise _ProcessDiedError if the process ended without
-    one, and DeadlineExceededError if there was none in time.
+    """Return the answer; see `syntax_worker`. Raise _ProcessDiedError if the process ended without one, and
+    DeadlineExceededError if there was none in time.
     """
     assert process.stdin is not None
     assert process.stdout is not None
@@ -173,8 +170,8 @@ async def _end(process: Process) -> None:
 
 
 def check_where(where: Where, language: Language | str) -> bool:
-    """Return whether a program in this language is checked locally. Raise InvalidRequestError if `where` is unknown, or
-    is "local" for a language other than Python.
+    """Return whether a program is checked locally. Raise InvalidRequestError if `where` is unknown, or is "local" for a
+    language other than Python.
     """
     if where not in ("local", "remote", "auto"):
         raise InvalidRequestError(f"where must be 'local', 'remote' or 'auto', got {safe_repr(where)}")

@@ -20,7 +20,6 @@ _MEMORY_BYTES = 2 * 2**30
 
 
 def check(source: bytes, *, has_full_memory: bool) -> list[object] | None:
-    """Parse a program, without compiling or running it, and return the answer."""
     try:
         # Python ignores a byte order mark when it runs a program, too.
         ast.parse(source.decode("utf-8", "surrogatepass").removeprefix("\ufeff"), "main.py")
@@ -41,7 +40,7 @@ def _position(value: int | None) -> int | None:
 
 
 def _limit_memory() -> bool:
-    """Limit the memory of this process. Return False if the system already has a lower limit."""
+    """Return False if the system already has a lower limit."""
     if sys.platform == "win32":
         return True
     limits = [_MEMORY_BYTES, *(limit for limit in resource.getrlimit(resource.RLIMIT_AS) if limit >= 0)]
@@ -51,7 +50,6 @@ def _limit_memory() -> bool:
 
 
 def main() -> None:
-    """Check programs until stdin is closed."""
     has_full_memory = _limit_memory()
     commands, answers = sys.stdin.buffer, sys.stdout.buffer
     answers.write(HELLO)

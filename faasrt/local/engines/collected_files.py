@@ -36,7 +36,7 @@ def select_files(
 
     Args:
         entries: The files that match, and None for each other entry of a folder. At most 10,000 of them are examined.
-        matcher: The matcher of the files. No file is read after it has become late, one second after its creation.
+        matcher: No file is read after it has become late, one second after its creation.
         max_bytes: The largest size of all contents and paths together.
         without: Paths to leave out.
 
@@ -97,11 +97,8 @@ def _is_valid(path: str) -> bool:
 def collect_files(
     folder: Folder, patterns: Sequence[str], max_bytes: int, *, without: Sequence[str] = (), in_time: bool = False
 ) -> tuple[dict[str, bytes], bool]:
-    """Read the files in a folder that match patterns; see `select_files`. This blocks, so call it in a thread.
-
-    Args:
-        patterns: The patterns; see `ProgramInput.collect`.
-        in_time: Whether to raise TimeoutError if reading takes too long.
+    """Read the files in a folder that match patterns; see `select_files`. This blocks, so call it in a thread. If
+    `in_time`, raise TimeoutError when reading takes too long.
 
     The program may be hostile. Symbolic links are not followed, and only regular files on the file system of the folder
     are read.
@@ -114,7 +111,6 @@ def collect_files(
 
 
 def list_folder(folder: Folder, max_bytes: int) -> tuple[dict[str, int], bool]:
-    """Return the sizes of the files in a folder; see `list_sizes` and `collect_files`."""
     matcher = PathMatcher(["**"])
     return list_sizes(_walk_all(folder, matcher), matcher, max_bytes)
 
@@ -160,7 +156,7 @@ def _open_folder(folder: int, name: str) -> int | None:
 
 
 def _read(folder: int, name: str, device: int, max_bytes: int) -> bytes | None:
-    """Return the content of a regular file. Return None if it cannot be read, or is larger than a size."""
+    """Return the content of a regular file; None if it cannot be read, or is too large."""
     try:
         fd = os.open(name, _FILE, dir_fd=folder)
     except OSError:

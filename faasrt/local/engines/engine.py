@@ -43,12 +43,8 @@ class EngineJob:
     """A program to run, from a request that the server has checked.
 
     Attributes:
-        language: One of the engine's languages.
-        code: The source of the program.
-        limits: The limits of the execution.
         check: Whether to parse the program without running it.
-        input: The input of the program besides its code.
-        live: Gets the output of the program while it runs; None to return it only with the result.
+        live: Gets the output of the program while it runs.
         compile_limits: The limits of the compiler, not above those of the engine; None for those of the engine.
         displays: Whether to return displays: the value of the last expression, figures, and what the program displays.
             Programs of sessions always return them.
@@ -75,24 +71,16 @@ class EngineResult:
     """The result of a program. The engine, the queue and the server complete it, one after another.
 
     Attributes:
-        outcome: The outcome.
-        stdout: The output, cut to the limit.
-        stderr: The error output, cut to the limit.
-        ret_val: The return value, or "".
-        truncated: The sorted names of the streams that were cut.
-        error: The exception that ended the program; None if there was none.
-        exit_code: The exit code; None if the program was ended from outside.
-        signal: The name of the signal that ended the process, if its outcome is CRASHED; else "".
-        duration_ms: The duration in milliseconds.
-        line: The line of a syntax error, from 1; None if unknown.
-        column: The column of a syntax error, from 1; None if unknown.
+        truncated: The sorted names of the streams that were cut, and "files" or "displays" if some are missing.
+        exit_code: None if the program was ended from outside.
+        signal: The name of the signal that ended the process, if its outcome is CRASHED.
+        line: The line of a syntax error, from 1.
+        column: The column of a syntax error, from 1.
         instance_id: The name of the process that ran the program.
-        files: The collected files, by path. If some are missing, "files" is in `truncated`.
-        diagnostics: The errors that a compiler found; empty for other languages, which have only the one in `error`.
-        compile_ms: The time for the compilation in milliseconds; None if there was none.
+        diagnostics: The errors that a compiler found; other languages have only the one in `error`.
+        compile_ms: None if there was no compilation.
         compile_outcome: How the compilation ended if it failed: SYNTAX_ERROR, or the limit that it exceeded.
-        queued_ms: The time in the queue before the engine got the program, in milliseconds.
-        displays: The displays of the program, in order. If data was left out, "displays" is in `truncated`.
+        queued_ms: The time in the queue before the engine got the program.
     """
 
     outcome: Outcome = attrs.field(converter=Outcome)
@@ -122,11 +110,10 @@ class EngineOptions:
     Attributes:
         workers: The number of programs that the machine can run at once, if each uses one core.
         folder: An existing folder for temporary files.
-        memory_limit_mb: The memory limit of the server, which most programs have, in MiB.
+        memory_limit_mb: The memory limit of the server, which most programs have.
         level: The level of the jail; "" if no level works on this machine.
         level_reason: Why the level is not higher; "" if it is the highest, or if it was chosen explicitly.
         python: The path of the interpreter for Python programs.
-        cgroups: Creates the cgroups of programs; None without cgroups.
     """
 
     workers: int
@@ -152,31 +139,23 @@ class Engine(abc.ABC):
 
     A subclass sets `_pool`, from which it takes processes.
 
-    Args:
-        options: The options.
-
     Attributes:
         name: The name in `/health` and `/metrics`.
-        languages: The languages that it runs.
         package: The Python package that must be installed for it.
-        programs_per_worker: The number of programs that may run at once for each worker.
-        min_memory_mb: The smallest memory limit with which a sandbox can start, in MiB.
-        jailed: Whether the programs run in a jail.
+        min_memory_mb: The smallest memory limit with which a sandbox can start.
         platform: The system and machine that programs see.
         capacity: The number of programs that may run at once.
         runtime: The interpreter and its version. It is complete when the engine is ready.
-        environment: A text that changes when the packages of the interpreter change; "" if `runtime` names them.
-        ready: Whether the engine can run programs now.
-        problem: Why the engine has failed, or "".
+        environment: Changes when the packages of the interpreter change; "" if `runtime` names them.
+        problem: Why the engine has failed.
         recovers: Whether an engine that is not ready will soon be: it is starting, or failed after it had been ready.
         activity: The current step of the start, for people to read.
         active: The number of running programs.
         level: The level of the jail around programs; "confined" if the kernel restricts the processes that run
             programs as WebAssembly; "" if neither is the case.
-        level_reason: Why the level is not higher; "" if it is the highest, or if it was chosen explicitly.
+        level_reason: See `EngineOptions`.
         input_fields: The fields of `faasrt.inputs` that the engine handles.
-        cgroups: Creates the cgroups of programs; None without cgroups.
-        compile_limits: The limits of the compiler; None if programs are not compiled.
+        compile_limits: None if programs are not compiled.
         starts_when_needed: Whether the engine starts when it is first used, and is ready before that.
         session_features: What its sessions can do: "run" if it has sessions, "fork", "files".
         has_displays: Whether programs can return displays.
@@ -216,11 +195,7 @@ class Engine(abc.ABC):
         self._ready_at: float | None = None
 
     def fingerprint(self, limits: SandboxConfig) -> str:
-        """Return a text that differs between engines with different results; "" if the engine is not ready.
-
-        Args:
-            limits: The limits of the server.
-        """
+        """Return a text that differs between engines with different results; "" if the engine is not ready."""
         parts = (__version__, self.name, self.runtime, self.environment, self.level, self.platform)
         return _fingerprint(parts, limits) if self.ready else ""
 
@@ -236,27 +211,25 @@ class Engine(abc.ABC):
 
     @property
     def compile_limit_s(self) -> float:
-        """The time limit of the compiler in seconds; 0 if programs are not compiled."""
         return 0.0 if self.compile_limits is None else self.compile_limits.timeout_ms / 1000
 
     @property
     def background(self) -> str:
-        """The work that the engine does while it runs programs, for people to read; "" if there is none."""
+        """The work that the engine does while it runs programs, for people to read."""
         return ""
 
     @property
     def slow_step(self) -> str:
-        """The current work for which a user must wait, and which is done once on a machine; "" if there is none."""
+        """The current work for which a user must wait, and which is done once on a machine."""
         return ""
 
     async def until_ready_or_failed(self) -> None:
-        """Wait until programs can run, or the engine has failed and will not recover soon."""
         while not self.ready and self.recovers:
             self._changed.clear()
             await self._changed.wait()
 
     async def wait_ready(self) -> None:
-        """Wait until programs can run. Raise EngineError if the engine has failed and will not recover soon."""
+        """Raise EngineError if the engine has failed and will not recover soon."""
         await self.until_ready_or_failed()
         if not self.ready:
             raise EngineError(self.problem)
@@ -320,13 +293,11 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     async def _prepare(self, resources: contextlib.AsyncExitStack) -> Watch:
-        """Prepare the engine before the first process starts. Raise EngineError if it cannot serve at the moment.
+        """Prepare the engine before the first process starts, and return the work in the background, such as watching a
+        jail. Raise EngineError if it cannot serve at the moment.
 
         `resources` is closed after the processes have been killed, because a resource such as a jail may report their
         ends.
-
-        Returns:
-            The work in the background, such as watching a jail.
         """
 
     async def execute(self, job: EngineJob) -> EngineResult:
@@ -358,13 +329,11 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     async def _execute_once(self, job: EngineJob) -> EngineResult:
-        """Run or check one program in a warm process. Raise NotStartedError or EngineError, as `execute` does."""
+        """Run or check one program in a warm process. Raise the errors of `execute`."""
 
     async def open_session(self, options: SessionOptions) -> EngineSession:
-        """Start a session. The caller must close it. Only for engines with `session_features`.
-
-        Raises:
-            NotStartedError: The session cannot start.
+        """Start a session, which the caller must close. Only for engines with `session_features`. Raise NotStartedError
+        if it cannot start.
 
         Cancellation: ends the session.
         """
@@ -372,5 +341,4 @@ class Engine(abc.ABC):
 
     @property
     def idle(self) -> int:
-        """The number of processes that are waiting for a program."""
         return self._pool.idle

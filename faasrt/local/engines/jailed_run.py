@@ -55,9 +55,8 @@ async def start_runner(jail: Jail, name: str, *, compiles: bool = False) -> Jail
     """Start a process, and wait until its jail is complete.
 
     Args:
-        jail: The jail.
         name: The name of the process in errors, such as "a Python process".
-        compiles: Whether it is a compiler; see `Jail.start`.
+        compiles: See `Jail.start`.
 
     Raises:
         NotStartedError: The process ended, or was not ready in time.
@@ -71,9 +70,7 @@ async def start_runner(jail: Jail, name: str, *, compiles: bool = False) -> Jail
 
 
 async def until_ready(process: JailedProcess, message: bytes, name: str, timeout_s: float) -> None:
-    """Wait until a runner has sent the message that it is ready. Otherwise end the process, and raise NotStartedError
-    if it ended by itself or was not ready in time.
-    """
+    """Wait for the message of a runner that it is ready. Otherwise end the process, and raise NotStartedError."""
     output = bytearray()
     changed = asyncio.Event()
 
@@ -109,8 +106,8 @@ class Run(Protocol):
         """End the program because it exceeded a limit."""
 
     def result(self) -> EngineResult:
-        """Return the result of the program, after `ended` is set. Raise NotStartedError if the process ended before the
-        program began, and EngineError if it was killed from outside.
+        """Raise NotStartedError if the process ended before the program began, and EngineError if it was killed from
+        outside.
         """
 
 
@@ -128,9 +125,6 @@ async def run_program(
     """Run a program in a waiting process, and return its result. Afterwards the process is killed.
 
     Args:
-        process: The process.
-        run: The run.
-        job: The program, its limits, and the files to collect.
         instance: The name of the kind of process, for `instance_id`.
         memory_bytes: The memory that the launcher lets the program use; None means no limit there.
         has_folder: Whether to open the folder of the program even if no files are collected.
@@ -167,13 +161,8 @@ async def run_program(
 
 
 async def _add_files(result: EngineResult, job: EngineJob, folder: Folder, max_bytes: int | None) -> None:
-    """Add the files that a program has left in a folder to its result. Its processes must have ended.
-
-    Args:
-        max_bytes: The largest size of the output of a compiler; None means the output limit of the program.
-
-    Raises:
-        NotStartedError: The output of a compiler could not be read in time.
+    """Add the files that a program, whose processes have ended, has left in a folder to its result. `max_bytes` is for
+    the output of a compiler; raise NotStartedError if that cannot be read in time.
     """
     own_file, limit = program_file(job.language), job.limits.max_output_bytes if max_bytes is None else max_bytes
     # A thread, because the folder may contain thousands of files.
@@ -207,17 +196,11 @@ class JailedRun:
     """One run of a native program in a process that waits with a runner.
 
     Args:
-        job: The program and its limits.
-        process: The process.
         name: The name of the process in errors.
         header: The job for the runner, without the files and the memory limit.
         files: The files that the runner writes first, by path.
-        memory_bytes: The memory limit.
         read_exit: Returns the fields of the result of a program that has ended by itself, given its messages and its
             exit code.
-
-    Attributes:
-        ended: Set when the program has ended. Its process may end later.
     """
 
     def __init__(

@@ -1,5 +1,3 @@
-"""LiveOutput: passes the output of a program on while the program runs."""
-
 from __future__ import annotations
 
 import asyncio
@@ -18,7 +16,7 @@ PIECE_BYTES = 32_768
 
 
 class LiveOutput:
-    """A queue of output from an engine to one reader.
+    """A queue of output from an engine to one reader, while the program runs.
 
     The engine calls the synchronous methods. It stops reading the output of the program while the queue is full.
 
@@ -26,7 +24,7 @@ class LiveOutput:
         held: Whether stdout is not passed on until `release`, because a part of it may not belong to the output.
 
     Attributes:
-        on_taken: Called with the number of bytes that the reader has taken; None if the engine does not need this.
+        on_taken: Called with the number of bytes that the reader has taken.
     """
 
     def __init__(self, *, held: bool = False) -> None:
@@ -45,11 +43,9 @@ class LiveOutput:
 
     @property
     def full(self) -> bool:
-        """Whether the engine should stop reading the output of the program until the reader has taken some of it."""
         return self._size >= _HIGH_BYTES or len(self._pieces) >= _MAX_PIECES
 
     def put(self, stream: str, data: bytes) -> None:
-        """Add output of the program."""
         if self._discards or (self._held and stream == "stdout"):
             self._notify(len(data))
         else:
@@ -61,7 +57,6 @@ class LiveOutput:
             self._add("stdout", stdout.encode("utf-8", "surrogatepass"))
 
     def close(self) -> None:
-        """Record the end of the output."""
         self._closed = True
         self._changed.set()
 

@@ -1,5 +1,3 @@
-"""The jail of native programs: Python, and those that toolchains compile."""
-
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -51,7 +49,6 @@ def native_jail(
     thread.
 
     Args:
-        level: The level of the jail.
         runner: The source of the runner.
         runner_file: The file that the runner writes.
         mounts: Further files and folders of the host, by their paths in the jail.

@@ -126,5 +126,4 @@ def tiers_of(code: str) -> list[str]:
 
 
 def packages_of(tier: str) -> set[str]:
-    """Return the packages that a tier has imported; none for that of the standard library."""
     return {module.partition(".")[0] for module in TIERS.get(tier, [])}

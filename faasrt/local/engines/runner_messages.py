@@ -30,13 +30,7 @@ _MESSAGE = re.compile(rb'\{(?:"[a-z]+":(?:%b|[0-9]{1,9}|null)(?:,(?=")|(?=\}))){
 
 
 def read_runner(shared: Sequence[str], own: Sequence[str], *, guest: str = "") -> bytes:
-    """Return the source of a runner.
-
-    Args:
-        shared: The files in `faasrt.protocol.guest`, which come first.
-        own: The files in `faasrt.local.runners`.
-        guest: The constant GUEST of the runner.
-    """
+    """Join files of `faasrt.protocol.guest` and `faasrt.local.runners`. `guest` is the constant GUEST of the runner."""
     paths = [files("faasrt.protocol.guest").joinpath(name) for name in shared]
     paths += [files("faasrt.local.runners").joinpath(name) for name in own]
     parts = [path.read_bytes() for path in paths]
@@ -44,7 +38,7 @@ def read_runner(shared: Sequence[str], own: Sequence[str], *, guest: str = "") -
 
 
 def decode_message(data: bytes, start: int = 0) -> dict[str, Any]:
-    """Decode a message, a flat JSON object that begins at `start`. Return {} if it is malformed."""
+    """Decode a flat JSON object that begins at `start`. Return {} if it is malformed."""
     try:
         message: dict[str, Any] = json.loads(data[start:]) if _MESSAGE.fullmatch(data, start) else {}
     except ValueError:
@@ -53,7 +47,6 @@ def decode_message(data: bytes, start: int = 0) -> dict[str, Any]:
 
 
 def read_text(message: Mapping[str, Any], name: str) -> str:
-    """Return a text field of a message; "" if it is missing or malformed."""
     text = message.get(name)
     return text if isinstance(text, str) else ""
 
@@ -85,11 +78,7 @@ def read_python_error(message: Mapping[str, Any], limit: int) -> dict[str, Any]:
 
 
 class DisplayReader:
-    """Reads the messages with the displays of a program (see `runners/python_displays.py`).
-
-    Args:
-        max_bytes: The largest size of all displays together: the UTF-8 bytes of their MIME types and contents.
-    """
+    """Reads the messages of `runners/python_displays.py`. `max_bytes` limits all MIME types and contents."""
 
     def __init__(self, max_bytes: int) -> None:
         self._left = max_bytes
@@ -127,7 +116,6 @@ class DisplayReader:
         return data if is_binary(kind) else data.decode()
 
     def add_to(self, fields: dict[str, Any]) -> None:
-        """Set the displays in the fields of an `EngineResult`."""
         displays = []
         for formats in self._displays.values():
             omitted = sorted(kind for kind, content in formats.items() if content is None)
@@ -145,10 +133,8 @@ def _read_position(value: Any) -> int | None:
 def cut_streams(
     stdout: OutputBuffer, stderr: OutputBuffer, ret_val: bytes, limit: int, *, own_return_val: Language | None
 ) -> dict[str, Any]:
-    """Return the fields of an `EngineResult` for the streams of a program. `limit` is that of the return value.
-
-    `own_return_val` is the language, if the program defines a `return_val` of its own, which prints the return value to
-    stdout; else None.
+    """`limit` is that of the return value. `own_return_val` is set if the program defines a `return_val` of its own,
+    which prints the return value to stdout.
     """
     streams = {"stdout": stdout.cut(), "stderr": stderr.cut(), "ret_val": cut_ret_val(ret_val, limit)}
     texts = {name: text for name, (text, _) in streams.items()}

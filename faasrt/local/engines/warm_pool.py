@@ -1,5 +1,3 @@
-"""WarmPool: the processes of an engine that have started and wait for a program."""
-
 from __future__ import annotations
 
 import asyncio
@@ -25,8 +23,6 @@ _RETRIES = 2  # programs wait for the next start until this many retries have fa
 
 
 class Process(Protocol):
-    """A process that can run programs."""
-
     ended: asyncio.Event
 
     @property
@@ -44,19 +40,18 @@ _P = TypeVar("_P", bound=Process)
 
 
 class WarmPool(Generic[_P]):
-    """Keeps processes warm for an engine. They start ahead of demand, and end if they are idle for long.
+    """Keeps processes of an engine warm. They start ahead of demand, and end if they are idle for long.
 
     Args:
-        engine: The engine. The pool follows its demand, and marks it as ready or failed.
-        start: Starts a process, and returns it when it is ready for a program. Raises NotStartedError if it cannot
-            start. Cancellation ends the process.
-        min_warm: The smallest number of processes to keep.
+        engine: The pool follows its demand, and marks it as ready or failed.
+        start: Returns a process when it is ready for a program, or raises NotStartedError. Cancellation ends the
+            process.
         reuses_processes: Whether a process runs several programs, one after another. If so, the number of processes to
             keep includes the ones that are running a program.
-        retry_start_s: The first and the longest pause after failed starts, in seconds. The pause doubles every time.
-        timeout_s: How long a program waits for a process, in seconds.
+        retry_start_s: The first and the longest pause after failed starts. The pause doubles every time.
+        timeout_s: How long a program waits for a process.
         peak: The number of programs for which processes start at first.
-        clean_up: Called when a process has ended; None if there is nothing to do.
+        clean_up: Called when a process has ended.
     """
 
     def __init__(
@@ -93,12 +88,10 @@ class WarmPool(Generic[_P]):
             group.create_task(self._refill())
 
     def kill(self) -> None:
-        """Kill all processes."""
         for process in [*self._processes]:
             process.kill()
 
     async def until_ended(self) -> None:
-        """Wait until all processes have ended."""
         for process in list(self._processes):
             await self._remove_when_ended(process)
 
@@ -117,7 +110,7 @@ class WarmPool(Generic[_P]):
         self._target = min(self._engine.capacity, max(self._min_warm, peak))
 
     async def get(self) -> _P:
-        """Take a warm process, or wait for one. Raise NotStartedError if none became ready in time, or if the engine
+        """Take a warm process, or wait for one. Raise NotStartedError if none became ready in time, or the engine
         failed.
         """
         if self._engine.active > self._peak:
@@ -151,12 +144,11 @@ class WarmPool(Generic[_P]):
         self._check_demand()
 
     def put_back(self, process: _P) -> None:
-        """Return a process that has run a program."""
         self._lent.discard(process)
         self._warm.put_nowait(process)
 
     def track(self, process: _P) -> None:
-        """Add a process to the pool, which may already run a program. It is removed when it ends."""
+        """Add a process, which may already run a program. It is removed when it ends."""
         self._processes.add(process)
         if self._clean_up is None:
             process.when_ended(functools.partial(self._remove, process))
@@ -173,7 +165,6 @@ class WarmPool(Generic[_P]):
         self._check_demand()
 
     def _check_demand(self) -> None:
-        """Wake up one of the tasks that start processes, if one is needed."""
         if self._needs_process and self._wake_ups.locked():
             self._wake_ups.release()
 
@@ -212,7 +203,6 @@ class WarmPool(Generic[_P]):
             await self._clean_up(process)
 
     def _remove(self, process: _P) -> None:
-        """Remove a process that has ended, so that another one can start."""
         for _ in range(self._warm.qsize()):
             other = self._warm.get_nowait()
             if other is not process:

@@ -82,10 +82,7 @@ PERMISSIONS = ["--no-prompt", "--no-config", "--no-lock", "--no-remote", "--no-n
 
 
 class DenoEngine(Engine):
-    """Runs JavaScript and TypeScript.
-
-    Warm processes have the memory limit of the server. A program with another limit waits about 20 ms for a new one.
-    """
+    """Warm processes have the memory limit of the server. A program with another limit waits 20 ms for a new one."""
 
     name = "deno"
     languages = (Language.JAVASCRIPT, Language.TYPESCRIPT)
@@ -214,16 +211,12 @@ class DenoEngine(Engine):
                 run.end()
 
     async def _start(self, job: EngineJob | None = None, *, has_folder: bool = False) -> JailedProcess:
-        """Start a process with the memory limit of a job; without a job, with that of the server."""
+        """Start a process with the memory limit of a job, or with that of the server."""
         jail = await self._open_folder_jail() if has_folder else self._jail
         return await self._start_child(jail, job.limits.memory_limit_mb if job else self.options.memory_limit_mb)
 
     async def _open_folder_jail(self) -> Jail:
-        """Return the jail of programs with a folder. Open it if it is not open.
-
-        Raises:
-            NotStartedError: The jail cannot be opened.
-        """
+        """Return the jail of programs with a folder. Raise NotStartedError if it cannot be opened."""
         if self._folder_jail is None:
             opened: asyncio.Future[Jail] = asyncio.get_running_loop().create_future()
             self._group.create_task(self._run_folder_jail(opened))
@@ -232,11 +225,7 @@ class DenoEngine(Engine):
         return await asyncio.shield(self._folder_jail)
 
     async def _run_folder_jail(self, opened: asyncio.Future[Jail]) -> None:
-        """Keep a jail for programs with a folder open, until its launcher ends.
-
-        Args:
-            opened: Receives the jail, or the reason why it cannot be opened.
-        """
+        """Keep a jail open until its launcher ends. `opened` gets it, or the reason why it cannot be opened."""
         config = attrs.evolve(self._config, policy="deno-files", tmp_bytes=_FOLDER_BYTES, limits=_FOLDER_LIMITS)
         problem = "the engine is closed"
         try:
@@ -272,7 +261,7 @@ class DenoEngine(Engine):
 
 
 async def _in_thread(function: Callable[..., _T], *arguments: Any) -> _T | None:
-    """Call a function in a thread. Return None if the system cannot start a thread."""
+    """Return None if the system cannot start a thread."""
     try:
         return await asyncio.to_thread(function, *arguments)
     except RuntimeError:
@@ -280,7 +269,7 @@ async def _in_thread(function: Callable[..., _T], *arguments: Any) -> _T | None:
 
 
 def _runner_source(path: str, name: str) -> str:
-    """Return the source of the runner's module. It contains the runner as a string, and evaluates it.
+    """Return a module that contains the runner as a string, and evaluates it.
 
     Deno itself parses each module before V8 does, which would take 2 ms for the runner. It does not parse strings.
     """
@@ -300,7 +289,7 @@ def _find_executable() -> str:
 
 
 def _find_libraries(executable: str) -> list[str]:
-    """Return the paths of the loader and the libraries that an executable needs. If `ldd` fails, return all folders."""
+    """Return the paths of the loader and the libraries of an executable; all folders if `ldd` fails."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         listed = subprocess.run(["ldd", executable], capture_output=True, text=True, check=True, timeout=60)  # noqa: S603, S607
         return [word for line in listed.stdout.splitlines() for word in line.split() if word.startswith("/")]
@@ -317,7 +306,7 @@ def _measure(child: ChildProcess, folder: Folder | None) -> tuple[int, bool]:
 
 
 def _memory_bytes(pid: int) -> tuple[int, int]:
-    """Return the bytes of a process that RLIMIT_DATA counts, and its resident bytes; 0 if the process has ended."""
+    """Return the bytes of a process that RLIMIT_DATA counts, and its resident bytes; 0 if it has ended."""
     sizes = {"VmData": 0, "VmRSS": 0}
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():

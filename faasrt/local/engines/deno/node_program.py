@@ -30,10 +30,7 @@ def as_node_program(job: EngineJob) -> EngineJob:
 
     It runs as a CommonJS module, which is a file beside the main module. As an ES module, and in TypeScript without
     names of CommonJS, it is the main module. Deno needs a prefix in the imports of Node's modules, and may not open
-    /dev/stdin.
-
-    Raises:
-        InvalidRequestError: The input has another file with the name of the CommonJS module.
+    /dev/stdin. Raise InvalidRequestError if another file has the name of the CommonJS module.
     """
     code = _STANDARD_INPUT.sub(r"\g<call>0           ", job.code)  # as long as before, because errors have columns
     if _ES_MODULE.search(code):

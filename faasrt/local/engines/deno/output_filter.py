@@ -1,5 +1,3 @@
-"""Filters the output of a Deno process while it arrives."""
-
 from __future__ import annotations
 
 import re
@@ -15,11 +13,9 @@ def find_diagnostics(data: bytes) -> int:
 
 
 class OutputFilter:
-    """Replaces the URL of the program in its output, while the output arrives.
+    """Replaces the URL of the program in the output of a Deno process, while the output arrives.
 
     Args:
-        url: The URL; b"" if it is unknown.
-        name: The replacement.
         has_position: Whether to replace the URL only if a colon and a digit follow it.
 
     Attributes:
@@ -38,7 +34,7 @@ class OutputFilter:
         self.held = bytearray()
 
     def feed(self, data: bytes) -> bytes:
-        """Return the next bytes of the output. The end is kept back if it may be the beginning of the URL."""
+        """Return the next bytes of the output, without an end that may be the beginning of the URL."""
         data = self._pending + data
         if self._url is not None:
             data = self._url.sub(self._name, data)
@@ -48,7 +44,6 @@ class OutputFilter:
         return self._hold(data[: len(data) - size])
 
     def finish(self) -> bytes:
-        """Return the bytes that were kept back."""
         data, self._pending = self._pending, b""
         return self._hold(data)
 

@@ -56,8 +56,8 @@ _PLT_BYTES, _RELA, _RELA_BYTES, _SYMBOLS, _PLT, _RELA_COUNT = 2, 7, 8, 6, 23, 0x
 
 
 def relocated(executable: str) -> str:
-    """Return the path of a relocated copy of an executable, from the cache; or the executable itself if there is none,
-    because the executable is of another kind or the cache cannot be written.
+    """Return the path of a relocated copy from the cache; or the executable itself if it is of another kind, or the
+    cache cannot be written.
 
     The first call on a machine, and on a day, takes about half a second. Several processes may call this.
     """
@@ -104,11 +104,7 @@ def _make_copy(executable: str, copy: Path) -> None:
 
 
 def relocate(data: _Buffer, base: int) -> None:
-    """Turn a position-independent executable for x86-64 into one that is loaded at an address.
-
-    Args:
-        data: The file. It is changed.
-        base: The address, a multiple of the page size.
+    """Turn a position-independent executable for x86-64 into one that is loaded at `base`, a multiple of the page size.
 
     Raises:
         ValueError, struct.error: It is another kind of file, or has parts that this function does not know.
@@ -165,7 +161,7 @@ def relocate(data: _Buffer, base: int) -> None:
 
 
 def _apply_relative(data: _Buffer, base: int, words: array[int], loaded: _Loaded) -> None:
-    """Apply relocations without a symbol: each has the address of a word, its type, and an address for the word."""
+    """Each relocation has the address of a word, its type, and an address for the word."""
     start = end = offset = 0
     for target, info, addend in zip(words[::3], words[1::3], words[2::3], strict=True):
         if info != _RELATIVE:

@@ -59,17 +59,13 @@ class StdoutParser:
     """Separates the runner's messages from the program's output. A message begins with a mark and ends with a newline.
 
     Args:
-        mark: The start of a message.
-        max_output_bytes: The largest output.
         max_message_bytes: The largest message. The total of all messages is limited too.
-        kept_bytes: The number of bytes of the output to keep.
-        displays: Reads the displays of a program in a session; None for other programs.
+        displays: Reads the displays of a program in a session.
 
     Attributes:
-        output: The output of the program. In a session, that of earlier ones may come first, which is discarded.
+        output: In a session, that of earlier programs may come first, which is discarded.
         messages: The fields of the last message of each kind.
         limit_exceeded: Whether the output or the messages are too large.
-        message_too_large: Whether the messages are too large.
         complete: Whether the runner's last message has arrived.
     """
 
@@ -113,7 +109,7 @@ class StdoutParser:
         return output + self._take_output(len(self._pending) if split < 0 else split)
 
     def finish(self) -> bytes:
-        """Return the rest of the output. Pending bytes belong to it, unless they are an incomplete message."""
+        """Return the rest of the output: pending bytes, unless they are an incomplete message."""
         return b"" if self._pending.startswith(self._mark) else self._take_output(len(self._pending))
 
     def _take_output(self, size: int) -> bytes:
@@ -136,7 +132,6 @@ class StdoutParser:
 
 
 def request(child: JailedProcess, header: Mapping[str, Any], *data: bytes, eof: bool = False) -> None:
-    """Send a request to a runner."""
     head = json.dumps(header).encode()
     child.write(b"%08d" % len(head), head, *data, eof=eof)
 
@@ -145,13 +140,10 @@ class DenoRun:
     """One run of a program in a Deno process.
 
     Args:
-        job: The program and its limits.
-        child: A process that waits for a program.
         has_folder: Whether the program has a folder, in which its file is written.
         number: The number of the run in its session, from 1; 0 if it is not in a session.
 
     Attributes:
-        job: The program and its limits.
         ended: Set when the program has ended. Its process may end later.
         was_interrupted: Whether the server has interrupted it.
         on_limit: Called when the program has exceeded its output limit; None ends its process.
@@ -203,14 +195,14 @@ class DenoRun:
         request(self._child, fields, *program_input.files.values(), program_input.stdin, eof=not self._number)
 
     def interrupt(self, limit: Outcome | None = None) -> None:
-        """Interrupt the program of a session, because it exceeded the limit with this outcome, if any."""
+        """Interrupt the program of a session, because it exceeded a limit, if any."""
         self.was_interrupted = True
         if limit is not None:
             self._ended_by.add(limit)
         self._child.write(WAKE)
 
     def end(self, limit: Outcome | None = None) -> None:
-        """End the program, because it exceeded the limit with this outcome, if any."""
+        """End the program, because it exceeded a limit, if any."""
         if limit is Outcome.TIMEOUT:
             # The message that the program has ended may be in the pipe, because of a slow reader or a busy server.
             self._child.resume()
@@ -223,8 +215,8 @@ class DenoRun:
         self._child.kill()
 
     def result(self) -> EngineResult:
-        """Return the result of the program, after `ended` is set. Raise NotStartedError if the process ended before the
-        program began, and EngineError if it was killed from outside.
+        """Raise NotStartedError if the process ended before the program began, and EngineError if it was killed from
+        outside.
         """
         self._pass_on(STDOUT, self._stdout.finish())
         if self._child.out_of_time and not self._stdout.complete:
@@ -258,7 +250,7 @@ class DenoRun:
         return EngineResult(**fields)
 
     def _name_file(self, output: bytes) -> bytes:
-        """Replace the URL from which the program was imported by the name of its file, as stack traces contain it."""
+        """Replace the URL from which the program was imported by the name of its file, for stack traces."""
         url, name, _ = self._url
         if self._has_folder and url:
             return re.sub(rb"%b(?=:\d)" % re.escape(url), name, output)
@@ -266,7 +258,7 @@ class DenoRun:
 
     @property
     def _signal(self) -> int | None:
-        """The signal that ended the process; None if there was none, or if `end` sent it."""
+        """The signal that ended the process, unless `end` sent it."""
         number = -(self._child.returncode or 0)
         return None if number <= 0 or (number == signal.SIGKILL and self._ended_by) else number
 
@@ -297,9 +289,8 @@ class DenoRun:
 
     @property
     def _url(self) -> tuple[bytes, bytes, bool]:
-        """The URL of the program (b"" if unknown), the name of its file, and whether only URLs with a position count.
-
-        With a folder, the program can use its URL for other purposes.
+        """The URL of the program (b"" if unknown), the name of its file, and whether only URLs with a position count:
+        with a folder, the program can use its URL for other purposes.
         """
         name = program_file(self.job.language)
         if self._number:
@@ -311,7 +302,6 @@ class DenoRun:
         return location if _BLOB_URL.fullmatch(location) else b"", name.encode(), False
 
     def _pass_on(self, fd: int, data: bytes) -> None:
-        """Pass output on to the reader of the live output, if there is one and the program has begun."""
         live = self.job.live
         if live is None:
             return

@@ -1,5 +1,3 @@
-"""DenoSession: a Deno process whose programs keep their state."""
-
 from __future__ import annotations
 
 import asyncio
@@ -40,13 +38,9 @@ _REASONS = {
 
 
 class DenoSession(EngineSession):
-    """A session in a Deno process.
+    """A Deno process, with the runner `deno_session.js`, whose programs keep their state.
 
-    Args:
-        options: The options.
-        child: The process, with the runner `deno_session.js`.
-        folder: The working folder; None if there is none.
-        watch: Waits until a run has ended, and ends it if its process uses too much memory.
+    `watch` waits until a run has ended, and ends it if its process uses too much memory.
     """
 
     def __init__(

@@ -51,7 +51,7 @@ _RUNNER_FILES += ["python_session.py", "python_setup.py"]
 
 @attrs.frozen
 class Interpreter:
-    """The interpreter of programs: its version, `executable`, `prefix` and `base_prefix` of `sys`, and its packages."""
+    """The interpreter of programs. `packages` is a fingerprint of what is installed for it."""
 
     version: str
     executable: str
@@ -60,9 +60,7 @@ class Interpreter:
     packages: str
 
     def jail_config(self, level: str, imports: Sequence[str]) -> JailConfig:
-        """Return the configuration of the jail of a tier that imports `imports`. This reads files, so call it in a
-        thread.
-        """
+        """Return the configuration of the jail of a tier. This reads files, so call it in a thread."""
         mounts = {}
         for prefix in {self.prefix, self.base_prefix}:
             # Not the whole prefix, because users may keep other files there.
@@ -96,9 +94,8 @@ class PythonTier(Engine):
     """Runs programs in processes forked from one launcher, which has imported some modules.
 
     Args:
-        options: The options.
-        imports: The modules. Modules that cannot be imported are skipped.
-        interpreter: The interpreter; None if a subclass sets it later.
+        imports: Modules that cannot be imported are skipped.
+        interpreter: None if a subclass sets it later.
 
     Attributes:
         packages: The names of tiers whose package is installed.
@@ -162,7 +159,7 @@ class PythonTier(Engine):
 
 
 class NativeEngine(PythonTier):
-    """Runs Python. It is the tier of the standard library, and starts other tiers when a program first needs them."""
+    """The tier of the standard library, which starts other tiers when a program first needs them."""
 
     def __init__(self, options: EngineOptions) -> None:
         super().__init__(options, STANDARD_LIBRARY)
@@ -213,9 +210,7 @@ class NativeEngine(PythonTier):
 
 
 async def _describe(python: str) -> Interpreter:
-    """Run an interpreter to find out its version and its paths. Raise EngineError if it does not run, or is not CPython
-    3.9 or newer.
-    """
+    """Run an interpreter to find out its version and its paths. Raise EngineError if it is not CPython 3.9 or newer."""
     try:
         process = await asyncio.to_thread(
             subprocess.run,

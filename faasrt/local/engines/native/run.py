@@ -32,7 +32,6 @@ _MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
 def python_run(job: EngineJob, process: JailedProcess, memory_bytes: int, python: str) -> JailedRun:
-    """Return the run of a program in a process of the interpreter `python`."""
     header = {"code": job.code, "check": job.check, "argv": job.input.argv, "displays": job.displays}
     header["maxMessageBytes"] = job.limits.max_output_bytes
     read_exit = functools.partial(read_python_exit, limit=job.limits.max_output_bytes, python=python)
@@ -56,13 +55,11 @@ def read_python_exit(messages: Messages, returncode: int, *, limit: int, python:
 
 
 def _exit_code(messages: Messages) -> int:
-    """Return the exit code that a cell of a session has sent; 0 if there is none."""
     code = messages.get("exit", {}).get("code")
     return code if isinstance(code, int) and code < 256 else 0
 
 
 def _with_hint(error: ErrorInfo, module: str, python: str) -> ErrorInfo:
-    """Add the command that installs a missing package to the message of an error."""
     if _MODULE.fullmatch(module) is None:  # the program has forged the message
         return error
     command = f"{shlex.quote(python)} -m pip install {_PACKAGES.get(module, module)}"

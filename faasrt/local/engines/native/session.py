@@ -45,10 +45,7 @@ class NativeSession(EngineSession):
     """A session.
 
     Args:
-        options: The options.
-        process: A process that waits with a runner. The session owns it.
-        memory_bytes: The memory limit.
-        python: The path of the interpreter, for error messages.
+        process: Waits with a runner. The session owns it.
         cells: The number of cells that its process has run.
         is_branch: Whether it is a branch of another session.
     """
@@ -73,7 +70,6 @@ class NativeSession(EngineSession):
         process.receive(ignore_output, self._on_end)
 
     async def begin(self) -> None:
-        """Open the session in the process, and write the files. Raise NotStartedError if the process has ended."""
         header = json.dumps({"session": True, "files": [], "memoryBytes": self._memory_bytes}).encode()
         self._process.write(b"%08d" % len(header), header, eof=True)
         self._channel = self._process.take_channel()
@@ -180,7 +176,6 @@ class NativeSession(EngineSession):
     async def _do(
         self, job: EngineJob, header: Mapping[str, Any], files: Mapping[str, bytes], descriptors: Sequence[int] = ()
     ) -> EngineResult:
-        """Let the process do a job, to which further descriptors belong, and return the result."""
         self.check_open()
         limit, limit_s = job.limits.max_output_bytes, job.limits.timeout_ms / 1000
         header = {**header, "maxMessageBytes": limit}
@@ -210,7 +205,6 @@ class NativeSession(EngineSession):
         return result
 
     def _start(self, limit_s: float, descriptors: Sequence[int]) -> _Run:
-        """Send the descriptors of a job to the process."""
         assert self._channel is not None
         try:
             pipes = Pipes(4)
@@ -232,8 +226,6 @@ class _Run(ChildProcess):
     """One run in the process of a session, with its own pipes. For `JailedRun`, it is a process.
 
     Args:
-        process: The process of the session.
-        pipes: The pipes of the run.
         end_session: Ends the session, for a reason.
         is_fork: Whether the branch, and not the process itself, ends the run.
 
@@ -264,7 +256,6 @@ class _Run(ChildProcess):
         self.finish()
 
     def finish(self) -> None:
-        """Close the pipes, after the end of the program."""
         self._is_over = True
         if self._timer is not None:
             self._timer.cancel()

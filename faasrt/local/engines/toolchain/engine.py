@@ -71,8 +71,6 @@ _Take = Callable[[], Awaitable[JailedProcess]]
 
 
 class ToolchainEngine(Engine):
-    """Compiles and runs the programs of one language. `engine_for` returns the class for a toolchain."""
-
     toolchain: ClassVar[Toolchain]
     compile_limits = COMPILE_LIMITS
     starts_when_needed = True
@@ -162,7 +160,6 @@ class ToolchainEngine(Engine):
         return await self._compile_and_run(job, self._pool.get)
 
     async def _wait_started(self) -> None:
-        """Start the engine if no program has needed it yet. Raise NotStartedError if this fails, or takes too long."""
         self._needed.set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_START_TIMEOUT_S):
@@ -171,7 +168,6 @@ class ToolchainEngine(Engine):
             raise NotStartedError(self.problem or f"the engine did not start within {_START_TIMEOUT_S:g} s")
 
     async def _compile_and_run(self, job: EngineJob, take: _Take) -> EngineResult:
-        """Compile a program, and run it unless the job is only to check it. `take` returns a warm process."""
         toolchain, program_input = self.toolchain, job.input
         name = program_file(job.language) if toolchain.file is None else toolchain.file(job.code)
         source = {name: job.code.encode("utf-8", "surrogatepass")}
@@ -195,11 +191,7 @@ class ToolchainEngine(Engine):
         return attrs.evolve(recognize_failure(result, toolchain), compile_ms=compile_ms)
 
     async def _compile(self, job: EngineJob, source: Mapping[str, bytes]) -> Mapping[str, bytes]:
-        """Return the files that the compiler has written for a program, or its errors as `_FAILURE`.
-
-        Raises:
-            NotStartedError: The compiler was killed from outside, or its process failed.
-        """
+        """Return the files that the compiler has written for a program, or its errors as `_FAILURE`."""
         toolchain = self.toolchain
         suffixes = (*toolchain.source_suffixes, *toolchain.other_suffixes)
         files = {path: content for path, content in sorted(job.input.files.items()) if path.endswith(suffixes)}
@@ -238,7 +230,7 @@ class ToolchainEngine(Engine):
     async def _run_compiler(
         self, job: EngineJob, command: Sequence[str], files: Mapping[str, bytes]
     ) -> tuple[dict[str, bytes], bool]:
-        """Return the output of the compiler as `_compile` does, and whether it would be the same another time."""
+        """Return the output of the compiler, and whether it would be the same another time."""
         limits = job.compile_limits or COMPILE_LIMITS
         compilation = EngineJob(
             language=job.language, code=job.code, limits=limits, input=ProgramInput(collect=(f"{OUT}/**",))
@@ -276,7 +268,7 @@ class ToolchainEngine(Engine):
         return {_FAILURE: text.encode()}, result.outcome is Outcome.USER_ERROR and is_located
 
     def _read_failure(self, output: bytes, name: str, job: EngineJob) -> EngineResult:
-        """Return the result of a program that does not compile, with the output of the compiler as its stderr."""
+        """Return the result of a program that does not compile, with the compiler's output as its stderr."""
         text = output.decode("utf-8", "replace").strip("\n") + "\n"
         diagnostics: list[Diagnostic] = []
         for match in self.toolchain.diagnostic.finditer(text):
@@ -308,6 +300,5 @@ class ToolchainEngine(Engine):
 
 
 def engine_for(toolchain: Toolchain) -> type[ToolchainEngine]:
-    """Return the engine of a toolchain."""
     fields = {"toolchain": toolchain, "name": toolchain.name, "languages": (toolchain.language,)}
     return type(f"{toolchain.language.name.title()}Engine", (ToolchainEngine,), fields)

@@ -28,18 +28,14 @@ class ProgramCache:
     for the longest time are removed.
 
     An entry is a file that gets its name only when it is complete, so a process may be killed at any time. Only the
-    owner can read it or write to it.
-
-    Args:
-        folder: The folder. It is created when needed.
-        max_bytes: The largest size of all entries together. An entry that is larger is not stored.
+    owner can read it or write to it. An entry that is larger than `max_bytes` is not stored.
     """
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self._folder, self._max_bytes = folder, max_bytes
 
     def get(self, key: str) -> dict[str, bytes] | None:
-        """Return the files of an entry; None if there is none, or if it is damaged or cannot be read."""
+        """Return None if there is no entry, or if it is damaged or cannot be read."""
         path = self._folder / key
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -53,7 +49,7 @@ class ProgramCache:
         return files
 
     def put(self, key: str, files: Mapping[str, bytes]) -> None:
-        """Store an entry. Raise OSError if the disk is full, or the folder cannot be written."""
+        """Raise OSError if the disk is full, or the folder cannot be written."""
         pieces = _encode(files)
         size = sum(map(len, pieces))
         if size > self._max_bytes:
@@ -103,7 +99,6 @@ def _encode(files: Mapping[str, bytes]) -> list[bytes]:
 
 
 def _read(file: BinaryIO) -> dict[str, bytes] | None:
-    """Return the files of an entry; None if it is damaged."""
     size = os.fstat(file.fileno()).st_size
     digest, length = file.read(_DIGEST_BYTES), file.read(_LENGTH.size)
     try:

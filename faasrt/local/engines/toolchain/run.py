@@ -33,11 +33,7 @@ def command_run(
 
     Args:
         job: The program. Its code is not used, only its input, its limits and its live output.
-        process: The process.
-        memory_bytes: The memory limit.
-        command: The command with its arguments.
         files: The files to write first: relative to the working folder, or executable ones with an absolute path.
-        folders: The folders to create.
     """
     return JailedRun(
         job, process, PROCESS_NAME, {"command": command, "folders": folders}, files, memory_bytes, _read_exit
@@ -55,7 +51,7 @@ def _read_exit(messages: Messages, returncode: int) -> dict[str, Any]:
 
 
 def recognize_failure(result: EngineResult, toolchain: Toolchain) -> EngineResult:
-    """Return a result with the error that a program of a toolchain has printed to stderr, if it has failed."""
+    """Add the error that a failed program has printed to stderr to its result."""
     if result.outcome not in (Outcome.USER_ERROR, Outcome.CRASHED):
         return result
     text = result.stderr[-_SEARCHED_CHARS:]

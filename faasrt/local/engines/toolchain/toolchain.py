@@ -1,7 +1,3 @@
-"""Toolchain: describes how the programs of a language are compiled and run. There is one for each language, in
-`faasrt.local.engines.toolchain.languages`.
-"""
-
 from __future__ import annotations
 
 import re
@@ -47,17 +43,14 @@ class Toolchain:
     """How the programs of a language are compiled and run.
 
     Attributes:
-        language: The language.
-        name: The name of the engine.
         executable: The command that must be installed.
         package: The Debian package that contains it.
         find: Returns the installation, given the path of the executable. It may run commands. It raises EngineError if
             the toolchain cannot be used.
-        compile: Returns the command that compiles a program, or only checks its syntax. It gets the installation and
-            the names of the source files, of which the first is the program itself, and runs in their folder. It
-            writes to the folder `OUT`.
-        run: Returns the command that runs a program, without the arguments of the program. It gets the installation,
-            the name of the program's file, and the memory limit in MiB. The output of the compiler is in `PROGRAM`.
+        compile: Returns the command that compiles a program, or only checks its syntax, given the names of the source
+            files, of which the first is the program itself. It runs in their folder, and writes to the folder `OUT`.
+        run: Returns the command that runs a program, without the arguments of the program, given the name of the
+            program's file, and the memory limit in MiB. The output of the compiler is in `PROGRAM`.
         source_suffixes: The suffixes of files that are compiled together with the program.
         other_suffixes: The suffixes of other files that the compiler can read, such as headers.
         keeps_source: Whether the program runs from its source.
@@ -65,10 +58,10 @@ class Toolchain:
             `column` or `caret`, the spaces before a caret.
         failure: Finds the error in the stderr of a program that failed. The groups are `name` and perhaps `message`.
         out_of_memory: Finds the message that the program got no memory in its stderr.
-        headroom_mb: Memory that programs may use beyond their limit, for the runtime of the language, in MiB.
+        headroom_mb: Memory that programs may use beyond their limit, for the runtime of the language.
         file: Returns the name of the program's file, given its source; None for the usual name.
         prepare: Prepares an installation in a folder, once for a machine, and returns it with the result. It takes
-            long. None if there is nothing to prepare.
+            long.
         sample: A program that prints "ok". It proves that the toolchain works in the jail.
     """
 
@@ -92,7 +85,7 @@ class Toolchain:
 
     @property
     def missing(self) -> str:
-        """Why the language cannot run, because its toolchain is not installed; "" if it is installed."""
+        """Why the language cannot run, because its toolchain is not installed."""
         if shutil.which(self.executable) is not None:
             return ""
         return (
@@ -101,11 +94,7 @@ class Toolchain:
         )
 
     def locate(self) -> Installation:
-        """Return the installation. This runs commands, so call it in a thread.
-
-        Raises:
-            EngineError: The toolchain is not installed, or does not work.
-        """
+        """Return the installation, or raise EngineError. This runs commands, so call it in a thread."""
         path = shutil.which(self.executable)
         if path is None:
             raise EngineError(self.missing)

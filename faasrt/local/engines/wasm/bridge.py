@@ -1,5 +1,3 @@
-"""The host's side of a program in the sandbox: answers the calls of its runner, and returns how it has ended."""
-
 from __future__ import annotations
 
 import functools
@@ -34,23 +32,17 @@ class HostBridge:
     """The host's side of one program: answers the calls of the runner, and records its messages.
 
     Args:
-        job: The program and its limits.
         cancel: Setting it ends the program.
-        on_begin: Called when the program begins.
         on_end: Called when a program of a session has ended, before the runner reports this.
-        task: What to do: "run" or "check" a program, or the number of a run in a session.
-        has_folder: Whether the program has a working folder.
-        live: Passes the output on while the program runs; None if the output is not live.
+        task: "run" or "check" a program, or the number of a run in a session.
 
     Attributes:
         ret_val: The argument of the last call of `return_val`.
-        error: The fields of the result, if an exception ended the program; else None.
+        error: The fields of the result, if an exception ended the program.
         exit_code: The code that the program passed to `sys.exit`.
-        began: Whether the program has begun.
         done: Whether the program has reached its end.
         limit_exceeded: Whether the program exceeded its output limit.
         own_return_val: Whether the program defines a `return_val` of its own.
-        displays: Its displays; None if they are not wanted.
     """
 
     job: Mapping[str, Any]
@@ -110,7 +102,6 @@ class HostBridge:
 
     @property
     def lacks_memory(self) -> bool:
-        """Whether a MemoryError ended the program."""
         return self.error is not None and self.error["outcome"] is Outcome.MEMORY_LIMIT
 
     def _end_program(self) -> None:
@@ -119,7 +110,7 @@ class HostBridge:
 
 
 def _read_error(request: bytes, limit: int) -> dict[str, Any] | None:
-    """Read an error message of the runner. Return None if it is invalid, because the program has forged it."""
+    """Return None for an invalid message, because the program has forged it."""
     if len(request) > _message_bytes(limit):
         return None
     message = decode_message(request, len(b"error"))
@@ -131,15 +122,8 @@ def _message_bytes(limit: int) -> int:
 
 
 def read_result(bridge: HostBridge, run: Callable[..., Ended], *, memory_bytes: int) -> tuple[dict[str, Any], Ended]:
-    """Run a program, and return the fields of its `EngineResult`, without files.
-
-    Args:
-        bridge: Answers the calls of the program.
-        run: Runs it, with some of the arguments of `Instance.run`.
-        memory_bytes: The limit of its memory.
-
-    Raises:
-        RuntimeError: The sandbox did not start.
+    """Run a program, and return the fields of its `EngineResult`, without files. `run` gets some of the arguments of
+    `Instance.run`. Raise RuntimeError if the sandbox did not start.
     """
     job = bridge.job
     limit = job["max_output_bytes"]
@@ -165,7 +149,6 @@ def read_result(bridge: HostBridge, run: Callable[..., Ended], *, memory_bytes: 
 
 
 def exhausted(done: Ended, memory_bytes: int) -> bool:
-    """Return whether an allocation has probably failed."""
     return done.memory_bytes > memory_bytes - _EXHAUSTED_BYTES
 
 

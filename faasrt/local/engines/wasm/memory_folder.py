@@ -37,11 +37,7 @@ class _FolderNode:
 
 
 class MemoryFolder:
-    """Files and folders, of a limited size and number. Its methods raise OSError.
-
-    Args:
-        files: The contents of the first files, by relative path.
-    """
+    """Files and folders, of a limited size and number. Its methods raise OSError."""
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
         self._root = _FolderNode()
@@ -49,7 +45,6 @@ class MemoryFolder:
         self.write_files(files)
 
     def write_files(self, files: Mapping[str, bytes]) -> None:
-        """Write files by relative path, and create the folders in which they are."""
         for path, content in files.items():
             *folders, _ = path.split("/")
             for depth in range(len(folders)):
@@ -150,7 +145,7 @@ class MemoryFolder:
         return _walk(self._root, "", MAX_PATH_PARTS, matcher, matcher.start)
 
     def _get(self, path: str) -> _FileNode | _FolderNode | None:
-        """Return an entry, or None if it is missing. Raise OSError if a part of the path before it is a file."""
+        """Return None for a missing entry. Raise OSError if a part of the path before it is a file."""
         if len(path.encode()) > _MAX_PATH_BYTES:
             raise OSError(errno.ENAMETOOLONG, path)
         entry: _FileNode | _FolderNode | None = self._root
@@ -169,7 +164,7 @@ class MemoryFolder:
         return entry
 
     def _parent(self, path: str) -> tuple[_FolderNode, str]:
-        """Return the folder that contains an entry, which may be missing, and the name of the entry in it."""
+        """Return the folder that contains an entry, which may be missing, and its name there."""
         parent, _, name = path.rpartition("/")
         if not name:
             raise OSError(errno.EBUSY, path)

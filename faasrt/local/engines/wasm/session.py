@@ -1,5 +1,3 @@
-"""WasmSession: a session of the engine `wasm`, an instance of the sandbox in a worker process."""
-
 from __future__ import annotations
 
 import asyncio
@@ -26,16 +24,8 @@ _CLOSE_TIMEOUT_S = 2.0
 
 
 class WasmSession(EngineSession):
-    """A session in a worker, which may have other sessions.
-
-    Args:
-        options: The options.
-        worker: The worker.
-        next_number: Returns the number of a new session.
-        when_ended: Called when the session has ended.
-
-    Attributes:
-        number: The number of the session, which no other session of the engine has.
+    """An instance of the sandbox in a worker process, which may have other sessions. No other session of the engine has
+    the same number.
     """
 
     def __init__(
@@ -60,7 +50,7 @@ class WasmSession(EngineSession):
             self._when_ended(self._worker)
 
     async def open(self) -> None:
-        """Open the session in the worker. Raise NotStartedError or SessionFileError if this is not possible."""
+        """Raise NotStartedError or SessionFileError if the worker cannot open the session."""
         limits = attrs.asdict(self.options.limits)
         try:
             await self._command(open=limits, files=files_to_wire(self.options.files))
@@ -132,12 +122,7 @@ class WasmSession(EngineSession):
             self.mark_ended(CLOSED)
 
     async def _command(self, **message: Any) -> dict[str, Any]:
-        """Send a command, and return its answer.
-
-        Raises:
-            _RefusedError: This was not possible.
-            SessionEndedError: The session has ended.
-        """
+        """Send a command, and return its answer. Raise _RefusedError if this was not possible."""
         self._channel.send(**message)
         try:
             answer = await self._channel.answer(_COMMAND_TIMEOUT_S)

@@ -83,7 +83,6 @@ _EXPECTED_FOLDER = f"{FOLDER} ['main.py', 'renamed'] {FOLDER} text"
 
 
 def read_guest() -> bytes:
-    """Return the source of the runner."""
     return read_runner(
         ["python_errors.py", "python_modules.py"],
         ["python_main.py", "python_guest.py", "python_displays.py", "python_random.py", "python_preload.py"],
@@ -92,12 +91,11 @@ def read_guest() -> bytes:
 
 
 def modules_of(tier: str) -> list[str]:
-    """Return the modules that a snapshot has imported."""
     return [*STANDARD_LIBRARY, *TIERS.get(tier, [])]
 
 
 def snapshot_of(cache_dir: Path, tier: str) -> Path:
-    """Return the path of the snapshot of a tier. It depends on everything that the contents depend on."""
+    """Return the path of a snapshot. It depends on everything that the contents depend on."""
     digest = hashlib.sha256(_artifacts_dir().joinpath("SHA256SUMS").read_bytes())
     for name in ("snapshot_build.py", "instance.py"):
         digest.update(files("faasrt.local.engines.wasm").joinpath(name).read_bytes())

@@ -47,13 +47,7 @@ class Places:
 
 
 class Snapshot:
-    """An open snapshot.
-
-    Args:
-        fd: The descriptor of its file.
-        size: The size of the memory, in bytes.
-        places: Addresses in the memory.
-    """
+    """An open snapshot. `size` is that of the memory."""
 
     def __init__(self, fd: int, size: int, places: Places) -> None:
         self.fd, self.size, self.places = fd, size, places
@@ -70,28 +64,18 @@ class Snapshot:
 
 
 def snapshot_path(folder: Path, tier: str, key: str) -> Path:
-    """Return the path of a snapshot.
-
-    Args:
-        folder: The folder of the compiled module.
-        tier: The name of the tier.
-        key: A text that changes when the contents of the snapshot would change.
-    """
+    """`key` changes when the contents of the snapshot would change."""
     return folder / f"{_PREFIX}{tier}-{key}{_SUFFIX}"
 
 
 def remove_snapshot(path: Path) -> None:
-    """Remove a snapshot, if there is one and this is possible."""
     with contextlib.suppress(OSError):
         path.unlink()
 
 
 def open_snapshot(path: Path, discard: Callable[[], None] | None = None) -> Snapshot | None:
-    """Open a snapshot. Return None if there is none.
-
-    Args:
-        path: The path of the file.
-        discard: Called for a file that is incomplete, or that another user could have written. None removes it.
+    """Return None if there is no snapshot. A file that is incomplete, or that another user could have written, is
+    discarded.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -119,7 +103,6 @@ def open_snapshot(path: Path, discard: Callable[[], None] | None = None) -> Snap
 def new_snapshot(path: Path) -> Iterator[int]:
     """Yield the descriptor of a new file. At the end, give it the name of a snapshot, and remove older snapshots of the
     same tier, except for the newest one: another version of faasrt may use it. After an exception, remove the file.
-    Raise OSError if it cannot be written.
     """
     fd, temporary = tempfile.mkstemp(prefix=UNFINISHED, dir=path.parent)  # readable and writable for its owner only
     try:
@@ -151,7 +134,6 @@ def write_snapshot(fd: int, memory: memoryview, places: Places) -> Snapshot:
 
 
 def digest_of(snapshot: Snapshot) -> bytes:
-    """Return the hash of the present contents of the file."""
     digest = hashlib.sha256(_packed(snapshot.places))
     for start in range(0, snapshot.size, _READ_BYTES):
         digest.update(os.pread(snapshot.fd, min(_READ_BYTES, snapshot.size - start), start))

@@ -1,5 +1,3 @@
-"""Makes the snapshots of packages while the engine `wasm` runs."""
-
 from __future__ import annotations
 
 import asyncio
@@ -17,16 +15,12 @@ _FREE_BYTES = 2**30  # that a disk must have before a snapshot is made; the larg
 
 
 class SnapshotMaker:
-    """Makes the missing snapshots one at a time, the smallest first: some time after the start of the engine, or when a
-    program first uses the packages.
+    """Makes the missing snapshots of packages one at a time, the smallest first: some time after the start of the
+    engine, or when a program first uses the packages.
 
     Args:
-        cache_dir: The folder of the compiled module.
         make: Makes the snapshot of a tier. Returns why this failed, or "".
         report: Reports why a snapshot could not be made.
-
-    Attributes:
-        activity: The progress, for people to read; "" if nothing is left to do.
     """
 
     def __init__(self, cache_dir: Path, make: Callable[[str], Awaitable[str]], report: Callable[[str], None]) -> None:
@@ -38,7 +32,6 @@ class SnapshotMaker:
         self.activity = ""
 
     async def run(self) -> None:
-        """Make the snapshots."""
         self._finished.clear()
         self._missing = await asyncio.to_thread(self._find_missing)
         delay_s = _DELAY_S

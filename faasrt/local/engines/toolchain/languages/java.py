@@ -42,7 +42,7 @@ def _find(path: str) -> Installation:
 
 
 def _read_version(folder: Path) -> str:
-    """Return the version of a JDK; "" if its folder does not have it. This takes less time than a start of its JVM."""
+    """Read the version of a JDK from its folder, which takes less time than a start of its JVM."""
     with contextlib.suppress(OSError):
         match = re.search(r'^JAVA_VERSION="([^"\n]+)"', (folder / "release").read_text("utf-8"), re.MULTILINE)
         return match[1] if match else ""
@@ -50,7 +50,6 @@ def _read_version(folder: Path) -> str:
 
 
 def _file(code: str) -> str:
-    """Return the name of the file, which is that of the main class."""
     with_main: list[str] = []
     names: list[str] = []
     depth, is_public, end = 0, False, 0
