@@ -30,7 +30,7 @@ _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-
 
 
 class BusyError(NotStartedError):
-    """The program was not started, because the server is overloaded or stops, or because the engine is not ready."""
+    """The program was not started: the server is overloaded or stops, or the engine is not ready."""
 
     def __init__(self, message: str, *, kind: str = "overloaded") -> None:
         super().__init__(message)
@@ -39,13 +39,7 @@ class BusyError(NotStartedError):
 
 @attrs.define
 class ProgramCounts:
-    """Counts the programs of a queue.
-
-    Attributes:
-        outcomes: The number of finished programs, by language and outcome.
-        refused: The number of programs that were refused before they ran.
-        failed: The number of programs whose engine failed.
-    """
+    """Counts finished programs by language and outcome, refused ones, and those whose engine failed."""
 
     outcomes: Counter[tuple[Language, str]] = attrs.field(factory=Counter)
     refused: int = 0
@@ -55,15 +49,10 @@ class ProgramCounts:
 class AdmissionQueue:
     """Runs programs in an engine, at most `engine.capacity` at once, in the order of their arrival.
 
-    Args:
-        engine: The engine.
-        max_queue: The largest number of waiting programs.
-        queue_timeout_s: How long a program may wait, in seconds.
-        counts: The counts to go on with, of a queue that this one replaces; None for new ones.
-
     Attributes:
-        queue_timeout_s: How long a program may wait, in seconds. Programs that already wait keep their time.
+        queue_timeout_s: How long a program may wait. Programs that already wait keep their time.
         queued: The number of waiting programs.
+        counts: Those of the queue that this one replaces, or new ones.
     """
 
     def __init__(
@@ -89,16 +78,10 @@ class AdmissionQueue:
         min_timeout_s: float = 0.0,
         waited_s: float = 0.0,
     ) -> EngineResult:
-        """Wait until the engine is ready and a sandbox is free, and run a program. The result has the time of the wait.
-
-        Args:
-            job: The program.
-            run: Runs the program in a session; None to run it in a fresh sandbox.
-            min_timeout_s: See `enter`.
-            waited_s: See `enter`.
+        """Wait until the engine is ready and a sandbox is free, and run a program there, or with `run` in a session.
 
         Raises:
-            BusyError: The queue is full, the wait was too long, or the engine has failed and cannot start.
+            BusyError: See `enter`.
             NotStartedError: The engine failed before the program began.
             EngineError: The engine failed; the program may have begun.
 
@@ -117,13 +100,12 @@ class AdmissionQueue:
         return result
 
     async def enter(self, *, min_timeout_s: float = 0.0, waited_s: float = 0.0) -> float:
-        """Wait until the engine is ready and a sandbox is free, and take it. Return the time of the wait in
-        milliseconds. `leave` must follow.
+        """Wait until the engine is ready and a sandbox is free, and take it. Return the milliseconds of the wait.
+        `leave` must follow.
 
         Args:
-            min_timeout_s: The least time for which this program may wait, in seconds, even if `queue_timeout_s` is
-                shorter. Default: 0.
-            waited_s: How long it has waited for something else, in seconds, which counts too. Default: 0.
+            min_timeout_s: The program may wait for this time even if `queue_timeout_s` is shorter.
+            waited_s: How long it has waited for something else, which counts too.
 
         Raises:
             BusyError: The queue is full, the wait was too long, or the engine has failed and cannot start.
@@ -139,17 +121,14 @@ class AdmissionQueue:
         return (time.perf_counter() - began) * 1000
 
     def leave(self) -> None:
-        """Return a sandbox that was taken."""
         self._free.release()
 
     async def wait_ready(self, timeout_s: float) -> float:
-        """Wait until the engine is ready, as one of the waiting programs. Return the time of the wait in seconds.
-
-        Args:
-            timeout_s: The longest time to wait, in seconds.
+        """Wait until the engine is ready, as one of the waiting programs. Return the seconds of the wait.
 
         Raises:
-            BusyError: The queue is full, or the engine is not ready after this time, or has failed and cannot start.
+            BusyError: The queue is full, or the engine is not ready after this time, or has failed and cannot
+                start.
         """
         engine, loop = self.engine, asyncio.get_running_loop()
         began = loop.time()
@@ -192,11 +171,10 @@ async def execute_with_events(
     path: str | None = None,
     **how: Any,
 ) -> tuple[str, EngineResult]:
-    """Run a program, emit the events of its execution, with the trace headers of the request, and return its task id
-    and the result. `path` replaces the path of the request in the events. `how` has arguments of
-    `AdmissionQueue.execute`.
+    """Run a program, and emit its events with the trace headers of the request. Return its task id and the result.
 
-    Raises the errors of `AdmissionQueue.execute`. Cancellation: ends the program.
+    `path` replaces the path of the request in the events. `how` has arguments of `AdmissionQueue.execute`, whose errors
+    and cancellation apply.
     """
     started, task_id = time.perf_counter(), f"task-{next(_task_numbers)}"
     if emit.is_enabled_for(ExecutionStarted):

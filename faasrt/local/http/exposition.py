@@ -42,7 +42,6 @@ _INFO = ("language", "level", "runtime")
 
 
 def collect_metrics(queues: Iterable[AdmissionQueue], listener: Listener, sessions: Sessions) -> dict[str, Any]:
-    """Return the metrics of the server and of each engine, as an object for JSON."""
     engines = {}
     for queue in queues:
         engine, counts = queue.engine, queue.counts
@@ -80,9 +79,7 @@ def collect_metrics(queues: Iterable[AdmissionQueue], listener: Listener, sessio
 
 
 def format_metrics(metrics: Mapping[str, Any]) -> tuple[bytes, str]:
-    """Return the metrics of `collect_metrics` in the Prometheus text format, and the content type. The first call
-    imports prometheus_client, which blocks, so call this in a thread.
-    """
+    """Return metrics in the Prometheus text format, and the content type. Blocks while it imports prometheus_client."""
     from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
     registry = CollectorRegistry()

@@ -37,8 +37,8 @@ LINGER_S = 10.0
 
 
 def max_connections(wanted: int | None = None) -> int:
-    """Return the largest number of open connections: `wanted`, or MAX_CONNECTIONS, or half of the files that may be
-    open if this is less. Raise ConfigurationError if `wanted` is more than that half.
+    """Return the largest number of open connections: at most half of the files that may be open. Raise
+    ConfigurationError if `wanted` is more.
     """
     limit = _max_open_files() // 2
     if wanted is None:
@@ -54,8 +54,8 @@ def max_connections(wanted: int | None = None) -> int:
 def backlog() -> int:
     """Return the number of connections that the system may queue until they are accepted.
 
-    With a shorter queue, some clients of a burst would wait a second until their system tries again. The queue may use
-    a quarter of the descriptors. As connections may use half of them, another quarter is left for programs.
+    With a shorter queue, some clients of a burst would wait a second until their system tries again. It may use a
+    quarter of the descriptors, and connections half of them, so a quarter is left for programs.
     """
     return min(MAX_CONNECTIONS, _max_open_files() // 4)
 

@@ -17,13 +17,9 @@ _PAUSE_S = 1.0
 class ListeningSockets:
     """Accepts connections for a listener.
 
-    asyncio's own server is not used for four reasons, as measured with Python 3.11. It does not report to a protocol
-    that its TLS handshake has failed, so connections could not be counted before the handshake. Its certificates cannot
-    change. When it closes, the system resets all connections in its backlog. When no descriptor is free, it logs an
-    error for each connection in its backlog, at once.
-
-    Attributes:
-        ssl: The certificates for new connections; None for plain HTTP.
+    asyncio's own server, measured with Python 3.11, does not report to a protocol that its TLS handshake has failed, so
+    connections could not be counted before it. It cannot change its certificates, resets the connections in its backlog
+    when it closes, and logs an error for each of them when no descriptor is free.
     """
 
     def __init__(self, listener: Listener, ssl: SSLContext | None) -> None:

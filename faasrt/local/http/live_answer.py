@@ -1,4 +1,4 @@
-"""Answers a run with lines of JSON while the program runs. `faasrt.protocol.json_lines` defines the lines."""
+"""Answers a run with the lines of `faasrt.protocol.json_lines` while the program runs."""
 
 from __future__ import annotations
 
@@ -19,15 +19,7 @@ from faasrt.protocol.return_val import defines_return_val
 
 
 class LineResponse(web.StreamResponse):
-    """An answer whose lines are sent one by one. The head is sent with the first line.
-
-    Args:
-        request: The request.
-        share: The memory of the request.
-
-    Attributes:
-        sent_bytes: The number of bytes of the body so far.
-    """
+    """An answer whose lines are sent one by one. The head is sent with the first line."""
 
     def __init__(self, request: web.BaseRequest, share: Share) -> None:
         # The second header asks nginx not to buffer the answer.
@@ -52,15 +44,8 @@ async def answer_live(
 ) -> web.StreamResponse:
     """Run a program, and send its output while it runs.
 
-    Args:
-        request: The request.
-        job: The program.
-        execute: Runs the program, and returns the usual answer.
-        make_error: Returns the usual answer of a failure.
-        share: Counts the bytes of the answer.
-
-    Returns:
-        An answer that was sent except for its end. If the program failed before it printed anything, the usual answer.
+    `execute` returns the usual answer, and `make_error` that of a failure. The returned answer was sent except for its
+    end. If the program failed before it printed anything, it is the usual one.
 
     Cancellation: ends the program.
     """

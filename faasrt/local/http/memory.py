@@ -14,19 +14,12 @@ from faasrt.local.http.admission import BusyError
 class Memory:
     """Limits the memory that the bodies of all requests hold together, and that of all answers.
 
-    The first SMALL_BYTES of each body and answer do not count, because the number of connections is limited too. So
-    large requests never keep out small ones.
+    The first SMALL_BYTES of each do not count, because the number of connections is limited too. So large requests
+    never keep out small ones.
 
-    If there is not enough memory, the slowest client loses its share: the one that last completed SMALL_BYTES. A body
-    only takes the memory of a client that needs longer than SLOW_S; if there is none, the body is refused. An answer
-    takes the memory of any client, because its program has already run. A request whose program waits or runs keeps its
-    memory.
-
-    Args:
-        clock: Returns the time in seconds.
-
-    Attributes:
-        max_answer_bytes: The largest size of all answers together, if it is more than MAX_HELD_BYTES.
+    If memory is short, the slowest client loses its share: the one that last completed SMALL_BYTES. A body only takes
+    the memory of a client that needs longer than SLOW_S, and is refused otherwise. An answer takes that of any client,
+    because its program has already run. A request whose program waits or runs keeps its memory.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -36,20 +29,17 @@ class Memory:
 
     @property
     def held_bytes(self) -> int:
-        """The size of all bodies and answers together, without the first SMALL_BYTES of each."""
         return self._bodies.held + self._answers.held
 
     def share(self) -> Share:
-        """Return the share of one request."""
         return Share(self._bodies, self._answers)
 
 
 class Share:
-    """The memory of one request. Created by `Memory.share`. It is a context manager, which frees it.
+    """The memory of one request. As a context manager, it frees it.
 
     Attributes:
-        size: The size of the body or answer.
-        counted: The part of it that counts.
+        counted: The part of `size` that counts.
         progress_at: When the client last completed SMALL_BYTES, or began to send or read.
         evicted: Whether another request got the memory.
     """
@@ -81,7 +71,7 @@ class Share:
         self._count(size, needed)
 
     def run(self) -> None:
-        """Keep the memory while the program waits or runs. The client has sent the whole body."""
+        """Keep the memory while the program waits or runs."""
         self._pool.waiting.discard(self)
 
     def answer(self, size: int, on_evicted: Callable[[], object]) -> None:
@@ -94,13 +84,11 @@ class Share:
         self.receive(on_evicted)
 
     def record_progress(self, size: int) -> None:
-        """Record that the client has sent or read some bytes."""
         self._transferred += size
         if self._transferred >= limits.SMALL_BYTES:
             self._transferred, self.progress_at = 0, self._pool.clock()
 
     def evict(self) -> None:
-        """Free the memory, and end the wait for the client."""
         self.evicted = True
         self.free()
         if self._on_evicted is not None:
@@ -119,7 +107,7 @@ class Share:
 
 @attrs.define(eq=False)
 class _Pool:
-    """The bodies or the answers of all requests. `waiting` has the shares whose clients are sending or reading."""
+    """The bodies or the answers of all requests. The clients of `waiting` are sending or reading."""
 
     clock: Callable[[], float]
     limit: Callable[[], int]
@@ -127,8 +115,8 @@ class _Pool:
     waiting: set[Share] = attrs.field(factory=set)
 
     def make_room(self, size: int, share: Share, *, slow_s: float) -> bool:
-        """Evict the slowest other requests until there is room, and return whether there is. Requests whose clients
-        have completed SMALL_BYTES within the last `slow_s` seconds stay.
+        """Evict the slowest other requests until there is room, except those that completed SMALL_BYTES within
+        `slow_s`. Return whether there is room.
         """
         while size and self.held + size > self.limit():
             others = (other for other in self.waiting if other.counted and other is not share)

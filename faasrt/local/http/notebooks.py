@@ -25,17 +25,10 @@ _TRACEBACK = "Traceback (most recent call last):\n"
 
 
 class NotebookRun:
-    """Runs the cells of a notebook, one after another. A cell that fails does not end it.
+    """Runs the cells of a notebook in a new session. A cell that fails does not end it.
 
-    Args:
-        notebook: The notebook.
-        sessions: Opens its session.
-        queue: The queue of the engine.
-        sandbox: The limits of the server. The output of all cells together has at most four times `max_output_bytes`.
-
-    Attributes:
-        job: The notebook as one program, for the queue.
-        result: The result, complete when `run` has returned.
+    The output of all cells together has at most four times `max_output_bytes`. `job` is the notebook as one program,
+    for the queue. `result` is complete when `run` has returned.
     """
 
     def __init__(self, notebook: Notebook, sessions: Sessions, queue: AdmissionQueue, sandbox: SandboxConfig) -> None:
@@ -56,9 +49,8 @@ class NotebookRun:
         self.result = NotebookResult()
 
     async def run(self, job: EngineJob) -> EngineResult:
-        """Run all cells. The caller has a slot of the queue. Raises the errors of `OpenSession.run`.
-
-        Cancellation: ends the session.
+        """Run all cells. The caller has a slot of the queue. Raises the errors of `OpenSession.run`. Cancellation ends
+        the session.
         """
         loop, result = asyncio.get_running_loop(), self.result
         options = SessionOptions(language=job.language, limits=job.limits, files=job.input.files)

@@ -1,4 +1,6 @@
-"""Reads and checks the bodies of requests. A program runs only if every field of its request is valid."""
+"""Reads and checks the bodies of requests. A program runs only if every field of its request is valid. Otherwise, the
+functions raise BadRequestError.
+"""
 
 from __future__ import annotations
 
@@ -31,11 +33,11 @@ _SANDBOX_FIELDS = ("memory_limit_mb", "timeout_ms", "max_output_bytes", "network
 
 
 class BadRequestError(Exception):
-    """The request is invalid. The server answers 400 with this error's message."""
+    """The server answers 400 with this message."""
 
 
 async def read_body(request: web.BaseRequest, share: Share) -> bytes:
-    """Read the body of a request whose headers have passed `AccessPolicy.check`, and count its bytes in `share`.
+    """Read the body of a request whose headers have been checked, and count its bytes in `share`.
 
     Raises:
         web.HTTPException: The body is compressed, larger than `limits.MAX_BODY_BYTES`, or too slow.
@@ -95,11 +97,8 @@ def _check_size(size: int) -> None:
 
 
 def decode_body(body: bytes) -> dict[str, Any]:
-    """Decode a body, which must be a JSON object.
-
-    Raises:
-        BadRequestError: The body is not UTF-8, not JSON according to RFC 8259, nested too deeply, or not an object; an
-            object in it has two fields of the same name; or the body is large and not because of its strings.
+    """Decode a body. Raise BadRequestError unless it is a JSON object of RFC 8259 without duplicate names, not nested
+    deeply, and large only because of strings.
     """
     try:
         text = body.decode("utf-8")
@@ -146,9 +145,7 @@ def _dict_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def parse_language(fields: dict[str, Any], served: tuple[Language, ...], reasons: Mapping[Language, str]) -> Language:
-    """Return the language of a request. Raise BadRequestError if it is missing, unknown or not served. `reasons` has
-    the reasons why languages are not served.
-    """
+    """Return the language of a request. `reasons` has the reasons why others are not served."""
     try:
         language = Language.parse(_get(fields, "language", str, "a string"))
     except UnsupportedLanguageError as error:
@@ -160,9 +157,7 @@ def parse_language(fields: dict[str, Any], served: tuple[Language, ...], reasons
 
 
 def parse_job(fields: dict[str, Any], language: Language, engine: Engine, own: SandboxConfig) -> EngineJob:
-    """Return the program of a request with its limits. The program may be empty. A request can only lower the limits of
-    the server, `own`. Raise BadRequestError if a field is invalid, or if the engine cannot enforce a limit.
-    """
+    """Return the program of a request, which may be empty. A request can only lower the limits in `own`."""
     code = _get(fields, "code", str, "a string")
     limits = _parse_limits(fields, own)
     displays = _get(fields, "displays", bool, "true or false", False)
@@ -176,18 +171,14 @@ def parse_job(fields: dict[str, Any], language: Language, engine: Engine, own: S
 
 
 def parse_session(fields: dict[str, Any], language: Language, engine: Engine, own: SandboxConfig) -> SessionOptions:
-    """Return the options of a session to open. A request can only lower the limits of the server, `own`. Raise
-    BadRequestError if a field is invalid, or if the engine cannot enforce a limit.
-    """
+    """Return the options of a session to open. The request can only lower the limits of the server, `own`."""
     # Checked like a program without code.
     job = parse_job({"code": "", "sandbox": fields.get("sandbox", {})}, language, engine, own)
     return SessionOptions(language=language, limits=job.limits, files=parse_files(fields, engine))
 
 
 def parse_session_job(fields: dict[str, Any], session: SessionOptions, engine: Engine, own: SandboxConfig) -> EngineJob:
-    """Return the program of a session. `own` has the limits of the session. Raise BadRequestError if a field is
-    invalid, or cannot be used in a session.
-    """
+    """Return a program for a session, whose limits are `own`."""
     for name in ("argv", "files", "collect"):
         if fields.get(name):
             raise BadRequestError(f"'{name}' cannot be used in a session: write and read its files instead")
@@ -200,12 +191,10 @@ def parse_session_job(fields: dict[str, Any], session: SessionOptions, engine: E
 
 
 def parse_idle_timeout(fields: dict[str, Any]) -> float | None:
-    """Return the idle limit in a request, in seconds; None if there is none. Raise BadRequestError if it is invalid."""
     return None if fields.get("idle_timeout_s") is None else _positive(fields, "idle_timeout_s")
 
 
 def parse_files(fields: dict[str, Any], engine: Engine) -> Mapping[str, bytes]:
-    """Return the files to write into a session. Raise BadRequestError if they are invalid."""
     files = _parse_input({"files": fields.get("files")}, None).files
     if files and "files" not in engine.session_features:
         raise BadRequestError(f"'files' cannot be used: the sessions of the engine {engine.name} have no files")
@@ -213,7 +202,6 @@ def parse_files(fields: dict[str, Any], engine: Engine) -> Mapping[str, bytes]:
 
 
 def parse_patterns(fields: dict[str, Any]) -> tuple[str, ...]:
-    """Return the patterns of files to read from a session. Raise BadRequestError if they are invalid."""
     try:
         return check_patterns(_get(fields, "patterns", list, "a list of strings"), "'patterns'")
     except InvalidRequestError as error:
@@ -274,7 +262,7 @@ def _parse_limits(fields: dict[str, Any], own: SandboxConfig) -> ExecutionLimits
 
 
 def _positive(fields: dict[str, Any], name: str) -> float:
-    """Return the number in a field, but at most _LARGEST; _LARGEST if the field is missing."""
+    """Return the number in a field, but at most _LARGEST, which stands for a missing field."""
     value: object = fields.get(name, _LARGEST)
     if isinstance(value, (int, float)) and value > 0 and value is not True:
         return min(value, _LARGEST)

@@ -42,15 +42,14 @@ def error_response(status: int, error: str, details: str, headers: Mapping[str, 
 
 
 def copied_headers(error: web.HTTPException) -> dict[str, str]:
-    """Return the headers of an aiohttp error that are copied to the response."""
     return {name: error.headers[name] for name in _COPIED_HEADERS if name in error.headers}
 
 
 def fit_response(fields: dict[str, Any], job: EngineJob) -> web.Response:
     """Return the response to a run, with a body that is not too large for clients.
 
-    JSON escapes can make a stream six times as long, and clients read at most `max_answer_bytes`. Streams that do not
-    fit are cut further and named in `truncated`.
+    JSON escapes can make a stream six times as long. Streams that do not fit into `max_answer_bytes` are cut further
+    and named in `truncated`.
     """
     max_output_bytes = job.limits.max_output_bytes
     collects, displays = bool(job.input.collect), job.displays
@@ -87,7 +86,7 @@ def fit_response(fields: dict[str, Any], job: EngineJob) -> web.Response:
 
 def fit_displays(displays: Sequence[Display], max_output_bytes: int) -> tuple[list[dict[str, Any]], bool]:
     """Return displays for JSON, and whether they are complete. Their JSON has at most twice `max_output_bytes`: first
-    contents of type text/plain, then others in order. Those that do not fit are named in `omitted`.
+    contents of type text/plain, then others in order. `omitted` names those that do not fit.
     """
     left = 2 * max_output_bytes
     named = []
@@ -113,7 +112,6 @@ def fit_displays(displays: Sequence[Display], max_output_bytes: int) -> tuple[li
 
 
 def _cut_to_json_size(text: str, size: int, max_size: int) -> tuple[str, int]:
-    """Cut a text so that its JSON has at most `max_size` bytes. Return the text and the size of its JSON."""
     length = len(text.encode("utf-8", "surrogatepass"))
     # JSON makes a text longer. Try the average growth first. If the kept head and tail grow more than that, use the
     # largest possible growth, which is sixfold.
@@ -134,7 +132,7 @@ def _json_size(text: str) -> int:
 
 
 async def send_response(response: web.StreamResponse, request: web.BaseRequest, share: Share, size: int) -> None:
-    """Send a response of this size, or the end of one that was begun, and wait until the client has read it."""
+    """Send a response, or the rest of one that was begun, and wait until the client has read it."""
     await response.prepare(request)
     if size > _PIECE_BYTES and isinstance(response, web.Response) and request.method != "HEAD":
         assert isinstance(response.body, bytes)

@@ -36,12 +36,7 @@ SESSION_RUN_PATH = "/sessions/{id}/run"
 
 @attrs.frozen
 class RunAnswers:
-    """Runs programs, and answers with their results: JSON, or lines of JSON if the request accepts them.
-
-    Attributes:
-        sandbox: The limits of the server.
-        emit: Called with the events of executions.
-    """
+    """Runs programs, and answers with their results: JSON, or lines of JSON if the request accepts them."""
 
     sandbox: SandboxConfig
     emit: EventDispatcher
@@ -54,7 +49,7 @@ class RunAnswers:
         queue: AdmissionQueue,
         session: OpenSession | None = None,
     ) -> web.StreamResponse:
-        """Run a program in a fresh sandbox or in a session, and return the answer. Cancellation: ends the program."""
+        """Run a program in a fresh sandbox or in a session. Cancellation ends the program."""
 
         async def execute(job: EngineJob) -> web.Response:
             if session is None:
@@ -83,13 +78,13 @@ class RunAnswers:
 
 
 def server_timing(result: EngineResult) -> str:
-    """Return the value of the header Server-Timing, in milliseconds."""
+    """Return the value of the header Server-Timing."""
     compiled = "" if result.compile_ms is None else f"compile;dur={result.compile_ms:.3f}, "
     return f"queue;dur={result.queued_ms:.3f}, {compiled}run;dur={result.duration_ms:.3f}"
 
 
 def failure_response(error: Exception) -> web.Response:
-    """Return the answer to a request that failed with this error. Log an unexpected error."""
+    """Return the answer to a failed request. Log an unexpected error."""
     match error:
         case BadRequestError():
             return error_response(400, "bad request", str(error))

@@ -1,4 +1,4 @@
-"""The routes for the clients of other services: SandboxFusion and Piston. Their protocols are in `faasrt.protocol`."""
+"""The routes for the clients of SandboxFusion and Piston. Their protocols are in `faasrt.protocol`."""
 
 from __future__ import annotations
 
@@ -39,18 +39,7 @@ _NODE_INPUT = ("stdin", "argv", "files")
 
 
 class OtherServices:
-    """Answers the clients of other services, with the same queues as those of faasrt.
-
-    Args:
-        queues: The queue of each language.
-        missing: The reasons why other languages do not run.
-        sandbox: The limits of the server.
-        emit: Called with the events of executions.
-        sessions: Opens the sessions of notebooks.
-
-    Attributes:
-        routes: The handler of each method, by path.
-    """
+    """Answers the clients of other services, with the same queues as those of faasrt."""
 
     def __init__(
         self,
@@ -73,9 +62,7 @@ class OtherServices:
         }
 
     def failure(self, path: str, error: Exception) -> web.Response | None:
-        """Return the answer of a service to a request that failed; None if the path is not one of a service, or if the
-        error is unexpected.
-        """
+        """Return the answer of a service to a failed request; None for other paths and unexpected errors."""
         protocol = next((each for each in _PROTOCOLS if path.startswith(f"{each.prefix}/")), None)
         if protocol is None:
             return None

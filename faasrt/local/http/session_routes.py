@@ -33,17 +33,7 @@ _PREFIX = "/sessions/"
 
 
 class SessionRoutes:
-    """Answers the requests for sessions.
-
-    Args:
-        queues: The queue of each language.
-        missing: The reasons why other languages do not run.
-        sessions: The open sessions. They outlive this object.
-        runs: Runs programs, and has the limits of the server.
-
-    Attributes:
-        routes: The handler of each method, by path. `{id}` stands for the id of a session.
-    """
+    """Answers the requests for sessions, which outlive this object. In `routes`, `{id}` stands for the id of a session."""
 
     def __init__(
         self,
@@ -140,7 +130,7 @@ class SessionRoutes:
 
 
 def template_of(path: str) -> str:
-    """Return the path of a route in `SessionRoutes` for the path of a request; "" if it is no such path."""
+    """Return the path in `SessionRoutes.routes` for the path of a request; "" if there is none."""
     if not path.startswith(_PREFIX):
         return ""
     _, slash, rest = path.removeprefix(_PREFIX).partition("/")
@@ -148,12 +138,11 @@ def template_of(path: str) -> str:
 
 
 def session_id(request: web.BaseRequest) -> str:
-    """Return the id in the path of a request."""
     return request.raw_path.partition("?")[0].removeprefix(_PREFIX).partition("/")[0]
 
 
 def _sandbox_of(options: SessionOptions) -> SandboxConfig:
-    """Return the limits of a session, which the limits of its programs cannot exceed, as those of a server."""
+    """Return the limits of a session, which bound those of its programs."""
     limits = options.limits
     return SandboxConfig(
         memory_limit_mb=limits.memory_limit_mb,

@@ -28,14 +28,10 @@ _TOO_MANY = "too many sessions"
 
 @attrs.define
 class SessionCounts:
-    """Counts what happened to sessions.
+    """Counts sessions with forks, and programs in them.
 
-    Attributes:
-        opened: The number of sessions that were opened, with forks.
-        forks: The number of forks.
-        runs: The number of programs that ran in sessions.
-        ended: The number of sessions that have ended, by reason: "closed" by the client, "idle" for too long, "run" (a
-            program ended it), "lost" (its process or its engine ended between programs), or "stopped" (the server).
+    `ended` counts by reason: "closed" by the client, "idle" for too long, "run" (a program ended it), "lost" (its
+    process or its engine ended between programs), or "stopped" (the server).
     """
 
     opened: int = 0
@@ -45,16 +41,10 @@ class SessionCounts:
 
 
 class OpenSession:
-    """An open session. Created by `Sessions`.
+    """An open session.
 
     Attributes:
-        id: The id, with which every client of the server can use the session.
-        engine_session: The session of the engine.
-        queue: The queue of its engine.
-        sandbox: Its limits.
-        idle_timeout_s: The seconds without use after which it ends.
-        runs: The number of programs that have begun in it.
-        running: Whether a program runs in it now.
+        id: A secret: everybody who knows it, and the token of the server, can use the session.
         reason: Why the server has ended it; "" before.
         ended_in_run: Whether a program has ended it.
     """
@@ -91,16 +81,14 @@ class OpenSession:
 
     @property
     def idle_s(self) -> float:
-        """Seconds since the last use; 0 while the session is busy."""
         return 0.0 if self.busy else self._loop.time() - self._used_at
 
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[float]:
-        """Wait for the turn of this request, and use the session in the block. The value is the time of the wait, in
-        seconds.
+        """Wait for the turn of this request, and use the session in the block. The value is the seconds of the wait.
 
         Raises:
-            BusyError: It did not become the turn of this request within the time limit of the queue, or too many wait.
+            BusyError: The wait was longer than the time limit of the queue, or too many wait.
             SessionEndedError: The session has ended meanwhile.
         """
         began, timeout_s = self._loop.time(), self.queue.queue_timeout_s
@@ -129,7 +117,6 @@ class OpenSession:
         )
 
     def check(self) -> None:
-        """Raise SessionEndedError if the session has ended."""
         if self.ending:
             raise SessionEndedError(self.ending)
 
@@ -186,16 +173,12 @@ class OpenSession:
 
 
 class Sessions:
-    """All open sessions of a server.
-
-    Args:
-        group: Runs a task for each session.
+    """All open sessions of a server. A task of the group keeps each of them.
 
     Attributes:
-        max_sessions: The largest number of sessions that are open at once; 0 for no sessions.
-        max_idle_s: The highest idle limit of a session, in seconds.
-        max_memory_mb: The largest sum of their memory limits in MiB; None for no further limit.
-        counts: What happened to sessions so far.
+        max_sessions: 0 for no sessions.
+        max_idle_s: The highest idle limit of a session.
+        max_memory_mb: The largest sum of their memory limits; None for no further limit.
     """
 
     def __init__(self, group: asyncio.TaskGroup) -> None:
@@ -209,11 +192,9 @@ class Sessions:
         self._count = self._memory_mb = 0  # of sessions whose processes run, or start
 
     def __len__(self) -> int:
-        """Return the number of open sessions."""
         return len(self._open)
 
     def features(self, engine: Engine) -> Collection[str]:
-        """Return what the sessions of an engine can do; nothing if there are none."""
         return engine.session_features if self.max_sessions else ()
 
     def get(self, session_id: str) -> OpenSession:
@@ -226,13 +207,7 @@ class Sessions:
     async def open(
         self, queue: AdmissionQueue, options: SessionOptions, sandbox: SandboxConfig, idle_timeout_s: float | None
     ) -> OpenSession:
-        """Open a session.
-
-        Args:
-            queue: The queue of its engine. The caller has a slot of it.
-            options: Its options.
-            sandbox: Its limits.
-            idle_timeout_s: Its idle limit in seconds; None for 600. It is lowered to `max_idle_s`.
+        """Open a session. The caller has a slot of the queue. The idle limit is lowered to `max_idle_s`.
 
         Raises:
             BusyError: There are too many sessions.
@@ -250,8 +225,7 @@ class Sessions:
         return self._add(engine_session, queue, sandbox, IDLE_TIMEOUT_S if idle_timeout_s is None else idle_timeout_s)
 
     async def fork(self, session: OpenSession, idle_timeout_s: float | None) -> OpenSession:
-        """Open a copy of a session, whose idle limit is that of the other one if None is given. The caller has its turn
-        and a slot of its queue.
+        """Open a copy of a session, by default with its idle limit. The caller has its turn and a slot of its queue.
 
         Raises:
             BusyError: There are too many sessions.
@@ -271,8 +245,8 @@ class Sessions:
         return self._add(engine_session, session.queue, session.sandbox, idle_s)
 
     async def close(self, session_id: str) -> None:
-        """End a session, and wait until its processes have ended. Do nothing if it has ended already. Raise
-        SessionEndedError if it is unknown.
+        """End a session, and wait for its processes. Do nothing if it has ended already. Raise SessionEndedError if
+        unknown.
         """
         session = self._open.get(session_id)
         if session is not None:
@@ -282,14 +256,13 @@ class Sessions:
             raise SessionEndedError(_UNKNOWN)
 
     async def aclose(self) -> None:
-        """End all sessions, and wait until their processes have ended."""
+        """End all sessions, and wait for their processes."""
         for session in [*self._open.values()]:
             self._end(session, "stopped", _STOPPED)
         if self._tasks:
             await asyncio.wait([*self._tasks.values()])
 
     async def until_ended(self, engines: Collection[Engine]) -> None:
-        """Wait until the sessions of these engines have ended."""
         while tasks := [task for session, task in self._tasks.items() if session.queue.engine in engines]:
             await asyncio.wait(tasks)
 
@@ -318,7 +291,6 @@ class Sessions:
         return session
 
     async def _keep(self, session: OpenSession) -> None:
-        """Wait for the end of a session, and end its processes."""
         engine_session = session.engine_session
         try:
             await session.until_over()
