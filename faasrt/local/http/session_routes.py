@@ -33,7 +33,7 @@ _PREFIX = "/sessions/"
 
 
 class SessionRoutes:
-    """Answers the requests for sessions, which outlive this object. In `routes`, `{id}` stands for the id of a session."""
+    """Answers the requests for sessions, which outlive this object. In `routes`, `{id}` stands for the id."""
 
     def __init__(
         self,
