@@ -36,7 +36,7 @@ class Batch:
 
     A thread reads lines into a queue, and each line is a task of the event loop. The number of lines between the thread
     and the file of results is limited, so memory stays small while tasks wait for a retry. `languages` are those of the
-    tasks, as far as they are known. `stopping` is set when the run is interrupted.
+    tasks, as far as they are known.
     """
 
     def __init__(
@@ -58,11 +58,8 @@ class Batch:
         self._writing = asyncio.TaskGroup()
 
     async def run(self, manager: RuntimeManager) -> None:
-        """Run the tasks. The first SIGINT or SIGTERM lets tasks in flight finish, the second cancels them.
-
-        Raises:
-            OSError: The results cannot be written.
-            click.UsageError: The tasks cannot be read.
+        """Run the tasks. The first SIGINT or SIGTERM lets tasks in flight finish, the second cancels them. Raise
+        OSError if the results cannot be written, and UsageError if the tasks cannot be read.
         """
         loop = asyncio.get_running_loop()
         concurrency = self._options.concurrency or await find_capacity(manager, self._languages)

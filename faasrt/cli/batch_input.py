@@ -28,17 +28,12 @@ _NOT_HASHED = ("id", "priority", "idempotent", "timeout_ms", "sandbox", "compare
 
 @attrs.frozen(kw_only=True)
 class BatchOptions:
-    """The options of `faasrt batch` that concern tasks.
+    """The options of `faasrt batch` that concern tasks, which may have fields of their own.
 
     Attributes:
-        language: The language of tasks that name none.
-        timeout_ms: The time limit of tasks that have none.
-        function: The function to call in tasks that name none.
-        stop_on_failure: Whether to skip the tests after the first failure, in tasks that do not set it.
-        sandbox: The limits of tasks, where their own field `sandbox` has no others.
         any_language: Whether an endpoint may run languages that faasrt does not know.
         limit: The most lines to read.
-        concurrency: The largest number of tasks in flight; that of the servers when None.
+        concurrency: None means that of the servers.
         retry_infra: The most retries of a task.
     """
 
@@ -55,15 +50,13 @@ class BatchOptions:
 
 @attrs.frozen
 class Line:
-    """A line of the file.
+    """A line of the file, which has a task or a problem.
 
     Attributes:
         number: The number of the line, from 1.
         id: The id in the line, or one made of its number and text; None when it cannot be read.
-        task: The task; None when there is a problem. Its id is `key`.
-        problem: The reason why the line is not a task, or "".
-        task_id: The name of the problem that the program solves, or None.
-        hash: A hash of everything that changes the result of the task; "" when there is a problem.
+        task_id: The name of the problem that the program solves.
+        hash: A hash of everything that changes the result of the task.
     """
 
     number: int
@@ -87,8 +80,8 @@ class Survey(NamedTuple):
 
 
 def survey(source: str, options: BatchOptions, *, with_hashes: bool = False) -> Survey:
-    """Read a whole file of tasks. Hashes take memory, so there are none unless `with_hashes` is true. Raise UsageError
-    if the file cannot be read, or if ids occur more than once.
+    """Read a whole file of tasks. Hashes take memory. Raise UsageError if the file cannot be read, or if ids occur more
+    than once.
     """
     total = 0
     first_lines: dict[str, int] = {}
@@ -112,9 +105,7 @@ def survey(source: str, options: BatchOptions, *, with_hashes: bool = False) -> 
 
 
 def read_lines(source: str, options: BatchOptions) -> Iterator[Line]:
-    """Yield the lines of a file, or of stdin for "-", without the blank ones. `options` has values for fields that a
-    task does not have, and the number of lines. Raise UsageError if the file cannot be read.
-    """
+    """Yield the lines of a file, or of stdin for "-", without the blank ones. Raise UsageError if it cannot be read."""
     try:
         with _open(source) as stream:
             numbered = enumerate((line for _, line in iter_lines(stream)), 1)
@@ -161,7 +152,6 @@ def _parse(number: int, data: bytes | None, options: BatchOptions) -> Line:
 
 
 def _values_of(fields: dict[str, Any], options: BatchOptions) -> dict[str, Any]:
-    """Return the fields of a line, with the values of options for those that it does not have."""
     if unknown := fields.keys() - _FORMS.keys():
         raise ValueError(f"unknown field {min(unknown)[:50]!r}; a task has {', '.join(sorted(_FORMS))}")
     values = {name: value for name, value in fields.items() if value is not None}
@@ -184,7 +174,6 @@ def _values_of(fields: dict[str, Any], options: BatchOptions) -> dict[str, Any]:
 
 
 def _hash_of(task: CodeTask, values: dict[str, Any], sandbox: SandboxConfig) -> str:
-    """Return a hash of everything that changes the result of a task, and of the name of its problem."""
     hashed = {name: value for name, value in values.items() if name not in _NOT_HASHED}
     hashed |= attrs.asdict(task.sandbox or sandbox) | {"language": task.language}
     if task.timeout_ms is not None:

@@ -31,7 +31,7 @@ _OUTCOMES = frozenset({*map(str, Outcome), str(Verdict.WRONG_ANSWER)})
 
 
 async def run_line(manager: RuntimeManager, task: CodeTask, line: Line) -> dict[str, Any]:
-    """Run a task, and return its result: a result, an infrastructure error, or the problem of an invalid task."""
+    """Return a result, an infrastructure error, or the problem of an invalid task."""
     fields = {**task_fields(line), "language": str(task.language)}
     try:
         result, judgement = await run_task(await manager.get_runtime(task.language), task)
@@ -53,7 +53,7 @@ def task_fields(line: Line) -> dict[str, Any]:
 
 
 def _describe_tests(judgement: Judgement) -> dict[str, Any]:
-    """Return the fields about the tests. If a test did not pass, the outcome of the task is the verdict on it."""
+    """If a test did not pass, the outcome of the task is the verdict on it."""
     failure = judgement.first_failure
     tests: dict[str, Any] = {
         "passed": judgement.passed_count,
@@ -115,12 +115,10 @@ class Results:
         self._file.close()
 
     async def write(self, record: dict[str, Any]) -> None:
-        """Write a record with `finished_at`, and return when it is synced to the disk.
+        """Write a record with `finished_at`, and return when it is synced to the disk. Earlier records stay after an
+        OSError.
 
         All records that wait for an earlier one are written and synced together.
-
-        Raises:
-            OSError: A record cannot be written. Earlier records stay.
         """
         if record["id"] is not None and (key := str(record["id"])) in self.done:
             self._superseded.add(key)
@@ -131,10 +129,8 @@ class Results:
                 await asyncio.to_thread(self._write, records)
 
     def remove_superseded(self) -> None:
-        """Remove the earlier results of tasks that have another one from this run.
-
-        Raises:
-            OSError: The file cannot be replaced. It stays as it is.
+        """Remove the earlier results of tasks that have another one from this run. The file stays as it is after an
+        OSError.
         """
         if self._superseded:
             earlier = len(self.done)
@@ -163,7 +159,7 @@ class Results:
             file.close()  # the run that held the lock has replaced the file
 
     def _keep_outcomes(self) -> None:
-        """Replace the file by one with the latest outcome of each id. Tasks with other records run again."""
+        """Keep only the latest outcome of each id. Tasks with other records run again."""
         latest: dict[str, int] = {}
         with self._path.open("rb") as earlier:
             for number, line in enumerate(earlier, 1):

@@ -27,20 +27,13 @@ _KIND_CELLS = 14
 
 
 class Progress:
-    """Counts results and shows them on stderr.
-
-    Args:
-        total: The number of tasks; None when unknown.
-        quiet: Whether to show nothing.
-        clock: Returns the time in seconds, for the rate and the time that is left.
+    """Counts results and shows them on stderr, unless it is `quiet`.
 
     Attributes:
         kinds: The number of written results of each kind.
         skipped: The number of tasks that had an outcome before.
         changed: The number of tasks that run again because they have changed since they had an outcome.
         tests: The number of tests that passed, that were skipped, and of all tests.
-        in_flight: The number of tasks that run now.
-        retries: The number of retries after infrastructure errors.
         cached: The number of results that were stored before.
     """
 
@@ -81,7 +74,6 @@ class Progress:
                 self._console.print(f"faasrt: {text}", markup=False, soft_wrap=True)
 
     async def show(self) -> None:
-        """Show the progress until cancelled."""
         if self._quiet:
             return
         with contextlib.suppress(OSError, ValueError):  # stderr was closed; the batch goes on
@@ -179,7 +171,7 @@ class Progress:
         write_message(f"{tasks} in {summary['elapsed_s']:.1f} s, {summary['per_second']:.1f}/s")
 
     def _most_common(self, kind: str) -> str:
-        """Return the most frequent names of a kind with their counts, such as "3 ConnectError, 1 ServerError"."""
+        """Return names with their counts, such as "3 ConnectError, 1 ServerError"."""
         names = self._names.get(kind, Counter())
         shown = [f"{count:,} {name}" for name, count in names.most_common(_NAMES_SHOWN) if name]
         rest = self.kinds[kind] - sum(count for _, count in names.most_common(_NAMES_SHOWN))
@@ -187,7 +179,7 @@ class Progress:
 
 
 def _reason(kind: str, record: dict[str, Any]) -> tuple[str, str]:
-    """Return the name and the reason of a failure, each on one line; a name is "" when there is none."""
+    """Return the name, if there is one, and the reason of a failure, each on one line."""
     if kind == "infra_error":
         return record[kind]["type"], one_line(record[kind]["message"], 300)
     if kind == "invalid_task":

@@ -325,7 +325,7 @@ def _refuse_empty(program: _Program) -> None:
 
 
 def _show(result: ExecutionResult, *, live: bool) -> None:
-    """Write what follows the output of a program. Live output was not cut, only that in the result."""
+    """Write the lines after the output of a program. Live output was not cut, only that in the result."""
     if result.stderr and not result.stderr.endswith("\n"):
         write("\n", err=True)
     is_cut = result.truncated - ({"files", "displays", "stdout", "stderr"} if live else {"files", "displays"})
@@ -347,7 +347,7 @@ def _show(result: ExecutionResult, *, live: bool) -> None:
 
 
 def _shown(name: str) -> str:
-    """Return a text that the program has chosen, without characters that control a terminal."""
+    """Leave out the characters that control a terminal."""
     return name[:100] if name.isprintable() else ascii(name[:100])
 
 

@@ -36,8 +36,6 @@ def make_settings(
 
     A `url` replaces those of the environment, and a `timeout_ms` above the default limit of the sandbox raises that
     limit. Calls wait for servers that are down only if `waits` is true.
-
-    Raise UsageError or ConfigurationError if a variable of the environment is wrong.
     """
     sandbox = SandboxConfig()
     options = SettingsOptions(
@@ -58,7 +56,7 @@ def make_settings(
 
 
 def names_protocols(settings: Settings) -> bool:
-    """Return whether an endpoint has a protocol other than coze-loop's, so that it may run further languages."""
+    """Return whether an endpoint has a protocol other than coze-loop's, and so may run further languages."""
     return any(split_endpoint(url)[0] for urls in settings.endpoints.values() for url in urls)
 
 

@@ -27,10 +27,7 @@ def report_engine(faas: LocalFaaS, *, chosen: bool = False, report: Callable[[st
 
 @contextlib.asynccontextmanager
 async def show_work(faas: LocalFaaS | None, report: Callable[[str], None] | None = None) -> AsyncIterator[None]:
-    """Show how the engine wasm compiles its sandbox, or makes snapshots.
-
-    Each step is a line that is passed to `report`. By default, that is a spinner on a terminal, and else a message.
-    """
+    """Show how the engine wasm compiles its sandbox, or makes snapshots: on a spinner, or in lines for `report`."""
     python = None if faas is None else faas.engine("python")
     if python is None or python.name != "wasm":
         yield

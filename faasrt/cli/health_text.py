@@ -1,5 +1,3 @@
-"""Describes the languages in a health report."""
-
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -46,7 +44,6 @@ def describe_languages(health: EndpointHealth) -> list[str]:
 
 
 def _describe_runtime(runtime: Mapping[str, Any]) -> str:
-    """Return the line for a runtime of Piston."""
     aliases = runtime.get("aliases")
     names = [runtime.get("language"), *(aliases if isinstance(aliases, list) else [])]
     return f"{', '.join(map(str, names)):16} {runtime.get('version')}"

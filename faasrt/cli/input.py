@@ -1,5 +1,3 @@
-"""Reads the input of the commands: files and stdin."""
-
 from __future__ import annotations
 
 import json
@@ -27,7 +25,7 @@ def open_input(source: str) -> BinaryIO:
 
 
 def parse_line(data: bytes | None) -> Any:
-    """Return the JSON of a line; None stands for a line that is too long. Raise ValueError if it is not JSON."""
+    """None stands for a line that is too long. Raise ValueError if it is not JSON."""
     if data is None:
         raise ValueError(f"it is longer than {MAX_LINE_BYTES} bytes")
     try:

@@ -23,7 +23,6 @@ _COMPARISONS = typing.get_args(typing.get_args(Compare)[0])
 
 
 def judge_options(command: Any) -> Any:
-    """Add the options of `faasrt judge`, other than those about the program."""
     for option in (
         click.option("--stop-on-failure", is_flag=True, help="Skip the tests after the first one that does not pass."),
         click.option("--concurrency", type=Number(1, 10_000), help="The largest number of tests in flight."),
@@ -43,10 +42,8 @@ def judge_options(command: Any) -> Any:
 
 
 def read_tests(source: str, function: str | None) -> Tests:
-    """Return the tests in a folder or a file; see `faasrt judge`. With a function, they are its tests.
-
-    Raises:
-        click.UsageError: A test cannot be read, or there is none.
+    """Return the tests in a folder or a file; see `faasrt judge`. With a function, they are its tests. Raise UsageError
+    if one cannot be read, or there is none.
     """
     path = Path(source)
     if not path.is_dir():
@@ -57,7 +54,7 @@ def read_tests(source: str, function: str | None) -> Tests:
 
 
 def _read_lines(source: str, function: str | None) -> list[Test]:
-    """Return the tests in a file of JSON Lines. Their ids are the numbers of their lines unless they have others."""
+    """Read JSON Lines. The ids of tests are the numbers of their lines unless they have others."""
     tests: list[Test] = []
     try:
         with open_input(source) as file:
@@ -77,7 +74,7 @@ def _read_lines(source: str, function: str | None) -> list[Test]:
 
 
 def _read_pairs(path: Path) -> list[TestCase]:
-    """Return the tests in a folder: the pairs of NAME.in and NAME.out or NAME.ans, by name."""
+    """Return the pairs of NAME.in and NAME.out or NAME.ans in a folder, by name."""
     try:
         files = {file.name: file for file in path.iterdir()}
         tests = []
@@ -120,7 +117,6 @@ def judge_program(
     memory_mb: int,
     **options: Any,
 ) -> int:
-    """Judge a program, print a table of the verdicts, and return the exit code."""
     timeout_ms = options.pop("timeout_ms")
     judgement = run_with_manager(
         lambda manager: manager.judge(code, tests, language=language, timeout_ms=timeout_ms, **options),

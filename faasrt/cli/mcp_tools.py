@@ -63,16 +63,8 @@ class ToolError(Exception):
 
 
 class Workspace:
-    """The sessions of one client, and what the tools do in them.
-
-    Args:
-        manager: Opens the sessions.
-        sandbox: The limits of each session.
-        idle_s: The time in seconds after which the FaaS ends a session that is not used.
-
-    Attributes:
-        calls: The number of calls of tools that use it now.
-        used_at: When the last call ended, as a time of the event loop.
+    """The sessions of one client, and what the tools do in them. The FaaS ends a session that is not used for
+    `idle_s`.
     """
 
     def __init__(self, manager: RuntimeManager, sandbox: SandboxConfig, idle_s: float) -> None:
@@ -83,16 +75,10 @@ class Workspace:
 
     @property
     def is_open(self) -> bool:
-        """Whether it has a session."""
         return bool(self._sessions)
 
     async def call(self, tool: str, arguments: dict[str, Any], report: Report) -> CallToolResult:
-        """Call a tool with arguments that fit its schema. `report` gets the output of a program while it runs.
-
-        Raises:
-            ToolError: The tool cannot do this.
-            FaasrtError: The FaaS failed, or refused.
-        """
+        """`report` gets the output of a program while it runs. Raise ToolError if the tool cannot do this."""
         if tool == "reset":
             await self.aclose()
             return _result("Variables and files are gone. The next call begins anew.")
@@ -158,12 +144,8 @@ class Workspace:
 
 
 class SandboxTools:
-    """Lists and calls the tools for all clients of a server.
-
-    Args:
-        manager: Opens the sessions. It must have been entered.
-        sandbox: The limits of each session.
-        idle_s: See `Workspace`. Workspaces that were not used for this time are forgotten.
+    """Lists and calls the tools for all clients of a server. Workspaces that were not used for `idle_s` are
+    forgotten.
     """
 
     def __init__(self, manager: RuntimeManager, sandbox: SandboxConfig, idle_s: float) -> None:
@@ -171,7 +153,6 @@ class SandboxTools:
         self._workspaces: dict[str, Workspace] = {}
 
     def make_server(self) -> Server[Any]:
-        """Return a server of MCP with these tools."""
         return Server(
             "faasrt",
             version=__version__,
@@ -181,7 +162,6 @@ class SandboxTools:
         )
 
     async def close_workspace(self, name: str) -> None:
-        """End the sessions of a client."""
         if (workspace := self._workspaces.pop(name, None)) is not None:
             await workspace.aclose()
 
@@ -269,7 +249,6 @@ _LOST = "Its variables and files are lost. The next call begins anew."
 
 
 def _describe(result: ExecutionResult) -> CallToolResult:
-    """Return what a program printed and displayed, and how it failed."""
     content: list[ContentBlock] = [*_texts(result.stdout, result.stderr)]
     room = _MAX_TEXT_BYTES
     for number, display in enumerate(result.displays):
@@ -311,7 +290,6 @@ def _result(text: str, *, is_error: bool = False) -> CallToolResult:
 
 
 def _content_of(arguments: dict[str, Any]) -> bytes:
-    """Return the content of a file in the arguments of `write_file`."""
     if arguments["encoding"] == "utf-8":
         return str(arguments["content"]).encode()
     try:
@@ -321,7 +299,7 @@ def _content_of(arguments: dict[str, Any]) -> bytes:
 
 
 def make_tools(languages: Sequence[Language], sandbox: SandboxConfig, *, takes_session: bool) -> list[Tool]:
-    """Return the definitions of the tools. `takes_session` is whether the model must name its workspace."""
+    """`takes_session` is whether the model must name its workspace."""
     limits = (
         "Variables, imports and files are kept for the next call, until reset. There is no network, and no access to "
         "the user's files and programs. Packages cannot be installed. "

@@ -84,8 +84,6 @@ class _EngineType(click.ParamType):  # type: ignore[type-arg]
 
 
 class CheckedType(click.ParamType):  # type: ignore[type-arg]
-    """A string that a function of the library checks."""
-
     def __init__(self, name: str, check: Callable[[str], str]) -> None:
         self.name, self._check = name, check
 
@@ -112,12 +110,12 @@ _PARAMETER = re.compile(rf"(?<![\w.])'?({'|'.join(_OPTION_OF_PARAMETER)})\b'?")
 
 
 def name_options(message: str) -> str:
-    """Return the message of an error with the names of options in place of parameters."""
+    """Put the names of options in place of parameters in the message of an error."""
     return _PARAMETER.sub(lambda match: _OPTION_OF_PARAMETER[match[1]], message)
 
 
 def token_of_environment() -> str | None:
-    """Return FAASRT_TOKEN; None when it is not set. Raise UsageError if it cannot be sent."""
+    """Return FAASRT_TOKEN. Raise UsageError if it cannot be sent."""
     try:
         return _checks.check_token(token) if (token := os.environ.get("FAASRT_TOKEN")) else None
     except ConfigurationError as error:

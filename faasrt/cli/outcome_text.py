@@ -1,5 +1,3 @@
-"""Outcomes in words, for the terminal and the report."""
-
 from __future__ import annotations
 
 import re
@@ -12,9 +10,7 @@ _LIMIT = re.compile(r"(timeout )?((?:after|more than) [^()]*) \((twice the )?lim
 
 
 def describe(outcome: str, name: str, message: str) -> str:
-    """Return an outcome and its reason, such as `TIMEOUT after 2,000 ms (limit)`. `name` and `message` are those of the
-    error, or "".
-    """
+    """Return an outcome and its reason, such as `TIMEOUT after 2,000 ms (limit)`."""
     match = _LIMIT.fullmatch(message) if outcome in _LIMITS else None
     if match is None:
         return ": ".join(part for part in (outcome, name, message) if part)

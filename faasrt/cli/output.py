@@ -36,7 +36,7 @@ def erase_line() -> None:
 
 
 def colored(text: str, color: str, *, err: bool = True) -> str:
-    """Return the text in a color when it goes to a terminal. `NO_COLOR` disables colors."""
+    """Color the text when it goes to a terminal. `NO_COLOR` disables colors."""
     if os.environ.get("NO_COLOR") or not is_terminal(sys.stderr if err else sys.stdout):
         return text
     return click.style(text, fg=color)

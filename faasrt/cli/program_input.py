@@ -22,14 +22,8 @@ _NOTICE_S = 1.0
 
 
 def read_stdin(source: str | None, *, is_program: bool) -> bytes:
-    """Return the standard input for a program.
-
-    Args:
-        source: The path of a file; None takes the stdin of this process if it is a pipe or a file.
-        is_program: Whether the stdin of this process is the program itself.
-
-    Raises:
-        click.UsageError: The file cannot be read.
+    """Return the standard input for a program: a file, or the stdin of this process if it is a pipe or a file, and not
+    the program itself. Raise UsageError if the file cannot be read.
     """
     if source is None:
         return b"" if is_program else _read_own_stdin()
@@ -54,11 +48,7 @@ def _read_own_stdin() -> bytes:
 
 
 def read_files(options: Sequence[str]) -> dict[str, bytes]:
-    """Read the files of `--file NAME[=PATH]`.
-
-    Raises:
-        click.UsageError: A file cannot be read, or a name is not valid.
-    """
+    """Read the files of `--file NAME[=PATH]`. Raise UsageError if one cannot be read, or a name is not valid."""
     files: dict[str, bytes] = {}
     for text in options:
         name, has_path, path = text.partition("=")
@@ -97,11 +87,7 @@ _SUFFIXES = {
 
 
 def write_displays(displays: Sequence[Display], folder: Path) -> None:
-    """Write the content of displays into a folder, and print the paths: 1.txt and 1.png for the first display.
-
-    Raises:
-        click.UsageError: A file cannot be written.
-    """
+    """Write displays into a folder, and print the paths: 1.txt and 1.png for the first display."""
     files: dict[str, bytes] = {}
     for number, display in enumerate(displays, 1):
         for mime_type, content in display.data.items():
@@ -116,11 +102,6 @@ def write_displays(displays: Sequence[Display], folder: Path) -> None:
 
 
 def write_files(files: Mapping[str, bytes], folder: Path) -> None:
-    """Write collected files below a folder, which is created if it is missing.
-
-    Raises:
-        click.UsageError: A file cannot be written.
-    """
     _write(files, folder)
     write_message(f"collected {len(files)} file{'' if len(files) == 1 else 's'} into {folder}")
 

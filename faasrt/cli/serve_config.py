@@ -42,10 +42,8 @@ _MORE_GRACE_S = 5.0
 
 
 def read_options(context: click.Context) -> dict[str, Any]:
-    """Return the values of all options. Those of flags and the environment come before those of the file.
-
-    Raises:
-        click.UsageError: The file cannot be read, or has a wrong key or value. The message names the file and the key.
+    """Return the values of all options. Those of flags and the environment come before those of the file. Raise
+    UsageError if the file cannot be read, or has a wrong key or value.
     """
     options = dict(context.params)
     path = options.pop("config")
@@ -118,11 +116,8 @@ def _convert(option: click.Option, value: Any, context: click.Context) -> Any:
 
 
 def make_faas(context: click.Context, options: Mapping[str, Any]) -> LocalFaaS:
-    """Return a server with these options, which is not started. This reads the files that the options name.
-
-    Raises:
-        click.UsageError: Options do not fit together, or a file is wrong.
-        ConfigurationError: An option is wrong.
+    """Return a server, which is not started. This reads the files that the options name. Raise UsageError if options do
+    not fit together, or a file is wrong.
     """
     from faasrt.local import LocalFaaS
 
@@ -187,7 +182,7 @@ def _read_certificates(certificate: str | None, key: str | None) -> ssl.SSLConte
 
 @functools.lru_cache(maxsize=2)
 def _load_certificates(certificate: str, key: str, contents: tuple[bytes, bytes]) -> ssl.SSLContext:
-    """Return a context for files with these contents. It is the same one for the same contents."""
+    """Return the same context for files with the same contents."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.set_alpn_protocols(["http/1.1"])
     try:

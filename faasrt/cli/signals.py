@@ -1,5 +1,3 @@
-"""Signals that end a command which serves."""
-
 from __future__ import annotations
 
 import asyncio

@@ -117,12 +117,7 @@ def run_tasks(
 
 
 class TaskRunner:
-    """The actor of `run_tasks`. It creates its manager with the first batch.
-
-    Args:
-        settings: The settings for the manager. Without endpoints, it uses the embedded FaaS of its node.
-        concurrency: The maximum number of tasks in flight, over all batches.
-    """
+    """The actor of `run_tasks`. Without endpoints in its settings, it uses the embedded FaaS of its node."""
 
     def __init__(self, settings: Settings | None = None, concurrency: int = 64) -> None:
         base = check_settings(settings)

@@ -40,8 +40,6 @@ _END_S = 1.0
 
 @attrs.frozen
 class FaasAddress:
-    """The address of a FaaS, and the process that it runs in."""
-
     url: str
     token: str = attrs.field(repr=False)
     languages: tuple[Language, ...]
@@ -49,10 +47,8 @@ class FaasAddress:
 
 
 def watch_process(pid: int, on_end: Callable[[], None]) -> None:
-    """Call a function in the running loop when a process of this machine has ended.
-
-    Raises:
-        ProcessLookupError: There is no such process.
+    """Call a function in the running loop when a process of this machine has ended. Raise ProcessLookupError without
+    one.
     """
     loop, process = asyncio.get_running_loop(), os.pidfd_open(pid)
 
@@ -65,12 +61,7 @@ def watch_process(pid: int, on_end: Callable[[], None]) -> None:
 
 
 class NodeFaaS:
-    """A Ray actor with an embedded FaaS. It ends itself when it has had no users for LINGER_S.
-
-    Args:
-        sandbox: The limits of every program.
-        queue_timeout_s: How long a program may wait in the queue, in seconds.
-    """
+    """A Ray actor with an embedded FaaS. It ends itself when it has had no users for LINGER_S."""
 
     def __init__(self, sandbox: SandboxConfig, queue_timeout_s: float) -> None:
         context = ray.get_runtime_context()
@@ -90,7 +81,6 @@ class NodeFaaS:
         context.current_actor.serve.remote()
 
     async def serve(self) -> None:
-        """Serve until there are no users any more, and end the actor."""
         self._await_users()
         try:
             async with self._faas:
@@ -117,7 +107,7 @@ class NodeFaaS:
         return self._error or FaasAddress(faas.url, faas.token or "", faas.languages, os.getpid())
 
     async def wait_ready(self, language: Language | OtherLanguage) -> FaasrtError | None:
-        """Wait until a language can run. Return None, or the reason why it cannot."""
+        """Return None, or the reason why the language cannot run."""
         try:
             await self._faas.wait_ready(language)
         except FaasrtError as error:
@@ -135,13 +125,7 @@ class NodeFaaS:
 
 @attrs.define(eq=False)
 class FaasConnection:
-    """The use of the node's FaaS by this process.
-
-    Attributes:
-        manager: Runs programs on the FaaS.
-        lost: Set when the FaaS has ended.
-        users: The number of batches that use this connection.
-    """
+    """The use of the node's FaaS by this process. `lost` is set when the FaaS has ended; `users` are batches."""
 
     manager: RuntimeManager
     lost: asyncio.Event
@@ -149,7 +133,7 @@ class FaasConnection:
     users: int = 0
 
     async def wait_ready(self, language: Language | OtherLanguage) -> FaasrtError | None:
-        """Wait until a language can run. Return None, or the reason why it cannot; None too if the FaaS has ended."""
+        """Return None, or the reason why the language cannot run; None too if the FaaS has ended."""
         try:
             error: FaasrtError | None = await self._actor.wait_ready.remote(language)
         except RayActorError:
@@ -163,16 +147,13 @@ class FaasConnection:
                 await self.lost.wait()
 
     async def close_if_unused(self) -> None:
-        """Close the manager, unless there are users. Closing twice is harmless."""
         if not self.users:
             await self.manager.aclose()
 
 
 class SharedFaaS:
-    """Connects this actor with the FaaS of its node, which is started if it does not run.
-
-    Args:
-        settings: The settings for calls, without endpoints. Actors whose settings have the same limits share a FaaS.
+    """Connects this actor with the FaaS of its node, which is started if it does not run. Actors whose settings have
+    the same limits share a FaaS.
 
     Raises:
         ConfigurationError: The engines are not installed, or the settings do not suit them.

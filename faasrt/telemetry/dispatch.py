@@ -1,5 +1,3 @@
-"""Dispatches events to sinks. A failing sink never fails a call."""
-
 from __future__ import annotations
 
 import inspect
@@ -32,7 +30,6 @@ _OWN_HEADER = re.compile(
 
 
 def check_sinks(telemetry: Any) -> tuple[Sink, ...]:
-    """Return the sinks as a tuple, or raise ConfigurationError if `telemetry` is not an iterable of sinks."""
     if not isinstance(telemetry, Iterable) or isinstance(telemetry, str | bytes | Mapping):
         raise ConfigurationError(
             f"telemetry must be an iterable of sinks, such as [sink], got {type(telemetry).__name__}"
@@ -49,15 +46,8 @@ def check_sinks(telemetry: Any) -> tuple[Sink, ...]:
 
 
 class EventDispatcher:
-    """A sink that passes events to other sinks.
-
-    A sink that fails is logged once, and never fails a call.
-
-    Args:
-        sinks: Called with each event, in this order.
-
-    Attributes:
-        adds_headers: Whether any sink adds headers to requests.
+    """A sink that passes events to other sinks, in their order. A sink that fails is logged once, and never fails a
+    call.
     """
 
     def __init__(self, sinks: tuple[Sink, ...]) -> None:
@@ -101,7 +91,6 @@ class EventDispatcher:
         return lambda: any(map(self.is_enabled_for, _CALL_EVENTS))
 
     def request_headers(self, call_id: str) -> dict[str, str]:
-        """Return the headers that the sinks add to a request."""
         headers: dict[str, str] = {}
         for sink in self._header_sinks:
             try:
@@ -120,7 +109,9 @@ class EventDispatcher:
 
 
 def _checked_name(name: str, value: str) -> str:
-    """Return the name of a header in lower case, so that two sinks cannot both add it. Raise ValueError if refused."""
+    """Return the name in lower case, so that two sinks cannot both add the header. Raise ValueError if it is
+    refused.
+    """
     lower = name.lower()
     if not _HEADER_NAME.fullmatch(lower) or _OWN_HEADER.fullmatch(lower):
         raise ValueError(f"a sink must not set the header {name[:100]!r}")

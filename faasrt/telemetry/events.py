@@ -308,5 +308,4 @@ class HeaderSink(Protocol):
 
 
 def hash_code(code: bytes) -> str:
-    """Return the `code_hash` of a program in events."""
     return hashlib.sha256(code).hexdigest()[:16]

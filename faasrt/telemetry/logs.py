@@ -48,14 +48,8 @@ _stdlib_logger.addHandler(logging.NullHandler())
 
 
 class LogSink:
-    """Writes a log line for each event.
-
-    Args:
-        logger: A structlog or standard library logger. Default: None, which means structlog's logger "faasrt" if the
-            application has configured structlog, and otherwise the standard library's logger "faasrt".
-
-    Raises:
-        ConfigurationError: `logger` is not a logger.
+    """Writes a log line for each event. Raise ConfigurationError if `logger` is not one of structlog or the standard
+    library.
     """
 
     def __init__(self, logger: Any = None) -> None:
@@ -108,12 +102,10 @@ def log_exception(message: str, *args: object, name: str = "faasrt") -> None:
 
 
 def log_error(message: str, *args: object, name: str = "faasrt") -> None:
-    """Log an error through the default logger of this name."""
     _log("error", name, message, args)
 
 
 def log_warning(message: str, *args: object, name: str = "faasrt") -> None:
-    """Log a warning through the default logger of this name."""
     _log("warning", name, message, args)
 
 
@@ -126,7 +118,7 @@ def _log(method: str, name: str, message: str, args: tuple[object, ...]) -> None
 
 
 class _Fields:
-    """The fields of an event as text. The text is built when a handler formats the record."""
+    """The fields of an event as text, which is built when a handler formats the record."""
 
     __slots__ = ("_event", "_logger")
 

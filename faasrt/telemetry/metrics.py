@@ -1,5 +1,3 @@
-"""The metrics of `get_metrics()`, and the counters behind them."""
-
 from __future__ import annotations
 
 from bisect import bisect_left
@@ -183,8 +181,6 @@ class CallCounters:
 
 
 class Counters:
-    """Counters by endpoint and language."""
-
     def __init__(self) -> None:
         self._counters: defaultdict[str, defaultdict[str, CallCounters]] = defaultdict(
             lambda: defaultdict(CallCounters)
@@ -199,9 +195,8 @@ class Counters:
         return endpoint in self._counters
 
     def fold(self, endpoint: str) -> None:
-        """Add the counters of an endpoint that has left to others, so that their number does not grow.
-
-        Those of a replica are added to those of its URL, and those of any other endpoint only to the sum of all.
+        """Add the counters of an endpoint that has left to others, so that their number does not grow: those of a
+        replica to those of its URL, and those of any other endpoint only to the sum of all.
         """
         url = configured_url(endpoint)
         for language, counters in self._counters.pop(endpoint, {}).items():
@@ -210,9 +205,6 @@ class Counters:
     def snapshot(
         self, languages: Container[str] | None, *, in_flight: int, queued: int, states: tuple[EndpointState, ...]
     ) -> Metrics:
-        """Return the metrics of some languages, or of all if None, with the current numbers of calls and the states of
-        endpoints.
-        """
         total = CallCounters()
         by_endpoint: defaultdict[str, CallCounters] = defaultdict(CallCounters)
         for endpoint, by_language in self._counters.items():

@@ -61,7 +61,7 @@ _Attributes = dict[str, str | int | float]
 
 @attrs.define(eq=False)
 class _Call:
-    """A call in flight: its span, its family of languages, and the endpoint and status of its last attempt."""
+    """A call in flight. `endpoint` and `status` are those of its last attempt."""
 
     span: Span
     family: str
@@ -169,7 +169,6 @@ def _address(endpoint: str) -> _Attributes:
 
 
 def _fields(event: Event, *names: str) -> _Attributes:
-    """Return fields of an event as attributes, without those that are None or missing."""
     return {f"faasrt.{name}": value for name in names if (value := getattr(event, name, None)) is not None}
 
 

@@ -172,7 +172,6 @@ class PrometheusSink:
         return kind in _ENABLED
 
     def _at(self, endpoint: str, metric: _MetricT, *labels: str) -> _MetricT:
-        """Return the series of a metric with these labels, which belongs to an endpoint."""
         self._series[endpoint].add((metric, labels))
         return metric.labels(*labels)
 

@@ -1,5 +1,3 @@
-"""FakeFaaS: a FaaS on a real socket that sends scripted answers, and does not run programs."""
-
 from __future__ import annotations
 
 import asyncio
@@ -224,8 +222,6 @@ class FakeFaaS(LoopbackServer):
 
 
 class _Connection(web.RequestHandler):
-    """A connection of aiohttp's server that the fake counts, and closes when it goes down."""
-
     def __init__(self, fake: FakeFaaS) -> None:
         server = web.Server(fake._handle, handler_cancellation=True)
         options: dict[str, Any] = {"access_log": None, "keepalive_timeout": _KEEP_ALIVE_S}

@@ -1,5 +1,3 @@
-"""FakeSession: a session of a `FakeFaaS`, and the requests that need no reply of the test."""
-
 from __future__ import annotations
 
 import asyncio
@@ -20,14 +18,8 @@ _FEATURES = ("run", "fork", "files")
 
 @attrs.define(eq=False)
 class FakeSession:
-    """An open session of a `FakeFaaS`. It has files, but no variables, because programs do not run.
-
-    Attributes:
-        language: The language, as in the request.
-        limits: Its limits.
-        idle_timeout_s: The idle limit in seconds. It never passes.
-        files: The contents of its files by path.
-        runs: The number of programs in it.
+    """An open session of a `FakeFaaS`. It has files, but no variables, because programs do not run. Its idle limit
+    never passes.
     """
 
     language: str
@@ -47,12 +39,7 @@ class FakeSession:
 
 
 class FakeSessions:
-    """The sessions of a fake.
-
-    Attributes:
-        open: The open sessions by id.
-        ended: The reasons of those that have ended, by id.
-    """
+    """The sessions of a fake: the open ones by id, and the reasons of those that have ended."""
 
     def __init__(self) -> None:
         self.open: dict[str, FakeSession] = {}
@@ -63,7 +50,6 @@ class FakeSessions:
         self.ended[session_id] = reason
 
     def start(self, fields: Mapping[str, Any]) -> web.Response:
-        """Answer `POST /sessions`."""
         sandbox = fields.get("sandbox") or {}
         limits = {name: sandbox[name] for name in ("memory_limit_mb", "max_output_bytes") if name in sandbox}
         if "timeout_ms" in sandbox:
@@ -78,7 +64,6 @@ class FakeSessions:
         )
 
     def answer(self, method: str, session_id: str, action: str, fields: Mapping[str, Any]) -> web.Response:
-        """Answer a request that is below `/sessions` and runs no program."""
         session = self.open.get(session_id)
         match method, action:
             case "DELETE", "" if session is not None or session_id in self.ended:

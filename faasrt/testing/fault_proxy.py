@@ -1,5 +1,3 @@
-"""FaultProxy: a TCP proxy that damages a connection, in either direction and at any time."""
-
 from __future__ import annotations
 
 import asyncio
@@ -88,7 +86,7 @@ class Toxics:
 
 
 class _Side(asyncio.Protocol):
-    """One of the two connections that the proxy joins: to the client, or to the server.
+    """The connection to the client, or to the server.
 
     asyncio's streams lose bytes that arrived before a reset, and cannot wait for bytes without reading them.
     """
@@ -276,9 +274,7 @@ class FaultProxy(LoopbackServer):
 
 
 async def _close(*sides: _Side) -> None:
-    """Close connections. The kernel sends RST instead of FIN if it closes a socket with unread bytes, so this reads for
-    up to LINGER_S.
-    """
+    """Read for up to LINGER_S: the kernel sends RST instead of FIN if it closes a socket with unread bytes."""
     with anyio.move_on_after(LINGER_S):
         for side in sides:
             write_eof(side.transport)

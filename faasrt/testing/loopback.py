@@ -1,5 +1,3 @@
-"""The base class of FakeFaaS and FaultProxy: a server on 127.0.0.1 that can go down and come up again."""
-
 from __future__ import annotations
 
 import asyncio
@@ -132,10 +130,8 @@ class LoopbackServer:
         await self.aclose()
 
     def _admit(self, transport: asyncio.WriteTransport) -> list[asyncio.WriteTransport]:
-        """Count a connection as open until the current task ends.
-
-        Returns:
-            The list of transports that are closed together with the connection. The caller may append more.
+        """Count a connection as open until the current task ends. Return the transports that are closed together with
+        it, to which the caller may append.
         """
         task = cast(asyncio.Task[Any], asyncio.current_task())
         self._connections[task] = [transport]
@@ -155,7 +151,6 @@ class LoopbackServer:
         self._changed.clear()
 
     def _drop(self, *, by_reset: bool = False) -> None:
-        """Close every connection, and cancel the tasks that serve them."""
         for task, transports in self._connections.items():
             for transport in transports:
                 reset(transport) if by_reset else transport.abort()

@@ -1,5 +1,3 @@
-"""Reply: the answer of a `FakeFaaS` to one program."""
-
 from __future__ import annotations
 
 import json

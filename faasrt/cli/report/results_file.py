@@ -57,16 +57,11 @@ class Row(NamedTuple):
 
     Attributes:
         offset: The offset of the result's line in the unpacked file.
-        kind: One of `KINDS`.
         reason: The key in `Rows.reasons` of the reason of a failure.
-        language: The language, or "" when it is missing or unknown.
         total_ms: The latency that the caller saw.
         duration_ms: The duration that the server reported.
         finished_s: The time of the result, in seconds since 1970.
         problem: The key in `Rows.problems` of the problem of which the task is a sample; 0 if there is none.
-        tests_passed, tests_skipped, tests: The number of tests that passed, that were skipped, and of all tests; 0 for
-            a task without tests.
-        has_images: Whether its program displayed an image.
     """
 
     offset: int
@@ -84,12 +79,7 @@ class Row(NamedTuple):
 
 
 class Image(NamedTuple):
-    """An image that a program displayed.
-
-    Attributes:
-        url: The image, as a `data:` URL.
-        text: The text of the display.
-    """
+    """An image that a program displayed, as a `data:` URL, with the text of its display."""
 
     url: str
     text: str
@@ -98,9 +88,6 @@ class Image(NamedTuple):
 class Rows:
     """The numbers of the latest result of every task.
 
-    Args:
-        path: The file of results.
-
     Attributes:
         latest: The results, by the hash of what identifies their task.
         reasons: A short text for each different reason of failures. Reasons that differ only in their numbers are one:
@@ -108,7 +95,6 @@ class Rows:
         problems: The names of the problems, by their hashes.
         superseded: The number of results that a later one of the same task replaced.
         unreadable: The number of lines that are not results.
-        first_unreadable: The number of the first such line, from 1.
         torn: Whether the file ends within a line, or within its compressed data.
 
     Raises:
@@ -176,17 +162,12 @@ class Rows:
 class Task:
     """A result to show; its texts are clean and cut.
 
-    Args:
-        fields: The result.
-
     Attributes:
         id: The task's id; "line 44" when it has none.
-        kind: One of `KINDS`.
         reason: The cause of the failure, on one line; may be empty.
-        total_ms, duration_ms: The two times; NaN when missing.
+        total_ms, duration_ms: NaN when missing.
         facts: Other known values, by their names in the file.
         texts: The streams that are not empty, by name.
-        images: The images that its program displayed.
     """
 
     def __init__(self, fields: dict[str, Any]) -> None:
@@ -214,9 +195,7 @@ class Task:
 
 
 def read_tasks(path: Path, offsets: Iterable[int]) -> Iterator[Task]:
-    """Read the results whose lines begin at `offsets`, which must ascend. Raise ResultsError if the file cannot be
-    read.
-    """
+    """Read the results whose lines begin at `offsets`, which must ascend."""
     with _opened(path) as file:
         for offset in offsets:
             file.seek(offset)
@@ -275,7 +254,6 @@ def _times(fields: dict[str, Any]) -> tuple[float, float]:
 
 
 def _tests(fields: dict[str, Any]) -> tuple[int, int, int]:
-    """Return the number of tests that passed, that were skipped, and of all tests."""
     match fields.get("tests"):
         case {"passed": int(passed), "total": int(total), **others} if 0 <= passed <= total <= MAX_TESTS:
             skipped = others.get("skipped", 0)
@@ -284,7 +262,7 @@ def _tests(fields: dict[str, Any]) -> tuple[int, int, int]:
 
 
 def _images(fields: dict[str, Any]) -> list[Image]:
-    """Return the images in the displays of a result. Anything that is not an image in Base64 is left out."""
+    """Return the images in Base64 in the displays of a result."""
     displays = fields.get("displays")
     images = []
     for display in displays if isinstance(displays, list) else ():
@@ -308,7 +286,6 @@ def describe_tests(passed: int, skipped: int, total: int) -> str:
 
 
 def _failure(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the description of the failure in a result."""
     names = ("infra_error", "invalid_task", "error")
     failure: Any = next((fields[name] for name in names if fields.get(name) is not None), None)
     return failure if isinstance(failure, dict) else {"message": failure}

@@ -37,14 +37,7 @@ _EDGES_MS = [0.0, *(factor * 10.0**power for power in range(-1, 13) for factor i
 
 
 class Problem(NamedTuple):
-    """The samples of one problem.
-
-    Attributes:
-        name: The name of the problem.
-        samples: The number of samples with a verdict.
-        passed: The number of samples that are OK.
-        left_out: The number of samples without a verdict: infrastructure errors and invalid tasks.
-    """
+    """The samples of one problem. `left_out` are those without a verdict: infrastructure errors and invalid tasks."""
 
     name: str
     samples: int
@@ -55,31 +48,22 @@ class Problem(NamedTuple):
 class Summary:
     """Everything that the page shows about a file of results.
 
-    Args:
-        path: The file.
-
     Attributes:
-        name: The name of the file.
         rows: The latest result of every task.
-        total: The number of tasks with a result.
         counts: The number of results of each kind, in the order of `KINDS`, without zeros.
         failed: The number of tasks that are not OK, for any reason.
-        tests_passed, tests_skipped, tests: The number of tests that passed, that were skipped, and of all tests.
-        problems: The problems of the tasks, those with the smallest share of OK first.
+        problems: Those with the smallest share of OK first.
         pass_at_k: For each k of 1, 10 and 100: pass@k, and the number of problems with at least k samples, over which
             it is the mean; without those that no problem has.
         latency: The percentiles of the times that callers waited; empty when no time is known.
         duration: The percentiles of the times that the servers reported; empty when no time is known.
         timed: The number of results with a latency.
-        histogram: The number of results by latency.
-        period: The times of the first and the last result, in seconds since 1970; None when no time is known.
+        period: The times of the first and the last result, in seconds since 1970.
         per_s: The mean number of results per second; NaN when it is unknown.
         languages: For each language: its name, "" for results that name none, the number of results, the number of
             those that are OK, and the percentiles of their latency.
         reasons: The most frequent reasons of failures, most frequent first: kind, text and number of tasks.
         reasons_total: The number of different reasons.
-        slowest: The slowest tasks, slowest first.
-        failing: The first failing tasks of the file.
         images: The first tasks of the file that displayed images, and those of their images that fit into 4 MiB.
         with_images: The number of tasks that displayed images.
 
@@ -158,8 +142,8 @@ class Summary:
 
 
 def pass_at_k(samples: int, passed: int, k: int) -> float:
-    """Return the unbiased estimate of the probability that at least one of `k` samples passes. `samples` must be at
-    least `k`.
+    """Return the unbiased estimate of the probability that at least one of `k` samples, of which there are enough,
+    passes.
 
     Source: Chen et al., Evaluating Large Language Models Trained on Code, 2021, equation 1.
     """
@@ -224,7 +208,7 @@ def _fitting(tasks: Iterable[Task]) -> list[tuple[Task, list[Image]]]:
 
 
 def percentiles(times_ms: Iterable[float]) -> dict[str, float]:
-    """Return percentiles, maximum and mean of times in milliseconds, NaN left out; {} when there are none."""
+    """Return percentiles, maximum and mean of times in milliseconds, NaN left out."""
     ordered = sorted(ms for ms in times_ms if not math.isnan(ms))
     if not ordered:
         return {}
@@ -235,8 +219,8 @@ def percentiles(times_ms: Iterable[float]) -> dict[str, float]:
 
 
 def histogram(times_ms: Iterable[float]) -> list[tuple[float, float, int]]:
-    """Return the start, the end and the count of each bin of times in milliseconds, NaN left out. Bins that are empty
-    occur only between others.
+    """Return the start, the end and the count of each bin, NaN left out. Bins that are empty occur only between
+    others.
     """
     bins = Counter(bisect_right(_EDGES_MS, ms) for ms in times_ms if not math.isnan(ms))
     return [(_EDGES_MS[i - 1], _EDGES_MS[i], bins[i]) for i in range(min(bins, default=0), max(bins, default=-1) + 1)]

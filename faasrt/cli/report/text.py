@@ -14,7 +14,7 @@ _ESCAPES = {code: chr(code).encode("unicode_escape").decode() for code in _INVIS
 
 
 def clean(text: str) -> str:
-    r"""Return the text with invisible characters as escapes such as `\x1b`, and CR LF as LF."""
+    r"""Write invisible characters as escapes such as `\x1b`, and CR LF as LF."""
     return text.replace("\r\n", "\n").translate(_ESCAPES)
 
 

@@ -36,5 +36,4 @@ def percent(part: float, whole: int) -> str:
 
 
 def moment(seconds: float) -> str:
-    """Return the date and time of seconds since 1970, in UTC."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")

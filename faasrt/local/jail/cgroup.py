@@ -46,11 +46,7 @@ class Group:
         """The number of programs in it: one, or a session with branches."""
 
     def create(self) -> None:
-        """Create the cgroup, without a limit of its memory. This blocks: not for an event loop's thread.
-
-        Raises:
-            OSError: The kernel refuses.
-        """
+        """Create the cgroup, without a limit of its memory. This blocks: not for an event loop's thread."""
         os.mkdir(self.folder)
         _write(f"{self.folder}/memory.oom.group", "1")
         with contextlib.suppress(FileNotFoundError):  # a kernel without swap
@@ -59,13 +55,13 @@ class Group:
         self.fd = os.open(f"{self.folder}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
 
     def limit_memory(self, max_bytes: int) -> None:
-        """Limit all memory of the program, that of the kernel included, beyond which the kernel ends it."""
+        """Limit all memory of the program, that of the kernel included."""
         with contextlib.suppress(OSError):  # the program has ended, and its cgroup is removed
             _write(f"{self.folder}/memory.max", str(max_bytes))
 
     def oom_reason(self) -> str:
-        """Return why the kernel has ended the program: "memory" for this limit, "system" for lack of memory elsewhere,
-        "" if it has not.
+        """Return why the kernel has ended the program: "memory" for this limit, "system" for lack of memory
+        elsewhere.
         """
         with contextlib.suppress(OSError):
             events = dict(line.split() for line in _read(f"{self.folder}/memory.events").splitlines())
@@ -74,21 +70,13 @@ class Group:
         return ""
 
     def close(self) -> None:
-        """Close the descriptor."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
 
 
 class Cgroups:
-    """The cgroups of one server's programs. A thread does all that may block, in order.
-
-    Args:
-        parent: The cgroup in which to create them.
-
-    Raises:
-        OSError, CalledProcessError: They cannot be used there.
-    """
+    """The cgroups of one server's programs. A thread does all that may block, in order."""
 
     def __init__(self, parent: str) -> None:
         enable_controllers(parent)
@@ -113,13 +101,11 @@ class Cgroups:
         return Group(f"{self._folder}/{self._created}")
 
     def submit(self, function: Callable[[], None]) -> Future[None]:
-        """Call a function in the thread."""
         return self._thread.submit(function)
 
     def discard(self, group: Group) -> None:
-        """Kill the processes of a cgroup, and remove it, in the thread.
-
-        One whose processes have not ended yet is removed with the next.
+        """Kill the processes of a cgroup, and remove it, in the thread. One whose processes have not ended yet is
+        removed with the next.
         """
         self._busy.append(group)
         self._thread.submit(self._remove_discarded)
@@ -153,9 +139,8 @@ class Cgroups:
 
 @contextlib.asynccontextmanager
 async def program_cgroups() -> AsyncIterator[Cgroups | None]:
-    """Yield the cgroups for programs; None where they cannot be used. Afterwards remove them.
-
-    This may move the calling process into a child of its cgroup.
+    """Yield the cgroups for programs; None where they cannot be used. This may move the calling process into a child of
+    its cgroup.
     """
     cgroups = await asyncio.to_thread(_open)
     try:
@@ -174,7 +159,7 @@ def _open() -> Cgroups | None:
 
 
 def _find_delegated() -> str | None:
-    """Return the delegated cgroup in whose child this process is; None if there is none."""
+    """Return the delegated cgroup in whose child this process is."""
     path = next((line[3:] for line in _read("/proc/self/cgroup").splitlines() if line.startswith("0::")), "/..")
     own = f"{_ROOT}{path}".rstrip("/")
     processes = _read(f"{own}/cgroup.procs").split()
@@ -216,7 +201,7 @@ def _remove_abandoned(parent: str) -> None:
 
 
 def _remove(folder: str, *, timeout_s: float) -> bool:
-    """Kill the processes of a cgroup and its children, and remove them; return whether they are gone."""
+    """Return whether the processes of a cgroup and its children are gone."""
     give_up_at = time.monotonic() + timeout_s
     while True:
         try:

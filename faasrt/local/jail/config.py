@@ -1,5 +1,3 @@
-"""The configuration of a jail: the files that its processes see, and their rights."""
-
 from __future__ import annotations
 
 import contextlib
@@ -22,8 +20,6 @@ class JailConfig:
     """The contents of a jail, and the rights of its processes.
 
     Attributes:
-        level: The level of the jail, "namespaces" or "filters".
-        policy: The seccomp filter: "deno", "deno-files" or "python".
         mounts: Pairs of a path on the host and the path where processes see this file or folder, read-only. At the
             level "filters", processes see the paths of the host.
         files: The contents of further files, by path. Only at the level "namespaces".
@@ -33,13 +29,11 @@ class JailConfig:
             "namespaces". In a jail with an executable, files in /tmp cannot be executed.
         executable: The program that processes execute, by the path that they see. If it is None, each process is a fork
             of the launcher that calls the `main` of `runner`.
-        runner: The source of the runner; "" if there is an executable.
         runner_file: The file that the runner writes before a program begins, in /tmp or /dev/shm, or in a folder there.
         imports: Modules that the launcher imports before it forks. Modules that cannot be imported are skipped.
         exercise: Code that uses these modules. The launcher runs it before it forks.
         packages: Packages to look for. The launcher reports which of them are installed.
         needed: Folders that processes must be able to read. If they cannot, the jail is not used.
-        env: The environment variables of programs.
         limits: The resource limits of each process, by the names of the module `resource`.
         open_files: Files of the host that each process has open for reading, after its other descriptors.
     """

@@ -36,16 +36,11 @@ def drop_capabilities() -> None:
 
 
 def confine_files(readable: Sequence[str], writable: Sequence[str]) -> None:
-    """Deny this process all access to files, TCP and processes outside, except for the files in some folders.
+    """Deny this process all access to files, TCP and processes outside, except for the files in some folders. Files in
+    `writable` can also be created and removed.
 
-    If the machine lacks memory, the kernel kills this process before the server.
-
-    Args:
-        readable: Folders with files that it may read.
-        writable: Folders with files that it may also create, write and remove.
-
-    Raises:
-        OSError: The kernel does not support this, or the process has other threads already.
+    If the machine lacks memory, the kernel kills this process before the server. Raise OSError if the process has other
+    threads already.
     """
     drop_capabilities()
     memory.prefer_for_oom_kill()
@@ -68,12 +63,6 @@ def confine_files(readable: Sequence[str], writable: Sequence[str]) -> None:
 
 
 def confine_calls() -> None:
-    """Limit the resources of this process, and deny it all system calls that a worker does not need, such as those
-    for networks and processes.
-
-    Raises:
-        OSError: The kernel does not support this.
-    """
     _require_linux()
     for name, value in _LIMITS.items():
         hard = resource.getrlimit(getattr(resource, name))[1]

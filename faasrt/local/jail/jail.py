@@ -53,11 +53,8 @@ raise SystemError
 
 
 class Folder:
-    """An open folder, or another descriptor. It is closed when nothing refers to it, because a thread may still read it
-    after a cancellation.
-
-    Attributes:
-        fd: The descriptor.
+    """An open descriptor. It is closed when nothing refers to it, because a thread may still read it after a
+    cancellation.
     """
 
     def __init__(self, fd: int) -> None:
@@ -71,7 +68,6 @@ class JailedProcess(ChildProcess):
     """A process in a jail, with the processes that it starts.
 
     Attributes:
-        jail: The jail.
         is_ready: Whether its jail was complete when it started. Otherwise it sends a message when it is.
         out_of_memory: Whether the launcher or the kernel ended it because of its memory.
         out_of_time: Whether the launcher ended it at its time limit.
@@ -102,9 +98,9 @@ class JailedProcess(ChildProcess):
         """Start the time limit of the program. The launcher ends the program, even if this process is busy.
 
         Args:
-            limit_s: The time limit in seconds. Infinity ends the limit of a session, whose processes then only wait.
+            limit_s: Infinity ends the limit of a session, whose processes then only wait.
             memory_bytes: The memory that its processes may use in addition to that of a process without a program. The
-                launcher also ends the program at this limit. None means no limit.
+                launcher also ends the program at this limit.
             pipes: The program's ends of its stdin, stdout and stderr; None for those with which the process started.
 
         Raises:
@@ -121,35 +117,25 @@ class JailedProcess(ChildProcess):
             self.limit_cgroup(self.jail.base_bytes + memory_bytes * self.group.programs)
 
     def limit_cgroup(self, max_bytes: int) -> None:
-        """Limit the memory of the program's cgroup, if it has one."""
         if self.group is not None:
             self.group.limit_memory(max_bytes)
 
     def check_not_killed(self, name: str) -> None:
-        """Raise an error if the process was killed from outside.
-
-        Args:
-            name: The name of the process in the error.
-
-        Raises:
-            SuspectError: The program may have caused this.
-            EngineError: It was killed for another reason.
+        """Raise EngineError if the process was killed from outside; SuspectError if the program may have caused
+        this.
         """
         if self.returncode == -signal.SIGKILL and self.outside_reason:
             kind = SuspectError if self.is_suspect else EngineError
             raise kind(f"{name} was killed from outside: {self.outside_reason}")
 
     def interrupt(self) -> None:
-        """Send SIGINT to the first process."""
         if self.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfds[0], signal.SIGINT)
 
     async def open_folder(self) -> Folder:
-        """Return the working folder, which can also be read after the process has ended.
-
-        Raises:
-            NotStartedError: The folder cannot be opened.
+        """Return the working folder, which can also be read after the process has ended. Raise NotStartedError if it
+        cannot be opened.
         """
         return await self.jail.open_folder(self.number)
 
@@ -193,10 +179,6 @@ class _Start:
 
 class Jail:
     """A launcher, and the processes that it has started. Created by `open_jail`.
-
-    Args:
-        server: The socket to the launcher.
-        cgroups: Creates a cgroup for each process; None without cgroups.
 
     Attributes:
         packages: The packages in the configuration that are installed.
@@ -276,7 +258,6 @@ class Jail:
         return start.process
 
     async def open_folder(self, number: int) -> Folder:
-        """Return the working folder of a process; see `JailedProcess.open_folder`."""
         (folder,) = await self._ask(number, {"folder": number})
         return folder
 
@@ -329,7 +310,6 @@ class Jail:
     async def _register_branch(
         self, number: int, name: str, process: JailedProcess, folder: Folder, channel: socket.socket, start: _Start
     ) -> Folder:
-        """Send a branch its rules, tell the launcher which process it is, and return its folder."""
         try:
             message = {"prepare": number, "of": process.number, "name": name}
             rules, own_folder = await self._ask(number, message, [folder.fd])
@@ -368,7 +348,7 @@ class Jail:
             del self._folders[number]
 
     def send(self, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
-        """Send a message to the launcher. Raise OSError if it has ended, or does not read its messages."""
+        """Raise OSError if the launcher has ended, or does not read its messages."""
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
         self._server.sendmsg([json.dumps(message).encode()], rights)
 
@@ -496,9 +476,6 @@ def _kill_running(first: int, to_kill: int) -> None:
 
 
 def _open_pipes(*, channel: bool) -> Pipes:
-    """Open the pipes to a process that is to start. With `channel`, its messages get a descriptor of their own,
-    MESSAGES.
-    """
     pipes = Pipes(4 if channel else 3)
     if channel:
         for fd in pipes.others[:3]:
@@ -513,11 +490,8 @@ async def open_jail(
     """Build a jail, check it with the canary, and yield it. Afterwards end all of its processes.
 
     Args:
-        spawner: Starts the launcher.
         python: The path of the launcher's interpreter.
         folder: A folder for the jail's mounts and traps.
-        config: The contents of the jail.
-        cgroups: Creates a cgroup for each process; None without cgroups.
 
     Raises:
         EngineError: The jail cannot be built, or the canary broke out.
@@ -565,7 +539,7 @@ async def open_jail(
 
 
 async def _check(jail: Jail, folder: Path, config: JailConfig) -> None:
-    """Run the canary in the jail. Raise EngineError if it breaks out, or cannot read the needed folders."""
+    """Run the canary. Raise EngineError if it breaks out, or cannot read the needed folders."""
     with contextlib.ExitStack() as stack:
         traps: dict[str, Any] = {"folder": str(folder), "file": str(folder / "canary"), "pid": os.getpid()}
         traps["needed"] = [*config.needed]

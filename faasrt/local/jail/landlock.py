@@ -35,10 +35,8 @@ def abi_version() -> int:
 
 def create_ruleset(rights: list[list[Any]]) -> int | None:
     """Create rules that deny all access to files, except the given `rights`: pairs of a path and the access that is
-    allowed to it and to everything beneath it.
-
-    Paths that do not exist are skipped. Return the descriptor of the rules; None if the kernel does not support
-    Landlock.
+    allowed to it and to everything beneath it. Paths that do not exist are skipped. Return the descriptor of the rules;
+    None if the kernel does not support Landlock.
 
     The rules also deny TCP, and signals and abstract sockets of processes outside, if the kernel's version supports it.
     """
@@ -56,7 +54,7 @@ def create_ruleset(rights: list[list[Any]]) -> int | None:
 
 def create_nested() -> int:
     """Create rules for a process that is restricted already, so that it cannot trace its parent, nor, if the kernel's
-    version supports it, send signals to it. Return their descriptor. Raise OSError if the kernel has no Landlock.
+    version supports it, send signals to it. Return their descriptor.
     """
     abi = abi_version()
     # All rules deny to link and move files to other folders, unless they allow it explicitly. Version 1 always denies
@@ -69,9 +67,7 @@ def create_nested() -> int:
 
 
 def _attributes(abi: int, handled: int, handled_net: int) -> tuple[bytes, int, int]:
-    """Return the arguments that create rules. Versions 4 and 6 each add a field, and a kernel refuses fields that it
-    does not know.
-    """
+    """Versions 4 and 6 each add a field, and a kernel refuses fields that it does not know."""
     size = 8 if abi < 4 else 16 if abi < 6 else 24
     return struct.pack("QQQ", handled, handled_net, _SCOPE)[:size], size, 0
 

@@ -85,14 +85,11 @@ class Launcher:
     A program runs in a slot if the slot can be reused afterwards (see `template`). All others have a jail of their own.
 
     Args:
-        server: The socket to the server.
-        config: The description of the jail.
         places: The number of uids for programs; 0 without namespaces.
         oom_counter: The file that counts the processes which the kernel has killed for lack of memory.
-        memory_watch: The socket to the memory watch; None if the memory of programs is not watched.
+        memory_watch: None if the memory of programs is not watched.
 
     Attributes:
-        base_bytes: The resident memory of this process at its start.
         in_program: Whether this process is a fork that is to run programs, and no longer the launcher.
         template: Starts these programs; None if this process is to run one itself.
     """
@@ -168,7 +165,6 @@ class Launcher:
         self._poll.unregister(fd)
 
     def _poll_timeout_ms(self) -> int | None:
-        """Return the milliseconds until the next check; None if there is nothing to check."""
         wake_at = min((program.until for program in self._programs.values()), default=math.inf)
         if wake_at < math.inf:
             wake_at = min(wake_at, time.monotonic() + WATCH_INTERVAL_S)
@@ -271,7 +267,7 @@ class Launcher:
                 program.set_slow(True)
 
     def _is_large(self, program: Program) -> bool:
-        """Return whether the first process of a program alone seems to use more memory than it may."""
+        """Return whether the first process alone seems to use more memory than the program may."""
         if program.max_bytes is None:
             return False
         return memory.sizes(f"/proc/{program.pid}")[0] > self.base_bytes + program.max_bytes
@@ -432,7 +428,6 @@ class Launcher:
         return slot
 
     def _become_template(self, control: socket.socket, place: int) -> None:
-        """Turn this process into the template of a slot."""
         try:
             memory.prefer_for_oom_kill()
             choose_first_pid()
@@ -606,7 +601,6 @@ class Launcher:
         self._free_places.clear()
 
     def _restrict_calls(self, limits: dict[str, int]) -> None:
-        """Limit the resources of this process, and deny it all system calls that it does not need."""
         for name, value in limits.items():
             resource.setrlimit(getattr(resource, name), (value, value))
         syscalls.install_filter(seccomp.set_pid(self._filter, os.getpid()))
@@ -625,7 +619,6 @@ class Launcher:
     def _finish(
         self, program: Program, status: int, max_rss_bytes: int, may_have_had_children: Callable[[], bool]
     ) -> None:
-        """Report the end of a program."""
         if status != signal.SIGKILL:
             program.reason = ""  # it ended by itself in time
         elif program.reason in ("", "template") and memory.count_oom_kills(self._oom_counter) > program.oom_kills:
@@ -690,7 +683,7 @@ class Launcher:
             self._free_places.append(program.place)
 
     def _make_network(self) -> int:
-        """Create a network namespace, and return its descriptor. Programs reuse it, because creation takes long."""
+        """Create a network namespace. Programs reuse it, because creation takes long."""
         path = "/proc/self/ns/net"
         own = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:

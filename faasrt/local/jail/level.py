@@ -1,5 +1,3 @@
-"""The levels of the jail, and which of them works on this machine."""
-
 from __future__ import annotations
 
 import sys
@@ -14,8 +12,8 @@ LEVELS = ("namespaces", "filters")
 
 
 async def find_level(wanted: str, folder: Path) -> tuple[str, str]:
-    """Find the highest level that works on this machine if `wanted` is "auto", or check that the wanted level works.
-    Return the level, and the reason why it is not higher, or "". Raise EngineError if none works.
+    """Return the highest level that works on this machine, or, unless it is "auto", the wanted one, and the reason why
+    it is not higher, or "". Raise EngineError if none works.
     """
     if sys.platform != "linux":
         raise EngineError("the jail needs Linux")

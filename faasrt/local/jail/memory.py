@@ -27,7 +27,7 @@ _NO_STAT = ["0"] * 50
 
 def open_oom_counter() -> int | None:
     """Open the file with the number of processes that the kernel has killed for lack of memory: in the cgroup of this
-    process if the kernel counts them there, else on the whole machine. Return None if there is no such file.
+    process if the kernel counts them there, else on the whole machine.
     """
     paths = []
     with contextlib.suppress(OSError), open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
@@ -43,7 +43,6 @@ def open_oom_counter() -> int | None:
 
 
 def count_oom_kills(counter: int | None) -> int:
-    """Return the number in the file that `open_oom_counter` opened; 0 if it is unknown."""
     if counter is not None:
         with contextlib.suppress(OSError):
             _, _, after = os.pread(counter, _COUNTER_BYTES, 0).partition(b"\noom_kill ")
@@ -61,9 +60,8 @@ def prefer_for_oom_kill() -> None:
 
 
 def readable_folder(folder: str) -> str | None:
-    """Return the folder that shows the memory of a process; None if there is none at the moment.
-
-    If the first thread of a process has ended, but not all others, only the folders of the others show it.
+    """Return the folder that shows the memory of a process. If the first thread of a process has ended, but not all
+    others, only the folders of the others show it.
     """
     fields = _read_stat(folder)
     if fields[0] != "Z" or int(fields[17]) == 1:
@@ -130,7 +128,7 @@ def count_mappings(folder: str) -> int:
 
 
 def proportional_bytes(folder: str) -> int:
-    """Return the memory of a process in bytes. A page that n processes share counts as 1/n."""
+    """Return the memory of a process. A page that n processes share counts as 1/n."""
     try:
         with open(f"{folder}/smaps_rollup", encoding="ascii") as file:
             return sum(int(line.split()[1]) * 1024 for line in file if line.startswith(("Pss:", "SwapPss:")))
@@ -145,13 +143,12 @@ def kernel_bytes() -> int:
 
 
 def available_bytes() -> int:
-    """Return the memory of the machine that programs can still get."""
     with open("/proc/meminfo", encoding="ascii") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:"))
 
 
 def descriptor_bytes(folder: str, max_bytes: int) -> int:
-    """Return an upper bound of the kernel memory for the descriptors of a process. Stop counting above `max_bytes`."""
+    """Return an upper bound of the kernel memory for the descriptors of a process. Stop above `max_bytes`."""
     total = 0
     with contextlib.suppress(OSError):
         for number in os.listdir(f"{folder}/fd"):
@@ -182,14 +179,12 @@ def count_sockets(folder: str) -> int:
 
 
 def pid_namespace(pid: int) -> str:
-    """Return the name of the pid namespace of a process; "" if it has ended."""
     with contextlib.suppress(OSError):
         return os.readlink(f"/proc/{pid}/ns/pid")
     return ""
 
 
 def processes_by_namespace() -> dict[str, list[int]]:
-    """Return the processes in /proc, by their pid namespace."""
     processes: dict[str, list[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit() and (namespace := pid_namespace(int(name))):

@@ -71,9 +71,8 @@ def enter(config: dict[str, Any]) -> int:
 
 
 def hide_network_counters() -> None:
-    """Hide the files of this process's network namespace that count packets and memory of the whole machine.
-
-    This has no effect if the server does not run as root, because only root may change the mode of these files.
+    """Hide the files of this process's network namespace that count packets and memory of the whole machine. Only root
+    may change their mode.
     """
     folder = "/proc/self/net"
     with contextlib.suppress(OSError):
@@ -91,7 +90,6 @@ def _fork_and_wait() -> None:
 
 
 def _exit_with(pid: int) -> NoReturn:
-    """Wait for a child, and exit with its exit code."""
     # This process must not keep the pipes and sockets of the child open.
     syscalls.close_descriptors(3)
     _, status = os.waitpid(pid, 0)
@@ -138,9 +136,8 @@ def _become_mapped_root() -> int:
 
 
 def host_ids() -> tuple[int, int, int]:
-    """Return the first uid of the host to use for a jail, the number of uids, and a lock.
-
-    The lock is a descriptor. While it is open, other jails take other uids, if there are any left.
+    """Return the first uid of the host to use for a jail, the number of uids, and a lock: a descriptor. While it is
+    open, other jails take other uids, if there are any left.
 
     A container may have a limited range of uids. The jail then takes some of its upper half.
     """
@@ -168,7 +165,7 @@ def host_ids() -> tuple[int, int, int]:
 
 
 def _build_root(config: dict[str, Any]) -> None:
-    """Build a file system of a few read-only mounts, and make it the root of this process."""
+    """Make a file system of a few read-only mounts the root of this process."""
     root = config["root"]
     mount(None, "/", None, MS_REC | MS_PRIVATE)
     mount("root", root, "tmpfs", _PRIVATE_FILE_SYSTEM, "size=1m,mode=755")
@@ -206,8 +203,8 @@ def mounts_in_tmp(config: dict[str, Any]) -> list[str]:
 
 
 def make_private(config: dict[str, Any], place: int, places: int, network: int | None) -> None:
-    """Isolate this process, the first one of a program, from other programs, and drop its rights. `network` is the
-    descriptor of a network namespace that no other running program uses; None keeps the jail's one.
+    """Isolate this process, the first one of a program, from other programs, and drop its rights. No other running
+    program uses `network`, a network namespace; None keeps the jail's one.
     """
     syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWIPC)
     if network is not None:

@@ -1,5 +1,3 @@
-"""A running program, as the launcher sees it."""
-
 from __future__ import annotations
 
 import contextlib
@@ -18,12 +16,12 @@ IDLE_INTERVAL_S = 5.0
 
 
 class Program:
-    """A running program.
+    """A running program, as the launcher sees it.
 
     Attributes:
         number: Its id in messages.
         place: Its place (see `namespaces`).
-        slot: The slot in which it runs; None if it has a jail of its own.
+        slot: None if it has a jail of its own.
         root: The program that has started its jail: itself, or the session that a branch comes from.
         mates: The running programs in its jail, if it is their root: itself, and branches.
         pidfd: Its first process.
@@ -31,14 +29,14 @@ class Program:
             namespaces.
         init_memory: The memory that only `init` uses.
         pipes: The program's ends of the pipes to the server.
-        max_bytes: The memory that its processes may use together; None without a limit.
+        max_bytes: The memory that its processes may use together.
         is_watched: Whether the memory watch adds up its memory.
         until: When its time limit ends.
         is_idle: Whether it is a session between its runs.
         has_worked: Whether CPU time was used in its jail between its last two checks, as an idle session.
         is_slow: Whether its jail has the lowest priority, if it is the root.
         watched_at: When its time was last checked.
-        waiting_ticks: The CPU time of its processes at the last check, if they only waited for the server; else None.
+        waiting_ticks: The CPU time of its processes at the last check, if they only waited for the server.
         is_late: Whether it waited for the server at the end of its time limit.
         oom_kills: The number of processes that the kernel had killed for lack of memory when the program began.
         reason: Why it was killed: "memory" or "time" for a limit; "system" if the system lacked memory, or "unclear" if
@@ -77,23 +75,21 @@ class Program:
 
     @property
     def first_pid(self) -> int | None:
-        """The pid of the first process of its pid namespace; None without namespaces."""
+        """The pid of the first process of its pid namespace."""
         return self.init if self.slot is None else self.slot.pid
 
     @property
     def folder(self) -> str:
-        """Its /tmp."""
         return f"/proc/{self.pid if self.slot is None else self.slot.pid}/root/tmp"
 
     @property
     def whole_pidfd(self) -> int:
-        """The pidfd of the process to kill to end the program with all of its processes."""
+        """The process to kill to end the program with all of its processes."""
         if self.slot is not None and not self.slot.has_executable:
             return self.slot.pidfd
         return self.pidfd if self.init is None else self.init_pidfd
 
     def branch(self, number: int, pidfd: int) -> Program:
-        """Return a branch of it, given its first process."""
         branch = Program(number, self.place, self.slot)
         branch.init, branch.init_pidfd, branch.pidfd = self.init, self.init_pidfd, pidfd
         branch.pid, branch.root = pid_of(pidfd), self.root
@@ -113,11 +109,9 @@ class Program:
 
     @property
     def is_alone(self) -> bool:
-        """Whether there are no other programs in its jail."""
         return len(self.root.mates | {self}) == 1
 
     def kill(self, reason: str) -> None:
-        """Kill all of its processes."""
         self.reason, self.until = reason, math.inf
         if not self.is_alone:
             for number in (signal.SIGSTOP, signal.SIGSTOP, signal.SIGKILL):  # twice, for those that have just started
@@ -128,9 +122,8 @@ class Program:
                 signal.pidfd_send_signal(self.whole_pidfd, signal.SIGKILL)
 
     def awaits_report(self) -> bool:
-        """Return whether its first process has ended, and its template has yet to report how, and to end the others.
-
-        If the template does not do so soon, the slot ends.
+        """Return whether its first process has ended, and its template has yet to report how, and to end the others. If
+        the template does not do so soon, the slot ends.
         """
         if self.slot is None or self.root is not self or not has_ended(self.pidfd):
             return False
@@ -138,7 +131,6 @@ class Program:
         return True
 
     def close_files(self) -> None:
-        """Close its files and pipes."""
         self.close_pipes()
         for fd in [self._proc, -1 if self.slot is None and self.root is self else self.pidfd]:
             if fd >= 0:
@@ -149,7 +141,7 @@ class Program:
             os.close(self.pipes.pop())
 
     def open_proc(self) -> None:
-        """Open its own /proc. It stays the same when its first process has ended, or all of its processes."""
+        """Open its own /proc, which stays the same when its processes have ended."""
         if self.slot is not None:
             self.slot.open_proc()
         elif self._proc < 0:
@@ -161,7 +153,6 @@ class Program:
         return self._processes(with_others=self.is_alone)
 
     def _processes(self, *, with_others: bool) -> list[str]:
-        """Return the folders of its processes in /proc, or with those of others in its jail."""
         proc = self._proc if self.slot is None else self.slot.proc
         if proc < 0:
             return [f"/proc/{self.pid}"]
@@ -184,9 +175,7 @@ class Program:
         return self.has_worked or sum(map(memory.count_threads, processes)) > len(self.root.mates)
 
     def set_slow(self, value: bool) -> None:
-        """Give its jail the lowest priority, or its own one again. Do nothing if the kernel does not let this process
-        do it now, or does not divide CPU time between jails.
-        """
+        """Give its jail the lowest priority, or its own one again, if the kernel divides CPU time between jails."""
         if self.slot is not None:
             self.slot.is_spent = True  # the next program must not be slow
         with contextlib.suppress(OSError):
@@ -225,7 +214,6 @@ class Program:
 
 
 def has_ended(pidfd: int) -> bool:
-    """Return whether a process has ended."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(0))
@@ -247,8 +235,8 @@ def _pid_of(pidfd: int, field: bytes) -> str:
 
 
 def _descendants(folder: str, pids: list[str], first: str, others: list[str]) -> list[str]:
-    """Return a process and its descendants, of those in a /proc. Leave out `others`, with theirs: the process through
-    which a branch was forked may be ending.
+    """Return a process and its descendants. Leave out `others`, with theirs: the process through which a branch was
+    forked may be ending.
     """
     parents = {pid: memory.parent_pid(f"{folder}/{pid}") for pid in pids if pid not in others}
     found: list[str] = []
@@ -260,7 +248,6 @@ def _descendants(folder: str, pids: list[str], first: str, others: list[str]) ->
 
 
 def _send_signal(folder: str, number: int) -> None:
-    """Send a signal to a process, given its folder in a /proc."""
     with contextlib.suppress(OSError):
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:

@@ -108,7 +108,6 @@ _Instruction = tuple[int, int, int, int]  # the code, the jumps if true and if f
 
 
 def build_filter(policy: str, pid: int, *, may_truncate: bool = True) -> bytes:
-    """Return the instructions of a filter. The arguments are those of `rules_of`."""
     instructions = [
         (_LOAD, 0, 0, 4),  # the architecture; each has its own call numbers, so a call of another one kills the process
         (_EQUAL, 1, 0, _AUDIT[ARCHITECTURE]),
@@ -135,12 +134,10 @@ def set_pid(instructions: bytes, pid: int) -> bytes:
 
 
 def _search(ranges: list[tuple[int, list[_Instruction]]]) -> list[_Instruction]:
-    """Return instructions that find the rule for the number of a call by a binary search.
+    """Find the rule for the number of a call by a binary search, given the first number of each range of calls that
+    have the same rule, in ascending order.
 
     It is fast, because the kernel runs each new filter for all numbers, to find the calls that are always allowed.
-
-    Args:
-        ranges: The first number of each range of calls that have the same rule, and this rule, in ascending order.
     """
     if len(ranges) == 1:
         return ranges[0][1]
@@ -412,12 +409,10 @@ def _fail(number: int) -> _Instruction:
 
 
 def _allow_if(index: int, values: list[int], error: int) -> list[_Instruction]:
-    """Allow the call if an argument has one of these values, else fail with the error."""
     allowed = [instruction for value in values for instruction in ((_EQUAL, 0, 1, value), _allow())]
     return [_argument(index), *allowed, _fail(error)]
 
 
 def _deny_if(index: int, values: list[int]) -> list[_Instruction]:
-    """Fail with EPERM if an argument has one of these values, else allow the call."""
     denied = [instruction for value in values for instruction in ((_EQUAL, 0, 1, value), _fail(errno.EPERM))]
     return [_argument(index), *denied, _allow()]

@@ -1,5 +1,3 @@
-"""A slot: a jail in which one program runs after another. Its first process is a template (`template.py`)."""
-
 from __future__ import annotations
 
 import array
@@ -18,7 +16,7 @@ _IDLE_S = 10.0
 
 
 class Slot:
-    """A slot. One program can run in it at a time.
+    """A jail in which one program runs after another. Its first process is a template (`template.py`).
 
     Args:
         place: Its place (see `namespaces`).
@@ -28,8 +26,7 @@ class Slot:
 
     Attributes:
         pidfd: The template.
-        proc: Its /proc, as a descriptor; -1 before `open_proc`.
-        ends_at: When it ends, because the template has not answered or nothing has used it, by the monotonic clock.
+        ends_at: When it ends, because the template has not answered or nothing has used it.
         is_spent: Whether no other program may run in it.
     """
 
@@ -42,11 +39,8 @@ class Slot:
         self._runs = 0
 
     def start(self, descriptors: list[int], text: bytes = b"") -> None:
-        """Start a program. Raise OSError if the template has ended.
-
-        Args:
-            descriptors: Its descriptors, from 0 upwards.
-            text: A text for its process.
+        """Start a program, with descriptors from 0 upwards, and a text for its process. Raise OSError if the template
+        has ended.
         """
         self._runs += 1
         self.is_spent = self.is_spent or self._runs == _MAX_RUNS
@@ -58,7 +52,6 @@ class Slot:
         self.ends_at = min(self.ends_at, time.monotonic() + _ANSWER_S)
 
     def end_when_idle(self) -> None:
-        """Let the slot end if no program runs in it for some time."""
         self.ends_at = time.monotonic() + _IDLE_S
 
     def retire(self) -> None:
@@ -68,23 +61,20 @@ class Slot:
             self.control.send(b"end")
 
     def open_proc(self) -> None:
-        """Open its own /proc."""
         if self.proc < 0:
             self.proc = open_proc(self.pid)
 
     def kill(self) -> None:
-        """Kill the template, and thus all processes of the slot."""
         signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
     def close(self) -> None:
-        """Close the descriptors, after the end of the template."""
         for fd in (self.pidfd, self.proc):
             if fd >= 0:
                 os.close(fd)
 
 
 def open_proc(pid: int) -> int:
-    """Open the /proc that a process sees, and return the descriptor; -1 if the process has ended."""
+    """Open the /proc that a process sees; -1 if the process has ended."""
     with contextlib.suppress(OSError):
         return os.open(f"/proc/{pid}/root/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     return -1

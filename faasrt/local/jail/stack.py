@@ -1,5 +1,3 @@
-"""Enlarges the stack of the launcher, for deep recursion in C code."""
-
 from __future__ import annotations
 
 import ctypes
@@ -12,9 +10,8 @@ _RESERVE_BYTES = 2**20
 
 
 def enlarge() -> None:
-    """Enlarge the stack of this process and its forks, and then lower the limit for programs that they execute.
-
-    Executed programs also use this limit as the size of the stacks of their threads.
+    """Enlarge the stack of this process and its forks, for deep recursion in C code, and then lower the limit for
+    programs that they execute, which also use it as the size of the stacks of their threads.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
     size = _BYTES if soft == resource.RLIM_INFINITY else min(_BYTES, soft - _RESERVE_BYTES)

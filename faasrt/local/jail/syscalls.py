@@ -39,7 +39,6 @@ _libc.prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
 
 
 def syscall(name: str, *arguments: int | bytes | ctypes.Array[ctypes.c_char] | None) -> int:
-    """Make a system call by name, and return its result."""
     number = NUMBERS.get(name)
     if number is None:
         raise OSError(38, f"{name}: no such system call on {ARCHITECTURE}")
@@ -70,15 +69,13 @@ def set_dumpable(dumpable: bool) -> None:
 
 
 def forbid_new_privileges() -> None:
-    """Ignore set-uid bits and file capabilities when this process, or one that it starts, executes a program."""
+    """Ignore set-uid bits and file capabilities of programs that this process, or one that it starts, executes."""
     prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 def drop_capabilities(*, kept: int = 0) -> None:
-    """Drop every capability of this process and of the programs that it executes.
-
-    Args:
-        kept: The mask of the capabilities below 32 that the process itself keeps, if it has them.
+    """Drop the capabilities of this process and of the programs that it executes, except those in the mask `kept`,
+    below 32, of the process itself.
     """
     limit_capabilities()
     header, own = struct.pack("Ii", _CAPABILITY_VERSION_3, 0), ctypes.create_string_buffer(24)
@@ -88,10 +85,7 @@ def drop_capabilities(*, kept: int = 0) -> None:
 
 
 def limit_capabilities() -> None:
-    """Empty the capability bounding set, so that executed programs get no capabilities.
-
-    Call this before the uid changes, because it needs CAP_SETPCAP.
-    """
+    """Let executed programs get no capabilities. Call this before the uid changes, because it needs CAP_SETPCAP."""
     # Without CAP_SETPCAP the first call fails, but then this process cannot gain any capability either.
     capability = 0
     while _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) == 0:
@@ -104,7 +98,7 @@ def unshare(flags: int) -> None:
 
 
 def join_namespace(fd: int, kind: int) -> None:
-    """Enter a namespace: the one that a descriptor refers to, or the one of a process that a pidfd refers to."""
+    """Enter the namespace that a descriptor refers to, or that of the process of a pidfd."""
     syscall("setns", fd, kind)
 
 
@@ -129,7 +123,6 @@ def change_root(path: str) -> None:
 
 
 def close_descriptors(first: int, *, kept: int | None = None) -> None:
-    """Close the descriptors from `first` on, except for `kept`."""
     if kept is not None:
         syscall("close_range", first, kept - 1, 0)
         first = kept + 1
@@ -145,12 +138,12 @@ def fork() -> int:
 
 
 def wait(status: ctypes.Array[ctypes.c_char], usage: ctypes.Array[ctypes.c_char]) -> int:
-    """Wait for the end of any child, write its wait status and `struct rusage` to two buffers, and return its pid."""
+    """Wait for any child, write its wait status and `struct rusage` to two buffers, and return its pid."""
     return _checked(_libc.wait4(-1, status, 0, usage), "wait4")
 
 
 class _Context(ctypes.Structure):
-    """The beginning of the C library's ucontext_t, which is the same on all architectures, and memory for the rest."""
+    """The beginning of ucontext_t, which is the same on all architectures, and memory for the rest."""
 
     _fields_ = [
         ("flags", ctypes.c_ulong),
@@ -166,8 +159,6 @@ _Stack = ctypes.c_uint64 * (_STACK_BYTES // 8)
 
 
 class _Init(ctypes.Structure):
-    """The memory of an init process."""
-
     _fields_ = [
         ("ignore", _Context),
         ("wait", _Context),
@@ -213,7 +204,7 @@ def _make_context(
 
 
 def execute(fd: int, argv: list[str], env: dict[str, str]) -> NoReturn:
-    """Execute the file of a descriptor in place of this process. Raise OSError if this fails."""
+    """Execute the file of a descriptor in place of this process."""
     arguments, variables = [os.fsencode(text) for text in argv], [os.fsencode(f"{k}={v}") for k, v in env.items()]
     argument_array = (ctypes.c_char_p * (len(arguments) + 1))(*arguments, None)
     variable_array = (ctypes.c_char_p * (len(variables) + 1))(*variables, None)
@@ -236,10 +227,8 @@ class _FilterProgram(ctypes.Structure):
 
 
 def install_filter(instructions: bytes, *, all_threads: bool = False) -> None:
-    """Install a seccomp filter for this thread and all processes and threads that it starts. It cannot be removed.
-
-    Args:
-        all_threads: Whether the filter also applies to the other threads of this process.
+    """Install a seccomp filter for this thread and all processes and threads that it starts, or for all threads of this
+    process. It cannot be removed.
     """
     buffer = ctypes.create_string_buffer(instructions, len(instructions))
     program = _FilterProgram(len(instructions) // 8, ctypes.cast(buffer, ctypes.c_void_p))

@@ -80,7 +80,6 @@ class End:
 
 
 def exit_with_traceback() -> NoReturn:
-    """Write the traceback of the current exception to stderr, and end this process."""
     try:
         os.write(2, traceback.format_exc().encode())
     finally:
@@ -88,9 +87,8 @@ def exit_with_traceback() -> NoReturn:
 
 
 def choose_first_pid() -> None:
-    """Set the number of the next task in this process's pid namespace to a random one, if the kernel can do this.
-
-    Otherwise the pids of programs would show how many there were before.
+    """Let the next task in this process's pid namespace have a random number, if the kernel can do this. Otherwise the
+    pids of programs would show how many there were before.
     """
     with contextlib.suppress(OSError), open("/proc/sys/kernel/ns_last_pid", "w", encoding="ascii") as file:
         file.write(str(300 + int.from_bytes(os.urandom(4), "big") % _MAX_FIRST_PID))
@@ -201,11 +199,8 @@ class TraceCheck:
 
 
 class Template:
-    """Forks programs. Create it in a process that is confined and has the descriptors above.
-
-    Args:
-        trace_check: The check after each program; None if programs execute a file, and so cannot leave traces.
-        niceness: The niceness of programs.
+    """Forks programs. Create it in a process that is confined and has the descriptors above. `trace_check` is None if
+    programs execute a file, and so cannot leave traces.
     """
 
     def __init__(self, trace_check: TraceCheck | None, niceness: int) -> None:
@@ -253,7 +248,6 @@ class Template:
             ctypes.memset(self._usage, 0, _USAGE_BYTES)
 
     def _receive(self) -> tuple[bytes, list[int]]:
-        """Return the text and the descriptors for the next program."""
         rights = array.array("i")
         message, ancillary, _, _ = self._control.recvmsg(
             _MESSAGE_BYTES, socket.CMSG_SPACE(rights.itemsize * _MAX_DESCRIPTORS), socket.MSG_CMSG_CLOEXEC
@@ -273,7 +267,6 @@ class Template:
         return True
 
     def _enter_program(self, descriptors: list[int]) -> None:
-        """Turn this process into that of a program."""
         try:
             # Also forbids the program to open the descriptors of the template.
             landlock.restrict(_RULES_FD)

@@ -48,14 +48,12 @@ class _Program:
 
     Attributes:
         number: Its id in messages.
-        pid: Its first process.
         init: The first process of its pid namespace; None without namespaces.
-        namespace: Its pid namespace; "" without namespaces.
         max_bytes: The memory that its processes may use together.
         table_bytes: The page tables of each process that do not count.
         kernel_bytes: The least memory of the kernel itself so far.
         is_hidden: Whether the last check could not read the memory of one of its processes.
-        counts_since: When the exact count began that is not complete; None if there is none.
+        counts_since: When the exact count began that is not complete.
         reads_since: When it began to read the memory of the next process.
     """
 
@@ -77,13 +75,6 @@ class _Program:
 
 
 class _Watch:
-    """Watches programs.
-
-    Args:
-        launcher: The socket to the launcher.
-        config: The description of the jail.
-    """
-
     def __init__(self, launcher: socket.socket, config: dict[str, Any]) -> None:
         self._launcher, self._config = launcher, config
         self._programs: dict[int, _Program] = {}
@@ -137,7 +128,6 @@ class _Watch:
             self._check(program, pids, kernel_bytes)
 
     def _check(self, program: _Program, pids: list[int], kernel_bytes: int) -> None:
-        """Report a program if its processes use too much memory."""
         # Without namespaces, the kernel counts the threads of all programs of an ordinary user together.
         if program.init is None and memory.count_threads(f"/proc/{program.pid}") > _MAX_THREADS:
             self._report(program)
@@ -167,8 +157,8 @@ class _Watch:
             threading.Thread(target=self._count, args=(program, folders, left, has_grown), daemon=True).start()
 
     def _other_bytes(self, folders: list[str]) -> int | None:
-        """Return the memory for the files and sockets of a program; None if it cannot be read at the moment, although
-        the program has not ended.
+        """Return the memory for the files and sockets of a program; None if it cannot be read now, although it has not
+        ended.
         """
         for folder in folders:
             with contextlib.suppress(OSError):
@@ -204,7 +194,6 @@ class _Watch:
 
 
 def start(config: dict[str, Any]) -> socket.socket:
-    """Start the memory watch, and return the socket to it."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     if os.fork():
         theirs.close()

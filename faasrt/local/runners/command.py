@@ -24,7 +24,7 @@ IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
 def main(*_):
-    """Execute one command. The interpreter calls this as `sys.excepthook`."""
+    """The interpreter calls this as `sys.excepthook`."""
     size = read_exactly(8)
     if not size:
         os._exit(0)  # the server has ended, or does not need this process any more

@@ -16,14 +16,12 @@ def read_exactly(size):
 
 
 def open_at_once(path, flags):
-    """Open a file. If it is a pipe that a program has made, do not wait for its reader."""
+    """Do not wait for the reader of a pipe that a program has made."""
     return os.open(path, flags | os.O_NONBLOCK, 0o666)
 
 
 def write_files(files, folder=""):
-    """Write the files of a job into a folder, given their paths and sizes. Their contents follow on stdin. An absolute
-    path is that of an executable.
-    """
+    """Write the files of a job, whose contents follow on stdin. An absolute path is that of an executable."""
     for path, size in files:
         target = os.path.join(folder, path)
         parent = os.path.dirname(target)

@@ -64,7 +64,6 @@ class Displays:
         self.send, self.left, self.number = send, max_bytes, 0
 
     def begin(self, max_bytes):
-        """Begin the displays of another program."""
         self.left, self.number = max_bytes, 0
 
     def show(self, formats):
@@ -123,7 +122,6 @@ class Displays:
 
 
 def close_figures():
-    """Close the open figures of matplotlib without showing them."""
     if "matplotlib.pyplot" in sys.modules:
         sys.modules["matplotlib.pyplot"].close("all")
 
@@ -157,7 +155,7 @@ def formats_of(value):
 
 
 def call(value, method, **options):
-    """Return the result of a method; None if there is no such method, or it raises an exception."""
+    """Return None if there is no such method, or it raises an exception."""
     try:
         function = getattr(value, method, None)
         if not callable(function):
@@ -181,7 +179,6 @@ def png_of(figure):
 
 
 def valid_formats(bundle):
-    """Return the formats in a dict that are valid, and have content."""
     formats = {}
     for kind, content in bundle.items() if isinstance(bundle, dict) else ():
         if not isinstance(kind, str) or len(kind) > MAX_TYPE_LENGTH or "/" not in kind or not kind.isascii():

@@ -12,6 +12,5 @@ def without_guest(code):
 
 
 def define_guest(namespace):
-    """Do what these lines do."""
     exec(GUEST.partition("\n")[0], namespace)
     exec(GUEST_DEFINITIONS, namespace["_faasrt"])

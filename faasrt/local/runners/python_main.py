@@ -60,7 +60,7 @@ class LimitedStream(io.FileIO):
 
 
 def text_stream(fd, name, max_bytes):
-    """Return a text stream. It is line-buffered, so that the output of a program that is later killed is not lost."""
+    """Return a line-buffered stream, so that the output of a program that is later killed is not lost."""
     buffer = io.BufferedWriter(LimitedStream(fd, name, max_bytes))
     return io.TextIOWrapper(buffer, encoding="utf-8", errors="surrogatepass", line_buffering=True)
 
@@ -168,7 +168,6 @@ def write_program(path, code):
 
 
 def read_job():
-    """Return the fields of the job, the arguments of the program, and its code."""
     *fields, count, rest = _host.call(b"job").split(b"\n", 5)
     *argv, source = rest.split(b"\0", int(count))
     return fields, [argument.decode() for argument in argv], source.decode("utf-8", "surrogatepass")
@@ -280,7 +279,6 @@ session = None
 
 
 def run_in_session():
-    """Run one of the programs of a session."""
     global FILE, session
     (number, folder, max_stream_bytes, max_display_bytes), _, source = read_job()
     max_stream_bytes, max_display_bytes = int(max_stream_bytes), int(max_display_bytes)

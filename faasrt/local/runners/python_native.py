@@ -276,7 +276,7 @@ def new_modules():
 
 
 def release_modules():
-    """Release the modules that the program has imported or created, so that finalizers of their objects run."""
+    """Release the modules of the program, so that finalizers of their objects run."""
     released = []
     for name in new_modules():
         module = sys.modules.pop(name)

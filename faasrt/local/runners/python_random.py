@@ -6,7 +6,6 @@ import time
 
 
 def renew_modules():
-    """Renew random state, the secret key of child processes and the start time."""
     numpy = sys.modules.get("numpy.random")
     if hasattr(numpy, "set_bit_generator"):
         numpy.set_bit_generator(numpy.MT19937())  # also replaces the seed of generators that are spawned from it

@@ -35,7 +35,6 @@ set_handler, set_mask, set_trace, set_profile = _signal.signal, _signal.pthread_
 
 
 def serve_session(job):
-    """Run the jobs of a session until the server closes the channel."""
     global has_files, messages_fd
     has_files, messages_fd = False, JOB_MESSAGES_FD  # cells are in no file
     Session(job).serve()
@@ -138,7 +137,7 @@ class Session:
         return True
 
     def enter_branch(self, folder):
-        """Turn this process into a branch. Return an error message, or ""."""
+        """Return an error message, or ""."""
         global memory_folder
         descriptors = self.receive()
         if not descriptors:
@@ -257,7 +256,6 @@ class Session:
         sys.stderr = sys.__stderr__ = self.stderr
 
     def run_coroutine(self, coroutine):
-        """Run a cell with a top-level await in the event loop of the session."""
         import asyncio
 
         if self.loop is None or self.loop.is_closed():
@@ -288,7 +286,6 @@ def working_stream(stream, fd):
 
 
 def line_of(code, error):
-    """Return the line of a syntax error; None if there is none."""
     lines = code.split("\n")
     return lines[error.lineno - 1] if error.lineno and error.lineno <= len(lines) else None
 

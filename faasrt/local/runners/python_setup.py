@@ -16,7 +16,7 @@ import threading
 
 
 def text_stream(fd, mode, errors):
-    """Return a standard stream like the interpreter's own. The launcher's streams have other buffers and encodings."""
+    """Return a standard stream like the interpreter's own. The launcher's have other buffers and encodings."""
     raw = io.FileIO(fd, mode, closefd=False)
     raw.name = ("<stdin>", "<stdout>", "<stderr>")[fd]
     buffer = io.BufferedReader(raw) if mode == "r" else io.BufferedWriter(raw)
