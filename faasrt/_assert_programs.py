@@ -1,5 +1,3 @@
-"""Checks test programs: Python programs with `assert` statements about a function."""
-
 from __future__ import annotations
 
 import ast
@@ -16,12 +14,11 @@ _MAX_CHARACTERS = 1_048_576
 
 @attrs.frozen
 class AssertProgram:
-    """A test program, parsed.
+    """A test program: Python with `assert` statements about a function.
 
     Attributes:
-        text: The test program.
         used: The names that it reads.
-        defined: Those that it defines, in any scope; "*" if it imports all names of a module.
+        defined: The names that it defines, in any scope; "*" if it imports all names of a module.
         only_defines_check: Whether it defines a function `check`, and does not use it.
     """
 
@@ -32,11 +29,7 @@ class AssertProgram:
 
     @classmethod
     def parse(cls, program: object) -> AssertProgram:
-        """Parse a test program.
-
-        Raises:
-            InvalidRequestError: It is no str, too long, not Python, or has no `assert`.
-        """
+        """Raise InvalidRequestError if the program is no str, too long, not Python, or has no `assert`."""
         if not isinstance(program, str):
             raise InvalidRequestError(f"program must be a str, got {type(program).__name__}")
         tree = _parse(program)
@@ -48,11 +41,7 @@ class AssertProgram:
         return cls(program, frozenset(used), frozenset(_defined_names(tree)), only_defines_check)
 
     def find_function(self) -> str:
-        """Return the name of the tested function: the only one that the program reads and does not define.
-
-        Raises:
-            InvalidRequestError: There is no such name, or there are several.
-        """
+        """Return the only name that the program reads and does not define, or raise InvalidRequestError."""
         undefined = sorted(self._undefined())
         if len(undefined) == 1 and "*" not in self.defined:
             return undefined[0]
@@ -63,10 +52,8 @@ class AssertProgram:
         return set(self.used) - self.defined - {"__name__"} - set(dir(builtins))
 
     def complete(self, function: str) -> str:
-        """Return the test program, with a call of `check` if it only defines it, as test programs of HumanEval do.
-
-        Raises:
-            InvalidRequestError: It does not use the function, or uses a name that nothing defines.
+        """Add a call of `check` if the program only defines it, as those of HumanEval do. Raise InvalidRequestError if
+        the program does not use the function, or uses a name that nothing defines.
         """
         if function in self.defined or not (self.only_defines_check or function in self.used):
             reason = "defines" if function in self.defined else "does not use"

@@ -72,7 +72,7 @@ ssl = must_be("an ssl.SSLContext, True, False or None", optional(validators.inst
 
 
 def parse_base_url(text: object) -> str:
-    """Return the base URL of a FaaS without a trailing slash, or raise ConfigurationError if it is not one."""
+    """Return the base URL of a FaaS without a trailing slash, or raise ConfigurationError."""
     if not isinstance(text, str):
         raise ConfigurationError(f"a FaaS URL must be a string, got {safe_repr(text)}")
     url = text.strip()
@@ -144,7 +144,7 @@ def endpoints(value: Endpoints) -> dict[Language | str, tuple[str, ...]]:
 
 
 def check_token(value: Any) -> str:
-    """Return a bearer token, or raise ConfigurationError if it cannot be sent. The error does not contain it."""
+    """Raise ConfigurationError if a bearer token cannot be sent. The error does not contain it."""
     # HTTP removes spaces at the ends of a header. aiohttp refuses the other characters at the first request, with an
     # error that may contain the token.
     if not value or not _is_printable(value) or value != value.strip():
@@ -175,7 +175,7 @@ def _is_printable(text: object) -> bool:
 
 
 def proxy(value: str | None) -> str | None:
-    """Return the URL of a proxy. Unlike the URL of a FaaS, it may contain a user name and a password."""
+    """Unlike the URL of a FaaS, that of a proxy may contain a user name and a password."""
     if value is None:
         return None
     parts = urlsplit(value) if isinstance(value, str) else None
@@ -193,7 +193,7 @@ def session(instance: object, attribute: "attrs.Attribute[Any]", value: Any) -> 
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether only processes of this machine can reach a server that listens on a host name or address."""
+    """Return whether only processes of this machine can reach a server that listens on a host."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -27,14 +27,13 @@ def registered_protocols() -> dict[str, EntryPoint]:
 
 
 def split_endpoint(url: str) -> tuple[str, str]:
-    """Return the name of the protocol in the URL of an endpoint, "" for coze-loop's, and the URL for HTTP requests."""
+    """Return the name of the protocol, "" for coze-loop's, and the URL for HTTP requests."""
     scheme, separator, rest = url.removeprefix(DISCOVERY).partition("#")[0].partition("://")
     name, _, scheme = scheme.rpartition("+")
     return name, scheme + separator + rest
 
 
 def replica_at(url: str, address: str) -> str:
-    """Return the endpoint of the replica at an address of a URL that begins with `dns+`."""
     return f"{url.removeprefix(DISCOVERY)}#{address}"
 
 
@@ -50,7 +49,6 @@ def configured_url(endpoint: str) -> str:
 
 
 def load_protocol(name: str) -> Any:
-    """Return the object that is registered as a protocol. Raise ConfigurationError if it cannot be loaded."""
     point = registered_protocols()[name]
     try:
         return point.load()

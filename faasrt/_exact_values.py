@@ -28,17 +28,12 @@ _TAG = re.compile(rf'\{{[ \t\n\r]*"{TUPLE}"[ \t\n\r]*:[ \t\n\r]*')
 
 
 def decode(text: str) -> Any:
-    """Return the value in a text.
-
-    Raises:
-        ValueError: The text is not JSON.
-        RecursionError: The text is nested too deeply.
-    """
+    """Raise ValueError if the text is not JSON, and RecursionError if it is nested too deeply."""
     return _strict_json.loads(text, object_pairs_hook=_decode_object)
 
 
 def without_tuples(value: Any) -> Any:
-    """Return a value in which each tuple has its form in JSON. It must not be nested too deeply."""
+    """Give each tuple its form in JSON. The value must not be nested too deeply."""
     if isinstance(value, dict):
         return {key: without_tuples(member) for key, member in value.items()}
     if isinstance(value, (list, tuple)):
@@ -48,7 +43,7 @@ def without_tuples(value: Any) -> Any:
 
 
 def with_tuples(value: Any) -> Any:
-    """Return a decoded JSON value with its tuples. It must not be nested too deeply."""
+    """Restore the tuples in decoded JSON, which must not be nested too deeply."""
     if isinstance(value, list):
         return [with_tuples(member) for member in value]
     if isinstance(value, dict):
@@ -72,12 +67,12 @@ def difference(
     tuples_are_lists: bool = False,
     is_close: Callable[[float, float], bool] | None = None,
 ) -> str:
-    """Return the first difference between the value in a text and the expected one in words, or "" if they are equal.
+    """Return the first difference between the value in a text, which need not be JSON, and the expected one in words,
+    or "" if they are equal.
 
     Args:
-        text: The text, which need not be JSON.
-        expected: None, a bool, a number, a str, or a list, tuple or dict of these, nested at most 200 levels deep.
-        tuples_are_lists: Whether a tuple equals a list with the same elements. Default: False.
+        expected: JSON with tuples, nested at most 200 levels deep.
+        tuples_are_lists: Whether a tuple equals a list with the same elements.
         is_close: Whether two numbers count as equal. Default: None, which compares them exactly.
     """
     comparison = _Comparison(text, tuples_are_lists, is_close)
@@ -91,15 +86,13 @@ def difference(
 
 
 class _DifferenceError(Exception):
-    """A difference was found; the message describes it."""
+    """The message describes the difference."""
 
 
 @attrs.define
 class _Comparison:
-    """A comparison of a text with an expected value, which stops at the first difference.
-
-    Attributes:
-        at: The position in the text.
+    """A comparison of a text with an expected value, which stops at the first difference. `at` is a position in the
+    text.
     """
 
     text: str
@@ -108,12 +101,7 @@ class _Comparison:
     at: int = 0
 
     def run(self, expected: object) -> None:
-        """Compare the whole text.
-
-        Raises:
-            _DifferenceError: The values differ.
-            ValueError: The text is not JSON.
-        """
+        """Raise _DifferenceError if the values differ, and ValueError if the text is not JSON."""
         self.at = self._skip_space(0)
         self._compare(expected, None)
         if self.at < len(self.text):
@@ -180,7 +168,6 @@ class _Comparison:
         return value == expected or (self.is_close is not None and self.is_close(value, expected))
 
     def _read_scalar(self) -> Any:
-        """Return the value at the position, which is neither a list nor a dict."""
         value, end = _strict_json.read(self.text, self.at)
         self.at = self._skip_space(end)
         return value
@@ -208,7 +195,6 @@ class _Comparison:
         return at if match is None else match.end()
 
     def _differ(self, path: _Path, expected: object, start: int) -> NoReturn:
-        """Raise `_DifferenceError` for the value that begins at a position."""
         got = f"{self.text[start : start + 60]}..."
         if not self.text.startswith(("[", "{"), start):
             self.at = start

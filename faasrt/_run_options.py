@@ -18,14 +18,13 @@ _NO_FIELDS: Mapping[str, str] = MappingProxyType({})
 
 
 def check_sandbox(sandbox: object) -> SandboxConfig | None:
-    """Return the limits. Raise InvalidRequestError if they are neither a SandboxConfig nor None."""
     if sandbox is not None and not isinstance(sandbox, SandboxConfig):
         raise InvalidRequestError(f"sandbox must be a SandboxConfig, got {type(sandbox).__name__}")
     return sandbox
 
 
 def check_time_limit(timeout_ms: object) -> float | None:
-    """Return a time limit in milliseconds, or None. Raise InvalidRequestError if it is not a finite number above 0."""
+    """Raise InvalidRequestError if the time limit is not a finite number above 0."""
     if timeout_ms is None:
         return None
     if isinstance(timeout_ms, bool) or not isinstance(timeout_ms, (int, float)):
@@ -36,8 +35,8 @@ def check_time_limit(timeout_ms: object) -> float | None:
 
 
 def check_timeout_ms(timeout_ms: object, sandbox: SandboxConfig) -> int:
-    """Return the time limit in whole milliseconds; that of the sandbox for None. Raise InvalidRequestError if it is not
-    a number above 0, or exceeds the limit of the sandbox.
+    """Return the time limit in whole milliseconds; that of the sandbox for None. Raise InvalidRequestError if it
+    exceeds that limit.
     """
     checked = check_time_limit(timeout_ms)
     limit_ms = max(1, math.ceil(sandbox.timeout_limit_s * 1000))
@@ -52,9 +51,6 @@ def check_timeout_ms(timeout_ms: object, sandbox: SandboxConfig) -> int:
 
 
 def check_ext(ext: object) -> Mapping[str, str]:
-    """Return `ext`, or {} for None. Raise InvalidRequestError if it is not a mapping of str to str without lone
-    surrogates.
-    """
     if ext is None:
         return _NO_FIELDS
     if not isinstance(ext, Mapping):
@@ -67,9 +63,7 @@ def check_ext(ext: object) -> Mapping[str, str]:
 
 
 def check_args(args: Iterable[Any]) -> tuple[Any, ...]:
-    """Return positional arguments as a tuple. Raise InvalidRequestError if `args` is not iterable, or is a single value
-    such as a str, whose items would become the arguments.
-    """
+    """Raise InvalidRequestError for a single value such as a str, whose items would become the arguments."""
     is_one_value = isinstance(args, (str, bytes, bytearray, memoryview, Mapping, Set))
     if is_one_value or not isinstance(args, Iterable):
         raise InvalidRequestError(f"args must be a sequence of arguments, such as [1, 2], got {safe_repr(args)}")
@@ -77,21 +71,18 @@ def check_args(args: Iterable[Any]) -> tuple[Any, ...]:
 
 
 def check_kwargs(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return keyword arguments as a dict, or raise InvalidRequestError if they do not map names to arguments."""
     if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
         raise InvalidRequestError(f"kwargs must map names to arguments, got {safe_repr(kwargs)}")
     return dict(kwargs)
 
 
 def check_flag(name: str, value: object, *, optional: bool = True) -> None:
-    """Raise InvalidRequestError if an argument is not a bool, or None where that is allowed."""
     if not isinstance(value, bool) and not (optional and value is None):
         allowed = "True, False or None" if optional else "True or False"
         raise InvalidRequestError(f"{name} must be {allowed}, got {safe_repr(value)}")
 
 
 def check_priority(priority: object) -> str:
-    """Return the priority, or raise InvalidRequestError if it is not a str, is empty, or contains a lone surrogate."""
     if not isinstance(priority, str) or not priority:
         raise InvalidRequestError(f"priority must be a non-empty str such as 'normal', got {safe_repr(priority)}")
     if not priority.isascii():

@@ -1,5 +1,3 @@
-"""A manager that the threads and event loops of a framework share."""
-
 from __future__ import annotations
 
 import asyncio
@@ -20,13 +18,8 @@ _managers: dict[tuple[int, str | None], faasrt.sync.RuntimeManager] = {}
 
 
 class SharedManager:
-    """Runs calls with a manager, in any thread and any event loop of asyncio.
-
-    Args:
-        manager: See `faasrt.rewards.CodeReward`. The caller closes a manager of its own.
-
-    Raises:
-        ConfigurationError: `manager` is something else.
+    """Runs calls with a manager that the threads and event loops of a framework share. The caller closes a manager of
+    its own.
     """
 
     def __init__(self, manager: ManagerOption) -> None:
@@ -38,11 +31,7 @@ class SharedManager:
         self._url = manager if isinstance(manager, str) else None
 
     def run(self, call: Call[T]) -> T:
-        """Return the result of a call.
-
-        Raises:
-            ConfigurationError: The manager is an asynchronous one.
-        """
+        """Raise ConfigurationError if the manager is an asynchronous one."""
         if isinstance(self._own, RuntimeManager):
             raise ConfigurationError(
                 "a synchronous function needs a manager of faasrt.sync or a URL, got an asynchronous manager"

@@ -14,12 +14,7 @@ _TOO_LONG = 10**4_300  # neither `json` nor `str` accepts it, by default
 
 
 def loads(text: str, *, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
-    """Decode a JSON text.
-
-    Args:
-        text: The text.
-        object_pairs_hook: Called with the (name, value) pairs of each object; returns the decoded object. Default:
-            None, which makes a dict, where the last value of a repeated name is used.
+    """Decode a JSON text. Of a repeated name in an object, the last value is used.
 
     Raises:
         ValueError: The text is not JSON, or contains a number too large for a float, or an integer with too many
@@ -30,17 +25,14 @@ def loads(text: str, *, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any
 
 
 def read(text: str, at: int) -> tuple[Any, int]:
-    """Decode the JSON value that begins at a position of a text. Return it, and the position of its end.
-
-    Raises:
-        ValueError: See `loads`.
-        RecursionError: See `loads`.
+    """Decode the JSON value that begins at a position, and return the position of its end. Raise the errors of
+    `loads`.
     """
     return _decoder(None).raw_decode(text, at)
 
 
 def dump_bytes(value: Any) -> bytes:
-    """Encode a value as JSON in UTF-8. Lone surrogates, which programs may print, are escaped."""
+    """Encode JSON in UTF-8. Lone surrogates, which programs may print, are escaped."""
     return _ENCODER.encode(value).encode("utf-8", "backslashreplace")
 
 

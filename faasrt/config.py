@@ -195,8 +195,6 @@ class BreakerSettings:
 
 
 class SettingsOptions(TypedDict, total=False):
-    """The fields of `Settings` as keyword arguments."""
-
     sandbox: SandboxConfig
     endpoints: Endpoints
     envelope: EnvelopeMode
@@ -352,13 +350,12 @@ class Settings:
 
 
 def names_endpoints(variables: Mapping[str, str]) -> bool:
-    """Return whether any variable is set from which `Settings.from_env` reads endpoints."""
     names = [f"COZE_LOOP_{faas}_FAAS_{part}" for faas in ("PYTHON", "JS") for part in ("URL", "DOMAIN", "PORT")]
     return any(_variable(variables, name) for name in [*names, "COZE_LOOP_FAAS_URL"])
 
 
 def _listed(endpoints: Mapping[Language | str, tuple[str, ...]]) -> dict[Language | str, tuple[str, ...]]:
-    """Return the endpoints without the languages that their services do not list."""
+    """Leave out the languages that the services of endpoints do not list."""
     return {
         language: tuple(url for url in urls if has_return_val(language) or may_run(url, language))
         for language, urls in endpoints.items()

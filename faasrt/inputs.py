@@ -45,7 +45,6 @@ class ProgramInput:
     """The input of a program besides its code, checked.
 
     Attributes:
-        stdin: The standard input.
         argv: The command-line arguments, without the name of the program.
         files: The contents of files in the working folder of the program, by relative path.
         collect: Patterns of the files to return after the program has ended; at most 100, with at most 1,000 parts
@@ -66,14 +65,7 @@ class ProgramInput:
         files: object = None,
         collect: object = (),
     ) -> ProgramInput:
-        """Return the caller's arguments, after checking them; `NO_INPUT` if there is none.
-
-        Args:
-            language: The language of the program; None if it is not known yet.
-
-        Raises:
-            InvalidRequestError: An argument is wrong. The message says why.
-        """
+        """Check the caller's arguments, or raise InvalidRequestError. `language` is None if it is not known yet."""
         are_usual = isinstance(stdin, str) and isinstance(argv, tuple) and isinstance(collect, tuple) and files is None
         if are_usual and not (stdin or argv or collect):
             return NO_INPUT
@@ -105,11 +97,7 @@ class ProgramInput:
 
     @staticmethod
     def from_wire(fields: Mapping[str, Any], language: Language | str | None) -> ProgramInput:
-        """Return the input in decoded JSON. Fields that are missing or null are empty.
-
-        Raises:
-            InvalidRequestError: A field is wrong. The message says why.
-        """
+        """Return the input in decoded JSON, or raise InvalidRequestError. Fields that are missing or null are empty."""
         values = {name: fields[name] for name in INPUT_FIELDS if fields.get(name) is not None}
         if "stdin" in values:
             values["stdin"] = bytes_from_wire(values["stdin"], "stdin")
@@ -130,7 +118,7 @@ def program_file(language: Language | str | None) -> str:
 
 
 def bytes_to_wire(data: bytes) -> str | dict[str, str]:
-    """Return bytes for JSON: as a string, or as base64 if they are not UTF-8 or contain many control characters."""
+    """Return a string, or base64 if the bytes are not UTF-8 or contain many control characters."""
     # JSON encodes a control character in six bytes.
     if len(data) - len(data.translate(None, _CONTROL_CHARACTERS)) <= len(data) // 8:
         try:
@@ -141,11 +129,7 @@ def bytes_to_wire(data: bytes) -> str | dict[str, str]:
 
 
 def bytes_from_wire(value: object, name: str) -> bytes:
-    """Return the bytes that `bytes_to_wire` has encoded.
-
-    Raises:
-        InvalidRequestError: The value is neither a string nor base64.
-    """
+    """Raise InvalidRequestError if the value is neither a string nor base64."""
     if isinstance(value, str):
         return _check_bytes(value, name)
     if isinstance(value, dict) and value.keys() == {"base64"} and isinstance(value["base64"], str):
@@ -161,23 +145,12 @@ def files_to_wire(files: Mapping[str, bytes]) -> dict[str, Any]:
 
 
 def files_from_wire(files: Mapping[str, Any]) -> dict[str, bytes]:
-    """Return the files that `files_to_wire` has encoded.
-
-    Raises:
-        InvalidRequestError: A content is neither a string nor base64.
-    """
     return {name: bytes_from_wire(value, f"the file {safe_repr(name)}") for name, value in files.items()}
 
 
 def check_path(path: object, what: str) -> str:
-    """Return a relative path after checking it.
-
-    Args:
-        path: The path.
-        what: A description of the path, for the error message.
-
-    Raises:
-        InvalidRequestError: The path is not a relative path without "." and ".." in it, or is too long.
+    """Raise InvalidRequestError unless it is a relative path without "." and ".." in it, and not too long. `what`
+    describes the path in the message.
     """
     if not isinstance(path, str) or not path:
         raise InvalidRequestError(f"{what} must be a non-empty str, got {safe_repr(path)}")
@@ -208,11 +181,7 @@ def _check_bytes(value: object, name: str) -> bytes:
 
 
 def encode_text(text: str, name: str) -> bytes:
-    """Return a text in UTF-8. `name` is for the error message.
-
-    Raises:
-        InvalidRequestError: The text contains a lone surrogate.
-    """
+    """Return a text in UTF-8. Raise InvalidRequestError if it contains a lone surrogate."""
     try:
         return text.encode()
     except UnicodeEncodeError as error:
@@ -265,11 +234,7 @@ def _check_files(files: object, own_file: str) -> dict[str, bytes]:
 
 
 def check_patterns(patterns: object, name: str = "collect") -> tuple[str, ...]:
-    """Return patterns of files after checking them. `name` is for the error message.
-
-    Raises:
-        InvalidRequestError: They are not a sequence of relative paths, or too many.
-    """
+    """Raise InvalidRequestError unless these are relative paths, and not too many."""
     checked = _check_strings(patterns, name, '["*.csv", "plots/**"]')
     if len(checked) > MAX_PATTERNS:
         raise InvalidRequestError(f"{name} must have at most {MAX_PATTERNS} patterns, got {len(checked)}")

@@ -439,15 +439,7 @@ class floats:  # noqa: N801 (used like a function)
 
 
 def check_compare(compare: object, kind: type[Test] | None = None) -> Compare | None:
-    """Return a comparison after checking it; None means the default.
-
-    Args:
-        compare: The comparison.
-        kind: The class of the tests. Default: None, which means any.
-
-    Raises:
-        InvalidRequestError: It is neither the name of a comparison of such tests nor callable.
-    """
+    """Return a comparison; None means the default. Raise InvalidRequestError if tests of this kind do not have it."""
     if compare is None:
         return None
     if any(inspect.iscoroutinefunction(each) for each in (compare, vars(type(compare)).get("__call__"))):
@@ -466,11 +458,7 @@ def check_compare(compare: object, kind: type[Test] | None = None) -> Compare | 
 
 
 def check_tests(tests: object) -> tuple[TestCase, ...] | tuple[FunctionTest, ...] | tuple[AssertTest, ...]:
-    """Return tests after checking them.
-
-    Raises:
-        InvalidRequestError: They are not an iterable of at least one test, or not of the same class.
-    """
+    """Raise InvalidRequestError unless there is at least one test, and all are of the same class."""
     any_kind = "TestCases, FunctionTests or AssertTests"
     if isinstance(tests, (str, bytes, Mapping)) or not isinstance(tests, Iterable):
         raise InvalidRequestError(f"tests must be an iterable of {any_kind}, got {safe_repr(tests)}")
@@ -515,7 +503,6 @@ def judge_result(test: Test, result: ExecutionResult, compare: Compare | None = 
 
 
 def _output_difference(output: str, expected: str, compare: Compare) -> str:
-    """Return the first difference in words, or "" if the output is right."""
     if isinstance(compare, str):
         return "" if output == expected else _COMPARISONS[TestCase][compare](output, expected)
     if isinstance(compare, floats):
@@ -526,7 +513,6 @@ def _output_difference(output: str, expected: str, compare: Compare) -> str:
 
 
 def _value_difference(result: ExecutionResult, expected: object, compare: Compare) -> str:
-    """Return the first difference in words, or "" if the value that a function has returned is right."""
     # A program can forge its result, so the text may be anything.
     if not result.ret_val:
         return "the function returned no value"
@@ -544,7 +530,7 @@ def _value_difference(result: ExecutionResult, expected: object, compare: Compar
 
 
 def _is_right(compare: Callable[[Any, Any], bool], output: object, expected: object) -> bool:
-    """Return what a function of the caller returns. Raise CompareError if it fails."""
+    """Call a function of the caller. Raise CompareError if it fails."""
     try:
         is_right: Any = compare(output, expected)
     except Exception as error:

@@ -1,5 +1,3 @@
-"""The supported languages and their names."""
-
 from __future__ import annotations
 
 import enum
@@ -101,10 +99,8 @@ LanguageOption: TypeAlias = Language | LanguageName | OtherLanguage
 
 
 def parse_language(name: str) -> Language | OtherLanguage:
-    """Return the language with a name: a `Language`, or the lower-case name of another language that a service may run.
-
-    Raises:
-        UnsupportedLanguageError: The name cannot be that of a language, or is not a str.
+    """Return a `Language`, or the lower-case name of another language that a service may run, or raise
+    UnsupportedLanguageError.
     """
     if isinstance(name, str):
         if (language := _ALIASES.get(name)) is not None:
@@ -116,12 +112,11 @@ def parse_language(name: str) -> Language | OtherLanguage:
 
 
 def family_of(language: Language | str) -> str:
-    """Return the name of a language's family. Each language that is not a `Language` is a family of its own."""
+    """Each language that is not a `Language` is a family of its own."""
     return str(language.family) if isinstance(language, Language) else language
 
 
 def has_return_val(language: Language | str) -> bool:
-    """Return `Language.has_return_val`; False for a language that is not a `Language`."""
     return isinstance(language, Language) and language in _WITH_RETURN_VAL
 
 

@@ -165,7 +165,7 @@ class _Fence:
 
 
 def _find_fence(line: str, language: Language | OtherLanguage) -> _Fence | None:
-    """Return the fence in a line; None if it begins no block. Text before it must be a tag, or the fence must name the
+    """Return the fence in a line, if it begins a block. Text before it must be a tag, or the fence must name the
     language. Otherwise the marks are those of inline code.
     """
     content = line.lstrip(" \t")
@@ -219,11 +219,7 @@ class FailedSolution:
 
 @attrs.frozen
 class _Problem:
-    """The tests of a completion.
-
-    Attributes:
-        prelude, epilogue: Code before and after the program.
-    """
+    """The tests of a completion, and the code before and after the program."""
 
     tests: Sequence[TestCase] | Sequence[FunctionTest] | Sequence[AssertTest]
     function: str | None
@@ -231,7 +227,7 @@ class _Problem:
     epilogue: str = ""
 
     def insert_into(self, program: str) -> str:
-        """Return the program with the code before and after it. Imports from `__future__` stay first."""
+        """Add the code before and after the program. Imports from `__future__` stay first."""
         start = position = 0
         while match := _HEAD.match(program, position):
             position = match.end()
@@ -560,7 +556,7 @@ class CodeReward:
     def _prepare_solutions(
         self, solutions: Sequence[str], tests: Sequence[Any], function: Sequence[str | None] | str | None
     ) -> list[CodeTask | InvalidRequestError | None]:
-        """Return the task of each solution, or what is wrong with its tests; None without tests."""
+        """Return the task of each solution, or the error of its tests; None without tests."""
         prepared: list[CodeTask | InvalidRequestError | None] = []
         for solution, own_tests, name in _rows("solutions", solutions, tests, function):
             try:
@@ -572,9 +568,7 @@ class CodeReward:
         return prepared
 
     def _task_of(self, completion: object, tests: object, function: str | None) -> CodeTask | None:
-        """Return the program of a completion with its tests; None if there is no program. Raise InvalidRequestError if
-        an argument is wrong.
-        """
+        """Return the program of a completion with its tests; None if there is no program."""
         language = self._options.language
         problem = _parse_problem(tests, function, language)
         code = last_code_block(_read_text(completion), language) or ""
@@ -636,7 +630,6 @@ def _rows(
 async def _run(
     name: str, manager: RuntimeManager, prepared: Sequence[object]
 ) -> AsyncGenerator[tuple[int, TaskResult]]:
-    """Run those of the items that are tasks, and yield their indices and results."""
     tasks = {index: item for index, item in enumerate(prepared) if isinstance(item, CodeTask)}
     indices = list(tasks)
     async with manager.map(tasks.values()) as results:

@@ -98,8 +98,6 @@ def _class_method(method: Callable[P, _AsyncManager]) -> classmethod[RuntimeMana
 def _method(
     method: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]], name: str = ""
 ) -> Callable[Concatenate[Any, P], T]:
-    """Return a method that waits for the result of an asynchronous method."""
-
     def call(self: RuntimeManager | Runtime | Session, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return self._owner._loop_thread().call(method(self._original, *args, **kwargs))
 
@@ -179,12 +177,7 @@ class StreamedRun:
 
 
 class _TaskReader:
-    """Reads tasks in the thread that waits for results, when the event loop asks for them.
-
-    Attributes:
-        messages: The requests of the loop, and the next result when it is available.
-        chunk: The number of tasks to read at a time.
-    """
+    """Reads tasks in the thread that waits for results, when the event loop asks for them, `chunk` at a time."""
 
     def __init__(self, tasks: Iterable[CodeTask], thread: LoopThread) -> None:
         self._iterator = iter(tasks)
@@ -227,18 +220,11 @@ def _answer(reply: _Reply, value: tuple[list[CodeTask], BaseException | None]) -
 
 
 class _Steps:
-    """The results of a map in the event loop.
-
-    Args:
-        results: The results.
-    """
-
     def __init__(self, results: faasrt.client.map.TaskResults) -> None:
         self._results = results
         self._reading: asyncio.Task[Any] | None = None
 
     async def next(self) -> TaskResult | None:
-        """Return the next result; None at the end."""
         self._reading = asyncio.current_task()
         return await anext(self._results, None)
 
@@ -491,7 +477,6 @@ class RuntimeManager:
             return self._thread
 
     def _query(self, function: Callable[[], T]) -> T:
-        """Return the result of a function, which is called in the loop while this runs."""
         thread = self._thread
         if thread is None or thread.is_current or not thread.is_alive:
             return function()

@@ -1,5 +1,3 @@
-"""CodeTask and TaskResult: a program to run in a batch, and its result."""
-
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -51,27 +49,23 @@ class SharedOptions(TypedDict, total=False):
 
 
 class SessionRunOptions(SharedOptions, total=False):
-    """The options of a run in a session; see `Session.run_code`."""
-
     stdin: str | bytes
 
 
 class JudgeOptions(SharedOptions, total=False):
-    """The options that `judge` shares with `run_code`; see `Runtime.run_code`."""
+    """The options that `judge` shares with `run_code`."""
 
     idempotent: bool | None
 
 
 class CallOptions(JudgeOptions, total=False):
-    """The options that `run_code`, `call_function` and `run_cases` share; see `Runtime.run_code`."""
+    """The options that `run_code`, `call_function` and `run_cases` share."""
 
     stdin: str | bytes
     files: Mapping[str, str | bytes] | None
 
 
 class RunOptions(CallOptions, total=False):
-    """All options of `run_code`; see there."""
-
     argv: Sequence[str]
     collect: Sequence[str]
     displays: bool
@@ -85,8 +79,7 @@ class FieldForm:
     Attributes:
         types: The types of its decoded JSON. A bool is no number here.
         described: These types in words, for messages.
-        option: The option of `faasrt run` and the name of its value, such as "--stdin FILE"; "" if there is none.
-        help: The help text of the option.
+        option: The option of `faasrt run` and the name of its value, such as "--stdin FILE".
     """
 
     types: tuple[type, ...]
@@ -96,22 +89,18 @@ class FieldForm:
 
     @property
     def holds_several(self) -> bool:
-        """Whether it is a list or an object."""
         return self.types in ((list,), (dict,))
 
     def check(self, name: str, value: object) -> None:
-        """Raise ValueError if decoded JSON is not of this form."""
         if type(value) not in self.types:
             raise ValueError(f"{name!r} must be {self.described}")
 
 
 def field_forms() -> dict[str, FieldForm]:
-    """Return the form of each field of a `CodeTask`."""
     return {field.name: field.metadata["form"] for field in attrs.fields(CodeTask)}
 
 
 def _form(*types: type, described: str, option: str = "", help: str = "") -> dict[str, FieldForm]:  # noqa: A002
-    """Return the metadata of a field."""
     return {"form": FieldForm(types, described, option, help)}
 
 

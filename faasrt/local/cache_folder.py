@@ -1,5 +1,3 @@
-"""The folder of caches, its locks, and a check that no other user could have written a file in it."""
-
 from __future__ import annotations
 
 import contextlib
@@ -15,13 +13,8 @@ _LOCK = ".lock"
 
 
 def cache_dir(environ: Mapping[str, str] | None = None) -> Path:
-    """Return the folder of caches: `$FAASRT_CACHE_DIR`, else `$XDG_CACHE_HOME/faasrt`, else `~/.cache/faasrt`.
-
-    Args:
-        environ: The environment variables; None means those of this process.
-
-    Raises:
-        ConfigurationError: The user has no home folder, or `~name` is unknown.
+    """Return `$FAASRT_CACHE_DIR`, else `$XDG_CACHE_HOME/faasrt`, else `~/.cache/faasrt`. Raise ConfigurationError if
+    the user has no home folder, or `~name` is unknown.
     """
     variables = os.environ if environ is None else environ
     root = variables.get("FAASRT_CACHE_DIR") or f"{variables.get('XDG_CACHE_HOME') or '~/.cache'}/faasrt"
@@ -39,14 +32,11 @@ def is_private(status: os.stat_result) -> bool:
 
 @contextlib.contextmanager
 def lock_folder(folder: Path, *, wait: bool) -> Iterator[bool]:
-    """Lock the folder, so that one of several processes fills it and the others wait for it.
+    """Lock the folder, so that one of several processes fills it and the others wait for it. Yield whether the lock is
+    held. The system also releases it when the process ends.
 
-    Args:
-        folder: The folder. If it is missing, it is created, accessible to its owner only.
-        wait: Whether to wait for the lock. Waiting blocks the thread, so do not wait in an event loop.
-
-    Yields:
-        Whether the lock is held. The system also releases it when the process ends.
+    A missing folder is created, accessible to its owner only. Waiting blocks the thread, so do not `wait` in an event
+    loop.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)

@@ -1,5 +1,3 @@
-"""Chooses the engine of each language, and makes the queues in front of the engines."""
-
 from __future__ import annotations
 
 import importlib.util
@@ -28,7 +26,6 @@ Queues = dict[Language, AdmissionQueue]
 
 
 def engine_names(language: Language) -> tuple[str, ...]:
-    """Return the names of the engines that can run a language."""
     return tuple(engine.name for engine in ENGINES[language.family])
 
 
@@ -99,9 +96,7 @@ def make_queues(
     toolchains of languages, so call it in a thread.
 
     Args:
-        languages: The languages. If they are all that exist, those that cannot run here are left out.
-        engines: The names of chosen engines.
-        options: The options of new engines.
+        languages: If they are all that exist, those that cannot run here are left out.
         running: Queues whose engines run. One with the same kind of engine and the same options is used again.
     """
     missing: dict[Language, str] = {}

@@ -1,5 +1,3 @@
-"""The tasks of the engines."""
-
 from __future__ import annotations
 
 import asyncio
@@ -11,8 +9,6 @@ from faasrt.local.engines.engine import Engine
 
 
 class EngineTasks:
-    """Runs engines, each in a task of a task group, until they are stopped."""
-
     def __init__(self, group: asyncio.TaskGroup) -> None:
         self._group = group
         self._tasks: dict[Engine, asyncio.Task[None]] = {}
@@ -49,8 +45,6 @@ class EngineTasks:
             await asyncio.wait(tasks)
 
     def stop_after(self, wait: Callable[[], Awaitable[None]], engines: Iterable[Engine]) -> None:
-        """Stop engines when `wait` has returned, in a task of the group."""
-
         async def stop() -> None:
             await wait()
             await self.stop(engines)

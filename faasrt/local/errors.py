@@ -11,12 +11,7 @@ OUT_OF_TIME = "a run reached its time limit and could not be interrupted"
 
 
 class EngineError(Exception):
-    """The engine failed, not the program. The message says why.
-
-    Attributes:
-        status: The HTTP status of the answer.
-        kind: The `error` in the body of the answer.
-    """
+    """The engine failed, not the program. `kind` is the `error` in the body of the answer."""
 
     status = 500
     kind = "the engine failed"

@@ -37,7 +37,6 @@ _CLOSE_TIMEOUT_S = 5.0
 
 
 def available_cpus() -> int:
-    """Return the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -46,9 +45,6 @@ class Spawner:
 
     The thread lives until the end of the block. It is the parent of the processes for PDEATHSIG: a process that is to
     be killed when its parent ends is killed when the thread ends.
-
-    Raises:
-        RuntimeError: The system cannot start a thread.
     """
 
     def __init__(self) -> None:
@@ -59,16 +55,8 @@ class Spawner:
     async def start(
         self, argv: Sequence[str], *, env: Mapping[str, str], folder: Path, pass_fds: Sequence[int] = ()
     ) -> ChildProcess:
-        """Start a process. Ctrl-C in a terminal does not reach it, so that the server can end it properly.
-
-        Args:
-            argv: The command.
-            env: The whole environment of the process.
-            folder: Its working folder.
-            pass_fds: Descriptors that it inherits.
-
-        Raises:
-            NotStartedError: The process cannot start. The system may be short of descriptors, memory or processes.
+        """Start a process. Ctrl-C in a terminal does not reach it, so that the server can end it properly. Raise
+        NotStartedError if the system is short of descriptors, memory or processes.
 
         Cancellation: if the process still starts, it is killed.
         """
@@ -102,15 +90,9 @@ class Pipes:
     They are closed when nothing refers to them, because the event loop may be closed while the process runs, and many
     programs end when their stdin is closed.
 
-    Args:
-        count: The number of pipes.
-
     Attributes:
         own: The open descriptors of this process, by those of the other process. They do not block.
         others: The descriptors of the other process, from 0 upwards.
-
-    Raises:
-        OSError: No descriptors are free.
     """
 
     def __init__(self, count: int = 3) -> None:
@@ -126,13 +108,11 @@ class Pipes:
             os.set_blocking(self.own[number], False)
 
     def close(self) -> None:
-        """Close all descriptors."""
         self.close_others()
         while self.own:
             os.close(self.own.popitem()[1])
 
     def close_others(self) -> None:
-        """Close the descriptors of the other process, which has started, or cannot start."""
         while self.others:
             os.close(self.others.pop())
 
@@ -202,7 +182,6 @@ def ignore_output(fd: int, data: bytes) -> None:
 
 
 def _adopt(process: subprocess.Popen[bytes], pipes: Pipes, end: int) -> ChildProcess:
-    """Return a `ChildProcess` for a new process, and wait for its exit in the event loop."""
     loop = asyncio.get_running_loop()
 
     def on_exit() -> None:
@@ -231,10 +210,7 @@ class Readers(Protocol):
 
 
 class EpollReaders:
-    """An epoll instance for descriptors that are open only briefly. It registers one in a fifth of asyncio's time.
-
-    Call `aclose` at the end.
-    """
+    """An epoll instance for descriptors that are open only briefly. It registers one in a fifth of asyncio's time."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -271,16 +247,9 @@ class EpollReaders:
 class ChildProcess:
     """A process whose output is passed to a function. Created by `Spawner.start` and `Jail.start`.
 
-    Output that arrives before `receive` is called is kept until then.
-
-    Args:
-        pid: The process id.
-        pipes: The pipes to it. They are closed when it has ended.
-        kill: Kills the process and all processes that it started.
-        readers: Waits for its output. Default: None, which means the event loop.
+    Output that arrives before `receive` is called is kept until then. The pipes are closed when the process has ended.
 
     Attributes:
-        pid: The process id.
         returncode: The exit code, or -N after signal N; None while the process runs.
         killed: Whether `kill` was called.
         paused: Whether STDOUT and STDERR are not read at the moment.
@@ -334,9 +303,8 @@ class ChildProcess:
         return self.returncode is None and not self.killed and STDOUT in self._pipes.own
 
     def has_stdout(self) -> bool:
-        """Return whether the process still has the stdout that it started with; True if this is unknown.
-
-        This reads a file, so call it in a thread.
+        """Return whether the process still has the stdout that it started with, as far as is known. Call this in a
+        thread.
         """
         try:
             return os.stat(f"/proc/{self.pid}/fd/{STDOUT}").st_ino == self._stdout_inode  # noqa: PTH116
@@ -368,7 +336,6 @@ class ChildProcess:
                 self._readers.remove_reader(self._pipes.own[fd])
 
     def resume(self) -> None:
-        """Read STDOUT and STDERR again after `pause`."""
         if self.paused:
             self.paused = False
             for fd in self._pipes.own.keys() & STREAMS.keys():
@@ -387,7 +354,7 @@ class ChildProcess:
         self._close_stdin()
 
     def abandon(self) -> None:
-        """Kill the process and all processes that it started, and discard its output from now on."""
+        """Kill the process, and discard its output from now on."""
         self.kill()
         self._on_output, self._on_end = ignore_output, None
         # Reading the pipes to their end would only wake up the event loop.

@@ -1,5 +1,3 @@
-"""LocalFaaS: starts, serves and closes the embedded FaaS."""
-
 from __future__ import annotations
 
 import asyncio
@@ -381,7 +379,6 @@ class LocalFaaS:
             await self._sessions.aclose()
 
     def _use_options(self) -> None:
-        """Answer requests from now on with the options and queues of this object."""
         self.languages = tuple(language for language in self._wanted_languages if language in self._queues)
         self._sockets.ssl = self.ssl
         self.listener.max_connections = limits.max_connections(self.max_connections)
@@ -420,7 +417,7 @@ class LocalFaaS:
     async def _find_options(
         self, folder: Path, cgroups: Cgroups | None, known: tuple[str, str] | None = None
     ) -> EngineOptions:
-        """Return the options of engines. `known` is the level of the jail that works, and why it is not higher."""
+        """`known` is the level of the jail that works, and why it is not higher."""
         level, reason = known or ("", "")
         if known is None and engine_choice.needs_level(self.languages, self.engines):
             try:

@@ -1,5 +1,3 @@
-"""A folder for temporary files that is removed even if this process is killed."""
-
 from __future__ import annotations
 
 import asyncio
@@ -23,8 +21,8 @@ _REMOVE_TRIES, _REMOVE_PAUSE_S = 60, 0.05
 
 @contextlib.asynccontextmanager
 async def temporary_folder() -> AsyncIterator[Path]:
-    """Yield a new folder, and remove it afterwards. If this process is killed, a shell that waits for this removes it.
-    Raise OSError if the folder cannot be created.
+    """Yield a new folder, and remove it afterwards. If this process is killed, a shell that waits for this removes
+    it.
     """
     folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="faasrt-"))
     watcher = None
@@ -41,7 +39,7 @@ async def temporary_folder() -> AsyncIterator[Path]:
 
 
 def _remove(folder: Path) -> None:
-    """Remove the folder. This may take several tries, because a process that just started may still write into it."""
+    """Try several times, because a process that just started may still write into the folder."""
     for _ in range(_REMOVE_TRIES):
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():

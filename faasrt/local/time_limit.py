@@ -1,5 +1,3 @@
-"""Time limits that do not count the time in which the event loop is blocked."""
-
 from __future__ import annotations
 
 import asyncio
@@ -14,10 +12,6 @@ class TimeLimit:
     The time in which the event loop is blocked does not count, because a program may wait for the server to read its
     output. Afterwards there is time to read data that arrived meanwhile. The launcher ends a program that does not wait
     (see `JailedProcess.limit_time`).
-
-    Args:
-        limit_s: The time limit in seconds.
-        on_exceeded: The function.
     """
 
     def __init__(self, limit_s: float, on_exceeded: Callable[[], object]) -> None:
@@ -27,7 +21,6 @@ class TimeLimit:
         self._wait()
 
     def cancel(self) -> None:
-        """Do not call the function any more."""
         self._timer.cancel()
 
     def _wait(self) -> None:
