@@ -17,24 +17,31 @@ COZE_LOOP_FAAS_URL set to the URL of a FaaS (`faasrt serve` starts one). In the 
 The guide is in the folder `docs` of this package, as Markdown. The site, which the README says how to build, has the
 guide and the reference:
 
-* `faasrt/docs/cookbook.md`: ten short recipes
+* `faasrt/docs/tutorial.md`: from nothing to a graded batch, in ten minutes
+* `faasrt/docs/choosing-a-sandbox.md`: the engines and servers, compared in one table
+* `faasrt/docs/adding-packages.md`: packages that programs import, on each engine, on servers and in containers
+* `faasrt/docs/limits.md`: limits of time, memory, output and concurrency, and how to stop a program
 * `faasrt/docs/programs.md`: input, files, live output, and judging programs and functions by tests
+* `faasrt/docs/cookbook.md`: short recipes
+* `faasrt/docs/web-applications.md`: FastAPI and aiohttp
 * `faasrt/docs/sessions.md`: programs that keep their state, with pictures, files and branches
 * `faasrt/docs/agents.md`: an MCP server, and tools for frameworks of agents
 * `faasrt/docs/rewards.md`: rewards for TRL, verl and Inspect AI, and cheats that they do not reward
-* `faasrt/docs/sandboxes.md`: how programs differ from plain CPython and Deno, limits, and security
-* `faasrt/docs/server.md`: the server of the embedded FaaS: HTTP API, stopping, changing options
-* `faasrt/docs/services.md`: SandboxFusion and Piston servers, and their further languages
-* `faasrt/docs/service-clients.md`: `faasrt serve` behind the clients of SandboxFusion and Piston
-* `faasrt/docs/other-languages.md`: C, C++, Go, Rust, Java and Bash
-* `faasrt/docs/error-handling.md`: which failures are results, which are exceptions, and what to do with each
-* `faasrt/docs/troubleshooting.md`: each error and common situation, and the remedy
-* `faasrt/docs/concurrency.md`: queues and limits, and which settings to change
 * `faasrt/docs/batches.md`: files of tasks, what `--resume` runs, and pass@k
 * `faasrt/docs/caching.md`: results that are reused
-* `faasrt/docs/logging-and-metrics.md`: logs, metrics, traces
+* `faasrt/docs/other-languages.md`: C, C++, Go, Rust, Java and Bash
+* `faasrt/docs/services.md`: SandboxFusion and Piston servers, and their further languages
+* `faasrt/docs/service-clients.md`: `faasrt serve` behind the clients of SandboxFusion, Piston and coze-loop
+* `faasrt/docs/server.md`: the server of the embedded FaaS: HTTP API, stopping, changing options
 * `faasrt/docs/many-processes.md`: one server for the workers of uvicorn and other processes
 * `faasrt/docs/running-a-fleet.md`: many servers: Kubernetes, sizing, autoscaling, alerts
+* `faasrt/docs/logging-and-metrics.md`: logs, metrics, traces
+* `faasrt/docs/error-handling.md`: which failures are results, which are exceptions, and what to do with each
+* `faasrt/docs/retries.md`: what is retried, and when a call ends
+* `faasrt/docs/concurrency.md`: queues and limits, and which settings to change
+* `faasrt/docs/differences.md`: what programs can do, compared with plain CPython and Deno
+* `faasrt/docs/sandboxes.md`: how the sandbox works, and how safe it is
+* `faasrt/docs/troubleshooting.md`: each error and common situation, and the remedy
 * `faasrt/docs/glossary.md`: the terms that the documentation and the source code use
 * `faasrt.examples`: complete programs: web backends, a batch, a benchmark, a notebook
 

@@ -22,9 +22,8 @@ Failures of the user's code are data (`ExecutionResult.outcome`). Failures of th
         ├── ServerError                        another 5xx, a 408, a 200 with an error, or a failed start
         └── ProtocolError                      the answer does not follow the protocol
 
-A `ServiceError` has `endpoint`, `attempts`, `elapsed_s`, `status`, and `sent` ("no", "maybe" or "yes"): whether the
-request may have reached a server. If it is "no", the code did not run. Errors hold only strings and numbers, and
-survive `pickle` and `copy`.
+The attribute `sent` of a `ServiceError` says whether the code may have run. Errors hold only strings and numbers, and
+survive `pickle` and `copy`. `faasrt/docs/error-handling.md` says what to do with each.
 """
 
 from __future__ import annotations
@@ -188,9 +187,11 @@ class ServiceError(FaasrtError):
         attempts: The number of attempts; 0 if none was started.
         elapsed_s: Seconds from the start of the call to the failure.
         sent: Whether the request may have reached the server. "no": it did not, so the code did not run. "maybe": at
-            least a part of it was sent, but no complete answer arrived. "yes": the server answered. It covers all
-            attempts of the call, except earlier ones in which the server refused to start the code. Read it to decide
-            whether to repeat a call whose code must not run twice.
+            least a part of it was sent, but no complete answer arrived; the code may have run, and may still be
+            running. "yes": the server answered; the code may have run, unless the answer refused it (any 429, or a 503
+            with `Retry-After` or `x-faasrt-not-started: 1`). It covers all attempts of the call, except earlier ones in
+            which the server refused to start the code. Read it to decide whether to repeat a call whose code must not
+            run twice.
         status: The HTTP status of the answer; None if there was no answer.
 
     Example:
@@ -273,8 +274,8 @@ class ConnectionLostError(ServiceError):
 class DeadlineExceededError(ServiceError):
     """The deadline of the call passed, or the call waited longer than `LimiterSettings.queue_timeout_s` to be sent.
 
-    After such a wait, `sent` is "no". Otherwise the code may still be running on the server. `faasrt.transport` says
-    when the deadline is.
+    After such a wait, `sent` is "no". Otherwise the code may still be running on the server. `faasrt/docs/retries.md`
+    says when the deadline is.
 
     Example:
         >>> from faasrt.testing import FakeFaaS, Reply

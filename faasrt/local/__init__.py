@@ -10,11 +10,10 @@ it:
 
 Read on:
 
-* `faasrt/docs/sandboxes.md`: the engines and how to choose one, limits, the levels of the jail, the protection and its
-  gaps, and measures against real attackers
-* `faasrt/docs/other-languages.md`: C, C++, Go, Rust, Java and Bash
+* `faasrt/docs/choosing-a-sandbox.md`: the engines, compared
+* `faasrt/docs/differences.md`: what programs can do, compared with plain CPython and Deno
+* `faasrt/docs/sandboxes.md`: the levels of the jail, the protection and its gaps, and measures against real attackers
 * `faasrt/docs/server.md`: the HTTP API, refused requests, stopping, and changing options
-* `faasrt/docs/running-a-fleet.md`: many servers
 
 Example:
     >>> from faasrt.local import LocalFaaS

@@ -1,7 +1,7 @@
 """Decides whether a failed attempt is retried, and when.
 
-The docstring of `faasrt.transport` has the table. A retry is made only if time, attempts and tokens in the budget are
-left. Failures of the user's code are results, not errors, so they are never retried.
+`faasrt/docs/retries.md` has the table. A retry is made only if time, attempts and tokens in the budget are left.
+Failures of the user's code are results, not errors, so they are never retried.
 """
 
 from __future__ import annotations

@@ -35,7 +35,8 @@ HERE = [
     and snippet.document not in ("README.md", "faasrt/docs/logging-and-metrics.md", "faasrt/docs/rewards.md")
     and not (snippet.serves or snippet.file)
 ]
-RUN = [snippet for snippet in ALL if snippet.kind != "sh" and not snippet.serves and snippet not in HERE]
+TUTORIAL = [snippet for snippet in ALL if snippet.document == "faasrt/docs/tutorial.md"]
+RUN = [snippet for snippet in ALL if snippet.kind != "sh" and not snippet.serves and snippet not in [*HERE, *TUTORIAL]]
 
 
 async def run(argv: list[str], cwd: Path) -> str:
@@ -55,6 +56,12 @@ async def test_snippets_print_what_is_shown_below_them(snippet: Snippet, tmp_pat
         if saved.document == snippet.document:
             (tmp_path / saved.file).write_text(saved.code)
     await anyio.to_thread.run_sync(documents.run_snippet, snippet, PYTHON, tmp_path)
+
+
+async def test_the_steps_of_the_tutorial_print_what_is_shown_below_them(tmp_path: Path) -> None:
+    """They run in order, in one folder, because commands read the files of earlier ones."""
+    for snippet in TUTORIAL:
+        await anyio.to_thread.run_sync(documents.run_snippet, snippet, PYTHON, tmp_path)
 
 
 @pytest.mark.parametrize("snippet", HERE, ids=str)
@@ -91,7 +98,7 @@ class Failing:
     ],
     ids=lambda value: type(value).__name__,
 )
-async def test_the_web_application_of_the_readme_answers_errors(
+async def test_the_web_application_answers_errors(
     error: faasrt.FaasrtError, status: int, tmp_path: Path
 ) -> None:
     """Whatever keeps a program from being sent has one answer, with `Retry-After`."""
@@ -131,7 +138,7 @@ async def test_packages_that_snippets_import_are_named(snippet: Snippet) -> None
 
 async def test_all_applications_and_recipes_are_found() -> None:
     """There are two web applications, and the recipes of the cookbook are numbered, each with one program."""
-    assert [snippet.document for snippet in APPLICATIONS] == ["README.md", "faasrt/docs/cookbook.md"]
+    assert [snippet.document for snippet in APPLICATIONS] == ["faasrt/docs/web-applications.md"] * 2
     recipes = re.split(r"^## ", documents.text_of("faasrt/docs/cookbook.md"), flags=re.MULTILINE)[1:]
     assert [recipe.partition(".")[0] for recipe in recipes] == [str(number + 1) for number in range(len(recipes))]
     assert all(recipe.count("```python") == 1 for recipe in recipes)

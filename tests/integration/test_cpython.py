@@ -19,7 +19,7 @@ from faasrt import Outcome, RuntimeManager, SandboxConfig
 
 pytestmark = [pytest.mark.cpython, pytest.mark.timeout(600), pytest.mark.asyncio(loop_scope="session")]
 SANDBOX = SandboxConfig(timeout_limit_s=500, memory_limit_mb=2048, max_output_bytes=4_000_000)
-# Why tests of CPython fail in the jail. The guide (`faasrt/docs/sandboxes.md`) has the same causes.
+# Why tests of CPython fail in the jail. The guide (`faasrt/docs/differences.md`) has the same causes.
 _NETWORK = "there are no sockets but Unix sockets"
 _TERMINAL = "there are no terminals"
 _READ_ONLY = "the interpreter is on a read-only file system, where removing a missing file has another error"
