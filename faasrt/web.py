@@ -1,8 +1,8 @@
 """Calls that end when the client of a web application disconnects.
 
 Starlette and FastAPI do not cancel a handler whose client has gone, so its program would run to its end, and take the
-place of others. `run_until_disconnect` awaits a call, and cancels it when the client disconnects. aiohttp needs no help:
-`web.run_app(app, handler_cancellation=True)` cancels the handler. `faasrt/docs/web-applications.md` has both.
+place of others. `run_until_disconnect` awaits a call, and cancels it when the client disconnects. aiohttp needs no
+help: `web.run_app(app, handler_cancellation=True)` cancels the handler. `faasrt/docs/web-applications.md` has both.
 """
 
 from __future__ import annotations
