@@ -98,9 +98,7 @@ class Failing:
     ],
     ids=lambda value: type(value).__name__,
 )
-async def test_the_web_application_answers_errors(
-    error: faasrt.FaasrtError, status: int, tmp_path: Path
-) -> None:
+async def test_the_web_application_answers_errors(error: faasrt.FaasrtError, status: int, tmp_path: Path) -> None:
     """Whatever keeps a program from being sent has one answer, with `Retry-After`."""
     script = tmp_path / "app.py"
     script.write_text(APPLICATIONS[0].code)
