@@ -81,7 +81,6 @@ from importlib.util import find_spec
 
 
 def main() -> None:
-    """Run the command, or print how to install the packages that it needs."""
     for name in ("click", "jinja2", "rich", "zstandard"):
         if find_spec(name) is None:
             sys.stderr.write(f"faasrt: the command line needs {name}: pip install 'faasrt[cli]'\n")

@@ -35,8 +35,7 @@ class Batch:
     """One run of the command.
 
     A thread reads lines into a queue, and each line is a task of the event loop. The number of lines between the thread
-    and the file of results is limited, so memory stays small while tasks wait for a retry. `languages` are those of the
-    tasks, as far as they are known.
+    and the file of results is limited, so memory stays small while tasks wait for a retry.
     """
 
     def __init__(
@@ -58,9 +57,7 @@ class Batch:
         self._writing = asyncio.TaskGroup()
 
     async def run(self, manager: RuntimeManager) -> None:
-        """Run the tasks. The first SIGINT or SIGTERM lets tasks in flight finish, the second cancels them. Raise
-        OSError if the results cannot be written, and UsageError if the tasks cannot be read.
-        """
+        """Run the tasks. The first SIGINT or SIGTERM lets tasks in flight finish, the second cancels them."""
         loop = asyncio.get_running_loop()
         concurrency = self._options.concurrency or await find_capacity(manager, self._languages)
         self._permits = asyncio.Semaphore(concurrency)
@@ -264,7 +261,6 @@ def batch_command(
 def _show_differences(
     hashes: Mapping[str, str], done: Mapping[str, str], progress: Progress, *, is_limited: bool
 ) -> None:
-    """Show how many tasks have changed since their results were written, and how many results have no task."""
     changed = sum(bool(digest) and done.get(key, "") not in ("", digest) for key, digest in hashes.items())
     if changed:
         tasks, them = ("1 task", "it") if changed == 1 else (f"{changed:,} tasks", "them")

@@ -28,13 +28,8 @@ _NOT_HASHED = ("id", "priority", "idempotent", "timeout_ms", "sandbox", "compare
 
 @attrs.frozen(kw_only=True)
 class BatchOptions:
-    """The options of `faasrt batch` that concern tasks, which may have fields of their own.
-
-    Attributes:
-        any_language: Whether an endpoint may run languages that faasrt does not know.
-        limit: The most lines to read.
-        concurrency: None means that of the servers.
-        retry_infra: The most retries of a task.
+    """The options of `faasrt batch` that concern tasks, which may have fields of their own. `any_language` is set if an
+    endpoint may run languages that faasrt does not know.
     """
 
     language: Language | OtherLanguage | None
@@ -50,10 +45,9 @@ class BatchOptions:
 
 @attrs.frozen
 class Line:
-    """A line of the file, which has a task or a problem.
+    """A line of the file, from 1, which has a task or a problem.
 
     Attributes:
-        number: The number of the line, from 1.
         id: The id in the line, or one made of its number and text; None when it cannot be read.
         task_id: The name of the problem that the program solves.
         hash: A hash of everything that changes the result of the task.
@@ -80,9 +74,7 @@ class Survey(NamedTuple):
 
 
 def survey(source: str, options: BatchOptions, *, with_hashes: bool = False) -> Survey:
-    """Read a whole file of tasks. Hashes take memory. Raise UsageError if the file cannot be read, or if ids occur more
-    than once.
-    """
+    """Read a whole file of tasks. Hashes take memory. Raise UsageError if ids occur more than once."""
     total = 0
     first_lines: dict[str, int] = {}
     hashes: dict[str, str] = {}
@@ -105,7 +97,7 @@ def survey(source: str, options: BatchOptions, *, with_hashes: bool = False) -> 
 
 
 def read_lines(source: str, options: BatchOptions) -> Iterator[Line]:
-    """Yield the lines of a file, or of stdin for "-", without the blank ones. Raise UsageError if it cannot be read."""
+    """Yield the lines of a file, or of stdin for "-", without the blank ones."""
     try:
         with _open(source) as stream:
             numbered = enumerate((line for _, line in iter_lines(stream)), 1)

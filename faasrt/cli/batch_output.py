@@ -47,7 +47,6 @@ async def run_line(manager: RuntimeManager, task: CodeTask, line: Line) -> dict[
 
 
 def task_fields(line: Line) -> dict[str, Any]:
-    """Return the fields that say which task a record belongs to."""
     problem = {} if line.task_id is None else {"task_id": line.task_id}
     return {"id": line.id, **problem, "line": line.number}
 
@@ -76,13 +75,10 @@ def kind_of(record: dict[str, Any]) -> str:
 
 
 class Results:
-    """The file of results, or stdout for "-". Unless `resume` is true, the file must be missing or empty.
+    """The file of results, or stdout for "-". Unless `resume` is true, the file must be missing or empty, or this
+    raises UsageError, as it does if another run writes the file.
 
-    Attributes:
-        done: The ids with an outcome from an earlier run, and the hashes of their tasks, "" if unknown.
-
-    Raises:
-        click.UsageError: The file already contains results, another run writes it, or it cannot be written.
+    `done` has the ids with an outcome from an earlier run, and the hashes of their tasks, "" if unknown.
     """
 
     def __init__(self, target: str, *, resume: bool) -> None:
@@ -115,8 +111,7 @@ class Results:
         self._file.close()
 
     async def write(self, record: dict[str, Any]) -> None:
-        """Write a record with `finished_at`, and return when it is synced to the disk. Earlier records stay after an
-        OSError.
+        """Return when a record is synced to the disk. Earlier records stay after an OSError.
 
         All records that wait for an earlier one are written and synced together.
         """
@@ -129,8 +124,8 @@ class Results:
                 await asyncio.to_thread(self._write, records)
 
     def remove_superseded(self) -> None:
-        """Remove the earlier results of tasks that have another one from this run. The file stays as it is after an
-        OSError.
+        """Remove earlier results of tasks that have another one from this run. After an OSError, the file is
+        unchanged.
         """
         if self._superseded:
             earlier = len(self.done)
@@ -170,7 +165,6 @@ class Results:
         self._replace(lambda number, line: number in kept)
 
     def _replace(self, keeps: Callable[[int, bytes], bool]) -> None:
-        """Replace the file by one with the lines to keep. `keeps` gets the number and the bytes of a line."""
         with tempfile.NamedTemporaryFile(dir=self._path.parent, prefix=f".{self._path.name}-", delete=False) as kept:
             try:
                 with self._path.open("rb") as earlier:
@@ -186,8 +180,8 @@ class Results:
 
 
 def _read_outcome(line: bytes, number: int) -> tuple[str, str] | None:
-    """Return the id and the hash of a line with an outcome; None for a failure, and for a line without its end. Raise
-    UsageError if the line is not a result, so that another file is not overwritten.
+    """Return the id and the hash of a line with an outcome. Raise UsageError if the line is not a result, so that
+    another file is not overwritten.
     """
     if not line.endswith(b"\n"):
         return None

@@ -30,7 +30,6 @@ class Progress:
     """Counts results and shows them on stderr, unless it is `quiet`.
 
     Attributes:
-        kinds: The number of written results of each kind.
         skipped: The number of tasks that had an outcome before.
         changed: The number of tasks that run again because they have changed since they had an outcome.
         tests: The number of tests that passed, that were skipped, and of all tests.
@@ -66,7 +65,7 @@ class Progress:
                 self.show_message(f"first {name}: {reason}")
 
     def show_message(self, text: str) -> None:
-        """Show a line of its own, above the line of progress. `quiet` does not hide it."""
+        """Show a line above the line of progress. `quiet` does not hide it."""
         with contextlib.suppress(OSError, ValueError):  # stderr was closed
             if self._console is None:
                 write_message(text)
@@ -120,7 +119,7 @@ class Progress:
         return self.kinds.total() / max(self._clock() - self._started, 0.001)
 
     def _state(self) -> str:
-        """Return the rate, and the number of tasks in each state. A narrow terminal cuts off the end."""
+        """A narrow terminal cuts off the end."""
         counts = {"in flight": self.in_flight, "retries": self.retries, **dict(self.kinds.most_common())}
         infra_errors = counts.pop("infra_error", 0)
         states = [f"{count:,} {name}" for name, count in {"infra errors": infra_errors, **counts}.items() if count]
@@ -179,7 +178,6 @@ class Progress:
 
 
 def _reason(kind: str, record: dict[str, Any]) -> tuple[str, str]:
-    """Return the name, if there is one, and the reason of a failure, each on one line."""
     if kind == "infra_error":
         return record[kind]["type"], one_line(record[kind]["message"], 300)
     if kind == "invalid_task":

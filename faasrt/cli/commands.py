@@ -1,5 +1,3 @@
-"""The commands; see the docstring of the package for their purpose and exit codes."""
-
 from __future__ import annotations
 
 import asyncio
@@ -77,14 +75,13 @@ def run(arguments: list[str]) -> int:
 
 
 def _interrupt(number: int, frame: Any) -> None:
-    """Handle SIGTERM as Ctrl-C."""
     # Only once: `timeout` signals both the process and its group, and asyncio does not clean up after a second SIGINT.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.raise_signal(signal.SIGINT)
 
 
 class _Program(NamedTuple):
-    """The program of a command. `name` is for messages; `arguments` are those in the place of FILE."""
+    """The program of a command. `arguments` are those in the place of FILE."""
 
     code: str
     language: Language | OtherLanguage

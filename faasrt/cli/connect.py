@@ -1,5 +1,3 @@
-"""Connects the commands with endpoints, or with the embedded FaaS."""
-
 from __future__ import annotations
 
 import asyncio
@@ -32,10 +30,8 @@ def make_settings(
     max_concurrency: int | None = None,
     waits: bool = False,
 ) -> Settings:
-    """Return the settings of the environment, with the values of options.
-
-    A `url` replaces those of the environment, and a `timeout_ms` above the default limit of the sandbox raises that
-    limit. Calls wait for servers that are down only if `waits` is true.
+    """Return the settings of the environment, with the values of options. A `timeout_ms` above the default limit of the
+    sandbox raises that limit. Calls wait for servers that are down only if `waits` is true.
     """
     sandbox = SandboxConfig()
     options = SettingsOptions(
@@ -56,7 +52,7 @@ def make_settings(
 
 
 def names_protocols(settings: Settings) -> bool:
-    """Return whether an endpoint has a protocol other than coze-loop's, and so may run further languages."""
+    """Return whether an endpoint may run further languages, because its protocol is not coze-loop's."""
     return any(split_endpoint(url)[0] for urls in settings.endpoints.values() for url in urls)
 
 
@@ -69,8 +65,8 @@ def run_with_manager(
 ) -> T:
     """Return the result of a call, which gets a manager.
 
-    If no endpoint is configured, the manager has the embedded FaaS, which is ready to run `languages`. None means all
-    languages of this machine; those whose engine starts only when it is needed are not started.
+    Without an endpoint, the manager has the embedded FaaS, which is ready to run `languages`. None means all languages
+    of this machine, but engines that start only when they are needed are not started.
     """
 
     async def work() -> T:
@@ -99,7 +95,7 @@ def run_with_manager(
 
 
 async def find_capacity(manager: RuntimeManager, languages: Sequence[Language | OtherLanguage]) -> int:
-    """Return the number of programs that the servers of some languages run at once, as their health reports say."""
+    """Return the number of programs that the servers run at once, as their health reports say."""
     capacity = 0
     for family in dict.fromkeys(family_of(language) for language in languages):
         members = [language for language in languages if family_of(language) == family]

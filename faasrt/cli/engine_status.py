@@ -18,7 +18,6 @@ _POLL_S = 0.25
 
 
 def report_engine(faas: LocalFaaS, *, chosen: bool = False, report: Callable[[str], None] = write_message) -> None:
-    """Report why the engine of Python is wasm, unless it was `chosen`."""
     python = faas.engine("python")
     if python is not None and python.name == "wasm" and not chosen:
         reason = python.options.level_reason or "another level was chosen"

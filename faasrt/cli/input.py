@@ -16,7 +16,7 @@ MAX_LINE_BYTES = 16 * 2**20
 
 
 def open_input(source: str) -> BinaryIO:
-    """Open a file, or stdin for "-". Raise OSError, or UsageError if stdin is closed."""
+    """Open a file, or stdin for "-". Raise UsageError if stdin is closed."""
     if source != "-":
         return Path(source).open("rb")
     if sys.stdin is None:

@@ -1,5 +1,3 @@
-"""`faasrt judge`: judges a program by the tests in a folder or a file."""
-
 from __future__ import annotations
 
 import re
@@ -42,9 +40,7 @@ def judge_options(command: Any) -> Any:
 
 
 def read_tests(source: str, function: str | None) -> Tests:
-    """Return the tests in a folder or a file; see `faasrt judge`. With a function, they are its tests. Raise UsageError
-    if one cannot be read, or there is none.
-    """
+    """Return the tests in a folder or a file; with a function, its tests."""
     path = Path(source)
     if not path.is_dir():
         return check_tests(_read_lines(source, function))

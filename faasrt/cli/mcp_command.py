@@ -1,5 +1,3 @@
-"""The command `mcp`: the sandbox as tools for models, over stdio or HTTP."""
-
 from __future__ import annotations
 
 import asyncio

@@ -63,9 +63,7 @@ class ToolError(Exception):
 
 
 class Workspace:
-    """The sessions of one client, and what the tools do in them. The FaaS ends a session that is not used for
-    `idle_s`.
-    """
+    """The sessions of one client, and what the tools do in them."""
 
     def __init__(self, manager: RuntimeManager, sandbox: SandboxConfig, idle_s: float) -> None:
         self.calls, self.used_at = 0, 0.0
@@ -144,9 +142,7 @@ class Workspace:
 
 
 class SandboxTools:
-    """Lists and calls the tools for all clients of a server. Workspaces that were not used for `idle_s` are
-    forgotten.
-    """
+    """Lists and calls the tools for all clients of a server. Workspaces that were not used for `idle_s` are dropped."""
 
     def __init__(self, manager: RuntimeManager, sandbox: SandboxConfig, idle_s: float) -> None:
         self._manager, self._sandbox, self._idle_s = manager, sandbox, idle_s
@@ -241,7 +237,7 @@ def _check_arguments(arguments: dict[str, Any], schema: dict[str, Any]) -> dict[
 
 
 def _workspace_name(context: ServerRequestContext[Any]) -> str | None:
-    """Return the name of the client's workspace; None if the model must pass it."""
+    """Return None if the model must pass the name."""
     return "stdio" if context.request is None else context.request.headers.get(SESSION_HEADER)
 
 

@@ -1,5 +1,3 @@
-"""Options and types of values that several commands share. An error names the option, as it was typed."""
-
 from __future__ import annotations
 
 import functools
@@ -22,8 +20,8 @@ _MAX_TIMEOUT_S = 86_400
 
 
 class Number(click.ParamType):  # type: ignore[type-arg]
-    """A number from `minimum` to `maximum`, or above `minimum`. If `minimum` is an int, it is a whole number. NaN and
-    infinity are outside of every range. `unit` is for the help text.
+    """A number from `minimum` to `maximum`, or above `minimum`; a whole one if `minimum` is an int. NaN and infinity
+    are outside of every range.
     """
 
     def __init__(self, minimum: float, maximum: float, *, unit: str = "number", above: bool = False) -> None:
@@ -115,7 +113,6 @@ def name_options(message: str) -> str:
 
 
 def token_of_environment() -> str | None:
-    """Return FAASRT_TOKEN. Raise UsageError if it cannot be sent."""
     try:
         return _checks.check_token(token) if (token := os.environ.get("FAASRT_TOKEN")) else None
     except ConfigurationError as error:
@@ -177,7 +174,6 @@ output_option = click.option(
 
 
 def run_options(command: Any) -> Any:
-    """Add the options of `faasrt run` that are fields of a task."""
     for name, form in reversed(field_forms().items()):
         if name == "timeout_ms":
             command = timeout_option(help=form.help)(command)

@@ -1,5 +1,3 @@
-"""Writes the output of the commands: results to stdout, messages to stderr."""
-
 from __future__ import annotations
 
 import contextlib
@@ -29,7 +27,6 @@ def is_terminal(stream: TextIO | None) -> bool:
 
 
 def erase_line() -> None:
-    """Erase the line of a spinner, if stderr is a terminal."""
     if is_terminal(sys.stderr):
         with contextlib.suppress(OSError):
             write("\r\x1b[K", err=True)
@@ -43,7 +40,6 @@ def colored(text: str, color: str, *, err: bool = True) -> str:
 
 
 def color_of(kind: str) -> str:
-    """Return the color of an outcome, "infra_error" or "invalid_task"."""
     return {"OK": "green", "infra_error": "red", "invalid_task": "red", "done before": "bright_black"}.get(
         kind, "yellow"
     )

@@ -1,5 +1,3 @@
-"""Reads the input of a program for `faasrt run`, and writes the files that it has left, and its displays."""
-
 from __future__ import annotations
 
 import io
@@ -23,7 +21,7 @@ _NOTICE_S = 1.0
 
 def read_stdin(source: str | None, *, is_program: bool) -> bytes:
     """Return the standard input for a program: a file, or the stdin of this process if it is a pipe or a file, and not
-    the program itself. Raise UsageError if the file cannot be read.
+    the program itself.
     """
     if source is None:
         return b"" if is_program else _read_own_stdin()
@@ -48,7 +46,7 @@ def _read_own_stdin() -> bytes:
 
 
 def read_files(options: Sequence[str]) -> dict[str, bytes]:
-    """Read the files of `--file NAME[=PATH]`. Raise UsageError if one cannot be read, or a name is not valid."""
+    """Read the files of `--file NAME[=PATH]`."""
     files: dict[str, bytes] = {}
     for text in options:
         name, has_path, path = text.partition("=")

@@ -42,9 +42,7 @@ _MORE_GRACE_S = 5.0
 
 
 def read_options(context: click.Context) -> dict[str, Any]:
-    """Return the values of all options. Those of flags and the environment come before those of the file. Raise
-    UsageError if the file cannot be read, or has a wrong key or value.
-    """
+    """Return the values of all options. Those of flags and the environment come before those of the file."""
     options = dict(context.params)
     path = options.pop("config")
     if path is None:
@@ -78,7 +76,7 @@ def changed_keys(
     context: click.Context, old: Mapping[str, Any], new: Mapping[str, Any], changed: Iterable[str]
 ) -> list[str]:
     """Return the keys of the file whose values differ, and those of files whose content differs. `changed` has the
-    names of the options of `LocalFaaS` that differ.
+    options of `LocalFaaS` that differ.
     """
     names = {name for name in new if new[name] != old.get(name)}
     if "token" in changed:
@@ -116,9 +114,7 @@ def _convert(option: click.Option, value: Any, context: click.Context) -> Any:
 
 
 def make_faas(context: click.Context, options: Mapping[str, Any]) -> LocalFaaS:
-    """Return a server, which is not started. This reads the files that the options name. Raise UsageError if options do
-    not fit together, or a file is wrong.
-    """
+    """Return a server, which is not started. This reads the files that the options name."""
     from faasrt.local import LocalFaaS
 
     host, python, grace_s = options["host"], options["python"], options["grace_s"]
@@ -152,7 +148,6 @@ def make_faas(context: click.Context, options: Mapping[str, Any]) -> LocalFaaS:
 
 
 def reads_files(options: Mapping[str, Any]) -> bool:
-    """Return whether there are files to read again at SIGHUP."""
     return any(options[name] is not None for name in ("config", "token_file", "tls_cert"))
 
 

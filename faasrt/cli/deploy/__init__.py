@@ -34,7 +34,7 @@ _IMAGE = re.compile(
 
 
 class _PatternType(click.ParamType):  # type: ignore[type-arg]
-    """A string that matches a pattern. `description` completes the error, after "must be"."""
+    """`description` completes the error, after "must be"."""
 
     def __init__(self, name: str, pattern: re.Pattern[str], description: str) -> None:
         self.name, self._pattern, self._description = name, pattern, description

@@ -33,7 +33,6 @@ def render(summary: Summary) -> str:
 
 
 def make_environment() -> Environment:
-    """Return the environment of the templates. It escapes every value."""
     environment = Environment(
         loader=_LOADER, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

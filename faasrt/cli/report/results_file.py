@@ -49,7 +49,7 @@ _LANGUAGES = {str(language) for language in Language}
 
 
 class ResultsError(FaasrtError, ValueError):
-    """The file has no results to show. The message is one line."""
+    """The message is one line."""
 
 
 class Row(NamedTuple):
@@ -57,10 +57,10 @@ class Row(NamedTuple):
 
     Attributes:
         offset: The offset of the result's line in the unpacked file.
-        reason: The key in `Rows.reasons` of the reason of a failure.
+        reason: A key in `Rows.reasons`.
         total_ms: The latency that the caller saw.
         duration_ms: The duration that the server reported.
-        finished_s: The time of the result, in seconds since 1970.
+        finished_s: Seconds since 1970.
         problem: The key in `Rows.problems` of the problem of which the task is a sample; 0 if there is none.
     """
 
@@ -79,14 +79,12 @@ class Row(NamedTuple):
 
 
 class Image(NamedTuple):
-    """An image that a program displayed, as a `data:` URL, with the text of its display."""
-
     url: str
     text: str
 
 
 class Rows:
-    """The numbers of the latest result of every task.
+    """The numbers of the latest result of every task. Raise ResultsError if the file holds none.
 
     Attributes:
         latest: The results, by the hash of what identifies their task.
@@ -96,9 +94,6 @@ class Rows:
         superseded: The number of results that a later one of the same task replaced.
         unreadable: The number of lines that are not results.
         torn: Whether the file ends within a line, or within its compressed data.
-
-    Raises:
-        ResultsError: The file cannot be read, or holds no results.
     """
 
     def __init__(self, path: Path) -> None:
@@ -164,8 +159,6 @@ class Task:
 
     Attributes:
         id: The task's id; "line 44" when it has none.
-        reason: The cause of the failure, on one line; may be empty.
-        total_ms, duration_ms: NaN when missing.
         facts: Other known values, by their names in the file.
         texts: The streams that are not empty, by name.
     """
@@ -207,7 +200,7 @@ def read_tasks(path: Path, offsets: Iterable[int]) -> Iterator[Task]:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    """Open the file, unpacked. Raise `ResultsError` for any failure of the file system."""
+    """Raise `ResultsError` for any failure of the file system."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             problem = "it is a directory" if path.is_dir() else "it must be a file, to be read twice"
@@ -232,7 +225,7 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
-    """Return the fields of a result, or None if the line is not one."""
+    """Return None if the line is not a result."""
     try:
         fields = json.loads(line.decode("utf-8-sig", "replace"))
     except (ValueError, RecursionError):
@@ -262,7 +255,6 @@ def _tests(fields: dict[str, Any]) -> tuple[int, int, int]:
 
 
 def _images(fields: dict[str, Any]) -> list[Image]:
-    """Return the images in Base64 in the displays of a result."""
     displays = fields.get("displays")
     images = []
     for display in displays if isinstance(displays, list) else ():
@@ -292,7 +284,7 @@ def _failure(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _reason(fields: dict[str, Any]) -> str:
-    """Return the reason of a failure without the parts that are different for each task."""
+    """Leave out the parts that are different for each task."""
     failure, kind = _failure(fields), _kind(fields)
     name, message = _text(failure.get("type") or failure.get("name")), _text(failure.get("message"))
     described = describe(kind, name, message)

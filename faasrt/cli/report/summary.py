@@ -49,26 +49,20 @@ class Summary:
     """Everything that the page shows about a file of results.
 
     Attributes:
-        rows: The latest result of every task.
         counts: The number of results of each kind, in the order of `KINDS`, without zeros.
         failed: The number of tasks that are not OK, for any reason.
         problems: Those with the smallest share of OK first.
         pass_at_k: For each k of 1, 10 and 100: pass@k, and the number of problems with at least k samples, over which
             it is the mean; without those that no problem has.
-        latency: The percentiles of the times that callers waited; empty when no time is known.
-        duration: The percentiles of the times that the servers reported; empty when no time is known.
+        latency: The percentiles of the times that callers waited.
+        duration: The percentiles of the times that the servers reported.
         timed: The number of results with a latency.
         period: The times of the first and the last result, in seconds since 1970.
         per_s: The mean number of results per second; NaN when it is unknown.
         languages: For each language: its name, "" for results that name none, the number of results, the number of
             those that are OK, and the percentiles of their latency.
         reasons: The most frequent reasons of failures, most frequent first: kind, text and number of tasks.
-        reasons_total: The number of different reasons.
         images: The first tasks of the file that displayed images, and those of their images that fit into 4 MiB.
-        with_images: The number of tasks that displayed images.
-
-    Raises:
-        ResultsError: The file cannot be read, or holds no results.
     """
 
     def __init__(self, path: Path) -> None:
@@ -114,11 +108,10 @@ class Summary:
 
     @property
     def left_out(self) -> int:
-        """The number of samples of problems without a verdict."""
         return sum(problem.left_out for problem in self.problems)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the numbers as values that `json.dumps` accepts. Shares are from 0 to 1, times in milliseconds."""
+        """Return values that `json.dumps` accepts. Shares are from 0 to 1, times in milliseconds."""
         return {
             "results": self.total,
             "outcomes": self.counts,
@@ -142,8 +135,7 @@ class Summary:
 
 
 def pass_at_k(samples: int, passed: int, k: int) -> float:
-    """Return the unbiased estimate of the probability that at least one of `k` samples, of which there are enough,
-    passes.
+    """Return the unbiased estimate of the probability that at least one of `k` samples passes.
 
     Source: Chen et al., Evaluating Large Language Models Trained on Code, 2021, equation 1.
     """
@@ -195,7 +187,6 @@ def _failing(rows: Iterable[Row]) -> list[Row]:
 
 
 def _fitting(tasks: Iterable[Task]) -> list[tuple[Task, list[Image]]]:
-    """Return tasks with as many of their images as fit on the page."""
     left, shown = MAX_IMAGE_CHARACTERS, []
     for task in tasks:
         images = []
@@ -208,7 +199,7 @@ def _fitting(tasks: Iterable[Task]) -> list[tuple[Task, list[Image]]]:
 
 
 def percentiles(times_ms: Iterable[float]) -> dict[str, float]:
-    """Return percentiles, maximum and mean of times in milliseconds, NaN left out."""
+    """Return percentiles, maximum and mean, NaN left out."""
     ordered = sorted(ms for ms in times_ms if not math.isnan(ms))
     if not ordered:
         return {}
@@ -219,8 +210,6 @@ def percentiles(times_ms: Iterable[float]) -> dict[str, float]:
 
 
 def histogram(times_ms: Iterable[float]) -> list[tuple[float, float, int]]:
-    """Return the start, the end and the count of each bin, NaN left out. Bins that are empty occur only between
-    others.
-    """
+    """Return the start, the end and the count of each bin, NaN left out. Empty bins occur only between others."""
     bins = Counter(bisect_right(_EDGES_MS, ms) for ms in times_ms if not math.isnan(ms))
     return [(_EDGES_MS[i - 1], _EDGES_MS[i], bins[i]) for i in range(min(bins, default=0), max(bins, default=-1) + 1)]

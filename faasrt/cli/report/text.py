@@ -19,8 +19,8 @@ def clean(text: str) -> str:
 
 
 def excerpt(text: str, max_bytes: int) -> str:
-    """Return the clean text, cut in the middle when its HTML is larger than `max_bytes` in UTF-8. The line that says
-    how much was left out comes on top.
+    """Cut the clean text in the middle when its HTML is larger than `max_bytes` in UTF-8. The line that says how much
+    was left out comes on top.
     """
     if len(text) <= max_bytes and _html_bytes(clean(text)) <= max_bytes:
         return clean(text)
@@ -34,7 +34,6 @@ def excerpt(text: str, max_bytes: int) -> str:
 
 
 def one_line(text: str, max_chars: int) -> str:
-    """Return the text on one line, clean, cut at its end."""
     line = clean(" ".join(text[: 2 * max_chars].split()))
     return line if len(line) <= max_chars and len(text) <= 2 * max_chars else f"{line[:max_chars]}…"
 

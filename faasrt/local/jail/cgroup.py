@@ -36,7 +36,7 @@ _REMOVE_TIMEOUT_S, _REMOVE_PAUSE_S = 2.0, 0.01
 
 
 class Group:
-    """The cgroup of a program. It is created by `Cgroups.submit(group.create)`, and ended by `Cgroups.discard`."""
+    """The cgroup of a program, created by `Cgroups.submit(group.create)`, and ended by `Cgroups.discard`."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
@@ -46,7 +46,7 @@ class Group:
         """The number of programs in it: one, or a session with branches."""
 
     def create(self) -> None:
-        """Create the cgroup, without a limit of its memory. This blocks: not for an event loop's thread."""
+        """Create the cgroup, without a limit of its memory. This blocks, so call it in a thread."""
         os.mkdir(self.folder)
         _write(f"{self.folder}/memory.oom.group", "1")
         with contextlib.suppress(FileNotFoundError):  # a kernel without swap
@@ -55,7 +55,6 @@ class Group:
         self.fd = os.open(f"{self.folder}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
 
     def limit_memory(self, max_bytes: int) -> None:
-        """Limit all memory of the program, that of the kernel included."""
         with contextlib.suppress(OSError):  # the program has ended, and its cgroup is removed
             _write(f"{self.folder}/memory.max", str(max_bytes))
 
@@ -104,14 +103,12 @@ class Cgroups:
         return self._thread.submit(function)
 
     def discard(self, group: Group) -> None:
-        """Kill the processes of a cgroup, and remove it, in the thread. One whose processes have not ended yet is
-        removed with the next.
-        """
+        """Kill the processes of a cgroup, and remove it, in the thread. One that is not empty yet is removed later."""
         self._busy.append(group)
         self._thread.submit(self._remove_discarded)
 
     def close(self) -> None:
-        """Remove all cgroups. This blocks: not for an event loop's thread."""
+        """Remove all cgroups. This blocks, so call it in a thread."""
         self._thread.shutdown()
         self._remove()
 
@@ -126,7 +123,6 @@ class Cgroups:
         os.close(self._lock)
 
     def _check(self) -> None:
-        """Raise CalledProcessError if a process cannot enter a cgroup."""
         group = self.new_group()
         try:
             group.create()
@@ -159,7 +155,6 @@ def _open() -> Cgroups | None:
 
 
 def _find_delegated() -> str | None:
-    """Return the delegated cgroup in whose child this process is."""
     path = next((line[3:] for line in _read("/proc/self/cgroup").splitlines() if line.startswith("0::")), "/..")
     own = f"{_ROOT}{path}".rstrip("/")
     processes = _read(f"{own}/cgroup.procs").split()
@@ -193,7 +188,6 @@ def _is_delegated(folder: str) -> bool:
 
 
 def _remove_abandoned(parent: str) -> None:
-    """Remove the cgroups of servers that were killed."""
     for name in os.listdir(parent):
         if name.startswith(_PREFIX):
             with contextlib.suppress(OSError), _locked(f"{parent}/{name}", fcntl.LOCK_NB):
@@ -201,7 +195,6 @@ def _remove_abandoned(parent: str) -> None:
 
 
 def _remove(folder: str, *, timeout_s: float) -> bool:
-    """Return whether the processes of a cgroup and its children are gone."""
     give_up_at = time.monotonic() + timeout_s
     while True:
         try:

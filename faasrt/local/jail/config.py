@@ -20,21 +20,19 @@ class JailConfig:
     """The contents of a jail, and the rights of its processes.
 
     Attributes:
-        mounts: Pairs of a path on the host and the path where processes see this file or folder, read-only. At the
-            level "filters", processes see the paths of the host.
-        files: The contents of further files, by path. Only at the level "namespaces".
-        links: The targets of symbolic links, by path. Only at the level "namespaces".
+        mounts: Pairs of a path on the host and the path where processes see it, read-only. At the level "filters",
+            processes see the paths of the host.
+        files, links: Further files, and the targets of symbolic links, by path. Only at the level "namespaces".
         shared_memory: Whether programs have /dev/shm, whose files count for the size of /tmp.
-        tmp_bytes: The size of the writable /tmp of each program; 0 makes /tmp read-only. Only at the level
-            "namespaces". In a jail with an executable, files in /tmp cannot be executed.
+        tmp_bytes: The size of the writable /tmp of each program; 0 makes it read-only. Only at the level "namespaces".
+            In a jail with an executable, files in /tmp cannot be executed.
         executable: The program that processes execute, by the path that they see. If it is None, each process is a fork
             of the launcher that calls the `main` of `runner`.
         runner_file: The file that the runner writes before a program begins, in /tmp or /dev/shm, or in a folder there.
-        imports: Modules that the launcher imports before it forks. Modules that cannot be imported are skipped.
-        exercise: Code that uses these modules. The launcher runs it before it forks.
+        imports: Modules that the launcher imports before it forks, if they are there.
+        exercise: Code that uses these modules, and runs before the first fork.
         packages: Packages to look for. The launcher reports which of them are installed.
         needed: Folders that processes must be able to read. If they cannot, the jail is not used.
-        limits: The resource limits of each process, by the names of the module `resource`.
         open_files: Files of the host that each process has open for reading, after its other descriptors.
     """
 
@@ -57,8 +55,8 @@ class JailConfig:
     open_files: Sequence[str] = ()
 
     def for_launcher(self, root: Path) -> dict[str, Any]:
-        """Return the configuration for the launcher, which mounts the root folder of the jail on `root`, an empty
-        folder of the host. This reads files, so call it in a thread.
+        """Return the configuration for the launcher, which mounts the root of the jail on `root`. This reads files, so
+        call it in a thread.
         """
         has_namespaces = self.level == "namespaces"
         host_paths = {target: source for source, target in self.mounts}

@@ -30,17 +30,15 @@ _LIMITS = {
 
 
 def drop_capabilities() -> None:
-    """Give up the rights of root that a worker does not need. Raise OSError if the kernel does not support this."""
     _require_linux()
     syscalls.drop_capabilities(kept=1 << _CAP_DAC_OVERRIDE | 1 << _CAP_DAC_READ_SEARCH)
 
 
 def confine_files(readable: Sequence[str], writable: Sequence[str]) -> None:
-    """Deny this process all access to files, TCP and processes outside, except for the files in some folders. Files in
-    `writable` can also be created and removed.
+    """Deny this process, which must have one thread only, all files but those in some folders, TCP, and other
+    processes.
 
-    If the machine lacks memory, the kernel kills this process before the server. Raise OSError if the process has other
-    threads already.
+    If the machine lacks memory, the kernel kills this process before the server.
     """
     drop_capabilities()
     memory.prefer_for_oom_kill()

@@ -53,9 +53,7 @@ raise SystemError
 
 
 class Folder:
-    """An open descriptor. It is closed when nothing refers to it, because a thread may still read it after a
-    cancellation.
-    """
+    """An open descriptor, closed when nothing refers to it: a thread may still read it after a cancellation."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -70,7 +68,6 @@ class JailedProcess(ChildProcess):
     Attributes:
         is_ready: Whether its jail was complete when it started. Otherwise it sends a message when it is.
         out_of_memory: Whether the launcher or the kernel ended it because of its memory.
-        out_of_time: Whether the launcher ended it at its time limit.
         outside_reason: Why it was killed from outside; "" if there is no evidence for this, so that the program must be
             assumed to have sent the signal itself.
         is_suspect: Whether the program may have caused this.
@@ -95,16 +92,14 @@ class JailedProcess(ChildProcess):
     def limit_time(
         self, limit_s: float, *, memory_bytes: int | None = None, pipes: Sequence[int] | None = None
     ) -> None:
-        """Start the time limit of the program. The launcher ends the program, even if this process is busy.
+        """Start the time limit of the program. The launcher ends the program, even if this process is busy. Raise
+        NotStartedError if the launcher does not read its messages.
 
         Args:
             limit_s: Infinity ends the limit of a session, whose processes then only wait.
-            memory_bytes: The memory that its processes may use in addition to that of a process without a program. The
-                launcher also ends the program at this limit.
+            memory_bytes: The memory that its processes may use beyond that of a process without a program. The launcher
+                also ends the program at this limit.
             pipes: The program's ends of its stdin, stdout and stderr; None for those with which the process started.
-
-        Raises:
-            NotStartedError: The launcher has ended, or does not read its messages.
         """
         try:
             # Not the clock of the event loop, because the launcher compares it with its own.
@@ -121,9 +116,7 @@ class JailedProcess(ChildProcess):
             self.group.limit_memory(max_bytes)
 
     def check_not_killed(self, name: str) -> None:
-        """Raise EngineError if the process was killed from outside; SuspectError if the program may have caused
-        this.
-        """
+        """Raise EngineError if it was killed from outside; SuspectError if the program may have caused this."""
         if self.returncode == -signal.SIGKILL and self.outside_reason:
             kind = SuspectError if self.is_suspect else EngineError
             raise kind(f"{name} was killed from outside: {self.outside_reason}")
@@ -134,9 +127,7 @@ class JailedProcess(ChildProcess):
                 signal.pidfd_send_signal(self._pidfds[0], signal.SIGINT)
 
     async def open_folder(self) -> Folder:
-        """Return the working folder, which can also be read after the process has ended. Raise NotStartedError if it
-        cannot be opened.
-        """
+        """Return the working folder, also after the process has ended. Raise NotStartedError if it cannot be opened."""
         return await self.jail.open_folder(self.number)
 
     def kill(self) -> None:
@@ -145,14 +136,11 @@ class JailedProcess(ChildProcess):
         super().kill()
 
     def kill_first(self) -> None:
-        """Kill the first process, whose program has ended. Then the launcher kills the others, and reuses the jail if
-        there are none.
-        """
+        """Kill the first process, whose program has ended. The launcher kills the others, or reuses the jail."""
         self._to_kill = self._pidfds[0]
         self.kill()
 
     def mark_exited(self, returncode: int, reason: str = "") -> None:
-        """Record the end of the process. `reason` is that of the launcher."""
         for pidfd in self._pidfds:
             os.close(pidfd)
         if self.group is not None:
@@ -169,8 +157,6 @@ class JailedProcess(ChildProcess):
 
 @attrs.define
 class _Start:
-    """A process that is starting: its pipes, and the future that `Jail.start` waits for."""
-
     pipes: Pipes
     group: Group | None
     reply: asyncio.Future[None] = attrs.field(factory=lambda: asyncio.get_running_loop().create_future())
@@ -180,10 +166,7 @@ class _Start:
 class Jail:
     """A launcher, and the processes that it has started. Created by `open_jail`.
 
-    Attributes:
-        packages: The packages in the configuration that are installed.
-        base_bytes: The resident memory of the launcher, which each process has from its start.
-        readers: Waits for the output of processes.
+    `base_bytes` is the resident memory of the launcher, which each process has from its start.
     """
 
     def __init__(self, server: socket.socket, cgroups: Cgroups | None) -> None:
@@ -207,18 +190,14 @@ class Jail:
         compiles: bool = False,
         canary: Mapping[str, Any] | None = None,
     ) -> JailedProcess:
-        """Start a process.
+        """Start a process. Raise NotStartedError if it cannot start.
 
         Args:
             argv: The command line, if the jail has an executable.
-            limits: Further resource limits of the process, by the names of the module `resource`.
             channel: Whether the messages have a descriptor of their own, MESSAGES.
             compiles: Whether it is a compiler, which cannot read endless files in /dev and /proc if the kernel has
                 Landlock. Only at the level "namespaces".
             canary: The traps. With them, the process does not run a program, but the canary.
-
-        Raises:
-            NotStartedError: The process cannot start, or the launcher has ended.
 
         Cancellation: ends the process.
         """
@@ -264,20 +243,13 @@ class Jail:
     async def fork(
         self, process: JailedProcess, folder: Folder, fork: Callable[[str, int], Awaitable[None]]
     ) -> tuple[JailedProcess, Folder, str]:
-        """Start a branch of a session, in its jail: a process that its process forks.
+        """Start a branch of a session, in its jail: a process that its process forks. Return it, its folder, and the
+        path of this folder in `folder`. Raise NotStartedError if it cannot start.
 
         Args:
-            process: The process of the session.
-            folder: The working folder of the session.
             fork: Lets the process fork, given the path of the new folder in `folder`, and the descriptor of the channel
                 of the branch. The branch sends one byte over it, and gets one with its rules of Landlock, or with
                 nothing if the folder cannot be created.
-
-        Returns:
-            The new process, its folder, and the path of this folder in `folder`.
-
-        Raises:
-            NotStartedError: The branch cannot start.
 
         Cancellation: ends the branch.
         """
@@ -334,7 +306,7 @@ class Jail:
         return own_folder
 
     async def _ask(self, number: int, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> list[Folder]:
-        """Return the descriptors that the launcher sends in answer to a message about a process or a branch."""
+        """Return the descriptors in the answer of the launcher to a message about a process or a branch."""
         if self._ended.is_set():
             raise NotStartedError("the launcher of the jail has ended")
         folder: asyncio.Future[list[Folder]] = asyncio.get_running_loop().create_future()
@@ -348,7 +320,6 @@ class Jail:
             del self._folders[number]
 
     def send(self, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
-        """Raise OSError if the launcher has ended, or does not read its messages."""
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
         self._server.sendmsg([json.dumps(message).encode()], rights)
 
@@ -360,7 +331,6 @@ class Jail:
             self._cgroups.discard(group)
 
     def receive(self) -> None:
-        """Read the messages of the launcher that have arrived."""
         while True:
             try:
                 data, descriptors, _, _ = socket.recv_fds(self._server, _MESSAGE_BYTES, 2, socket.MSG_CMSG_CLOEXEC)
@@ -398,7 +368,7 @@ class Jail:
             folder.set_exception(OSError(errno.ENOENT, os.strerror(errno.ENOENT)))
 
     def _mark_started(self, number: int, pidfds: Sequence[int], *, is_ready: bool) -> None:
-        """Record that a process has started. This must not wait, because the message of its end may be next."""
+        """Do not wait here, because the message of the end of the process may be next."""
         start = self._starts.get(number)
         try:
             if len(pidfds) < 2:
@@ -418,18 +388,17 @@ class Jail:
             start.reply.set_result(None)
 
     async def watch(self) -> None:
-        """Wait until the launcher has ended, which only happens if it is killed, and raise EngineError."""
+        """Raise EngineError when the launcher has ended, which only happens if it is killed."""
         await self._ended.wait()
         raise EngineError("the launcher of the jail was killed from outside")
 
     async def end(self) -> None:
-        """Kill all processes after the end of the launcher. Wait for those whose start was cancelled."""
+        """Kill all processes, whose launcher has ended. Wait for those whose start was cancelled."""
         self.mark_ended()
         for process in list(self._cancelled):
             await process.ended.wait()
 
     def mark_ended(self) -> None:
-        """Record that the launcher has ended, and kill all of its processes."""
         self._ended.set()
         for start in self._starts.values():
             if not start.reply.done():
@@ -487,14 +456,8 @@ def _open_pipes(*, channel: bool) -> Pipes:
 async def open_jail(
     spawner: Spawner, python: str, folder: Path, config: JailConfig, cgroups: Cgroups | None = None
 ) -> AsyncIterator[Jail]:
-    """Build a jail, check it with the canary, and yield it. Afterwards end all of its processes.
-
-    Args:
-        python: The path of the launcher's interpreter.
-        folder: A folder for the jail's mounts and traps.
-
-    Raises:
-        EngineError: The jail cannot be built, or the canary broke out.
+    """Build a jail, check it with the canary, and yield it. Afterwards end all of its processes. Raise EngineError if
+    it cannot be built, or the canary broke out. `folder` is for its mounts and traps.
     """
     root = folder / f"root-{os.urandom(4).hex()}"
     await asyncio.to_thread(root.mkdir, mode=0o755)
@@ -539,7 +502,6 @@ async def open_jail(
 
 
 async def _check(jail: Jail, folder: Path, config: JailConfig) -> None:
-    """Run the canary. Raise EngineError if it breaks out, or cannot read the needed folders."""
     with contextlib.ExitStack() as stack:
         traps: dict[str, Any] = {"folder": str(folder), "file": str(folder / "canary"), "pid": os.getpid()}
         traps["needed"] = [*config.needed]

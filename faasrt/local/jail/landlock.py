@@ -26,7 +26,6 @@ FILES = ALL & ~(_EXECUTE | _MAKE_SOCKET | _MAKE_PIPE | _MAKE_LINK)
 
 
 def abi_version() -> int:
-    """Return the version of Landlock that the kernel supports; 0 if it supports none."""
     try:
         return syscall("landlock_create_ruleset", None, 0, _CREATE_VERSION)
     except OSError:
@@ -35,8 +34,8 @@ def abi_version() -> int:
 
 def create_ruleset(rights: list[list[Any]]) -> int | None:
     """Create rules that deny all access to files, except the given `rights`: pairs of a path and the access that is
-    allowed to it and to everything beneath it. Paths that do not exist are skipped. Return the descriptor of the rules;
-    None if the kernel does not support Landlock.
+    allowed to it and to everything beneath it. Paths that do not exist are skipped. Return None if the kernel has no
+    Landlock.
 
     The rules also deny TCP, and signals and abstract sockets of processes outside, if the kernel's version supports it.
     """
@@ -54,7 +53,7 @@ def create_ruleset(rights: list[list[Any]]) -> int | None:
 
 def create_nested() -> int:
     """Create rules for a process that is restricted already, so that it cannot trace its parent, nor, if the kernel's
-    version supports it, send signals to it. Return their descriptor.
+    version supports it, send signals to it.
     """
     abi = abi_version()
     # All rules deny to link and move files to other folders, unless they allow it explicitly. Version 1 always denies
@@ -73,7 +72,6 @@ def _attributes(abi: int, handled: int, handled_net: int) -> tuple[bytes, int, i
 
 
 def _allow(ruleset: int, path: str, access: int) -> None:
-    """Allow access to a path and to everything beneath it."""
     fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
         syscall("landlock_add_rule", ruleset, _RULE_PATH_BENEATH, struct.pack("=Qi", access, fd), 0)

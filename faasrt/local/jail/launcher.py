@@ -86,8 +86,6 @@ class Launcher:
 
     Args:
         places: The number of uids for programs; 0 without namespaces.
-        oom_counter: The file that counts the processes which the kernel has killed for lack of memory.
-        memory_watch: None if the memory of programs is not watched.
 
     Attributes:
         in_program: Whether this process is a fork that is to run programs, and no longer the launcher.
@@ -156,7 +154,7 @@ class Launcher:
                     self._close_slot(slot, "its template does not answer")
 
     def _handle(self, fd: int, handler: Callable[[], None]) -> None:
-        """Call a function whenever a descriptor is readable. It must not block, because the descriptor may be new."""
+        """Call a function whenever a descriptor is readable. It must not block: the descriptor may be new."""
         self._handlers[fd] = handler
         self._poll.register(fd, select.POLLIN)
 
@@ -230,8 +228,8 @@ class Launcher:
             self._watch_memory(program)  # not before this first check, because most programs end earlier
 
     def _look_at_memory(self) -> None:
-        """Check idle sessions at once if the machine has much less memory than before. One of them may use it, because
-        a program can pretend that its run has ended.
+        """Check idle sessions at once if the machine has much less memory than before, because a program can pretend
+        that its run has ended.
         """
         now = time.monotonic()
         if now < self._looked_at + _LOOK_INTERVAL_S:
@@ -267,7 +265,6 @@ class Launcher:
                 program.set_slow(True)
 
     def _is_large(self, program: Program) -> bool:
-        """Return whether the first process alone seems to use more memory than the program may."""
         if program.max_bytes is None:
             return False
         return memory.sizes(f"/proc/{program.pid}")[0] > self.base_bytes + program.max_bytes
@@ -313,7 +310,7 @@ class Launcher:
             os.close(fd)
 
     def _prepare_branch(self, message: dict[str, Any], folders: list[int]) -> None:
-        """Create the folder of a branch in that of the session, and the rules that let it use this folder only."""
+        """Create the folder of a branch in that of the session, and the rules that let it use only this."""
         program, descriptors = self._programs.get(message["of"]), []
         try:
             if program is not None:
@@ -350,7 +347,7 @@ class Launcher:
         self._send({"started": number, "ready": True}, [pidfd, pidfd])
 
     def _reap_branch(self, branch: Program) -> None:
-        """Report the end of a branch. Its status is unknown, because it is not a child of this process."""
+        """Report the end of a branch. Its status is unknown, because it is no child of this process."""
         self._forget(branch.pidfd)
         is_killed = branch.reason or memory.count_oom_kills(self._oom_counter) > branch.oom_kills
         root, slot = branch.root, branch.slot
@@ -483,7 +480,6 @@ class Launcher:
             self._close_slot(slot, message.decode("utf-8", "replace"))
 
     def _close_slot(self, slot: Slot, reason: str = "") -> None:
-        """End the processes of a slot. `reason` is that of its template."""
         program, self._slots[slot] = self._slots[slot], None
         if slot in self._idle_slots:
             self._idle_slots.remove(slot)
@@ -511,7 +507,6 @@ class Launcher:
             self._free_places.append(slot.place)
 
     def _start_alone(self, message: dict[str, Any], descriptors: list[int]) -> None:
-        """Start a program in a jail of its own."""
         program = Program(message["start"], self._take_place())
         try:
             if self._places:
@@ -558,7 +553,7 @@ class Launcher:
             exit_with_traceback()
 
     def execute(self, text: bytes) -> NoReturn:
-        """Execute the program in a process that a template has forked, given the text for it."""
+        """Execute the program in a process that a template has forked."""
         try:
             argv, limits = json.loads(text)
             self._restrict_calls({**self._config["limits"], **limits})
@@ -568,9 +563,7 @@ class Launcher:
             exit_with_traceback()
 
     def _confine(self, descriptors: list[int], place: int, *, compiles: bool = False) -> None:
-        """Complete the jail around this process, which keeps these descriptors, from 0 upwards. Its limits and its
-        filter follow with `_restrict_calls`.
-        """
+        """Complete the jail around this process, except for its limits and its filter; see `_restrict_calls`."""
         config = self._config
         if self._places:
             namespaces.make_private(config, place, self._places, self._networks.get(place))
@@ -639,8 +632,8 @@ class Launcher:
         """Return whether a program with a jail of its own has created more tasks than the threads of its first process
         that checks have seen.
 
-        A check may not have seen a child that the kernel has killed at once. But the kernel counts up the numbers of
-        tasks in the program's pid namespace, so a new process there has the next one.
+        A check may miss a child that the kernel has killed at once. But the kernel counts up the numbers of tasks in
+        the pid namespace, so a new process there has the next one.
         """
         if program.init is None or not self._config["runner"]:
             return False  # a program without namespaces, or in Deno, cannot start processes
@@ -659,7 +652,7 @@ class Launcher:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) > program.max_threads
 
     def _end(self, program: Program) -> None:
-        """Kill the remaining processes of a program with a jail of its own. Free its place when they have ended."""
+        """Kill the processes of a program with a jail of its own. Free its place when they have ended."""
         if program.pid > 0:
             os.kill(program.pid, signal.SIGKILL)
             os.waitpid(program.pid, 0)
@@ -697,7 +690,6 @@ class Launcher:
 
 
 def _require_filters() -> None:
-    """Raise OSError if processes cannot be confined, or not be killed, without namespaces."""
     if not landlock.abi_version():
         raise OSError("the kernel has no Landlock")
     with open("/proc/self/status", encoding="ascii") as file:

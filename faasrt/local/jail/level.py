@@ -12,8 +12,8 @@ LEVELS = ("namespaces", "filters")
 
 
 async def find_level(wanted: str, folder: Path) -> tuple[str, str]:
-    """Return the highest level that works on this machine, or, unless it is "auto", the wanted one, and the reason why
-    it is not higher, or "". Raise EngineError if none works.
+    """Return the wanted level, or the highest one for "auto", and the reason why it is not higher, or "". Raise
+    EngineError if none works.
     """
     if sys.platform != "linux":
         raise EngineError("the jail needs Linux")

@@ -26,9 +26,7 @@ _NO_STAT = ["0"] * 50
 
 
 def open_oom_counter() -> int | None:
-    """Open the file with the number of processes that the kernel has killed for lack of memory: in the cgroup of this
-    process if the kernel counts them there, else on the whole machine.
-    """
+    """Open the number of processes that the kernel has killed for lack of memory: in this cgroup, or on the machine."""
     paths = []
     with contextlib.suppress(OSError), open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
         for _, controllers, path in (line.rstrip("\n").split(":", 2) for line in file):
@@ -60,8 +58,8 @@ def prefer_for_oom_kill() -> None:
 
 
 def readable_folder(folder: str) -> str | None:
-    """Return the folder that shows the memory of a process. If the first thread of a process has ended, but not all
-    others, only the folders of the others show it.
+    """Return the folder that shows the memory of a process. If its first thread has ended, that of another thread
+    does.
     """
     fields = _read_stat(folder)
     if fields[0] != "Z" or int(fields[17]) == 1:
@@ -74,8 +72,8 @@ def readable_folder(folder: str) -> str | None:
 
 
 def is_ending(folder: str) -> bool:
-    """Return whether a thread has ended, or will end at once because SIGKILL is pending. A process that exits or is
-    killed has this state until its last thread has ended, which takes long on a busy machine.
+    """Return whether a thread has ended, or SIGKILL is pending. A process has this state until its last thread has
+    ended, which takes long on a busy machine.
     """
     fields = _read_stat(folder)
     return bool(int(fields[6]) & _PF_EXITING or int(fields[28]) & 1 << (signal.SIGKILL - 1)) or fields is _NO_STAT
@@ -90,7 +88,7 @@ def count_threads(folder: str) -> int:
 
 
 def can_run(folder: str) -> bool:
-    """Return whether a thread of a process runs, or waits for a CPU."""
+    """Return whether a thread runs, or waits for a CPU."""
     fields = _read_stat(folder)
     folders = [folder]
     if int(fields[17]) > 1:
@@ -166,7 +164,7 @@ def descriptor_bytes(folder: str, max_bytes: int) -> int:
 
 
 def lock_holders() -> Iterator[int]:
-    """Yield the process that holds each file lock of the machine. This takes long if there are many."""
+    """Yield the process of each file lock of the machine. This takes long if there are many."""
     with contextlib.suppress(OSError), open("/proc/locks", encoding="ascii") as file:
         for line in itertools.islice(file, _MAX_LOCKS):
             yield int(line.split()[-4])
@@ -193,7 +191,7 @@ def processes_by_namespace() -> dict[str, list[int]]:
 
 
 def share_memory(thread: int, other: int) -> bool:
-    """Return whether two threads have the same address space; False if the kernel cannot tell."""
+    """Return False if the kernel cannot tell."""
     try:
         return syscalls.syscall("kcmp", thread, other, _KCMP_VM, 0, 0) == 0
     except OSError:

@@ -40,8 +40,7 @@ _COUNTERS = ("softnet_stat", "sockstat", "protocols")
 def enter(config: dict[str, Any]) -> int:
     """Move this process into a new jail, as its first process, and return the number of uids for programs.
 
-    This forks. The function returns in the child, which is in the jail. The parent stays outside, and exits when the
-    child does.
+    This forks. The function returns in the child. The parent stays outside, and exits when the child does.
     """
     uid, gid = os.getuid(), os.getgid()
     if uid:
@@ -71,9 +70,7 @@ def enter(config: dict[str, Any]) -> int:
 
 
 def hide_network_counters() -> None:
-    """Hide the files of this process's network namespace that count packets and memory of the whole machine. Only root
-    may change their mode.
-    """
+    """Hide the files that count packets and memory of the whole machine. Only root may change their mode."""
     folder = "/proc/self/net"
     with contextlib.suppress(OSError):
         for name in (*_COUNTERS, *(f"stat/{name}" for name in os.listdir(f"{folder}/stat"))):
@@ -82,7 +79,7 @@ def hide_network_counters() -> None:
 
 
 def _fork_and_wait() -> None:
-    """Fork. Return in the child; in the parent, wait for the child and exit with its exit code."""
+    """Return in the child; in the parent, wait for the child and exit with its exit code."""
     pid = os.fork()
     if pid:
         _exit_with(pid)
@@ -107,8 +104,8 @@ def _map_ids(pid: str, uids: str, gids: str) -> None:
 def _become_mapped_root() -> int:
     """Enter a user namespace whose root has no rights on the host. Return the number of uids for programs.
 
-    Only a process outside of the namespace can map its ids. So this forks: the child enters the namespace and returns
-    from this function, the parent maps the ids.
+    Only a process outside of the namespace can map its ids. So this forks: the child enters the namespace, the parent
+    maps the ids.
     """
     first, count, _ = host_ids()
     ready_read, ready_write = os.pipe()
@@ -165,7 +162,6 @@ def host_ids() -> tuple[int, int, int]:
 
 
 def _build_root(config: dict[str, Any]) -> None:
-    """Make a file system of a few read-only mounts the root of this process."""
     root = config["root"]
     mount(None, "/", None, MS_REC | MS_PRIVATE)
     mount("root", root, "tmpfs", _PRIVATE_FILE_SYSTEM, "size=1m,mode=755")
@@ -204,7 +200,7 @@ def mounts_in_tmp(config: dict[str, Any]) -> list[str]:
 
 def make_private(config: dict[str, Any], place: int, places: int, network: int | None) -> None:
     """Isolate this process, the first one of a program, from other programs, and drop its rights. No other running
-    program uses `network`, a network namespace; None keeps the jail's one.
+    program uses the network namespace `network`; None keeps the jail's one.
     """
     syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWIPC)
     if network is not None:

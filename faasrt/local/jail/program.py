@@ -20,16 +20,14 @@ class Program:
 
     Attributes:
         number: Its id in messages.
-        place: Its place (see `namespaces`).
+        place: See `namespaces`.
         slot: None if it has a jail of its own.
         root: The program that has started its jail: itself, or the session that a branch comes from.
         mates: The running programs in its jail, if it is their root: itself, and branches.
         pidfd: Its first process.
-        init, init_pidfd: The first process of its pid namespace, if it has a jail of its own; None and -1 without
-            namespaces.
+        init, init_pidfd: The first process of its pid namespace, if it has a jail of its own.
         init_memory: The memory that only `init` uses.
         pipes: The program's ends of the pipes to the server.
-        max_bytes: The memory that its processes may use together.
         is_watched: Whether the memory watch adds up its memory.
         until: When its time limit ends.
         is_idle: Whether it is a session between its runs.
@@ -40,7 +38,7 @@ class Program:
         is_late: Whether it waited for the server at the end of its time limit.
         oom_kills: The number of processes that the kernel had killed for lack of memory when the program began.
         reason: Why it was killed: "memory" or "time" for a limit; "system" if the system lacked memory, or "unclear" if
-            the program may have caused this; "template" if its template has ended; else "".
+            the program may have caused this; "template" if its template has ended.
         max_threads: The largest number of threads of its first process that a check has seen.
     """
 
@@ -122,9 +120,7 @@ class Program:
                 signal.pidfd_send_signal(self.whole_pidfd, signal.SIGKILL)
 
     def awaits_report(self) -> bool:
-        """Return whether its first process has ended, and its template has yet to report how, and to end the others. If
-        the template does not do so soon, the slot ends.
-        """
+        """Return whether its first process has ended, and its template has yet to report how, and to end the others."""
         if self.slot is None or self.root is not self or not has_ended(self.pidfd):
             return False
         self.slot.expect_report()
@@ -149,7 +145,7 @@ class Program:
 
     @property
     def processes(self) -> list[str]:
-        """The folders of its processes in /proc."""
+        """Their folders in /proc."""
         return self._processes(with_others=self.is_alone)
 
     def _processes(self, *, with_others: bool) -> list[str]:
@@ -201,7 +197,6 @@ class Program:
         return True
 
     def _has_blocked_pipe(self) -> bool:
-        """Return whether a pipe for output is full, or the one for input is empty."""
         poll = select.poll()
         for target, fd in enumerate(self.pipes):
             poll.register(fd, select.POLLOUT if target else select.POLLIN)
@@ -220,7 +215,7 @@ def has_ended(pidfd: int) -> bool:
 
 
 def pid_of(pidfd: int) -> int:
-    """Return the pid of a process as this process sees it; -1 if it has ended and its parent has waited for it."""
+    """Return -1 if the process has ended and its parent has waited for it."""
     return int(_pid_of(pidfd, b"Pid:"))
 
 
@@ -235,8 +230,8 @@ def _pid_of(pidfd: int, field: bytes) -> str:
 
 
 def _descendants(folder: str, pids: list[str], first: str, others: list[str]) -> list[str]:
-    """Return a process and its descendants. Leave out `others`, with theirs: the process through which a branch was
-    forked may be ending.
+    """Return a process and its descendants, without `others` and theirs: the process through which a branch was forked
+    may be ending.
     """
     parents = {pid: memory.parent_pid(f"{folder}/{pid}") for pid in pids if pid not in others}
     found: list[str] = []

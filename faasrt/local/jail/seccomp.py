@@ -129,13 +129,13 @@ def build_filter(policy: str, pid: int, *, may_truncate: bool = True) -> bytes:
 
 
 def set_pid(instructions: bytes, pid: int) -> bytes:
-    """Return a filter that was built for ANY_PID, with a pid in its place."""
+    """Put a pid into a filter that was built for ANY_PID."""
     return instructions.replace(struct.pack("I", ANY_PID), struct.pack("I", pid))
 
 
 def _search(ranges: list[tuple[int, list[_Instruction]]]) -> list[_Instruction]:
-    """Find the rule for the number of a call by a binary search, given the first number of each range of calls that
-    have the same rule, in ascending order.
+    """Find the rule for the number of a call by a binary search. `ranges` has the first number of each range of calls
+    with the same rule, in ascending order.
 
     It is fast, because the kernel runs each new filter for all numbers, to find the calls that are always allowed.
     """
@@ -153,7 +153,7 @@ def rules_of(policy: str, pid: int, *, may_truncate: bool = True) -> dict[str, l
     Args:
         policy: "python", "deno" or "deno-files" at the level "namespaces"; "python-filters" or "deno-filters" at the
             level "filters"; "wasm" for a worker of the engine `wasm`.
-        pid: The pid of the process, which may send signals to itself.
+        pid: The process may send signals to itself.
         may_truncate: Whether O_TRUNC is allowed. Landlock checks it from version 3 on.
     """
     names = set(_COMMON.split())
@@ -271,7 +271,7 @@ def _deno_rules(pid: int) -> dict[str, list[_Instruction]]:
 
 
 def _wasm_rules(pid: int) -> dict[str, list[_Instruction]]:
-    """Return the rules for a worker of the engine `wasm`, which has all of its sockets and pipes already."""
+    """A worker of the engine `wasm` has all of its sockets and pipes already."""
     return {
         **_shared_rules(),
         **_single_process_rules(pid),
@@ -365,7 +365,6 @@ def _open_rule_without_version(flags: int) -> list[_Instruction]:
 
 
 def _read_limits_rule() -> list[_Instruction]:
-    """Allow a process only to read its own limits."""
     return [
         _argument(0),
         (_EQUAL, 0, 5, 0),
@@ -396,7 +395,7 @@ def _argument(index: int) -> _Instruction:
 
 
 def _upper_half(index: int) -> _Instruction:
-    """Load the upper half of an argument. It is 0 except for pointers and sizes."""
+    """It is 0 except for pointers and sizes."""
     return (_LOAD, 0, 0, 20 + 8 * index)
 
 

@@ -16,18 +16,10 @@ _IDLE_S = 10.0
 
 
 class Slot:
-    """A jail in which one program runs after another. Its first process is a template (`template.py`).
+    """A jail in which one program runs after another. Its first process, `pid`, is a template (`template.py`).
 
-    Args:
-        place: Its place (see `namespaces`).
-        pid: The template.
-        control: The socket to the template.
-        has_executable: Whether its programs execute a file. Then each is a single process.
-
-    Attributes:
-        pidfd: The template.
-        ends_at: When it ends, because the template has not answered or nothing has used it.
-        is_spent: Whether no other program may run in it.
+    With an executable, each program is a single process. After `ends_at`, the slot ends, because the template has not
+    answered or nothing has used it. If it is spent, no other program may run in it.
     """
 
     def __init__(self, place: int, pid: int, control: socket.socket, *, has_executable: bool) -> None:
@@ -39,9 +31,7 @@ class Slot:
         self._runs = 0
 
     def start(self, descriptors: list[int], text: bytes = b"") -> None:
-        """Start a program, with descriptors from 0 upwards, and a text for its process. Raise OSError if the template
-        has ended.
-        """
+        """Start a program, with descriptors from 0 upwards, and a text for its process."""
         self._runs += 1
         self.is_spent = self.is_spent or self._runs == _MAX_RUNS
         self.ends_at = time.monotonic() + (_FIRST_START_S if self._runs == 1 else _ANSWER_S)

@@ -10,8 +10,8 @@ _RESERVE_BYTES = 2**20
 
 
 def enlarge() -> None:
-    """Enlarge the stack of this process and its forks, for deep recursion in C code, and then lower the limit for
-    programs that they execute, which also use it as the size of the stacks of their threads.
+    """Enlarge the stack of this process and its forks, for deep recursion in C code. Lower the limit for programs that
+    they execute, which also use it as the size of the stacks of their threads.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
     size = _BYTES if soft == resource.RLIM_INFINITY else min(_BYTES, soft - _RESERVE_BYTES)

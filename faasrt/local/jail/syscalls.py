@@ -64,19 +64,17 @@ def die_with_parent() -> None:
 
 
 def set_dumpable(dumpable: bool) -> None:
-    """Set whether other processes of the same uid may read this one's /proc files. A change of the uid clears this."""
+    """Let other processes of the same uid read this one's /proc files, or not. A change of the uid clears this."""
     prctl(_PR_SET_DUMPABLE, int(dumpable))
 
 
 def forbid_new_privileges() -> None:
-    """Ignore set-uid bits and file capabilities of programs that this process, or one that it starts, executes."""
+    """Ignore set-uid bits and file capabilities of programs that are executed from here."""
     prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 def drop_capabilities(*, kept: int = 0) -> None:
-    """Drop the capabilities of this process and of the programs that it executes, except those in the mask `kept`,
-    below 32, of the process itself.
-    """
+    """Drop the capabilities of this process and of programs that it executes, except its own in the mask `kept`."""
     limit_capabilities()
     header, own = struct.pack("Ii", _CAPABILITY_VERSION_3, 0), ctypes.create_string_buffer(24)
     syscall("capget", header, own)
@@ -85,7 +83,7 @@ def drop_capabilities(*, kept: int = 0) -> None:
 
 
 def limit_capabilities() -> None:
-    """Let executed programs get no capabilities. Call this before the uid changes, because it needs CAP_SETPCAP."""
+    """Let executed programs get none. Call this before the uid changes, because it needs CAP_SETPCAP."""
     # Without CAP_SETPCAP the first call fails, but then this process cannot gain any capability either.
     capability = 0
     while _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) == 0:
@@ -108,14 +106,14 @@ def mount(source: str | None, target: str, kind: str | None, flags: int, options
 
 
 def make_read_only(path: str, *, devices: bool = False) -> None:
-    """Make a mount and the mounts below it read-only, without set-uid bits, and without device files by default."""
+    """Make a mount and those below it read-only, without set-uid bits and, by default, device files."""
     attributes = _ATTR_RDONLY | _ATTR_NOSUID | (0 if devices else _ATTR_NODEV)
     value = struct.pack("QQQQ", attributes, 0, 0, 0)
     syscall("mount_setattr", _AT_FDCWD, os.fsencode(path), _AT_RECURSIVE, value, len(value))
 
 
 def change_root(path: str) -> None:
-    """Make a mount the root folder of this process's mount namespace, and detach the old root folder."""
+    """Make a mount the root folder of this mount namespace, and detach the old one."""
     os.chdir(path)
     syscall("pivot_root", b".", b".")
     syscall("umount2", b".", _MNT_DETACH)
@@ -138,7 +136,7 @@ def fork() -> int:
 
 
 def wait(status: ctypes.Array[ctypes.c_char], usage: ctypes.Array[ctypes.c_char]) -> int:
-    """Wait for any child, write its wait status and `struct rusage` to two buffers, and return its pid."""
+    """Write the wait status and `struct rusage` of any child to two buffers, and return its pid."""
     return _checked(_libc.wait4(-1, status, 0, usage), "wait4")
 
 
@@ -170,10 +168,10 @@ class _Init(ctypes.Structure):
 
 def start_init() -> tuple[int, ctypes.Structure]:
     """Start the first process (init) of a new pid namespace. It ignores SIGCHLD, so that the kernel reaps orphans, and
-    waits. Return its pid and its memory.
+    waits. Return its pid and its memory, which the caller must keep until it has ended.
 
-    The caller must keep the memory until the process has ended. The process shares all memory of this one, because a
-    fork would copy the page tables of an interpreter with its packages, which takes longer than the rest of a start.
+    It shares all memory of this process, because a fork would copy the page tables of an interpreter with its packages,
+    which takes longer than the rest of a start.
     """
     memory = _Init()
     flags = CLONE_NEWPID | CLONE_VM | CLONE_FILES | signal.SIGCHLD
@@ -195,7 +193,7 @@ def start_init() -> tuple[int, ctypes.Structure]:
 def _make_context(
     context: _Context, stack: ctypes.Array[ctypes.c_uint64], following: _Context | None, function: Any, *arguments: int
 ) -> None:
-    """Make a context that calls a function of the C library, with the current signal mask, and then goes to another."""
+    """Make a context that calls a function of the C library, and then goes to another."""
     _checked(_libc.getcontext(ctypes.byref(context)), "getcontext")
     context.next = None if following is None else ctypes.addressof(following)
     context.stack, context.stack_bytes = ctypes.addressof(stack), _STACK_BYTES
@@ -204,7 +202,6 @@ def _make_context(
 
 
 def execute(fd: int, argv: list[str], env: dict[str, str]) -> NoReturn:
-    """Execute the file of a descriptor in place of this process."""
     arguments, variables = [os.fsencode(text) for text in argv], [os.fsencode(f"{k}={v}") for k, v in env.items()]
     argument_array = (ctypes.c_char_p * (len(arguments) + 1))(*arguments, None)
     variable_array = (ctypes.c_char_p * (len(variables) + 1))(*variables, None)
@@ -227,8 +224,8 @@ class _FilterProgram(ctypes.Structure):
 
 
 def install_filter(instructions: bytes, *, all_threads: bool = False) -> None:
-    """Install a seccomp filter for this thread and all processes and threads that it starts, or for all threads of this
-    process. It cannot be removed.
+    """Install a seccomp filter for this thread, or for all of this process, and those that it starts. It cannot be
+    removed.
     """
     buffer = ctypes.create_string_buffer(instructions, len(instructions))
     program = _FilterProgram(len(instructions) // 8, ctypes.cast(buffer, ctypes.c_void_p))

@@ -63,14 +63,7 @@ _MAX_TASKS = 2**22  # the kernel's maximum
 
 
 class End:
-    """The end of a program, read from a message that begins with ENDED.
-
-    Attributes:
-        status: The wait status.
-        max_rss_bytes: The peak of the resident memory of its first process.
-        tasks: The number of tasks that it has created, its first one included.
-        is_clean: Whether it has left no trace.
-    """
+    """The end of a program, read from a message that begins with ENDED. `tasks` counts its first one, too."""
 
     def __init__(self, message: bytes) -> None:
         self.status, max_rss_kb = struct.unpack_from(f"=i{_MAX_RSS_AT}xq", message, len(ENDED))
@@ -87,8 +80,8 @@ def exit_with_traceback() -> NoReturn:
 
 
 def choose_first_pid() -> None:
-    """Let the next task in this process's pid namespace have a random number, if the kernel can do this. Otherwise the
-    pids of programs would show how many there were before.
+    """Let the next task have a random number, if the kernel can do this. Otherwise the pids of programs would show how
+    many there were before.
     """
     with contextlib.suppress(OSError), open("/proc/sys/kernel/ns_last_pid", "w", encoding="ascii") as file:
         file.write(str(300 + int.from_bytes(os.urandom(4), "big") % _MAX_FIRST_PID))
@@ -199,9 +192,7 @@ class TraceCheck:
 
 
 class Template:
-    """Forks programs. Create it in a process that is confined and has the descriptors above. `trace_check` is None if
-    programs execute a file, and so cannot leave traces.
-    """
+    """Forks programs, in a process that is confined. `trace_check` is None if programs cannot leave traces."""
 
     def __init__(self, trace_check: TraceCheck | None, niceness: int) -> None:
         self._control, self._trace_check, self._niceness = socket.socket(fileno=CONTROL_FD), trace_check, niceness
@@ -214,7 +205,7 @@ class Template:
         gc.freeze()
 
     def serve(self) -> bytes:
-        """Fork programs until there is a trace of one. Return only in the processes of programs: the text for them."""
+        """Fork programs until there is a trace of one. Return only in their processes: the text for them."""
         while True:
             text, descriptors = self._receive()
             try:

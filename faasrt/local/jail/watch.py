@@ -48,8 +48,7 @@ class _Program:
 
     Attributes:
         number: Its id in messages.
-        init: The first process of its pid namespace; None without namespaces.
-        max_bytes: The memory that its processes may use together.
+        init: The first process of its pid namespace.
         table_bytes: The page tables of each process that do not count.
         kernel_bytes: The least memory of the kernel itself so far.
         is_hidden: Whether the last check could not read the memory of one of its processes.
@@ -84,7 +83,6 @@ class _Watch:
         threading.Thread(target=self._count_locks, daemon=True).start()
 
     def serve(self) -> None:
-        """Watch programs until the launcher ends."""
         poll = select.poll()
         poll.register(self._launcher, select.POLLIN)
         check_at = 0.0
@@ -157,9 +155,7 @@ class _Watch:
             threading.Thread(target=self._count, args=(program, folders, left, has_grown), daemon=True).start()
 
     def _other_bytes(self, folders: list[str]) -> int | None:
-        """Return the memory for the files and sockets of a program; None if it cannot be read now, although it has not
-        ended.
-        """
+        """Return the memory for files and sockets; None if it cannot be read now."""
         for folder in folders:
             with contextlib.suppress(OSError):
                 total = 0
@@ -172,9 +168,7 @@ class _Watch:
         return 0 if all(map(memory.is_ending, folders)) else None
 
     def _count(self, program: _Program, folders: list[str], left: int, has_grown: bool) -> None:
-        """Report a program if its processes use more memory than there is left. Count the memory that they share once,
-        and that of the kernel if it has grown.
-        """
+        """Count the memory that the processes share once, and that of the kernel if it has grown."""
         counted: list[int] = []
         for folder in folders:
             program.reads_since = time.monotonic()

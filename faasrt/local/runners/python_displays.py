@@ -87,14 +87,12 @@ class Displays:
             self.send(self.number, kind, content)
 
     def show_value(self, namespace):
-        """Show the value of the last expression, if it has one."""
         value = namespace.pop(VALUE, None)
         if value is not None:
             namespace["_"] = value
             self.show(formats_of(value))
 
     def show_figures(self):
-        """Show and close the open figures of matplotlib."""
         pyplot = sys.modules.get("matplotlib.pyplot")
         for number in pyplot.get_fignums() if pyplot else ():
             figure = pyplot.figure(number)
@@ -103,11 +101,9 @@ class Displays:
             pyplot.close(figure)
 
     def install(self):
-        """Define the builtin `display`, and let matplotlib use the backend."""
-
         def display(*values, raw=False, **options):
-            """Display values in all formats that they have. If `raw` is true, they are dicts of content by MIME type.
-            Further options of Jupyter's function are ignored.
+            """Display values in all formats that they have. If `raw` is true, they are dicts of content by MIME
+            type.
             """
             for value in values:
                 self.show(valid_formats(value) if raw else formats_of(value))

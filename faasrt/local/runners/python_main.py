@@ -66,7 +66,7 @@ def text_stream(fd, name, max_bytes):
 
 
 class SelectorLoopPatch:
-    """Patches asyncio to work without sockets: an event loop does not create the socket pair that wakes it."""
+    """Lets asyncio work without sockets: an event loop does not create the socket pair that wakes it."""
 
     def find_spec(self, name, path=None, target=None):
         if name == "asyncio.unix_events":  # asyncio imports this module, which defines its default event loop
@@ -77,7 +77,7 @@ class SelectorLoopPatch:
 
 
 def return_val(value):
-    """Return a value to the caller: text unchanged, None as "", other values as str(value). The last call counts."""
+    """Return text unchanged, None as "", and other values as str(value). The last call counts."""
     _host.call(b"ret_val" + as_text(value).encode("utf-8", "surrogatepass"))
 
 
@@ -153,7 +153,6 @@ def flush(*streams):
 
 
 def enter(folder):
-    """Prepare the working folder as for `python main.py`."""
     os.environ["HOME"] = folder
     chdir(folder)
     sys.path.insert(0, folder)

@@ -79,7 +79,7 @@ messages_fd, is_interrupted = MESSAGES_FD, False  # whether an exception has end
 
 
 def return_val(value):
-    """Return a value to the caller: text unchanged, None as "", other values as str(value). The last call counts."""
+    """Return text unchanged, None as "", and other values as str(value). The last call counts."""
     send("ret_val", text=as_text(value))
 
 
@@ -88,7 +88,7 @@ def send_display(number, kind, content):
 
 
 def main(*_):
-    """Run one program, and exit. The interpreter calls this as `sys.excepthook`, with no other frame on the stack."""
+    """The interpreter calls this as `sys.excepthook`, with no other frame on the stack."""
     global pid, has_files
     pid = own_pid()
     has_files = os.getcwd() != "/"  # without namespaces, programs have no folder
@@ -266,7 +266,6 @@ def flush_standard():
 
 
 def new_modules():
-    """Return the names of the modules that the program has imported or created, in this order."""
     # They come after the last known one, except for `__main__`, unless the program has deleted known ones. The names of
     # those are not looked at, because counting references to them would copy the memory in which they are.
     names = [*itertools.takewhile(lambda name: name is not LAST_KNOWN, reversed(sys.modules)), "__main__"][::-1]

@@ -32,7 +32,7 @@ run_code = _reactor._run_turn
 
 
 def run_turn(code, name):
-    """Call a function of this file if the code is its name, without compiling the code. Otherwise run the code."""
+    """Run the code, unless it is the name of a function of this file, which is then called."""
     function = globals().get(code)
     if function:
         function()
@@ -44,7 +44,7 @@ generators, bit_generators = [], []
 
 
 def find_generators():
-    """Collect the random generators that the modules have made, such as those in default values of functions."""
+    """Collect the random generators in the modules, such as those in default values of functions."""
     random = sys.modules.get("random")
     numpy = sys.modules.get("numpy.random")
     for owner in gc.get_objects():

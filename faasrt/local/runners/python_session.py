@@ -57,7 +57,6 @@ class Session:
         set_memory_limit(job["memoryBytes"])
 
     def serve(self):
-        """Run jobs until the server closes the channel."""
         self.settle()
         while True:
             descriptors = self.receive()
@@ -83,7 +82,6 @@ class Session:
                 reseed()
 
     def receive(self):
-        """Wait for the next job, and return its descriptors."""
         size = _socket.CMSG_SPACE(4 * MAX_JOB_DESCRIPTORS)
         message, ancillary, _, _ = self.channel.recvmsg(1, size, _socket.MSG_CMSG_CLOEXEC)
         if not message:
@@ -103,7 +101,7 @@ class Session:
             send("error", phase="run", name="OSError", message=f"{path}: {error.strerror}")
 
     def fork(self, folder, channel_fd):
-        """Fork this process. Return whether it is the one that ends the job: the branch, if there is one."""
+        """Return whether this process is the one that ends the job: the branch, if there is one."""
         global pid
         send("started")
         problem = why_not_fork()
@@ -294,7 +292,6 @@ ABANDONED = []
 
 
 def why_not_fork():
-    """Return why this process cannot be forked, or ""."""
     for thread in os.listdir("/proc/self/task"):
         if thread != str(own_pid()):
             with open(f"/proc/self/task/{thread}/comm", "rb") as file:
@@ -308,7 +305,6 @@ def why_not_fork():
 
 
 def waited_for(child):
-    """Wait for a child, and return whether it has exited with the code 0."""
     try:
         status = os.waitpid(child, 0)[1]
     except ChildProcessError:  # the program ignores SIGCHLD

@@ -138,10 +138,7 @@ def write_program(text):
 
 
 def prepare():
-    """Prepare the process as the interpreter does for `python main.py`, as far as this does not depend on the program.
-
-    The launcher calls this once in a process, perhaps one that is forked for many programs.
-    """
+    """Prepare the process as for `python main.py`, once, perhaps before it is forked for many programs."""
     for name, stream in STREAMS.items():
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
@@ -159,7 +156,6 @@ def prepare():
 
 
 def set_program(code, argv):
-    """Prepare the process for a program, and return its namespace."""
     sys.excepthook = show_error
     for name in LAST_ERROR:
         vars(sys).pop(name, None)
@@ -176,7 +172,6 @@ def set_program(code, argv):
 
 
 def set_source(code, namespace):
-    """Let tracebacks and `inspect` find the lines of a program."""
     namespace["__loader__"] = Source(code)
     lines = io.StringIO(code, newline=None).read().split("\n")
     linecache.cache[FILE] = (len(code), None, [line + "\n" for line in lines], FILE)
