@@ -36,6 +36,8 @@ guide and the reference:
 * `faasrt/docs/many-processes.md`: one server for the workers of uvicorn and other processes
 * `faasrt/docs/running-a-fleet.md`: many servers: Kubernetes, sizing, autoscaling, alerts
 * `faasrt/docs/logging-and-metrics.md`: logs, metrics, traces
+* `faasrt/docs/command-line.md`: the commands of `faasrt`, and their exit codes
+* `faasrt/docs/configuration.md`: settings, and the environment variables
 * `faasrt/docs/error-handling.md`: which failures are results, which are exceptions, and what to do with each
 * `faasrt/docs/retries.md`: what is retried, and when a call ends
 * `faasrt/docs/concurrency.md`: queues and limits, and which settings to change
@@ -54,7 +56,7 @@ The reference:
 * `faasrt.judging`: programs and functions judged by tests
 * `faasrt.rewards`: the score of the program in a completion, for TRL, verl and Inspect AI
 * `faasrt.errors`: the tree of errors
-* `faasrt.config`: the settings with their defaults, and the environment variables
+* `faasrt.config`: the settings with their defaults
 * `faasrt.discovery`: one URL for all replicas behind a name
 * `faasrt.transport`: deadlines, retries, replicas, limits
 * `faasrt.protocol`: the wire protocol, and the envelope, which gets exact results from python-faas and js-faas
@@ -62,7 +64,6 @@ The reference:
 * `faasrt.web`: calls that end when the client of a web application disconnects
 * `faasrt.ray`: batches on several machines; `faasrt.ray.serve`: the embedded FaaS on Ray Serve, autoscaled
 * `faasrt.local`: the embedded FaaS
-* `faasrt.cli`: the command `faasrt`
 * `faasrt.telemetry`: logs, metrics, traces
 * `faasrt.testing`: servers that fail on demand, for your own tests
 

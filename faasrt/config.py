@@ -2,21 +2,8 @@
 
 `RuntimeManager(settings=...)`, `RuntimeManager.local(settings=...)` and `RuntimeFactory(...)` take a `Settings`, whose
 fields `sandbox`, `limiter`, `retry`, `breaker` and `timeouts` are the other classes of this module.
-`Settings.from_env(...)`, which `RuntimeManager.from_env(...)` calls, reads the environment:
-
-    COZE_LOOP_PYTHON_FAAS_URL              the FaaS of a language: one URL, or several replicas separated by commas;
-                                           JavaScript and TypeScript have COZE_LOOP_JS_FAAS_URL
-    COZE_LOOP_PYTHON_FAAS_DOMAIN, _PORT    the same, as coze-loop's deployments set it; likewise JS
-    COZE_LOOP_FAAS_URL                     one FaaS for every language, and the only variable of C, C++, Go, Rust,
-                                           Java and Bash
-    FAASRT_TOKEN                           sent as a bearer token, and the default of `faasrt serve --token`
-
-A URL may name another protocol than coze-loop's: `sandboxfusion+http://host:8080` or `piston+https://host/api/v2`; see
-`faasrt/docs/services.md`. `dns+http://faas:8000` stands for all replicas behind a name; see `faasrt.discovery`.
-
-For each language, the first variable that is set is used. Explicit arguments override the environment. The embedded
-FaaS keeps compiled programs and its compiled Python sandbox in FAASRT_CACHE_DIR, by default `faasrt` in XDG_CACHE_HOME
-or ~/.cache.
+`Settings.from_env(...)`, which `RuntimeManager.from_env(...)` calls, reads the environment variables in
+`faasrt/docs/configuration.md`.
 """
 
 from __future__ import annotations
@@ -307,11 +294,9 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **options: Unpack[SettingsOptions]) -> Self:
-        """Read the endpoints from the environment.
+        """Read the endpoints and the token from the environment.
 
-        For each language, the first of these that is set is used: `COZE_LOOP_PYTHON_FAAS_URL` / `COZE_LOOP_JS_FAAS_URL`
-        (one URL, or several separated by commas); `COZE_LOOP_PYTHON_FAAS_DOMAIN` + `_PORT` (likewise `JS`);
-        `COZE_LOOP_FAAS_URL`. `FAASRT_TOKEN`, when set, is the bearer token.
+        `faasrt/docs/configuration.md` lists the variables, and says which one counts.
 
         Args:
             environ: The variables. Default: None, which means `os.environ`.

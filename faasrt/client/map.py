@@ -5,8 +5,8 @@ The tasks come from any iterable or asynchronous iterable: a million take no mor
 `stop_on=ServiceError` makes it the last item. Leaving the loop, or a cancellation, stops the source and the calls in
 flight. `coalesce=N` runs up to N consecutive tasks that differ only in their `args` in one execution.
 
-`faasrt batch` runs files of tasks, and can resume after a crash (see `faasrt.cli`); `faasrt.ray.run_tasks` runs tasks
-on several machines.
+`faasrt batch` runs files of tasks, and can resume after a crash (`faasrt/docs/batches.md`); `faasrt.ray.run_tasks`
+runs tasks on several machines.
 
 Example:
     >>> async def read_tasks():

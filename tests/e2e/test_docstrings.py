@@ -19,7 +19,7 @@ from faasrt import RuntimeManager
 from faasrt.cli.commands import commands
 from faasrt.cli.output import CODE_FAILED, INFRASTRUCTURE, INTERRUPTED, OK, USAGE
 from faasrt.local import LocalFaaS
-from support.documents import docstrings, examples_of, run_examples
+from support.documents import docstrings, examples_of, run_examples, text_of
 
 pytestmark = [pytest.mark.documentation, pytest.mark.asyncio(loop_scope="session")]
 
@@ -139,7 +139,8 @@ async def test_tables_in_docstrings_are_complete() -> None:
     errors = {value for value in exported if issubclass(value, faasrt.FaasrtError)} - {faasrt.FaasrtError}
     assert direct | below == errors
     assert below == {value for value in errors if issubclass(value, faasrt.ServiceError)} - {faasrt.ServiceError}
-    listed = re.findall(r"^    faasrt (\w+)", DOCSTRINGS["faasrt.cli"], re.MULTILINE)
+    page = text_of("faasrt/docs/command-line.md")
+    listed = re.findall(r"^\| `faasrt (\w+)", page, re.MULTILINE)
     assert sorted(listed) == sorted(commands.commands)
-    codes = re.findall(r"^    (?:exit code| {9}) (\d+) ", DOCSTRINGS["faasrt.cli"], re.MULTILINE)
+    codes = re.findall(r"^\| (\d+) \|", page, re.MULTILINE)
     assert [int(code) for code in codes] == [OK, CODE_FAILED, USAGE, INFRASTRUCTURE, INTERRUPTED]
