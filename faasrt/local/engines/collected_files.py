@@ -32,16 +32,12 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 def select_files(
     entries: Iterable[MatchingFile | None], matcher: PathMatcher, max_bytes: int, *, without: Sequence[str] = ()
 ) -> tuple[dict[str, bytes], bool]:
-    """Read the files that match patterns, in their order, until they exceed a limit.
+    """Read the files that match patterns, in their order, and return whether these are all of them.
 
     Args:
         entries: The files that match, and None for each other entry of a folder. At most 10,000 of them are examined.
         matcher: No file is read after it has become late, one second after its creation.
         max_bytes: The largest size of all contents and paths together.
-        without: Paths to leave out.
-
-    Returns:
-        The contents by path, and whether these are all of the files that match.
     """
     selected: dict[str, bytes] = {}
     complete, left = True, max_bytes
@@ -68,9 +64,8 @@ def select_files(
 def list_sizes(
     entries: Iterable[MatchingFile | None], matcher: PathMatcher, max_bytes: int
 ) -> tuple[dict[str, int], bool]:
-    """Return the sizes of files by path, and whether these are all; see `select_files`.
-
-    Folders that cannot be read, and files whose paths clients do not accept, are left out.
+    """Return the sizes of files, and whether these are all. Folders that cannot be read, and files whose paths clients
+    do not accept, are left out.
     """
     sizes: dict[str, int] = {}
     for number, entry in enumerate(entries):
@@ -156,7 +151,6 @@ def _open_folder(folder: int, name: str) -> int | None:
 
 
 def _read(folder: int, name: str, device: int, max_bytes: int) -> bytes | None:
-    """Return the content of a regular file; None if it cannot be read, or is too large."""
     try:
         fd = os.open(name, _FILE, dir_fd=folder)
     except OSError:

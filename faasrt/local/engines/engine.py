@@ -45,9 +45,8 @@ class EngineJob:
     Attributes:
         check: Whether to parse the program without running it.
         live: Gets the output of the program while it runs.
-        compile_limits: The limits of the compiler, not above those of the engine; None for those of the engine.
-        displays: Whether to return displays: the value of the last expression, figures, and what the program displays.
-            Programs of sessions always return them.
+        compile_limits: None for those of the engine, which they do not exceed.
+        displays: Whether to return displays. Programs of sessions always do.
     """
 
     language: Language
@@ -74,13 +73,10 @@ class EngineResult:
         truncated: The sorted names of the streams that were cut, and "files" or "displays" if some are missing.
         exit_code: None if the program was ended from outside.
         signal: The name of the signal that ended the process, if its outcome is CRASHED.
-        line: The line of a syntax error, from 1.
-        column: The column of a syntax error, from 1.
+        line, column: Those of a syntax error, from 1.
         instance_id: The name of the process that ran the program.
         diagnostics: The errors that a compiler found; other languages have only the one in `error`.
-        compile_ms: None if there was no compilation.
         compile_outcome: How the compilation ended if it failed: SYNTAX_ERROR, or the limit that it exceeded.
-        queued_ms: The time in the queue before the engine got the program.
     """
 
     outcome: Outcome = attrs.field(converter=Outcome)
@@ -113,7 +109,6 @@ class EngineOptions:
         memory_limit_mb: The memory limit of the server, which most programs have.
         level: The level of the jail; "" if no level works on this machine.
         level_reason: Why the level is not higher; "" if it is the highest, or if it was chosen explicitly.
-        python: The path of the interpreter for Python programs.
     """
 
     workers: int
@@ -152,13 +147,10 @@ class Engine(abc.ABC):
         activity: The current step of the start, for people to read.
         active: The number of running programs.
         level: The level of the jail around programs; "confined" if the kernel restricts the processes that run
-            programs as WebAssembly; "" if neither is the case.
-        level_reason: See `EngineOptions`.
+            programs as WebAssembly.
         input_fields: The fields of `faasrt.inputs` that the engine handles.
-        compile_limits: None if programs are not compiled.
         starts_when_needed: Whether the engine starts when it is first used, and is ready before that.
         session_features: What its sessions can do: "run" if it has sessions, "fork", "files".
-        has_displays: Whether programs can return displays.
     """
 
     name: ClassVar[str]
@@ -215,7 +207,7 @@ class Engine(abc.ABC):
 
     @property
     def background(self) -> str:
-        """The work that the engine does while it runs programs, for people to read."""
+        """The work beside programs, for people to read."""
         return ""
 
     @property
@@ -235,7 +227,7 @@ class Engine(abc.ABC):
             raise EngineError(self.problem)
 
     def log_failure(self, problem: str) -> None:
-        """Log a failure, unless it equals the last one that was logged since the engine was ready."""
+        """Log a failure, unless it equals the last one since the engine was ready."""
         if problem != self._last_logged:
             self._last_logged = problem
             log_warning("the engine %s: %s", self.name, problem, name="faasrt.local")
@@ -332,8 +324,7 @@ class Engine(abc.ABC):
         """Run or check one program in a warm process. Raise the errors of `execute`."""
 
     async def open_session(self, options: SessionOptions) -> EngineSession:
-        """Start a session, which the caller must close. Only for engines with `session_features`. Raise NotStartedError
-        if it cannot start.
+        """Start a session, which the caller must close. Raise NotStartedError if it cannot start.
 
         Cancellation: ends the session.
         """

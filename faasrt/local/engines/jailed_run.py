@@ -52,14 +52,8 @@ Messages = Mapping[str, Mapping[str, Any]]
 
 
 async def start_runner(jail: Jail, name: str, *, compiles: bool = False) -> JailedProcess:
-    """Start a process, and wait until its jail is complete.
-
-    Args:
-        name: The name of the process in errors, such as "a Python process".
-        compiles: See `Jail.start`.
-
-    Raises:
-        NotStartedError: The process ended, or was not ready in time.
+    """Start a process, and wait until its jail is complete. `name` is for errors. Raise NotStartedError if it is not
+    ready in time.
 
     Cancellation: ends the process.
     """
@@ -95,7 +89,7 @@ async def until_ready(process: JailedProcess, message: bytes, name: str, timeout
 
 
 class Run(Protocol):
-    """One run of a program in a process. `ended` is set when the program has ended; its process may end later."""
+    """One run of a program in a process, which may end later than the program."""
 
     ended: asyncio.Event
 
@@ -106,7 +100,7 @@ class Run(Protocol):
         """End the program because it exceeded a limit."""
 
     def result(self) -> EngineResult:
-        """Raise NotStartedError if the process ended before the program began, and EngineError if it was killed from
+        """Raise NotStartedError if the program had not begun, and EngineError if the process was killed from
         outside.
         """
 
@@ -122,17 +116,14 @@ async def run_program(
     watch: Callable[[Folder | None], Awaitable[None]] | None = None,
     max_files_bytes: int | None = None,
 ) -> EngineResult:
-    """Run a program in a waiting process, and return its result. Afterwards the process is killed.
+    """Run a program in a waiting process, which is then killed. Raise EngineError if the process failed.
 
     Args:
         instance: The name of the kind of process, for `instance_id`.
-        memory_bytes: The memory that the launcher lets the program use; None means no limit there.
+        memory_bytes: The memory that the launcher lets the program use.
         has_folder: Whether to open the folder of the program even if no files are collected.
         watch: Waits until the program has ended, given its folder; None waits for `run.ended`.
         max_files_bytes: The largest size of the collected files together. None means the output limit.
-
-    Raises:
-        EngineError: The process failed, not the program.
 
     Cancellation: ends the program.
     """
@@ -161,8 +152,8 @@ async def run_program(
 
 
 async def _add_files(result: EngineResult, job: EngineJob, folder: Folder, max_bytes: int | None) -> None:
-    """Add the files that a program, whose processes have ended, has left in a folder to its result. `max_bytes` is for
-    the output of a compiler; raise NotStartedError if that cannot be read in time.
+    """Add the files that a program, whose processes have ended, has left. `max_bytes` is set for the output of a
+    compiler, which must be read in time.
     """
     own_file, limit = program_file(job.language), job.limits.max_output_bytes if max_bytes is None else max_bytes
     # A thread, because the folder may contain thousands of files.
@@ -176,7 +167,7 @@ async def _add_files(result: EngineResult, job: EngineJob, folder: Folder, max_b
 
 
 class ProgramProcess(Protocol):
-    """The process of a native program: a `JailedProcess`, or one run in the process of a session."""
+    """A `JailedProcess`, or one run in the process of a session."""
 
     returncode: int | None
     out_of_memory: bool
@@ -199,8 +190,7 @@ class JailedRun:
         name: The name of the process in errors.
         header: The job for the runner, without the files and the memory limit.
         files: The files that the runner writes first, by path.
-        read_exit: Returns the fields of the result of a program that has ended by itself, given its messages and its
-            exit code.
+        read_exit: Returns the fields of the result of a program that has ended by itself.
     """
 
     def __init__(
@@ -333,7 +323,7 @@ class JailedRun:
         self.ended.set()
 
     def _decode_messages(self) -> dict[str, dict[str, Any]]:
-        """Return the fields of the last message of each kind. Malformed messages are left out."""
+        """Return the fields of the last message of each kind, without malformed ones."""
         messages: dict[str, dict[str, Any]] = {}
         for kind, line in self._lines.items():
             if line == _PREFIX + kind.encode() + b'"}':

@@ -16,9 +16,9 @@ PIECE_BYTES = 32_768
 
 
 class LiveOutput:
-    """A queue of output from an engine to one reader, while the program runs.
+    """A queue of output from an engine, which calls the synchronous methods, to one reader.
 
-    The engine calls the synchronous methods. It stops reading the output of the program while the queue is full.
+    The engine stops reading the output of the program while the queue is full.
 
     Args:
         held: Whether stdout is not passed on until `release`, because a part of it may not belong to the output.
@@ -68,7 +68,7 @@ class LiveOutput:
         self._notify(size)
 
     async def take(self) -> tuple[str, str, float] | None:
-        """Wait for output, and return it as stream, text and seconds since the begin; None at the end."""
+        """Return stream, text and seconds since the begin; None at the end."""
         while True:
             if self._pieces:
                 stream, elapsed_s, data = self._pieces.popleft()

@@ -45,15 +45,8 @@ _ENV = {"HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8"}  # noqa: S108
 def native_jail(
     level: str, runner: bytes, runner_file: str, *, mounts: Mapping[str, str], env: Mapping[str, str], **fields: Any
 ) -> JailConfig:
-    """Return the configuration of a jail with the system's libraries and programs. This reads files, so call it in a
-    thread.
-
-    Args:
-        runner: The source of the runner.
-        runner_file: The file that the runner writes.
-        mounts: Further files and folders of the host, by their paths in the jail.
-        env: Further environment variables.
-        fields: Other fields of the configuration.
+    """Return a jail with the system's libraries and programs, and other `mounts` of the host, by their paths in the
+    jail. This reads files, so call it in a thread.
     """
     sources = {path: path for path in [*_DEVICES, *_SYSTEM, "/usr"] if Path(path).exists()}
     links = dict(_LINKS)

@@ -117,8 +117,7 @@ def exercise_of(packages: Collection[str]) -> str:
 
 def tiers_of(code: str) -> list[str]:
     """Return the tiers with packages whose names occur in a program: those with most of these packages first, and of
-    those the smallest. If this guess is wrong, the program is only slower. The time is linear in the length of the
-    program.
+    those the smallest. If this guess is wrong, the program is only slower. The time is linear.
     """
     named = {tier for tier in TIERS if tier in code}
     common = {tier: len(named & packages_of(tier)) for tier in TIERS} if named else {}

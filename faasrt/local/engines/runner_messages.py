@@ -67,9 +67,8 @@ def read_error(message: Mapping[str, Any], limit: int, *, unnamed: str) -> dict[
 
 
 def read_python_error(message: Mapping[str, Any], limit: int) -> dict[str, Any]:
-    """Read an error as `read_error` does, but an uncaught MemoryError of a Python program is the outcome MEMORY_LIMIT.
-
-    A MemoryError of the compiler is not: it means that the program is nested too deeply.
+    """Read an error, but an uncaught MemoryError of a program is the outcome MEMORY_LIMIT. One of the compiler is not:
+    it means that the program is nested too deeply.
     """
     fields = read_error(message, limit, unnamed="Exception")
     if fields["outcome"] is Outcome.USER_ERROR and fields["error"].name == "MemoryError":
@@ -133,8 +132,8 @@ def _read_position(value: Any) -> int | None:
 def cut_streams(
     stdout: OutputBuffer, stderr: OutputBuffer, ret_val: bytes, limit: int, *, own_return_val: Language | None
 ) -> dict[str, Any]:
-    """`limit` is that of the return value. `own_return_val` is set if the program defines a `return_val` of its own,
-    which prints the return value to stdout.
+    """`own_return_val` is set if the program defines a `return_val` of its own, which prints the return value to
+    stdout.
     """
     streams = {"stdout": stdout.cut(), "stderr": stderr.cut(), "ret_val": cut_ret_val(ret_val, limit)}
     texts = {name: text for name, (text, _) in streams.items()}

@@ -1,5 +1,3 @@
-"""EngineSession: an interpreter that keeps its state between runs, in a sandbox of its own."""
-
 from __future__ import annotations
 
 import abc
@@ -17,9 +15,7 @@ from faasrt.protocol.execution_limits import ExecutionLimits
 
 @attrs.frozen(kw_only=True)
 class SessionOptions:
-    """A session to open, from a request that the server has checked. A run may have a lower limit of time or of output;
-    the memory limit is that of the whole session.
-    """
+    """A session to open. A run may have a lower limit of time or of output; the memory limit is that of the session."""
 
     language: Language
     limits: ExecutionLimits
@@ -27,8 +23,10 @@ class SessionOptions:
 
 
 class EngineSession(abc.ABC):
-    """A session. The caller does one thing at a time: it calls no other method but `interrupt` and `aclose` before the
-    last one has returned. When the session has ended, for `reason`, other methods raise SessionEndedError.
+    """An interpreter that keeps its state between runs, in a sandbox of its own.
+
+    The caller calls no other method but `interrupt` and `aclose` before the last one has returned. When the session has
+    ended, for `reason`, other methods raise SessionEndedError.
     """
 
     def __init__(self, options: SessionOptions) -> None:
@@ -50,10 +48,7 @@ class EngineSession(abc.ABC):
         """Run a program in the session, and return its result.
 
         At its time limit, the program is interrupted. If it has not ended a second later, the session ends. The outcome
-        is TIMEOUT in both cases.
-
-        Raises:
-            EngineError: The engine failed; the program may have begun. The session has ended.
+        is TIMEOUT in both cases. If the engine fails, the program may have begun, and the session has ended.
 
         Cancellation: interrupts the program, and waits. The session ends if the program does not end within a second.
         """
@@ -68,8 +63,8 @@ class EngineSession(abc.ABC):
 
     @abc.abstractmethod
     async def write_files(self, files: Mapping[str, bytes]) -> None:
-        """Write files into the working folder; folders are created, and existing files replaced. Raise SessionFileError
-        if the folder is full, or a path is that of a folder.
+        """Create folders, and replace existing files. Raise SessionFileError if the folder is full, or a path is a
+        folder.
         """
 
     @abc.abstractmethod

@@ -51,7 +51,6 @@ class WarmPool(Generic[_P]):
         retry_start_s: The first and the longest pause after failed starts. The pause doubles every time.
         timeout_s: How long a program waits for a process.
         peak: The number of programs for which processes start at first.
-        clean_up: Called when a process has ended.
     """
 
     def __init__(
@@ -97,7 +96,6 @@ class WarmPool(Generic[_P]):
 
     @property
     def idle(self) -> int:
-        """The number of processes that are waiting for a program."""
         return self._warm.qsize()
 
     @property
@@ -110,9 +108,7 @@ class WarmPool(Generic[_P]):
         self._target = min(self._engine.capacity, max(self._min_warm, peak))
 
     async def get(self) -> _P:
-        """Take a warm process, or wait for one. Raise NotStartedError if none became ready in time, or the engine
-        failed.
-        """
+        """Take a warm process, or wait for one. Raise NotStartedError if none became ready in time."""
         if self._engine.active > self._peak:
             self._set_peak(self._engine.active)
         while True:

@@ -193,8 +193,8 @@ class DenoEngine(Engine):
     async def _watch(self, run: DenoRun, child: JailedProcess, max_rss_bytes: int, folder: Folder | None) -> None:
         """Wait until a program has ended, and check its process four times a second.
 
-        End the program if its process uses too much memory, because resource limits do not count all memory. Also end
-        it if it has closed stdout, because the runner's last message would be lost: Deno ignores failed writes.
+        End the program if its process uses too much memory, because resource limits do not count all memory, or has
+        closed stdout, because the runner's last message would be lost: Deno ignores failed writes.
         """
         lost_stdout = False
         while True:
@@ -211,7 +211,6 @@ class DenoEngine(Engine):
                 run.end()
 
     async def _start(self, job: EngineJob | None = None, *, has_folder: bool = False) -> JailedProcess:
-        """Start a process with the memory limit of a job, or with that of the server."""
         jail = await self._open_folder_jail() if has_folder else self._jail
         return await self._start_child(jail, job.limits.memory_limit_mb if job else self.options.memory_limit_mb)
 
@@ -297,7 +296,6 @@ def _find_libraries(executable: str) -> list[str]:
 
 
 def _measure(child: ChildProcess, folder: Folder | None) -> tuple[int, bool]:
-    """Return the resident memory of a process and its folder in bytes, and whether its stdout is open."""
     stored_bytes = 0
     if folder is not None:
         status = os.fstatvfs(folder.fd)
@@ -306,7 +304,7 @@ def _measure(child: ChildProcess, folder: Folder | None) -> tuple[int, bool]:
 
 
 def _memory_bytes(pid: int) -> tuple[int, int]:
-    """Return the bytes of a process that RLIMIT_DATA counts, and its resident bytes; 0 if it has ended."""
+    """Return the bytes of a process that RLIMIT_DATA counts, and its resident bytes."""
     sizes = {"VmData": 0, "VmRSS": 0}
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():

@@ -1,5 +1,3 @@
-"""Lets programs for Node.js run in Deno. The clients of other services send such programs."""
-
 from __future__ import annotations
 
 import re
@@ -26,11 +24,12 @@ _STANDARD_INPUT = re.compile(r"(?P<call>\breadFileSync\(\s*+)(?:'/dev/stdin'|\"/
 
 
 def as_node_program(job: EngineJob) -> EngineJob:
-    """Return a program that does in Deno what this one does in Node.js, or in `tsx` if it is in TypeScript.
+    """Return a program that does in Deno what this one does in Node.js, or in `tsx` if it is in TypeScript. The clients
+    of other services send such programs.
 
     It runs as a CommonJS module, which is a file beside the main module. As an ES module, and in TypeScript without
     names of CommonJS, it is the main module. Deno needs a prefix in the imports of Node's modules, and may not open
-    /dev/stdin. Raise InvalidRequestError if another file has the name of the CommonJS module.
+    /dev/stdin.
     """
     code = _STANDARD_INPUT.sub(r"\g<call>0           ", job.code)  # as long as before, because errors have columns
     if _ES_MODULE.search(code):

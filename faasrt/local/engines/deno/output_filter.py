@@ -8,7 +8,6 @@ _DIAGNOSTICS_BYTES = 65_536
 
 
 def find_diagnostics(data: bytes) -> int:
-    """Return the position of V8's diagnostics in stderr; its length if there are none."""
     return min((position for start in _V8_DIAGNOSTICS if (position := data.find(start)) >= 0), default=len(data))
 
 
@@ -21,7 +20,6 @@ class OutputFilter:
     Attributes:
         holds_diagnostics: Whether to hold back V8's diagnostics, which are output of the program unless it has run out
             of memory.
-        held: The diagnostics.
     """
 
     def __init__(self, url: bytes, name: bytes, has_position: bool) -> None:

@@ -56,8 +56,7 @@ _PLT_BYTES, _RELA, _RELA_BYTES, _SYMBOLS, _PLT, _RELA_COUNT = 2, 7, 8, 6, 23, 0x
 
 
 def relocated(executable: str) -> str:
-    """Return the path of a relocated copy from the cache; or the executable itself if it is of another kind, or the
-    cache cannot be written.
+    """Return the path of a relocated copy from the cache; or the executable itself if there can be none.
 
     The first call on a machine, and on a day, takes about half a second. Several processes may call this.
     """
@@ -85,8 +84,8 @@ def _is_usable(copy: Path) -> bool:
 
 
 def _make_copy(executable: str, copy: Path) -> None:
-    """Make a relocated copy, and remove the old ones of other executables, whose processes run on. Another process may
-    be about to use one that is not old. The caller has locked the folder.
+    """Make a copy, and remove the old ones of other executables, whose processes run on. Another process may be about
+    to use one that is not old. The caller has locked the folder.
     """
     new = copy.with_name("new")
     try:
@@ -105,9 +104,7 @@ def _make_copy(executable: str, copy: Path) -> None:
 
 def relocate(data: _Buffer, base: int) -> None:
     """Turn a position-independent executable for x86-64 into one that is loaded at `base`, a multiple of the page size.
-
-    Raises:
-        ValueError, struct.error: It is another kind of file, or has parts that this function does not know.
+    Raise ValueError or struct.error if it has parts that this function does not know.
     """
     (magic, bits, endian, kind, machine, _, entry, segments_at, sections_at, _, _, _, count, _, section_count, _) = (
         _HEADER.unpack_from(data)

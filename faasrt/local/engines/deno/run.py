@@ -58,14 +58,9 @@ WAKE = b"%08d" % 0
 class StdoutParser:
     """Separates the runner's messages from the program's output. A message begins with a mark and ends with a newline.
 
-    Args:
-        max_message_bytes: The largest message. The total of all messages is limited too.
-        displays: Reads the displays of a program in a session.
-
     Attributes:
         output: In a session, that of earlier programs may come first, which is discarded.
-        messages: The fields of the last message of each kind.
-        limit_exceeded: Whether the output or the messages are too large.
+        messages: The fields of the last message of each kind. Their total size is limited too.
         complete: Whether the runner's last message has arrived.
     """
 
@@ -86,7 +81,7 @@ class StdoutParser:
         self.limit_exceeded = self.message_too_large = self.complete = False
 
     def feed(self, data: bytes) -> bytes:
-        """Add the next bytes of stdout, and return the next bytes of the output."""
+        """Return the next bytes of the output."""
         output = b""
         self._pending += data
         while not self.complete and (begin := self._pending.find(self._mark)) >= 0:
@@ -120,7 +115,6 @@ class StdoutParser:
         return data
 
     def _parse_message(self, data: bytes) -> Any:
-        """Read a message, and return its kind."""
         message = decode_message(data)
         kind = message.get("kind")
         if kind in _MESSAGE_FIELDS:
@@ -140,7 +134,6 @@ class DenoRun:
     """One run of a program in a Deno process.
 
     Args:
-        has_folder: Whether the program has a folder, in which its file is written.
         number: The number of the run in its session, from 1; 0 if it is not in a session.
 
     Attributes:
@@ -195,7 +188,6 @@ class DenoRun:
         request(self._child, fields, *program_input.files.values(), program_input.stdin, eof=not self._number)
 
     def interrupt(self, limit: Outcome | None = None) -> None:
-        """Interrupt the program of a session, because it exceeded a limit, if any."""
         self.was_interrupted = True
         if limit is not None:
             self._ended_by.add(limit)
@@ -215,7 +207,7 @@ class DenoRun:
         self._child.kill()
 
     def result(self) -> EngineResult:
-        """Raise NotStartedError if the process ended before the program began, and EngineError if it was killed from
+        """Raise NotStartedError if the program had not begun, and EngineError if the process was killed from
         outside.
         """
         self._pass_on(STDOUT, self._stdout.finish())
@@ -250,7 +242,7 @@ class DenoRun:
         return EngineResult(**fields)
 
     def _name_file(self, output: bytes) -> bytes:
-        """Replace the URL from which the program was imported by the name of its file, for stack traces."""
+        """Replace the URL of the program by the name of its file, for stack traces."""
         url, name, _ = self._url
         if self._has_folder and url:
             return re.sub(rb"%b(?=:\d)" % re.escape(url), name, output)
@@ -289,8 +281,8 @@ class DenoRun:
 
     @property
     def _url(self) -> tuple[bytes, bytes, bool]:
-        """The URL of the program (b"" if unknown), the name of its file, and whether only URLs with a position count:
-        with a folder, the program can use its URL for other purposes.
+        """The URL of the program, the name of its file, and whether only URLs with a position count: with a folder, the
+        program can use its URL for other purposes.
         """
         name = program_file(self.job.language)
         if self._number:

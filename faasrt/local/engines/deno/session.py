@@ -38,10 +38,7 @@ _REASONS = {
 
 
 class DenoSession(EngineSession):
-    """A Deno process, with the runner `deno_session.js`, whose programs keep their state.
-
-    `watch` waits until a run has ended, and ends it if its process uses too much memory.
-    """
+    """A Deno process, with the runner `deno_session.js`. `watch` ends a run whose process uses too much memory."""
 
     def __init__(
         self,

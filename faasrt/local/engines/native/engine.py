@@ -60,7 +60,7 @@ class Interpreter:
     packages: str
 
     def jail_config(self, level: str, imports: Sequence[str]) -> JailConfig:
-        """Return the configuration of the jail of a tier. This reads files, so call it in a thread."""
+        """Return the jail of a tier. This reads files, so call it in a thread."""
         mounts = {}
         for prefix in {self.prefix, self.base_prefix}:
             # Not the whole prefix, because users may keep other files there.
@@ -93,13 +93,9 @@ class Interpreter:
 class PythonTier(Engine):
     """Runs programs in processes forked from one launcher, which has imported some modules.
 
-    Args:
-        imports: Modules that cannot be imported are skipped.
-        interpreter: None if a subclass sets it later.
-
     Attributes:
         packages: The names of tiers whose package is installed.
-        used_at: When a program last ran in this tier, or the tier started, by the clock of the event loop.
+        used_at: When a program last ran in this tier, or the tier started.
     """
 
     name = "native"

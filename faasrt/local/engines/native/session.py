@@ -42,13 +42,7 @@ _REPORT_S = 0.5
 
 
 class NativeSession(EngineSession):
-    """A session.
-
-    Args:
-        process: Waits with a runner. The session owns it.
-        cells: The number of cells that its process has run.
-        is_branch: Whether it is a branch of another session.
-    """
+    """A session, which owns its process. `cells` counts those that the process has run."""
 
     def __init__(
         self,
@@ -108,9 +102,9 @@ class NativeSession(EngineSession):
         files are copied, and cannot reach the other files in /tmp, nor send signals to the processes of others (from
         Linux 6.12 on). The session can still reach its branches.
 
-        Threads do not survive a fork, so it is refused while there are any. So it is while the program has child
-        processes, which would only be those of the session. Random generators that have not been made by the program
-        are renewed. Asyncio tasks of earlier cells do not go on in the branch.
+        Threads do not survive a fork, so it is refused while there are any, or child processes, which would only be
+        those of the session. Random generators that have not been made by the program are renewed. Asyncio tasks of
+        earlier cells do not go on in the branch.
         """
         folder = await self._open_folder()
         try:
@@ -226,7 +220,6 @@ class _Run(ChildProcess):
     """One run in the process of a session, with its own pipes. For `JailedRun`, it is a process.
 
     Args:
-        end_session: Ends the session, for a reason.
         is_fork: Whether the branch, and not the process itself, ends the run.
 
     Attributes:

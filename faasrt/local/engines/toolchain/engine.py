@@ -99,7 +99,7 @@ class ToolchainEngine(Engine):
         self._started_or_failed.set()
 
     async def wait_ready(self) -> None:
-        """Start the engine, and wait until it has run a program. Raise EngineError if it failed."""
+        """Start the engine, and wait until it has run a program."""
         self._needed.set()
         await self._started_or_failed.wait()
         await super().wait_ready()
@@ -268,7 +268,6 @@ class ToolchainEngine(Engine):
         return {_FAILURE: text.encode()}, result.outcome is Outcome.USER_ERROR and is_located
 
     def _read_failure(self, output: bytes, name: str, job: EngineJob) -> EngineResult:
-        """Return the result of a program that does not compile, with the compiler's output as its stderr."""
         text = output.decode("utf-8", "replace").strip("\n") + "\n"
         diagnostics: list[Diagnostic] = []
         for match in self.toolchain.diagnostic.finditer(text):

@@ -1,5 +1,3 @@
-"""A cache of compiled programs on disk. Several servers may use it at the same time."""
-
 from __future__ import annotations
 
 import contextlib
@@ -24,8 +22,8 @@ _KEPT_SHARE = 0.9
 
 
 class ProgramCache:
-    """Stores the output of compilers: files with their names, by a key. When it is full, the entries that were not used
-    for the longest time are removed.
+    """Stores the output of compilers on disk: files with their names, by a key. When it is full, the entries that were
+    not used for the longest time are removed. Several servers may use it at the same time.
 
     An entry is a file that gets its name only when it is complete, so a process may be killed at any time. Only the
     owner can read it or write to it. An entry that is larger than `max_bytes` is not stored.
@@ -49,7 +47,6 @@ class ProgramCache:
         return files
 
     def put(self, key: str, files: Mapping[str, bytes]) -> None:
-        """Raise OSError if the disk is full, or the folder cannot be written."""
         pieces = _encode(files)
         size = sum(map(len, pieces))
         if size > self._max_bytes:

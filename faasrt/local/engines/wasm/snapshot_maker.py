@@ -18,9 +18,7 @@ class SnapshotMaker:
     """Makes the missing snapshots of packages one at a time, the smallest first: some time after the start of the
     engine, or when a program first uses the packages.
 
-    Args:
-        make: Makes the snapshot of a tier. Returns why this failed, or "".
-        report: Reports why a snapshot could not be made.
+    `make` returns why this failed, or "", for `report`.
     """
 
     def __init__(self, cache_dir: Path, make: Callable[[str], Awaitable[str]], report: Callable[[str], None]) -> None:

@@ -35,9 +35,7 @@ _FAULTS = (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.S
 class Channel:
     """The messages of a worker about one of its sessions, or, if `session` is None, about its programs.
 
-    Attributes:
-        on_end: Called with the reason when the session, or the process, has ended.
-        closed: Set when the worker has closed the session.
+    `on_end` is called with the reason when the session, or the process, has ended.
     """
 
     def __init__(self, worker: WasmWorker, session: int | None = None) -> None:
@@ -56,11 +54,7 @@ class Channel:
 
     async def run(self, job: EngineJob, *, answer_s: float, cancel_s: float) -> EngineResult:
         """Run a program, and return its result. The worker is killed if it takes more than `answer_s` for its answer,
-        or `cancel_s` to stop a cancelled program.
-
-        Raises:
-            NotStartedError: The worker failed before the program began.
-            EngineError: The worker failed.
+        or `cancel_s` to stop a cancelled program. Raise NotStartedError or EngineError if it fails.
 
         Cancellation: ends the program.
         """
@@ -108,7 +102,6 @@ class Channel:
             raise self._failure("the Python sandbox sent a malformed answer") from None
 
     async def answer(self, within_s: float) -> dict[str, Any]:
-        """Raise TimeoutError if the worker has not answered in time."""
         for wait_s in (within_s, _READ_S):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
@@ -121,9 +114,7 @@ class Channel:
         return EngineError(message) if self._began else NotStartedError(message)
 
     async def next_answer(self) -> dict[str, Any]:
-        """Wait for the next answer. If the worker ended, raise NotStartedError before its program began, else
-        EngineError.
-        """
+        """If the worker ended, raise NotStartedError before its program began, else EngineError."""
         message = await self._answers.get()
         if message is None:
             self._answers.put_nowait(None)
@@ -157,7 +148,6 @@ class WasmWorker:
 
     Args:
         folder: The path of its folder for temporary files, which it creates itself.
-        discard: Called with the tier of a snapshot that the worker cannot use.
 
     Attributes:
         channels: Those of its sessions, by their numbers, and the one of its programs, by None.
@@ -189,7 +179,7 @@ class WasmWorker:
         return await self._programs.next_answer()
 
     async def execute(self, job: EngineJob) -> EngineResult:
-        """Run one program. Afterwards the worker can be reused, or is killed. Raise the errors of `Channel.run`.
+        """Run one program. Afterwards the worker can be reused, or is killed.
 
         Cancellation: ends the program. If it has not ended within one second, the worker is killed.
         """

@@ -52,7 +52,6 @@ class Interrupter:
         self.interrupt()
 
     def kill(self) -> None:
-        """End the session."""
         self._kill_at = 0.0
         self.asked.set()
 
@@ -87,7 +86,7 @@ class WorkerSession:
         return self.instance.folder
 
     def run(self, job: Mapping[str, Any], send: Callable[..., None]) -> dict[str, Any]:
-        """Run a program, and return the fields of its result, and "ended": why the session has ended, or ""."""
+        """Return the fields of the result, and "ended": why the session has ended, or ""."""
         self._runs += 1
         self.interrupter = interrupter = Interrupter(self.instance, job["timeout_ms"] / 1000)
         deadline = time.monotonic() + job["timeout_ms"] / 1000
@@ -120,7 +119,6 @@ class WorkerSession:
         return {"result": fields, "ended": reason}
 
     def fork(self, pages: PageMap) -> WorkerSession:
-        """Return a session with a copy of the state."""
         return WorkerSession(self.instance.copy(pages), self._limits, self._runs)
 
 
