@@ -152,6 +152,19 @@ async def test_every_snippet_has_a_known_kind(document: str) -> None:
     assert all(code.startswith("python3 -m venv .venv && . .venv/bin/activate && pip install ") for code in setups)
 
 
+async def test_the_table_of_limits_has_the_defaults() -> None:
+    """The page about limits states the defaults of the settings, in its own units."""
+    rows = [line.split("|") for line in documents.text_of("faasrt/docs/limits.md").splitlines() if line.count("|") == 6]
+    stated = {name: row[4].strip() for row in rows for name in re.findall(r"\((\w+)=", row[2])}
+    sandbox, limiter = faasrt.SandboxConfig(), faasrt.LimiterSettings()
+    assert stated["timeout_limit_s"] == f"{sandbox.timeout_limit_s:g} s"
+    assert stated["memory_limit_mb"] == f"{sandbox.memory_limit_mb} MiB"
+    assert stated["max_output_bytes"] == f"{sandbox.max_output_bytes // 2**20} MiB"
+    assert stated["max_concurrency"] == f"{limiter.max_concurrency}"
+    assert (stated["max_queue"], limiter.max_queue) == ("no limit", None)
+    assert (stated["queue_timeout_s"], limiter.queue_timeout_s) == ("no limit", None)
+
+
 async def test_troubleshooting_explains_each_error() -> None:
     """The page has a section for each public error."""
     headings = set(re.findall(r"^### (\w+)$", documents.text_of("faasrt/docs/troubleshooting.md"), re.MULTILINE))
