@@ -72,7 +72,6 @@ ssl = must_be("an ssl.SSLContext, True, False or None", optional(validators.inst
 
 
 def parse_base_url(text: object) -> str:
-    """Return the base URL of a FaaS without a trailing slash, or raise ConfigurationError."""
     if not isinstance(text, str):
         raise ConfigurationError(f"a FaaS URL must be a string, got {safe_repr(text)}")
     url = text.strip()

@@ -101,14 +101,12 @@ class _Comparison:
     at: int = 0
 
     def run(self, expected: object) -> None:
-        """Raise _DifferenceError if the values differ, and ValueError if the text is not JSON."""
         self.at = self._skip_space(0)
         self._compare(expected, None)
         if self.at < len(self.text):
             raise ValueError(f"unexpected text at character {self.at}")
 
     def _compare(self, expected: Any, path: _Path) -> None:
-        """Compare the value at the position, and skip it and the space after it."""
         if isinstance(expected, (list, tuple)):
             self._compare_list(expected, path)
         elif isinstance(expected, dict):

@@ -24,7 +24,6 @@ def check_sandbox(sandbox: object) -> SandboxConfig | None:
 
 
 def check_time_limit(timeout_ms: object) -> float | None:
-    """Raise InvalidRequestError if the time limit is not a finite number above 0."""
     if timeout_ms is None:
         return None
     if isinstance(timeout_ms, bool) or not isinstance(timeout_ms, (int, float)):

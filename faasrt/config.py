@@ -340,7 +340,6 @@ def names_endpoints(variables: Mapping[str, str]) -> bool:
 
 
 def _listed(endpoints: Mapping[Language | str, tuple[str, ...]]) -> dict[Language | str, tuple[str, ...]]:
-    """Leave out the languages that the services of endpoints do not list."""
     return {
         language: tuple(url for url in urls if has_return_val(language) or may_run(url, language))
         for language, urls in endpoints.items()

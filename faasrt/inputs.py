@@ -78,13 +78,11 @@ class ProgramInput:
 
     @property
     def used(self) -> tuple[str, ...]:
-        """The names of the fields that are not empty."""
         if self is NO_INPUT:
             return ()
         return tuple(name for name in INPUT_FIELDS if getattr(self, name))
 
     def to_wire(self) -> dict[str, Any]:
-        """Return the fields that are not empty, for JSON."""
         if self is NO_INPUT:
             return {}
         fields = {
@@ -113,7 +111,6 @@ NO_INPUT = ProgramInput()
 
 
 def program_file(language: Language | str | None) -> str:
-    """Return the name of the program's own file; "" if it is unknown."""
     return _PROGRAM_FILES[language] if isinstance(language, Language) else ""
 
 
@@ -129,7 +126,6 @@ def bytes_to_wire(data: bytes) -> str | dict[str, str]:
 
 
 def bytes_from_wire(value: object, name: str) -> bytes:
-    """Raise InvalidRequestError if the value is neither a string nor base64."""
     if isinstance(value, str):
         return _check_bytes(value, name)
     if isinstance(value, dict) and value.keys() == {"base64"} and isinstance(value["base64"], str):
@@ -181,7 +177,6 @@ def _check_bytes(value: object, name: str) -> bytes:
 
 
 def encode_text(text: str, name: str) -> bytes:
-    """Return a text in UTF-8. Raise InvalidRequestError if it contains a lone surrogate."""
     try:
         return text.encode()
     except UnicodeEncodeError as error:
@@ -234,7 +229,6 @@ def _check_files(files: object, own_file: str) -> dict[str, bytes]:
 
 
 def check_patterns(patterns: object, name: str = "collect") -> tuple[str, ...]:
-    """Raise InvalidRequestError unless these are relative paths, and not too many."""
     checked = _check_strings(patterns, name, '["*.csv", "plots/**"]')
     if len(checked) > MAX_PATTERNS:
         raise InvalidRequestError(f"{name} must have at most {MAX_PATTERNS} patterns, got {len(checked)}")

@@ -458,7 +458,6 @@ def check_compare(compare: object, kind: type[Test] | None = None) -> Compare | 
 
 
 def check_tests(tests: object) -> tuple[TestCase, ...] | tuple[FunctionTest, ...] | tuple[AssertTest, ...]:
-    """Raise InvalidRequestError unless there is at least one test, and all are of the same class."""
     any_kind = "TestCases, FunctionTests or AssertTests"
     if isinstance(tests, (str, bytes, Mapping)) or not isinstance(tests, Iterable):
         raise InvalidRequestError(f"tests must be an iterable of {any_kind}, got {safe_repr(tests)}")
@@ -530,7 +529,6 @@ def _value_difference(result: ExecutionResult, expected: object, compare: Compar
 
 
 def _is_right(compare: Callable[[Any, Any], bool], output: object, expected: object) -> bool:
-    """Call a function of the caller. Raise CompareError if it fails."""
     try:
         is_right: Any = compare(output, expected)
     except Exception as error:

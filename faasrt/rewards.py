@@ -568,7 +568,6 @@ class CodeReward:
         return prepared
 
     def _task_of(self, completion: object, tests: object, function: str | None) -> CodeTask | None:
-        """Return the program of a completion with its tests; None if there is no program."""
         language = self._options.language
         problem = _parse_problem(tests, function, language)
         code = last_code_block(_read_text(completion), language) or ""

@@ -186,7 +186,6 @@ class _TaskReader:
         self.chunk = 1
 
     async def read(self) -> AsyncIterator[CodeTask]:
-        """Yield the tasks, in the event loop."""
         error: BaseException | None = None
         while error is None:
             reply: _Reply = asyncio.get_running_loop().create_future()
@@ -198,7 +197,6 @@ class _TaskReader:
             raise error
 
     def serve(self, reply: _Reply) -> None:
-        """Read some tasks, in the thread that waits for results."""
         tasks: list[CodeTask] = []
         error: BaseException | None = None
         try:

@@ -53,14 +53,10 @@ class SessionRunOptions(SharedOptions, total=False):
 
 
 class JudgeOptions(SharedOptions, total=False):
-    """The options that `judge` shares with `run_code`."""
-
     idempotent: bool | None
 
 
 class CallOptions(JudgeOptions, total=False):
-    """The options that `run_code`, `call_function` and `run_cases` share."""
-
     stdin: str | bytes
     files: Mapping[str, str | bytes] | None
 

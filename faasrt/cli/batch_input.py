@@ -97,7 +97,6 @@ def survey(source: str, options: BatchOptions, *, with_hashes: bool = False) -> 
 
 
 def read_lines(source: str, options: BatchOptions) -> Iterator[Line]:
-    """Yield the lines of a file, or of stdin for "-", without the blank ones."""
     try:
         with _open(source) as stream:
             numbered = enumerate((line for _, line in iter_lines(stream)), 1)

@@ -31,7 +31,6 @@ _OUTCOMES = frozenset({*map(str, Outcome), str(Verdict.WRONG_ANSWER)})
 
 
 async def run_line(manager: RuntimeManager, task: CodeTask, line: Line) -> dict[str, Any]:
-    """Return a result, an infrastructure error, or the problem of an invalid task."""
     fields = {**task_fields(line), "language": str(task.language)}
     try:
         result, judgement = await run_task(await manager.get_runtime(task.language), task)
@@ -70,7 +69,6 @@ def _describe_tests(judgement: Judgement) -> dict[str, Any]:
 
 
 def kind_of(record: dict[str, Any]) -> str:
-    """Return "infra_error", "invalid_task", or the outcome of a record."""
     return next((kind for kind in ("infra_error", "invalid_task") if kind in record), record.get("outcome", ""))
 
 

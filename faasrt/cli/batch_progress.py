@@ -112,7 +112,6 @@ class Progress:
 
     @property
     def done(self) -> int:
-        """The number of tasks that have a result, now or from before."""
         return self.kinds.total() + self.skipped
 
     def _per_second(self) -> float:
@@ -170,7 +169,6 @@ class Progress:
         write_message(f"{tasks} in {summary['elapsed_s']:.1f} s, {summary['per_second']:.1f}/s")
 
     def _most_common(self, kind: str) -> str:
-        """Return names with their counts, such as "3 ConnectError, 1 ServerError"."""
         names = self._names.get(kind, Counter())
         shown = [f"{count:,} {name}" for name, count in names.most_common(_NAMES_SHOWN) if name]
         rest = self.kinds[kind] - sum(count for _, count in names.most_common(_NAMES_SHOWN))

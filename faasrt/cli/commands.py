@@ -81,8 +81,6 @@ def _interrupt(number: int, frame: Any) -> None:
 
 
 class _Program(NamedTuple):
-    """The program of a command. `arguments` are those in the place of FILE."""
-
     code: str
     language: Language | OtherLanguage
     name: str
@@ -90,8 +88,6 @@ class _Program(NamedTuple):
 
 
 def _program_options(command: Callable[..., int]) -> Callable[..., int]:
-    """Add the options that `run`, `judge` and `validate` share. The command gets the program that they name."""
-
     @url_option
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
     @language_option(help="The language of the program. By default the suffix of FILE decides, such as .py or .cpp.")

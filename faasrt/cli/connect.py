@@ -95,7 +95,6 @@ def run_with_manager(
 
 
 async def find_capacity(manager: RuntimeManager, languages: Sequence[Language | OtherLanguage]) -> int:
-    """Return the number of programs that the servers run at once, as their health reports say."""
     capacity = 0
     for family in dict.fromkeys(family_of(language) for language in languages):
         members = [language for language in languages if family_of(language) == family]

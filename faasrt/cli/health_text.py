@@ -9,7 +9,6 @@ from faasrt.results import EndpointHealth
 
 
 def describe_engines(details: Mapping[str, Any]) -> list[str]:
-    """Return a line for each language: the engine, and the level of its jail."""
     lines = []
     for language, state in _languages(details).items():
         if isinstance(state, dict) and "engine" in state:
@@ -23,7 +22,6 @@ def describe_engines(details: Mapping[str, Any]) -> list[str]:
 
 
 def describe_languages(health: EndpointHealth) -> list[str]:
-    """Return a line for each language: its names, and the version that a FaaS runs, or why it does not."""
     details = health.details
     if isinstance(runtimes := details.get("runtimes"), list):
         return [_describe_runtime(runtime) for runtime in runtimes if isinstance(runtime, dict)]

@@ -40,7 +40,6 @@ def judge_options(command: Any) -> Any:
 
 
 def read_tests(source: str, function: str | None) -> Tests:
-    """Return the tests in a folder or a file; with a function, its tests."""
     path = Path(source)
     if not path.is_dir():
         return check_tests(_read_lines(source, function))

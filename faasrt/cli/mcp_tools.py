@@ -63,8 +63,6 @@ class ToolError(Exception):
 
 
 class Workspace:
-    """The sessions of one client, and what the tools do in them."""
-
     def __init__(self, manager: RuntimeManager, sandbox: SandboxConfig, idle_s: float) -> None:
         self.calls, self.used_at = 0, 0.0
         self._manager, self._sandbox, self._idle_s = manager, sandbox, idle_s
@@ -222,7 +220,6 @@ class SandboxTools:
 
 
 def _check_arguments(arguments: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments, with defaults. Raise ToolError if they do not fit the schema."""
     properties = schema["properties"]
     for name in schema["required"]:
         if name not in arguments:

@@ -108,7 +108,6 @@ _PARAMETER = re.compile(rf"(?<![\w.])'?({'|'.join(_OPTION_OF_PARAMETER)})\b'?")
 
 
 def name_options(message: str) -> str:
-    """Put the names of options in place of parameters in the message of an error."""
     return _PARAMETER.sub(lambda match: _OPTION_OF_PARAMETER[match[1]], message)
 
 

@@ -46,7 +46,6 @@ def _read_own_stdin() -> bytes:
 
 
 def read_files(options: Sequence[str]) -> dict[str, bytes]:
-    """Read the files of `--file NAME[=PATH]`."""
     files: dict[str, bytes] = {}
     for text in options:
         name, has_path, path = text.partition("=")

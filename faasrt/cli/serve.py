@@ -212,7 +212,6 @@ async def _start(faas: LocalFaaS, report: _Report) -> list[Language]:
 
 
 async def report_ready(faas: LocalFaaS, languages: Iterable[Language], report: _Report) -> list[Language]:
-    """Report for each language that it is ready, or why it cannot run. Return those that are ready."""
     ready = []
 
     async def wait(language: Language) -> None:

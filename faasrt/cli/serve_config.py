@@ -98,7 +98,6 @@ def _read_toml(path: str) -> dict[str, Any]:
 
 
 def _convert(option: click.Option, value: Any, context: click.Context) -> Any:
-    """Check the type of a value of the file, and convert it as the value of the flag."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if option.is_flag:
         kind, fits = "true or false", isinstance(value, bool)
@@ -114,7 +113,6 @@ def _convert(option: click.Option, value: Any, context: click.Context) -> Any:
 
 
 def make_faas(context: click.Context, options: Mapping[str, Any]) -> LocalFaaS:
-    """Return a server, which is not started. This reads the files that the options name."""
     from faasrt.local import LocalFaaS
 
     host, python, grace_s = options["host"], options["python"], options["grace_s"]

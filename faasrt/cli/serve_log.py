@@ -18,7 +18,6 @@ LOGGER = logging.getLogger("faasrt.serve")
 
 
 def start_log(log_format: str) -> Callable[[str], None]:
-    """Return the function that writes a message of the command."""
     if log_format == "text":
         # The library logs nothing by default, but the command shows why an engine fails.
         logging.basicConfig(format="faasrt: %(message)s")

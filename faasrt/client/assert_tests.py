@@ -88,7 +88,6 @@ class _TestState:
         return [[self.program, self.function, self.rounds], {}]
 
     def read_report(self, answer: ExecutionResult) -> None:
-        """Read how the test program ended, and so get the verdict or the next calls."""
         is_whole = answer.outcome is Outcome.OK and "ret_val" not in answer.truncated
         report: Any = answer.value if is_whole else None
         if not self.rounds:
@@ -165,7 +164,6 @@ class FirstCalls:
         return self._calls.get((program, function), [])
 
     def store(self, program: str, function: str, calls: Calls) -> None:
-        """Store the calls, unless they are very large."""
         if len(program) + sum(len(key) for key, _ in calls) <= _MAX_STORED_CHARACTERS:
             self._calls[program, function] = calls
         if len(self._calls) > _MAX_STORED:

@@ -72,7 +72,6 @@ CacheOption: TypeAlias = str | os.PathLike[str] | Cache | None
 
 
 def digest(determinants: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of everything that determines a result, as 64 hex digits."""
     text = json.dumps(determinants, sort_keys=True, default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -133,7 +132,6 @@ def _checksum(key: str, payload: bytes) -> bytes:
 
 
 async def in_thread_if_large(size: int, function: Callable[[], T]) -> T:
-    """Call a function in a thread if its data is large, so that it does not block."""
     return await asyncio.to_thread(function) if size > _LARGE else function()
 
 
@@ -165,7 +163,6 @@ class ResultCache:
 
     @classmethod
     def checked(cls, cache: CacheOption) -> Self | None:
-        """Raise ConfigurationError if the argument is neither a path nor a `Cache`."""
         if cache is None:
             return None
         if isinstance(cache, (str, os.PathLike)):
@@ -270,7 +267,6 @@ class StoredResults:
         return None
 
     async def keep(self, result: ExecutionResult, number: int = 0) -> ExecutionResult:
-        """Store the result of a case that `find` did not find, and return it."""
         if self._cache is not None and self._engines is not None:
             # The fingerprint in the answer of the embedded FaaS may be newer than the last health report.
             fingerprint = result.metadata.get("fingerprint") or self._engines.get(result.endpoint)

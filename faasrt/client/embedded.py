@@ -26,8 +26,6 @@ _QUEUE_TIMEOUT_S = 30.0
 
 
 class LocalOptions(TypedDict, total=False):
-    """The options of `faasrt.local.LocalFaaS` that `RuntimeManager.local` passes on."""
-
     level: Level
     engines: Mapping[LanguageOption, EngineName]
     python: str
@@ -40,7 +38,6 @@ class LocalOptions(TypedDict, total=False):
 
 
 def queue_timeout_of(settings: Settings) -> float:
-    """Return how long a program may wait in the queue of an embedded FaaS."""
     return settings.limiter.queue_timeout_s or _QUEUE_TIMEOUT_S
 
 

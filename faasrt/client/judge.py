@@ -72,7 +72,6 @@ def options_of(test: Test, options: JudgeOptions) -> RunOptions:
 
 
 def function_job(tests: Sequence[Test], function: str, language: Language | str) -> GuestJob:
-    """Return the job that calls a function once for each test, or raise InvalidRequestError."""
     name = check_function(function, language)
     cases = []
     for index, test in enumerate(tests):
@@ -139,8 +138,6 @@ class Judge:
 
 @attrs.define(eq=False)
 class _RunningTests:
-    """The tests of one judgement. `execute` yields the results of each execution."""
-
     _tests: Sequence[Test]
     _execute: Callable[[Sequence[int]], AsyncGenerator[dict[int, ExecutionResult]]]
     _judge_test: JudgeTest

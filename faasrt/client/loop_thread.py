@@ -36,7 +36,6 @@ class LoopThread:
         return threading.current_thread() is self._thread
 
     def start(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Raise RuntimeClosedError if the loop does not run."""
         with self._lock:
             if self.is_alive and not self._has_ended:
                 return asyncio.run_coroutine_threadsafe(coroutine, self._loop)

@@ -60,7 +60,6 @@ _COUNT = whole(1, 100_000)
 
 
 def check_stop_on(stop_on: StopOn) -> Callable[[TaskResult], bool]:
-    """Return a function that tests a result for the condition, or raise ConfigurationError."""
     if stop_on is None:
         return lambda item: False
     if callable(stop_on) and not isinstance(stop_on, type):
@@ -166,7 +165,6 @@ class _Source:
         self._unread = index, task
 
     async def aclose(self) -> None:
-        """Stop reading, and close the iterable if it is a generator."""
         self._ended = True
         if self._next is not None:
             self._next.cancel()
@@ -353,7 +351,6 @@ class Map:
 
 
 async def run_task(runtime: Runtime, task: CodeTask) -> tuple[ExecutionResult, Judgement | None]:
-    """Run a task. Return its result, and the judgement if it has tests."""
     if task.tests:
         judgement = await runtime.judge(
             task.code,

@@ -105,7 +105,6 @@ class _RemoteSession:
         max_body_bytes: int = DESCRIPTION_BYTES,
         needs_permit: bool = True,
     ) -> dict[str, Any]:
-        """Send a request that runs no program, and return the decoded answer."""
         executor, timeouts = self.executor, self.executor.transport.endpoints.settings.timeouts
         return await executor.transport.ask_session(
             executor.call(self.info.language),
@@ -144,7 +143,6 @@ class SessionHost:
         return _RemoteSession(info, attrs.evolve(self._executor, transport=transport))
 
     def attach(self, info: SessionInfo, endpoint: str, *, owned: bool) -> Session:
-        """Return a session that is open. If `owned`, it is ended when the runtime is closed."""
         session = Session(info.language, SessionOptions.checked(), self._itself)
         session._attach(self, self.link(info, endpoint), owned=owned)
         return session
@@ -153,7 +151,6 @@ class SessionHost:
         return self
 
     async def aclose(self) -> None:
-        """End all sessions at once. Return when they have ended."""
         async with asyncio.TaskGroup() as group:
             for session in self.owned.copy():
                 group.create_task(session.aclose())

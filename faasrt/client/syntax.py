@@ -107,7 +107,6 @@ class PythonChecker:
 
 
 async def _start() -> Process:
-    """Wait until a process is ready. Raise ServerError if it cannot start."""
     if not sys.executable:
         raise _failure("the process that checks Python cannot start: sys.executable names no interpreter")
     try:

@@ -58,7 +58,6 @@ def sandbox_or_default(sandbox: SandboxConfig | None) -> SandboxConfig:
 
 
 def engine_types(languages: Iterable[Language], engines: Mapping[Language, str], level: str) -> list[type[Engine]]:
-    """Return the chosen or default engine of each language at a level."""
     types = []
     for family in dict.fromkeys(language.family for language in languages):
         by_name = {engine.name: engine for engine in ENGINES[family]}
@@ -68,7 +67,6 @@ def engine_types(languages: Iterable[Language], engines: Mapping[Language, str],
 
 
 def check_engines(languages: Iterable[Language], engines: Mapping[Language, str], memory_limit_mb: int) -> None:
-    """Raise ConfigurationError if the package of an engine is missing, or a memory limit is too low for an engine."""
     for engine in engine_types(languages, engines, ""):
         if importlib.util.find_spec(engine.package) is None:
             raise ConfigurationError(

@@ -230,7 +230,6 @@ class EpollReaders:
                 self._on_idle.set_result(None)
 
     async def aclose(self) -> None:
-        """Wait until all readers have been removed."""
         if self._callbacks:
             self._on_idle = self._loop.create_future()
             await self._on_idle
@@ -293,7 +292,6 @@ class ChildProcess:
             on_end()
 
     def when_ended(self, function: Callable[[], None]) -> None:
-        """Call a function when `ended` is set. `receive` does not change this."""
         self._when_ended = function
         if self.ended.is_set():
             function()
@@ -323,13 +321,11 @@ class ChildProcess:
         self._send()
 
     def drain(self, fd: int) -> None:
-        """Receive the output that the process has written to a descriptor so far."""
         for _ in range(_DRAIN_READS):
             if not self._read(fd):
                 return
 
     def pause(self) -> None:
-        """Stop reading STDOUT and STDERR, so that the process waits when their pipes are full."""
         if not self.paused and not self.killed:
             self.paused = True
             for fd in self._pipes.own.keys() & STREAMS.keys():
@@ -354,7 +350,6 @@ class ChildProcess:
         self._close_stdin()
 
     def abandon(self) -> None:
-        """Kill the process, and discard its output from now on."""
         self.kill()
         self._on_output, self._on_end = ignore_output, None
         # Reading the pipes to their end would only wake up the event loop.
@@ -373,12 +368,10 @@ class ChildProcess:
         self._check_ended()
 
     async def end(self) -> None:
-        """Kill the process and wait for its end."""
         self.kill()
         await self.ended.wait()
 
     def _read(self, fd: int) -> bool:
-        """Receive some output. Return whether there may be more."""
         pipe = self._pipes.own.get(fd)
         if pipe is None:
             return False

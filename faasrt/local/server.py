@@ -404,7 +404,6 @@ class LocalFaaS:
         await self._sessions.until_ended(engines)
 
     def _compare(self, wanted: LocalFaaS) -> list[str]:
-        """Return the names of the options that differ. Raise ConfigurationError if one of them cannot change."""
         given = _options_of(self)
         changed = [name for name, value in _options_of(wanted).items() if value != given[name]]
         for name in _FIXED:
@@ -438,6 +437,5 @@ class LocalFaaS:
 
 
 def _options_of(faas: LocalFaaS) -> dict[str, Any]:
-    """Return the options of a server, as its constructor got them."""
     options = {attribute.name: getattr(faas, attribute.name) for attribute in attrs.fields(LocalFaaS) if attribute.init}
     return {**options, "languages": faas._wanted_languages}

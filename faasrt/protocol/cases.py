@@ -105,7 +105,6 @@ class CaseScheduler:
         self._enqueue(range(len(self.cases)))
 
     def next_batch(self) -> range | None:
-        """Return the indices of the cases for the next execution; None if every case has a result."""
         if not self._pending:
             return None
         waiting = self._pending.pop()

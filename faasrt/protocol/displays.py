@@ -22,7 +22,6 @@ def displays_to_wire(displays: Sequence[Display]) -> list[dict[str, Any]]:
 
 
 def displays_from_wire(values: Any) -> tuple[Display, ...]:
-    """Return the displays in an answer, or raise ValueError."""
     if not isinstance(values, list) or len(values) > MAX_DISPLAYS:
         raise ValueError(f"'displays' must be a list of at most {MAX_DISPLAYS} objects")
     return tuple(map(_display_from_wire, values))

@@ -227,5 +227,4 @@ def wrap(
 
 
 def _imports_of(code: str) -> str:
-    """Return the beginnings of the import statements of a program, on one line."""
     return "; ".join(match[1] for match in itertools.islice(_IMPORT.finditer(code), _MAX_IMPORTS))

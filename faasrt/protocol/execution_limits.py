@@ -24,7 +24,6 @@ class ExecutionLimits:
     set_by_server: tuple[Outcome, ...] = ()
 
     def error(self, outcome: Outcome) -> ErrorInfo | None:
-        """Return the error that names the limit of an outcome, if it has one."""
         owner = "server" if outcome in self.set_by_server else "client"
         match outcome:
             case Outcome.TIMEOUT:

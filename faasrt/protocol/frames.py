@@ -211,7 +211,6 @@ def _read_stream(value: Any, limit: int) -> tuple[str, bool]:
 
 
 def _read_files(fields: Any, limit: int) -> tuple[dict[str, bytes], bool]:
-    """Return the files before the first malformed or too large one, and whether these are all."""
     found: dict[str, bytes] = {}
     if not isinstance(fields, dict):
         return found, True

@@ -144,7 +144,6 @@ def _capacities(health: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _lists(languages: Mapping[str, Mapping[str, Any]], name: str, known: Sequence[str]) -> dict[str, frozenset[str]]:
-    """Return the known names in the list `name` of each language."""
     listed = {language: fields.get(name) for language, fields in languages.items()}
     return {
         language: frozenset(item for item in known if item in items)

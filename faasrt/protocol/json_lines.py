@@ -41,7 +41,6 @@ def encode_chunk(stream: str, text: str, elapsed_ms: float) -> bytes:
 
 
 def encode_result(body: bytes) -> bytes:
-    """Return the last line, with the body of the usual answer."""
     return b'{"result": ' + body + b"}\n"
 
 

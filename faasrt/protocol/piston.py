@@ -137,7 +137,6 @@ class Piston(ServiceProtocol):
 
 
 def _refusal(answer: Answer) -> tuple[str, str] | None:
-    """Return the reason in the answer of a failure, with the setting to change."""
     if answer.status == 404:
         return "not found; the URL of Piston ends in /api/v2", ""
     try:
@@ -195,8 +194,6 @@ PROTOCOL = Piston()
 
 @attrs.frozen
 class _Package:
-    """The name of a language, and the package that it is in, if that has another name."""
-
     language: str
     aliases: tuple[str, ...] = ()
     runtime: str = ""
@@ -332,7 +329,6 @@ def _refused(message: str) -> RefusedError:
 
 
 def _read_files(files: Any) -> list[dict[str, str]]:
-    """Return the files with their names, which differ, and encodings."""
     if not isinstance(files, list):
         raise _refused("files is required as an array")
     read: dict[str, dict[str, str]] = {}
@@ -369,7 +365,6 @@ def _content(file: Mapping[str, str]) -> str | bytes:
 
 
 def _read_limits(fields: Mapping[str, Any], stage: str, largest_ms: float, largest_mb: int) -> tuple[float, int]:
-    """Return the time limit of a stage in milliseconds, and its memory limit in MiB."""
     memory = _limit(fields, f"{stage}_memory_limit", largest_mb * 2**20)
     timeout_ms = _limit(fields, f"{stage}_timeout", largest_ms)
     cpu_name = f"{stage}_cpu_time"

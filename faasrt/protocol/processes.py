@@ -54,7 +54,6 @@ class ProcessEnd:
 
 
 def stdin_text(run: RunRequest) -> str:
-    """Return the standard input, or raise InvalidRequestError if it is not UTF-8."""
     try:
         return run.input.stdin.decode()
     except UnicodeDecodeError:
@@ -133,7 +132,6 @@ def _first_error(text: str) -> str:
 
 
 def _error_in(stderr: str, language: str) -> ErrorInfo | None:
-    """Return the exception on the stderr of Python or Node.js."""
     if language == Language.PYTHON:
         return python_error(stderr)
     if language in (Language.JAVASCRIPT, Language.TYPESCRIPT) and (frame := _FIRST_NODE_FRAME.search(stderr)):

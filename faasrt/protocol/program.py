@@ -146,7 +146,6 @@ class Execution:
         return attrs.evolve(NO_INPUT, **{name: getattr(given, name) for name in by_guest})
 
     def _time_limits(self, profile: EndpointProfile, case_ms: int) -> tuple[int, float]:
-        """Return the time limit of the execution, and the window in which cases may begin."""
         if not profile.enforces_timeouts:
             # The guest program stops each case at its own limit. A server that kills programs may have a low limit.
             longest_ms = case_ms if profile.kills_at_limit else self.run.sandbox.timeout_limit_s * 1000
@@ -340,7 +339,6 @@ def _check_started(plain: ParsedAnswer, profile: EndpointProfile) -> None:
 
 
 def _limits(run: RunRequest, profile: EndpointProfile) -> ExecutionLimits:
-    """Return the limits of a program at an endpoint, which may have a lower output limit."""
     limit = run.sandbox.max_output_bytes
     kept = min(limit, profile.max_output_bytes) if profile.lossless and profile.max_output_bytes else limit
     return ExecutionLimits(

@@ -12,7 +12,6 @@ from faasrt.protocol.interface import ServiceProtocol
 
 @functools.lru_cache(4096)
 def protocol_of(url: str) -> ServiceProtocol:
-    """Return the protocol that a URL names. Raise ConfigurationError if it cannot be loaded."""
     name, _ = split_endpoint(url)
     if not name:
         return cozeloop.PROTOCOL

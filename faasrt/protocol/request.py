@@ -111,7 +111,6 @@ class RunRequest:
 
 
 def encode_json(body: Mapping[str, Any]) -> bytes:
-    """Return JSON in UTF-8. Raise InvalidRequestError if it contains a lone surrogate."""
     return encode_text(_encode(body), TEXTS)
 
 

@@ -301,7 +301,6 @@ def _declared_outcome(body: dict[str, Any]) -> tuple[Outcome, ErrorInfo | None]:
 def _inferred_outcome(
     output: ExecutionOutput, metadata: Mapping[str, Any], killed: bool, time_used_up: bool
 ) -> tuple[Outcome, ErrorInfo | None]:
-    """Follow the table in the docstring of the module."""
     exit_code = metadata.get("exit_code")
     silent = exit_code != 0 and not (output.stdout or output.stderr or output.ret_val)
     if metadata.get("timed_out") is True or ((silent or killed) and time_used_up):
@@ -378,7 +377,6 @@ def _wrong_type(value: Any, name: str) -> ProtocolError:
 
 
 def check_number(value: Any, name: str, *kinds: type) -> Any:
-    """Return the number or None. Raise ProtocolError for another type, or if it is too large."""
     if value is None:
         return None
     if type(value) not in kinds:
@@ -389,7 +387,6 @@ def check_number(value: Any, name: str, *kinds: type) -> Any:
 
 
 def decode_validation(body: bytes) -> ValidationResult:
-    """Return the result in an answer to `POST /validate_code`, or raise ProtocolError."""
     fields = decode_object(body)
     valid, listed, checked_by = fields.get("valid"), fields.get("diagnostics"), fields.get("checked_by")
     if not isinstance(valid, bool) or not isinstance(listed, list) or not isinstance(checked_by, str):

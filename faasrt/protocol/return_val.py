@@ -43,7 +43,6 @@ _MAX_LINES = 20_000
 
 
 def return_val_function(language: Language) -> str:
-    """Return the source of `return_val`. Raise InvalidRequestError if the language has none."""
     check_has_return_val(language, "return_val")
     return _PYTHON if language is Language.PYTHON else _JAVASCRIPT
 

@@ -558,7 +558,6 @@ def _fetched(fields: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _path(name: str) -> str:
-    """Return the path of a file in the folder of the program, which the name may begin with."""
     return relative_path(name.removeprefix(_FOLDER))
 
 

@@ -41,7 +41,6 @@ class ServerProfile:
     memory_limit_mb: int
 
     def missing_message(self, language: Language | None, name: str) -> str:
-        """`name` is that of the language in the service."""
         reason = "" if language is None else self.missing.get(language, "")
         return f"this server does not run {name}: {reason or 'it runs ' + ', '.join(self.languages)}"
 
@@ -122,7 +121,6 @@ class ServedProtocol(abc.ABC):
 
 
 def decode_base64(text: str) -> bytes:
-    """Decode base64 with or without line ends. Raise ValueError if it is malformed."""
     return base64.b64decode(text.replace("\r", "").replace("\n", ""), validate=True)
 
 

@@ -39,7 +39,6 @@ def check_id(session_id: object) -> str:
 
 
 def session_path(session_id: str, action: str = "") -> str:
-    """Return the path of a session, or of an action such as "fork"."""
     return f"/sessions/{session_id}/{action}".rstrip("/")
 
 
@@ -83,8 +82,6 @@ def _check_lost(answer: Answer) -> None:
 
 
 class _Opening(cozeloop.CozeLoop):
-    """The answer to `POST /sessions`: the session is the metadata of the result."""
-
     run_path = "/sessions"
 
     def decode(self, answer: Answer, run: RunRequest, *, nonce: str | None, timeout_ms: float) -> ParsedAnswer:
@@ -120,7 +117,6 @@ class SessionOpening(Execution):
     def request(
         self, profile: EndpointProfile, timeout_ms: int, endpoint: str, protocol: ServiceProtocol = cozeloop.PROTOCOL
     ) -> Request:
-        """Raise InvalidRequestError if the server has no such sessions."""
         run = self.run
         features = profile.sessions.get(run.language, frozenset())
         lacks = "run" not in features or (run.input.files and "files" not in features)

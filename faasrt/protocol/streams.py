@@ -31,7 +31,6 @@ class TextDecoder:
         self._incomplete = b""
 
     def feed(self, data: bytes) -> str:
-        """Keep an incomplete character at the end for the next call."""
         data = self._incomplete + data
         size = _incomplete_bytes(data)
         self._incomplete = data[len(data) - size :]
@@ -93,7 +92,6 @@ def cut_text(text: str, limit: int) -> tuple[str, bool]:
 
 
 def cut_texts(texts: Mapping[str, str], limit: int) -> tuple[dict[str, str], frozenset[str]]:
-    """Cut texts like `cut_text`, and return the names of those that were cut."""
     found, cut_names = dict(texts), []
     for name, text in texts.items():
         if 4 * len(text) > limit:
@@ -128,11 +126,9 @@ class OutputBuffer:
 
     @property
     def data(self) -> bytes:
-        """The bytes that were kept."""
         return bytes(self._head + self._tail)
 
     def map(self, function: Callable[[bytes], bytes]) -> OutputBuffer:
-        """Return a buffer with the function's results for the head and the tail of this one."""
         mapped = OutputBuffer(self._limit)
         if self._is_whole:
             mapped.add(function(self.data))

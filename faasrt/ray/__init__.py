@@ -179,7 +179,6 @@ class TaskRunner:
             tasks = failed
 
     def _may_repeat(self, item: TaskResult) -> bool:
-        """Return whether a task failed because the FaaS has ended, and may be run again."""
         if not isinstance(item.error, (ConnectError, ConnectionLostError)):
             return False
         task = item.task
@@ -198,7 +197,6 @@ async def _find_refused(tasks: dict[int, CodeTask], connection: FaasConnection) 
 
 
 def to_task(row: dict[str, Any], sandbox: SandboxConfig) -> CodeTask:
-    """Return the task in a row. Raise ValueError or RecursionError if it is wrong."""
     values = {name: row[name] for name in _FORMS if row.get(name) is not None}
     for name, value in values.items():
         if isinstance(value, str) and _FORMS[name].holds_several:

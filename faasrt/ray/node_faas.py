@@ -107,7 +107,6 @@ class NodeFaaS:
         return self._error or FaasAddress(faas.url, faas.token or "", faas.languages, os.getpid())
 
     async def wait_ready(self, language: Language | OtherLanguage) -> FaasrtError | None:
-        """Return None, or the reason why the language cannot run."""
         try:
             await self._faas.wait_ready(language)
         except FaasrtError as error:
@@ -213,7 +212,6 @@ class SharedFaaS:
         return FaasConnection(RuntimeManager(settings=settings), lost, actor)
 
     def _get_actor(self) -> Any:
-        """Return the actor of this node, job and limits. Create it if there is none."""
         context = ray.get_runtime_context()
         limits = (self._settings.sandbox, self._queue_s)
         key = hashlib.blake2b(repr(limits).encode(), digest_size=8).hexdigest()

@@ -71,11 +71,9 @@ class LogSink:
             logger.log(level, name, **_fields(event, logger))
 
     def is_enabled_for(self, kind: type[Event]) -> bool:
-        """Return whether events of this kind that do not report a failure are logged."""
         return self._writes(logging.INFO if kind in _INFO else logging.DEBUG)
 
     def wants_calls(self) -> bool:
-        """Return whether any event of a call that does not fail is logged."""
         return self._writes(logging.INFO)  # the level of `CallFinished`; the other events have lower ones
 
     def _writes(self, level: int) -> bool:
@@ -97,7 +95,6 @@ class LogSink:
 
 
 def log_exception(message: str, *args: object, name: str = "faasrt") -> None:
-    """Log the exception that is being handled, through the default logger of this name."""
     _log("exception", name, message, args)
 
 

@@ -187,7 +187,6 @@ class Counters:
         )
 
     def at(self, language: str, endpoint: str) -> CallCounters:
-        """Return the counters for one language at one endpoint; "" means no endpoint."""
         return self._counters[endpoint][language]
 
     def has(self, endpoint: str) -> bool:

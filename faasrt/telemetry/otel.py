@@ -61,8 +61,6 @@ _Attributes = dict[str, str | int | float]
 
 @attrs.define(eq=False)
 class _Call:
-    """A call in flight. `endpoint` and `status` are those of its last attempt."""
-
     span: Span
     family: str
     endpoint: str = ""

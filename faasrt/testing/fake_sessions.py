@@ -31,7 +31,6 @@ class FakeSession:
     timeout: asyncio.Timeout | None = attrs.field(default=None, init=False, repr=False)
 
     def interrupt(self) -> bool:
-        """Interrupt the program in flight. Return whether there is one."""
         if self.timeout is None or self.timeout.expired():
             return False
         self.timeout.reschedule(0)

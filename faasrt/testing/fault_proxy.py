@@ -121,7 +121,6 @@ class _Side(asyncio.Protocol):
         self.eof_received()
 
     async def wait_arrived(self) -> bool:
-        """Wait for bytes. Return False if the connection has ended."""
         await self._arrived.wait()
         return bool(self._received)
 
@@ -266,7 +265,6 @@ class FaultProxy(LoopbackServer):
         write_eof(target.transport)
 
     async def _pause(self, direction: str, seconds: float) -> None:
-        """Wait for a time, or until new toxics are set."""
         toxics = getattr(self, direction)
         if seconds > 0:
             with anyio.move_on_after(seconds):

@@ -85,7 +85,6 @@ class AdaptiveLimit:
             self._set(min(float(self._cap), self._limit + 1))
 
     def shrink(self, now: float, started: float) -> None:
-        """Record that the endpoint was overloaded, or did not answer a call."""
         if started > self._shrunk_at:
             self._shrunk_at, self._successes = now, 0
             self._set(max(1.0, self._limit * _SHRINK))

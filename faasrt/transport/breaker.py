@@ -16,8 +16,6 @@ BreakerState = Literal["closed", "open", "half-open"]
 
 @attrs.define
 class _Second:
-    """The calls that ended in one second of the clock."""
-
     time: int
     successes: int = 0
     failures: int = 0

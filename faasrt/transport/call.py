@@ -88,7 +88,6 @@ class Call:
         )
 
     def headers(self) -> dict[str, str] | None:
-        """Return the headers that the sinks add to the next request, if any."""
         return self._emit.request_headers(self._call_id) if self._emit.adds_headers else None
 
     def attempt_started(self, endpoint: str) -> float:
@@ -147,7 +146,6 @@ class Call:
         return self._timings
 
     def describe(self, result: ExecutionResult) -> ExecutionResult:
-        """Add the fields about the call to the result of a case."""
         return attrs.evolve(result, timings=self.timings, attempts=self.attempts, endpoint=self.endpoint)
 
     def finish(self, result: ExecutionResult) -> ExecutionResult:

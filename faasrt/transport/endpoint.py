@@ -63,7 +63,6 @@ class Endpoint:
         )
 
     def cost(self, now: float) -> float:
-        """Return the cost of another call, which grows with the load and the slowness of the endpoint."""
         return (_LOAD_OF_CALL + self.limit.load(now)) * self.latency.slowness(now, self.limit.in_flight)
 
 
@@ -175,7 +174,6 @@ class Profiles:
         self._fetches: dict[str, int] = defaultdict(int)
 
     def cached(self, url: str) -> EndpointProfile | None:
-        """Return the profile, or None if it must be fetched."""
         known = self._known.get(url)
         if known is not None and known.confirmed:
             return known

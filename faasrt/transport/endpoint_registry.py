@@ -130,7 +130,6 @@ class EndpointRegistry:
         return None if profile is None else profile.capacities.get(family)
 
     async def fingerprints(self, language: Language | str) -> dict[str, str | None]:
-        """Return the fingerprint of each endpoint by base URL; None if it is unknown now."""
         self.loop.check()
         with contextlib.suppress(ConnectError):
             await self._replicas.update(self.urls(language))
@@ -188,7 +187,6 @@ class EndpointRegistry:
         return await self.http.probe_all(self._replicas.expand([url]))
 
     def states(self) -> tuple[EndpointState, ...]:
-        """Return the state of each endpoint that was used."""
         now = self._clock()
         return tuple(
             EndpointState(

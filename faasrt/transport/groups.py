@@ -114,7 +114,6 @@ class EndpointGroup:
         return min((endpoint.breaker.early_probe_at for endpoint in self.endpoints), default=math.inf)
 
     def next_probe(self, now: float) -> Endpoint | None:
-        """Return an endpoint that a call may probe now while every breaker is open."""
         return next((each for each in self.endpoints if each.may_take_probe(now, is_needed=True)), None)
 
     def skip_capacity(self) -> None:
@@ -124,7 +123,6 @@ class EndpointGroup:
                 endpoint.limit.set_capacity(None)
 
     def add_sample(self, endpoint: Endpoint, duration_s: float, now: float) -> None:
-        """Record how long an endpoint, which may have left, took to answer."""
         if endpoint.latency.add(duration_s, now) and endpoint in self.members:
             self.recent.append(endpoint)
 
@@ -230,7 +228,6 @@ class EndpointGroups:
             self.drop_if_idle(endpoint)
 
     def reconfigure(self, settings: Settings, urls_of: Callable[[EndpointGroup], Sequence[str]]) -> None:
-        """See `PermitPool.reconfigure`."""
         self._settings = settings
         _, max_per_endpoint = max_calls(settings)
         for endpoint in self._endpoints.values():

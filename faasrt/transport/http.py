@@ -71,8 +71,6 @@ class _Connector(aiohttp.TCPConnector):
 
 
 class _FixedResolver(AbstractResolver):
-    """Resolves the name in the URL of a replica to the address of the replica."""
-
     def __init__(self, address: str) -> None:
         self._address = address
         self._family = socket.AF_INET6 if ipaddress.ip_address(address).version == 6 else socket.AF_INET

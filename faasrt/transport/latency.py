@@ -89,7 +89,6 @@ class EndpointLatency:
         return self._failures >= _FAILURES and self.is_known(now)
 
     def next_trial(self, now: float) -> float | None:
-        """Return the time at which it may get another call; None for now."""
         return self._updated + _FORGET_S if self.is_failing(now) else None
 
     def is_known(self, now: float) -> bool:

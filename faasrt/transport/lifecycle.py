@@ -13,8 +13,6 @@ T = TypeVar("T")
 
 
 class BackgroundTasks:
-    """Tasks that end with the object that started them."""
-
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
 

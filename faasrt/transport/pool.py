@@ -273,7 +273,6 @@ class PermitPool:
                 groups.remove(group)
 
     def _serve_first(self, group: EndpointGroup, endpoints: Sequence[Endpoint], now: float) -> bool:
-        """Grant a permit to the first caller of a group. Return False if there is no room."""
         waiter = group.first
         if not waiter.granted.done():  # the future is done if its caller has just been cancelled
             permit = self._grant(group, endpoints, waiter.avoid, now)
@@ -305,7 +304,6 @@ class PermitPool:
             )
 
     def _record_failure(self, permit: Permit, error: ServiceError, now: float) -> bool:
-        """Record an error, and return whether the endpoint failed."""
         limit, breaker = permit.endpoint.limit, permit.endpoint.breaker
         if isinstance(error, DeadlineExceededError) and (permit.has_reduced_timeout or error.sent == "no"):
             return False  # earlier attempts, or the wait for a connection, used up the time, not this endpoint

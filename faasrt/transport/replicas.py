@@ -50,8 +50,6 @@ class _Name:
 
 
 class ReplicaDirectory:
-    """Keeps the replicas behind names up to date while calls use them."""
-
     def __init__(
         self,
         settings: Settings,
@@ -73,7 +71,6 @@ class ReplicaDirectory:
         self._reconfigured = asyncio.Event()
 
     def expand(self, urls: Sequence[str]) -> Sequence[str]:
-        """Return the URLs, with the known replicas in the place of names."""
         if not has_names(urls):
             return urls
         return [endpoint for url in urls for endpoint in self._known(url)]
@@ -203,7 +200,6 @@ def has_names(urls: Iterable[str]) -> bool:
 
 
 async def resolve_by_system(host: str, port: int) -> list[str]:
-    """Return the addresses of a name, A and AAAA, as the system resolves it."""
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
     return [_with_zone(*address) for *_, address in found]

@@ -68,7 +68,6 @@ def is_outage(error: ServiceError) -> bool:
 
 
 def outage_wait_s(settings: RetrySettings) -> float:
-    """Return the seconds for which a call waits for endpoints that are down."""
     return settings.connect_retry_s if settings.max_attempts > 1 else 0.0
 
 
@@ -77,7 +76,6 @@ def throttled_delay_s(settings: RetrySettings) -> float:
 
 
 def min_attempt_s(timeout_s: float) -> float:
-    """Return the minimum number of seconds for an attempt at a program with this time limit."""
     return min(timeout_s, max(0.1, timeout_s / 10))
 
 

@@ -292,7 +292,6 @@ class Transport:
             call.queued_s += self.clock() - asked
 
     def _exclude(self, url: str, language: Language | str, failed: FailedAttempts, error: InvalidRequestError) -> bool:
-        """Exclude an endpoint that cannot run the program. Return whether others are left, which may be able to."""
         failed.unable_error = error
         failed.unable += (url,)
         failed.excluded = exclude(failed.unable)
@@ -358,7 +357,6 @@ class Transport:
         needs_profile: bool,
         live: LiveReader | None,
     ) -> Response:
-        """Send an execution, return the content of the answer, and give the permit back."""
         endpoint, run = permit.endpoint, execution.run
         protocol = protocol_of(endpoint.url)
         try:

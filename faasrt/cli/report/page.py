@@ -43,5 +43,4 @@ def make_environment() -> Environment:
 
 
 def sha256(text: str) -> str:
-    """Return the hash of a style or a script, as a content security policy states it."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

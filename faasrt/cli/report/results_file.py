@@ -225,7 +225,6 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
-    """Return None if the line is not a result."""
     try:
         fields = json.loads(line.decode("utf-8-sig", "replace"))
     except (ValueError, RecursionError):
@@ -284,7 +283,6 @@ def _failure(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _reason(fields: dict[str, Any]) -> str:
-    """Leave out the parts that are different for each task."""
     failure, kind = _failure(fields), _kind(fields)
     name, message = _text(failure.get("type") or failure.get("name")), _text(failure.get("message"))
     described = describe(kind, name, message)

@@ -199,7 +199,6 @@ def _fitting(tasks: Iterable[Task]) -> list[tuple[Task, list[Image]]]:
 
 
 def percentiles(times_ms: Iterable[float]) -> dict[str, float]:
-    """Return percentiles, maximum and mean, NaN left out."""
     ordered = sorted(ms for ms in times_ms if not math.isnan(ms))
     if not ordered:
         return {}

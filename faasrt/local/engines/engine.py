@@ -60,7 +60,6 @@ class EngineJob:
 
     @property
     def kept_bytes(self) -> int:
-        """The number of bytes of stdout, and of stderr, to keep for the result."""
         limit = self.limits.max_output_bytes
         return limit if self.live is None else min(limit, KEPT_BYTES)
 
@@ -221,7 +220,6 @@ class Engine(abc.ABC):
             await self._changed.wait()
 
     async def wait_ready(self) -> None:
-        """Raise EngineError if the engine has failed and will not recover soon."""
         await self.until_ready_or_failed()
         if not self.ready:
             raise EngineError(self.problem)
@@ -260,7 +258,6 @@ class Engine(abc.ABC):
             raise
 
     def _was_ready(self) -> bool:
-        """Return whether the engine has worked since its last start."""
         return self._ready_at is not None and asyncio.get_running_loop().time() - self._ready_at >= _MIN_READY_S
 
     async def serve(self) -> None:

@@ -167,8 +167,6 @@ async def _add_files(result: EngineResult, job: EngineJob, folder: Folder, max_b
 
 
 class ProgramProcess(Protocol):
-    """A `JailedProcess`, or one run in the process of a session."""
-
     returncode: int | None
     out_of_memory: bool
     out_of_time: bool
@@ -323,7 +321,6 @@ class JailedRun:
         self.ended.set()
 
     def _decode_messages(self) -> dict[str, dict[str, Any]]:
-        """Return the fields of the last message of each kind, without malformed ones."""
         messages: dict[str, dict[str, Any]] = {}
         for kind, line in self._lines.items():
             if line == _PREFIX + kind.encode() + b'"}':

@@ -61,7 +61,6 @@ class LiveOutput:
         self._changed.set()
 
     def discard(self) -> None:
-        """Discard all output from now on, because the reader has gone."""
         self._discards = True
         size, self._size = self._size, 0
         self._pieces.clear()

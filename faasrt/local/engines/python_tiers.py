@@ -111,7 +111,6 @@ sklearn.ensemble.RandomForestClassifier(2).fit(data, labels).predict(data)
 
 
 def exercise_of(packages: Collection[str]) -> str:
-    """Return the code that uses these packages, to run before a program."""
     return "".join(code for package, code in _EXERCISES.items() if package in packages)
 
 

@@ -85,7 +85,6 @@ class DisplayReader:
         self._complete = True
 
     def add(self, message: Mapping[str, Any]) -> None:
-        """Add one format of a display. A malformed message is ignored."""
         number, kind, content = message.get("number"), read_text(message, "type"), message.get("content")
         if not isinstance(number, int) or not (content is None or isinstance(content, str)):
             return

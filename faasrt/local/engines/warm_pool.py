@@ -108,7 +108,6 @@ class WarmPool(Generic[_P]):
         self._target = min(self._engine.capacity, max(self._min_warm, peak))
 
     async def get(self) -> _P:
-        """Take a warm process, or wait for one. Raise NotStartedError if none became ready in time."""
         if self._engine.active > self._peak:
             self._set_peak(self._engine.active)
         while True:
@@ -170,7 +169,6 @@ class WarmPool(Generic[_P]):
             await self._add_process()
 
     async def _add_process(self) -> None:
-        """Wait until there are fewer processes than the target, and start one. Retry failed starts."""
         delay_s, max_delay_s = self._retry_start_s
         for attempt in itertools.count():
             while not self._needs_process:

@@ -36,7 +36,6 @@ class AccessPolicy:
         self.check_headers(request.headers, needs_token=needs_token)
 
     def check_headers(self, headers: MultiMapping[str], *, needs_token: bool = True) -> None:
-        """Check headers as `check` does."""
         if self._hosts is not None and _host_name(headers.get("Host", "")) not in self._hosts:
             raise web.HTTPForbidden(text="the Host header does not name this server")
         if "Origin" in headers:
@@ -71,6 +70,5 @@ def _password(credentials: bytes) -> bytes:
 
 
 def _host_name(host: str) -> str | None:
-    """Return the host name in a Host header, without the port; None if the header is invalid."""
     match = _HOST.fullmatch(host)
     return (match[1] or match[2] or "").lower() if match else None

@@ -39,8 +39,6 @@ class BusyError(NotStartedError):
 
 @attrs.define
 class ProgramCounts:
-    """Counts finished programs by language and outcome, refused ones, and those whose engine failed."""
-
     outcomes: Counter[tuple[Language, str]] = attrs.field(factory=Counter)
     refused: int = 0
     failed: int = 0
@@ -209,6 +207,5 @@ async def execute_with_events(
 
 
 def _read_header(request: web.BaseRequest, name: str, pattern: re.Pattern[str]) -> str | None:
-    """Return the values of a header, joined by commas; None if they do not match the pattern."""
     value = ",".join(request.headers.getall(name, ()))
     return value if pattern.fullmatch(value) else None

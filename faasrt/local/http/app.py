@@ -159,7 +159,6 @@ class Service:
         return parse_job(fields, language, self._queues[language].engine, self._sandbox)
 
     def health(self) -> dict[str, Any]:
-        """Return the health report."""
         languages = {}
         for language, queue in self._queues.items():
             engine = queue.engine
@@ -220,7 +219,6 @@ class Service:
         return json_response(200 if status == "ready" else 503, {"status": status})
 
     def _engine_capabilities(self) -> dict[str, bool]:
-        """Return which fields of `faasrt.inputs` all languages have, and whether one has sessions and displays."""
         engines = [queue.engine for queue in self._queues.values()]
         fields = {name: all(name in engine.input_fields for engine in engines) for name in INPUT_FIELDS}
         return {
@@ -258,20 +256,17 @@ class ServiceSwitch:
         return self._service
 
     def use(self, service: Service) -> None:
-        """Hand requests to another service from now on."""
         if self._service is not None:
             self._former.add(self._service)
         self._service = service
 
     async def until_former_are_idle(self) -> None:
-        """Wait until the services that have been replaced so far have no requests in flight."""
         former = [*self._former]
         for service in former:
             await service.requests.until_idle()
         self._former.difference_update(former)
 
     async def until_idle(self) -> None:
-        """Wait until no service has a request in flight."""
         await self.until_former_are_idle()
         if self._service is not None:
             await self._service.requests.until_idle()

@@ -51,7 +51,6 @@ class RequestCounter:
             self._none.set()
 
     async def until_idle(self) -> None:
-        """Wait until no request is in flight."""
         await self._none.wait()
 
 
@@ -97,7 +96,6 @@ class Listener(web.Server):
         return None
 
     async def until_closed(self, deadline: float) -> None:
-        """Wait until all connections are closed, up to a time of the event loop."""
         loop = asyncio.get_running_loop()
         while (self.ordinary or self.spare or self.connections) and loop.time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(_POLL_S)
@@ -179,7 +177,6 @@ class BoundedConnection(web.RequestHandler):
                 self._start_answer_timer(self.transport)
 
     def end_answer(self) -> None:
-        """Stop the time limit for reading an answer."""
         self._is_answering = False
         if self._answer_timer is not None:
             self._answer_timer.cancel()

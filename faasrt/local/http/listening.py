@@ -29,7 +29,6 @@ class ListeningSockets:
         self._connecting: set[asyncio.Task[None]] = set()
 
     async def open(self, host: str, port: int) -> str:
-        """Listen on an address, and return the base URL. Raise ConfigurationError if that is not possible."""
         loop, sockets = asyncio.get_running_loop(), []
         try:
             # It resolves the name, and binds a socket for each address.

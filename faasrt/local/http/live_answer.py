@@ -28,7 +28,6 @@ class LineResponse(web.StreamResponse):
         self.sent_bytes = 0
 
     async def send(self, line: bytes) -> None:
-        """Send a line, and wait while the client does not read."""
         if not self.prepared:
             await self.prepare(self._request)
         self.sent_bytes += len(line)

@@ -71,7 +71,6 @@ class Share:
         self._count(size, needed)
 
     def run(self) -> None:
-        """Keep the memory while the program waits or runs."""
         self._pool.waiting.discard(self)
 
     def answer(self, size: int, on_evicted: Callable[[], object]) -> None:

@@ -13,7 +13,6 @@ _MAX_CHARACTERS = 200
 
 
 def notice_of(result: EngineResult) -> str:
-    """Return the notice for a result; "" for a success."""
     return "" if result.outcome is Outcome.OK else f"faasrt: {_reason(result)}\n"
 
 
@@ -31,5 +30,4 @@ def _reason(result: EngineResult) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Shorten a text that may come from the program."""
     return " ".join(text[:_MAX_CHARACTERS].split())

@@ -25,7 +25,6 @@ _OF_SANDBOXFUSION = {"files": "files", "collect": "fetch_files"}
 
 
 def build_document(engines: Mapping[Language, Engine], sandbox: SandboxConfig) -> dict[str, Any]:
-    """Fill the template with the languages and limits of a server."""
     memory_mb = {language: engine.min_memory_mb for language, engine in engines.items()}
     in_sessions = [language for language, engine in engines.items() if engine.session_features]
     text = _TEMPLATE

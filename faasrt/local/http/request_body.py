@@ -145,7 +145,6 @@ def _dict_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def parse_language(fields: dict[str, Any], served: tuple[Language, ...], reasons: Mapping[Language, str]) -> Language:
-    """Return the language of a request. `reasons` has the reasons why others are not served."""
     try:
         language = Language.parse(_get(fields, "language", str, "a string"))
     except UnsupportedLanguageError as error:
@@ -171,7 +170,6 @@ def parse_job(fields: dict[str, Any], language: Language, engine: Engine, own: S
 
 
 def parse_session(fields: dict[str, Any], language: Language, engine: Engine, own: SandboxConfig) -> SessionOptions:
-    """Return the options of a session to open. The request can only lower the limits of the server, `own`."""
     # Checked like a program without code.
     job = parse_job({"code": "", "sandbox": fields.get("sandbox", {})}, language, engine, own)
     return SessionOptions(language=language, limits=job.limits, files=parse_files(fields, engine))
@@ -216,7 +214,6 @@ def _parse_input(fields: dict[str, Any], language: Language | None) -> ProgramIn
 
 
 def check_job(job: EngineJob, engine: Engine) -> None:
-    """Raise BadRequestError if an engine cannot enforce the limits of a program, or lacks a kind of its input."""
     if job.limits.memory_limit_mb < engine.min_memory_mb:
         least, language = engine.min_memory_mb, job.language
         raise BadRequestError(

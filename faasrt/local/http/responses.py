@@ -37,7 +37,6 @@ def json_response(status: int, value: Any, headers: Mapping[str, str] | None = N
 
 
 def error_response(status: int, error: str, details: str, headers: Mapping[str, str] | None = None) -> web.Response:
-    """Return an error in the format of coze-loop's servers."""
     return json_response(status, {"error": error, "details": details}, headers)
 
 
@@ -144,7 +143,6 @@ async def send_response(response: web.StreamResponse, request: web.BaseRequest, 
 
 
 async def write_pieces(response: web.StreamResponse, data: bytes, share: Share) -> None:
-    """Send a part of a body, and record in `share` how fast the client reads it."""
     for start in range(0, len(data), _PIECE_BYTES):
         piece = memoryview(data)[start : start + _PIECE_BYTES]
         await response.write(piece)

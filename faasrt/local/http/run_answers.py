@@ -49,8 +49,6 @@ class RunAnswers:
         queue: AdmissionQueue,
         session: OpenSession | None = None,
     ) -> web.StreamResponse:
-        """Run a program in a fresh sandbox or in a session. Cancellation ends the program."""
-
         async def execute(job: EngineJob) -> web.Response:
             if session is None:
                 task_id, result = await execute_with_events(queue, job, request=request, emit=self.emit)
@@ -78,13 +76,11 @@ class RunAnswers:
 
 
 def server_timing(result: EngineResult) -> str:
-    """Return the value of the header Server-Timing."""
     compiled = "" if result.compile_ms is None else f"compile;dur={result.compile_ms:.3f}, "
     return f"queue;dur={result.queued_ms:.3f}, {compiled}run;dur={result.duration_ms:.3f}"
 
 
 def failure_response(error: Exception) -> web.Response:
-    """Return the answer to a failed request. Log an unexpected error."""
     match error:
         case BadRequestError():
             return error_response(400, "bad request", str(error))

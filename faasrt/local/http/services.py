@@ -39,8 +39,6 @@ _NODE_INPUT = ("stdin", "argv", "files")
 
 
 class OtherServices:
-    """Answers the clients of other services, with the same queues as those of faasrt."""
-
     def __init__(
         self,
         queues: Mapping[Language, AdmissionQueue],
@@ -178,7 +176,6 @@ class OtherServices:
 
 
 def _without_time(run: ServedRun) -> ServedResult | None:
-    """Return the result of a program whose time limit is 0, which is not run; None for other programs."""
     if run.compile_timeout_ms == 0:
         end = ProcessEnd(stdout="", stderr="", outcome=Outcome.TIMEOUT, compiling=True)
         return ServedResult(end=end, compile_ms=0.0)
@@ -188,7 +185,6 @@ def _without_time(run: ServedRun) -> ServedResult | None:
 
 
 def _served_result(result: EngineResult, run: ServedRun) -> ServedResult:
-    """Return the result of an engine as the end of a process, which is what services report."""
     compiling = result.compile_outcome is not None and run.language not in _CHECKED_ONLY
     outcome, code, killed_by, memory_bytes = result.outcome, result.exit_code, "", None
     if result.compile_outcome is not None:

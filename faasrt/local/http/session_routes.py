@@ -130,7 +130,6 @@ class SessionRoutes:
 
 
 def template_of(path: str) -> str:
-    """Return the path in `SessionRoutes.routes` for the path of a request; "" if there is none."""
     if not path.startswith(_PREFIX):
         return ""
     _, slash, rest = path.removeprefix(_PREFIX).partition("/")

@@ -111,7 +111,6 @@ class OpenSession:
 
     @property
     def ending(self) -> str:
-        """Why the session has ended; "" before."""
         return self.reason or (
             self.engine_session.reason or "its process has ended" if self.engine_session.ended.is_set() else ""
         )
@@ -140,7 +139,6 @@ class OpenSession:
             self.ended_in_run = self.engine_session.ended.is_set()
 
     def interrupt(self) -> bool:
-        """Interrupt the program that runs. Return whether there is one."""
         if self.running:
             self.engine_session.interrupt()
         return self.running
@@ -198,7 +196,6 @@ class Sessions:
         return engine.session_features if self.max_sessions else ()
 
     def get(self, session_id: str) -> OpenSession:
-        """Return an open session. Raise SessionEndedError if it has ended or is unknown."""
         session = self._open.get(session_id)
         if session is None:
             raise SessionEndedError(self._ended.get(session_id, _UNKNOWN))
@@ -256,7 +253,6 @@ class Sessions:
             raise SessionEndedError(_UNKNOWN)
 
     async def aclose(self) -> None:
-        """End all sessions, and wait for their processes."""
         for session in [*self._open.values()]:
             self._end(session, "stopped", _STOPPED)
         if self._tasks:
@@ -309,13 +305,11 @@ class Sessions:
             del self._tasks[session]
 
     def _end(self, session: OpenSession, kind: str, reason: str) -> None:
-        """Let the task of a session end its processes. Later calls do nothing."""
         if session.id in self._open:
             self._forget(session, kind, reason)
             session.end(reason)
 
     def _forget(self, session: OpenSession, kind: str, reason: str) -> None:
-        """Remove a session, except for the reason of its end."""
         if self._open.pop(session.id, None) is None:
             return
         self.counts.ended[kind] += 1

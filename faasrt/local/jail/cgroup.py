@@ -95,7 +95,6 @@ class Cgroups:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="faasrt-cgroups")
 
     def new_group(self) -> Group:
-        """Return a cgroup that is not created yet."""
         self._created += 1
         return Group(f"{self._folder}/{self._created}")
 

@@ -306,7 +306,6 @@ class Jail:
         return own_folder
 
     async def _ask(self, number: int, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> list[Folder]:
-        """Return the descriptors in the answer of the launcher to a message about a process or a branch."""
         if self._ended.is_set():
             raise NotStartedError("the launcher of the jail has ended")
         folder: asyncio.Future[list[Folder]] = asyncio.get_running_loop().create_future()

@@ -310,7 +310,6 @@ class Launcher:
             os.close(fd)
 
     def _prepare_branch(self, message: dict[str, Any], folders: list[int]) -> None:
-        """Create the folder of a branch in that of the session, and the rules that let it use only this."""
         program, descriptors = self._programs.get(message["of"]), []
         try:
             if program is not None:
@@ -553,7 +552,6 @@ class Launcher:
             exit_with_traceback()
 
     def execute(self, text: bytes) -> NoReturn:
-        """Execute the program in a process that a template has forked."""
         try:
             argv, limits = json.loads(text)
             self._restrict_calls({**self._config["limits"], **limits})

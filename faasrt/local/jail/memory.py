@@ -103,7 +103,6 @@ def cpu_ticks(folder: str) -> int:
 
 
 def _read_stat(folder: str) -> list[str]:
-    """Return the fields of /proc/PID/stat after the name of the executable."""
     with contextlib.suppress(OSError), open(f"{folder}/stat", encoding="ascii", errors="replace") as file:
         return file.read().rpartition(")")[2].split() or _NO_STAT
     return _NO_STAT
@@ -135,7 +134,6 @@ def proportional_bytes(folder: str) -> int:
 
 
 def kernel_bytes() -> int:
-    """Return the memory that the kernel uses for itself, for the whole machine."""
     with open("/proc/meminfo", encoding="ascii") as file:
         return sum(int(line.split()[1]) * 1024 for line in file if line.startswith(("SUnreclaim:", "VmallocUsed:")))
 
@@ -171,7 +169,6 @@ def lock_holders() -> Iterator[int]:
 
 
 def count_sockets(folder: str) -> int:
-    """Return the number of sockets in the network of a process. Raise OSError if it is ending."""
     with open(f"{folder}/net/sockstat", encoding="ascii") as file:
         return int(file.readline().split()[2])
 

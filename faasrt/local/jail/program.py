@@ -73,7 +73,6 @@ class Program:
 
     @property
     def first_pid(self) -> int | None:
-        """The pid of the first process of its pid namespace."""
         return self.init if self.slot is None else self.slot.pid
 
     @property
@@ -145,7 +144,6 @@ class Program:
 
     @property
     def processes(self) -> list[str]:
-        """Their folders in /proc."""
         return self._processes(with_others=self.is_alone)
 
     def _processes(self, *, with_others: bool) -> list[str]:

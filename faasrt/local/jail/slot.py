@@ -31,7 +31,6 @@ class Slot:
         self._runs = 0
 
     def start(self, descriptors: list[int], text: bytes = b"") -> None:
-        """Start a program, with descriptors from 0 upwards, and a text for its process."""
         self._runs += 1
         self.is_spent = self.is_spent or self._runs == _MAX_RUNS
         self.ends_at = time.monotonic() + (_FIRST_START_S if self._runs == 1 else _ANSWER_S)
@@ -64,7 +63,6 @@ class Slot:
 
 
 def open_proc(pid: int) -> int:
-    """Open the /proc that a process sees; -1 if the process has ended."""
     with contextlib.suppress(OSError):
         return os.open(f"/proc/{pid}/root/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     return -1

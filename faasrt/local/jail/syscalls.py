@@ -96,7 +96,6 @@ def unshare(flags: int) -> None:
 
 
 def join_namespace(fd: int, kind: int) -> None:
-    """Enter the namespace that a descriptor refers to, or that of the process of a pidfd."""
     syscall("setns", fd, kind)
 
 
@@ -193,7 +192,6 @@ def start_init() -> tuple[int, ctypes.Structure]:
 def _make_context(
     context: _Context, stack: ctypes.Array[ctypes.c_uint64], following: _Context | None, function: Any, *arguments: int
 ) -> None:
-    """Make a context that calls a function of the C library, and then goes to another."""
     _checked(_libc.getcontext(ctypes.byref(context)), "getcontext")
     context.next = None if following is None else ctypes.addressof(following)
     context.stack, context.stack_bytes = ctypes.addressof(stack), _STACK_BYTES

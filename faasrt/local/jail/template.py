@@ -158,7 +158,6 @@ class TraceCheck:
             os.rmdir(self._file_folder)
 
     def _list_folder(self) -> list[tuple[bytes, int, int]]:
-        """Return the names, inode numbers and positions in the folder, in which there is a new file."""
         self._create(self._probe)
         os.lseek(self._folder_fd, 0, os.SEEK_SET)
         size = syscalls.syscall("getdents64", self._folder_fd, self._buffer, _FOLDER_BYTES)
@@ -171,7 +170,6 @@ class TraceCheck:
         return found
 
     def _change_since_last(self, entries: list[tuple[bytes, int, int]]) -> list[tuple[bytes, int, int]]:
-        """Return the names, and how much the numbers have grown since the last call."""
         last, self._entries = self._entries, entries
         if len(entries) != len(last):
             return []

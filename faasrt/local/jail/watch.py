@@ -155,7 +155,6 @@ class _Watch:
             threading.Thread(target=self._count, args=(program, folders, left, has_grown), daemon=True).start()
 
     def _other_bytes(self, folders: list[str]) -> int | None:
-        """Return the memory for files and sockets; None if it cannot be read now."""
         for folder in folders:
             with contextlib.suppress(OSError):
                 total = 0

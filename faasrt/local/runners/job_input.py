@@ -4,7 +4,6 @@ import os
 
 
 def read_exactly(size):
-    """Return this number of bytes of stdin; fewer at its end."""
     # Not a buffered file, which would also read the beginning of the program's input.
     data = bytearray()
     while len(data) < size:

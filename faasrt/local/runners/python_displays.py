@@ -151,7 +151,6 @@ def formats_of(value):
 
 
 def call(value, method, **options):
-    """Return None if there is no such method, or it raises an exception."""
     try:
         function = getattr(value, method, None)
         if not callable(function):

@@ -243,7 +243,6 @@ def finish(exit_code, stdout, stderr):
 
 
 def flush_standard():
-    """Flush the standard streams as the interpreter does at its end. Return whether this worked."""
     flushed = True
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name, None)

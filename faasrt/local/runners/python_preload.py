@@ -44,7 +44,6 @@ generators, bit_generators = [], []
 
 
 def find_generators():
-    """Collect the random generators in the modules, such as those in default values of functions."""
     random = sys.modules.get("random")
     numpy = sys.modules.get("numpy.random")
     for owner in gc.get_objects():

@@ -275,7 +275,6 @@ class Session:
 
 
 def working_stream(stream, fd):
-    """Flush a stream. Return None if it does not work any more."""
     try:
         stream.flush()
         return stream if stream.fileno() == fd else None

@@ -181,7 +181,6 @@ class DenoEngine(Engine):
             self._spare = memory_mb, await self._start_session(memory_mb)
 
     def _take_spare(self, memory_mb: int) -> JailedProcess | None:
-        """Return the process that waits for a session, if it has this memory limit. Otherwise end it."""
         spare, self._spare = self._spare, None
         if spare is None or not spare[1].alive:
             return None
@@ -215,7 +214,6 @@ class DenoEngine(Engine):
         return await self._start_child(jail, job.limits.memory_limit_mb if job else self.options.memory_limit_mb)
 
     async def _open_folder_jail(self) -> Jail:
-        """Return the jail of programs with a folder. Raise NotStartedError if it cannot be opened."""
         if self._folder_jail is None:
             opened: asyncio.Future[Jail] = asyncio.get_running_loop().create_future()
             self._group.create_task(self._run_folder_jail(opened))

@@ -81,7 +81,6 @@ class StdoutParser:
         self.limit_exceeded = self.message_too_large = self.complete = False
 
     def feed(self, data: bytes) -> bytes:
-        """Return the next bytes of the output."""
         output = b""
         self._pending += data
         while not self.complete and (begin := self._pending.find(self._mark)) >= 0:
@@ -104,7 +103,6 @@ class StdoutParser:
         return output + self._take_output(len(self._pending) if split < 0 else split)
 
     def finish(self) -> bytes:
-        """Return the rest of the output: pending bytes, unless they are an incomplete message."""
         return b"" if self._pending.startswith(self._mark) else self._take_output(len(self._pending))
 
     def _take_output(self, size: int) -> bytes:
@@ -194,7 +192,6 @@ class DenoRun:
         self._child.write(WAKE)
 
     def end(self, limit: Outcome | None = None) -> None:
-        """End the program, because it exceeded a limit, if any."""
         if limit is Outcome.TIMEOUT:
             # The message that the program has ended may be in the pipe, because of a slow reader or a busy server.
             self._child.resume()
@@ -242,7 +239,6 @@ class DenoRun:
         return EngineResult(**fields)
 
     def _name_file(self, output: bytes) -> bytes:
-        """Replace the URL of the program by the name of its file, for stack traces."""
         url, name, _ = self._url
         if self._has_folder and url:
             return re.sub(rb"%b(?=:\d)" % re.escape(url), name, output)

@@ -206,7 +206,6 @@ class NativeEngine(PythonTier):
 
 
 async def _describe(python: str) -> Interpreter:
-    """Run an interpreter to find out its version and its paths. Raise EngineError if it is not CPython 3.9 or newer."""
     try:
         process = await asyncio.to_thread(
             subprocess.run,

@@ -99,7 +99,6 @@ class ToolchainEngine(Engine):
         self._started_or_failed.set()
 
     async def wait_ready(self) -> None:
-        """Start the engine, and wait until it has run a program."""
         self._needed.set()
         await self._started_or_failed.wait()
         await super().wait_ready()

@@ -48,7 +48,6 @@ def _read_exit(messages: Messages, returncode: int) -> dict[str, Any]:
 
 
 def recognize_failure(result: EngineResult, toolchain: Toolchain) -> EngineResult:
-    """Add the error that a failed program has printed to stderr to its result."""
     if result.outcome not in (Outcome.USER_ERROR, Outcome.CRASHED):
         return result
     text = result.stderr[-_SEARCHED_CHARS:]

@@ -82,7 +82,6 @@ class Toolchain:
 
     @property
     def missing(self) -> str:
-        """Why the language cannot run, because its toolchain is not installed."""
         if shutil.which(self.executable) is not None:
             return ""
         return (

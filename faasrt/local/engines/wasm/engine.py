@@ -80,7 +80,6 @@ class WasmEngine(Engine):
         return self.background if self.ready else _COMPILING if self.activity == _COMPILING else ""
 
     async def make_snapshots(self) -> None:
-        """Do the work in the background now, and wait for it. The engine must be ready."""
         await self._maker.make_all()
 
     async def _execute_once(self, job: EngineJob) -> EngineResult:
@@ -137,7 +136,6 @@ class WasmEngine(Engine):
         return worker
 
     def _mark_confined(self, problem: str) -> None:
-        """Record that the last worker has confined itself, or why it has not."""
         self.level = "" if problem else CONFINED
         reason = problem and f"the workers of WebAssembly are not confined: {problem}"
         self.level_reason = "; ".join(filter(None, [self.options.level_reason, reason]))

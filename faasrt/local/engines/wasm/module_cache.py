@@ -47,7 +47,6 @@ def _is_usable(file: Path) -> bool:
 
 
 def prepare_folder(folder: Path) -> None:
-    """Remove unusable modules before a compilation. Raise OSError if there is not enough disk space."""
     for file in folder.glob("*.cwasm"):
         file.unlink()
     with tempfile.TemporaryFile(dir=folder) as space:

@@ -89,7 +89,6 @@ class Sandbox:
         self._base_bytes = done.memory_bytes if files.snapshot is None else 0
 
     def run_program(self, host: Callable[[bytes], bytes], *, code: str, memory_bytes: int, **options: Any) -> Ended:
-        """Run or check a program in a new instance; see `Instances.run`."""
         snapshot = self._choose(code)
 
         def answer(request: bytes) -> bytes:
@@ -101,18 +100,15 @@ class Sandbox:
         return attrs.evolve(done, memory_bytes=done.memory_bytes - self._base_bytes)
 
     def open_session(self, folder: MemoryFolder, memory_bytes: int) -> Instance:
-        """Return an instance from the snapshot with most packages."""
         if not self._snapshots:
             raise RuntimeError("there is no snapshot of the sandbox, which sessions need")
         snapshot = self._first_of(reversed(TIERS))
         return Instance(self._instances, snapshot=snapshot, folder=folder, memory_bytes=memory_bytes)
 
     def _choose(self, code: str) -> Snapshot | None:
-        """Return the existing snapshot with most packages of a program."""
         return self._first_of(tiers_of(code)) if self._snapshots else None
 
     def _first_of(self, tiers: Iterable[str]) -> Snapshot:
-        """Return the first of some snapshots that exists, or that of the standard library."""
         for tier in tiers:
             discard = functools.partial(self._discard, tier)
             snapshot = self._snapshots.get(tier) or open_snapshot(self._paths[tier], discard)

@@ -24,8 +24,6 @@ _CLOSE_TIMEOUT_S = 2.0
 
 
 class WasmSession(EngineSession):
-    """An instance of the sandbox in a worker process, which may have other sessions."""
-
     def __init__(
         self,
         options: SessionOptions,
@@ -48,7 +46,6 @@ class WasmSession(EngineSession):
             self._when_ended(self._worker)
 
     async def open(self) -> None:
-        """Raise NotStartedError or SessionFileError if the worker cannot open the session."""
         limits = attrs.asdict(self.options.limits)
         try:
             await self._command(open=limits, files=files_to_wire(self.options.files))
@@ -120,7 +117,6 @@ class WasmSession(EngineSession):
             self.mark_ended(CLOSED)
 
     async def _command(self, **message: Any) -> dict[str, Any]:
-        """Send a command, and return its answer. Raise _RefusedError if this was not possible."""
         self._channel.send(**message)
         try:
             answer = await self._channel.answer(_COMMAND_TIMEOUT_S)

@@ -133,7 +133,6 @@ def make_snapshot(cache_dir: Path, tier: str) -> None:
 
 
 def preload(instances: Instances, fd: int, tier: str) -> Snapshot:
-    """Import the modules of a tier in a new instance, and write its memory to a file."""
     packages = packages_of(tier)
     answers = {b"runner": read_guest(), b"modules": " ".join(modules_of(tier)).encode()}
     answers[b"exercise"] = exercise_of(packages).encode()
@@ -192,7 +191,6 @@ def _places(memory: ctypes.Array[ctypes.c_char]) -> Places:
 
 
 def _find(memory: ctypes.Array[ctypes.c_char], pattern: bytes) -> int:
-    """Raise RuntimeError unless the pattern occurs exactly once."""
     data = memory.raw
     if data.count(pattern) != 1:
         raise RuntimeError(f"the memory has {data.count(pattern)} places like {pattern!r}")

@@ -117,7 +117,6 @@ def new_snapshot(path: Path) -> Iterator[int]:
 
 
 def write_snapshot(fd: int, memory: memoryview, places: Places) -> Snapshot:
-    """Write a snapshot to a new file. Empty pages take no space on the disk."""
     os.ftruncate(fd, len(memory))
     empty = bytes(_PIECE_BYTES)
     for start in range(0, len(memory), _PIECE_BYTES):

@@ -51,7 +51,6 @@ class SnapshotMaker:
         self._finished.set()
 
     def want(self, code: str) -> None:
-        """Make the snapshot that suits a program next, if it is missing."""
         if self._missing and (tiers := tiers_of(code)) and tiers[0] in self._missing:
             self._wanted.append(tiers[0])
             self._changed.set()

@@ -86,7 +86,6 @@ _NICE = 19
 
 
 def execute(bridge: HostBridge, sandbox: Sandbox) -> dict[str, Any]:
-    """Run or check one program. Raise RuntimeError if the sandbox did not start."""
     job, program_input = bridge.job, bridge.input
     limit, memory_bytes = job["max_output_bytes"], job["memory_limit_mb"] * 2**20
     needs_folder = program_input.files or program_input.collect or _PLOTS.search(job["code"])
@@ -172,7 +171,6 @@ def serve(cache_dir: Path) -> NoReturn:
 
 
 def _problem_of(confine: Callable[[], None]) -> str:
-    """Return why this process could not be confined, or ""."""
     try:
         confine()
     except (OSError, ValueError) as error:

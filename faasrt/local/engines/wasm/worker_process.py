@@ -126,7 +126,6 @@ class Channel:
             self.send(taken=size)
 
     def take(self, message: dict[str, Any] | None) -> None:
-        """Take a message of the worker; None at its end."""
         if message is None:
             self.on_end("its process has ended")
             self._answers.put_nowait(None)
@@ -171,11 +170,9 @@ class WasmWorker:
 
     @property
     def has_room(self) -> bool:
-        """Whether it can have another session."""
         return self.alive and self.sessions < _MAX_SESSIONS
 
     async def until_ready(self) -> dict[str, Any]:
-        """Wait for the first message. Raise NotStartedError if the process ended."""
         return await self._programs.next_answer()
 
     async def execute(self, job: EngineJob) -> EngineResult:
@@ -191,7 +188,6 @@ class WasmWorker:
             raise
 
     def expect(self, output_bytes: int) -> None:
-        """Allow messages with the result of a program, given its output limit."""
         self._max_bytes = max(self._max_bytes, _MESSAGE_BYTES + _ANSWER_FACTOR * output_bytes)
 
     def _end(self) -> None:
