@@ -1,8 +1,4 @@
-"""Checks of the options of a run. Tasks and tests use them when they are made, and calls before they send.
-
-attrs shows the annotation of a converter's argument in the signature of the class. So the annotations of this module
-are types, not strings.
-"""
+"""Checks of the options of a run. The annotations are types, for the reason in `faasrt._checks`."""
 
 import math
 from collections.abc import Iterable, Mapping, Set

@@ -1,5 +1,3 @@
-"""`faasrt batch`: runs the tasks of a file and keeps every result."""
-
 from __future__ import annotations
 
 import asyncio

@@ -1,5 +1,3 @@
-"""Shows on stderr why Python runs on the engine wasm, and what that engine prepares, once on a machine."""
-
 from __future__ import annotations
 
 import asyncio

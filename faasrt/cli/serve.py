@@ -1,5 +1,3 @@
-"""The command `serve`: the embedded FaaS for other processes."""
-
 from __future__ import annotations
 
 import asyncio

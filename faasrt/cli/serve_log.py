@@ -1,5 +1,3 @@
-"""The log of `serve` on stderr: lines for people, or one JSON object per line."""
-
 from __future__ import annotations
 
 import contextlib

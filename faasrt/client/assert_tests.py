@@ -8,8 +8,7 @@ A test program and the judged program never run in the same process, for the rea
 3. The test program runs again, with these results. It passes if it reaches its end, no assert fails, and at least one
    is reached.
 
-If the arguments of a call depend on the results of others, the second and third step are repeated. The tests of a
-judgement share executions.
+If the arguments of a call depend on the results of others, the last two steps are repeated.
 """
 
 from __future__ import annotations

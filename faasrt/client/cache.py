@@ -1,4 +1,4 @@
-"""Stored results: their keys, their encoding, and how a call finds and keeps them. See `faasrt/docs/caching.md`."""
+"""Stored results; see `faasrt/docs/caching.md`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""EmbeddedFaaS: the embedded FaaS of a manager.
-
-`faasrt.local`, which needs the extra `local`, is imported only when an `EmbeddedFaaS` is made.
-"""
+"""Imports `faasrt.local`, which needs the extra `local`, only when an `EmbeddedFaaS` is made."""
 
 from __future__ import annotations
 

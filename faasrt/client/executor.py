@@ -1,5 +1,3 @@
-"""Executor: runs the executions of a runtime, or returns their stored results."""
-
 from __future__ import annotations
 
 import contextlib

@@ -1,5 +1,3 @@
-"""RuntimeFactory: creates runtimes that share sessions and permits."""
-
 from __future__ import annotations
 
 import time

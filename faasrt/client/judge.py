@@ -1,5 +1,3 @@
-"""Runs the tests of a judgement: each in an execution of its own, or many in one."""
-
 from __future__ import annotations
 
 import asyncio

@@ -1,5 +1,3 @@
-"""RuntimeManager: one runtime for each language, created once, shared, and closed together."""
-
 from __future__ import annotations
 
 import asyncio

@@ -1,24 +1,3 @@
-"""The implementation of `RuntimeManager.map`: runs many tasks, read lazily, with a limited number in flight.
-
-The tasks come from any iterable or asynchronous iterable: a million take no more memory than a thousand
-(`benchmarks/map.py`). An infrastructure failure becomes the `error` of its item, and the map continues, unless
-`stop_on=ServiceError` makes it the last item. Leaving the loop, or a cancellation, stops the source and the calls in
-flight. `coalesce=N` runs up to N consecutive tasks that differ only in their `args` in one execution.
-
-`faasrt batch` runs files of tasks, and can resume after a crash (`faasrt/docs/batches.md`); `faasrt.ray.run_tasks`
-runs tasks on several machines.
-
-Example:
-    >>> async def read_tasks():
-    ...     for n in range(3):
-    ...         yield CodeTask("def check(n): return n % 2 == 0", "python", function="check", args=[n])
-    >>> async for item in manager.map(read_tasks(), concurrency=64, ordered=True, coalesce=100, stop_on=ServiceError):
-    ...     print(item.index, item.result.value)
-    0 True
-    1 False
-    2 True
-"""
-
 from __future__ import annotations
 
 import asyncio

@@ -1,5 +1,3 @@
-"""Runtime: runs programs on the endpoints of one language."""
-
 from __future__ import annotations
 
 import asyncio

@@ -1,5 +1,3 @@
-"""Session: an interpreter that keeps variables, imports and files between runs."""
-
 from __future__ import annotations
 
 import asyncio

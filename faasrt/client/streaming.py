@@ -1,5 +1,3 @@
-"""StreamedRun: the output of a program while it runs, and then its result."""
-
 from __future__ import annotations
 
 import asyncio

@@ -1,8 +1,7 @@
 """Distributes the cases of a function over executions, and reads the result of each case.
 
 A case runs once, unless the caller allows more. A case that ends its execution gets the result of the execution, and
-the remaining cases go into a new one. If k cases do this, k + 1 executions are needed, and more if the arguments,
-results or times exceed the limits of an execution.
+the remaining cases go into a new one.
 """
 
 from __future__ import annotations

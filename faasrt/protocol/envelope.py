@@ -3,7 +3,7 @@
 The reference servers damage the results of programs. Therefore the client sends a guest program in the same language,
 which contains the job as base64 of JSON. It runs the user's code in a new module with `return_val` defined. It records
 stdout, stderr, the exception with line numbers of the user's code, the exit code and the return value, and returns all
-of them in one frame (see `frames`). It passes the frame to the server like a return value:
+of them in one frame (see `frames`), which it passes to the server like a return value:
 
     python-faas        between the lines __COZE_RETURN_VAL_START__ and __COZE_RETURN_VAL_END__ of stdout
     js-faas            `ret_val` of the last line of stdout that is a JSON object, written when the process ends
@@ -18,23 +18,21 @@ necessary.
 
 In this package, "the definitions" are the user's program when it runs only to define the function that is then called.
 
-The job:
+The job, besides `nonce`, `code`, `language` and `max_output_bytes`:
 
-    nonce, code, language, max_output_bytes
     function           the name of the function to call, or null for a whole program
     cases, first       [[args, kwargs] ...], or inputs (see below), and the index of the first
     single             whether there is one result, of a program or a call, instead of one for each case
     isolate            whether each case runs the definitions again
-    exact              whether return values must be JSON, and tuples are `{"py/tuple": [...]}` in arguments and return
-                       values; see `faasrt.FunctionTest`
+    exact              whether return values must be JSON, with tuples as in `faasrt.FunctionTest`
     imported           whether the definitions run without their block `if __name__ == "__main__"`; Python only
-    input              the fields of `faasrt.inputs` that the guest program passes on; the server passes on the others
+    input              the fields of `faasrt.inputs` that the guest program, and not the server, passes on
     has_folder         whether the server gives the program a folder, from which JavaScript programs can import files
-    capture            whether the guest program records stdout and stderr; otherwise the server returns them
+    capture            whether the guest program, and not the server, records stdout and stderr
     replace_fds        whether the guest program also records what child processes write to descriptors 1 and 2
-    case_ms            the guard stops a case after this number of milliseconds; null if the server stops programs
-    limit_ms           a case that took more milliseconds counts as TIMEOUT, however it ended; null for a program
-    begin_within_ms    no case begins more than this number of milliseconds after the definitions
+    case_ms            the guard stops a case after this time; null if the server stops programs
+    limit_ms           a case that took more counts as TIMEOUT, however it ended; null for a program
+    begin_within_ms    no case begins later than this after the definitions
     batch_bytes        no case begins after the size of the records exceeds this
     progress_bytes     no case begins after the size of the progress sent exceeds this
     definition_bytes   the maximum size of the output of the definitions, which is part of every case's result
@@ -45,26 +43,23 @@ The job:
 Unless the job is single, each record is also sent as soon as its case ends: on stderr, or with the `return_val` of a
 lossless server. In JavaScript, on servers that are not lossless, the cases then run in a worker, which can be stopped.
 
-**Input.** In Python, the guest program puts the standard input into a temporary file, which becomes descriptor 0. Where
-the platform does not allow this, `sys.stdin` and `os.read(0, n)` still read it. The definitions and each case read it
-from its start. Files are put into a new folder, which becomes the working folder and the first entry of `sys.path`, and
-is removed at the end. Afterwards, whatever the outcome, the files that match `collect` are added to the record.
+**Input.** In Python, the standard input becomes descriptor 0. Where the platform does not allow this, `sys.stdin` and
+`os.read(0, n)` still read it. The definitions and each case read it from its start. Files are put into a new folder,
+the working folder and the first entry of `sys.path`. At the end, whatever the outcome, the files that match `collect`
+are added to the record, and the folder is removed.
 
 **Cases of a whole program** (Python only): if `function` is null and `single` is false, `isolate` must be true, and
-each case is an input: `{"stdin", "argv", "files", "collect"}`, as in `ProgramInput.to_wire`. The whole program runs
-once for each case, in a new namespace, with a new working folder and its own record. `input` has the fields that all
-cases share; those of a case replace them, and its files are added to the shared ones. An exit ends only its case. The
-modules that a program imports from its folder are loaded again in each case; other modules are shared. This is for
-servers that start interpreters slowly. On the engine `wasm` of the embedded FaaS, cases have no folder: their programs
-end as CRASHED if they have files.
+each case is an input as in `ProgramInput.to_wire`. The program runs once for each case, in a new namespace and folder.
+The fields of a case replace those of `input`, and its files are added. An exit ends only its case. The modules that a
+program imports from its folder are loaded again in each case; other modules are shared. This is for servers that start
+interpreters slowly. On the engine `wasm` of the embedded FaaS, cases with files end as CRASHED.
 
 **The loop guard** stops Python programs on servers that are not known to enforce timeouts. On CPython it uses a timer
-signal, which has no measurable cost. Pyodide has no signals, but reads an interrupt buffer every few dozen steps; there
-the guard replaces the buffer by an object that checks the time, and a bare loop takes up to 1.15 times as long.
-Elsewhere, `sys.monitoring` counts jumps and calls, the guard checks the clock every 500 events, and a bare loop takes 4
-to 6 times as long. `benchmarks/guard.py` measures this. At the deadline the guard raises a BaseException in the
-program, up to ten times, and then ends the process. It cannot interrupt a single long call of C code, such as a sum
-over an endless iterator or a huge power, and a hostile program can disable it.
+signal, which costs nothing. Pyodide has no signals, but reads an interrupt buffer every few dozen steps, which the
+guard replaces by an object that checks the time. Elsewhere, `sys.monitoring` counts jumps and calls, and the guard
+checks the clock every 500 events; `benchmarks/guard.py` measures the costs. At the deadline the guard raises a
+BaseException in the program, up to ten times, and then ends the process. It cannot interrupt a single long call of C
+code, and a hostile program can disable it.
 
 **Forged frames.** A program can find the nonce and forge a frame. This affects only its own result.
 """

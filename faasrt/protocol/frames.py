@@ -7,17 +7,16 @@ A frame is `faasrt1:` and base64 of JSON in UTF-8, on one line:
 A frame begins with the nonce of its call; text without the nonce is output of the program. A final frame contains all
 records. A frame without records announces the start of the guest program: if a server returns no frame at all, it did
 not start its interpreter. With `progress`, each record is also sent as soon as its case ends, and is used if no final
-frame follows. These frames go to the stderr of the process, one record per frame, because servers return that stream
-when a process dies. On a lossless server they are return values that contain all records so far. A record is
+frame follows. These frames go to stderr, one record per frame, because servers return that stream when a process dies.
+On a lossless server they are return values that contain all records so far. A record is
 
     {"index": int, "outcome": str, "exit_code": int | null, "ms": number, "error": {"name", "message", "traceback"},
      "stdout": stream, "stderr": stream, "ret_val": stream, "files": {path: content}, "has_all_files": bool}
 
 where `error`, `files` and `has_all_files` are optional, and `stdout` and `stderr` are missing if the server returns
-them itself. Contents of files are encoded as in `faasrt.inputs`. The index is the
-index of the case, 0 for a program, and -1 for the definitions that all cases share. A stream (and `message`) is a text;
-or `{"base64": str}` of its UTF-8, if JSON escapes would be larger; or `{"head": ..., "tail": ..., "lost": int}`, if the
-guest program cut it.
+them itself. Contents of files are encoded as in `faasrt.inputs`. The index is that of the case, 0 for a program, and -1
+for the definitions that all cases share. A stream (and `message`) is a text; or `{"base64": str}` of its UTF-8, if JSON
+escapes would be larger; or `{"head": ..., "tail": ..., "lost": int}`, if the guest program cut it.
 
 The digit in the prefix is the version of the format. It changes when older readers would misread newer frames.
 """

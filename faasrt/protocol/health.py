@@ -1,5 +1,3 @@
-"""The properties of an endpoint, read from its health report."""
-
 from __future__ import annotations
 
 import json

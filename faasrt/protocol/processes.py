@@ -1,5 +1,3 @@
-"""Reads how a process ended, for services that report its exit code and its output."""
-
 from __future__ import annotations
 
 import re

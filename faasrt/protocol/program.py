@@ -1,5 +1,3 @@
-"""Executions: an `Execution` creates the `Request` for an endpoint, and the request reads the answer."""
-
 from __future__ import annotations
 
 import math

@@ -1,5 +1,3 @@
-"""Finds the protocol of an endpoint."""
-
 from __future__ import annotations
 
 import functools

@@ -1,5 +1,3 @@
-"""The requests of sessions: `POST /sessions`, and those below `/sessions/{id}`."""
-
 from __future__ import annotations
 
 import re

@@ -1,5 +1,3 @@
-"""The adaptive limit on the calls in flight at an endpoint."""
-
 from __future__ import annotations
 
 import heapq

@@ -1,5 +1,3 @@
-"""The circuit breaker of an endpoint: opens after failures, and closes after a successful probe."""
-
 from __future__ import annotations
 
 import math

@@ -1,5 +1,3 @@
-"""One call: its deadline, attempts and times, and the events that report them."""
-
 from __future__ import annotations
 
 import math

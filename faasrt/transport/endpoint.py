@@ -1,5 +1,3 @@
-"""Endpoints: the limit, the circuit breaker and the profile of each, and the choice between replicas."""
-
 from __future__ import annotations
 
 import asyncio

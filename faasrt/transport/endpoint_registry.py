@@ -1,5 +1,3 @@
-"""The endpoints that the runtimes of a factory share: their URLs, health and state, and changes of the settings."""
-
 from __future__ import annotations
 
 import asyncio

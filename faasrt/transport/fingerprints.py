@@ -1,5 +1,3 @@
-"""The fingerprints of servers, for the keys of stored results."""
-
 from __future__ import annotations
 
 import asyncio

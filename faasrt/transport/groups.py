@@ -1,5 +1,3 @@
-"""Groups of endpoints: the replicas of a language, which come and go, and the callers that wait for one of them."""
-
 from __future__ import annotations
 
 import asyncio

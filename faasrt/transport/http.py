@@ -1,5 +1,3 @@
-"""HTTP: a pooled `aiohttp.ClientSession` for each endpoint, and requests with a timeout."""
-
 from __future__ import annotations
 
 import asyncio

@@ -1,5 +1,3 @@
-"""The event loop to which a client belongs, its tasks in the background, and the calls for which closing waits."""
-
 from __future__ import annotations
 
 import asyncio

@@ -1,5 +1,3 @@
-"""LiveReader: reads live output, the lines of `faasrt.protocol.json_lines`, from an answer."""
-
 from __future__ import annotations
 
 import asyncio

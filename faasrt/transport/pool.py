@@ -1,5 +1,3 @@
-"""Permits: decides which call may be sent, and to which endpoint. Other calls wait, first come, first served."""
-
 from __future__ import annotations
 
 import asyncio

@@ -1,5 +1,3 @@
-"""The replicas behind the names in `dns+` URLs, which are looked up while calls use them; see `faasrt.discovery`."""
-
 from __future__ import annotations
 
 import asyncio

@@ -1,5 +1,3 @@
-"""Transport: sends calls to endpoints, each with a permit, a deadline and retries."""
-
 from __future__ import annotations
 
 import asyncio

@@ -1,5 +1,3 @@
-"""The command `deploy`: files for running `faasrt serve` on many machines. It prints them, and sends nothing."""
-
 from __future__ import annotations
 
 import re

@@ -1,5 +1,3 @@
-"""The command `report`: one self-contained page, or one JSON object, from a file of results."""
-
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""The numbers of a report: counts, percentiles, and the tasks to show."""
-
 from __future__ import annotations
 
 import heapq

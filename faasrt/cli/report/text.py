@@ -1,5 +1,3 @@
-"""Text from results, made visible and short enough for a page."""
-
 from __future__ import annotations
 
 import html

@@ -1,5 +1,3 @@
-"""Numbers as text, rounded and with their units."""
-
 from __future__ import annotations
 
 import math

@@ -1,5 +1,3 @@
-"""Engine: runs programs, each in a fresh sandbox that is thrown away afterwards."""
-
 from __future__ import annotations
 
 import abc

@@ -1,5 +1,3 @@
-"""Queues programs for the engines, and emits the events of their executions."""
-
 from __future__ import annotations
 
 import asyncio

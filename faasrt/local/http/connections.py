@@ -1,14 +1,13 @@
 """Limits the number of the embedded FaaS's connections, and the time of each.
 
-Each connection uses a descriptor and some memory, so their number is limited, and each phase of a request has a
-timeout: aiohttp's keep-alive timeout for idle connections and for the head, the timeout in `request_body.read_body` for
-the body, and the timeout in this module for a client that does not read its answer. aiohttp has neither this timeout
-nor a limit of connections.
+Each phase of a request has a timeout: aiohttp's keep-alive timeout for idle connections and for the head, the timeout
+in `request_body.read_body` for the body, and the timeout in this module for a client that does not read its answer.
+aiohttp has neither this timeout nor a limit of connections.
 
-A connection counts from the moment when it is accepted. One above the limit gets a 503 that says that nothing was
-started, so that its client asks another server at once. A connection in the backlog would wait for no result. With TLS
-it is closed before the handshake, which costs the server nothing and tells the client the same. A few connections above
-the limit may still send `GET /livez` and `GET /readyz`, because a server that is only busy must not be restarted.
+A connection above the limit gets a 503 that says that nothing was started, so that its client asks another server at
+once; in the backlog it would wait for no result. With TLS it is closed before the handshake, which costs the server
+nothing and tells the client the same. A few connections above the limit may still send `GET /livez` and `GET /readyz`,
+because a server that is only busy must not be restarted.
 """
 
 from __future__ import annotations

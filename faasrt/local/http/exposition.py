@@ -1,5 +1,3 @@
-"""The answers of `GET /metrics`: JSON, or the Prometheus text format."""
-
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping

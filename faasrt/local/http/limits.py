@@ -1,5 +1,3 @@
-"""The limits on connections, requests, and the memory that they use."""
-
 from __future__ import annotations
 
 import os

@@ -1,5 +1,3 @@
-"""The listening sockets of the embedded FaaS."""
-
 from __future__ import annotations
 
 import asyncio

@@ -1,5 +1,3 @@
-"""Limits the memory that requests hold."""
-
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,5 +1,3 @@
-"""Runs the notebooks of SandboxFusion's clients, each in a session of its own."""
-
 from __future__ import annotations
 
 import asyncio

@@ -1,7 +1,4 @@
-"""The OpenAPI document of the embedded FaaS, which `GET /openapi.json` returns.
-
-The file `openapi.json` is its template. `tests/integration/test_openapi.py` checks it against a running server.
-"""
+"""The OpenAPI document. `tests/integration/test_openapi.py` checks its template, `openapi.json`, against a server."""
 
 from __future__ import annotations
 

@@ -1,5 +1,3 @@
-"""Runs the programs of requests, and answers with their results."""
-
 from __future__ import annotations
 
 from typing import Any

@@ -1,5 +1,3 @@
-"""The routes of sessions: `/sessions`, and below it those of each session."""
-
 from __future__ import annotations
 
 from collections.abc import Mapping

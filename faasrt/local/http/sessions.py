@@ -1,5 +1,3 @@
-"""The open sessions of the embedded FaaS: their ids, turns, idle limits, and how they end."""
-
 from __future__ import annotations
 
 import asyncio

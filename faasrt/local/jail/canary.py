@@ -1,4 +1,4 @@
-"""The canary: a test program that tries to break out of a new jail. If it succeeds, the jail is not used."""
+"""A test program that tries to break out of a new jail. If it succeeds, the jail is not used."""
 
 from __future__ import annotations
 

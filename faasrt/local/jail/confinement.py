@@ -1,12 +1,7 @@
 """Confines the calling process itself, without a launcher: for the workers of the engine `wasm`.
 
 It needs neither root nor namespaces. The kernel applies the rules of Landlock only to the calling thread and to its
-later threads, so the process confines its files before it starts any threads, and its system calls when it is ready:
-
-    confine_files    drops capabilities, and restricts the files
-    confine_calls    restricts the resources and the system calls, of all threads
-
-Both raise OSError if the kernel does not support this.
+later threads, so the process confines its files before it starts any threads, and its system calls when it is ready.
 """
 
 from __future__ import annotations

@@ -1,5 +1,3 @@
-"""The server's side of a jail: starts the launcher (`jail/launcher.py`), checks the jail, starts processes in it."""
-
 from __future__ import annotations
 
 import array

@@ -1,4 +1,4 @@
-"""Landlock: a process asks the kernel to restrict which files, ports, sockets and processes it may reach."""
+"""Rules that restrict which files, ports, sockets and processes a process may reach."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """The memory watch: a process beside the launcher that adds up the memory of each program.
 
 Some files in /proc can only be read while their process does not change its memory. A program can prolong this for
-seconds: it changes a lot of memory in one thread, and lets it starve with others. So the launcher, for which all
-programs would wait, does not read them. The main thread of this process does not, either. It reads upper bounds, and
-only for a program that exceeds its limit by them, a thread counts exactly. If this takes too long, the program ends.
+seconds: it changes a lot of memory in one thread, and lets it starve with others. So neither the launcher, for which
+all programs would wait, nor the main thread of this process reads them. It reads upper bounds, and only for a program
+that exceeds its limit by them, a thread counts exactly. If this takes too long, the program ends.
 
 The messages are JSON over a SOCK_SEQPACKET socket:
 

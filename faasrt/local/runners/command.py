@@ -1,8 +1,7 @@
 """Executes a command inside the jail, in place of this process: a compiler, or a program that it has compiled.
 
-The runner writes messages to descriptor 3, one line of JSON each. It first reads one job from stdin: the size of a
-header as eight digits; the header, JSON with {command, folders, files, memoryBytes}; and the contents of the files, of
-which the header has the paths and sizes. The rest of stdin is that of the command. Then it sends one of these:
+The runner reads one job from stdin, as python_native.py does, with the header {command, folders, files, memoryBytes}.
+The rest of stdin is that of the command. Then it writes one of these lines to descriptor 3:
 
     {"kind": "started"}            the command begins; until here, a failure is not the program's
     {"kind": "error", "message"}   the system refuses to execute the command

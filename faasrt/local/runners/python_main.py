@@ -17,13 +17,11 @@ The runner calls the host with `_host.call(bytes) -> bytes`, a function that was
 The shutdown of the interpreter takes longer than running a short program. So the runner only does the parts of it that
 programs can notice, and exits. Programs with finalizers or coroutines get a full shutdown.
 
-The program may be hostile, and can call the host too. This only affects its own result.
+A hostile program can call the host too. This only affects its own result. The runs of a session share an interpreter.
+Each must work whatever earlier ones have changed in it.
 
-The runs of a session share an interpreter. Each must work whatever earlier ones have changed in it.
-
-The host puts python_errors.py and python_modules.py of faasrt/protocol/guest in front of this file, and
-python_guest.py, python_displays.py, python_random.py and python_preload.py after it. This file does not import json,
-because the import would take a quarter of the time of a short program.
+The host adds other files before and after this one. It does not import json, because the import would take a quarter of
+the time of a short program.
 """
 
 import _json

@@ -1,10 +1,10 @@
 """Runs the user's program as `python main.py` would, in a process of its own inside the jail.
 
-The process is a fork of the launcher, which has already imported packages. The runner writes messages to descriptor 3,
-one line of JSON each. It first reads one job from stdin: the size of a header as eight digits; the header, JSON with
-{code, check, argv, displays, files, memoryBytes, maxMessageBytes}; and the contents of the files, of which the header
-has the paths and sizes. The rest of stdin is that of the program. A job with "session" opens a session (see
-python_session.py). Otherwise the runner sends:
+The process is a fork of the launcher, which has already imported packages. The runner first reads one job from stdin:
+the size of a header as eight digits; the header, JSON with {code, check, argv, displays, files, memoryBytes,
+maxMessageBytes}; and the contents of the files, of which the header has the paths and sizes. The rest of stdin is that
+of the program. A job with "session" opens a session (see python_session.py). Otherwise the runner writes messages to
+descriptor 3, one line of JSON each:
 
     {"kind": "started"}            the program begins; until here, a failure is not the program's
     {"kind": "ret_val", "text"}    the argument of return_val; the last call counts
@@ -16,11 +16,9 @@ python_session.py). Otherwise the runner sends:
     {"kind": "display", "number",  a part of a display, if the job asks for displays; see python_displays.py
      "type", "content"}
 
-The program may be hostile, and can write messages too. This only affects its own result.
+A hostile program can write messages too. This only affects its own result.
 
-This file must run on CPython 3.9 and newer. The server puts python_errors.py and python_modules.py of
-faasrt/protocol/guest in front of it, and python_guest.py, python_displays.py, python_session.py, job_input.py,
-python_random.py and python_setup.py after it.
+This file, and those that the server adds before and after it, must run on CPython 3.9 and newer.
 """
 
 import atexit

@@ -1,4 +1,4 @@
-"""The engine `deno` for JavaScript and TypeScript: a warm Deno process without permissions for each program.
+"""Runs each program in a warm Deno process.
 
 A program that has files, or whose files are collected, runs in a second jail. There it has a folder of its own, and
 permission to use it. This jail is opened for the first such program, and has no warm processes. Sessions run there too,

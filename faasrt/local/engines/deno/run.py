@@ -1,5 +1,3 @@
-"""Runs one program in a Deno process, and turns its output into a result."""
-
 from __future__ import annotations
 
 import asyncio

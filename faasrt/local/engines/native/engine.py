@@ -1,4 +1,4 @@
-"""The engine `native` for Python: CPython, in processes forked from one that has already imported packages.
+"""Runs programs in processes forked from one that has already imported packages.
 
 A tier is a launcher that has imported certain packages, and the warm processes that are forked from it. One tier has
 imported the standard library only. The others start when a program first uses their package.

@@ -1,5 +1,3 @@
-"""Runs one native Python program, and turns the messages of its runner into a result."""
-
 from __future__ import annotations
 
 import functools

@@ -1,4 +1,4 @@
-"""A session of the engine `native`: a process that runs one cell after another (see `runners/python_session.py`)."""
+"""A session: a process that runs one cell after another (see `runners/python_session.py`)."""
 
 from __future__ import annotations
 

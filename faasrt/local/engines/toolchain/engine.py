@@ -1,4 +1,4 @@
-"""The engines of C, C++ and other languages: each compiles and runs programs with a toolchain that is installed.
+"""Compiles and runs programs with a toolchain that is installed.
 
 Compilers run in the jail too, because hostile source code attacks them, with limits of their own. Compiled
 programs are cached. An engine starts when the first program needs it.

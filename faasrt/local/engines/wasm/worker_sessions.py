@@ -1,7 +1,4 @@
-"""The sessions of a worker process of the engine `wasm`. Each is an instance of the sandbox that is kept.
-
-WebAssembly separates the instances from each other, as it separates a program from the worker.
-"""
+"""The sessions of a worker. WebAssembly separates them from each other, as it separates a program from the worker."""
 
 from __future__ import annotations
 

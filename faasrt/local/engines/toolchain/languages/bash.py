@@ -1,5 +1,3 @@
-"""Bash, whose syntax is checked before a program runs."""
-
 from __future__ import annotations
 
 import re

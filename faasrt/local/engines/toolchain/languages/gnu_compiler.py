@@ -1,5 +1,3 @@
-"""The parts that GCC's compilers of C and C++ share."""
-
 from __future__ import annotations
 
 import re
