@@ -1,29 +1,8 @@
 """Discovery: one URL for all replicas behind a name.
 
-In `dns+http://faas:8000` the host name stands for all its addresses (A and AAAA records). Each address is a replica of
-its own, with a circuit breaker, a limit, metrics and connections of its own. `dns+` comes first, before the protocol:
-`dns+piston+http://piston:2000/api/v2`. Such a URL works wherever an endpoint is named, also beside others.
-
-**Why.** Connections are kept open. Behind a virtual IP, such as that of an ordinary Service in Kubernetes, each new
-connection goes to some pod, and stays there. So a client uses the few pods to which it happens to be connected, cannot
-see which one is full or fails, and finds new pods late. `faasrt/docs/concurrency.md` shows the headless Service that
-has the addresses of the pods.
-
-**When.** Nothing is looked up before the first call. While calls are made, in flight or waiting, the name is looked up
-again in each period, in the background. After a pause, the first call waits for a look-up, for at most
-`TimeoutSettings.connect_s`. A look-up that fails, takes longer than that, or finds no address changes nothing: the
-last addresses stay, and one warning is logged. If the first look-up fails, calls get a `ConnectError`, which is retried
-like any other. A function of yours that takes longer is cancelled; the system's look-up goes on, because a thread
-cannot be stopped.
-
-**Changes.** New replicas get calls at once, also those that wait. A replica that has left gets no new calls; it
-finishes those in flight, and then its connections are closed and its metrics are added to those of the URL.
-
-**Names.** The endpoint of a replica, in results, errors, logs and metrics, is the URL without `dns+`, with the address
-after a "#": `http://faas:8000#10.1.2.3`. The `Host` header, and the name in the server's certificate, are those of the
-URL. A name should resolve to all its addresses; some DNS servers return a part of them each time. Each address of each
-name is a replica of its own: a pod with an IPv4 and an IPv6 address is two replicas, and so is an address that two
-names have. Each then gets twice the calls, up to twice its capacity.
+In `dns+http://faas:8000` the host name stands for all its addresses. Each is a replica of its own, with a circuit
+breaker, a limit, metrics and connections of its own. `faasrt/docs/replicas.md` says when the name is looked up, and how
+replicas come and go.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Sends requests and receives answers: deadlines, retries, replicas, limits.
 
-The guide explains what callers see. `faasrt/docs/retries.md` has the table of retries, the deadline of a call and the
-circuit breakers, and `faasrt/docs/concurrency.md` the queue, the limits and the choice between replicas. The numbers
+The guide explains what callers see. `faasrt/docs/retries.md` has the table of retries and the deadline of a call,
+`faasrt/docs/concurrency.md` the queue and the limits, and `faasrt/docs/replicas.md` the choice between replicas and the
+circuit breakers. The numbers
 are in `RetrySettings`, `TimeoutSettings`, `BreakerSettings` and `LimiterSettings`. `get_metrics().states` has an
 `EndpointState` for each replica.
 
