@@ -112,8 +112,8 @@ def test_each_policy_allows_only_the_calls_that_its_programs_need(policy: str) -
 class Filter:
     """Interprets the instructions of a filter as the kernel does."""
 
-    def __init__(self, policy: str, architecture: str, *, may_truncate: bool = True) -> None:
-        code = seccomp.build_filter(policy, PID, may_truncate=may_truncate)
+    def __init__(self, policy: str, architecture: str, *, may_truncate: bool = True, in_slot: bool = False) -> None:
+        code = seccomp.build_filter(policy, PID, may_truncate=may_truncate, in_slot=in_slot)
         self.architecture = architecture
         self.numbers = TABLE[architecture]
         self.instructions = list(struct.iter_unpack("HBBI", code))
@@ -236,6 +236,15 @@ def test_conditional_calls_depend_on_their_arguments(
 ) -> None:
     """A call with conditions is allowed only with harmless arguments."""
     assert Filter("python", architecture).decide(call, *arguments) == decision
+
+
+def test_a_process_in_a_slot_may_start_a_sibling(architecture: str) -> None:
+    """Only there, because its template reaps it, and only in the same namespaces."""
+    slot = Filter("python", architecture, in_slot=True)
+    assert [slot.decide("clone", flags) for flags in (17, 0x8000, 0x120_8000)] == [ALLOW] * 3
+    assert {slot.decide("clone", 1 << bit | 0x8000) for bit in (7, 17, 25, 26, 27, 28, 29, 30)} == {"EPERM"}
+    for policy in ("python-filters", "deno", "wasm"):
+        assert Filter(policy, architecture, in_slot=True).decide("clone", 0x8000) == "EPERM"
 
 
 def test_single_process_policies_allow_only_threads(architecture: str) -> None:

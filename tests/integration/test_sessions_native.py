@@ -628,7 +628,8 @@ async def test_a_session_that_pretends_to_be_its_branch(session: EngineSession) 
         ("import threading\nthreading.Thread(target=threading.Event().wait).start()", "other threads"),
         ("import subprocess\nchild = subprocess.Popen(['/bin/sleep', '60'])", "child processes"),
         ("open('a', 'wb').write(b'a' * 40 * 2**20)", "No space left on device"),
-        ("import os\nos.fork = None", "cannot start"),
+        ("import os\nos.getcwd = None", "cannot start"),
+        ("import os\nos.listdir = None", "cannot be copied"),
         (
             "import os\nos.symlink('/', '/tmp/.branches')",
             "folder",
@@ -641,6 +642,28 @@ async def test_a_session_that_cannot_be_forked(session: EngineSession, code: str
     with pytest.raises(ForkError, match=message):
         await session.fork()
     await check(session)
+
+
+async def test_a_branch_is_a_process_of_its_own(session: EngineSession) -> None:
+    """The program of the session cannot wait for it. It can send signals to itself, and start threads and processes."""
+    await run(session, "import os, signal, subprocess, threading\nsignals = []\n")
+    await run(session, "signal.signal(signal.SIGCHLD, lambda *arguments: signals.append(1));")
+    await run(session, "os.register_at_fork(before=lambda: signals.append(2), after_in_child=lambda: signals.append(3))")
+    async with closing(await session.fork()) as branch:
+        wait = await run(session, "os.waitpid(-1, os.WNOHANG)")
+        assert wait.error is not None
+        assert wait.error.name == "ChildProcessError"
+        code = """
+            signal.signal(signal.SIGUSR1, lambda *arguments: signals.append(4))
+            signal.raise_signal(signal.SIGUSR1)
+            signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+            thread = threading.Thread(target=signals.append, args=[5])
+            thread.start(); thread.join()
+            subprocess.run(["/bin/true"], check=True)
+            signals, threading.get_native_id() == os.getpid()
+        """
+        assert texts(await run(branch, block(code))) == ["([2, 3, 4, 4, 5, 1], True)"]
+    assert texts(await run(session, "signals")) == ["[]"]
 
 
 async def test_branches_can_be_nested_ten_times(session: EngineSession) -> None:

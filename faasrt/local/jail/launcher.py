@@ -127,7 +127,10 @@ class Launcher:
         self._may_truncate = bool(places) or abi >= _LANDLOCK_OF_TRUNCATION
         # A program that executes a file may leave files, if it can write any.
         self._has_slots = bool(places and abi and not (config["executable"] and config["tmp_bytes"]))
-        self._filter = seccomp.build_filter(config["policy"], seccomp.ANY_PID, may_truncate=self._may_truncate)
+        build_filter = functools.partial(
+            seccomp.build_filter, config["policy"], seccomp.ANY_PID, may_truncate=self._may_truncate
+        )
+        self._filter, self._slot_filter = build_filter(), build_filter(in_slot=True)
         self.base_bytes, self._base_tables = memory.sizes("/proc/self")
         self._niceness = os.getpriority(os.PRIO_PROCESS, 0) + _PRIORITY
         self.in_program = False
@@ -436,7 +439,7 @@ class Launcher:
             control.detach()
             trace_check = None
             if self._executable_fd is None:
-                self._restrict_calls(limits)
+                self._restrict_calls(limits, self._slot_filter)
                 trace_check = TraceCheck(self._config["runner_file"], namespaces.mounts_in_tmp(self._config))
             self.template = Template(trace_check, self._niceness)
         except BaseException:
@@ -591,10 +594,10 @@ class Launcher:
         self._idle_slots.clear()
         self._free_places.clear()
 
-    def _restrict_calls(self, limits: dict[str, int]) -> None:
+    def _restrict_calls(self, limits: dict[str, int], filter_code: bytes | None = None) -> None:
         for name, value in limits.items():
             resource.setrlimit(getattr(resource, name), (value, value))
-        syscalls.install_filter(seccomp.set_pid(self._filter, os.getpid()))
+        syscalls.install_filter(seccomp.set_pid(filter_code or self._filter, os.getpid()))
 
     def _reap(self, program: Program) -> None:
         pid, status, usage = os.wait4(program.pid, os.WNOHANG)

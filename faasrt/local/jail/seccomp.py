@@ -107,7 +107,7 @@ ANY_PID = 0x7FFF_FFFF
 _Instruction = tuple[int, int, int, int]  # the code, the jumps if true and if false (in instructions), the operand
 
 
-def build_filter(policy: str, pid: int, *, may_truncate: bool = True) -> bytes:
+def build_filter(policy: str, pid: int, *, may_truncate: bool = True, in_slot: bool = False) -> bytes:
     instructions = [
         (_LOAD, 0, 0, 4),  # the architecture; each has its own call numbers, so a call of another one kills the process
         (_EQUAL, 1, 0, _AUDIT[ARCHITECTURE]),
@@ -116,7 +116,7 @@ def build_filter(policy: str, pid: int, *, may_truncate: bool = True) -> bytes:
     ]
     if ARCHITECTURE == "x86_64":
         instructions += [(_GREATER_EQUAL, 0, 1, _X32_BIT), _fail(errno.ENOSYS)]
-    rules = rules_of(policy, pid, may_truncate=may_truncate)
+    rules = rules_of(policy, pid, may_truncate=may_truncate, in_slot=in_slot)
     rule_of = {NUMBERS[name]: rule for name, rule in rules.items() if name in NUMBERS}
     unlisted = [_fail(errno.EPERM)]
     ranges = [(0, unlisted)]
@@ -147,7 +147,9 @@ def _search(ranges: list[tuple[int, list[_Instruction]]]) -> list[_Instruction]:
     return [(_GREATER_EQUAL, len(lower), 0, ranges[middle][0]), *lower, *upper]
 
 
-def rules_of(policy: str, pid: int, *, may_truncate: bool = True) -> dict[str, list[_Instruction]]:
+def rules_of(
+    policy: str, pid: int, *, may_truncate: bool = True, in_slot: bool = False
+) -> dict[str, list[_Instruction]]:
     """Return the instructions for each system call, by its name.
 
     Args:
@@ -155,11 +157,14 @@ def rules_of(policy: str, pid: int, *, may_truncate: bool = True) -> dict[str, l
             level "filters"; "wasm" for a worker of the engine `wasm`.
         pid: The process may send signals to itself.
         may_truncate: Whether O_TRUNC is allowed. Landlock checks it from version 3 on.
+        in_slot: Whether the parent of the process is the template of a slot.
     """
     names = set(_COMMON.split())
     if policy == "python":
         names |= {*_PYTHON.split(), *_PYTHON_IN_NAMESPACES.split()}
         rules = {**_python_rules(), **_rules_for_templates()}
+        if in_slot:
+            rules["clone"] = _clone_rule(CLONE_NAMESPACES)
     elif policy == "python-filters":
         names |= set(_PYTHON.split())
         rules = {**_python_rules(), **_single_process_rules(pid), **_rules_without_namespaces()}
@@ -185,9 +190,9 @@ def rules_of(policy: str, pid: int, *, may_truncate: bool = True) -> dict[str, l
 def _python_rules() -> dict[str, list[_Instruction]]:
     return {
         **_shared_rules(),
-        # No new namespaces (0x80 is CLONE_NEWTIME). No CLONE_PARENT, which would make the new process a child of the
-        # launcher. The launcher would never reap it, and would then wait forever for the end of its pid namespace.
-        "clone": [_argument(0), (_ANY_BIT, 0, 1, CLONE_NAMESPACES | CLONE_PARENT | 0x80), _fail(errno.EPERM), _allow()],
+        # No new namespaces. No CLONE_PARENT, which would make the new process a child of the launcher. The launcher would
+        # never reap it, and would then wait forever for the end of its pid namespace. The template of a slot reaps all.
+        "clone": _clone_rule(CLONE_NAMESPACES | CLONE_PARENT),
         # Succeed without effect. The kernel divides CPU time between sessions (CONFIG_SCHED_AUTOGROUP), so a program
         # with 60 sessions would get 60 shares. Process groups have no such effect.
         "setsid": [_fail(0)],
@@ -238,6 +243,11 @@ def _python_rules() -> dict[str, list[_Instruction]]:
             *_allow_without_new_limit(),
         ],
     }
+
+
+def _clone_rule(refused: int) -> list[_Instruction]:
+    """Refuse these flags of `clone`, and CLONE_NEWTIME (0x80)."""
+    return [_argument(0), (_ANY_BIT, 0, 1, refused | 0x80), _fail(errno.EPERM), _allow()]
 
 
 def _rules_for_templates() -> dict[str, list[_Instruction]]:

@@ -26,10 +26,12 @@ SIGNALS = _signal.valid_signals() - {_signal.SIGINT}  # blocked between cells; S
 FUTURES = 0x1FF0000  # the flags of `from __future__ import`, which hold for later cells, too
 BRANCHES = ".branches"  # the folder in a session's folder that has the folders of its branches
 LANDLOCK_RESTRICT_SELF = 446  # on each architecture
-# Frees memory for jemalloc, which pyarrow uses, and thus pandas. jemalloc starts it again after a fork.
-HARMLESS_THREAD = b"jemalloc_bg_thd\n"
-plain_fork = ctypes.PyDLL(None).fork  # without the hooks of `os.fork`
-system_call = ctypes.CDLL(None, use_errno=True).syscall
+CLONE = {"x86_64": 56, "aarch64": 220}.get(os.uname().machine)
+CLONE_FLAGS = 0x8000 | 0x100_0000 | 0x20_0000  # CLONE_PARENT, CLONE_CHILD_SETTID, CLONE_CHILD_CLEARTID
+PR_GET_TID_ADDRESS = 40
+libc = ctypes.PyDLL(None, use_errno=True)
+plain_fork, system_call = libc.fork, libc.syscall  # without the hooks of `os.fork`
+before_fork, after_fork = ctypes.pythonapi.PyOS_BeforeFork, ctypes.pythonapi.PyOS_AfterFork_Child
 duplicate, close_fd, scan_json = os.dup2, os.close, json.JSONDecoder().scan_once
 set_handler, set_mask, set_trace, set_profile = _signal.signal, _signal.pthread_sigmask, sys.settrace, sys.setprofile
 
@@ -104,23 +106,19 @@ class Session:
         """Return whether this process is the one that ends the job: the branch, if there is one."""
         global pid
         send("started")
-        problem = why_not_fork()
-        # The branch is a child of a process that ends at once, and thus of the first process of the jail, so that the
-        # program never waits for it as for a child of its own.
-        child = -1 if problem else plain_fork()
+        try:
+            problem = why_not_fork()
+        except Exception as error:  # the program has changed something that is needed here
+            problem = f"the session cannot be copied: {error!r}"
+        child = -1 if problem else fork_sibling()
         if child == 0:
-            try:
-                if os.fork():
-                    exit_now(0)
-            except OSError:
-                exit_now(1)
             pid = own_pid()
             try:
                 duplicate(channel_fd, MESSAGES_FD, False)
                 close_fd(channel_fd)
                 self.channel.send(b"b")
                 problem = self.enter_branch(folder)
-            except Exception as error:  # the program has changed something that is needed here
+            except Exception as error:
                 problem = f"the branch cannot start: {error!r}"
             if problem:
                 send("error", phase="run", name="Error", message=problem)
@@ -128,7 +126,7 @@ class Session:
                 exit_now(1)
             return True
         close_fd(channel_fd)
-        if child > 0 and waited_for(child):
+        if child > 0:
             return False
         problem = problem or "the system cannot start another process"
         send("error", phase="run", name="Error", message=problem)
@@ -290,12 +288,45 @@ def line_of(code, error):
 ABANDONED = []
 
 
+def tid_address():
+    """Return the address at which the C library has the number of this thread; 0 if it is unknown."""
+    address = ctypes.c_ulong()
+    if libc.prctl(PR_GET_TID_ADDRESS, ctypes.byref(address), 0, 0, 0) or not address.value:
+        return 0
+    return address.value if ctypes.c_int.from_address(address.value).value == own_pid() else 0
+
+
+TID_ADDRESS = ctypes.c_void_p(tid_address())  # the same in the processes that are forked
+
+
+def fork_sibling():
+    """Fork this process as a child of the first process of the jail, so that the program never waits for it as for a
+    child of its own. Return 0 in the new process, a positive number in this one, and -1 if it cannot start.
+    """
+    if CLONE and TID_ADDRESS:
+        # As the C library forks a process with one thread, except for the parent. The last two arguments are the same,
+        # because their order depends on the architecture.
+        child = system_call(CLONE, CLONE_FLAGS, None, None, TID_ADDRESS, TID_ADDRESS)
+        if child >= 0:
+            if child == 0:
+                before_fork()  # only here, because it calls functions of the program
+                after_fork()
+            return child
+    # Through a process that ends at once.
+    child = plain_fork()
+    if child:
+        return child if child > 0 and waited_for(child) else -1
+    try:
+        if os.fork():
+            exit_now(0)
+    except OSError:
+        exit_now(1)
+    return 0
+
+
 def why_not_fork():
-    for thread in os.listdir("/proc/self/task"):
-        if thread != str(own_pid()):
-            with open(f"/proc/self/task/{thread}/comm", "rb") as file:
-                if file.read() != HARMLESS_THREAD:
-                    return "the program has other threads"
+    if len(os.listdir("/proc/self/task")) > 1:
+        return "the program has other threads"
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:

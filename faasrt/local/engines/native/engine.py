@@ -75,6 +75,8 @@ class Interpreter:
             # threads do not survive a fork.
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
+            # pyarrow's allocator starts a thread that frees memory.
+            "JE_ARROW_MALLOC_CONF": "background_thread:false",
         }
         library = Path(self.base_prefix, "lib", f"python{'.'.join(self.version.split('.')[:2])}")
         return native_jail(
