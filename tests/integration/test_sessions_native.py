@@ -127,6 +127,16 @@ async def test_tracebacks_name_the_cells_and_their_lines(session: EngineSession)
     assert texts(await run(session, "import inspect\ninspect.getsource(f)")) == [repr("def f():\n    return 1 / 0\n")]
 
 
+async def test_the_traceback_of_a_deep_recursion_is_cut(session: EngineSession) -> None:
+    """Its last 10,000 frames are formatted. A million would take longer than most time limits."""
+    code = "import sys\nsys.setrecursionlimit(10**5)\ndef f(n):\n    return f(n - 1) if n else 1 / 0\nf(20_000)"
+    result = await run(session, code)
+    assert result.error is not None
+    assert result.error.traceback == result.stderr
+    assert "[Previous line repeated 9997 more times]" in result.stderr
+    assert "<module>" not in result.stderr
+
+
 async def test_input_reads_the_stdin_of_its_run(session: EngineSession) -> None:
     """The rest of an earlier one is gone."""
     assert texts(await run(session, "input()", stdin="a\nb\n")) == ["'a'"]

@@ -8,6 +8,7 @@ import sys
 FILE = "main.py"
 TOP_LEVEL_AWAIT = 0x2000  # ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 COROUTINE = 0x80  # inspect.CO_COROUTINE
+MAX_FRAMES = 10_000  # in a traceback; the last ones
 
 
 class Source:
@@ -69,7 +70,13 @@ def format_standard(error):
     tb = error.__traceback__
     while tb is not None and tb.tb_frame.f_code.co_filename != FILE:
         tb = tb.tb_next
-    return "".join(traceback.format_exception(type(error), error, tb))
+    # After an endless recursion with a high limit, formatting all frames would take long, and nothing interrupts it.
+    following = tb
+    for _ in range(MAX_FRAMES):
+        following = following and following.tb_next
+    while following is not None:
+        tb, following = tb.tb_next, following.tb_next
+    return "".join(traceback.format_exception(type(error), error, tb, limit=-MAX_FRAMES))
 
 
 def format_minimal(error):
