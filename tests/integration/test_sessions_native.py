@@ -658,7 +658,8 @@ async def test_a_branch_is_a_process_of_its_own(session: EngineSession) -> None:
     """The program of the session cannot wait for it. It can send signals to itself, and start threads and processes."""
     await run(session, "import os, signal, subprocess, threading\nsignals = []\n")
     await run(session, "signal.signal(signal.SIGCHLD, lambda *arguments: signals.append(1));")
-    await run(session, "os.register_at_fork(before=lambda: signals.append(2), after_in_child=lambda: signals.append(3))")
+    await run(session, "hooks = {'before': 2, 'after_in_child': 3}")
+    await run(session, "for name in hooks: os.register_at_fork(**{name: lambda n=hooks[name]: signals.append(n)})")
     async with closing(await session.fork()) as branch:
         wait = await run(session, "os.waitpid(-1, os.WNOHANG)")
         assert wait.error is not None

@@ -190,8 +190,9 @@ def rules_of(
 def _python_rules() -> dict[str, list[_Instruction]]:
     return {
         **_shared_rules(),
-        # No new namespaces. No CLONE_PARENT, which would make the new process a child of the launcher. The launcher would
-        # never reap it, and would then wait forever for the end of its pid namespace. The template of a slot reaps all.
+        # No new namespaces. No CLONE_PARENT, which would make the new process a child of the launcher. The launcher
+        # would never reap it, and would then wait forever for the end of its pid namespace. The template of a slot
+        # reaps all of its children.
         "clone": _clone_rule(CLONE_NAMESPACES | CLONE_PARENT),
         # Succeed without effect. The kernel divides CPU time between sessions (CONFIG_SCHED_AUTOGROUP), so a program
         # with 60 sessions would get 60 shares. Process groups have no such effect.
