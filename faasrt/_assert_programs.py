@@ -16,10 +16,7 @@ _MAX_CHARACTERS = 1_048_576
 class AssertProgram:
     """A test program: Python with `assert` statements about a function.
 
-    Attributes:
-        used: The names that it reads.
-        defined: The names that it defines, in any scope; "*" if it imports all names of a module.
-        only_defines_check: Whether it defines a function `check`, and does not use it.
+    `defined` has the names that it defines, in any scope; "*" if it imports all names of a module.
     """
 
     text: str
@@ -52,9 +49,7 @@ class AssertProgram:
         return set(self.used) - self.defined - {"__name__"} - set(dir(builtins))
 
     def complete(self, function: str) -> str:
-        """Add a call of `check` if the program only defines it, as those of HumanEval do. Raise InvalidRequestError if
-        the program does not use the function, or uses a name that nothing defines.
-        """
+        """Add a call of `check` if the program only defines it, as those of HumanEval do."""
         if function in self.defined or not (self.only_defines_check or function in self.used):
             reason = "defines" if function in self.defined else "does not use"
             raise InvalidRequestError(f"the test program {reason} {function}, the function that is tested")

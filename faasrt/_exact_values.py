@@ -68,11 +68,10 @@ def difference(
     is_close: Callable[[float, float], bool] | None = None,
 ) -> str:
     """Return the first difference between the value in a text, which need not be JSON, and the expected one in words,
-    or "" if they are equal.
+    or "".
 
     Args:
         expected: JSON with tuples, nested at most 200 levels deep.
-        tuples_are_lists: Whether a tuple equals a list with the same elements.
         is_close: Whether two numbers count as equal. Default: None, which compares them exactly.
     """
     comparison = _Comparison(text, tuples_are_lists, is_close)
@@ -91,10 +90,6 @@ class _DifferenceError(Exception):
 
 @attrs.define
 class _Comparison:
-    """A comparison of a text with an expected value, which stops at the first difference. `at` is a position in the
-    text.
-    """
-
     text: str
     tuples_are_lists: bool
     is_close: Callable[[float, float], bool] | None

@@ -18,9 +18,7 @@ _managers: dict[tuple[int, str | None], faasrt.sync.RuntimeManager] = {}
 
 
 class SharedManager:
-    """Runs calls with a manager that the threads and event loops of a framework share. The caller closes a manager of
-    its own.
-    """
+    """Runs calls with a manager that the threads and event loops of a framework share."""
 
     def __init__(self, manager: ManagerOption) -> None:
         if manager == "" or not isinstance(manager, RuntimeManager | faasrt.sync.RuntimeManager | str | None):

@@ -14,20 +14,15 @@ _TOO_LONG = 10**4_300  # neither `json` nor `str` accepts it, by default
 
 
 def loads(text: str, *, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
-    """Decode a JSON text. Of a repeated name in an object, the last value is used.
-
-    Raises:
-        ValueError: The text is not JSON, or contains a number too large for a float, or an integer with too many
-            digits.
-        RecursionError: The text is nested too deeply.
+    """Decode a JSON text. Of a repeated name in an object, the last value is used. Raise ValueError if it is not JSON,
+    or has a number too large for a float or an integer with too many digits, and RecursionError if it is nested too
+    deeply.
     """
     return _decoder(object_pairs_hook).decode(text)
 
 
 def read(text: str, at: int) -> tuple[Any, int]:
-    """Decode the JSON value that begins at a position, and return the position of its end. Raise the errors of
-    `loads`.
-    """
+    """Decode the JSON value that begins at a position, and return the position of its end."""
     return _decoder(None).raw_decode(text, at)
 
 

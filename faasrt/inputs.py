@@ -45,7 +45,6 @@ class ProgramInput:
     """The input of a program besides its code, checked.
 
     Attributes:
-        argv: The command-line arguments, without the name of the program.
         files: The contents of files in the working folder of the program, by relative path.
         collect: Patterns of the files to return after the program has ended; at most 100, with at most 1,000 parts
             between slashes in total: "out/*" has two.
@@ -145,8 +144,8 @@ def files_from_wire(files: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def check_path(path: object, what: str) -> str:
-    """Raise InvalidRequestError unless it is a relative path without "." and ".." in it, and not too long. `what`
-    describes the path in the message.
+    """Raise InvalidRequestError unless it is a relative path without "." and ".." in it. `what` describes it in the
+    message.
     """
     if not isinstance(path, str) or not path:
         raise InvalidRequestError(f"{what} must be a non-empty str, got {safe_repr(path)}")

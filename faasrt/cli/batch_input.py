@@ -28,9 +28,7 @@ _NOT_HASHED = ("id", "priority", "idempotent", "timeout_ms", "sandbox", "compare
 
 @attrs.frozen(kw_only=True)
 class BatchOptions:
-    """The options of `faasrt batch` that concern tasks, which may have fields of their own. `any_language` is set if an
-    endpoint may run languages that faasrt does not know.
-    """
+    """The options of `faasrt batch` that concern tasks, which may have fields of their own."""
 
     language: Language | OtherLanguage | None
     timeout_ms: float | None
@@ -48,7 +46,7 @@ class Line:
     """A line of the file, from 1, which has a task or a problem.
 
     Attributes:
-        id: The id in the line, or one made of its number and text; None when it cannot be read.
+        id: The id in the line, or one made of its number and text.
         task_id: The name of the problem that the program solves.
         hash: A hash of everything that changes the result of the task.
     """

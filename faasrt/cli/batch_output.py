@@ -73,8 +73,8 @@ def kind_of(record: dict[str, Any]) -> str:
 
 
 class Results:
-    """The file of results, or stdout for "-". Unless `resume` is true, the file must be missing or empty, or this
-    raises UsageError, as it does if another run writes the file.
+    """The file of results, or stdout for "-". Unless `resume` is true, the file must be missing or empty. No other run
+    may write it.
 
     `done` has the ids with an outcome from an earlier run, and the hashes of their tasks, "" if unknown.
     """
@@ -122,9 +122,7 @@ class Results:
                 await asyncio.to_thread(self._write, records)
 
     def remove_superseded(self) -> None:
-        """Remove earlier results of tasks that have another one from this run. After an OSError, the file is
-        unchanged.
-        """
+        """Remove earlier results of tasks that have another one from this run."""
         if self._superseded:
             earlier = len(self.done)
             self._replace(lambda number, line: number > earlier or str(json.loads(line)["id"]) not in self._superseded)
@@ -178,9 +176,7 @@ class Results:
 
 
 def _read_outcome(line: bytes, number: int) -> tuple[str, str] | None:
-    """Return the id and the hash of a line with an outcome. Raise UsageError if the line is not a result, so that
-    another file is not overwritten.
-    """
+    """Raise UsageError if the line is not a result, so that another file is not overwritten."""
     if not line.endswith(b"\n"):
         return None
     try:

@@ -33,7 +33,6 @@ class Progress:
         skipped: The number of tasks that had an outcome before.
         changed: The number of tasks that run again because they have changed since they had an outcome.
         tests: The number of tests that passed, that were skipped, and of all tests.
-        cached: The number of results that were stored before.
     """
 
     def __init__(self, total: int | None, *, quiet: bool, clock: Callable[[], float] = time.monotonic) -> None:

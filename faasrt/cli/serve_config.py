@@ -75,9 +75,7 @@ def _options_by_key(context: click.Context) -> dict[str, click.Parameter]:
 def changed_keys(
     context: click.Context, old: Mapping[str, Any], new: Mapping[str, Any], changed: Iterable[str]
 ) -> list[str]:
-    """Return the keys of the file whose values differ, and those of files whose content differs. `changed` has the
-    options of `LocalFaaS` that differ.
-    """
+    """Return the keys of the file whose values differ, and those of files whose content differs."""
     names = {name for name in new if new[name] != old.get(name)}
     if "token" in changed:
         names.add("token_file")

@@ -177,18 +177,8 @@ async def judge_by_asserts(
     first_calls: FirstCalls,
     max_bytes: int,
 ) -> Judgement:
-    """Return the verdicts of AssertTests; see `Judge.run_tests`.
-
-    Args:
-        function: None if the test programs show its name.
-        requests: The judged program, with the limits of each test.
-        max_bytes: The maximum size of a request.
-
-    Raises:
-        InvalidRequestError: A test cannot test the function, or fails whatever the judged program is.
-        FaasrtError: An execution failed. The other ones are cancelled.
-
-    Cancellation: cancels the executions in flight.
+    """Return the verdicts of AssertTests; see `Judge.run_tests`. Raise InvalidRequestError if a test cannot test the
+    function, or fails whatever the judged program is. Without `function`, the test programs show its name.
     """
     started = time.perf_counter()
     run_all = attrs.evolve(judge, stop_on_failure=False)

@@ -46,14 +46,8 @@ def add_queue_time(settings: Settings, queue_timeout_s: float) -> Settings:
 
 
 class EmbeddedFaaS:
-    """A FaaS in this process, and the settings with which it was made. If its start fails, it can be started again.
-
-    Attributes:
-        settings: The settings of the manager now, without endpoints.
-        server: Another one after a start that failed.
-
-    Raises:
-        ConfigurationError: The engines are not installed, or an argument is wrong.
+    """A FaaS in this process, and the settings with which it was made. If its start fails, it can be started again,
+    with another `server`.
     """
 
     def __init__(
@@ -80,7 +74,7 @@ class EmbeddedFaaS:
         return self.server.languages
 
     async def start(self) -> None:
-        """Listen, and begin to start the engines. Raise ConfigurationError if it cannot listen.
+        """Listen, and begin to start the engines.
 
         Cancellation: closes the server. The next call starts another one.
         """
@@ -100,10 +94,8 @@ class EmbeddedFaaS:
         return read_profile(self.server.health())
 
     def check(self, settings: Settings) -> Settings:
-        """Return the settings for calls to it.
-
-        Raises:
-            ConfigurationError: `endpoints` is not empty, `token` is another one, or a limit is above its own.
+        """Return the settings for calls to it. Raise ConfigurationError if `endpoints` is not empty, `token` is another
+        one, or a limit is above its own.
         """
         if not isinstance(settings, Settings):
             raise ConfigurationError(f"settings must be a Settings, got {type(settings).__name__}")

@@ -38,7 +38,7 @@ class Executor:
         self, request: RunRequest, job: GuestJob, *, numbers: Sequence[int] = ()
     ) -> AsyncGenerator[dict[int, ExecutionResult]]:
         """Yield the results of each execution by the position of the case, in order. After the generator is closed, no
-        further case runs. `numbers` are those of the cases in messages.
+        further case runs.
         """
         cases = job.cases
         # All executions count as one call, so that closing waits for the last one.

@@ -95,14 +95,12 @@ class Judge:
     async def run_tests(
         self, tests: Sequence[Test], requests: Sequence[RunRequest], job: GuestJob | None, judge_test: JudgeTest
     ) -> Judgement:
-        """Run the tests of a program, and return the verdicts.
+        """Run the tests of a program, and return the verdicts. If an execution fails, cancel the others, and raise its
+        error.
 
         Args:
             requests: The program with the input and the limits of each test.
             job: A case for each test; None if each test has an execution of its own.
-
-        Raises:
-            FaasrtError: An execution failed. The other ones are cancelled.
 
         Cancellation: cancels the executions in flight.
         """
@@ -153,9 +151,6 @@ class _RunningTests:
         self._stop_at = len(self._tests)
 
     async def run(self, groups: Iterable[Sequence[int]]) -> list[TestResult]:
-        """Return the verdict on each test. Groups of tests run at the same time. Errors and cancellation are those of
-        `Judge.run_tests`.
-        """
         async with asyncio.TaskGroup() as group:
             for indices in groups:
                 self._start(group, indices)

@@ -43,11 +43,8 @@ class LoopThread:
         raise RuntimeClosedError("this manager is closed, or belongs to the parent process: make a new one")
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Return the result of a coroutine. If the wait is interrupted, cancel it.
-
-        Raises:
-            RuntimeClosedError: The loop does not run, or stopped before the result was there.
-            ConfigurationError: This is the thread of the loop.
+        """Return the result of a coroutine. If the wait is interrupted, cancel it. Raise RuntimeClosedError if the loop
+        stopped before, and ConfigurationError in the thread of the loop.
         """
         if self.is_current:
             coroutine.close()

@@ -64,7 +64,7 @@ def check_stop_on(stop_on: StopOn) -> Callable[[TaskResult], bool]:
 
 class TaskResults(AsyncGenerator[TaskResult]):
     """The results of `RuntimeManager.map`: an asynchronous generator and context manager. `close` stops the map if the
-    generator, which the event loop closes when the stream is garbage-collected, was not started.
+    generator was not started.
     """
 
     def __init__(self, generator: AsyncGenerator[TaskResult], close: Callable[[], Awaitable[None]]) -> None:
@@ -81,7 +81,7 @@ class TaskResults(AsyncGenerator[TaskResult]):
         return await self._generator.athrow(*error)
 
     async def aclose(self) -> None:
-        """Stop the source, cancel the executions in flight, and wait for both. Closing twice is harmless.
+        """Stop the source, cancel the executions in flight, and wait for both.
 
         Cancellation: raised after that.
         """

@@ -83,11 +83,8 @@ class StreamedRun:
         return self
 
     async def __anext__(self) -> OutputChunk:
-        """Wait for output.
-
-        Raises:
-            FaasrtError: The call failed; see `Runtime.run_code`.
-            StreamError: The block was left before the end, so there may be no further output.
+        """Wait for output. Raise the errors of `Runtime.run_code`, and StreamError after the block was left before the
+        end.
 
         Cancellation: no output is lost.
         """

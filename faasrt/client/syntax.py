@@ -56,7 +56,6 @@ class PythonChecker:
         """Return whether a program of at most 2 MiB in UTF-8 parses.
 
         Raises:
-            InvalidRequestError: The program is too large.
             DeadlineExceededError: The parser took more than 30 seconds.
             ServerError: The process cannot start, was killed, or lacks memory. `sent` is "no".
 
@@ -138,9 +137,7 @@ def _failure(message: str) -> ServerError:
 
 
 async def _exchange(process: Process, source: bytes) -> list[Any] | None:
-    """Return the answer; see `syntax_worker`. Raise _ProcessDiedError if the process ended without one, and
-    DeadlineExceededError if there was none in time.
-    """
+    """Raise _ProcessDiedError if the process ended without an answer, and DeadlineExceededError if it took too long."""
     assert process.stdin is not None
     assert process.stdout is not None
     try:
@@ -169,9 +166,7 @@ async def _end(process: Process) -> None:
 
 
 def check_where(where: Where, language: Language | str) -> bool:
-    """Return whether a program is checked locally. Raise InvalidRequestError if `where` is unknown, or is "local" for a
-    language other than Python.
-    """
+    """Return whether a program is checked locally, which is possible for Python only."""
     if where not in ("local", "remote", "auto"):
         raise InvalidRequestError(f"where must be 'local', 'remote' or 'auto', got {safe_repr(where)}")
     if where == "local" and language is not Language.PYTHON:

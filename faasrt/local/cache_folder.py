@@ -13,9 +13,7 @@ _LOCK = ".lock"
 
 
 def cache_dir(environ: Mapping[str, str] | None = None) -> Path:
-    """Return `$FAASRT_CACHE_DIR`, else `$XDG_CACHE_HOME/faasrt`, else `~/.cache/faasrt`. Raise ConfigurationError if
-    the user has no home folder, or `~name` is unknown.
-    """
+    """Return `$FAASRT_CACHE_DIR`, else `$XDG_CACHE_HOME/faasrt`, else `~/.cache/faasrt`."""
     variables = os.environ if environ is None else environ
     root = variables.get("FAASRT_CACHE_DIR") or f"{variables.get('XDG_CACHE_HOME') or '~/.cache'}/faasrt"
     try:
@@ -33,7 +31,7 @@ def is_private(status: os.stat_result) -> bool:
 @contextlib.contextmanager
 def lock_folder(folder: Path, *, wait: bool) -> Iterator[bool]:
     """Lock the folder, so that one of several processes fills it and the others wait for it. Yield whether the lock is
-    held. The system also releases it when the process ends.
+    held.
 
     A missing folder is created, accessible to its owner only. Waiting blocks the thread, so do not `wait` in an event
     loop.

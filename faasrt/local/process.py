@@ -55,8 +55,7 @@ class Spawner:
     async def start(
         self, argv: Sequence[str], *, env: Mapping[str, str], folder: Path, pass_fds: Sequence[int] = ()
     ) -> ChildProcess:
-        """Start a process. Ctrl-C in a terminal does not reach it, so that the server can end it properly. Raise
-        NotStartedError if the system is short of descriptors, memory or processes.
+        """Start a process. Ctrl-C in a terminal does not reach it, so that the server can end it properly.
 
         Cancellation: if the process still starts, it is killed.
         """
@@ -92,7 +91,6 @@ class Pipes:
 
     Attributes:
         own: The open descriptors of this process, by those of the other process. They do not block.
-        others: The descriptors of the other process, from 0 upwards.
     """
 
     def __init__(self, count: int = 3) -> None:
@@ -250,7 +248,6 @@ class ChildProcess:
 
     Attributes:
         returncode: The exit code, or -N after signal N; None while the process runs.
-        killed: Whether `kill` was called.
         paused: Whether STDOUT and STDERR are not read at the moment.
         ended: Set when the process has ended and all of its output has been received.
     """
@@ -281,9 +278,7 @@ class ChildProcess:
             raise
 
     def receive(self, function: Callable[[int, bytes], None], on_end: Callable[[], None] | None = None) -> None:
-        """Pass all later output to a function, with its descriptor: STDOUT, STDERR or MESSAGES. `on_end` is called
-        once, when `ended` is set.
-        """
+        """Pass all later output to a function, with its descriptor. `on_end` is called once, when `ended` is set."""
         self._on_output, self._on_end = function, on_end
         early, self._early = self._early, []
         for fd, data in early:
@@ -301,9 +296,7 @@ class ChildProcess:
         return self.returncode is None and not self.killed and STDOUT in self._pipes.own
 
     def has_stdout(self) -> bool:
-        """Return whether the process still has the stdout that it started with, as far as is known. Call this in a
-        thread.
-        """
+        """Return whether the process still has its first stdout, as far as is known. Call this in a thread."""
         try:
             return os.stat(f"/proc/{self.pid}/fd/{STDOUT}").st_ino == self._stdout_inode  # noqa: PTH116
         except FileNotFoundError:

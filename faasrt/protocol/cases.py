@@ -81,12 +81,9 @@ class CaseScheduler:
     """Decides which cases go into the next execution, and collects their results.
 
     Attributes:
-        cases: The arguments as JSON.
-        isolate: Whether each case runs the definitions again.
         may_rerun: Whether cases may run again when it is unknown which case ended the execution.
         max_bytes: The size of the arguments of all cases in an execution.
         numbers: The numbers of the cases in messages. Default: those of their positions.
-        definition_ms: The time of the definitions in the last execution.
     """
 
     cases: Sequence[str]

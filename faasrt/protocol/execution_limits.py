@@ -10,12 +10,8 @@ OUTPUT_FACTOR = 2
 
 @attrs.frozen(kw_only=True)
 class ExecutionLimits:
-    """The limits of an execution.
-
-    Attributes:
-        timeout_ms: Milliseconds of wall-clock time.
-        max_output_bytes: The maximum size of each stream in UTF-8 bytes.
-        set_by_server: The outcomes whose limit was set by the server, and not by the client.
+    """The limits of an execution. Of the outcomes in `set_by_server`, the server and not the client has set the
+    limit.
     """
 
     timeout_ms: float

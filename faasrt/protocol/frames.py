@@ -50,11 +50,8 @@ _LARGEST_NUMBER = 1e15
 
 @attrs.frozen(kw_only=True)
 class Record:
-    """How a program or a case ended, as reported by the guest program.
-
-    Attributes:
-        texts: The streams in the frame by name, each cut to the limit.
-        truncated: The names of the streams that were cut, and "files" if some files are missing.
+    """How a program or a case ended, as reported by the guest program. `texts` are the streams by name, each cut to the
+    limit; `truncated` contains "files" if some files are missing.
     """
 
     outcome: Outcome
@@ -68,13 +65,7 @@ class Record:
 
 @attrs.frozen(kw_only=True)
 class GuestReport:
-    """The content of all frames of an answer.
-
-    Attributes:
-        records: The records by index.
-        final: Whether the guest program reached its end.
-        progress: Whether each record was sent as soon as its case ended.
-    """
+    """The content of all frames of an answer. With `final`, the guest program reached its end."""
 
     records: Mapping[int, Record] = attrs.field(factory=dict)
     started: bool = False

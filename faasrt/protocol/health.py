@@ -27,10 +27,8 @@ class EndpointProfile:
         capacities: The number of programs that the server runs at once, by language. TypeScript uses that of
             JavaScript.
         input_fields: The fields of `faasrt.inputs` that the server itself handles, by language.
-        displays: The languages whose programs can return displays.
         sessions: What sessions can do, by language: "run", "fork", "files".
         compile_limits_s: The time for compilation by language, which is not part of the time limit of the program.
-        missing: The reason why the server does not run a language, by language.
         kills_at_limit: Whether output in the guest program is lost when the server stops a program at its time limit.
             The guest program then stops the program itself, a little earlier.
         on_cpython_and_node: Whether programs run in CPython and Node.js as on a command line, and other languages are
@@ -38,7 +36,6 @@ class EndpointProfile:
         max_frame_bytes: The size of the largest frame that the server passes on.
         max_cases_bytes: The size of the arguments of all cases in a request; None if the client's own limit applies.
         plain_input: The fields of `faasrt.inputs` that the server itself handles for programs without an envelope.
-        answered: Whether the server has sent a health report, or has none.
         confirmed: False after a failure of the endpoint, until its next health report, because another kind of server
             may have replaced it.
     """
@@ -103,9 +100,8 @@ def read_profile(health: Mapping[str, Any]) -> EndpointProfile:
 
 
 def read_fingerprints(health: Mapping[str, Any], url: str) -> dict[Language, str | None]:
-    """Return a fingerprint for each language. It differs between servers whose programs may have different results.
-
-    It is `url` if the report has no version, and None for an engine of the embedded FaaS that is not ready.
+    """Return a fingerprint for each language. It differs between servers whose programs may have different results. It
+    is `url` if the report has no version, and None for an engine of the embedded FaaS that is not ready.
     """
     languages = _mapping(health.get("languages"))
     version = health.get("version")

@@ -31,11 +31,9 @@ class ProcessEnd:
 
     Attributes:
         exit_code: None if the process was killed.
-        signal: The name of the signal that ended the process, if any.
         outcome: The outcome, if the service names it: TIMEOUT, OUTPUT_LIMIT or MEMORY_LIMIT.
         error: The limit that the program exceeded, if it is one of the service.
         compiling: Whether the program did not compile. The process is the compiler.
-        truncated: The names of the streams that the service cut.
         limits_memory: Whether the request limited the memory.
     """
 
@@ -59,11 +57,8 @@ def stdin_text(run: RunRequest) -> str:
 
 
 def read_end(end: ProcessEnd, run: RunRequest, nonce: str | None, metadata: Mapping[str, Any]) -> ParsedAnswer:
-    """Return the content of an answer that reports the end of a process.
-
-    Raises:
-        ProtocolError: The answer does not say how the process ended.
-        ServerError: The toolchain of the language is missing.
+    """Raise ProtocolError if the answer does not say how the process ended, and ServerError if the toolchain of the
+    language is missing.
     """
     is_known = end.exit_code is not None or end.signal or end.outcome is not None
     if not is_known or (end.compiling and end.exit_code == 0):

@@ -149,11 +149,7 @@ class Profiles:
 
     A profile is used until the endpoint sends another health report. The first call after a failure requests one,
     because another server may have replaced the endpoint. If the endpoint does not answer, the last profile is still
-    used, with `confirmed` false.
-
-    Args:
-        fetch: Returns None if the endpoint did not answer.
-        unknown: Returns the profile of an endpoint that has never answered.
+    used, with `confirmed` false. `unknown` is for one that has never answered.
     """
 
     def __init__(

@@ -57,8 +57,6 @@ class EndpointGroup:
     """The replicas of one language, and the callers that wait for one of them.
 
     Attributes:
-        urls: Their URLs in the settings.
-        excluded: See `exclude`.
         retries: Callers that have made an attempt. They come first, because their deadlines have begun.
         recent: The replicas that have answered lately, faster than usual.
     """
@@ -142,13 +140,8 @@ class EndpointGroups:
     Args:
         clock: As fast as the clock of the event loop.
         replicas_of: Returns the base URLs of the replicas now that have these URLs in the settings.
-        capacity_of: Returns the capacity of an endpoint for a family of languages, if it is known before the first
-            call.
+        capacity_of: Returns the capacity of an endpoint, if it is known before the first call.
         on_idle: Called with the base URL of a replica that has left, after its last call has ended.
-
-    Attributes:
-        has_failing: Whether the breaker of any endpoint is not closed.
-        limits_changed: `PermitPool` resets it.
     """
 
     def __init__(

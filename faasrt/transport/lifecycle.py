@@ -65,10 +65,7 @@ class LoopAffinity:
 
 
 class CallsInFlight:
-    """Counts calls, and refuses them once closing has begun. All copies of a runtime share one.
-
-    `released` is whether the runtime has released its transport.
-    """
+    """Counts calls, and refuses them once closing has begun. All copies of a runtime share one."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()

@@ -38,8 +38,6 @@ class Permit:
     """The permission to send one call.
 
     Attributes:
-        started: When the permit was granted.
-        probe: The number of the probe if the call is a probe of a circuit breaker.
         body: None before it is built, and for requests that run no code.
         run_s: The maximum number of seconds for which the server runs the code.
         has_reduced_timeout: Whether the code has less time than the caller allowed, because part of it is used up.

@@ -25,9 +25,7 @@ class _Name:
 
     Attributes:
         replicas: Those that the last successful look-up found.
-        failure: Why the last look-up failed.
         checked: Set when the first look-up has ended, since the name is used or used again.
-        following: Looks the name up in each period, while it is used.
         look_up: One by the system that takes too long goes on, because a thread cannot be stopped.
         is_used: Whether a call used the name since the last look-up.
         retry_at: When calls that have other replicas may look the name up again, after its first look-up failed.

@@ -107,10 +107,7 @@ class FailedAttempts:
         attempt: The number of the last one, from 1. Attempts that found an endpoint down are counted separately.
         outage_s: The seconds between the first attempt that found an endpoint down and the last one; None if the last
             one did not, or if the call must not wait for endpoints that are down.
-        down_since: When the first of these failed.
-        tried: The base URLs of the endpoints that failed.
         unable: The base URLs of endpoints that cannot run the program. Nothing was sent to them.
-        excluded: See `exclude`.
         queued_s: The seconds that the call had waited for permits when the last attempt failed.
         sent: Whether the code may have run in any of the attempts.
     """

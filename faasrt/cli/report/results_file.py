@@ -61,7 +61,7 @@ class Row(NamedTuple):
         total_ms: The latency that the caller saw.
         duration_ms: The duration that the server reported.
         finished_s: Seconds since 1970.
-        problem: The key in `Rows.problems` of the problem of which the task is a sample; 0 if there is none.
+        problem: A key in `Rows.problems`; 0 if the task is not a sample of a problem.
     """
 
     offset: int
@@ -90,9 +90,6 @@ class Rows:
         latest: The results, by the hash of what identifies their task.
         reasons: A short text for each different reason of failures. Reasons that differ only in their numbers are one:
             their key has "…" in place of numbers.
-        problems: The names of the problems, by their hashes.
-        superseded: The number of results that a later one of the same task replaced.
-        unreadable: The number of lines that are not results.
         torn: Whether the file ends within a line, or within its compressed data.
     """
 
@@ -155,13 +152,7 @@ class Rows:
 
 
 class Task:
-    """A result to show; its texts are clean and cut.
-
-    Attributes:
-        id: The task's id; "line 44" when it has none.
-        facts: Other known values, by their names in the file.
-        texts: The streams that are not empty, by name.
-    """
+    """A result to show; its texts are clean and cut. Its id is "line 44" when it has none."""
 
     def __init__(self, fields: dict[str, Any]) -> None:
         self.kind = _kind(fields)

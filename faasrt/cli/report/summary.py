@@ -48,13 +48,8 @@ class Summary:
 
     Attributes:
         counts: The number of results of each kind, in the order of `KINDS`, without zeros.
-        failed: The number of tasks that are not OK, for any reason.
-        problems: Those with the smallest share of OK first.
         pass_at_k: For each k of 1, 10 and 100: pass@k, and the number of problems with at least k samples, over which
             it is the mean; without those that no problem has.
-        latency: The percentiles of the times that callers waited.
-        duration: The percentiles of the times that the servers reported.
-        timed: The number of results with a latency.
         period: The times of the first and the last result, in seconds since 1970.
         per_s: The mean number of results per second; NaN when it is unknown.
         languages: For each language: its name, "" for results that name none, the number of results, the number of

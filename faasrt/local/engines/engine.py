@@ -42,7 +42,6 @@ class EngineJob:
 
     Attributes:
         check: Whether to parse the program without running it.
-        live: Gets the output of the program while it runs.
         compile_limits: None for those of the engine, which they do not exceed.
         displays: Whether to return displays. Programs of sessions always do.
     """
@@ -68,10 +67,8 @@ class EngineResult:
 
     Attributes:
         truncated: The sorted names of the streams that were cut, and "files" or "displays" if some are missing.
-        exit_code: None if the program was ended from outside.
         signal: The name of the signal that ended the process, if its outcome is CRASHED.
         line, column: Those of a syntax error, from 1.
-        instance_id: The name of the process that ran the program.
         diagnostics: The errors that a compiler found; other languages have only the one in `error`.
         compile_outcome: How the compilation ended if it failed: SYNTAX_ERROR, or the limit that it exceeded.
     """
@@ -102,7 +99,6 @@ class EngineOptions:
 
     Attributes:
         workers: The number of programs that the machine can run at once, if each uses one core.
-        folder: An existing folder for temporary files.
         memory_limit_mb: The memory limit of the server, which most programs have.
         level: The level of the jail; "" if no level works on this machine.
         level_reason: Why the level is not higher; "" if it is the highest, or if it was chosen explicitly.
@@ -133,19 +129,14 @@ class Engine(abc.ABC):
 
     Attributes:
         name: The name in `/health` and `/metrics`.
-        package: The Python package that must be installed for it.
         min_memory_mb: The smallest memory limit with which a sandbox can start.
         platform: The system and machine that programs see.
-        capacity: The number of programs that may run at once.
         runtime: The interpreter and its version. It is complete when the engine is ready.
         environment: Changes when the packages of the interpreter change; "" if `runtime` names them.
-        problem: Why the engine has failed.
         recovers: Whether an engine that is not ready will soon be: it is starting, or failed after it had been ready.
         activity: The current step of the start, for people to read.
-        active: The number of running programs.
         level: The level of the jail around programs; "confined" if the kernel restricts the processes that run
             programs as WebAssembly.
-        input_fields: The fields of `faasrt.inputs` that the engine handles.
         starts_when_needed: Whether the engine starts when it is first used, and is ready before that.
         session_features: What its sessions can do: "run" if it has sessions, "fork", "files".
     """
@@ -259,9 +250,7 @@ class Engine(abc.ABC):
         return self._ready_at is not None and asyncio.get_running_loop().time() - self._ready_at >= _MIN_READY_S
 
     async def serve(self) -> None:
-        """Start the engine, keep processes warm until cancelled, and then end them. It may be called again. Raise
-        EngineError if the engine cannot serve at the moment.
-        """
+        """Start the engine, keep processes warm until cancelled, and then end them. It may be called again."""
         failure = None
         async with Spawner() as self._spawner, contextlib.AsyncExitStack() as resources:
             try:
@@ -281,7 +270,7 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     async def _prepare(self, resources: contextlib.AsyncExitStack) -> Watch:
         """Prepare the engine before the first process starts, and return the work in the background, such as watching a
-        jail. Raise EngineError if it cannot serve at the moment.
+        jail.
 
         `resources` is closed after the processes have been killed, because a resource such as a jail may report their
         ends.

@@ -52,8 +52,7 @@ Messages = Mapping[str, Mapping[str, Any]]
 
 
 async def start_runner(jail: Jail, name: str, *, compiles: bool = False) -> JailedProcess:
-    """Start a process, and wait until its jail is complete. `name` is for errors. Raise NotStartedError if it is not
-    ready in time.
+    """Start a process, and wait until its jail is complete. Raise NotStartedError if it is not ready in time.
 
     Cancellation: ends the process.
     """
@@ -120,7 +119,6 @@ async def run_program(
 
     Args:
         instance: The name of the kind of process, for `instance_id`.
-        memory_bytes: The memory that the launcher lets the program use.
         has_folder: Whether to open the folder of the program even if no files are collected.
         watch: Waits until the program has ended, given its folder; None waits for `run.ended`.
         max_files_bytes: The largest size of the collected files together. None means the output limit.
@@ -185,7 +183,6 @@ class JailedRun:
     """One run of a native program in a process that waits with a runner.
 
     Args:
-        name: The name of the process in errors.
         header: The job for the runner, without the files and the memory limit.
         files: The files that the runner writes first, by path.
         read_exit: Returns the fields of the result of a program that has ended by itself.

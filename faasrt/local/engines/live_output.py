@@ -22,9 +22,6 @@ class LiveOutput:
 
     Args:
         held: Whether stdout is not passed on until `release`, because a part of it may not belong to the output.
-
-    Attributes:
-        on_taken: Called with the number of bytes that the reader has taken.
     """
 
     def __init__(self, *, held: bool = False) -> None:

@@ -52,8 +52,8 @@ def read_text(message: Mapping[str, Any], name: str) -> str:
 
 
 def read_error(message: Mapping[str, Any], limit: int, *, unnamed: str) -> dict[str, Any]:
-    """Return the fields of an `EngineResult` for a program that ended with an error. `limit` is the number of UTF-8
-    bytes to keep of its message, and `unnamed` the name of an error that has none.
+    """Return the fields of an `EngineResult` for an error. `limit` is the number of UTF-8 bytes to keep of its
+    message.
     """
     in_compiler = message.get("phase") == "compile"
     name, traceback = (cut_text(read_text(message, key), _ERROR_BYTES)[0] for key in ("name", "traceback"))

@@ -44,12 +44,10 @@ class WarmPool(Generic[_P]):
 
     Args:
         engine: The pool follows its demand, and marks it as ready or failed.
-        start: Returns a process when it is ready for a program, or raises NotStartedError. Cancellation ends the
-            process.
+        start: Returns a process when it is ready for a program, or raises NotStartedError.
         reuses_processes: Whether a process runs several programs, one after another. If so, the number of processes to
             keep includes the ones that are running a program.
         retry_start_s: The first and the longest pause after failed starts. The pause doubles every time.
-        timeout_s: How long a program waits for a process.
         peak: The number of programs for which processes start at first.
     """
 

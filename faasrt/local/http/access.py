@@ -28,9 +28,7 @@ class AccessPolicy:
         self._token = token
 
     def check(self, request: web.BaseRequest, *, needs_token: bool = True) -> None:
-        """Check the headers of a request before its body is read. Raise HTTPException if the request is refused.
-        `needs_token` is whether the route requires the token, if there is one.
-        """
+        """Check the headers of a request before its body is read. Raise HTTPException if the request is refused."""
         if request.version not in (HttpVersion10, HttpVersion11):
             raise web.HTTPVersionNotSupported(text="this server speaks HTTP/1.1", headers={"Connection": "close"})
         self.check_headers(request.headers, needs_token=needs_token)
@@ -60,8 +58,8 @@ def _has_token(headers: MultiMapping[str], expected: str) -> bool:
 
 
 def _password(credentials: bytes) -> bytes:
-    """Return the password in the credentials of the scheme Basic, which clients send for `http://user:password@host`.
-    Return b"" if they are malformed.
+    """Return the password of `http://user:password@host`, which clients send by the scheme Basic; b"" if it is
+    malformed.
     """
     try:
         return base64.b64decode(credentials, validate=True).partition(b":")[2]

@@ -17,16 +17,10 @@ _SESSIONS = "/sessions/"
 
 
 def log_request(logger: Any, request: web.BaseRequest, *, status: int, elapsed_s: float, size: int) -> None:
-    """Write the line of a request at INFO: method, path without query, status, duration and size of the answer.
+    """Write the line of a request at INFO: method, path without query, status (which may be CLIENT_GONE), duration and
+    size of the answer's body.
 
     A logger that fails, for example because stderr is closed, does not fail the request.
-
-    Args:
-        logger: A structlog or standard library logger.
-        request: The request.
-        status: The status of the answer; it may be CLIENT_GONE.
-        elapsed_s: The time from the start of the handler to the end of the answer.
-        size: The bytes of the answer's body.
     """
     fields = {
         "method": request.method,

@@ -43,13 +43,7 @@ class ProgramCounts:
 
 
 class AdmissionQueue:
-    """Runs programs in an engine, at most `engine.capacity` at once, in the order of their arrival.
-
-    Attributes:
-        queue_timeout_s: How long a program may wait. Programs that already wait keep their time.
-        queued: The number of waiting programs.
-        counts: Those of the queue that this one replaces, or new ones.
-    """
+    """Runs programs in an engine, at most `engine.capacity` at once, in the order of their arrival."""
 
     def __init__(
         self,
@@ -120,11 +114,8 @@ class AdmissionQueue:
         self._free.release()
 
     async def wait_ready(self, timeout_s: float) -> float:
-        """Wait until the engine is ready, as one of the waiting programs. Return the seconds of the wait.
-
-        Raises:
-            BusyError: The queue is full, or the engine is not ready after this time, or has failed and cannot
-                start.
+        """Wait until the engine is ready, as one of the waiting programs. Return the seconds of the wait. Raise
+        BusyError if it is not ready after this time, or the queue is full.
         """
         engine, loop = self.engine, asyncio.get_running_loop()
         began = loop.time()
@@ -169,8 +160,7 @@ async def execute_with_events(
 ) -> tuple[str, EngineResult]:
     """Run a program, and emit its events with the trace headers of the request. Return its task id and the result.
 
-    `path` replaces the path of the request in the events. `how` has arguments of `AdmissionQueue.execute`, whose errors
-    and cancellation apply.
+    `path` replaces the path of the request in the events. `how` has arguments of `AdmissionQueue.execute`.
     """
     started, task_id = time.perf_counter(), f"task-{next(_task_numbers)}"
     if emit.is_enabled_for(ExecutionStarted):

@@ -41,9 +41,7 @@ _WITH_BODY = ("POST", "PUT")
 
 @attrs.define(eq=False)
 class Service:
-    """Answers HTTP requests. JavaScript and TypeScript share one queue. `missing` has the reasons why other languages
-    cannot run. `sandbox` has the limits of the server. `requests` counts the requests in flight.
-    """
+    """Answers HTTP requests. JavaScript and TypeScript share one queue."""
 
     _queues: Mapping[Language, AdmissionQueue]
     _missing: Mapping[Language, str]

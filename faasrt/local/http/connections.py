@@ -56,19 +56,13 @@ class RequestCounter:
 class Listener(web.Server):
     """Creates an asyncio protocol for each accepted connection.
 
-    Args:
-        handle: Answers a request. It is cancelled when the client disconnects.
-        max_connections: The largest number of open connections.
-
     Attributes:
-        max_connections: See above. A lower number does not close connections.
+        max_connections: A lower number does not close connections.
         ordinary: The open connections, with those whose TLS handshake is not complete.
         spare: The open connections for probes.
-        refused: The number of connections that were refused so far.
         refused_while_draining: The number of programs that were refused because the server is about to stop.
         refusing: The connections that have got a refusal, and are about to be closed.
         draining: Whether the server refuses new programs, and closes each connection after its answer.
-        memory: Limits the memory that requests hold.
     """
 
     def __init__(
@@ -140,10 +134,8 @@ class Refusal(asyncio.Protocol):
 
 
 class BoundedConnection(web.RequestHandler):
-    """One connection. It is closed if its client does not read an answer within REQUEST_TIMEOUT_S.
-
-    Attributes:
-        is_spare: Whether there were too many connections when this one was accepted. It may only send one probe.
+    """One connection. It is closed if its client does not read an answer within REQUEST_TIMEOUT_S. A spare one may only
+    send one probe.
     """
 
     def __init__(self, listener: Listener, *, is_spare: bool) -> None:
@@ -166,9 +158,7 @@ class BoundedConnection(web.RequestHandler):
         self._counted_in.add(self)
 
     def begin_answer(self, share: Share, size: int) -> None:
-        """Limit the time for reading an answer of this size, unless it has begun already. The time starts when the
-        client has first not read everything that was sent.
-        """
+        """Limit the time for reading an answer, from when the client has first not read everything that was sent."""
         if not self._is_answering and self.transport is not None:
             self._is_answering = True
             share.answer(size, self.transport.abort)

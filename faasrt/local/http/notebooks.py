@@ -23,10 +23,8 @@ _TRACEBACK = "Traceback (most recent call last):\n"
 
 
 class NotebookRun:
-    """Runs the cells of a notebook in a new session. A cell that fails does not end it.
-
-    The output of all cells together has at most four times `max_output_bytes`. `job` is the notebook as one program,
-    for the queue. `result` is complete when `run` has returned.
+    """Runs the cells of a notebook in a new session. A cell that fails does not end it. The output of all cells
+    together has at most four times `max_output_bytes`.
     """
 
     def __init__(self, notebook: Notebook, sessions: Sessions, queue: AdmissionQueue, sandbox: SandboxConfig) -> None:
@@ -47,9 +45,7 @@ class NotebookRun:
         self.result = NotebookResult()
 
     async def run(self, job: EngineJob) -> EngineResult:
-        """Run all cells. The caller has a slot of the queue. Raises the errors of `OpenSession.run`. Cancellation ends
-        the session.
-        """
+        """Run all cells. The caller has a slot of the queue. Cancellation ends the session."""
         loop, result = asyncio.get_running_loop(), self.result
         options = SessionOptions(language=job.language, limits=job.limits, files=job.input.files)
         sandbox = attrs.evolve(self._sandbox, memory_limit_mb=job.limits.memory_limit_mb)

@@ -84,8 +84,8 @@ def fit_response(fields: dict[str, Any], job: EngineJob) -> web.Response:
 
 
 def fit_displays(displays: Sequence[Display], max_output_bytes: int) -> tuple[list[dict[str, Any]], bool]:
-    """Return displays for JSON, and whether they are complete. Their JSON has at most twice `max_output_bytes`: first
-    contents of type text/plain, then others in order. `omitted` names those that do not fit.
+    """Return displays for JSON of at most twice `max_output_bytes`, and whether they are complete: first contents of
+    type text/plain, then others in order. `omitted` names those that do not fit.
     """
     left = 2 * max_output_bytes
     named = []

@@ -43,7 +43,7 @@ class OpenSession:
 
     Attributes:
         id: A secret: everybody who knows it, and the token of the server, can use the session.
-        reason: Why the server has ended it; "" before.
+        reason: Why the server has ended it.
         ended_in_run: Whether a program has ended it.
     """
 
@@ -83,12 +83,7 @@ class OpenSession:
 
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[float]:
-        """Wait for the turn of this request, and use the session in the block. The value is the seconds of the wait.
-
-        Raises:
-            BusyError: The wait was longer than the time limit of the queue, or too many wait.
-            SessionEndedError: The session has ended meanwhile.
-        """
+        """Wait for the turn of this request, and use the session in the block. The value is the seconds of the wait."""
         began, timeout_s = self._loop.time(), self.queue.queue_timeout_s
         self._users += 1
         self._reset_wait()
@@ -169,12 +164,8 @@ class OpenSession:
 
 
 class Sessions:
-    """All open sessions of a server. A task of the group keeps each of them.
-
-    Attributes:
-        max_sessions: 0 for no sessions.
-        max_idle_s: The highest idle limit of a session.
-        max_memory_mb: The largest sum of their memory limits; None for no further limit.
+    """All open sessions of a server. A task of the group keeps each of them. `max_memory_mb` limits the sum of their
+    limits.
     """
 
     def __init__(self, group: asyncio.TaskGroup) -> None:
@@ -202,11 +193,8 @@ class Sessions:
     async def open(
         self, queue: AdmissionQueue, options: SessionOptions, sandbox: SandboxConfig, idle_timeout_s: float | None
     ) -> OpenSession:
-        """Open a session. The caller has a slot of the queue. The idle limit is lowered to `max_idle_s`.
-
-        Raises:
-            BusyError: There are too many sessions.
-            NotStartedError: The engine cannot start it.
+        """Open a session. The caller has a slot of the queue. The idle limit is lowered to `max_idle_s`. Raise
+        BusyError if there are too many sessions.
 
         Cancellation: ends the session.
         """
@@ -222,11 +210,6 @@ class Sessions:
     async def fork(self, session: OpenSession, idle_timeout_s: float | None) -> OpenSession:
         """Open a copy of a session, by default with its idle limit. The caller has its turn and a slot of its queue.
 
-        Raises:
-            BusyError: There are too many sessions.
-            ForkError: The session cannot be forked.
-            SessionEndedError: The session has ended.
-
         Cancellation: ends the copy.
         """
         self._reserve(session.sandbox)
@@ -240,9 +223,7 @@ class Sessions:
         return self._add(engine_session, session.queue, session.sandbox, idle_s)
 
     async def close(self, session_id: str) -> None:
-        """End a session, and wait for its processes. Do nothing if it has ended already. Raise SessionEndedError if
-        unknown.
-        """
+        """End a session, and wait for its processes. Raise SessionEndedError if unknown."""
         session = self._open.get(session_id)
         if session is not None:
             self._end(session, "closed", CLOSED)

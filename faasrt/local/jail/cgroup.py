@@ -59,9 +59,7 @@ class Group:
             _write(f"{self.folder}/memory.max", str(max_bytes))
 
     def oom_reason(self) -> str:
-        """Return why the kernel has ended the program: "memory" for this limit, "system" for lack of memory
-        elsewhere.
-        """
+        """Return "memory" if the kernel has ended the program for this limit, "system" for lack of memory elsewhere."""
         with contextlib.suppress(OSError):
             events = dict(line.split() for line in _read(f"{self.folder}/memory.events").splitlines())
             if events["oom_kill"] != "0":
@@ -134,9 +132,7 @@ class Cgroups:
 
 @contextlib.asynccontextmanager
 async def program_cgroups() -> AsyncIterator[Cgroups | None]:
-    """Yield the cgroups for programs; None where they cannot be used. This may move the calling process into a child of
-    its cgroup.
-    """
+    """Yield None where cgroups cannot be used. This may move the calling process into a child of its cgroup."""
     cgroups = await asyncio.to_thread(_open)
     try:
         yield cgroups

@@ -29,9 +29,7 @@ class JailConfig:
         executable: The program that processes execute, by the path that they see. If it is None, each process is a fork
             of the launcher that calls the `main` of `runner`.
         runner_file: The file that the runner writes before a program begins, in /tmp or /dev/shm, or in a folder there.
-        imports: Modules that the launcher imports before it forks, if they are there.
         exercise: Code that uses these modules, and runs before the first fork.
-        packages: Packages to look for. The launcher reports which of them are installed.
         needed: Folders that processes must be able to read. If they cannot, the jail is not used.
         open_files: Files of the host that each process has open for reading, after its other descriptors.
     """
@@ -55,9 +53,7 @@ class JailConfig:
     open_files: Sequence[str] = ()
 
     def for_launcher(self, root: Path) -> dict[str, Any]:
-        """Return the configuration for the launcher, which mounts the root of the jail on `root`. This reads files, so
-        call it in a thread.
-        """
+        """Return the configuration for the launcher. This reads files, so call it in a thread."""
         has_namespaces = self.level == "namespaces"
         host_paths = {target: source for source, target in self.mounts}
         if has_namespaces:

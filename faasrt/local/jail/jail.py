@@ -65,7 +65,6 @@ class JailedProcess(ChildProcess):
 
     Attributes:
         is_ready: Whether its jail was complete when it started. Otherwise it sends a message when it is.
-        out_of_memory: Whether the launcher or the kernel ended it because of its memory.
         outside_reason: Why it was killed from outside; "" if there is no evidence for this, so that the program must be
             assumed to have sent the signal itself.
         is_suspect: Whether the program may have caused this.
@@ -191,7 +190,6 @@ class Jail:
         """Start a process. Raise NotStartedError if it cannot start.
 
         Args:
-            argv: The command line, if the jail has an executable.
             channel: Whether the messages have a descriptor of their own, MESSAGES.
             compiles: Whether it is a compiler, which cannot read endless files in /dev and /proc if the kernel has
                 Landlock. Only at the level "namespaces".
@@ -242,7 +240,7 @@ class Jail:
         self, process: JailedProcess, folder: Folder, fork: Callable[[str, int], Awaitable[None]]
     ) -> tuple[JailedProcess, Folder, str]:
         """Start a branch of a session, in its jail: a process that its process forks. Return it, its folder, and the
-        path of this folder in `folder`. Raise NotStartedError if it cannot start.
+        path of this folder in `folder`.
 
         Args:
             fork: Lets the process fork, given the path of the new folder in `folder`, and the descriptor of the channel

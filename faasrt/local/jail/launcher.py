@@ -83,13 +83,7 @@ class Launcher:
     """Starts programs in a jail that has been built, and watches them.
 
     A program runs in a slot if the slot can be reused afterwards (see `template`). All others have a jail of their own.
-
-    Args:
-        places: The number of uids for programs; 0 without namespaces.
-
-    Attributes:
-        in_program: Whether this process is a fork that is to run programs, and no longer the launcher.
-        template: Starts these programs; None if this process is to run one itself.
+    In a fork that is to run programs, `in_program` is true; without a template, it runs one itself.
     """
 
     def __init__(

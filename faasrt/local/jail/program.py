@@ -19,21 +19,15 @@ class Program:
     """A running program, as the launcher sees it.
 
     Attributes:
-        number: Its id in messages.
         place: See `namespaces`.
-        slot: None if it has a jail of its own.
         root: The program that has started its jail: itself, or the session that a branch comes from.
         mates: The running programs in its jail, if it is their root: itself, and branches.
-        pidfd: Its first process.
         init, init_pidfd: The first process of its pid namespace, if it has a jail of its own.
         init_memory: The memory that only `init` uses.
-        pipes: The program's ends of the pipes to the server.
         is_watched: Whether the memory watch adds up its memory.
-        until: When its time limit ends.
         is_idle: Whether it is a session between its runs.
         has_worked: Whether CPU time was used in its jail between its last two checks, as an idle session.
         is_slow: Whether its jail has the lowest priority, if it is the root.
-        watched_at: When its time was last checked.
         waiting_ticks: The CPU time of its processes at the last check, if they only waited for the server.
         is_late: Whether it waited for the server at the end of its time limit.
         oom_kills: The number of processes that the kernel had killed for lack of memory when the program began.
@@ -228,9 +222,7 @@ def _pid_of(pidfd: int, field: bytes) -> str:
 
 
 def _descendants(folder: str, pids: list[str], first: str, others: list[str]) -> list[str]:
-    """Return a process and its descendants, without `others` and theirs: the process through which a branch was forked
-    may be ending.
-    """
+    """Leave out `others` and their descendants: the process through which a branch was forked may be ending."""
     parents = {pid: memory.parent_pid(f"{folder}/{pid}") for pid in pids if pid not in others}
     found: list[str] = []
     added = [first] if first in parents else []

@@ -100,11 +100,8 @@ def count_tasks(pid: int) -> int:
 
 
 class TraceCheck:
-    """Finds out whether a program has left traces in the file system or the network.
-
-    Args:
-        file: The file that the runner writes before a program begins, perhaps in a folder that it creates for it.
-        mounts: The mount points in the file system of `file`.
+    """Finds out whether a program has left traces in the file system or the network, except the `file` of the
+    runner.
     """
 
     def __init__(self, file: str, mounts: list[str]) -> None:

@@ -47,8 +47,6 @@ class _Program:
     """A program that is watched.
 
     Attributes:
-        number: Its id in messages.
-        init: The first process of its pid namespace.
         table_bytes: The page tables of each process that do not count.
         kernel_bytes: The least memory of the kernel itself so far.
         is_hidden: Whether the last check could not read the memory of one of its processes.

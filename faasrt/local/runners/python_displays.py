@@ -53,12 +53,7 @@ def ends_with_semicolon(code, statement):
 
 
 class Displays:
-    """The displays of a program.
-
-    Args:
-        send: Called with each part: number, type, content.
-        max_bytes: The largest size of all parts together: the UTF-8 bytes of their types and contents, before Base64.
-    """
+    """The displays of a program. `max_bytes` limits the UTF-8 bytes of all types and contents, before Base64."""
 
     def __init__(self, send, max_bytes):
         self.send, self.left, self.number = send, max_bytes, 0
@@ -102,9 +97,7 @@ class Displays:
 
     def install(self):
         def display(*values, raw=False, **options):
-            """Display values in all formats that they have. If `raw` is true, they are dicts of content by MIME
-            type.
-            """
+            """Display values in all formats that they have; with `raw`, dicts of content by MIME type."""
             for value in values:
                 self.show(valid_formats(value) if raw else formats_of(value))
 

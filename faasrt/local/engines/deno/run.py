@@ -127,15 +127,10 @@ def request(child: JailedProcess, header: Mapping[str, Any], *data: bytes, eof: 
 
 
 class DenoRun:
-    """One run of a program in a Deno process.
+    """One run of a program in a Deno process, which may end later.
 
-    Args:
-        number: The number of the run in its session, from 1; 0 if it is not in a session.
-
-    Attributes:
-        ended: Set when the program has ended. Its process may end later.
-        was_interrupted: Whether the server has interrupted it.
-        on_limit: Called when the program has exceeded its output limit; None ends its process.
+    `number` is that of the run in its session, from 1; 0 if it is not in a session. `on_limit` is called when the
+    program has exceeded its output limit; None ends its process.
     """
 
     def __init__(self, job: EngineJob, child: JailedProcess, *, has_folder: bool = False, number: int = 0) -> None:

@@ -93,12 +93,7 @@ class Interpreter:
 
 
 class PythonTier(Engine):
-    """Runs programs in processes forked from one launcher, which has imported some modules.
-
-    Attributes:
-        packages: The names of tiers whose package is installed.
-        used_at: When a program last ran in this tier, or the tier started.
-    """
+    """Runs programs in processes forked from one launcher, which has imported some modules."""
 
     name = "native"
     languages = (Language.PYTHON,)

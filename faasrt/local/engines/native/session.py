@@ -219,11 +219,8 @@ class NativeSession(EngineSession):
 class _Run(ChildProcess):
     """One run in the process of a session, with its own pipes. For `JailedRun`, it is a process.
 
-    Args:
-        is_fork: Whether the branch, and not the process itself, ends the run.
-
-    Attributes:
-        is_lost: Whether the program has closed the descriptor for its messages.
+    `is_fork` means that the branch, and not the process itself, ends the run. `is_lost` is set if the program has
+    closed the descriptor for its messages.
     """
 
     def __init__(

@@ -22,11 +22,11 @@ _KEPT_SHARE = 0.9
 
 
 class ProgramCache:
-    """Stores the output of compilers on disk: files with their names, by a key. When it is full, the entries that were
-    not used for the longest time are removed. Several servers may use it at the same time.
+    """Stores the output of compilers on disk, for several servers. When it is full, the entries that were not used for
+    the longest time are removed.
 
     An entry is a file that gets its name only when it is complete, so a process may be killed at any time. Only the
-    owner can read it or write to it. An entry that is larger than `max_bytes` is not stored.
+    owner can read it or write to it.
     """
 
     def __init__(self, folder: Path, max_bytes: int) -> None:

@@ -25,7 +25,6 @@ class Installation:
     Attributes:
         version: The name and the version, for people, such as "gcc 12.2.0".
         mounts: Read-only folders of the host that it needs besides /usr, by their path in the jail.
-        env: Environment variables of compilers and programs.
         home: The folder of the toolchain in the jail, if its commands need it.
         source: The path of its command on the host, for `Toolchain.prepare`.
     """
@@ -42,7 +41,6 @@ class Toolchain:
     """How the programs of a language are compiled and run.
 
     Attributes:
-        executable: The command that must be installed.
         package: The Debian package that contains it.
         find: Returns the installation, given the path of the executable, or raises EngineError. It may run commands.
         compile: Returns the command that compiles a program, or only checks its syntax, given the names of the source
@@ -51,7 +49,6 @@ class Toolchain:
             program's file, and the memory limit in MiB. The output of the compiler is in `PROGRAM`.
         source_suffixes: The suffixes of files that are compiled together with the program.
         other_suffixes: The suffixes of other files that the compiler can read, such as headers.
-        keeps_source: Whether the program runs from its source.
         diagnostic: Finds the errors in the compiler's output. The groups are `message`, and perhaps `file`, `line`, and
             `column` or `caret`, the spaces before a caret.
         failure: Finds the error in the stderr of a program that failed. The groups are `name` and perhaps `message`.

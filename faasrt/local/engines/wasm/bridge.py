@@ -37,9 +37,7 @@ class HostBridge:
 
     Attributes:
         ret_val: The argument of the last call of `return_val`.
-        error: The fields of the result, if an exception ended the program.
         done: Whether the program has reached its end.
-        own_return_val: Whether the program defines a `return_val` of its own.
     """
 
     job: Mapping[str, Any]
@@ -119,9 +117,7 @@ def _message_bytes(limit: int) -> int:
 
 
 def read_result(bridge: HostBridge, run: Callable[..., Ended], *, memory_bytes: int) -> tuple[dict[str, Any], Ended]:
-    """Run a program, and return the fields of its `EngineResult`, without files. Raise RuntimeError if the sandbox did
-    not start.
-    """
+    """Run a program, and return the fields of its `EngineResult`, without files."""
     job = bridge.job
     limit = job["max_output_bytes"]
     started = time.perf_counter()

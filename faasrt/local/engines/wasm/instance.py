@@ -193,7 +193,6 @@ class Instance:
     because the system is short of memory.
 
     Args:
-        snapshot: The memory to start with.
         folder: The contents of `FOLDER`; None if there is no such folder.
         memory_bytes: The limit of the memory beyond that of the snapshot.
         began_ns: When its clock was 0, by `time.perf_counter_ns`; None for now.

@@ -26,11 +26,8 @@ exec(compile(__import__('_host').call(b"runner"), "faasrt_runner.py", "exec"), {
 class LoadedFiles:
     """The files that the sandbox needs, except for the snapshots of packages, which it opens when it first uses them.
 
-    Attributes:
-        snapshot: That of the standard library; None to start the interpreter anew for each program.
-        paths: The paths of the snapshots of packages, by tier.
-        is_new: Whether the module was compiled into the folder, which has started threads.
-        folders: The folders whose files the sandbox still reads.
+    `is_new` is whether the module was compiled into the folder, which has started threads. The sandbox still reads the
+    files in `folders`.
     """
 
     cache_dir: Path

@@ -145,11 +145,7 @@ class Channel:
 class WasmWorker:
     """The server's side of a worker, a process that runs one program at a time, or has sessions.
 
-    Args:
-        folder: The path of its folder for temporary files, which it creates itself.
-
-    Attributes:
-        channels: Those of its sessions, by their numbers, and the one of its programs, by None.
+    `channels` has those of its sessions, by their numbers, and the one of its programs, by None.
     """
 
     def __init__(self, child: ChildProcess, folder: Path, discard: Callable[[str], None]) -> None:
