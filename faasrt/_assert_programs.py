@@ -38,7 +38,7 @@ class AssertProgram:
         return cls(program, frozenset(used), frozenset(_defined_names(tree)), only_defines_check)
 
     def find_function(self) -> str:
-        """Return the only name that the program reads and does not define, or raise InvalidRequestError."""
+        """Return the only name that the program reads and does not define."""
         undefined = sorted(self._undefined())
         if len(undefined) == 1 and "*" not in self.defined:
             return undefined[0]

@@ -192,7 +192,6 @@ def session(instance: object, attribute: "attrs.Attribute[Any]", value: Any) -> 
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether only processes of this machine can reach a server that listens on a host."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

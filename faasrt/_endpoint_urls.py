@@ -43,7 +43,6 @@ def address_of(endpoint: str) -> str:
 
 
 def configured_url(endpoint: str) -> str:
-    """Return the URL in the settings to which an endpoint belongs."""
     url, _, address = endpoint.partition("#")
     return DISCOVERY + url if address else url
 
@@ -57,7 +56,6 @@ def load_protocol(name: str) -> Any:
 
 
 def may_run(url: str, language: str) -> bool:
-    """Return False if the protocol of a URL says that its services do not run a language."""
     name, _ = split_endpoint(url)
     if not name:
         return True

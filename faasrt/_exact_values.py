@@ -33,7 +33,7 @@ def decode(text: str) -> Any:
 
 
 def without_tuples(value: Any) -> Any:
-    """Give each tuple its form in JSON. The value must not be nested too deeply."""
+    """Return the value with each tuple in its form in JSON. It must not be nested too deeply."""
     if isinstance(value, dict):
         return {key: without_tuples(member) for key, member in value.items()}
     if isinstance(value, (list, tuple)):

@@ -354,7 +354,6 @@ def _variable(variables: Mapping[str, str], name: str) -> str:
 
 
 def _urls_from_env(variables: Mapping[str, str], faas: str | None) -> tuple[str, ...]:
-    """Return the URLs in the variables of a FaaS, else those of the FaaS for every language."""
     name = "COZE_LOOP_FAAS_URL" if faas is None else f"COZE_LOOP_{faas}_FAAS_URL"
     text = _variable(variables, name)
     if not text and faas is not None:

@@ -274,7 +274,7 @@ Tests: TypeAlias = Iterable[TestCase] | Iterable[FunctionTest] | Iterable[Assert
 
 def parse_test(fields: object, function: object) -> Test:
     """Return the test in decoded JSON: an `AssertTest` if it has a program, else a `TestCase` or, with a function, a
-    `FunctionTest`. Raise InvalidRequestError if a field is unknown, missing or wrong.
+    `FunctionTest`.
     """
     if isinstance(fields, dict) and fields.get("program") is not None:
         return AssertTest.from_dict(fields)
@@ -439,7 +439,6 @@ class floats:  # noqa: N801 (used like a function)
 
 
 def check_compare(compare: object, kind: type[Test] | None = None) -> Compare | None:
-    """Return a comparison; None means the default. Raise InvalidRequestError if tests of this kind do not have it."""
     if compare is None:
         return None
     if any(inspect.iscoroutinefunction(each) for each in (compare, vars(type(compare)).get("__call__"))):
@@ -473,9 +472,7 @@ def check_tests(tests: object) -> tuple[TestCase, ...] | tuple[FunctionTest, ...
 
 
 def check_function_given(tests: Sequence[Test], function: object) -> None:
-    """Raise InvalidRequestError unless a function is named for tests of a function, and only for them. An `AssertTest`
-    may leave the name out.
-    """
+    """A function must be named for tests of a function, and only for them. An `AssertTest` may leave the name out."""
     if isinstance(tests[0], TestCase):
         if function is not None:
             raise InvalidRequestError(

@@ -99,9 +99,7 @@ LanguageOption: TypeAlias = Language | LanguageName | OtherLanguage
 
 
 def parse_language(name: str) -> Language | OtherLanguage:
-    """Return a `Language`, or the lower-case name of another language that a service may run, or raise
-    UnsupportedLanguageError.
-    """
+    """Return a `Language`, or the lower-case name of another language that a service may run."""
     if isinstance(name, str):
         if (language := _ALIASES.get(name)) is not None:
             return language

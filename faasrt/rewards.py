@@ -237,7 +237,7 @@ class _Problem:
 
 
 def _parse_problem(tests: object, function: str | None, language: Language | OtherLanguage) -> _Problem:
-    """Return the tests in one of the forms that the docstring of the module lists, or raise InvalidRequestError."""
+    """Return the tests in one of the forms that the docstring of the module lists."""
     if isinstance(tests, str | bytes):
         try:
             tests = json.loads(tests)
@@ -542,7 +542,6 @@ class CodeReward:
     def _prepare(
         self, completions: Sequence[Completion], tests: Sequence[Any], function: Sequence[str | None] | str | None
     ) -> list[CodeTask | Reward]:
-        """Return the task of each completion, or its reward if there is nothing to run."""
         prepared: list[CodeTask | Reward] = []
         for index, (completion, own_tests, name) in enumerate(_rows("completions", completions, tests, function)):
             try:

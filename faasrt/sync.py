@@ -105,8 +105,6 @@ def _method(
 
 
 def _query(method: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], T]:
-    """Return a method that calls a method in the event loop."""
-
     def query(self: RuntimeManager | Runtime, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return self._owner._query(functools.partial(method, self._original, *args, **kwargs))
 

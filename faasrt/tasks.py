@@ -74,7 +74,6 @@ class FieldForm:
 
     Attributes:
         types: The types of its decoded JSON. A bool is no number here.
-        described: These types in words, for messages.
         option: The option of `faasrt run` and the name of its value, such as "--stdin FILE".
     """
 

@@ -32,8 +32,8 @@ _MAX_CONCURRENCY = 100_000
 class Batch:
     """One run of the command.
 
-    A thread reads lines into a queue, and each line is a task of the event loop. The number of lines between the thread
-    and the file of results is limited, so memory stays small while tasks wait for a retry.
+    The number of lines between the thread that reads them and the file of results is limited, so memory stays small
+    while tasks wait for a retry.
     """
 
     def __init__(

@@ -117,7 +117,6 @@ class Progress:
         return self.kinds.total() / max(self._clock() - self._started, 0.001)
 
     def _state(self) -> str:
-        """A narrow terminal cuts off the end."""
         counts = {"in flight": self.in_flight, "retries": self.retries, **dict(self.kinds.most_common())}
         infra_errors = counts.pop("infra_error", 0)
         states = [f"{count:,} {name}" for name, count in {"infra errors": infra_errors, **counts}.items() if count]

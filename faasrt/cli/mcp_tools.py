@@ -234,7 +234,6 @@ def _check_arguments(arguments: dict[str, Any], schema: dict[str, Any]) -> dict[
 
 
 def _workspace_name(context: ServerRequestContext[Any]) -> str | None:
-    """Return None if the model must pass the name."""
     return "stdio" if context.request is None else context.request.headers.get(SESSION_HEADER)
 
 
@@ -292,7 +291,6 @@ def _content_of(arguments: dict[str, Any]) -> bytes:
 
 
 def make_tools(languages: Sequence[Language], sandbox: SandboxConfig, *, takes_session: bool) -> list[Tool]:
-    """`takes_session` is whether the model must name its workspace."""
     limits = (
         "Variables, imports and files are kept for the next call, until reset. There is no network, and no access to "
         "the user's files and programs. Packages cannot be installed. "

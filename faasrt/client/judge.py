@@ -80,7 +80,6 @@ def function_job(tests: Sequence[Test], function: str, language: Language | str)
 
 
 def program_job(requests: Sequence[RunRequest]) -> GuestJob:
-    """Return the job that runs a program once for the input of each request. Python only."""
     cases = [json.dumps(request.input.to_wire()) for request in requests]
     return GuestJob(cases=cases, single=False, isolate=True)
 

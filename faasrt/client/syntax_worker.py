@@ -2,8 +2,7 @@
 
 It writes one byte when it is ready. Then, for each program, it reads a length (4 bytes) and the program in UTF-8, and
 writes a length and JSON: `[]` if the program parses, `[message, line, column]` if it does not, or `null` if memory ran
-out because the system's memory limit is lower than the one below. Python runs this file isolated and without
-site-packages, so the file cannot import faasrt.
+out because of a limit of the system. Python runs this file isolated, so it cannot import faasrt.
 """
 
 import ast

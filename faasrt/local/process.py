@@ -55,7 +55,8 @@ class Spawner:
     async def start(
         self, argv: Sequence[str], *, env: Mapping[str, str], folder: Path, pass_fds: Sequence[int] = ()
     ) -> ChildProcess:
-        """Start a process. Ctrl-C in a terminal does not reach it, so that the server can end it properly.
+        """Start a process, or raise NotStartedError. Ctrl-C in a terminal does not reach it, so that the server can end
+        it properly.
 
         Cancellation: if the process still starts, it is killed.
         """

@@ -80,10 +80,8 @@ def encode_cases(cases: object, language: Language | str) -> list[str]:
 class CaseScheduler:
     """Decides which cases go into the next execution, and collects their results.
 
-    Attributes:
-        may_rerun: Whether cases may run again when it is unknown which case ended the execution.
-        max_bytes: The size of the arguments of all cases in an execution.
-        numbers: The numbers of the cases in messages. Default: those of their positions.
+    `may_rerun` is whether cases may run again when it is unknown which case ended the execution. `numbers` are those of
+    the cases in messages, by default their positions.
     """
 
     cases: Sequence[str]

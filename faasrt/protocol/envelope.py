@@ -88,7 +88,6 @@ _GUEST = files("faasrt.protocol.guest")
 
 
 def _source(comment: str, *names: str) -> str:
-    """Join files of the guest program, without comments and empty lines."""
     lines = "\n".join(_GUEST.joinpath(name).read_text("utf-8") for name in names).split("\n")
     return "\n".join(line for line in lines if not re.match(rf"\s*({comment}|$)", line))
 

@@ -134,7 +134,6 @@ def _split(text: str, nonce: str) -> tuple[str, list[dict[str, Any]]]:
 
 
 def is_frame(text: str, limit: int) -> bool:
-    """Return whether a text has the form of a frame, and is not too long for streams within a limit."""
     return (
         len(text) <= frame_bytes(limit)
         and text.startswith(_PREFIX)

@@ -157,6 +157,5 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _positive(value: Any, factor: int = 1) -> int | None:
-    """Return a multiple of a number above 0, rounded up; None for any other value."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return math.ceil(value * factor) if is_number and 0 < value < 1e15 else None

@@ -68,7 +68,6 @@ class Answer:
     """An answer, before it is parsed.
 
     Attributes:
-        not_started: Whether the answer states that the code was not started.
         program_suspect: Whether the answer states that the program may have caused the failure of the server.
         elapsed_ms: The time from the first byte of the request to the end of the answer, unless the status is 200.
         may_be_timeout: Whether a failure can mean a timeout of the program: the server is not lossless, and at least

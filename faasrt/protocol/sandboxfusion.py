@@ -224,9 +224,8 @@ _MAX_SHOWN = 200
 
 @attrs.frozen(kw_only=True)
 class Notebook:
-    """The cells of a `POST /run_jupyter`, with limits that do not exceed those of the server.
-
-    `fetched` has the paths of the requested files, by their names in the request.
+    """The cells of a `POST /run_jupyter`. `fetched` has the paths of the requested files, by their names in the
+    request.
     """
 
     cells: list[str]
@@ -247,14 +246,7 @@ class CellResult:
 
 @attrs.define(kw_only=True)
 class NotebookResult:
-    """The result of a notebook.
-
-    Attributes:
-        cells: The results of the cells that have run.
-        files_complete: Whether all requested files are there.
-        timed_out: Whether its time was used up.
-        ended: Why it ended before its last cell.
-    """
+    """The result of a notebook. `ended` is why it ended before its last cell."""
 
     cells: list[CellResult] = attrs.field(factory=list)
     files: Mapping[str, bytes] = attrs.field(factory=dict)

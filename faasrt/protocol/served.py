@@ -74,7 +74,6 @@ class ServedResult:
     Attributes:
         end: How the process of the program ended, or of the compiler if the program did not compile.
         compile_ms: None if there was no compilation.
-        files: The contents of the requested files, by path.
         memory_bytes: The memory that the program used, if it exceeded its limit.
     """
 
@@ -104,7 +103,7 @@ class ServedProtocol(abc.ABC):
 
     @abc.abstractmethod
     def read_run(self, fields: Mapping[str, Any], server: ServerProfile) -> ServedRun:
-        """Read the body of a request. Raise RefusedError if this server cannot do exactly what it asks for."""
+        """Raise RefusedError if this server cannot do exactly what the request asks for."""
 
     @abc.abstractmethod
     def encode_result(self, result: ServedResult, run: ServedRun, server: ServerProfile) -> dict[str, Any]:
@@ -112,12 +111,7 @@ class ServedProtocol(abc.ABC):
 
     @abc.abstractmethod
     def encode_failure(self, status: int, message: str, *, not_started: bool) -> tuple[int, dict[str, Any]]:
-        """Return the status and the body of the answer to a request that failed.
-
-        Args:
-            status: The status of the native API.
-            not_started: Whether the program was not started, so the client may send it again.
-        """
+        """`status` is that of the native API. If the program was not started, the client may send it again."""
 
 
 def decode_base64(text: str) -> bytes:

@@ -61,12 +61,7 @@ def decode_info(fields: Mapping[str, Any]) -> SessionInfo:
 
 
 def check_answer(answer: Answer) -> dict[str, Any]:
-    """Return the decoded body of an answer about a session.
-
-    Raises:
-        SessionLostError: The session has ended, or is not known there.
-        ServiceError: The request failed in another way.
-    """
+    """Return the decoded body. Raise SessionLostError if the session has ended, or is not known there."""
     _check_lost(answer)
     raise_for_status(answer)
     return decode_object(answer.body)

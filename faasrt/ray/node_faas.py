@@ -1,9 +1,8 @@
 """The embedded FaaS of a node, which the actors of a job on this node share.
 
 The FaaS is in a detached actor of its own. If one of the actors that use it owned it, it would end with this actor, and
-with it the programs of the others. It knows the processes that use it, and ends when the last one has ended, because
-the job has ended, failed or was killed. The number of programs that it runs at once is the number of the node's CPUs.
-It listens on loopback, and its token is random and known to the job only.
+with it the programs of the others. It knows the processes that use it, and ends when the last one has ended. It runs as
+many programs at once as the node has CPUs. It listens on loopback, and its token is known to the job only.
 """
 
 from __future__ import annotations
@@ -153,9 +152,6 @@ class FaasConnection:
 class SharedFaaS:
     """Connects this actor with the FaaS of its node, which is started if it does not run. Actors whose settings have
     the same limits share a FaaS.
-
-    Raises:
-        ConfigurationError: The engines are not installed, or the settings do not suit them.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -167,11 +163,8 @@ class SharedFaaS:
 
     @contextlib.asynccontextmanager
     async def connect(self) -> AsyncIterator[FaasConnection]:
-        """Yield a connection that all users share until the FaaS ends.
-
-        Raises:
-            FaasrtError: The FaaS cannot start.
-            RayActorError: The actor cannot start.
+        """Yield a connection that all users share until the FaaS ends. Raise RayActorError if the actor cannot
+        start.
         """
         async with self._lock:
             if self._connection is not None and self._connection.lost.is_set():

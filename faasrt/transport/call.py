@@ -27,12 +27,8 @@ from faasrt.telemetry.metrics import CallCounters, Counters
 class Call:
     """The state of one call. As a context manager, it reports an error that ends the call.
 
-    `counters` is not a sink, so that most calls need no events.
-
-    Attributes:
-        deadline: Infinite until the call has its first permit.
-        endpoint: The base URL of the last attempt, or "".
-        queued_s: Seconds spent waiting for permits.
+    `counters` is not a sink, so that most calls need no events. The deadline is infinite until the call has its first
+    permit.
     """
 
     def __init__(

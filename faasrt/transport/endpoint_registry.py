@@ -30,10 +30,8 @@ from faasrt.transport.replicas import ReplicaDirectory, has_names
 class EndpointRegistry:
     """The endpoints that the runtimes of a factory share, with their sessions and permits.
 
-    Runtimes retain and release it; the last `release` closes the sessions.
-
-    Attributes:
-        settings: A call in flight uses those at its start, with the endpoints now for each attempt.
+    Runtimes retain and release it; the last `release` closes the sessions. A call in flight uses the settings at its
+    start, with the endpoints now for each attempt.
     """
 
     def __init__(
@@ -222,8 +220,6 @@ class EndpointRegistry:
 
         Args:
             deadline: The time of the clock at which a look-up must have ended.
-            validates: Whether the replicas must validate programs.
-            excluded: See `exclude`.
 
         Raises:
             UnsupportedLanguageError: The language has left the settings.

@@ -32,7 +32,6 @@ class FingerprintDirectory:
         self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def get(self, language: Language | str, urls: Sequence[str]) -> dict[str, str | None]:
-        """Return the fingerprint of each endpoint by base URL; None if it is unknown now."""
         by_url = {url: self._fresh(url) for url in urls}
         if None in by_url.values():
             async with asyncio.TaskGroup() as group:

@@ -106,7 +106,6 @@ class EndpointGroup:
 
     @property
     def next_probe_at(self) -> float:
-        """When a call may probe an endpoint while every breaker is open."""
         return min((endpoint.breaker.early_probe_at for endpoint in self.endpoints), default=math.inf)
 
     def next_probe(self, now: float) -> Endpoint | None:

@@ -24,8 +24,6 @@ _SHORTEST_S = 0.001
 
 
 class TypicalLatency:
-    """The average latency of all calls to a group of endpoints, and how much it varies."""
-
     def __init__(self) -> None:
         self.mean = 0.0
         self.variance = 0.0
@@ -51,7 +49,7 @@ class EndpointLatency:
         self._failures = 0
 
     def add(self, duration_s: float, now: float) -> bool:
-        """Record a call that the endpoint has answered. Return whether it was faster than usual."""
+        """Return whether the call was faster than usual."""
         typical, value = self._typical, math.log(max(duration_s, _SHORTEST_S))
         self._updated = now
         self._count += 1

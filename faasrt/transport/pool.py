@@ -61,7 +61,6 @@ class Permit:
         return len(self.group.endpoints) > 1
 
     def may_still_run(self, error: BaseException) -> bool:
-        """Return whether the server may still run the code of a call that failed with this error."""
         if self.body is None or not self.body.sending or self.cancels_on_disconnect:
             return False
         if self.status is None:

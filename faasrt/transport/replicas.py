@@ -72,12 +72,10 @@ class ReplicaDirectory:
         return [endpoint for url in urls for endpoint in self._known(url)]
 
     async def update(self, urls: Sequence[str]) -> None:
-        """Look up the names in these URLs if they are not known, and keep them up to date.
+        """Look up the names in these URLs if they are not known, and keep them up to date. Raise ConnectError if no
+        replica is known, because the look-ups failed.
 
         Wait for names that are new, unless there are other replicas, and for those that have not been used for a while.
-
-        Raises:
-            ConnectError: No replica is known, because the look-ups failed.
         """
         has_none = not any(map(self._known, urls))
         names = [self._names.setdefault(url, _Name(url)) for url in urls if url.startswith(DISCOVERY)]

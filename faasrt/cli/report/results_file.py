@@ -191,7 +191,6 @@ def read_tasks(path: Path, offsets: Iterable[int]) -> Iterator[Task]:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    """Raise `ResultsError` for any failure of the file system."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             problem = "it is a directory" if path.is_dir() else "it must be a file, to be read twice"

@@ -38,7 +38,7 @@ def log_request(logger: Any, request: web.BaseRequest, *, status: int, elapsed_s
 
 
 def _without_id(path: str) -> str:
-    """Return a path with a hash in place of the id of a session, because everybody who knows the id can use it."""
+    """Put a hash in place of the id of a session, because everybody who knows the id can use it."""
     before, sessions, rest = path.partition(_SESSIONS)
     session_id, slash, after = rest.partition("/")
     if not session_id:

@@ -43,7 +43,9 @@ class ProgramCounts:
 
 
 class AdmissionQueue:
-    """Runs programs in an engine, at most `engine.capacity` at once, in the order of their arrival."""
+    """Runs programs in an engine, at most `engine.capacity` at once, in the order of their arrival. When
+    `queue_timeout_s` changes, programs that already wait keep their time.
+    """
 
     def __init__(
         self,

@@ -33,8 +33,6 @@ _PROBES = (b"GET /livez ", b"GET /readyz ")
 
 
 class RequestCounter:
-    """Counts requests in flight, which aiohttp does not. A request is a `with` block."""
-
     def __init__(self) -> None:
         self._count = 0
         self._none = asyncio.Event()

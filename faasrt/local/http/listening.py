@@ -56,7 +56,6 @@ class ListeningSockets:
             listening.close()
 
     def cancel(self) -> None:
-        """Close the connections whose TLS handshake is not complete."""
         for task in self._connecting:
             task.cancel()
 

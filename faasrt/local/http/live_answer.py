@@ -19,8 +19,6 @@ from faasrt.protocol.return_val import defines_return_val
 
 
 class LineResponse(web.StreamResponse):
-    """An answer whose lines are sent one by one. The head is sent with the first line."""
-
     def __init__(self, request: web.BaseRequest, share: Share) -> None:
         # The second header asks nginx not to buffer the answer.
         super().__init__(headers={"Content-Type": json_lines.CONTENT_TYPE, "X-Accel-Buffering": "no"})

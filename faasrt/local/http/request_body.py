@@ -259,7 +259,6 @@ def _parse_limits(fields: dict[str, Any], own: SandboxConfig) -> ExecutionLimits
 
 
 def _positive(fields: dict[str, Any], name: str) -> float:
-    """Return the number in a field, but at most _LARGEST, which stands for a missing field."""
     value: object = fields.get(name, _LARGEST)
     if isinstance(value, (int, float)) and value > 0 and value is not True:
         return min(value, _LARGEST)

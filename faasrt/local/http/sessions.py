@@ -83,7 +83,9 @@ class OpenSession:
 
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[float]:
-        """Wait for the turn of this request, and use the session in the block. The value is the seconds of the wait."""
+        """Wait for the turn of this request, and use the session in the block. The value is the seconds of the wait.
+        Raise BusyError if they exceed the time limit of the queue.
+        """
         began, timeout_s = self._loop.time(), self.queue.queue_timeout_s
         self._users += 1
         self._reset_wait()

@@ -109,7 +109,6 @@ def _read_stat(folder: str) -> list[str]:
 
 
 def sizes(folder: str) -> tuple[int, int]:
-    """Return the resident bytes of a process, and those of its page tables."""
     status = {}
     with contextlib.suppress(OSError), open(f"{folder}/status", encoding="utf-8", errors="replace") as file:
         status = {line[:6]: int(line.split()[1]) * 1024 for line in file if line.startswith(("VmRSS:", "VmPTE:"))}

@@ -163,7 +163,7 @@ class Program:
         return self.has_worked or sum(map(memory.count_threads, processes)) > len(self.root.mates)
 
     def set_slow(self, value: bool) -> None:
-        """Give its jail the lowest priority, or its own one again, if the kernel divides CPU time between jails."""
+        """Lower the priority of its jail, or restore it, if the kernel divides CPU time between jails."""
         if self.slot is not None:
             self.slot.is_spent = True  # the next program must not be slow
         with contextlib.suppress(OSError):

@@ -37,7 +37,6 @@ class Slot:
         self.control.sendmsg([b"run", text], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))])
 
     def expect_report(self) -> None:
-        """Let the slot end if its template does not report the end of the program soon."""
         self.ends_at = min(self.ends_at, time.monotonic() + _ANSWER_S)
 
     def end_when_idle(self) -> None:

@@ -13,8 +13,7 @@ It forks another program only if the last one has left no trace. Otherwise the l
 processes of its pid namespace. If the program was a session with branches, these go on before. The template removes
 nothing but the file that the runner has written. These outlive a process:
 
-* Other processes, with their descriptors. None may ever have started: a new task takes the next number of the
-  namespace.
+* Other processes. None may ever have started: a new task takes the next number of the namespace.
 * Files. None may have been created, linked or renamed, not even for a moment: each takes the next inode number, and the
   next position in its folder. Nor may the folders have changed.
 * Sockets that were sent to each other, with the descriptors, locks and names that they hold. They are listed in
@@ -25,8 +24,8 @@ nothing but the file that the runner has written. These outlive a process:
 A program in a jail with an executable leaves nothing: it is a single process, cannot write files, and cannot send
 descriptors.
 
-A program cannot change the template. Signals from its own namespace are dropped for a first process that has no handler
-and blocks none. Landlock forbids tracing it, and thus access to its files in /proc. Programs have a lower priority.
+A program cannot change the template. Signals from its own namespace are dropped for a first process without handlers.
+Landlock forbids tracing it, and thus access to its files in /proc. Programs have a lower priority.
 """
 
 from __future__ import annotations

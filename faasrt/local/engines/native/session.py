@@ -42,8 +42,6 @@ _REPORT_S = 0.5
 
 
 class NativeSession(EngineSession):
-    """A session, which owns its process. `cells` counts those that the process has run."""
-
     def __init__(
         self,
         options: SessionOptions,

@@ -56,9 +56,7 @@ def load_files(cache_dir: Path) -> LoadedFiles:
 
 
 class Sandbox:
-    """Runs programs, one at a time, each in an instance of its own, and opens sessions. Use it in a thread that
-    `call_in_thread` has started.
-    """
+    """Runs programs, one at a time, and opens sessions, in a thread that `call_in_thread` has started."""
 
     def __init__(self, files: LoadedFiles, discard: Callable[[str], None]) -> None:
         self._instances = Instances(files.cache_dir)
