@@ -28,7 +28,7 @@ guide and the reference:
 * `faasrt/docs/sessions.md`: programs that keep their state, with pictures, files and branches
 * `faasrt/docs/agents.md`: an MCP server, and tools for frameworks of agents
 * `faasrt/docs/rewards.md`: rewards for TRL, verl and Inspect AI, and cheats that they do not reward
-* `faasrt/docs/batches.md`: files of tasks, what `--resume` runs, and pass@k
+* `faasrt/docs/batches.md`: many programs, in Python or in files; what `--resume` runs, and pass@k
 * `faasrt/docs/caching.md`: results that are reused
 * `faasrt/docs/other-languages.md`: C, C++, Go, Rust, Java and Bash
 * `faasrt/docs/services.md`: SandboxFusion and Piston servers, and their further languages
