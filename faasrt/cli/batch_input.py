@@ -43,7 +43,7 @@ class BatchOptions:
 
 @attrs.frozen
 class Line:
-    """A line of the file, from 1, which has a task or a problem.
+    """A line of the file, which has a task or a problem. `number` counts from 1.
 
     Attributes:
         id: The id in the line, or one made of its number and text.

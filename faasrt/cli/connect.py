@@ -52,7 +52,6 @@ def make_settings(
 
 
 def names_protocols(settings: Settings) -> bool:
-    """Return whether an endpoint may run further languages, because its protocol is not coze-loop's."""
     return any(split_endpoint(url)[0] for urls in settings.endpoints.values() for url in urls)
 
 

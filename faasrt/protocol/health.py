@@ -36,6 +36,7 @@ class EndpointProfile:
         max_frame_bytes: The size of the largest frame that the server passes on.
         max_cases_bytes: The size of the arguments of all cases in a request; None if the client's own limit applies.
         plain_input: The fields of `faasrt.inputs` that the server itself handles for programs without an envelope.
+        answered: Whether the server has sent a health report, or has none.
         confirmed: False after a failure of the endpoint, until its next health report, because another kind of server
             may have replaced it.
     """

@@ -39,7 +39,6 @@ class Execution:
     Attributes:
         run: The request of the caller. Its time limit applies to the program, or to each case.
         mode: Whether the program is sent in an envelope; calls always are.
-        definition_ms: The time that the definitions took in an earlier execution.
     """
 
     run: RunRequest

@@ -188,7 +188,6 @@ class TaskRunner:
 
 
 async def _find_refused(tasks: dict[int, CodeTask], connection: FaasConnection) -> dict[int, FaasrtError]:
-    """Wait until the languages of all tasks are ready. Return an error for each task whose language cannot run."""
     languages = {task.language for task in tasks.values()}
     async with asyncio.TaskGroup() as group:
         waits = {language: group.create_task(connection.wait_ready(language)) for language in languages}

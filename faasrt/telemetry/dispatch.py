@@ -76,7 +76,6 @@ class EventDispatcher:
         return False
 
     def wants_calls(self) -> bool:
-        """Return whether any sink wants events of calls that report no failure."""
         for sink, wants_calls in self._call_filters:
             try:
                 if wants_calls():

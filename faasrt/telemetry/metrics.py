@@ -190,7 +190,6 @@ class Counters:
         return self._counters[endpoint][language]
 
     def has(self, endpoint: str) -> bool:
-        """Return whether an endpoint was used and has not left."""
         return endpoint in self._counters
 
     def fold(self, endpoint: str) -> None:

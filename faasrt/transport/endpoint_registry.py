@@ -165,7 +165,6 @@ class EndpointRegistry:
         return self._replicas.expand(urls)
 
     async def probe_all(self, urls: Sequence[str]) -> HealthStatus:
-        """Probe the replicas of several URLs. A failed probe is an unhealthy result, not an exception."""
         self.loop.check()
         async with asyncio.TaskGroup() as group:
             probes = [group.create_task(self._probe(url)) for url in urls]

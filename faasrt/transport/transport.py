@@ -412,7 +412,6 @@ class Transport:
         profile: EndpointProfile,
         protocol: ServiceProtocol,
     ) -> tuple[Request, float]:
-        """Return the request for an endpoint, and the seconds within which it must be answered."""
         timeouts, run = settings.timeouts, execution.run
         # The time of an interpreter's start, or of a compiler, is not part of the program's.
         startup_s = timeouts.startup_s if profile.cold_start or protocol.may_compile(run.language) else 0.0

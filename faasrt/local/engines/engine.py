@@ -129,6 +129,7 @@ class Engine(abc.ABC):
 
     Attributes:
         name: The name in `/health` and `/metrics`.
+        package: The Python package that must be installed for it.
         min_memory_mb: The smallest memory limit with which a sandbox can start.
         platform: The system and machine that programs see.
         runtime: The interpreter and its version. It is complete when the engine is ready.

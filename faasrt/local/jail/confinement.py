@@ -30,8 +30,7 @@ def drop_capabilities() -> None:
 
 
 def confine_files(readable: Sequence[str], writable: Sequence[str]) -> None:
-    """Deny this process, which must have one thread only, all files but those in some folders, TCP, and other
-    processes.
+    """Deny this process TCP, other processes, and all files but those in some folders. It must have one thread only.
 
     If the machine lacks memory, the kernel kills this process before the server.
     """

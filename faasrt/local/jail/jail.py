@@ -388,7 +388,7 @@ class Jail:
         raise EngineError("the launcher of the jail was killed from outside")
 
     async def end(self) -> None:
-        """Kill all processes, whose launcher has ended. Wait for those whose start was cancelled."""
+        """Kill the processes of a launcher that has ended. Wait for those whose start was cancelled."""
         self.mark_ended()
         for process in list(self._cancelled):
             await process.ended.wait()

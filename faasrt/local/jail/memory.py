@@ -88,7 +88,6 @@ def count_threads(folder: str) -> int:
 
 
 def can_run(folder: str) -> bool:
-    """Return whether a thread runs, or waits for a CPU."""
     fields = _read_stat(folder)
     folders = [folder]
     if int(fields[17]) > 1:

@@ -24,8 +24,8 @@ nothing but the file that the runner has written. These outlive a process:
 A program in a jail with an executable leaves nothing: it is a single process, cannot write files, and cannot send
 descriptors.
 
-A program cannot change the template. Signals from its own namespace are dropped for a first process without handlers.
-Landlock forbids tracing it, and thus access to its files in /proc. Programs have a lower priority.
+A program cannot change the template. Signals from its own namespace are dropped for a first process that has no handler
+and blocks none. Landlock forbids tracing it, and thus access to its files in /proc. Programs have a lower priority.
 """
 
 from __future__ import annotations

@@ -77,7 +77,6 @@ messages_fd, is_interrupted = MESSAGES_FD, False  # whether an exception has end
 
 
 def return_val(value):
-    """Return text unchanged, None as "", and other values as str(value). The last call counts."""
     send("ret_val", text=as_text(value))
 
 

@@ -103,7 +103,6 @@ class DenoSession(EngineSession):
         self._interrupt()
 
     def _interrupt(self, limit: Outcome | None = None) -> None:
-        """Interrupt the program that runs. End its process if it does not end within a second."""
         run = self._run
         if run is None or run.ended.is_set():
             return

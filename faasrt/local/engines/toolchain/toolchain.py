@@ -49,6 +49,7 @@ class Toolchain:
             program's file, and the memory limit in MiB. The output of the compiler is in `PROGRAM`.
         source_suffixes: The suffixes of files that are compiled together with the program.
         other_suffixes: The suffixes of other files that the compiler can read, such as headers.
+        keeps_source: Whether the program runs from its source.
         diagnostic: Finds the errors in the compiler's output. The groups are `message`, and perhaps `file`, `line`, and
             `column` or `caret`, the spaces before a caret.
         failure: Finds the error in the stderr of a program that failed. The groups are `name` and perhaps `message`.
