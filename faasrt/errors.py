@@ -23,7 +23,7 @@ Failures of the user's code are data (`ExecutionResult.outcome`). Failures of th
         └── ProtocolError                      the answer does not follow the protocol
 
 The attribute `sent` of a `ServiceError` says whether the code may have run. Errors hold only strings and numbers, and
-survive `pickle` and `copy`. `faasrt/docs/error-handling.md` says what to do with each.
+survive `pickle` and `copy`. `faasrt/docs/error-handling.md` says how to handle each.
 """
 
 from __future__ import annotations

@@ -1,15 +1,7 @@
 """The results of calls: executions, validation and health.
 
 An `Outcome` says how the user's code ended. Failures of the infrastructure are the errors of `faasrt.errors`.
-
-    OK             the code ran to its end, with exit code 0
-    USER_ERROR     it raised an exception, left a promise rejection unhandled, or exited with another code: see
-                   `result.error` and `result.exit_code`
-    SYNTAX_ERROR   it does not parse; nothing ran
-    TIMEOUT        it was stopped at its time limit
-    MEMORY_LIMIT   it was stopped at its memory limit; in the embedded FaaS, also by an uncaught MemoryError
-    OUTPUT_LIMIT   it was stopped for output above twice its limit, or its answer was too large to read
-    CRASHED        its process ended without reporting an error, for example by `os._exit` or a signal
+`faasrt/docs/error-handling.md` says how to handle each.
 
 A program returns a value by calling `return_val(text)`. `result.ret_val` is the text passed to the last call, and
 `result.value` is this text decoded as JSON; None if the program returned nothing.
@@ -41,7 +33,8 @@ class Outcome(enum.StrEnum):
     OK = "OK"
     """It ran to its end, with exit code 0."""
     USER_ERROR = "USER_ERROR"
-    """An exception, an unhandled rejection, or a non-zero exit."""
+    """It raised an exception, left a promise rejection unhandled, or exited with another code: see `result.error` and
+    `result.exit_code`."""
     SYNTAX_ERROR = "SYNTAX_ERROR"
     """It does not parse; nothing ran."""
     TIMEOUT = "TIMEOUT"
