@@ -25,9 +25,9 @@ from benchmarks.harness import Figures, contenders, parser, run_rounds, serve_re
 from benchmarks.report import Report, Spread
 from benchmarks.server import faas
 from faasrt import Language, Outcome, SandboxConfig
+from faasrt.protocol.execution import Execution
 from faasrt.protocol.health import read_profile
-from faasrt.protocol.program import Execution
-from faasrt.protocol.request import RunRequest
+from faasrt.protocol.program import Program
 from faasrt.protocol.response import Answer
 
 MODES: dict[str, Literal["never", "always"]] = {"plain": "never", "envelope": "always"}
@@ -66,8 +66,8 @@ def measure(way: str, url: str, language: str, runs: int) -> Figures:
         profile = read_profile(json.load(health))
 
     async def one_program(session: aiohttp.ClientSession, name: str, code: str) -> None:
-        checked = RunRequest.checked(Language.parse(language), code, SandboxConfig())
-        program = Execution(run=checked, mode=MODES[way])
+        checked = Program.checked(Language.parse(language), code, SandboxConfig())
+        program = Execution(program=checked, mode=MODES[way])
         times = []
         for _ in range(runs):
             request = program.request(profile, checked.timeout_ms, "")

@@ -19,15 +19,15 @@ from benchmarks.harness import parser
 from benchmarks.report import Report
 from faasrt.config import SandboxConfig
 from faasrt.languages import Language
+from faasrt.protocol.execution import Request
 from faasrt.protocol.health import EndpointProfile
-from faasrt.protocol.program import Request
-from faasrt.protocol.request import RunRequest
+from faasrt.protocol.program import Program
 from faasrt.protocol.response import Answer, decode_object
 from faasrt.protocol.return_val import defines_return_val, take_return_val
 
 NONCE = "0123456789abcdef"
-RUN = RunRequest.checked(Language.PYTHON, "pass", SandboxConfig(), timeout_ms=1_000)
-REQUEST = Request(body=b"", run=RUN, timeout_ms=1_000, profile=EndpointProfile(), nonce=NONCE)
+RUN = Program.checked(Language.PYTHON, "pass", SandboxConfig(), timeout_ms=1_000)
+REQUEST = Request(body=b"", program=RUN, timeout_ms=1_000, profile=EndpointProfile(), nonce=NONCE)
 FRAME = "faasrt1:" + base64.b64encode(f'{{"nonce":"{NONCE}","final":false,"records":[]}}'.encode()).decode()
 
 

@@ -22,11 +22,11 @@ from benchmarks.harness import Figures, contenders, parser, ratio, run_rounds, s
 from benchmarks.report import Report
 from faasrt import Language, SandboxConfig
 from faasrt.protocol import cozeloop
+from faasrt.protocol.execution import Execution
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.interface import ServiceProtocol
 from faasrt.protocol.piston import Piston
-from faasrt.protocol.program import Execution
-from faasrt.protocol.request import RunRequest
+from faasrt.protocol.program import Program
 from faasrt.protocol.response import Answer
 from faasrt.protocol.sandboxfusion import SandboxFusion
 
@@ -71,8 +71,8 @@ def program_in(body: bytes) -> str:
 def measure(contender: str, runs: int) -> Figures:
     """Return the size of a request and its answer, and the client's CPU time for them."""
     protocol, profile, in_envelope, answer_of = CONTENDERS[contender]
-    checked = RunRequest.checked(Language.PYTHON, CODE, SandboxConfig())
-    program = Execution(run=checked, mode="always" if in_envelope else "never")
+    checked = Program.checked(Language.PYTHON, CODE, SandboxConfig())
+    program = Execution(program=checked, mode="always" if in_envelope else "never")
 
     def encode() -> Any:
         return program.request(profile, checked.timeout_ms, "", protocol)

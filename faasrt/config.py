@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Literal, Self, TypeAlias, TypedDict, Unpack, g
 import attrs
 from attrs.validators import optional
 
-from faasrt import _checks
-from faasrt._checks import Endpoints, parse_base_url
+from faasrt import _setting_checks as checks
 from faasrt._endpoint_urls import DISCOVERY, may_run
+from faasrt._setting_checks import Endpoints, parse_base_url
 from faasrt.discovery import DiscoverySettings
 from faasrt.errors import ConfigurationError, safe_repr
 from faasrt.languages import Language, has_return_val
@@ -31,7 +31,7 @@ EnvelopeMode: TypeAlias = Literal["auto", "always", "never"]
 Level: TypeAlias = Literal["auto", "namespaces", "filters"]
 EngineName: TypeAlias = Literal["native", "wasm", "deno", "gcc", "g++", "go", "rustc", "java", "bash"]
 
-_SECONDS = _checks.positive(86_400)
+_SECONDS = checks.positive(86_400)
 # coze-loop has variables for these languages only.
 _FAAS_OF_LANGUAGE = {Language.PYTHON: "PYTHON", Language.JAVASCRIPT: "JS", Language.TYPESCRIPT: "JS"}
 
@@ -59,10 +59,10 @@ class SandboxConfig:
         <Outcome.TIMEOUT: 'TIMEOUT'>
     """
 
-    memory_limit_mb: int = attrs.field(default=128, validator=_checks.whole(1, 65_536))
+    memory_limit_mb: int = attrs.field(default=128, validator=checks.whole(1, 65_536))
     timeout_limit_s: float = attrs.field(default=30.0, validator=_SECONDS)
-    max_output_bytes: int = attrs.field(default=1_048_576, validator=_checks.whole(1, 2**30))
-    network_enabled: bool = attrs.field(default=False, validator=_checks.flag)
+    max_output_bytes: int = attrs.field(default=1_048_576, validator=checks.whole(1, 2**30))
+    network_enabled: bool = attrs.field(default=False, validator=checks.flag)
 
 
 @attrs.frozen(kw_only=True)
@@ -111,8 +111,8 @@ class LimiterSettings:
         True
     """
 
-    max_concurrency: int = attrs.field(default=256, validator=_checks.whole(1, 100_000))
-    max_queue: int | None = attrs.field(default=None, validator=optional(_checks.whole(1, 10_000_000)))
+    max_concurrency: int = attrs.field(default=256, validator=checks.whole(1, 100_000))
+    max_queue: int | None = attrs.field(default=None, validator=optional(checks.whole(1, 10_000_000)))
     queue_timeout_s: float | None = attrs.field(default=None, validator=optional(_SECONDS))
 
 
@@ -146,9 +146,9 @@ class RetrySettings:
         2
     """
 
-    idempotent: bool = attrs.field(default=False, validator=_checks.flag)
-    max_attempts: int = attrs.field(default=3, validator=_checks.whole(1, 100))
-    connect_retry_s: float = attrs.field(default=10.0, validator=_checks.number(0, 86_400))
+    idempotent: bool = attrs.field(default=False, validator=checks.flag)
+    max_attempts: int = attrs.field(default=3, validator=checks.whole(1, 100))
+    connect_retry_s: float = attrs.field(default=10.0, validator=checks.number(0, 86_400))
     base_delay_s: float = attrs.field(default=0.05, validator=_SECONDS)
     max_delay_s: float = attrs.field(default=2.0, validator=_SECONDS)
     max_retry_after_s: float = attrs.field(default=30.0, validator=_SECONDS)
@@ -173,10 +173,10 @@ class BreakerSettings:
         ... )
     """
 
-    consecutive_failures: int = attrs.field(default=5, validator=_checks.whole(1, 1_000_000))
-    min_success_rate: float = attrs.field(default=0.8, validator=_checks.positive(1))
+    consecutive_failures: int = attrs.field(default=5, validator=checks.whole(1, 1_000_000))
+    min_success_rate: float = attrs.field(default=0.8, validator=checks.positive(1))
     window_s: float = attrs.field(default=30.0, validator=_SECONDS)
-    min_calls: int = attrs.field(default=20, validator=_checks.whole(1, 1_000_000))
+    min_calls: int = attrs.field(default=20, validator=checks.whole(1, 1_000_000))
     base_open_s: float = attrs.field(default=5.0, validator=_SECONDS)
     max_open_s: float = attrs.field(default=300.0, validator=_SECONDS)
 
@@ -240,23 +240,23 @@ class Settings:
         5
     """
 
-    sandbox: SandboxConfig = attrs.field(default=SandboxConfig(), validator=_checks.instance_of(SandboxConfig))
+    sandbox: SandboxConfig = attrs.field(default=SandboxConfig(), validator=checks.instance_of(SandboxConfig))
     endpoints: Mapping[Language | str, tuple[str, ...]] = attrs.field(
-        factory=dict, converter=_checks.endpoints, hash=False
+        factory=dict, converter=checks.endpoints, hash=False
     )
-    envelope: EnvelopeMode = attrs.field(default="auto", validator=_checks.one_of(*get_args(EnvelopeMode)))
-    timeouts: TimeoutSettings = attrs.field(default=TimeoutSettings(), validator=_checks.instance_of(TimeoutSettings))
-    limiter: LimiterSettings = attrs.field(default=LimiterSettings(), validator=_checks.instance_of(LimiterSettings))
-    retry: RetrySettings = attrs.field(default=RetrySettings(), validator=_checks.instance_of(RetrySettings))
-    breaker: BreakerSettings = attrs.field(default=BreakerSettings(), validator=_checks.instance_of(BreakerSettings))
+    envelope: EnvelopeMode = attrs.field(default="auto", validator=checks.one_of(*get_args(EnvelopeMode)))
+    timeouts: TimeoutSettings = attrs.field(default=TimeoutSettings(), validator=checks.instance_of(TimeoutSettings))
+    limiter: LimiterSettings = attrs.field(default=LimiterSettings(), validator=checks.instance_of(LimiterSettings))
+    retry: RetrySettings = attrs.field(default=RetrySettings(), validator=checks.instance_of(RetrySettings))
+    breaker: BreakerSettings = attrs.field(default=BreakerSettings(), validator=checks.instance_of(BreakerSettings))
     discovery: DiscoverySettings = attrs.field(
-        default=DiscoverySettings(), validator=_checks.instance_of(DiscoverySettings)
+        default=DiscoverySettings(), validator=checks.instance_of(DiscoverySettings)
     )
-    token: str | None = attrs.field(default=None, repr=False, validator=_checks.token)
-    headers: Mapping[str, str] = attrs.field(factory=dict, converter=_checks.headers, hash=False, repr=False)
-    ssl: ssl_module.SSLContext | bool | None = attrs.field(default=None, validator=_checks.ssl)
-    proxy: str | None = attrs.field(default=None, converter=_checks.proxy, repr=False)
-    session: aiohttp.ClientSession | None = attrs.field(default=None, validator=_checks.session)
+    token: str | None = attrs.field(default=None, repr=False, validator=checks.token)
+    headers: Mapping[str, str] = attrs.field(factory=dict, converter=checks.headers, hash=False, repr=False)
+    ssl: ssl_module.SSLContext | bool | None = attrs.field(default=None, validator=checks.ssl)
+    proxy: str | None = attrs.field(default=None, converter=checks.proxy, repr=False)
+    session: aiohttp.ClientSession | None = attrs.field(default=None, validator=checks.session)
 
     def __attrs_post_init__(self) -> None:
         if self.token is not None and any(name.lower() == "authorization" for name in self.headers):

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import attrs
 
-from faasrt import _checks
+from faasrt import _setting_checks as checks
 from faasrt.errors import ConfigurationError, safe_repr
 
 Resolve: TypeAlias = Callable[[str, int], Awaitable[Iterable[str]]]
@@ -42,8 +42,8 @@ class DiscoverySettings:
         ... )
     """
 
-    period_s: float = attrs.field(default=10.0, validator=_checks.positive(86_400))
-    jitter: float = attrs.field(default=0.2, validator=_checks.number(0, 0.9))
+    period_s: float = attrs.field(default=10.0, validator=checks.positive(86_400))
+    jitter: float = attrs.field(default=0.2, validator=checks.number(0, 0.9))
     resolve: Resolve | None = attrs.field(default=None)
 
     @resolve.validator

@@ -44,7 +44,7 @@ import attrs
 
 from faasrt import _exact_values, _strict_json
 from faasrt._assert_programs import AssertProgram
-from faasrt._run_options import check_args, check_kwargs, check_time_limit
+from faasrt._run_option_checks import check_args, check_kwargs, check_time_limit
 from faasrt.errors import CompareError, InvalidRequestError, safe_repr
 from faasrt.inputs import ProgramInput
 from faasrt.results import ExecutionResult, Outcome

@@ -46,7 +46,7 @@ from typing import Any, Literal, TypeAlias, Unpack
 
 import attrs
 
-from faasrt._run_options import check_flag
+from faasrt._run_option_checks import check_flag
 from faasrt._shared_manager import ManagerOption, SharedManager
 from faasrt.client.manager import RuntimeManager
 from faasrt.errors import ConfigurationError, InvalidRequestError, QueueFullError, ServiceError, safe_repr

@@ -5,7 +5,7 @@ from typing import Any, Literal, TypeAlias, TypedDict, TypeVar
 
 import attrs
 
-from faasrt._run_options import (
+from faasrt._run_option_checks import (
     check_args,
     check_ext,
     check_flag,

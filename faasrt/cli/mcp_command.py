@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
-from faasrt import _checks
+from faasrt import _setting_checks as checks
 from faasrt.cli.connect import make_settings
 from faasrt.cli.engine_status import report_engine, show_work
 from faasrt.cli.options import (
@@ -77,7 +77,7 @@ class _Address(click.ParamType):  # type: ignore[type-arg]
 )
 @click.option(
     "--token",
-    type=CheckedType("text", _checks.check_token),
+    type=CheckedType("text", checks.check_token),
     envvar="FAASRT_MCP_TOKEN",
     show_envvar=True,
     help="The bearer token that clients must send, over HTTP.",
@@ -101,7 +101,7 @@ def mcp_command(
         raise click.UsageError("faasrt mcp needs the SDK of MCP: pip install 'faasrt[mcp]'")
     if address is None and token is not None:
         raise click.UsageError("--token needs --http")
-    if address is not None and token is None and not _checks.is_loopback(address[0]):
+    if address is not None and token is None and not checks.is_loopback(address[0]):
         raise click.UsageError(f"--http {address[0]} can be reached from other machines, so it needs --token")
     start_log("text")
     # Both libraries log requests, which have the programs.

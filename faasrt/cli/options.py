@@ -9,7 +9,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from faasrt import _checks
+from faasrt import _setting_checks as checks
 from faasrt.config import SandboxConfig
 from faasrt.errors import ConfigurationError, UnsupportedLanguageError
 from faasrt.languages import Language, OtherLanguage, parse_language
@@ -113,7 +113,7 @@ def name_options(message: str) -> str:
 
 def token_of_environment() -> str | None:
     try:
-        return _checks.check_token(token) if (token := os.environ.get("FAASRT_TOKEN")) else None
+        return checks.check_token(token) if (token := os.environ.get("FAASRT_TOKEN")) else None
     except ConfigurationError as error:
         raise click.UsageError(f"FAASRT_TOKEN: {error}") from None
 
@@ -121,7 +121,7 @@ def token_of_environment() -> str | None:
 language_option = functools.partial(click.option, "--language", "-l", type=_LanguageType())
 url_option = click.option(
     "--url",
-    type=CheckedType("url", _checks.parse_base_url),
+    type=CheckedType("url", checks.parse_base_url),
     help="The base URL of a FaaS, such as http://host:8000 or piston+https://host/api/v2. It replaces those of the "
     "environment.",
 )
@@ -151,7 +151,7 @@ workers_option = click.option(
 )
 token_option = click.option(
     "--token",
-    type=CheckedType("text", _checks.check_token),
+    type=CheckedType("text", checks.check_token),
     envvar="FAASRT_TOKEN",
     show_envvar=True,
     help="The bearer token that clients must send.",

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from faasrt import _checks
+from faasrt import _setting_checks as checks
 from faasrt.cli.options import Number
 from faasrt.cli.serve_log import make_access_log
 from faasrt.config import SandboxConfig
@@ -115,7 +115,7 @@ def make_faas(context: click.Context, options: Mapping[str, Any]) -> LocalFaaS:
 
     host, python, grace_s = options["host"], options["python"], options["grace_s"]
     token = _find_token(context, options)
-    if token is None and not _checks.is_loopback(host):
+    if token is None and not checks.is_loopback(host):
         raise click.UsageError(f"--host {host} can be reached from other machines, so it needs --token or --token-file")
     if shutil.which(python) is None:
         raise click.UsageError(f"--python {python}: no such executable")
@@ -157,7 +157,7 @@ def _find_token(context: click.Context, options: Mapping[str, Any]) -> str | Non
     if path is None or (token is not None and not file_is_flag):
         return token
     try:
-        return _checks.check_token(_read_text("--token-file", path).removesuffix("\n").removesuffix("\r"))
+        return checks.check_token(_read_text("--token-file", path).removesuffix("\n").removesuffix("\r"))
     except ConfigurationError as error:
         raise click.UsageError(f"--token-file {path}: {error}") from None
 

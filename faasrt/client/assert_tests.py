@@ -29,7 +29,7 @@ from faasrt.judging import AssertTest, Judgement, Test, TestResult, Verdict
 from faasrt.languages import Language
 from faasrt.protocol.cases import check_function
 from faasrt.protocol.envelope import GuestJob
-from faasrt.protocol.request import RunRequest
+from faasrt.protocol.program import Program
 from faasrt.results import ExecutionResult, Outcome
 
 _MAX_ROUNDS = 20
@@ -60,16 +60,16 @@ class _TestState:
     """The state of a test.
 
     Attributes:
-        program: The test program, complete.
-        request: The judged program, with the limits of the test.
+        test_program: The test program, complete.
+        judged: The judged program, with the limits of the test.
         rounds: For each round of calls, their keys, and the JSON of the results.
         calls: The calls to make: their keys and arguments.
     """
 
     test: AssertTest
-    program: str
+    test_program: str
     function: str
-    request: RunRequest
+    judged: Program
     max_bytes: int
     rounds: list[tuple[list[str], str]] = attrs.field(factory=list)
     result: ExecutionResult | None = None
@@ -84,7 +84,7 @@ class _TestState:
     @property
     def test_arguments(self) -> list[Any]:
         """The arguments of `run_test` in `asserts_test.py`."""
-        return [[self.program, self.function, self.rounds], {}]
+        return [[self.test_program, self.function, self.rounds], {}]
 
     def read_report(self, answer: ExecutionResult) -> None:
         is_whole = answer.outcome is Outcome.OK and "ret_val" not in answer.truncated
@@ -143,7 +143,7 @@ class _TestState:
         raise InvalidRequestError(f"the test program {problem}")
 
     def _describe(self, failure: Any) -> str:
-        lines, number = self.program.split("\n"), failure["line"]
+        lines, number = self.test_program.split("\n"), failure["line"]
         place = f"line {number}: {lines[number - 1].strip()[:_MAX_LINE_SHOWN]}: " if number else ""
         reason = failure["name"] + (f": {failure['message']}" if failure["message"] else "")
         returned = "" if failure["returned"] is None else f"; the last call returned {failure['returned']}"
@@ -173,7 +173,7 @@ async def judge_by_asserts(
     judge: Judge,
     tests: Sequence[Test],
     function: str | None,
-    requests: Sequence[RunRequest],
+    programs: Sequence[Program],
     first_calls: FirstCalls,
     max_bytes: int,
 ) -> Judgement:
@@ -182,30 +182,30 @@ async def judge_by_asserts(
     """
     started = time.perf_counter()
     run_all = attrs.evolve(judge, stop_on_failure=False)
-    states = _states(tests, function, requests, max_bytes)
+    states = _states(tests, function, programs, max_bytes)
     for each in states:
-        each.calls = first_calls.find(each.program, each.function)
+        each.calls = first_calls.find(each.test_program, each.function)
 
     async def call(
-        called: Sequence[_TestState], program: str, function: str, cases: Sequence[Any]
+        called: Sequence[_TestState], code: str, function: str, cases: Sequence[Any]
     ) -> list[ExecutionResult]:
         # Each test has the judged program in a new namespace.
         is_judged = function == _CALLS
         encoded = list(map(json.dumps, cases))
         job = GuestJob(function=function, cases=encoded, single=False, isolate=is_judged, imported=is_judged)
-        own_requests = [attrs.evolve(each.request, code=program) for each in called]
+        own_programs = [attrs.evolve(each.judged, code=code) for each in called]
         tests = [each.test for each in called]
-        ended = await run_all.run_tests(tests, own_requests, job, _keep_result)
+        ended = await run_all.run_tests(tests, own_programs, job, _keep_result)
         return [each.result for each in ended.results if each.result is not None]
 
-    code = _with_calls(requests[0].code, states[0].function)
+    code = _with_calls(programs[0].code, states[0].function)
     while left := [each for each in states if each.verdict is None]:
         if tested := [each for each in left if not each.calls]:
             reports = await call(tested, _source("test"), "run_test", [each.test_arguments for each in tested])
             for each, report in zip(tested, reports, strict=True):
                 each.read_report(report)
                 if not each.rounds:
-                    first_calls.store(each.program, each.function, each.calls)
+                    first_calls.store(each.test_program, each.function, each.calls)
         if called := [each for each in left if each.verdict is None]:
             results = await call(called, code, _CALLS, [each.call_arguments for each in called])
             for each, result in zip(called, results, strict=True):
@@ -217,17 +217,17 @@ async def judge_by_asserts(
 
 
 def _states(
-    tests: Sequence[Test], function: str | None, requests: Sequence[RunRequest], max_bytes: int
+    tests: Sequence[Test], function: str | None, programs: Sequence[Program], max_bytes: int
 ) -> list[_TestState]:
-    language = requests[0].language
+    language = programs[0].language
     if language is not Language.PYTHON:
         raise InvalidRequestError(f"AssertTests are for Python, not for {language}: use FunctionTests")
     states = []
-    for test, request in zip(tests, requests, strict=True):
+    for test, program in zip(tests, programs, strict=True):
         assert isinstance(test, AssertTest)
         function = check_function(test._parsed.find_function() if function is None else function, language)
-        max_result_bytes = min(max_bytes, request.sandbox.max_output_bytes)
-        states.append(_TestState(test, test._parsed.complete(function), function, request, max_result_bytes))
+        max_result_bytes = min(max_bytes, program.sandbox.max_output_bytes)
+        states.append(_TestState(test, test._parsed.complete(function), function, program, max_result_bytes))
     return states
 
 

@@ -19,7 +19,7 @@ from faasrt.client.disk_cache import DiskCache
 from faasrt.errors import ConfigurationError, safe_repr
 from faasrt.inputs import files_from_wire, files_to_wire
 from faasrt.protocol.displays import displays_from_wire, displays_to_wire
-from faasrt.protocol.program import Execution
+from faasrt.protocol.execution import Execution
 from faasrt.results import ErrorInfo, ExecutionOutput, ExecutionResult, Outcome
 from faasrt.telemetry.logs import log_warning
 
@@ -86,11 +86,13 @@ def _plain(value: object) -> Any:
 
 def determinants_of(execution: Execution) -> dict[str, Any]:
     """Return everything about an execution that determines its result, except cases and fingerprint."""
-    run = attrs.asdict(execution.run, recurse=False, filter=lambda field, value: not field.metadata.get("keeps_result"))
-    limits = attrs.asdict(execution.run.sandbox)
+    program = attrs.asdict(
+        execution.program, recurse=False, filter=lambda field, value: not field.metadata.get("keeps_result")
+    )
+    limits = attrs.asdict(execution.program.sandbox)
     del limits["timeout_limit_s"]  # `timeout_ms` replaces it
     job = {name: getattr(execution.job, name) for name in ("function", "single", "isolate", "exact", "imported")}
-    return {**run, **job, "sandbox": limits, "envelope": execution.mode, "faasrt": __version__}
+    return {**program, **job, "sandbox": limits, "envelope": execution.mode, "faasrt": __version__}
 
 
 def encode_result(key: str, result: ExecutionResult) -> bytes | None:
@@ -244,7 +246,7 @@ class StoredResults:
     def __init__(
         self, cache: ResultCache | None, execution: Execution, fingerprints: Callable[[], Awaitable[Fingerprints]]
     ) -> None:
-        self._cache = None if execution.run.sandbox.network_enabled else cache
+        self._cache = None if execution.program.sandbox.network_enabled else cache
         self._execution = execution
         self._fingerprints = fingerprints
         self._engines: Fingerprints | None = None
@@ -275,10 +277,10 @@ class StoredResults:
         return result
 
     def _size(self) -> int:
-        run, cases = self._execution.run, self._execution.job.cases
-        data = run.input
-        texts = (*data.argv, *data.collect, *data.files, *run.ext, *run.ext.values(), *cases)
-        sizes = map(len, (run.code, data.stdin, *data.files.values(), *texts))
+        program, cases = self._execution.program, self._execution.job.cases
+        data = program.input
+        texts = (*data.argv, *data.collect, *data.files, *program.ext, *program.ext.values(), *cases)
+        sizes = map(len, (program.code, data.stdin, *data.files.values(), *texts))
         return sum(sizes) + _CASE_CHARACTERS * len(cases)
 
     def _hash(self) -> None:

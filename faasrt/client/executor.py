@@ -9,8 +9,8 @@ from faasrt.client.cache import ResultCache, StoredResults
 from faasrt.languages import Language
 from faasrt.protocol.cases import CaseScheduler
 from faasrt.protocol.envelope import GuestJob
-from faasrt.protocol.program import Execution
-from faasrt.protocol.request import RunRequest
+from faasrt.protocol.execution import Execution
+from faasrt.protocol.program import Program
 from faasrt.results import ExecutionResult
 from faasrt.telemetry.dispatch import EventDispatcher
 from faasrt.telemetry.metrics import Counters
@@ -29,13 +29,13 @@ class Executor:
 
     async def run(self, execution: Execution, live: LiveReader | None = None) -> ExecutionResult:
         # If the runtime is closed meanwhile, `track` turns the cancellation into an error, which the call reports.
-        with self.call(execution.run.language) as call, self.calls.track():
-            call.call_started(execution.run)
+        with self.call(execution.program.language) as call, self.calls.track():
+            call.call_started(execution.program)
             response = await self.transport.run(call, execution, owner=self.calls, live=live)
         return call.finish(response.result(call.timings, call.attempts, call.endpoint))
 
     async def run_cases(
-        self, request: RunRequest, job: GuestJob, *, numbers: Sequence[int] = ()
+        self, program: Program, job: GuestJob, *, numbers: Sequence[int] = ()
     ) -> AsyncGenerator[dict[int, ExecutionResult]]:
         """Yield the results of each execution by the position of the case, in order. After the generator is closed, no
         further case runs.
@@ -46,16 +46,16 @@ class Executor:
             scheduler = CaseScheduler(
                 cases,
                 isolate=job.isolate,
-                may_rerun=request.idempotent,
-                max_bytes=self.transport.endpoints.max_cases_bytes(request.language),
+                may_rerun=program.idempotent,
+                max_bytes=self.transport.endpoints.max_cases_bytes(program.language),
                 numbers=numbers,
             )
             position = 0
             while (indices := scheduler.next_batch()) is not None:
                 batch = attrs.evolve(job, cases=[cases[index] for index in indices], first=indices.start)
-                execution = Execution(run=request, job=batch, definition_ms=scheduler.definition_ms)
-                with self.call(execution.run.language) as call, self.calls.track():
-                    call.call_started(request)
+                execution = Execution(program=program, job=batch, definition_ms=scheduler.definition_ms)
+                with self.call(execution.program.language) as call, self.calls.track():
+                    call.call_started(program)
                     response = await self.transport.run(call, execution, owner=self.calls)
                 call.finish(scheduler.record_results(indices, response, call.describe))
                 found = {}
@@ -83,15 +83,15 @@ class CachingExecutor:
                 return result  # without live output, less may be cut
             return await stored_results.keep(result)
 
-    async def run_cases(self, request: RunRequest, job: GuestJob) -> AsyncGenerator[dict[int, ExecutionResult]]:
+    async def run_cases(self, program: Program, job: GuestJob) -> AsyncGenerator[dict[int, ExecutionResult]]:
         """Yield the stored results first. Only the other cases run."""
         with self._executor.calls.track():
-            stored_results = self._stored_results(Execution(run=request, job=job))
+            stored_results = self._stored_results(Execution(program=program, job=job))
             found = {number: await stored_results.find(number) for number in range(len(job.cases))}
             yield {number: result for number, result in found.items() if result is not None}
             numbers = [number for number, result in found.items() if result is None]
             new = attrs.evolve(job, cases=[job.cases[number] for number in numbers])
-            async with contextlib.aclosing(self._executor.run_cases(request, new, numbers=numbers)) as executions:
+            async with contextlib.aclosing(self._executor.run_cases(program, new, numbers=numbers)) as executions:
                 async for ran in executions:
                     yield {
                         numbers[position]: await stored_results.keep(result, numbers[position])
@@ -100,4 +100,4 @@ class CachingExecutor:
 
     def _stored_results(self, execution: Execution) -> StoredResults:
         fingerprints = self._executor.transport.endpoints.fingerprints
-        return StoredResults(self._cache, execution, lambda: fingerprints(execution.run.language))
+        return StoredResults(self._cache, execution, lambda: fingerprints(execution.program.language))

@@ -11,7 +11,7 @@ from typing import TypeAlias, cast
 
 import attrs
 
-from faasrt._run_options import check_flag
+from faasrt._run_option_checks import check_flag
 from faasrt.client.cache import in_thread_if_large
 from faasrt.errors import InvalidRequestError, safe_repr
 from faasrt.inputs import NO_INPUT
@@ -33,14 +33,14 @@ from faasrt.judging import (
 from faasrt.languages import Language
 from faasrt.protocol.cases import check_function, check_keywords, encode_case
 from faasrt.protocol.envelope import GuestJob
-from faasrt.protocol.request import RunRequest
+from faasrt.protocol.program import Program
 from faasrt.protocol.streams import cut_texts
 from faasrt.results import ErrorInfo, ExecutionOutput, ExecutionResult, Outcome
 from faasrt.tasks import JudgeOptions, RunOptions
 
-Run: TypeAlias = Callable[[RunRequest], Awaitable[ExecutionResult]]
+Run: TypeAlias = Callable[[Program], Awaitable[ExecutionResult]]
 JudgeTest: TypeAlias = Callable[[Test, ExecutionResult], Awaitable[TestResult]]
-RunCases: TypeAlias = Callable[[RunRequest, GuestJob], AsyncGenerator[dict[int, ExecutionResult]]]
+RunCases: TypeAlias = Callable[[Program, GuestJob], AsyncGenerator[dict[int, ExecutionResult]]]
 _DEFAULT_CONCURRENCY = 64
 KEPT_BYTES = 16_384
 """The size of each text that is kept of the result of a `FunctionTest`."""
@@ -79,8 +79,8 @@ def function_job(tests: Sequence[Test], function: str, language: Language | str)
     return GuestJob(function=name, cases=cases, single=False, isolate=True, exact=True, imported=True)
 
 
-def program_job(requests: Sequence[RunRequest]) -> GuestJob:
-    cases = [json.dumps(request.input.to_wire()) for request in requests]
+def program_job(programs: Sequence[Program]) -> GuestJob:
+    cases = [json.dumps(program.input.to_wire()) for program in programs]
     return GuestJob(cases=cases, single=False, isolate=True)
 
 
@@ -92,41 +92,41 @@ class Judge:
     concurrency: int | None
 
     async def run_tests(
-        self, tests: Sequence[Test], requests: Sequence[RunRequest], job: GuestJob | None, judge_test: JudgeTest
+        self, tests: Sequence[Test], programs: Sequence[Program], job: GuestJob | None, judge_test: JudgeTest
     ) -> Judgement:
         """Run the tests of a program, and return the verdicts. If an execution fails, cancel the others, and raise its
         error.
 
         Args:
-            requests: The program with the input and the limits of each test.
+            programs: The program with the input and the limits of each test.
             job: A case for each test; None if each test has an execution of its own.
 
         Cancellation: cancels the executions in flight.
         """
         started = time.perf_counter()
         groups: dict[float, list[int]] = {}
-        for index, request in enumerate(requests):
-            groups.setdefault(index if job is None else request.timeout_ms, []).append(index)
+        for index, program in enumerate(programs):
+            groups.setdefault(index if job is None else program.timeout_ms, []).append(index)
         execute = self._run_alone if job is None else functools.partial(self._run_together, job)
         permits = asyncio.Semaphore(_DEFAULT_CONCURRENCY if self.concurrency is None else self.concurrency)
-        running = _RunningTests(tests, functools.partial(execute, requests), judge_test, self.stop_on_failure, permits)
+        running = _RunningTests(tests, functools.partial(execute, programs), judge_test, self.stop_on_failure, permits)
         results = await running.run(groups.values())
         if self.stop_on_failure:
             results = skip_after_failure(results)
         return Judgement(results=tuple(results), duration_s=time.perf_counter() - started)
 
     async def _run_alone(
-        self, requests: Sequence[RunRequest], indices: Sequence[int]
+        self, programs: Sequence[Program], indices: Sequence[int]
     ) -> AsyncGenerator[dict[int, ExecutionResult]]:
         for index in indices:
-            yield {index: await self.run(requests[index])}
+            yield {index: await self.run(programs[index])}
 
     async def _run_together(
-        self, job: GuestJob, requests: Sequence[RunRequest], indices: Sequence[int]
+        self, job: GuestJob, programs: Sequence[Program], indices: Sequence[int]
     ) -> AsyncGenerator[dict[int, ExecutionResult]]:
-        request = attrs.evolve(requests[indices[0]], input=NO_INPUT)
+        program = attrs.evolve(programs[indices[0]], input=NO_INPUT)
         part = attrs.evolve(job, cases=[job.cases[index] for index in indices])
-        async with contextlib.aclosing(self.run_cases(request, part)) as executions:
+        async with contextlib.aclosing(self.run_cases(program, part)) as executions:
             async for found in executions:
                 yield {indices[position]: result for position, result in found.items()}
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, Un
 
 import attrs
 
-from faasrt._checks import Endpoints
+from faasrt._setting_checks import Endpoints
 from faasrt.client.cache import CacheOption, ResultCache
 from faasrt.client.embedded import ENDPOINT, EmbeddedFaaS, LocalOptions
 from faasrt.client.factory import RuntimeFactory, check_settings
@@ -247,7 +247,7 @@ class RuntimeManager:
     def stream_code(self, code: str, language: Any = None, **options: Any) -> StreamedRun:
         async def prepare() -> RunLive:
             runtime = await self.get_runtime(language)
-            return functools.partial(runtime._run, runtime._request(code, None, **options))
+            return functools.partial(runtime._run, runtime._program(code, None, **options))
 
         return StreamedRun(prepare)
 

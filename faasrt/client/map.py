@@ -17,7 +17,7 @@ from typing import Any, Self, TypeAlias
 
 import attrs
 
-from faasrt._checks import flag, whole
+from faasrt._setting_checks import flag, whole
 from faasrt.client.cache import ResultCache
 from faasrt.client.runtime import Runtime
 from faasrt.errors import ConfigurationError, FaasrtError, InvalidRequestError, RuntimeClosedError, safe_repr

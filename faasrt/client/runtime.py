@@ -9,7 +9,7 @@ from typing import Any, Self, Unpack
 import attrs
 
 from faasrt._endpoint_urls import configured_url
-from faasrt._run_options import check_args, check_flag, check_kwargs
+from faasrt._run_option_checks import check_args, check_flag, check_kwargs
 from faasrt.client.assert_tests import FirstCalls, judge_by_asserts
 from faasrt.client.cache import ResultCache
 from faasrt.client.executor import CachingExecutor, Executor
@@ -23,8 +23,8 @@ from faasrt.judging import AssertTest, Compare, Judgement, Tests
 from faasrt.languages import Language, LanguageOption, OtherLanguage, parse_language
 from faasrt.protocol.cases import check_function, check_keywords, encode_case, encode_cases
 from faasrt.protocol.envelope import GuestJob
-from faasrt.protocol.program import Execution
-from faasrt.protocol.request import RunRequest, encode_json
+from faasrt.protocol.execution import Execution
+from faasrt.protocol.program import Program, encode_json
 from faasrt.protocol.return_val import check_has_return_val, return_val_function
 from faasrt.protocol.sessions import IDLE_TIMEOUT_S
 from faasrt.results import ExecutionResult, HealthStatus, ValidationResult
@@ -138,8 +138,8 @@ class Runtime:
             'a b\n'
         """
         settings = self._settings
-        # Not `_request`, because packing the options into a dict would cost a call 2 % more instructions.
-        request = RunRequest.checked(
+        # Not `_program`, because packing the options into a dict would cost a call 2 % more instructions.
+        program = Program.checked(
             self._language(language),
             code,
             settings.sandbox,
@@ -155,7 +155,7 @@ class Runtime:
             collect=collect,
             displays=displays,
         )
-        return await self._run(request)
+        return await self._run(program)
 
     def stream_code(
         self, code: str, language: LanguageOption | None = None, **options: Unpack[RunOptions]
@@ -192,7 +192,7 @@ class Runtime:
             >>> run.result.outcome
             <Outcome.OK: 'OK'>
         """
-        run = functools.partial(self._run, self._request(code, language, **options))
+        run = functools.partial(self._run, self._program(code, language, **options))
 
         async def prepare() -> RunLive:
             return run
@@ -286,12 +286,12 @@ class Runtime:
             3
         """
         check_has_return_val(self._language(language), "call_function")
-        request = self._request(code, language, **options)
+        program = self._program(code, language, **options)
         keywords = check_kwargs({} if kwargs is None else kwargs)
-        check_keywords(keywords, request.language)
-        name = check_function(function, request.language)
-        case = encode_case(check_args(args), keywords, request.language)
-        execution = Execution(run=request, job=GuestJob(function=name, cases=[case]))
+        check_keywords(keywords, program.language)
+        name = check_function(function, program.language)
+        case = encode_case(check_args(args), keywords, program.language)
+        execution = Execution(program=program, job=GuestJob(function=name, cases=[case]))
         return await self._executor.run(execution)
 
     async def run_cases(
@@ -346,13 +346,13 @@ class Runtime:
             [2, 4]
         """
         check_has_return_val(self._language(language), "run_cases")
-        request = self._request(code, language, **options)
-        name = check_function(function, request.language)
+        program = self._program(code, language, **options)
+        name = check_function(function, program.language)
         check_flag("isolate", isolate, optional=False)
-        encoded = encode_cases(cases, request.language)
+        encoded = encode_cases(cases, program.language)
         job = GuestJob(function=name, cases=encoded, single=False, isolate=isolate)
         results: dict[int, ExecutionResult] = {}
-        async for found in self._executor.run_cases(request, job):
+        async for found in self._executor.run_cases(program, job):
             results |= found
         return [results[index] for index in range(len(results))]
 
@@ -413,18 +413,18 @@ class Runtime:
         checked = check_arguments(tests, function, compare, stop_on_failure, concurrency)
         if function is not None:
             check_has_return_val(parsed, "judge with a function")
-        requests = [self._request(code, parsed, **options_of(test, options)) for test in checked]
+        programs = [self._program(code, parsed, **options_of(test, options)) for test in checked]
         judge = Judge(self._run, self._executor.run_cases, stop_on_failure, concurrency)
         if isinstance(checked[0], AssertTest):
             max_bytes = self._transport.endpoints.max_cases_bytes(parsed)
             with self._calls.track():
-                return await judge_by_asserts(judge, checked, function, requests, self._first_calls, max_bytes)
+                return await judge_by_asserts(judge, checked, function, programs, self._first_calls, max_bytes)
         job = None if function is None else function_job(checked, function, parsed)
         with self._calls.track():
             shares = job is None and parsed is Language.PYTHON and self._settings.envelope != "never"
             if shares and await self._transport.endpoints.starts_slowly(parsed):
-                job = program_job(requests)
-            return await judge.run_tests(checked, requests, job, functools.partial(compare_result, compare=compare))
+                job = program_job(programs)
+            return await judge.run_tests(checked, programs, job, functools.partial(compare_result, compare=compare))
 
     async def validate_code(
         self, code: str, language: LanguageOption | None = None, *, where: Where = "auto"
@@ -568,14 +568,12 @@ class Runtime:
         endpoints = ", ".join(self._transport.endpoints.urls(self.language))
         return f"<Runtime {self.language} at {endpoints}{' (closed)' if self.closed else ''}>"
 
-    def _run(self, request: RunRequest, live: LiveReader | None = None) -> Coroutine[Any, Any, ExecutionResult]:
-        return self._executor.run(Execution(request, self._settings.envelope), live)
+    def _run(self, program: Program, live: LiveReader | None = None) -> Coroutine[Any, Any, ExecutionResult]:
+        return self._executor.run(Execution(program, self._settings.envelope), live)
 
-    def _request(self, code: str, language: LanguageOption | None, **options: Unpack[RunOptions]) -> RunRequest:
+    def _program(self, code: str, language: LanguageOption | None, **options: Unpack[RunOptions]) -> Program:
         settings = self._settings
-        return RunRequest.checked(
-            self._language(language), code, settings.sandbox, settings.retry.idempotent, **options
-        )
+        return Program.checked(self._language(language), code, settings.sandbox, settings.retry.idempotent, **options)
 
     def _language(self, language: LanguageOption | None) -> Language | OtherLanguage:
         self._calls.check_open()

@@ -8,7 +8,7 @@ from typing import Any, Self, Unpack
 import attrs
 
 from faasrt._endpoint_urls import split_endpoint
-from faasrt._run_options import check_sandbox, check_timeout_ms
+from faasrt._run_option_checks import check_sandbox, check_timeout_ms
 from faasrt.client.executor import Executor
 from faasrt.client.streaming import RunLive, StreamedRun
 from faasrt.config import SandboxConfig
@@ -24,7 +24,7 @@ from faasrt.errors import (
 )
 from faasrt.inputs import NO_INPUT, ProgramInput, check_patterns, files_to_wire
 from faasrt.languages import Language, OtherLanguage
-from faasrt.protocol.request import RunRequest, encode_json
+from faasrt.protocol.program import Program, encode_json
 from faasrt.protocol.response import max_answer_bytes, read_files, read_sizes
 from faasrt.protocol.sessions import (
     IDLE_TIMEOUT_S,
@@ -90,8 +90,8 @@ class _RemoteSession:
     def max_files_bytes(self) -> int:
         return max_answer_bytes(self.info.sandbox.max_output_bytes, collects=True)
 
-    async def run(self, request: RunRequest, live: LiveReader | None) -> ExecutionResult:
-        return await self.executor.run(SessionRun(run=request, session_id=self.info.id), live)
+    async def run(self, program: Program, live: LiveReader | None) -> ExecutionResult:
+        return await self.executor.run(SessionRun(program=program, session_id=self.info.id), live)
 
     async def request(
         self,
@@ -124,7 +124,7 @@ class SessionHost:
 
     async def open(self, language: Language | OtherLanguage, options: SessionOptions) -> _RemoteSession:
         sandbox = options.sandbox or self._executor.transport.endpoints.settings.sandbox
-        run = RunRequest(
+        program = Program(
             language=language,
             code="",
             timeout_ms=check_timeout_ms(None, sandbox),
@@ -133,7 +133,7 @@ class SessionHost:
             ext={},
             input=options.input,
         )
-        result = await self._executor.run(SessionOpening(run=run, idle_timeout_s=options.idle_timeout_s))
+        result = await self._executor.run(SessionOpening(program=program, idle_timeout_s=options.idle_timeout_s))
         return self.link(decode_info(result.metadata), result.endpoint)
 
     def link(self, info: SessionInfo, endpoint: str) -> _RemoteSession:
@@ -259,8 +259,8 @@ class Session:
             >>> result.stdout, result.displays[0].text
             ("['a', 'b']\n", '2')
         """
-        request = self._request(code, timeout_ms=timeout_ms, ext=ext, sandbox=sandbox, priority=priority, stdin=stdin)
-        return await self._run(request)
+        program = self._program(code, timeout_ms=timeout_ms, ext=ext, sandbox=sandbox, priority=priority, stdin=stdin)
+        return await self._run(program)
 
     def stream_code(self, code: str, **options: Unpack[SessionRunOptions]) -> StreamedRun:
         """Run a program in the session, at most once, and yield its output while it runs.
@@ -281,10 +281,10 @@ class Session:
             ...         print("".join([chunk.text async for chunk in run]).split())
             ['0', '1', '2']
         """
-        request = self._request(code, **options)
+        program = self._program(code, **options)
 
         async def prepare() -> RunLive:
-            return lambda live: self._run(request, live)
+            return lambda live: self._run(program, live)
 
         return StreamedRun(prepare)
 
@@ -451,15 +451,15 @@ class Session:
         link.executor.calls.check_open()
         return link
 
-    def _request(self, code: str, **options: Unpack[SessionRunOptions]) -> RunRequest:
+    def _program(self, code: str, **options: Unpack[SessionRunOptions]) -> Program:
         own = self._open_link().info.sandbox
-        request = RunRequest.checked(self.language, code, own, displays=True, **options)
-        request.sandbox = attrs.evolve(request.sandbox, memory_limit_mb=own.memory_limit_mb)
-        return request
+        program = Program.checked(self.language, code, own, displays=True, **options)
+        program.sandbox = attrs.evolve(program.sandbox, memory_limit_mb=own.memory_limit_mb)
+        return program
 
-    async def _run(self, request: RunRequest, live: LiveReader | None = None) -> ExecutionResult:
+    async def _run(self, program: Program, live: LiveReader | None = None) -> ExecutionResult:
         async with self._using() as link:
-            result = await link.run(request, live)
+            result = await link.run(program, live)
         session = result.metadata.get("session")
         if isinstance(session, dict) and session.get("ended"):
             self._lost = str(session["ended"])[:1000]

@@ -13,7 +13,7 @@ from typing import Any, Self, get_args
 import attrs
 from attrs.validators import optional
 
-from faasrt import _checks
+from faasrt import _setting_checks as checks
 from faasrt.config import EngineName, Level, SandboxConfig
 from faasrt.errors import ConfigurationError, RuntimeClosedError, ServerError, UnsupportedLanguageError, safe_repr
 from faasrt.languages import Language, LanguageOption
@@ -90,35 +90,33 @@ class LocalFaaS:
     """
 
     languages: tuple[Language, ...] = attrs.field(default=None, converter=engine_choice.parse_languages)
-    workers: int | None = attrs.field(default=None, kw_only=True, validator=optional(_checks.whole(1, MAX_WORKERS)))
+    workers: int | None = attrs.field(default=None, kw_only=True, validator=optional(checks.whole(1, MAX_WORKERS)))
     sandbox: SandboxConfig = attrs.field(
         default=None,
         kw_only=True,
         converter=engine_choice.sandbox_or_default,
-        validator=_checks.instance_of(SandboxConfig),
+        validator=checks.instance_of(SandboxConfig),
     )
-    host: str = attrs.field(default="127.0.0.1", kw_only=True, validator=_checks.instance_of(str))
-    port: int = attrs.field(default=0, kw_only=True, validator=_checks.whole(0, 65_535))
-    token: str | None = attrs.field(default=None, kw_only=True, validator=_checks.token)
-    level: Level = attrs.field(default="auto", kw_only=True, validator=_checks.one_of(*get_args(Level)))
+    host: str = attrs.field(default="127.0.0.1", kw_only=True, validator=checks.instance_of(str))
+    port: int = attrs.field(default=0, kw_only=True, validator=checks.whole(0, 65_535))
+    token: str | None = attrs.field(default=None, kw_only=True, validator=checks.token)
+    level: Level = attrs.field(default="auto", kw_only=True, validator=checks.one_of(*get_args(Level)))
     engines: Mapping[Language, EngineName] = attrs.field(
         default=None, kw_only=True, converter=engine_choice.parse_engines
     )
-    python: str = attrs.field(default=sys.executable, kw_only=True, validator=_checks.instance_of(str))
-    drain_s: float = attrs.field(default=5.0, kw_only=True, validator=_checks.positive(1_000_000))
-    queue_timeout_s: float = attrs.field(default=QUEUE_TIMEOUT_S, kw_only=True, validator=_checks.positive(1_000_000))
+    python: str = attrs.field(default=sys.executable, kw_only=True, validator=checks.instance_of(str))
+    drain_s: float = attrs.field(default=5.0, kw_only=True, validator=checks.positive(1_000_000))
+    queue_timeout_s: float = attrs.field(default=QUEUE_TIMEOUT_S, kw_only=True, validator=checks.positive(1_000_000))
     telemetry: Iterable[Sink] = attrs.field(default=(), kw_only=True)
     access_log: Any = attrs.field(default=None, kw_only=True)
-    ssl: SSLContext | None = attrs.field(
-        default=None, kw_only=True, validator=optional(_checks.instance_of(SSLContext))
-    )
+    ssl: SSLContext | None = attrs.field(default=None, kw_only=True, validator=optional(checks.instance_of(SSLContext)))
     max_connections: int | None = attrs.field(
-        default=None, kw_only=True, validator=optional(_checks.whole(1, 1_000_000))
+        default=None, kw_only=True, validator=optional(checks.whole(1, 1_000_000))
     )
-    max_sessions: int = attrs.field(default=MAX_SESSIONS, kw_only=True, validator=_checks.whole(0, 100_000))
-    session_idle_s: float = attrs.field(default=MAX_IDLE_S, kw_only=True, validator=_checks.positive(1_000_000))
+    max_sessions: int = attrs.field(default=MAX_SESSIONS, kw_only=True, validator=checks.whole(0, 100_000))
+    session_idle_s: float = attrs.field(default=MAX_IDLE_S, kw_only=True, validator=checks.positive(1_000_000))
     session_memory_mb: int | None = attrs.field(
-        default=None, kw_only=True, validator=optional(_checks.whole(1, 1_000_000_000))
+        default=None, kw_only=True, validator=optional(checks.whole(1, 1_000_000_000))
     )
     _emit: EventDispatcher = attrs.field(init=False)
     _wanted_languages: tuple[Language, ...] = attrs.field(init=False)
@@ -140,7 +138,7 @@ class LocalFaaS:
         self._emit = EventDispatcher(check_sinks(self.telemetry))
         self._wanted_languages = self.languages
         limits.max_connections(self.max_connections)
-        if self.token is None and not _checks.is_loopback(self.host):
+        if self.token is None and not checks.is_loopback(self.host):
             raise ConfigurationError(
                 f"listening on {safe_repr(self.host)} needs a token: set one, or listen on 127.0.0.1"
             )

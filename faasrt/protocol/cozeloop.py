@@ -10,7 +10,7 @@ from faasrt.errors import ProtocolError
 from faasrt.languages import Language
 from faasrt.protocol.health import EndpointProfile, read_profile
 from faasrt.protocol.interface import ServiceProtocol
-from faasrt.protocol.request import RunRequest, encode_json
+from faasrt.protocol.program import Program, encode_json
 from faasrt.protocol.response import Answer, ParsedAnswer, decode_object, raise_for_status, read_answer
 
 # The statuses of a server without a health report. Others come from a gateway, or from a server that fails now.
@@ -28,11 +28,11 @@ class CozeLoop(ServiceProtocol):
     def lists(self, language: Language | str) -> bool:
         return False  # each server names its languages in its health report
 
-    def encode(self, run: RunRequest, *, in_envelope: bool) -> bytes:
-        return encode_json(run.to_wire())
+    def encode(self, program: Program, *, in_envelope: bool) -> bytes:
+        return encode_json(program.to_wire())
 
-    def decode(self, answer: Answer, run: RunRequest, *, nonce: str | None, timeout_ms: float) -> ParsedAnswer:
-        return read_answer(answer, nonce, timeout_ms=timeout_ms, max_output_bytes=run.sandbox.max_output_bytes)
+    def decode(self, answer: Answer, program: Program, *, nonce: str | None, timeout_ms: float) -> ParsedAnswer:
+        return read_answer(answer, nonce, timeout_ms=timeout_ms, max_output_bytes=program.sandbox.max_output_bytes)
 
     def read_profile(self, answer: Answer) -> EndpointProfile | None:
         try:

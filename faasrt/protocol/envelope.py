@@ -82,7 +82,7 @@ from faasrt.inputs import NO_INPUT, ProgramInput
 from faasrt.languages import Language
 from faasrt.protocol.frames import frame_bytes, max_files_json_bytes
 from faasrt.protocol.health import EndpointProfile
-from faasrt.protocol.request import RunRequest
+from faasrt.protocol.program import Program
 
 _GUEST = files("faasrt.protocol.guest")
 
@@ -158,7 +158,7 @@ _BATCH_BYTES, _PROGRESS_BYTES, _DEFINITION_BYTES = 65_536, 4 * 2**20, 8_192
 
 
 def wrap(
-    run: RunRequest,
+    program: Program,
     job: GuestJob,
     profile: EndpointProfile,
     nonce: str,
@@ -169,7 +169,7 @@ def wrap(
     """Return the program that is sent in place of the user's program.
 
     Args:
-        run: The user's program, with the time limit of the program or of each case.
+        program: The user's program, with the time limit of the program or of each case.
         nonce: Letters and digits that distinguish the frames of this call from the program's output.
     """
     room = min(frame_bytes(max_output_bytes), profile.max_frame_bytes or sys.maxsize) * 3 // 4
@@ -188,15 +188,15 @@ def wrap(
         **attrs.asdict(job, filter=attrs.filters.exclude("cases", "input")),
         "input": job.input.to_wire(),
         "nonce": nonce,
-        "code": run.code,
-        "language": str(run.language),
+        "code": program.code,
+        "language": str(program.language),
         "max_output_bytes": max_output_bytes,
-        "has_folder": profile.lossless and bool(run.input.files or run.input.collect),
+        "has_folder": profile.lossless and bool(program.input.files or program.input.collect),
         # A lossless server itself returns the output of a single call, even if it stops the call.
         "capture": not (profile.lossless and job.single and job.function is not None),
         "replace_fds": profile.on_cpython_and_node,
-        "case_ms": None if profile.enforces_timeouts else run.timeout_ms,
-        "limit_ms": None if job.single and job.function is None else run.timeout_ms,
+        "case_ms": None if profile.enforces_timeouts else program.timeout_ms,
+        "limit_ms": None if job.single and job.function is None else program.timeout_ms,
         "begin_within_ms": begin_within_ms,
         "batch_bytes": batch_bytes,
         "definition_bytes": definition_bytes,
@@ -208,13 +208,13 @@ def wrap(
     # The cases are already JSON.
     text = json.dumps(fields)[:-1] + f', "cases": [{", ".join(job.cases)}]}}'
     payload = base64.b64encode(text.encode()).decode()
-    if run.language is Language.PYTHON:
+    if program.language is Language.PYTHON:
         return_val = ", return_val" if profile.lossless else ""
         guest = _PYTHON_WITH_INPUT if job.input.used or job.has_whole_programs else _PYTHON
         if profile.on_cpython_and_node:
             return _CPYTHON_LOADER.format(guest=_compressed(guest), job=payload)
-        program = _PYTHON_LOADER.format(guest=guest) + _PYTHON_CALL.format(job=payload, return_val=return_val)
-        return f"{program}# imports: {_imports_of(run.code)}\n" if profile.lossless else program
+        loader = _PYTHON_LOADER.format(guest=guest) + _PYTHON_CALL.format(job=payload, return_val=return_val)
+        return f"{loader}# imports: {_imports_of(program.code)}\n" if profile.lossless else loader
     if profile.on_cpython_and_node:
         return f'(function guest(text, require) {{\n"use strict";\n{_NODE}\n}})("{payload}", require);\n'
     return f'(function guest(text, inWorker) {{\n"use strict";\n{_JAVASCRIPT}\n}})("{payload}", false);\n'

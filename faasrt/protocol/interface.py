@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from faasrt.languages import Language
 from faasrt.protocol.health import EndpointProfile
-from faasrt.protocol.request import RunRequest
+from faasrt.protocol.program import Program
 from faasrt.protocol.response import Answer, ParsedAnswer, raise_for_status
 
 
@@ -29,7 +29,7 @@ class ServiceProtocol(abc.ABC):
     """
 
     name: ClassVar[str]
-    run_path: str
+    run_path: ClassVar[str]
     health_path: ClassVar[str]
     validates: ClassVar[bool] = False
     profile: ClassVar[EndpointProfile]
@@ -44,20 +44,20 @@ class ServiceProtocol(abc.ABC):
         return False
 
     @abc.abstractmethod
-    def encode(self, run: RunRequest, *, in_envelope: bool) -> bytes:
+    def encode(self, program: Program, *, in_envelope: bool) -> bytes:
         """Return the body of a request.
 
         Args:
-            run: The program. In an envelope, it is the guest program, and its time limit is that of the execution.
+            program: The program. In an envelope, it is the guest program, and its time limit is that of the execution.
             in_envelope: Whether the program is in an envelope.
         """
 
     @abc.abstractmethod
-    def decode(self, answer: Answer, run: RunRequest, *, nonce: str | None, timeout_ms: float) -> ParsedAnswer:
+    def decode(self, answer: Answer, program: Program, *, nonce: str | None, timeout_ms: float) -> ParsedAnswer:
         """Read the answer to a request.
 
         Args:
-            run: The program of the caller, with the time limit of the program or of each case.
+            program: The program of the caller, with the time limit of the program or of each case.
             nonce: The nonce of the frames; None if the program was not sent in an envelope.
             timeout_ms: The time limit of the execution in milliseconds; infinite if the service does not keep it.
 

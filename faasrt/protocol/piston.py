@@ -38,7 +38,7 @@ from faasrt.languages import Language
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.interface import ServiceProtocol
 from faasrt.protocol.processes import ProcessEnd, read_end, signal_name, signal_number, stdin_text
-from faasrt.protocol.request import RunRequest, encode_json
+from faasrt.protocol.program import Program, encode_json
 from faasrt.protocol.response import Answer, ParsedAnswer, check_number, check_type, decode_object, status_error
 from faasrt.protocol.served import (
     RefusedError,
@@ -81,25 +81,25 @@ class Piston(ServiceProtocol):
     def may_compile(self, language: Language | str) -> bool:
         return not self.profile.has_guest(language)
 
-    def encode(self, run: RunRequest, *, in_envelope: bool) -> bytes:
-        files = [{"content": run.code}]
-        for path, data in run.input.files.items():
+    def encode(self, program: Program, *, in_envelope: bool) -> bytes:
+        files = [{"content": program.code}]
+        for path, data in program.input.files.items():
             files.append({"name": path, "content": base64.b64encode(data).decode(), "encoding": "base64"})
         fields: dict[str, Any] = {
-            "language": str(run.language),
+            "language": str(program.language),
             "version": "*",
             "files": files,
-            "run_timeout": run.timeout_ms,
-            "run_cpu_time": run.timeout_ms,
-            "run_memory_limit": run.sandbox.memory_limit_mb * 2**20,
+            "run_timeout": program.timeout_ms,
+            "run_cpu_time": program.timeout_ms,
+            "run_memory_limit": program.sandbox.memory_limit_mb * 2**20,
         }
-        if run.input.stdin:
-            fields["stdin"] = stdin_text(run)
-        if run.input.argv:
-            fields["args"] = list(run.input.argv)
+        if program.input.stdin:
+            fields["stdin"] = stdin_text(program)
+        if program.input.argv:
+            fields["args"] = list(program.input.argv)
         return encode_json(fields)
 
-    def decode(self, answer: Answer, run: RunRequest, *, nonce: str | None, timeout_ms: float) -> ParsedAnswer:
+    def decode(self, answer: Answer, program: Program, *, nonce: str | None, timeout_ms: float) -> ParsedAnswer:
         if answer.status != 200:
             raise status_error(answer, _refusal(answer))
         body = decode_object(answer.body)
@@ -113,10 +113,10 @@ class Piston(ServiceProtocol):
         status, message = (str(stage.get(name) or "") for name in ("status", "message"))
         if status == "XX":
             raise ServerError(f"the sandbox of Piston failed: {message[:300]}; see its logs", sent="maybe")
-        end = _end(stage, status, message, run, compiling=compiling)
+        end = _end(stage, status, message, program, compiling=compiling)
         metadata = {"service": self.name, **{name: body.get(name) for name in ("language", "version")}}
         metadata |= {name: stage.get(name) for name in ("status", "message", "cpu_time", "memory")}
-        parsed = read_end(end, run, nonce, metadata)
+        parsed = read_end(end, program, nonce, metadata)
         if nonce and parsed.report.started and status in ("OL", "EL"):
             reason = f"the result is larger than the output limit of Piston: {message}; {_OUTPUT_SETTING}"
             error = ServerError(reason, sent="yes", status=200)
@@ -156,7 +156,7 @@ def _refusal(answer: Answer) -> tuple[str, str] | None:
     return message, ""
 
 
-def _end(stage: dict[str, Any], status: str, message: str, run: RunRequest, *, compiling: bool) -> ProcessEnd:
+def _end(stage: dict[str, Any], status: str, message: str, program: Program, *, compiling: bool) -> ProcessEnd:
     stdout, stderr = (check_type(stage.get(name) or "", name, str) for name in ("stdout", "stderr"))
     code: int | None = check_number(stage.get("code"), "code", int)
     memory = check_number(stage.get("memory"), "memory", int, float) or 0
@@ -170,7 +170,7 @@ def _end(stage: dict[str, Any], status: str, message: str, run: RunRequest, *, c
         outcome = Outcome.TIMEOUT
     elif status in ("OL", "EL"):
         outcome, error = Outcome.OUTPUT_LIMIT, ErrorInfo("OutputLimit", f"{message}; {_OUTPUT_SETTING}")
-    elif killed_by == "SIGKILL" and not compiling and memory >= _NEAR_LIMIT * run.sandbox.memory_limit_mb * 2**20:
+    elif killed_by == "SIGKILL" and not compiling and memory >= _NEAR_LIMIT * program.sandbox.memory_limit_mb * 2**20:
         outcome = Outcome.MEMORY_LIMIT
     return ProcessEnd(
         stdout=stdout,

@@ -10,7 +10,7 @@ import attrs
 from faasrt.errors import InvalidRequestError, ProtocolError, ServerError
 from faasrt.languages import Language
 from faasrt.protocol.frames import NO_REPORT, take_frames
-from faasrt.protocol.request import RunRequest
+from faasrt.protocol.program import Program
 from faasrt.protocol.response import SYNTAX_ERRORS, ParsedAnswer, python_error
 from faasrt.protocol.streams import cut_texts
 from faasrt.results import ErrorInfo, ExecutionOutput, Outcome
@@ -49,29 +49,29 @@ class ProcessEnd:
     limits_memory: bool = False
 
 
-def stdin_text(run: RunRequest) -> str:
+def stdin_text(program: Program) -> str:
     try:
-        return run.input.stdin.decode()
+        return program.input.stdin.decode()
     except UnicodeDecodeError:
-        raise InvalidRequestError(f"stdin must be UTF-8 for {run.language} programs on this service") from None
+        raise InvalidRequestError(f"stdin must be UTF-8 for {program.language} programs on this service") from None
 
 
-def read_end(end: ProcessEnd, run: RunRequest, nonce: str | None, metadata: Mapping[str, Any]) -> ParsedAnswer:
+def read_end(end: ProcessEnd, program: Program, nonce: str | None, metadata: Mapping[str, Any]) -> ParsedAnswer:
     """Raise ProtocolError if the answer does not say how the process ended, and ServerError if the toolchain of the
     language is missing.
     """
     is_known = end.exit_code is not None or end.signal or end.outcome is not None
     if not is_known or (end.compiling and end.exit_code == 0):
         raise ProtocolError("the answer does not say how the program ended", sent="yes", status=200)
-    limit = run.sandbox.max_output_bytes
+    limit = program.sandbox.max_output_bytes
     texts = {"stdout": end.stdout, "stderr": end.stderr}
     report, texts = take_frames(texts, nonce, limit) if nonce else (NO_REPORT, texts)
-    if nonce is None and end.exit_code == 127 and run.language != "bash":
-        _check_installed(end.stdout, end.stderr, run.language)
+    if nonce is None and end.exit_code == 127 and program.language != "bash":
+        _check_installed(end.stdout, end.stderr, program.language)
     texts, cut_names = cut_texts(texts, limit)
     end = attrs.evolve(end, stdout=texts["stdout"], stderr=texts["stderr"])
     service = metadata.get("service", "the service")
-    outcome, error = _outcome(end, run.language, service, in_envelope=nonce is not None)
+    outcome, error = _outcome(end, program.language, service, in_envelope=nonce is not None)
     return ParsedAnswer(
         outcome=outcome,
         output=ExecutionOutput(**texts),

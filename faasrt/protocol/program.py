@@ -1,352 +1,124 @@
+"""The request of `POST /run_code`: checks its arguments, and encodes it.
+
+Source: coze-loop's evaluation runtime defines the fields, except `sandbox` and those of `faasrt.inputs`, which its
+servers ignore.
+"""
+
 from __future__ import annotations
 
-import math
-import secrets
+import json
+from collections.abc import Mapping
+from typing import Any
 
 import attrs
 
-from faasrt._endpoint_urls import configured_url
-from faasrt.config import EnvelopeMode
-from faasrt.errors import ConnectError, InvalidRequestError, ProtocolError, ServerError
-from faasrt.inputs import INPUT_FIELDS, NO_INPUT, ProgramInput
-from faasrt.languages import Language, family_of, has_return_val
-from faasrt.protocol import cozeloop
-from faasrt.protocol.envelope import WHOLE_PROGRAM, GuestJob, wrap
-from faasrt.protocol.execution_limits import ExecutionLimits
-from faasrt.protocol.health import EndpointProfile, is_pyodide, is_reference_answer
-from faasrt.protocol.interface import ServiceProtocol
-from faasrt.protocol.request import RunRequest
-from faasrt.protocol.response import NO_TIMINGS, Answer, ParsedAnswer
-from faasrt.protocol.return_val import defines_return_val, take_return_val
-from faasrt.protocol.streams import STREAM_NAMES, cut_texts
-from faasrt.results import ErrorInfo, ExecutionOutput, ExecutionResult, Outcome, Timings
+from faasrt._run_option_checks import (
+    TEXTS,
+    check_ext,
+    check_flag,
+    check_priority,
+    check_sandbox,
+    check_timeout_ms,
+)
+from faasrt.config import SandboxConfig
+from faasrt.errors import InvalidRequestError
+from faasrt.inputs import NO_INPUT, ProgramInput, encode_text
+from faasrt.languages import Language
 
-# Added to the time limit that is sent to js-faas, so that the guest program can stop first and return the output.
-_MARGIN_MS = 500
-# The same for services that kill programs. The start of the interpreter is a part of their time limit.
-KILL_MARGIN_MS = 1_000
-_MIN_WINDOW_MS = 250
-# The fields of the input that the guest program can pass on, on servers that do not.
-_GUEST_INPUT = {Language.PYTHON: set(INPUT_FIELDS), Language.JAVASCRIPT: {"stdin", "argv"}}
-_WITH_FULL_TIME = (Outcome.OK, Outcome.TIMEOUT)
-_LIMITS = (Outcome.TIMEOUT, Outcome.MEMORY_LIMIT, Outcome.OUTPUT_LIMIT)
+NOT_STARTED_HEADER = "x-faasrt-not-started"
+PROGRAM_SUSPECT_HEADER = "x-faasrt-program-suspect"
+"""A response header with the value 1 when a program was killed, and may have caused this itself. The client reads it as
+CRASHED."""
+# Metadata of the fields of a request that do not change the result of a program.
+KEEPS_RESULT = {"keeps_result": True}
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 @attrs.define
-class Execution:
-    """One execution of a program, or of calls of its function.
+class Program:
+    """A program, and the options of its run after they were checked.
 
-    Attributes:
-        run: The request of the caller. Its time limit applies to the program, or to each case.
-        mode: Whether the program is sent in an envelope; calls always are.
+    The executor, the key of a stored result and the protocols of services read it.
     """
 
-    run: RunRequest
-    mode: EnvelopeMode = "always"
-    job: GuestJob = WHOLE_PROGRAM
-    definition_ms: float | None = None
-
-    @property
-    def needs_profile(self) -> bool:
-        run = self.run
-        has_options = self.mode != "never" or run.input is not NO_INPUT or run.displays
-        return has_options or not has_return_val(run.language)
-
-    def request(
-        self,
-        profile: EndpointProfile,
-        timeout_ms: int,
-        endpoint: str,
-        protocol: ServiceProtocol = cozeloop.PROTOCOL,
-    ) -> Request:
-        """Return the request for an endpoint.
-
-        Args:
-            timeout_ms: The time limit of the program or of each case.
-            endpoint: The base URL, for the error message.
-
-        Raises:
-            ConnectError: It is unknown whether the server runs the language, or returns displays.
-            InvalidRequestError: The server does not run the language, there is no guest program that calls its
-                functions, it does not return the displays that the caller asks for, or neither the server nor the
-                guest program can pass on the input of the program.
-        """
-        run, job, begin_within_ms = self.run, self.job, 0.0
-        if timeout_ms != run.timeout_ms:
-            run = attrs.evolve(run, timeout_ms=timeout_ms)
-        has_envelope = self.mode == "always" or (self.mode == "auto" and not profile.lossless)
-        if not profile.has_guest(run.language):
-            if job is not WHOLE_PROGRAM:
-                raise InvalidRequestError(f"{endpoint} can run {run.language} programs, but not call their functions")
-            if protocol.has_profile:
-                _check_runs(run.language, profile, endpoint)
-            has_envelope = False
-        if run.displays:
-            if job is not WHOLE_PROGRAM:
-                raise InvalidRequestError("displays must be False for calls of a function")
-            _check_displays(run.language, profile, endpoint)
-            has_envelope = False  # the server must see the last expression of the program
-        guest_input = NO_INPUT
-        if run.input is not NO_INPUT:
-            guest_input = self._guest_input(profile, endpoint, has_envelope=has_envelope)
-        if not has_envelope:
-            body = protocol.encode(run, in_envelope=False)
-            return Request(body, run, timeout_ms, profile, protocol)
-        if not job.single:
-            timeout_ms, begin_within_ms = self._time_limits(profile, timeout_ms)
-        nonce, limit = secrets.token_hex(8), _limits(run, profile).max_output_bytes
-        job = attrs.evolve(job, input=guest_input)
-        code = wrap(run, job, profile, nonce, max_output_bytes=limit, begin_within_ms=begin_within_ms)
-        passed_on = {name: getattr(NO_INPUT, name) for name in guest_input.used}
-        # The guest program is JavaScript, and imports the user's TypeScript itself.
-        language = Language(family_of(run.language))
-        margin_ms = 0 if profile.lossless or language is Language.PYTHON else _MARGIN_MS
-        margin_ms = KILL_MARGIN_MS if profile.kills_at_limit else margin_ms
-        sent = attrs.evolve(
-            run,
-            code=code,
-            language=language,
-            timeout_ms=timeout_ms + margin_ms,
-            input=attrs.evolve(run.input, **passed_on),
-        )
-        return Request(
-            body=protocol.encode(sent, in_envelope=True),
-            run=run,
-            timeout_ms=timeout_ms,
-            margin_ms=margin_ms,
-            profile=profile,
-            protocol=protocol,
-            nonce=nonce,
-            expects_frame=self.mode == "always" or profile.reference,
-            own_return_val=job.function is None and defines_return_val(run.code, run.language),
-        )
-
-    def _guest_input(self, profile: EndpointProfile, endpoint: str, *, has_envelope: bool) -> ProgramInput:
-        """Return the input that the guest program passes on, instead of the server."""
-        language, given, job = self.run.language, self.run.input, self.job
-        by_server = profile.input_fields.get(language, frozenset() if has_envelope else profile.plain_input)
-        if job.has_whole_programs:
-            by_server = frozenset()  # the guest program gives each case its own folder
-        elif not job.single:
-            by_server -= {"stdin"}  # the guest program gives each case the standard input from its start
-        by_guest = set(given.used) - by_server
-        passes_all = has_envelope and (job.has_whole_programs or not profile.lossless)
-        possible = _GUEST_INPUT[Language(family_of(language))] if passes_all else {"stdin"} & by_guest
-        if profile.on_cpython_and_node and language is Language.JAVASCRIPT:
-            possible = {"argv"}
-        if missing := by_guest - possible if has_envelope else by_guest:
-            server = f" ({profile.version})" if profile.version else ""
-            raise InvalidRequestError(
-                f"{endpoint}{server} cannot pass {' and '.join(sorted(missing))} to {language} programs: "
-                "use another FaaS, such as the embedded one"
-            )
-        return attrs.evolve(NO_INPUT, **{name: getattr(given, name) for name in by_guest})
-
-    def _time_limits(self, profile: EndpointProfile, case_ms: int) -> tuple[int, float]:
-        if not profile.enforces_timeouts:
-            # The guest program stops each case at its own limit. A server that kills programs may have a low limit.
-            longest_ms = case_ms if profile.kills_at_limit else self.run.sandbox.timeout_limit_s * 1000
-            window = max(1, round(longest_ms))
-            return 2 * case_ms + window, float(window)
-        # The server stops executions, not cases, so the limit of the execution must be close to that of a case. But
-        # the definitions, and a case that begins at the end of the window, need their full time.
-        longest = max(profile.timeout_limit_ms or case_ms, case_ms)
-        definitions = case_ms if self.definition_ms is None else min(case_ms, round(1.5 * self.definition_ms) + 50)
-        window = max(case_ms // 2, _MIN_WINDOW_MS)
-        if case_ms + window > longest:
-            window = max(longest - case_ms, longest // 10)
-        return min((0 if self.job.isolate else definitions) + case_ms + window, longest), float(window)
-
-
-@attrs.define
-class Request:
-    """A request to one endpoint.
-
-    Attributes:
-        run: The program, with the time limit of the program or of each case.
-        timeout_ms: The time limit of the execution.
-        margin_ms: The milliseconds that are added to the time limit that is sent.
-        nonce: The nonce of the frames; None without an envelope.
-        expects_frame: Whether the server must return a frame. A server of an unknown kind may lose it.
-        own_return_val: Whether the program defines `return_val` itself. The value is then in stdout.
-    """
-
-    body: bytes
-    run: RunRequest
+    language: Language | str
+    code: str
     timeout_ms: int
-    profile: EndpointProfile
-    protocol: ServiceProtocol = cozeloop.PROTOCOL
-    margin_ms: int = 0
-    nonce: str | None = None
-    expects_frame: bool = False
-    own_return_val: bool = False
+    sandbox: SandboxConfig
+    priority: str = attrs.field(metadata=KEEPS_RESULT)
+    ext: Mapping[str, str]
+    input: ProgramInput = NO_INPUT
+    idempotent: bool = attrs.field(default=False, metadata=KEEPS_RESULT)
+    displays: bool = False
 
-    def read(self, answer: Answer | None) -> Response:
-        """Read the answer. None means that it was too large.
-
-        Raises:
-            ServiceError: The server failed, refused, did not start its interpreter, or did not follow the protocol.
-        """
-        if answer is None:
-            parsed = _too_large(self.run.sandbox.max_output_bytes)
-        else:
-            if answer.status != 200:
-                had_its_time = answer.elapsed_ms >= self.timeout_ms + self.margin_ms
-                answer.may_be_timeout = had_its_time and not self.profile.lossless
-            # The start of the interpreter can exceed the time limit by itself.
-            timeout_ms = math.inf if self.profile.cold_start else self.timeout_ms
-            parsed = self.protocol.decode(answer, self.run, nonce=self.nonce, timeout_ms=timeout_ms)
-            if not parsed.declared:
-                self._check_server()
-        if parsed.outcome in _LIMITS:
-            limits = _limits(self.run, self.profile)
-            of_execution = attrs.evolve(limits, timeout_ms=self.timeout_ms).error(Outcome.TIMEOUT)
-            if parsed.error is None or parsed.error == of_execution:
-                parsed.error = limits.error(parsed.outcome)  # that of the case, not of the execution
-        elif self.nonce is not None:
-            self._check_frames(parsed)
-        return Response(parsed, self)
-
-    def _check_frames(self, parsed: ParsedAnswer) -> None:
-        """Correct the outcome of a program in an envelope, because the guest program reports every exception and exit.
-        Raise ServerError if it did not start.
-        """
-        started = parsed.report.started
-        if not (started or parsed.declared or parsed.killed):
-            _check_started(parsed, self.profile)
-        if (self.expects_frame or started) and not (parsed.declared and parsed.outcome is not Outcome.OK):
-            # The process was killed.
-            parsed.outcome = Outcome.TIMEOUT if parsed.time_used_up else Outcome.CRASHED
-            parsed.error = _limits(self.run, self.profile).error(parsed.outcome)
-
-    def _check_server(self) -> None:
-        """Raise ProtocolError if an answer without an outcome comes from another kind of server."""
-        if self.profile.lossless and not self.profile.confirmed and self.protocol is cozeloop.PROTOCOL:
-            # The server may have damaged the output, or have run a C program as Python.
-            message = (
-                "the answer has no outcome: another kind of server has replaced the one that sent the health report"
-            )
-            raise ProtocolError(message, sent="yes", status=200)
-
-
-@attrs.define
-class Response:
-    answer: ParsedAnswer
-    request: Request
-
-    @property
-    def timed_out(self) -> bool:
-        return Outcome.TIMEOUT in self._outcomes()
-
-    @property
-    def used_its_time(self) -> bool:
-        """Whether all code ran to its end or to its time limit, so that its duration says how fast the server is."""
-        return all(outcome in _WITH_FULL_TIME for outcome in self._outcomes())
-
-    def _outcomes(self) -> list[Outcome]:
-        report = self.answer.report
-        outcomes = [record.outcome for record in report.records.values()]
-        if not report.final:
-            outcomes.append(self.answer.outcome)
-        return outcomes
-
-    def result(self, timings: Timings = NO_TIMINGS, attempts: int = 1, endpoint: str = "") -> ExecutionResult:
-        report = self.answer.report
-        ended = report.final and 0 in report.records
-        answer = self.answer_of(0) if ended else self._take_return_val(self.answer)
-        return answer.result(timings, attempts, endpoint)
-
-    def result_of(self, index: int) -> ExecutionResult:
-        return self.answer_of(index).result()
-
-    def answer_of(self, index: int) -> ParsedAnswer:
-        """Return the answer about a case, with the output of the shared definitions first."""
-        run, base, record = self.request.run, self.answer, self.answer.report.records[index]
-        definition = base.report.records.get(-1) if index >= 0 else None
-        # The server returned the streams that are not in the record.
-        texts = attrs.asdict(base.output) | dict(record.texts)
-        if self.request.profile.on_cpython_and_node and base.report.final and list(base.report.records) == [0]:
-            # Output that did not pass through the guest program, such as that of child processes of Node.js.
-            texts["stdout"] = base.output.stdout + texts["stdout"]
-            texts["stderr"] = base.output.stderr + texts["stderr"]
-        truncated = record.truncated | (base.truncated - record.texts.keys())
-        if definition is not None:
-            texts |= {name: text + texts[name] for name, text in definition.texts.items()}
-            truncated |= definition.truncated
-        texts, cut_names = cut_texts(texts, run.sandbox.max_output_bytes)
-        answer = attrs.evolve(
-            base,
-            outcome=record.outcome,
-            output=ExecutionOutput(**texts),
-            error=record.error or _limits(run, self.request.profile).error(record.outcome),
-            exit_code=record.exit_code,
-            truncated=truncated | cut_names,
-            files=record.files or base.files,
-            duration_ms=record.duration_ms if base.duration_ms is None else base.duration_ms,
-        )
-        return self._take_return_val(answer)
-
-    def _take_return_val(self, answer: ParsedAnswer) -> ParsedAnswer:
-        """Move the value that a program's own `return_val` printed out of stdout."""
-        if self.request.own_return_val and not answer.output.ret_val:
-            language = Language(family_of(self.request.run.language))
-            stdout, ret_val, answer.truncated = take_return_val(answer.output.stdout, language, answer.truncated)
-            answer.output = ExecutionOutput(stdout, answer.output.stderr, ret_val)
-        return answer
-
-
-def _check_runs(language: Language | str, profile: EndpointProfile, endpoint: str) -> None:
-    """Raise an error unless a server has said that it runs a language without a guest program. Servers that do not name
-    their languages run only Python, or only JavaScript, whatever the request says.
-    """
-    if not profile.answered:
-        raise ConnectError("no answer to GET /health that names the languages of the server", sent="no")
-    if language not in profile.compile_limits_s:
-        server = f" ({profile.version})" if profile.version else ""
-        reason = profile.missing.get(language, "it does not list the language")
-        raise InvalidRequestError(
-            f"{endpoint}{server} does not run {language} programs: {reason}; "
-            f"`faasrt languages --url {configured_url(endpoint)}` shows what it runs"
+    @classmethod
+    def checked(
+        cls,
+        language: Language | str,
+        code: object,
+        default_sandbox: SandboxConfig,
+        default_idempotent: bool = False,
+        *,
+        timeout_ms: object = None,
+        ext: object = None,
+        sandbox: object = None,
+        priority: object = "normal",
+        idempotent: object = None,
+        stdin: object = "",
+        argv: object = (),
+        files: object = None,
+        collect: object = (),
+        displays: object = False,
+    ) -> Program:
+        """Check the caller's arguments. The defaults replace None. Raise InvalidRequestError if one is wrong."""
+        limits = check_sandbox(sandbox) or default_sandbox
+        if idempotent is not None:
+            check_flag("idempotent", idempotent)
+        if displays is not False:
+            check_flag("displays", displays, optional=False)
+        return cls(
+            language,
+            check_code(code),
+            check_timeout_ms(timeout_ms, limits),
+            limits,
+            check_priority(priority),
+            check_ext(ext),
+            ProgramInput.checked(language, stdin=stdin, argv=argv, files=files, collect=collect),
+            default_idempotent if idempotent is None else bool(idempotent),
+            displays is True,
         )
 
-
-def _check_displays(language: Language | str, profile: EndpointProfile, endpoint: str) -> None:
-    if not profile.answered:
-        raise ConnectError("no answer to GET /health that says whether the server returns displays", sent="no")
-    if language not in profile.displays:
-        server = f" ({profile.version})" if profile.version else ""
-        raise InvalidRequestError(
-            f"{endpoint}{server} cannot return displays of {language} programs: the embedded FaaS returns those of "
-            "Python programs, and of sessions"
-        )
-
-
-def _check_started(plain: ParsedAnswer, profile: EndpointProfile) -> None:
-    """Raise ServerError if the server must return frames: without one, its interpreter did not start."""
-    if profile.reference or is_reference_answer(plain.metadata):
-        reason = plain.output.stderr.strip()[:500] or "no reason given"
-        code = "" if plain.exit_code is None else f" (exit code {plain.exit_code})"
-        message = f"the FaaS did not start its interpreter{code}: {reason}; see its logs"
-        error = ServerError(message, sent="yes", status=200)
-        error.details = reason
-        # On js-faas a program can overwrite the answer, and so hide that it started.
-        failed = profile.on_cpython_and_node and plain.exit_code not in (None, 0)
-        error.blames_endpoint = is_pyodide(plain.metadata) or failed
-        raise error
+    def to_wire(self) -> dict[str, Any]:
+        sandbox = self.sandbox
+        body = {
+            "language": str(self.language),
+            "code": self.code,
+            "timeout": self.timeout_ms,
+            "priority": self.priority,
+            "ext": dict(self.ext),
+            "sandbox": {
+                "memory_limit_mb": int(sandbox.memory_limit_mb),
+                "timeout_ms": self.timeout_ms,
+                "max_output_bytes": int(sandbox.max_output_bytes),
+                "network_enabled": sandbox.network_enabled,
+            },
+        }
+        if self.input is not NO_INPUT:
+            body |= self.input.to_wire()
+        if self.displays:
+            body["displays"] = True
+        return body
 
 
-def _limits(run: RunRequest, profile: EndpointProfile) -> ExecutionLimits:
-    limit = run.sandbox.max_output_bytes
-    kept = min(limit, profile.max_output_bytes) if profile.lossless and profile.max_output_bytes else limit
-    return ExecutionLimits(
-        timeout_ms=run.timeout_ms,
-        memory_limit_mb=run.sandbox.memory_limit_mb,
-        max_output_bytes=kept,
-        set_by_server=(Outcome.OUTPUT_LIMIT,) if kept < limit else (),
-    )
+def encode_json(body: Mapping[str, Any]) -> bytes:
+    return encode_text(_encode(body), TEXTS)
 
 
-def _too_large(limit: int) -> ParsedAnswer:
-    message = f"the answer is too large for {limit} bytes of output (limit of the client); it was not read"
-    error = ErrorInfo("OutputLimit", message)
-    return ParsedAnswer(outcome=Outcome.OUTPUT_LIMIT, error=error, truncated=frozenset(STREAM_NAMES))
+def check_code(code: object) -> str:
+    if not isinstance(code, str):
+        raise InvalidRequestError(f"code must be a str, got {type(code).__name__}")
+    if not code or code.isspace():
+        raise InvalidRequestError("code must not be empty")
+    if not code.isascii():
+        encode_text(code, TEXTS)
+    return code

@@ -19,7 +19,7 @@ The first row that matches applies:
     other 5xx                                         ServerError
     anything else                                     ProtocolError
 
-`faasrt.protocol.program` reads answers to enveloped requests. There the frame decides, and a reference server that
+`faasrt.protocol.execution` reads answers to enveloped requests. There the frame decides, and a reference server that
 returns no frame did not start its interpreter (ServerError).
 
 Source: the rows for 200 and 500 follow observed answers of python-faas and js-faas.

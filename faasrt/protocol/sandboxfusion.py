@@ -38,7 +38,7 @@ from faasrt.protocol.displays import displays_to_wire
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.interface import ServiceProtocol
 from faasrt.protocol.processes import ProcessEnd, read_end, signal_name, signal_number, stdin_text
-from faasrt.protocol.request import RunRequest, encode_json
+from faasrt.protocol.program import Program, encode_json
 from faasrt.protocol.response import Answer, ParsedAnswer, check_number, check_type, decode_object, status_error
 from faasrt.protocol.served import (
     RefusedError,
@@ -87,19 +87,19 @@ class SandboxFusion(ServiceProtocol):
     def may_compile(self, language: Language | str) -> bool:
         return not self.profile.has_guest(language)
 
-    def encode(self, run: RunRequest, *, in_envelope: bool) -> bytes:
+    def encode(self, program: Program, *, in_envelope: bool) -> bytes:
         fields: dict[str, Any] = {
-            "language": _SERVICE_NAMES.get(run.language, run.language),
-            "code": run.code,
-            "run_timeout": run.timeout_ms / 1000,
+            "language": _SERVICE_NAMES.get(program.language, program.language),
+            "code": program.code,
+            "run_timeout": program.timeout_ms / 1000,
         }
-        if run.input.stdin:
-            fields["stdin"] = stdin_text(run)
-        if run.input.files:
-            fields["files"] = {path: base64.b64encode(data).decode() for path, data in run.input.files.items()}
+        if program.input.stdin:
+            fields["stdin"] = stdin_text(program)
+        if program.input.files:
+            fields["files"] = {path: base64.b64encode(data).decode() for path, data in program.input.files.items()}
         return encode_json(fields)
 
-    def decode(self, answer: Answer, run: RunRequest, *, nonce: str | None, timeout_ms: float) -> ParsedAnswer:
+    def decode(self, answer: Answer, program: Program, *, nonce: str | None, timeout_ms: float) -> ParsedAnswer:
         if answer.status != 200:
             raise status_error(answer, _message(answer))
         body = decode_object(answer.body)
@@ -112,7 +112,7 @@ class SandboxFusion(ServiceProtocol):
         metadata = {"service": self.name, "status": body.get("status")}
         if nonce is None and not (end.stderr if end.compiling else end.stdout):
             metadata["may_lack_output"] = True
-        parsed = read_end(end, run, nonce, metadata)
+        parsed = read_end(end, program, nonce, metadata)
         if nonce is not None and not parsed.report.final and end.exit_code is not None and end.outcome is None:
             _check_stdout(end, parsed)
         return parsed

@@ -11,10 +11,10 @@ from faasrt.errors import InvalidRequestError, ProtocolError, SessionLostError
 from faasrt.inputs import files_to_wire
 from faasrt.languages import Language
 from faasrt.protocol import cozeloop
+from faasrt.protocol.execution import Execution, Request, Response
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.interface import ServiceProtocol
-from faasrt.protocol.program import Execution, Request
-from faasrt.protocol.request import RunRequest, encode_json
+from faasrt.protocol.program import encode_json
 from faasrt.protocol.response import (
     Answer,
     ParsedAnswer,
@@ -74,58 +74,58 @@ def _check_lost(answer: Answer) -> None:
         raise SessionLostError(f"the session is lost: {reason}", sent="yes", status=404)
 
 
-class _Opening(cozeloop.CozeLoop):
-    run_path = "/sessions"
+@attrs.define
+class _OpeningRequest(Request):
+    """`POST /sessions`. The session is the metadata of the result."""
 
-    def decode(self, answer: Answer, run: RunRequest, *, nonce: str | None, timeout_ms: float) -> ParsedAnswer:
+    path: str = "/sessions"
+
+    def read(self, answer: Answer | None) -> Response:
+        if answer is None:
+            raise ProtocolError("the answer is larger than the description of a session", sent="yes", status=200)
         raise_for_status(answer)
         fields = decode_object(answer.body)
         decode_info(fields)  # raises an error of the call
-        return ParsedAnswer(Outcome.OK, metadata=fields, declared=True)
+        return Response(ParsedAnswer(Outcome.OK, metadata=fields, declared=True), self)
 
 
-class _Run(cozeloop.CozeLoop):
-    def __init__(self, session_id: str) -> None:
-        self.run_path = session_path(session_id, "run")
+@attrs.define
+class _RunRequest(Request):
+    """`POST /sessions/{id}/run`."""
 
-    def encode(self, run: RunRequest, *, in_envelope: bool) -> bytes:
-        fields = run.to_wire()
-        del fields["language"], fields["displays"]
-        return encode_json(fields)
+    path: str = attrs.field(kw_only=True)
 
-    def decode(self, answer: Answer, run: RunRequest, *, nonce: str | None, timeout_ms: float) -> ParsedAnswer:
-        _check_lost(answer)
-        return super().decode(answer, run, nonce=nonce, timeout_ms=timeout_ms)
-
-
-_OPENING = _Opening()
+    def read(self, answer: Answer | None) -> Response:
+        if answer is not None:
+            _check_lost(answer)
+        return super().read(answer)
 
 
 @attrs.define(kw_only=True)
 class SessionOpening(Execution):
-    """The opening of a session. `run` has its language, its limits and, as input, its files."""
+    """The opening of a session. `program` has its language, its limits and, as input, its files."""
 
     idle_timeout_s: float
 
     def request(
         self, profile: EndpointProfile, timeout_ms: int, endpoint: str, protocol: ServiceProtocol = cozeloop.PROTOCOL
     ) -> Request:
-        run = self.run
-        features = profile.sessions.get(run.language, frozenset())
-        lacks = "run" not in features or (run.input.files and "files" not in features)
+        program = self.program
+        features = profile.sessions.get(program.language, frozenset())
+        lacks = "run" not in features or (program.input.files and "files" not in features)
         if lacks and profile.answered:  # otherwise the server may be down, which sending the request shows
             server = f" ({profile.version})" if profile.version else ""
             missing = "files in sessions of" if features else "sessions for"
             raise InvalidRequestError(
-                f"{endpoint}{server} has no {missing} {run.language}; faasrt/docs/sessions.md names those that have"
+                f"{endpoint}{server} has no {missing} {program.language}; faasrt/docs/sessions.md names those that have"
             )
         body = {
-            "language": str(run.language),
-            "sandbox": run.to_wire()["sandbox"],
-            "files": files_to_wire(run.input.files),
+            "language": str(program.language),
+            "sandbox": program.to_wire()["sandbox"],
+            "files": files_to_wire(program.input.files),
             "idle_timeout_s": self.idle_timeout_s,
         }
-        return Request(encode_json(body), run, timeout_ms, profile, _OPENING)
+        return _OpeningRequest(encode_json(body), program, timeout_ms, profile)
 
 
 @attrs.define(kw_only=True)
@@ -135,6 +135,8 @@ class SessionRun(Execution):
     def request(
         self, profile: EndpointProfile, timeout_ms: int, endpoint: str, protocol: ServiceProtocol = cozeloop.PROTOCOL
     ) -> Request:
-        run = attrs.evolve(self.run, timeout_ms=timeout_ms)
-        protocol = _Run(self.session_id)
-        return Request(protocol.encode(run, in_envelope=False), run, timeout_ms, profile, protocol)
+        program = attrs.evolve(self.program, timeout_ms=timeout_ms)
+        fields = program.to_wire()
+        del fields["language"], fields["displays"]
+        path = session_path(self.session_id, "run")
+        return _RunRequest(encode_json(fields), program, timeout_ms, profile, path=path)

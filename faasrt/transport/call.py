@@ -10,7 +10,7 @@ import attrs
 from faasrt._endpoint_urls import configured_url
 from faasrt.errors import QueueFullError, RuntimeClosedError, ServiceError
 from faasrt.languages import Language
-from faasrt.protocol.request import RunRequest
+from faasrt.protocol.program import Program
 from faasrt.results import ExecutionResult, Timings
 from faasrt.telemetry.dispatch import EventDispatcher
 from faasrt.telemetry.events import (
@@ -67,17 +67,17 @@ class Call:
     def _language(self) -> str:
         return str(self.language)
 
-    def call_started(self, run: RunRequest) -> None:
+    def call_started(self, program: Program) -> None:
         if not (self._has_listeners and self._emit.is_enabled_for(CallStarted)):
             return  # encoding and hashing the code is slow
-        data = run.code.encode("utf-8", "surrogatepass")
+        data = program.code.encode("utf-8", "surrogatepass")
         self._emit(
             CallStarted(
                 call_id=self._call_id,
                 language=self._language,
                 code_bytes=len(data),
                 code_hash=hash_code(data),
-                timeout_ms=run.timeout_ms,
+                timeout_ms=program.timeout_ms,
             )
         )
 

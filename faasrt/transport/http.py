@@ -30,8 +30,8 @@ from faasrt.errors import (
 )
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.json_lines import ACCEPT, CONTENT_TYPE
+from faasrt.protocol.program import NOT_STARTED_HEADER, PROGRAM_SUSPECT_HEADER
 from faasrt.protocol.registry import protocol_of
-from faasrt.protocol.request import NOT_STARTED_HEADER, PROGRAM_SUSPECT_HEADER
 from faasrt.protocol.response import Answer
 from faasrt.results import EndpointHealth
 from faasrt.transport.live_reader import LineTooLongError, LiveReader

@@ -22,9 +22,9 @@ from faasrt.errors import (
     UnsupportedLanguageError,
 )
 from faasrt.languages import Language, family_of, has_return_val
+from faasrt.protocol.execution import Execution, Request, Response
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.interface import ServiceProtocol
-from faasrt.protocol.program import Execution, Request, Response
 from faasrt.protocol.registry import protocol_of
 from faasrt.protocol.response import Answer, decode_validation, max_answer_bytes, raise_for_status
 from faasrt.protocol.sessions import check_answer
@@ -88,10 +88,10 @@ class Transport:
 
         Cancellation: returns the permit and closes the connection.
         """
-        endpoints, language = self.endpoints, execution.run.language
+        endpoints, language = self.endpoints, execution.program.language
         endpoints.loop.check()
-        settings, timeout_s = endpoints.settings, execution.run.timeout_ms / 1000
-        failed = FailedAttempts(settings.retry, idempotent=execution.run.idempotent)
+        settings, timeout_s = endpoints.settings, execution.program.timeout_ms / 1000
+        failed = FailedAttempts(settings.retry, idempotent=execution.program.idempotent)
         needs_profile = execution.needs_profile
         try:
             while True:
@@ -355,7 +355,7 @@ class Transport:
         needs_profile: bool,
         live: LiveReader | None,
     ) -> Response:
-        endpoint, run = permit.endpoint, execution.run
+        endpoint, program = permit.endpoint, execution.program
         protocol = protocol_of(endpoint.url)
         try:
             began = call.attempt_started(endpoint.url)
@@ -376,7 +376,9 @@ class Transport:
                     permit.body,
                     within_s=within_s,
                     max_body_bytes=max_answer_bytes(
-                        run.sandbox.max_output_bytes, collects=run.input.collect != (), displays=run.displays
+                        program.sandbox.max_output_bytes,
+                        collects=program.input.collect != (),
+                        displays=program.displays,
                     ),
                     headers=call.headers(),
                     live=None if request.nonce else live,  # the guest program returns the output only at the end
@@ -391,7 +393,7 @@ class Transport:
                     permit.sample_from = began
                 if permit.has_reduced_timeout and response.timed_out:
                     # The code had less time than the caller allowed, so a timeout is not its fault.
-                    timeout_ms = request.run.timeout_ms
+                    timeout_ms = request.program.timeout_ms
                     message = (
                         f"the code was stopped after {timeout_ms} ms, which were left until the deadline of the call"
                     )
@@ -412,13 +414,13 @@ class Transport:
         profile: EndpointProfile,
         protocol: ServiceProtocol,
     ) -> tuple[Request, float]:
-        timeouts, run = settings.timeouts, execution.run
+        timeouts, program = settings.timeouts, execution.program
         # The time of an interpreter's start, or of a compiler, is not part of the program's.
-        startup_s = timeouts.startup_s if profile.cold_start or protocol.may_compile(run.language) else 0.0
-        startup_s += profile.compile_limits_s.get(run.language, 0.0)
+        startup_s = timeouts.startup_s if profile.cold_start or protocol.may_compile(program.language) else 0.0
+        startup_s += profile.compile_limits_s.get(program.language, 0.0)
         left_s += startup_s
         # The server must not run the code for longer than the caller waits.
-        timeout_ms = run.timeout_ms
+        timeout_ms = program.timeout_ms
         if left_s * 1000 < timeout_ms:
             timeout_ms, permit.has_reduced_timeout = int(left_s * 1000), True
             if timeout_ms < 1:

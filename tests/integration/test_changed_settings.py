@@ -26,8 +26,8 @@ from faasrt import (
     Settings,
     TimeoutSettings,
     UnsupportedLanguageError,
-    _checks,
     _endpoint_urls,
+    _setting_checks,
     sync,
 )
 from faasrt._endpoint_urls import PROTOCOL_GROUP
@@ -241,7 +241,7 @@ async def test_a_protocol_that_cannot_be_loaded_changes_nothing(monkeypatch: pyt
     """It is loaded before anything changes."""
     broken = EntryPoint("broken", "no_such_module:PROTOCOL", PROTOCOL_GROUP)
     monkeypatch.setattr(_endpoint_urls, "registered_protocols", lambda: {"broken": broken})
-    monkeypatch.setattr(_checks, "registered_protocols", lambda: {"broken": broken})
+    monkeypatch.setattr(_setting_checks, "registered_protocols", lambda: {"broken": broken})
     async with FakeFaaS() as fake, RuntimeManager(settings=Settings(endpoints={"python": fake.url})) as manager:
         with pytest.raises(ConfigurationError, match="cannot be loaded"):
             await manager.reconfigure(Settings(endpoints={"python": [fake.url, "broken+http://a:1"]}))

@@ -19,7 +19,7 @@ from faasrt.languages import Language
 from faasrt.protocol.envelope import WHOLE_PROGRAM, wrap
 from faasrt.protocol.frames import take_frames
 from faasrt.protocol.health import EndpointProfile
-from faasrt.protocol.request import RunRequest
+from faasrt.protocol.program import Program
 from faasrt.protocol.return_val import take_return_val
 from support.doubles import doubles
 from support.doubles.forked import Forked
@@ -562,7 +562,7 @@ async def test_guest_stops_loops_with_sys_monitoring(local: RuntimeManager) -> N
             for n in iter(int, 1): n += 1
         """),
     ):
-        run = RunRequest.checked(Language.PYTHON, f"print('on')\n{loop}", SandboxConfig(), timeout_ms=200)
+        run = Program.checked(Language.PYTHON, f"print('on')\n{loop}", SandboxConfig(), timeout_ms=200)
         wrapped = wrap(run, WHOLE_PROGRAM, EndpointProfile(), "abc", max_output_bytes=1_000)
         result = await local.run_code(wrapped, "python", timeout_ms=10_000)
         record = take_frames({"stdout": result.stdout}, "abc", 1_000)[0].records[0]

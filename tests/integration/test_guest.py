@@ -16,7 +16,7 @@ from faasrt.languages import Language
 from faasrt.protocol.envelope import GuestJob, wrap
 from faasrt.protocol.frames import GuestReport, take_frames
 from faasrt.protocol.health import EndpointProfile
-from faasrt.protocol.request import RunRequest
+from faasrt.protocol.program import Program
 from support.doubles.python_faas import mangle
 from support.tables import block
 
@@ -30,7 +30,7 @@ def read(*streams: str, limit: int = 1_000) -> GuestReport:
 def wrapped(
     code: str, language: str, *, limit_ms: int, max_output_bytes: int, begin_within_ms: float = 0.0, **job: Any
 ) -> str:
-    request = RunRequest.checked(Language.parse(language), code, SandboxConfig(), timeout_ms=limit_ms)
+    request = Program.checked(Language.parse(language), code, SandboxConfig(), timeout_ms=limit_ms)
     return wrap(
         request,
         GuestJob(**job),

@@ -34,7 +34,7 @@ from faasrt import (
     TimeoutSettings,
     sync,
 )
-from faasrt.protocol.request import RunRequest
+from faasrt.protocol.program import Program
 from faasrt.telemetry.events import Event, RetryScheduled
 from faasrt.testing import FakeFaaS, Reply
 from support.helpers import NO_WAIT, Clock, manager_for
@@ -369,8 +369,8 @@ async def test_a_manager_whose_server_cannot_start_keeps_no_file_and_no_thread_o
         assert not [thread for thread in set(threading.enumerate()) - threads if thread.name == "faasrt.sync"]
 
 
-def kept_requests(code: str) -> list[RunRequest]:
-    return [thing for thing in gc.get_objects() if isinstance(thing, RunRequest) and thing.code == code]
+def kept_programs(code: str) -> list[Program]:
+    return [thing for thing in gc.get_objects() if isinstance(thing, Program) and thing.code == code]
 
 
 @pytest.mark.parametrize("end", ["ServerError", "ConnectError", "OverloadedError", "a result"])
@@ -399,7 +399,7 @@ async def test_a_failed_attempt_does_not_keep_its_program_in_memory(end: str) ->
             assert await asyncio.create_task(call()) == end
             if end == "ConnectError":
                 gc.collect()  # in Python 3.13, a connection that fails leaves a reference cycle of asyncio behind
-            assert not kept_requests(code)
+            assert not kept_programs(code)
         finally:
             gc.enable()
 

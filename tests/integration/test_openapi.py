@@ -12,7 +12,7 @@ import pytest
 
 from faasrt import Outcome, SandboxConfig
 from faasrt.local import LocalFaaS
-from faasrt.protocol.request import NOT_STARTED_HEADER
+from faasrt.protocol.program import NOT_STARTED_HEADER
 from support.helpers import WASM
 from support.served import exchange, request
 

@@ -31,8 +31,8 @@ from faasrt import (
 )
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.interface import ServiceProtocol
+from faasrt.protocol.program import Program
 from faasrt.protocol.registry import protocol_of
-from faasrt.protocol.request import RunRequest
 from faasrt.protocol.response import Answer, ParsedAnswer, raise_for_status
 from faasrt.testing import FakeFaaS, Reply
 from support.cli import faasrt
@@ -387,10 +387,10 @@ class EchoProtocol(ServiceProtocol):
     def lists(self, language: Language | str) -> bool:
         return language == "text"
 
-    def encode(self, run: RunRequest, *, in_envelope: bool) -> bytes:
-        return run.code.encode()
+    def encode(self, program: Program, *, in_envelope: bool) -> bytes:
+        return program.code.encode()
 
-    def decode(self, answer: Answer, run: RunRequest, *, nonce: str | None, timeout_ms: float) -> ParsedAnswer:
+    def decode(self, answer: Answer, program: Program, *, nonce: str | None, timeout_ms: float) -> ParsedAnswer:
         raise_for_status(answer)
         return ParsedAnswer(outcome=Outcome.OK, output=ExecutionOutput(answer.body.decode()))
 

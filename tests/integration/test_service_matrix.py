@@ -98,7 +98,7 @@ def expected(programs: Mapping[str, Program], name: str) -> dict[str, str]:
 @pytest.fixture(autouse=True)
 def _slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine may take long to start an interpreter, which is a part of the time limit of a service."""
-    monkeypatch.setattr("faasrt.protocol.program.KILL_MARGIN_MS", 8_000)
+    monkeypatch.setattr("faasrt.protocol.execution.KILL_MARGIN_MS", 8_000)
 
 
 @pytest.mark.parametrize("name", SERVICES)

@@ -16,7 +16,7 @@ from faasrt import SandboxConfig
 from faasrt.local import LocalFaaS
 from faasrt.local.engines.session import EngineSession, SessionOptions
 from faasrt.local.errors import NotStartedError
-from faasrt.protocol.request import NOT_STARTED_HEADER
+from faasrt.protocol.program import NOT_STARTED_HEADER
 from faasrt.telemetry.events import Event, ExecutionStarted
 from support.helpers import Clock, fast_forward
 from support.served import call, connected, request, until

@@ -17,9 +17,9 @@ from faasrt import Outcome, SandboxConfig
 from faasrt.inputs import ProgramInput
 from faasrt.languages import Language
 from faasrt.protocol.envelope import GuestJob
+from faasrt.protocol.execution import Execution, Response
 from faasrt.protocol.health import EndpointProfile
-from faasrt.protocol.program import Execution, Response
-from faasrt.protocol.request import RunRequest
+from faasrt.protocol.program import Program
 from faasrt.protocol.response import Answer
 from support.tables import block
 
@@ -420,8 +420,8 @@ async def run_whole_cases(
     **shared: Any,
 ) -> Response:
     """Run the cases in one execution on a server."""
-    run = RunRequest.checked(Language.PYTHON, code, SandboxConfig(), timeout_ms=timeout_ms, **shared)
-    execution = Execution(run=run, job=GuestJob(cases=cases, single=False, isolate=True))
+    run = Program.checked(Language.PYTHON, code, SandboxConfig(), timeout_ms=timeout_ms, **shared)
+    execution = Execution(program=run, job=GuestJob(cases=cases, single=False, isolate=True))
     request = execution.request(profile, timeout_ms, url)
     headers = {"Content-Type": "application/json"}
     async with (

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from faasrt import FaasrtError, Language, RetrySettings, RuntimeFactory, RuntimeManager, SandboxConfig, Settings
-from faasrt._run_options import check_ext, check_flag, check_priority, check_timeout_ms
+from faasrt._run_option_checks import check_ext, check_flag, check_priority, check_timeout_ms
 from faasrt.client.cache import DiskCache
 from faasrt.client.map import check_stop_on
 from faasrt.client.syntax import check_where

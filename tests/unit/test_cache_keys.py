@@ -23,11 +23,11 @@ from faasrt.client.cache import (
 )
 from faasrt.inputs import ProgramInput
 from faasrt.protocol.envelope import GuestJob
+from faasrt.protocol.execution import Execution
 from faasrt.protocol.health import read_fingerprints
-from faasrt.protocol.program import Execution
-from faasrt.protocol.request import RunRequest
+from faasrt.protocol.program import Program
 
-RUN = RunRequest(
+RUN = Program(
     language=Language.PYTHON, code="print(1)", timeout_ms=1_000, sandbox=SandboxConfig(), priority="normal", ext={}
 )
 # A value of each field that differs from that of `RUN`.
@@ -48,10 +48,12 @@ def key_of(execution: Execution) -> str:
     return digest(determinants_of(execution))
 
 
-@pytest.mark.parametrize("name", [field.name for field in attrs.fields(RunRequest)])
+@pytest.mark.parametrize("name", [field.name for field in attrs.fields(Program)])
 def test_every_field_of_a_request_that_can_change_the_result_changes_the_key(name: str) -> None:
     changed = attrs.evolve(RUN, **{name: OTHER[name]})
-    assert (key_of(Execution(run=RUN)) == key_of(Execution(run=changed))) is (name in ("priority", "idempotent"))
+    assert (key_of(Execution(program=RUN)) == key_of(Execution(program=changed))) is (
+        name in ("priority", "idempotent")
+    )
 
 
 def test_every_part_of_the_input_changes_the_key() -> None:
@@ -65,26 +67,26 @@ def test_every_part_of_the_input_changes_the_key() -> None:
         ProgramInput(collect=("a",)),
     ]
     assert len(inputs) > len(attrs.fields(ProgramInput))
-    assert len({key_of(Execution(run=attrs.evolve(RUN, input=each))) for each in inputs}) == len(inputs)
+    assert len({key_of(Execution(program=attrs.evolve(RUN, input=each))) for each in inputs}) == len(inputs)
     order = [ProgramInput(files={"a": b"1", "b": b"2"}), ProgramInput(files={"b": b"2", "a": b"1"})]
-    assert len({key_of(Execution(run=attrs.evolve(RUN, input=each))) for each in order}) == 1
+    assert len({key_of(Execution(program=attrs.evolve(RUN, input=each))) for each in order}) == 1
 
 
 def test_limits_mode_and_kind_of_call_change_the_key() -> None:
     """The upper limit of `timeout_ms` does not, because `timeout_ms` itself is in the key."""
     executions = [
-        Execution(run=RUN),
-        Execution(run=RUN, mode="never"),
-        Execution(run=attrs.evolve(RUN, sandbox=SandboxConfig(max_output_bytes=9))),
-        Execution(run=RUN, job=GuestJob(function="f")),
-        Execution(run=RUN, job=GuestJob(function="g")),
-        Execution(run=RUN, job=GuestJob(function="f", single=False)),
-        Execution(run=RUN, job=GuestJob(function="f", single=False, isolate=True)),
-        Execution(run=RUN, job=GuestJob(function="f", single=False, isolate=True, imported=True)),
+        Execution(program=RUN),
+        Execution(program=RUN, mode="never"),
+        Execution(program=attrs.evolve(RUN, sandbox=SandboxConfig(max_output_bytes=9))),
+        Execution(program=RUN, job=GuestJob(function="f")),
+        Execution(program=RUN, job=GuestJob(function="g")),
+        Execution(program=RUN, job=GuestJob(function="f", single=False)),
+        Execution(program=RUN, job=GuestJob(function="f", single=False, isolate=True)),
+        Execution(program=RUN, job=GuestJob(function="f", single=False, isolate=True, imported=True)),
     ]
     assert len({key_of(execution) for execution in executions}) == len(executions)
     longer = attrs.evolve(RUN, sandbox=SandboxConfig(timeout_limit_s=60))
-    assert key_of(Execution(run=longer)) == key_of(Execution(run=RUN))
+    assert key_of(Execution(program=longer)) == key_of(Execution(program=RUN))
 
 
 def test_the_digest_distinguishes_types_and_ignores_the_order_of_names() -> None:
@@ -133,7 +135,7 @@ def test_each_case_is_hashed_once_for_all_engines(monkeypatch: pytest.MonkeyPatc
 
     async def main() -> None:
         job = GuestJob(function="f", cases=cases, single=False)
-        stored = StoredResults(ResultCache.checked(store), Execution(run=RUN, job=job), both_engines)
+        stored = StoredResults(ResultCache.checked(store), Execution(program=RUN, job=job), both_engines)
         assert [await stored.find(number) for number in range(2)] == [None, None]
         for number in range(2):
             await stored.keep(attrs.evolve(RESULT, metadata={}), number)
@@ -163,7 +165,7 @@ def test_a_large_program_is_hashed_in_a_thread(monkeypatch: pytest.MonkeyPatch, 
         return determinants_of(execution)
 
     monkeypatch.setattr(caching, "determinants_of", recording)
-    execution = Execution(run=attrs.evolve(RUN, **changes))
+    execution = Execution(program=attrs.evolve(RUN, **changes))
     asyncio.run(StoredResults(ResultCache.checked(Recorder()), execution, both_engines).find())
     assert len(threads) == 1
     assert threads[0] is not threading.main_thread()

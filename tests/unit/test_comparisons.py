@@ -29,7 +29,7 @@ from faasrt._strict_json import loads
 from faasrt.client.judge import Judge, compare_result
 from faasrt.judging import Compare, check_compare, check_tests, judge_result
 from faasrt.protocol.envelope import GuestJob
-from faasrt.protocol.request import RunRequest
+from faasrt.protocol.program import Program
 from support.helpers import Clock, fast_forward
 
 
@@ -330,7 +330,7 @@ def test_a_test_has_the_fields_of_its_json() -> None:
 compare_by_lines = functools.partial(compare_result, compare="lines")
 
 
-async def no_cases(request: RunRequest, job: GuestJob) -> AsyncGenerator[dict[int, ExecutionResult]]:
+async def no_cases(program: Program, job: GuestJob) -> AsyncGenerator[dict[int, ExecutionResult]]:
     raise AssertionError("no test shares an execution")
     yield
 
@@ -338,20 +338,20 @@ async def no_cases(request: RunRequest, job: GuestJob) -> AsyncGenerator[dict[in
 async def test_tests_after_a_failure_are_skipped_for_every_concurrency() -> None:
     """The judgement does not depend on which tests ran beside the one that failed first."""
     tests = [TestCase(str(number), "x" if number == 3 else "") for number in range(8)]
-    requests = [RunRequest.checked("python", "code", SandboxConfig(), stdin=test.stdin) for test in tests]
+    programs = [Program.checked("python", "code", SandboxConfig(), stdin=test.stdin) for test in tests]
 
     for concurrency in (1, 2, 8):
         started: list[bytes] = []
         release = asyncio.Event()
 
-        async def run(request: RunRequest, started: Any = started, release: Any = release) -> ExecutionResult:
-            started.append(request.input.stdin)
-            if request.input.stdin > b"3":
+        async def run(program: Program, started: Any = started, release: Any = release) -> ExecutionResult:
+            started.append(program.input.stdin)
+            if program.input.stdin > b"3":
                 await release.wait()  # is never set, so these tests must be cancelled
             return result()
 
         judge = Judge(run, no_cases, stop_on_failure=True, concurrency=concurrency)
-        judgement = await judge.run_tests(tests, requests, None, compare_by_lines)
+        judgement = await judge.run_tests(tests, programs, None, compare_by_lines)
         expected = [Verdict.PASSED] * 3 + [Verdict.WRONG_ANSWER] + [Verdict.SKIPPED] * 4
         assert [test.verdict for test in judgement.results] == expected
         assert len(started) <= 3 + concurrency
@@ -362,22 +362,22 @@ async def test_tests_that_hang_wait_at_the_same_time(clock: Clock) -> None:
     runs once.
     """
     tests = [FunctionTest([number], 0) for number in range(15)]
-    requests = [RunRequest.checked("python", "code", SandboxConfig()) for _ in tests]
+    programs = [Program.checked("python", "code", SandboxConfig()) for _ in tests]
     ran: list[str] = []
 
-    async def run_cases(request: RunRequest, job: GuestJob) -> AsyncGenerator[dict[int, ExecutionResult]]:
+    async def run_cases(program: Program, job: GuestJob) -> AsyncGenerator[dict[int, ExecutionResult]]:
         for position, case in enumerate(job.cases):
             await asyncio.sleep(30)
             ran.append(case)
             yield {position: result(outcome=Outcome.TIMEOUT)}
 
-    async def run(request: RunRequest) -> ExecutionResult:
+    async def run(program: Program) -> ExecutionResult:
         raise AssertionError("all tests share executions")
 
     job = GuestJob(function="f", cases=[str(number) for number in range(15)], single=False)
     judge = Judge(run, run_cases, stop_on_failure=False, concurrency=None)
     began = asyncio.get_running_loop().time()
-    judgement = await fast_forward(clock, judge.run_tests(tests, requests, job, compare_by_lines))
+    judgement = await fast_forward(clock, judge.run_tests(tests, programs, job, compare_by_lines))
     assert 4 * 30 <= asyncio.get_running_loop().time() - began < 5 * 30
     assert [test.verdict for test in judgement.results] == [Verdict.TIMEOUT] * 15
     assert sorted(ran, key=int) == job.cases

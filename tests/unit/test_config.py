@@ -29,8 +29,8 @@ from faasrt import (
     TimeoutSettings,
     UnsupportedLanguageError,
 )
-from faasrt._checks import parse_base_url
 from faasrt._endpoint_urls import address_of, configured_url, replica_at, split_endpoint
+from faasrt._setting_checks import parse_base_url
 from faasrt.config import names_endpoints
 
 

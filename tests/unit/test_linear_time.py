@@ -23,12 +23,12 @@ from faasrt.local.engines.engine import EngineJob
 from faasrt.local.engines.python_tiers import tiers_of
 from faasrt.local.engines.toolchain.languages import TOOLCHAINS
 from faasrt.local.http.responses import fit_response
+from faasrt.protocol.execution import Request
 from faasrt.protocol.execution_limits import ExecutionLimits
 from faasrt.protocol.frames import take_frames
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.processes import ProcessEnd, read_end
-from faasrt.protocol.program import Request
-from faasrt.protocol.request import RunRequest
+from faasrt.protocol.program import Program
 from faasrt.protocol.response import Answer, decode_object, read_answer
 from faasrt.protocol.return_val import defines_return_val, take_return_val
 
@@ -36,7 +36,7 @@ LIMIT = 2**20
 NONCE = "0123456789abcdef"
 LIMITS = ExecutionLimits(timeout_ms=1_000, memory_limit_mb=64, max_output_bytes=LIMIT)
 JOB = EngineJob(language=Language.PYTHON, code="pass", limits=LIMITS)
-RUN = RunRequest.checked(Language.PYTHON, "pass", SandboxConfig(max_output_bytes=LIMIT), timeout_ms=1_000)
+RUN = Program.checked(Language.PYTHON, "pass", SandboxConfig(max_output_bytes=LIMIT), timeout_ms=1_000)
 RUNS = [attrs.evolve(RUN, language=language) for language in (*Language, "c")]
 START, END = "__COZE_RETURN_VAL_START__\n", "__COZE_RETURN_VAL_END__\n"
 FRAME = "faasrt1:" + base64.b64encode(f'{{"nonce":"{NONCE}","final":false,"records":[]}}'.encode()).decode()
@@ -170,7 +170,7 @@ def test_reading_an_answer_takes_linear_time(text: str, stream: str, exit_code: 
 
     def read_it(profile: EndpointProfile) -> None:
         with contextlib.suppress(ServiceError):  # a reference server's answer without a started frame
-            Request(body=b"", run=RUN, timeout_ms=1_000, profile=profile, nonce=NONCE).read(answer)
+            Request(body=b"", program=RUN, timeout_ms=1_000, profile=profile, nonce=NONCE).read(answer)
 
     end = ProcessEnd(stdout="", stderr=text, exit_code=1)
     steps: dict[str, Callable[[], object]] = {

@@ -12,7 +12,7 @@ from hypothesis import given, strategies as st
 from faasrt import ExecutionResult, FaasrtError, Language, SandboxConfig, ValidationResult
 from faasrt.protocol import piston, sandboxfusion
 from faasrt.protocol.interface import ServiceProtocol
-from faasrt.protocol.request import RunRequest, encode_json
+from faasrt.protocol.program import Program, encode_json
 from faasrt.protocol.response import Answer, decode_validation, read_answer
 from faasrt.protocol.streams import cut, cut_text, decode
 from support.package import WIRE
@@ -122,7 +122,7 @@ def test_answers_of_services_with_arbitrary_fields(
 ) -> None:
     """Answers of SandboxFusion and Piston with arbitrary values give a result or a FaasrtError."""
     sandbox = SandboxConfig(max_output_bytes=limit)
-    run = RunRequest(language=language, code="1", timeout_ms=1_000, sandbox=sandbox, priority="normal", ext={})
+    run = Program(language=language, code="1", timeout_ms=1_000, sandbox=sandbox, priority="normal", ext={})
     answer = Answer(status=status, body=json.dumps(body).encode())
     with contextlib.suppress(FaasrtError):
         protocol.read_health(answer)
@@ -170,7 +170,7 @@ class Memory(int, enum.Enum):
 @given(UNICODE.filter(str.strip), UNICODE.filter(bool), st.dictionaries(UNICODE, UNICODE), st.booleans())
 def test_requests_encode_every_field(code: str, priority: str, ext: dict[str, str], network: bool) -> None:
     sandbox = SandboxConfig(memory_limit_mb=Memory.SMALL, network_enabled=network)
-    request = RunRequest.checked(Language.TYPESCRIPT, code, sandbox, timeout_ms=1_500, ext=ext, priority=priority)
+    request = Program.checked(Language.TYPESCRIPT, code, sandbox, timeout_ms=1_500, ext=ext, priority=priority)
     assert json.loads(encode_json(request.to_wire())) == {
         "language": "typescript",
         "code": code,

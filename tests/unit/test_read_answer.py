@@ -19,9 +19,9 @@ from faasrt import (
     SandboxConfig,
     ServerError,
 )
+from faasrt.protocol.execution import Execution
 from faasrt.protocol.health import EndpointProfile
-from faasrt.protocol.program import Execution
-from faasrt.protocol.request import RunRequest
+from faasrt.protocol.program import Program
 from faasrt.protocol.response import Answer, raise_for_status, read_answer
 from support.package import WIRE
 
@@ -177,10 +177,10 @@ def test_a_failure_is_a_timeout_only_from_a_lossy_server_after_the_time_limit(
     profile: EndpointProfile, language: str, elapsed_ms: float, status: int, body: Any, expected: Any
 ) -> None:
     """A 408, or a 500 that mentions a timeout, is an error if it comes early, or from a proxy or a lossless server."""
-    run = RunRequest.checked(Language.parse(language), "1", SandboxConfig(), timeout_ms=1_000)
+    run = Program.checked(Language.parse(language), "1", SandboxConfig(), timeout_ms=1_000)
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     answer = Answer(status=status, body=data, elapsed_ms=elapsed_ms)
-    request = Execution(run=run, mode="auto").request(profile, 1_000, "http://faas:8000")
+    request = Execution(program=run, mode="auto").request(profile, 1_000, "http://faas:8000")
     if isinstance(expected, Outcome):
         result = request.read(answer).result()
         assert result.outcome is expected

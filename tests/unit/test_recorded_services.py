@@ -14,7 +14,7 @@ from faasrt.errors import ServerError, ServiceError
 from faasrt.languages import parse_language
 from faasrt.protocol import piston, sandboxfusion
 from faasrt.protocol.interface import ServiceProtocol
-from faasrt.protocol.request import RunRequest
+from faasrt.protocol.program import Program
 from faasrt.protocol.response import Answer
 
 WIRE = Path(__file__).parents[1] / "support" / "wire"
@@ -168,7 +168,7 @@ def read(protocol: ServiceProtocol, row: dict[str, Any]) -> str:
     """Return the outcome of a recorded answer with its details, or the error and whether the code may have run."""
     request = row["request"] if isinstance(row["request"], dict) else {}
     language = str(request.get("language", "python")).lower()
-    run = RunRequest(
+    run = Program(
         language=LANGUAGES.get(language) or parse_language(language),
         code="1",
         timeout_ms=5_000,
@@ -229,7 +229,7 @@ def answer_of(row: str) -> Answer:
     return Answer(status=found["status"], body=json.dumps(found["response"]).encode())
 
 
-RUN = RunRequest(language="c", code="1", timeout_ms=5_000, sandbox=SandboxConfig(), priority="normal", ext={})
+RUN = Program(language="c", code="1", timeout_ms=5_000, sandbox=SandboxConfig(), priority="normal", ext={})
 
 
 def test_messages_of_piston() -> None:

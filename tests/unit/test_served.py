@@ -11,7 +11,7 @@ from hypothesis import given, strategies as st
 from faasrt import Language, OverloadedError, SandboxConfig, ServerError
 from faasrt.protocol import piston, sandboxfusion
 from faasrt.protocol.processes import ProcessEnd, signal_name, signal_number
-from faasrt.protocol.request import RunRequest
+from faasrt.protocol.program import Program
 from faasrt.protocol.response import Answer
 from faasrt.protocol.served import RefusedError, ServedLanguage, ServedProtocol, ServedResult, ServerProfile
 
@@ -132,7 +132,7 @@ def test_a_range_with_zeros() -> None:
 
 def test_the_client_knows_refusals_of_the_server() -> None:
     """A 504 that states that nothing was started is an overload, which may be retried. A proxy's 504 is a failure."""
-    run = RunRequest.checked(Language.PYTHON, "1", SandboxConfig())
+    run = Program.checked(Language.PYTHON, "1", SandboxConfig())
     for not_started, error in ((True, OverloadedError), (False, ServerError)):
         answer = Answer(status=504, body=b'{"detail": "busy"}', retry_after_s=1, not_started=not_started)
         with pytest.raises(error):
@@ -141,7 +141,7 @@ def test_the_client_knows_refusals_of_the_server() -> None:
 
 def test_whole_streams_of_the_server() -> None:
     """A stream that is longer than those of SandboxFusion is not reported as cut."""
-    run = RunRequest.checked(Language.PYTHON, "1", SandboxConfig())
+    run = Program.checked(Language.PYTHON, "1", SandboxConfig())
     for size, cut in ((219_264, {"stdout"}), (219_265, set())):
         end = ProcessEnd(stdout="x" * size, stderr="", exit_code=0)
         served = sandboxfusion.SERVER.read_run({"language": "python", "code": "1"}, SERVER)

@@ -14,7 +14,7 @@ from faasrt.local.http.connections import BoundedConnection
 from faasrt.local.http.memory import Share
 from faasrt.local.http.responses import write_pieces
 from faasrt.protocol import json_lines
-from faasrt.protocol.request import NOT_STARTED_HEADER, PROGRAM_SUSPECT_HEADER
+from faasrt.protocol.program import NOT_STARTED_HEADER, PROGRAM_SUSPECT_HEADER
 from faasrt.protocol.return_val import defines_return_val
 
 

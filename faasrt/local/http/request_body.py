@@ -23,7 +23,7 @@ from faasrt.local.http import limits
 from faasrt.local.http.admission import BusyError
 from faasrt.local.http.memory import Share
 from faasrt.protocol.execution_limits import ExecutionLimits
-from faasrt.protocol.request import NOT_STARTED_HEADER
+from faasrt.protocol.program import NOT_STARTED_HEADER
 from faasrt.results import Outcome
 
 _STRING_DECODER = json.JSONDecoder()

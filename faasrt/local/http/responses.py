@@ -12,7 +12,7 @@ from faasrt.local.engines.engine import EngineJob
 from faasrt.local.http.memory import Share
 from faasrt.protocol.displays import displays_to_wire
 from faasrt.protocol.frames import is_frame
-from faasrt.protocol.request import NOT_STARTED_HEADER
+from faasrt.protocol.program import NOT_STARTED_HEADER
 from faasrt.protocol.response import max_answer_bytes
 from faasrt.protocol.streams import cut_text
 from faasrt.results import Display

@@ -25,7 +25,7 @@ from faasrt.local.http.responses import (
 )
 from faasrt.local.http.sessions import OpenSession
 from faasrt.protocol.json_lines import accepts_lines
-from faasrt.protocol.request import PROGRAM_SUSPECT_HEADER
+from faasrt.protocol.program import PROGRAM_SUSPECT_HEADER
 from faasrt.results import Outcome
 from faasrt.telemetry.dispatch import EventDispatcher
 
