@@ -20,7 +20,6 @@ import attrs
 from faasrt import LimiterSettings, Settings
 from faasrt.errors import ConnectError, ConnectionLostError, DeadlineExceededError, OverloadedError, ServiceError
 from faasrt.transport.endpoint import Endpoint, has_alternative
-from faasrt.transport.http import RequestBody
 from faasrt.transport.pool import Permit, PermitPool
 from faasrt.transport.retry import FailedAttempts, RetryBudget
 
@@ -94,7 +93,7 @@ class Replica:
     # For each call without an answer: when its program begins, when its client gives up, and the timer of the answer.
     _due: dict[asyncio.Future[None], tuple[float, float, asyncio.TimerHandle]] = attrs.field(factory=dict)
 
-    async def run(self, demand_s: float, body: RequestBody) -> None:
+    async def run(self, demand_s: float) -> None:
         """Run a program that takes `demand_s` on a normal replica. Raise the error that a client would see."""
         loop = asyncio.get_running_loop()
         now = loop.time()
@@ -109,7 +108,6 @@ class Replica:
         if self.state == "draining":
             await asyncio.sleep(ROUND_TRIP_S)
             raise _refusal(503)
-        body.sending = True
         begin = max(now, self._free_at[0])
         if begin - now > QUEUE_S:
             await asyncio.sleep(QUEUE_S)
@@ -262,20 +260,14 @@ class Client:
                 await asyncio.sleep(ROUND_TRIP_S)
                 endpoint.limit.set_capacity(SLOTS)
                 self._pool.wake()
-            permit.body = RequestBody(b"")
-            permit.run_s = LIMIT_S
-            permit.cancels_on_disconnect = True
             begun = self._clock()
-            await replica.run(demand_s, permit.body)
+            await replica.run(demand_s)
         except ServiceError as error:
-            permit.status = error.status
             failure = error
-        else:
-            permit.status, permit.sample_from = 200, begun
         now = self._clock()
         replica.outstanding -= 1
         self._balancer.finished(endpoint, None if failure else now - begun, now)
-        self._pool.release(permit, failure)
+        self._pool.release(permit, failure, sample_s=now - begun)
         return failure
 
 

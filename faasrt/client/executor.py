@@ -6,14 +6,11 @@ from collections.abc import AsyncGenerator, Sequence
 import attrs
 
 from faasrt.client.cache import ResultCache, StoredResults
-from faasrt.languages import Language
 from faasrt.protocol.cases import CaseScheduler
 from faasrt.protocol.envelope import GuestJob
 from faasrt.protocol.execution import Execution
 from faasrt.protocol.program import Program
 from faasrt.results import ExecutionResult
-from faasrt.telemetry.dispatch import EventDispatcher
-from faasrt.telemetry.metrics import Counters
 from faasrt.transport.call import Call
 from faasrt.transport.lifecycle import CallsInFlight
 from faasrt.transport.live_reader import LiveReader
@@ -24,14 +21,12 @@ from faasrt.transport.transport import Transport
 class Executor:
     transport: Transport
     calls: CallsInFlight
-    _counters: Counters
-    _emit: EventDispatcher
 
     async def run(self, execution: Execution, live: LiveReader | None = None) -> ExecutionResult:
         # If the runtime is closed meanwhile, `track` turns the cancellation into an error, which the call reports.
-        with self.call(execution.program.language) as call, self.calls.track():
-            call.call_started(execution.program)
-            response = await self.transport.run(call, execution, owner=self.calls, live=live)
+        with self._call(execution.program) as call, self.calls.track():
+            call.call_started()
+            response = await self.transport.run(call, execution, live)
         return call.finish(response.result(call.timings, call.attempts, call.endpoint))
 
     async def run_cases(
@@ -54,9 +49,9 @@ class Executor:
             while (indices := scheduler.next_batch()) is not None:
                 batch = attrs.evolve(job, cases=[cases[index] for index in indices], first=indices.start)
                 execution = Execution(program=program, job=batch, definition_ms=scheduler.definition_ms)
-                with self.call(execution.program.language) as call, self.calls.track():
-                    call.call_started(program)
-                    response = await self.transport.run(call, execution, owner=self.calls)
+                with self._call(program) as call, self.calls.track():
+                    call.call_started()
+                    response = await self.transport.run(call, execution)
                 call.finish(scheduler.record_results(indices, response, call.describe))
                 found = {}
                 while position in scheduler.results:  # removed from the scheduler, because results may be large
@@ -64,8 +59,8 @@ class Executor:
                     position += 1
                 yield found
 
-    def call(self, language: Language | str) -> Call:
-        return Call(self._emit, self._counters, self.transport.clock, language)
+    def _call(self, program: Program) -> Call:
+        return self.transport.call(self.calls, program.language, program)
 
 
 @attrs.frozen(eq=False)

@@ -65,10 +65,10 @@ class RuntimeFactory:
         if not callable(clock):
             raise ConfigurationError(f"clock must be a function without arguments, got {type(clock).__name__}")
         self._listed: set[Language | OtherLanguage] = set()
-        self._counters = Counters()
-        self._emit = EventDispatcher((LogSink(logger), *check_sinks(telemetry)))
-        endpoints = EndpointRegistry(checked, self._emit, clock, on_removed=self._counters.fold)
-        self._transport = Transport(endpoints, clock)
+        emit = EventDispatcher((LogSink(logger), *check_sinks(telemetry)))
+        counters = Counters()
+        endpoints = EndpointRegistry(checked, emit, clock, on_removed=counters.fold)
+        self._transport = Transport(endpoints, emit, counters)
 
     @property
     def settings(self) -> Settings:
@@ -105,7 +105,7 @@ class RuntimeFactory:
             raise UnsupportedLanguageError(
                 f"{parsed} is not supported here: no endpoint is configured for it (configured: {known})"
             )
-        return Runtime(language=parsed, transport=self._transport, counters=self._counters, emit=self._emit)
+        return Runtime(language=parsed, transport=self._transport)
 
     async def reconfigure(self, settings: Settings) -> None:
         """Change the settings of this factory and its runtimes; see `RuntimeManager.reconfigure` for what calls do.
@@ -168,6 +168,6 @@ class RuntimeFactory:
             0
         """
         endpoints = self._transport.endpoints
-        return self._counters.snapshot(
+        return self._transport.counters.snapshot(
             None, in_flight=endpoints.pool.in_flight, queued=endpoints.pool.queued, states=endpoints.states()
         )

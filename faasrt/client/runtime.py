@@ -29,9 +29,7 @@ from faasrt.protocol.return_val import check_has_return_val, return_val_function
 from faasrt.protocol.sessions import IDLE_TIMEOUT_S
 from faasrt.results import ExecutionResult, HealthStatus, ValidationResult
 from faasrt.tasks import CallOptions, JudgeOptions, Priority, RunOptions
-from faasrt.telemetry.dispatch import EventDispatcher
-from faasrt.telemetry.metrics import Counters, Metrics
-from faasrt.transport.call import Call
+from faasrt.telemetry.metrics import Metrics
 from faasrt.transport.endpoint_registry import unsupported_error
 from faasrt.transport.lifecycle import CallsInFlight
 from faasrt.transport.live_reader import LiveReader
@@ -56,8 +54,6 @@ class Runtime:
 
     language: Language | OtherLanguage
     _transport: Transport
-    _counters: Counters
-    _emit: EventDispatcher
     _calls: CallsInFlight = attrs.field(factory=CallsInFlight, init=False)
     _executor: Executor | CachingExecutor = attrs.field(init=False)
     _sessions: SessionHost = attrs.field(init=False)
@@ -66,7 +62,7 @@ class Runtime:
     _closing: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._executor = executor = Executor(self._transport, self._calls, self._counters, self._emit)
+        self._executor = executor = Executor(self._transport, self._calls)
         self._sessions = SessionHost(executor)
         self._transport.endpoints.retain()
 
@@ -466,8 +462,7 @@ class Runtime:
             if locally:
                 return await self._checker.check(code)
             body = encode_json({"language": str(parsed), "code": code})
-            call = Call(self._emit, self._counters, self._transport.clock, parsed)
-            return await self._transport.validate(call, body, owner=self._calls)
+            return await self._transport.validate(self._transport.call(self._calls, parsed), body)
 
     def get_return_val_function(self) -> str:
         """Return the source of `return_val`.
@@ -507,7 +502,7 @@ class Runtime:
         """Return the metrics of this runtime's languages since the factory was created."""
         endpoints = self._transport.endpoints
         own = endpoints.urls(self.language)
-        return self._counters.snapshot(
+        return self._transport.counters.snapshot(
             (self.language, *self.get_supported_languages()),  # it may have left the settings
             in_flight=endpoints.pool.in_flight,
             queued=endpoints.pool.queued,
@@ -521,8 +516,7 @@ class Runtime:
     def _use_cache(self, cache: ResultCache) -> Self:
         """Return a view of this runtime that reuses stored results. Closing either closes both."""
         view = copy.copy(self)
-        executor = Executor(self._transport, self._calls, self._counters, self._emit)
-        view._executor = CachingExecutor(executor, cache)
+        view._executor = CachingExecutor(Executor(self._transport, self._calls), cache)
         return view
 
     @property

@@ -105,13 +105,13 @@ class _RemoteSession:
     ) -> dict[str, Any]:
         executor, timeouts = self.executor, self.executor.transport.endpoints.settings.timeouts
         return await executor.transport.ask_session(
-            executor.call(self.info.language),
+            executor.transport.call(executor.calls, self.info.language),
             method,
             session_path(self.info.id, action),
             b"" if fields is None else encode_json(fields),
             within_s=self.info.sandbox.timeout_limit_s + timeouts.grace_s if within_s is None else within_s,
             max_body_bytes=max_body_bytes,
-            owner=executor.calls if needs_permit else None,
+            needs_permit=needs_permit,
         )
 
 

@@ -8,6 +8,7 @@ from typing import Self
 import attrs
 
 from faasrt._endpoint_urls import configured_url
+from faasrt.config import Settings
 from faasrt.errors import QueueFullError, RuntimeClosedError, ServiceError
 from faasrt.languages import Language
 from faasrt.protocol.program import Program
@@ -22,17 +23,25 @@ from faasrt.telemetry.events import (
     hash_code,
 )
 from faasrt.telemetry.metrics import CallCounters, Counters
+from faasrt.transport.retry import FailedAttempts, min_attempt_s
 
 
 class Call:
     """The state of one call. As a context manager, it reports an error that ends the call.
 
-    `counters` is not a sink, so that most calls need no events. The deadline is infinite until the call has its first
-    permit.
+    `counters` is not a sink, so that most calls need no events. `owner` identifies the call for
+    `Transport.fail_waiting`. The deadline is infinite until the call has its first permit.
     """
 
     def __init__(
-        self, emit: EventDispatcher, counters: Counters, clock: Callable[[], float], language: Language | str
+        self,
+        emit: EventDispatcher,
+        counters: Counters,
+        clock: Callable[[], float],
+        settings: Settings,
+        owner: object,
+        language: Language | str,
+        program: Program | None = None,
     ) -> None:
         self._emit = emit
         self._has_listeners = emit.wants_calls()
@@ -43,6 +52,10 @@ class Call:
         self._attempt_started = 0.0
         self._attempts_s: tuple[float, ...] = ()
         self._timings: Timings | None = None
+        self._program = program
+        self.settings = settings
+        self.owner = owner
+        self.failed = FailedAttempts(settings.retry, idempotent=program is not None and program.idempotent)
         self.language = language
         self.started = clock()
         self.deadline = math.inf
@@ -67,8 +80,9 @@ class Call:
     def _language(self) -> str:
         return str(self.language)
 
-    def call_started(self, program: Program) -> None:
-        if not (self._has_listeners and self._emit.is_enabled_for(CallStarted)):
+    def call_started(self) -> None:
+        program = self._program
+        if program is None or not (self._has_listeners and self._emit.is_enabled_for(CallStarted)):
             return  # encoding and hashing the code is slow
         data = program.code.encode("utf-8", "surrogatepass")
         self._emit(
@@ -127,6 +141,16 @@ class Call:
                 wait_s=wait_s,
             )
         )
+
+    def start_deadline(self, within_s: float) -> None:
+        """Let the call end within some seconds. Retries do not restart the time."""
+        if self.failed.error is None:
+            self.deadline = self._clock() + within_s
+
+    @property
+    def retry_until(self) -> float:
+        """The latest time at which another attempt may begin."""
+        return self.deadline - (0.0 if self._program is None else min_attempt_s(self._program.timeout_ms / 1000))
 
     def attach(self, error: ServiceError) -> None:
         error.endpoint, error.attempts = self.endpoint or error.endpoint, self.attempts

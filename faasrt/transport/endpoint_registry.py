@@ -9,7 +9,14 @@ from collections.abc import Callable, Sequence
 
 from faasrt._endpoint_urls import address_of
 from faasrt.config import Settings
-from faasrt.errors import ConnectError, RejectedError, UnsupportedLanguageError
+from faasrt.errors import (
+    ConnectError,
+    OverloadedError,
+    ProtocolError,
+    RejectedError,
+    ServiceError,
+    UnsupportedLanguageError,
+)
 from faasrt.languages import Language
 from faasrt.protocol.cases import MAX_REQUEST_BYTES
 from faasrt.protocol.health import EndpointProfile
@@ -23,7 +30,7 @@ from faasrt.transport.fingerprints import FingerprintDirectory
 from faasrt.transport.groups import EndpointGroup
 from faasrt.transport.http import HttpClient, close_sessions
 from faasrt.transport.lifecycle import BackgroundTasks, LoopAffinity
-from faasrt.transport.pool import PermitPool
+from faasrt.transport.pool import Permit, PermitPool
 from faasrt.transport.replicas import ReplicaDirectory, has_names
 
 
@@ -46,7 +53,7 @@ class EndpointRegistry:
         self.http = HttpClient(settings, clock)
         self.loop = LoopAffinity("runtime")
         self._emit = emit
-        self._clock = clock
+        self.clock = clock
         self._on_removed = on_removed
         self.profiles = Profiles(self.http.get_profile, clock, lambda url: protocol_of(url).profile)
         self._fingerprints = FingerprintDirectory(self.http.get_health, lambda: self.settings.timeouts.health_s, clock)
@@ -181,8 +188,16 @@ class EndpointRegistry:
             ]
         return await self.http.probe_all(self._replicas.expand([url]))
 
+    def give_back(
+        self, permit: Permit, error: BaseException | None, *, runs_for_s: float = 0.0, sample_s: float | None = None
+    ) -> None:
+        """Return a permit to the pool; see `PermitPool.release`. After some errors, ask the endpoint for its health."""
+        if isinstance(error, ServiceError) and not isinstance(error, (OverloadedError, RejectedError)):
+            self.profiles.mark_stale(permit.endpoint.url, is_replaced=isinstance(error, ProtocolError))
+        self.pool.release(permit, error, runs_for_s=runs_for_s, sample_s=sample_s)
+
     def states(self) -> tuple[EndpointState, ...]:
-        now = self._clock()
+        now = self.clock()
         return tuple(
             EndpointState(
                 endpoint=endpoint.url,
@@ -244,7 +259,7 @@ class EndpointRegistry:
 
     async def _look_up(self, urls: Sequence[str], deadline: float) -> ConnectError | None:
         try:
-            async with asyncio.timeout(deadline - self._clock() if deadline < math.inf else None):
+            async with asyncio.timeout(deadline - self.clock() if deadline < math.inf else None):
                 await self._replicas.update(urls)
         except ConnectError as error:
             return error

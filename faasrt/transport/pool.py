@@ -15,16 +15,14 @@ from faasrt.errors import (
     DeadlineExceededError,
     FaasrtError,
     OverloadedError,
-    ProtocolError,
     QueueFullError,
     RejectedError,
-    ServerError,
     ServiceError,
 )
 from faasrt.telemetry.events import Sink
 from faasrt.transport.endpoint import Endpoint, choose
 from faasrt.transport.groups import EndpointGroup, EndpointGroups, Waiter
-from faasrt.transport.http import RequestBody, max_calls
+from faasrt.transport.http import max_calls
 from faasrt.transport.retry import is_outage, outage_wait_s, throttled_delay_s
 
 # A server may still run a program for this number of seconds after its time limit.
@@ -35,38 +33,16 @@ _EARLY_PROBES = 10
 
 @attrs.define
 class Permit:
-    """The permission to send one call.
-
-    Attributes:
-        body: None before it is built, and for requests that run no code.
-        run_s: The maximum number of seconds for which the server runs the code.
-        has_reduced_timeout: Whether the code has less time than the caller allowed, because part of it is used up.
-        sample_from: When the program was sent, if the duration of the call says how fast the endpoint is. Programs that
-            fail may end early on an endpoint that lacks something, which must not get more calls for that.
-    """
+    """The permission to send one call. `probe` is the number of a probe of a circuit breaker."""
 
     endpoint: Endpoint
     group: EndpointGroup
     started: float
     probe: int | None = None
-    body: RequestBody | None = None
-    run_s: float = 0.0
-    cancels_on_disconnect: bool = False
-    has_reduced_timeout: bool = False
-    status: int | None = None
-    sample_from: float | None = None
 
     @property
     def has_alternatives(self) -> bool:
         return len(self.group.endpoints) > 1
-
-    def may_still_run(self, error: BaseException) -> bool:
-        if self.body is None or not self.body.sending or self.cancels_on_disconnect:
-            return False
-        if self.status is None:
-            return not isinstance(error, ProtocolError)
-        # A proxy that answers 408 or 504 did not wait for the code to end. After any other answer the code has ended.
-        return isinstance(error, ServerError) and self.status in (408, 504)
 
 
 class PermitPool:
@@ -199,21 +175,40 @@ class PermitPool:
             self._leave(group, waiter)
             raise
 
-    def release(self, permit: Permit, error: BaseException | None) -> None:
-        """Take a permit back, and record how its call ended. `error` is None if it has a result."""
+    def set_capacity(self, endpoint: Endpoint, capacity: int | None) -> None:
+        """Use the capacity of an endpoint, which is None if it is unknown."""
+        endpoint.limit.set_capacity(capacity)
+        self.wake()
+
+    def use_default_capacity(self, endpoint: Endpoint) -> None:
+        """Let waiting calls use an endpoint that has come while they waited, and whose health is not requested."""
+        if not endpoint.limit.is_initialized:
+            self.set_capacity(endpoint, None)
+
+    def release(
+        self, permit: Permit, error: BaseException | None, *, runs_for_s: float = 0.0, sample_s: float | None = None
+    ) -> None:
+        """Take a permit back, and record how its call ended.
+
+        Args:
+            permit: The permit.
+            error: None if the call has a result.
+            runs_for_s: The seconds for which the server may still run the code of a call that failed.
+            sample_s: The duration of the call, if it says how fast the endpoint is.
+        """
         endpoint = permit.endpoint
         now, is_failure = self._clock(), False
         try:
             if error is None:
                 endpoint.latency.add_answer()
-                if permit.sample_from is not None:
-                    permit.group.add_sample(endpoint, now - permit.sample_from, now)
+                if sample_s is not None:
+                    permit.group.add_sample(endpoint, sample_s, now)
                 endpoint.limit.grow()
                 endpoint.breaker.succeed(now, permit.started)
             else:
-                if permit.may_still_run(error):
+                if runs_for_s:
                     # The code may have started only now.
-                    endpoint.limit.charge_abandoned(now + permit.run_s + _MARGIN_S)
+                    endpoint.limit.charge_abandoned(now + runs_for_s + _MARGIN_S)
                 if isinstance(error, ServiceError):
                     is_failure = self._record_failure(permit, error, now)
         finally:  # a telemetry sink may raise KeyboardInterrupt
@@ -300,7 +295,7 @@ class PermitPool:
 
     def _record_failure(self, permit: Permit, error: ServiceError, now: float) -> bool:
         limit, breaker = permit.endpoint.limit, permit.endpoint.breaker
-        if isinstance(error, DeadlineExceededError) and (permit.has_reduced_timeout or error.sent == "no"):
+        if isinstance(error, DeadlineExceededError) and (not error.blames_endpoint or error.sent == "no"):
             return False  # earlier attempts, or the wait for a connection, used up the time, not this endpoint
         if isinstance(error, (OverloadedError, DeadlineExceededError)):
             limit.shrink(now, permit.started)

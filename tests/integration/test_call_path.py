@@ -26,7 +26,7 @@ async def test_a_call_reaches_aiohttp_in_six_frames(monkeypatch: pytest.MonkeyPa
     Runtime.run_code         checks the arguments
     Executor.run             stored results, the context of the call, and its events
     Transport.run            the attempt loop: permits, deadline, retries
-    Transport._attempt       one attempt: makes the request for the endpoint, and reads the answer
+    Attempt.run              one attempt: makes the request for the endpoint, and reads the answer
     HttpClient.send          one exchange within a timeout
     """
     paths: list[list[str]] = []

@@ -364,11 +364,10 @@ def test_the_pool_remembers_fast_answers_and_failures() -> None:
     pool = PermitPool(Settings(), clock=lambda: 100.0, random=random.Random(1).random)
     group = pool.groups.get("python", ["http://a"])
     group.skip_capacity()
-    for sample_from, recent in ((None, 0), (99.0, 1)):
+    for sample_s, recent in ((None, 0), (1.0, 1)):
         permit = pool.try_acquire(group)
         assert permit is not None
-        permit.sample_from = sample_from
-        pool.release(permit, None)
+        pool.release(permit, None, sample_s=sample_s)
         assert list(group.recent) == [permit.endpoint] * recent
     lost = ConnectionLostError("closed")
     for error, fails in ((lost, False), (None, False), (lost, False), (lost, True), (None, False), (away(), True)):
@@ -388,7 +387,6 @@ def test_other_endpoints_make_a_group_forget_recent_ones() -> None:
     group = pool.groups.get("python", ["http://a"])
     permit = pool.try_acquire(group)
     assert permit is not None
-    permit.sample_from = 99.0
     group.use(pool.groups.get("python", ["http://b"]).endpoints)
-    pool.release(permit, None)
+    pool.release(permit, None, sample_s=1.0)
     assert (list(group.recent), {endpoint.url for endpoint in group.members}) == ([], {"http://b"})
