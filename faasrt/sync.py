@@ -479,17 +479,35 @@ class RuntimeManager:
         return thread.call(_call(function))
 
 
-class Runtime:
+class _Context:
+    """A runtime or a session of a manager, as a context manager."""
+
+    def __init__(self, manager: RuntimeManager, original: _AsyncRuntime | _AsyncSession) -> None:
+        self._owner = manager
+        self._original: Any = original
+        self.language = original.language
+
+    def __enter__(self) -> Self:
+        self._owner._loop_thread().call(self._original.__aenter__())
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        # The manager may have been closed in the block, which has also closed this.
+        with contextlib.suppress(RuntimeClosedError):
+            self._owner._loop_thread().call(self._original.aclose())
+
+    def __repr__(self) -> str:
+        return f"<sync.{repr(self._original)[1:]}"
+
+
+class Runtime(_Context):
     """Runs programs in one language, and waits for their results; see `faasrt.Runtime`.
 
     Attributes:
         language: The default language of calls.
     """
 
-    def __init__(self, manager: RuntimeManager, runtime: _AsyncRuntime) -> None:
-        self._owner = manager
-        self._original = runtime
-        self.language = runtime.language
+    _original: _AsyncRuntime
 
     run_code = _method(_AsyncRuntime.run_code)
     stream_code = _stream(_AsyncRuntime.stream_code)
@@ -509,17 +527,8 @@ class Runtime:
         """Whether closing has begun."""
         return self._original.closed
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"<sync.{repr(self._original)[1:]}"
-
-
-class Session:
+class Session(_Context):
     """An interpreter that keeps variables, imports and files between runs; see `faasrt.Session`.
 
     Attributes:
@@ -533,10 +542,7 @@ class Session:
         42
     """
 
-    def __init__(self, manager: RuntimeManager, session: _AsyncSession) -> None:
-        self._owner = manager
-        self._original = session
-        self.language = session.language
+    _original: _AsyncSession
 
     run_code = _method(_AsyncSession.run_code)
     stream_code = _stream(_AsyncSession.stream_code)
@@ -564,15 +570,3 @@ class Session:
     def fork(self, *, idle_timeout_s: float | None = None) -> Session:
         """Return a new session with the same variables and files; see `faasrt.Session.fork`."""
         return Session(self._owner, self._owner._loop_thread().call(self._original.fork(idle_timeout_s=idle_timeout_s)))
-
-    def __enter__(self) -> Self:
-        self._owner._loop_thread().call(self._original.__aenter__())
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        # The manager may have been closed in the block, which has ended the session.
-        with contextlib.suppress(RuntimeClosedError):
-            self.close()
-
-    def __repr__(self) -> str:
-        return f"<sync.{repr(self._original)[1:]}"

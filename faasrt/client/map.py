@@ -18,6 +18,7 @@ from typing import Any, Self, TypeAlias
 import attrs
 
 from faasrt._setting_checks import flag, whole
+from faasrt._shielded_wait import wait_shielded
 from faasrt.client.cache import ResultCache
 from faasrt.client.runtime import Runtime
 from faasrt.errors import ConfigurationError, FaasrtError, InvalidRequestError, RuntimeClosedError, safe_repr
@@ -26,7 +27,6 @@ from faasrt.languages import Language, OtherLanguage
 from faasrt.protocol.cases import encode_case
 from faasrt.results import ExecutionResult, Outcome
 from faasrt.tasks import CallOptions, CodeTask, CompletedTask, FailedTask, JudgeOptions, RunOptions, TaskResult
-from faasrt.transport.lifecycle import wait_shielded
 
 MAX_WINDOW = 64
 """The maximum number of tasks that are read ahead of those in flight. It is also limited to the concurrency."""

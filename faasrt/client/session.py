@@ -9,6 +9,7 @@ import attrs
 
 from faasrt._endpoint_urls import split_endpoint
 from faasrt._run_option_checks import check_sandbox, check_timeout_ms
+from faasrt._shielded_wait import wait_shielded
 from faasrt.client.executor import Executor
 from faasrt.client.streaming import RunLive, StreamedRun
 from faasrt.config import SandboxConfig
@@ -39,7 +40,6 @@ from faasrt.results import ExecutionResult
 from faasrt.tasks import Priority, SessionRunOptions
 from faasrt.transport.endpoint_registry import EndpointRegistry
 from faasrt.transport.http import BodyTooLargeError, RequestBody
-from faasrt.transport.lifecycle import wait_shielded
 from faasrt.transport.live_reader import LiveReader
 
 _MAX_IDLE_S = 86_400.0

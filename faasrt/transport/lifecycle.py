@@ -27,21 +27,6 @@ class BackgroundTasks:
         return tasks
 
 
-async def wait_shielded(task: asyncio.Task[None]) -> None:
-    """Wait until a task has ended. If the caller is cancelled, raise the CancelledError after that."""
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        if not task.cancelled():
-            task.exception()
-        raise cancelled
-    task.result()
-
-
 class LoopAffinity:
     """Binds an object to the event loop in which it is first used. `owner` names it in error messages."""
 

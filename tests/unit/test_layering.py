@@ -14,7 +14,7 @@ from support.package import modules
 # The modules and packages of each layer, from the lowest. The longest prefix of a module decides.
 LAYERS = [
     ["faasrt._version", "faasrt.errors"],
-    ["faasrt._strict_json"],
+    ["faasrt._shielded_wait", "faasrt._strict_json"],
     ["faasrt._assert_programs", "faasrt._endpoint_urls", "faasrt._exact_values", "faasrt.languages"],
     ["faasrt._setting_checks", "faasrt.inputs"],
     ["faasrt.discovery"],

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import abc
 import asyncio
-import contextlib
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -78,14 +77,6 @@ class EngineSession(abc.ABC):
     @abc.abstractmethod
     async def aclose(self) -> None:
         """End the session and its program. Wait until its processes have ended."""
-
-
-async def wait_shielded(event: asyncio.Event) -> None:
-    """Wait for an event, also if this is cancelled again."""
-    waiting = asyncio.ensure_future(event.wait())
-    while not waiting.done():
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.shield(waiting)
 
 
 class SessionError(Exception):

@@ -19,6 +19,7 @@ from typing import Any
 import attrs
 
 import faasrt.local.jail
+from faasrt._shielded_wait import wait_shielded
 from faasrt.local.errors import EngineError, NotStartedError, SuspectError
 from faasrt.local.jail.cgroup import Cgroups, Group
 from faasrt.local.jail.config import JailConfig
@@ -262,9 +263,8 @@ class Jail:
             complete = True
         finally:
             registering.cancel()
-            while not registering.done():  # it ends at once, so a second cancellation does not have to end the wait
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.wait([registering])
+            with contextlib.suppress(asyncio.CancelledError, NotStartedError, OSError):
+                await wait_shielded(registering)  # it ends at once
             channel.close()
             start.pipes.close_others()
             del self._starts[number]

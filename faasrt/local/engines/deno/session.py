@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+from faasrt._shielded_wait import wait_shielded
 from faasrt.local.engines.collected_files import collect_files, list_folder
 from faasrt.local.engines.deno.run import WAKE, DenoRun, StdoutParser, request
 from faasrt.local.engines.engine import EngineJob, EngineResult
@@ -18,7 +19,6 @@ from faasrt.local.engines.session import (
     SessionEndedError,
     SessionFileError,
     SessionOptions,
-    wait_shielded,
 )
 from faasrt.local.errors import CLOSED, OUT_OF_MEMORY, OUT_OF_TIME, EngineError, NotStartedError
 from faasrt.local.jail.jail import Folder, JailedProcess
@@ -71,7 +71,7 @@ class DenoSession(EngineSession):
                 await self._watch(run)
             except asyncio.CancelledError:
                 self._interrupt()
-                await wait_shielded(run.ended)
+                await wait_shielded(asyncio.ensure_future(run.ended.wait()))
                 raise
             duration_ms = round((time.perf_counter() - started) * 1000, 3)
             result = run.result()

@@ -14,6 +14,7 @@ from typing import Any
 
 import attrs
 
+from faasrt._shielded_wait import wait_shielded
 from faasrt.local.engines.collected_files import collect_files, list_folder
 from faasrt.local.engines.engine import EngineJob, EngineResult
 from faasrt.local.engines.jailed_run import JailedRun
@@ -24,7 +25,6 @@ from faasrt.local.engines.session import (
     SessionEndedError,
     SessionFileError,
     SessionOptions,
-    wait_shielded,
 )
 from faasrt.local.errors import CLOSED, OUT_OF_MEMORY, OUT_OF_TIME, NotStartedError
 from faasrt.local.jail.jail import Folder, JailedProcess
@@ -180,7 +180,7 @@ class NativeSession(EngineSession):
             await jailed.ended.wait()
         except asyncio.CancelledError:
             run.kill()
-            await wait_shielded(jailed.ended)
+            await wait_shielded(asyncio.ensure_future(jailed.ended.wait()))
             raise
         finally:
             time_limit.cancel()
