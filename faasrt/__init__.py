@@ -31,7 +31,7 @@ guide and the reference:
 * `faasrt/docs/batches.md`: many programs, in Python or in files; what `--resume` runs, and pass@k
 * `faasrt/docs/caching.md`: results that are reused
 * `faasrt/docs/other-languages.md`: C, C++, Go, Rust, Java and Bash
-* `faasrt/docs/services.md`: SandboxFusion and Piston servers, and their further languages
+* `faasrt/docs/services.md`: coze-loop, SandboxFusion and Piston servers, and further languages
 * `faasrt/docs/service-clients.md`: `faasrt serve` behind the clients of SandboxFusion, Piston and coze-loop
 * `faasrt/docs/server.md`: the server of the embedded FaaS: HTTP API, stopping, changing options
 * `faasrt/docs/many-processes.md`: one server for the workers of uvicorn and other processes
