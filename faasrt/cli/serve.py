@@ -198,6 +198,7 @@ def _describe_client(url: str, token: str | None) -> str:
     return (
         f"faasrt: to use it from a shell: export {variables}\n"
         f"faasrt: to use it from Python: faasrt.RuntimeManager.from_url({url!r}{', token=...' if token else ''})\n"
+        f"faasrt: to see it in a browser, and run programs there: {url}/\n"
     )
 
 

@@ -69,18 +69,18 @@ class Page:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    async def open(self, path: Path, width: int, scheme: str) -> None:
+    async def open(self, page: Path | str, width: int, scheme: str) -> None:
         self.opened.clear()
         await self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
-            height=WIDTHS[width],
+            height=WIDTHS.get(width, 844),
             deviceScaleFactor=1,
             mobile=width < 600,
         )
         media = [{"name": "prefers-color-scheme", "value": scheme}]
         await self.call("Emulation.setEmulatedMedia", media="", features=media)
-        await self.call("Page.navigate", url=path.as_uri())
+        await self.call("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
         await asyncio.wait_for(self.opened.wait(), 60)
 
     async def key(self, name: str, code: int, text: str = "") -> None:

@@ -312,7 +312,15 @@ EVIL = "https://evil.example"
             for host in ("", "[::1%25lo]", "[::1]evil", "[::1", "::1", "127.0.0.1:80:80", "localhost:x")
         ),
         *(({"Host": host}, 403) for host in ("user@localhost", "localhost/", "127.0.0.2", "127.1", "0.0.0.0", "\xe9")),
-        *(({"Origin": origin}, 403) for origin in (EVIL, "null", "", "http://127.0.0.1", "http://localhost:3000")),
+        *(({"Origin": origin}, 200) for origin in ("http://127.0.0.1", "https://127.0.0.1", "HTTP://127.0.0.1")),
+        *(({"Origin": origin}, 403) for origin in (EVIL, "null", "", "127.0.0.1", "http://", "ws://127.0.0.1")),
+        *(({"Origin": origin}, 403) for origin in ("http://127.0.0.1:80", "http://127.0.0.1/", "http://localhost")),
+        *(({"Origin": f"http://127.0.0.1{more}"}, 403) for more in (".evil.example", " http://evil", ", null", "@x")),
+        ({"Host": "localhost:8000", "Origin": "http://localhost:8000"}, 200),
+        ({"Host": "[::1]:8000", "Origin": "http://[::1]:8000"}, 200),
+        ({"Host": "localhost:8000", "Origin": "http://localhost:3000"}, 403),
+        ({"Host": "evil.example", "Origin": "http://evil.example"}, 403),  # DNS rebinding
+        ({"Origin": "http://127.0.0.1", "Sec-Fetch-Site": "cross-site"}, 403),
         *(
             ({"Sec-Fetch-Site": site}, 403)
             for site in ("cross-site", "same-site", "Cross-Site", "", "none, cross-site")
@@ -338,7 +346,7 @@ async def test_requests_of_web_pages_are_refused(faas: LocalFaaS, headers: dict[
         else:
             assert_refused(answer, status)
     if status == 403:
-        for path in ("/health", "/metrics", "/openapi.json", "/"):
+        for path in ("/health", "/metrics", "/openapi.json", "/", "/page.js"):
             assert_refused(await exchange(faas.url, request(method="GET", target=path, headers=headers)), 403)
 
 
@@ -359,10 +367,11 @@ async def test_repeated_headers_are_refused(faas: LocalFaaS) -> None:
             "Host: 127.0.0.1",
             "Content-Type: text/plain",
             "Sec-Fetch-Site: none\r\nSec-Fetch-Site: cross-site",
+            f"Origin: http://127.0.0.1\r\nOrigin: {EVIL}",
         ):
             data = request(encoded()).replace(b"\r\n", f"\r\n{twice}\r\n".encode(), 1)
             answer = await exchange(faas.url, data)
-            assert_refused(answer, 403 if "Sec" in twice else 400)
+            assert_refused(answer, 403 if "Sec" in twice or "Origin" in twice else 400)
 
 
 async def test_every_path_requires_the_token() -> None:
@@ -396,7 +405,7 @@ async def test_every_path_requires_the_token() -> None:
     "target",
     [
         *("//run_code", "/run_code/", "/run_code//", "/./run_code", "/health/../run_code", "/run_code/../run_code"),
-        *("/run_code%00", "/%72un_code", "/%2e%2e/run_code", "/run_code;x", "/RUN_CODE", "/run_code#x", "/", "*"),
+        *("/run_code%00", "/%72un_code", "/%2e%2e/run_code", "/run_code;x", "/RUN_CODE", "/run_code#x", "/.", "*"),
         *(
             "http://127.0.0.1/run_code",
             "http://evil.example/run_code",

@@ -1,8 +1,9 @@
 """Access control of the embedded FaaS.
 
-A web page in a browser must not be able to run code here. So the server refuses a `Host` that is not its own (against
-DNS rebinding), any `Origin`, and a `Sec-Fetch-Site` that names another site. The routes also refuse bodies that are not
-declared as JSON, because forms and scripts can send such bodies without a CORS preflight. Preflights are refused.
+A web page in a browser must not be able to run code here, except the server's own page. So the server refuses a `Host`
+that is not its own (against DNS rebinding), an `Origin` with another host or port than `Host`, and a `Sec-Fetch-Site`
+that names another site. The routes also refuse bodies that are not declared as JSON, because forms and scripts can send
+such bodies without a CORS preflight. Preflights are refused.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ class AccessPolicy:
     def check_headers(self, headers: MultiMapping[str], *, needs_token: bool = True) -> None:
         if self._hosts is not None and _host_name(headers.get("Host", "")) not in self._hosts:
             raise web.HTTPForbidden(text="the Host header does not name this server")
-        if "Origin" in headers:
-            raise web.HTTPForbidden(text="requests from web pages are refused (Origin header)")
+        if "Origin" in headers and not _is_own_origin(headers):
+            raise web.HTTPForbidden(text="requests from other web pages are refused (Origin header)")
         if not {site.strip().lower() for site in headers.getall("Sec-Fetch-Site", ())} <= _OWN_SITE:
             raise web.HTTPForbidden(text="requests from other sites are refused (Sec-Fetch-Site header)")
         if needs_token and self._token is not None and not _has_token(headers, self._token):
@@ -45,6 +46,12 @@ class AccessPolicy:
                 text="the token is missing or wrong: send 'Authorization: Bearer TOKEN', or http://user:TOKEN@...",
                 headers={"WWW-Authenticate": "Bearer"},
             )
+
+
+def _is_own_origin(headers: MultiMapping[str]) -> bool:
+    # A proxy may have removed TLS, so the scheme in the header need not be that of this connection.
+    host = headers.get("Host", "").lower()
+    return {origin.lower() for origin in headers.getall("Origin")} <= {f"http://{host}", f"https://{host}"}
 
 
 def _has_token(headers: MultiMapping[str], expected: str) -> bool:

@@ -23,6 +23,7 @@ from faasrt.local.http.exposition import collect_metrics, format_metrics
 from faasrt.local.http.live_answer import LineResponse
 from faasrt.local.http.memory import Share
 from faasrt.local.http.openapi import build_document
+from faasrt.local.http.page import ROUTES as PAGE_ROUTES
 from faasrt.local.http.request_body import BadRequestError, decode_body, parse_job, parse_language, read_body
 from faasrt.local.http.responses import Handler, json_response, send_response
 from faasrt.local.http.run_answers import RunAnswers, failure_response, server_timing
@@ -34,8 +35,8 @@ from faasrt.results import Diagnostic, Outcome, ValidationResult
 from faasrt.telemetry.dispatch import EventDispatcher
 
 _CAPABILITIES = ("lossless", "enforces_timeouts", "cancels_on_disconnect", "validates", "streams")
-# They need no token, and reveal nothing but this status.
-_PROBES = ("/livez", "/readyz")
+# The first two reveal nothing but their status, and the page nothing about the server.
+_WITHOUT_TOKEN = frozenset({"/livez", "/readyz", *PAGE_ROUTES})
 _WITH_BODY = ("POST", "PUT")
 
 
@@ -76,6 +77,7 @@ class Service:
             "/openapi.json": {"GET": self._openapi},
             **SessionRoutes(self._queues, self._missing, self._sessions, self._runs).routes,
             **self._others.routes,
+            **PAGE_ROUTES,
         }
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -103,7 +105,7 @@ class Service:
     async def _respond(self, request: web.BaseRequest, share: Share) -> web.StreamResponse:
         path = request.raw_path.partition("?")[0]
         try:
-            self._access.check(request, needs_token=path not in _PROBES)
+            self._access.check(request, needs_token=path not in _WITHOUT_TOKEN)
             return await self._route(request, path)(request, share)
         except ConnectionError:
             raise
@@ -186,6 +188,7 @@ class Service:
         return {
             "status": status,
             "version": f"faasrt {__version__}",
+            "uptime_s": round(self._listener.uptime_s),
             "capabilities": dict.fromkeys(_CAPABILITIES, True) | self._engine_capabilities(),
             "limits": attrs.asdict(self._sandbox),
             "languages": languages,

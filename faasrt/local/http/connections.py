@@ -73,7 +73,14 @@ class Listener(web.Server):
         self.refused = self.refused_while_draining = 0
         self.refusing: set[asyncio.Transport] = set()
         self.draining = False
-        self.memory = Memory(asyncio.get_running_loop().time)
+        self._time = asyncio.get_running_loop().time
+        self._started = self._time()
+        self.memory = Memory(self._time)
+
+    @property
+    def uptime_s(self) -> float:
+        """The time since the server began to listen, in seconds."""
+        return self._time() - self._started
 
     def admit(self, *, encrypted: bool) -> BoundedConnection | Refusal | None:
         """Return the protocol for an accepted connection; None to close it at once."""
