@@ -17,7 +17,9 @@ from faasrt.errors import (
     ConnectError,
     FaasrtError,
     InvalidRequestError,
+    OverloadedError,
     ProtocolError,
+    RejectedError,
     RuntimeClosedError,
     ServiceError,
     SessionLostError,
@@ -34,6 +36,7 @@ from faasrt.protocol.sessions import (
     SessionRun,
     check_answer,
     decode_info,
+    new_id,
     session_path,
 )
 from faasrt.results import ExecutionResult
@@ -133,8 +136,21 @@ class SessionHost:
             ext={},
             input=options.input,
         )
-        result = await self._executor.run(SessionOpening(program=program, idle_timeout_s=options.idle_timeout_s))
+        opening = SessionOpening(program=program, idle_timeout_s=options.idle_timeout_s)
+        try:
+            result = await self._executor.run(opening)
+        except BaseException as error:
+            if opening.endpoint and isinstance(language, Language):
+                self.end_unanswered(error, SessionInfo(opening.session_id, language, sandbox), opening.endpoint)
+            raise
         return self.link(decode_info(result.metadata), result.endpoint)
+
+    def end_unanswered(self, error: BaseException, info: SessionInfo, endpoint: str) -> None:
+        """End a session, if the server may have opened it although this failed with an error. Do not wait for it."""
+        is_refused = isinstance(error, (RejectedError, OverloadedError, SessionLostError))
+        if getattr(error, "sent", "maybe") != "no" and not is_refused:
+            session = self.attach(info, endpoint, owned=True)
+            session._begin_end(session._known_link)
 
     def link(self, info: SessionInfo, endpoint: str) -> _RemoteSession:
         transport = self._executor.transport.pinned(info.language, endpoint)
@@ -301,7 +317,7 @@ class Session:
             OverloadedError: The server has too many sessions.
             FaasrtError: See `run_code`.
 
-        Cancellation: the server ends the new session, or it ends after `idle_timeout_s`.
+        Cancellation: ends the new session.
 
         Example:
             >>> async with manager.session("python") as session:
@@ -314,8 +330,13 @@ class Session:
         """
         fields = {} if idle_timeout_s is None else {"idle_timeout_s": _check_idle_timeout(idle_timeout_s)}
         async with self._using() as link:
-            info = decode_info(await link.request("fork", fields))
             assert self._host is not None
+            info = attrs.evolve(link.info, id=new_id())
+            try:
+                info = decode_info(await link.request("fork", {**fields, "id": info.id}))
+            except BaseException as error:
+                self._host.end_unanswered(error, info, link.endpoint)
+                raise
             return self._host.attach(info, link.endpoint, owned=True)
 
     async def write_files(self, files: Mapping[str, str | bytes]) -> None:
@@ -409,11 +430,14 @@ class Session:
         link = self._link
         if link is None or (self._closing is None and link.executor.calls.released):
             return  # it was never opened, or only resumed, and its runtime was closed
+        await wait_shielded(self._begin_end(link))
+
+    def _begin_end(self, link: _RemoteSession) -> asyncio.Task[None]:
         if self._closing is None:
             link.executor.transport.endpoints.loop.check()
             # A task, so that a cancellation does not leave the session on the server.
             self._closing = asyncio.create_task(self._end(link), name="faasrt-session-end")
-        await wait_shielded(self._closing)
+        return self._closing
 
     async def __aenter__(self) -> Self:
         if self._link is None:

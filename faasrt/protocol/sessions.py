@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,13 +28,24 @@ from faasrt.results import Outcome
 
 IDLE_TIMEOUT_S = 600.0
 """The idle limit of a session whose client names none, in seconds."""
-_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
+_ID, _MIN_NEW = re.compile(r"[A-Za-z0-9_-]{1,200}"), 32
 
 
 def check_id(session_id: object) -> str:
     if not isinstance(session_id, str) or not _ID.fullmatch(session_id):
         raise InvalidRequestError("the id of a session must be a str of letters, digits, - and _")
     return session_id
+
+
+def check_new_id(session_id: object) -> str:
+    """Return an id that a client has chosen. Raise InvalidRequestError if it is too short to be a secret."""
+    if len(check_id(session_id)) < _MIN_NEW:
+        raise InvalidRequestError(f"the id of a session must have at least {_MIN_NEW} characters")
+    return str(session_id)
+
+
+def new_id() -> str:
+    return secrets.token_urlsafe(24)
 
 
 def session_path(session_id: str, action: str = "") -> str:
@@ -103,9 +115,16 @@ class _RunRequest(Request):
 
 @attrs.define(kw_only=True)
 class SessionOpening(Execution):
-    """The opening of a session. `program` has its language, its limits and, as input, its files."""
+    """The opening of a session. `program` has its language, its limits and, as input, its files.
+
+    Attributes:
+        session_id: Chosen by the client, so that it can end the session if the answer is lost.
+        endpoint: The one to which it was sent last; "" before.
+    """
 
     idle_timeout_s: float
+    session_id: str = attrs.field(factory=new_id)
+    endpoint: str = ""
 
     def request(
         self, profile: EndpointProfile, timeout_ms: int, endpoint: str, protocol: ServiceProtocol = cozeloop.PROTOCOL
@@ -119,7 +138,9 @@ class SessionOpening(Execution):
             raise InvalidRequestError(
                 f"{endpoint}{server} has no {missing} {program.language}; faasrt/docs/sessions.md names those that have"
             )
+        self.endpoint = endpoint
         body = {
+            "id": self.session_id,
             "language": str(program.language),
             "sandbox": program.to_wire()["sandbox"],
             "files": files_to_wire(program.input.files),

@@ -12,7 +12,7 @@ from aiohttp import web
 from faasrt.inputs import INPUT_FIELDS
 from faasrt.languages import Language
 from faasrt.results import ErrorInfo, Outcome
-from faasrt.testing.fake_sessions import FakeSession, FakeSessions
+from faasrt.testing.fake_sessions import FakeSession, FakeSessions, check_run
 from faasrt.testing.loopback import LoopbackServer
 from faasrt.testing.replies import Reply
 
@@ -146,6 +146,10 @@ class FakeFaaS(LoopbackServer):
         session = self.sessions.get(session_id)
         if session is None:
             return self._sessions.lost(session_id)
+        try:
+            check_run(session, fields)
+        except (ValueError, TypeError, AttributeError) as error:
+            return web.json_response({"error": "bad request", "details": str(error)}, status=400)
         return await self._run_in_session(request, session_id, session, fields)
 
     def _answer_session(self, method: str, session_id: str, action: str, fields: dict[str, Any]) -> web.Response:

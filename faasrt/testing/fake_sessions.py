@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,9 +8,10 @@ import attrs
 from aiohttp import web
 
 from faasrt.config import SandboxConfig
-from faasrt.inputs import check_patterns, files_from_wire, files_to_wire
+from faasrt.inputs import ProgramInput, check_patterns, files_to_wire
+from faasrt.languages import Language
 from faasrt.protocol.guest.python_files import PathMatcher
-from faasrt.protocol.sessions import IDLE_TIMEOUT_S
+from faasrt.protocol.sessions import IDLE_TIMEOUT_S, check_new_id, new_id
 
 _FEATURES = ("run", "fork", "files")
 
@@ -49,18 +49,16 @@ class FakeSessions:
         self.ended[session_id] = reason
 
     def start(self, fields: Mapping[str, Any]) -> web.Response:
-        sandbox = fields.get("sandbox") or {}
-        limits = {name: sandbox[name] for name in ("memory_limit_mb", "max_output_bytes") if name in sandbox}
-        if "timeout_ms" in sandbox:
-            limits["timeout_limit_s"] = sandbox["timeout_ms"] / 1000
-        return self._add(
-            FakeSession(
-                str(fields.get("language")),
-                SandboxConfig(**limits),
-                fields.get("idle_timeout_s") or IDLE_TIMEOUT_S,
-                files_from_wire(fields.get("files") or {}),
-            )
+        language = Language.parse(fields.get("language"))
+        if not language.has_return_val:
+            raise ValueError(f"this server has no sessions for {language}")
+        session = FakeSession(
+            str(fields["language"]),
+            _limits_of(fields),
+            _idle_timeout_of(fields, IDLE_TIMEOUT_S),
+            _files_of(fields),
         )
+        return self._add(session, fields)
 
     def answer(self, method: str, session_id: str, action: str, fields: Mapping[str, Any]) -> web.Response:
         session = self.open.get(session_id)
@@ -79,11 +77,11 @@ class FakeSessions:
             case "POST", "interrupt":
                 return web.json_response({"interrupted": session.interrupt()})
             case "POST", "fork":
-                idle_timeout_s = fields.get("idle_timeout_s") or session.idle_timeout_s
-                files = dict(session.files)
-                return self._add(FakeSession(session.language, session.limits, idle_timeout_s, files))
+                idle_timeout_s = _idle_timeout_of(fields, session.idle_timeout_s)
+                branch = FakeSession(session.language, session.limits, idle_timeout_s, dict(session.files))
+                return self._add(branch, fields)
             case "PUT", "files":
-                session.files |= files_from_wire(fields.get("files") or {})
+                session.files |= _files_of(fields)
                 return web.json_response({})
             case "GET", "files":
                 return web.json_response({"sizes": {path: len(data) for path, data in session.files.items()}})
@@ -96,10 +94,46 @@ class FakeSessions:
         details = self.ended.get(session_id, "there is no session with this id")
         return web.json_response({"error": "session lost", "details": details}, status=404)
 
-    def _add(self, session: FakeSession) -> web.Response:
-        session_id = secrets.token_urlsafe(24)
+    def _add(self, session: FakeSession, fields: Mapping[str, Any]) -> web.Response:
+        session_id = new_id() if fields.get("id") is None else check_new_id(fields["id"])
+        if session_id in self.open or session_id in self.ended:
+            return web.json_response({"error": "session exists", "details": "the id is not new"}, status=409)
         self.open[session_id] = session
         return web.json_response(_describe(session_id, session), status=201)
+
+
+def check_run(session: FakeSession, fields: Mapping[str, Any]) -> None:
+    """Raise ValueError if `faasrt serve` would not run the program of a request in a session."""
+    if not isinstance(fields.get("code"), str) or not fields["code"].strip():
+        raise ValueError("'code' must be a string, and not empty")
+    for name in ("argv", "files", "collect"):
+        if fields.get(name):
+            raise ValueError(f"'{name}' cannot be used in a session: write and read its files instead")
+    least_mb = session.limits.memory_limit_mb
+    if "memory_limit_mb" in (fields.get("sandbox") or {}) and _limits_of(fields).memory_limit_mb < least_mb:
+        raise ValueError(f"'memory_limit_mb' cannot be lower than that of the session, {least_mb}")
+
+
+def _limits_of(fields: Mapping[str, Any]) -> SandboxConfig:
+    limits = dict(fields.get("sandbox") or {})
+    if "timeout_ms" in limits:
+        limits["timeout_limit_s"] = limits.pop("timeout_ms") / 1000
+    if limits.get("network_enabled"):
+        raise ValueError("'network_enabled' must be false: no sandbox of this server has a network")
+    return SandboxConfig(**limits)
+
+
+def _files_of(fields: Mapping[str, Any]) -> dict[str, bytes]:
+    return dict(ProgramInput.from_wire({"files": fields.get("files")}, None).files)
+
+
+def _idle_timeout_of(fields: Mapping[str, Any], default: float) -> float:
+    value = fields.get("idle_timeout_s")
+    if value is None:
+        return default
+    if isinstance(value, bool) or not value > 0:
+        raise ValueError("'idle_timeout_s' must be a finite number above 0")
+    return float(value)
 
 
 def _describe(session_id: str, session: FakeSession) -> dict[str, Any]:

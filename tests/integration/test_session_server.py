@@ -32,6 +32,8 @@ class Host:
         self.faas, self.url = faas, faas.url
         self.programs: list[EvalSession] = []
         self.fault: Exception | None = None
+        self.gate, self.waiting = asyncio.Event(), 0  # the openings that wait for the gate
+        self.gate.set()
         engine = faas.engine("bash")
         assert engine is not None
         self.engine = engine
@@ -41,6 +43,9 @@ class Host:
     async def _open(self, options: SessionOptions) -> EngineSession:
         if self.fault is not None:
             raise self.fault
+        self.waiting += 1
+        await self.gate.wait()
+        self.waiting -= 1
         self.programs.append(EvalSession(options))
         return self.programs[-1]
 
@@ -150,6 +155,9 @@ async def test_health_names_what_sessions_can_do() -> None:
         ("POST", None, {"language": "bash", "sandbox": {"network_enabled": True}}, "must be false"),
         ("POST", None, {"language": "bash", "files": {"../a": ""}}, "relative path"),
         ("POST", None, {"language": "bash", "idle_timeout_s": 0}, "'idle_timeout_s' must be a finite number above 0"),
+        ("POST", None, {"language": "bash", "id": "a" * 31}, "must have at least 32 characters"),
+        ("POST", None, {"language": "bash", "id": "a" * 40 + "/"}, "must be a str of letters"),
+        ("POST", "fork", {"id": 7}, "must be a str of letters"),
         ("POST", "run", {}, "'code' must be a string"),
         ("POST", "run", {"code": " "}, "'code' must not be empty"),
         ("POST", "run", {"code": "1", "timeout": -1}, "'timeout' must be"),
@@ -168,6 +176,26 @@ async def test_bad_requests(method: str, action: str | None, fields: dict[str, A
         assert (status, answer["error"]) == (400, "bad request")
         assert details in answer["details"]
         assert (await host.metrics())["session_runs"] == 0
+
+
+async def test_a_client_can_choose_the_id() -> None:
+    """It must be new. A session that is closed while it starts ends at once."""
+    async with hosted() as host:
+        first, second, third = "a" * 32, "b" * 200, "c" * 40
+        assert await host.open(id=first) == f"/sessions/{first}"
+        assert (await call(host.url, "POST", f"/sessions/{first}/fork", id=second))[1]["id"] == second
+        refused = (409, {"error": "session exists", "details": "a session has had this id: choose a new one at random"})
+        assert await call(host.url, "POST", "/sessions", language="bash", id=second) == refused
+        await call(host.url, "DELETE", f"/sessions/{second}")
+        assert await call(host.url, "POST", f"/sessions/{first}/fork", id=second) == refused
+        host.gate = asyncio.Event()
+        opening = asyncio.create_task(call(host.url, "POST", "/sessions", language="bash", id=third))
+        await until(lambda: host.waiting == 1)
+        assert await call(host.url, "DELETE", f"/sessions/{third}") == (200, {})
+        host.gate.set()
+        assert await opening == (404, {"error": "session lost", "details": "the session was closed"})
+        await until(lambda: host.programs[-1].closed)
+        assert (await host.metrics())["sessions"] == 1
 
 
 async def test_unknown_sessions_and_other_methods() -> None:

@@ -42,7 +42,7 @@ from faasrt import (
 from faasrt.local import LocalFaaS
 from faasrt.local.engines.session import EngineSession, SessionOptions
 from faasrt.telemetry.events import AttemptStarted, CallFinished, CallStarted, EndpointChanged, Event, ReplicasChanged
-from faasrt.testing import FakeFaaS, FaultProxy, Reply
+from faasrt.testing import FakeFaaS, FaultProxy, Reply, Toxics
 from support.helpers import NO_WAIT, PATIENT, manager_for
 from support.served import until
 from support.sessions import EvalSession
@@ -413,6 +413,32 @@ async def test_a_server_that_is_gone_loses_the_session(server: Server) -> None:
         await proxy.up()
         assert await text_of(session, "print(x)") == "1"
         proxy.down()
+
+
+@pytest.mark.parametrize("how", ["lost", "cancelled"])
+async def test_a_session_whose_opening_is_not_answered_is_ended(server: Server, how: str) -> None:
+    """So is a fork. The client has chosen the id, so that it can name the session."""
+    async with FaultProxy(server.url) as proxy, manager_for(proxy.url) as manager, manager.session("python") as first:
+
+        async def enter() -> None:
+            await manager.session("python").__aenter__()
+
+        async def fork() -> None:
+            await first.fork()
+
+        for opens, opened in ((enter, server.sessions), (fork, server.last.forks)):
+            count = len(opened)
+            # The requests that end the sessions arrive, too.
+            proxy.downstream = Toxics(limit_bytes=0) if how == "lost" else Toxics(timeout=True)
+            opening = asyncio.create_task(opens())
+            if how == "cancelled":
+                await until(lambda: len(opened) > count)  # noqa: B023
+                opening.cancel()
+            with pytest.raises((ConnectionLostError, asyncio.CancelledError)):
+                await opening
+            await until(lambda: len(opened) > count and opened[-1].closed)  # noqa: B023
+            proxy.downstream = Toxics()
+        assert await text_of(first, "print('on')") == "on"
 
 
 async def test_requests_wait_for_a_server_that_is_down(server: Server) -> None:

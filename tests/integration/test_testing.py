@@ -871,6 +871,35 @@ def test_public_names_are_imported_lazily() -> None:
     assert "AttributeError: module 'faasrt.testing' has no attribute 'Nope'" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("action", "fields"),
+    [
+        (None, {"language": "cobol"}),
+        (None, {"language": "go"}),
+        (None, {"language": "python", "sandbox": {"memory_mb": 64}}),
+        (None, {"language": "python", "sandbox": {"network_enabled": True}}),
+        (None, {"language": "python", "sandbox": {"timeout_ms": 0}}),
+        (None, {"language": "python", "files": {"../a": ""}}),
+        (None, {"language": "python", "idle_timeout_s": 0}),
+        (None, {"language": "python", "idle_timeout_s": "60"}),
+        (None, {"language": "python", "id": "short"}),
+        ("fork", {"idle_timeout_s": -1}),
+        ("run", {}),
+        ("run", {"code": " "}),
+        ("run", {"code": "1", "argv": ["a"]}),
+        ("run", {"code": "1", "collect": ["*"]}),
+        ("run", {"code": "1", "sandbox": {"memory_limit_mb": 64}}),
+        ("files", {"patterns": ["/etc"]}),
+    ],
+)
+async def test_a_fake_refuses_what_a_server_refuses_in_sessions(action: str | None, fields: dict[str, Any]) -> None:
+    async with FakeFaaS() as fake:
+        _, opened = await call(fake.url, "POST", "/sessions", language="python")
+        path = "/sessions" if action is None else f"/sessions/{opened['id']}/{action}"
+        status, answer = await call(fake.url, "POST", path, **fields)
+        assert (status, answer["error"], fake.executions) == (400, "bad request", 0)
+
+
 async def test_a_fake_has_sessions() -> None:
     """It keeps their files, and forks and ends them. Programs get scripted replies, and can end their session."""
     async with FakeFaaS() as fake:

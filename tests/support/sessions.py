@@ -29,6 +29,7 @@ class EvalSession(EngineSession):
         gate: Programs can wait for it.
         closed: Whether it was closed.
         jobs: The programs that it was given.
+        forks: The sessions that were forked from it.
         faults: The messages of errors that the next calls of methods raise, by their names.
     """
 
@@ -39,6 +40,7 @@ class EvalSession(EngineSession):
         self.faults: dict[str, str] = {}
         self.gate = asyncio.Event()
         self.jobs: list[EngineJob] = []
+        self.forks: list[EvalSession] = []
         self._names: dict[str, Any] = {"asyncio": asyncio, **(names or {}), "session": self, "gate": self.gate}
         self._running: asyncio.Task[None] | None = None
 
@@ -87,7 +89,8 @@ class EvalSession(EngineSession):
 
     async def fork(self) -> EngineSession:
         self._fail("fork", ForkError)
-        return EvalSession(self.options, self._names)
+        self.forks.append(EvalSession(self.options, self._names))
+        return self.forks[-1]
 
     async def write_files(self, files: Mapping[str, bytes]) -> None:
         self._fail("write_files", SessionFileError)

@@ -91,6 +91,12 @@ class SessionEndedError(SessionError):
     kind = "session lost"
 
 
+class SessionExistsError(SessionError):
+    """A session has had this id."""
+
+    kind = "session exists"
+
+
 class ForkError(SessionError):
     kind = "cannot fork"
 

@@ -24,6 +24,7 @@ from faasrt.local.http.admission import BusyError
 from faasrt.local.http.memory import Share
 from faasrt.protocol.execution_limits import ExecutionLimits
 from faasrt.protocol.program import NOT_STARTED_HEADER
+from faasrt.protocol.sessions import check_new_id
 from faasrt.results import Outcome
 
 _STRING_DECODER = json.JSONDecoder()
@@ -190,6 +191,13 @@ def parse_session_job(fields: dict[str, Any], session: SessionOptions, engine: E
 
 def parse_idle_timeout(fields: dict[str, Any]) -> float | None:
     return None if fields.get("idle_timeout_s") is None else _positive(fields, "idle_timeout_s")
+
+
+def parse_session_id(fields: dict[str, Any]) -> str | None:
+    try:
+        return None if fields.get("id") is None else check_new_id(fields["id"])
+    except InvalidRequestError as error:
+        raise BadRequestError(str(error)) from None
 
 
 def parse_files(fields: dict[str, Any], engine: Engine) -> Mapping[str, bytes]:

@@ -20,6 +20,7 @@ from faasrt.local.http.request_body import (
     parse_language,
     parse_patterns,
     parse_session,
+    parse_session_id,
     parse_session_job,
     read_body,
 )
@@ -57,10 +58,10 @@ class SessionRoutes:
         if not self._sessions.features(queue.engine):
             raise BadRequestError(f"this server has no sessions for {language}")
         options = parse_session(fields, language, queue.engine, self._runs.sandbox)
-        idle_timeout_s = parse_idle_timeout(fields)
+        idle_timeout_s, new_id = parse_idle_timeout(fields), parse_session_id(fields)
         await queue.enter()
         try:
-            session = await self._sessions.open(queue, options, _sandbox_of(options), idle_timeout_s)
+            session = await self._sessions.open(queue, options, _sandbox_of(options), idle_timeout_s, new_id)
         finally:
             queue.leave()
         return json_response(201, _describe(session))
@@ -87,12 +88,13 @@ class SessionRoutes:
         return json_response(200, {"interrupted": self._find(request).interrupt()})
 
     async def _fork(self, request: web.BaseRequest, share: Share) -> web.Response:
-        idle_timeout_s = parse_idle_timeout(decode_body(await read_body(request, share)))
+        fields = decode_body(await read_body(request, share))
+        idle_timeout_s, new_id = parse_idle_timeout(fields), parse_session_id(fields)
         session = self._find(request)
         async with session.turn() as waited_s:
             await session.queue.enter(waited_s=waited_s)
             try:
-                branch = await self._sessions.fork(session, idle_timeout_s)
+                branch = await self._sessions.fork(session, idle_timeout_s, new_id)
             finally:
                 session.queue.leave()
         return json_response(201, _describe(branch))

@@ -2,18 +2,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 
 import attrs
 
 from faasrt.config import SandboxConfig
 from faasrt.local.engines.engine import Engine, EngineJob, EngineResult
-from faasrt.local.engines.session import EngineSession, SessionEndedError, SessionOptions
+from faasrt.local.engines.session import EngineSession, SessionEndedError, SessionExistsError, SessionOptions
 from faasrt.local.errors import CLOSED, EngineError
 from faasrt.local.http.admission import AdmissionQueue, BusyError
-from faasrt.protocol.sessions import IDLE_TIMEOUT_S
+from faasrt.protocol.sessions import IDLE_TIMEOUT_S, new_id
 from faasrt.telemetry.logs import log_exception
 
 MAX_SESSIONS = 100
@@ -49,13 +48,14 @@ class OpenSession:
 
     def __init__(
         self,
+        session_id: str,
         engine_session: EngineSession,
         queue: AdmissionQueue,
         sandbox: SandboxConfig,
         idle_timeout_s: float,
         counts: SessionCounts,
     ) -> None:
-        self.id = secrets.token_urlsafe(24)
+        self.id = session_id
         self.engine_session, self.queue, self.sandbox, self.idle_timeout_s = (
             engine_session,
             queue,
@@ -175,6 +175,7 @@ class Sessions:
         self.max_memory_mb: int | None = None
         self.counts = SessionCounts()
         self._group = group
+        self._starting: set[str] = set()  # their ids
         self._open: dict[str, OpenSession] = {}
         self._ended: dict[str, str] = {}  # the reasons of the last ones, by id
         self._tasks: dict[OpenSession, asyncio.Task[None]] = {}  # they run until the processes have ended
@@ -193,36 +194,36 @@ class Sessions:
         return session
 
     async def open(
-        self, queue: AdmissionQueue, options: SessionOptions, sandbox: SandboxConfig, idle_timeout_s: float | None
+        self,
+        queue: AdmissionQueue,
+        options: SessionOptions,
+        sandbox: SandboxConfig,
+        idle_timeout_s: float | None,
+        session_id: str | None,
     ) -> OpenSession:
         """Open a session. The caller has a slot of the queue. The idle limit is lowered to `max_idle_s`. Raise
-        BusyError if there are too many sessions.
+        BusyError if there are too many sessions, and SessionExistsError if the id is not new.
 
         Cancellation: ends the session.
         """
-        self._reserve(sandbox)
-        try:
-            engine_session = await queue.engine.open_session(options)
-        except BaseException:
-            self._release(sandbox)
-            raise
-        engine_session.options = attrs.evolve(options, files={})  # the contents are not needed any more
-        return self._add(engine_session, queue, sandbox, IDLE_TIMEOUT_S if idle_timeout_s is None else idle_timeout_s)
 
-    async def fork(self, session: OpenSession, idle_timeout_s: float | None) -> OpenSession:
+        async def start() -> EngineSession:
+            engine_session = await queue.engine.open_session(options)
+            engine_session.options = attrs.evolve(options, files={})  # the contents are not needed any more
+            return engine_session
+
+        idle_s = IDLE_TIMEOUT_S if idle_timeout_s is None else idle_timeout_s
+        return await self._start(start, queue, sandbox, idle_s, session_id)
+
+    async def fork(self, session: OpenSession, idle_timeout_s: float | None, session_id: str | None) -> OpenSession:
         """Open a copy of a session, by default with its idle limit. The caller has its turn and a slot of its queue.
 
         Cancellation: ends the copy.
         """
-        self._reserve(session.sandbox)
-        try:
-            engine_session = await session.engine_session.fork()
-        except BaseException:
-            self._release(session.sandbox)
-            raise
-        self.counts.forks += 1
         idle_s = session.idle_timeout_s if idle_timeout_s is None else idle_timeout_s
-        return self._add(engine_session, session.queue, session.sandbox, idle_s)
+        branch = await self._start(session.engine_session.fork, session.queue, session.sandbox, idle_s, session_id)
+        self.counts.forks += 1
+        return branch
 
     async def close(self, session_id: str) -> None:
         """End a session, and wait for its processes. Raise SessionEndedError if unknown."""
@@ -230,6 +231,8 @@ class Sessions:
         if session is not None:
             self._end(session, "closed", CLOSED)
             await asyncio.wait({self._tasks[session]})
+        elif session_id in self._starting:
+            self._remember(session_id, CLOSED)
         elif session_id not in self._ended:
             raise SessionEndedError(_UNKNOWN)
 
@@ -242,6 +245,36 @@ class Sessions:
     async def until_ended(self, engines: Collection[Engine]) -> None:
         while tasks := [task for session, task in self._tasks.items() if session.queue.engine in engines]:
             await asyncio.wait(tasks)
+
+    async def _start(
+        self,
+        start: Callable[[], Awaitable[EngineSession]],
+        queue: AdmissionQueue,
+        sandbox: SandboxConfig,
+        idle_timeout_s: float,
+        session_id: str | None,
+    ) -> OpenSession:
+        session_id = session_id or new_id()
+        if session_id in self._starting or session_id in self._open or session_id in self._ended:
+            raise SessionExistsError("a session has had this id: choose a new one at random")
+        self._reserve(sandbox)
+        self._starting.add(session_id)
+        try:
+            engine_session = await start()
+        except BaseException:
+            self._release(sandbox)
+            raise
+        finally:
+            self._starting.discard(session_id)
+        idle_timeout_s = min(idle_timeout_s, self.max_idle_s)
+        session = OpenSession(session_id, engine_session, queue, sandbox, idle_timeout_s, self.counts)
+        self.counts.opened += 1
+        self._open[session_id] = session
+        self._tasks[session] = self._group.create_task(self._keep(session))
+        if session_id in self._ended:
+            self._end(session, "closed", CLOSED)
+            session.check()
+        return session
 
     def _reserve(self, sandbox: SandboxConfig) -> None:
         if self._count >= self.max_sessions:
@@ -257,15 +290,6 @@ class Sessions:
     def _release(self, sandbox: SandboxConfig) -> None:
         self._count -= 1
         self._memory_mb -= sandbox.memory_limit_mb
-
-    def _add(
-        self, engine_session: EngineSession, queue: AdmissionQueue, sandbox: SandboxConfig, idle_timeout_s: float
-    ) -> OpenSession:
-        session = OpenSession(engine_session, queue, sandbox, min(idle_timeout_s, self.max_idle_s), self.counts)
-        self.counts.opened += 1
-        self._open[session.id] = session
-        self._tasks[session] = self._group.create_task(self._keep(session))
-        return session
 
     async def _keep(self, session: OpenSession) -> None:
         engine_session = session.engine_session
@@ -294,6 +318,9 @@ class Sessions:
         if self._open.pop(session.id, None) is None:
             return
         self.counts.ended[kind] += 1
-        self._ended[session.id] = reason
+        self._remember(session.id, reason)
+
+    def _remember(self, session_id: str, reason: str) -> None:
+        self._ended[session_id] = reason
         if len(self._ended) > MAX_REMEMBERED:
             del self._ended[next(iter(self._ended))]
