@@ -49,7 +49,7 @@ class FakeSessions:
         self.ended[session_id] = reason
 
     def start(self, fields: Mapping[str, Any]) -> web.Response:
-        language = Language.parse(fields.get("language"))
+        language = Language.parse(str(fields.get("language")))
         if not language.has_return_val:
             raise ValueError(f"this server has no sessions for {language}")
         session = FakeSession(

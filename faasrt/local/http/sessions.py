@@ -199,7 +199,7 @@ class Sessions:
         options: SessionOptions,
         sandbox: SandboxConfig,
         idle_timeout_s: float | None,
-        session_id: str | None,
+        session_id: str | None = None,
     ) -> OpenSession:
         """Open a session. The caller has a slot of the queue. The idle limit is lowered to `max_idle_s`. Raise
         BusyError if there are too many sessions, and SessionExistsError if the id is not new.
@@ -226,7 +226,9 @@ class Sessions:
         return branch
 
     async def close(self, session_id: str) -> None:
-        """End a session, and wait for its processes. Raise SessionEndedError if unknown."""
+        """End a session, and wait for its processes. One that is starting ends when it has started. Raise
+        SessionEndedError if unknown.
+        """
         session = self._open.get(session_id)
         if session is not None:
             self._end(session, "closed", CLOSED)
