@@ -1,0 +1,73 @@
+"""The pictures of the guide: each stands in a page, with a text for readers who do not see it, and names real code."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from support.package import PACKAGE
+
+PICTURES = PACKAGE / "docs" / "images"
+SVG = "{http://www.w3.org/2000/svg}"
+DRAWINGS = sorted(PICTURES.glob("*.svg"))
+MAX_BYTES = 150_000
+
+
+def names() -> Iterator[str]:
+    """Yield the names of the classes of the package, and of their methods."""
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                yield node.name
+                for member in node.body:
+                    if isinstance(member, ast.FunctionDef | ast.AsyncFunctionDef):
+                        yield f"{node.name}.{member.name}"
+
+
+def test_pages_show_every_picture() -> None:
+    """Every picture stands in a page of the guide, and its alternative text says what it shows."""
+    pages = [path.read_text("utf-8") for path in PICTURES.parent.rglob("*.md")]
+    shown = [found for page in pages for found in re.findall(r"!\[([^\]]*)\]\(images/([^)]+)\)", page)]
+    assert {name for _, name in shown} == {path.name for path in PICTURES.iterdir()}
+    for alternative, name in shown:
+        assert len(alternative.split()) > 8, name
+
+
+def test_pictures_are_small() -> None:
+    """A page with a picture loads fast."""
+    assert {path.name: path.stat().st_size for path in PICTURES.iterdir() if path.stat().st_size > MAX_BYTES} == {}
+
+
+@pytest.mark.parametrize("path", DRAWINGS, ids=lambda path: path.stem)
+def test_drawings_name_classes_and_methods_that_exist(path: Path) -> None:
+    """The code in a drawing consists of names of classes and methods, and commands."""
+    tree = ElementTree.parse(path)
+    code = {str(node.text) for node in tree.iter() if node.get("class") == "code"}
+    assert code
+    assert {name for name in code if not name.startswith("faasrt ")} <= set(names())
+
+
+@pytest.mark.parametrize("path", DRAWINGS, ids=lambda path: path.stem)
+def test_drawings_have_a_dark_mode_and_stay_inside(path: Path) -> None:
+    """A drawing follows the colours of the system, has a title, and loads nothing."""
+    text = path.read_text("utf-8")
+    tree = ElementTree.fromstring(text)
+    assert tree[0].tag == f"{SVG}title"
+    assert "@media (prefers-color-scheme: dark)" in text
+    assert {node.tag.removeprefix(SVG) for node in tree.iter()} <= {
+        "svg",
+        "title",
+        "style",
+        "rect",
+        "path",
+        "g",
+        "text",
+        "tspan",
+    }
+    assert "url(" not in text
+    assert "@import" not in text
