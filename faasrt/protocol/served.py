@@ -84,8 +84,8 @@ class ServedResult:
 
 
 class RefusedError(Exception):
-    """The request is refused with a status and a body in the form of the service. `reason` replaces the reason phrase,
-    because some clients log nothing else.
+    """The request is refused in the form of the service. `reason` replaces the reason phrase, because some clients log
+    nothing else.
     """
 
     def __init__(self, status: int, body: dict[str, Any], reason: str | None = None) -> None:

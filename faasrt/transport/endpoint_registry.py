@@ -143,10 +143,7 @@ class EndpointRegistry:
         return min((limit for limit in limits if limit is not None), default=MAX_REQUEST_BYTES)
 
     async def starts_slowly(self, language: Language | str) -> bool:
-        """Return whether an endpoint starts an interpreter for each request, so that executions should be few.
-
-        The replicas behind a name are alike in this.
-        """
+        """Return whether an endpoint starts an interpreter for each request, so that executions should be few."""
         self.loop.check()
         with contextlib.suppress(ConnectError):
             await self._replicas.update(self.urls(language))

@@ -152,10 +152,8 @@ class FailedAttempts:
     ) -> float | None:
         """Decide whether to retry, and return the delay in seconds; None to raise the error instead.
 
-        Args:
-            has_alternative: Whether another healthy endpoint has room and has not been tried, so that a short delay is
-                enough.
-            remaining_s: The seconds within which another attempt must start.
+        With `has_alternative`, another healthy endpoint has room and has not been tried, so a short delay is enough.
+        Another attempt must start within `remaining_s`.
         """
         error, settings, outage_s = self.error, self._settings, self.outage_s
         assert error is not None

@@ -101,7 +101,7 @@ class EngineOptions:
         workers: The number of programs that the machine can run at once, if each uses one core.
         memory_limit_mb: The memory limit of the server, which most programs have.
         level: The level of the jail; "" if no level works on this machine.
-        level_reason: Why the level is not higher; "" if it is the highest, or if it was chosen explicitly.
+        level_reason: Why the level is not the highest one, unless it was chosen explicitly.
     """
 
     workers: int

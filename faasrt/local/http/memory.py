@@ -39,7 +39,6 @@ class Share:
     Attributes:
         counted: The part of `size` that counts.
         progress_at: When the client last completed SMALL_BYTES, or began to send or read.
-        evicted: Whether another request got the memory.
     """
 
     def __init__(self, bodies: _Pool, answers: _Pool) -> None:

@@ -97,7 +97,9 @@ class Displays:
 
     def install(self):
         def display(*values, raw=False, **options):
-            """Display values in all formats that they have; with `raw`, dicts of content by MIME type."""
+            """Display values in all formats that they have. If `raw` is true, they are dicts of content by MIME type.
+            Further options of Jupyter's function are ignored.
+            """
             for value in values:
                 self.show(valid_formats(value) if raw else formats_of(value))
 

@@ -75,7 +75,7 @@ class SelectorLoopPatch:
 
 
 def return_val(value):
-    """Return text unchanged, None as "", and other values as str(value). The last call counts."""
+    """Return a value to the caller: text unchanged, None as "", other values as str(value). The last call counts."""
     _host.call(b"ret_val" + as_text(value).encode("utf-8", "surrogatepass"))
 
 

@@ -77,6 +77,7 @@ messages_fd, is_interrupted = MESSAGES_FD, False  # whether an exception has end
 
 
 def return_val(value):
+    """Return a value to the caller: text unchanged, None as "", other values as str(value). The last call counts."""
     send("ret_val", text=as_text(value))
 
 
