@@ -140,7 +140,9 @@ class Workspace:
 
 
 class SandboxTools:
-    """Lists and calls the tools for all clients of a server. Workspaces that were not used for `idle_s` are dropped."""
+    """Lists and calls the tools for all clients of a server, with a manager that has been entered. Workspaces that were
+    not used for `idle_s` are dropped.
+    """
 
     def __init__(self, manager: RuntimeManager, sandbox: SandboxConfig, idle_s: float) -> None:
         self._manager, self._sandbox, self._idle_s = manager, sandbox, idle_s

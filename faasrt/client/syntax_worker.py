@@ -1,4 +1,4 @@
-"""The process that `syntax.py` starts to check the syntax of Python programs, one after another.
+"""Checks the syntax of Python programs, one after another, in a process that `syntax.py` starts.
 
 It writes one byte when it is ready. Then, for each program, it reads a length (4 bytes) and the program in UTF-8, and
 writes a length and JSON: `[]` if the program parses, `[message, line, column]` if it does not, or `null` if memory ran

@@ -26,14 +26,12 @@ class EndpointProfile:
         cold_start: Whether the server starts an interpreter for each request, which takes one or two seconds.
         capacities: The number of programs that the server runs at once, by language. TypeScript uses that of
             JavaScript.
-        input_fields: The fields of `faasrt.inputs` that the server itself handles, by language.
         sessions: What sessions can do, by language: "run", "fork", "files".
         compile_limits_s: The time for compilation by language, which is not part of the time limit of the program.
         kills_at_limit: Whether output in the guest program is lost when the server stops a program at its time limit.
             The guest program then stops the program itself, a little earlier.
         on_cpython_and_node: Whether programs run in CPython and Node.js as on a command line, and other languages are
             sent without an envelope.
-        max_frame_bytes: The size of the largest frame that the server passes on.
         max_cases_bytes: The size of the arguments of all cases in a request; None if the client's own limit applies.
         plain_input: The fields of `faasrt.inputs` that the server itself handles for programs without an envelope.
         answered: Whether the server has sent a health report, or has none.

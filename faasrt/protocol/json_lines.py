@@ -7,8 +7,8 @@ A request with `Accept: application/x-ndjson` asks for them. A server that has t
     {"error": {"status": int, "error": str, "details": str, ...}}    instead of a result: the usual answer of a failure
 
 The head of the answer is sent with the first line, so a failure before the first output has its usual status. Further
-fields of an error replace headers: `retry_after_s`, `not_started` and `program_suspect`. Lines without text are
-ignored, but an answer may have only 10000 of them. Other servers ignore the header, and answer as usual.
+fields of an error replace headers: `retry_after_s`, `not_started` and `program_suspect`. An answer may have only 10000
+lines without text, which are ignored.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Piston: `POST /execute` of engineer-man/piston. Its URL ends in /api/v2.
 
-Source: its API server, at commit 0a844d0. Requests can only lower the limits of the server, and its defaults are low:
-set PISTON_RUN_TIMEOUT and PISTON_RUN_CPU_TIME (3,000 ms) to the longest time limit plus 1,000 ms, and
-PISTON_OUTPUT_MAX_SIZE (1,024 bytes) to at least 65,536. A stream above its limit loses a part, and ends the program.
+Source: its API server, at commit 0a844d0. Requests can only lower the limits of the server, whose defaults are low;
+see `faasrt/docs/services.md`. A stream above its limit loses a part, and ends the program.
 
     run.status XX                                     ServerError: the sandbox failed, sent "maybe"
     TO                                                TIMEOUT

@@ -1,6 +1,5 @@
-"""The interface of the server half of a protocol: how `faasrt serve` answers the clients of another service.
-
-A protocol has both halves in one file. Neither does I/O or has state.
+"""The server half of a protocol: how `faasrt serve` answers the clients of another service. Both halves are in one
+file. Neither does I/O or has state.
 """
 
 from __future__ import annotations

@@ -43,8 +43,7 @@ class LiveReader:
 
         Raises:
             LineTooLongError: A line is too long.
-            ProtocolError: A line is malformed, there are lines after the last one, or there is too much output, or too
-                many lines without text.
+            ProtocolError: A line is malformed, or there are too many, or too much output.
             ConnectionLostError: The last line is missing.
         """
         self.live = True

@@ -50,12 +50,9 @@ class Summary:
         counts: The number of results of each kind, in the order of `KINDS`, without zeros.
         pass_at_k: For each k of 1, 10 and 100: pass@k, and the number of problems with at least k samples, over which
             it is the mean; without those that no problem has.
-        period: The times of the first and the last result, in seconds since 1970.
         per_s: The mean number of results per second; NaN when it is unknown.
         languages: For each language: its name, "" for results that name none, the number of results, the number of
             those that are OK, and the percentiles of their latency.
-        reasons: The most frequent reasons of failures, most frequent first: kind, text and number of tasks.
-        images: The first tasks of the file that displayed images, and those of their images that fit into 4 MiB.
     """
 
     def __init__(self, path: Path) -> None:

@@ -131,8 +131,7 @@ class Engine(abc.ABC):
         name: The name in `/health` and `/metrics`.
         package: The Python package that must be installed for it.
         min_memory_mb: The smallest memory limit with which a sandbox can start.
-        platform: The system and machine that programs see.
-        runtime: The interpreter and its version. It is complete when the engine is ready.
+        runtime: The interpreter and its version, complete when the engine is ready.
         environment: Changes when the packages of the interpreter change; "" if `runtime` names them.
         recovers: Whether an engine that is not ready will soon be: it is starting, or failed after it had been ready.
         activity: The current step of the start, for people to read.

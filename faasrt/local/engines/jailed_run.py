@@ -118,7 +118,6 @@ async def run_program(
     """Run a program in a waiting process, which is then killed. Raise EngineError if the process failed.
 
     Args:
-        instance: The name of the kind of process, for `instance_id`.
         has_folder: Whether to open the folder of the program even if no files are collected.
         watch: Waits until the program has ended, given its folder; None waits for `run.ended`.
         max_files_bytes: The largest size of the collected files together. None means the output limit.

@@ -44,11 +44,9 @@ class WarmPool(Generic[_P]):
 
     Args:
         engine: The pool follows its demand, and marks it as ready or failed.
-        start: Returns a process when it is ready for a program, or raises NotStartedError.
         reuses_processes: Whether a process runs several programs, one after another. If so, the number of processes to
             keep includes the ones that are running a program.
         retry_start_s: The first and the longest pause after failed starts. The pause doubles every time.
-        peak: The number of programs for which processes start at first.
     """
 
     def __init__(

@@ -57,9 +57,7 @@ class Listener(web.Server):
     Attributes:
         max_connections: A lower number does not close connections.
         ordinary: The open connections, with those whose TLS handshake is not complete.
-        spare: The open connections for probes.
         refused_while_draining: The number of programs that were refused because the server is about to stop.
-        refusing: The connections that have got a refusal, and are about to be closed.
         draining: Whether the server refuses new programs, and closes each connection after its answer.
     """
 
@@ -163,7 +161,9 @@ class BoundedConnection(web.RequestHandler):
         self._counted_in.add(self)
 
     def begin_answer(self, share: Share, size: int) -> None:
-        """Limit the time for reading an answer, from when the client has first not read everything that was sent."""
+        """Limit the time for reading an answer, from when the client has first not read everything, unless it runs
+        already.
+        """
         if not self._is_answering and self.transport is not None:
             self._is_answering = True
             share.answer(size, self.transport.abort)

@@ -77,7 +77,7 @@ def collect_metrics(queues: Iterable[AdmissionQueue], listener: Listener, sessio
 
 
 def format_metrics(metrics: Mapping[str, Any]) -> tuple[bytes, str]:
-    """Return metrics in the Prometheus text format, and the content type. Blocks while it imports prometheus_client."""
+    """Return the Prometheus text format and its content type. Call this in a thread: it imports prometheus_client."""
     from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
     registry = CollectorRegistry()

@@ -1,7 +1,7 @@
 """The notice: one line on stderr that says how a program failed, if the program itself printed nothing there.
 
-It is needed because the backend of coze-loop takes an empty stderr for success. The answer repeats the line as
-`notice`, and faasrt's own client removes it from the result.
+The backend of coze-loop takes an empty stderr for success. The answer repeats the line as `notice`, and faasrt's own
+client removes it from the result.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ class JailConfig:
         executable: The program that processes execute, by the path that they see. If it is None, each process is a fork
             of the launcher that calls the `main` of `runner`.
         runner_file: The file that the runner writes before a program begins, in /tmp or /dev/shm, or in a folder there.
+        imports: Modules that the launcher imports. Those that cannot be imported are skipped.
         exercise: Code that uses `imports`, and runs before the first fork.
         needed: Folders that processes must be able to read. If they cannot, the jail is not used.
         open_files: Files of the host that each process has open for reading, after its other descriptors.

@@ -97,7 +97,6 @@ class JailedProcess(ChildProcess):
             limit_s: Infinity ends the limit of a session, whose processes then only wait.
             memory_bytes: The memory that its processes may use beyond that of a process without a program. The launcher
                 also ends the program at this limit.
-            pipes: The program's ends of its stdin, stdout and stderr; None for those with which the process started.
         """
         try:
             # Not the clock of the event loop, because the launcher compares it with its own.

@@ -24,16 +24,12 @@ class Program:
         mates: The running programs in its jail, if it is their root: itself, and branches.
         init, init_pidfd: The first process of its pid namespace, if it has a jail of its own.
         init_memory: The memory that only `init` uses.
-        is_watched: Whether the memory watch adds up its memory.
-        is_idle: Whether it is a session between its runs.
-        has_worked: Whether CPU time was used in its jail between its last two checks, as an idle session.
         is_slow: Whether its jail has the lowest priority, if it is the root.
         waiting_ticks: The CPU time of its processes at the last check, if they only waited for the server.
         is_late: Whether it waited for the server at the end of its time limit.
         oom_kills: The number of processes that the kernel had killed for lack of memory when the program began.
         reason: Why it was killed: "memory" or "time" for a limit; "system" if the system lacked memory, or "unclear" if
             the program may have caused this; "template" if its template has ended.
-        max_threads: The largest number of threads of its first process that a check has seen.
     """
 
     def __init__(self, number: int, place: int, slot: Slot | None = None) -> None:

@@ -101,8 +101,8 @@ class NativeSession(EngineSession):
         Linux 6.12 on). The session can still reach its branches.
 
         Threads do not survive a fork, so it is refused while there are any, or child processes, which would only be
-        those of the session. Random generators that have not been made by the program are renewed. Asyncio tasks of
-        earlier cells do not go on in the branch.
+        those of the session. Random generators that the program has not made are renewed. Asyncio tasks of earlier
+        cells do not go on in the branch.
         """
         folder = await self._open_folder()
         try:

@@ -41,13 +41,12 @@ class Toolchain:
     """How the programs of a language are compiled and run.
 
     Attributes:
-        package: The Debian package that contains it.
+        package: The Debian package that contains `executable`.
         find: Returns the installation, given the path of the executable, or raises EngineError. It may run commands.
         compile: Returns the command that compiles a program, or only checks its syntax, given the names of the source
             files, of which the first is the program itself. It runs in their folder, and writes to the folder `OUT`.
         run: Returns the command that runs a program, without the arguments of the program, given the name of the
             program's file, and the memory limit in MiB. The output of the compiler is in `PROGRAM`.
-        source_suffixes: The suffixes of files that are compiled together with the program.
         other_suffixes: The suffixes of other files that the compiler can read, such as headers.
         keeps_source: Whether the program runs from its source.
         diagnostic: Finds the errors in the compiler's output. The groups are `message`, and perhaps `file`, `line`, and
