@@ -21,9 +21,8 @@ guide and the reference:
 * `faasrt/docs/choosing-a-sandbox.md`: the engines and servers, compared in one table
 * `faasrt/docs/adding-packages.md`: packages that programs import, on each engine, on servers and in containers
 * `faasrt/docs/limits.md`: limits of time, memory, output and concurrency, and how to stop a program
-* `faasrt/docs/programs.md`: input, files and live output of a program
+* `faasrt/docs/programs.md`: values, functions, input, files and live output of a program
 * `faasrt/docs/judging.md`: programs and functions judged by tests
-* `faasrt/docs/cookbook.md`: short recipes
 * `faasrt/docs/web-applications.md`: FastAPI and aiohttp
 * `faasrt/docs/sessions.md`: programs that keep their state, with pictures, files and branches
 * `faasrt/docs/agents.md`: an MCP server, and tools for frameworks of agents
@@ -45,6 +44,7 @@ guide and the reference:
 * `faasrt/docs/replicas.md`: several servers, circuit breakers, and one name for all replicas
 * `faasrt/docs/differences.md`: what programs can do, compared with plain CPython and Deno
 * `faasrt/docs/sandboxes.md`: how the sandbox works, and how safe it is
+* `faasrt/docs/testing.md`: tests of your own code, without a sandbox
 * `faasrt/docs/troubleshooting.md`: each error and common situation, and the remedy
 * `faasrt/docs/glossary.md`: the terms that the documentation and the source code use
 * `faasrt.examples`: complete programs: web backends, a batch, a benchmark, a notebook

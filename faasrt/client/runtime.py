@@ -312,7 +312,7 @@ class Runtime:
         arguments (over 1 MiB in total) or results (over 64 KiB), and long run times, need more.
 
         A case that took longer than its limit is always a TIMEOUT. Some servers, such as the embedded FaaS, stop it
-        late, and its output is then lost: see "Time limits of cases" in `faasrt/docs/judging.md`.
+        late, and its output is then lost: see "Time limits of cases" in `faasrt/docs/programs.md`.
 
         Args:
             code: The program; not empty.
