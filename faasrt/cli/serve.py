@@ -103,7 +103,8 @@ _FILE = click.Path(dir_okay=False)
 @click.pass_context
 def serve_command(context: click.Context, /, **_: Any) -> int:
     """Serve the embedded FaaS over HTTP. Without --language, it serves every language whose toolchain is installed.
-    The clients of SandboxFusion and Piston can use it too, under /sandboxfusion and /piston/api/v2.
+    The clients of SandboxFusion and Piston can use it too, under /sandboxfusion and /piston/api/v2. A browser shows its
+    status at /, and runs programs there.
 
     Ctrl-C or SIGTERM stops it, after the programs in flight have finished; a second one stops it at once. SIGHUP makes
     it read --config, --token-file and the certificates again; without these files, it stops the server as SIGTERM does.

@@ -167,7 +167,8 @@ function editKey(event) {
 
 // ---- run
 
-async function run() {
+async function run(event) {
+  event.preventDefault();
   if (running) return;
   const { signal } = (running = new AbortController());
   const started = performance.now();
@@ -293,10 +294,7 @@ function makeDisplay({ data, omitted }) {
   return [image, ...parts];
 }
 
-page.play.addEventListener("submit", (event) => {
-  event.preventDefault();
-  run();
-});
+page.play.addEventListener("submit", run);
 page.play.addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
   event.preventDefault();
