@@ -49,7 +49,7 @@ PROGRAMS = [
     (PYTHON, "x = bytearray(10**9); x[::4096] = b'x' * len(x[::4096])"),
     (JAVASCRIPT, "throw new Error('no')"),
 ]
-COLUMNS, WIDTH, ROW_HEIGHT, GAP = 24, 1200, 25, 6  # sizes in pixels
+COLUMNS, WIDTH, ROW_HEIGHT, GAP = 24, 960, 25, 6  # sizes in pixels
 CANVAS, PANEL, BORDER, TEXT, FAINT = "#f4f5f5", "#ffffff", "#dcdfe3", "#24292e", "#6a737c"
 SERIES = ["#4e9a51", "#d9a514", "#3585c6", "#e07b29", "#d0443e", "#7d5fb2", "#b84a95", "#8a8f98"]
 COLOURS = {"green": SERIES[0], "orange": SERIES[3], "red": SERIES[4]}
@@ -199,7 +199,12 @@ def draw_stat(axes: Any, panel: dict[str, Any], found: Sequence[Series]) -> None
         colour = COLOURS[[step["color"] for step in steps if step["value"] is None or series.last >= step["value"]][-1]]
         text = text_of(series.last, defaults["unit"])
         text = text if len(found) == 1 else f"{series.name} {text}"
-        style: dict[str, Any] = {"color": colour, "fontsize": 13, "weight": "bold", "ha": "center"}
+        style: dict[str, Any] = {
+            "color": colour,
+            "fontsize": 13 if len(found) == 1 else 8,
+            "weight": "bold",
+            "ha": "center",
+        }
         axes.text((number + 0.5) * width, 0.55, text, transform=axes.transAxes, **style)
         course = axes.inset_axes([number * width, 0, width, 0.42])
         course.axis("off")
@@ -232,8 +237,9 @@ def draw_series(axes: Any, panel: dict[str, Any], found: Sequence[Series]) -> No
     axes.grid(color=BORDER, linewidth=0.6)
     axes.spines[:].set_visible(False)
     if found:
-        place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (-0.13, -0.08), "ncols": 3}
-        axes.legend(**place, frameon=False, fontsize=7.5, labelcolor=TEXT, handlelength=1, columnspacing=1)
+        columns = 3 if max(len(series.name) for series in found) < 16 else 2
+        place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (-0.24, -0.08), "ncols": columns}
+        axes.legend(**place, frameon=False, fontsize=7.5, labelcolor=TEXT, handlelength=0.8, columnspacing=0.8)
     else:
         axes.text(0.5, 0.5, "No data", color=FAINT, fontsize=10, ha="center", transform=axes.transAxes)
 
@@ -262,7 +268,7 @@ def draw(dashboard: dict[str, Any], found: dict[int, list[Series]], path: Path) 
         if panel["type"] == "stat":
             draw_stat(figure.add_axes(share(x, y + 22, width, tall - 22)), panel, found[panel["id"]])
         else:
-            axes = figure.add_axes(share(x + 54, y + 28, width - 68, tall - 76))
+            axes = figure.add_axes(share(x + 54, y + 28, width - 68, tall - 88))
             draw_series(axes, panel, found[panel["id"]])
     figure.savefig(path, pil_kwargs={"quality": 85})
 
