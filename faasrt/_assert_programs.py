@@ -26,7 +26,7 @@ class AssertProgram:
 
     @classmethod
     def parse(cls, program: object) -> AssertProgram:
-        """Raise InvalidRequestError if the program is no str, too long, not Python, or has no `assert`."""
+        """Parse a program. Raise InvalidRequestError if it is no str, too long, not Python, or has no `assert`."""
         if not isinstance(program, str):
             raise InvalidRequestError(f"program must be a str, got {type(program).__name__}")
         tree = _parse(program)

@@ -28,7 +28,7 @@ _TAG = re.compile(rf'\{{[ \t\n\r]*"{TUPLE}"[ \t\n\r]*:[ \t\n\r]*')
 
 
 def decode(text: str) -> Any:
-    """Raise ValueError if the text is not JSON, and RecursionError if it is nested too deeply."""
+    """Decode a text. Raise ValueError if it is not JSON, and RecursionError if it is nested too deeply."""
     return _strict_json.loads(text, object_pairs_hook=_decode_object)
 
 

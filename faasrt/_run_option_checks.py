@@ -1,4 +1,4 @@
-"""Checks of the options of a run. The annotations are types, for the reason in `faasrt._checks`."""
+"""Checks of the options of a run. The annotations are types, for the reason in `faasrt._setting_checks`."""
 
 import math
 from collections.abc import Iterable, Mapping, Set

@@ -29,7 +29,7 @@ class SharedManager:
         self._url = manager if isinstance(manager, str) else None
 
     def run(self, call: Call[T]) -> T:
-        """Raise ConfigurationError if the manager is an asynchronous one."""
+        """Return the result of a call. Raise ConfigurationError if the manager is an asynchronous one."""
         if isinstance(self._own, RuntimeManager):
             raise ConfigurationError(
                 "a synchronous function needs a manager of faasrt.sync or a URL, got an asynchronous manager"

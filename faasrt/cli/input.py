@@ -25,7 +25,7 @@ def open_input(source: str) -> BinaryIO:
 
 
 def parse_line(data: bytes | None) -> Any:
-    """None stands for a line that is too long. Raise ValueError if it is not JSON."""
+    """Decode a line; None stands for one that is too long. Raise ValueError if it is not JSON."""
     if data is None:
         raise ValueError(f"it is longer than {MAX_LINE_BYTES} bytes")
     try:

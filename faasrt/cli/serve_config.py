@@ -1,12 +1,7 @@
 """The configuration of `serve`: flags, then FAASRT_TOKEN, then the file that --config names, then defaults.
 
-The server reads it at its start and at each SIGHUP. A file has the names of the flags as keys:
-
-    workers = 8
-    timeout-s = 10
-    language = ["python", "javascript"]
-    engine = ["python=native"]
-    token-file = "/run/secrets/token"
+The server reads it at its start and at each SIGHUP. The keys of the file are the names of the flags, such as
+`timeout-s = 10`.
 """
 
 from __future__ import annotations

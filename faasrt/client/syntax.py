@@ -137,7 +137,9 @@ def _failure(message: str) -> ServerError:
 
 
 async def _exchange(process: Process, source: bytes) -> list[Any] | None:
-    """Raise _ProcessDiedError if the process ended without an answer, and DeadlineExceededError if it took too long."""
+    """Return the answer. Raise _ProcessDiedError if the process ended before, and DeadlineExceededError if it is
+    late.
+    """
     assert process.stdin is not None
     assert process.stdout is not None
     try:

@@ -57,8 +57,8 @@ def stdin_text(program: Program) -> str:
 
 
 def read_end(end: ProcessEnd, program: Program, nonce: str | None, metadata: Mapping[str, Any]) -> ParsedAnswer:
-    """Raise ProtocolError if the answer does not say how the process ended, and ServerError if the toolchain of the
-    language is missing.
+    """Read how a process ended. Raise ProtocolError if the answer does not say so, and ServerError if the toolchain of
+    the language is missing.
     """
     is_known = end.exit_code is not None or end.signal or end.outcome is not None
     if not is_known or (end.compiling and end.exit_code == 0):

@@ -339,7 +339,7 @@ class SandboxFusionServer(ServedProtocol):
         return status, {"detail": message}
 
     def read_notebook(self, fields: Mapping[str, Any], server: ServerProfile) -> Notebook:
-        """Raise RefusedError if this server cannot do exactly what the request asks for.
+        """Read the body of a request. Raise RefusedError if this server cannot do exactly what it asks for.
 
         The service ignores `cell_timeout`. Here it is the time limit of each cell.
         """

@@ -102,7 +102,7 @@ class ServedProtocol(abc.ABC):
 
     @abc.abstractmethod
     def read_run(self, fields: Mapping[str, Any], server: ServerProfile) -> ServedRun:
-        """Raise RefusedError if this server cannot do exactly what the request asks for."""
+        """Read the body of a request. Raise RefusedError if this server cannot do exactly what it asks for."""
 
     @abc.abstractmethod
     def encode_result(self, result: ServedResult, run: ServedRun, server: ServerProfile) -> dict[str, Any]:

@@ -99,8 +99,8 @@ class Run(Protocol):
         """End the program because it exceeded a limit."""
 
     def result(self) -> EngineResult:
-        """Raise NotStartedError if the program had not begun, and EngineError if the process was killed from
-        outside.
+        """Return the result. Raise NotStartedError if the program had not begun, and EngineError if the process was
+        killed from outside.
         """
 
 

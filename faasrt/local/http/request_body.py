@@ -98,8 +98,8 @@ def _check_size(size: int) -> None:
 
 
 def decode_body(body: bytes) -> dict[str, Any]:
-    """Raise BadRequestError unless the body is a JSON object of RFC 8259 without duplicate names, not nested deeply,
-    and large only because of strings.
+    """Decode a body. Raise BadRequestError unless it is a JSON object of RFC 8259 without duplicate names, not nested
+    deeply, and large only because of strings.
     """
     try:
         text = body.decode("utf-8")

@@ -197,8 +197,8 @@ class DenoRun:
         self._child.kill()
 
     def result(self) -> EngineResult:
-        """Raise NotStartedError if the program had not begun, and EngineError if the process was killed from
-        outside.
+        """Return the result. Raise NotStartedError if the program had not begun, and EngineError if the process was
+        killed from outside.
         """
         self._pass_on(STDOUT, self._stdout.finish())
         if self._child.out_of_time and not self._stdout.complete:

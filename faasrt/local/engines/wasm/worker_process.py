@@ -114,7 +114,7 @@ class Channel:
         return EngineError(message) if self._began else NotStartedError(message)
 
     async def next_answer(self) -> dict[str, Any]:
-        """If the worker ended, raise NotStartedError before its program began, else EngineError."""
+        """Wait for an answer. If the worker ended, raise NotStartedError before its program began, else EngineError."""
         message = await self._answers.get()
         if message is None:
             self._answers.put_nowait(None)
