@@ -16,9 +16,10 @@ import logging
 import re
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import aiohttp
 from aiohttp import web
 
 from e2e.browser_report import SCHEMES, Page, browser
@@ -241,12 +242,46 @@ async def check_hidden(page: Page, url: str) -> None:
             await asyncio.sleep(0.02)
 
 
+@contextlib.asynccontextmanager
+async def site(answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
+    """Serve pages of another origin."""
+    runner = web.ServerRunner(web.Server(answer))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@contextlib.asynccontextmanager
+async def proxy(url: str, path: str) -> AsyncIterator[str]:
+    """Serve a server below a path of another origin, as nginx does with `proxy_pass` and `proxy_set_header Host`."""
+    async with aiohttp.ClientSession(auto_decompress=False) as session:
+
+        async def answer(request: web.BaseRequest) -> web.StreamResponse:
+            target, body = url + request.raw_path.removeprefix(path), await request.read()
+            headers = {name: value for name, value in request.headers.items() if name != "Accept-Encoding"}
+            async with session.request(request.method, target, headers=headers, data=body) as upstream:
+                kept = {name: value for name, value in upstream.headers.items() if name != "Transfer-Encoding"}
+                response = web.StreamResponse(status=upstream.status, headers=kept)
+                await response.prepare(request)
+                async for chunk in upstream.content.iter_any():
+                    await response.write(chunk)
+                return response
+
+        async with site(answer) as base:
+            yield base + path
+
+
 async def check_token(page: Page, folder: Path) -> None:
-    """The page asks for the token, says that a wrong one is wrong, and keeps the right one for this tab only."""
-    async with LocalFaaS(["javascript"], workers=1, token=TOKEN) as faas:
+    """The page asks for the token, says that a wrong one is wrong, and keeps the right one for this tab only. All this
+    also works behind a proxy.
+    """
+    async with LocalFaaS(["javascript"], workers=1, token=TOKEN) as faas, proxy(faas.url, "/tools/faasrt") as behind:
         await faas.wait_ready("javascript")
-        for width in WIDTHS:
-            await page.open(faas.url, width, "light")
+        for url, width in zip((faas.url, f"{behind}/"), WIDTHS, strict=True):
+            await page.open(url, width, "light")
             await until(page, "!document.getElementById('login').hidden")
             assert await page.value("document.activeElement.id") == "token"
             assert not await text(page, "refused")
@@ -273,28 +308,16 @@ async def check_token(page: Page, folder: Path) -> None:
     page.problems.clear()
 
 
-@contextlib.asynccontextmanager
-async def other_site(html: str) -> AsyncIterator[str]:
-    """Serve a page of another origin."""
-
-    async def answer(request: web.BaseRequest) -> web.Response:
-        return web.Response(text=html, content_type="text/html")
-
-    runner = web.ServerRunner(web.Server(answer))
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}/"
-    finally:
-        await runner.cleanup()
-
-
 async def check_attacks(page: Page, url: str, requests: list[str]) -> None:
     """A page of another origin can neither run a program nor read an answer nor embed this page: all is refused."""
     for host in ("127.0.0.1", "localhost"):
         requests.clear()
-        async with other_site(ATTACK.replace("URL", url.replace("127.0.0.1", host))) as attacker:
+        html = ATTACK.replace("URL", url.replace("127.0.0.1", host))
+
+        async def attack(request: web.BaseRequest, html: str = html) -> web.Response:
+            return web.Response(text=html, content_type="text/html")
+
+        async with site(attack) as attacker:
             await page.open(attacker, 1280, "light")
             await until(page, "window.ended")
             ended = await page.value("window.ended")
