@@ -331,6 +331,7 @@ async def check_attacks(page: Page, url: str, requests: list[str]) -> None:
 
 
 async def main(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     sandbox = SandboxConfig(timeout_limit_s=60, max_output_bytes=2**28)
     languages = ["python", "javascript"]
     requests: list[str] = []

@@ -8,6 +8,7 @@ import pytest
 
 from faasrt import __version__
 from faasrt.local import LocalFaaS
+from support.helpers import Clock
 from support.served import connected, exchange, request
 
 FILES = {"/": "text/html", "/page.css": "text/css", "/page.js": "text/javascript"}
@@ -87,3 +88,13 @@ async def test_the_page_has_nothing_inline() -> None:
         assert tag != "style"
         assert tag != "script" or not text.strip()
         assert not [name for name in attributes if name == "style" or name.startswith("on")]
+
+
+async def test_health_has_the_uptime(clock: Clock) -> None:
+    """It counts from the start of the server, and changed options do not reset it."""
+    async with LocalFaaS(["bash"], workers=1) as faas:
+        clock.stop()
+        before = faas.health()["uptime_s"]
+        clock.advance(100)
+        await faas.reconfigure(LocalFaaS(["bash"], workers=2))
+        assert faas.health()["uptime_s"] == before + 100
