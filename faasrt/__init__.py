@@ -14,40 +14,8 @@ The examples of this package run in `python -m asyncio`, after `import faasrt` a
 COZE_LOOP_FAAS_URL set to the URL of a FaaS (`faasrt serve` starts one). In the examples, `manager` is an open
 `RuntimeManager.from_env()`, and `runtime` is its Python runtime.
 
-The guide is in the folder `docs` of this package, as Markdown. The site, which the README says how to build, has the
-guide and the reference:
-
-* `faasrt/docs/tutorial.md`: from nothing to a graded batch, in ten minutes
-* `faasrt/docs/choosing-a-sandbox.md`: the engines and servers, compared in one table
-* `faasrt/docs/adding-packages.md`: packages that programs import, on each engine, on servers and in containers
-* `faasrt/docs/limits.md`: limits of time, memory, output and concurrency, and how to stop a program
-* `faasrt/docs/programs.md`: values, functions, input, files and live output of a program
-* `faasrt/docs/judging.md`: programs and functions judged by tests
-* `faasrt/docs/web-applications.md`: FastAPI and aiohttp
-* `faasrt/docs/sessions.md`: programs that keep their state, with pictures, files and branches
-* `faasrt/docs/agents.md`: an MCP server, and tools for frameworks of agents
-* `faasrt/docs/rewards.md`: rewards for TRL, verl and Inspect AI, and cheats that they do not reward
-* `faasrt/docs/batches.md`: many programs, in Python or in files; what `--resume` runs, and pass@k
-* `faasrt/docs/caching.md`: results that are reused
-* `faasrt/docs/other-languages.md`: C, C++, Go, Rust, Java and Bash
-* `faasrt/docs/services.md`: coze-loop, SandboxFusion and Piston servers, and further languages
-* `faasrt/docs/service-clients.md`: `faasrt serve` behind the clients of SandboxFusion, Piston and coze-loop
-* `faasrt/docs/server.md`: the server of the embedded FaaS: HTTP API, stopping, changing options
-* `faasrt/docs/many-processes.md`: one server for the workers of uvicorn and other processes
-* `faasrt/docs/running-a-fleet.md`: many servers: Kubernetes, sizing, autoscaling, alerts
-* `faasrt/docs/logging-and-metrics.md`: logs, metrics, traces
-* `faasrt/docs/command-line.md`: the commands of `faasrt`, and their exit codes
-* `faasrt/docs/configuration.md`: settings, and the environment variables
-* `faasrt/docs/error-handling.md`: which failures are results, which are exceptions, and what to do with each
-* `faasrt/docs/retries.md`: what is retried, and when a call ends
-* `faasrt/docs/concurrency.md`: queues and limits, and which settings to change
-* `faasrt/docs/replicas.md`: several servers, circuit breakers, and one name for all replicas
-* `faasrt/docs/differences.md`: what programs can do, compared with plain CPython and Deno
-* `faasrt/docs/sandboxes.md`: how the sandbox works, and how safe it is
-* `faasrt/docs/testing.md`: tests of your own code, without a sandbox
-* `faasrt/docs/troubleshooting.md`: each error and common situation, and the remedy
-* `faasrt/docs/glossary.md`: the terms that the documentation and the source code use
-* `faasrt.examples`: complete programs: web backends, a batch, a benchmark, a notebook
+The guide is Markdown in the folder `docs` of this package; it starts with `faasrt/docs/README.md`, which lists its
+pages. `faasrt.examples` has complete programs: web backends, a batch, a benchmark, a notebook.
 
 The reference:
 

@@ -130,7 +130,7 @@ def _session(method: Callable[Concatenate[Any, P], _AsyncSession]) -> Callable[C
 class StreamedRun:
     r"""The output of a program while it runs: a context manager that starts the program, and an iterator.
 
-    Leaving the block ends a program that still runs. See `faasrt.client.streaming.StreamedRun`.
+    Leaving the block ends a program that still runs. See `faasrt.StreamedRun`.
 
     Example:
         >>> from faasrt import sync
@@ -170,7 +170,7 @@ class StreamedRun:
 
     @property
     def result(self) -> ExecutionResult:
-        """The result, after the iteration has ended; see `faasrt.client.streaming.StreamedRun.result`."""
+        """The result, after the iteration has ended; see `faasrt.StreamedRun.result`."""
         return self._run.result
 
 

@@ -10,6 +10,8 @@ from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.program import Program
 from faasrt.protocol.response import Answer, ParsedAnswer, raise_for_status
 
+__all__ = ["ServiceProtocol"]
+
 
 class ServiceProtocol(abc.ABC):
     """How requests of one kind of service are encoded, and its answers are decoded. It does no I/O and has no state.
@@ -24,7 +26,7 @@ class ServiceProtocol(abc.ABC):
         health_path: The path of `GET` requests for the health, after the base URL.
         validates: Whether the service has `POST /validate_code`.
         profile: The properties of a service; of one that does not report any, if `has_profile`. With `lossless`,
-            programs are sent without an envelope. Otherwise `decode` must find frames; see `faasrt.protocol.processes`.
+            programs are sent without an envelope. Otherwise `decode` must find frames; see `protocol/processes.py`.
         has_profile: Whether the answer to `health_path` tells the properties of a service.
     """
 

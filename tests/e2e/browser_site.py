@@ -1,54 +1,127 @@
-"""Check the documentation in a real browser. Run by hand and by `.ci/run`, not by pytest, because it needs Chromium.
+"""Check the site in a real browser. Run by hand and by `.ci/run`, not by pytest, because it needs Chromium.
 
     python .ci/docs site
     (cd tests && python -m e2e.browser_site ../site [FOLDER])
 
-It opens each page at the widths of a desktop and of a phone, and checks that nothing overflows the page, that the
-browser reports no problem, that nothing is loaded from another site, and that the search finds a method. With FOLDER,
-it writes screenshots to this folder, to be inspected.
+It opens each page at the width of a desktop in light mode, and at that of a phone in dark mode, and checks that nothing
+is wider than the page, that the browser reports no problem, and that nothing is loaded from another server. It searches
+for sections and methods, copies a program, and switches to dark. With FOLDER, it uses both modes at both widths, and
+writes screenshots to this folder, to be inspected.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
+import http.server
+import itertools
 import sys
 import tempfile
+import threading
 from pathlib import Path
+from typing import Any
 
-from e2e.browser_report import WIDTHS, Page, browser
+from e2e.browser_report import SCHEMES, Page, browser
 
-SCROLLS = "[...document.querySelectorAll('main pre, main table')].map((one) => getComputedStyle(one).overflowX)"
+WIDTHS = (1280, 390)
+# What is wider than the page, and is not in an element that scrolls.
+WIDE = """[...document.querySelectorAll("article *, header *")].filter((element) => {
+    if (element.getBoundingClientRect().right <= document.documentElement.clientWidth + 1) return false;
+    for (let around = element; around && around !== document.body; around = around.parentElement)
+        if (getComputedStyle(around).overflowX !== "visible") return false;
+    return true;
+}).map((element) => element.outerHTML.slice(0, 200))"""
+BRIGHTNESS = "Math.max(...getComputedStyle(document.body).backgroundColor.match(/[\\d.]+/g).slice(0, 3))"
+RESULTS = """[...[...document.querySelectorAll("div")].find((element) => element.shadowRoot).shadowRoot
+    .querySelectorAll("a")].map((link) => new URL(link.href)).map((url) => url.pathname.slice(1) + url.hash)"""
+SEARCHES = {
+    "add a package": "adding-packages.html#",
+    "memory limit": "limits.html#limit-memory",
+    "run_cases": "reference/faasrt.Runtime.html#faasrt.Runtime.run_cases",
+    "ServiceError": "reference/faasrt.errors.html#faasrt.ServiceError",
+}
 
 
-async def check_page(page: Page, path: Path, folder: Path | None) -> None:
-    for width in WIDTHS:
-        await page.open(path, width, "light")
-        wide = await page.value("document.documentElement.scrollWidth")
-        assert wide <= width, f"{path} is {wide} px wide on a screen of {width} px"
-        assert "visible" not in await page.value(SCROLLS), f"{path}: code or a table does not scroll"
-        if folder is not None:
-            await page.screenshot(folder / f"{path.stem}-{width}.png")
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves the files of a folder without a log."""
+
+    def log_message(self, *args: Any) -> None:
+        """Log nothing."""
 
 
-async def search(page: Page, path: Path) -> None:
-    await page.open(path, 1280, "light")
-    await page.value("document.querySelector('nav input[type=search]').focus()")
-    await page.call("Input.insertText", text="run_cases")
+async def until(page: Page, expression: str) -> Any:
+    """Return the value of an expression when it is true."""
     async with asyncio.timeout(30):
-        while "Runtime.run_cases" not in await page.value("document.querySelector('main').innerText"):
+        while not (value := await page.value(expression)):
             await asyncio.sleep(0.05)
+    return value
+
+
+async def check_page(page: Page, url: str, name: Path, folder: Path | None) -> None:
+    combinations = [(1280, "light"), (390, "dark")] if folder is None else itertools.product(WIDTHS, SCHEMES)
+    await page.open(url, 1280, "light")
+    for width, scheme in combinations:
+        if (width, scheme) != (1280, "light"):
+            await page.resize(width, scheme)
+        assert await page.value(WIDE) == [], f"{name} at {width} px"
+        wide = await page.value("document.documentElement.scrollWidth")
+        assert wide <= width, f"{name} is {wide} px wide on a screen of {width} px"
+        await until(page, f"({BRIGHTNESS} < 64) === {str(scheme == 'dark').lower()}")
+        if folder is not None:
+            await page.screenshot(folder / f"{name.stem}-{width}-{scheme}.png")
+
+
+async def check_search(page: Page, url: str) -> None:
+    """The first result of a search is the section, or the method."""
+    for query, expected in SEARCHES.items():
+        await page.open(url, WIDTHS[0], "light")
+        await until(page, "!!document.querySelector('.md-search__button')")
+        await page.value("document.querySelector('.md-search__button').click()")
+        await until(page, "[...document.querySelectorAll('div')].some((element) => element.shadowRoot?.activeElement)")
+        await page.call("Input.insertText", text=query)
+        results = await until(page, RESULTS)
+        assert results[0].startswith(expected), (query, results)
+
+
+async def check_buttons(page: Page, url: str) -> None:
+    """A program can be copied, and the switch changes from the scheme of the system to light, and to dark."""
+    await page.open(url, WIDTHS[0], "light")
+    await page.call("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
+    await page.call("Page.bringToFront")
+    button = "document.querySelector('#__code_1 .md-code__button[data-md-type=copy]')"
+    await until(page, f"!!{button}")
+    await page.value(f"{button}.scrollIntoView({{block: 'center'}})")
+    box = await page.value(f"{button}.getBoundingClientRect().toJSON()")
+    where = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+    for kind in ("mousePressed", "mouseReleased"):
+        await page.call("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **where)
+    read = {"expression": "navigator.clipboard.readText()", "awaitPromise": True, "returnByValue": True}
+    async with asyncio.timeout(30):
+        while not (await page.call("Runtime.evaluate", **read))["result"]["value"].startswith("import asyncio\n"):
+            await asyncio.sleep(0.05)
+    for scheme in ("default", "slate"):
+        await page.value("document.querySelector('[data-md-component=palette] label:not([hidden])').click()")
+        await until(page, f"document.body.dataset.mdColorScheme === '{scheme}'")
+    assert await page.value(BRIGHTNESS) < 64
 
 
 async def main(site: Path, folder: Path | None) -> None:
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(site)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    base = f"http://127.0.0.1:{server.server_port}"
+    pages = sorted(path.relative_to(site) for path in site.rglob("*.html"))
+    assert pages
     with tempfile.TemporaryDirectory() as profile:
         async with browser(profile) as page:
-            pages = sorted(set(site.rglob("*.html")) - {site / "index.html"})
-            assert pages
-            for path in pages:
-                await check_page(page, path, folder)
+            for name in pages:
+                await check_page(page, f"{base}/{name.as_posix()}", name, folder)
+            await check_search(page, f"{base}/index.html")
+            await check_buttons(page, f"{base}/index.html")
             assert page.problems == []
-            await search(page, site / "faasrt/errors.html")  # it logs its index to the console
-            assert {url for url in page.loaded if not url.startswith((site.as_uri(), "data:"))} == set()
+            assert {url for url in page.loaded if not url.startswith((base, "data:", "blob:"))} == set()
+    server.shutdown()
     print(f"all {len(pages)} pages passed")
 
 

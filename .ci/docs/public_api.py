@@ -1,0 +1,53 @@
+"""Completes what Griffe reads in the sources: constructors of attrs, and methods that forward to others."""
+
+from __future__ import annotations
+
+import importlib
+import re
+
+import griffe
+
+
+class PublicAPI(griffe.Extension):
+    """Adds members that classes have at run time only."""
+
+    def on_object(self, *, obj: griffe.Object, **options: object) -> None:
+        """Use the plural, which Griffe takes for a section whose text may contain programs and their output."""
+        if obj.docstring:
+            obj.docstring.value = re.sub(r"^Example:$", "Examples:", obj.docstring.value, flags=re.MULTILINE)
+
+    def on_package(self, *, pkg: griffe.Module, **options: object) -> None:
+        """Complete the classes that modules export."""
+        for module in [pkg, *modules_below(pkg)]:
+            for name in module.exports or ():
+                member = module.members[str(name)]
+                if member.is_class:
+                    complete(member.final_target if member.is_alias else member)
+
+
+def modules_below(module: griffe.Module) -> list[griffe.Module]:
+    """Return all modules of a package."""
+    children = [child for child in module.modules.values() if not child.is_alias]
+    return [*children, *(below for child in children for below in modules_below(child))]
+
+
+def complete(kind: griffe.Class) -> None:
+    """Add members of a class that the source does not show, with their signatures and docstrings."""
+    is_generated = any(str(decorator.value).startswith("attrs.") for decorator in kind.decorators)
+    undocumented = [name for name, member in kind.members.items() if member.is_public and not member.has_docstring]
+    if not is_generated and not undocumented:
+        return
+    try:
+        importlib.import_module(kind.module.path)
+    except ImportError:  # an extra that `dev` does not have
+        return
+    found = griffe.inspect(kind.module.path, filepath=kind.filepath)[kind.name]
+    for name in undocumented:
+        if name in found.members and (found.members[name].is_alias or found.members[name].is_function):
+            kind.set_member(name, found.members[name])
+    if is_generated and "__init__" in found.members and "__init__" not in kind.members:
+        constructor = found.members["__init__"]
+        constructor.docstring = None
+        kind.set_member("__init__", constructor)
+    elif "__init__" in kind.members and kind.docstring and "Args:" not in kind.docstring.value:
+        kind.del_member("__init__")  # other objects make these
