@@ -126,8 +126,9 @@ class RetrySettings:
         connect_retry_s: The seconds for which a call waits for endpoints that are down, from 0 to 86400. Default: 10.
             An endpoint is down if it cannot be reached, or refuses calls with 503 because it starts or stops. The call
             is retried with growing delays, without a limit of attempts. While every circuit breaker is open, it waits
-            until a probe closes one. A call does not wait if `max_attempts` is 1, or if the certificate of the endpoint
-            is not accepted. With 0, calls to endpoints that are down fail after `max_attempts` attempts.
+            until a probe closes one. A call does not wait if `max_attempts` is 1, nor for an endpoint whose certificate
+            is not accepted, or that does not speak TLS. With 0, calls to endpoints that are down fail after
+            `max_attempts` attempts.
         base_delay_s: The maximum delay before the first retry, in seconds. It doubles for each further retry. The
             actual delay is random, between 0 and this maximum. Default: 0.05. After a 429 or 503, it is 20 times as
             long.

@@ -236,7 +236,7 @@ class ConnectError(ServiceError):
     """The server was never reached: DNS, a refused connection, TLS, or a connect timeout. The code did not run.
 
     The call was retried for `RetrySettings.connect_retry_s`, within its deadline. If the certificate of the server was
-    not accepted, it was only retried up to `RetrySettings.max_attempts`.
+    not accepted, or if the server does not speak TLS, it was retried only on other replicas.
 
     Example:
         >>> from faasrt.testing import FakeFaaS, Reply
@@ -252,8 +252,8 @@ class ConnectError(ServiceError):
 
     # Whether the connection was refused. Then the server has stopped, and so have its programs.
     connection_refused = False
-    # Whether the server's certificate was not accepted. Waiting does not help.
-    untrusted = False
+    # Whether the server's certificate was not accepted, or it does not speak TLS. Neither waiting nor a retry helps.
+    permanent = False
 
 
 class ConnectionLostError(ServiceError):

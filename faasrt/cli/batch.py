@@ -6,6 +6,7 @@ import itertools
 import json
 import shlex
 import signal
+import ssl
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from faasrt.cli.batch_input import BatchOptions, Line, Survey, read_lines, surve
 from faasrt.cli.batch_output import Results, run_line, task_fields
 from faasrt.cli.batch_progress import Progress
 from faasrt.cli.connect import UNKNOWN_CAPACITY, find_capacity, make_settings, names_protocols, run_with_manager
-from faasrt.cli.options import Number, language_option, memory_option, timeout_option, url_option
+from faasrt.cli.options import Number, cacert_option, language_option, memory_option, timeout_option, url_option
 from faasrt.cli.output import INFRASTRUCTURE, INTERRUPTED, OK, USAGE, write_message
 from faasrt.client.disk_cache import DEFAULT_MAX_BYTES, DiskCache
 from faasrt.client.manager import RuntimeManager
@@ -196,6 +197,7 @@ class Batch:
     help="Write the final counts to FILE as JSON.",
 )
 @url_option
+@cacert_option
 def batch_command(
     tasks: str,
     output: str,
@@ -203,6 +205,7 @@ def batch_command(
     quiet: bool,
     summary_json: TextIO | None,
     url: str | None,
+    cacert: ssl.SSLContext | None,
     memory_mb: int,
     cache_folder: str | None,
     cache_mb: int,
@@ -220,6 +223,7 @@ def batch_command(
         url,
         task_options["timeout_ms"],
         memory_mb,
+        cacert=cacert,
         max_concurrency=task_options["concurrency"] or _MAX_CONCURRENCY,
         waits=True,
     )

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from faasrt.cli.batch_output import kind_of
+from faasrt.cli.options import name_options
 from faasrt.cli.outcome_text import describe
 from faasrt.cli.output import color_of, colored, is_terminal, write, write_message
 from faasrt.cli.report.text import one_line
@@ -175,7 +176,7 @@ class Progress:
 
 def _reason(kind: str, record: dict[str, Any]) -> tuple[str, str]:
     if kind == "infra_error":
-        return record[kind]["type"], one_line(record[kind]["message"], 300)
+        return record[kind]["type"], one_line(name_options(record[kind]["message"]), 300)
     if kind == "invalid_task":
         return "", one_line(record[kind], 300)
     error = record.get("error")

@@ -4,6 +4,7 @@ import asyncio
 import functools
 import json
 import signal
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -21,6 +22,7 @@ from faasrt.cli.input import open_input
 from faasrt.cli.judge_command import judge_options, judge_program, read_tests
 from faasrt.cli.mcp_command import mcp_command
 from faasrt.cli.options import (
+    cacert_option,
     engine_option,
     language_option,
     memory_option,
@@ -37,6 +39,7 @@ from faasrt.cli.output import (
     USAGE,
     color_of,
     colored,
+    erase_line,
     write,
     write_message,
 )
@@ -89,6 +92,7 @@ class _Program(NamedTuple):
 
 def _program_options(command: Callable[..., int]) -> Callable[..., int]:
     @url_option
+    @cacert_option
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
     @language_option(help="The language of the program. By default the suffix of FILE decides, such as .py or .cpp.")
     @click.option("-c", "code", metavar="CODE", help="The program itself, instead of a file.")
@@ -142,6 +146,7 @@ def run_command(
     arguments: tuple[str, ...],
     as_json: bool,
     url: str | None,
+    cacert: ssl.SSLContext | None,
     memory_mb: int,
     output_dir: Path | None,
     show_dir: Path | None,
@@ -171,7 +176,7 @@ def run_command(
                 write(chunk.text, err=chunk.stream == "stderr")
             return run.result, run.live
 
-    settings = make_settings(url, options["timeout_ms"], memory_mb)
+    settings = make_settings(url, options["timeout_ms"], memory_mb, cacert=cacert)
     result, is_live = run_with_manager(work, settings, [program.language])
     if output_dir is not None:
         write_files(result.files, output_dir)
@@ -206,7 +211,7 @@ def judge_command(program: _Program, tests: str | None, tests_option: str | None
 
 @commands.command("validate", short_help="Check the syntax of a program.")
 @_program_options
-def validate_command(program: _Program, as_json: bool, url: str | None) -> int:
+def validate_command(program: _Program, as_json: bool, url: str | None, cacert: ssl.SSLContext | None) -> int:
     """Check the syntax of a program: FILE, or stdin when FILE is -.
 
     The program does not run. The exit code is 1 when it does not parse.
@@ -214,7 +219,9 @@ def validate_command(program: _Program, as_json: bool, url: str | None) -> int:
     if program.arguments:
         raise click.UsageError("give a FILE or -c CODE, not both")
     result = run_with_manager(
-        lambda manager: manager.validate_code(program.code, program.language), make_settings(url), [program.language]
+        lambda manager: manager.validate_code(program.code, program.language),
+        make_settings(url, cacert=cacert),
+        [program.language],
     )
     if as_json:
         click.echo(json.dumps(attrs.asdict(result)))
@@ -230,17 +237,18 @@ def validate_command(program: _Program, as_json: bool, url: str | None) -> int:
 @commands.command("health", short_help="Request /health from every endpoint.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 @url_option
-def health_command(as_json: bool, url: str | None) -> int:
+@cacert_option
+def health_command(as_json: bool, url: str | None, cacert: ssl.SSLContext | None) -> int:
     """Request /health from every endpoint.
 
     The exit code is 3 unless all are healthy.
     """
-    status = run_with_manager(lambda manager: manager.get_health_status(), make_settings(url), None)
+    status = run_with_manager(lambda manager: manager.get_health_status(), make_settings(url, cacert=cacert), None)
     if as_json:
         click.echo(json.dumps({"healthy": status.healthy, **attrs.asdict(status)}))
     else:
         for entry in status.endpoints:
-            label, detail = ("healthy", entry.version) if entry.healthy else ("UNHEALTHY", entry.error)
+            label, detail = ("healthy", entry.version) if entry.healthy else ("UNHEALTHY", name_options(entry.error))
             label = colored(f"{label:9}", "green" if entry.healthy else "red", err=False)
             write(f"{label} {entry.endpoint}  {entry.latency_s * 1000:.1f} ms  {detail}\n")
             write("".join(f"          {line}\n" for line in describe_engines(entry.details)))
@@ -249,14 +257,15 @@ def health_command(as_json: bool, url: str | None) -> int:
 
 @commands.command("languages", short_help="List the languages, and which can run.")
 @url_option
-def languages_command(url: str | None) -> int:
+@cacert_option
+def languages_command(url: str | None, cacert: ssl.SSLContext | None) -> int:
     """List the languages, their names, and the versions with which the endpoints run them.
 
     The exit code is 3 unless all endpoints are healthy.
     """
-    status = run_with_manager(lambda manager: manager.get_health_status(), make_settings(url), None)
+    status = run_with_manager(lambda manager: manager.get_health_status(), make_settings(url, cacert=cacert), None)
     for entry in status.endpoints:
-        write(f"{entry.endpoint}{'' if entry.healthy else f'  UNHEALTHY  {entry.error}'}\n")
+        write(f"{entry.endpoint}{'' if entry.healthy else f'  UNHEALTHY  {name_options(entry.error)}'}\n")
         write("".join(f"  {line}\n" for line in describe_languages(entry)))
     return OK if status.healthy else INFRASTRUCTURE
 
@@ -276,13 +285,18 @@ def warmup_command(engines: tuple[tuple[Language, EngineName], ...]) -> int:
         async with LocalFaaS(workers=1, engines=dict(engines)) as faas:
             report_engine(faas, chosen=bool(engines))
             async with show_work(faas):
-                ready = await report_ready(faas, faas.languages, lambda text: write(f"faasrt: {text}\n"))
+                ready = await report_ready(faas, faas.languages, _write_ready)
                 if not all(language in ready for language in faas.languages if language.has_return_val):
                     return False
                 await faas.make_snapshots()
             return True
 
     return OK if asyncio.run(work()) else INFRASTRUCTURE
+
+
+def _write_ready(text: str) -> None:
+    erase_line()  # that of the spinner
+    write(f"faasrt: {text}\n")
 
 
 def _read_program(file: str | None, code: str | None, language: Language | OtherLanguage | None) -> _Program:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -27,11 +28,13 @@ def make_settings(
     timeout_ms: float | None = None,
     memory_mb: int | None = None,
     *,
+    cacert: ssl.SSLContext | None = None,
     max_concurrency: int | None = None,
     waits: bool = False,
 ) -> Settings:
-    """Return the settings of the environment, with the values of options. A `timeout_ms` above the default limit of the
-    sandbox raises that limit. Calls wait for servers that are down only if `waits` is true.
+    """Return the settings of the environment, with the values of options. `cacert` replaces the CAs of the system. A
+    `timeout_ms` above the default limit of the sandbox raises that limit. Calls wait for servers that are down only if
+    `waits` is true.
     """
     sandbox = SandboxConfig()
     options = SettingsOptions(
@@ -40,6 +43,7 @@ def make_settings(
             memory_limit_mb=memory_mb or sandbox.memory_limit_mb,
         ),
         token=token_of_environment(),
+        ssl=cacert,
         retry=RetrySettings() if waits else RetrySettings(connect_retry_s=0),
     )
     if max_concurrency is not None:

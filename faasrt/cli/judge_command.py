@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 import typing
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,7 @@ def judge_program(
     tests: Tests,
     *,
     url: str | None,
+    cacert: ssl.SSLContext | None,
     as_json: bool,
     memory_mb: int,
     **options: Any,
@@ -115,7 +117,7 @@ def judge_program(
     timeout_ms = options.pop("timeout_ms")
     judgement = run_with_manager(
         lambda manager: manager.judge(code, tests, language=language, timeout_ms=timeout_ms, **options),
-        make_settings(url, timeout_ms, memory_mb),
+        make_settings(url, timeout_ms, memory_mb, cacert=cacert),
         [language],
     )
     write(_strict_json.dump_bytes(judgement.to_dict()).decode() + "\n" if as_json else _table(judgement))

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import threading
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from faasrt.cli.engine_status import report_engine, show_work
 from faasrt.cli.options import (
     CheckedType,
     Number,
+    cacert_option,
     engine_option,
     memory_option,
     output_option,
@@ -62,6 +64,7 @@ class _Address(click.ParamType):  # type: ignore[type-arg]
     "mcp", short_help="Offer the sandbox to models as tools of MCP.", context_settings={"show_default": True}
 )
 @url_option
+@cacert_option
 @engine_option
 @timeout_limit_option
 @memory_option("memory_limit_mb", default=512, help="The most memory that a session may use, in MiB.")
@@ -84,6 +87,7 @@ class _Address(click.ParamType):  # type: ignore[type-arg]
 )
 def mcp_command(
     url: str | None,
+    cacert: ssl.SSLContext | None,
     engines: tuple[tuple[Language, EngineName], ...],
     idle_s: float,
     address: tuple[str, int] | None,
@@ -108,7 +112,7 @@ def mcp_command(
     for name in ("mcp", "uvicorn"):
         logging.getLogger(name).addHandler(logging.NullHandler())
         logging.getLogger(name).propagate = False
-    settings = attrs.evolve(make_settings(url), sandbox=SandboxConfig(**limits))
+    settings = attrs.evolve(make_settings(url, cacert=cacert), sandbox=SandboxConfig(**limits))
     asyncio.run(_serve(settings, dict(engines), idle_s, address, token))
     return OK
 

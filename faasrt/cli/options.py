@@ -3,6 +3,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import ssl
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from faasrt.config import SandboxConfig
 from faasrt.errors import ConfigurationError, UnsupportedLanguageError
 from faasrt.languages import Language, OtherLanguage, parse_language
 from faasrt.tasks import field_forms
+from faasrt.transport.tls_failures import TRUST
 
 _LIMITS = SandboxConfig()
 _MAX_TIMEOUT_S = 86_400
@@ -108,7 +110,7 @@ _PARAMETER = re.compile(rf"(?<![\w.])'?({'|'.join(_OPTION_OF_PARAMETER)})\b'?")
 
 
 def name_options(message: str) -> str:
-    return _PARAMETER.sub(lambda match: _OPTION_OF_PARAMETER[match[1]], message)
+    return _PARAMETER.sub(lambda match: _OPTION_OF_PARAMETER[match[1]], message.replace(TRUST, "--cacert FILE"))
 
 
 def token_of_environment() -> str | None:
@@ -118,12 +120,34 @@ def token_of_environment() -> str | None:
         raise click.UsageError(f"FAASRT_TOKEN: {error}") from None
 
 
+class _AuthorityType(click.Path):
+    """A file of certificates in PEM. The value is a context that trusts only these."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, ssl.SSLContext):
+            return value
+        path = super().convert(value, param, ctx)
+        try:
+            return ssl.create_default_context(cafile=path)
+        except ssl.SSLError:
+            self.fail(f"{value} has no certificate in PEM, or a damaged one", param, ctx)
+        except OSError as error:
+            self.fail(f"cannot read {value}: {error.strerror}", param, ctx)
+
+
 language_option = functools.partial(click.option, "--language", "-l", type=_LanguageType())
 url_option = click.option(
     "--url",
     type=CheckedType("url", checks.parse_base_url),
     help="The base URL of a FaaS, such as http://host:8000 or piston+https://host/api/v2. It replaces those of the "
     "environment.",
+)
+cacert_option = click.option(
+    "--cacert",
+    metavar="FILE",
+    type=_AuthorityType(exists=True, dir_okay=False),
+    help="A file in PEM with the CAs that https:// endpoints may have, or a self-signed certificate, instead of the "
+    "CAs of the system. The environment variable SSL_CERT_FILE does the same.",
 )
 timeout_option = functools.partial(
     click.option, "--timeout-ms", type=Number(0.0, _MAX_TIMEOUT_S * 1000, unit="ms", above=True)

@@ -24,7 +24,7 @@ from faasrt.cli.options import (
     token_option,
     workers_option,
 )
-from faasrt.cli.output import INFRASTRUCTURE, OK, USAGE, erase_line, write
+from faasrt.cli.output import INFRASTRUCTURE, INTERRUPTED, OK, USAGE, write
 from faasrt.cli.serve_config import changed_keys, make_faas, read_options, reads_files
 from faasrt.cli.serve_log import LOGGER, start_log
 from faasrt.cli.signals import stop_at
@@ -109,20 +109,38 @@ def serve_command(context: click.Context, /, **_: Any) -> int:
     Ctrl-C or SIGTERM stops it, after the programs in flight have finished; a second one stops it at once. SIGHUP makes
     it read --config, --token-file and the certificates again; without these files, it stops the server as SIGTERM does.
     """
-    options = read_options(context)
-    faas = make_faas(context, options)
-    report = start_log(options["log_format"])
+    log_format = context.params["log_format"]
     try:
-        return asyncio.run(_serve(context, options, faas, report))
+        options = read_options(context)
+        log_format = options["log_format"]
+        report = start_log(log_format)
+        return asyncio.run(_serve(context, options, make_faas(context, options), report))
     except ConfigurationError as error:
         hint = "; --host and --port name another address" if isinstance(error, AddressError) else ""
         message = f"{name_options(str(error))}{hint}"
-        if options["log_format"] == "json":
+        if log_format == "json":
             LOGGER.error(message)
             return USAGE
         if message == str(error):  # it names no flag
             raise
         raise click.UsageError(message) from None
+    except (Exception, KeyboardInterrupt) as error:
+        if log_format != "json":
+            raise
+        start_log(log_format)  # unless it has started
+        return _log_failure(error)
+
+
+def _log_failure(error: BaseException) -> int:
+    """Log an error that ends the command, in place of text on stderr, and return the exit code."""
+    if isinstance(error, click.ClickException):
+        LOGGER.error(error.format_message())
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        LOGGER.info("interrupted")
+        return INTERRUPTED
+    LOGGER.critical("the server failed", exc_info=error)
+    return INFRASTRUCTURE
 
 
 async def _serve(context: click.Context, options: dict[str, Any], faas: LocalFaaS, report: _Report) -> int:
@@ -222,7 +240,6 @@ async def report_ready(faas: LocalFaaS, languages: Iterable[Language], report: _
         else:
             ready.append(language)
             message = f"{language} is ready"
-        erase_line()
         report(message)
 
     await asyncio.gather(*(wait(language) for language in languages))

@@ -25,6 +25,8 @@ from faasrt.errors import InvalidRequestError
 from faasrt.inputs import NO_INPUT, ProgramInput, encode_text
 from faasrt.languages import Language
 
+CALL_ID_HEADER = "x-request-id"
+"""A request header with the id of the call, which access logs and proxies know."""
 NOT_STARTED_HEADER = "x-faasrt-not-started"
 PROGRAM_SUSPECT_HEADER = "x-faasrt-program-suspect"
 """A response header with the value 1 when a program was killed, and may have caused this itself. The client reads it as

@@ -11,7 +11,7 @@ from faasrt._endpoint_urls import configured_url
 from faasrt.config import Settings
 from faasrt.errors import QueueFullError, RuntimeClosedError, ServiceError
 from faasrt.languages import Language
-from faasrt.protocol.program import Program
+from faasrt.protocol.program import CALL_ID_HEADER, Program
 from faasrt.results import ExecutionResult, Timings
 from faasrt.telemetry.dispatch import EventDispatcher
 from faasrt.telemetry.events import (
@@ -96,7 +96,10 @@ class Call:
         )
 
     def headers(self) -> dict[str, str] | None:
-        return self._emit.request_headers(self._call_id) if self._emit.adds_headers else None
+        """Return None if there are no sinks. The id of the call is that in their events."""
+        if not (self._has_listeners or self._emit.adds_headers):
+            return None
+        return {CALL_ID_HEADER: self._call_id, **self._emit.request_headers(self._call_id)}
 
     def attempt_started(self, endpoint: str) -> float:
         self.attempts += 1

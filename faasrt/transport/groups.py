@@ -100,9 +100,9 @@ class EndpointGroup:
         return any(endpoint.breaker.state == "closed" for endpoint in self.endpoints)
 
     @property
-    def is_untrusted(self) -> bool:
-        """Whether every endpoint has failed because of its certificate, so that waiting does not help."""
-        return all(getattr(endpoint.last_error, "untrusted", False) for endpoint in self.endpoints)
+    def fails_permanently(self) -> bool:
+        """Whether the last call to each endpoint failed permanently, so that waiting does not help."""
+        return all(getattr(endpoint.last_error, "permanent", False) for endpoint in self.endpoints)
 
     @property
     def next_probe_at(self) -> float:

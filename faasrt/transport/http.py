@@ -35,6 +35,7 @@ from faasrt.protocol.registry import protocol_of
 from faasrt.protocol.response import Answer
 from faasrt.results import EndpointHealth
 from faasrt.transport.live_reader import LineTooLongError, LiveReader
+from faasrt.transport.tls_failures import describe_permanent
 
 # The client closes idle connections before servers do (aiohttp's and Node's servers wait for at least 5 s). If a server
 # closes a connection during a POST, it is unknown whether the code ran.
@@ -396,10 +397,12 @@ async def _exchange(
 
 
 def _connect_error(error: aiohttp.ClientConnectorError) -> ConnectError:
-    failure = ConnectError(f"cannot connect: {_reason(error)}; is the FaaS running there?", sent="no")
+    permanent = describe_permanent(error)
+    message = permanent or f"cannot connect: {_reason(error)}; is the FaaS running there?"
+    failure = ConnectError(message, sent="no")
     # In aiohttp 3.11, the error of a certificate has no `os_error`.
     failure.connection_refused = isinstance(getattr(error, "os_error", None), ConnectionRefusedError)
-    failure.untrusted = isinstance(error, aiohttp.ClientConnectorCertificateError)
+    failure.permanent = permanent != ""
     return failure
 
 

@@ -355,7 +355,7 @@ class PermitPool:
         return self.groups.has_failing and not group.is_available and self._wait_s(group) > 0
 
     def _wait_s(self, group: EndpointGroup) -> float:
-        return 0.0 if group.is_untrusted else self._outage_wait_s
+        return 0.0 if group.fails_permanently else self._outage_wait_s
 
     def _fail_unavailable_groups(self, now: float) -> list[float]:
         """Fail the callers that have waited long enough for an endpoint, and return the times when others will have.

@@ -63,8 +63,13 @@ def classify(error: ServiceError) -> FailureKind:
 def is_outage(error: ServiceError) -> bool:
     """Return whether the error shows that the endpoint is down: it was not reached, or it is starting or stopping."""
     if isinstance(error, ConnectError):
-        return not error.untrusted
+        return not is_permanent(error)
     return classify(error) is FailureKind.REFUSED and error.status == 503
+
+
+def is_permanent(error: ServiceError) -> bool:
+    """Return whether the endpoint fails in the same way until its certificate or the settings are changed."""
+    return isinstance(error, ConnectError) and error.permanent
 
 
 def outage_wait_s(settings: RetrySettings) -> float:
@@ -107,7 +112,7 @@ class FailedAttempts:
         attempt: The number of the last one, from 1. Attempts that found an endpoint down are counted separately.
         outage_s: The seconds between the first attempt that found an endpoint down and the last one; None if the last
             one did not, or if the call must not wait for endpoints that are down.
-        unable: The base URLs of endpoints that cannot run the program. Nothing was sent to them.
+        unable: The base URLs of endpoints that cannot run the program, or fail permanently. Nothing was sent to them.
         queued_s: The seconds that the call had waited for permits when the last attempt failed.
         sent: Whether the code may have run in any of the attempts.
     """
@@ -161,6 +166,8 @@ class FailedAttempts:
         # Nothing was started, and the next attempt goes elsewhere. While many endpoints restart at the same time, a few
         # attempts may not find one that runs.
         elsewhere = has_alternative and kind in (FailureKind.NEVER_SENT, FailureKind.REFUSED)
+        # The endpoint is excluded, so the next attempt goes elsewhere even if it must wait for room there.
+        elsewhere = elsewhere or is_permanent(error)
         max_attempts = settings.max_attempts
         if elsewhere and max_attempts > 1:
             max_attempts += EXTRA_ATTEMPTS

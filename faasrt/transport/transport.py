@@ -33,7 +33,7 @@ from faasrt.transport.groups import EndpointGroup, exclude
 from faasrt.transport.http import VALIDATE_PATH, BodyTooLargeError, RequestBody
 from faasrt.transport.live_reader import LiveReader
 from faasrt.transport.pool import Permit
-from faasrt.transport.retry import RetryBudget
+from faasrt.transport.retry import RetryBudget, is_permanent
 
 _VALIDATION_BODY_BYTES = 4 * 2**20
 
@@ -121,13 +121,16 @@ class Transport:
                         self._budgets[permit.endpoint.family].deposit()
                         return response
                     except InvalidRequestError as error:
-                        if not self._exclude(call, permit.endpoint.url, error):
+                        failed.unable_error = error
+                        if not self._exclude(call, permit.endpoint.url):
                             raise
                         if failed.error is None:
                             call.deadline = math.inf
                         continue
                     except ServiceError as error:
                         failed.add(error, endpoints.clock(), permit.endpoint.url)
+                        if is_permanent(error) and not self._exclude(call, permit.endpoint.url):
+                            raise
                 assert failed.error is not None
                 if live is not None and live.has_delivered:
                     raise failed.error
@@ -207,7 +210,7 @@ class Transport:
                 except BaseException as error:
                     if permit is not None:
                         endpoints.give_back(permit, error)
-                    if not needs_permit or not isinstance(error, ConnectError):
+                    if not needs_permit or not isinstance(error, ConnectError) or is_permanent(error):
                         raise
                     failed.add(error, endpoints.clock(), call.endpoint)
                 else:
@@ -250,8 +253,8 @@ class Transport:
         attempt before it.
         """
         settings, failed = call.settings, call.failed
-        if not group.endpoints and failed.unable_error is not None:
-            raise failed.error or failed.unable_error  # those that might run the program have left
+        if not group.endpoints and failed.excluded and (last_error := failed.error or failed.unable_error):
+            raise last_error  # those that might run the program have left
         asked = self.endpoints.clock()
         within_s = (call.deadline if failed.error is None else call.retry_until) - asked
         queue_timeout_s = settings.limiter.queue_timeout_s
@@ -273,9 +276,9 @@ class Transport:
         finally:
             call.queued_s += self.endpoints.clock() - asked
 
-    def _exclude(self, call: Call, url: str, error: InvalidRequestError) -> bool:
+    def _exclude(self, call: Call, url: str) -> bool:
+        """Exclude an endpoint that cannot run the program, and return whether others are left."""
         failed = call.failed
-        failed.unable_error = error
         failed.unable += (url,)
         failed.excluded = exclude(failed.unable)
         if self._pinned is None and self.endpoints.replicas(call.language, failed.excluded):

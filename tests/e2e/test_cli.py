@@ -18,13 +18,14 @@ import termios
 import textwrap
 import threading
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import psutil
 import pytest
+import trustme
 
 from faasrt import Language, RuntimeManager
 from faasrt.cli.engine_status import report_engine
@@ -367,6 +368,65 @@ def test_an_unreachable_server_exits_with_3(unused_tcp_port: int) -> None:
     exit_code, stdout, _ = faasrt("health", COZE_LOOP_JS_FAAS_URL=url)
     assert exit_code == 3
     assert "UNHEALTHY" in stdout
+
+
+@pytest.fixture(scope="module")
+def at_https(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The URL of a FaaS whose certificate is that of a private CA, and the file of this CA."""
+    authority, folder = trustme.CA(), tmp_path_factory.mktemp("tls")
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.private_key_pem.write_to_path(folder / "key.pem")
+    certificate.cert_chain_pems[0].write_to_path(folder / "cert.pem")
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    arguments = ["--language", "js", "--tls-cert", str(folder / "cert.pem"), "--tls-key", str(folder / "key.pem")]
+    command = [FAASRT, "serve", "--port", "0", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=CLEAN) as server:
+        assert server.stdout is not None
+        yield server.stdout.readline().split()[-1], folder / "ca.pem"
+        server.terminate()
+        server.stdout.read()
+
+
+def test_all_client_commands_take_the_file_of_a_ca(at_https: tuple[str, Path], tmp_path: Path) -> None:
+    """With it, a server with a certificate of this CA is trusted; without it, the error names the option."""
+    url, cacert = at_https
+    (tmp_path / "1.in").write_text("")
+    (tmp_path / "1.out").write_text("42\n")
+    tasks = tmp_path / "tasks.jsonl"
+    tasks.write_text('{"id": 1, "code": "console.log(42)", "language": "js"}\n')
+    program = ["-l", "js", "-c", "console.log(6 * 7)"]
+    for command, word in (
+        (["run", *program], "42\n"),
+        (["judge", *program, str(tmp_path)], "1 of 1 tests passed\n"),
+        (["validate", *program], "<string>: valid "),
+        (["health"], f"healthy   {url}"),
+        (["languages"], f"{url}\n"),
+        (["batch", str(tasks), "-o", "-"], '"outcome": "OK"'),
+    ):
+        code, stdout, stderr = faasrt(*command, "--url", url, "--cacert", cacert)
+        assert (code, word in stdout) == (0, True), stderr
+        code, stdout, stderr = faasrt(*command, "--url", url)
+        assert code == 3
+        assert "is signed by an unknown CA: 127.0.0.1, unable to get local issuer certificate; " in stdout + stderr
+        assert "the file of that CA can be given with --cacert FILE; it replaces " in stdout + stderr
+    assert faasrt_process("run", *program, "--url", url, SSL_CERT_FILE=str(cacert)) == (0, "42\n", "")
+
+
+@pytest.mark.parametrize("command", ["run", "judge", "validate", "health", "languages", "batch", "mcp"])
+def test_a_wrong_file_of_a_ca_is_refused_before_anything_is_sent(command: str, tmp_path: Path) -> None:
+    """The message names the file. A server would have to be reached for the exit code 3."""
+    (tmp_path / "damaged.pem").write_text("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n")
+    (tmp_path / "empty.pem").write_text("")
+    for name, words in (
+        ("missing.pem", "does not exist"),
+        (".", "is a directory"),
+        ("empty.pem", "empty.pem has no certificate in PEM, or a damaged one"),
+        ("damaged.pem", "damaged.pem has no certificate in PEM, or a damaged one"),
+    ):
+        code, stdout, stderr = faasrt(command, "--url", "https://127.0.0.1:9", "--cacert", tmp_path / name)
+        assert (code, stdout) == (2, "")
+        assert "Invalid value for '--cacert': " in stderr
+        assert words in stderr
 
 
 def test_a_language_without_an_endpoint_exits_with_2() -> None:

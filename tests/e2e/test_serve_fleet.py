@@ -292,6 +292,77 @@ def test_a_failed_start_is_json_too() -> None:
     assert line["event"].endswith("; --host and --port name another address")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--token-file", "nothing"], "cannot read --token-file nothing: No such file or directory"),
+        (["--tls-cert", "token", "--tls-key", "key.pem"], "are not a certificate and its key"),
+        (["--config", "nothing.toml"], "cannot read --config nothing.toml"),
+        (["--config", "wrong.toml"], "wrong.toml: engine: the engine of python must be native or wasm, got 'basic'"),
+        (["--max-connections", "900000"], "--max-connections must be at most"),
+        (["--host", "0.0.0.0"], "so it needs --token or --token-file"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_configuration_at_the_start_is_json_too(tmp_path: Path, arguments: list[str], reason: str) -> None:
+    """The only line says what is wrong, and the exit code is 2."""
+    make_files(tmp_path)
+    code, stdout, stderr = run_command("serve", "--port", "0", "--log-format", "json", *arguments, cwd=tmp_path)
+    assert (code, stdout) == (2, "")
+    line = json.loads(stderr)
+    assert (line["level"], line["logger"]) == ("error", "faasrt.serve")
+    assert reason in line["event"]
+
+
+def test_flags_that_cannot_be_parsed_are_text() -> None:
+    """The format of the log is not known then."""
+    code, _, stderr = faasrt_process("serve", "--log-format", "json", "--workers", "none")
+    assert code == 2
+    assert stderr.startswith("Usage: faasrt serve [OPTIONS]\n")
+
+
+@pytest.mark.timeout(900)  # it compiles the sandbox
+async def test_the_log_is_json_from_its_first_line(tmp_path: Path) -> None:
+    """Also while the sandbox of `wasm` is compiled, at a reload, a failure of it, and the end."""
+    config = tmp_path / "serve.toml"
+    config.write_text('language = ["python"]\nengine = ["python=wasm"]\nworkers = 1\nlog-format = "json"\n')
+    command = [FAASRT, "serve", "--port", "0", "--config", str(config), "--access-log"]
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        env={**CLEAN, "FAASRT_CACHE_DIR": str(tmp_path / "cache")},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        lines: list[dict[str, Any]] = []
+
+        async def until_event(words: str) -> None:
+            assert process.stderr is not None
+            while not any(words in line["event"] for line in lines):
+                lines.append(json.loads(await process.stderr.readline()))
+
+        address = re.search(rb"http://\S+", await process.stdout.readline())
+        assert address is not None
+        async with asyncio.timeout(10 * PATIENCE_S):
+            await until_event("compiling")
+            await until_event("python is ready")
+        await Caller(address[0].decode()).get("/health")
+        config.write_text("workers = 0\n")
+        process.send_signal(signal.SIGHUP)
+        await until_event("the configuration stays as it was")
+        process.send_signal(signal.SIGTERM)
+        await until_event("stopping")
+        assert await process.stderr.read() == b""
+        assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert all({"timestamp", "level", "event", "logger"} <= line.keys() for line in lines)
+
+
 # ---- TLS
 
 

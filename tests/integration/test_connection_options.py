@@ -216,7 +216,7 @@ async def test_tls_certificates() -> None:
         async with manager_for(url, envelope="never") as manager:
             with pytest.raises(ConnectError) as caught:
                 await manager.run_code("1", "py")
-            assert (caught.value.sent, caught.value.attempts) == ("no", 3)  # waiting for the server would not help
+            assert (caught.value.sent, caught.value.attempts) == ("no", 1)
         for option in (False, trusting):
             async with manager_for(url, envelope="never", ssl=option) as manager:
                 assert (await manager.run_code("1", "py")).stdout == "hi\n"

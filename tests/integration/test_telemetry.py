@@ -345,7 +345,7 @@ async def test_sinks_add_at_most_32_headers(serve: Serve) -> None:
     sender = Sender({f"x-{number}": "1" for number in range(200)})
     async with manager_for(await serve(faas.handle), telemetry=[sender]) as manager:
         assert (await manager.run_code("1", "py")).ok
-    assert len([name for name in faas.seen[0] if name.lower().startswith("x-")]) == 32
+    assert len([name for name in faas.seen[0] if name.lower().removeprefix("x-").isdigit()]) == 32
 
 
 class SelectiveSink:

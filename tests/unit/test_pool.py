@@ -179,7 +179,7 @@ async def test_later_probes_do_not_keep_callers_waiting() -> None:
 async def test_queued_calls_do_not_wait_for_a_server_whose_certificate_is_not_accepted() -> None:
     """Such calls fail at once."""
     error = ConnectError("the certificate is not accepted", sent="no")
-    error.untrusted = True
+    error.permanent = True
     clock = Clock()
     pool, group = pool_with_open_breaker(clock, error, max_concurrency=1)
     permit = pool.try_acquire(group)

@@ -176,10 +176,10 @@ def test_retries_while_endpoints_are_down_are_limited_by_time_not_by_number(erro
 
 def test_which_failures_are_outages() -> None:
     """A server that is full, that may have run the code, or whose certificate is not accepted, is not down."""
-    untrusted = ConnectError("x", sent="no")
-    untrusted.untrusted = True
+    permanent = ConnectError("x", sent="no")
+    permanent.permanent = True
     lost = ConnectionLostError("x", sent="maybe")
-    for error in (overloaded(429), overloaded(429, 1.0), overloaded(503), lost, untrusted):
+    for error in (overloaded(429), overloaded(429, 1.0), overloaded(503), lost, permanent):
         assert not is_outage(error)
     assert outage_wait_s(RetrySettings()) == 10.0
     assert outage_wait_s(RetrySettings(max_attempts=1)) == 0.0

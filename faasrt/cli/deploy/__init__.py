@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import re
+import sys
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import click
@@ -22,6 +24,8 @@ _MAX_REPLICAS_FACTOR = 4
 _REPLICAS_LIMIT = 5000  # pods; the limit of Kubernetes for a cluster is 150,000 pods on 5,000 nodes
 _NAME = re.compile(r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _NAMESPACE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+# systemd expands "%" and "$".
+_EXECUTABLE = re.compile(r"/[\w./+@:-]+", re.ASCII)
 # A registry with a port, path, tag and digest, as in registry.example.com:5000/team/faasrt:1.0@sha256:...
 _IMAGE = re.compile(
     r"(?:[a-zA-Z0-9][a-zA-Z0-9.-]*(?::[0-9]+)?/)?"
@@ -43,10 +47,10 @@ class _PatternType(click.ParamType):  # type: ignore[type-arg]
         return str(value)
 
 
-@click.group("deploy", short_help="Print files for running a fleet of servers.")
+@click.group("deploy", short_help="Print files for running servers.")
 def deploy_command() -> None:
-    """Print files for running a fleet of servers: manifests for Kubernetes, the definition of an image, alerts for
-    Prometheus, and a dashboard for Grafana.
+    """Print files for running one server or a fleet: a service of systemd, manifests for Kubernetes, the definition of
+    an image, alerts for Prometheus, and a dashboard for Grafana.
 
     Read `faasrt/docs/running-a-fleet.md` first.
     """
@@ -123,6 +127,24 @@ def kubernetes_command(
         "url": f"http://{host}" if knative else f"dns+http://{host}:8000",
     }
     write(_render("kubernetes.yaml", fields))
+    return OK
+
+
+@deploy_command.command("systemd", short_help="A service of systemd.", context_settings={"show_default": True})
+@click.option(
+    "--executable",
+    type=_PatternType("path", _EXECUTABLE, "an absolute path without spaces"),
+    default=lambda: str(Path(sys.executable).parent / "faasrt"),
+    show_default="that of this installation",
+    help="The path of the command `faasrt`, which all users must be able to read.",
+)
+def systemd_command(executable: str) -> int:
+    """Print a unit for one server of a machine: a user of its own, a cgroup for each program, and time to drain.
+
+    The comments in the unit have the steps to install it.
+    """
+    fields = {"version": __version__, "executable": executable, "grace_s": _GRACE_S, "spare_s": _SPARE_S}
+    write(_render("faasrt.service", fields))
     return OK
 
 

@@ -15,6 +15,7 @@ from aiohttp import web
 from faasrt.languages import Language
 from faasrt.local.engines.engine import Engine, EngineJob, EngineResult
 from faasrt.local.errors import EngineError, NotStartedError
+from faasrt.local.http.access_log import note_program
 from faasrt.telemetry.dispatch import EventDispatcher
 from faasrt.telemetry.events import ExecutionFinished, ExecutionStarted, hash_code
 
@@ -165,6 +166,7 @@ async def execute_with_events(
     `path` replaces the path of the request in the events. `how` has arguments of `AdmissionQueue.execute`.
     """
     started, task_id = time.perf_counter(), f"task-{next(_task_numbers)}"
+    note_program(request, task_id=task_id, language=job.language.value)
     if emit.is_enabled_for(ExecutionStarted):
         code = job.code.encode("utf-8", "surrogatepass")
         traceparent = _read_header(request, "traceparent", _TRACEPARENT)
@@ -189,8 +191,10 @@ async def execute_with_events(
         result = await queue.execute(job, **how)
     except BaseException as error:
         status = getattr(error, "status", 500) if isinstance(error, Exception) else None
+        note_program(request, error=type(error).__name__)
         finish(outcome=None, error=type(error).__name__, status=status)
         raise
+    note_program(request, outcome=result.outcome.value)
     if emit.is_enabled_for(ExecutionFinished):
         finish(outcome=result.outcome.value, error=None, status=200)
     return task_id, result

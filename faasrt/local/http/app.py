@@ -16,7 +16,7 @@ from faasrt.inputs import INPUT_FIELDS
 from faasrt.languages import Language
 from faasrt.local.engines.engine import Engine, EngineJob
 from faasrt.local.http.access import AccessPolicy
-from faasrt.local.http.access_log import CLIENT_GONE, log_request
+from faasrt.local.http.access_log import CLIENT_GONE, begin_line, log_request
 from faasrt.local.http.admission import AdmissionQueue, BusyError, execute_with_events
 from faasrt.local.http.connections import BoundedConnection, Listener, RequestCounter
 from faasrt.local.http.exposition import collect_metrics, format_metrics
@@ -83,6 +83,8 @@ class Service:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request. Cancellation ends its program."""
         started, status, size = time.perf_counter(), CLIENT_GONE, 0
+        if self._access_log is not None:
+            begin_line(request)
         connection = request.protocol
         assert isinstance(connection, BoundedConnection)
         try:

@@ -10,6 +10,7 @@ from faasrt.config import SandboxConfig
 from faasrt.inputs import files_to_wire
 from faasrt.languages import Language
 from faasrt.local.engines.session import SessionOptions, UnreadFilesError
+from faasrt.local.http.access_log import note_program
 from faasrt.local.http.admission import AdmissionQueue
 from faasrt.local.http.memory import Share
 from faasrt.local.http.request_body import (
@@ -54,6 +55,7 @@ class SessionRoutes:
     async def _open(self, request: web.BaseRequest, share: Share) -> web.Response:
         fields = decode_body(await read_body(request, share))
         language = parse_language(fields, tuple(self._queues), self._missing)
+        note_program(request, language=language.value)
         queue = self._queues[language]
         if not self._sessions.features(queue.engine):
             raise BadRequestError(f"this server has no sessions for {language}")

@@ -1,0 +1,46 @@
+"""TLS failures that do not pass by themselves: the certificate of the server is not accepted, or it does not speak TLS.
+
+Other failures of a handshake may pass. A proxy without certificate yet sends an alert, and a server that is full closes
+the connection.
+"""
+
+from __future__ import annotations
+
+import ssl
+
+import aiohttp
+
+TRUST = "Settings(ssl=ssl.create_default_context(cafile=FILE))"
+"""The setting that trusts a certificate or CA, in messages."""
+
+_NOT_SIGNED_BY_KNOWN_CA = (
+    "is signed by an unknown CA",
+    f"the file of that CA can be given with {TRUST}; it replaces the CAs of the system",
+)
+# By the codes of OpenSSL: the problem, and what to do about it.
+_PROBLEMS = {
+    9: ("is not valid yet", "compare the clocks of both machines"),
+    10: ("has expired", "the server needs a new one"),
+    18: ("is self-signed", f"its file can be given with {TRUST}"),
+    2: _NOT_SIGNED_BY_KNOWN_CA,
+    19: _NOT_SIGNED_BY_KNOWN_CA,
+    20: _NOT_SIGNED_BY_KNOWN_CA,
+    21: _NOT_SIGNED_BY_KNOWN_CA,
+    62: ("is for another name", "the URL needs a name that is in the certificate"),
+    64: ("is for another name", "the URL needs a name or address that is in the certificate"),
+}
+
+
+def describe_permanent(error: aiohttp.ClientConnectorError) -> str:
+    """Return a message about a failure that does not pass by itself; "" about any other failure.
+
+    The text before the first colon is the same for all servers.
+    """
+    cause = error.certificate_error if isinstance(error, aiohttp.ClientConnectorCertificateError) else error.os_error
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        detail = f"{error.host}, {cause.verify_message.rstrip('.')}"
+        problem, advice = _PROBLEMS.get(cause.verify_code, ("is not accepted", ""))
+        return f"the certificate of the server {problem}: {detail}{'; ' if advice else ''}{advice}"
+    if isinstance(cause, ssl.SSLError) and cause.reason == "WRONG_VERSION_NUMBER":
+        return f"the server does not speak TLS: {error.host} needs a URL that begins with http://"
+    return ""
