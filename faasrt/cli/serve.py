@@ -96,9 +96,17 @@ _FILE = click.Path(dir_okay=False)
 )
 @engine_option
 @click.option("--python", default=sys.executable, show_default="this one", help="The interpreter of Python programs.")
-@click.option("--access-log", is_flag=True, show_default=False, help="Write a line to stderr for each request.")
 @click.option(
-    "--log-format", type=click.Choice(["text", "json"]), default="text", help="The format of all lines on stderr."
+    "--access-log",
+    is_flag=True,
+    show_default=False,
+    help="Write a line to stderr for each request, with client, status, duration, call, language and outcome.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    help="The format of all lines on stderr, except about flags that cannot be parsed.",
 )
 @click.pass_context
 def serve_command(context: click.Context, /, **_: Any) -> int:

@@ -35,7 +35,7 @@ from faasrt.protocol.registry import protocol_of
 from faasrt.protocol.response import Answer
 from faasrt.results import EndpointHealth
 from faasrt.transport.live_reader import LineTooLongError, LiveReader
-from faasrt.transport.tls_failures import describe_permanent
+from faasrt.transport.tls_failures import permanent_error
 
 # The client closes idle connections before servers do (aiohttp's and Node's servers wait for at least 5 s). If a server
 # closes a connection during a POST, it is unknown whether the code ran.
@@ -397,12 +397,10 @@ async def _exchange(
 
 
 def _connect_error(error: aiohttp.ClientConnectorError) -> ConnectError:
-    permanent = describe_permanent(error)
-    message = permanent or f"cannot connect: {_reason(error)}; is the FaaS running there?"
-    failure = ConnectError(message, sent="no")
-    # In aiohttp 3.11, the error of a certificate has no `os_error`.
-    failure.connection_refused = isinstance(getattr(error, "os_error", None), ConnectionRefusedError)
-    failure.permanent = permanent != ""
+    if (failure := permanent_error(error)) is not None:
+        return failure
+    failure = ConnectError(f"cannot connect: {_reason(error)}; is the FaaS running there?", sent="no")
+    failure.connection_refused = isinstance(error.os_error, ConnectionRefusedError)
     return failure
 
 

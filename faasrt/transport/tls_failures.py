@@ -10,6 +10,8 @@ import ssl
 
 import aiohttp
 
+from faasrt.errors import ConnectError
+
 TRUST = "Settings(ssl=ssl.create_default_context(cafile=FILE))"
 """The setting that trusts a certificate or CA, in messages."""
 
@@ -31,16 +33,18 @@ _PROBLEMS = {
 }
 
 
-def describe_permanent(error: aiohttp.ClientConnectorError) -> str:
-    """Return a message about a failure that does not pass by itself; "" about any other failure.
-
-    The text before the first colon is the same for all servers.
-    """
+def permanent_error(error: aiohttp.ClientConnectorError) -> ConnectError | None:
+    """Return the error for a failure that does not pass by itself; None for any other failure."""
+    # In aiohttp 3.11, the error of a certificate has no `os_error`.
     cause = error.certificate_error if isinstance(error, aiohttp.ClientConnectorCertificateError) else error.os_error
     if isinstance(cause, ssl.SSLCertVerificationError):
+        problem, advice = _PROBLEMS.get(cause.verify_code, ("is not accepted", "see `ssl` of faasrt.Settings"))
         detail = f"{error.host}, {cause.verify_message.rstrip('.')}"
-        problem, advice = _PROBLEMS.get(cause.verify_code, ("is not accepted", ""))
-        return f"the certificate of the server {problem}: {detail}{'; ' if advice else ''}{advice}"
-    if isinstance(cause, ssl.SSLError) and cause.reason == "WRONG_VERSION_NUMBER":
-        return f"the server does not speak TLS: {error.host} needs a URL that begins with http://"
-    return ""
+        failure = ConnectError(f"the certificate of the server {problem}: {detail}; {advice}", sent="no")
+    elif isinstance(cause, ssl.SSLError) and cause.reason == "WRONG_VERSION_NUMBER":
+        message = f"the server does not speak TLS: {error.host} needs a URL that begins with http://"
+        failure = ConnectError(message, sent="no")
+    else:
+        return None
+    failure.permanent = True
+    return failure

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -250,7 +253,9 @@ def test_the_image_agrees_with_the_manifests(tmp_path: Path) -> None:
     lines = printed("containerfile").splitlines()
     steps = dict(line.split(" ", 1) for line in lines if re.match("FROM|ENV|USER|EXPOSE|ENTRYPOINT|CMD", line))
     container = container_of(manifests())
-    assert f'"faasrt[local,science]=={__version__}"' in "\n".join(lines)
+    wheel = f"faasrt-{__version__}-py3-none-any.whl"
+    assert f'RUN pip install --no-cache-dir "/wheels/{wheel}[local,science]"' in lines
+    assert f"COPY {wheel} /wheels/" in printed("containerfile", "--wheel").splitlines()
     security = container["securityContext"]
     assert steps["USER"] == f"{security['runAsUser']}:{security['runAsGroup']}"
     cache = steps["ENV"].removeprefix("FAASRT_CACHE_DIR=")
@@ -260,6 +265,41 @@ def test_the_image_agrees_with_the_manifests(tmp_path: Path) -> None:
     assert set(command) <= set(container["args"])
     assert str(options_of(command, tmp_path)["port"]) == steps["EXPOSE"]
     assert re.search(r"^RUN faasrt warmup --engine python=wasm$", "\n".join(lines), re.MULTILINE)
+
+
+def test_the_unit_is_valid(tmp_path: Path) -> None:
+    """systemd itself has no objection. It also checks that the executable exists."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    unit = tmp_path / "faasrt.service"
+    unit.write_text(printed("systemd", "--executable", "/bin/true"))
+    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    unit.write_text(printed("systemd", "--executable", "/no/faasrt").replace("KillMode", "KilMode"))
+    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
+    assert "Unknown key 'KilMode'" in done.stderr
+    assert "/no/faasrt is not executable" in done.stderr
+
+
+def test_the_unit_agrees_with_the_server(tmp_path: Path) -> None:
+    """`faasrt serve` takes the arguments, drains before systemd kills it, and reads the token that the unit loads."""
+    lines = printed("systemd").splitlines()
+    unit = dict(line.split("=", 1) for line in lines if re.match("[A-Z][A-Za-z]+=", line))
+    executable, command, *arguments = unit["ExecStart"].split(" ")
+    assert (executable, command) == (str(Path(sys.executable).parent / "faasrt"), "serve")
+    options = options_of(arguments, tmp_path)
+    assert SandboxConfig().timeout_limit_s < options["grace_s"] < int(unit["TimeoutStopSec"])
+    assert unit["KillMode"] == "mixed"
+    assert f"--token-file=%d/{unit['LoadCredential'].partition(':')[0]}" in arguments
+    assert unit["Environment"] == f"FAASRT_CACHE_DIR=%C/{unit['CacheDirectory']}"
+
+
+def test_the_path_of_the_executable_must_be_plain() -> None:
+    """A space, or a character that systemd replaces, would change the command."""
+    for path in ("faasrt", "/opt/my tools/faasrt", "/opt/%h/faasrt", "/opt/$HOME/faasrt", "/opt/faasrt\nUser=root", ""):
+        code, stdout, stderr = faasrt("deploy", "systemd", "--executable", path)
+        assert (code, stdout) == (2, "")
+        assert "must be an absolute path without spaces" in stderr
 
 
 def test_pods_serve_until_clients_have_looked_their_name_up_again() -> None:
@@ -279,7 +319,7 @@ def test_deploy_without_a_file_shows_the_files() -> None:
     """The help lists what can be printed."""
     code, stdout, stderr = faasrt("deploy", "--help")
     assert (code, stderr) == (0, "")
-    for name in ("kubernetes", "containerfile", "prometheus-rules", "grafana-dashboard"):
+    for name in ("systemd", "kubernetes", "containerfile", "prometheus-rules", "grafana-dashboard"):
         assert re.search(rf"^  {name} ", stdout, re.MULTILINE)
     with pytest.raises(click.UsageError):
         serve_command.make_context("serve", ["--no-such-option"])

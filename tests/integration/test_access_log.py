@@ -50,6 +50,7 @@ async def test_each_program_has_its_call_language_and_outcome() -> None:
         logged(["js", "python"], engines=WASM) as (faas, lines),
         RuntimeManager(settings=Settings.from_url(faas.url), telemetry=[events.append]) as manager,
     ):
+        await asyncio.gather(faas.wait_ready("js"), faas.wait_ready("python"))
         result = await manager.run_code("console.log('s3cret')", "js")
         await manager.run_code("throw 's3cret'", "js")
         async with manager.stream_code("for (;;);", "js", timeout_ms=100) as run:

@@ -238,6 +238,7 @@ ALLOWED = {
     "within_s",
     "still_run",  # a number of calls
     "self.queued",
+    "problem",  # of a certificate, from a table
     "max_queue",
 }
 SOURCES = sorted(

@@ -149,9 +149,10 @@ def systemd_command(executable: str) -> int:
 
 
 @deploy_command.command("containerfile", short_help="The definition of an image.")
-def containerfile_command() -> int:
-    """Print the definition of an image, for `podman build`, `buildah build` or `docker build`."""
-    write(_render("Containerfile", {"version": __version__}))
+@click.option("--wheel", is_flag=True, help="Build from a wheel of faasrt in the folder, instead of a checkout.")
+def containerfile_command(wheel: bool) -> int:
+    """Print the definition of an image, for `podman build`, `buildah build` or `docker build` in a checkout."""
+    write(_render("Containerfile", {"version": __version__, "wheel": wheel}))
     return OK
 
 

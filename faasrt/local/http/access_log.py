@@ -37,8 +37,8 @@ def note_program(request: web.BaseRequest, **fields: str) -> None:
 
 
 def log_request(logger: Any, request: web.BaseRequest, *, status: int, elapsed_s: float, size: int) -> None:
-    """Write the line of a request at INFO: client, method, path without query, status (which may be CLIENT_GONE), duration
-    and size of the answer's body, the id of the call, and the language and outcome of the program.
+    """Write the line of a request at INFO: client, method, path without query, status (which may be CLIENT_GONE),
+    duration and size of the answer's body, the id of the call, and the language and outcome of the program.
 
     Fields without a value are left out. A logger that fails, for example because stderr is closed, does not fail the
     request.
