@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import gc
 import tempfile
@@ -14,7 +15,7 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from faasrt import Outcome, RuntimeManager, SandboxConfig
+from faasrt import ConnectionLostError, Outcome, RuntimeManager, SandboxConfig
 from faasrt.local.engines import warm_pool
 from faasrt.local.engines.deno.run import DenoRun
 from faasrt.local.engines.jailed_run import JailedRun
@@ -145,7 +146,9 @@ async def test_a_finished_run_is_freed_without_the_garbage_collector(manager: Ru
 
 
 async def test_a_tier_of_packages_ends_after_ten_minutes_without_programs(clock: Clock) -> None:
-    """Its launcher has imported the packages, and so uses memory. A later program starts the tier again."""
+    """Its launcher has imported the packages, and so uses memory. It stays while a session is open there. A later
+    program starts the tier again.
+    """
     skip_without("numpy")
     code = "import sys; print('numpy' in sys.modules)"
     async with RuntimeManager.local(["python"], workers=1) as manager:
@@ -164,6 +167,12 @@ async def test_a_tier_of_packages_ends_after_ten_minutes_without_programs(clock:
                 clock.advance(400)
                 await run_in_tier()
             assert {*launchers()} - others == {tier}
+            async with manager.session("python", idle_timeout_s=3000) as session:
+                assert (await session.run_code(code)).stdout == "True\n"
+                clock.advance(601)
+                with contextlib.suppress(ConnectionLostError):  # the server closes connections that are idle
+                    await session.run_code("print(1)")
+                assert (await session.run_code("print(1)")).stdout == "1\n"
             clock.advance(601)
             await until(lambda: is_gone(tier))  # noqa: B023
 

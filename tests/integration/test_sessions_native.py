@@ -8,11 +8,13 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import attrs
 import psutil
 import pytest
 import pytest_asyncio
 
 from faasrt import Language, Outcome
+from faasrt.local.engines.engine import EngineJob
 from faasrt.local.engines.native.engine import NativeEngine
 from faasrt.local.engines.session import (
     EngineSession,
@@ -675,6 +677,26 @@ async def test_a_branch_is_a_process_of_its_own(session: EngineSession) -> None:
         """
         assert texts(await run(branch, block(code))) == ["([2, 3, 4, 4, 5, 1], True)"]
     assert texts(await run(session, "signals")) == ["[]"]
+
+
+async def test_a_session_starts_with_the_packages_of_its_first_program(engine: NativeEngine) -> None:
+    """It moves to a process that has imported them, if one is warm, with its files. A branch does not move."""
+    probe = "import sys\n'numpy' in sys.modules, open('a').read(), open('b').read() # numpy"
+    limits = attrs.evolve(LIMITS, timeout_ms=30_000)
+    await engine.execute(EngineJob(language=Language.PYTHON, code="import numpy", limits=limits))
+
+    async def first() -> list[str]:
+        async with open_session(engine, {"a": b"1", "b": b"1"}) as session:
+            await session.write_files({"b": b"2"})
+            return texts(await run(session, probe))
+
+    while await first() != ["(True, '1', '2')"]:
+        await asyncio.sleep(0.1)
+    async with open_session(engine, {"a": b"1", "b": b"2"}) as session:
+        assert (await session.list_files(1000))[0] == {"a": 1, "b": 1}
+        async with closing(await session.fork()) as branch:
+            assert texts(await run(branch, probe)) == ["(False, '1', '2')"]
+        assert texts(await run(session, probe)) == ["(False, '1', '2')"]
 
 
 async def test_branches_can_be_nested_ten_times(session: EngineSession) -> None:

@@ -69,13 +69,14 @@ class JailedProcess(ChildProcess):
         outside_reason: Why it was killed from outside; "" if there is no evidence for this, so that the program must be
             assumed to have sent the signal itself.
         is_suspect: Whether the program may have caused this.
+        is_session: Whether it is that of a session.
         is_shared: Whether it is a session with branches, or a branch.
     """
 
     def __init__(self, jail: Jail, number: int, pidfds: tuple[int, int], start: _Start, *, is_ready: bool) -> None:
         self.out_of_memory = self.out_of_time = False
         self.is_ready = is_ready
-        self.outside_reason, self.is_suspect, self.is_shared = "", False, False
+        self.outside_reason, self.is_suspect, self.is_session, self.is_shared = "", False, False, False
         self.jail, self.number, self._pidfds, self.group = jail, number, pidfds, start.group
         self._to_kill = pidfds[1]
         super().__init__(pid_of(pidfds[0]), start.pipes, self._send_kill, jail.readers)
@@ -231,6 +232,10 @@ class Jail:
                     self.discard(group)
         assert start.process is not None
         return start.process
+
+    @property
+    def has_sessions(self) -> bool:
+        return any(process.is_session for process in self._processes.values())
 
     async def open_folder(self, number: int) -> Folder:
         (folder,) = await self._ask(number, {"folder": number})

@@ -125,26 +125,17 @@ class PythonTier(Engine):
     async def _execute_once(self, job: EngineJob) -> EngineResult:
         return await self._run(job)
 
-    async def open_session(self, options: SessionOptions) -> EngineSession:
-        assert self._interpreter is not None
-        # A session imports the packages itself, because its program is not known when it starts.
-        memory_bytes = (options.limits.memory_limit_mb + (_IMPORTS_MB if self.packages else 0)) * 2**20
-        for attempt in range(_MAX_ATTEMPTS):
-            process = await self._pool.get()
-            session = NativeSession(options, process, memory_bytes, self._interpreter.executable)
-            try:
-                await session.begin()
-            except BaseException as error:
-                await session.aclose()
-                if not isinstance(error, NotStartedError) or attempt == _MAX_ATTEMPTS - 1:
-                    raise
-            else:
-                return session
-        raise AssertionError("the last attempt raises an exception")
+    async def take(self) -> JailedProcess:
+        self.used_at = asyncio.get_running_loop().time()
+        process: JailedProcess = await self._pool.get()
+        return process
+
+    @property
+    def in_use(self) -> bool:
+        return self.active > 0 or (self.ready and self._jail.has_sessions)
 
     async def _run(self, job: EngineJob, headroom_mb: int = 0) -> EngineResult:
-        self.used_at = asyncio.get_running_loop().time()
-        process = await self._pool.get()
+        process = await self.take()
         assert self._interpreter is not None
         memory_bytes = (job.limits.memory_limit_mb + headroom_mb) * 2**20
         run = python_run(job, process, memory_bytes, self._interpreter.executable)
@@ -176,6 +167,32 @@ class NativeEngine(PythonTier):
             return await self._run(job)
         return await (tier.execute(job) if tier.ready else self._run(job, _IMPORTS_MB))
 
+    async def open_session(self, options: SessionOptions) -> EngineSession:
+        assert self._interpreter is not None
+        # A session may import packages itself, because its programs are not known when it starts.
+        memory_bytes = (options.limits.memory_limit_mb + (_IMPORTS_MB if self.packages else 0)) * 2**20
+        for attempt in range(_MAX_ATTEMPTS):
+            process = await self._pool.get()
+            session = NativeSession(
+                options, process, memory_bytes, self._interpreter.executable, find_process=self._find_process
+            )
+            try:
+                await session.begin()
+            except BaseException as error:
+                await session.aclose()
+                if not isinstance(error, NotStartedError) or attempt == _MAX_ATTEMPTS - 1:
+                    raise
+            else:
+                return session
+        raise AssertionError("the last attempt raises an exception")
+
+    async def _find_process(self, code: str) -> JailedProcess | None:
+        """Return a process for a session whose first program has this code, if one is warm in another tier."""
+        tier = self._choose_tier(code)
+        with contextlib.suppress(NotStartedError):
+            return await tier.take() if tier is not None and tier.ready and tier.idle else None
+        return None
+
     def _choose_tier(self, code: str) -> PythonTier | None:
         """Return the tier that runs a program, which may not be ready yet; None if this one does."""
         name = next((name for name in tiers_of(code) if name in self.packages), None)
@@ -194,7 +211,7 @@ class NativeEngine(PythonTier):
         try:
             async with asyncio.TaskGroup() as group:
                 running = group.create_task(tier.run())
-                while (left_s := tier.used_at + _IDLE_S - loop.time()) > 0 or tier.active:  # noqa: ASYNC110
+                while (left_s := tier.used_at + _IDLE_S - loop.time()) > 0 or tier.in_use:  # noqa: ASYNC110
                     await asyncio.sleep(max(left_s, 1.0))
                 tier.ready = False  # programs that arrive while it ends run in the tier of the standard library
                 running.cancel()

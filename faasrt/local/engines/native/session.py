@@ -9,7 +9,7 @@ import json
 import math
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -36,12 +36,18 @@ from faasrt.results import Outcome
 _INTERRUPT_S = 1.0
 # The launcher ends a program only if this process is too busy to do it.
 _LATE_S = 1.0
-_FILES_TIMEOUT_S = 30.0
+_FILES_TIMEOUT_S = 10.0  # to write files, and to fork
 # How long the end of a process may be reported after the end of its messages.
 _REPORT_S = 0.5
 
 
+FindProcess = Callable[[str], Awaitable[JailedProcess | None]]
+"""Returns a process that has imported the packages of a program, if one waits."""
+
+
 class NativeSession(EngineSession):
+    """A session. Before its first program, it moves to the process that `find_process` returns for this program."""
+
     def __init__(
         self,
         options: SessionOptions,
@@ -51,14 +57,18 @@ class NativeSession(EngineSession):
         *,
         cells: int = 0,
         is_branch: bool = False,
+        find_process: FindProcess | None = None,
     ) -> None:
         super().__init__(options)
         self._process, self._memory_bytes, self._python = process, memory_bytes, python
+        self._find_process = find_process
+        self._first_files = dict(options.files)  # until the first program
         self._cells, self._is_branch = cells, is_branch
         self._run: _Run | None = None
         self._channel: socket.socket | None = None
         self._folder: Folder | None = None
         self._path = "/tmp"  # noqa: S108
+        process.is_session = True
         process.receive(ignore_output, self._on_end)
 
     async def begin(self) -> None:
@@ -66,11 +76,15 @@ class NativeSession(EngineSession):
         self._process.write(b"%08d" % len(header), header, eof=True)
         self._channel = self._process.take_channel()
         try:
-            await self.write_files(self.options.files)
+            await self.write_files(self._first_files)
         except SessionEndedError as error:
             raise NotStartedError(str(error)) from None
 
     async def run(self, job: EngineJob) -> EngineResult:
+        find_process = self._stop_moving()
+        if find_process is not None and (process := await find_process(job.code)) is not None:
+            await self._move_to(process)
+        self._first_files = {}
         self._cells += 1
         return await self._do(attrs.evolve(job, displays=True), {"code": job.code, "cell": self._cells}, {})
 
@@ -78,7 +92,31 @@ class NativeSession(EngineSession):
         if self._run is not None:
             self._run.interrupt()
 
+    def _stop_moving(self) -> FindProcess | None:
+        find_process, self._find_process = self._find_process, None
+        return find_process
+
+    async def _move_to(self, process: JailedProcess) -> None:
+        """Go on in another process, which has run nothing, either. Stay in this one if that is not possible."""
+        options = attrs.evolve(self.options, files=self._first_files)
+        other = NativeSession(options, process, self._memory_bytes, self._python)
+        try:
+            await other.begin()
+            self.check_open()
+        except BaseException as error:
+            await other.aclose()
+            if isinstance(error, (NotStartedError, SessionFileError)):
+                return
+            raise
+        self._process.abandon()
+        if self._channel is not None:
+            self._channel.close()
+        self._process, self._channel, self._folder = process, other._channel, None
+        process.receive(ignore_output, self._on_end)
+
     async def write_files(self, files: Mapping[str, bytes]) -> None:
+        if self._find_process is not None:
+            self._first_files |= files
         limits = attrs.evolve(self.options.limits, timeout_ms=1000 * _FILES_TIMEOUT_S)
         result = await self._do(EngineJob(language=self.options.language, code="", limits=limits), {}, files)
         if result.error is not None:
@@ -104,6 +142,7 @@ class NativeSession(EngineSession):
         those of the session. Random generators that the program has not made are renewed. Asyncio tasks of earlier
         cells do not go on in the branch.
         """
+        self._stop_moving()
         folder = await self._open_folder()
         try:
             process, own_folder, path = await self._process.jail.fork(self._process, folder, self._fork)
