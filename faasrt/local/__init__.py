@@ -13,7 +13,7 @@ Read on:
 * `faasrt/docs/choosing-a-sandbox.md`: the engines, compared
 * `faasrt/docs/differences.md`: what programs can do, compared with plain CPython and Deno
 * `faasrt/docs/sandboxes.md`: the levels of the jail, the protection and its gaps, and measures against real attackers
-* `faasrt/docs/server.md`: the HTTP API, refused requests, stopping, and changing options
+* `faasrt/docs/server.md`: running a server, and `faasrt/docs/http-api.md`: the requests that it answers
 
 Example:
     >>> from faasrt.local import LocalFaaS
