@@ -69,6 +69,7 @@ class Rich:
     def _repr_png_(self): return b'png'
     def _repr_json_(self): return {'a': [1]}
     def _repr_svg_(self): raise ValueError
+    def _repr_markdown_(self): raise SystemExit
     def _repr_latex_(self): return None
 class Bundle(Rich):
     def _repr_mimebundle_(self, include=None, exclude=None):

@@ -15,6 +15,7 @@ ONLY_AST = 0x400  # ast.PyCF_ONLY_AST
 VALUE = "<value>"  # no program has such a name
 POSITION = ("lineno", "col_offset", "end_lineno", "end_col_offset")
 MAX_DISPLAYS, MAX_FORMATS, MAX_TYPE_LENGTH = 1000, 16, 100
+FAILURES = (Exception, SystemExit)  # of a method of the program; an interrupt ends the run
 BACKEND = "faasrt_figures"
 METHODS = {
     "_repr_html_": "text/html",
@@ -130,7 +131,7 @@ def formats_of(value):
     """Return the content of a value by MIME type, its text first. A method that raises an exception is skipped."""
     try:
         text = repr(value)
-    except Exception as error:
+    except FAILURES as error:
         text = f"<repr() of {type(value).__name__} raised {type(error).__name__}>"
     formats = {"text/plain": text}
     figures = sys.modules.get("matplotlib.figure")
@@ -152,7 +153,7 @@ def call(value, method, **options):
             return None
         found = function(**options)
         return found[0] if isinstance(found, tuple) and len(found) == 2 else found  # the second are metadata
-    except Exception:
+    except FAILURES:
         return None
 
 
@@ -160,7 +161,7 @@ def png_of(figure):
     data = io.BytesIO()
     try:
         figure.savefig(data, format="png", bbox_inches="tight")
-    except Exception:
+    except FAILURES:
         return None
     pyplot = sys.modules.get("matplotlib.pyplot")
     if pyplot:
@@ -180,7 +181,7 @@ def valid_formats(bundle):
                 import json
 
                 content = json.dumps(content)
-        except Exception:
+        except FAILURES:
             continue
         if isinstance(content, (str, bytes)) and content:
             formats[kind] = content
