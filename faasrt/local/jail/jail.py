@@ -20,11 +20,12 @@ import attrs
 
 import faasrt.local.jail
 from faasrt._shielded_wait import wait_shielded
-from faasrt.local.errors import EngineError, NotStartedError, SuspectError
+from faasrt.local.errors import OUT_OF_MEMORY, OUT_OF_TIME, EngineError, NotStartedError, SuspectError
 from faasrt.local.jail.cgroup import Cgroups, Group
 from faasrt.local.jail.config import JailConfig
 from faasrt.local.jail.program import has_ended, pid_of
 from faasrt.local.process import MESSAGES, ChildProcess, EpollReaders, Pipes, Spawner, ignore_output
+from faasrt.protocol.processes import signal_name
 
 _START_TIMEOUT_S = 60.0
 _MESSAGE_BYTES = 65_536
@@ -80,6 +81,18 @@ class JailedProcess(ChildProcess):
         self.jail, self.number, self._pidfds, self.group = jail, number, pidfds, start.group
         self._to_kill = pidfds[1]
         super().__init__(pid_of(pidfds[0]), start.pipes, self._send_kill, jail.readers)
+
+    @property
+    def ending(self) -> str:
+        """How it has ended, for the user of a session."""
+        code = self.returncode or 0
+        if self.out_of_memory:
+            return OUT_OF_MEMORY
+        if self.out_of_time:
+            return OUT_OF_TIME
+        if self.outside_reason:
+            return f"its process was killed: {self.outside_reason}"
+        return f"its process ended {f'by {signal_name(-code)}' if code < 0 else f'with the exit code {code}'}"
 
     def _send_kill(self) -> None:
         if self.is_shared:

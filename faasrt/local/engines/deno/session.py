@@ -24,7 +24,6 @@ from faasrt.local.errors import CLOSED, OUT_OF_MEMORY, OUT_OF_TIME, EngineError,
 from faasrt.local.jail.jail import Folder, JailedProcess
 from faasrt.local.process import STDERR, STDOUT, ignore_output
 from faasrt.local.time_limit import TimeLimit
-from faasrt.protocol.processes import signal_name
 from faasrt.results import Outcome
 
 _GRACE_S = 1.0  # from an interrupt to the end of the process
@@ -159,9 +158,6 @@ class DenoSession(EngineSession):
         self._child.receive(ignore_output, lambda: self.mark_ended(self._why_ended()))
 
     def _why_ended(self) -> str:
-        returncode = self._child.returncode
-        if self._child.out_of_memory:
-            return OUT_OF_MEMORY
-        if self._child.killed or returncode is None:
-            return "a run could not be interrupted"
-        return f"its process ended with {signal_name(-returncode) if returncode < 0 else f'exit code {returncode}'}"
+        child = self._child
+        is_killed = (child.killed or child.returncode is None) and not child.out_of_memory
+        return "a run could not be interrupted" if is_killed else child.ending

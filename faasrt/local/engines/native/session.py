@@ -26,11 +26,10 @@ from faasrt.local.engines.session import (
     SessionFileError,
     SessionOptions,
 )
-from faasrt.local.errors import CLOSED, OUT_OF_MEMORY, OUT_OF_TIME, NotStartedError
+from faasrt.local.errors import CLOSED, NotStartedError
 from faasrt.local.jail.jail import Folder, JailedProcess
 from faasrt.local.process import MESSAGES, ChildProcess, Pipes, ignore_output
 from faasrt.local.time_limit import TimeLimit
-from faasrt.protocol.processes import signal_name
 from faasrt.results import Outcome
 
 _INTERRUPT_S = 1.0
@@ -184,20 +183,10 @@ class NativeSession(EngineSession):
         self._process.kill()
 
     def _on_end(self) -> None:
-        process = self._process
-        returncode = process.returncode or 0
-        if process.out_of_memory:
-            reason = OUT_OF_MEMORY
-        elif process.out_of_time:
-            reason = OUT_OF_TIME
-        elif process.outside_reason:
-            reason = f"its process was killed: {process.outside_reason}"
-        elif self._is_branch and returncode == 0:
-            reason = "its process ended, with an unknown status"  # it is not a child of the launcher
-        else:
-            how = f"by {signal_name(-returncode)}" if returncode < 0 else f"with the exit code {returncode}"
-            reason = f"its process ended {how}"
-        self.mark_ended(reason)
+        returncode = self._process.returncode or 0
+        # A branch is not a child of the launcher.
+        is_unknown = self._is_branch and returncode == 0
+        self.mark_ended("its process ended, with an unknown status" if is_unknown else self._process.ending)
         if self._run is not None:
             self._run.mark_exited(returncode)
         self._folder = None  # it would keep the files in memory
