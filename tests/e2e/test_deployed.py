@@ -1,0 +1,307 @@
+"""The files of `faasrt deploy` at work: systemd runs the unit, and podman the image that buildah has built.
+
+These tests need root, Debian packages and minutes, so `.ci/run deployed` runs them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from faasrt import __version__
+from support.cli import faasrt
+from support.served import CLEAN, FAASRT
+
+pytestmark = [pytest.mark.deployed, pytest.mark.timeout(3600)]
+
+ROOT = Path(__file__).parents[2]
+TOKEN = "s3cret"
+# Where controllers are in cgroups of version 1, neither systemd nor crun starts. Then there is version 2 without them.
+ONLY_CGROUP2 = "umount -R /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup"
+# systemd as the first process of its namespaces. It has the units of one folder only, so it starts no other service.
+BOOT = f"""
+mount --make-rshared /
+mount -t tmpfs tmpfs /run
+mount -t tmpfs tmpfs /var/cache
+mount -t proc proc /proc
+{ONLY_CGROUP2}
+for target in sysinit basic shutdown umount final multi-user network-online; do
+    printf '[Unit]\\nDefaultDependencies=no\\n' > "$0/units/$target.target"
+done
+printf '[Unit]\\nDefaultDependencies=no\\nWants=faasrt.service\\n' > "$0/units/default.target"
+exec env -i container=test SYSTEMD_UNIT_PATH="$0/units" PATH="$PATH" /lib/systemd/systemd --system --log-target=console
+"""
+
+
+def require(*programs: str) -> None:
+    if os.getuid():
+        pytest.skip("this test needs root")
+    for program in programs:
+        if shutil.which(program) is None:
+            pytest.skip(f"this test needs {program}, a package of Debian")
+
+
+def run(*command: str | Path, **options: Any) -> str:
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, **options)
+    assert done.returncode == 0, f"{shlex.join(map(str, command))}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+    return done.stdout
+
+
+def until(condition: Callable[[], bool], describe: Callable[[], str], seconds: float = 120) -> None:
+    give_up_at = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < give_up_at, describe()
+        time.sleep(0.2)
+
+
+# ---- systemd
+
+
+@pytest.fixture(scope="module")
+def installation() -> Iterator[Path]:
+    """Yield a folder with faasrt, installed as the unit says: where all users can read it."""
+    require("unshare", "nsenter", "systemd-analyze")
+    if not Path("/lib/systemd/systemd").exists():
+        pytest.skip("this test needs systemd, a package of Debian")
+    python = Path("/usr/bin/python3")
+    if not python.exists():
+        pytest.skip("this test needs /usr/bin/python3")
+    with tempfile.TemporaryDirectory(dir="/opt", prefix="faasrt-") as folder:
+        Path(folder).chmod(0o755)
+        run(python, "-m", "venv", "--without-pip", folder)
+        pip = [sys.executable, "-m", "pip", "--python", f"{folder}/bin/python", "install", "-q"]
+        run(*pip, f"{ROOT}[local]", env=CLEAN | {"TMPDIR": folder})
+        yield Path(folder)
+
+
+class Machine:
+    """systemd with the unit, in namespaces. `pid` is that of systemd, outside of them."""
+
+    def __init__(self, folder: Path, executable: Path, pid: int) -> None:
+        self._folder, self._executable, self.pid = folder, executable, pid
+
+    def inside(self, *command: str) -> list[str]:
+        return ["nsenter", "-t", str(self.pid), "-m", "-p", "-n", *command]
+
+    def systemctl(self, *arguments: str) -> str:
+        return run(*self.inside("systemctl", *arguments))
+
+    def property(self, name: str) -> str:
+        return self.systemctl("show", "--value", "--property", name, "faasrt").strip()
+
+    def client(self, *arguments: str, token: str = TOKEN) -> subprocess.Popen[str]:
+        command = self.inside(str(self._executable), *arguments, "--url", "http://127.0.0.1:8000")
+        env, pipe = {**CLEAN, "FAASRT_TOKEN": token}, subprocess.PIPE
+        return subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True)
+
+    def call(self, *arguments: str, token: str = TOKEN) -> tuple[int, str]:
+        with self.client(*arguments, token=token) as process:
+            stdout, stderr = process.communicate()
+        return process.returncode, stdout or stderr
+
+    def languages(self) -> dict[str, Any]:
+        code, output = self.call("health", "--json")
+        return json.loads(output)["endpoints"][0]["details"].get("languages", {}) if code == 0 else {}
+
+    @contextlib.contextmanager
+    def drop_in(self, text: str) -> Iterator[None]:
+        path = self._folder / "units" / "faasrt.service.d" / "z.conf"
+        path.write_text(text)
+        try:
+            self.systemctl("daemon-reload")
+            yield
+        finally:
+            path.unlink()
+            self.systemctl("daemon-reload")
+
+    def until_ready(self) -> None:
+        until(lambda: bool(self.languages()), self.log)
+
+    def log(self) -> str:
+        return (self._folder / "log").read_text() + (self._folder / "systemd").read_text()
+
+
+@pytest.fixture(scope="module")
+def machine(installation: Path) -> Iterator[Machine]:
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        unit = run(installation / "bin" / "faasrt", "deploy", "systemd")
+        assert f"ExecStart={installation}/bin/faasrt serve " in unit
+        run("install", "-d", "-m", "700", folder / "etc")
+        (folder / "etc" / "token").write_text(TOKEN)
+        drop_in = folder / "units" / "faasrt.service.d" / "test.conf"
+        drop_in.parent.mkdir(parents=True)
+        (folder / "units" / "faasrt.service").write_text(unit)
+        # There is no journal, and /etc/faasrt may be that of the machine.
+        drop_in.write_text(
+            f"[Service]\nLoadCredential=\nLoadCredential=token:{folder}/etc/token\n"
+            f"StandardOutput=append:{folder}/log\nStandardError=append:{folder}/log\n"
+        )
+        (folder / "log").touch()
+        flags = ["--mount", "--pid", "--fork", "--uts", "--ipc", "--cgroup", "--net", "--kill-child"]
+        log = stack.enter_context((folder / "systemd").open("w"))
+        command = ["unshare", *flags, "/bin/sh", "-ec", BOOT, str(folder)]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        stack.callback(process.wait)
+        stack.callback(process.kill)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        until(lambda: bool(children.read_text().strip()), (folder / "systemd").read_text)
+        started = Machine(folder, installation / "bin" / "faasrt", int(children.read_text()))
+        started.until_ready()
+        yield started
+
+
+def test_the_unit_runs_programs_in_the_strongest_jail(machine: Machine) -> None:
+    """The settings of the unit leave namespaces intact. The user is one of systemd's, and the token is needed."""
+    languages = machine.languages()
+    levels = {name: (languages[name]["engine"], languages[name]["level"]) for name in ("python", "javascript")}
+    assert levels == {"python": ("native", "namespaces"), "javascript": ("deno", "namespaces")}, languages
+    has_controllers = "memory" in Path(f"/proc/{machine.pid}/root/sys/fs/cgroup/cgroup.controllers").read_text()
+    assert {state["cgroup"] for state in languages.values()} == {has_controllers}
+    _, uid = machine.call("run", "-l", "bash", "-c", "id -u")
+    assert uid != "0\n"
+    main_pid = machine.property("MainPID")
+    status = run(*machine.inside("cat", f"/proc/{main_pid}/status"))
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    assert 61_184 <= int(fields["Uid"].split("\t")[0]) <= 65_519
+    assert (int(fields["CapBnd"], 16), fields["NoNewPrivs"]) == (0, "1")
+    assert machine.call("run", "-l", "python", "-c", "print(6 * 7)") == (0, "42\n")
+    code, message = machine.call("run", "-l", "python", "-c", "print(6 * 7)", token="wrong")
+    assert (code, "token" in message) == (3, True)
+    assert TOKEN not in machine.log()
+
+
+def test_a_restart_waits_for_programs(machine: Machine) -> None:
+    """A program in flight has its result, and the next one runs in the new process."""
+    before = machine.property("MainPID")
+    code = "import time; print('started', flush=True); time.sleep(3); print('ended')"
+    with machine.client("run", "-l", "python", "-c", code) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "started\n"
+        machine.systemctl("restart", "faasrt")
+        assert running.stdout.read() == "ended\n"
+    assert running.returncode == 0
+    machine.until_ready()
+    assert machine.property("MainPID") not in ("0", before)
+    assert machine.call("run", "-l", "python", "-c", "print(6 * 7)") == (0, "42\n")
+
+
+def test_a_killed_server_is_started_again(machine: Machine) -> None:
+    """It runs programs again, as another process."""
+    before = machine.property("MainPID")
+    run(*machine.inside("kill", "-9", before))
+    until(lambda: machine.property("MainPID") not in ("0", before), machine.log)
+    machine.until_ready()
+    assert machine.call("run", "-l", "python", "-c", "print(6 * 7)") == (0, "42\n")
+
+
+def test_a_wrong_option_is_not_tried_again(machine: Machine) -> None:
+    """The exit code 2 ends the service, until it is started by hand."""
+    with machine.drop_in("[Service]\nExecStart=\nExecStart=/bin/sh -c 'exit 2'\n"):
+        machine.systemctl("restart", "faasrt")
+        until(lambda: machine.property("ActiveState") == "failed", machine.log)
+        assert (machine.property("Result"), machine.property("NRestarts")) == ("exit-code", "0")
+    machine.systemctl("start", "faasrt")
+    machine.until_ready()
+
+
+# ---- images
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[list[str]]:
+    """Yield options for buildah and podman: a store with an image that stands for python:3.13-slim.
+
+    It is made of packages of Debian, because no registry may be in reach. pip in it has the configuration and the CAs
+    of this machine.
+    """
+    require("buildah", "podman", "crun", "debootstrap", "unshare")
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        base, options = folder / "base", [f"--root={folder}/store", f"--runroot={folder}/run", "--storage-driver=vfs"]
+        packages = "--include=python3,python3-pip,ca-certificates"
+        run("debootstrap", "--variant=minbase", packages, "trixie", base)
+        for marker in base.glob("usr/lib/python3*/EXTERNALLY-MANAGED"):
+            marker.unlink()
+        (base / "usr/bin/python").symlink_to("python3")
+        for name in ("etc/pip.conf", "etc/ssl/certs/ca-certificates.crt"):
+            if Path("/", name).exists():
+                shutil.copy(Path("/", name), base / name)
+        container = run("buildah", *options, "from", "scratch").strip()
+        run("buildah", *options, "add", "--quiet", container, base, "/")
+        run("buildah", *options, "commit", "--quiet", container, "docker.io/library/python:3.13-slim")
+        run("buildah", *options, "rm", container)
+        shutil.rmtree(base)
+        yield options
+
+
+def limits() -> Iterator[str]:
+    """The limits of this process, because the tools ask for higher ones, which not every root may have."""
+    for name, number in (("nofile", resource.RLIMIT_NOFILE), ("nproc", resource.RLIMIT_NPROC)):
+        soft, hard = resource.getrlimit(number)
+        yield f"--ulimit={name}={soft}:{hard}"
+
+
+@pytest.mark.parametrize("source", ["checkout", "wheel"])
+def test_the_image_is_built_and_serves(store: list[str], tmp_path: Path, source: str) -> None:
+    """From both sources. The commands are those in its comments, and programs get the strongest jail."""
+    options = ["--wheel"] if source == "wheel" else []
+    code, definition, _ = faasrt("deploy", "containerfile", *options)
+    assert code == 0
+    if source == "wheel":
+        run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--wheel-dir", tmp_path, ROOT)
+    else:
+        archive = run("git", "-C", ROOT, "ls-files", "-z", "--", "pyproject.toml", "README.md", "LICENSE", "faasrt")
+        for name in archive.split("\0")[:-1]:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "Containerfile").write_text(definition)
+    tag, isolation = f"faasrt-{source}:{__version__}", ["--isolation=chroot", "--pull=never", "--layers=false"]
+    build = ["buildah", *store, "build", *isolation, *limits(), "--tag", tag, "--file", "Containerfile", "."]
+    run(*build, cwd=tmp_path)
+    token = tmp_path / "token"
+    token.write_text(TOKEN)
+    token.chmod(0o644)
+    flags = ["--read-only", "--tmpfs", "/tmp", "--cap-drop", "all", "--security-opt", "no-new-privileges"]
+    for profile in ("seccomp=unconfined", "apparmor=unconfined", "unmask=ALL"):
+        flags += ["--security-opt", profile]
+        assert f"--security-opt {profile}" in definition
+    # Its own network would need a firewall, which the kernel may lack, and the host's may have another server at 8000.
+    flags += [*limits(), "--cgroups=disabled", "--network=none", "--pull=never", "--rm"]
+    flags += ["--name", "faasrt-test", "--volume", f"{token}:/run/secrets/faasrt/token:ro"]
+    podman = ["podman", *store, "--cgroup-manager=cgroupfs"]
+    script = f"{ONLY_CGROUP2}; exec {shlex.join([*podman, 'run', *flags, tag])}"
+    log = tmp_path / "log"
+    command = ["unshare", "-m", "/bin/sh", "-ec", script]
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+    try:
+        until(lambda: "python is ready" in log.read_text() and "javascript is ready" in log.read_text(), log.read_text)
+        pid = run(*podman, "inspect", "--format", "{{.State.Pid}}", "faasrt-test").strip()
+        client = ["nsenter", "-t", pid, "-n", FAASRT]
+        url, env = ["--url", "http://127.0.0.1:8000"], {**CLEAN, "FAASRT_TOKEN": TOKEN}
+        health = json.loads(run(*client, "health", "--json", *url, env=env))
+        languages = health["endpoints"][0]["details"]["languages"]
+        levels = {name: (languages[name]["engine"], languages[name]["level"]) for name in ("python", "javascript")}
+        assert levels == {"python": ("native", "namespaces"), "javascript": ("deno", "namespaces")}, languages
+        program = "import numpy, os; print(numpy.arange(10).sum(), os.getuid() != 0)"
+        assert run(*client, "run", "-l", "python", "-c", program, *url, env=env) == "45 True\n"
+        assert run(*client, "run", "-l", "js", "-c", "console.log(6 * 7)", *url, env=env) == "42\n"
+    finally:
+        run(*podman, "kill", "--signal", "TERM", "faasrt-test")
+        code = process.wait(timeout=120)
+    assert code == 0, log.read_text()
+    assert log.read_text().endswith("faasrt: stopping\n")
