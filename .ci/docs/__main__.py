@@ -74,6 +74,7 @@ def content_of(package: griffe.Module, title: str, target: griffe.Object | griff
         members = [name for name, module in modules.items() if module not in names]
     else:
         members = [name for name, module in modules.items() if module == target.path]
+        members.sort(key=lambda name: package[name[7:]].lineno or 0)
         exported = [f"{target.path}.{name}" for name in target.exports or ()]
         exported += re.findall(rf"`({target.path}\.\w+)`", package.docstring.value)  # such as constants
         paths = {package[name].canonical_path for name in package.exports}
@@ -117,15 +118,13 @@ class Page(html.parser.HTMLParser):
 
 
 def find_targets(folder: Path) -> dict[str, str]:
-    """Return where each name of the package, and each page of the guide, is on the site."""
-    targets = {f"faasrt/docs/{path.stem}.md": path.name for path in folder.glob("*.html")}
-    targets |= {f"faasrt.examples.{path.stem}": f"examples/{path.name}" for path in folder.glob("examples/*.html")}
+    """Return where each name of the package is on the site."""
+    targets = {f"faasrt.examples.{path.stem}": f"examples/{path.name}" for path in folder.glob("examples/*.html")}
     for path in folder.glob("reference/*.html"):
         page = path.relative_to(folder).as_posix()
         anchors = {anchor for anchor in Page(path.read_text()).anchors if anchor.startswith("faasrt.")}
         targets |= {anchor: f"{page}#{anchor}" for anchor in anchors} | {path.stem: page}
-    targets["faasrt.__all__"] = targets["faasrt"]
-    targets["faasrt/docs/README.md"] = "index.html"
+    targets["faasrt.__all__"] = targets.pop("faasrt")  # in the text, this is the command
     for name, target in list(targets.items()):
         start, _, rest = name.removeprefix("faasrt.").partition(".")
         if start in faasrt.__all__:
@@ -134,8 +133,13 @@ def find_targets(folder: Path) -> dict[str, str]:
     return targets
 
 
-def link_names(text: str, up: str, targets: dict[str, str]) -> tuple[str, set[str]]:
-    """Link the names in the text of a page. Return the new text, and the names of the package without a target."""
+def titles_of(folder: Path) -> dict[str, str]:
+    """Return the titles of the pages of the guide, by the paths that docstrings name."""
+    return {f"faasrt/docs/{path.name}": path.read_text().partition("\n")[0].strip("# ") for path in folder.glob("*.md")}
+
+
+def link_names(text: str, up: str, targets: dict[str, str], titles: dict[str, str]) -> tuple[str, set[str]]:
+    """Link the names and the pages in the text of a page. Return the new text, and the names without a target."""
     unknown = set()
 
     def link(match: re.Match[str]) -> str:
@@ -145,6 +149,9 @@ def link_names(text: str, up: str, targets: dict[str, str]) -> tuple[str, set[st
         name = html.unescape(code).partition("(")[0]
         if name in targets:
             return f'<a href="{up}{targets[name]}">{match[0]}</a>'
+        if name in titles:
+            page = Path(name).stem.replace("README", "index")
+            return f'<a href="{up}{page}.html">{html.escape(titles[name])}</a>'
         if re.fullmatch(r"faasrt(\.\w+)+|faasrt/docs/.*", name) and name not in OTHER_NAMES:
             unknown.add(name)
         return match[0]
@@ -178,11 +185,11 @@ def orphans(folder: Path, nav: list[tuple[str, str]]) -> list[str]:
 
 def finish(folder: Path, sources: dict[str, str]) -> list[str]:
     """Link the names of the package on all pages, and each page to its source. Return what is wrong."""
-    targets = find_targets(folder)
+    targets, titles = find_targets(folder), titles_of(PACKAGE / "docs")
     problems = []
     for path in folder.rglob("*.html"):
         page = path.relative_to(folder)
-        text, unknown = link_names(path.read_text(), "../" * (len(page.parts) - 1), targets)
+        text, unknown = link_names(path.read_text(), "../" * (len(page.parts) - 1), targets, titles)
         source = page.with_suffix(".md").as_posix()
         if source in sources:
             text = text.replace(f'/{EDIT}faasrt/docs/{source}"', f'/{EDIT}{sources[source]}"')

@@ -11,7 +11,7 @@ import griffe
 class PublicAPI(griffe.Extension):
     """Adds members that classes have at run time only."""
 
-    def on_object(self, *, obj: griffe.Object, **options: object) -> None:
+    def on_instance(self, *, obj: griffe.Object, **options: object) -> None:
         """Use the plural, which Griffe takes for a section whose text may contain programs and their output."""
         if obj.docstring:
             obj.docstring.value = re.sub(r"^Example:$", "Examples:", obj.docstring.value, flags=re.MULTILINE)
