@@ -71,11 +71,6 @@ class Page:
 
     async def open(self, page: Path | str, width: int, scheme: str) -> None:
         self.opened.clear()
-        await self.resize(width, scheme)
-        await self.call("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
-        await asyncio.wait_for(self.opened.wait(), 60)
-
-    async def resize(self, width: int, scheme: str) -> None:
         await self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -85,6 +80,8 @@ class Page:
         )
         media = [{"name": "prefers-color-scheme", "value": scheme}]
         await self.call("Emulation.setEmulatedMedia", media="", features=media)
+        await self.call("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
+        await asyncio.wait_for(self.opened.wait(), 60)
 
     async def key(self, name: str, code: int, text: str = "") -> None:
         for kind in ("keyDown", "keyUp"):
