@@ -11,7 +11,6 @@ from faasrt.protocol.envelope import GuestJob
 from faasrt.protocol.execution import Execution
 from faasrt.protocol.program import Program
 from faasrt.results import ExecutionResult
-from faasrt.transport.call import Call
 from faasrt.transport.lifecycle import CallsInFlight
 from faasrt.transport.live_reader import LiveReader
 from faasrt.transport.transport import Transport
@@ -23,8 +22,9 @@ class Executor:
     calls: CallsInFlight
 
     async def run(self, execution: Execution, live: LiveReader | None = None) -> ExecutionResult:
+        program = execution.program
         # If the runtime is closed meanwhile, `track` turns the cancellation into an error, which the call reports.
-        with self._call(execution.program) as call, self.calls.track():
+        with self.transport.call(self.calls, program.language, program) as call, self.calls.track():
             call.call_started()
             response = await self.transport.run(call, execution, live)
         return call.finish(response.result(call.timings, call.attempts, call.endpoint))
@@ -49,7 +49,7 @@ class Executor:
             while (indices := scheduler.next_batch()) is not None:
                 batch = attrs.evolve(job, cases=[cases[index] for index in indices], first=indices.start)
                 execution = Execution(program=program, job=batch, definition_ms=scheduler.definition_ms)
-                with self._call(program) as call, self.calls.track():
+                with self.transport.call(self.calls, program.language, program) as call, self.calls.track():
                     call.call_started()
                     response = await self.transport.run(call, execution)
                 call.finish(scheduler.record_results(indices, response, call.describe))
@@ -58,9 +58,6 @@ class Executor:
                     found[position] = scheduler.results.pop(position)
                     position += 1
                 yield found
-
-    def _call(self, program: Program) -> Call:
-        return self.transport.call(self.calls, program.language, program)
 
 
 @attrs.frozen(eq=False)

@@ -151,7 +151,7 @@ class Runtime:
             collect=collect,
             displays=displays,
         )
-        return await self._run(program)
+        return await self._executor.run(Execution(program, settings.envelope))
 
     def stream_code(
         self, code: str, language: LanguageOption | None = None, **options: Unpack[RunOptions]

@@ -33,7 +33,7 @@ PROGRAM_SUSPECT_HEADER = "x-faasrt-program-suspect"
 CRASHED."""
 # Metadata of the fields of a request that do not change the result of a program.
 KEEPS_RESULT = {"keeps_result": True}
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_encode = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
 
 
 @attrs.define
@@ -93,15 +93,15 @@ class Program:
     def to_wire(self) -> dict[str, Any]:
         sandbox = self.sandbox
         body = {
-            "language": str(self.language),
+            "language": self.language,
             "code": self.code,
             "timeout": self.timeout_ms,
             "priority": self.priority,
             "ext": dict(self.ext),
             "sandbox": {
-                "memory_limit_mb": int(sandbox.memory_limit_mb),
+                "memory_limit_mb": sandbox.memory_limit_mb,
                 "timeout_ms": self.timeout_ms,
-                "max_output_bytes": int(sandbox.max_output_bytes),
+                "max_output_bytes": sandbox.max_output_bytes,
                 "network_enabled": sandbox.network_enabled,
             },
         }

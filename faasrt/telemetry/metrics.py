@@ -139,7 +139,7 @@ class CallCounters:
     in_flight: int = 0
     attempts: int = 0
     retries: int = 0
-    buckets: Counter[int] = attrs.field(factory=Counter)
+    buckets: list[int] = attrs.field(factory=lambda: [0] * (len(LATENCY_BOUNDS_S) + 1))
     sum_s: float = 0.0
 
     def attempt_started(self, *, retry: bool) -> None:
@@ -164,12 +164,11 @@ class CallCounters:
         self.in_flight += other.in_flight
         self.attempts += other.attempts
         self.retries += other.retries
-        self.buckets.update(other.buckets)
+        self.buckets = [own + added for own, added in zip(self.buckets, other.buckets, strict=True)]
         self.sum_s += other.sum_s
 
     def snapshot(self) -> CallMetrics:
-        counts = tuple(self.buckets[index] for index in range(len(LATENCY_BOUNDS_S) + 1))
-        latency = Latency(counts=counts, sum_s=self.sum_s)
+        latency = Latency(counts=tuple(self.buckets), sum_s=self.sum_s)
         return CallMetrics(
             outcomes=dict(self.outcomes),
             errors=dict(self.errors),

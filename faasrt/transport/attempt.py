@@ -72,7 +72,7 @@ class Attempt:
                 response = request.read(answer)
                 # Programs that fail may end early on an endpoint that lacks something, which must not get more calls
                 # for that.
-                if self._permit.has_alternatives and response.used_its_time:
+                if len(self._permit.group.endpoints) > 1 and response.used_its_time:
                     self._sample_s = endpoints.clock() - began
                 if self._has_reduced_timeout and response.timed_out:
                     # The code had less time than the caller allowed, so a timeout is not its fault.
@@ -90,8 +90,11 @@ class Attempt:
         try:
             self._call.attempt_finished(error, self._status)
         finally:
-            runs_for_s = self._run_s if error is not None and self._may_still_run(error) else 0.0
-            self._endpoints.give_back(self._permit, error, runs_for_s=runs_for_s, sample_s=self._sample_s)
+            if error is None:
+                self._endpoints.pool.release(self._permit, None, sample_s=self._sample_s)
+            else:
+                runs_for_s = self._run_s if self._may_still_run(error) else 0.0
+                self._endpoints.record_failure(self._permit, error, runs_for_s=runs_for_s)
 
     def _may_still_run(self, error: BaseException) -> bool:
         """Return whether the server may still run the code after this error."""

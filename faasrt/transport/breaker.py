@@ -70,7 +70,7 @@ class Breaker:
             self._window.clear()
             self._on_change()
         self._consecutive_failures = 0
-        self._count(now, succeeded=True)
+        self._second(now).successes += 1
 
     def fail(self, now: float, started: float, *, probe: int | None = None, early_probe_s: float = math.inf) -> None:
         """Record a call that failed because of the endpoint or the network.
@@ -91,7 +91,7 @@ class Breaker:
         if started < self._closed_at:
             return  # it was sent before the endpoint recovered
         self._consecutive_failures += 1
-        self._count(now, succeeded=False)
+        self._second(now).failures += 1
         good = sum(second.successes for second in self._window)
         bad = sum(second.failures for second in self._window)
         too_few = good + bad >= self._settings.min_calls and good < self._settings.min_success_rate * (good + bad)
@@ -127,13 +127,10 @@ class Breaker:
     def _jitter(self) -> float:
         return 0.8 + 0.4 * self._random()
 
-    def _count(self, now: float, *, succeeded: bool) -> None:
+    def _second(self, now: float) -> _Second:
         time = int(now)
         if not self._window or self._window[-1].time != time:
             while self._window and self._window[0].time <= time - self._settings.window_s:
                 self._window.popleft()
             self._window.append(_Second(time))
-        if succeeded:
-            self._window[-1].successes += 1
-        else:
-            self._window[-1].failures += 1
+        return self._window[-1]

@@ -185,13 +185,11 @@ class EndpointRegistry:
             ]
         return await self.http.probe_all(self._replicas.expand([url]))
 
-    def give_back(
-        self, permit: Permit, error: BaseException | None, *, runs_for_s: float = 0.0, sample_s: float | None = None
-    ) -> None:
-        """Return a permit to the pool; see `PermitPool.release`. After some errors, ask the endpoint for its health."""
+    def record_failure(self, permit: Permit, error: BaseException, *, runs_for_s: float = 0.0) -> None:
+        """Return the permit of a call that failed to the pool. After some errors, ask the endpoint for its health."""
         if isinstance(error, ServiceError) and not isinstance(error, (OverloadedError, RejectedError)):
             self.profiles.mark_stale(permit.endpoint.url, is_replaced=isinstance(error, ProtocolError))
-        self.pool.release(permit, error, runs_for_s=runs_for_s, sample_s=sample_s)
+        self.pool.release(permit, error, runs_for_s=runs_for_s)
 
     def states(self) -> tuple[EndpointState, ...]:
         now = self.clock()

@@ -405,7 +405,7 @@ def _connect_error(error: aiohttp.ClientConnectorError) -> ConnectError:
 
 
 def _make_answer(response: aiohttp.ClientResponse, body: bytes, limit: int) -> Answer:
-    status, headers = response.status, response.headers
+    status = response.status
     if len(body) > limit:
         response.close()  # its connection cannot be reused, because the body was not read to its end
         if status == 200:
@@ -413,6 +413,7 @@ def _make_answer(response: aiohttp.ClientResponse, body: bytes, limit: int) -> A
         body = body[:limit]
     if status == 200:
         return Answer(200, body)
+    headers = response.headers
     return Answer(
         status=status,
         body=body,

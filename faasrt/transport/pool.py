@@ -40,10 +40,6 @@ class Permit:
     started: float
     probe: int | None = None
 
-    @property
-    def has_alternatives(self) -> bool:
-        return len(self.group.endpoints) > 1
-
 
 class PermitPool:
     """Limits the calls in flight: of the manager, and of each endpoint.

@@ -9,6 +9,8 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 
+import attrs
+
 from faasrt.config import RetrySettings
 from faasrt.errors import (
     ConnectError,
@@ -105,6 +107,7 @@ class RetryBudget:
 _SENT: tuple[Sent, ...] = ("no", "maybe", "yes")
 
 
+@attrs.define(eq=False)
 class FailedAttempts:
     """The attempts of one call that failed.
 
@@ -117,6 +120,8 @@ class FailedAttempts:
         sent: Whether the code may have run in any of the attempts.
     """
 
+    _settings: RetrySettings
+    _idempotent: bool = attrs.field(default=False, kw_only=True)
     error: ServiceError | None = None
     attempt: int = 0
     outage_s: float | None = None
@@ -127,10 +132,8 @@ class FailedAttempts:
     excluded: frozenset[str] = frozenset()
     queued_s: float = 0.0
     sent: Sent = "no"
-
-    def __init__(self, settings: RetrySettings, *, idempotent: bool = False) -> None:
-        self._settings, self._idempotent = settings, idempotent
-        self._outages = self._others = 0
+    _outages: int = 0
+    _others: int = 0
 
     def add(self, error: ServiceError, now: float, url: str = "") -> None:
         """Record a failed attempt, and set `sent` of its error according to all attempts so far."""

@@ -168,9 +168,9 @@ class Transport:
                 raise_for_status(answer)
                 result = decode_validation(answer.body)
             except BaseException as error:
-                endpoints.give_back(permit, error)
+                endpoints.record_failure(permit, error)
                 raise
-            endpoints.give_back(permit, None)
+            endpoints.pool.release(permit, None)
             return result
         except ServiceError as failure:
             call.attach(failure)
@@ -209,13 +209,13 @@ class Transport:
                     fields = check_answer(answer)
                 except BaseException as error:
                     if permit is not None:
-                        endpoints.give_back(permit, error)
+                        endpoints.record_failure(permit, error)
                     if not needs_permit or not isinstance(error, ConnectError) or is_permanent(error):
                         raise
                     failed.add(error, endpoints.clock(), call.endpoint)
                 else:
                     if permit is not None:
-                        endpoints.give_back(permit, None)
+                        endpoints.pool.release(permit, None)
                     return fields
                 await self._back_off(self._retry_delay_s(call), call.owner)
         except ServiceError as failure:
