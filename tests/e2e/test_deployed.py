@@ -199,6 +199,15 @@ def test_a_restart_waits_for_programs(machine: Machine) -> None:
     assert machine.call("run", "-l", "python", "-c", "print(6 * 7)") == (0, "42\n")
 
 
+def test_a_reload_reads_the_configuration(machine: Machine) -> None:
+    """SIGHUP does not stop the server, because there is a file of its own to read again."""
+    before = machine.property("MainPID")
+    count = machine.log().count("read the configuration again; changed: nothing")
+    machine.systemctl("reload", "faasrt")
+    until(lambda: machine.log().count("read the configuration again; changed: nothing") > count, machine.log)
+    assert machine.property("MainPID") == before
+
+
 def test_a_killed_server_is_started_again(machine: Machine) -> None:
     """It runs programs again, as another process."""
     before = machine.property("MainPID")
