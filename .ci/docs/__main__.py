@@ -138,8 +138,9 @@ def titles_of(folder: Path) -> dict[str, str]:
     return {f"faasrt/docs/{path.name}": path.read_text().partition("\n")[0].strip("# ") for path in folder.glob("*.md")}
 
 
-def link_names(text: str, up: str, targets: dict[str, str], titles: dict[str, str]) -> tuple[str, set[str]]:
+def link_names(page: Path, text: str, targets: dict[str, str], titles: dict[str, str]) -> tuple[str, set[str]]:
     """Link the names and the pages in the text of a page. Return the new text, and the names without a target."""
+    up = "../" * (len(page.parts) - 1)
     unknown = set()
 
     def link(match: re.Match[str]) -> str:
@@ -147,11 +148,12 @@ def link_names(text: str, up: str, targets: dict[str, str], titles: dict[str, st
         if code is None:
             return match[0]
         name = html.unescape(code).partition("(")[0]
-        if name in targets:
-            return f'<a href="{up}{targets[name]}">{match[0]}</a>'
+        target = targets.get(name) or (name[:1].isupper() and targets.get(f"{page.stem}.{name}"))  # of this module
+        if target:
+            return f'<a href="{up}{target}">{match[0]}</a>'
         if name in titles:
-            page = Path(name).stem.replace("README", "index")
-            return f'<a href="{up}{page}.html">{html.escape(titles[name])}</a>'
+            stem = Path(name).stem.replace("README", "index")
+            return f'<a href="{up}{stem}.html">{html.escape(titles[name])}</a>'
         if re.fullmatch(r"faasrt(\.\w+)+|faasrt/docs/.*", name) and name not in OTHER_NAMES:
             unknown.add(name)
         return match[0]
@@ -189,7 +191,7 @@ def finish(folder: Path, sources: dict[str, str]) -> list[str]:
     problems = []
     for path in folder.rglob("*.html"):
         page = path.relative_to(folder)
-        text, unknown = link_names(path.read_text(), "../" * (len(page.parts) - 1), targets, titles)
+        text, unknown = link_names(page, path.read_text(), targets, titles)
         source = page.with_suffix(".md").as_posix()
         if source in sources:
             text = text.replace(f'/{EDIT}faasrt/docs/{source}"', f'/{EDIT}{sources[source]}"')

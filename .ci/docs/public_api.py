@@ -18,17 +18,24 @@ class PublicAPI(griffe.Extension):
 
     def on_package(self, *, pkg: griffe.Module, **options: object) -> None:
         """Complete the classes that modules export."""
-        for module in [pkg, *modules_below(pkg)]:
-            for name in module.exports or ():
-                member = module.members[str(name)]
-                if member.is_class:
-                    complete(member.final_target if member.is_alias else member)
+        exported = [module.members[str(name)] for module in [pkg, *modules_below(pkg)] for name in module.exports or ()]
+        objects = [member.final_target if member.is_alias else member for member in exported]
+        classes = {each.path: each for each in objects if each.is_class}
+        for kind in classes.values():
+            complete(kind)
+            kind.bases = [base for base in kind.bases if is_public(base, classes)]
 
 
 def modules_below(module: griffe.Module) -> list[griffe.Module]:
     """Return all modules of a package."""
     children = [child for child in module.modules.values() if not child.is_alias]
     return [*children, *(below for child in children for below in modules_below(child))]
+
+
+def is_public(base: str | griffe.Expr, classes: dict[str, griffe.Class]) -> bool:
+    """Return whether a base class is one of another package, or an exported one."""
+    path = base if isinstance(base, str) else base.canonical_path
+    return path in classes or not path.startswith("faasrt.")
 
 
 def complete(kind: griffe.Class) -> None:

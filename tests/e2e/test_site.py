@@ -97,7 +97,7 @@ def test_dead_links_are_found(builder: ModuleType, tmp_path: Path) -> None:
 def test_names_without_a_page_are_found(builder: ModuleType) -> None:
     """The builder links a known name in the text, and reports a name of the package that is not on the site."""
     text = "<p><code>Settings(token=1)</code> <code>faasrt.Setting</code> <code>x</code> <a><code>Settings</code></a>"
-    linked, unknown = builder.link_names(text, "../", {"Settings": "s.html"}, {})
+    linked, unknown = builder.link_names(Path("reference/a.html"), text, {"Settings": "s.html"}, {})
     assert linked == text.replace(
         "<code>Settings(token=1)</code>", '<a href="../s.html"><code>Settings(token=1)</code></a>'
     )
