@@ -123,30 +123,36 @@ def serve_command(context: click.Context, /, **_: Any) -> int:
         log_format = options["log_format"]
         report = start_log(log_format)
         return asyncio.run(_serve(context, options, make_faas(context, options), report))
-    except ConfigurationError as error:
-        hint = "; --host and --port name another address" if isinstance(error, AddressError) else ""
-        message = f"{name_options(str(error))}{hint}"
-        if log_format == "json":
-            LOGGER.error(message)
-            return USAGE
-        if message == str(error):  # it names no flag
-            raise
-        raise click.UsageError(message) from None
     except (Exception, KeyboardInterrupt) as error:
-        if log_format != "json":
-            raise
-        start_log(log_format)  # unless it has started
-        return _log_failure(error)
+        if log_format == "json":
+            start_log(log_format)  # unless it has started
+            return _log_failure(error)
+        # An error that names no flag is reported without a line about the usage.
+        if isinstance(error, ConfigurationError) and (message := _with_flags(error)) != str(error):
+            raise click.UsageError(message) from None
+        raise
+
+
+def _with_flags(error: ConfigurationError) -> str:
+    hint = "; --host and --port name another address" if isinstance(error, AddressError) else ""
+    return f"{name_options(str(error))}{hint}"
 
 
 def _log_failure(error: BaseException) -> int:
     """Log an error that ends the command, in place of text on stderr, and return the exit code."""
-    if isinstance(error, click.ClickException):
-        LOGGER.error(error.format_message())
-        return error.exit_code
-    if isinstance(error, KeyboardInterrupt):
-        LOGGER.info("interrupted")
-        return INTERRUPTED
+    match error:
+        case click.ClickException():
+            LOGGER.error(error.format_message())
+            return error.exit_code
+        case ConfigurationError():
+            LOGGER.error(_with_flags(error))
+            return USAGE
+        case OSError():
+            LOGGER.error("cannot write the output: %s", error.strerror or error)
+            return INFRASTRUCTURE
+        case KeyboardInterrupt():
+            LOGGER.info("interrupted")
+            return INTERRUPTED
     LOGGER.critical("the server failed", exc_info=error)
     return INFRASTRUCTURE
 
@@ -159,24 +165,25 @@ async def _serve(context: click.Context, options: dict[str, Any], faas: LocalFaa
     elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
         numbers.append(signal.SIGHUP)
     stop = stop_at(*numbers)
-    async with faas, asyncio.TaskGroup() as group:
+
+    def stop_if_nothing_runs(start: asyncio.Task[list[Language]]) -> None:
+        if not start.cancelled() and not start.result():
+            stop.set()
+
+    async with faas:
         write(f"faasrt: serving {', '.join(faas.languages)} at {faas.url}\n{_describe_client(faas.url, faas.token)}")
         report_engine(faas, chosen=bool(faas.engines), report=report)
-
-        def stop_if_nothing_runs(start: asyncio.Task[list[Language]]) -> None:
-            if not start.cancelled() and not start.result():
-                stop.set()
-
-        ready = group.create_task(_start(faas, report))
-        ready.add_done_callback(stop_if_nothing_runs)
-        reloading = group.create_task(_reload(context, options, faas, hangup, report, ready))
-        await stop.wait()
-        reloading.cancel()
-        if ready.done() and not ready.result():
-            return INFRASTRUCTURE
-        ready.cancel()
-        report("stopping")
-        await faas.drain()
+        async with asyncio.TaskGroup() as group:
+            ready = group.create_task(_start(faas, report))
+            ready.add_done_callback(stop_if_nothing_runs)
+            reloading = group.create_task(_reload(context, options, faas, hangup, report, ready))
+            await stop.wait()
+            reloading.cancel()
+            if ready.done() and not ready.result():
+                return INFRASTRUCTURE
+            ready.cancel()
+            report("stopping")
+            await faas.drain()
     return OK
 
 

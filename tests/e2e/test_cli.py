@@ -720,6 +720,17 @@ def test_output_that_cannot_be_written_is_an_error() -> None:
     assert "cannot write the output" in stderr
 
 
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_an_address_that_cannot_be_written_ends_serve(log_format: str) -> None:
+    """A supervisor that cannot read the address would wait for ever."""
+    with Path("/dev/full").open("w") as full:
+        code, _, stderr = faasrt("serve", "--port", "0", "-l", "js", "--log-format", log_format, stdout=full)
+        with contextlib.suppress(OSError):
+            full.close()
+    message = json.loads(stderr)["event"] if log_format == "json" else stderr
+    assert (code, "cannot write the output: No space left on device" in message) == (3, True)
+
+
 def wait_until_nothing_is_left(folder: Path) -> None:
     """Wait until a folder for temporary files is empty, and not used by a process."""
     # Every process of the embedded FaaS has its working directory in this folder.
