@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Mapping, Set
-from types import MappingProxyType
 from typing import Any
 
 from faasrt.config import SandboxConfig
@@ -10,7 +9,6 @@ from faasrt.errors import InvalidRequestError, safe_repr
 from faasrt.inputs import encode_text
 
 TEXTS = "code, ext and priority"
-_NO_FIELDS: Mapping[str, str] = MappingProxyType({})
 
 
 def check_sandbox(sandbox: object) -> SandboxConfig | None:
@@ -43,16 +41,16 @@ def check_timeout_ms(timeout_ms: object, sandbox: SandboxConfig) -> int:
     return math.ceil(checked)
 
 
-def check_ext(ext: object) -> Mapping[str, str]:
+def check_ext(ext: object) -> dict[str, str]:
     if ext is None:
-        return _NO_FIELDS
+        return {}
     if not isinstance(ext, Mapping):
         raise InvalidRequestError(f"ext must map str to str, got {type(ext).__name__}")
     for key, value in ext.items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise InvalidRequestError(f"ext must map str to str, got {safe_repr(key)}: {type(value).__name__}")
         encode_text(key + value, TEXTS)
-    return ext
+    return dict(ext)
 
 
 def check_args(args: Iterable[Any]) -> tuple[Any, ...]:

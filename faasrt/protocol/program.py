@@ -48,7 +48,7 @@ class Program:
     timeout_ms: int
     sandbox: SandboxConfig
     priority: str = attrs.field(metadata=KEEPS_RESULT)
-    ext: Mapping[str, str]
+    ext: dict[str, str]
     input: ProgramInput = NO_INPUT
     idempotent: bool = attrs.field(default=False, metadata=KEEPS_RESULT)
     displays: bool = False
@@ -97,7 +97,7 @@ class Program:
             "code": self.code,
             "timeout": self.timeout_ms,
             "priority": self.priority,
-            "ext": dict(self.ext),
+            "ext": self.ext,
             "sandbox": {
                 "memory_limit_mb": sandbox.memory_limit_mb,
                 "timeout_ms": self.timeout_ms,

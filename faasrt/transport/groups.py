@@ -40,11 +40,12 @@ class Waiter:
     """A caller that waits for a permit.
 
     Attributes:
-        ticket: Its place in the queue.
+        queue: `waiters` or `retries` of its group, by ticket.
         granted: Gets a `Permit`, or None if the group has no endpoint any more.
         since: When it began to wait, or when an earlier attempt first found an endpoint down.
     """
 
+    queue: OrderedDict[int, Waiter]
     ticket: int
     granted: asyncio.Future[Any]
     avoid: Collection[str]
@@ -82,13 +83,6 @@ class EndpointGroup:
     @property
     def first(self) -> Waiter:
         return next(iter((self.retries or self.waiters).values()))
-
-    @property
-    def has_waiters(self) -> bool:
-        return bool(self.retries or self.waiters)
-
-    def queue_of(self, waiter: Waiter) -> OrderedDict[int, Waiter]:
-        return self.retries if waiter.avoid else self.waiters
 
     @property
     def is_initialized(self) -> bool:

@@ -140,10 +140,11 @@ class PermitPool:
             return None
         self._check_queue(group)
         since = self._clock() if since is None else since
-        waiter = Waiter(next(self._tickets), asyncio.get_running_loop().create_future(), avoid, owner, since)
+        queue, ticket = group.retries if avoid else group.waiters, next(self._tickets)
+        waiter = Waiter(queue, ticket, asyncio.get_running_loop().create_future(), avoid, owner, since)
         # A retry comes before other calls, but after earlier retries.
         may_be_next = group not in self._waiting or self.groups.limits_changed or bool(avoid and not group.retries)
-        group.queue_of(waiter)[waiter.ticket] = waiter
+        queue[ticket] = waiter
         self._waiting[group] = None
         self.queued += 1
         if may_be_next:
@@ -386,9 +387,9 @@ class PermitPool:
             waiter.granted.set_exception(error)
 
     def _remove(self, group: EndpointGroup, waiter: Waiter) -> None:
-        if group.queue_of(waiter).pop(waiter.ticket, None) is not None:
+        if waiter.queue.pop(waiter.ticket, None) is not None:
             self.queued -= 1
-            if not group.has_waiters:
+            if not (group.waiters or group.retries):
                 self._waiting.pop(group, None)
 
     def _leave(self, group: EndpointGroup, waiter: Waiter) -> None:

@@ -327,6 +327,14 @@ def test_a_test_has_the_fields_of_its_json() -> None:
     assert TestCase.from_dict(fields) == TestCase(b"a", "b", argv=("c",), files={"d": b"\xff"})
 
 
+def test_white_space_around_json_is_no_part_of_it() -> None:
+    """Any other character around a text, such as a no-break space, is refused."""
+    assert loads(" \t\r\n[1, 2]\r\n ") == [1, 2]
+    for text in ("", " ", "[1]x", "[1] [2]", "\xa0[1]", "[1]\x0b", "\ufeff[1]"):
+        with pytest.raises(ValueError, match=r"Expecting value|Extra data"):
+            loads(text)
+
+
 compare_by_lines = functools.partial(compare_result, compare="lines")
 
 
