@@ -166,12 +166,8 @@ class EndpointGroups:
         # The number of families for which each base URL is in `_endpoints`.
         self._families: Counter[str] = Counter()
         # The keys of the endpoints whose breaker is not closed.
-        self._failing: set[tuple[str, str]] = set()
+        self.failing: set[tuple[str, str]] = set()
         self._latencies: dict[str, TypicalLatency] = defaultdict(TypicalLatency)
-
-    @property
-    def has_failing(self) -> bool:
-        return bool(self._failing)
 
     def get(
         self,
@@ -240,7 +236,7 @@ class EndpointGroups:
         if endpoint in self._leaving and not endpoint.limit.in_flight:
             key = self._leaving.pop(endpoint)
             del self._endpoints[key]
-            self._failing.discard(key)
+            self.failing.discard(key)
             self._families[endpoint.url] -= 1
             if not self._families[endpoint.url]:
                 del self._families[endpoint.url]
@@ -252,9 +248,9 @@ class EndpointGroups:
 
             def on_breaker() -> None:
                 if breaker.state == "closed":
-                    self._failing.discard((family, url))
+                    self.failing.discard((family, url))
                 else:
-                    self._failing.add((family, url))
+                    self.failing.add((family, url))
                 open_s = breaker.open_s(self._clock())
                 self._emit(EndpointChanged(endpoint=url, family=family, state=breaker.state, open_s=open_s))
 

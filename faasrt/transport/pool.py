@@ -275,7 +275,7 @@ class PermitPool:
             self._timer = None
 
     def _check_queue(self, group: EndpointGroup) -> None:
-        if self.groups.has_failing and not self._wait_s(group):
+        if self.groups.failing and not self._wait_s(group):
             error = group.unavailable_error()
             if error is not None and not any(endpoint.limit.in_flight for endpoint in group.endpoints):
                 raise error
@@ -349,7 +349,7 @@ class PermitPool:
         return Permit(endpoint, group, now, probe)
 
     def _waits_for(self, group: EndpointGroup) -> bool:
-        return self.groups.has_failing and not group.is_available and self._wait_s(group) > 0
+        return bool(self.groups.failing) and not group.is_available and self._wait_s(group) > 0
 
     def _wait_s(self, group: EndpointGroup) -> float:
         return 0.0 if group.fails_permanently else self._outage_wait_s
