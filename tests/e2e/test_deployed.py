@@ -60,7 +60,7 @@ def run(*command: str | Path, **options: Any) -> str:
     return done.stdout
 
 
-def until(condition: Callable[[], bool], describe: Callable[[], str], seconds: float = 120) -> None:
+def until(condition: Callable[[], bool], describe: Callable[[], str], seconds: float = 300) -> None:
     give_up_at = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < give_up_at, describe()
