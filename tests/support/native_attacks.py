@@ -937,8 +937,8 @@ KEPT_SLOTS = {
 }
 # These leave a trace.
 LOST_SLOTS = {
-    "a sibling": ("call(56, 0x8000, 0, 0, 0, 0) or time.sleep(60)", "False"),
-    "a sibling that has ended": ("call(56, 0x8000, 0, 0, 0, 0) or os._exit(0)", "False"),
+    "a sibling": ("call(56, 0x1208000, 0, 0, 0, 0) or time.sleep(60)", "False"),
+    "a sibling that has ended": ("call(56, 0x1208000, 0, 0, 0, 0) or os._exit(0)", "False"),
     "a file": ("open('/tmp/spy', 'w').close()", "os.path.exists('/tmp/spy')"),
     "a file that is gone": ("os.unlink(os.open('/tmp/spy', 64) and '/tmp/spy')", "False"),
     "a name that is not UTF-8": (r"os.mkdir(b'/tmp/\xff\n' + b'x' * 250)", "len(os.listdir('/tmp')) > 2"),

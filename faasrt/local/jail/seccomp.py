@@ -95,6 +95,9 @@ _FCNTL = [1031, 1024, 1026, 10, 8, 15]
 # Options of prctl that are allowed: those that set the names of threads and memory, PDEATHSIG, timer slack and huge
 # pages, and those that read the flags dumpable, seccomp, capabilities and no_new_privs.
 _PRCTL = [15, 16, 0x5356_4D41, 1, 2, 29, 30, 41, 42, 3, 21, 23, 38, 39]
+# A fork whose parent is that of the caller: CLONE_CHILD_SETTID and CLONE_CHILD_CLEARTID are flags of each fork. So a
+# session forks a branch in a slot, whose template reaps it, as it reaps the orphans that programs can leave anyway.
+_SIBLING = CLONE_PARENT | 0x120_0000
 _X32_BIT = 0x4000_0000  # set in the call numbers of x32, a second interface of x86-64 with 32-bit pointers
 _AT_EMPTY_PATH, _O_TRUNC = 0x1000, 0o1000
 _LINK_BYTES = 256  # the buffer size that Rust's std::env::current_exe passes to readlink
@@ -164,7 +167,7 @@ def rules_of(
         names |= {*_PYTHON.split(), *_PYTHON_IN_NAMESPACES.split()}
         rules = {**_python_rules(), **_rules_for_templates()}
         if in_slot:
-            rules["clone"] = _clone_rule(CLONE_NAMESPACES)
+            rules["clone"] = [_argument(0), (_EQUAL, 0, 1, _SIBLING), _allow(), *rules["clone"][1:]]
     elif policy == "python-filters":
         names |= set(_PYTHON.split())
         rules = {**_python_rules(), **_single_process_rules(pid), **_rules_without_namespaces()}
@@ -190,10 +193,9 @@ def rules_of(
 def _python_rules() -> dict[str, list[_Instruction]]:
     return {
         **_shared_rules(),
-        # No new namespaces. No CLONE_PARENT, which would make the new process a child of the launcher. The launcher
-        # would never reap it, and would then wait forever for the end of its pid namespace. The template of a slot
-        # reaps all of its children.
-        "clone": _clone_rule(CLONE_NAMESPACES | CLONE_PARENT),
+        # No new namespaces (0x80 is CLONE_NEWTIME). No CLONE_PARENT, which would make the new process a child of the
+        # launcher. The launcher would never reap it, and would then wait forever for the end of its pid namespace.
+        "clone": [_argument(0), (_ANY_BIT, 0, 1, CLONE_NAMESPACES | CLONE_PARENT | 0x80), _fail(errno.EPERM), _allow()],
         # Succeed without effect. The kernel divides CPU time between sessions (CONFIG_SCHED_AUTOGROUP), so a program
         # with 60 sessions would get 60 shares. Process groups have no such effect.
         "setsid": [_fail(0)],
@@ -244,11 +246,6 @@ def _python_rules() -> dict[str, list[_Instruction]]:
             *_allow_without_new_limit(),
         ],
     }
-
-
-def _clone_rule(refused: int) -> list[_Instruction]:
-    """Refuse these flags of `clone`, and CLONE_NEWTIME (0x80)."""
-    return [_argument(0), (_ANY_BIT, 0, 1, refused | 0x80), _fail(errno.EPERM), _allow()]
 
 
 def _rules_for_templates() -> dict[str, list[_Instruction]]:
