@@ -121,7 +121,8 @@ class ParsedAnswer:
             endpoint,
             self.metadata,
             self.files,
-            displays=self.displays,
+            False,  # it does not come from the cache
+            self.displays,
         )
 
 

@@ -55,7 +55,7 @@ class Call:
         self._program = program
         self.settings = settings
         self.owner = owner
-        self.failed = FailedAttempts(settings.retry, idempotent=program is not None and program.idempotent)
+        self.failed = FailedAttempts(settings.retry, program is not None and program.idempotent)
         self.language = language
         self.started = clock()
         self.deadline = math.inf

@@ -121,7 +121,7 @@ class FailedAttempts:
     """
 
     _settings: RetrySettings
-    _idempotent: bool = attrs.field(default=False, kw_only=True)
+    _idempotent: bool = False
     error: ServiceError | None = None
     attempt: int = 0
     outage_s: float | None = None
