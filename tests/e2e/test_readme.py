@@ -183,9 +183,12 @@ def linked(document: str) -> list[str]:
     return [os.path.normpath(Path(document).parent / link) for link in links]
 
 
-async def test_links_of_the_readme_lead_to_files() -> None:
+async def test_links_of_the_readme_lead_to_files_and_sections() -> None:
     """They are relative, so they work in the repository. Those of the guide are checked when the site is built."""
     assert set(linked("README.md")) <= set(DOCUMENTS)
+    for document, section in re.findall(r"\]\(([^)#:]+)#([^)]+)\)", README):
+        headings = re.findall(r"^#+ (.*)$", documents.text_of(document), re.MULTILINE)
+        assert section in [re.sub(r"\W+", "-", heading.lower()).strip("-") for heading in headings]
 
 
 async def test_the_first_page_of_the_guide_lists_the_others() -> None:
