@@ -266,7 +266,8 @@ async def test_a_program_sees_nothing_of_the_server(host: Host) -> None:
         print(found <= 1)  # its own constant
     """)
     result = await host.run(code)
-    env = ["HOME", "LANG", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PATH", "PYTHONHASHSEED", "TMPDIR"]
+    env = ["HOME", "JE_ARROW_MALLOC_CONF", "LANG", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"]
+    env += ["PATH", "PYTHONHASHSEED", "TMPDIR"]
     expected = ["[0, 1, 2, 255]", f"{env} False", "[]", f"{[False] * 3}", "1000 True 1 sandbox", "True"]
     assert result.stdout.splitlines() == expected, result
 
