@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import attrs
 import psutil
 import pytest
 
@@ -27,6 +28,19 @@ from faasrt.local.jail.template import count_tasks
 os.dup2(os.open("/proc/loadavg", os.O_RDONLY), 4)
 orphan, program = (os.fork() or os._exit(0) for _ in range(2))
 print(count_tasks(program) >= 1, os.waitpid(program, os.WNOHANG)[0] == program)
+"""
+_EXECUTE = """
+import json, os
+from faasrt.local.jail import executor, landlock, seccomp, syscalls
+os.dup2(os.open("/proc/loadavg", os.O_RDONLY), 4)
+os.dup2(os.open("/bin/sleep", os.O_PATH), seccomp.EXECUTABLE_FD)
+syscalls.forbid_new_privileges()
+wrong, last_task = [1, 2], executor.last_task
+executor.last_task = lambda: wrong.pop() if wrong else last_task()
+code = seccomp.build_filter("deno", seccomp.ANY_PID)
+starter = executor.Executor(seccomp.EXECUTABLE_FD, {}, landlock.create_nested(), {"RLIMIT_CORE": 0}, code, 5)
+pid = starter.start(json.dumps([["sleep", "0"], {"RLIMIT_FSIZE": 0}]).encode(), [0, 1, 2])
+print(os.waitpid(pid, 0)[1], wrong)
 """
 
 
@@ -88,6 +102,33 @@ async def test_one_process_starts_several_programs(tmp_path: Path) -> None:
         process = await jail.start(["sleep", "0"])
         await process.ended.wait()
         assert process.returncode == 0
+
+
+async def test_an_executed_process_has_its_limits_and_its_filter(tmp_path: Path) -> None:
+    """They are there when it is reported as started. Its process group, and its priority, are its own."""
+    tmp_path.chmod(0o755)
+    config = attrs.evolve(config_of("namespaces"), limits={"RLIMIT_CORE": 0, "RLIMIT_NOFILE": 64}, env={"A": "b"})
+    async with Spawner() as spawner, open_jail(spawner, sys.executable, tmp_path, config) as jail:
+        process = await jail.start(["sleep", "600"], limits={"RLIMIT_DATA": 2**28})
+        started = psutil.Process(process.pid)
+        template = started.parent()
+        assert template is not None
+        status = Path(f"/proc/{process.pid}/status").read_text("ascii")
+        assert "\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t1\n" in status
+        assert (started.cmdline(), started.environ()) == (["sleep", "600"], {"A": "b"})
+        limits = {"RLIMIT_CORE": 0, "RLIMIT_NOFILE": 64, "RLIMIT_DATA": 2**28}
+        assert all(started.rlimit(getattr(psutil, name)) == (value, value) for name, value in limits.items())
+        assert started.nice() >= min(template.nice() + 5, 19)
+        assert os.getpgid(process.pid) == process.pid
+        await process.end()
+
+
+def test_a_process_whose_number_was_not_expected_is_not_used() -> None:
+    """Its filter allows signals to the process with the expected number only. This happens when the numbers of tasks
+    begin again.
+    """
+    ended = subprocess.run([sys.executable, "-c", _EXECUTE], capture_output=True, text=True, check=True)
+    assert ended.stdout == "0 []\n"
 
 
 async def test_the_kill_of_a_program_that_has_ended_does_not_end_the_next_one(tmp_path: Path) -> None:

@@ -44,15 +44,17 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 from . import canary, landlock, memory, namespaces, seccomp, stack, syscalls, watch
+from .executor import Executor
 from .program import IDLE_INTERVAL_S, WATCH_INTERVAL_S, Program
 from .slot import Slot
 from .template import (
     CONTROL_FD,
     ENDED,
     FAILED_STATUS,
+    RULES_FD,
     STARTED,
     End,
     Template,
@@ -431,11 +433,14 @@ class Launcher:
                 limits["RLIMIT_NPROC"] += 1  # this process counts, too
             self._confine(descriptors, place)
             control.detach()
-            trace_check = None
+            starter: TraceCheck | Executor
             if self._executable_fd is None:
                 self._restrict_calls(limits, self._slot_filter)
-                trace_check = TraceCheck(self._config["runner_file"], namespaces.mounts_in_tmp(self._config))
-            self.template = Template(trace_check, self._niceness)
+                starter = TraceCheck(self._config["runner_file"], namespaces.mounts_in_tmp(self._config))
+            else:
+                limits, code = self._config["limits"], self._filter
+                starter = Executor(self._executable_fd, self._config["env"], RULES_FD, limits, code, self._niceness)
+            self.template = Template(starter, self._niceness)
         except BaseException:
             try:
                 # It has its final number only after `_confine`. Until then, that may be the number of another file.
@@ -545,15 +550,6 @@ class Launcher:
             if self._executable_fd is not None:
                 syscalls.execute(self._executable_fd, message["argv"], self._config["env"])
             os.write(_MESSAGES_FD, _READY)
-        except BaseException:
-            exit_with_traceback()
-
-    def execute(self, text: bytes) -> NoReturn:
-        try:
-            argv, limits = json.loads(text)
-            self._restrict_calls({**self._config["limits"], **limits})
-            assert self._executable_fd is not None
-            syscalls.execute(self._executable_fd, argv, self._config["env"])
         except BaseException:
             exit_with_traceback()
 
@@ -785,7 +781,7 @@ def main(server: socket.socket) -> Callable[..., None]:
     _kept.append(sys._getframe())
     if prepare is not None:
         prepare()
-    text = b"" if launcher.template is None else launcher.template.serve()
-    if body is None:
-        launcher.execute(text)
+    if launcher.template is not None:
+        launcher.template.serve()
+    assert body is not None
     return body

@@ -8,6 +8,7 @@ import os
 import platform
 import signal
 import struct
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 ARCHITECTURE = platform.machine()
@@ -17,6 +18,7 @@ with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "syscalls.jso
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x2_0000, 0x200_0000, 0x400_0000, 0x800_0000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x1000_0000, 0x2000_0000, 0x4000_0000
 CLONE_THREAD, CLONE_PARENT, CLONE_FILES, CLONE_VM = 0x1_0000, 0x8000, 0x400, 0x100
+_CLONE_VFORK = 0x4000  # the parent waits until the child executes a file or ends
 CLONE_NAMESPACES = 0x7E02_0000  # all of the namespaces above
 
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 32, 4096, 16384, 1 << 18
@@ -153,6 +155,7 @@ class _Context(ctypes.Structure):
 
 
 _Stack = ctypes.c_uint64 * (_STACK_BYTES // 8)
+_EMPTY = ctypes.create_string_buffer(1)
 
 
 class _Init(ctypes.Structure):
@@ -199,11 +202,61 @@ def _make_context(
     _libc.makecontext(ctypes.byref(context), ctypes.cast(function, ctypes.c_void_p), len(arguments), *values)
 
 
+class _Step(ctypes.Structure):
+    _fields_ = [("context", _Context), ("stack", _Stack)]
+
+
+Call = tuple[str, Sequence[int]]
+"""The name of a function of the C library, and its arguments."""
+
+
+class ChildStarter:
+    """Starts child processes that only call functions of the C library, and so can share the memory of this process
+    until they execute a file.
+
+    This takes a third of the time of a fork, which copies the page tables of the interpreter, and each page that it
+    changes.
+    """
+
+    def __init__(self, max_calls: int) -> None:
+        self._steps, self._first_stack = (_Step * max_calls)(), _Stack()
+
+    def start(self, calls: Sequence[Call]) -> int:
+        """Return the pid of a child when it has executed a file or has ended. The results of the calls are not checked.
+        The last one must end the process.
+        """
+        following = None
+        for step, (name, arguments) in zip(reversed(self._steps[: len(calls)]), reversed(calls)):  # noqa: B905
+            _make_context(step.context, step.stack, following, getattr(_libc, name), *arguments)
+            following = step.context
+        assert following is not None
+        top = ctypes.addressof(self._first_stack) + _STACK_BYTES & ~15
+        run, flags = ctypes.cast(_libc.setcontext, ctypes.c_void_p), CLONE_VM | _CLONE_VFORK | signal.SIGCHLD
+        pid = _libc.clone(run, ctypes.c_void_p(top), ctypes.c_int(flags), ctypes.byref(following))
+        return _checked(pid, "clone")
+
+
+def system_call(name: str, *arguments: int) -> Call:
+    return "syscall", (NUMBERS[name], *arguments)
+
+
+def seccomp_call(program: FilterProgram) -> Call:
+    return system_call("seccomp", _SECCOMP_SET_MODE_FILTER, 0, ctypes.addressof(program))
+
+
+def execute_call(fd: int, arguments: ctypes.Array[Any], variables: ctypes.Array[Any]) -> Call:
+    path = ctypes.addressof(_EMPTY)
+    return system_call("execveat", fd, path, *map(ctypes.addressof, (arguments, variables)), _AT_EMPTY_PATH)
+
+
+def string_array(texts: Iterable[str]) -> ctypes.Array[Any]:
+    encoded = [os.fsencode(text) for text in texts]
+    return (ctypes.c_char_p * (len(encoded) + 1))(*encoded, None)
+
+
 def execute(fd: int, argv: list[str], env: dict[str, str]) -> NoReturn:
-    arguments, variables = [os.fsencode(text) for text in argv], [os.fsencode(f"{k}={v}") for k, v in env.items()]
-    argument_array = (ctypes.c_char_p * (len(arguments) + 1))(*arguments, None)
-    variable_array = (ctypes.c_char_p * (len(variables) + 1))(*variables, None)
-    syscall("execveat", fd, b"", argument_array, variable_array, _AT_EMPTY_PATH)  # type: ignore[arg-type]
+    arguments, variables = string_array(argv), string_array(f"{k}={v}" for k, v in env.items())
+    syscall("execveat", fd, b"", arguments, variables, _AT_EMPTY_PATH)
     raise AssertionError("execveat has returned")
 
 
@@ -217,16 +270,18 @@ def limit_threads(stack_bytes: int) -> None:
     _libc.pthread_setattr_default_np(attributes)
 
 
-class _FilterProgram(ctypes.Structure):
-    _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p)]
+class FilterProgram(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]
+
+    def __init__(self, instructions: bytes) -> None:
+        super().__init__(len(instructions) // 8, instructions)
 
 
 def install_filter(instructions: bytes, *, all_threads: bool = False) -> None:
     """Install a seccomp filter for this thread, or for all of this process, and those that it starts. It cannot be
     removed.
     """
-    buffer = ctypes.create_string_buffer(instructions, len(instructions))
-    program = _FilterProgram(len(instructions) // 8, ctypes.cast(buffer, ctypes.c_void_p))
+    program = FilterProgram(instructions)
     flags = _SECCOMP_FILTER_FLAG_TSYNC if all_threads else 0
     if syscall("seccomp", _SECCOMP_SET_MODE_FILTER, flags, ctypes.byref(program)):  # type: ignore[arg-type]
         raise OSError("seccomp: a thread has another filter")

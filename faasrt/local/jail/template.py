@@ -1,4 +1,5 @@
-"""The template: the first process of a slot, which forks the process of one program after another.
+"""The template: the first process of a slot, which starts the process of one program after another. It forks, unless
+the jail has an executable (see `executor`).
 
 It is confined like a program, and talks to the launcher over a SOCK_SEQPACKET socket:
 
@@ -40,15 +41,18 @@ import signal
 import socket
 import struct
 import traceback
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from . import landlock, seccomp, syscalls
+from . import landlock, syscalls
+
+if TYPE_CHECKING:
+    from .executor import Executor
 
 CONTROL_FD = 3
 """The socket to the launcher. The descriptors below are not used."""
 # /proc/loadavg, which ends with the last number of a task in the reader's pid namespace; and the rules of
 # `landlock.create_nested`.
-_TASKS_FD, _RULES_FD = 4, 5
+_TASKS_FD, RULES_FD = 4, 5
 _MAX_DESCRIPTORS = 8
 _RUN, _MESSAGE_BYTES = b"run", 65_536
 FAILED_STATUS = 125
@@ -94,8 +98,13 @@ def count_tasks(pid: int) -> int:
     """
     while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)) and ended.si_pid != pid:
         os.waitpid(ended.si_pid, 0)  # this was an orphan
-    last = int(os.pread(_TASKS_FD, 128, 0).rpartition(b" ")[2])
+    last = last_task()
     return last - pid + 1 if last >= pid else _MAX_TASKS
+
+
+def last_task() -> int:
+    """Return the number of the last task that was created in this pid namespace."""
+    return int(os.pread(_TASKS_FD, 128, 0).rpartition(b" ")[2])
 
 
 class TraceCheck:
@@ -186,10 +195,14 @@ class TraceCheck:
 
 
 class Template:
-    """Forks programs, in a process that is confined. `trace_check` is None if programs cannot leave traces."""
+    """Starts programs, in a process that is confined: it forks, or starts them with an executor. Those cannot leave
+    traces.
+    """
 
-    def __init__(self, trace_check: TraceCheck | None, niceness: int) -> None:
-        self._control, self._trace_check, self._niceness = socket.socket(fileno=CONTROL_FD), trace_check, niceness
+    def __init__(self, starter: TraceCheck | Executor, niceness: int) -> None:
+        self._control, self._niceness = socket.socket(fileno=CONTROL_FD), niceness
+        self._trace_check = starter if isinstance(starter, TraceCheck) else None
+        self._executor = None if isinstance(starter, TraceCheck) else starter
         for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             if signal.getsignal(number) not in (signal.SIG_DFL, signal.SIG_IGN):
                 signal.signal(number, signal.SIG_DFL)
@@ -198,18 +211,18 @@ class Template:
         gc.collect()
         gc.freeze()
 
-    def serve(self) -> bytes:
-        """Fork programs until there is a trace of one. Return only in their processes: the text for them."""
+    def serve(self) -> None:
+        """Start programs until there is a trace of one. Return only in the processes of those that are forked."""
         while True:
             text, descriptors = self._receive()
             try:
-                pid = syscalls.fork()
+                pid = syscalls.fork() if self._executor is None else self._executor.start(text, descriptors)
             except OSError as error:
-                self._control.send(f"a program cannot start: {error.strerror}".encode())
+                self._control.send(f"a program cannot start: {error.strerror or error}".encode())
                 os._exit(FAILED_STATUS)
             if pid == 0:
                 self._enter_program(descriptors)
-                return text
+                return
             for fd in descriptors:
                 os.close(fd)
             pidfd = os.pidfd_open(pid)
@@ -254,11 +267,10 @@ class Template:
     def _enter_program(self, descriptors: list[int]) -> None:
         try:
             # Also forbids the program to open the descriptors of the template.
-            landlock.restrict(_RULES_FD)
+            landlock.restrict(RULES_FD)
             for target, fd in enumerate(descriptors):
                 os.dup2(fd, target, inheritable=target <= 2)
-            kept = seccomp.EXECUTABLE_FD if self._trace_check is None else None
-            syscalls.close_descriptors(len(descriptors), kept=kept)
+            syscalls.close_descriptors(len(descriptors))
             self._control.detach()
             os.setpgid(0, 0)
             os.setpriority(os.PRIO_PROCESS, 0, self._niceness)
