@@ -83,7 +83,7 @@ async def test_programs_run_to_their_end(python: RuntimeManager, code: str, stdo
 
 
 ENVIRONMENTS = {
-    "native": "HOME LANG OMP_NUM_THREADS OPENBLAS_NUM_THREADS PATH PYTHONHASHSEED TMPDIR",
+    "native": "HOME JE_ARROW_MALLOC_CONF LANG OMP_NUM_THREADS OPENBLAS_NUM_THREADS PATH PYTHONHASHSEED TMPDIR",
     "wasm": "HOME PYTHONTZPATH TMPDIR",
 }
 

@@ -47,6 +47,7 @@ async def run_bare(code: str) -> Ending:
             "PYTHONHASHSEED": "0",
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
+            "JE_ARROW_MALLOC_CONF": "background_thread:false",
         }
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-I", "main.py"),
