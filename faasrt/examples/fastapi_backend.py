@@ -14,6 +14,7 @@ Endpoints come from the environment (COZE_LOOP_FAAS_URL and the like). If there 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import AsyncIterator, Callable
 
 from faasrt import FaasrtError, RuntimeManager
@@ -24,7 +25,7 @@ try:
     from fastapi import FastAPI, Request, Response
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import JSONResponse
-    from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+    from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest, multiprocess
 
     from faasrt.examples import grader
     from faasrt.telemetry.prometheus import PrometheusSink
@@ -40,7 +41,10 @@ def create_app(make_manager: Callable[..., RuntimeManager] = grader.make_manager
     Args:
         make_manager: Creates the manager from the argument `telemetry`. The application opens and closes the manager.
     """
-    registry = CollectorRegistry()
+    registry = shown = CollectorRegistry()
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:  # the sums over all workers
+        shown = CollectorRegistry()
+        multiprocess.MultiProcessCollector(shown)  # type: ignore[no-untyped-call]
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, RuntimeManager]]:
@@ -64,7 +68,7 @@ def create_app(make_manager: Callable[..., RuntimeManager] = grader.make_manager
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(shown), media_type=CONTENT_TYPE_LATEST)
 
     return app
 

@@ -1,7 +1,7 @@
 """The part that both web backends share: requests, answers, and the status of each error.
 
 A failure of the grader is part of the answer, with status 200. A wrong request is a 422. An infrastructure
-failure is a 503 with `Retry-After` when there is no capacity, and a 502 otherwise.
+failure is a 503 with `Retry-After` when there is no capacity or nothing was sent, and a 502 otherwise.
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ def describe_error(error: Any) -> tuple[dict[str, str], int, dict[str, str]]:
     if isinstance(error, (faasrt.InvalidRequestError, faasrt.UnsupportedLanguageError)):
         return {"error": name, "detail": str(error)}, 422, {}
     log.warning("%s at %s", name, getattr(error, "endpoint", "") or "no server")
-    if isinstance(error, (faasrt.QueueFullError, faasrt.OverloadedError, faasrt.RuntimeClosedError)):
+    busy = isinstance(error, (faasrt.QueueFullError, faasrt.OverloadedError, faasrt.RuntimeClosedError))
+    if busy or getattr(error, "sent", "") == "no":
         retry_after_s = math.ceil(getattr(error, "retry_after_s", None) or 1)
         return {"error": name, "detail": "no capacity; try again"}, 503, {"Retry-After": str(retry_after_s)}
     return {"error": name, "detail": "the code could not be run"}, 502, {}

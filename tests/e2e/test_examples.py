@@ -146,7 +146,9 @@ async def test_invalid_requests_are_answered_with_422(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 async def test_failures_of_the_faas_are_answered_with_502_or_503(backend: str) -> None:
-    """Overload gives 503 with the FaaS's Retry-After, other failures 502. No answer contains the FaaS's address."""
+    """Overload gives 503 with the FaaS's Retry-After, and so does a call that was not sent. Other failures give 502. No
+    answer contains the FaaS's address.
+    """
     async with FakeFaaS() as fake, serving(backend, maker_for(fake.url)) as client:
         fake.script(Reply.overloaded(retry_after=40.5))
         async with client.post("/grade", json={"grader": EXACT, "answer": "", "expected": ""}) as response:
@@ -154,12 +156,14 @@ async def test_failures_of_the_faas_are_answered_with_502_or_503(backend: str) -
             assert (response.status, response.headers["Retry-After"]) == (503, "41")
             assert json.loads(text)["error"] == "OverloadedError"
         fake.script(Reply.crash(), Reply(body=b"?"), Reply(disconnect=True))
-        for name in ("ServerError", "ProtocolError", "ConnectionLostError", "ConnectError"):
-            if name == "ConnectError":
-                fake.down()
+        for name in ("ServerError", "ProtocolError", "ConnectionLostError"):
             status, body = await grade(client)
             assert (status, body) == (502, {"error": name, "detail": "the code could not be run"})
             text += str(body)
+        fake.down()
+        status, body = await grade(client)
+        assert (status, body) == (503, {"error": "ConnectError", "detail": "no capacity; try again"})
+        text += str(body)
         assert "127.0.0.1" not in text
 
 
@@ -408,13 +412,15 @@ async def test_the_package_docstring_lists_all_examples() -> None:
 
 
 async def test_the_workers_of_uvicorn_share_one_server(local: RuntimeManager, tmp_path: Path) -> None:
-    """Each worker has a manager for the server in the environment, and starts no engine of its own."""
+    """Each worker has a manager for the server in the environment, and starts no engine of its own. Their metrics are
+    added up.
+    """
     socket = tmp_path / "app.sock"
     command = [sys.executable, "-m", "uvicorn", "--factory", "faasrt.examples.fastapi_backend:create_app"]
     process = await asyncio.create_subprocess_exec(
         *command,
         *("--workers", "2", "--uds", str(socket), "--log-level", "warning"),
-        env={**CLEAN, "COZE_LOOP_FAAS_URL": await url_of(local)},
+        env={**CLEAN, "COZE_LOOP_FAAS_URL": await url_of(local), "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)},
     )
     try:
         # Each request has a connection of its own, so that both workers get some.
@@ -427,6 +433,8 @@ async def test_the_workers_of_uvicorn_share_one_server(local: RuntimeManager, tm
                         break
                     await asyncio.sleep(0.1)
             answers = await asyncio.gather(*(grade(client, answer=str(42 + number % 2)) for number in range(20)))
+            async with client.get("/metrics") as response:
+                assert re.search(r'^faasrt_calls_total{.*outcome="OK"} 21\.0$', await response.text(), re.MULTILINE)
         assert [(status, body["grade"]["score"]) for status, body in answers] == [(200, 1.0), (200, 0.0)] * 10
         # The workers, and the process that multiprocessing itself starts.
         children = psutil.Process(process.pid).children()
