@@ -194,12 +194,15 @@ class RuntimeManager:
 
         Raises:
             ConfigurationError: The engines are not installed, or an argument is wrong.
+            TypeError: An option is unknown.
 
         Example:
             >>> async with RuntimeManager.local(["ts"], sandbox=SandboxConfig(timeout_limit_s=5)) as manager:
             ...     (await manager.run_code("const n: number = 42; console.log(n)", "ts")).stdout
             '42\n'
         """
+        if wrong := options.keys() & SettingsOptions.__annotations__.keys():
+            raise TypeError(f"{min(wrong)} is a field of Settings: use local(settings=Settings({min(wrong)}=...))")
         settings = check_settings(settings)
         if sandbox is not None:
             settings = attrs.evolve(settings, sandbox=sandbox)

@@ -16,6 +16,7 @@ from faasrt import (
     ConnectError,
     DeadlineExceededError,
     Language,
+    LimiterSettings,
     RuntimeManager,
     Settings,
 )
@@ -45,6 +46,14 @@ async def test_from_url() -> None:
         Settings.from_env({}, limitr=3)  # type: ignore[call-arg]
     with pytest.raises(ConfigurationError, match="URL"):
         Settings.from_url(5)  # type: ignore[arg-type]
+
+
+def test_local_names_the_place_of_a_field_of_settings() -> None:
+    """`local` takes them as `settings`. The message is about the caller's function."""
+    with pytest.raises(
+        TypeError, match=r"^limiter is a field of Settings: use local\(settings=Settings\(limiter=...\)\)$"
+    ):
+        RuntimeManager.local(limiter=LimiterSettings())  # type: ignore[call-arg]
 
 
 def test_one_url_of_a_service_stands_for_the_languages_that_it_lists() -> None:
