@@ -52,7 +52,8 @@ from faasrt import testing
 def faasrt_fake(request: pytest.FixtureRequest) -> testing.FakeFaaS:
     """A new `FakeFaaS`, open while the test runs.
 
-    It runs in the event loop of the test's fixtures. Where tests have a `loop_scope` other than "function", set
+    It runs in the event loop of the test's fixtures, so call a client that blocks, such as the `TestClient` of
+    FastAPI, in a thread: `asyncio.to_thread`. Where tests have a `loop_scope` other than "function", set
     `asyncio_default_fixture_loop_scope` to the same.
     """
     for_anyio = "anyio_backend" in request.fixturenames
