@@ -23,7 +23,7 @@ import pytest
 
 from faasrt import __version__
 from support.cli import faasrt
-from support.served import CLEAN, FAASRT
+from support.served import CLEAN, FAASRT, strays
 
 pytestmark = [pytest.mark.deployed, pytest.mark.timeout(3600)]
 
@@ -240,6 +240,8 @@ def store() -> Iterator[list[str]]:
     require("buildah", "podman", "crun", "debootstrap", "unshare")
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        # podman cleans up in processes of its own, after `podman run` has ended.
+        stack.callback(until, lambda: not strays(folder), lambda: str(strays(folder)))
         base, options = folder / "base", [f"--root={folder}/store", f"--runroot={folder}/run", "--storage-driver=vfs"]
         packages = "--include=python3,python3-pip,ca-certificates"
         run("debootstrap", "--variant=minbase", packages, "trixie", base)
