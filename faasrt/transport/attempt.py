@@ -76,8 +76,11 @@ class Attempt:
                     self._sample_s = endpoints.clock() - began
                 if self._has_reduced_timeout and response.timed_out:
                     # The code had less time than the caller allowed, so a timeout is not its fault.
-                    left = f"{program.timeout_ms} ms, which were left until the deadline of the call"
-                    raise DeadlineExceededError(f"the code was stopped after {left}", sent="yes")
+                    timeout_ms = program.timeout_ms
+                    message = (
+                        f"the code was stopped after {timeout_ms} ms, which were left until the deadline of the call"
+                    )
+                    raise DeadlineExceededError(message, sent="yes")
         except BaseException as error:
             if self._has_reduced_timeout and isinstance(error, DeadlineExceededError):
                 error.blames_endpoint = False  # earlier attempts used up the time
