@@ -141,6 +141,8 @@ def check_application(snippet: Snippet, python: Path, folder: Path) -> None:
         path, program = ("/grade", {}) if "FastAPI(" in snippet.code else ("/run", {"language": "python"})
         answer = post(f"{url}{path}", {**program, "code": "print(6 * 7)"})
         assert (answer["outcome"], answer["stdout"]) == ("OK", "42\n")
+        answer = post(f"{url}{path}", {**program, "code": r"raise Exception('\ud800')"})  # UTF-8 cannot encode it
+        assert (answer["outcome"], answer["error"]) == ("USER_ERROR", "\ud800")
         for wrong in ({**program, "code": ""}, {}):
             with pytest.raises(urllib.error.HTTPError, match="422"):
                 post(f"{url}{path}", wrong)
