@@ -103,10 +103,10 @@ def test_the_signature_of_settings_names_the_type_of_endpoints(project: Path, se
 
 
 def test_completion_lists_the_public_names() -> None:
-    """Jedi, which IPython and Jupyter use, lists them, the modules of the package, and private names."""
+    """Jedi, which IPython and Jupyter use, lists them, the modules and folders of the package, and private names."""
     text = "import faasrt\nfaasrt."
     names = {completion.name for completion in jedi.Script(text, project=jedi.Project(ROOT)).complete()}
-    modules = {module.name for module in pkgutil.iter_modules(faasrt.__path__)}
+    modules = {module.name for module in pkgutil.iter_modules(faasrt.__path__)} | {"docs"}
     assert {name for name in names if not name.startswith("_")} == set(faasrt.__all__) - {"__version__"} | {
         name for name in modules if not name.startswith("_")
     }
