@@ -30,7 +30,7 @@ PACKAGE = Path(faasrt.__file__).parent
 EDIT = "edit/main/"
 # Names in OpenTelemetry, and a group of entry points. They are no names of Python.
 OTHER_NAMES = {f"faasrt.{name}" for name in ("attempt_started", "call_id", "language", "outcome", "protocols")}
-# What the variables of the examples are.
+# The classes of the variables in examples.
 VARIABLES = {"manager": "RuntimeManager", "runtime": "Runtime", "session": "Session", "result": "ExecutionResult"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import re
 
@@ -50,8 +51,15 @@ def complete(kind: griffe.Class) -> None:
         return
     found = griffe.inspect(kind.module.path, filepath=kind.filepath)[kind.name]
     for name in undocumented:
-        if name in found.members and (found.members[name].is_alias or found.members[name].is_function):
-            kind.set_member(name, found.members[name])
+        member = found.members.get(name)
+        if member is not None and member.is_alias:
+            method = copy.copy(kind.package[member.target_path.removeprefix("faasrt.")])
+            method.parent = kind
+            if kind.module.name == "sync":
+                method.labels = method.labels - {"async"}
+            kind.set_member(name, method)
+        elif member is not None and member.is_function:
+            kind.set_member(name, member)
     if is_generated and "__init__" in found.members and "__init__" not in kind.members:
         constructor = found.members["__init__"]
         constructor.docstring = None

@@ -27,7 +27,7 @@ from e2e.browser_report import SCHEMES, Page, browser
 WIDTHS = (1280, 390)
 # A page with a list, one with a picture, one with tables, and one of the reference.
 SAMPLE = ("index.html", "concurrency.html", "configuration.html", "reference/faasrt.RuntimeManager.html")
-# What is wider than the page, and is not in an element that scrolls.
+# The elements that are wider than the page, and not in an element that scrolls.
 WIDE = """[...document.querySelectorAll("article *")].filter((element) => {
     if (element.getBoundingClientRect().right <= document.documentElement.clientWidth + 1) return false;
     for (let around = element; around && around !== document.body; around = around.parentElement)

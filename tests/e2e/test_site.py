@@ -65,6 +65,15 @@ def test_pages_show_constructors_but_nothing_else_that_attrs_generates(site: Pat
     assert re.sub("<[^>]+>", "", signature).count("memory_limit_mb: int = 128") == 1
 
 
+def test_methods_that_forward_have_the_signature_of_the_original(site: Path) -> None:
+    """Those of `faasrt.sync` are not shown as asynchronous."""
+    for module, is_async in (("faasrt.RuntimeManager", True), ("faasrt.sync", False)):
+        name = f"{module}.run_code" if is_async else f"{module}.RuntimeManager.run_code"
+        text = (site / f"reference/{module}.html").read_text().partition(f'id="{name}"')[2].partition("</pre>")[0]
+        assert "timeout_ms" in text
+        assert ("doc-label-async" in text) == is_async
+
+
 def test_names_and_pages_in_the_text_are_links(site: Path) -> None:
     """A public name in a page of the guide leads to its reference, and a page that a docstring names to the page."""
     link = '<a href="reference/faasrt.errors.html#faasrt.ServiceError"><code>ServiceError</code></a>'
