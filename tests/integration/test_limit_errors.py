@@ -147,6 +147,25 @@ async def test_limit_errors_of_reference_servers(
     )
 
 
+async def test_limits_that_the_server_lowers_for_a_session_are_the_servers(
+    faas: LocalFaaS, patient_faas: LocalFaaS
+) -> None:
+    """A session asks for more than the server allows. The errors of its runs name the limits of the server, and a lower
+    one of the run as that of the client.
+    """
+    generous = SandboxConfig(timeout_limit_s=60, memory_limit_mb=512, max_output_bytes=100_000)
+    async with manager_for(faas.url) as manager, manager.session("python", sandbox=generous) as session:
+        slow = await session.run_code(WAITING["python"])
+        hasty = await session.run_code(WAITING["python"], timeout_ms=200)
+    async with manager_for(patient_faas.url) as manager, manager.session("python", sandbox=generous) as session:
+        large = await session.run_code(ALLOCATING["python"])
+    assert [slow.error, hasty.error, large.error] == [
+        ErrorInfo("Timeout", "timeout after 700 ms (limit of the server)", slow.error and slow.error.traceback or ""),
+        ErrorInfo("Timeout", "timeout after 200 ms (limit of the client)", hasty.error and hasty.error.traceback or ""),
+        ErrorInfo("MemoryLimit", "more than 48 MiB of memory (limit of the server)"),
+    ]
+
+
 LOOPING = {
     "python": """
 def f():

@@ -184,9 +184,14 @@ def parse_session_job(fields: dict[str, Any], session: SessionOptions, engine: E
     job = parse_job(fields, session.language, engine, own)
     if job.limits.memory_limit_mb < own.memory_limit_mb:
         raise BadRequestError(f"'memory_limit_mb' cannot be lower than that of the session, {own.memory_limit_mb}")
-    set_by_server = [outcome for outcome in job.limits.set_by_server if outcome in session.limits.set_by_server]
-    limits = attrs.evolve(job.limits, set_by_server=tuple(set_by_server))
-    return attrs.evolve(job, limits=limits, displays=True)
+    # Clients repeat the limits of the session in their runs. If the server had lowered one, it is still the server's.
+    lowered = {
+        Outcome.TIMEOUT: job.limits.timeout_ms < session.limits.timeout_ms,
+        Outcome.MEMORY_LIMIT: False,
+        Outcome.OUTPUT_LIMIT: job.limits.max_output_bytes < session.limits.max_output_bytes,
+    }
+    set_by_server = tuple(outcome for outcome in session.limits.set_by_server if not lowered[outcome])
+    return attrs.evolve(job, limits=attrs.evolve(job.limits, set_by_server=set_by_server), displays=True)
 
 
 def parse_idle_timeout(fields: dict[str, Any]) -> float | None:
