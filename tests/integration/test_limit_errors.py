@@ -159,10 +159,10 @@ async def test_limits_that_the_server_lowers_for_a_session_are_the_servers(
         hasty = await session.run_code(WAITING["python"], timeout_ms=200)
     async with manager_for(patient_faas.url) as manager, manager.session("python", sandbox=generous) as session:
         large = await session.run_code(ALLOCATING["python"])
-    assert [slow.error, hasty.error, large.error] == [
-        ErrorInfo("Timeout", "timeout after 700 ms (limit of the server)", slow.error and slow.error.traceback or ""),
-        ErrorInfo("Timeout", "timeout after 200 ms (limit of the client)", hasty.error and hasty.error.traceback or ""),
-        ErrorInfo("MemoryLimit", "more than 48 MiB of memory (limit of the server)"),
+    assert [result.error.message for result in (slow, hasty, large) if result.error] == [
+        "timeout after 700 ms (limit of the server)",
+        "timeout after 200 ms (limit of the client)",
+        "more than 48 MiB of memory (limit of the server)",
     ]
 
 

@@ -106,7 +106,7 @@ class ToolchainEngine(Engine):
     async def serve(self) -> None:
         if self.level != "namespaces":
             reason = self.options.level_reason or "another level was chosen"
-            raise EngineError(f"the engine {self.name} needs the level namespaces: {reason}")
+            raise EngineError(f"it needs the level namespaces: {reason}")
         try:
             self._cache = ProgramCache(cache_dir() / "programs", _CACHE_BYTES)
         except ConfigurationError as error:
