@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -697,6 +698,47 @@ async def test_a_session_starts_with_the_packages_of_its_first_program(engine: N
         async with closing(await session.fork()) as branch:
             assert texts(await run(branch, probe)) == ["(False, '1', '2')"]
         assert texts(await run(session, probe)) == ["(False, '1', '2')"]
+
+
+async def warm_up_numpy(engine: NativeEngine) -> None:
+    limits = attrs.evolve(LIMITS, timeout_ms=30_000)
+    await engine.execute(EngineJob(language=Language.PYTHON, code="import numpy", limits=limits))
+
+    async def is_warm() -> bool:
+        async with open_session(engine) as session:
+            return texts(await run(session, "import sys\n'numpy' in sys.modules # numpy")) == ["True"]
+
+    while not await is_warm():
+        await asyncio.sleep(0.1)
+
+
+async def test_a_first_program_can_be_interrupted_while_its_session_moves(engine: NativeEngine) -> None:
+    """It has not begun in the process that has imported its packages, and is interrupted as soon as it begins."""
+    await warm_up_numpy(engine)
+    async with open_session(engine) as session:
+        running = asyncio.create_task(run(session, "import numpy, time\ntime.sleep(60)"))
+        await asyncio.sleep(0)  # the task has begun
+        session.interrupt()
+        result = await running
+        assert result.error is not None
+        assert result.error.name == "KeyboardInterrupt"
+        assert texts(await run(session, "1")) == ["1"]
+
+
+async def test_files_are_kept_for_a_move_only_if_they_were_written(engine: NativeEngine) -> None:
+    """The contents of other files do not stay in the memory of the server, nor those of many."""
+    refused, large = os.urandom(1000), os.urandom(5 * 2**20)
+    references = sys.getrefcount(refused), sys.getrefcount(large)
+    async with open_session(engine, {"folder/a": b"1"}) as session:
+        await session.write_files({"large": large})
+        assert sys.getrefcount(large) > references[1]
+        await session.write_files({"other": os.urandom(5 * 2**20)})
+        assert sys.getrefcount(large) == references[1]
+    async with open_session(engine, {"folder/a": b"1"}) as session:
+        with pytest.raises(SessionFileError):
+            await session.write_files({"b": b"2", "folder": refused})
+        assert sys.getrefcount(refused) == references[0]
+        assert texts(await run(session, "open('b').read() # numpy")) == ["'2'"]
 
 
 async def test_branches_can_be_nested_ten_times(session: EngineSession) -> None:

@@ -38,6 +38,8 @@ _LATE_S = 1.0
 _FILES_TIMEOUT_S = 10.0  # to write files, and to fork
 # How long the end of a process may be reported after the end of its messages.
 _REPORT_S = 0.5
+# The largest size of the files that are kept for a move to another process; a session with larger ones stays.
+_MAX_KEPT_BYTES = 8 * 2**20
 
 
 FindProcess = Callable[[str], Awaitable[JailedProcess | None]]
@@ -61,7 +63,8 @@ class NativeSession(EngineSession):
         super().__init__(options)
         self._process, self._memory_bytes, self._python = process, memory_bytes, python
         self._find_process = find_process
-        self._first_files = dict(options.files)  # until the first program
+        self._first_files: dict[str, bytes] = {}  # the contents of its folder, while it may move
+        self._wants_interrupt = False
         self._cells, self._is_branch = cells, is_branch
         self._run: _Run | None = None
         self._channel: socket.socket | None = None
@@ -75,29 +78,33 @@ class NativeSession(EngineSession):
         self._process.write(b"%08d" % len(header), header, eof=True)
         self._channel = self._process.take_channel()
         try:
-            await self.write_files(self._first_files)
+            await self.write_files(self.options.files)
         except SessionEndedError as error:
             raise NotStartedError(str(error)) from None
 
     async def run(self, job: EngineJob) -> EngineResult:
-        find_process = self._stop_moving()
+        self._wants_interrupt = False
+        find_process, files = self._stop_moving()
         if find_process is not None and (process := await find_process(job.code)) is not None:
-            await self._move_to(process)
-        self._first_files = {}
+            await self._move_to(process, files)
         self._cells += 1
-        return await self._do(attrs.evolve(job, displays=True), {"code": job.code, "cell": self._cells}, {})
+        header = {"code": job.code, "cell": self._cells}
+        return await self._do(attrs.evolve(job, displays=True), header, {}, is_interrupted=self._wants_interrupt)
 
     def interrupt(self) -> None:
-        if self._run is not None:
+        if self._run is None:
+            self._wants_interrupt = True  # the session moves to another process before it runs the program
+        else:
             self._run.interrupt()
 
-    def _stop_moving(self) -> FindProcess | None:
-        find_process, self._find_process = self._find_process, None
-        return find_process
+    def _stop_moving(self) -> tuple[FindProcess | None, dict[str, bytes]]:
+        before = self._find_process, self._first_files
+        self._find_process, self._first_files = None, {}
+        return before
 
-    async def _move_to(self, process: JailedProcess) -> None:
+    async def _move_to(self, process: JailedProcess, files: Mapping[str, bytes]) -> None:
         """Go on in another process, which has run nothing, either. Stay in this one if that is not possible."""
-        options = attrs.evolve(self.options, files=self._first_files)
+        options = attrs.evolve(self.options, files=files)
         other = NativeSession(options, process, self._memory_bytes, self._python)
         try:
             await other.begin()
@@ -114,14 +121,16 @@ class NativeSession(EngineSession):
         process.receive(ignore_output, self._on_end)
 
     async def write_files(self, files: Mapping[str, bytes]) -> None:
-        if self._find_process is not None:
-            self._first_files |= files
+        find_process, kept = self._stop_moving()  # if this fails, some of the files may have been written
         limits = attrs.evolve(self.options.limits, timeout_ms=1000 * _FILES_TIMEOUT_S)
         result = await self._do(EngineJob(language=self.options.language, code="", limits=limits), {}, files)
         if result.error is not None:
             raise SessionFileError(result.error.message)
         if result.outcome is not Outcome.OK:
             raise SessionFileError(f"the files could not be written within {_FILES_TIMEOUT_S:g} s")
+        kept = {**kept, **files}
+        if find_process is not None and sum(map(len, kept.values())) <= _MAX_KEPT_BYTES:
+            self._find_process, self._first_files = find_process, kept
 
     async def read_files(self, patterns: Sequence[str], max_bytes: int) -> tuple[dict[str, bytes], bool]:
         return await asyncio.to_thread(collect_files, await self._open_folder(), patterns, max_bytes)
@@ -194,7 +203,13 @@ class NativeSession(EngineSession):
             self._channel.close()
 
     async def _do(
-        self, job: EngineJob, header: Mapping[str, Any], files: Mapping[str, bytes], descriptors: Sequence[int] = ()
+        self,
+        job: EngineJob,
+        header: Mapping[str, Any],
+        files: Mapping[str, bytes],
+        descriptors: Sequence[int] = (),
+        *,
+        is_interrupted: bool = False,
     ) -> EngineResult:
         self.check_open()
         limit, limit_s = job.limits.max_output_bytes, job.limits.timeout_ms / 1000
@@ -205,6 +220,8 @@ class NativeSession(EngineSession):
         time_limit = TimeLimit(limit_s, functools.partial(jailed.end, Outcome.TIMEOUT))
         try:
             jailed.begin()
+            if is_interrupted:
+                run.interrupt()
             await jailed.ended.wait()
         except asyncio.CancelledError:
             run.kill()
