@@ -221,7 +221,8 @@ class ServiceError(FaasrtError):
         self.elapsed_s = elapsed_s
         self.sent = sent
         self.status = status
-        # False if a hostile program may have caused the error. Such an error must not open the endpoint's breaker.
+        # False if a hostile program may have caused the error, or the server only has too many sessions. Such an error
+        # must not open the endpoint's breaker.
         self.blames_endpoint = True
 
     def __str__(self) -> str:

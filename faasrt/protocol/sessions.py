@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from faasrt.config import SandboxConfig
-from faasrt.errors import InvalidRequestError, ProtocolError, SessionLostError
+from faasrt.errors import InvalidRequestError, OverloadedError, ProtocolError, SessionLostError
 from faasrt.inputs import files_to_wire
 from faasrt.languages import Language
 from faasrt.protocol import cozeloop
@@ -28,6 +28,8 @@ from faasrt.results import Outcome
 
 IDLE_TIMEOUT_S = 600.0
 """The idle limit of a session whose client names none, in seconds."""
+TOO_MANY = "too many sessions"
+"""The `error` of a server that has no room for another session, and runs programs as before."""
 _ID, _MIN_NEW = re.compile(r"[A-Za-z0-9_-]{1,200}"), 32
 
 
@@ -75,8 +77,16 @@ def decode_info(fields: Mapping[str, Any]) -> SessionInfo:
 def check_answer(answer: Answer) -> dict[str, Any]:
     """Return the decoded body. Raise SessionLostError if the session has ended, or is not known there."""
     _check_lost(answer)
-    raise_for_status(answer)
+    _check_room(answer)
     return decode_object(answer.body)
+
+
+def _check_room(answer: Answer) -> None:
+    try:
+        raise_for_status(answer)
+    except OverloadedError as error:
+        error.blames_endpoint = server_message(answer)[0] != TOO_MANY
+        raise
 
 
 def _check_lost(answer: Answer) -> None:
@@ -95,7 +105,7 @@ class _OpeningRequest(Request):
     def read(self, answer: Answer | None) -> Response:
         if answer is None:
             raise ProtocolError("the answer is larger than the description of a session", sent="yes", status=200)
-        raise_for_status(answer)
+        _check_room(answer)
         fields = decode_object(answer.body)
         decode_info(fields)  # raises an error of the call
         return Response(ParsedAnswer(Outcome.OK, metadata=fields, declared=True), self)

@@ -294,6 +294,9 @@ class PermitPool:
         limit, breaker = permit.endpoint.limit, permit.endpoint.breaker
         if isinstance(error, DeadlineExceededError) and (not error.blames_endpoint or error.sent == "no"):
             return False  # earlier attempts, or the wait for a connection, used up the time, not this endpoint
+        if isinstance(error, OverloadedError) and not error.blames_endpoint:
+            breaker.succeed(now, permit.started)  # it has no room for another session, and runs programs as before
+            return False
         if isinstance(error, (OverloadedError, DeadlineExceededError)):
             limit.shrink(now, permit.started)
         if isinstance(error, OverloadedError):

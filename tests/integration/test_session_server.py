@@ -317,7 +317,7 @@ async def test_output_is_streamed() -> None:
 @pytest.mark.parametrize(
     ("options", "fields", "details"),
     [
-        ({"max_sessions": 1}, {}, "1 sessions are open already"),
+        ({"max_sessions": 1}, {}, "at most 1 may be open"),
         ({"session_memory_mb": 200}, {"sandbox": {"memory_limit_mb": 101}}, "add up to 101 of 200 MiB"),
     ],
 )

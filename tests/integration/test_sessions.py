@@ -636,8 +636,30 @@ async def test_another_endpoint_opens_the_session_if_one_cannot(server: Server) 
                 assert Counter(session.endpoint for session in sessions)[full.url] <= 1
             assert fake.requests == []
         async with manager_for(full.url, retry=RetrySettings(max_attempts=1)) as manager, manager.session("python"):
-            with pytest.raises(OverloadedError, match="too many sessions: 1 sessions are open already"):
+            with pytest.raises(OverloadedError, match="too many sessions: at most 1 may be open"):
                 await manager.session("python").__aenter__()
+
+
+async def test_a_server_with_too_many_sessions_runs_programs() -> None:
+    """Calls that wait for another session, or for a fork, do not open its circuit breaker, nor lower its limit."""
+    events: list[Event] = []
+    retry = RetrySettings(connect_retry_s=0, max_attempts=1)
+    async with LocalFaaS(["python"], workers=4, max_sessions=1) as full:
+        await full.wait_ready("python")
+        async with (
+            RuntimeManager.from_url(full.url, retry=retry, telemetry=[events.append]) as manager,
+            manager.session("python") as session,
+        ):
+            (before,) = manager.get_metrics().states
+            for _ in range(6):
+                for opening in (manager.session("python").__aenter__, session.fork):
+                    with pytest.raises(OverloadedError, match="too many sessions"):
+                        await opening()
+            (after,) = manager.get_metrics().states
+            assert (after.state, after.limit >= before.limit) == ("closed", True)
+            assert await text_of(session, "print(1)") == "1"
+            assert (await manager.run_code("print(1)", "python")).stdout == "1\n"
+    assert [event for event in events if isinstance(event, EndpointChanged)] == []
 
 
 async def test_a_session_belongs_to_its_event_loop(manager: RuntimeManager) -> None:

@@ -12,7 +12,7 @@ from faasrt.local.engines.engine import Engine, EngineJob, EngineResult
 from faasrt.local.engines.session import EngineSession, SessionEndedError, SessionExistsError, SessionOptions
 from faasrt.local.errors import CLOSED, EngineError
 from faasrt.local.http.admission import AdmissionQueue, BusyError
-from faasrt.protocol.sessions import IDLE_TIMEOUT_S, new_id
+from faasrt.protocol.sessions import IDLE_TIMEOUT_S, TOO_MANY, new_id
 from faasrt.telemetry.logs import log_exception
 
 MAX_SESSIONS = 100
@@ -20,7 +20,6 @@ MAX_IDLE_S = 3_600.0
 MAX_REMEMBERED = 1_000
 _UNKNOWN = "there is no session with this id: it was never here, or the server has been restarted"
 _STOPPED = "the server was stopped"
-_TOO_MANY = "too many sessions"
 
 
 @attrs.define
@@ -280,11 +279,11 @@ class Sessions:
 
     def _reserve(self, sandbox: SandboxConfig) -> None:
         if self._count >= self.max_sessions:
-            raise BusyError(f"{self._count} sessions are open already", kind=_TOO_MANY)
+            raise BusyError(f"at most {self.max_sessions} may be open", kind=TOO_MANY)
         if self.max_memory_mb is not None and self._memory_mb + sandbox.memory_limit_mb > self.max_memory_mb:
             raise BusyError(
                 f"the memory limits of the open sessions add up to {self._memory_mb} of {self.max_memory_mb} MiB",
-                kind=_TOO_MANY,
+                kind=TOO_MANY,
             )
         self._count += 1
         self._memory_mb += sandbox.memory_limit_mb
