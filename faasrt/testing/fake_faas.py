@@ -11,6 +11,7 @@ from aiohttp import web
 
 from faasrt.inputs import INPUT_FIELDS
 from faasrt.languages import Language
+from faasrt.protocol.sessions import TOO_MANY
 from faasrt.results import ErrorInfo, Outcome
 from faasrt.testing.fake_sessions import FakeSession, FakeSessions, check_run
 from faasrt.testing.loopback import LoopbackServer
@@ -39,7 +40,12 @@ _HEALTH: dict[str, Any] = {
     },
 }
 _FULL = Reply(status=429, details="the capacity is used up", retry_after=1, not_started=True)
-_TOO_MANY = Reply(status=503, details="too many sessions are open", retry_after=1, not_started=True)
+_TOO_MANY = Reply(
+    status=503,
+    body=json.dumps({"error": TOO_MANY, "details": "no more may be open"}).encode(),
+    retry_after=1,
+    not_started=True,
+)
 _KEEP_ALIVE_S = 86_400.0
 
 

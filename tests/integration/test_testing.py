@@ -926,7 +926,8 @@ async def test_a_fake_has_sessions() -> None:
         assert await call(fake.url, "GET", session) == (404, {"error": "session lost", "details": "it did not end"})
         assert (fake.executions, fake.requests[0], [*fake.sessions]) == (3, {"code": "x"}, [branch["id"]])
         fake.max_sessions = 1
-        assert (await call(fake.url, "POST", "/sessions", language="python"))[0] == 503
+        refusal = {"error": "too many sessions", "details": "no more may be open"}  # as of a real server
+        assert await call(fake.url, "POST", "/sessions", language="python") == (503, refusal)
         for _ in range(2):
             assert await call(fake.url, "DELETE", f"/sessions/{branch['id']}") == (200, {})
         assert (await call(fake.url, "GET", "/sessions/unknown"))[0] == 404
