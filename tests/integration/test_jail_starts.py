@@ -19,6 +19,7 @@ from faasrt.local.errors import NotStartedError
 from faasrt.local.jail.config import JailConfig
 from faasrt.local.jail.jail import open_jail
 from faasrt.local.jail.seccomp import EXECUTABLE_FD
+from faasrt.local.jail.syscalls import ChildStarter
 from faasrt.local.process import Spawner
 
 SLEEP = "/bin/sleep"
@@ -129,6 +130,14 @@ def test_a_process_whose_number_was_not_expected_is_not_used() -> None:
     """
     ended = subprocess.run([sys.executable, "-c", _EXECUTE], capture_output=True, text=True, check=True)
     assert ended.stdout == "0 []\n"
+
+
+def test_a_child_that_makes_too_many_calls_is_not_started() -> None:
+    """Otherwise the first ones would be left out, which confine it."""
+    calls = [("getpid", ()), ("getpid", ()), ("_exit", (0,))]
+    assert os.waitpid(ChildStarter(3).start(calls), 0)[1] == 0
+    with pytest.raises(ValueError, match="too many calls"):
+        ChildStarter(2).start(calls)
 
 
 async def test_the_kill_of_a_program_that_has_ended_does_not_end_the_next_one(tmp_path: Path) -> None:

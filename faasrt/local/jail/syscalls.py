@@ -223,8 +223,10 @@ class ChildStarter:
 
     def start(self, calls: Sequence[Call]) -> int:
         """Return the pid of a child when it has executed a file or has ended. The results of the calls are not checked.
-        The last one must end the process.
+        The last one must end the process. Raise ValueError if there are more than `max_calls`.
         """
+        if len(calls) > len(self._steps):
+            raise ValueError("too many calls")  # none may be left out, such as one that confines the process
         following = None
         for step, (name, arguments) in zip(reversed(self._steps[: len(calls)]), reversed(calls)):  # noqa: B905
             _make_context(step.context, step.stack, following, getattr(_libc, name), *arguments)
