@@ -307,7 +307,7 @@ def _check_runs(language: Language | str, profile: EndpointProfile, endpoint: st
     their languages run only Python, or only JavaScript, whatever the request says.
     """
     if not profile.answered:
-        raise ConnectError("no answer to GET /health that names the languages of the server", sent="no")
+        raise _no_report(profile, "names the languages of the server")
     if language not in profile.compile_limits_s:
         server = f" ({profile.version})" if profile.version else ""
         reason = profile.missing.get(language, "it does not list the language")
@@ -317,9 +317,15 @@ def _check_runs(language: Language | str, profile: EndpointProfile, endpoint: st
         )
 
 
+def _no_report(profile: EndpointProfile, content: str) -> ConnectError:
+    error = ConnectError(profile.failure or f"no answer to GET /health that {content}", sent="no")
+    error.permanent = bool(profile.failure)
+    return error
+
+
 def _check_displays(language: Language | str, profile: EndpointProfile, endpoint: str) -> None:
     if not profile.answered:
-        raise ConnectError("no answer to GET /health that says whether the server returns displays", sent="no")
+        raise _no_report(profile, "says whether the server returns displays")
     if language not in profile.displays:
         server = f" ({profile.version})" if profile.version else ""
         raise InvalidRequestError(

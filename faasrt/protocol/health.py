@@ -37,6 +37,7 @@ class EndpointProfile:
         answered: Whether the server has sent a health report, or has none.
         confirmed: False after a failure of the endpoint, until its next health report, because another kind of server
             may have replaced it.
+        failure: Why it cannot be asked until its certificate or the settings are changed; "" if it can.
     """
 
     lossless: bool = False
@@ -55,6 +56,7 @@ class EndpointProfile:
     version: str = ""
     answered: bool = False
     confirmed: bool = True
+    failure: str = ""
     kills_at_limit: bool = False
     on_cpython_and_node: bool = False
     max_frame_bytes: int | None = None

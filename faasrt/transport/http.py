@@ -270,7 +270,10 @@ class HttpClient:
             return attrs.evolve(protocol.profile, answered=True)
         try:
             return protocol.read_profile(await self.get_health(endpoint))
-        except (ConnectError, ConnectionLostError):
+        except ConnectError as error:
+            failure = str(error.args[0])
+            return attrs.evolve(protocol.profile, confirmed=False, failure=failure) if error.permanent else None
+        except ConnectionLostError:
             return None
         except (ProtocolError, BodyTooLargeError):
             return protocol.profile

@@ -123,6 +123,9 @@ class Transport:
                     except InvalidRequestError as error:
                         failed.unable_error = error
                         if not self._exclude(call, permit.endpoint.url):
+                            # An endpoint with a wrong certificate might run the program.
+                            if failed.error is not None and is_permanent(failed.error):
+                                raise failed.error from None
                             raise
                         if failed.error is None:
                             call.deadline = math.inf

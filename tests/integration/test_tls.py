@@ -13,7 +13,7 @@ import pytest
 import trustme
 from aiohttp import web
 
-from faasrt import ConnectError, RetrySettings
+from faasrt import ConnectError, RetrySettings, RuntimeManager, Settings
 from faasrt.telemetry.events import Event, RetryScheduled
 from support.helpers import manager_for
 
@@ -126,6 +126,17 @@ async def test_a_certificate_that_is_not_accepted(
     assert str(caught.value).startswith(f"{text} [{url}, 1 attempt, ")
     assert not any(isinstance(event, RetryScheduled) for event in events)
     assert (health.status, health.error) == ("unreachable", text)
+
+
+@pytest.mark.parametrize(("language", "displays"), [("go", False), ("py", True)], ids=["go", "displays"])
+async def test_a_program_that_needs_a_health_report(language: str, displays: bool, tmp_path: Path) -> None:
+    """The error is that of the certificate, also if another replica cannot run the program."""
+    async with serving(issued("127.0.0.1")(trustme.CA(), tmp_path)) as bad, serving(None) as other:
+        for urls in ([bad], [bad, other.replace("https:", "http:")]):
+            async with RuntimeManager(settings=Settings(endpoints={language: urls})) as manager:
+                for _ in range(4):  # the replicas are tried in any order
+                    with pytest.raises(ConnectError, match="the certificate of the server is signed by an unknown CA"):
+                        await manager.run_code("1", language, displays=displays)
 
 
 async def test_a_server_without_tls() -> None:
