@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 import secrets
 
@@ -307,7 +308,8 @@ def _check_runs(language: Language | str, profile: EndpointProfile, endpoint: st
     their languages run only Python, or only JavaScript, whatever the request says.
     """
     if not profile.answered:
-        raise _no_report(profile, "names the languages of the server")
+        failure = copy.copy(profile.failure)  # without the traceback
+        raise failure or ConnectError("no answer to GET /health that names the languages of the server", sent="no")
     if language not in profile.compile_limits_s:
         server = f" ({profile.version})" if profile.version else ""
         reason = profile.missing.get(language, "it does not list the language")
@@ -317,15 +319,12 @@ def _check_runs(language: Language | str, profile: EndpointProfile, endpoint: st
         )
 
 
-def _no_report(profile: EndpointProfile, content: str) -> ConnectError:
-    error = ConnectError(profile.failure or f"no answer to GET /health that {content}", sent="no")
-    error.permanent = bool(profile.failure)
-    return error
-
-
 def _check_displays(language: Language | str, profile: EndpointProfile, endpoint: str) -> None:
     if not profile.answered:
-        raise _no_report(profile, "says whether the server returns displays")
+        failure = copy.copy(profile.failure)
+        raise failure or ConnectError(
+            "no answer to GET /health that says whether the server returns displays", sent="no"
+        )
     if language not in profile.displays:
         server = f" ({profile.version})" if profile.version else ""
         raise InvalidRequestError(

@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from faasrt.errors import ConnectError
 from faasrt.inputs import INPUT_FIELDS
 from faasrt.languages import Language, has_return_val
 
@@ -37,7 +38,7 @@ class EndpointProfile:
         answered: Whether the server has sent a health report, or has none.
         confirmed: False after a failure of the endpoint, until its next health report, because another kind of server
             may have replaced it.
-        failure: Why it cannot be asked until its certificate or the settings are changed; "" if it can.
+        failure: Why it could not be asked, if this does not pass by itself.
     """
 
     lossless: bool = False
@@ -56,7 +57,7 @@ class EndpointProfile:
     version: str = ""
     answered: bool = False
     confirmed: bool = True
-    failure: str = ""
+    failure: ConnectError | None = None
     kills_at_limit: bool = False
     on_cpython_and_node: bool = False
     max_frame_bytes: int | None = None

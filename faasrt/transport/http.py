@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import ipaddress
 import math
 import socket
@@ -271,8 +272,9 @@ class HttpClient:
         try:
             return protocol.read_profile(await self.get_health(endpoint))
         except ConnectError as error:
-            failure = str(error.args[0])
-            return attrs.evolve(protocol.profile, confirmed=False, failure=failure) if error.permanent else None
+            return (
+                attrs.evolve(protocol.profile, confirmed=False, failure=copy.copy(error)) if error.permanent else None
+            )
         except ConnectionLostError:
             return None
         except (ProtocolError, BodyTooLargeError):
