@@ -3,16 +3,18 @@
     python -m benchmarks.instructions [--contenders faasrt server hand] [--check] [--save] [--profile]
 
 The contenders are clients and the embedded FaaS, `server`. A client makes 200 calls in one process, and 1,200 in
-another; the server serves 20 and 120. The difference is divided by the number of further calls, so that start-up and
+another; the server serves 10 and 60. The difference is divided by the number of further calls, so that start-up and
 warm-up do not count.
 
 The server of the clients runs in another process, and answers at once. They have 64 calls in flight. faasrt runs with
 `envelope="never"` and without telemetry sinks. The embedded FaaS runs `print(42)` on the engine `native`; its launcher
 and its client run outside of callgrind. The client makes one call after another, with pauses in which the server gets
 the next process ready. Without them, other work of the machine would decide how many programs wait for a process, which
-costs the server 4 % more instructions. With them, the figures are the same within 1 %.
+costs the server 4 % more instructions. With them, the figures of clients are the same within 1 %, and those of the
+server within 3 %.
 
-`--check` fails if the figure of faasrt or of the server exceeds the one in `instructions.json` by more than 3 %.
+`--check` fails if the figure of faasrt exceeds the one in `instructions.json` by more than 3 %, or that of the server
+by more than 6 %.
 `--save` writes that file. `--profile` also prints the functions of faasrt with the largest cost, together with the
 functions that they call. It needs Python 3.12, whose calls can be seen from outside.
 """
@@ -45,10 +47,11 @@ from benchmarks.report import Report
 from benchmarks.stub import stub
 
 IN_FLIGHT = 64
-CALLS = {"server": (20, 120)}
-PAUSE_S = 0.1
+CALLS = {"server": (10, 60)}
+PAUSE_S = 0.4
 CALLS_OF_CLIENTS = (200, 1_200)
-TOLERANCE = 0.03
+# The server also works between programs, so its figure depends on the time that they take.
+TOLERANCES = {"faasrt": 0.03, "server": 0.06}
 CLIENTS: dict[str, Client] = {"faasrt": functools.partial(faasrt, envelope="never"), "hand": hand, "tuned": tuned}
 CHECKED = ("faasrt", "server")
 REFERENCE = Path(__file__).with_suffix(".json")
@@ -165,11 +168,11 @@ def check(counted: Mapping[str, int]) -> None:
         expected = reference["instructions"][contender]
         growth = counted[contender] / expected - 1
         print(f"{contender}: {counted[contender]:,} instructions a call, {growth:+.1%} against {REFERENCE.name}")
-        if growth > TOLERANCE:
+        if growth > TOLERANCES[contender]:
             measured_with = {name: reference[name] for name in versions()}
             sys.exit(
-                f"a call costs more than {TOLERANCE:.0%} more instructions than {expected:,}, which were counted with "
-                f"{measured_with}; this is {versions()}. If the growth is worth it: --save"
+                f"a call costs more than {TOLERANCES[contender]:.0%} more instructions than {expected:,}, which were "
+                f"counted with {measured_with}; this is {versions()}. If the growth is worth it: --save"
             )
 
 

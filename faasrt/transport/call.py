@@ -127,7 +127,7 @@ class Call:
                     endpoint=self.endpoint,
                     duration_s=duration_s,
                     status=getattr(error, "status", None) if status is None else status,
-                    error=_name_of(error),
+                    error=None if error is None else type(error).__name__,
                     reason=_reason_of(error),
                 )
             )
@@ -176,9 +176,10 @@ class Call:
     def _finished(self, result: ExecutionResult | None, error: BaseException | None) -> None:
         total_s = self.timings.total_s
         outcome = str(result.outcome) if result else None
+        name = None if error is None else type(error).__name__
         # The replica of the last attempt may have left since. Then its metrics were added to those of its URL.
         endpoint = self.endpoint if self._counters.has(self.endpoint) else configured_url(self.endpoint)
-        self._counters.at(self.language, endpoint).call_finished(outcome, _name_of(error), total_s)
+        self._counters.at(self.language, endpoint).call_finished(outcome, name, total_s)
         if error is not None or (self._has_listeners and self._emit.is_enabled_for(CallFinished)):
             texts = (result.stdout, result.stderr, result.ret_val) if result else ()
             self._emit(
@@ -187,7 +188,7 @@ class Call:
                     language=self._language,
                     endpoint=endpoint,
                     outcome=outcome,
-                    error=_name_of(error),
+                    error=name,
                     reason=_reason_of(error),
                     attempts=self.attempts,
                     queued_s=self.queued_s,
@@ -195,10 +196,6 @@ class Call:
                     output_bytes=sum(len(text.encode("utf-8", "surrogatepass")) for text in texts),
                 )
             )
-
-
-def _name_of(error: BaseException | None) -> str | None:
-    return None if error is None else type(error).__name__
 
 
 def _reason_of(error: BaseException | None) -> str | None:

@@ -199,7 +199,3 @@ class FailedAttempts:
         is_stopping = isinstance(error, OverloadedError) and error.status == 503 and error.not_started
         free = elsewhere and (kind is FailureKind.NEVER_SENT or is_stopping)
         return wait_s if free or budget.spend() else None
-
-    def clear(self) -> None:
-        """Drop the errors. Their tracebacks refer to this object, and they would keep each other alive."""
-        self.error = self.unable_error = None

@@ -144,7 +144,7 @@ class Transport:
             call.attach(error)
             raise
         finally:
-            failed.clear()
+            failed.error = failed.unable_error = None  # their tracebacks refer to this frame
 
     async def validate(self, call: Call, body: bytes) -> ValidationResult:
         """Send a program to be parsed, without retries. Raise QueueFullError or ServiceError."""
@@ -225,7 +225,7 @@ class Transport:
             call.attach(failure)
             raise
         finally:
-            failed.clear()
+            failed.error = failed.unable_error = None  # their tracebacks refer to this frame
 
     async def _send_once(
         self, call: Call, path: str, body: bytes, *, within_s: float, max_body_bytes: int, method: str = "POST"
