@@ -292,34 +292,39 @@ async def test_an_error_in_the_block_is_raised_unchanged(local: RuntimeManager) 
 
 BIG = SandboxConfig(max_output_bytes=40_000_000, timeout_limit_s=60)
 LINES = 300
-FLOOD = {
-    "python": f"import os\nfor n in range({LINES}): os.write(1, b'x' * 65_535 + b'\\n')",
-    "typescript": f"""
+MORE_LINES = 1_000  # more than the buffers of a connection hold, which may grow to 36 MB
+_FLOOD = {
+    "python": "import os\nfor n in range(LINES): os.write(1, b'x' * 65_535 + b'\\n')",
+    "typescript": """
         const line = new TextEncoder().encode("x".repeat(65_535) + "\\n");
-        for (let n = 0; n < {LINES}; n++)
+        for (let n = 0; n < LINES; n++)
           for (let at = 0; at < line.length; ) at += Deno.stdout.writeSync(line.subarray(at));
     """,
 }
 
 
+def flood(language: str, lines: int) -> str:
+    return _FLOOD[language].replace("LINES", str(lines))
+
+
 @pytest.mark.parametrize("engine", LANGUAGES)
 @pytest.mark.usefixtures("wasm_sandbox")
 async def test_a_slow_reader_holds_the_program_back(engine: str) -> None:
-    """A program that prints 20 MB ends when its output is read, and reaches its time limit when it is not read."""
+    """A program that prints 20 MB ends when it is read. One that prints 65 MB, unread, reaches its time limit."""
     language = LANGUAGES[engine]
     engines = WASM if engine == "wasm" else {}
     async with RuntimeManager.local([language], workers=1, sandbox=BIG, engines=engines) as manager:
-        chunks, result, _ = await read_all(manager, FLOOD[language], language)
+        chunks, result, _ = await read_all(manager, flood(language, LINES), language)
         assert (result.outcome, len(joined(chunks, "stdout"))) == (Outcome.OK, LINES * 65_536)
         assert result.truncated == {"stdout"}
         assert len(result.stdout) <= 2**20
         assert result.stdout.endswith("x\n")
-        async with manager.stream_code(FLOOD[language], language, timeout_ms=2_000) as run:
+        async with manager.stream_code(flood(language, MORE_LINES), language, timeout_ms=2_000) as run:
             first = await anext(run)
             await until_active(manager, language, 0)  # nothing is read until the program has been ended
             held = [first, *[chunk async for chunk in run]]
         assert run.result.outcome is Outcome.TIMEOUT
-        assert 2**16 < len(joined(held, "stdout")) < LINES * 65_536
+        assert 2**16 < len(joined(held, "stdout")) < MORE_LINES * 65_536
 
 
 @pytest.mark.parametrize("language", ["python", "typescript"])
@@ -451,7 +456,7 @@ async def test_a_client_that_does_not_read_is_closed_only_after_the_program(cloc
     async with faas, manager_for(faas.url, sandbox=BIG) as manager:
         await faas.wait_ready("python")
         # On a busy machine, a shorter program does not write more than the sockets can hold.
-        async with manager.stream_code(FLOOD["python"], "python", timeout_ms=5_000) as run:
+        async with manager.stream_code(flood("python", MORE_LINES), "python", timeout_ms=5_000) as run:
             await anext(run)
             clock.advance(limits.REQUEST_TIMEOUT_S + 1)
             await until_active(manager, "python", 0)
