@@ -26,8 +26,8 @@ from faasrt.protocol.response import Answer, decode_object
 from faasrt.protocol.return_val import defines_return_val, take_return_val
 
 NONCE = "0123456789abcdef"
-RUN = Program.checked(Language.PYTHON, "pass", SandboxConfig(), timeout_ms=1_000)
-REQUEST = Request(body=b"", program=RUN, timeout_ms=1_000, profile=EndpointProfile(), nonce=NONCE)
+PROGRAM = Program.checked(Language.PYTHON, "pass", SandboxConfig(), timeout_ms=1_000)
+REQUEST = Request(body=b"", program=PROGRAM, timeout_ms=1_000, profile=EndpointProfile(), nonce=NONCE)
 FRAME = "faasrt1:" + base64.b64encode(f'{{"nonce":"{NONCE}","final":false,"records":[]}}'.encode()).decode()
 
 

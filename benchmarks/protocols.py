@@ -72,10 +72,10 @@ def measure(contender: str, runs: int) -> Figures:
     """Return the size of a request and its answer, and the client's CPU time for them."""
     protocol, profile, in_envelope, answer_of = CONTENDERS[contender]
     checked = Program.checked(Language.PYTHON, CODE, SandboxConfig())
-    program = Execution(program=checked, mode="always" if in_envelope else "never")
+    execution = Execution(program=checked, mode="always" if in_envelope else "never")
 
     def encode() -> Any:
-        return program.request(profile, checked.timeout_ms, "", protocol)
+        return execution.request(profile, checked.timeout_ms, "", protocol)
 
     request = encode()
     printed = "42\n"

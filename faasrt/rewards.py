@@ -70,7 +70,7 @@ Completion: TypeAlias = str | Sequence[Mapping[str, Any]]
 Reward: TypeAlias = float | None
 
 _INFRASTRUCTURE_ERRORS = (ServiceError, QueueFullError)
-# What may precede an import from `__future__` in a program, or such an import.
+# Text that may precede an import from `__future__` in a program, or such an import.
 _HEAD = re.compile(
     r"""
     [ \t\f\r\n;]++ | \\\r?\n | \#[^\n]*+

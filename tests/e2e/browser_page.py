@@ -107,17 +107,10 @@ async def write(page: Page, element: str, value: str) -> None:
     await page.call("Input.insertText", text=value)
 
 
-async def press(page: Page, name: str, code: int, *, modifiers: int = 0) -> None:
-    for kind in ("rawKeyDown", "keyUp"):
-        await page.call(
-            "Input.dispatchKeyEvent", type=kind, key=name, code=name, windowsVirtualKeyCode=code, modifiers=modifiers
-        )
-
-
 async def start(page: Page, code: str) -> None:
     """Write a program into the editor, and run it with the keyboard."""
     await write(page, "code", code)
-    await press(page, "Enter", 13, modifiers=CTRL)
+    await page.key("Enter", 13, modifiers=CTRL)
 
 
 async def run(page: Page, code: str) -> str:
@@ -156,12 +149,12 @@ async def check_editor(page: Page, url: str) -> None:
     await until(page, "!document.getElementById('main').hidden")
     await write(page, "code", "if True:")
     for name, code in (("Enter", 13), ("Tab", 9), ("Enter", 13)):
-        await press(page, name, code)
+        await page.key(name, code)
     await page.call("Input.insertText", text="pass")
     assert await page.value("document.getElementById('code').value") == "if True:\n    \n    pass"
     assert await text(page, "numbers") == "1\n2\n3"
-    await press(page, "Escape", 27)
-    await press(page, "Tab", 9)
+    await page.key("Escape", 27)
+    await page.key("Tab", 9)
     assert await page.value("document.activeElement.id") == "stdin"
     await choose(page, "javascript")
     assert await page.value("document.getElementById('code').value") == "if True:\n    \n    pass"  # not lost

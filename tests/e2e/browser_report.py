@@ -83,11 +83,10 @@ class Page:
         await self.call("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
         await asyncio.wait_for(self.opened.wait(), 60)
 
-    async def key(self, name: str, code: int, text: str = "") -> None:
+    async def key(self, name: str, code: int, text: str = "", *, modifiers: int = 0) -> None:
+        key = {"key": name, "code": name, "windowsVirtualKeyCode": code, "text": text, "modifiers": modifiers}
         for kind in ("keyDown", "keyUp"):
-            await self.call(
-                "Input.dispatchKeyEvent", type=kind, key=name, code=name, windowsVirtualKeyCode=code, text=text
-            )
+            await self.call("Input.dispatchKeyEvent", type=kind, **key)
 
     async def screenshot(self, path: Path) -> None:
         save(path, await self.call("Page.captureScreenshot", captureBeyondViewport=True))

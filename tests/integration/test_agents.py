@@ -27,7 +27,7 @@ ANSWER = "It is 42."
 
 
 class Script:
-    """What a model does in a conversation: it runs each program, and then it answers.
+    """The turns of a model in a conversation: it runs each program, and then it answers.
 
     Attributes:
         seen: The results of the tool that the model got in its last conversation.

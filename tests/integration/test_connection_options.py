@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from typing import Any
 
 import aiohttp
 import pytest
-import trustme
 from aiohttp import web
 
 from faasrt import (
     ConfigurationError,
-    ConnectError,
     DeadlineExceededError,
     Language,
     LimiterSettings,
@@ -203,33 +200,3 @@ async def test_proxy(serve: Any) -> None:
     for wrong in ("proxy:3128", "socks5://proxy", 5):
         with pytest.raises(ConfigurationError, match="proxy"):
             Settings(proxy=wrong)  # type: ignore[arg-type]
-
-
-async def test_tls_certificates() -> None:
-    """An unknown certificate is refused, unless the caller trusts it or disables verification."""
-    authority, server_side = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("127.0.0.1").configure_cert(server_side)
-    trusting = ssl.create_default_context()
-    authority.configure_trust(trusting)
-
-    async def handler(request: web.Request) -> web.Response:
-        return web.json_response(FINE)
-
-    app = web.Application()
-    app.router.add_post("/run_code", handler)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=server_side).start()
-    url = f"https://127.0.0.1:{runner.addresses[0][1]}"
-    try:
-        async with manager_for(url, envelope="never") as manager:
-            with pytest.raises(ConnectError) as caught:
-                await manager.run_code("1", "py")
-            assert (caught.value.sent, caught.value.attempts) == ("no", 1)
-        for option in (False, trusting):
-            async with manager_for(url, envelope="never", ssl=option) as manager:
-                assert (await manager.run_code("1", "py")).stdout == "hi\n"
-    finally:
-        await runner.cleanup()
-    with pytest.raises(ConfigurationError, match="ssl"):
-        Settings(ssl="yes")  # type: ignore[arg-type]

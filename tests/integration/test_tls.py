@@ -1,4 +1,4 @@
-"""TLS failures that a retry cannot mend: what the errors say, and that other replicas still serve."""
+"""TLS: certificates that the caller trusts or not, and failures that a retry cannot mend."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import trustme
 from aiohttp import web
 
-from faasrt import ConnectError, RetrySettings, RuntimeManager, Settings
+from faasrt import ConfigurationError, ConnectError, RetrySettings, RuntimeManager, Settings
 from faasrt.telemetry.events import Event, RetryScheduled
 from support.helpers import manager_for
 
@@ -126,6 +126,21 @@ async def test_a_certificate_that_is_not_accepted(
     assert str(caught.value).startswith(f"{text} [{url}, 1 attempt, ")
     assert not any(isinstance(event, RetryScheduled) for event in events)
     assert (health.status, health.error) == ("unreachable", text)
+
+
+async def test_tls_certificates(tmp_path: Path) -> None:
+    """An unknown certificate is refused, unless the caller trusts it or disables verification."""
+    authority = trustme.CA()
+    async with serving(issued("127.0.0.1")(authority, tmp_path)) as url:
+        async with manager_for(url, envelope="never") as manager:
+            with pytest.raises(ConnectError) as caught:
+                await manager.run_code("1", "py")
+            assert (caught.value.sent, caught.value.attempts) == ("no", 1)
+        for option in (False, trusting(authority)):
+            async with manager_for(url, envelope="never", ssl=option) as manager:
+                assert (await manager.run_code("1", "py")).stdout == "hi\n"
+    with pytest.raises(ConfigurationError, match="ssl"):
+        Settings(ssl="yes")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("language", "displays"), [("go", False), ("py", True)], ids=["go", "displays"])

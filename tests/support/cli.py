@@ -34,12 +34,12 @@ class Running:
 
     @property
     def stdout(self) -> str:
-        """What the command has written to stdout so far."""
+        """The stdout of the command so far."""
         return _content(self._out)
 
     @property
     def stderr(self) -> str:
-        """What the command has written to stderr so far, unless stderr is a terminal."""
+        """The stderr of the command so far, unless it is a terminal."""
         return _content(self._err)
 
     def send_signal(self, number: signal.Signals) -> None:
