@@ -437,6 +437,8 @@ async def test_a_session_whose_opening_is_not_answered_is_ended(server: Server, 
             with pytest.raises((ConnectionLostError, asyncio.CancelledError)):
                 await opening
             await until(lambda: len(opened) > count and opened[-1].closed)  # noqa: B023
+            proxy.downstream = Toxics(reset=True)  # the answers to these requests will not come
+            await until(lambda: proxy.connections == 0)
             proxy.downstream = Toxics()
         assert await text_of(first, "print('on')") == "on"
 
