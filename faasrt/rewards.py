@@ -176,8 +176,11 @@ def _find_fence(line: str, language: Language | OtherLanguage) -> _Fence | None:
         marks = content[: len(content) - len(label)]
         return _Fence(line[: len(line) - len(content)], marks, _is_name_of(label.strip(), language))
     before, marks, label = line.rpartition("```")
-    is_named, text = _is_name_of(label.strip(), language), before.rstrip("`")
-    if not marks or "```" in text or not (is_named or text.rstrip().endswith(">")):
+    text = before.rstrip("`")
+    if not marks or "```" in text:
+        return None
+    is_named = _is_name_of(label.strip(), language)
+    if not is_named and not text.rstrip().endswith(">"):
         return None
     return _Fence("", marks + before[len(text) :], is_named, is_glued=True)
 

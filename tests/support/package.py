@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -10,6 +11,7 @@ WIRE = Path(__file__).parent / "wire"
 """The recorded answers of the reference servers."""
 
 
+@functools.cache
 def modules() -> dict[str, Path]:
     """Return the files of the package's modules by their dotted names, without those that run inside the sandboxes."""
     files = {}
