@@ -178,21 +178,22 @@ BAD_FIELDS = {
     "timeout": (0, -1, -0.0, "5", True, False, [], {}, DEEP, -(10**400)),
     "priority": (1, True, [], {}, DEEP),
     "ext": (1, True, "a", [], [["a", "b"]]),
-    "sandbox": (None, 1, "a", [], {"cpus": 1}, {"\ud800": 1}, {"timeout": 5}),
+    "sandbox": (1, "a", [], {"cpus": 1}, {"\ud800": 1}, {"timeout": 5}),
 }
 BAD_LIMITS: dict[str, tuple[Any, ...]] = {
-    "timeout_ms": (None, 0, -1, "5", True, [], DEEP),
-    "memory_limit_mb": (None, 0, 1, -1, "64", True, [64], DEEP),
-    "max_output_bytes": (None, 0, -1, "5", True, {}, DEEP),
-    "network_enabled": (None, 0, 1, "true", [], True, DEEP),
+    "timeout_ms": (0, -1, "5", True, [], DEEP),
+    "memory_limit_mb": (0, 1, -1, "64", True, [64], DEEP),
+    "max_output_bytes": (0, -1, "5", True, {}, DEEP),
+    "network_enabled": (0, 1, "true", [], True, DEEP),
 }
 
 
 @pytest.mark.parametrize("field", [*BAD_FIELDS, *BAD_LIMITS])
 async def test_wrong_types_and_values_of_fields_are_refused(faas: LocalFaaS, field: str) -> None:
-    """The error names the field. Limits that cannot be enforced are refused, not ignored."""
+    """The error names the field. Limits that cannot be enforced, or are misplaced, are refused, not ignored."""
     bad = [{field: value} for value in BAD_FIELDS.get(field, ())]
-    bad += [{"sandbox": {field: value}} for value in BAD_LIMITS.get(field, ())]
+    if field in BAD_LIMITS:
+        bad += [{field: 100}, *({"sandbox": {field: value}} for value in BAD_LIMITS[field])]
     assert bad
     async with nothing_runs(faas):
         for fields in bad:
@@ -245,7 +246,8 @@ async def test_an_error_does_not_repeat_target_method_or_headers(faas: LocalFaaS
 @pytest.mark.parametrize(
     "fields",
     [
-        {"ext": None, "priority": None, "timeout": None},
+        dict.fromkeys(("ext", "priority", "timeout", "sandbox", "displays", "stdin", "argv", "files", "collect")),
+        {"sandbox": dict.fromkeys(("timeout_ms", "memory_limit_mb", "max_output_bytes", "network_enabled"))},
         {"ext": {}, "priority": "normal"},
         {"ext": {"a": "b"}, "priority": ""},
         {"ext": {"a": {"b": [1, None, {"c": "d"}]}}, "input": {"any": "thing"}, "unknown": DEEP},

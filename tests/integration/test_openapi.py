@@ -73,5 +73,5 @@ async def test_the_openapi_document_matches_the_code() -> None:
     assert not re.search("{[A-Z_]+}|LANGUAGE", json.dumps(answer.json()))  # every placeholder has its value
     assert schemas["RunRequest"]["properties"]["language"]["enum"] == ["ts", "typescript"]
     assert "3000" in schemas["RunRequest"]["properties"]["timeout"]["description"]
-    assert schemas["Sandbox"]["properties"]["network_enabled"] == {"const": False}
+    assert schemas["Sandbox"]["properties"]["network_enabled"] == {"enum": [False, None]}
     assert "8388608" in json.dumps(answer.json()["paths"]["/run_code"]["post"]["requestBody"])

@@ -41,11 +41,11 @@ def build_document(engines: Mapping[Language, Engine], sandbox: SandboxConfig) -
         "LANGUAGE_NAMES": sorted(name for language in engines for name in language.names),
         "SANDBOXFUSION_LANGUAGES": sandboxfusion.names_of(engines),
         "PISTON_LANGUAGES": piston.names_of(engines),
-        "NETWORK_ENABLED": {"const": False},
+        "NETWORK_ENABLED": {"enum": [False, None]},
         # A list of values cannot be empty.
         "SESSION_LANGUAGES": sorted(name for language in in_sessions or engines for name in language.names),
         "DISPLAYS": {
-            **({"type": "boolean"} if all(engine.has_displays for engine in engines.values()) else {"const": False}),
+            "enum": [None, False, True] if all(engine.has_displays for engine in engines.values()) else [None, False],
             "description": "Whether to return what the program displays.",
         },
     }.items():

@@ -171,13 +171,17 @@ def parse_job(fields: dict[str, Any], language: Language, engine: Engine, own: S
 
 
 def parse_session(fields: dict[str, Any], language: Language, engine: Engine, own: SandboxConfig) -> SessionOptions:
-    # Checked like a program without code.
-    job = parse_job({"code": "", "sandbox": fields.get("sandbox", {})}, language, engine, own)
-    return SessionOptions(language=language, limits=job.limits, files=parse_files(fields, engine))
+    if fields.get("timeout") is not None:
+        raise BadRequestError("'timeout' belongs in the runs of a session, and 'timeout_ms' in its 'sandbox'")
+    limits = _parse_limits(fields, own)
+    check_job(EngineJob(language=language, code="", limits=limits), engine)
+    return SessionOptions(language=language, limits=limits, files=parse_files(fields, engine))
 
 
 def parse_session_job(fields: dict[str, Any], session: SessionOptions, engine: Engine, own: SandboxConfig) -> EngineJob:
     """Return a program for a session, whose limits are `own`."""
+    if fields.get("language") is not None and parse_language(fields, tuple(Language), {}) is not session.language:
+        raise BadRequestError(f"'language' must be that of the session, {session.language}")
     for name in ("argv", "files", "collect"):
         if fields.get(name):
             raise BadRequestError(f"'{name}' cannot be used in a session: write and read its files instead")
@@ -238,24 +242,27 @@ def check_job(job: EngineJob, engine: Engine) -> None:
 
 
 def _get(fields: dict[str, Any], name: str, kind: Any, words: str, default: Any = None) -> Any:
-    value = fields.get(name, default)
+    value = fields.get(name)
+    if value is None:  # Go encodes a missing value as null
+        value = default
     if not isinstance(value, kind):
         raise BadRequestError(f"'{name}' must be {words}")
     return value
 
 
 def _parse_limits(fields: dict[str, Any], own: SandboxConfig) -> ExecutionLimits:
-    # coze-loop sends these two fields, which are not used. Go encodes an empty map as null.
-    _get(fields, "priority", str | None, "a string", "")
-    _get(fields, "ext", dict | None, "an object", {})
+    # coze-loop sends these two fields, which are not used.
+    _get(fields, "priority", str, "a string", "")
+    _get(fields, "ext", dict, "an object", {})
+    if misplaced := fields.keys() & set(_SANDBOX_FIELDS):
+        raise BadRequestError(f"'{min(misplaced)}' belongs in 'sandbox'")
     sandbox = _get(fields, "sandbox", dict, "an object", {})
     if unknown := sandbox.keys() - set(_SANDBOX_FIELDS):
         raise BadRequestError(f"'sandbox' has no field {min(unknown)[:50]!r}, only {', '.join(_SANDBOX_FIELDS)}")
     if _get(sandbox, "network_enabled", bool, "true or false", False):
         raise BadRequestError("'network_enabled' must be false: no sandbox of this server has a network")
-    timeout = {} if fields.get("timeout") is None else fields  # Go encodes a missing number as null
     requested = {
-        Outcome.TIMEOUT: min(_positive(timeout, "timeout"), _positive(sandbox, "timeout_ms")),
+        Outcome.TIMEOUT: min(_positive(fields, "timeout"), _positive(sandbox, "timeout_ms")),
         Outcome.MEMORY_LIMIT: _positive(sandbox, "memory_limit_mb"),
         Outcome.OUTPUT_LIMIT: _positive(sandbox, "max_output_bytes"),
     }
@@ -272,7 +279,9 @@ def _parse_limits(fields: dict[str, Any], own: SandboxConfig) -> ExecutionLimits
 
 
 def _positive(fields: dict[str, Any], name: str) -> float:
-    value: object = fields.get(name, _LARGEST)
+    value: object = fields.get(name)
+    if value is None:
+        return _LARGEST
     if isinstance(value, (int, float)) and value > 0 and value is not True:
         return min(value, _LARGEST)
     # Lists and objects are not printed, because they may be nested too deeply.
