@@ -17,6 +17,10 @@ import httpx
 import pytest
 
 import faasrt
+from faasrt.client.embedded import queue_timeout_of
+from faasrt.local import LocalFaaS
+from faasrt.local.engines.toolchain.engine import COMPILE_LIMITS
+from faasrt.local.http.admission import MAX_QUEUE
 from support import documents
 from support.documents import DOCUMENTS, Snippet
 
@@ -155,14 +159,34 @@ async def test_every_snippet_has_a_known_kind(document: str) -> None:
 async def test_the_table_of_limits_has_the_defaults() -> None:
     """The page about limits states the defaults of the settings, in its own units."""
     rows = [line.split("|") for line in documents.text_of("faasrt/docs/limits.md").splitlines() if line.count("|") == 6]
-    stated = {name: row[4].strip() for row in rows for name in re.findall(r"\((\w+)=", row[2])}
+    stated = {name: row[4].strip() for row in rows for name in re.findall(r"(\w+\(\w+)=", row[2])}
+    named = {row[1].strip(): row[4].strip() for row in rows}
     sandbox, limiter = faasrt.SandboxConfig(), faasrt.LimiterSettings()
-    assert stated["timeout_limit_s"] == f"{sandbox.timeout_limit_s:g} s"
-    assert stated["memory_limit_mb"] == f"{sandbox.memory_limit_mb} MiB"
-    assert stated["max_output_bytes"] == f"{sandbox.max_output_bytes // 2**20} MiB"
-    assert stated["max_concurrency"] == f"{limiter.max_concurrency}"
-    assert (stated["max_queue"], limiter.max_queue) == ("no limit", None)
-    assert (stated["queue_timeout_s"], limiter.queue_timeout_s) == ("no limit", None)
+    assert stated["SandboxConfig(timeout_limit_s"] == f"{sandbox.timeout_limit_s:g} s"
+    assert stated["SandboxConfig(memory_limit_mb"] == f"{sandbox.memory_limit_mb} MiB"
+    assert stated["SandboxConfig(max_output_bytes"] == f"{sandbox.max_output_bytes // 2**20} MiB"
+    assert stated["LimiterSettings(max_concurrency"] == f"{limiter.max_concurrency}"
+    assert (stated["LimiterSettings(max_queue"], limiter.max_queue) == ("no limit", None)
+    assert (stated["LimiterSettings(queue_timeout_s"], limiter.queue_timeout_s) == ("no limit", None)
+    assert named["programs that wait, on a server"] == f"{MAX_QUEUE:,}"
+    embedded_s = queue_timeout_of(faasrt.Settings())
+    assert (
+        stated["LocalFaaS(queue_timeout_s"]
+        == f"{LocalFaaS().queue_timeout_s:g} s; {embedded_s:g} s with `RuntimeManager.local`"
+    )
+
+
+async def test_the_parts_of_a_deadline_have_the_defaults() -> None:
+    """The page about retries states the defaults of the timeouts, and those of the embedded FaaS."""
+    text = documents.text_of("faasrt/docs/retries.md")
+    stated = dict(re.findall(r"^\| `?([^|]+?)`? \| ([\d.]+) s\b", text, re.MULTILINE))
+    timeouts = faasrt.TimeoutSettings()
+    assert {name: float(seconds) for name, seconds in stated.items()} == {
+        "TimeoutSettings.grace_s": timeouts.grace_s,
+        "TimeoutSettings.startup_s": timeouts.startup_s,
+        "the compilation": COMPILE_LIMITS.timeout_ms / 1000,
+        "the queue of the server": queue_timeout_of(faasrt.Settings()),
+    }
 
 
 async def test_troubleshooting_explains_each_error() -> None:
