@@ -12,7 +12,9 @@ import pytest
 
 from faasrt import Outcome, SandboxConfig
 from faasrt.local import LocalFaaS
+from faasrt.protocol import piston, sandboxfusion
 from faasrt.protocol.program import NOT_STARTED_HEADER
+from support.documents import text_of
 from support.helpers import WASM
 from support.served import exchange, request
 
@@ -55,13 +57,27 @@ async def test_the_server_conforms_to_its_openapi_document(
     assert {language for engine in metrics["engines"].values() for language in engine["executions"]} == set(languages)
 
 
+async def test_the_documents_have_the_routes_of_the_server() -> None:
+    """The OpenAPI document has each path with its methods, as has the page about the HTTP API for most."""
+    async with LocalFaaS(["bash"], workers=1) as faas:
+        document = (await exchange(faas.url, request(method="GET", target="/openapi.json"))).json()
+        missing = await exchange(faas.url, request(method="GET", target="/nothing"))
+        routes = {}
+        for path in missing.json()["details"].removeprefix("the path must be one of ").split(", "):
+            refused = await exchange(faas.url, request(method="PATCH", target=path))
+            routes[path] = {*refused.headers["allow"].split(",")} - {"HEAD"}
+    assert {path: {*map(str.upper, methods)} for path, methods in document["paths"].items()} == routes
+    written = re.findall(r"^\| (`[A-Z]+[^|]*?) (/[^`]*)` \|", text_of("faasrt/docs/http-api.md"), re.MULTILINE)
+    services = ("/page.", sandboxfusion.SERVER.prefix, piston.SERVER.prefix)
+    assert {path: {*re.findall("[A-Z]+", methods)} for methods, path in written} == {
+        path: methods for path, methods in routes.items() if not path.startswith(services)
+    }
+
+
 async def test_the_openapi_document_matches_the_code() -> None:
-    """Paths, outcomes, languages and limits in the document are those of the server."""
+    """Outcomes, languages and limits in the document are those of the server."""
     async with LocalFaaS(["ts"], workers=1, sandbox=SandboxConfig(timeout_limit_s=3)) as faas:
         answer = await exchange(faas.url, request(method="GET", target="/openapi.json"))
-        missing = await exchange(faas.url, request(method="GET", target="/nothing"))
-    routes = missing.json()["details"].removeprefix("the path must be one of ").split(", ")
-    assert set(answer.json()["paths"]) == set(routes)
     schemas = answer.json()["components"]["schemas"]
     assert answer.headers["content-type"].startswith("application/json")
     assert schemas["RunResult"]["properties"]["outcome"]["enum"] == [str(outcome) for outcome in Outcome]
