@@ -696,6 +696,12 @@ def test_help_and_version_are_printed() -> None:
         assert "Usage" in faasrt(command, "--help")[1]
 
 
+def test_the_package_can_be_run_as_a_module() -> None:
+    """`python -m faasrt` is the command `faasrt`, and has its name in messages."""
+    done = subprocess.run([sys.executable, "-m", "faasrt", "run", "--nothing"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == faasrt("run", "--nothing")
+
+
 def test_a_closed_stdout_leaves_nothing_behind(tmp_path: Path) -> None:
     """The command succeeds, and no process and no temporary file is left."""
     command = f"exec {FAASRT} run -l js -c 'console.log(1)' >&-"
