@@ -21,6 +21,7 @@ from faasrt.local.jail.jail import open_jail
 from faasrt.local.jail.seccomp import EXECUTABLE_FD
 from faasrt.local.jail.syscalls import ChildStarter
 from faasrt.local.process import Spawner
+from support.served import until
 
 SLEEP = "/bin/sleep"
 _COUNT = """
@@ -116,6 +117,7 @@ async def test_an_executed_process_has_its_limits_and_its_filter(tmp_path: Path)
         assert template is not None
         status = Path(f"/proc/{process.pid}/status").read_text("ascii")
         assert "\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t1\n" in status
+        await until(started.cmdline)  # until then, the kernel is still loading the executable
         assert (started.cmdline(), started.environ()) == (["sleep", "600"], {"A": "b"})
         limits = {"RLIMIT_CORE": 0, "RLIMIT_NOFILE": 64, "RLIMIT_DATA": 2**28}
         assert all(started.rlimit(getattr(psutil, name)) == (value, value) for name, value in limits.items())
