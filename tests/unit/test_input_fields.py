@@ -20,7 +20,7 @@ from faasrt.inputs import INPUT_FIELDS, MAX_PATH_PARTS, NO_INPUT, ProgramInput, 
 from faasrt.languages import Language
 from faasrt.local.engines.collected_files import collect_files, select_files
 from faasrt.local.engines.wasm.memory_folder import MemoryFolder
-from faasrt.local.jail.jail import Folder
+from faasrt.local.jail.jail import OwnedFd
 from faasrt.protocol.guest import python_files
 from faasrt.protocol.guest.python_files import PathMatcher
 
@@ -203,8 +203,8 @@ def test_the_guest_program_stops_collecting_after_a_second(tmp_path: Path) -> No
     assert (list(found), complete) == ([str(n) for n in range(100, 150)], False)
 
 
-def open_folder(path: Path) -> Folder:
-    return Folder(os.open(path, os.O_RDONLY | os.O_DIRECTORY))
+def open_folder(path: Path) -> OwnedFd:
+    return OwnedFd(os.open(path, os.O_RDONLY | os.O_DIRECTORY))
 
 
 def test_only_regular_files_of_the_folder_are_collected(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from faasrt.inputs import MAX_FILES, MAX_PATH_PARTS, check_path
 from faasrt.protocol.guest.python_files import PathMatcher
 
 if TYPE_CHECKING:
-    from faasrt.local.jail.jail import Folder
+    from faasrt.local.jail.jail import OwnedFd
 
 MatchingFile = tuple[str, int | None, Callable[[int], bytes | None]]
 """The path and the size of a file, and a function that reads it. The size is None if this is a folder that cannot be
@@ -90,7 +90,7 @@ def _is_valid(path: str) -> bool:
 
 
 def collect_files(
-    folder: Folder, patterns: Sequence[str], max_bytes: int, *, without: Sequence[str] = (), in_time: bool = False
+    folder: OwnedFd, patterns: Sequence[str], max_bytes: int, *, without: Sequence[str] = (), in_time: bool = False
 ) -> tuple[dict[str, bytes], bool]:
     """Read the files in a folder that match patterns; see `select_files`. This blocks, so call it in a thread. If
     `in_time`, raise TimeoutError when reading takes too long.
@@ -105,12 +105,12 @@ def collect_files(
     return selected
 
 
-def list_folder(folder: Folder, max_bytes: int) -> tuple[dict[str, int], bool]:
+def list_folder(folder: OwnedFd, max_bytes: int) -> tuple[dict[str, int], bool]:
     matcher = PathMatcher(["**"])
     return list_sizes(_walk_all(folder, matcher), matcher, max_bytes)
 
 
-def _walk_all(folder: Folder, matcher: PathMatcher) -> Iterator[MatchingFile | None]:
+def _walk_all(folder: OwnedFd, matcher: PathMatcher) -> Iterator[MatchingFile | None]:
     return _walk(folder.fd, "", os.fstat(folder.fd).st_dev, MAX_PATH_PARTS, matcher, matcher.start)
 
 

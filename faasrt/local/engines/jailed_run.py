@@ -19,7 +19,7 @@ from faasrt.local.engines.collected_files import collect_files
 from faasrt.local.engines.engine import EngineJob, EngineResult
 from faasrt.local.engines.runner_messages import DisplayReader, cut_streams, decode_message, read_text
 from faasrt.local.errors import NotStartedError
-from faasrt.local.jail.jail import Folder, Jail, JailedProcess
+from faasrt.local.jail.jail import Jail, JailedProcess, OwnedFd
 from faasrt.local.process import MESSAGES, STDERR, STDOUT, STREAMS
 from faasrt.local.time_limit import TimeLimit
 from faasrt.protocol.execution_limits import OUTPUT_FACTOR
@@ -112,7 +112,7 @@ async def run_program(
     instance: str,
     memory_bytes: int | None = None,
     has_folder: bool = False,
-    watch: Callable[[Folder | None], Awaitable[None]] | None = None,
+    watch: Callable[[OwnedFd | None], Awaitable[None]] | None = None,
     max_files_bytes: int | None = None,
 ) -> EngineResult:
     """Run a program in a waiting process, which is then killed. Raise EngineError if the process failed.
@@ -148,7 +148,7 @@ async def run_program(
         process.abandon()
 
 
-async def _add_files(result: EngineResult, job: EngineJob, folder: Folder, max_bytes: int | None) -> None:
+async def _add_files(result: EngineResult, job: EngineJob, folder: OwnedFd, max_bytes: int | None) -> None:
     """Add the files that a program, whose processes have ended, has left. `max_bytes` is set for the output of a
     compiler, which must be read in time.
     """

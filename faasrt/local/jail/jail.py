@@ -52,8 +52,8 @@ raise SystemError
 """
 
 
-class Folder:
-    """An open descriptor, closed when nothing refers to it: a thread may still read it after a cancellation."""
+class OwnedFd:
+    """A descriptor that is closed when nothing refers to it: a thread may still read it after a cancellation."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -69,7 +69,7 @@ class JailedProcess(ChildProcess):
         is_ready: Whether its jail was complete when it started. Otherwise it sends a message when it is.
         outside_reason: Why it was killed from outside; "" if there is no evidence for this, so that the program must be
             assumed to have sent the signal itself.
-        is_suspect: Whether the program may have caused this.
+        is_suspect: Whether the program may have caused `outside_reason`.
         is_session: Whether it is that of a session.
         is_shared: Whether it is a session with branches, or a branch.
     """
@@ -114,7 +114,7 @@ class JailedProcess(ChildProcess):
         """
         try:
             # Not the clock of the event loop, because the launcher compares it with its own.
-            message = {"limit": self.number, "bytes": memory_bytes, "until": time.monotonic() + limit_s}
+            message = {"limit": self.number, "bytes": memory_bytes, "deadline": time.monotonic() + limit_s}
             message |= {"cgroup": self.group is not None, "session": pipes is not None}
             self.jail.send(message, pipes or ())
         except OSError as error:
@@ -137,7 +137,7 @@ class JailedProcess(ChildProcess):
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfds[0], signal.SIGINT)
 
-    async def open_folder(self) -> Folder:
+    async def open_folder(self) -> OwnedFd:
         """Return the working folder, also after the process has ended. Raise NotStartedError if it cannot be opened."""
         return await self.jail.open_folder(self.number)
 
@@ -188,7 +188,7 @@ class Jail:
         self._starts: dict[int, _Start] = {}
         self._processes: dict[int, JailedProcess] = {}
         self._cancelled: set[JailedProcess] = set()  # processes whose start was cancelled, until they have ended
-        self._folders: dict[int, asyncio.Future[list[Folder]]] = {}
+        self._replies: dict[int, asyncio.Future[list[OwnedFd]]] = {}
         self._ended = asyncio.Event()
         self.readers = EpollReaders()
 
@@ -250,13 +250,13 @@ class Jail:
     def has_sessions(self) -> bool:
         return any(process.is_session for process in self._processes.values())
 
-    async def open_folder(self, number: int) -> Folder:
+    async def open_folder(self, number: int) -> OwnedFd:
         (folder,) = await self._ask(number, {"folder": number})
         return folder
 
     async def fork(
-        self, process: JailedProcess, folder: Folder, fork: Callable[[str, int], Awaitable[None]]
-    ) -> tuple[JailedProcess, Folder, str]:
+        self, process: JailedProcess, folder: OwnedFd, fork: Callable[[str, int], Awaitable[None]]
+    ) -> tuple[JailedProcess, OwnedFd, str]:
         """Start a branch of a session, in its jail: a process that its process forks. Return it, its folder, and the
         path of this folder in `folder`.
 
@@ -293,8 +293,8 @@ class Jail:
         return start.process, own_folder, f"{_BRANCHES}/{name}"
 
     async def _register_branch(
-        self, number: int, name: str, process: JailedProcess, folder: Folder, channel: socket.socket, start: _Start
-    ) -> Folder:
+        self, number: int, name: str, process: JailedProcess, folder: OwnedFd, channel: socket.socket, start: _Start
+    ) -> OwnedFd:
         try:
             message = {"prepare": number, "of": process.number, "name": name}
             rules, own_folder = await self._ask(number, message, [folder.fd])
@@ -318,18 +318,18 @@ class Jail:
             process.group.programs += 1
         return own_folder
 
-    async def _ask(self, number: int, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> list[Folder]:
+    async def _ask(self, number: int, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> list[OwnedFd]:
         if self._ended.is_set():
             raise NotStartedError("the launcher of the jail has ended")
-        folder: asyncio.Future[list[Folder]] = asyncio.get_running_loop().create_future()
-        self._folders[number] = folder
+        reply: asyncio.Future[list[OwnedFd]] = asyncio.get_running_loop().create_future()
+        self._replies[number] = reply
         try:
             self.send(message, descriptors)
-            return await folder
+            return await reply
         except OSError as error:
-            raise NotStartedError(f"cannot open the folder of a program: {error.strerror}") from None
+            raise NotStartedError(f"cannot ask the launcher of the jail: {error.strerror}") from None
         finally:
-            del self._folders[number]
+            del self._replies[number]
 
     def send(self, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
@@ -360,7 +360,9 @@ class Jail:
                 if process is not None:
                     process.mark_exited(os.waitstatus_to_exitcode(message["status"]), message["reason"])
             elif "folder" in message:
-                self._mark_opened(message["folder"], descriptors)
+                self._reply(message["folder"], descriptors, "the folder of a program cannot be opened")
+            elif "prepared" in message:
+                self._reply(message["prepared"], descriptors, "a branch of a session cannot be prepared")
             elif "started" in message:
                 self._mark_started(message["started"], descriptors, is_ready=message["ready"])
             else:
@@ -369,15 +371,15 @@ class Jail:
                     reason = f"cannot start a process in the jail: {message['reason']}"
                     start.reply.set_exception(NotStartedError(reason))
 
-    def _mark_opened(self, number: int, descriptors: Sequence[int]) -> None:
-        folder = self._folders.get(number)
-        if folder is None or folder.done():
+    def _reply(self, number: int, descriptors: Sequence[int], problem: str) -> None:
+        reply = self._replies.get(number)
+        if reply is None or reply.done():
             for fd in descriptors:
                 os.close(fd)
         elif descriptors:
-            folder.set_result([*map(Folder, descriptors)])
+            reply.set_result([*map(OwnedFd, descriptors)])
         else:
-            folder.set_exception(OSError(errno.ENOENT, os.strerror(errno.ENOENT)))
+            reply.set_exception(NotStartedError(problem))
 
     def _mark_started(self, number: int, pidfds: Sequence[int], *, is_ready: bool) -> None:
         """Do not wait here, because the message of the end of the process may be next."""
@@ -415,9 +417,9 @@ class Jail:
         for start in self._starts.values():
             if not start.reply.done():
                 start.reply.set_exception(NotStartedError("the launcher of the jail has ended"))
-        for folder in self._folders.values():
-            if not folder.done():
-                folder.set_exception(NotStartedError("the launcher of the jail has ended"))
+        for reply in self._replies.values():
+            if not reply.done():
+                reply.set_exception(NotStartedError("the launcher of the jail has ended"))
         while self._processes:
             _, process = self._processes.popitem()
             process.outside_reason = "the launcher of the jail has ended"

@@ -13,10 +13,10 @@ configuration, and the launcher answers `{"ready": true, "packages", "base_bytes
     -> {"folder": id}                                 open the /tmp of the program
     <- {"folder": id}, a descriptor                   without one if this failed
     -> {"prepare": id, "of": id, "name"}, a folder    prepare a branch of a session, which has this folder
-    <- {"folder": id}, rules, a folder                for the branch
+    <- {"prepared": id}, rules, a folder              for the branch; without them if this failed
     -> {"branch": id, "of": id}, a pidfd              the first process of the branch; the answer is "started"
     -> {"kill": id}                                   kill a program whose jail has branches
-    -> {"limit": id, "bytes", "until", "cgroup",      end the program if its processes use more memory than this (unless
+    -> {"limit": id, "bytes", "deadline", "cgroup",   end the program if its processes use more memory than this (unless
         "session"}, descriptors                       null), and at this time of the monotonic clock; if "session", it
                                                       has these pipes from now on, or only waits if there are none
     <- {"ended": id, "status", "reason"}              the wait status, and the reason; see `Program`
@@ -59,7 +59,7 @@ from .template import (
     End,
     Template,
     TraceCheck,
-    choose_first_pid,
+    choose_start_of_pids,
     exit_with_traceback,
 )
 
@@ -78,7 +78,7 @@ _kept: list[Any] = []
 _BRANCHES, _FOLDER = ".branches", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # The niceness of programs minus that of the launcher. The launcher must be able to start and end programs in time.
 _PRIORITY = 5
-_FIRST_PID = 2  # the pid of a program in a pid namespace of its own, in which `init` has the pid 1
+_PROGRAM_PID = 2  # the pid of a program in a pid namespace of its own, in which `init` has the pid 1
 
 
 class Launcher:
@@ -162,7 +162,7 @@ class Launcher:
         self._poll.unregister(fd)
 
     def _poll_timeout_ms(self) -> int | None:
-        wake_at = min((program.until for program in self._programs.values()), default=math.inf)
+        wake_at = min((program.deadline for program in self._programs.values()), default=math.inf)
         if wake_at < math.inf:
             wake_at = min(wake_at, time.monotonic() + WATCH_INTERVAL_S)
         for program in self._programs.values():
@@ -200,8 +200,8 @@ class Launcher:
             if message["session"]:
                 program.close_pipes()
                 program.pipes = pipes
-                program.is_idle, program.is_late, program.waiting_ticks = not pipes, False, None
-            program.max_bytes, program.until = message["bytes"], message["until"]
+                program.is_idle, program.has_grace, program.last_cpu_ticks = not pipes, False, None
+            program.max_bytes, program.deadline = message["bytes"], message["deadline"]
             program.watched_at = time.monotonic()
             if self._places:
                 program.open_proc()
@@ -212,11 +212,11 @@ class Launcher:
 
     def _check(self, program: Program) -> None:
         now = time.monotonic()
-        if program.root.is_slow and not program.is_idle:
+        if program.jail_owner.is_slow and not program.is_idle:
             program.set_slow(False)
         if program.is_idle and now >= program.watched_at + IDLE_INTERVAL_S:
             self._check_idle(program)
-        if program.until == math.inf or now < min(program.until, program.watched_at + WATCH_INTERVAL_S):
+        if program.deadline == math.inf or now < min(program.deadline, program.watched_at + WATCH_INTERVAL_S):
             return
         program.max_threads = max(program.max_threads, memory.count_threads(f"/proc/{program.pid}"))
         if program.awaits_report():
@@ -251,16 +251,16 @@ class Launcher:
         While a branch runs, its memory is watched, with that of all others in the jail.
         """
         program.watched_at = time.monotonic()
-        mates = program.root.mates
-        if not all(mate.is_idle for mate in mates):
-            program.waiting_ticks = None
+        programs = program.jail_owner.in_same_jail
+        if not all(each.is_idle for each in programs):
+            program.last_cpu_ticks = None
             self._forget_memory(program)
-        elif not program.works() and not any(map(self._is_large, mates)):
+        elif not program.works() and not any(map(self._is_large, programs)):
             self._forget_memory(program)
         else:
-            if not any(mate.is_watched for mate in mates):
+            if not any(each.is_watched for each in programs):
                 self._watch_memory(program)
-            if program.has_worked and not program.root.is_slow:
+            if program.has_worked and not program.jail_owner.is_slow:
                 program.set_slow(True)
 
     def _is_large(self, program: Program) -> bool:
@@ -271,8 +271,8 @@ class Launcher:
     def _watch_memory(self, program: Program) -> None:
         if program.max_bytes is not None and not program.is_watched and self._memory_watch is not None:
             program.is_watched = True
-            watched = {"watch": program.number, "pid": program.pid, "init": program.first_pid}
-            max_bytes = program.max_bytes * len(program.root.mates) + self.base_bytes
+            watched = {"watch": program.number, "pid": program.pid, "init": program.init_pid}
+            max_bytes = program.max_bytes * len(program.jail_owner.in_same_jail) + self.base_bytes
             limits = {"bytes": max_bytes, "tables": self._base_tables}
             self._memory_watch.send(json.dumps({**watched, **limits}).encode())
 
@@ -288,9 +288,9 @@ class Launcher:
             self._is_over = True
             return
         program = self._programs.get(json.loads(data)["exceeded"])
-        if program is not None and not any(mate.reason for mate in program.root.mates):
+        if program is not None and not any(each.reason for each in program.jail_owner.in_same_jail):
             # Of several, the largest one. The limit is that of all together.
-            max(program.root.mates, key=lambda mate: memory.sizes(f"/proc/{mate.pid}")[0]).kill("memory")
+            max(program.jail_owner.in_same_jail, key=lambda each: memory.sizes(f"/proc/{each.pid}")[0]).kill("memory")
 
     def _send(self, message: dict[str, Any], descriptors: list[int] = []) -> None:  # noqa: B006
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
@@ -327,7 +327,7 @@ class Launcher:
                     descriptors.insert(0, ruleset)
         except OSError:  # the program has moved the folder, or has used all space
             pass
-        self._send({"folder": message["prepare"]}, descriptors if len(descriptors) == 2 else [])
+        self._send({"prepared": message["prepare"]}, descriptors if len(descriptors) == 2 else [])
         for fd in [*folders, *descriptors]:
             os.close(fd)
 
@@ -338,8 +338,8 @@ class Launcher:
             os.close(pidfd)
             self._send({"refused": number, "reason": "the process has ended, or is none of a branch"})
             return
-        for mate in program.root.mates:
-            self._forget_memory(mate)  # the limit changes
+        for each in program.jail_owner.in_same_jail:
+            self._forget_memory(each)  # the limit changes
         branch = self._programs[number] = program.branch(number, pidfd)
         self._handle(pidfd, functools.partial(self._reap_branch, branch))
         self._send({"started": number, "ready": True}, [pidfd, pidfd])
@@ -348,12 +348,12 @@ class Launcher:
         """Report the end of a branch. Its status is unknown, because it is no child of this process."""
         self._forget(branch.pidfd)
         is_killed = branch.reason or memory.count_oom_kills(self._oom_counter) > branch.oom_kills
-        root, slot = branch.root, branch.slot
+        owner, slot = branch.jail_owner, branch.slot
         self._finish(branch, signal.SIGKILL if is_killed else 0, 0, lambda: True)
-        if root.mates:
+        if owner.in_same_jail:
             return
         if slot is None:
-            self._end(root)
+            self._end(owner)
         elif slot.control.fileno() >= 0:
             self._close_slot(slot)
 
@@ -425,7 +425,7 @@ class Launcher:
     def _become_template(self, control: socket.socket, place: int) -> None:
         try:
             memory.prefer_for_oom_kill()
-            choose_first_pid()
+            choose_start_of_pids()
             tasks = os.open("/proc/loadavg", os.O_RDONLY)
             descriptors = [*[tasks] * 3, control.fileno(), tasks, landlock.create_nested()]
             limits = dict(self._config["limits"])
@@ -465,12 +465,12 @@ class Launcher:
             program.pidfd = pidfds[0]
             self._programs[program.number] = program
             is_ready = self._executable_fd is None
-            self._send({"started": program.number, "ready": is_ready}, [program.pidfd, program.whole_pidfd])
+            self._send({"started": program.number, "ready": is_ready}, [program.pidfd, program.pidfd_to_kill])
         elif program is not None and end is not None:
             self._slots[slot] = None
             had_children = end.tasks > program.max_threads
             self._finish(program, end.status, end.max_rss_bytes, lambda: had_children)
-            if program.mates:
+            if program.in_same_jail:
                 pass  # the branches go on
             elif end.is_clean and not slot.is_spent and not program.reason:
                 self._idle_slots.append(slot)
@@ -531,7 +531,7 @@ class Launcher:
             raise
         self._programs[program.number] = program
         self._handle(program.pidfd, functools.partial(self._reap, program))
-        self._send({"started": program.number, "ready": False}, [program.pidfd, program.whole_pidfd])
+        self._send({"started": program.number, "ready": False}, [program.pidfd, program.pidfd_to_kill])
 
     def _run(self, message: dict[str, Any], descriptors: list[int], place: int) -> None:
         """Complete the jail in the process of a program. Execute the program, or return so that the runner runs it."""
@@ -597,7 +597,7 @@ class Launcher:
             self._finish(
                 program, status, usage.ru_maxrss * 1024, functools.partial(self._may_have_had_children, program)
             )
-            if not program.mates:
+            if not program.in_same_jail:
                 self._end(program)
 
     def _finish(
@@ -612,9 +612,9 @@ class Launcher:
             exceeded = program.max_bytes is not None and max_rss_bytes - self.base_bytes > program.max_bytes
             program.reason = "memory" if exceeded else "unclear" if may_have_had_children() else "system"
         del self._programs[program.number]
-        for mate in program.root.mates:
-            self._forget_memory(mate)
-        program.root.mates.discard(program)
+        for each in program.jail_owner.in_same_jail:
+            self._forget_memory(each)
+        program.jail_owner.in_same_jail.discard(program)
         program.close_files()
         # Sent before the clean-up, because ending a namespace takes as long as running a short program.
         self._send({"ended": program.number, "status": status, "reason": program.reason})
@@ -637,7 +637,7 @@ class Launcher:
                 if pid:
                     syscalls.join_namespace(self._pid_namespace, syscalls.CLONE_NEWPID)
             if pid == 0:
-                os._exit(min(os.getpid() - _FIRST_PID, 255))
+                os._exit(min(os.getpid() - _PROGRAM_PID, 255))
         except OSError:
             return True
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) > program.max_threads

@@ -20,13 +20,13 @@ class Program:
 
     Attributes:
         place: See `namespaces`.
-        root: The program that has started its jail: itself, or the session that a branch comes from.
-        mates: The running programs in its jail, if it is their root: itself, and branches.
+        jail_owner: The program that has started its jail: itself, or the session that a branch comes from.
+        in_same_jail: The running programs in its jail, if it owns the jail: itself, and branches.
         init, init_pidfd: The first process of its pid namespace, if it has a jail of its own.
         init_memory: The memory that only `init` uses.
-        is_slow: Whether its jail has the lowest priority, if it is the root.
-        waiting_ticks: The CPU time of its processes at the last check, if they only waited for the server.
-        is_late: Whether it waited for the server at the end of its time limit.
+        is_slow: Whether its jail has the lowest priority, if it owns the jail.
+        last_cpu_ticks: The CPU time of its processes at the last check, if they only waited for the server.
+        has_grace: Whether it has another interval, because it waited for the server at the end of its time limit.
         oom_kills: The number of processes that the kernel had killed for lack of memory when the program began.
         reason: Why it was killed: "memory" or "time" for a limit; "system" if the system lacked memory, or "unclear" if
             the program may have caused this; "template" if its template has ended.
@@ -34,7 +34,7 @@ class Program:
 
     def __init__(self, number: int, place: int, slot: Slot | None = None) -> None:
         self.number, self.place, self.slot = number, place, slot
-        self.root, self.mates = self, {self}
+        self.jail_owner, self.in_same_jail = self, {self}
         self._pid = self.pidfd = self.init_pidfd = -1
         self.init: int | None = None
         self.init_memory: Any = None
@@ -42,11 +42,11 @@ class Program:
         self.max_bytes: int | None = None
         self.is_watched = False
         self._proc = -1
-        self.until = self.oom_kills = math.inf
+        self.deadline = self.oom_kills = math.inf
         self.watched_at = 0.0
-        self.waiting_ticks: int | None = None
+        self.last_cpu_ticks: int | None = None
         self.is_idle = self.has_worked = self.is_slow = False
-        self.is_late = False
+        self.has_grace = False
         self.reason = ""
         self.max_threads = 1
 
@@ -62,7 +62,7 @@ class Program:
         self._pid = pid
 
     @property
-    def first_pid(self) -> int | None:
+    def init_pid(self) -> int | None:
         return self.init if self.slot is None else self.slot.pid
 
     @property
@@ -70,7 +70,7 @@ class Program:
         return f"/proc/{self.pid if self.slot is None else self.slot.pid}/root/tmp"
 
     @property
-    def whole_pidfd(self) -> int:
+    def pidfd_to_kill(self) -> int:
         """The process to kill to end the program with all of its processes."""
         if self.slot is not None and not self.slot.has_executable:
             return self.slot.pidfd
@@ -79,9 +79,9 @@ class Program:
     def branch(self, number: int, pidfd: int) -> Program:
         branch = Program(number, self.place, self.slot)
         branch.init, branch.init_pidfd, branch.pidfd = self.init, self.init_pidfd, pidfd
-        branch.pid, branch.root = pid_of(pidfd), self.root
+        branch.pid, branch.jail_owner = pid_of(pidfd), self.jail_owner
         branch.max_bytes, branch.is_idle = self.max_bytes, True
-        self.root.mates.add(branch)
+        self.jail_owner.in_same_jail.add(branch)
         return branch
 
     def can_branch(self, pidfd: int) -> bool:
@@ -90,34 +90,34 @@ class Program:
         A program that forges messages can name its own process, which then could not be killed.
         """
         pid = pid_of(pidfd)
-        namespaces = {memory.pid_namespace(one) for one in (pid, self.first_pid) if one is not None}
-        is_other = all(pid_of(mate.pidfd) != pid for mate in self.root.mates)
+        namespaces = {memory.pid_namespace(one) for one in (pid, self.init_pid) if one is not None}
+        is_other = all(pid_of(each.pidfd) != pid for each in self.jail_owner.in_same_jail)
         return is_other and len(namespaces) == 1 and "" not in namespaces and not has_ended(pidfd)
 
     @property
     def is_alone(self) -> bool:
-        return len(self.root.mates | {self}) == 1
+        return len(self.jail_owner.in_same_jail | {self}) == 1
 
     def kill(self, reason: str) -> None:
-        self.reason, self.until = reason, math.inf
+        self.reason, self.deadline = reason, math.inf
         if not self.is_alone:
             for number in (signal.SIGSTOP, signal.SIGSTOP, signal.SIGKILL):  # twice, for those that have just started
                 for folder in self.processes:
                     _send_signal(folder, number)
         elif not self.awaits_report():
             with contextlib.suppress(ProcessLookupError):  # the template has just waited for it
-                signal.pidfd_send_signal(self.whole_pidfd, signal.SIGKILL)
+                signal.pidfd_send_signal(self.pidfd_to_kill, signal.SIGKILL)
 
     def awaits_report(self) -> bool:
         """Return whether its first process has ended, and its template has yet to report how, and to end the others."""
-        if self.slot is None or self.root is not self or not has_ended(self.pidfd):
+        if self.slot is None or self.jail_owner is not self or not has_ended(self.pidfd):
             return False
         self.slot.expect_report()
         return True
 
     def close_files(self) -> None:
         self.close_pipes()
-        for fd in [self._proc, -1 if self.slot is None and self.root is self else self.pidfd]:
+        for fd in [self._proc, -1 if self.slot is None and self.jail_owner is self else self.pidfd]:
             if fd >= 0:
                 os.close(fd)
 
@@ -144,7 +144,9 @@ class Program:
         with contextlib.suppress(OSError):
             pids = [name for name in os.listdir(seen) if name.isdigit() and name != "1"]
             if not with_others:
-                first, *others = [_pid_of(one.pidfd, b"NSpid:") for one in (self, *(self.root.mates - {self}))]
+                first, *others = [
+                    _pid_of(one.pidfd, b"NSpid:") for one in (self, *(self.jail_owner.in_same_jail - {self}))
+                ]
                 pids = _descendants(seen, pids, first, others)
             return [f"{seen}/{pid}" for pid in pids]
         return []
@@ -153,10 +155,10 @@ class Program:
         """Return whether there are further threads or processes in its jail, or CPU time was used there since the last
         check. All programs in the jail must be idle.
         """
-        processes, before = self._processes(with_others=True), self.waiting_ticks
-        self.waiting_ticks = sum(map(memory.cpu_ticks, processes))
-        self.has_worked = before not in (None, self.waiting_ticks)
-        return self.has_worked or sum(map(memory.count_threads, processes)) > len(self.root.mates)
+        processes, before = self._processes(with_others=True), self.last_cpu_ticks
+        self.last_cpu_ticks = sum(map(memory.cpu_ticks, processes))
+        self.has_worked = before not in (None, self.last_cpu_ticks)
+        return self.has_worked or sum(map(memory.count_threads, processes)) > len(self.jail_owner.in_same_jail)
 
     def set_slow(self, value: bool) -> None:
         """Lower the priority of its jail, or restore it, if the kernel divides CPU time between jails."""
@@ -165,7 +167,7 @@ class Program:
         with contextlib.suppress(OSError):
             with open(f"/proc/{self.pid}/autogroup", "w", encoding="ascii") as file:
                 file.write("19" if value else "0")
-            self.root.is_slow = value
+            self.jail_owner.is_slow = value
 
     def has_time(self, now: float) -> bool:
         """Return whether it has time left. The time in which all of its processes wait for the server does not count.
@@ -173,15 +175,15 @@ class Program:
         A full pipe alone does not show this, because one process can keep it full while another one works.
         """
         ticks = self._waiting_ticks() if self._has_blocked_pipe() else None
-        before, self.waiting_ticks = self.waiting_ticks, ticks
+        before, self.last_cpu_ticks = self.last_cpu_ticks, ticks
         elapsed_s, self.watched_at = now - self.watched_at, now
         if ticks is not None and ticks == before:
-            self.until = max(self.until + elapsed_s, now + WATCH_INTERVAL_S)
-        elif now >= self.until:
-            if ticks is None or self.is_late:
+            self.deadline = max(self.deadline + elapsed_s, now + WATCH_INTERVAL_S)
+        elif now >= self.deadline:
+            if ticks is None or self.has_grace:
                 return False
             # It may have begun to wait since the last check. The next one shows whether it only waits.
-            self.is_late, self.until = True, now + WATCH_INTERVAL_S
+            self.has_grace, self.deadline = True, now + WATCH_INTERVAL_S
         return True
 
     def _has_blocked_pipe(self) -> bool:

@@ -11,8 +11,8 @@ It is confined like a program, and talks to the launcher over a SOCK_SEQPACKET s
     <- another text              the template ends for this reason
 
 It forks another program only if the last one has left no trace. Otherwise the launcher ends it, and the kernel ends all
-processes of its pid namespace. If the program was a session with branches, these go on before. The template removes
-nothing but the file that the runner has written. These outlive a process:
+processes of its pid namespace. If the program was a session with branches, its namespace ends after the last branch.
+The template removes nothing but the file that the runner has written. These outlive a process:
 
 * Other processes. None may ever have started: a new task takes the next number of the namespace.
 * Files. None may have been created, linked or renamed, not even for a moment: each takes the next inode number, and the
@@ -61,7 +61,7 @@ STARTED, ENDED = b"started", b"ended "
 _STATUS_BYTES, _USAGE_BYTES, _MAX_RSS_AT = 4, 144, 32  # the last one in `struct rusage`
 _FOLDERS = ("/tmp", "/dev/shm")
 _FOLDER_BYTES = 4096
-_MAX_FIRST_PID, _MAX_FIRST_FILES = 30_000, 128
+_MAX_START_OF_PIDS, _MAX_UNUSED_INODES = 30_000, 128
 _MAX_TASKS = 2**22  # the kernel's maximum
 
 
@@ -82,12 +82,12 @@ def exit_with_traceback() -> NoReturn:
         os._exit(FAILED_STATUS)
 
 
-def choose_first_pid() -> None:
+def choose_start_of_pids() -> None:
     """Let the next task have a random number, if the kernel can do this. Otherwise the pids of programs would show how
     many there were before.
     """
     with contextlib.suppress(OSError), open("/proc/sys/kernel/ns_last_pid", "w", encoding="ascii") as file:
-        file.write(str(300 + int.from_bytes(os.urandom(4), "big") % _MAX_FIRST_PID))
+        file.write(str(300 + int.from_bytes(os.urandom(4), "big") % _MAX_START_OF_PIDS))
 
 
 def count_tasks(pid: int) -> int:
@@ -125,7 +125,7 @@ class TraceCheck:
         self._buffer = ctypes.create_string_buffer(_FOLDER_BYTES)
         self._folder_fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
         self._sockets_fd = os.open("/proc/self/net/unix", os.O_RDONLY)
-        for _ in range(os.urandom(1)[0] % _MAX_FIRST_FILES):
+        for _ in range(os.urandom(1)[0] % _MAX_UNUSED_INODES):
             self._create(self._probe)
             os.unlink(self._probe)
         self._entries = self._list_folder()
@@ -195,8 +195,8 @@ class TraceCheck:
 
 
 class Template:
-    """Starts programs, in a process that is confined: it forks, or starts them with an executor. Those cannot leave
-    traces.
+    """Starts programs, in a process that is confined. It forks, or starts them with an executor: the programs of an
+    executor cannot leave traces.
     """
 
     def __init__(self, starter: TraceCheck | Executor, niceness: int) -> None:
@@ -235,9 +235,8 @@ class Template:
             clean = tasks == 1 and not self._is_retired() and (self._trace_check is None or self._trace_check.passes())
             self._control.sendmsg([ENDED, self._status, self._usage, b"%d clean" % tasks if clean else b"%d" % tasks])
             if not clean:
-                with contextlib.suppress(
-                    OSError
-                ):  # until there are no others; the launcher kills all unless it has branches
+                # Wait for orphans until there are none. The launcher kills all of them, unless there are branches.
+                with contextlib.suppress(OSError):
                     while True:
                         syscalls.wait(self._status, self._usage)
                 os._exit(0)

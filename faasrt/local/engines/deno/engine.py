@@ -34,7 +34,7 @@ from faasrt.local.engines.session import SessionEndedError, SessionOptions
 from faasrt.local.engines.warm_pool import WarmPool
 from faasrt.local.errors import EngineError, NotStartedError
 from faasrt.local.jail.config import JailConfig
-from faasrt.local.jail.jail import Folder, Jail, JailedProcess, open_jail
+from faasrt.local.jail.jail import Jail, JailedProcess, OwnedFd, open_jail
 from faasrt.local.process import ChildProcess
 from faasrt.results import Outcome
 
@@ -189,7 +189,7 @@ class DenoEngine(Engine):
         spare[1].kill()
         return None
 
-    async def _watch(self, run: DenoRun, child: JailedProcess, max_rss_bytes: int, folder: Folder | None) -> None:
+    async def _watch(self, run: DenoRun, child: JailedProcess, max_rss_bytes: int, folder: OwnedFd | None) -> None:
         """Wait until a program has ended, and check its process four times a second.
 
         End the program if its process uses too much memory, because resource limits do not count all memory, or has
@@ -293,7 +293,7 @@ def _find_libraries(executable: str) -> list[str]:
     return [path for path in ("/lib", "/lib64", "/usr/lib", "/usr/lib64") if Path(path).is_dir()]
 
 
-def _measure(child: ChildProcess, folder: Folder | None) -> tuple[int, bool]:
+def _measure(child: ChildProcess, folder: OwnedFd | None) -> tuple[int, bool]:
     stored_bytes = 0
     if folder is not None:
         status = os.fstatvfs(folder.fd)

@@ -21,7 +21,7 @@ from faasrt.local.engines.session import (
     SessionOptions,
 )
 from faasrt.local.errors import CLOSED, OUT_OF_MEMORY, OUT_OF_TIME, EngineError, NotStartedError
-from faasrt.local.jail.jail import Folder, JailedProcess
+from faasrt.local.jail.jail import JailedProcess, OwnedFd
 from faasrt.local.process import STDERR, STDOUT, ignore_output
 from faasrt.local.time_limit import TimeLimit
 from faasrt.results import Outcome
@@ -43,7 +43,7 @@ class DenoSession(EngineSession):
         self,
         options: SessionOptions,
         child: JailedProcess,
-        folder: Folder | None,
+        folder: OwnedFd | None,
         watch: Callable[[DenoRun], Awaitable[None]],
     ) -> None:
         super().__init__(options)

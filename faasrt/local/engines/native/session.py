@@ -27,7 +27,7 @@ from faasrt.local.engines.session import (
     SessionOptions,
 )
 from faasrt.local.errors import CLOSED, NotStartedError
-from faasrt.local.jail.jail import Folder, JailedProcess
+from faasrt.local.jail.jail import JailedProcess, OwnedFd
 from faasrt.local.process import MESSAGES, ChildProcess, Pipes, ignore_output
 from faasrt.local.time_limit import TimeLimit
 from faasrt.results import Outcome
@@ -68,7 +68,7 @@ class NativeSession(EngineSession):
         self._cells, self._is_branch = cells, is_branch
         self._run: _Run | None = None
         self._channel: socket.socket | None = None
-        self._folder: Folder | None = None
+        self._folder: OwnedFd | None = None
         self._path = "/tmp"  # noqa: S108
         process.is_session = True
         process.receive(ignore_output, self._on_end)
@@ -175,7 +175,7 @@ class NativeSession(EngineSession):
         if result.outcome is not Outcome.OK:
             raise ForkError("the process of the branch has ended")
 
-    async def _open_folder(self) -> Folder:
+    async def _open_folder(self) -> OwnedFd:
         self.check_open()
         try:
             self._folder = self._folder or await self._process.open_folder()
