@@ -249,9 +249,9 @@ class FaasrtSandbox(SandboxEnvironment):  # type: ignore[misc]
     ) -> ExecResult[str]:
         if user is not None:
             raise SandboxUserUnsupportedError(f"the sandbox has one user, so it cannot run a command as {user!r}")
-        given = input.encode() if isinstance(input, str) else input or b""
+        stdin = input.encode() if isinstance(input, str) else input or b""
         answer = await self._request(
-            command=cmd, input=_encode(given), cwd=cwd or ".", env=env or {}, timeout_s=timeout
+            command=cmd, input=_encode(stdin), cwd=cwd or ".", env=env or {}, timeout_s=timeout
         )
         out, err = (base64.b64decode(answer[name]).decode(errors="replace") for name in ("stdout", "stderr"))
         return ExecResult(answer["returncode"] == 0, answer["returncode"], out, err)

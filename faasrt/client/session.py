@@ -557,9 +557,9 @@ async def find_session(registry: EndpointRegistry, session_id: str, endpoint: st
             return failure
 
     async with asyncio.TaskGroup() as group:
-        asked = {url: group.create_task(ask(url)) for url in replicas}
+        answers = {url: group.create_task(ask(url)) for url in replicas}
     failures = []
-    for url, task in asked.items():
+    for url, task in answers.items():
         answer = task.result()
         if isinstance(answer, SessionInfo):
             return answer, url

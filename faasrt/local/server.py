@@ -26,7 +26,7 @@ from faasrt.local.errors import EngineError
 from faasrt.local.http import limits
 from faasrt.local.http.access import AccessPolicy
 from faasrt.local.http.admission import QUEUE_TIMEOUT_S
-from faasrt.local.http.app import Service, ServiceSwitch
+from faasrt.local.http.app import Router, RouterSwitch
 from faasrt.local.http.connections import Listener
 from faasrt.local.http.listening import ListeningSockets
 from faasrt.local.http.sessions import MAX_IDLE_S, MAX_SESSIONS, Sessions
@@ -127,7 +127,7 @@ class LocalFaaS:
     _listener: Listener | None = attrs.field(default=None, init=False)
     _sockets: ListeningSockets = attrs.field(init=False)
     _engine_tasks: EngineTasks = attrs.field(init=False)
-    _services: ServiceSwitch = attrs.field(factory=ServiceSwitch, init=False)
+    _routers: RouterSwitch = attrs.field(factory=RouterSwitch, init=False)
     _sessions: Sessions = attrs.field(init=False)
     _task: asyncio.Task[None] | None = attrs.field(default=None, init=False)
     _closing: asyncio.Event = attrs.field(factory=asyncio.Event, init=False)
@@ -193,7 +193,7 @@ class LocalFaaS:
         """
         if self._url is None:
             raise RuntimeClosedError("the embedded FaaS is not running")
-        return self._services.current.health()
+        return self._routers.current.health()
 
     async def wait_ready(self, language: LanguageOption) -> None:
         """Wait until a language can run, and start its engine if it starts only when it is needed.
@@ -313,7 +313,7 @@ class LocalFaaS:
         self.listener.draining, self._drained_at = True, now + self.drain_s
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(self._drained_at):
-                await self._services.until_idle()
+                await self._routers.until_idle()
                 await self._sessions.aclose()
         await self.listener.until_closed(min(self._drained_at, now + IDLE_CONNECTIONS_S))
 
@@ -356,7 +356,7 @@ class LocalFaaS:
             ) from None
 
     async def _listen(self, listening: asyncio.Future[str]) -> None:
-        listener = self._listener = Listener(self._services.handle, limits.max_connections(self.max_connections))
+        listener = self._listener = Listener(self._routers.handle, limits.max_connections(self.max_connections))
         self._sockets = ListeningSockets(listener, self.ssl)
         self._use_options()
         try:
@@ -385,7 +385,7 @@ class LocalFaaS:
         sessions = self._sessions
         sessions.max_sessions, sessions.max_idle_s = self.max_sessions, self.session_idle_s
         sessions.max_memory_mb = self.session_memory_mb
-        service = Service(
+        router = Router(
             self._queues,
             self._missing,
             sandbox=self.sandbox,
@@ -395,15 +395,15 @@ class LocalFaaS:
             sessions=sessions,
             access_log=self.access_log,
         )
-        self._services.use(service)
+        self._routers.use(router)
 
     async def _until_unused(self, engines: Collection[Engine]) -> None:
-        await self._services.until_former_are_idle()
+        await self._routers.until_former_are_idle()
         await self._sessions.until_ended(engines)
 
     def _compare(self, wanted: LocalFaaS) -> list[str]:
-        given = _options_of(self)
-        changed = [name for name, value in _options_of(wanted).items() if value != given[name]]
+        current = _options_of(self)
+        changed = [name for name, value in _options_of(wanted).items() if value != current[name]]
         for name in _FIXED:
             if name in changed:
                 raise ConfigurationError(f"{name} cannot change while the server runs: stop it, and start it again")

@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from faasrt import Language
 from faasrt.local.engines.engine import Engine
-from faasrt.local.engines.session import EngineSession, SessionOptions
+from faasrt.local.engines.session import EngineSession, EngineSessionOptions
 from support.engines import native_engine, wasm_engine
 from support.session_programs import HOSTILE, LIMITS, PROGRAMS, Cell
 
@@ -28,7 +28,7 @@ async def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def session(engine: Engine) -> AsyncIterator[EngineSession]:
-    session = await engine.open_session(SessionOptions(language=Language.PYTHON, limits=LIMITS))
+    session = await engine.open_session(EngineSessionOptions(language=Language.PYTHON, limits=LIMITS))
     try:
         yield session
     finally:

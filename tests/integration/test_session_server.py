@@ -14,7 +14,7 @@ import pytest
 
 from faasrt import SandboxConfig
 from faasrt.local import LocalFaaS
-from faasrt.local.engines.session import EngineSession, SessionOptions
+from faasrt.local.engines.session import EngineSession, EngineSessionOptions
 from faasrt.local.errors import NotStartedError
 from faasrt.protocol.program import NOT_STARTED_HEADER
 from faasrt.telemetry.events import Event, ExecutionStarted
@@ -40,7 +40,7 @@ class Host:
         engine.session_features = ("run", "fork", "files")
         engine.open_session = self._open  # type: ignore[method-assign]
 
-    async def _open(self, options: SessionOptions) -> EngineSession:
+    async def _open(self, options: EngineSessionOptions) -> EngineSession:
         if self.fault is not None:
             raise self.fault
         self.waiting += 1

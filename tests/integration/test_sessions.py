@@ -40,7 +40,7 @@ from faasrt import (
     UnsupportedLanguageError,
 )
 from faasrt.local import LocalFaaS
-from faasrt.local.engines.session import EngineSession, SessionOptions
+from faasrt.local.engines.session import EngineSession, EngineSessionOptions
 from faasrt.telemetry.events import AttemptStarted, CallFinished, CallStarted, EndpointChanged, Event, ReplicasChanged
 from faasrt.testing import FakeFaaS, FaultProxy, Reply, Toxics
 from support.helpers import NO_WAIT, PATIENT, manager_for
@@ -71,7 +71,7 @@ class Server:
 async def server() -> AsyncIterator[Server]:
     opened: list[EvalSession] = []
 
-    async def open_session(options: SessionOptions) -> EngineSession:
+    async def open_session(options: EngineSessionOptions) -> EngineSession:
         opened.append(EvalSession(options))
         return opened[-1]
 

@@ -19,10 +19,10 @@ from faasrt.local.engines.engine import EngineJob
 from faasrt.local.engines.native.engine import NativeEngine
 from faasrt.local.engines.session import (
     EngineSession,
+    EngineSessionOptions,
     ForkError,
     SessionEndedError,
     SessionFileError,
-    SessionOptions,
 )
 from faasrt.local.errors import EngineError
 from support.engines import native_engine
@@ -51,7 +51,7 @@ async def closing(session: EngineSession) -> AsyncIterator[EngineSession]:
 
 @contextlib.asynccontextmanager
 async def open_session(engine: NativeEngine, files: dict[str, bytes] | None = None) -> AsyncIterator[EngineSession]:
-    options = SessionOptions(language=Language.PYTHON, limits=LIMITS, files=files or {})
+    options = EngineSessionOptions(language=Language.PYTHON, limits=LIMITS, files=files or {})
     async with closing(await engine.open_session(options)) as session:
         yield session
 
@@ -516,7 +516,7 @@ async def test_no_state_crosses_sessions(engine: NativeEngine) -> None:
 async def test_the_end_of_the_engine_ends_its_sessions(tmp_path: Path) -> None:
     """A run that is going on fails, also in a branch, and so does a later one."""
     async with native_engine(tmp_path) as engine:
-        session = await engine.open_session(SessionOptions(language=Language.PYTHON, limits=LIMITS))
+        session = await engine.open_session(EngineSessionOptions(language=Language.PYTHON, limits=LIMITS))
         await run(session, "x = 1")
         branch = await session.fork()
         running = [asyncio.create_task(run(one, "import time\ntime.sleep(60)")) for one in (session, branch)]

@@ -18,10 +18,10 @@ from faasrt.local.engines.engine import EngineJob, EngineResult
 from faasrt.local.engines.live_output import LiveOutput
 from faasrt.local.engines.session import (
     EngineSession,
+    EngineSessionOptions,
     ForkError,
     SessionEndedError,
     SessionFileError,
-    SessionOptions,
 )
 from faasrt.local.engines.wasm.engine import WasmEngine
 from faasrt.local.errors import EngineError
@@ -42,7 +42,7 @@ async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Wasm
 
 @contextlib.asynccontextmanager
 async def opened(engine: WasmEngine, files: dict[str, bytes] | None = None) -> AsyncIterator[EngineSession]:
-    options = SessionOptions(language=Language.PYTHON, limits=LIMITS, files=files or {})
+    options = EngineSessionOptions(language=Language.PYTHON, limits=LIMITS, files=files or {})
     session = await engine.open_session(options)
     try:
         yield session

@@ -13,10 +13,10 @@ from faasrt import ErrorInfo, Outcome
 from faasrt.local.engines.engine import EngineJob, EngineResult
 from faasrt.local.engines.session import (
     EngineSession,
+    EngineSessionOptions,
     ForkError,
     SessionEndedError,
     SessionFileError,
-    SessionOptions,
 )
 from faasrt.local.errors import EngineError
 from faasrt.results import Display
@@ -33,7 +33,7 @@ class EvalSession(EngineSession):
         faults: The messages of errors that the next calls of methods raise, by their names.
     """
 
-    def __init__(self, options: SessionOptions, names: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, options: EngineSessionOptions, names: Mapping[str, Any] | None = None) -> None:
         super().__init__(options)
         self.files = dict(options.files)
         self.closed = False

@@ -11,8 +11,8 @@ import pytest
 
 from faasrt.local.http import limits
 from faasrt.local.http.admission import BusyError
+from faasrt.local.http.body_memory import Memory, Share
 from faasrt.local.http.limits import MAX_HELD_BYTES, SLOW_S, SMALL_BYTES
-from faasrt.local.http.memory import Memory, Share
 
 LARGE = limits.MAX_BODY_BYTES
 

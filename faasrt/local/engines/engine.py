@@ -27,7 +27,7 @@ from faasrt.results import Diagnostic, Display, ErrorInfo, Outcome
 from faasrt.telemetry.logs import log_exception, log_warning
 
 if TYPE_CHECKING:
-    from faasrt.local.engines.session import EngineSession, SessionOptions
+    from faasrt.local.engines.session import EngineSession, EngineSessionOptions
 
 # If a process fails before its program has begun, the program is tried again: this often, and for this long, at most.
 _MAX_ATTEMPTS, _RETRY_FOR_S = 4, 5.0
@@ -307,7 +307,7 @@ class Engine(abc.ABC):
     async def _execute_once(self, job: EngineJob) -> EngineResult:
         """Run or check one program in a warm process. Raise the errors of `execute`."""
 
-    async def open_session(self, options: SessionOptions) -> EngineSession:
+    async def open_session(self, options: EngineSessionOptions) -> EngineSession:
         """Start a session, which the caller must close. Raise NotStartedError if it cannot start.
 
         Cancellation: ends the session.

@@ -13,7 +13,7 @@ from faasrt.protocol.execution_limits import ExecutionLimits
 
 
 @attrs.frozen(kw_only=True)
-class SessionOptions:
+class EngineSessionOptions:
     """A session to open. A run may have a lower limit of time or of output; the memory limit is that of the session."""
 
     language: Language
@@ -28,7 +28,7 @@ class EngineSession(abc.ABC):
     ended, for `reason`, other methods raise SessionEndedError.
     """
 
-    def __init__(self, options: SessionOptions) -> None:
+    def __init__(self, options: EngineSessionOptions) -> None:
         self.options = options
         self.ended = asyncio.Event()
         self.reason = ""

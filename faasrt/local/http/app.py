@@ -18,16 +18,16 @@ from faasrt.local.engines.engine import Engine, EngineJob
 from faasrt.local.http.access import AccessPolicy
 from faasrt.local.http.access_log import CLIENT_GONE, begin_line, log_request
 from faasrt.local.http.admission import AdmissionQueue, BusyError, execute_with_events
+from faasrt.local.http.body_memory import Share
 from faasrt.local.http.connections import BoundedConnection, Listener, RequestCounter
 from faasrt.local.http.exposition import collect_metrics, format_metrics
+from faasrt.local.http.foreign_protocols import ForeignProtocols
 from faasrt.local.http.live_answer import LineResponse
-from faasrt.local.http.memory import Share
 from faasrt.local.http.openapi import build_document
 from faasrt.local.http.page import ROUTES as PAGE_ROUTES
 from faasrt.local.http.request_body import BadRequestError, decode_body, parse_job, parse_language, read_body
 from faasrt.local.http.responses import Handler, json_response, send_response
 from faasrt.local.http.run_answers import RunAnswers, failure_response, server_timing
-from faasrt.local.http.services import OtherServices
 from faasrt.local.http.session_routes import SessionRoutes, template_of
 from faasrt.local.http.sessions import Sessions
 from faasrt.protocol.response import max_answer_bytes
@@ -41,7 +41,7 @@ _WITH_BODY = ("POST", "PUT")
 
 
 @attrs.define(eq=False)
-class Service:
+class Router:
     """Answers HTTP requests. JavaScript and TypeScript share one queue."""
 
     _queues: Mapping[Language, AdmissionQueue]
@@ -55,7 +55,7 @@ class Service:
     requests: RequestCounter = attrs.field(factory=RequestCounter, init=False)
     _document: dict[str, Any] = attrs.field(init=False)
     _runs: RunAnswers = attrs.field(init=False)
-    _others: OtherServices = attrs.field(init=False)
+    _foreign: ForeignProtocols = attrs.field(init=False)
     _routes: dict[str, dict[str, Handler]] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -65,7 +65,7 @@ class Service:
         self._listener.memory.max_answer_bytes = largest * sum(engine.capacity for engine in {*engines.values()})
         self._document = build_document(engines, self._sandbox)
         self._runs = RunAnswers(self._sandbox, self._emit)
-        self._others = OtherServices(self._queues, self._missing, self._sandbox, self._emit, self._sessions)
+        self._foreign = ForeignProtocols(self._queues, self._missing, self._sandbox, self._emit, self._sessions)
         # Compared with the raw request target: an encoded or unnormalized path matches none of them.
         self._routes = {
             "/run_code": {"POST": self._run_code},
@@ -76,7 +76,7 @@ class Service:
             "/metrics": {"GET": self._metrics},
             "/openapi.json": {"GET": self._openapi},
             **SessionRoutes(self._queues, self._missing, self._sessions, self._runs).routes,
-            **self._others.routes,
+            **self._foreign.routes,
             **PAGE_ROUTES,
         }
 
@@ -112,7 +112,7 @@ class Service:
         except ConnectionError:
             raise
         except Exception as error:
-            return self._others.failure(path, error) or failure_response(error)
+            return self._foreign.failure(path, error) or failure_response(error)
 
     def _route(self, request: web.BaseRequest, path: str) -> Handler:
         method = request.method
@@ -244,35 +244,35 @@ class Service:
 
 
 @attrs.define(eq=False)
-class ServiceSwitch:
-    """Hands each request to the service in use. A service that is replaced goes on with the requests that it has."""
+class RouterSwitch:
+    """Hands each request to the router in use. A router that is replaced goes on with the requests that it has."""
 
-    _service: Service | None = None
-    _former: set[Service] = attrs.field(factory=set)
+    _router: Router | None = None
+    _former: set[Router] = attrs.field(factory=set)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         return await self.current.handle(request)
 
     @property
-    def current(self) -> Service:
-        assert self._service is not None
-        return self._service
+    def current(self) -> Router:
+        assert self._router is not None
+        return self._router
 
-    def use(self, service: Service) -> None:
-        if self._service is not None:
-            self._former.add(self._service)
-        self._service = service
+    def use(self, router: Router) -> None:
+        if self._router is not None:
+            self._former.add(self._router)
+        self._router = router
 
     async def until_former_are_idle(self) -> None:
         former = [*self._former]
-        for service in former:
-            await service.requests.until_idle()
+        for router in former:
+            await router.requests.until_idle()
         self._former.difference_update(former)
 
     async def until_idle(self) -> None:
         await self.until_former_are_idle()
-        if self._service is not None:
-            await self._service.requests.until_idle()
+        if self._router is not None:
+            await self._router.requests.until_idle()
 
 
 def _status(engine: Engine) -> str:

@@ -23,7 +23,7 @@ from aiohttp import web
 
 from faasrt import _strict_json
 from faasrt.local.http import limits
-from faasrt.local.http.memory import Memory, Share
+from faasrt.local.http.body_memory import Memory, Share
 from faasrt.local.http.responses import OVERLOADED_HEADERS, error_response
 from faasrt.local.time_limit import TimeLimit
 from faasrt.telemetry.logs import log_error

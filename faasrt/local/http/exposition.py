@@ -11,7 +11,7 @@ from faasrt.local.http.sessions import Sessions
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
-_DOCUMENTATION = {
+_ENGINE_METRICS = {
     "refused": "Programs refused before they ran.",
     "failed": "Programs whose engine failed.",
     "active": "Running programs.",
@@ -24,7 +24,7 @@ _COUNTERS = (
     *("refused", "failed", "refused_connections", "refused_while_draining"),
     *("opened_sessions", "forked_sessions", "session_runs"),
 )
-_OF_SERVER = {
+_SERVER_METRICS = {
     "connections": "Open connections.",
     "refused_connections": "Connections refused because too many were open.",
     "refused_while_draining": "Programs refused because the server was about to stop.",
@@ -100,7 +100,7 @@ class _Collector:
                 for outcome, count in outcomes.items():
                     executions.add_metric((language, outcome), count)
         yield executions
-        for name, documentation in _DOCUMENTATION.items():
+        for name, documentation in _ENGINE_METRICS.items():
             kind = CounterMetricFamily if name in _COUNTERS else GaugeMetricFamily
             family = kind(f"faasrt_local_{name}", documentation, labels=("engine",))
             for engine_name, engine in engines.items():
@@ -123,6 +123,6 @@ class _Collector:
         for reason, count in self.metrics["ended_sessions"].items():
             ended.add_metric((reason,), count)
         yield ended
-        for name, documentation in _OF_SERVER.items():
+        for name, documentation in _SERVER_METRICS.items():
             kind = CounterMetricFamily if name in _COUNTERS else GaugeMetricFamily
             yield kind(f"faasrt_local_{name}", documentation, value=self.metrics[name])

@@ -15,7 +15,7 @@ input of a refused one is discarded.
 MAX_BODY_BYTES = 8 * 2**20
 """The largest body of a request."""
 MAX_HELD_BYTES = 64 * 2**20
-"""The largest size of all bodies together, and of all answers. See `faasrt.local.http.memory`."""
+"""The largest size of all bodies together, and of all answers. See `faasrt.local.http.body_memory`."""
 SMALL_BYTES = 64 * 2**10
 """The part of each body, and of each answer, that does not count."""
 SLOW_S = 1.0

@@ -10,8 +10,8 @@ from aiohttp import web
 
 from faasrt.local.engines.engine import EngineJob
 from faasrt.local.engines.live_output import LiveOutput
+from faasrt.local.http.body_memory import Share
 from faasrt.local.http.connections import BoundedConnection
-from faasrt.local.http.memory import Share
 from faasrt.local.http.responses import write_pieces
 from faasrt.protocol import json_lines
 from faasrt.protocol.program import NOT_STARTED_HEADER, PROGRAM_SUSPECT_HEADER

@@ -8,7 +8,7 @@ import attrs
 from faasrt.config import SandboxConfig
 from faasrt.languages import Language
 from faasrt.local.engines.engine import EngineJob, EngineResult
-from faasrt.local.engines.session import SessionEndedError, SessionOptions
+from faasrt.local.engines.session import EngineSessionOptions, SessionEndedError
 from faasrt.local.http.admission import AdmissionQueue
 from faasrt.local.http.sessions import OpenSession, Sessions
 from faasrt.protocol.execution_limits import ExecutionLimits
@@ -47,7 +47,7 @@ class NotebookRun:
     async def run(self, job: EngineJob) -> EngineResult:
         """Run all cells. The caller has a slot of the queue. Cancellation ends the session."""
         loop, result = asyncio.get_running_loop(), self.result
-        options = SessionOptions(language=job.language, limits=job.limits, files=job.input.files)
+        options = EngineSessionOptions(language=job.language, limits=job.limits, files=job.input.files)
         sandbox = attrs.evolve(self._sandbox, memory_limit_mb=job.limits.memory_limit_mb)
         session = await self._sessions.open(self._queue, options, sandbox, None)
         try:

@@ -18,7 +18,7 @@ from faasrt.protocol import piston, sandboxfusion
 # Read at import, so that the event loop never waits for the file.
 _TEMPLATE = resources.files("faasrt.local.http").joinpath("openapi.json").read_text("utf-8")
 # The fields for files in requests of SandboxFusion.
-_OF_SANDBOXFUSION = {"files": "files", "collect": "fetch_files"}
+_SANDBOXFUSION_NAMES = {"files": "files", "collect": "fetch_files"}
 
 
 def build_document(engines: Mapping[Language, Engine], sandbox: SandboxConfig) -> dict[str, Any]:
@@ -56,9 +56,9 @@ def build_document(engines: Mapping[Language, Engine], sandbox: SandboxConfig) -
     for name in INPUT_FIELDS:
         if not all(name in engine.input_fields for engine in engines.values()):
             del fields["RunRequest"][name]
-            if name in _OF_SANDBOXFUSION:
-                del fields["SandboxFusionRequest"][_OF_SANDBOXFUSION[name]]
-                del fields["SandboxFusionNotebook"][_OF_SANDBOXFUSION[name]]
+            if name in _SANDBOXFUSION_NAMES:
+                del fields["SandboxFusionRequest"][_SANDBOXFUSION_NAMES[name]]
+                del fields["SandboxFusionNotebook"][_SANDBOXFUSION_NAMES[name]]
     if Language.PYTHON not in in_sessions:
         # Any notebook is answered with a SandboxError.
         filled["components"]["schemas"]["SandboxFusionNotebook"] = {"type": "object"}

@@ -10,7 +10,7 @@ from importlib import resources
 
 from aiohttp import web
 
-from faasrt.local.http.memory import Share
+from faasrt.local.http.body_memory import Share
 from faasrt.local.http.responses import Handler
 
 _POLICY = (

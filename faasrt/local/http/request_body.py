@@ -18,10 +18,10 @@ from faasrt.errors import InvalidRequestError, UnsupportedLanguageError
 from faasrt.inputs import ProgramInput, check_patterns
 from faasrt.languages import Language
 from faasrt.local.engines.engine import Engine, EngineJob
-from faasrt.local.engines.session import SessionOptions
+from faasrt.local.engines.session import EngineSessionOptions
 from faasrt.local.http import limits
 from faasrt.local.http.admission import BusyError
-from faasrt.local.http.memory import Share
+from faasrt.local.http.body_memory import Share
 from faasrt.protocol.execution_limits import ExecutionLimits
 from faasrt.protocol.program import NOT_STARTED_HEADER
 from faasrt.protocol.sessions import check_new_id
@@ -170,15 +170,19 @@ def parse_job(fields: dict[str, Any], language: Language, engine: Engine, own: S
     return job
 
 
-def parse_session(fields: dict[str, Any], language: Language, engine: Engine, own: SandboxConfig) -> SessionOptions:
+def parse_session(
+    fields: dict[str, Any], language: Language, engine: Engine, own: SandboxConfig
+) -> EngineSessionOptions:
     if fields.get("timeout") is not None:
         raise BadRequestError("'timeout' belongs in the runs of a session, and 'timeout_ms' in its 'sandbox'")
     limits = _parse_limits(fields, own)
     check_job(EngineJob(language=language, code="", limits=limits), engine)
-    return SessionOptions(language=language, limits=limits, files=parse_files(fields, engine))
+    return EngineSessionOptions(language=language, limits=limits, files=parse_files(fields, engine))
 
 
-def parse_session_job(fields: dict[str, Any], session: SessionOptions, engine: Engine, own: SandboxConfig) -> EngineJob:
+def parse_session_job(
+    fields: dict[str, Any], session: EngineSessionOptions, engine: Engine, own: SandboxConfig
+) -> EngineJob:
     """Return a program for a session, whose limits are `own`."""
     if fields.get("language") is not None and parse_language(fields, tuple(Language), {}) is not session.language:
         raise BadRequestError(f"'language' must be that of the session, {session.language}")

@@ -11,9 +11,9 @@ from faasrt.local.engines.engine import Engine, EngineJob, EngineResult
 from faasrt.local.engines.session import SessionError
 from faasrt.local.errors import EngineError, NotStartedError, SuspectError
 from faasrt.local.http.admission import AdmissionQueue, execute_with_events
+from faasrt.local.http.body_memory import Share
 from faasrt.local.http.connections import log_failure
 from faasrt.local.http.live_answer import answer_live
-from faasrt.local.http.memory import Share
 from faasrt.local.http.notices import notice_of
 from faasrt.local.http.request_body import BadRequestError
 from faasrt.local.http.responses import (

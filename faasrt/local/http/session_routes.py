@@ -9,10 +9,10 @@ from aiohttp import web
 from faasrt.config import SandboxConfig
 from faasrt.inputs import files_to_wire
 from faasrt.languages import Language
-from faasrt.local.engines.session import SessionOptions, UnreadFilesError
+from faasrt.local.engines.session import EngineSessionOptions, UnreadFilesError
 from faasrt.local.http.access_log import note_program
 from faasrt.local.http.admission import AdmissionQueue
-from faasrt.local.http.memory import Share
+from faasrt.local.http.body_memory import Share
 from faasrt.local.http.request_body import (
     BadRequestError,
     decode_body,
@@ -142,7 +142,7 @@ def session_id(request: web.BaseRequest) -> str:
     return request.raw_path.partition("?")[0].removeprefix(_PREFIX).partition("/")[0]
 
 
-def _sandbox_of(options: SessionOptions) -> SandboxConfig:
+def _sandbox_of(options: EngineSessionOptions) -> SandboxConfig:
     """Return the limits of a session, which bound those of its programs."""
     limits = options.limits
     return SandboxConfig(

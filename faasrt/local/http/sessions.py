@@ -9,7 +9,7 @@ import attrs
 
 from faasrt.config import SandboxConfig
 from faasrt.local.engines.engine import Engine, EngineJob, EngineResult
-from faasrt.local.engines.session import EngineSession, SessionEndedError, SessionExistsError, SessionOptions
+from faasrt.local.engines.session import EngineSession, EngineSessionOptions, SessionEndedError, SessionExistsError
 from faasrt.local.errors import CLOSED, EngineError
 from faasrt.local.http.admission import AdmissionQueue, BusyError
 from faasrt.protocol.sessions import IDLE_TIMEOUT_S, TOO_MANY, new_id
@@ -195,7 +195,7 @@ class Sessions:
     async def open(
         self,
         queue: AdmissionQueue,
-        options: SessionOptions,
+        options: EngineSessionOptions,
         sandbox: SandboxConfig,
         idle_timeout_s: float | None,
         session_id: str | None = None,

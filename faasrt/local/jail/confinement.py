@@ -11,7 +11,7 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from . import landlock, memory, seccomp, syscalls
+from . import landlock, process_memory, seccomp, syscalls
 
 if sys.platform == "linux":
     import resource
@@ -35,7 +35,7 @@ def confine_files(readable: Sequence[str], writable: Sequence[str]) -> None:
     If the machine lacks memory, the kernel kills this process before the server.
     """
     drop_capabilities()
-    memory.prefer_for_oom_kill()
+    process_memory.prefer_for_oom_kill()
     syscalls.forbid_new_privileges()
     if len(os.listdir("/proc/self/task")) > 1:
         raise OSError("the process has threads already")

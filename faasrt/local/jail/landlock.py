@@ -11,7 +11,7 @@ from .syscalls import syscall
 
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_FOLDER = 1, 2, 4, 8
 _MAKE_CHARACTER_DEVICE, _MAKE_BLOCK_DEVICE, _REFER, _TRUNCATE = 1 << 6, 1 << 11, 1 << 13, 1 << 14
-_OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | 1 << 15  # the other rights apply to folders
+_FILE_RIGHTS = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | 1 << 15  # the other rights apply to folders
 _TCP = 3  # bind and connect
 _SCOPE = 3  # connect to abstract sockets of processes outside, and send signals to them
 _CREATE_VERSION, _RULE_PATH_BENEATH = 1, 1
@@ -47,7 +47,7 @@ def create_ruleset(rights: list[list[Any]]) -> int | None:
     ruleset = syscall("landlock_create_ruleset", *_attributes(abi, handled, _TCP))
     for path, access in rights:
         with contextlib.suppress(FileNotFoundError):
-            _allow(ruleset, path, access & (handled if os.path.isdir(path) else handled & _OF_FILES))
+            _allow(ruleset, path, access & (handled if os.path.isdir(path) else handled & _FILE_RIGHTS))
     return ruleset
 
 

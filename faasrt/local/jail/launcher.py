@@ -46,7 +46,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from . import canary, landlock, memory, namespaces, seccomp, stack, syscalls, watch
+from . import canary, landlock, namespaces, process_memory, seccomp, stack, syscalls, watch
 from .executor import Executor
 from .program import IDLE_INTERVAL_S, WATCH_INTERVAL_S, Program
 from .slot import Slot
@@ -67,7 +67,7 @@ _CONFIG_BYTES, _MESSAGE_BYTES = 1 << 20, 65_536
 _MAX_DESCRIPTORS = 8
 _MESSAGES_FD, _READY = 3, b'{"kind":"ready"}\n'
 _MAX_PROGRAMS = 1000
-_LANDLOCK_OF_TRUNCATION = 3  # the first version of Landlock that checks truncation
+_TRUNCATION_ABI = 3  # the first version of Landlock that checks truncation
 _CAP_KILL = 5
 # The interpreter optimizes code that runs repeatedly, by writing to its memory. Programs then copy less of it.
 _EXERCISE_RUNS = 3
@@ -120,14 +120,14 @@ class Launcher:
             os.close(executable)
         self._files = [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in config["open_files"]]
         abi = landlock.abi_version()
-        self._may_truncate = bool(places) or abi >= _LANDLOCK_OF_TRUNCATION
+        self._may_truncate = bool(places) or abi >= _TRUNCATION_ABI
         # A program that executes a file may leave files, if it can write any.
         self._has_slots = bool(places and abi and not (config["executable"] and config["tmp_bytes"]))
         build_filter = functools.partial(
             seccomp.build_filter, config["policy"], seccomp.ANY_PID, may_truncate=self._may_truncate
         )
         self._filter, self._slot_filter = build_filter(), build_filter(in_slot=True)
-        self.base_bytes, self._base_tables = memory.sizes("/proc/self")
+        self.base_bytes, self._base_tables = process_memory.sizes("/proc/self")
         self._niceness = os.getpriority(os.PRIO_PROCESS, 0) + _PRIORITY
         self.in_program = False
         self.template: Template | None = None
@@ -206,9 +206,12 @@ class Launcher:
             if self._places:
                 program.open_proc()
             if not message["cgroup"]:  # a cgroup has a counter of its own
-                program.oom_kills = memory.count_oom_kills(self._oom_counter)
+                program.oom_kills = self._count_oom_kills()
             if program.is_idle:
                 self._check_idle(program)
+
+    def _count_oom_kills(self) -> int:
+        return process_memory.count_oom_kills(self._oom_counter)
 
     def _check(self, program: Program) -> None:
         now = time.monotonic()
@@ -218,7 +221,7 @@ class Launcher:
             self._check_idle(program)
         if program.deadline == math.inf or now < min(program.deadline, program.watched_at + WATCH_INTERVAL_S):
             return
-        program.max_threads = max(program.max_threads, memory.count_threads(f"/proc/{program.pid}"))
+        program.max_threads = max(program.max_threads, process_memory.count_threads(f"/proc/{program.pid}"))
         if program.awaits_report():
             program.watched_at = now
         elif not program.has_time(now):
@@ -236,7 +239,7 @@ class Launcher:
         idle = [program for program in self._programs.values() if program.is_idle]
         if not idle:
             return
-        self._looked_at, available_bytes = now, memory.available_bytes()
+        self._looked_at, available_bytes = now, process_memory.available_bytes()
         self._available_bytes = max(self._available_bytes, available_bytes)
         if self._available_bytes - available_bytes > _LESS_BYTES:
             self._available_bytes = available_bytes
@@ -266,7 +269,7 @@ class Launcher:
     def _is_large(self, program: Program) -> bool:
         if program.max_bytes is None:
             return False
-        return memory.sizes(f"/proc/{program.pid}")[0] > self.base_bytes + program.max_bytes
+        return process_memory.sizes(f"/proc/{program.pid}")[0] > self.base_bytes + program.max_bytes
 
     def _watch_memory(self, program: Program) -> None:
         if program.max_bytes is not None and not program.is_watched and self._memory_watch is not None:
@@ -289,8 +292,10 @@ class Launcher:
             return
         program = self._programs.get(json.loads(data)["exceeded"])
         if program is not None and not any(each.reason for each in program.jail_owner.in_same_jail):
-            # Of several, the largest one. The limit is that of all together.
-            max(program.jail_owner.in_same_jail, key=lambda each: memory.sizes(f"/proc/{each.pid}")[0]).kill("memory")
+            # The limit is that of all together.
+            programs = program.jail_owner.in_same_jail
+            largest = max(programs, key=lambda each: process_memory.sizes(f"/proc/{each.pid}")[0])
+            largest.kill("memory")
 
     def _send(self, message: dict[str, Any], descriptors: list[int] = []) -> None:  # noqa: B006
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
@@ -347,7 +352,7 @@ class Launcher:
     def _reap_branch(self, branch: Program) -> None:
         """Report the end of a branch. Its status is unknown, because it is no child of this process."""
         self._forget(branch.pidfd)
-        is_killed = branch.reason or memory.count_oom_kills(self._oom_counter) > branch.oom_kills
+        is_killed = branch.reason or self._count_oom_kills() > branch.oom_kills
         owner, slot = branch.jail_owner, branch.slot
         self._finish(branch, signal.SIGKILL if is_killed else 0, 0, lambda: True)
         if owner.in_same_jail:
@@ -424,7 +429,7 @@ class Launcher:
 
     def _become_template(self, control: socket.socket, place: int) -> None:
         try:
-            memory.prefer_for_oom_kill()
+            process_memory.prefer_for_oom_kill()
             choose_start_of_pids()
             tasks = os.open("/proc/loadavg", os.O_RDONLY)
             descriptors = [*[tasks] * 3, control.fileno(), tasks, landlock.create_nested()]
@@ -536,7 +541,7 @@ class Launcher:
     def _run(self, message: dict[str, Any], descriptors: list[int], place: int) -> None:
         """Complete the jail in the process of a program. Execute the program, or return so that the runner runs it."""
         try:
-            memory.prefer_for_oom_kill()
+            process_memory.prefer_for_oom_kill()
             if message["cgroup"]:
                 os.write(descriptors.pop(), b"0")
                 if self._places:
@@ -605,7 +610,7 @@ class Launcher:
     ) -> None:
         if status != signal.SIGKILL:
             program.reason = ""  # it ended by itself in time
-        elif program.reason in ("", "template") and memory.count_oom_kills(self._oom_counter) > program.oom_kills:
+        elif program.reason in ("", "template") and self._count_oom_kills() > program.oom_kills:
             # The kernel does not report which process it has killed. The peak of the memory shows whether the first
             # process exceeded the limit since the last check. It is unknown for the other ones, so a program with
             # children may have caused the lack of memory, and then have killed itself.
@@ -736,7 +741,7 @@ def main(server: socket.socket) -> Callable[..., None]:
     _reset_signals()
     try:
         config = json.loads(server.recv(_CONFIG_BYTES))
-        places, oom_counter = 0, memory.open_oom_counter()
+        places, oom_counter = 0, process_memory.open_oom_counter()
         _raise_priority()
         if config["level"] == "namespaces":
             places = namespaces.enter(config)

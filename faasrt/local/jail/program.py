@@ -7,7 +7,7 @@ import select
 import signal
 from typing import Any
 
-from . import memory
+from . import process_memory
 from .slot import Slot, open_proc
 
 WATCH_INTERVAL_S = 0.05
@@ -90,7 +90,7 @@ class Program:
         A program that forges messages can name its own process, which then could not be killed.
         """
         pid = pid_of(pidfd)
-        namespaces = {memory.pid_namespace(one) for one in (pid, self.init_pid) if one is not None}
+        namespaces = {process_memory.pid_namespace(one) for one in (pid, self.init_pid) if one is not None}
         is_other = all(pid_of(each.pidfd) != pid for each in self.jail_owner.in_same_jail)
         return is_other and len(namespaces) == 1 and "" not in namespaces and not has_ended(pidfd)
 
@@ -156,9 +156,9 @@ class Program:
         check. All programs in the jail must be idle.
         """
         processes, before = self._processes(with_others=True), self.last_cpu_ticks
-        self.last_cpu_ticks = sum(map(memory.cpu_ticks, processes))
+        self.last_cpu_ticks = sum(map(process_memory.cpu_ticks, processes))
         self.has_worked = before not in (None, self.last_cpu_ticks)
-        return self.has_worked or sum(map(memory.count_threads, processes)) > len(self.jail_owner.in_same_jail)
+        return self.has_worked or sum(map(process_memory.count_threads, processes)) > len(self.jail_owner.in_same_jail)
 
     def set_slow(self, value: bool) -> None:
         """Lower the priority of its jail, or restore it, if the kernel divides CPU time between jails."""
@@ -195,7 +195,7 @@ class Program:
     def _waiting_ticks(self) -> int | None:
         """Return the CPU time of its processes; None if one of them can run at the moment."""
         processes = self.processes
-        return None if any(map(memory.can_run, processes)) else sum(map(memory.cpu_ticks, processes))
+        return None if any(map(process_memory.can_run, processes)) else sum(map(process_memory.cpu_ticks, processes))
 
 
 def has_ended(pidfd: int) -> bool:
@@ -221,7 +221,7 @@ def _pid_of(pidfd: int, field: bytes) -> str:
 
 def _descendants(folder: str, pids: list[str], first: str, others: list[str]) -> list[str]:
     """Leave out `others` and their descendants: the process through which a branch was forked may be ending."""
-    parents = {pid: memory.parent_pid(f"{folder}/{pid}") for pid in pids if pid not in others}
+    parents = {pid: process_memory.parent_pid(f"{folder}/{pid}") for pid in pids if pid not in others}
     found: list[str] = []
     added = [first] if first in parents else []
     while added:

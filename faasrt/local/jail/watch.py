@@ -26,7 +26,7 @@ import time
 from collections import Counter
 from typing import Any
 
-from . import memory, syscalls
+from . import process_memory, syscalls
 
 _INTERVAL_S = 0.05
 # If the memory of a process, or of all of a program, cannot be counted in this time, the program prevents it.
@@ -57,7 +57,7 @@ class _Program:
     def __init__(self, message: dict[str, Any]) -> None:
         self.number, self.pid, self.init = message["watch"], message["pid"], message["init"]
         self.max_bytes, self.table_bytes = message["bytes"], message["tables"]
-        self.namespace = "" if self.init is None else memory.pid_namespace(self.init)
+        self.namespace = "" if self.init is None else process_memory.pid_namespace(self.init)
         self.is_hidden = False
         self.kernel_bytes = sys.maxsize
         self.counts_since: float | None = None
@@ -106,7 +106,7 @@ class _Watch:
             self._wants_locks.wait()
             self._wants_locks.clear()
             read = self._read_locks = Counter()
-            for pid in memory.lock_holders():
+            for pid in process_memory.lock_holders():
                 read[pid] += 1
             self._locks = read
 
@@ -115,22 +115,23 @@ class _Watch:
             self._launcher.send(json.dumps({"exceeded": program.number}).encode())
 
     def _check_all(self) -> None:
-        processes = memory.processes_by_namespace() if any(program.init for program in self._programs.values()) else {}
+        has_namespaces = any(program.init for program in self._programs.values())
+        processes = process_memory.processes_by_namespace() if has_namespaces else {}
         if processes:
             self._wants_locks.set()
-        kernel_bytes = memory.kernel_bytes()
+        kernel_bytes = process_memory.kernel_bytes()
         for program in [*self._programs.values()]:
             pids = [pid for pid in processes.get(program.namespace, ()) if pid != program.init] or [program.pid]
             self._check(program, pids, kernel_bytes)
 
     def _check(self, program: _Program, pids: list[int], kernel_bytes: int) -> None:
         # Without namespaces, the kernel counts the threads of all programs of an ordinary user together.
-        if program.init is None and memory.count_threads(f"/proc/{program.pid}") > _MAX_THREADS:
+        if program.init is None and process_memory.count_threads(f"/proc/{program.pid}") > _MAX_THREADS:
             self._report(program)
             return
-        readable = [memory.readable_folder(f"/proc/{pid}") for pid in pids]
+        readable = [process_memory.readable_folder(f"/proc/{pid}") for pid in pids]
         folders = [folder for folder in readable if folder is not None]
-        sizes = {folder: memory.sizes(folder) for folder in folders}
+        sizes = {folder: process_memory.sizes(folder) for folder in folders}
         other_bytes = self._other_bytes(folders) if program.init is not None else 0
         # If threads of a process end all the time, /proc may hide the memory of the process. This also happens for a
         # moment when a process ends normally, so a program is ended only if two checks in a row see it.
@@ -157,12 +158,12 @@ class _Watch:
             with contextlib.suppress(OSError):
                 total = 0
                 if self._config["private_network"]:
-                    total += max(0, memory.count_sockets(folder) - _FREE_SOCKETS) * _SOCKET_BYTES
+                    total += max(0, process_memory.count_sockets(folder) - _FREE_SOCKETS) * _SOCKET_BYTES
                 if self._config["tmp_bytes"]:
                     stored = os.statvfs(f"{folder}/root/tmp")
                     total += (stored.f_blocks - stored.f_bfree) * stored.f_frsize
                 return total
-        return 0 if all(map(memory.is_ending, folders)) else None
+        return 0 if all(map(process_memory.is_ending, folders)) else None
 
     def _count(self, program: _Program, folders: list[str], left: int, has_grown: bool) -> None:
         """Count the memory that the processes share once, and that of the kernel if it has grown."""
@@ -171,13 +172,13 @@ class _Watch:
             program.reads_since = time.monotonic()
             # A process that `vfork` has started has all memory of its parent until it executes another program.
             thread = int(folder.rpartition("/")[2])
-            if any(memory.share_memory(thread, other) for other in counted):
+            if any(process_memory.share_memory(thread, other) for other in counted):
                 continue
             counted.append(thread)
-            left -= memory.proportional_bytes(folder)
+            left -= process_memory.proportional_bytes(folder)
             if has_grown and left >= 0:
-                left -= memory.count_mappings(folder) * _MAPPING_BYTES
-                left -= memory.descriptor_bytes(folder, left)
+                left -= process_memory.count_mappings(folder) * _MAPPING_BYTES
+                left -= process_memory.descriptor_bytes(folder, left)
             if left < 0:
                 self._report(program)
                 break

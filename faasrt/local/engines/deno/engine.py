@@ -30,7 +30,7 @@ from faasrt.local.engines.deno.session import DenoSession
 from faasrt.local.engines.engine import Engine, EngineJob, EngineOptions, EngineResult, Watch
 from faasrt.local.engines.jailed_run import run_program, until_ready
 from faasrt.local.engines.runner_messages import read_runner
-from faasrt.local.engines.session import SessionEndedError, SessionOptions
+from faasrt.local.engines.session import EngineSessionOptions, SessionEndedError
 from faasrt.local.engines.warm_pool import WarmPool
 from faasrt.local.errors import EngineError, NotStartedError
 from faasrt.local.jail.config import JailConfig
@@ -149,7 +149,7 @@ class DenoEngine(Engine):
         watch = functools.partial(self._watch, run, child, max_bytes)
         return await run_program(child, run, job, instance="deno", has_folder=has_folder, watch=watch)
 
-    async def open_session(self, options: SessionOptions) -> DenoSession:
+    async def open_session(self, options: EngineSessionOptions) -> DenoSession:
         memory_mb = options.limits.memory_limit_mb
         child = self._take_spare(memory_mb) or await self._start_session(memory_mb)
         try:

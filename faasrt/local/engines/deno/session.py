@@ -16,9 +16,9 @@ from faasrt.local.engines.jailed_run import MESSAGE_BYTES
 from faasrt.local.engines.runner_messages import DisplayReader, read_text
 from faasrt.local.engines.session import (
     EngineSession,
+    EngineSessionOptions,
     SessionEndedError,
     SessionFileError,
-    SessionOptions,
 )
 from faasrt.local.errors import CLOSED, OUT_OF_MEMORY, OUT_OF_TIME, EngineError, NotStartedError
 from faasrt.local.jail.jail import JailedProcess, OwnedFd
@@ -41,7 +41,7 @@ class DenoSession(EngineSession):
 
     def __init__(
         self,
-        options: SessionOptions,
+        options: EngineSessionOptions,
         child: JailedProcess,
         folder: OwnedFd | None,
         watch: Callable[[DenoRun], Awaitable[None]],

@@ -23,7 +23,7 @@ from faasrt.local.engines.native.session import NativeSession
 from faasrt.local.engines.native_jail import native_jail
 from faasrt.local.engines.python_tiers import STANDARD_LIBRARY, TIERS, exercise_of, tiers_of
 from faasrt.local.engines.runner_messages import read_runner
-from faasrt.local.engines.session import EngineSession, SessionOptions
+from faasrt.local.engines.session import EngineSession, EngineSessionOptions
 from faasrt.local.engines.warm_pool import WarmPool
 from faasrt.local.errors import EngineError, NotStartedError
 from faasrt.local.jail.config import JailConfig
@@ -167,7 +167,7 @@ class NativeEngine(PythonTier):
             return await self._run(job)
         return await (tier.execute(job) if tier.ready else self._run(job, _IMPORTS_MB))
 
-    async def open_session(self, options: SessionOptions) -> EngineSession:
+    async def open_session(self, options: EngineSessionOptions) -> EngineSession:
         assert self._interpreter is not None
         # A session may import packages itself, because its programs are not known when it starts.
         memory_bytes = (options.limits.memory_limit_mb + (_IMPORTS_MB if self.packages else 0)) * 2**20

@@ -21,10 +21,10 @@ from faasrt.local.engines.jailed_run import JailedRun
 from faasrt.local.engines.native.run import PROCESS_NAME, read_python_exit
 from faasrt.local.engines.session import (
     EngineSession,
+    EngineSessionOptions,
     ForkError,
     SessionEndedError,
     SessionFileError,
-    SessionOptions,
 )
 from faasrt.local.errors import CLOSED, NotStartedError
 from faasrt.local.jail.jail import JailedProcess, OwnedFd
@@ -51,7 +51,7 @@ class NativeSession(EngineSession):
 
     def __init__(
         self,
-        options: SessionOptions,
+        options: EngineSessionOptions,
         process: JailedProcess,
         memory_bytes: int,
         python: str,

@@ -32,7 +32,7 @@ from faasrt.local.engines.toolchain.run import PROCESS_NAME, command_run, recogn
 from faasrt.local.engines.toolchain.toolchain import OUT, PROGRAM, Installation, Toolchain
 from faasrt.local.engines.warm_pool import WarmPool
 from faasrt.local.errors import EngineError, NotStartedError
-from faasrt.local.jail import memory
+from faasrt.local.jail import process_memory
 from faasrt.local.jail.config import JailConfig
 from faasrt.local.jail.jail import Jail, JailedProcess, open_jail
 from faasrt.protocol.execution_limits import ExecutionLimits
@@ -124,7 +124,7 @@ class ToolchainEngine(Engine):
         if toolchain.prepare is not None:
             self.ready, self.activity = False, f"preparing {self.runtime}, once for this machine"
             self._installation = await asyncio.to_thread(toolchain.prepare, self._installation, cache_dir())
-        self._oom_counter = memory.open_oom_counter()
+        self._oom_counter = process_memory.open_oom_counter()
         if self._oom_counter is not None:
             resources.callback(os.close, self._oom_counter)
         config = await asyncio.to_thread(self._jail_config)
@@ -236,7 +236,7 @@ class ToolchainEngine(Engine):
         )
         # Not a warm process, which can read files that never end. Sources could include them.
         process = await start_runner(self._jail, PROCESS_NAME, compiles=True)
-        oom_kills = memory.count_oom_kills(self._oom_counter)
+        oom_kills = process_memory.count_oom_kills(self._oom_counter)
         memory_bytes = limits.memory_limit_mb * 2**20
         run = command_run(compilation, process, memory_bytes, command, files, [OUT])
         try:
@@ -255,7 +255,7 @@ class ToolchainEngine(Engine):
         text = result.stderr + result.stdout
         # Only an error in a line is certainly one of the program. The lack of memory for a compiler is not.
         is_located = any(match.groupdict().get("line") for match in self.toolchain.diagnostic.finditer(text))
-        lacked_memory = memory.count_oom_kills(self._oom_counter) > oom_kills
+        lacked_memory = process_memory.count_oom_kills(self._oom_counter) > oom_kills
         interrupted = result.outcome is Outcome.USER_ERROR and (lacked_memory or _INTERRUPTED.fullmatch(text))
         if interrupted and not is_located:
             raise NotStartedError(f"a process of the compiler was killed or could not start: {text.strip()[-300:]}")

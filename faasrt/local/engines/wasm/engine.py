@@ -17,7 +17,7 @@ from pathlib import Path
 from faasrt.languages import Language
 from faasrt.local.engines.engine import Engine, EngineJob, EngineOptions, EngineResult, Watch
 from faasrt.local.engines.python_tiers import STANDARD_TIER, TIERS
-from faasrt.local.engines.session import EngineSession, SessionOptions
+from faasrt.local.engines.session import EngineSession, EngineSessionOptions
 from faasrt.local.engines.warm_pool import WarmPool
 from faasrt.local.engines.wasm.module_cache import is_compiled, module_dir, remove_leftovers
 from faasrt.local.engines.wasm.session import WasmSession
@@ -89,7 +89,7 @@ class WasmEngine(Engine):
             if not worker.child.killed:
                 self._pool.put_back(worker)
 
-    async def open_session(self, options: SessionOptions) -> EngineSession:
+    async def open_session(self, options: EngineSessionOptions) -> EngineSession:
         worker = next((worker for worker in self._session_workers if worker.has_room), None)
         if worker is None:
             worker = await self._pool.get()

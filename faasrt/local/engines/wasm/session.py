@@ -10,10 +10,10 @@ from faasrt.inputs import files_from_wire, files_to_wire
 from faasrt.local.engines.engine import EngineJob, EngineResult
 from faasrt.local.engines.session import (
     EngineSession,
+    EngineSessionOptions,
     ForkError,
     SessionEndedError,
     SessionFileError,
-    SessionOptions,
 )
 from faasrt.local.engines.wasm.worker_process import ANSWER_GRACE_S, CANCEL_TIMEOUT_S, Channel, WasmWorker
 from faasrt.local.engines.wasm.worker_sessions import GRACE_S
@@ -26,7 +26,7 @@ _CLOSE_TIMEOUT_S = 2.0
 class WasmSession(EngineSession):
     def __init__(
         self,
-        options: SessionOptions,
+        options: EngineSessionOptions,
         worker: WasmWorker,
         *,
         next_number: Callable[[], int],

@@ -17,7 +17,7 @@ from faasrt.local.engines.deno.node_program import as_node_program
 from faasrt.local.engines.engine import Engine, EngineJob, EngineResult
 from faasrt.local.errors import EngineError, NotStartedError, SuspectError
 from faasrt.local.http.admission import AdmissionQueue, execute_with_events
-from faasrt.local.http.memory import Share
+from faasrt.local.http.body_memory import Share
 from faasrt.local.http.notebooks import NotebookRun
 from faasrt.local.http.request_body import BadRequestError, check_job, decode_body, read_body
 from faasrt.local.http.responses import OVERLOADED_HEADERS, Handler, copied_headers, json_response
@@ -38,7 +38,7 @@ _CHECKED_ONLY = frozenset({Language.BASH})  # its "compiler" only checks the syn
 _NODE_INPUT = ("stdin", "argv", "files")
 
 
-class OtherServices:
+class ForeignProtocols:
     def __init__(
         self,
         queues: Mapping[Language, AdmissionQueue],
