@@ -14,7 +14,7 @@ from typing import Any, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
 import attrs
 
 from faasrt import _strict_json
-from faasrt._version import __version__
+from faasrt._version import RESULTS_VERSION
 from faasrt.client.disk_cache import DiskCache
 from faasrt.errors import ConfigurationError, safe_repr
 from faasrt.inputs import files_from_wire, files_to_wire
@@ -92,7 +92,7 @@ def determinants_of(execution: Execution) -> dict[str, Any]:
     limits = attrs.asdict(execution.program.sandbox)
     del limits["timeout_limit_s"]  # `timeout_ms` replaces it
     job = {name: getattr(execution.job, name) for name in ("function", "single", "isolate", "exact", "imported")}
-    return {**program, **job, "sandbox": limits, "envelope": execution.mode, "faasrt": __version__}
+    return {**program, **job, "sandbox": limits, "envelope": execution.mode, "faasrt": RESULTS_VERSION}
 
 
 def encode_result(key: str, result: ExecutionResult) -> bytes | None:

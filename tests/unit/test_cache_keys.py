@@ -10,6 +10,7 @@ import attrs
 import pytest
 
 from faasrt import ErrorInfo, ExecutionOutput, ExecutionResult, Language, Outcome, SandboxConfig
+from faasrt._version import RESULTS_VERSION, __version__
 from faasrt.client import cache as caching
 from faasrt.client.cache import (
     ResultCache,
@@ -87,6 +88,14 @@ def test_limits_mode_and_kind_of_call_change_the_key() -> None:
     assert len({key_of(execution) for execution in executions}) == len(executions)
     longer = attrs.evolve(RUN, sandbox=SandboxConfig(timeout_limit_s=60))
     assert key_of(Execution(program=longer)) == key_of(Execution(program=RUN))
+
+
+def test_the_version_of_the_results_changes_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It contains more than the version of the package, which commits between two releases share."""
+    assert RESULTS_VERSION.startswith(f"{__version__}-")
+    before = key_of(Execution(program=RUN))
+    monkeypatch.setattr(caching, "RESULTS_VERSION", f"{__version__}-other")
+    assert key_of(Execution(program=RUN)) != before
 
 
 def test_the_digest_distinguishes_types_and_ignores_the_order_of_names() -> None:

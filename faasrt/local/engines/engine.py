@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
-from faasrt._version import __version__
+from faasrt._version import RESULTS_VERSION
 from faasrt.config import SandboxConfig
 from faasrt.inputs import INPUT_FIELDS, NO_INPUT, ProgramInput
 from faasrt.languages import Language
@@ -176,7 +176,7 @@ class Engine(abc.ABC):
 
     def fingerprint(self, limits: SandboxConfig) -> str:
         """Return a text that differs between engines with different results; "" if the engine is not ready."""
-        parts = (__version__, self.name, self.runtime, self.environment, self.level, self.platform)
+        parts = (RESULTS_VERSION, self.name, self.runtime, self.environment, self.level, self.platform)
         return _fingerprint(parts, limits) if self.ready else ""
 
     def mark_ready(self) -> None:
