@@ -202,6 +202,25 @@ async def test_a_client_can_choose_the_id() -> None:
         assert (await host.metrics())["sessions"] == 1
 
 
+async def test_a_fork_that_is_closed_while_it_starts_counts_as_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    fork, going, gate = EvalSession.fork, asyncio.Event(), asyncio.Event()
+
+    async def fork_later(self: EvalSession) -> EngineSession:
+        going.set()
+        await gate.wait()
+        return await fork(self)
+
+    monkeypatch.setattr(EvalSession, "fork", fork_later)
+    async with hosted() as host:
+        forking = asyncio.create_task(call(host.url, "POST", f"{await host.open()}/fork", id="a" * 32))
+        await going.wait()
+        await call(host.url, "DELETE", f"/sessions/{'a' * 32}")
+        gate.set()
+        assert (await forking)[0] == 404
+        metrics = await host.metrics()
+    assert (metrics["opened_sessions"], metrics["forked_sessions"]) == (2, 1)
+
+
 async def test_unknown_sessions_and_other_methods() -> None:
     async with hosted() as host:
         unknown = "/sessions/unknown"

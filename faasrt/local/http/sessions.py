@@ -220,9 +220,8 @@ class Sessions:
         Cancellation: ends the copy.
         """
         idle_s = session.idle_timeout_s if idle_timeout_s is None else idle_timeout_s
-        branch = await self._start(session.engine_session.fork, session.queue, session.sandbox, idle_s, session_id)
-        self.counts.forks += 1
-        return branch
+        fork = session.engine_session.fork
+        return await self._start(fork, session.queue, session.sandbox, idle_s, session_id, is_fork=True)
 
     async def close(self, session_id: str) -> None:
         """End a session, and wait for its processes. One that is starting ends when it has started. Raise
@@ -254,6 +253,8 @@ class Sessions:
         sandbox: SandboxConfig,
         idle_timeout_s: float,
         session_id: str | None,
+        *,
+        is_fork: bool = False,
     ) -> OpenSession:
         session_id = session_id or new_id()
         if session_id in self._starting or session_id in self._open or session_id in self._ended:
@@ -270,6 +271,7 @@ class Sessions:
         idle_timeout_s = min(idle_timeout_s, self.max_idle_s)
         session = OpenSession(session_id, engine_session, queue, sandbox, idle_timeout_s, self.counts)
         self.counts.opened += 1
+        self.counts.forks += is_fork
         self._open[session_id] = session
         self._tasks[session] = self._group.create_task(self._keep(session))
         if session_id in self._ended:
