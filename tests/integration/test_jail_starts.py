@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from faasrt.local.jail.jail import open_jail
 from faasrt.local.jail.seccomp import EXECUTABLE_FD
 from faasrt.local.jail.syscalls import ChildStarter
 from faasrt.local.process import Spawner
-from support.served import until
+from support.served import until, with_word
 
 SLEEP = "/bin/sleep"
 _COUNT = """
@@ -175,6 +176,22 @@ async def test_a_launcher_without_free_descriptors_does_not_lose_uids_for_progra
                 await jail.start(["sleep", "600"])
         launcher.rlimit(psutil.RLIMIT_NOFILE, limits)
         assert (await jail.start(["sleep", "600"])).alive
+
+
+async def test_a_process_that_the_server_cannot_read_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For example, the system has no place for its pipes in another epoll instance."""
+    tmp_path.chmod(0o755)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async with Spawner() as spawner, open_jail(spawner, sys.executable, tmp_path, config_of("namespaces")) as jail:
+        first = await jail.start(["sleep", "600"])
+        launcher = psutil.Process(first.pid).parents()[1]
+        monkeypatch.setattr(jail.readers, "add_reader", fail)
+        with pytest.raises(NotStartedError, match="No space left on device"):
+            await jail.start(["sleep", "600"])
+        await until(lambda: len(with_word(launcher.children(recursive=True), "sleep")) == 1)
 
 
 def test_a_program_keeps_its_number_until_its_tasks_are_counted() -> None:

@@ -388,11 +388,11 @@ class Jail:
             if len(pidfds) < 2:
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             if start is None or start.reply.done():
-                # `start` was cancelled.
-                _kill_running(*pidfds)
-                raise ProcessLookupError
+                raise ProcessLookupError  # `start` was cancelled
             start.process = JailedProcess(self, number, (pidfds[0], pidfds[1]), start, is_ready=is_ready)
         except Exception as error:
+            with contextlib.suppress(OSError):  # it has ended
+                _kill_running(*pidfds) if len(pidfds) == 2 else self.send({"kill": number})
             for fd in pidfds:
                 os.close(fd)
             if start is not None and not start.reply.done():
