@@ -14,6 +14,7 @@ import structlog
 
 from faasrt import Language
 from faasrt.local.engines.engine import Engine, EngineJob, EngineOptions, EngineResult, Watch
+from faasrt.local.engines.native.engine import NativeEngine, PythonTier
 from faasrt.local.errors import EngineError, NotStartedError
 from faasrt.protocol.execution_limits import ExecutionLimits
 from support.helpers import Clock
@@ -109,6 +110,31 @@ async def test_a_program_that_cannot_begin_is_tried_again_for_a_while(
     with pytest.raises(NotStartedError):
         await engine.execute(JOB)
     assert (engine.attempts, engine.active) == (attempts, 0)
+
+
+async def test_a_tier_of_packages_does_not_repeat_the_attempts_of_its_engine(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A failure is logged once, too."""
+
+    class FailingTier(PythonTier):
+        attempts = 0
+
+        async def _run(self, job: EngineJob, headroom_mb: int = 0) -> EngineResult:
+            self.attempts += 1
+            raise NotStartedError("failed")
+
+    class EngineWithTier(NativeEngine):
+        def _choose_tier(self, code: str) -> PythonTier:
+            return tier
+
+    options = EngineOptions(folder=tmp_path, workers=1, memory_limit_mb=128)
+    tier = FailingTier(options, [])
+    tier.ready = True
+    with pytest.raises(NotStartedError):
+        await EngineWithTier(options).execute(JOB)
+    assert (tier.attempts, tier.active) == (4, 0)
+    assert caplog.messages == ["the engine native: failed"]
 
 
 @pytest.mark.parametrize("error", [EngineError("it broke"), ValueError("it broke")], ids=["expected", "unexpected"])

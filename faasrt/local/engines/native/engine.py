@@ -123,7 +123,12 @@ class PythonTier(Engine):
         return await start_runner(self._jail, PROCESS_NAME)
 
     async def _execute_once(self, job: EngineJob) -> EngineResult:
-        return await self._run(job)
+        # Called by `NativeEngine`, whose `execute` tries it again, and logs failures.
+        self.active += 1
+        try:
+            return await self._run(job)
+        finally:
+            self.active -= 1
 
     async def take(self) -> JailedProcess:
         self.used_at = asyncio.get_running_loop().time()
@@ -165,7 +170,7 @@ class NativeEngine(PythonTier):
         tier = self._choose_tier(job.code)
         if tier is None:
             return await self._run(job)
-        return await (tier.execute(job) if tier.ready else self._run(job, _IMPORTS_MB))
+        return await (tier._execute_once(job) if tier.ready else self._run(job, _IMPORTS_MB))
 
     async def open_session(self, options: EngineSessionOptions) -> EngineSession:
         assert self._interpreter is not None
