@@ -41,7 +41,7 @@ syscalls.forbid_new_privileges()
 wrong, last_task = [1, 2], executor.last_task
 executor.last_task = lambda: wrong.pop() if wrong else last_task()
 code = seccomp.build_filter("deno", seccomp.ANY_PID)
-starter = executor.Executor(seccomp.EXECUTABLE_FD, {}, landlock.create_nested(), {"RLIMIT_CORE": 0}, code, 5)
+starter = executor.Executor(seccomp.EXECUTABLE_FD, {}, landlock.create_nested(), {"RLIMIT_CORE": 1}, code, 5)
 pid = starter.start(json.dumps([["sleep", "0"], {"RLIMIT_FSIZE": 0}]).encode(), [0, 1, 2])
 print(os.waitpid(pid, 0)[1], wrong)
 """
@@ -110,7 +110,7 @@ async def test_one_process_starts_several_programs(tmp_path: Path) -> None:
 async def test_an_executed_process_has_its_limits_and_its_filter(tmp_path: Path) -> None:
     """They are there when it is reported as started. Its process group, and its priority, are its own."""
     tmp_path.chmod(0o755)
-    config = attrs.evolve(config_of("namespaces"), limits={"RLIMIT_CORE": 0, "RLIMIT_NOFILE": 64}, env={"A": "b"})
+    config = attrs.evolve(config_of("namespaces"), limits={"RLIMIT_CORE": 1, "RLIMIT_NOFILE": 64}, env={"A": "b"})
     async with Spawner() as spawner, open_jail(spawner, sys.executable, tmp_path, config) as jail:
         process = await jail.start(["sleep", "600"], limits={"RLIMIT_DATA": 2**28})
         started = psutil.Process(process.pid)
@@ -120,7 +120,7 @@ async def test_an_executed_process_has_its_limits_and_its_filter(tmp_path: Path)
         assert "\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t1\n" in status
         await until(started.cmdline)  # until then, the kernel is still loading the executable
         assert (started.cmdline(), started.environ()) == (["sleep", "600"], {"A": "b"})
-        limits = {"RLIMIT_CORE": 0, "RLIMIT_NOFILE": 64, "RLIMIT_DATA": 2**28}
+        limits = {"RLIMIT_CORE": 1, "RLIMIT_NOFILE": 64, "RLIMIT_DATA": 2**28}
         assert all(started.rlimit(getattr(psutil, name)) == (value, value) for name, value in limits.items())
         assert started.nice() >= min(template.nice() + 5, 19)
         assert os.getpgid(process.pid) == process.pid

@@ -248,6 +248,7 @@ ARGUMENTS: list[tuple[str, list[Any], set[int]]] = [
     ("tgkill", ["PID", "PID", 0], {EPERM}),
     ("prlimit64", ["PID", 7, 0, 0], {EPERM}),
     ("prlimit64", [0, 7, 1, 0], {EPERM}),
+    ("prlimit64", [0, 4, 1, 0], {EPERM}),  # the limit of core dumps
     ("execveat", [3, 0, 0, 0, 0x1000], {EPERM}),
     ("execveat", [seccomp.EXECUTABLE_FD, 0, 0, 0, 0x1000], {-9, -14}),  # the descriptor is closed
     ("ioctl", [0, 0x5412, 0], {ENOTTY}),  # TIOCSTI
@@ -361,7 +362,8 @@ for (let n = 0; n < 9; n++) call({NUMBERS["socketpair"]}, 1, 1, 0, at);
 
 
 async def test_the_process_of_a_program_has_no_privileges(target: Target) -> None:
-    """Seen from the host, it has a seccomp filter, no_new_privs, no capabilities, and is not root.
+    """Seen from the host, it has a seccomp filter, no_new_privs, no capabilities, and is not root. It leaves no core
+    dumps, neither as files nor for a program of the host.
 
     With namespaces it also has its own PID namespace.
     """
@@ -377,6 +379,7 @@ async def test_the_process_of_a_program_has_no_privileges(target: Target) -> Non
     lines = Path(f"/proc/{found[0].pid}/status").read_text().splitlines()
     status = {line.split(":")[0]: line.split()[1:] for line in lines}
     assert (status["NoNewPrivs"], status["Seccomp"]) == (["1"], ["2"])
+    assert found[0].rlimit(psutil.RLIMIT_CORE) == (1, 1)
     own = ours.uids().real
     # Only root can clear the bounding set, which no_new_privs makes useless.
     bounds = ["CapBnd"] if target.level == "namespaces" or own == 0 else []

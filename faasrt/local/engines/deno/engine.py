@@ -61,7 +61,7 @@ _ENVIRONMENT = {
 _LIMITS = {
     "RLIMIT_NOFILE": 64,  # enough for an event loop, its pipes and a few pairs of sockets
     "RLIMIT_FSIZE": 0,  # there is no file to write to
-    "RLIMIT_CORE": 0,
+    "RLIMIT_CORE": 1,  # prevents core dumps; 0 would not prevent those that the host pipes to a program
     "RLIMIT_MEMLOCK": 0,
     "RLIMIT_MSGQUEUE": 0,
 }
