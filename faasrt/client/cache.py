@@ -139,13 +139,14 @@ async def in_thread_if_large(size: int, function: Callable[[], T]) -> T:
 
 def is_stored(result: ExecutionResult) -> bool:
     """Return whether a result does not depend on the load of the server."""
-    if result.outcome not in _STORED or "files" in result.truncated or result.metadata.get("may_lack_output"):
+    may_vary = result.metadata.get("may_vary") or result.metadata.get("may_lack_output")
+    if result.outcome not in _STORED or "files" in result.truncated or may_vary:
         return False
     error = result.error
     if error is None:
         return True
     lacks_memory = error.name.endswith("MemoryError") or "allocation failed" in error.message
-    return not lacks_memory and "the compiler was ended" not in error.message and error.name != "UnknownCase"
+    return not lacks_memory and error.name != "UnknownCase"
 
 
 @attrs.define

@@ -71,6 +71,8 @@ def read_end(end: ProcessEnd, program: Program, nonce: str | None, metadata: Map
     texts, cut_names = cut_texts(texts, limit)
     end = attrs.evolve(end, stdout=texts["stdout"], stderr=texts["stderr"])
     service = metadata.get("service", "the service")
+    if end.compiling and end.outcome is Outcome.TIMEOUT:
+        metadata = {**metadata, "may_vary": True}
     outcome, error = _outcome(end, program.language, service, in_envelope=nonce is not None)
     return ParsedAnswer(
         outcome=outcome,

@@ -35,6 +35,7 @@ from faasrt import (
     UnsupportedLanguageError,
     Verdict,
 )
+from faasrt.client.cache import is_stored
 from faasrt.local import LocalFaaS, engine_choice
 from faasrt.local.engines.jailed_run import start_runner
 from faasrt.local.engines.native_jail import native_jail
@@ -336,6 +337,7 @@ async def test_a_compiler_that_takes_too_long_is_ended(
             assert result.outcome is Outcome.SYNTAX_ERROR
             assert result.error is not None
             assert "timeout after 1 ms (limit of the server)" in result.error.message
+            assert not is_stored(result)
             assert (await manager.run_code(code, language)).error == result.error
         clock.advance(60)
         async with manager_for_c(faas.url) as manager:  # the server may have closed the connections of the other one

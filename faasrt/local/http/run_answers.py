@@ -116,6 +116,8 @@ def _run_fields(
             "platform": engine.platform,
             "duration": round(result.duration_ms),
             **({} if result.compile_ms is None else {"compile_ms": result.compile_ms}),
+            # A compiler that was stopped at a limit may need less another time.
+            **({} if result.compile_outcome in (None, Outcome.SYNTAX_ERROR) else {"may_vary": True}),
             "status": "success" if result.outcome is Outcome.OK else "error",
             "exit_code": result.exit_code,
             "timed_out": result.outcome is Outcome.TIMEOUT,
