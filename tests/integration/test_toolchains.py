@@ -408,17 +408,28 @@ async def test_an_unreachable_server_is_no_invalid_request(unused_tcp_port: int)
 async def test_a_missing_toolchain_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """By default the language is left out; if it was asked for, it fails. Both errors name the Debian package."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    message = r"gcc is not installed on the server \(on Debian and Ubuntu, it is in the package gcc\)"
+    message = r"rustc is not installed on the server \(on Debian and Ubuntu, it is in the package rustc\)"
     async with RuntimeManager.local(workers=1) as manager:
         with pytest.raises(UnsupportedLanguageError, match=message):
-            await manager.run_code("int main(void) {}", "c")
-        assert Language.C not in manager.get_supported_languages()
+            await manager.run_code("fn main() {}", "rust")
+        assert Language.RUST not in manager.get_supported_languages()
         await manager.get_runtime("js")
         health = (await manager.get_health_status()).endpoints[0].details
-        assert re.fullmatch(message, health["missing"]["c"])
-    async with RuntimeManager.local(["c"]) as manager:
+        assert re.fullmatch(message, health["missing"]["rust"])
+    async with RuntimeManager.local(["rust"]) as manager:
         with pytest.raises(ServerError, match=message):
-            await manager.run_code("int main(void) {}", "c")
+            await manager.run_code("fn main() {}", "rust")
+
+
+@pytest.mark.skipif(MISSING["c"] != "", reason=MISSING["c"])
+async def test_a_compiler_that_is_not_in_the_jail_is_not_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its version would be that of `/health` and of the keys of results, but another compiler would run."""
+    used = TOOLCHAINS[Language.C].locate()
+    other = tmp_path / "gcc"
+    other.write_text("#!/bin/sh\necho 99.0.0\n")
+    other.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert TOOLCHAINS[Language.C].locate() == used
 
 
 async def test_a_missing_toolchain_is_named_after_a_start_that_failed(

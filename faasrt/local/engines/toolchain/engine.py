@@ -29,7 +29,7 @@ from faasrt.local.engines.native_jail import TMP_BYTES, native_jail
 from faasrt.local.engines.runner_messages import read_runner
 from faasrt.local.engines.toolchain.program_cache import ProgramCache
 from faasrt.local.engines.toolchain.run import PROCESS_NAME, command_run, recognize_failure
-from faasrt.local.engines.toolchain.toolchain import OUT, PROGRAM, Installation, Toolchain
+from faasrt.local.engines.toolchain.toolchain import JAIL_PATH, OUT, PROGRAM, Installation, Toolchain
 from faasrt.local.engines.warm_pool import WarmPool
 from faasrt.local.errors import EngineError, NotStartedError
 from faasrt.local.jail import process_memory
@@ -66,7 +66,6 @@ _INTERRUPTED = re.compile(
 # Failures that are not stored are remembered for this time, so that the same program does not take up the compiler.
 _REMEMBERED_S, _MAX_REMEMBERED = 60.0, 100
 _MESSAGE_BYTES, _TRACEBACK_BYTES = 4_096, 32_768
-_PATH = "/usr/local/bin:/usr/bin:/bin"
 _Take = Callable[[], Awaitable[JailedProcess]]
 
 
@@ -147,7 +146,7 @@ class ToolchainEngine(Engine):
             read_runner([], ["job_input.py", "command.py"]),
             f"{PROGRAM}/main",
             mounts=installation.mounts,
-            env={"PATH": _PATH, **installation.env},
+            env={"PATH": JAIL_PATH, **installation.env},
             needed=list(installation.mounts),
         )
 

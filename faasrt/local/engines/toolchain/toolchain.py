@@ -15,6 +15,8 @@ OUT = ".out"
 """The folder for the output of a compiler, in its working folder."""
 PROGRAM = "/dev/shm/program"  # noqa: S108
 """The folder with the output of the compiler, while the program runs."""
+JAIL_PATH = "/usr/local/bin:/usr/bin:/bin"
+"""The folders with the commands that are in the jail."""
 _TIMEOUT_S = 60.0
 
 
@@ -42,6 +44,8 @@ class Toolchain:
 
     Attributes:
         package: The Debian package that contains `executable`.
+        search_path: The folders in which `executable` is found; None for those in the PATH of the server, if `find`
+            mounts the folder of the toolchain.
         find: Returns the installation, given the path of the executable, or raises EngineError. It may run commands.
         compile: Returns the command that compiles a program, or only checks its syntax, given the names of the source
             files, of which the first is the program itself. It runs in their folder, and writes to the folder `OUT`.
@@ -63,6 +67,7 @@ class Toolchain:
     name: str
     executable: str
     package: str
+    search_path: str | None = JAIL_PATH
     find: Callable[[str], Installation]
     compile: Callable[[Installation, Sequence[str]], list[str]]
     run: Callable[[Installation, str, int], list[str]]
@@ -79,7 +84,7 @@ class Toolchain:
 
     @property
     def missing(self) -> str:
-        if shutil.which(self.executable) is not None:
+        if self._path is not None:
             return ""
         return (
             f"{self.executable} is not installed on the server (on Debian and Ubuntu, it is in the package "
@@ -88,10 +93,14 @@ class Toolchain:
 
     def locate(self) -> Installation:
         """Return the installation, or raise EngineError. This runs commands, so call it in a thread."""
-        path = shutil.which(self.executable)
+        path = self._path
         if path is None:
             raise EngineError(self.missing)
         return self.find(path)
+
+    @property
+    def _path(self) -> str | None:
+        return shutil.which(self.executable, path=self.search_path)
 
 
 def mount_home(folder: str, name: str) -> tuple[str, dict[str, str]]:

@@ -94,6 +94,7 @@ GO = Toolchain(
     name="go",
     executable="go",
     package="golang-go",
+    search_path=None,
     find=_find,
     prepare=_prepare,
     compile=_compile,

@@ -82,6 +82,7 @@ JAVA = Toolchain(
     name="java",
     executable="javac",
     package="default-jdk-headless",
+    search_path=None,
     find=_find,
     file=_file,
     compile=lambda installation, sources: [

@@ -22,6 +22,7 @@ RUST = Toolchain(
     name="rustc",
     executable="rustc",
     package="rustc",
+    search_path=None,
     find=_find,
     # rustc finds the files of modules itself.
     compile=lambda installation, sources: [f"{installation.home}/bin/rustc", *_OPTIONS, sources[0]],
