@@ -41,6 +41,7 @@ from faasrt.telemetry.events import Sink
 IDLE_CONNECTIONS_S = 5.0
 _LAST_CONNECTIONS_S = 1.0  # the time of those that were accepted at the end of a drain, for a request and its refusal
 _FIXED = ("host", "port")
+_CLOSED = "this LocalFaaS was closed: make a new one"
 
 
 @attrs.define(eq=False, repr=False)
@@ -166,10 +167,12 @@ class LocalFaaS:
 
         Raises:
             ConfigurationError: The server cannot listen on the address.
-            RuntimeClosedError: The server was started before.
+            RuntimeClosedError: The server was started before, or closed.
 
         Cancellation: closes the server.
         """
+        if self._closing.is_set():
+            raise RuntimeClosedError(_CLOSED)
         if self._task is not None:
             raise RuntimeClosedError("a LocalFaaS can be started only once: make a new one")
         listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -178,6 +181,8 @@ class LocalFaaS:
         try:
             waiting: set[asyncio.Future[Any]] = {listening, self._task}
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if self._closing.is_set():
+                raise RuntimeClosedError(_CLOSED)
             if not listening.done():
                 await self._task
             self._url = listening.result()

@@ -187,6 +187,20 @@ async def test_a_server_starts_once_and_may_be_closed_twice() -> None:
         faas.url  # noqa: B018
 
 
+@pytest.mark.parametrize("is_starting", [False, True])
+async def test_a_server_that_was_closed_does_not_start(*, is_starting: bool) -> None:
+    """This also holds for one that is closed while it starts. It has no URL."""
+    faas = LocalFaaS(["js"], workers=1)
+    starting = asyncio.create_task(faas.start())
+    if is_starting:
+        await asyncio.sleep(0)
+    await faas.aclose()
+    with pytest.raises(RuntimeClosedError, match="this LocalFaaS was closed"):
+        await starting
+    with pytest.raises(RuntimeClosedError, match="not running"):
+        faas.url  # noqa: B018
+
+
 async def test_closing_waits_for_programs_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
     """The result of a running program still arrives."""
     begun, go_on = asyncio.Event(), asyncio.Event()
