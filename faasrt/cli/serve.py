@@ -177,11 +177,14 @@ async def _serve(context: click.Context, options: dict[str, Any], faas: LocalFaa
             ready = group.create_task(_start(faas, report))
             ready.add_done_callback(stop_if_nothing_runs)
             reloading = group.create_task(_reload(context, options, faas, hangup, report, ready))
+            closed = group.create_task(faas.wait_closed())
+            closed.add_done_callback(lambda _: stop.set())
             await stop.wait()
-            reloading.cancel()
-            if ready.done() and not ready.result():
+            has_failed = closed.done() or (ready.done() and not ready.result())
+            for task in (ready, reloading, closed):
+                task.cancel()
+            if has_failed:
                 return INFRASTRUCTURE
-            ready.cancel()
             report("stopping")
             await faas.drain()
     return OK

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable
 
 from faasrt.errors import RuntimeClosedError, ServerError
 from faasrt.local.engines.engine import Engine
+from faasrt.telemetry.logs import log_exception
 
 
 class EngineTasks:
@@ -17,7 +18,7 @@ class EngineTasks:
 
     def start(self, engines: Iterable[Engine]) -> None:
         for engine in engines:
-            task = self._tasks[engine] = self._group.create_task(engine.run())
+            task = self._tasks[engine] = self._group.create_task(_log_failure(engine.run))
             # A task that is cancelled before its first step does not do this.
             task.add_done_callback(functools.partial(_mark_closed, engine))
 
@@ -49,7 +50,7 @@ class EngineTasks:
             await wait()
             await self.stop(engines)
 
-        task = self._group.create_task(stop())
+        task = self._group.create_task(_log_failure(stop))
         self._stopping.add(task)
         task.add_done_callback(self._stopping.discard)
 
@@ -57,6 +58,14 @@ class EngineTasks:
         self._is_cancelled = True
         for task in [*self._tasks.values(), *self._stopping]:
             task.cancel()
+
+
+async def _log_failure(work: Callable[[], Awaitable[None]]) -> None:
+    """Do some work whose failure must not end the server."""
+    try:
+        await work()
+    except Exception:
+        log_exception("an engine failed", name="faasrt.local")
 
 
 def _mark_closed(engine: Engine, _: asyncio.Task[None]) -> None:

@@ -15,7 +15,14 @@ from attrs.validators import optional
 
 from faasrt import _setting_checks as checks
 from faasrt.config import EngineName, Level, SandboxConfig
-from faasrt.errors import ConfigurationError, RuntimeClosedError, ServerError, UnsupportedLanguageError, safe_repr
+from faasrt.errors import (
+    ConfigurationError,
+    FaasrtError,
+    RuntimeClosedError,
+    ServerError,
+    UnsupportedLanguageError,
+    safe_repr,
+)
 from faasrt.languages import Language, LanguageOption
 from faasrt.local import engine_choice
 from faasrt.local.engine_choice import MAX_WORKERS, Queues, make_queues
@@ -36,6 +43,7 @@ from faasrt.local.process import available_cpus
 from faasrt.local.temporary_folder import temporary_folder
 from faasrt.telemetry.dispatch import EventDispatcher, check_sinks
 from faasrt.telemetry.events import Sink
+from faasrt.telemetry.logs import log_exception
 
 # Clients of faasrt keep idle connections for four seconds. A connection that is closed later is not in use.
 IDLE_CONNECTIONS_S = 5.0
@@ -183,11 +191,12 @@ class LocalFaaS:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if self._closing.is_set():
                 raise RuntimeClosedError(_CLOSED)
-            if not listening.done():
+            if self._task.done():
                 await self._task
             self._url = listening.result()
         except BaseException:
-            await self.aclose()
+            with contextlib.suppress(FaasrtError):  # it is raised here, or comes after a cancellation
+                await self.aclose()
             raise
 
     def health(self) -> dict[str, Any]:
@@ -323,10 +332,22 @@ class LocalFaaS:
         await self.listener.until_closed(min(self._drained_at, now + IDLE_CONNECTIONS_S))
 
     async def aclose(self) -> None:
-        """Stop listening, wait up to `drain_s` for programs in flight, and end all processes. Closing twice is safe."""
+        """Stop listening, wait up to `drain_s` for programs in flight, and end all processes. Closing twice is safe.
+
+        Raises:
+            ServerError: The server had failed. The cause is the error.
+        """
         self._url = None
-        self._closing.set()  # the task is done already if the event loop was closed before the server
-        if self._task is not None and not self._task.done():
+        self._closing.set()
+        await self.wait_closed()
+        if self._task is not None and not self._task.cancelled():
+            error = self._task.exception()
+            if isinstance(error, ServerError):  # other errors were raised by `start`
+                raise error
+
+    async def wait_closed(self) -> None:
+        """Wait until the server has ended: it was closed, or has failed. `aclose` then raises the error."""
+        if self._task is not None and not self._task.done():  # it is done if the event loop was closed before
             await asyncio.wait({self._task})
 
     async def __aenter__(self) -> Self:
@@ -359,6 +380,14 @@ class LocalFaaS:
             raise ConfigurationError(
                 f"cannot write temporary files: {reason}; set FAASRT_CACHE_DIR and TMPDIR to other folders"
             ) from None
+        except FaasrtError:
+            raise
+        except Exception as error:
+            log_exception("the embedded FaaS failed", name="faasrt.local")
+            first = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
+            raise ServerError(f"the embedded FaaS failed: {type(first).__name__}: {first}", sent="no") from error
+        finally:
+            self._url = None
 
     async def _listen(self, listening: asyncio.Future[str]) -> None:
         listener = self._listener = Listener(self._routers.handle, limits.max_connections(self.max_connections))

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import tempfile
+from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import faasrt
 from faasrt import ConfigurationError, Outcome, RuntimeClosedError, RuntimeManager, SandboxConfig, Settings
 from faasrt._version import __version__
 from faasrt.local import LocalFaaS
+from faasrt.local.engine_tasks import EngineTasks
 from faasrt.local.engines.deno.engine import DenoEngine
 from faasrt.local.engines.engine import EngineJob, EngineResult
 from support.documents import text_of
@@ -199,6 +201,58 @@ async def test_a_server_that_was_closed_does_not_start(*, is_starting: bool) -> 
         await starting
     with pytest.raises(RuntimeClosedError, match="not running"):
         faas.url  # noqa: B018
+
+
+async def test_the_error_that_ends_a_server_is_raised_when_it_is_closed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged at once. The server has no URL any more."""
+    gate = asyncio.Event()
+
+    async def fail() -> None:
+        await gate.wait()
+        raise ValueError("a bug")
+
+    class FailingTasks(EngineTasks):
+        def __init__(self, group: asyncio.TaskGroup) -> None:
+            super().__init__(group)
+            group.create_task(fail())
+
+    monkeypatch.setattr("faasrt.local.server.EngineTasks", FailingTasks)
+    faas = LocalFaaS(["js"], workers=1)
+    await faas.start()
+    gate.set()
+    await faas.wait_closed()
+    assert "ValueError: a bug" in caplog.text
+    with pytest.raises(RuntimeClosedError, match="not running"):
+        faas.url  # noqa: B018
+    with pytest.raises(faasrt.ServerError, match="the embedded FaaS failed: ValueError: a bug"):
+        await faas.aclose()
+
+
+FAILING = """
+import asyncio, sys
+from faasrt.cli.commands import run
+from faasrt.local import server
+async def fail():
+    await asyncio.sleep(0.1)
+    raise ValueError("a bug")
+class FailingTasks(server.EngineTasks):
+    def __init__(self, group):
+        super().__init__(group)
+        group.create_task(fail())
+server.EngineTasks = FailingTasks
+sys.exit(run(["serve", "--port", "0", "-l", "bash"]))
+"""
+
+
+async def test_a_server_that_fails_exits() -> None:
+    """It does not wait for a signal, because nothing listens any more. The log has the error."""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", FAILING, stdout=DEVNULL, stderr=PIPE)
+    _, stderr = await process.communicate()
+    assert process.returncode == 3
+    assert b"| ValueError: a bug\n" in stderr
+    assert b"ServerError: the embedded FaaS failed: ValueError: a bug\n" in stderr
 
 
 async def test_closing_waits_for_programs_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from faasrt import SandboxConfig
 from faasrt.local import LocalFaaS
 from faasrt.local.engines.session import EngineSession, EngineSessionOptions
 from faasrt.local.errors import NotStartedError
+from faasrt.local.http.sessions import OpenSession
 from faasrt.protocol.program import NOT_STARTED_HEADER
 from faasrt.telemetry.events import Event, ExecutionStarted
 from support.helpers import Clock, fast_forward
@@ -395,6 +396,25 @@ async def test_a_session_whose_process_ends_is_lost() -> None:
         assert await host.reason(session) == "no memory"
         assert all(program.closed for program in host.programs)
         assert (await host.metrics())["ended_sessions"] == {"lost": 1, "run": 2}
+
+
+async def test_an_unexpected_error_ends_only_its_session(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged, and the server goes on."""
+
+    async def fail(self: OpenSession) -> None:
+        raise ValueError("a bug")
+
+    async with hosted() as host:
+        session = await host.open()
+        with monkeypatch.context() as patch:
+            patch.setattr(OpenSession, "until_over", fail)
+            assert await host.reason(await host.open()) == "an error in the server has ended it"
+        assert host.programs[-1].closed
+        assert (await host.run(session, "print(1)"))[0] == 200
+        assert (await host.metrics())["ended_sessions"] == {"lost": 1}
+    assert "ValueError: a bug" in caplog.text
 
 
 async def test_draining_waits_for_programs_and_ends_sessions(clock: Clock) -> None:

@@ -303,6 +303,9 @@ class Sessions:
                 self._forget(session, "run" if in_run else "lost", session.ending)
             else:
                 self._end(session, "idle", f"the session was idle for {session.idle_timeout_s:g} s")
+        except Exception:  # which must not end the server
+            log_exception("a session failed", name="faasrt.local")
+            self._end(session, "lost", "an error in the server has ended it")
         finally:
             self._end(session, "stopped", _STOPPED)
             try:
