@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from functools import partial
@@ -49,6 +50,7 @@ from faasrt.telemetry.logs import log_exception
 IDLE_CONNECTIONS_S = 5.0
 _LAST_CONNECTIONS_S = 1.0  # the time of those that were accepted at the end of a drain, for a request and its refusal
 _FIXED = ("host", "port")
+_FILE_ERRORS = (errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.ENOENT, errno.ENOSPC, errno.EROFS)
 _CLOSED = "this LocalFaaS was closed: make a new one"
 
 
@@ -376,10 +378,7 @@ class LocalFaaS:
                     finally:
                         self._engine_tasks.cancel()
         except OSError as error:
-            reason = error.strerror or error
-            raise ConfigurationError(
-                f"cannot write temporary files: {reason}; set FAASRT_CACHE_DIR and TMPDIR to other folders"
-            ) from None
+            raise ConfigurationError(_explain(error)) from None
         except FaasrtError:
             raise
         except Exception as error:
@@ -466,6 +465,15 @@ class LocalFaaS:
             python=self.python,
             cgroups=cgroups,
         )
+
+
+def _explain(error: OSError) -> str:
+    """Return why a server cannot start."""
+    reason = error.strerror or error
+    if error.errno in _FILE_ERRORS:
+        return f"cannot write temporary files: {reason}; set FAASRT_CACHE_DIR and TMPDIR to other folders"
+    hint = "; raise the limit of open files" if error.errno == errno.EMFILE else ""
+    return f"cannot start the server: {reason}{hint}"
 
 
 def _options_of(faas: LocalFaaS) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import re
@@ -228,6 +229,16 @@ async def test_the_error_that_ends_a_server_is_raised_when_it_is_closed(
         faas.url  # noqa: B018
     with pytest.raises(faasrt.ServerError, match="the embedded FaaS failed: ValueError: a bug"):
         await faas.aclose()
+
+
+async def test_a_lack_of_descriptors_is_not_reported_as_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("faasrt.local.server.find_level", fail)
+    message = "^cannot start the server: Too many open files; raise the limit of open files$"
+    with pytest.raises(ConfigurationError, match=message):
+        await LocalFaaS(["js"], workers=1).start()
 
 
 FAILING = """
