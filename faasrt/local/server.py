@@ -30,7 +30,7 @@ from faasrt.local.engine_choice import MAX_WORKERS, Queues, make_queues
 from faasrt.local.engine_tasks import EngineTasks
 from faasrt.local.engines.engine import Engine, EngineOptions
 from faasrt.local.engines.wasm.engine import WasmEngine
-from faasrt.local.errors import EngineError
+from faasrt.local.errors import EngineError, NotStartedError
 from faasrt.local.http import limits
 from faasrt.local.http.access import AccessPolicy
 from faasrt.local.http.admission import QUEUE_TIMEOUT_S
@@ -178,6 +178,7 @@ class LocalFaaS:
         Raises:
             ConfigurationError: The server cannot listen on the address.
             RuntimeClosedError: The server was started before, or closed.
+            ServerError: The machine lacks memory, descriptors or time at the moment.
 
         Cancellation: closes the server.
         """
@@ -452,6 +453,8 @@ class LocalFaaS:
         if known is None and engine_choice.needs_level(self.languages, self.engines):
             try:
                 level, reason = await find_level(self.level, folder)
+            except NotStartedError as error:
+                raise ServerError(f"cannot start a jail now: {error}", sent="no") from None
             except EngineError as error:
                 if self.level != "auto":
                     raise ConfigurationError(str(error)) from None

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from faasrt.local.engines.native_jail import native_jail
 from faasrt.local.errors import NotStartedError
 from faasrt.local.jail.config import JailConfig
 from faasrt.local.jail.jail import open_jail
+from faasrt.local.jail.level import find_level
 from faasrt.local.jail.seccomp import EXECUTABLE_FD
 from faasrt.local.jail.syscalls import ChildStarter
 from faasrt.local.process import Spawner
@@ -192,6 +194,18 @@ async def test_a_process_that_the_server_cannot_read_is_killed(tmp_path: Path, m
         with pytest.raises(NotStartedError, match="No space left on device"):
             await jail.start(["sleep", "600"])
         await until(lambda: len(with_word(launcher.children(recursive=True), "sleep")) == 1)
+
+
+async def test_a_lack_of_descriptors_does_not_lower_the_level(tmp_path: Path) -> None:
+    """It may end at the next moment, and the level stays as long as the server runs."""
+    os.close(free := os.dup(0))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + 4, hard))
+    try:
+        with pytest.raises((NotStartedError, OSError), match="Too many open files"):
+            await find_level("auto", tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_program_keeps_its_number_until_its_tasks_are_counted() -> None:

@@ -27,6 +27,7 @@ from faasrt.local import LocalFaaS
 from faasrt.local.engine_tasks import EngineTasks
 from faasrt.local.engines.deno.engine import DenoEngine
 from faasrt.local.engines.engine import EngineJob, EngineResult
+from faasrt.local.errors import NotStartedError
 from support.documents import text_of
 from support.helpers import WASM
 from support.served import PATIENCE_S, at_work_in
@@ -231,13 +232,25 @@ async def test_the_error_that_ends_a_server_is_raised_when_it_is_closed(
         await faas.aclose()
 
 
-async def test_a_lack_of_descriptors_is_not_reported_as_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (
+            OSError(errno.EMFILE, "too many files"),
+            ConfigurationError,
+            "cannot start the server: too many files; raise the limit of open files",
+        ),
+        (NotStartedError("no memory"), faasrt.ServerError, "cannot start a jail now: no memory"),
+    ],
+)
+async def test_a_server_that_cannot_start_says_why(
+    error: Exception, kind: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object) -> None:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        raise error
 
     monkeypatch.setattr("faasrt.local.server.find_level", fail)
-    message = "^cannot start the server: Too many open files; raise the limit of open files$"
-    with pytest.raises(ConfigurationError, match=message):
+    with pytest.raises(kind, match=f"^{message}$"):
         await LocalFaaS(["js"], workers=1).start()
 
 

@@ -494,8 +494,8 @@ async def open_jail(
                     await loop.sock_sendall(ours, _START_LAUNCHER.format(parent=_PACKAGE_PARENT).encode())
                     await loop.sock_sendall(ours, json.dumps(description).encode())
                     answer = json.loads(await loop.sock_recv(ours, _MESSAGE_BYTES) or b"{}")
-            except TimeoutError:
-                raise EngineError(f"the jail was not built within {_START_TIMEOUT_S:g} s") from None
+            except TimeoutError as error:
+                raise EngineError(f"the jail was not built within {_START_TIMEOUT_S:g} s") from error
             except OSError as error:
                 raise EngineError(f"the jail cannot be built: {error.strerror}") from None
             if "ready" not in answer:
@@ -538,6 +538,8 @@ async def _check(jail: Jail, folder: Path, config: JailConfig) -> None:
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
                 await process.ended.wait()
+        except TimeoutError as error:
+            raise EngineError(f"the jail was not checked within {_START_TIMEOUT_S:g} s") from error
         finally:
             await process.end()
             await asyncio.to_thread(os.unlink, traps["path"])

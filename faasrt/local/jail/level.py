@@ -1,19 +1,23 @@
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from pathlib import Path
 
-from faasrt.local.errors import EngineError
+from faasrt.local.errors import EngineError, NotStartedError
 from faasrt.local.jail.config import JailConfig
 from faasrt.local.jail.jail import open_jail
 from faasrt.local.process import Spawner
 
 LEVELS = ("namespaces", "filters")
+# After all other failures, the kernel does not support the level.
+_LACKS = ("MemoryError", *map(os.strerror, (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM)))
 
 
 async def find_level(wanted: str, folder: Path) -> tuple[str, str]:
     """Return the wanted level, or the highest one for "auto", and the reason why it is not higher, or "". Raise
-    EngineError if none works.
+    EngineError if none works, and NotStartedError if the machine lacks memory, descriptors or time at the moment.
     """
     if sys.platform != "linux":
         raise EngineError("the jail needs Linux")
@@ -25,5 +29,7 @@ async def find_level(wanted: str, folder: Path) -> tuple[str, str]:
                 async with open_jail(spawner, sys.executable, folder, config):
                     return level, "; ".join(reasons)
             except EngineError as error:
+                if isinstance(error.__cause__, TimeoutError) or any(lack in str(error) for lack in _LACKS):
+                    raise NotStartedError(str(error)) from None
                 reasons.append(f"level {level}: {error}")
     raise EngineError("; ".join(reasons))
