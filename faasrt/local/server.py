@@ -208,8 +208,7 @@ class LocalFaaS:
         Raises:
             RuntimeClosedError: The server is not running.
         """
-        if self._url is None:
-            raise RuntimeClosedError("the embedded FaaS is not running")
+        self._check_running()
         return self._routers.current.health()
 
     async def wait_ready(self, language: LanguageOption) -> None:
@@ -222,7 +221,7 @@ class LocalFaaS:
             ServerError: The engine cannot start. The message says why.
             RuntimeClosedError: The server is not running.
         """
-        url = self.url
+        self._check_running()
         queue = self._queues.get(Language.parse(language))
         if queue is None:
             reason = self._missing.get(Language.parse(language))
@@ -232,7 +231,7 @@ class LocalFaaS:
         try:
             await queue.engine.wait_ready()
         except EngineError as error:
-            raise ServerError(str(error), endpoint=url, sent="no") from None
+            raise ServerError(str(error), sent="no") from None
 
     def engine(self, language: str | Language) -> Engine | None:
         """Return the engine of a language; None if the language is not served, or the server was not started."""
@@ -324,8 +323,7 @@ class LocalFaaS:
         Raises:
             RuntimeClosedError: The server is not running.
         """
-        if self._url is None:
-            raise RuntimeClosedError("the embedded FaaS is not running")
+        self._check_running()
         now = asyncio.get_running_loop().time()
         self.listener.draining, self._drained_at = True, now + self.drain_s
         with contextlib.suppress(TimeoutError):
@@ -361,6 +359,10 @@ class LocalFaaS:
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
         await self.aclose()
+
+    def _check_running(self) -> None:
+        if self._url is None:
+            raise RuntimeClosedError("the embedded FaaS is not running")
 
     async def _run(self, listening: asyncio.Future[str]) -> None:
         try:
