@@ -63,15 +63,18 @@ PROGRAMS: Mapping[str, Mapping[str, str]] = {
         "exit": "os._exit(3)",
     },
     "javascript": {
-        "open": "let token = '{token}', x = 0, data",
+        "open": "let token = '{token}', x = 0, data; Deno.writeTextFileSync('of-' + token, '')",
         "count": "x += 1; console.log(token, x)",
-        "look": "console.log(`of-${{token}}`)",
-        "mark": "let of_{token} = 1",
+        "look": "console.log(...[...Deno.readDirSync('.')].map((file) => file.name).filter((name) => name[2] === '-'), "
+        "...Object.keys(globalThis).filter((name) => name.startsWith('of_')))",
+        "mark": "var of_{token} = 1",
         "loop": "for (;;) {{}}",
         "flood": "for (;;) console.log('x'.repeat(10_000))",
         "hog": "data = []; for (;;) data.push(new Array(1e5).fill(data.length))",
         "forget": "data = null",
-        "fill": "console.log('full')",
+        "fill": "try {{ for (;;) Deno.writeFileSync('data', new Uint8Array(1e6), {{ append: true }}) }} "
+        "catch {{ console.log('full') }} Deno.removeSync('data')",
+        "exit": "process.abort()",
     },
 }
 # The next step of a task, and how often it is taken. Most of them count.
@@ -213,8 +216,6 @@ class Actor:
         await self._run("fill")
 
     async def _exit(self) -> None:
-        if self._language == "javascript":  # a program cannot end its process
-            return
         await self._run("exit", Outcome.CRASHED)
         if await self._run("count") is not None:
             self._counts.wrong.append("a session went on after its process had ended")

@@ -43,7 +43,7 @@ from faasrt.cli.output import (
     write,
     write_message,
 )
-from faasrt.cli.program_input import read_files, read_stdin, write_displays, write_files
+from faasrt.cli.program_input import find_displays, read_files, read_stdin, write_displays, write_files
 from faasrt.cli.report import report_command
 from faasrt.cli.serve import report_ready, serve_command
 from faasrt.client.manager import RuntimeManager
@@ -138,7 +138,7 @@ def commands() -> None:
     "show_dir",
     metavar="DIR",
     type=click.Path(path_type=Path),
-    help="Write figures, tables and the value of the last expression into a folder.",
+    help="Write figures, tables and the value of the last expression into a folder, in place of those of the last run.",
 )
 @click.argument("arguments", nargs=-1, metavar="[ARG]...")
 def run_command(
@@ -167,6 +167,7 @@ def run_command(
     options["stdin"] = read_stdin(values["stdin"], is_program=program.name == "<stdin>")
     options["files"] = read_files(values["files"])
     options["displays"] = show_dir is not None
+    old_displays = find_displays(show_dir) if show_dir is not None else []
 
     async def work(manager: RuntimeManager) -> tuple[ExecutionResult, bool]:
         if as_json:
@@ -181,7 +182,7 @@ def run_command(
     if output_dir is not None:
         write_files(result.files, output_dir)
     if show_dir is not None:
-        write_displays(result.displays, show_dir)
+        write_displays(result.displays, show_dir, old_displays)
     if as_json:
         write(result.to_json() + "\n")
     else:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import select
 import stat
 import sys
@@ -83,8 +84,27 @@ _SUFFIXES = {
 }
 
 
-def write_displays(displays: Sequence[Display], folder: Path) -> None:
-    """Write displays into a folder, and print the paths: 1.txt and 1.png for the first display."""
+_WRITTEN = ".faasrt-show"  # has the names of the displays in its folder, one a line
+_DISPLAY_NAME = re.compile(r"[0-9]+\.(?:[0-9]+\.)?[a-z]+")
+
+
+def find_displays(folder: Path) -> list[str]:
+    """Return the names of the files that `write_displays` has written into a folder. Raise UsageError if other files
+    have such names.
+    """
+    try:
+        names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+        written = (folder / _WRITTEN).read_text("utf-8").splitlines() if _WRITTEN in names else []
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"cannot read {folder} for --show: {getattr(error, 'strerror', error)}") from None
+    found = sorted(filter(_DISPLAY_NAME.fullmatch, names))
+    if others := [name for name in found if name not in written]:
+        raise click.UsageError(f"no run with --show has written {folder / others[0]}: choose another folder for --show")
+    return found
+
+
+def write_displays(displays: Sequence[Display], folder: Path, old: Sequence[str]) -> None:
+    """Write displays into a folder in place of old ones, and print the paths: 1.txt and 1.png for the first display."""
     files: dict[str, bytes] = {}
     for number, display in enumerate(displays, 1):
         for mime_type, content in display.data.items():
@@ -93,7 +113,13 @@ def write_displays(displays: Sequence[Display], folder: Path) -> None:
             files[f"{number}.{suffix}"] = (
                 content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
             )
-    _write(files, folder)
+    try:
+        for name in old:
+            (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise click.UsageError(f"cannot remove {error.filename}: {error.strerror}") from None
+    if files or old:
+        _write({_WRITTEN: "".join(f"{name}\n" for name in files).encode(), **files}, folder)
     for name in files:
         write_message(f"wrote {folder / name}")
 

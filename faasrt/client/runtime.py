@@ -109,7 +109,9 @@ class Runtime:
                 and only those that are found within one second. Default: no files.
             displays: Whether to return what the program displays in `result.displays`: the value of its last
                 expression, open figures of matplotlib, and the arguments of `display`, a function that it can call.
-                They have `max_output_bytes` together. Default: False.
+                They have `max_output_bytes` together. In JavaScript and TypeScript, it is the value of the last
+                statement, and the program does not run as a module, unless it can only be one, with `import.meta` for
+                example; then that value is unknown. Default: False.
 
         Returns:
             The result. A program that fails is an outcome, not an exception.

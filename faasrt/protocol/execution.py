@@ -329,7 +329,7 @@ def _check_displays(language: Language | str, profile: EndpointProfile, endpoint
         server = f" ({profile.version})" if profile.version else ""
         raise InvalidRequestError(
             f"{endpoint}{server} cannot return displays of {language} programs: the embedded FaaS returns those of "
-            "Python programs, and of sessions"
+            "Python, JavaScript and TypeScript programs"
         )
 
 

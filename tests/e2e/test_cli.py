@@ -99,7 +99,9 @@ def test_run_passes_stdin_arguments_and_files(at: dict[str, str], tmp_path: Path
 
 
 def test_run_writes_displays(at: dict[str, str], tmp_path: Path) -> None:
-    """Each is numbered, with a file for each type. What does not fit is named. A type cannot name another folder."""
+    """Each is numbered, with a file for each type. What does not fit is named. A type cannot name another folder. The
+    files of an earlier run are removed, and files of others are not touched.
+    """
     code = """
 class Figure:
     def _repr_png_(self): return b"png"
@@ -112,12 +114,23 @@ display(Figure())
     exit_code, stdout, stderr = faasrt(*command, "--show", str(folder), **at)
     assert (exit_code, stdout) == (0, "")
     written = {path.name: path.read_bytes() for path in folder.iterdir()}
+    names = written.pop(".faasrt-show").decode().splitlines()
+    assert sorted(names) == sorted(written)
     assert written.pop("1.txt").startswith(b"<")
     assert written["1.png"] == b"png"
     assert written["2.txt"] == b"42"
-    assert sorted(stderr.splitlines()) == sorted(f"faasrt: wrote {path}" for path in folder.iterdir())
+    assert stderr.splitlines() == [f"faasrt: wrote {folder / name}" for name in names]
     assert list(tmp_path.iterdir()) == [folder]
     assert len(json.loads(faasrt(*command, "--show", str(folder), "--json", **at)[1])["displays"]) == 2
+    (folder / "notes.txt").write_text("mine")
+    small = ("run", "-l", "js", "-c", "let x = 41; x + 1", "--show", str(folder))
+    assert faasrt(*small, **at) == (0, "", f"faasrt: wrote {folder / '1.txt'}\n")
+    assert {path.name for path in folder.iterdir()} == {".faasrt-show", "1.txt", "notes.txt"}
+    (folder / "2.png").write_text("mine, too")
+    exit_code, _, stderr = faasrt(*small, **at)
+    assert exit_code == 2
+    assert f"no run with --show has written {folder / '2.png'}: choose another folder for --show" in stderr
+    (folder / "2.png").unlink()
     (tmp_path / "file").write_text("")
     assert faasrt(*command, "--show", str(tmp_path / "file"), **at)[0] == 2
     large = "class Large:\n    def _repr_html_(self): return 'x' * 2**21\nLarge()"

@@ -23,6 +23,7 @@ from faasrt.local.engines.session import (
     SessionEndedError,
     SessionFileError,
 )
+from faasrt.local.engines.wasm import session as wasm_session
 from faasrt.local.engines.wasm.engine import WasmEngine
 from faasrt.local.errors import EngineError
 from support.engines import wasm_engine
@@ -322,6 +323,17 @@ async def test_the_end_of_a_worker_ends_its_sessions(engine: WasmEngine) -> None
             await run(second, "1")
     async with opened(engine) as third:
         assert texts(await run(third, "1")) == ["1"]
+
+
+async def test_a_fork_that_is_not_answered_ends_the_worker(engine: WasmEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would hold a slot of the server for as long as the worker hangs."""
+    monkeypatch.setattr(wasm_session, "FORK_TIMEOUT_S", 0.1)
+    async with opened(engine) as session:
+        process = psutil.Process(await pid_of(session))
+        process.suspend()
+        with pytest.raises(SessionEndedError, match="its process did not answer"):
+            await session.fork()
+        await until(lambda: not process.is_running())
 
 
 async def test_programs_run_beside_sessions(engine: WasmEngine) -> None:

@@ -2,7 +2,8 @@
 
 A program that has files, or whose files are collected, runs in a second jail. There it has a folder of its own, and
 permission to use it. This jail is opened for the first such program, and has no warm processes. Sessions run there too,
-if the jail can have folders, each in a process of its own.
+if the jail can have folders, each in a process of its own. A program whose displays are wanted has no warm process,
+either, because it has another runner.
 """
 
 from __future__ import annotations
@@ -40,15 +41,20 @@ from faasrt.results import Outcome
 
 # Memory beyond the limit of V8's heap, for compiled code, the TypeScript compiler and buffers.
 _HEADROOM_MB = 64
-_SESSION_MB = 32  # for the modules of Node that the runner of a session loads
+_INSPECTOR_MB = 32  # for the modules of Node that evaluate a program with V8's inspector
 _START_TIMEOUT_S = 20.0
 _READY = b"\0ready\n"
 _T = TypeVar("_T")
 _WATCH_INTERVAL_S = 0.25
 # Stack traces contain these paths. Programs must not learn where faasrt is installed, so the real paths are not used.
 _EXECUTABLE = "/sandbox/deno"
-_RUNNER, _SESSION_RUNNER = "/sandbox/runner.js", "/sandbox/session_runner.js"
-_RUNNER_FDS = {_RUNNER: "/proc/self/fd/3", _SESSION_RUNNER: "/proc/self/fd/4"}
+_RUNNER, _DISPLAY_RUNNER, _SESSION_RUNNER = (f"/sandbox/{name}runner.js" for name in ("", "display_", "session_"))
+_RUNNER_FILES = {
+    _RUNNER: ["deno_main.js"],
+    _DISPLAY_RUNNER: ["deno_cells.js", "deno_main.js"],
+    _SESSION_RUNNER: ["deno_cells.js", "deno_session.js"],
+}
+_RUNNER_FDS = {path: f"/proc/self/fd/{fd}" for fd, path in enumerate(_RUNNER_FILES, 3)}
 # The whole environment, so that the server's variables neither reach a program nor change how Deno works. DENO_DIR does
 # not exist and cannot be created, so that nothing is stored.
 _ENVIRONMENT = {
@@ -72,11 +78,12 @@ _FOLDER_LIMITS = {
     "RLIMIT_NOFILE": 256,  # for many operations on files at once
     "RLIMIT_FSIZE": _FOLDER_BYTES,
 }
-# The runner uses V8's inspector inside its process, and gives the permission up before a program begins. Deno resolves
-# the imports of evaluated code relative to the parent of the working folder.
+# Two runners use V8's inspector inside their process, and give the permission up before a program begins. Deno resolves
+# the imports of code that it evaluates relative to the parent of the working folder.
 _OWN_IMPORTS = {f"file://{folder}/": f"file://{folder}/" for folder in (FOLDER, "/sandbox")}
 _IMPORT_MAP = json.dumps({"scopes": {f"file://{FOLDER}": {"file:///": f"file://{FOLDER}/", **_OWN_IMPORTS}}})
-_SESSION_FLAGS = ("--allow-sys=inspector", f"--import-map=data:application/json,{_IMPORT_MAP}")
+_INSPECTOR_PERMISSION = "--allow-sys=inspector"
+_FOLDER_IMPORTS = f"--import-map=data:application/json,{_IMPORT_MAP}"
 FOLDER_PERMISSIONS = (f"--allow-read={FOLDER}", f"--allow-write={FOLDER}")
 PERMISSIONS = ["--no-prompt", "--no-config", "--no-lock", "--no-remote", "--no-npm", "--cached-only", "--no-code-cache"]
 
@@ -88,6 +95,7 @@ class DenoEngine(Engine):
     languages = (Language.JAVASCRIPT, Language.TYPESCRIPT)
     package = "deno"
     programs_per_worker = 4  # most programs are so short that four of them can share a core
+    has_displays = True
 
     def __init__(self, options: EngineOptions) -> None:
         super().__init__(options)
@@ -97,9 +105,9 @@ class DenoEngine(Engine):
         self.runtime = f"Deno {version('deno')}"
         self.session_features = {"namespaces": ("run", "files"), "filters": ("run",)}.get(self.level, ())
         self._runners = {}
-        for path, name in ((_RUNNER, "deno_main.js"), (_SESSION_RUNNER, "deno_session.js")):
+        for path in _RUNNER_FILES:
             self._runners[path] = options.folder / Path(path).name
-            self._runners[path].write_text(_runner_source(path, name), "utf-8")
+            self._runners[path].write_text(_runner_source(path), "utf-8")
         self._path = _find_executable()
         self._config: JailConfig
         self._jail: Jail
@@ -139,12 +147,13 @@ class DenoEngine(Engine):
 
     async def _execute_once(self, job: EngineJob) -> EngineResult:
         has_folder = bool(job.input.files or job.input.collect)
-        is_usual = not has_folder and job.limits.memory_limit_mb == self.options.memory_limit_mb
+        has_usual_limit = job.limits.memory_limit_mb == self.options.memory_limit_mb
+        is_usual = has_usual_limit and not has_folder and not job.displays
         child = await (self._pool.get() if is_usual else self._start(job, has_folder=has_folder))
         if not is_usual:
             self._pool.track(child)
         run = DenoRun(job, child, has_folder=has_folder)
-        max_bytes = self._base_rss_bytes + (_HEADROOM_MB + job.limits.memory_limit_mb) * 2**20
+        max_bytes = self._base_rss_bytes + _memory_mb(job.limits.memory_limit_mb, inspects=job.displays) * 2**20
         child.limit_cgroup(max_bytes)
         watch = functools.partial(self._watch, run, child, max_bytes)
         return await run_program(child, run, job, instance="deno", has_folder=has_folder, watch=watch)
@@ -154,7 +163,7 @@ class DenoEngine(Engine):
         child = self._take_spare(memory_mb) or await self._start_session(memory_mb)
         try:
             folder = await child.open_folder() if "files" in self.session_features else None
-            max_bytes = self._base_rss_bytes + (_HEADROOM_MB + _SESSION_MB + memory_mb) * 2**20
+            max_bytes = self._base_rss_bytes + _memory_mb(memory_mb, inspects=True) * 2**20
             child.limit_cgroup(max_bytes)
             watch = functools.partial(self._watch, child=child, max_rss_bytes=max_bytes, folder=folder)
             session = DenoSession(options, child, folder, watch)
@@ -211,7 +220,9 @@ class DenoEngine(Engine):
 
     async def _start(self, job: EngineJob | None = None, *, has_folder: bool = False) -> JailedProcess:
         jail = await self._open_folder_jail() if has_folder else self._jail
-        return await self._start_child(jail, job.limits.memory_limit_mb if job else self.options.memory_limit_mb)
+        if job is None:
+            return await self._start_child(jail, self.options.memory_limit_mb)
+        return await self._start_child(jail, job.limits.memory_limit_mb, _DISPLAY_RUNNER if job.displays else _RUNNER)
 
     async def _open_folder_jail(self) -> Jail:
         if self._folder_jail is None:
@@ -239,14 +250,16 @@ class DenoEngine(Engine):
                 opened.exception()  # each program that waits for the jail may have been cancelled
 
     async def _start_child(self, jail: Jail, memory_limit_mb: int, runner: str = _RUNNER) -> JailedProcess:
-        is_session = runner == _SESSION_RUNNER
+        inspects = runner != _RUNNER
         limits = {}
         if self._base_data_bytes:
             # RLIMIT_DATA also counts buffers and WebAssembly memory, which are not part of V8's heap.
-            size_mb = memory_limit_mb + _HEADROOM_MB + (_SESSION_MB if is_session else 0)
+            size_mb = _memory_mb(memory_limit_mb, inspects=inspects)
             limits["RLIMIT_DATA"] = self._base_data_bytes + size_mb * 2**20
-        permissions = [*PERMISSIONS, *(() if jail is self._jail else FOLDER_PERMISSIONS)]
-        permissions += _SESSION_FLAGS if is_session else ()
+        has_folder = jail is not self._jail
+        permissions = [*PERMISSIONS, *(FOLDER_PERMISSIONS if has_folder else ())]
+        if inspects:
+            permissions += [_INSPECTOR_PERMISSION, *([_FOLDER_IMPORTS] if has_folder else [])]
         # At the level "filters", the process may have a uid that cannot read the folder of the runner. So it gets the
         # runner as an open file.
         if self.level != "namespaces":
@@ -265,12 +278,17 @@ async def _in_thread(function: Callable[..., _T], *arguments: Any) -> _T | None:
         return None
 
 
-def _runner_source(path: str, name: str) -> str:
+def _memory_mb(limit_mb: int, *, inspects: bool) -> int:
+    """Return the memory that a process may use in addition to that of a Deno process without a program."""
+    return limit_mb + _HEADROOM_MB + (_INSPECTOR_MB if inspects else 0)
+
+
+def _runner_source(path: str) -> str:
     """Return a module that contains the runner as a string, and evaluates it.
 
     Deno itself parses each module before V8 does, which would take 2 ms for the runner. It does not parse strings.
     """
-    body = re.sub(r"(?m)^export ", "", read_runner(["js_errors.js"], ["deno_common.js", name]).decode("utf-8"))
+    body = re.sub(r"(?m)^export ", "", read_runner(["js_errors.js"], ["deno_common.js", *_RUNNER_FILES[path]]).decode())
     function = f'"use strict"; (async () => {{ {body} }})();\n//# sourceURL=file://{path}'
     return f"(0, eval)({json.dumps(function)});"
 

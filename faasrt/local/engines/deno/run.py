@@ -57,7 +57,7 @@ class StdoutParser:
     """Separates the runner's messages from the program's output. A message begins with a mark and ends with a newline.
 
     Attributes:
-        output: In a session, that of earlier programs may come first, which is discarded.
+        output: If `in_session`, that of earlier programs may come first, which is discarded.
         messages: The fields of the last message of each kind. Their total size is limited too.
         complete: Whether the runner's last message has arrived.
     """
@@ -69,9 +69,11 @@ class StdoutParser:
         max_message_bytes: int,
         kept_bytes: int,
         displays: DisplayReader | None = None,
+        *,
+        in_session: bool = False,
     ) -> None:
         self._mark, self._max_output_bytes, self._max_message_bytes = mark, max_output_bytes, max_message_bytes
-        self._kept_bytes, self._displays = kept_bytes, displays
+        self._kept_bytes, self._displays, self._in_session = kept_bytes, displays, in_session
         self._messages_left_bytes = TOTAL_FACTOR * max_message_bytes + TOTAL_BYTES
         self._pending = bytearray()
         self.output = OutputBuffer(kept_bytes)
@@ -92,7 +94,7 @@ class StdoutParser:
             self._messages_left_bytes -= end
             kind = self._parse_message(bytes(self._pending[len(self._mark) : end]))
             del self._pending[: end + 1]
-            if kind == "started" and self._displays is not None:
+            if kind == "started" and self._in_session:
                 self.output, output = OutputBuffer(self._kept_bytes), b""
         if self.complete:
             self._pending.clear()
@@ -115,7 +117,7 @@ class StdoutParser:
         kind = message.get("kind")
         if kind in _MESSAGE_FIELDS:
             self.messages[kind] = {name: message[name] for name in _MESSAGE_FIELDS[kind] if name in message}
-            self.complete = kind in (_LAST_MESSAGES if self._displays is None else _LAST_SESSION_MESSAGES)
+            self.complete = kind in (_LAST_SESSION_MESSAGES if self._in_session else _LAST_MESSAGES)
         elif kind == "display" and self._displays is not None:
             self._displays.add(message)
         return kind
@@ -138,13 +140,14 @@ class DenoRun:
         self._nonce = secrets.token_hex(16)
         self._limit = limit = job.limits.max_output_bytes
         self._max_stream_bytes = OUTPUT_FACTOR * limit
-        self._displays = DisplayReader(limit) if number else None
+        self._displays = DisplayReader(limit) if job.displays else None
         self._stdout = StdoutParser(
             f"\0faasrt:{self._nonce}:".encode(),
             self._max_stream_bytes,
             MESSAGE_FACTOR * limit + MESSAGE_BYTES,
             job.kept_bytes,
             self._displays,
+            in_session=number > 0,
         )
         self._stderr = OutputBuffer(job.kept_bytes)
         self._early: list[tuple[int, bytes]] = []  # output that arrived before the message that the program begins
@@ -172,6 +175,7 @@ class DenoRun:
             fields |= {
                 "language": self.job.language,
                 "check": self.job.check,
+                "displays": self.job.displays,
                 "argv": program_input.argv,
                 "folder": FOLDER if self._has_folder else None,
                 "files": [(path, len(content)) for path, content in program_input.files.items()],
@@ -330,7 +334,7 @@ class DenoRun:
             return {"outcome": Outcome.USER_ERROR, "error": error, "exit_code": 1}
         if "error" in messages:
             return read_error(messages["error"], self._limit, unnamed="Error")
-        if self._number and "done" in messages:
+        if self._displays is not None and "done" in messages:
             code = messages.get("exit", {}).get("code")
             returncode = code if isinstance(code, int) else 0
         if (returncode or 0) > 0 and "exit" in messages:

@@ -8,12 +8,14 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+import attrs
+
 from faasrt._shielded_wait import wait_shielded
 from faasrt.local.engines.collected_files import collect_files, list_folder
 from faasrt.local.engines.deno.run import WAKE, DenoRun, StdoutParser, request
 from faasrt.local.engines.engine import EngineJob, EngineResult
 from faasrt.local.engines.jailed_run import MESSAGE_BYTES
-from faasrt.local.engines.runner_messages import DisplayReader, read_text
+from faasrt.local.engines.runner_messages import read_text
 from faasrt.local.engines.session import (
     EngineSession,
     EngineSessionOptions,
@@ -56,7 +58,8 @@ class DenoSession(EngineSession):
     async def run(self, job: EngineJob) -> EngineResult:
         self.check_open()
         self._runs += 1
-        self._run = run = DenoRun(job, self._child, has_folder=self._folder is not None, number=self._runs)
+        job, has_folder = attrs.evolve(job, displays=True), self._folder is not None
+        self._run = run = DenoRun(job, self._child, has_folder=has_folder, number=self._runs)
         run.on_limit = self._interrupt
         self._child.drain(STDOUT)  # of earlier programs
         self._child.drain(STDERR)
@@ -114,7 +117,7 @@ class DenoSession(EngineSession):
         if self._folder is None:
             raise SessionFileError("sessions have no files in this jail")
         nonce, changed = secrets.token_hex(16), asyncio.Event()
-        answer = StdoutParser(f"\0faasrt:{nonce}:".encode(), MESSAGE_BYTES, MESSAGE_BYTES, 0, DisplayReader(0))
+        answer = StdoutParser(f"\0faasrt:{nonce}:".encode(), MESSAGE_BYTES, MESSAGE_BYTES, 0, in_session=True)
 
         def receive(fd: int, data: bytes) -> None:
             if fd == STDOUT:

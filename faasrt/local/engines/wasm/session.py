@@ -19,7 +19,8 @@ from faasrt.local.engines.wasm.worker_process import ANSWER_GRACE_S, CANCEL_TIME
 from faasrt.local.engines.wasm.worker_sessions import GRACE_S
 from faasrt.local.errors import CLOSED, EngineError, NotStartedError
 
-_COMMAND_TIMEOUT_S = 30.0  # to open, to fork, and to write and read files
+_COMMAND_TIMEOUT_S = 30.0  # to open, and to write and read files
+FORK_TIMEOUT_S = 10.0  # a fork takes milliseconds, and holds a slot
 _CLOSE_TIMEOUT_S = 2.0
 
 
@@ -75,7 +76,7 @@ class WasmSession(EngineSession):
         self.check_open()
         branch = WasmSession(self.options, self._worker, next_number=self._next_number, when_ended=self._when_ended)
         try:
-            await self._command(fork=branch.number)
+            await self._command(FORK_TIMEOUT_S, fork=branch.number)
         except BaseException as error:
             await branch.aclose()
             if isinstance(error, _RefusedError):
@@ -116,10 +117,10 @@ class WasmSession(EngineSession):
             self._closing = False
             self.mark_ended(CLOSED)
 
-    async def _command(self, **message: Any) -> dict[str, Any]:
+    async def _command(self, timeout_s: float = _COMMAND_TIMEOUT_S, /, **message: Any) -> dict[str, Any]:
         self._channel.send(**message)
         try:
-            answer = await self._channel.answer(_COMMAND_TIMEOUT_S)
+            answer = await self._channel.answer(timeout_s)
             if "failed" in answer:
                 raise EngineError(answer["failed"])
         except (TimeoutError, EngineError) as error:
