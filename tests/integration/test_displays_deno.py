@@ -77,7 +77,7 @@ async def test_displays_have_formats_and_limits(local: RuntimeManager) -> None:
 async def test_a_program_ends_when_it_has_nothing_left_to_do(local: RuntimeManager) -> None:
     """Timers and listeners go on after its last statement, and can display values. `exit` has its code."""
     for code, expected in {
-        "setTimeout(() => { console.log('late'); display(2) }, 20); display(1); null": (
+        "setTimeout(() => { console.log('late'); display(2) }, 500); display(1); null": (
             OK,
             0,
             "late\n",
@@ -93,10 +93,10 @@ async def test_a_program_ends_when_it_has_nothing_left_to_do(local: RuntimeManag
             ["1"],
         ),
         "process.on('exit', (code) => console.log(code)); await 1; process.exit()": (OK, 0, "0\n", []),
-        "setTimeout(() => { throw new Error('late') }, 5); 1": (USER_ERROR, 1, "", ["1"]),
+        "setTimeout(() => { throw new Error('late') }, 500); 1": (USER_ERROR, 1, "", ["1"]),
         "display(1); for (;;);": (Outcome.TIMEOUT, None, "", ["1"]),
     }.items():
-        result = await show(local, code, timeout_ms=1_000 if "for" in code else None)
+        result = await show(local, code, timeout_ms=2_000 if "for" in code else None)
         assert (result.outcome, result.exit_code, result.stdout, texts(result)) == expected, code
 
 
