@@ -8,9 +8,14 @@ import math
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+import attrs
+
 from faasrt.errors import safe_repr
 
 _WHITE_SPACE = " \t\n\r"
+MAX_BYTES = 8 * 2**20
+"""The largest size of values that are sent as JSON. The embedded FaaS accepts no larger request."""
+_MAX_LEVELS, _LARGE_BYTES = 200, 1_000
 _TOO_LONG = 10**4_300  # neither `json` nor `str` accepts it, by default
 
 
@@ -37,27 +42,65 @@ def dump_bytes(value: Any) -> bytes:
     return _ENCODER.encode(value).encode("utf-8", "backslashreplace")
 
 
-def json_problem(value: Any, largest_int: float = math.inf, parents: tuple[int, ...] = ()) -> str:
-    """Return the reason why a value cannot be sent as JSON, or ""."""
-    if value is None or isinstance(value, (bool, str)):
-        return ""
-    if isinstance(value, int):
-        if abs(value) >= _TOO_LONG:
-            return "is or holds an integer with more than 4,300 digits"
-        return "is or holds an integer above 2**53, which JavaScript would round" if abs(value) > largest_int else ""
-    if isinstance(value, float):
-        return "" if math.isfinite(value) else f"is or holds {safe_repr(value)}"
-    if not isinstance(value, (list, tuple, dict)):
-        return f"is or holds a {type(value).__name__}"
-    if id(value) in parents or len(parents) > 200:
-        return "contains itself" if id(value) in parents else "is nested more than 200 levels deep"
-    parents = (*parents, id(value))
-    if isinstance(value, dict):
-        wrong = [key for key in value if not isinstance(key, str)]
-        if wrong:
-            return f"holds a dict with the key {safe_repr(wrong[0])}, which is not a str"
-        value = value.values()
-    return next((problem for member in value if (problem := json_problem(member, largest_int, parents))), "")
+@attrs.define
+class JsonCheck:
+    """Checks values that are to be sent as JSON, and that they have `MAX_BYTES` together.
+
+    `largest_int` is the largest integer that the receiver represents exactly.
+    """
+
+    largest_int: float = math.inf
+    _size: int = attrs.field(default=0, init=False)  # the bytes of JSON at least
+    _parents: set[int] = attrs.field(factory=set, init=False)
+    # The sizes of large lists and dicts, by identity and level, because a small value may hold one of them many times.
+    _sizes: dict[tuple[int, int], int] = attrs.field(factory=dict, init=False)
+
+    def add(self, value: Any) -> None:
+        """Raise ValueError with the reason if a value cannot be sent."""
+        if isinstance(value, str):
+            self._size += len(value) + 2
+        elif value is None or isinstance(value, bool):
+            self._size += 4
+        elif isinstance(value, int):
+            if abs(value) >= _TOO_LONG:
+                raise ValueError("is or holds an integer with more than 4,300 digits")
+            if abs(value) > self.largest_int:
+                raise ValueError("is or holds an integer above 2**53, which JavaScript would round")
+            self._size += 1 + value.bit_length() // 4
+        elif isinstance(value, float):
+            if not math.isfinite(value):
+                raise ValueError(f"is or holds {safe_repr(value)}")
+            self._size += 3
+        elif isinstance(value, (list, tuple, dict)):
+            self._add_members(value)
+        else:
+            raise ValueError(f"is or holds a {type(value).__name__}")
+        if self._size > MAX_BYTES:
+            raise ValueError(f"exceeds the limit of {MAX_BYTES:,} bytes")
+
+    def _add_members(self, value: Any) -> None:
+        before, place = self._size, (id(value), len(self._parents))
+        if place in self._sizes:
+            self._size += self._sizes[place]
+            return
+        if id(value) in self._parents:
+            raise ValueError("contains itself")
+        if len(self._parents) > _MAX_LEVELS:
+            raise ValueError(f"is nested more than {_MAX_LEVELS} levels deep")
+        self._parents.add(id(value))
+        self._size += 2 * len(value) or 2
+        members = value
+        if isinstance(value, dict):
+            for name in value:
+                if not isinstance(name, str):
+                    raise ValueError(f"holds a dict with the key {safe_repr(name)}, which is not a str")
+                self._size += len(name) + 3
+            members = value.values()
+        for member in members:
+            self.add(member)
+        self._parents.remove(id(value))
+        if self._size - before > _LARGE_BYTES:
+            self._sizes[place] = self._size - before
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -208,8 +208,10 @@ class FunctionTest:
 
 
 def _check_json(name: str, value: object) -> None:
-    if problem := _strict_json.json_problem(value):
-        raise InvalidRequestError(f"{name} {problem}: it must be a JSON value")
+    try:
+        _strict_json.JsonCheck().add(value)
+    except ValueError as problem:
+        raise InvalidRequestError(f"{name} {problem}: it must be a JSON value") from None
 
 
 @attrs.frozen

@@ -263,7 +263,7 @@ class Runtime:
             code: The program; not empty.
             function: The name of the function.
             args: The positional arguments: None, bools, numbers, strings, lists, tuples (sent as lists), and dicts with
-                string keys. Default: no arguments.
+                string keys; with `kwargs` at most 8 MiB of JSON. Default: no arguments.
             kwargs: The keyword arguments; Python only. Default: None, no arguments.
             language: See `run_code`.
             **options: `timeout_ms` (for the definitions and the call together), `ext`, `sandbox`, `priority`,

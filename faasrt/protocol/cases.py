@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 
 from faasrt._exact_values import without_tuples
-from faasrt._strict_json import json_problem
+from faasrt._strict_json import JsonCheck
 from faasrt.errors import InvalidRequestError, safe_repr
 from faasrt.languages import Language
 from faasrt.protocol.execution import Response
@@ -41,11 +41,12 @@ def encode_case(
     """
     if not isinstance(args, (tuple, list)):
         raise InvalidRequestError(f"{place} must be a tuple of arguments, got {type(args).__name__}")
-    largest_int = math.inf if language is Language.PYTHON else _MAX_JS_INT
+    check = JsonCheck(math.inf if language is Language.PYTHON else _MAX_JS_INT)
     for name, value in [*((f"argument {index}", value) for index, value in enumerate(args)), *kwargs.items()]:
-        problem = json_problem(value, largest_int)
-        if problem:
-            raise InvalidRequestError(f"{name} of {place} {problem}: arguments are sent as JSON")
+        try:
+            check.add(value)
+        except ValueError as problem:
+            raise InvalidRequestError(f"{name} of {place} {problem}: arguments are sent as JSON") from None
     case = [list(args), dict(kwargs)]
     try:
         return json.dumps(without_tuples(case) if exact and language is Language.PYTHON else case)

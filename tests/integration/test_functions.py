@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -293,6 +294,10 @@ def g():
 
 CYCLE: list[Any] = []
 CYCLE.append(CYCLE)
+# As a tree, it has 2**150 values.
+SHARED: Any = 1
+for _ in range(150):
+    SHARED = [SHARED, SHARED]
 
 
 @pytest.mark.parametrize(
@@ -304,12 +309,15 @@ CYCLE.append(CYCLE)
         (({None: 2},), {}, "a dict with the key None"),
         (({1, 2},), {}, "holds a set"),
         ((CYCLE,), {}, "contains itself"),
+        ((1, SHARED), {}, "argument 1 of the call exceeds the limit of 8,388,608 bytes"),
+        (["x" * 2**20] * 9, {}, "argument 7 of the call exceeds the limit"),
+        (([10**4000] * 9000,), {}, "argument 0 of the call exceeds the limit"),
         ((b"x",), {}, "holds a bytes"),
         ((10**5000,), {}, "an integer with more than 4,300 digits"),
         ((), {"x": 1j}, "x of the call is or holds a complex"),
     ],
 )
-async def test_arguments_must_be_json(arguments: tuple[Any, ...], options: dict[str, Any], words: str) -> None:
+async def test_arguments_must_be_json(arguments: Sequence[Any], options: dict[str, Any], words: str) -> None:
     """Values that JSON would change are refused before a request is sent, and the message says where they are."""
     async with doubles() as (manager, python, _):
         runtime = await manager.get_runtime("python")

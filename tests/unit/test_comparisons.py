@@ -277,6 +277,7 @@ async def wrong_compare(output: str, expected: str) -> bool:
         (lambda: FunctionTest("ab", 1), "args must be a sequence of arguments, such as [1, 2], got 'ab'"),
         (lambda: FunctionTest([], {1: 2}), "expected holds a dict with the key 1, which is not a str: it must be a"),
         (lambda: FunctionTest([], [10**4300]), "expected is or holds an integer with more than 4,300 digits"),
+        (lambda: FunctionTest([], {"a": ["x" * 2**20] * 9}), "expected exceeds the limit of 8,388,608 bytes: it must"),
         (lambda: FunctionTest.from_dict({5: 1, "expected": 1}), "a test of a function has no field '5', only args"),
         (lambda: FunctionTest([], [math.nan]), "expected is or holds nan: it must be a JSON value"),
         (lambda: FunctionTest([], {2}), "expected is or holds a set: it must be a JSON value"),
