@@ -17,12 +17,13 @@ from faasrt.client.factory import RuntimeFactory, check_settings
 from faasrt.client.map import Map, StopOn, TaskResults, stop_maps
 from faasrt.client.runtime import Runtime
 from faasrt.client.session import Session, SessionHost, SessionOptions, find_session
-from faasrt.client.streaming import RunLive, StreamedRun
+from faasrt.client.streaming import StreamedRun
 from faasrt.client.syntax import Where, check_where
 from faasrt.config import SandboxConfig, Settings, SettingsOptions, names_endpoints
 from faasrt.errors import ConfigurationError, RuntimeClosedError, UnsupportedLanguageError, safe_repr
 from faasrt.judging import Judgement
 from faasrt.languages import Language, LanguageOption, OtherLanguage, parse_language
+from faasrt.protocol.program import Program
 from faasrt.protocol.sessions import check_id
 from faasrt.results import ExecutionResult, HealthStatus, ValidationResult
 from faasrt.tasks import CodeTask
@@ -31,6 +32,7 @@ from faasrt.telemetry.events import Sink
 from faasrt.telemetry.logs import LogSink
 from faasrt.telemetry.metrics import Metrics
 from faasrt.transport.lifecycle import LoopAffinity
+from faasrt.transport.live_reader import LiveReader
 
 if TYPE_CHECKING:
     from faasrt.local.server import LocalFaaS
@@ -248,11 +250,16 @@ class RuntimeManager:
 
     @_as_on_runtime(Runtime.stream_code)
     def stream_code(self, code: str, language: Any = None, **options: Any) -> StreamedRun:
-        async def prepare() -> RunLive:
-            runtime = await self.get_runtime(language)
-            return functools.partial(runtime._run, runtime._program(code, None, **options))
+        _check_language(language)
+        settings = self.settings
+        program = Program.checked(
+            parse_language(language), code, settings.sandbox, settings.retry.idempotent, **options
+        )
 
-        return StreamedRun(prepare)
+        async def run(live: LiveReader) -> ExecutionResult:
+            return await (await self.get_runtime(language))._run(program, live)
+
+        return StreamedRun(run)
 
     @_as_on_runtime(Runtime.session)
     def session(self, language: Any = None, **options: Any) -> Session:

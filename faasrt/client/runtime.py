@@ -15,7 +15,7 @@ from faasrt.client.cache import ResultCache
 from faasrt.client.executor import CachingExecutor, Executor
 from faasrt.client.judge import Judge, check_arguments, compare_result, function_job, options_of, program_job
 from faasrt.client.session import Session, SessionHost, SessionOptions
-from faasrt.client.streaming import RunLive, StreamedRun
+from faasrt.client.streaming import StreamedRun
 from faasrt.client.syntax import PythonChecker, Where, check_where
 from faasrt.config import SandboxConfig, Settings
 from faasrt.errors import InvalidRequestError, UnsupportedLanguageError
@@ -174,8 +174,8 @@ class Runtime:
             `result` is the result of the program. If it was not cut, the chunks together are the text in the result.
 
         Raises:
-            FaasrtError: See `run_code`. Wrong arguments are refused at once; by a manager, on entering the block.
-                Errors after the start are raised by the iteration.
+            FaasrtError: See `run_code`. Wrong arguments are refused at once. All other errors are raised by the
+                iteration.
 
         Cancellation: as for `run_code`.
 
@@ -190,12 +190,7 @@ class Runtime:
             >>> run.result.outcome
             <Outcome.OK: 'OK'>
         """
-        run = functools.partial(self._run, self._program(code, language, **options))
-
-        async def prepare() -> RunLive:
-            return run
-
-        return StreamedRun(prepare)
+        return StreamedRun(functools.partial(self._run, self._program(code, language, **options)))
 
     def session(
         self,

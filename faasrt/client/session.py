@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Self, Unpack
 
@@ -11,7 +12,7 @@ from faasrt._endpoint_urls import split_endpoint
 from faasrt._run_option_checks import check_sandbox, check_timeout_ms
 from faasrt._shielded_wait import wait_shielded
 from faasrt.client.executor import Executor
-from faasrt.client.streaming import RunLive, StreamedRun
+from faasrt.client.streaming import StreamedRun
 from faasrt.config import SandboxConfig
 from faasrt.errors import (
     ConnectError,
@@ -297,12 +298,7 @@ class Session:
             ...         print("".join([chunk.text async for chunk in run]).split())
             ['0', '1', '2']
         """
-        program = self._program(code, **options)
-
-        async def prepare() -> RunLive:
-            return lambda live: self._run(program, live)
-
-        return StreamedRun(prepare)
+        return StreamedRun(functools.partial(self._run, self._program(code, **options)))
 
     async def fork(self, *, idle_timeout_s: float | None = None) -> Session:
         """Return a new session with the same variables and files. From then on, the two are separate.

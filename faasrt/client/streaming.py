@@ -2,13 +2,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Self, TypeAlias
+from typing import Self
 
 from faasrt.errors import StreamError
 from faasrt.results import ExecutionResult, OutputChunk
 from faasrt.transport.live_reader import LiveReader
-
-RunLive: TypeAlias = Callable[[LiveReader], Awaitable[ExecutionResult]]
 
 
 class StreamedRun:
@@ -18,7 +16,7 @@ class StreamedRun:
     the block ends a program that still runs, and returns its permit and its connection, without an error.
 
     Args:
-        prepare: Called on entering. Returns a function that runs the program.
+        run: Runs the program, and passes its output to the reader.
 
     Example:
         >>> async with manager.stream_code("print('hi'); return_val('1')", "python") as run:
@@ -29,8 +27,8 @@ class StreamedRun:
         (1, True)
     """
 
-    def __init__(self, prepare: Callable[[], Awaitable[RunLive]]) -> None:
-        self._prepare = prepare
+    def __init__(self, run: Callable[[LiveReader], Awaitable[ExecutionResult]]) -> None:
+        self._run = run
         self._entered = False
         self._reader = LiveReader(self._deliver)
         self._task: asyncio.Task[None] | None = None
@@ -67,9 +65,8 @@ class StreamedRun:
         if self._entered:
             raise StreamError("a streamed run can be used only once: call stream_code again")
         self._entered = True
-        run = await self._prepare()
         # This task is outside of a task group, because errors of the block must not become exception groups.
-        self._task = asyncio.create_task(self._run(run), name="faasrt-stream")
+        self._task = asyncio.create_task(self._execute(), name="faasrt-stream")
         self._task.add_done_callback(lambda task: self._arrived.set())
         return self
 
@@ -100,9 +97,9 @@ class StreamedRun:
         _ = self.result  # raises an error if output may be missing
         raise StopAsyncIteration
 
-    async def _run(self, run: RunLive) -> None:
+    async def _execute(self) -> None:
         try:
-            result = await run(self._reader)
+            result = await self._run(self._reader)
             if not self._reader.live:
                 elapsed_s = result.timings.total_s if result.duration_ms is None else result.duration_ms / 1000
                 stdout = OutputChunk(stream="stdout", text=result.stdout, elapsed_s=elapsed_s)

@@ -170,7 +170,7 @@ async def test_a_manager_needs_a_language() -> None:
     manager = RuntimeManager.from_url("http://127.0.0.1:1")
     calls: list[Callable[[], Awaitable[Any]]] = [
         lambda: manager.run_code("1"),
-        lambda: manager.stream_code("1").__aenter__(),
+        lambda: manager.stream_code("1"),  # type: ignore[list-item, return-value]
         lambda: manager.call_function("1", "f"),
         lambda: manager.run_cases("1", "f", [(1,)]),
         lambda: manager.judge("1", [TestCase("", "")]),

@@ -280,12 +280,9 @@ async def test_only_the_time_of_the_caller_extends_the_deadline(
             await read(reader, CHUNK * 10 + RESULT, timeout)
             ends.append((timeout.when() or 0) - begin)
 
-    async def prepare() -> Callable[[LiveReader], Any]:
-        return start
-
     monkeypatch.setattr(loop, "time", lambda: now)
     turns = asyncio.create_task(count_turns())
-    async with StreamedRun(prepare) as run:
+    async with StreamedRun(start) as run:
         for _ in range(10):
             await anext(run)
             now += 10 if blocks else 0
