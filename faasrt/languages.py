@@ -25,9 +25,6 @@ class Language(enum.StrEnum):
     JAVA = "java"
     BASH = "bash"
 
-    # A language is equal to its value, so both have the same hash.
-    __hash__ = str.__hash__
-
     @property
     def family(self) -> Language:
         """The main language of the FaaS that runs this language: JavaScript for TypeScript, else the language itself.
