@@ -131,11 +131,13 @@ def request(child: JailedProcess, header: Mapping[str, Any], *data: bytes, eof: 
 class DenoRun:
     """One run of a program in a Deno process, which may end later.
 
-    `number` is that of the run in its session, from 1; 0 if it is not in a session. `on_limit` is called when the
+    `number` is that of the run in its session, from 1; None if it is not in a session. `on_limit` is called when the
     program has exceeded its output limit; None ends its process.
     """
 
-    def __init__(self, job: EngineJob, child: JailedProcess, *, has_folder: bool = False, number: int = 0) -> None:
+    def __init__(
+        self, job: EngineJob, child: JailedProcess, *, has_folder: bool = False, number: int | None = None
+    ) -> None:
         self.job, self._child, self._has_folder, self._number = job, child, has_folder, number
         self._nonce = secrets.token_hex(16)
         self._limit = limit = job.limits.max_output_bytes
