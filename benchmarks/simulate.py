@@ -10,7 +10,6 @@ says otherwise. The contenders differ in the choice between replicas only:
     random         a random one
     round robin    each in turn
     load           the less loaded of two random ones
-    peak EWMA      the smaller product of recent latency and load, of two random ones
     faasrt         the package
     oracle         the one on which the program ends first; it knows the queues and speeds of all replicas
 
@@ -56,8 +55,7 @@ SLOWNESS = 10.0
 SLOW_PART = 0.05
 PERCENTILES = (50, 80, 90, 95, 98, 99, 99.5, 99.8, 99.9)
 COLOURS = {
-    "random": "#c9c9c9", "round robin": "#9a9a9a", "load": "#e0a030", "peak EWMA": "#c05080", "faasrt": "#1f6fb2",
-    "oracle": "#309050",
+    "random": "#c9c9c9", "round robin": "#9a9a9a", "load": "#e0a030", "faasrt": "#1f6fb2", "oracle": "#309050",
 }  # fmt: skip
 
 
@@ -216,7 +214,7 @@ async def simulate(cell: Cell) -> Outcome:
     records = Records()
     with mock.patch("faasrt.transport.pool.choose", balancer.choose):
         clients = [
-            Client(replicas, balancer, records, cell.seed + number)
+            Client(replicas, balancer.finished, records, cell.seed + number)
             for number in range(cell.clients if scenario.many else 1)
         ]
         sample = random.Random(0)

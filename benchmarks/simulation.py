@@ -12,8 +12,8 @@ import math
 import random
 import selectors
 from array import array
-from collections.abc import Callable, Collection, Coroutine, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 import attrs
 
@@ -152,24 +152,6 @@ class Replica:
         self._cold_s, self._cold_slots = cold_s, SLOTS if cold_s else 0
 
 
-class Balancer(Protocol):
-    """Chooses between replicas, in place of the package's own function."""
-
-    def choose(
-        self,
-        endpoints: Sequence[Endpoint],
-        now: float,
-        *,
-        avoid: Collection[str],
-        random: Callable[[], float],
-        recent: Any = (),
-    ) -> Endpoint | None:
-        """Return the endpoint of the next call, or None if none has room."""
-
-    def finished(self, endpoint: Endpoint, took_s: float | None, now: float) -> None:
-        """Record the end of an attempt. `took_s` is None if it failed."""
-
-
 @attrs.define
 class Records:
     """The calls of a simulation.
@@ -196,12 +178,14 @@ class Client:
 
     Args:
         replicas: The fleet.
-        balancer: Its choice between replicas.
+        on_end: Called with the endpoint of each attempt that has ended.
         records: Where its calls are recorded.
         seed: The seed of its random numbers.
     """
 
-    def __init__(self, replicas: Sequence[Replica], balancer: Balancer, records: Records, seed: int) -> None:
+    def __init__(
+        self, replicas: Sequence[Replica], on_end: Callable[[Endpoint], None], records: Records, seed: int
+    ) -> None:
         self.random = random.Random(seed)
         self._clock = asyncio.get_running_loop().time
         self._pool = PermitPool(SETTINGS, clock=self._clock, random=self.random.random)
@@ -209,7 +193,7 @@ class Client:
         self._replicas = dict(zip(self._urls, replicas, strict=True))
         self._group = self._pool.groups.get("python", self._urls)
         self._budget = RetryBudget()
-        self._balancer = balancer
+        self._on_end = on_end
         self._records = records
 
     async def call(self, demand_s: float) -> None:
@@ -266,7 +250,7 @@ class Client:
             failure = error
         now = self._clock()
         replica.outstanding -= 1
-        self._balancer.finished(endpoint, None if failure else now - begun, now)
+        self._on_end(endpoint)
         self._pool.release(permit, failure, sample_s=now - begun)
         return failure
 
