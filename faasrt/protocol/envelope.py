@@ -100,10 +100,9 @@ def _python_source(*input_files: str) -> str:
 
 _PYTHON = _python_source("python_no_inputs.py")
 _PYTHON_WITH_INPUT = _python_source("python_files.py", "python_modules.py", "python_inputs.py")
-_JAVASCRIPT = re.sub(
-    r"(?m)^export ", "", _source("//", "js_errors.js", "js_encode.js", "js_frames.js", "js_input.js", "js_guest.js")
-)
-_NODE = _source("//", "js_encode.js", "js_frames.js", "node_guest.js")
+_CALLS = ("js_encode.js", "js_frames.js", "js_calls.js")
+_JAVASCRIPT = re.sub(r"(?m)^export ", "", _source("//", "js_errors.js", *_CALLS, "js_input.js", "js_guest.js"))
+_NODE = _source("//", *_CALLS, "node_guest.js")
 # python-faas rewrites quoted text that spans several lines, so every line here has complete pairs of quotes. The last
 # line is an assignment, because python-faas would return the value of an expression as the result.
 _PYTHON_LOADER = """\

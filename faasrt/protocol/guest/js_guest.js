@@ -1,6 +1,6 @@
 // Runs the user's JavaScript or TypeScript program on a server that would damage its output, and returns everything as
-// one frame. js_errors.js, js_encode.js, js_frames.js, js_input.js and this file together are the body of the function
-// `guest(text, inWorker)`.
+// one frame. js_errors.js, js_encode.js, js_frames.js, js_calls.js, js_input.js and this file together are the body of
+// the function `guest(text, inWorker)`.
 // envelope.py documents the job in `text`, and frames.py the frame.
 //
 // The runner runs the program, and reports events (`begin`, `print`, `end`, `done`) to the recorder. It calls the
@@ -10,16 +10,11 @@
 
 const { parse } = JSON;
 const job = parse(atob(text));
-const now = performance.now.bind(performance);
-const setTimer = setTimeout;
-const clearTimer = clearTimeout;
 const exitProcess = Deno.exit;
 const writeStdout = Deno.stdout.writeSync.bind(Deno.stdout);
 const writeStderr = Deno.stderr.writeSync.bind(Deno.stderr);
 const serverReturnVal = job.lossless ? globalThis.return_val : null;
 const post = inWorker ? globalThis.postMessage.bind(globalThis) : null;
-const { join, includes } = Array.prototype;
-const execRegExp = RegExp.prototype.exec;
 const { isInteger } = Number;
 const internals = Deno[Deno.internal];
 const TextStream = WritableStream;
@@ -28,8 +23,6 @@ const Bytes = Blob;
 const [load, unload] = [new Event("load"), new Event("unload")];
 const scope = globalThis;
 const deno = Deno;
-const PromiseOf = Promise;
-const define = Object.defineProperty;
 const limit = job.max_output_bytes;
 const fileName = job.language === "typescript" ? "main.ts" : "main.js";
 const mime = job.language === "typescript" ? "application/typescript" : "text/javascript";
@@ -44,32 +37,16 @@ const evalName = `faasrt_${job.nonce}`;
 
 // ---- The recorder.
 
-const records = makeList();
-const recordedStreams = job.capture ? ["ret_val", "stdout", "stderr"] : ["ret_val"];
-let streams = {};
-let index = 0;
-let began = 0;
 let sent = false;
 let progressSize = 0;
 let exported = () => undefined;
-
-function begin(number) {
-  index = number;
-  began = now();
-  streams = emptyStreams();
-}
 
 function print(fd, text) {
   append(fd === 1 ? streams.stdout : streams.stderr, text, limit);
 }
 
-function end(fields, retVal) {
-  const { outcome, exitCode, error } = fields;
-  streams.ret_val.text = retVal;
-  const head = `"index":${index},"outcome":"${outcome}","exit_code":${exitCode},"ms":${now() - began}`;
-  const maxBytes = index < 0 ? job.definition_bytes : limit;
-  const record = renderRecord(head, streams, recordedStreams, error, maxBytes, job.record_bytes);
-  records[records.length] = record;
+function end(fields, value) {
+  keepRecord(fields, value);
   sendProgress();
 }
 
@@ -79,11 +56,6 @@ function sendProgress() {
   const text = frame(apply(join, records, [","]), false);
   progressSize += text.length;
   serverReturnVal(text);
-}
-
-function frame(listed, final) {
-  const json = `{"nonce":"${job.nonce}","final":${final},"progress":${sendsProgress},"records":[${listed}]}`;
-  return `faasrt1:${base64(encode(json))}`;
 }
 
 // The announcement goes to stderr, because servers return it even if the process is killed.
@@ -119,9 +91,6 @@ const report = inWorker
 const decoders = { __proto__: null }; // for output written as bytes
 let running = false;
 let printed = 0;
-let total = 0;
-let retVal = "";
-let reject = null;
 let onUnload = () => {};
 let drained = false;
 let copies = 0;
@@ -163,46 +132,26 @@ function leave(code) {
   if (inWorker) for (;;);
 }
 
-// Set every field, and the prototype: the program can change Object.prototype, from which a missing field would be read,
-// and so would `then`, when an async function returns the object.
-function ending(outcome, exitCode = null, error = null) {
-  return { __proto__: null, outcome, exitCode, error, last: outcome === "TIMEOUT" };
-}
-
 function failure(reason, imported) {
   const syntax = imported ? syntaxError(reason) : null;
   if (syntax !== null) return ending("SYNTAX_ERROR", 1, syntax);
   return ending("USER_ERROR", 1, describe(reason));
 }
 
-function errorEnding(name, message) {
-  return ending("USER_ERROR", 1, { name, message, traceback: `${name}: ${message}` });
-}
-
-function exitEnding(code, message) {
-  if (code === 0 && job.function === null) return ending("OK", 0);
-  return ending("USER_ERROR", code, { name: "Exit", message, traceback: "" });
+function guarded(action) {
+  return action();
 }
 
 function exit(code) {
   const number = code === undefined ? deno.exitCode : isInteger(+code) ? +code & 0xff : 1;
-  const before = job.function === null ? "" : ` before ${job.function} returned`;
   onUnload = () => {
-    finish(exitEnding(number, `the program exited with code ${number}${before}`));
+    finish(exitEnding(number));
     leave(number);
   };
   if (inWorker) onUnload();
   // Deno.exit would do this without the replaced `dispatchEvent`.
   apply(scope.dispatchEvent, scope, [unload]);
   onUnload();
-}
-
-function replace(object, name, value) {
-  try {
-    define(object, name, { __proto__: null, value, writable: true, configurable: true, enumerable: true });
-  } catch {
-    // the property cannot be replaced, and stays as it is
-  }
 }
 
 // Return the text of `console.log(text)` or `console.log("%s", text)` if it holds a lone surrogate, otherwise null.
@@ -289,7 +238,7 @@ function urlOf(code) {
 function runProgram() {
   let settled = false;
   onUnload = () => {
-    if (settled) finish(exitEnding(deno.exitCode, `the program exited with code ${deno.exitCode}`));
+    if (settled) finish(exitEnding(deno.exitCode));
     else finish(errorEnding("Error", "top-level await never settled"));
     sendResult();
   };
@@ -311,31 +260,6 @@ function runProgram() {
       leave(1);
     },
   );
-}
-
-// Return how a case ended: with the end of the action, an uncaught error, or the time limit, whichever came first.
-async function within(action) {
-  let timer;
-  try {
-    return await new PromiseOf((resolve, rejected) => {
-      reject = rejected;
-      if (job.limit_ms !== null) timer = setTimer(() => resolve(ending("TIMEOUT")), job.limit_ms);
-      settle(action(), resolve, rejected);
-    });
-  } catch (reason) {
-    return failure(reason, false);
-  } finally {
-    reject = null;
-    clearTimer(timer);
-  }
-}
-
-async function settle(promise, resolve, rejected) {
-  try {
-    resolve(await promise);
-  } catch (reason) {
-    rejected(reason);
-  }
 }
 
 // Let a program export its functions as a CommonJS module does, and return what it exports.
@@ -388,37 +312,6 @@ function tryFind(find, name) {
   }
 }
 
-function missing(module, name) {
-  const value = lookUp(module, name);
-  if (value !== undefined) return errorEnding("TypeError", `${name} is not a function, but of type ${typeof value}`);
-  const found = makeList();
-  const names = makeList();
-  names[0] = "default";
-  const declaration = /(?:function(?:\s*\*)?|class|const|let|var)\s+([\p{L}_$][\p{L}\p{N}_$]*)/gu;
-  for (let declared; (declared = apply(execRegExp, declaration, [job.code])) !== null; ) names[names.length] = declared[1];
-  for (let index = 0; index < names.length && found.length < 50; index += 1) {
-    const fresh = !apply(includes, found, [names[index]]);
-    if (fresh && typeof lookUp(module, names[index]) === "function") found[found.length] = names[index];
-  }
-  const listed = found.length ? `its functions: ${apply(join, found, [", "])}` : "it has no functions";
-  return errorEnding("ReferenceError", `the program defines no function ${name}; ${listed}`);
-}
-
-async function call(module, args) {
-  const action = lookUp(module, job.function);
-  if (typeof action !== "function") return missing(module, job.function);
-  const value = await apply(action, undefined, args);
-  try {
-    retVal = toJson(value, "value", { depth: 0, exact: job.exact });
-  } catch (reason) {
-    if (reason instanceof EncodeError) {
-      return errorEnding("TypeError", `the return value cannot be encoded as JSON: ${reason.message}`);
-    }
-    throw reason;
-  }
-  return ending("OK", 0);
-}
-
 async function runCase(module, args) {
   if (module === null) {
     if (job.isolate && job.capture) capture();
@@ -426,7 +319,7 @@ async function runCase(module, args) {
     if (defined.fields !== null) return defined.fields;
     module = defined.module;
   }
-  return await call(module, args);
+  return await call((name) => lookUp(module, name), args);
 }
 
 async function runCases() {
@@ -435,10 +328,11 @@ async function runCases() {
   if (!job.single && !job.isolate) {
     start(-1);
     let defined;
-    const fields = await within(async () => {
+    const defineOnce = async () => {
       defined = await defineProgram();
       return defined.fields ?? ending("OK", 0);
-    });
+    };
+    const fields = await within(defineOnce, limit_ms);
     finish(fields);
     if (fields.outcome !== "OK") return leave(0);
     module = defined.module;
@@ -450,7 +344,7 @@ async function runCases() {
     if (number > 0 && (full || now() - started > job.begin_within_ms)) break;
     start(first + number);
     const since = now();
-    let fields = await within(() => runCase(module, cases[number][0]));
+    let fields = await within(() => runCase(module, cases[number][0]), limit_ms);
     if (limit_ms !== null && now() - since > limit_ms && !fields.last) {
       fields = ending("TIMEOUT");
       fields.last = false; // the case ended without being stopped, so the next one can run

@@ -1,5 +1,6 @@
-// Runs the user's JavaScript program in Node.js, and returns everything as one frame. js_encode.js, js_frames.js and this
-// file together are the body of the function `guest(text, require)`. envelope.py documents the job in `text`.
+// Runs the user's JavaScript program in Node.js, and returns everything as one frame. js_encode.js, js_frames.js,
+// js_calls.js and this file together are the body of the function `guest(text, require)`. envelope.py documents the job
+// in `text`.
 //
 // A program runs as a CommonJS module, as a service would run it; if it does not parse, as an ES module. Output that
 // does not pass through `process.stdout` or `fs`, such as that of child processes, stays in the streams of the service.
@@ -16,20 +17,15 @@ const { inspect } = require("node:util");
 const { parse } = JSON;
 const job = parse(Buffer.from(text, "base64").toString());
 const limit = job.max_output_bytes;
-const now = performance.now.bind(performance);
 const { writeSync, writeFileSync } = fs;
-const { setTimeout: setTimer, clearTimeout: clearTimer, process: host } = globalThis;
+const host = globalThis.process;
 const { reallyExit, exit, emitWarning } = host;
 const { emit } = require("node:events").prototype;
-const { join, includes } = Array.prototype;
-const execRegExp = RegExp.prototype.exec;
 const hasInstance = Function.prototype[Symbol.hasInstance];
 const isError = hasInstance.bind(Error);
 const isSyntaxError = hasInstance.bind(SyntaxError);
 const { startsWith, includes: contains, indexOf } = String.prototype;
 const { max, ceil } = Math;
-const PromiseOf = Promise;
-const define = Object.defineProperty;
 const folder = host.cwd();
 const fileName = "main.js";
 const runner = `faasrt_${job.nonce}`;
@@ -40,18 +36,11 @@ const isModule = /\b(?:import|export|await)\b/;
 
 // ---- The records.
 
-const records = makeList();
-const recordedStreams = ["ret_val", "stdout", "stderr"];
-let streams = {};
-let index = 0;
-let began = 0;
+const sendsProgress = !job.single;
 let running = false;
 let printed = 0;
-let total = 0;
-let retVal = "";
 let sent = false;
 let awaiting = false;
-let reject = null;
 let exited = false;
 let location = "";
 
@@ -66,18 +55,11 @@ function writeAll(fd, line) {
   }
 }
 
-function frame(listed, final) {
-  const flags = `"final":${final},"progress":${!job.single}`;
-  return `faasrt1:${base64(encode(`{"nonce":"${job.nonce}",${flags},"records":[${listed}]}`))}`;
-}
-
-function begin(number) {
-  index = number;
+function start(number) {
   printed = 0;
   retVal = "";
-  streams = emptyStreams();
   running = true;
-  began = now();
+  begin(number);
 }
 
 function print(fd, text) {
@@ -90,16 +72,12 @@ function print(fd, text) {
 
 function finish(fields) {
   if (!running) return;
-  const { outcome, exitCode, error } = fields;
+  const { error } = fields;
   if (error !== null && error.traceback !== "") streams.stderr.text += `${error.traceback}\n`;
   running = false;
-  streams.ret_val.text = retVal;
-  const head = `"index":${index},"outcome":"${outcome}","exit_code":${exitCode},"ms":${now() - began}`;
-  const maxBytes = index < 0 ? job.definition_bytes : limit;
-  const record = renderRecord(head, streams, recordedStreams, error, maxBytes, job.record_bytes);
-  records[records.length] = record;
+  const record = keepRecord(fields, retVal);
   total += record.length;
-  if (!job.single) writeAll(2, frame(record, false));
+  if (sendsProgress) writeAll(2, frame(record, false));
 }
 
 // Send the result, and end the process. Do not run the listeners of the program.
@@ -108,12 +86,6 @@ function leave(fields, code) {
   if (!sent) writeAll(1, frame(apply(join, records, [","]), true));
   sent = true;
   apply(reallyExit, host, [code]);
-}
-
-// Set every field, and the prototype: the program can change Object.prototype, from which a missing field would be read,
-// and so would `then`, when an async function returns the object.
-function ending(outcome, exitCode = null, error = null) {
-  return { __proto__: null, outcome, exitCode, error };
 }
 
 // ---- Errors.
@@ -180,20 +152,12 @@ function failure(reason) {
   return ending("USER_ERROR", 1, describe(reason));
 }
 
-function errorEnding(name, message) {
-  return ending("USER_ERROR", 1, { name, message, traceback: `${name}: ${message}` });
-}
-
 function syntaxEnding(reason) {
   const message = splitText(`${reason.message}`, "\n")[0];
   return ending("SYNTAX_ERROR", 1, { name: "SyntaxError", message, traceback: cleanStack(`${reason.stack}`) });
 }
 
 // ---- The program.
-
-function replace(object, name, value) {
-  define(object, name, { __proto__: null, value, writable: true, configurable: true, enumerable: true });
-}
 
 function asText(chunk, encoding) {
   if (typeof chunk === "string") {
@@ -253,10 +217,7 @@ function prepare() {
 
 function onExit(code) {
   if (awaiting && !exited) return leave(errorEnding("Error", "top-level await never settled"), 1);
-  if (code === 0 && job.function === null) return leave(ending("OK", 0), 0);
-  const before = job.function === null ? "" : ` before ${job.function} returned`;
-  const error = { name: "Exit", message: `the program exited with code ${code}${before}`, traceback: "" };
-  leave(ending("USER_ERROR", code, error), code);
+  leave(exitEnding(code), code);
 }
 
 // Run an action; if it blocks, stop it at the time limit.
@@ -345,61 +306,8 @@ async function loadModule(first) {
   return { __proto__: null, lookUp };
 }
 
-function missing(lookUp) {
-  const value = lookUp(job.function);
-  if (value !== undefined) {
-    return errorEnding("TypeError", `${job.function} is not a function, but of type ${typeof value}`);
-  }
-  const found = makeList();
-  const declaration = /(?:function(?:\s*\*)?|class|const|let|var)\s+([\p{L}_$][\p{L}\p{N}_$]*)/gu;
-  for (let declared; found.length < 50 && (declared = apply(execRegExp, declaration, [job.code])) !== null; ) {
-    const name = declared[1];
-    if (!apply(includes, found, [name]) && typeof lookUp(name) === "function") found[found.length] = name;
-  }
-  const listed = found.length ? `its functions: ${apply(join, found, [", "])}` : "it has no functions";
-  return errorEnding("ReferenceError", `the program defines no function ${job.function}; ${listed}`);
-}
-
-async function call(lookUp, args) {
-  const action = lookUp(job.function);
-  if (typeof action !== "function") return missing(lookUp);
-  const value = await guarded(() => apply(action, undefined, args));
-  try {
-    retVal = toJson(value, "value", { depth: 0, exact: job.exact });
-  } catch (reason) {
-    if (!(reason instanceof EncodeError)) throw reason;
-    return errorEnding("TypeError", `the return value cannot be encoded as JSON: ${reason.message}`);
-  }
-  return ending("OK", 0);
-}
-
-// Return how an action ended: with its end, an uncaught error, or the time limit, whichever came first.
-async function within(action) {
-  let timer;
-  try {
-    return await new PromiseOf((resolve, rejected) => {
-      reject = rejected;
-      if (job.case_ms !== null) timer = setTimer(() => resolve(ending("TIMEOUT")), job.case_ms);
-      settle(action(), resolve, rejected);
-    });
-  } catch (reason) {
-    return failure(reason);
-  } finally {
-    reject = null;
-    clearTimer(timer);
-  }
-}
-
-async function settle(promise, resolve, rejected) {
-  try {
-    resolve(await promise);
-  } catch (reason) {
-    rejected(reason);
-  }
-}
-
 async function runProgram() {
-  begin(0);
+  start(0);
   if (job.case_ms !== null) setTimer(() => leave(ending("TIMEOUT"), 1), job.case_ms).unref();
   try {
     await load();
@@ -412,11 +320,12 @@ async function runCases() {
   const { first, cases } = job;
   let lookUp = null;
   if (!job.single && !job.isolate) {
-    begin(-1);
-    const fields = await within(async () => {
+    start(-1);
+    const defineOnce = async () => {
       lookUp = (await load()).lookUp;
       return ending("OK", 0);
-    });
+    };
+    const fields = await within(defineOnce, job.case_ms);
     finish(fields);
     if (fields.outcome !== "OK") return leave(fields, 0);
   }
@@ -424,8 +333,9 @@ async function runCases() {
   total = 0;
   for (let number = 0; number < cases.length; number += 1) {
     if (number > 0 && (total > job.batch_bytes || now() - started > job.begin_within_ms)) break;
-    begin(first + number);
-    let fields = await within(async () => await call(lookUp ?? (await load()).lookUp, cases[number][0]));
+    start(first + number);
+    const act = async () => await call(lookUp ?? (await load()).lookUp, cases[number][0]);
+    let fields = await within(act, job.case_ms);
     if (job.limit_ms !== null && now() - began > job.limit_ms) fields = ending("TIMEOUT");
     finish(fields);
     if (fields.outcome === "TIMEOUT") break;
