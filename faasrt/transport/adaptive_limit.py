@@ -37,16 +37,19 @@ class AdaptiveLimit:
         """How far the limit will rise when the capacity is known, if the server states none."""
         return 0 if self.is_initialized else min(_INITIAL, self._max) - 1
 
-    def set_capacity(self, capacity: int | None) -> None:
-        """Set the limit and its maximum to the capacity of the endpoint; None if it is unknown."""
+    def set_capacity(self, capacity: int | None) -> bool:
+        """Set the limit and its maximum to the capacity of the endpoint, which is None if it is unknown. Return whether
+        this is another one than before.
+        """
         if self.is_initialized and capacity in (None, self._capacity):
-            return
+            return False
         self.is_initialized, self._limit = True, float(min(_INITIAL, self._max))
         if capacity is not None:
             self._capacity = capacity
             self._cap = max(1, min(self._max, capacity))
             self._limit = float(self._cap)
         self._on_change()
+        return True
 
     def set_cap(self, cap: int) -> None:
         """Change the maximum. A limit that only the old one restricted rises at once."""

@@ -42,11 +42,9 @@ class Attempt:
             began = call.attempt_started(endpoint.url)
             profile = protocol.profile
             if needs_profile:
-                profile = await self._profile(endpoint.url)
-                endpoints.pool.set_capacity(endpoint, profile.capacities.get(endpoint.family))
+                profile = self._known_profile(endpoint.url) or await fetch_profile(endpoints, endpoint.url, call)
                 began = endpoints.clock()  # not before the health report
-            else:
-                endpoints.pool.use_default_capacity(endpoint)
+            endpoints.pool.set_capacity(endpoint, profile.capacities.get(endpoint.family))
             request, within_s = self._request(call.deadline - began, profile, protocol)
             self._body = RequestBody(request.body, endpoints.clock)
             program = request.program
@@ -127,12 +125,11 @@ class Attempt:
         left_s += (request.timeout_ms - timeout_ms) / 1000  # several cases take longer than one
         return request, min(self._run_s + timeouts.grace_s, left_s)
 
-    async def _profile(self, url: str) -> EndpointProfile:
+    def _known_profile(self, url: str) -> EndpointProfile | None:
         profile = self._endpoints.profiles.cached(url)
         # Only the report says whether a server runs a language without a guest program.
-        if profile is not None and (profile.answered or profile.has_guest(self._call.language)):
-            return profile
-        return await fetch_profile(self._endpoints, url, self._call)
+        is_enough = profile is not None and (profile.answered or profile.has_guest(self._call.language))
+        return profile if is_enough else None
 
 
 async def fetch_profile(endpoints: EndpointRegistry, url: str, call: Call) -> EndpointProfile:

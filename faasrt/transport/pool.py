@@ -173,14 +173,9 @@ class PermitPool:
             raise
 
     def set_capacity(self, endpoint: Endpoint, capacity: int | None) -> None:
-        """Use the capacity of an endpoint, which is None if it is unknown."""
-        endpoint.limit.set_capacity(capacity)
-        self.wake()
-
-    def use_default_capacity(self, endpoint: Endpoint) -> None:
-        """Let waiting calls use an endpoint that has come while they waited, and whose health is not requested."""
-        if not endpoint.limit.is_initialized:
-            self.set_capacity(endpoint, None)
+        """Use the capacity of an endpoint, which is None if it is unknown or not requested."""
+        if endpoint.limit.set_capacity(capacity):
+            self.wake()
 
     def release(
         self, permit: Permit, error: BaseException | None, *, runs_for_s: float = 0.0, sample_s: float | None = None
