@@ -67,7 +67,7 @@ class RuntimeFactory:
         self._listed: set[Language | OtherLanguage] = set()
         emit = EventDispatcher((LogSink(logger), *check_sinks(telemetry)))
         counters = Counters()
-        endpoints = EndpointRegistry(checked, emit, clock, on_removed=counters.fold)
+        endpoints = EndpointRegistry(checked, emit, clock, counters.fold)
         self._transport = Transport(endpoints, emit, counters)
 
     @property

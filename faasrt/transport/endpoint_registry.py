@@ -3,8 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import random as random_module
-import time
+import random
 from collections.abc import Callable, Sequence
 
 from faasrt._endpoint_urls import address_of
@@ -45,9 +44,8 @@ class EndpointRegistry:
         self,
         settings: Settings,
         emit: EventDispatcher,
-        clock: Callable[[], float] = time.monotonic,
-        random: Callable[[], float] = random_module.random,
-        on_removed: Callable[[str], None] = lambda endpoint: None,
+        clock: Callable[[], float],
+        on_removed: Callable[[str], None],
     ) -> None:
         self.settings = settings
         self.http = HttpClient(settings, clock)
@@ -61,7 +59,7 @@ class EndpointRegistry:
         self._replicas = ReplicaDirectory(
             settings,
             clock=clock,
-            random=random,
+            random=random.random,
             emit=emit,
             on_change=lambda: self.pool.refresh(),
             is_busy=lambda: bool(self.pool.in_flight or self.pool.queued),
@@ -69,7 +67,7 @@ class EndpointRegistry:
         self.pool = PermitPool(
             settings,
             clock=clock,
-            random=random,
+            random=random.random,
             emit=emit,
             replicas_of=self._replicas.expand,
             capacity_of=self._capacity_of,

@@ -3,9 +3,8 @@ from __future__ import annotations
 import asyncio
 import copy
 import math
-import random as random_module
+import random
 from collections import defaultdict
-from collections.abc import Callable
 from typing import Any
 
 from faasrt.errors import (
@@ -39,17 +38,10 @@ _VALIDATION_BODY_BYTES = 4 * 2**20
 
 
 class Transport:
-    def __init__(
-        self,
-        endpoints: EndpointRegistry,
-        emit: EventDispatcher,
-        counters: Counters,
-        random: Callable[[], float] = random_module.random,
-    ) -> None:
+    def __init__(self, endpoints: EndpointRegistry, emit: EventDispatcher, counters: Counters) -> None:
         self.endpoints = endpoints
         self.counters = counters
         self._emit = emit
-        self._random = random
         # By family of languages: successes on the servers of one family must not allow retries on those of another.
         self._budgets: dict[str, RetryBudget] = defaultdict(RetryBudget)
         # The owners of the calls that wait before a retry.
@@ -302,7 +294,7 @@ class Transport:
             ),
             remaining_s=call.retry_until - now,
             budget=self._budgets[family_of(call.language)],
-            random=self._random,
+            random=random.random,
         )
         if wait_s is None:
             raise failed.error
