@@ -32,6 +32,7 @@ from faasrt.client.judge import KEPT_BYTES
 from faasrt.testing import FakeFaaS, Reply
 from support.doubles import doubles
 from support.helpers import manager_at
+from support.programs import returning
 from support.tables import block, first_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -102,13 +103,6 @@ REFUSED: dict[str, list[tuple[str, str]]] = {
         ("(() => { const a = []; a.push(a); return a; })()", "value[0] contains itself"),
     ],
 }
-
-
-def returning(expressions: list[str], language: str) -> str:
-    """Return a program whose function f(n) returns the value of the expression with this number."""
-    if language == "python":
-        return f"made = [{', '.join(f'lambda: {each}' for each in expressions)}]\ndef f(n): return made[n]()"
-    return f"const made = [{', '.join(f'() => ({each})' for each in expressions)}];\nconst f = (n) => made[n]();"
 
 
 @pytest.mark.parametrize("language", VALUES)

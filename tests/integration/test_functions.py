@@ -11,6 +11,7 @@ import pytest
 from faasrt import ExecutionResult, InvalidRequestError, Outcome, RuntimeManager, SandboxConfig
 from support.doubles import doubles
 from support.helpers import manager_at
+from support.programs import returning
 from support.tables import block, first_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -231,13 +232,6 @@ REFUSED = {
         ("new Map([[1, 1], ['1', 2]])", "two keys"),
     ],
 }
-
-
-def returning(expressions: list[str], language: str) -> str:
-    """Return a program whose function f(n) returns the value of the expression with this number."""
-    if language == "python":
-        return f"made = [{', '.join(f'lambda: {each}' for each in expressions)}]\ndef f(n): return made[n]()"
-    return f"const made = [{', '.join(f'() => ({each})' for each in expressions)}];\nconst f = (n) => made[n]();"
 
 
 @pytest.mark.parametrize("language", VALUES)

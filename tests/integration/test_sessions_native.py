@@ -28,7 +28,7 @@ from faasrt.local.errors import EngineError
 from support.engines import native_engine
 from support.native_attacks import PRELUDE
 from support.served import until, with_word
-from support.session_programs import LIMITS, run, texts
+from support.session_programs import LIMITS, closing, opened, run, texts
 from support.tables import block
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -41,24 +41,9 @@ async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Nati
         yield engine
 
 
-@contextlib.asynccontextmanager
-async def closing(session: EngineSession) -> AsyncIterator[EngineSession]:
-    try:
-        yield session
-    finally:
-        await session.aclose()
-
-
-@contextlib.asynccontextmanager
-async def open_session(engine: NativeEngine, files: dict[str, bytes] | None = None) -> AsyncIterator[EngineSession]:
-    options = EngineSessionOptions(language=Language.PYTHON, limits=LIMITS, files=files or {})
-    async with closing(await engine.open_session(options)) as session:
-        yield session
-
-
 @pytest_asyncio.fixture(loop_scope="module")
 async def session(engine: NativeEngine) -> AsyncIterator[EngineSession]:
-    async with open_session(engine) as session:
+    async with opened(engine) as session:
         yield session
 
 
@@ -451,14 +436,14 @@ async def test_a_program_that_floods_its_channel(engine: NativeEngine, session: 
     """The server does not read it, and other sessions go on."""
     flood = "import os, threading\ndef work():\n    while True: os.write(255, b'x' * 65536)\n"
     await run(session, flood + "threading.Thread(target=work).start()")
-    async with open_session(engine) as other:
+    async with opened(engine) as other:
         await run(other, "x = 1")
         await check(other)
 
 
 async def test_files(engine: NativeEngine) -> None:
     """Files of the start, of the program, and of `write_files` can be read."""
-    async with open_session(engine, {"a/b.txt": b"1", "c.csv": b"2"}) as session:
+    async with opened(engine, {"a/b.txt": b"1", "c.csv": b"2"}) as session:
         await run(session, "import os\nopen('d.png', 'w').write(open('a/b.txt').read())\nos.chdir('a')")
         await session.write_files({"a/b.txt": b"3", "e/f/g.csv": b"4" * 100_000})
         assert await session.read_files(["*.png", "**/*.txt"], 1000) == ({"a/b.txt": b"3", "d.png": b"1"}, True)
@@ -481,7 +466,7 @@ async def test_files(engine: NativeEngine) -> None:
 )
 async def test_files_that_cannot_be_written(engine: NativeEngine, files: dict[str, bytes], message: str) -> None:
     """The error says why, and the session goes on."""
-    async with open_session(engine, {"a": b"", "folder/a": b""}) as session:
+    async with opened(engine, {"a": b"", "folder/a": b""}) as session:
         await run(session, "import os\nx = 1\nos.mkfifo('pipe')")
         with pytest.raises(SessionFileError, match=message):
             await session.write_files(files)
@@ -490,7 +475,7 @@ async def test_files_that_cannot_be_written(engine: NativeEngine, files: dict[st
 
 async def test_closing_ends_all_processes(engine: NativeEngine) -> None:
     """Also those that a run has started, and the run itself fails."""
-    async with open_session(engine) as session:
+    async with opened(engine) as session:
         word = f"sleep 60.{id(session)}"
         await run(session, f"import subprocess\nsubprocess.Popen({word!r}, shell=True)")
         running = asyncio.create_task(run(session, "import time\ntime.sleep(60)"))
@@ -503,7 +488,7 @@ async def test_closing_ends_all_processes(engine: NativeEngine) -> None:
 
 async def test_no_state_crosses_sessions(engine: NativeEngine) -> None:
     """Sessions see neither the variables nor the files nor the processes of others."""
-    async with open_session(engine) as one, open_session(engine) as other:
+    async with opened(engine) as one, opened(engine) as other:
         await run(one, "x = 1\nopen('file', 'w').close()\nimport random")
         result = await run(
             other,
@@ -532,7 +517,7 @@ async def test_the_end_of_the_engine_ends_its_sessions(tmp_path: Path) -> None:
 
 async def test_a_fork_that_is_cancelled_leaves_no_process(engine: NativeEngine) -> None:
     """The session goes on, whenever this happens."""
-    async with open_session(engine) as session:
+    async with opened(engine) as session:
         await run(session, "x = 1")
         for delay_s in (0, 0.001, 0.003, 0.01, 0.02):
             forking = asyncio.create_task(session.fork())
@@ -547,7 +532,7 @@ async def test_a_fork_that_is_cancelled_leaves_no_process(engine: NativeEngine) 
 
 async def test_a_branch_has_the_same_state(engine: NativeEngine) -> None:
     """Variables, files, numbers of cells and the working folder are the same. From then on, both are separate."""
-    async with open_session(engine, {"a/b": b"1"}) as session:
+    async with opened(engine, {"a/b": b"1"}) as session:
         await run(
             session, "import os\nx = [1]\nos.chdir('a')\nos.symlink('b', 'link'); os.chmod('b', 0o640); os.mkfifo('f')"
         )
@@ -570,7 +555,7 @@ async def test_a_branch_has_the_same_state(engine: NativeEngine) -> None:
 async def test_branches_live_without_their_session(engine: NativeEngine) -> None:
     """Branches of branches, too. When the last one has ended, no process is left."""
     word = f"61.{os.getpid()}"
-    async with open_session(engine) as session:
+    async with opened(engine) as session:
         await run(session, "x = 1")
         branch = await session.fork()
     other = await branch.fork()
@@ -591,7 +576,7 @@ def sleeping(word: str) -> list[psutil.Process]:
 async def test_a_branch_ends_without_the_others(engine: NativeEngine) -> None:
     """A crash, a time limit or a call of `aclose` ends one of them, with the processes that it has started."""
     word = f"62.{os.getpid()}"
-    async with open_session(engine) as session:
+    async with opened(engine) as session:
         await run(session, "x = 1\nimport os, subprocess")
         for code in (
             f"subprocess.Popen(['/bin/sleep', '{word}'])\n{STUBBORN}",
@@ -687,13 +672,13 @@ async def test_a_session_starts_with_the_packages_of_its_first_program(engine: N
     await engine.execute(EngineJob(language=Language.PYTHON, code="import numpy", limits=limits))
 
     async def first() -> list[str]:
-        async with open_session(engine, {"a": b"1", "b": b"1"}) as session:
+        async with opened(engine, {"a": b"1", "b": b"1"}) as session:
             await session.write_files({"b": b"2"})
             return texts(await run(session, probe))
 
     while await first() != ["(True, '1', '2')"]:
         await asyncio.sleep(0.1)
-    async with open_session(engine, {"a": b"1", "b": b"2"}) as session:
+    async with opened(engine, {"a": b"1", "b": b"2"}) as session:
         assert (await session.list_files(1000))[0] == {"a": 1, "b": 1}
         async with closing(await session.fork()) as branch:
             assert texts(await run(branch, probe)) == ["(False, '1', '2')"]
@@ -705,7 +690,7 @@ async def warm_up_numpy(engine: NativeEngine) -> None:
     await engine.execute(EngineJob(language=Language.PYTHON, code="import numpy", limits=limits))
 
     async def is_warm() -> bool:
-        async with open_session(engine) as session:
+        async with opened(engine) as session:
             return texts(await run(session, "import sys\n'numpy' in sys.modules # numpy")) == ["True"]
 
     while not await is_warm():
@@ -715,7 +700,7 @@ async def warm_up_numpy(engine: NativeEngine) -> None:
 async def test_a_first_program_can_be_interrupted_while_its_session_moves(engine: NativeEngine) -> None:
     """It has not begun in the process that has imported its packages, and is interrupted as soon as it begins."""
     await warm_up_numpy(engine)
-    async with open_session(engine) as session:
+    async with opened(engine) as session:
         running = asyncio.create_task(run(session, "import numpy, time\ntime.sleep(60)"))
         await asyncio.sleep(0)  # the task has begun
         session.interrupt()
@@ -729,12 +714,12 @@ async def test_files_are_kept_for_a_move_only_if_they_were_written(engine: Nativ
     """The contents of other files do not stay in the memory of the server, nor those of many."""
     refused, large = os.urandom(1000), os.urandom(5 * 2**20)
     references = sys.getrefcount(refused), sys.getrefcount(large)
-    async with open_session(engine, {"folder/a": b"1"}) as session:
+    async with opened(engine, {"folder/a": b"1"}) as session:
         await session.write_files({"large": large})
         assert sys.getrefcount(large) > references[1]
         await session.write_files({"other": os.urandom(5 * 2**20)})
         assert sys.getrefcount(large) == references[1]
-    async with open_session(engine, {"folder/a": b"1"}) as session:
+    async with opened(engine, {"folder/a": b"1"}) as session:
         with pytest.raises(SessionFileError):
             await session.write_files({"b": b"2", "folder": refused})
         assert sys.getrefcount(refused) == references[0]
@@ -834,7 +819,7 @@ async def test_a_branch_cannot_reach_its_session(session: EngineSession) -> None
 
 async def test_the_memory_limit_of_branches(engine: NativeEngine) -> None:
     """The one that has the most memory ends. The others go on."""
-    async with open_session(engine) as session:
+    async with opened(engine) as session:
         await run(session, "x = 1")
         async with closing(await session.fork()) as branch:
             result = await run(branch, GROW)
@@ -846,7 +831,7 @@ async def test_sessions_leave_no_descriptors(engine: NativeEngine) -> None:
     """After sessions, runs, branches and failures, this process has as many descriptors as before."""
 
     async def use() -> None:
-        async with open_session(engine, {"a": b"1"}) as session:
+        async with opened(engine, {"a": b"1"}) as session:
             await run(session, "x = 1")
             await run(session, "1 / 0")
             await session.read_files(["a"], 10)
@@ -875,7 +860,7 @@ async def test_a_session_is_used_by_many_tasks_until_it_is_closed(engine: Native
     """Each run of many sessions at once has its own result, while some crash and others fork."""
 
     async def work(number: int) -> None:
-        async with open_session(engine) as session:
+        async with opened(engine) as session:
             await run(session, f"x = {number}")
             async with closing(await session.fork()) as branch:
                 results = [await run(one, f"print(x * {i}); x") for i in range(5) for one in (session, branch)]

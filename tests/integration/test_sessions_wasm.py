@@ -18,7 +18,6 @@ from faasrt.local.engines.engine import EngineJob, EngineResult
 from faasrt.local.engines.live_output import LiveOutput
 from faasrt.local.engines.session import (
     EngineSession,
-    EngineSessionOptions,
     ForkError,
     SessionEndedError,
     SessionFileError,
@@ -28,7 +27,7 @@ from faasrt.local.engines.wasm.engine import WasmEngine
 from faasrt.local.errors import EngineError
 from support.engines import wasm_engine
 from support.served import until
-from support.session_programs import LIMITS, run, texts
+from support.session_programs import LIMITS, opened, run, texts
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("wasm_sandbox")]
 STUBBORN = "while True:\n    try:\n        while True: pass\n    except BaseException: pass"
@@ -39,16 +38,6 @@ STUBBORN = "while True:\n    try:\n        while True: pass\n    except BaseExce
 async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[WasmEngine]:
     async with wasm_engine(Path(tmp_path_factory.mktemp("sessions"))) as engine:
         yield engine
-
-
-@contextlib.asynccontextmanager
-async def opened(engine: WasmEngine, files: dict[str, bytes] | None = None) -> AsyncIterator[EngineSession]:
-    options = EngineSessionOptions(language=Language.PYTHON, limits=LIMITS, files=files or {})
-    session = await engine.open_session(options)
-    try:
-        yield session
-    finally:
-        await session.aclose()
 
 
 @pytest_asyncio.fixture(loop_scope="module")

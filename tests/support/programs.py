@@ -369,3 +369,10 @@ RANDOM = {
     "joblib": "import sklearn, multiprocessing.process as p; print(p.current_process().authkey.hex())",
     "multiprocessing": "import multiprocessing.process as p; print(p.current_process().authkey.hex())",
 }
+
+
+def returning(expressions: list[str], language: str) -> str:
+    """Return a program whose function f(n) returns the value of the expression with this number."""
+    if language == "python":
+        return f"made = [{', '.join(f'lambda: {each}' for each in expressions)}]\ndef f(n): return made[n]()"
+    return f"const made = [{', '.join(f'() => ({each})' for each in expressions)}];\nconst f = (n) => made[n]();"

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import attrs
 
 from faasrt import Language, Outcome
 from faasrt.inputs import ProgramInput
-from faasrt.local.engines.engine import EngineJob, EngineResult
-from faasrt.local.engines.session import EngineSession
+from faasrt.local.engines.engine import Engine, EngineJob, EngineResult
+from faasrt.local.engines.session import EngineSession, EngineSessionOptions
 from faasrt.protocol.execution_limits import ExecutionLimits
 
 LIMITS = ExecutionLimits(timeout_ms=60_000, memory_limit_mb=128, max_output_bytes=100_000)
+
+
+@contextlib.asynccontextmanager
+async def closing(session: EngineSession) -> AsyncIterator[EngineSession]:
+    try:
+        yield session
+    finally:
+        await session.aclose()
+
+
+@contextlib.asynccontextmanager
+async def opened(engine: Engine, files: Mapping[str, bytes] | None = None) -> AsyncIterator[EngineSession]:
+    options = EngineSessionOptions(language=Language.PYTHON, limits=LIMITS, files=files or {})
+    async with closing(await engine.open_session(options)) as session:
+        yield session
 
 
 async def run(
