@@ -56,8 +56,7 @@ RUNS = [
     # `compilation` is not here: it takes a minute. Nor is `instructions`, which `.ci/run` runs in a step of its own.
     ("startup --starts warm --rounds 1", [("Warm", 7, "ms more than bare"), ("Heavy", 3, "modules")]),
     ("linear --kb 16 --rounds 1", [("16 KB", 10, "growth")]),
-    ("batch --tasks 60 --kills 1", [("Killed", 1, "tasks/s undisturbed")]),
-    ("function_batch --tasks 40 --kills 2", [("Killed", 1, "kills of the server")]),
+    ("batch --tasks 80 --kills 2", [("Killed", 1, "kills of the server")]),
     (
         "simulate --replicas 20 --clients 4 --calls 1000 --contenders load faasrt oracle --jobs 1",
         [(scenario, 3, "p99 s") for scenario in SCENARIOS],
