@@ -14,10 +14,10 @@ def describe_engines(details: Mapping[str, Any]) -> list[str]:
         if isinstance(state, dict) and "engine" in state:
             reason = f" ({state['level_reason']})" if state.get("level_reason") else ""
             cgroup = ", cgroup" if state.get("cgroup") is True else ""
-            level = f"level {state.get('level')}{reason}{cgroup}"
+            level = f", level {state['level']}{reason}{cgroup}" if state.get("level") else ""
             version = f", {state['runtime']}" if state.get("runtime") else ""
             detail = f"; {state['detail']}" if state.get("detail") else ""
-            lines.append(f"{language}: {state.get('status')}, engine {state['engine']}{version}, {level}{detail}")
+            lines.append(f"{language}: {state.get('status')}, engine {state['engine']}{version}{level}{detail}")
     return lines
 
 

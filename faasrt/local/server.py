@@ -56,7 +56,8 @@ _CLOSED = "this LocalFaaS was closed: make a new one"
 
 @attrs.define(eq=False, repr=False)
 class LocalFaaS:
-    """A FaaS inside this process. Every program runs in a fresh sandbox. The sandboxes' processes end with this one.
+    """A FaaS inside this process. Every program runs in a new process, or on "wasm" in a new instance of WebAssembly.
+    All of these processes end with this one.
 
     Args:
         languages: The languages to serve, as names or `Language`s. None serves Python, JavaScript, TypeScript, and

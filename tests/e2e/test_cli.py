@@ -643,9 +643,9 @@ def test_health_json_prints_every_field(at: dict[str, str], unused_tcp_port: int
 
 def test_health_shows_the_work_in_the_background() -> None:
     """For a server on the engine wasm, this is the progress of its snapshots."""
-    state = {"status": "ready", "engine": "wasm", "level": "", "detail": "making snapshots, 2 of 5 are made"}
+    state = {"status": "ready", "engine": "wasm", "level": "confined", "detail": "making snapshots, 2 of 5 are made"}
     lines = describe_engines({"languages": {"python": state}})
-    assert lines == ["python: ready, engine wasm, level ; making snapshots, 2 of 5 are made"]
+    assert lines == ["python: ready, engine wasm, level confined; making snapshots, 2 of 5 are made"]
 
 
 @pytest.mark.usefixtures("wasm_sandbox")

@@ -23,11 +23,11 @@ from prometheus_client.parser import text_string_to_metric_families
 import faasrt
 from faasrt import ConfigurationError, Outcome, RuntimeClosedError, RuntimeManager, SandboxConfig, Settings
 from faasrt._version import __version__
-from faasrt.local import LocalFaaS
+from faasrt.local import LocalFaaS, server as local_server
 from faasrt.local.engine_tasks import EngineTasks
 from faasrt.local.engines.deno.engine import DenoEngine
 from faasrt.local.engines.engine import EngineJob, EngineResult
-from faasrt.local.errors import NotStartedError
+from faasrt.local.errors import EngineError, NotStartedError
 from support.documents import text_of
 from support.helpers import WASM
 from support.served import PATIENCE_S, at_work_in
@@ -72,6 +72,19 @@ async def test_answers_have_the_fields_of_the_reference_servers(faas: LocalFaaS)
     assert metadata["instance_id"]
     assert set(metadata["pool_stats"]) == {"totalInstances", "idleInstances", "activeInstances"}
     assert (body["outcome"], body["error_info"], body["truncated"]) == ("OK", None, [])
+
+
+async def test_health_says_that_no_level_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The level is "none", and the reason is there. An engine without a jail has no level before its first process."""
+
+    async def refuse(*_: object) -> None:
+        raise EngineError("refused by the kernel")
+
+    monkeypatch.setattr(local_server, "find_level", refuse)
+    async with LocalFaaS(["js", "python"], engines=WASM, workers=1) as faas:
+        languages = faas.health()["languages"]
+    assert [languages[name]["level"] for name in ("javascript", "python")] == ["none", ""]
+    assert languages["javascript"]["level_reason"] == "refused by the kernel"
 
 
 async def test_health_and_metrics_of_a_server(faas: LocalFaaS) -> None:

@@ -93,6 +93,9 @@ class EngineResult:
     displays: tuple[Display, ...] = ()
 
 
+NO_LEVEL = "none"
+
+
 @attrs.frozen(kw_only=True)
 class EngineOptions:
     """The options of an engine.
@@ -100,7 +103,7 @@ class EngineOptions:
     Attributes:
         workers: The number of programs that the machine can run at once, if each uses one core.
         memory_limit_mb: The memory limit of the server, which most programs have.
-        level: The level of the jail; "" if no level works on this machine.
+        level: The level of the jail; "" if no level works on this machine, or no engine needs one.
         level_reason: Why the level is not the highest one, unless it was chosen explicitly.
     """
 
@@ -136,7 +139,7 @@ class Engine(abc.ABC):
         recovers: Whether an engine that is not ready will soon be: it is starting, or failed after it had been ready.
         activity: The current step of the start, for people to read.
         level: The level of the jail around programs; "confined" if the kernel restricts the processes that run
-            programs as WebAssembly.
+            programs as WebAssembly; NO_LEVEL if neither works; "" if this is not known yet.
         starts_when_needed: Whether the engine starts when it is first used, and is ready before that.
         session_features: What its sessions can do: "run" if it has sessions, "fork", "files".
     """
@@ -155,7 +158,7 @@ class Engine(abc.ABC):
 
     def __init__(self, options: EngineOptions) -> None:
         self.options = options
-        self.level = options.level if self.jailed else ""
+        self.level = (options.level or NO_LEVEL) if self.jailed else ""
         self.level_reason = options.level_reason
         self.input_fields: Collection[str] = INPUT_FIELDS
         self.cgroups = options.cgroups if self.jailed else None

@@ -28,7 +28,7 @@ from faasrt.languages import Language
 from faasrt.local.engines.deno.relocated import relocated
 from faasrt.local.engines.deno.run import FOLDER, DenoRun
 from faasrt.local.engines.deno.session import DenoSession
-from faasrt.local.engines.engine import Engine, EngineJob, EngineOptions, EngineResult, Watch
+from faasrt.local.engines.engine import NO_LEVEL, Engine, EngineJob, EngineOptions, EngineResult, Watch
 from faasrt.local.engines.jailed_run import run_program, until_ready
 from faasrt.local.engines.runner_messages import read_runner
 from faasrt.local.engines.session import EngineSessionOptions, SessionEndedError
@@ -117,7 +117,7 @@ class DenoEngine(Engine):
         self._base_data_bytes = self._base_rss_bytes = 0  # until they are measured
 
     async def _prepare(self, resources: contextlib.AsyncExitStack) -> Watch:
-        if not self.level:
+        if self.level == NO_LEVEL:
             raise EngineError(f"no level of the jail works on this machine: {self.options.level_reason}")
         libraries = await asyncio.to_thread(_find_libraries, self._path)
         path = await asyncio.to_thread(relocated, self._path) if self.level == "namespaces" else self._path

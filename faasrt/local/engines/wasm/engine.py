@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from faasrt.languages import Language
-from faasrt.local.engines.engine import Engine, EngineJob, EngineOptions, EngineResult, Watch
+from faasrt.local.engines.engine import NO_LEVEL, Engine, EngineJob, EngineOptions, EngineResult, Watch
 from faasrt.local.engines.python_tiers import STANDARD_TIER, TIERS
 from faasrt.local.engines.session import EngineSession, EngineSessionOptions
 from faasrt.local.engines.warm_pool import WarmPool
@@ -134,7 +134,7 @@ class WasmEngine(Engine):
         return worker
 
     def _mark_confined(self, problem: str) -> None:
-        self.level = "" if problem else CONFINED
+        self.level = NO_LEVEL if problem else CONFINED
         reason = problem and f"the workers of WebAssembly are not confined: {problem}"
         self.level_reason = "; ".join(filter(None, [self.options.level_reason, reason]))
 

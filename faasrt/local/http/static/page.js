@@ -116,7 +116,7 @@ function showHealth(report) {
 function makeRow([name, { status, detail, engine, runtime, level, level_reason: reason, active, capacity, queued }]) {
   const head = make("th", name);
   head.scope = "row";
-  const cells = [["", detail], [`${active} of ${capacity}`], [queued], [engine, runtime], [level || "none", reason]];
+  const cells = [["", detail], [`${active} of ${capacity}`], [queued], [engine, runtime], [level, reason]];
   const row = document.createElement("tr");
   row.append(head, ...cells.map(([text, more]) => {
     const cell = make("td", text);
