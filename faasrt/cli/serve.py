@@ -79,7 +79,7 @@ _FILE = click.Path(dir_okay=False)
 @click.option(
     "--session-memory-mb",
     type=Number(1, 1_000_000_000),
-    show_default="--max-sessions times --memory-mb",
+    show_default="no limit",
     help="The most memory that all sessions together may use, in MiB: the sum of their limits.",
 )
 @click.option(
