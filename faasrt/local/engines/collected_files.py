@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MatchingFile = tuple[str, int | None, Callable[[int], bytes | None]]
 """The path and the size of a file, and a function that reads it. The size is None if this is a folder that cannot be
 read. The function returns None if the file cannot be read, or is larger than its argument, a number of bytes."""
-_SIZE_BYTES = 20  # of the size of a file in an answer
+_SIZE_BYTES = 20  # the size of a file takes this many bytes in an answer
 _MAX_ENTRIES = 10_000
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK, because opening a named pipe would wait for a writer.

@@ -117,8 +117,8 @@ class AdmissionQueue:
         self._free.release()
 
     async def wait_ready(self, timeout_s: float) -> float:
-        """Wait until the engine is ready, as one of the waiting programs. Return the seconds of the wait. Raise
-        BusyError if it is not ready after this time, or the queue is full.
+        """Wait until the engine is ready, and return the seconds of the wait, which counts towards `max_queue`. Raise
+        BusyError if the engine is not ready after this time, or the queue is full.
         """
         engine, loop = self.engine, asyncio.get_running_loop()
         began = loop.time()
@@ -131,7 +131,7 @@ class AdmissionQueue:
         return loop.time() - began
 
     async def wait_for(self, lock: asyncio.Semaphore | asyncio.Lock, timeout_s: float, problem: str) -> None:
-        """Acquire a lock as one of the waiting programs. Raise BusyError with the problem after the time limit."""
+        """Acquire a lock; the wait counts towards `max_queue`. Raise BusyError with the problem after the time limit."""
         try:
             with self._place_in_queue():
                 async with asyncio.timeout(timeout_s):

@@ -15,9 +15,9 @@ class Memory:
     The first SMALL_BYTES of each do not count, because the number of connections is limited too. So large requests
     never keep out small ones.
 
-    If memory is short, the slowest client loses its share: the one that last completed SMALL_BYTES. A body only takes
-    the memory of a client that needs longer than SLOW_S, and is refused otherwise. An answer takes that of any client,
-    because its program has already run. A request whose program waits or runs keeps its memory.
+    If memory is short, the slowest client loses its share: the one whose last SMALL_BYTES are the longest ago. A body
+    only takes the memory of a client that needs longer than SLOW_S, and is refused otherwise. An answer takes that of
+    any client, because its program has already run. A request whose program waits or runs keeps its memory.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -34,7 +34,7 @@ class Memory:
 
 
 class Share:
-    """The memory of one request. As a context manager, it frees it.
+    """The memory of one request, which is freed at the end of a `with` block.
 
     Attributes:
         counted: The part of `size` that counts.

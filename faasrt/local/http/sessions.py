@@ -114,7 +114,7 @@ class OpenSession:
             raise SessionEndedError(self.ending)
 
     async def run(self, job: EngineJob) -> EngineResult:
-        """Run a program. The caller has its turn, and a slot of the queue. Raises the errors of `EngineSession.run`."""
+        """Run a program. The caller has its turn, and a slot of the queue. Raise the errors of `EngineSession.run`."""
         self.check()
         engine = self.queue.engine
         self.runs += 1

@@ -20,8 +20,12 @@ class Executor:
     process; the other calls lower limits and rights that this process has, which cannot fail.
 
     Args:
-        rules_fd: The rules of Landlock for the processes.
+        fd: The file to execute.
+        env: The environment of the processes.
+        rules_fd: Their rules of Landlock.
         limits: Their limits, by the names of `resource`. Each program may have others in addition.
+        filter_code: Their filter of system calls, in which `seccomp.set_pid` replaces the number of the process.
+        niceness: Their niceness.
     """
 
     def __init__(
@@ -73,7 +77,7 @@ class Executor:
             os.waitpid(pid, 0)
             if not has_filter:
                 raise OSError("its filter of system calls could not be installed")
-            # The numbers of tasks have begun again.
+            # Try again: the numbers of tasks have begun again, so the process has another one than expected.
 
 
 def _can_restrict(rules_fd: int) -> bool:

@@ -70,7 +70,7 @@ class JailedProcess(ChildProcess):
         outside_reason: Why it was killed from outside; "" if there is no evidence for this, so that the program must be
             assumed to have sent the signal itself.
         is_suspect: Whether the program may have caused `outside_reason`.
-        is_session: Whether it is that of a session.
+        is_session: Whether it runs a session.
         is_shared: Whether it is a session with branches, or a branch.
     """
 

@@ -34,10 +34,10 @@ class Places:
     """Addresses in the memory of a snapshot.
 
     Attributes:
-        name: That of the name of the working folder.
-        sigint: That of the word which says that SIGINT has arrived.
-        signals: That of the word which says that some signal has arrived.
-        breaker: That of the word which lets the interpreter handle signals before its next step.
+        name: Of the name of the working folder.
+        sigint: Of the word which says that SIGINT has arrived.
+        signals: Of the word which says that some signal has arrived.
+        breaker: Of the word which lets the interpreter handle signals before its next step.
     """
 
     name: int
