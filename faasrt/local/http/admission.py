@@ -131,7 +131,7 @@ class AdmissionQueue:
         return loop.time() - began
 
     async def wait_for(self, lock: asyncio.Semaphore | asyncio.Lock, timeout_s: float, problem: str) -> None:
-        """Acquire a lock; the wait counts towards `max_queue`. Raise BusyError with the problem after the time limit."""
+        """Acquire a lock. The wait counts towards `max_queue`. Raise BusyError with `problem` after the time limit."""
         try:
             with self._place_in_queue():
                 async with asyncio.timeout(timeout_s):
