@@ -149,7 +149,7 @@ class DenoRun:
             MESSAGE_FACTOR * limit + MESSAGE_BYTES,
             job.kept_bytes,
             self._displays,
-            in_session=number > 0,
+            in_session=number is not None,
         )
         self._stderr = OutputBuffer(job.kept_bytes)
         self._early: list[tuple[int, bytes]] = []  # output that arrived before the message that the program begins
