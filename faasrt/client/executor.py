@@ -23,6 +23,7 @@ class Executor:
 
     async def run(self, execution: Execution, live: LiveReader | None = None) -> ExecutionResult:
         program = execution.program
+        self.calls.check_open()  # before the call, which would report that it has ended without having started
         # If the runtime is closed meanwhile, `track` turns the cancellation into an error, which the call reports.
         with self.transport.call(self.calls, program.language, program) as call, self.calls.track():
             call.call_started()

@@ -86,7 +86,7 @@ class OpenTelemetrySink:
         elif isinstance(event, (AttemptStarted, AttemptFinished, RetryScheduled)):
             self._add_attempt_event(self._calls[event.call_id], event)
         elif isinstance(event, CallFinished):
-            self._finish_call(self._calls.pop(event.call_id), event)
+            self._finish_call(self._calls.pop(event.call_id, None), event)
         elif isinstance(event, EndpointChanged):
             fields = _address(event.endpoint) | _fields(event, "state", "open_s")
             for call in self._calls.values():
@@ -124,7 +124,9 @@ class OpenTelemetrySink:
         fields |= _result(getattr(event, "status", None), getattr(event, "error", None))
         call.span.add_event(f"faasrt.{EVENT_NAMES[type(event)]}", fields)
 
-    def _finish_call(self, call: _Call, event: CallFinished) -> None:
+    def _finish_call(self, call: _Call | None, event: CallFinished) -> None:
+        if call is None:
+            return
         fields = _fields(event, "outcome", "attempts", "queued_s", "output_bytes")
         call.span.set_attributes(fields | _result(call.status, event.error))
         if event.attempts > 1:
