@@ -503,9 +503,10 @@ class RuntimeManager:
     async def aclose(self) -> None:
         """Close every runtime, and the embedded FaaS if there is one. Closing twice is harmless.
 
-        Calls that wait for a permit fail with `RuntimeClosedError` at once. Calls in flight have
-        `TimeoutSettings.close_s` seconds to finish, and then fail with `RuntimeClosedError` too. Then the sessions that
-        this manager has opened are ended, within `TimeoutSettings.health_s`.
+        Calls that wait for a permit fail with `RuntimeClosedError` at once; so does a `judge` of which an execution
+        waits for one. Calls in flight have `TimeoutSettings.close_s` seconds to finish, and then fail with
+        `RuntimeClosedError` too. Then the sessions that this manager has opened are ended, within
+        `TimeoutSettings.health_s`.
 
         Cancellation: cancels the calls in flight at once.
         """

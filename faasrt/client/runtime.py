@@ -524,9 +524,9 @@ class Runtime:
     async def aclose(self) -> None:
         """Close the runtime. The last runtime of a factory closes the connections. Closing twice is harmless.
 
-        Calls that wait for a permit fail with `RuntimeClosedError` at once. Calls in flight have
-        `TimeoutSettings.close_s` seconds to finish, and then fail with `RuntimeClosedError` too. Then its sessions are
-        ended, within `TimeoutSettings.health_s`.
+        Calls that wait for a permit fail with `RuntimeClosedError` at once; so does a `judge` of which an execution
+        waits for one. Calls in flight have `TimeoutSettings.close_s` seconds to finish, and then fail with
+        `RuntimeClosedError` too. Then its sessions are ended, within `TimeoutSettings.health_s`.
 
         Cancellation: cancels the calls in flight at once.
         """

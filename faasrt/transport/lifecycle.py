@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Coroutine, Sequence
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from faasrt.errors import ConfigurationError, RuntimeClosedError
@@ -59,12 +60,17 @@ class CallsInFlight:
         self.closing = self.released = False
 
     def check_open(self) -> None:
+        """Raise RuntimeClosedError if closing has begun, unless the current task or one that has started it is a call
+        in flight.
+        """
         if self.closing:
-            raise RuntimeClosedError("this runtime is closed: get another from the manager or factory")
+            call = _current_call.get()
+            if call is None or not call.is_in_flight(self):
+                raise RuntimeClosedError("this runtime is closed: get another from the manager or factory")
 
     def track(self) -> TrackedCall:
         """Count the current task as a call in flight, until the block of the returned context manager ends. A nested
-        block in the same task is not counted again. Raise RuntimeClosedError if closing has begun.
+        block in the same task is not counted again. Raise the error of `check_open`.
         """
         task = asyncio.current_task()
         assert task is not None
@@ -79,6 +85,9 @@ class CallsInFlight:
         self._cancelled.discard(task)
         if not self._tasks:
             self._idle.set()
+
+    def is_cancelled(self, task: asyncio.Task[Any]) -> bool:
+        return task in self._cancelled
 
     def take_cancelled(self, task: asyncio.Task[Any]) -> bool:
         if task not in self._cancelled:
@@ -110,22 +119,38 @@ class CallsInFlight:
 
 
 class TrackedCall:
-    __slots__ = ("_calls", "_cancelling", "_is_nested", "_task")
+    __slots__ = ("_calls", "_cancelling", "_is_nested", "_outer", "_task")
 
     def __init__(self, calls: CallsInFlight, task: asyncio.Task[Any], is_nested: bool) -> None:
         self._calls = calls
-        self._task = task
+        self._task: asyncio.Task[Any] | None = task
         self._is_nested = is_nested
         self._cancelling = task.cancelling()
+        self._outer: TrackedCall | None = None
+        if not is_nested:
+            self._outer = _current_call.get()
+            _current_call.set(self)
+
+    def is_in_flight(self, calls: CallsInFlight) -> bool:
+        return self._calls is calls and self._task is not None and not calls.is_cancelled(self._task)
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
         """Raise RuntimeClosedError in place of a cancellation by `CallsInFlight.close`."""
-        was_cancelled = error is not None and self._calls.take_cancelled(self._task)
+        task = self._task
+        assert task is not None
+        was_cancelled = error is not None and self._calls.take_cancelled(task)
         if not self._is_nested:
-            self._calls.end(self._task)
+            self._calls.end(task)
+            _current_call.set(self._outer)
+            # The contexts of tasks and connections that outlive the call keep this object, but not what it refers to.
+            self._task = self._outer = None
         # As in asyncio.timeout, only a cancellation by `close` is converted into an error.
-        if was_cancelled and self._task.uncancel() <= self._cancelling and isinstance(error, asyncio.CancelledError):
+        if was_cancelled and task.uncancel() <= self._cancelling and isinstance(error, asyncio.CancelledError):
             raise RuntimeClosedError("this runtime was closed while the call was in flight") from None
+
+
+# The call of which the current task is a part. The tasks that it starts inherit it.
+_current_call: ContextVar[TrackedCall | None] = ContextVar("faasrt_current_call", default=None)

@@ -10,34 +10,42 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import attrs
 import psutil
 import pytest
 from aiohttp import web
 
 import faasrt
 from faasrt import (
+    AssertTest,
+    CodeTask,
     ConfigurationError,
     DiscoverySettings,
+    ExecutionResult,
     FaasrtError,
+    Judgement,
     Language,
     LimiterSettings,
     RetrySettings,
+    Runtime,
     RuntimeClosedError,
     RuntimeFactory,
     RuntimeManager,
+    Session,
     Settings,
+    TestCase,
     TimeoutSettings,
     sync,
 )
 from faasrt.protocol.program import Program
-from faasrt.telemetry.events import Event, RetryScheduled
+from faasrt.telemetry.events import CallFinished, CallStarted, Event, RetryScheduled
 from faasrt.testing import FakeFaaS, Reply
-from support.helpers import NO_WAIT, Clock, manager_for
+from support.helpers import NO_WAIT, PATIENT, Clock, manager_for
 from support.served import is_gone, until
 
 Serve = Callable[..., Awaitable[str]]
@@ -301,6 +309,112 @@ async def test_close_runtimes_waits_for_calls_in_flight(raw_server: Serve) -> No
         await manager.close_runtimes()
         assert (await manager.run_code("1", "py")).ok
         assert manager.get_metrics().total.outcomes == {"OK": 3}
+
+
+async def _stream(manager: RuntimeManager) -> ExecutionResult:
+    async with manager.stream_code(SLOW, "py") as run:
+        _ = [chunk async for chunk in run]
+    return run.result
+
+
+async def _map(manager: RuntimeManager) -> Judgement | None:
+    async with manager.map([CodeTask(DEFINITION, "py", tests=ASSERTS)]) as results:
+        (item,) = [item async for item in results]
+    return item.judgement
+
+
+async def _use(session: Session) -> ExecutionResult:
+    first, _, _ = await asyncio.gather(session.run_code(SLOW), session.list_files(), session.run_code("1"))
+    return first
+
+
+SLOW = "import time; time.sleep(0.05)"
+THREE = [TestCase("", "")] * 3
+ASSERTS = [AssertTest("assert wait(1) is None")]  # in three executions, one after another
+DEFINITION = f"def wait(n):\n    {SLOW}"
+CALLS: Mapping[str, Callable[[RuntimeManager, Session], Coroutine[Any, Any, Any]]] = {
+    "run_code": lambda manager, session: manager.run_code(SLOW, "py"),
+    "stream_code": lambda manager, session: _stream(manager),
+    "call_function": lambda manager, session: manager.call_function(DEFINITION, "wait", [1], language="py"),
+    "run_cases": lambda manager, session: manager.run_cases(DEFINITION, "wait", [[1], [2]], language="py"),
+    "judge": lambda manager, session: manager.judge(SLOW, THREE, language="py", concurrency=1),
+    "judge by asserts": lambda manager, session: manager.judge(DEFINITION, ASSERTS, language="py"),
+    "map": lambda manager, session: _map(manager),
+    "validate_code": lambda manager, session: manager.validate_code("let a", "js"),
+    "session": lambda manager, session: _use(session),
+}
+
+
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize("close", [RuntimeManager.close_runtimes, RuntimeManager.aclose], ids=["runtimes", "manager"])
+@pytest.mark.parametrize("kind", CALLS)
+async def test_calls_in_flight_get_all_their_executions(local: RuntimeManager, kind: str, close: Any) -> None:
+    """A call that began before closing may still send what it consists of, also in other tasks. No event is about a
+    call that has not started.
+    """
+    started: set[str] = set()
+    unknown: list[Event] = []
+
+    def check(event: Event) -> None:
+        if isinstance(event, CallStarted):
+            started.add(event.call_id)
+        elif isinstance(event, CallFinished) and event.call_id not in started:
+            unknown.append(event)
+
+    assert local.local_faas is not None
+    manager = manager_for(local.local_faas.url, telemetry=[check], timeouts=attrs.evolve(PATIENT, close_s=30))
+    async with manager, manager.session("py") as session:
+        await manager.get_runtime("js")
+        call = asyncio.create_task(CALLS[kind](manager, session))
+        while not (manager.get_metrics().in_flight or call.done()):
+            await asyncio.sleep(0)
+        await close(manager)
+        result = await call
+    results = result if isinstance(result, list) else [result]
+    assert all(each.passed if isinstance(each, Judgement) else getattr(each, "ok", each) for each in results)
+    assert not unknown
+
+
+async def test_a_task_that_outlives_its_call_is_refused() -> None:
+    """Only a call in flight lets the tasks that it has started call a closed runtime."""
+    late: list[asyncio.Task[ExecutionResult]] = []
+    ended = asyncio.Event()
+
+    async def call_late(runtime: Runtime) -> ExecutionResult:
+        await ended.wait()
+        return await runtime.run_code("1")
+
+    class Store:
+        async def get(self, key: str) -> bytes | None:
+            late.append(asyncio.create_task(call_late(runtime)))  # within the call
+            return None
+
+        async def put(self, key: str, value: bytes) -> None:
+            pass
+
+    async with FakeFaaS() as fake:
+        settings = Settings(endpoints={"py": fake.url})
+        async with RuntimeManager(settings=settings, cache=Store()) as manager:
+            runtime = await manager.get_runtime("py")
+            assert (await runtime.run_code("1")).ok
+            await manager.close_runtimes()
+            ended.set()
+            with pytest.raises(RuntimeClosedError, match="is closed"):
+                await late[0]
+
+
+async def test_a_refused_stream_reports_no_call() -> None:
+    """The call of a stream that is entered after closing has neither events nor metrics."""
+    events: list[Event] = []
+    async with FakeFaaS() as fake, manager_for(fake.url, telemetry=[events.append]) as manager:
+        runtime = await manager.get_runtime("py")
+        run = runtime.stream_code("1")
+        await manager.close_runtimes()
+        with pytest.raises(RuntimeClosedError):
+            async with run:
+                _ = [chunk async for chunk in run]
+        assert not events
+        assert not manager.get_metrics().total.calls
 
 
 async def test_a_call_that_begins_while_the_last_runtime_closes_keeps_its_session() -> None:
