@@ -193,7 +193,9 @@ class Transport:
         call.endpoint = self.pinned_url
         try:
             while True:
-                permit = await self._wait_for_permit(call, group) if needs_permit else None
+                permit = None
+                if needs_permit:
+                    permit = endpoints.pool.try_acquire(group) or await self._wait_for_permit(call, group)
                 call.start_deadline(within_s)
                 call.attempts += 1
                 left_s = call.deadline - endpoints.clock()

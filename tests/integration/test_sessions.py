@@ -783,3 +783,25 @@ async def test_no_answer_about_a_session_raises_another_error(serve: Any, answer
             with contextlib.suppress(ServiceError):
                 await call
         await session.aclose()
+
+
+async def test_files_and_forks_do_not_wait_in_the_queue_of_another_endpoint() -> None:
+    """`max_queue` counts the callers that wait. A session whose own endpoint has room never waits."""
+    async with FakeFaaS() as fake, FakeFaaS() as busy:
+        busy.default = Reply(hang=True)
+        settings = Settings(
+            endpoints={"python": busy.url, "javascript": fake.url},
+            limiter=LimiterSettings(max_queue=1),
+            timeouts=PATIENT,
+        )
+        async with RuntimeManager(settings=settings) as manager, manager.session("js") as session:
+            python = await manager.get_runtime("python")
+            programs = [asyncio.create_task(python.run_code("1")) for _ in range(17)]
+            await until(lambda: manager.get_metrics().queued == 1)
+            await session.write_files({"a.txt": "hi"})
+            assert await session.list_files() == {"a.txt": 2}
+            async with await session.fork() as branch:
+                assert await branch.read_files(["*"]) == {"a.txt": b"hi"}
+            for program in programs:
+                program.cancel()
+            await asyncio.wait(programs)
