@@ -182,6 +182,10 @@ class BreakerSettings:
     max_open_s: float = attrs.field(default=300.0, validator=_SECONDS)
 
 
+class NoEndpointError(ConfigurationError):
+    """No variable of the environment names an endpoint."""
+
+
 class SettingsOptions(TypedDict, total=False):
     sandbox: SandboxConfig
     endpoints: Endpoints
@@ -324,7 +328,7 @@ class Settings:
         if "endpoints" not in options:
             endpoints = _listed({lang: _urls_from_env(variables, _FAAS_OF_LANGUAGE.get(lang)) for lang in Language})
             if not any(endpoints.values()):
-                raise ConfigurationError(
+                raise NoEndpointError(
                     "no endpoint is configured: set COZE_LOOP_PYTHON_FAAS_URL and COZE_LOOP_JS_FAAS_URL (or their "
                     "_DOMAIN and _PORT forms), or COZE_LOOP_FAAS_URL for every language; or use the embedded FaaS "
                     "with RuntimeManager.local() or from_env(local_fallback=True)"
@@ -333,11 +337,6 @@ class Settings:
         if "token" not in options and variables.get("FAASRT_TOKEN"):
             options["token"] = variables["FAASRT_TOKEN"]
         return cls(**options)
-
-
-def names_endpoints(variables: Mapping[str, str]) -> bool:
-    names = [f"COZE_LOOP_{faas}_FAAS_{part}" for faas in ("PYTHON", "JS") for part in ("URL", "DOMAIN", "PORT")]
-    return any(_variable(variables, name) for name in [*names, "COZE_LOOP_FAAS_URL"])
 
 
 def _listed(endpoints: Mapping[Language | str, tuple[str, ...]]) -> dict[Language | str, tuple[str, ...]]:
@@ -369,6 +368,9 @@ def _urls_from_env(variables: Mapping[str, str], faas: str | None) -> tuple[str,
             name = "COZE_LOOP_FAAS_URL"
             text = _variable(variables, name)
     try:
-        return tuple(parse_base_url(part) for part in text.split(",") if part.strip())
+        urls = tuple(parse_base_url(part) for part in text.split(",") if part.strip())
     except ConfigurationError as error:
         raise ConfigurationError(f"{name}: {error}") from None
+    if text and not urls:
+        raise ConfigurationError(f"{name} has no URL, got {safe_repr(text)}")
+    return urls

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
@@ -13,7 +12,7 @@ from faasrt.cli.options import token_of_environment
 from faasrt.cli.output import write_message
 from faasrt.client.disk_cache import DiskCache
 from faasrt.client.manager import RuntimeManager
-from faasrt.config import LimiterSettings, RetrySettings, SandboxConfig, Settings, SettingsOptions, names_endpoints
+from faasrt.config import LimiterSettings, NoEndpointError, RetrySettings, SandboxConfig, Settings, SettingsOptions
 from faasrt.errors import UnsupportedLanguageError
 from faasrt.languages import Language, OtherLanguage, family_of, has_return_val
 from faasrt.protocol.health import read_profile
@@ -50,9 +49,10 @@ def make_settings(
         options["limiter"] = LimiterSettings(max_concurrency=max_concurrency)
     if url is not None:
         options["endpoints"] = Settings.from_url(url).endpoints
-    elif not names_endpoints(os.environ):
-        options["endpoints"] = {}
-    return Settings.from_env(**options)
+    try:
+        return Settings.from_env(**options)
+    except NoEndpointError:
+        return Settings(**options)
 
 
 def names_protocols(settings: Settings) -> bool:

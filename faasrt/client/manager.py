@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import os
 import warnings
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
@@ -19,7 +18,7 @@ from faasrt.client.runtime import Runtime
 from faasrt.client.session import Session, SessionHost, SessionOptions, find_session
 from faasrt.client.streaming import StreamedRun
 from faasrt.client.syntax import Where, check_where
-from faasrt.config import SandboxConfig, Settings, SettingsOptions, names_endpoints
+from faasrt.config import NoEndpointError, SandboxConfig, Settings, SettingsOptions
 from faasrt.errors import ConfigurationError, RuntimeClosedError, UnsupportedLanguageError, safe_repr
 from faasrt.judging import Judgement
 from faasrt.languages import Language, LanguageOption, OtherLanguage, parse_language
@@ -138,10 +137,13 @@ class RuntimeManager:
         """
         if not isinstance(local_fallback, bool):
             raise ConfigurationError(f"local_fallback must be True or False, got {safe_repr(local_fallback)}")
-        variables = os.environ if environ is None else environ
-        if local_fallback and "endpoints" not in options and not names_endpoints(variables):
+        try:
+            settings = Settings.from_env(environ, **options)
+        except NoEndpointError:
+            if not local_fallback:
+                raise
             return cls.local(settings=Settings(**options), logger=logger, telemetry=telemetry, cache=cache)
-        return cls(settings=Settings.from_env(environ, **options), logger=logger, telemetry=telemetry, cache=cache)
+        return cls(settings=settings, logger=logger, telemetry=telemetry, cache=cache)
 
     @classmethod
     def from_url(

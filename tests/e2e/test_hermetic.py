@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from faasrt.config import names_endpoints
+from faasrt import ConfigurationError, Settings
 from support.package import ROOT
 from support.served import CLEAN
 
@@ -41,7 +40,8 @@ def test_the_sandbox_is_compiled_before_any_test_runs(processes: tuple[str, ...]
 
 def test_the_environment_names_no_endpoint() -> None:
     """The next test runs this test with an endpoint in the environment."""
-    assert not names_endpoints(os.environ)
+    with pytest.raises(ConfigurationError, match="no endpoint is configured"):
+        Settings.from_env()
 
 
 def test_the_environment_and_the_sandbox_do_not_matter_to_other_tests() -> None:

@@ -75,6 +75,8 @@ async def test_local_fallback() -> None:
     assert repr(configured) == "<RuntimeManager of python, javascript, typescript, c, cpp, go, rust, java, bash>"
     with pytest.raises(ConfigurationError, match="local_fallback"):
         RuntimeManager.from_env({}, local_fallback="yes")  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="environ must map"):
+        RuntimeManager.from_env(["x"], local_fallback=True)  # type: ignore[arg-type]
 
 
 async def test_headers_are_sent_with_every_request(serve: Any) -> None:
