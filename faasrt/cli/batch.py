@@ -219,6 +219,8 @@ def batch_command(
     0 when every task has an outcome, whatever it is; 2 when a line is not a task; 3 after an error of the
     infrastructure; and 130 after an interrupt. A task that is retried may have run before.
     """
+    if sys.platform == "win32":
+        raise click.UsageError("faasrt batch needs Linux or macOS: use the Python API, RuntimeManager.map")
     settings = make_settings(
         url,
         task_options["timeout_ms"],

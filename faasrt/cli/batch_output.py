@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import io
 import json
 import os
@@ -132,9 +131,11 @@ class Results:
         while rest:
             rest = rest[self._file.write(rest) :]
         if stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
-            os.fdatasync(self._file.fileno())
+            getattr(os, "fdatasync", os.fsync)(self._file.fileno())  # macOS lacks it
 
     def _open_locked(self) -> io.FileIO:
+        import fcntl  # which Windows lacks
+
         while True:
             file = self._path.open("ab", buffering=0)
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
@@ -122,6 +123,8 @@ class EmbeddedFaaS:
         await self.server.aclose()
 
     def _make_server(self, languages: Iterable[LanguageOption] | None) -> LocalFaaS:
+        if sys.platform == "win32":
+            raise ConfigurationError("the embedded FaaS needs Linux or macOS: configure the endpoint of a server")
         from faasrt.local.server import LocalFaaS
 
         return LocalFaaS(

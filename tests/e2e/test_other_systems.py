@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from pathlib import Path
 
@@ -38,14 +39,14 @@ def hide(platform, modules, attributes):
     sys.platform = platform
 """
 MACOS = """
-hide("darwin", ["resource"], {os: "memfd_create pidfd_open sched_getaffinity", signal: "pidfd_send_signal"})
+hide("darwin", ["resource"], {os: "fdatasync memfd_create pidfd_open sched_getaffinity", signal: "pidfd_send_signal"})
 """
 WINDOWS = """
 hide(
     "win32",
     ["fcntl", "grp", "pty", "pwd", "resource", "termios", "tty"],
     {
-        os: "fork getuid killpg memfd_create pidfd_open sched_getaffinity sysconf",
+        os: "fdatasync fork getuid killpg memfd_create pidfd_open sched_getaffinity sysconf",
         signal: "SIGHUP SIGUSR1 pidfd_send_signal pthread_sigmask",
         asyncio.SelectorEventLoop: "add_signal_handler remove_signal_handler",
     },
@@ -103,9 +104,37 @@ with sync.RuntimeManager(settings=Settings(endpoints={{"python": sys.argv[1]}}))
 print("done")
 """
 
+IMPORTS = "import aiohttp, anyio, click, faasrt, jinja2, rich.console, structlog"
+COMMANDS = """
+from faasrt import cli
 
-async def run(program: str, folder: Path, *arguments: str) -> None:
-    """Run a program, which must print "done"."""
+def run(*arguments):
+    sys.argv[1:] = arguments
+    try:
+        cli.main()
+    except SystemExit as end:
+        return end.code
+
+url, tasks, results = sys.argv[1:]
+"""
+ON_WINDOWS = """
+assert run("run", "--url", url, "--language", "python", "-c", "print(42)") == 0
+assert run("batch", tasks, "--url", url, "-o", results) == 2
+for create in (lambda: faasrt.RuntimeManager.local(), lambda: faasrt.RuntimeManager.from_env({}, local_fallback=True)):
+    try:
+        create()
+    except faasrt.ConfigurationError as error:
+        assert "needs Linux or macOS" in str(error)
+    else:
+        raise AssertionError("it is not refused")
+"""
+ON_MACOS = """
+assert run("batch", tasks, "--url", url, "-o", results, "--quiet") == 0
+"""
+
+
+async def run(program: str, folder: Path, *arguments: str) -> tuple[str, str]:
+    """Run a program, and return its output."""
     pipe = asyncio.subprocess.PIPE
     command = [sys.executable, "-W", "error", "-c", program, *arguments]
     process = await asyncio.create_subprocess_exec(
@@ -117,13 +146,13 @@ async def run(program: str, folder: Path, *arguments: str) -> None:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    assert (stdout, stderr.decode()) == (b"done\n", "")
+    return stdout.decode(), stderr.decode()
 
 
 @pytest.mark.usefixtures("wasm_sandbox")
 async def test_python_runs_as_webassembly_on_macos(tmp_path: Path) -> None:
     """Without Linux, `resource`, pidfds and /proc, the embedded FaaS chooses WebAssembly, and keeps its limits."""
-    await run(WASM, tmp_path)
+    assert await run(WASM, tmp_path) == ("done\n", "")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -131,4 +160,26 @@ async def test_the_client_runs_on_windows(tmp_path: Path) -> None:
     """The client does not use modules and signals that only Unix has."""
     async with FakeFaaS() as fake:
         fake.default = Reply(stdout="42\n")
-        await run(CLIENT, tmp_path, fake.url)
+        assert await run(CLIENT, tmp_path, fake.url) == ("done\n", "")
+
+
+async def test_the_command_line_runs_on_windows(tmp_path: Path) -> None:
+    """Commands that need Unix say so, as does the embedded FaaS. The others need no module that Windows lacks."""
+    async with FakeFaaS() as fake:
+        fake.default = Reply(stdout="42\n")
+        arguments = fake.url, str(tmp_path / "tasks.jsonl"), str(tmp_path / "results.jsonl")
+        stdout, stderr = await run(HIDE + IMPORTS + WINDOWS + COMMANDS + ON_WINDOWS, tmp_path, *arguments)
+        assert stdout == "42\n", stderr
+        assert "faasrt batch needs Linux or macOS" in stderr
+        assert "Traceback" not in stderr
+
+
+async def test_a_batch_runs_on_macos(tmp_path: Path) -> None:
+    """It syncs results also where `fdatasync` is missing."""
+    tasks, results = tmp_path / "tasks.jsonl", tmp_path / "results.jsonl"
+    tasks.write_text('{"id": 1, "code": "print(42)", "language": "python"}\n')
+    async with FakeFaaS() as fake:
+        fake.default = Reply(stdout="42\n")
+        program = HIDE + IMPORTS + MACOS + COMMANDS + ON_MACOS
+        assert await run(program, tmp_path, fake.url, str(tasks), str(results)) == ("", "")
+    assert json.loads(results.read_text())["stdout"] == "42\n"
