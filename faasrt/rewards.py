@@ -19,8 +19,9 @@ data set.
 
 **The form of APPS.** With "fn_name", each input is a list of arguments, or text with the JSON of one argument in each
 line. Each output is a result: text is read as JSON if it is JSON. If every output is a list of one item, as in APPS,
-that item is the result, also if it is text such as "12". As these data sets expect it, Python programs may use the
-usual modules of the standard library without importing them, and the function may be a method of a class `Solution`.
+that item is the result, also if it is text such as "12". Tuples, and NumPy's arrays as in the rows of pandas, count as
+lists. As these data sets expect it, Python programs may use the usual modules of the standard library without importing
+them, and the function may be a method of a class `Solution`.
 
 **Failures of the infrastructure** are no scores. They are raised, or give the value `on_failure`. Programs run at most
 once, unless you pass `idempotent=True`, so a lost connection is such a failure.
@@ -102,10 +103,10 @@ def last_code_block(text: str, language: LanguageOption = "python") -> str | Non
     r"""Return the program in a Markdown text; None if there is none.
 
     It is the content of the last fenced block with the name of the language, such as "python", "py" or "python3", or,
-    if there is none, of the last block with any name or none. A block begins with a line of at least three backticks or
-    tildes and ends with such a line. The last block may lack its end, as in a completion that was cut off. The indent
-    of the first line is removed from all lines. Models also write fences after a tag, as in "</think>```python", or
-    other text, as in "Here it is:```python", and a tag after them, as in "```</answer>".
+    if there is none, of the last block with any name or none. Blank blocks do not count. A block begins with a line of
+    at least three backticks or tildes and ends with such a line. The last block may lack its end, as in a completion
+    that was cut off. The indent of the first line is removed from all lines. Models also write fences after a tag, as
+    in "</think>```python", or other text, as in "Here it is:```python", and a tag after them, as in "```</answer>".
 
     Args:
         text: The text. The work is linear in its length.
@@ -122,10 +123,15 @@ def last_code_block(text: str, language: LanguageOption = "python") -> str | Non
     wanted = parse_language(language)
     programs: dict[bool, str] = {}  # by whether the block has the name of the language
     fence, block = None, [""]
+
+    def end_block(is_named: bool) -> None:
+        if (program := "".join(block)).strip():
+            programs[is_named] = program
+
     for line in text.split("\n"):
         if fence is not None:
             if fence.is_ended_by(line):
-                programs[fence.is_named] = "".join(block)
+                end_block(fence.is_named)
                 fence, block = _find_fence(line.strip().lstrip(fence.marks[0]), wanted), []
                 continue
             opening = _find_fence(line, wanted) if fence.is_glued else None
@@ -140,7 +146,7 @@ def last_code_block(text: str, language: LanguageOption = "python") -> str | Non
             if line.rstrip().endswith(fence.marks):
                 block[index:] = [f"{line.rstrip().rstrip(fence.marks[0])}\n"]
                 break
-        programs[fence.is_named] = "".join(block)
+        end_block(fence.is_named)
     return programs.get(True, programs.get(False))
 
 
@@ -246,6 +252,8 @@ def _parse_problem(tests: object, function: str | None, language: Language | Oth
             tests = json.loads(tests)
         except (ValueError, RecursionError) as error:
             raise InvalidRequestError(f"tests are text that is not JSON: {error}") from None
+    else:
+        tests = _without_arrays(tests)
     if isinstance(tests, Mapping):
         if "inputs" in tests or "outputs" in tests:
             return _parse_apps(tests, function, language)
@@ -264,9 +272,18 @@ def _parse_problem(tests: object, function: str | None, language: Language | Oth
     return _Problem(checked, function)
 
 
+def _without_arrays(value: Any) -> Any:
+    """Replace the arrays of NumPy, as in the rows of pandas and datasets, by lists."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {name: _without_arrays(item) for name, item in value.items()}
+    return [_without_arrays(item) for item in value] if isinstance(value, list) else value
+
+
 def _parse_apps(tests: Mapping[str, Any], function: str | None, language: Language | OtherLanguage) -> _Problem:
     inputs, outputs, name = tests.get("inputs"), tests.get("outputs"), tests.get("fn_name") or function
-    if not isinstance(inputs, list) or not isinstance(outputs, list) or len(inputs) != len(outputs):
+    if not isinstance(inputs, list | tuple) or not isinstance(outputs, list | tuple) or len(inputs) != len(outputs):
         raise InvalidRequestError("'inputs' and 'outputs' must be lists of the same length")
     if tests.get("assert_case"):
         raise InvalidRequestError(
@@ -287,7 +304,7 @@ def _parse_apps(tests: Mapping[str, Any], function: str | None, language: Langua
 
 
 def _parse_text(text: object) -> str:
-    if isinstance(text, list) and all(isinstance(line, str) for line in text):
+    if isinstance(text, list | tuple) and all(isinstance(line, str) for line in text):
         return "\n".join(text)
     if not isinstance(text, str):
         raise InvalidRequestError(f"without 'fn_name', an input or output must be text, got {safe_repr(text)}")
@@ -295,8 +312,8 @@ def _parse_text(text: object) -> str:
 
 
 def _parse_arguments(arguments: object) -> list[Any]:
-    if isinstance(arguments, list):
-        return arguments
+    if isinstance(arguments, list | tuple):
+        return list(arguments)
     if not isinstance(arguments, str):
         raise InvalidRequestError(f"with 'fn_name', an input must be a list of arguments, got {safe_repr(arguments)}")
     try:

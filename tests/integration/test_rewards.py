@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import pytest
 from anyio.from_thread import BlockingPortal
 
@@ -157,6 +158,20 @@ FORMS: dict[str, tuple[str, Any, str | None, float]] = {
     "apps: text in lists is the result": (
         "```\ndef add(text): return text + '0'\n```",
         {"fn_name": "add", "inputs": [["1"], ["20"]], "outputs": [["10"], ["200"]]},
+        None,
+        1,
+    ),
+    "apps: tuples": (RIGHT, {"fn_name": "inc", "inputs": ((1,), (2,)), "outputs": (2, 3)}, None, 1),
+    "apps: arrays": (RIGHT, {"fn_name": "inc", "inputs": np.array([[1], [2]]), "outputs": np.array([2, 3])}, None, 1),
+    "apps: arrays of text": (
+        "```\nprint(input())\n```",
+        {"inputs": np.array(["1", "2"], object), "outputs": np.array(["1", "2"], object)},
+        None,
+        1,
+    ),
+    "arrays": (
+        RIGHT,
+        {"function": "inc", "tests": np.array([{"args": np.array([1]), "expected": np.int64(2)}], object)},
         None,
         1,
     ),
