@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -30,6 +30,11 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS results (key TEXT PRIMARY KEY, value BLOB NOT NULL, used INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS results_by_use ON results (used);
 """
+
+
+def _new_thread() -> ThreadPoolExecutor:
+    # One thread, because a connection of sqlite3 executes one statement at a time. It starts at the first call.
+    return ThreadPoolExecutor(1, "faasrt-cache")
 
 
 class DiskCache:
@@ -76,8 +81,7 @@ class DiskCache:
         if not callable(now):
             raise ConfigurationError(f"now must be a function without arguments, got {type(now).__name__}")
         self._now = now
-        # One thread, because a connection of sqlite3 executes one statement at a time.
-        self._thread = ThreadPoolExecutor(1, "faasrt-cache")
+        self._thread = _new_thread()
         self._connection: sqlite3.Connection | None = None
 
     async def open(self) -> None:
@@ -100,6 +104,10 @@ class DiskCache:
         """
         return await self._call(lambda: self._get(key))
 
+    async def _get_all(self, keys: Sequence[str]) -> list[bytes | None]:
+        # In a thread, a value takes 10 us to read; passing one call to the thread takes ten times as long.
+        return await self._call(lambda: [self._get(key) for key in keys])
+
     async def put(self, key: str, value: bytes) -> None:
         """Store a value, and delete old values above the maximum size. Return when it is written.
 
@@ -114,6 +122,8 @@ class DiskCache:
     async def aclose(self) -> None:
         """Close the file. Closing twice is harmless, and a later call opens it again."""
         await self._call(self._close)
+        ended, self._thread = self._thread, _new_thread()
+        ended.shutdown(wait=False)
 
     async def __aenter__(self) -> Self:
         await self.open()

@@ -69,8 +69,8 @@ class CachingExecutor:
     async def run(self, execution: Execution, live: LiveReader | None = None) -> ExecutionResult:
         with self._executor.calls.track():
             stored_results = self._stored_results(execution)
-            if result := await stored_results.find():
-                return result
+            if found := await stored_results.find():
+                return found[0]
             result = await self._executor.run(execution, live)
             if live is not None and result.truncated:
                 return result  # without live output, less may be cut
@@ -80,9 +80,9 @@ class CachingExecutor:
         """Yield the stored results first. Only the other cases run."""
         with self._executor.calls.track():
             stored_results = self._stored_results(Execution(program=program, job=job))
-            found = {number: await stored_results.find(number) for number in range(len(job.cases))}
-            yield {number: result for number, result in found.items() if result is not None}
-            numbers = [number for number, result in found.items() if result is None]
+            found = await stored_results.find(range(len(job.cases)))
+            yield found
+            numbers = [number for number in range(len(job.cases)) if number not in found]
             new = attrs.evolve(job, cases=[job.cases[number] for number in numbers])
             async with contextlib.aclosing(self._executor.run_cases(program, new, numbers=numbers)) as executions:
                 async for ran in executions:
