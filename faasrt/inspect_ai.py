@@ -156,7 +156,7 @@ def _explanation(judgement: Judgement) -> str:
     failure = judgement.first_failure
     if failure is None:
         return counts
-    error = failure.result.error.message if failure.result and failure.result.error else ""
+    error = "" if failure.result is None or failure.result.error is None else failure.result.error.message
     return f"{counts} {failure.verdict}: {failure.difference or error}"
 
 

@@ -331,7 +331,7 @@ class TestResult:
 
 @attrs.frozen(kw_only=True)
 class Judgement:
-    """The verdicts on all tests. Truthy when all passed.
+    """The verdicts on all tests. It is true if all passed.
 
     Attributes:
         results: The verdict on each test, in order; at least one.
@@ -366,7 +366,7 @@ class Judgement:
 
     @property
     def first_failure(self) -> TestResult | None:
-        """The first test that did not pass; None if all passed."""
+        """The result of the first test that did not pass; None if all passed."""
         return next((result for result in self.results if result.verdict is not Verdict.PASSED), None)
 
     @property

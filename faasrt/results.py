@@ -184,6 +184,8 @@ class Display:
 class ExecutionResult:
     r"""The result of one execution: how the code ended, its output, and the details of the call.
 
+    It is true if the outcome is OK, so compare an optional result with None.
+
     Attributes:
         outcome: How the code ended.
         output: The text of the three streams, each cut to `max_output_bytes`.
@@ -226,6 +228,9 @@ class ExecutionResult:
     def ok(self) -> bool:
         """Whether the outcome is OK."""
         return self.outcome is Outcome.OK
+
+    def __bool__(self) -> bool:
+        return self.ok
 
     @property
     def stdout(self) -> str:
@@ -356,7 +361,7 @@ class Diagnostic:
 
 @attrs.frozen
 class ValidationResult:
-    """Whether a program parses. Truthy when it does.
+    """Whether a program parses. It is true if the program does.
 
     Attributes:
         valid: Whether the program parses.
@@ -385,7 +390,7 @@ class ValidationResult:
 
 @attrs.frozen(kw_only=True)
 class EndpointHealth:
-    """The result of a health probe of one endpoint.
+    """The result of a health probe of one endpoint. It is true if the endpoint is healthy.
 
     Attributes:
         endpoint: The base URL.
@@ -411,10 +416,13 @@ class EndpointHealth:
     error: str = ""
     details: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
 
+    def __bool__(self) -> bool:
+        return self.healthy
+
 
 @attrs.frozen
 class HealthStatus:
-    """The health of every endpoint behind a runtime or manager. Truthy when all are healthy.
+    """The health of every endpoint behind a runtime or manager. It is true if all are healthy.
 
     Attributes:
         endpoints: One entry for each base URL, in the order of the settings. A `dns+` URL has an entry for each

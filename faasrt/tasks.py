@@ -294,6 +294,8 @@ def _sandbox_from_dict(fields: object, base: SandboxConfig) -> SandboxConfig:
 class CompletedTask:
     """A task whose program has ended, whatever its outcome.
 
+    It is true if the outcome is OK, and, for a task with tests, if all passed.
+
     Attributes:
         index: The position of the task in the input, from 0.
         task: The task.
@@ -315,6 +317,9 @@ class CompletedTask:
     error: None = attrs.field(default=None, init=False, repr=False)
     judgement: Judgement | None = attrs.field(default=None, kw_only=True, repr=False)
 
+    def __bool__(self) -> bool:
+        return self.result.ok if self.judgement is None else self.judgement.passed
+
     def to_dict(self) -> dict[str, Any]:
         """Return index, id, result, error and judgement as values that `json.dumps` accepts."""
         judgement = None if self.judgement is None else self.judgement.to_dict()
@@ -325,6 +330,8 @@ class CompletedTask:
 @attrs.frozen
 class FailedTask:
     """A task that failed with an error of the infrastructure, or was wrong. Its program may or may not have run.
+
+    It is always false.
 
     Attributes:
         index: The position of the task in the input, from 0.
@@ -342,6 +349,9 @@ class FailedTask:
     task: CodeTask
     error: FaasrtError
     result: None = attrs.field(default=None, init=False, repr=False)
+
+    def __bool__(self) -> Literal[False]:
+        return False
 
     def to_dict(self) -> dict[str, Any]:
         """Return index, id, result, error and judgement as values that `json.dumps` accepts."""

@@ -381,7 +381,7 @@ class RuntimeManager:
             >>> tasks = (CodeTask(code, "python", id=code) for code in ("print(1)", "1 / 0", "return_val('[2]')"))
             >>> async with manager.map(tasks, concurrency=64, ordered=True) as results:
             ...     async for item in results:
-            ...         print(item.task.id, "->", item.result.outcome if item.result else item.error)
+            ...         print(item.task.id, "->", item.error or item.result.outcome)
             print(1) -> OK
             1 / 0 -> USER_ERROR
             return_val('[2]') -> OK

@@ -59,7 +59,7 @@ def check_stop_on(stop_on: StopOn) -> Callable[[TaskResult], bool]:
     )
     if len(outcomes) + len(errors) != len(conditions):
         raise ConfigurationError(f"stop_on must contain only Outcomes and error classes, got {safe_repr(stop_on)}")
-    return lambda item: item.result.outcome in outcomes if item.result else isinstance(item.error, errors)
+    return lambda item: isinstance(item.error, errors) if item.result is None else item.result.outcome in outcomes
 
 
 class TaskResults(AsyncGenerator[TaskResult]):

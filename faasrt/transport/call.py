@@ -175,13 +175,13 @@ class Call:
 
     def _finished(self, result: ExecutionResult | None, error: BaseException | None) -> None:
         total_s = self.timings.total_s
-        outcome = str(result.outcome) if result else None
+        outcome = None if result is None else str(result.outcome)
         name = None if error is None else type(error).__name__
         # The replica of the last attempt may have left since. Then its metrics were added to those of its URL.
         endpoint = self.endpoint if self._counters.has(self.endpoint) else configured_url(self.endpoint)
         self._counters.at(self.language, endpoint).call_finished(outcome, name, total_s)
         if error is not None or (self._has_listeners and self._emit.is_enabled_for(CallFinished)):
-            texts = (result.stdout, result.stderr, result.ret_val) if result else ()
+            texts = () if result is None else (result.stdout, result.stderr, result.ret_val)
             self._emit(
                 CallFinished(
                     call_id=self._call_id,

@@ -267,7 +267,7 @@ async def test_map_uses_its_own_cache_or_that_of_the_manager(tmp_path: Path) -> 
         tasks = [CodeTask(f"print({number})", "py") for number in range(20)]
 
         async def run(**options: Any) -> set[bool]:
-            return {item.result.cached async for item in manager.map(tasks, **options) if item.result}
+            return {item.result.cached async for item in manager.map(tasks, **options) if item.result is not None}
 
         assert await run() == {False}
         assert await run() == {True}

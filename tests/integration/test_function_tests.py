@@ -158,7 +158,7 @@ async def test_functions_are_judged_in_each_language(place: str, language: str, 
     assert [str(test.verdict) for test in judgement.results] == ["PASSED", "PASSED", "WRONG_ANSWER", "PASSED", "PASSED"]
     assert judgement.results[2].difference == "value: expected 5, got 4"
     assert judgement.to_dict()["results"][0]["id"] == "right"
-    assert [test.result.value for test in judgement.results if test.result] == [4, 4, 4, 0.2, 6]
+    assert [test.result.value for test in judgement.results if test.result is not None] == [4, 4, 4, 0.2, 6]
 
 
 COMMON_JS = {
@@ -236,7 +236,7 @@ async def test_each_test_has_the_warnings_of_the_compiler(place: str, local: Run
     async with manager_at(place, local) as manager:
         judgement = await manager.judge("f = lambda n: n if n is not '' else 0", tests, function="f", language="python")
     assert judgement.passed
-    assert all("SyntaxWarning" in test.result.stderr for test in judgement.results if test.result)
+    assert all("SyntaxWarning" in test.result.stderr for test in judgement.results if test.result is not None)
 
 
 STOPPING = block("""
@@ -454,7 +454,7 @@ async def test_stored_results_are_judged(local: RuntimeManager, tmp_path: Any) -
         await manager.judge(DOUBLE["python"], tests[1:3], function="double", **options)
         judged = await manager.judge(DOUBLE["python"], tests, function="double", **options)
         assert judged.passed
-        assert [test.result.cached for test in judged.results if test.result] == [False, True, True, False]
+        assert [test.result.cached for test in judged.results if test.result is not None] == [False, True, True, False]
 
 
 async def test_tests_share_executions_on_python_faas() -> None:

@@ -58,7 +58,7 @@ async def test_map_runs_programs_in_three_languages(local: RuntimeManager) -> No
     found = [item async for item in local.map(programs, ordered=True)]
     assert [item.index for item in found] == list(range(7))
     assert [item.task for item in found] == programs
-    assert [item.result.outcome if item.result else None for item in found] == [
+    assert [None if item.result is None else item.result.outcome for item in found] == [
         Outcome.OK,
         Outcome.OK,
         Outcome.OK,
@@ -102,7 +102,7 @@ async def test_ordered_results_have_the_order_of_the_tasks() -> None:
         faas.handler = lambda body: Reply(stdout=body["code"], delay_s=0.3 if body["code"] == "print(0)" else 0)
         found = [item async for item in manager.map(tasks(50), concurrency=8, ordered=True)]
         assert [item.index for item in found] == list(range(50))
-        assert [item.result.stdout for item in found if item.result] == [item.task.code for item in found]
+        assert [item.result.stdout for item in found if item.result is not None] == [item.task.code for item in found]
         unordered = [item.index async for item in manager.map(tasks(50), concurrency=8)]
         assert unordered != list(range(50))
         assert sorted(unordered) == list(range(50))
@@ -450,10 +450,10 @@ async def test_tasks_that_differ_in_arguments_share_executions(local: RuntimeMan
     assert found[0].result is not None
     assert found[0].result.outcome is Outcome.USER_ERROR
     assert isinstance(found[21].error, InvalidRequestError)
-    starts = [item.result.value[1] for item in found[1:10] if item.result]
+    starts = [item.result.value[1] for item in found[1:10] if item.result is not None]
     assert len(starts) == 9
     assert len(set(starts)) == 1
-    assert all(item.result and item.result.value[0] == 1 // int(item.task.id or 1) for item in found[10:21])
+    assert all(item.result is not None and item.result.value[0] == 1 // int(item.task.id or 1) for item in found[10:21])
 
 
 async def test_coalesce_does_not_wait_for_a_slow_source() -> None:
@@ -470,7 +470,7 @@ async def test_coalesce_does_not_wait_for_a_slow_source() -> None:
         async for item in manager.map(source(), coalesce=100, concurrency=2):
             results.append(item)
             gate.set()
-        assert [item.result.value for item in results if item.result] == [1, 2]
+        assert [item.result.value for item in results if item.result is not None] == [1, 2]
 
 
 async def test_tasks_that_share_an_execution_run_once_if_the_servers_change(

@@ -173,7 +173,7 @@ def test_it_works_while_an_event_loop_runs_in_the_thread(fake: FakeFaaS) -> None
 
     async def cell() -> list[str]:
         with sync.RuntimeManager.from_url(fake.url) as manager:
-            mapped = [item.result.stdout for item in manager.map([CodeTask("b", "py")]) if item.result]
+            mapped = [item.result.stdout for item in manager.map([CodeTask("b", "py")]) if item.result is not None]
             return [manager.run_code("a", "py").stdout, *mapped]
 
     assert asyncio.run(cell()) == ["hi", "hi"]
@@ -206,7 +206,7 @@ def test_map_coalesces(manager: sync.RuntimeManager) -> None:
     tasks = (CodeTask(code, "py", function="f", args=[number]) for number in range(100))
     before = manager.get_metrics().total.attempts
     items = list(manager.map(tasks, concurrency=2, coalesce=25, ordered=True))
-    assert [item.result.value for item in items if item.result] == [number**2 for number in range(100)]
+    assert [item.result.value for item in items if item.result is not None] == [number**2 for number in range(100)]
     assert manager.get_metrics().total.attempts - before == 4
 
 

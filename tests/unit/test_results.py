@@ -7,16 +7,24 @@ import json
 import pytest
 
 from faasrt import (
+    CodeTask,
+    CompletedTask,
     Diagnostic,
     EndpointHealth,
     ErrorInfo,
     ExecutionError,
     ExecutionOutput,
     ExecutionResult,
+    FaasrtError,
+    FailedTask,
     HealthStatus,
+    Judgement,
     Outcome,
     ReturnValueError,
+    TestCase,
+    TestResult,
     ValidationResult,
+    Verdict,
 )
 from faasrt.protocol.streams import cut, cut_text
 
@@ -88,15 +96,32 @@ def test_results_are_frozen_and_slotted() -> None:
     assert not hasattr(result, "__dict__")
 
 
-def test_truth_values_of_validations_and_health() -> None:
-    """A validation is true if the code is valid. A health status is true if it has endpoints, and all are healthy."""
-    assert ValidationResult(True)
-    assert not ValidationResult(False, (Diagnostic("bad", 1, 1),))
-    good = EndpointHealth(endpoint="http://a", healthy=True, status="healthy", latency_s=0.1)
-    bad = EndpointHealth(endpoint="http://b", healthy=False, status="unreachable", latency_s=0.1, error="down")
-    assert HealthStatus((good,))
-    assert not HealthStatus((good, bad))
-    assert not HealthStatus(())
+TASK = CodeTask("1", "py")
+PASSED, WRONG = (ExecutionResult(outcome=outcome) for outcome in (Outcome.OK, Outcome.USER_ERROR))
+UP, DOWN = (EndpointHealth(endpoint="http://a", healthy=healthy, status="", latency_s=0) for healthy in (True, False))
+JUDGED_PASSED, JUDGED_WRONG = (
+    Judgement(results=(TestResult(test=TestCase(), verdict=verdict),))
+    for verdict in (Verdict.PASSED, Verdict.WRONG_ANSWER)
+)
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        (PASSED, WRONG),
+        (JUDGED_PASSED, JUDGED_WRONG),
+        (CompletedTask(0, TASK, PASSED), CompletedTask(0, TASK, WRONG)),
+        (CompletedTask(0, TASK, PASSED, judgement=JUDGED_PASSED), CompletedTask(0, TASK, PASSED, judgement=JUDGED_WRONG)),
+        (None, FailedTask(0, TASK, FaasrtError("down"))),
+        (ValidationResult(True), ValidationResult(False, (Diagnostic("bad", 1, 1),))),
+        (UP, DOWN),
+        (HealthStatus((UP,)), HealthStatus((UP, DOWN))),
+        (None, HealthStatus(())),
+    ],
+)
+def test_a_result_is_true_if_it_is_a_success(good: object, bad: object) -> None:
+    assert good or good is None
+    assert not bad
 
 
 @pytest.mark.parametrize("limit", [1, 5, 24, 25, 40, 100, 1000])
