@@ -157,7 +157,7 @@ class Actor:
         assert self._session is not None
         code = self._programs[name].format(token=self._token)
         started = time.perf_counter()
-        result = await self._session.run_code(code, timeout_ms)
+        result = await self._session.run_code(code, timeout_ms=timeout_ms)
         if name == "count":
             self._counts.took_s.append(time.perf_counter() - started)
         self._counts.outcomes[f"{name}: {result.outcome.value}"] += 1
@@ -320,7 +320,7 @@ async def stop(
     async with contextlib.AsyncExitStack() as stack:
         sessions = [await stack.enter_async_context(manager.session(language)) for _ in range(8)]
         loop = PROGRAMS[language]["loop"].format(token="")
-        runs = [asyncio.create_task(session.run_code(loop, 1000)) for session in sessions]
+        runs = [asyncio.create_task(session.run_code(loop, timeout_ms=1000)) for session in sessions]
         await asyncio.sleep(0.5)
         started = time.perf_counter()
         await server.stop(signal.SIGTERM)

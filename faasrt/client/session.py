@@ -230,9 +230,9 @@ class Session:
     async def run_code(
         self,
         code: str,
+        *,
         timeout_ms: float | None = None,
         ext: Mapping[str, str] | None = None,
-        *,
         sandbox: SandboxConfig | None = None,
         priority: Priority = "normal",
         stdin: str | bytes = "",

@@ -92,7 +92,7 @@ async def use(manager: faasrt.RuntimeManager) -> None:
         faasrt.RuntimeManager.from_url("http://faas:8000", token=5)  # type: ignore[arg-type]
     async with manager.session("py", sandbox=faasrt.SandboxConfig(), files={"a": b"b"}, idle_timeout_s=60) as session:
         assert_type(session, faasrt.Session)
-        shown = await session.run_code("1", 500, stdin="a", sandbox=None)
+        shown = await session.run_code("1", timeout_ms=500, stdin="a", sandbox=None)
         assert_type(shown.displays, tuple[faasrt.Display, ...])
         assert_type(shown.displays[0].png, bytes | None)
         async with session.stream_code("print(1)", timeout_ms=500) as run:
@@ -105,6 +105,8 @@ async def use(manager: faasrt.RuntimeManager) -> None:
         assert_type(await manager.resume_session(session.id, session.endpoint), faasrt.Session)
         with contextlib.suppress(TypeError):
             await session.run_code("1", timeout=3)  # type: ignore[call-arg]
+        with contextlib.suppress(TypeError):
+            await session.run_code("1", "python")  # type: ignore[misc]
         with contextlib.suppress(TypeError):
             manager.session("py", idle_timeout=3)  # type: ignore[call-arg]
         with contextlib.suppress(faasrt.RejectedError):

@@ -125,7 +125,7 @@ async def test_options_of_a_run(server: Server, manager: RuntimeManager) -> None
     async with manager.session("python", sandbox=sandbox) as session:
         limits = server.last.options.limits
         assert (limits.memory_limit_mb, limits.timeout_ms, limits.max_output_bytes) == (100, 20_000, 5_000)
-        result = await session.run_code(WAIT, 50, {"trace": "1"}, stdin="in", priority="high")
+        result = await session.run_code(WAIT, timeout_ms=50, ext={"trace": "1"}, stdin="in", priority="high")
         assert (result.outcome, result.error.message) == (Outcome.TIMEOUT, "timeout after 50 ms (limit of the client)")  # type: ignore[union-attr]
         [job] = server.last.jobs
         assert (job.input.stdin, job.limits.timeout_ms, job.limits.memory_limit_mb) == (b"in", 50, 100)
