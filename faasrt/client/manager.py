@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import inspect
 import warnings
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
@@ -23,7 +24,7 @@ from faasrt.errors import ConfigurationError, RuntimeClosedError, UnsupportedLan
 from faasrt.judging import Judgement
 from faasrt.languages import Language, LanguageOption, OtherLanguage, parse_language
 from faasrt.protocol.program import Program
-from faasrt.protocol.sessions import check_id
+from faasrt.protocol.sessions import IDLE_TIMEOUT_S, check_id
 from faasrt.results import ExecutionResult, HealthStatus, ValidationResult
 from faasrt.tasks import CodeTask
 from faasrt.telemetry.dispatch import EventDispatcher, check_sinks
@@ -43,18 +44,27 @@ _T = TypeVar("_T")
 def _as_on_runtime(
     method: Callable[Concatenate[Runtime, _P], Any],
 ) -> Callable[[Callable[..., _T]], Callable[Concatenate[RuntimeManager, _P], _T]]:
-    """Return a decorator that copies the parameters and the docstring of a method of `Runtime`."""
+    """Return a decorator that copies the parameters and the docstring of a method of `Runtime`.
+
+    `help` and `inspect` then say that `language` is required. Type checkers do not know it, because a `ParamSpec`
+    cannot change a parameter.
+    """
+    signature = inspect.signature(method)
+    parameters = [
+        each.replace(default=each.empty, annotation="LanguageOption") if each.name == "language" else each
+        for each in signature.parameters.values()
+    ]
 
     def decorate(function: Callable[..., _T]) -> Callable[Concatenate[RuntimeManager, _P], _T]:
+        function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         return functools.update_wrapper(function, method, assigned=["__doc__"], updated=[])
 
     return decorate
 
 
 def _check_language(language: object) -> None:
-    # The signatures that methods borrow from `Runtime` allow None.
     if language is None:
-        raise UnsupportedLanguageError("a manager needs a language, such as 'python'")
+        raise UnsupportedLanguageError("a manager has no default language: pass one, such as language='python'")
 
 
 class RuntimeManager:
@@ -264,9 +274,11 @@ class RuntimeManager:
         return StreamedRun(run)
 
     @_as_on_runtime(Runtime.session)
-    def session(self, language: Any = None, **options: Any) -> Session:
+    def session(
+        self, language: Any = None, *, sandbox: Any = None, files: Any = None, idle_timeout_s: Any = IDLE_TIMEOUT_S
+    ) -> Session:
         _check_language(language)
-        checked = SessionOptions.checked(**options)
+        checked = SessionOptions.checked(sandbox=sandbox, files=files, idle_timeout_s=idle_timeout_s)
 
         async def find_host() -> SessionHost:
             return (await self.get_runtime(language))._sessions

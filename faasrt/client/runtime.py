@@ -88,7 +88,7 @@ class Runtime:
             code: The program; not empty.
             language: A `Language` with the same endpoints, or a name such as "py". `Language.parse` returns that of any
                 other string, and `OtherLanguage("ruby")` is a further language of a SandboxFusion or Piston server.
-                Default: None, which means the runtime's `language`. A manager has no default.
+                Default: None, which means the `language` of the runtime. A manager has no default: pass a language.
             timeout_ms: The time limit of the program in milliseconds, above 0 and at most that of the sandbox. Default:
                 None, which means the time limit of the sandbox.
             ext: Further fields for the server; coze-loop sends trace ids in them. Default: None, no fields.

@@ -174,10 +174,11 @@ async def test_a_manager_needs_a_language() -> None:
         lambda: manager.call_function("1", "f"),
         lambda: manager.run_cases("1", "f", [(1,)]),
         lambda: manager.judge("1", [TestCase("", "")]),
+        lambda: manager.judge("1", [TestCase("", "")], "python"),  # type: ignore[misc]
         lambda: manager.validate_code("1"),
     ]
     for call in calls:
-        with pytest.raises(UnsupportedLanguageError, match="a manager needs a language, such as 'python'"):
+        with pytest.raises(UnsupportedLanguageError, match="no default language: pass one, such as language='python'"):
             await call()
 
 
