@@ -9,6 +9,7 @@ from faasrt.errors import InvalidRequestError, safe_repr
 from faasrt.inputs import encode_text
 
 TEXTS = "code, ext and priority"
+_MAX_COUNT = 100_000
 
 
 def check_sandbox(sandbox: object) -> SandboxConfig | None:
@@ -71,6 +72,11 @@ def check_flag(name: str, value: object, *, optional: bool = True) -> None:
     if not isinstance(value, bool) and not (optional and value is None):
         allowed = "True, False or None" if optional else "True or False"
         raise InvalidRequestError(f"{name} must be {allowed}, got {safe_repr(value)}")
+
+
+def check_count(name: str, value: object) -> None:
+    if type(value) is not int or not 1 <= value <= _MAX_COUNT:
+        raise InvalidRequestError(f"{name} must be a whole number from 1 to {_MAX_COUNT:,}, got {safe_repr(value)}")
 
 
 def check_priority(priority: object) -> str:

@@ -11,9 +11,8 @@ from typing import TypeAlias, cast
 
 import attrs
 
-from faasrt._run_option_checks import check_flag
+from faasrt._run_option_checks import check_count, check_flag
 from faasrt.client.cache import in_thread_if_large
-from faasrt.errors import InvalidRequestError, safe_repr
 from faasrt.inputs import NO_INPUT
 from faasrt.judging import (
     AssertTest,
@@ -53,10 +52,8 @@ def check_arguments(
     check_function_given(checked, function)
     check_compare(compare, type(checked[0]))
     check_flag("stop_on_failure", stop_on_failure, optional=False)
-    if concurrency is not None and (type(concurrency) is not int or concurrency < 1):
-        raise InvalidRequestError(
-            f"concurrency must be a whole number of at least 1, or None, got {safe_repr(concurrency)}"
-        )
+    if concurrency is not None:
+        check_count("concurrency", concurrency)
     return checked
 
 

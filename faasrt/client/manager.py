@@ -384,8 +384,8 @@ class RuntimeManager:
             An asynchronous generator with a `TaskResult` for each task, which is also an asynchronous context manager.
 
         Raises:
-            ConfigurationError: An argument is wrong.
-            InvalidRequestError: `tasks` is not iterable, or yields something other than a `CodeTask`.
+            InvalidRequestError: An argument is wrong, or `tasks` yields something other than a `CodeTask`.
+            ConfigurationError: `cache` cannot be used.
             RuntimeClosedError: The manager was closed.
             Exception: The source raised this error; it follows the results of all earlier tasks.
 

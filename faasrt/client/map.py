@@ -17,7 +17,7 @@ from typing import Any, Self, TypeAlias
 
 import attrs
 
-from faasrt._setting_checks import flag, whole
+from faasrt._run_option_checks import check_count, check_flag
 from faasrt._shielded_wait import wait_shielded
 from faasrt.client.cache import ResultCache
 from faasrt.client.runtime import Runtime
@@ -35,21 +35,19 @@ Condition: TypeAlias = Outcome | type[BaseException] | Callable[[TaskResult], bo
 StopOn: TypeAlias = Condition | Collection[Outcome | type[BaseException]] | None
 GetRuntime: TypeAlias = Callable[[Language | OtherLanguage], Awaitable[Runtime]]
 
-_COUNT = whole(1, 100_000)
-
 
 def check_stop_on(stop_on: StopOn) -> Callable[[TaskResult], bool]:
     if stop_on is None:
         return lambda item: False
     if callable(stop_on) and not isinstance(stop_on, type):
         if inspect.iscoroutinefunction(stop_on) or inspect.iscoroutinefunction(type(stop_on).__call__):
-            raise ConfigurationError(
+            raise InvalidRequestError(
                 f"stop_on must not be async (a coroutine is always true), got {safe_repr(stop_on)}"
             )
         return stop_on
     conditions = [stop_on] if isinstance(stop_on, (type, Outcome)) else stop_on
     if isinstance(conditions, (str, bytes, Mapping)) or not isinstance(conditions, Collection):
-        raise ConfigurationError(
+        raise InvalidRequestError(
             "stop_on must be an Outcome, an error class, a collection of these, or a function, "
             f"got {safe_repr(stop_on)}"
         )
@@ -58,7 +56,7 @@ def check_stop_on(stop_on: StopOn) -> Callable[[TaskResult], bool]:
         condition for condition in conditions if isinstance(condition, type) and issubclass(condition, BaseException)
     )
     if len(outcomes) + len(errors) != len(conditions):
-        raise ConfigurationError(f"stop_on must contain only Outcomes and error classes, got {safe_repr(stop_on)}")
+        raise InvalidRequestError(f"stop_on must contain only Outcomes and error classes, got {safe_repr(stop_on)}")
     return lambda item: isinstance(item.error, errors) if item.result is None else item.result.outcome in outcomes
 
 
@@ -184,10 +182,10 @@ class Map:
     _get_runtime: GetRuntime
     _running: set[Map]
     _source: _Source = attrs.field(alias="tasks", converter=_Source)
-    _concurrency: int = attrs.field(validator=_COUNT)
-    _ordered: bool = attrs.field(validator=flag)
+    _concurrency: int
+    _ordered: bool
     _stop_on: Callable[[TaskResult], bool] = attrs.field(converter=check_stop_on)
-    _coalesce: int = attrs.field(validator=_COUNT)
+    _coalesce: int
     _cache: ResultCache | None = None
     _reading: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False)
     # Each task acquires a slot when it is read, and releases it when its result is delivered. If the consumer stops
@@ -201,6 +199,9 @@ class Map:
     _stopping: asyncio.Task[None] | None = attrs.field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
+        check_count("concurrency", self._concurrency)
+        check_count("coalesce", self._coalesce)
+        check_flag("ordered", self._ordered, optional=False)
         window = min(self._concurrency, MAX_WINDOW)
         self._slots = asyncio.Semaphore((self._concurrency + window) * self._coalesce)
 

@@ -376,7 +376,7 @@ class Runtime:
                 `FunctionTest`. It must be None for `AssertTest`.
             stop_on_failure: Whether the tests after the first one that does not pass are skipped. They may have run.
                 Default: False.
-            concurrency: The largest number of executions in flight, from 1. Default: None, which means 64. Where tests
+            concurrency: The largest number of executions in flight, from 1 to 100,000. Default: None, which means 64. Where tests
                 share executions, there is first one for each time limit. After a TIMEOUT, the remaining tests are
                 divided between two, so that tests that hang run at the same time.
             **options: `timeout_ms` (for each test), `ext`, `sandbox`, `priority` and `idempotent`; see `run_code`, and

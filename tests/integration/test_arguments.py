@@ -352,7 +352,7 @@ async def test_stop_on_must_not_be_async(fake: tuple[FakeFaaS, RuntimeManager]) 
     async def stop(item: Any) -> bool:
         return False
 
-    with pytest.raises(ConfigurationError, match="async"):
+    with pytest.raises(InvalidRequestError, match="async"):
         fake[1].map([], stop_on=stop)  # type: ignore[arg-type]
 
 

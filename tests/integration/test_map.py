@@ -15,7 +15,6 @@ from aiohttp import web
 
 from faasrt import (
     CodeTask,
-    ConfigurationError,
     InvalidRequestError,
     LimiterSettings,
     Outcome,
@@ -244,7 +243,7 @@ async def test_an_unused_map_reads_nothing() -> None:
 async def test_wrong_arguments_are_refused(arguments: dict[str, Any], words: str) -> None:
     """`map` raises the error at once, before it reads the source."""
     manager = manager_for("http://127.0.0.1:1")
-    with pytest.raises(ConfigurationError, match=words):
+    with pytest.raises(InvalidRequestError, match=words):
         manager.map([], **arguments)
 
 

@@ -267,7 +267,7 @@ def test_wrong_arguments_of_map(fake: FakeFaaS) -> None:
     with sync.RuntimeManager.from_url(fake.url) as manager:
         with pytest.raises(InvalidRequestError, match="iterable"):
             manager.map(5)  # type: ignore[arg-type]
-        with pytest.raises(ConfigurationError, match="concurrency"):
+        with pytest.raises(InvalidRequestError, match="concurrency"):
             manager.map([], concurrency=0)
         with pytest.raises(InvalidRequestError, match="CodeTasks"):
             list(manager.map(["x"]))  # type: ignore[list-item]

@@ -111,7 +111,10 @@ JUDGED_PASSED, JUDGED_WRONG = (
         (PASSED, WRONG),
         (JUDGED_PASSED, JUDGED_WRONG),
         (CompletedTask(0, TASK, PASSED), CompletedTask(0, TASK, WRONG)),
-        (CompletedTask(0, TASK, PASSED, judgement=JUDGED_PASSED), CompletedTask(0, TASK, PASSED, judgement=JUDGED_WRONG)),
+        (
+            CompletedTask(0, TASK, PASSED, judgement=JUDGED_PASSED),
+            CompletedTask(0, TASK, PASSED, judgement=JUDGED_WRONG),
+        ),
         (None, FailedTask(0, TASK, FaasrtError("down"))),
         (ValidationResult(True), ValidationResult(False, (Diagnostic("bad", 1, 1),))),
         (UP, DOWN),
