@@ -74,7 +74,8 @@ class Language(enum.StrEnum):
             return name
         language = _ALIASES.get(name.strip().lower()) if isinstance(name, str) else None
         if language is None:
-            raise UnsupportedLanguageError(f"unknown language {safe_repr(name)}: use one of {', '.join(cls)}")
+            others = "another one needs a SandboxFusion or Piston server, see faasrt/docs/services.md"
+            raise UnsupportedLanguageError(f"unknown language {safe_repr(name)}: use one of {', '.join(cls)}; {others}")
         return language
 
 

@@ -67,6 +67,13 @@ class RunOptions(CallOptions, total=False):
     displays: bool
 
 
+def check_options(method: str, options: Mapping[str, object], kind: type[Any]) -> None:
+    """Raise TypeError if one of the keyword arguments of a method is not in a TypedDict."""
+    if unknown := options.keys() - kind.__annotations__.keys():
+        known = ", ".join(kind.__annotations__)
+        raise TypeError(f"{method}() got an unexpected keyword argument {min(unknown)!r}; its options are {known}")
+
+
 @attrs.frozen
 class FieldForm:
     """How a field of a task is written outside of Python: in the files of `faasrt batch`, the columns of `faasrt.ray`,

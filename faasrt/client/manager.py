@@ -26,7 +26,7 @@ from faasrt.languages import Language, LanguageOption, OtherLanguage, parse_lang
 from faasrt.protocol.program import Program
 from faasrt.protocol.sessions import IDLE_TIMEOUT_S, check_id
 from faasrt.results import ExecutionResult, HealthStatus, ValidationResult
-from faasrt.tasks import CodeTask
+from faasrt.tasks import CodeTask, RunOptions, check_options
 from faasrt.telemetry.dispatch import EventDispatcher, check_sinks
 from faasrt.telemetry.events import Sink
 from faasrt.telemetry.logs import LogSink
@@ -262,6 +262,7 @@ class RuntimeManager:
 
     @_as_on_runtime(Runtime.stream_code)
     def stream_code(self, code: str, language: Any = None, **options: Any) -> StreamedRun:
+        check_options("stream_code", options, RunOptions)
         _check_language(language)
         settings = self.settings
         program = Program.checked(

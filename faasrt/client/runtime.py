@@ -28,7 +28,7 @@ from faasrt.protocol.program import Program, encode_json
 from faasrt.protocol.return_val import check_has_return_val, return_val_function
 from faasrt.protocol.sessions import IDLE_TIMEOUT_S
 from faasrt.results import ExecutionResult, HealthStatus, ValidationResult
-from faasrt.tasks import CallOptions, JudgeOptions, Priority, RunOptions
+from faasrt.tasks import CallOptions, JudgeOptions, Priority, RunOptions, check_options
 from faasrt.telemetry.metrics import Metrics
 from faasrt.transport.endpoint_registry import unsupported_error
 from faasrt.transport.lifecycle import CallsInFlight
@@ -190,6 +190,7 @@ class Runtime:
             >>> run.result.outcome
             <Outcome.OK: 'OK'>
         """
+        check_options("stream_code", options, RunOptions)
         return StreamedRun(functools.partial(self._run, self._program(code, language, **options)))
 
     def session(
@@ -278,6 +279,7 @@ class Runtime:
             >>> (await runtime.call_function("def add(a, b): return a + b", "add", [1], {"b": 2})).value
             3
         """
+        check_options("call_function", options, CallOptions)
         check_has_return_val(self._language(language), "call_function")
         program = self._program(code, language, **options)
         keywords = check_kwargs({} if kwargs is None else kwargs)
@@ -338,6 +340,7 @@ class Runtime:
             >>> [result.value for result in results]
             [2, 4]
         """
+        check_options("run_cases", options, CallOptions)
         check_has_return_val(self._language(language), "run_cases")
         program = self._program(code, language, **options)
         name = check_function(function, program.language)
@@ -376,9 +379,9 @@ class Runtime:
                 `FunctionTest`. It must be None for `AssertTest`.
             stop_on_failure: Whether the tests after the first one that does not pass are skipped. They may have run.
                 Default: False.
-            concurrency: The largest number of executions in flight, from 1 to 100,000. Default: None, which means 64. Where tests
-                share executions, there is first one for each time limit. After a TIMEOUT, the remaining tests are
-                divided between two, so that tests that hang run at the same time.
+            concurrency: The largest number of executions in flight, from 1 to 100,000. Default: None, which means 64.
+                Where tests share executions, there is first one for each time limit. After a TIMEOUT, the remaining
+                tests are divided between two, so that tests that hang run at the same time.
             **options: `timeout_ms` (for each test), `ext`, `sandbox`, `priority` and `idempotent`; see `run_code`, and
                 for `idempotent` where tests share executions also `run_cases`.
 
@@ -402,6 +405,7 @@ class Runtime:
             >>> judgement.score, judgement.results[1].difference
             (0.5, 'value: expected 7, got 6')
         """
+        check_options("judge", options, JudgeOptions)
         parsed = self._language(language)
         checked = check_arguments(tests, function, compare, stop_on_failure, concurrency)
         if function is not None:

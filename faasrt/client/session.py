@@ -41,7 +41,7 @@ from faasrt.protocol.sessions import (
     session_path,
 )
 from faasrt.results import ExecutionResult
-from faasrt.tasks import Priority, SessionRunOptions
+from faasrt.tasks import Priority, SessionRunOptions, check_options
 from faasrt.transport.endpoint_registry import EndpointRegistry
 from faasrt.transport.http import BodyTooLargeError, RequestBody
 from faasrt.transport.live_reader import LiveReader
@@ -298,6 +298,7 @@ class Session:
             ...         print("".join([chunk.text async for chunk in run]).split())
             ['0', '1', '2']
         """
+        check_options("stream_code", options, SessionRunOptions)
         return StreamedRun(functools.partial(self._run, self._program(code, **options)))
 
     async def fork(self, *, idle_timeout_s: float | None = None) -> Session:

@@ -8,7 +8,7 @@ import attrs
 
 from faasrt._endpoint_urls import configured_url
 from faasrt.config import EnvelopeMode
-from faasrt.errors import ConnectError, InvalidRequestError, ProtocolError, ServerError
+from faasrt.errors import ConnectError, InvalidRequestError, ProtocolError, ServerError, UnsupportedLanguageError
 from faasrt.inputs import INPUT_FIELDS, NO_INPUT, ProgramInput
 from faasrt.languages import Language, family_of, has_return_val
 from faasrt.protocol import cozeloop
@@ -68,9 +68,10 @@ class Execution:
 
         Raises:
             ConnectError: It is unknown whether the server runs the language, or returns displays.
-            InvalidRequestError: The server does not run the language, there is no guest program that calls its
-                functions, it does not return the displays that the caller asks for, or neither the server nor the
-                guest program can pass on the input of the program.
+            UnsupportedLanguageError: The server does not run the language.
+            InvalidRequestError: There is no guest program that calls functions of the language, the server does not
+                return the displays that the caller asks for, or neither the server nor the guest program can pass on
+                the input of the program.
         """
         program, job, begin_within_ms = self.program, self.job, 0.0
         if timeout_ms != program.timeout_ms:
@@ -313,7 +314,7 @@ def _check_runs(language: Language | str, profile: EndpointProfile, endpoint: st
     if language not in profile.compile_limits_s:
         server = f" ({profile.version})" if profile.version else ""
         reason = profile.missing.get(language, "it does not list the language")
-        raise InvalidRequestError(
+        raise UnsupportedLanguageError(
             f"{endpoint}{server} does not run {language} programs: {reason}; "
             f"`faasrt languages --url {configured_url(endpoint)}` shows what it runs"
         )

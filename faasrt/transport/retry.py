@@ -22,6 +22,7 @@ from faasrt.errors import (
     Sent,
     ServerError,
     ServiceError,
+    UnsupportedLanguageError,
 )
 
 # While many endpoints restart at once, this many further attempts find one that runs.
@@ -127,7 +128,7 @@ class FailedAttempts:
     outage_s: float | None = None
     down_since: float | None = None
     tried: tuple[str, ...] = ()
-    unable_error: InvalidRequestError | None = None
+    unable_error: InvalidRequestError | UnsupportedLanguageError | None = None
     unable: tuple[str, ...] = ()
     excluded: frozenset[str] = frozenset()
     queued_s: float = 0.0

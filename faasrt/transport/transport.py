@@ -74,7 +74,7 @@ class Transport:
         the call is not retried.
 
         Raises:
-            InvalidRequestError: No endpoint can run the program; nothing was sent.
+            InvalidRequestError, UnsupportedLanguageError: No endpoint can run the program; nothing was sent.
             UnsupportedLanguageError: No endpoint is configured for the language.
             QueueFullError: Too many calls are waiting already.
             RuntimeClosedError: The owner was closed while the call waited.
@@ -112,7 +112,7 @@ class Transport:
                         response = await attempt.run(live, needs_profile=needs_profile)
                         self._budgets[permit.endpoint.family].deposit()
                         return response
-                    except InvalidRequestError as error:
+                    except (InvalidRequestError, UnsupportedLanguageError) as error:
                         failed.unable_error = error
                         if not self._exclude(call, permit.endpoint.url):
                             # An endpoint with a wrong certificate might run the program.

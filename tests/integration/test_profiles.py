@@ -14,7 +14,6 @@ from hypothesis import given, strategies as st
 from faasrt import (
     ConnectError,
     DeadlineExceededError,
-    InvalidRequestError,
     LimiterSettings,
     Outcome,
     ProtocolError,
@@ -26,6 +25,7 @@ from faasrt import (
     ServerError,
     Settings,
     TimeoutSettings,
+    UnsupportedLanguageError,
 )
 from faasrt.protocol.health import EndpointProfile, read_profile
 from faasrt.transport.endpoint import UNKNOWN_S, Profiles
@@ -175,7 +175,7 @@ async def test_concurrent_calls_share_a_report_that_lacks_the_language(serve: Se
     async with RuntimeManager.from_url(url, retry=RetrySettings(max_attempts=1)) as manager:
         calls = [manager.run_code("int main() {}", "cpp") for _ in range(4)]
         for error in await asyncio.gather(*calls, return_exceptions=True):
-            assert isinstance(error, InvalidRequestError)
+            assert isinstance(error, UnsupportedLanguageError)
 
 
 async def test_a_missing_toolchain_is_named_until_it_is_installed(serve: Serve) -> None:
@@ -183,10 +183,12 @@ async def test_a_missing_toolchain_is_named_until_it_is_installed(serve: Serve) 
     server = Server({**LOSSLESS, "missing": {"cpp": "g++ is not installed on the server", "go": 5}})
     url = await serve(server.handle, "/{path:.*}")
     async with RuntimeManager.from_url(url) as manager:
-        with pytest.raises(InvalidRequestError, match="does not run go programs: it does not list the language; `"):
+        with pytest.raises(
+            UnsupportedLanguageError, match="does not run go programs: it does not list the language; `"
+        ):
             await manager.run_code("x", "go")
         message = f"does not run cpp programs: g.. is not installed on the server; `faasrt languages --url {url}`"
-        with pytest.raises(InvalidRequestError, match=message):
+        with pytest.raises(UnsupportedLanguageError, match=message):
             await manager.run_code("int main() {}", "cpp")
         server.health = COMPILES
         assert (await manager.run_code("int main() {}", "cpp")).ok
@@ -201,7 +203,7 @@ async def test_replicas_of_different_kinds(serve: Serve) -> None:
             assert (await manager.run_code("int main() {}", "cpp")).endpoint == urls[1]
         assert (plain.plain, plain.probes, compiling.plain) == (0, 1, 10)
     async with RuntimeManager.from_url({"go": urls}) as manager:
-        with pytest.raises(InvalidRequestError, match="does not run go programs"):
+        with pytest.raises(UnsupportedLanguageError, match="does not run go programs"):
             await manager.run_code("x", "go")
         assert manager.get_metrics().in_flight == 0
 

@@ -389,7 +389,7 @@ async def test_a_server_that_does_not_name_the_language_gets_no_program(local: R
     """python-faas would run every program as Python, so a server must say that it compiles a language."""
     url = (await local.get_health_status()).endpoints[0].endpoint
     async with LocalFaaS(["js"]) as faas, manager_for_c(faas.url) as manager:
-        with pytest.raises(InvalidRequestError, match="does not run c programs"):
+        with pytest.raises(UnsupportedLanguageError, match="does not run c programs"):
             await manager.run_code("int main(void) {}", "c")
     async with manager_for(url) as manager:
         with pytest.raises(UnsupportedLanguageError, match="no endpoint is configured"):

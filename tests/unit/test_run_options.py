@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import pytest
 
-from faasrt import CodeTask, Language, Runtime, RuntimeManager, sync
+from faasrt import CodeTask, Language, Runtime, RuntimeManager, TestCase, sync
 from faasrt.config import EngineName, Level
 from faasrt.judging import Compare, check_compare
 from faasrt.languages import LanguageName
@@ -54,6 +54,27 @@ def test_the_manager_documents_the_same_call(name: str) -> None:
         assert language.default is (default if kind is sync.Runtime else language.empty)
         assert method.__doc__ == original.__doc__
         assert method.__name__ == name
+
+
+MISSPELT: list[tuple[str, tuple[Any, ...]]] = [
+    ("run_code", ("1", "python")),
+    ("stream_code", ("1", "python")),
+    ("call_function", ("1", "f")),
+    ("run_cases", ("1", "f", [[1]])),
+    ("judge", ("1", [TestCase()])),
+    ("session", ("python",)),
+]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(("name", "arguments"), MISSPELT)
+async def test_a_misspelt_option_is_named_with_the_method(name: str, arguments: tuple[Any, ...]) -> None:
+    """The error names the method of the caller, and not one that it calls."""
+    language = {} if "python" in arguments else {"language": "python"}
+    async with RuntimeManager.from_url("http://127.0.0.1:1") as manager:
+        for owner in (manager, await manager.get_runtime("python")):
+            with pytest.raises(TypeError, match=rf"{name}\(\) got an unexpected keyword argument 'argvv'"):
+                await getattr(owner, name)(*arguments, **language, argvv=[])
 
 
 def test_names_for_type_checkers_are_those_that_are_accepted() -> None:
