@@ -10,12 +10,12 @@ Example:
     >>> result.outcome, result.stdout, result.value
     (<Outcome.OK: 'OK'>, 'hi\n', {'score': 1})
 
-The examples of this package run in `python -m asyncio`, after `import faasrt` and `from faasrt import *`, with
-COZE_LOOP_FAAS_URL set to the URL of a FaaS (`faasrt serve` starts one). In the examples, `manager` is an open
-`RuntimeManager.from_env()`, and `runtime` is its Python runtime.
+The examples of docstrings run in `python -m asyncio`, after `import faasrt` and `from faasrt import *`, with the
+environment variable COZE_LOOP_FAAS_URL set to the URL of a FaaS (`faasrt serve` starts one). In them, `manager` is an
+open `RuntimeManager.from_env()`, and `runtime` is its Python runtime.
 
-The guide is Markdown in the folder `docs` of this package; it starts with `faasrt/docs/README.md`, which lists its
-pages. `faasrt.examples` has complete programs: web backends, a batch, a benchmark, a notebook.
+The guide is Markdown in the folder `docs` of this package, and starts with `faasrt/docs/README.md`. `faasrt.examples`
+has complete programs.
 
 The reference:
 
@@ -37,43 +37,8 @@ The reference:
 * `faasrt.telemetry`: logs, metrics, traces
 * `faasrt.testing`: servers that fail on demand, for your own tests
 
-The public names are those in `faasrt.__all__` and these: `faasrt.local.LocalFaaS`, `faasrt.ray.run_tasks`,
-`faasrt.ray.COLUMNS`, `faasrt.ray.serve.app`, `faasrt.rewards.CodeReward`, `faasrt.rewards.FailedSolution`,
-`faasrt.rewards.code_reward`, `faasrt.rewards.code_reward_async`, `faasrt.rewards.compute_score`,
-`faasrt.rewards.compute_score_async`, `faasrt.rewards.last_code_block`, `faasrt.sync.RuntimeManager`,
-`faasrt.sync.Runtime`, `faasrt.sync.Session`, `faasrt.sync.StreamedRun`, `faasrt.sync.TaskResults`,
-`faasrt.telemetry.events`, `faasrt.telemetry.metrics.LATENCY_BOUNDS_S`, `faasrt.telemetry.prometheus.PrometheusSink`,
-`faasrt.telemetry.otel.OpenTelemetrySink`, `faasrt.testing.FakeFaaS`, `faasrt.testing.Reply`,
-`faasrt.testing.FaultProxy`, `faasrt.testing.Toxics`, `faasrt.web.run_until_disconnect`, `run_code` and `code_tests` of
-`faasrt.inspect_ai`, and the fixtures `faasrt_fake` and `faasrt_local` of pytest. All other names are internal and may
-change. This includes the interface of protocols that other packages add (`faasrt.protocol.interface`), which is
-provisional.
-
-From coze-loop's Go runtime to faasrt:
-
-    IRuntime                           Runtime
-    RunCode(ctx, code, language,       await runtime.run_code(code, language, timeout_ms, ext)
-        timeoutMS, ext)
-    ValidateCode(ctx, code,            await runtime.validate_code(code, language): uses the language's parser, and
-        language) bool                 returns lines and columns; the Go method counts brackets
-    GetReturnValFunction()             runtime.get_return_val_function()
-    GetMetrics()                       get_metrics() of runtime and manager: outcomes, errors, latency, in flight;
-                                       the Go method returns whether a URL is set
-    GetLanguageType()                  runtime.language
-    GetSupportedLanguages()            get_supported_languages() of runtime, factory and manager
-    GetHealthStatus(), a constant      await get_health_status(), which probes the servers
-    IRuntimeFactory.CreateRuntime      RuntimeFactory.create_runtime(language)
-    IRuntimeManager.GetRuntime         await RuntimeManager.get_runtime(language)
-    IRuntimeManager.ClearCache,        await RuntimeManager.close_runtimes(), which closes the runtimes when their
-        which leaks its runtimes       calls have ended
-    SandboxConfig{MemoryLimit,         SandboxConfig(memory_limit_mb, timeout_limit_s, max_output_bytes,
-        TimeoutLimit, MaxOutputSize,   network_enabled): sent, and enforced by the embedded FaaS
-        NetworkEnabled}, never sent
-    ExecutionResult.Output.Stdout,     result.stdout, result.stderr, result.ret_val
-        .Stderr, .RetVal
-    four attempts on every failure,    three attempts, and only if the code cannot have run
-        so code can run four times
-    cancellation of a context          cancellation of a task
+The public names are those in the `__all__` of `faasrt` and of these modules, and the pytest fixtures `faasrt_fake` and
+`faasrt_local`. All others are internal and may change; `faasrt.protocol.interface` is provisional.
 """
 
 import typing as _typing
@@ -81,6 +46,19 @@ import typing as _typing
 from faasrt._version import __version__
 
 if _typing.TYPE_CHECKING:
+    from faasrt import (
+        config as config,
+        discovery as discovery,
+        errors as errors,
+        judging as judging,
+        local as local,
+        results as results,
+        rewards as rewards,
+        sync as sync,
+        telemetry as telemetry,
+        testing as testing,
+        web as web,
+    )
     from faasrt.client.cache import Cache
     from faasrt.client.disk_cache import DiskCache
     from faasrt.client.factory import RuntimeFactory
@@ -203,11 +181,28 @@ _MODULES = (
     *("client.cache", "client.streaming", "client.session", "client.runtime", "client.factory", "client.manager"),
 )
 
+# Modules that are loaded on first use. Those that need an extra are not among them, because `help` loads all of them.
+_SUBMODULES = (
+    "config",
+    "discovery",
+    "errors",
+    "judging",
+    "local",
+    "results",
+    "rewards",
+    "sync",
+    "telemetry",
+    "testing",
+    "web",
+)
+
 if not _typing.TYPE_CHECKING:  # type checkers report unknown names of modules without `__getattr__`
 
     def __getattr__(name):
         from importlib import import_module
 
+        if name in _SUBMODULES:
+            return import_module(f"faasrt.{name}")
         if name in __all__:
             for module in _MODULES:
                 names = vars(import_module(f"faasrt.{module}"))
@@ -218,4 +213,4 @@ if not _typing.TYPE_CHECKING:  # type checkers report unknown names of modules w
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return [*__all__, *_SUBMODULES]

@@ -76,7 +76,6 @@ def content_of(package: griffe.Module, title: str, target: griffe.Object | griff
         members = [name for name, module in modules.items() if module == target.path]
         members.sort(key=lambda name: package[name[7:]].lineno or 0)
         exported = [f"{target.path}.{name}" for name in target.exports or ()]
-        exported += re.findall(rf"`({target.path}\.\w+)`", package.docstring.value)  # such as constants
         paths = {package[name].canonical_path for name in package.exports}
         members += [name for name in dict.fromkeys(exported) if package[name[7:]].canonical_path not in paths]
     options = "    options: {members: false, show_root_heading: false, show_root_toc_entry: false}\n"

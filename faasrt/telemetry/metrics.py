@@ -9,6 +9,8 @@ import attrs
 
 from faasrt._endpoint_urls import configured_url
 
+__all__ = ["LATENCY_BOUNDS_S", "CallMetrics", "EndpointState", "Latency", "Metrics"]
+
 LATENCY_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """The upper bounds of the latency histogram's buckets, in seconds. One more bucket counts slower calls."""
 

@@ -17,6 +17,13 @@ def test_import_faasrt_loads_no_dependency() -> None:
     assert done.stdout == "[]\n"
 
 
+def test_modules_are_loaded_on_first_use() -> None:
+    """`import faasrt` is enough for `faasrt.errors`, before another name was used, and for `faasrt.sync`."""
+    code = "import faasrt; print(faasrt.errors.FaasrtError is faasrt.FaasrtError, faasrt.sync.RuntimeManager.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True RuntimeManager\n"
+
+
 def test_a_worker_of_wasm_loads_no_event_loop() -> None:
     """asyncio alone would double the time of its imports. It loads wasmtime later, and the web server never."""
     code = "import sys, faasrt.local.engines.wasm.worker; print({'asyncio', 'aiohttp', 'wasmtime'} & set(sys.modules))"
