@@ -108,6 +108,12 @@ def parse_base_url(text: object) -> str:
     return url.rstrip("/")
 
 
+def parse_urls(text: object) -> tuple[str, ...]:
+    """Return one base URL, or several that are separated by commas."""
+    parts = [part for part in text.split(",") if part.strip()] if isinstance(text, str) else []
+    return tuple(map(parse_base_url, parts or [text]))
+
+
 def _is_address(host: str) -> bool:
     try:
         ipaddress.ip_address(host)
@@ -132,10 +138,10 @@ def endpoints(value: Endpoints) -> dict[Language | str, tuple[str, ...]]:
             raise ConfigurationError(
                 f"endpoints[{safe_repr(name)}] must be a URL or a sequence of URLs, got {safe_repr(urls)}"
             )
-        replicas = [urls] if isinstance(urls, str) else list(urls)
-        if replicas:
+        texts = [urls] if isinstance(urls, str) else list(urls)
+        if texts:
             # Drop duplicates, and keep the order.
-            parsed = tuple(dict.fromkeys(parse_base_url(url) for url in replicas))
+            parsed = tuple(dict.fromkeys(url for text in texts for url in parse_urls(text)))
             # coze-loop's protocol has no other languages.
             has_others = all(split_endpoint(url)[0] for url in parsed)
             endpoints[parse_language(name) if has_others else Language.parse(name)] = parsed

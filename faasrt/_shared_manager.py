@@ -69,5 +69,4 @@ class SharedManager:
 def _create(url: str | None) -> faasrt.sync.RuntimeManager:
     if url is None:
         return faasrt.sync.RuntimeManager.from_env(local_fallback=True)
-    environ = {"COZE_LOOP_FAAS_URL": url, "FAASRT_TOKEN": os.environ.get("FAASRT_TOKEN", "")}
-    return faasrt.sync.RuntimeManager.from_env(environ)
+    return faasrt.sync.RuntimeManager.from_url(url, token=os.environ.get("FAASRT_TOKEN") or None)

@@ -18,7 +18,7 @@ from attrs.validators import optional
 
 from faasrt import _setting_checks as checks
 from faasrt._endpoint_urls import DISCOVERY, may_run
-from faasrt._setting_checks import Endpoints, parse_base_url
+from faasrt._setting_checks import Endpoints, parse_urls
 from faasrt.discovery import DiscoverySettings
 from faasrt.errors import ConfigurationError, safe_repr
 from faasrt.languages import Language, has_return_val
@@ -209,7 +209,7 @@ class Settings:
     Attributes:
         sandbox: The limits of an execution.
         endpoints: The base URLs of the FaaS replicas for each language. Keys may be names such as "py"; values may be
-            one URL or a sequence of URLs. A language without a URL is not supported. Keys may be any language if all
+            one URL, several that are separated by commas, or a sequence of URLs. A language without a URL is not supported. Keys may be any language if all
             their URLs are of other protocols than coze-loop's. Default: no endpoints.
         envelope: Whether a program is sent in an envelope: a small program that runs it and returns its exact results,
             which python-faas and js-faas do not; see `faasrt.protocol`. "auto" sends it unless the endpoint's
@@ -278,7 +278,8 @@ class Settings:
         A service such as SandboxFusion gets only the languages that it lists.
 
         Args:
-            url: A base URL, a sequence of URLs of replicas, or a mapping of languages to these.
+            url: A base URL, the URLs of several replicas as a sequence or separated by commas, or a mapping of
+                languages to these.
             **options: Fields of `Settings`.
 
         Raises:
@@ -368,9 +369,6 @@ def _urls_from_env(variables: Mapping[str, str], faas: str | None) -> tuple[str,
             name = "COZE_LOOP_FAAS_URL"
             text = _variable(variables, name)
     try:
-        urls = tuple(parse_base_url(part) for part in text.split(",") if part.strip())
+        return parse_urls(text) if text else ()
     except ConfigurationError as error:
         raise ConfigurationError(f"{name}: {error}") from None
-    if text and not urls:
-        raise ConfigurationError(f"{name} has no URL, got {safe_repr(text)}")
-    return urls

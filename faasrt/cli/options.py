@@ -138,9 +138,9 @@ class _AuthorityType(click.Path):
 language_option = functools.partial(click.option, "--language", "-l", type=_LanguageType())
 url_option = click.option(
     "--url",
-    type=CheckedType("url", checks.parse_base_url),
-    help="The base URL of a FaaS, such as http://host:8000 or piston+https://host/api/v2. It replaces those of the "
-    "environment.",
+    type=CheckedType("url", lambda text: ",".join(checks.parse_urls(text))),
+    help="The base URL of a FaaS, such as http://host:8000 or piston+https://host/api/v2, or those of several "
+    "replicas, separated by commas. It replaces those of the environment.",
 )
 cacert_option = click.option(
     "--cacert",

@@ -34,6 +34,7 @@ async def test_from_url() -> None:
     settings = Settings.from_url(["http://a:1", "http://b:2"], envelope="never")
     assert settings.endpoints == dict.fromkeys(Language, ("http://a:1", "http://b:2"))
     assert settings.envelope == "never"
+    assert Settings.from_url("http://a:1, http://b:2/").endpoints == settings.endpoints
     assert Settings.from_url({"py": "http://a:1"}).endpoints == {Language.PYTHON: ("http://a:1",)}
     with pytest.raises(ConfigurationError, match="not both"):
         Settings.from_url("http://a:1", endpoints={"py": "http://a:1"})
