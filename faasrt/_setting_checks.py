@@ -111,7 +111,7 @@ def parse_base_url(text: object) -> str:
 def parse_urls(text: object) -> tuple[str, ...]:
     """Return one base URL, or several that are separated by commas."""
     parts = [part for part in text.split(",") if part.strip()] if isinstance(text, str) else []
-    return tuple(map(parse_base_url, parts or [text]))
+    return tuple(map(parse_base_url, parts)) or (parse_base_url(text),)
 
 
 def _is_address(host: str) -> bool:

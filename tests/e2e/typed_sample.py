@@ -106,7 +106,7 @@ async def use(manager: faasrt.RuntimeManager) -> None:
         with contextlib.suppress(TypeError):
             await session.run_code("1", timeout=3)  # type: ignore[call-arg]
         with contextlib.suppress(TypeError):
-            await session.run_code("1", "python")  # type: ignore[misc]
+            await session.run_code("1", "python")  # type: ignore[call-arg, arg-type]
         with contextlib.suppress(TypeError):
             manager.session("py", idle_timeout=3)  # type: ignore[call-arg]
         with contextlib.suppress(faasrt.RejectedError):
