@@ -86,8 +86,6 @@ class Execution:
                 _check_runs(program.language, profile, endpoint)
             has_envelope = False
         if program.displays:
-            if job is not WHOLE_PROGRAM:
-                raise InvalidRequestError("displays must be False for calls of a function")
             _check_displays(program.language, profile, endpoint)
             has_envelope = False  # the server must see the last expression of the program
         guest_input = NO_INPUT

@@ -545,7 +545,7 @@ def several_executions(manager: RuntimeManager, way: str) -> asyncio.Task[list[A
 
     async def run_map() -> list[Any]:
         tasks = [faasrt.CodeTask("def f(x): pass", "py", function="f", args=case) for case in CASES]
-        return [item.result or item.error async for item in manager.map(tasks, concurrency=1, coalesce=3)]
+        return [item.error or item.result async for item in manager.map(tasks, concurrency=1, coalesce=3)]
 
     return asyncio.create_task(run_cases() if way == "run_cases" else run_map())
 
