@@ -209,8 +209,9 @@ class Settings:
     Attributes:
         sandbox: The limits of an execution.
         endpoints: The base URLs of the FaaS replicas for each language. Keys may be names such as "py"; values may be
-            one URL, several that are separated by commas, or a sequence of URLs. A language without a URL is not supported. Keys may be any language if all
-            their URLs are of other protocols than coze-loop's. Default: no endpoints.
+            one URL, several that are separated by commas, or a sequence of URLs. A language without a URL is not
+            supported. Keys may be any language if all their URLs are of other protocols than coze-loop's. Default: no
+            endpoints.
         envelope: Whether a program is sent in an envelope: a small program that runs it and returns its exact results,
             which python-faas and js-faas do not; see `faasrt.protocol`. "auto" sends it unless the endpoint's
             `GET /health`, requested once, reports a lossless server, such as the embedded FaaS. "always" sends it to
