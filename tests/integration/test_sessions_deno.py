@@ -307,6 +307,7 @@ async def test_a_session_cannot_be_forked(shared: Session) -> None:
     ("code", "outcome", "reason"),
     [
         ("process.abort()", Outcome.CRASHED, "SIGABRT"),
+        ("Deno.kill(Deno.pid, 'SIGABRT'); for (;;) ;", Outcome.CRASHED, "SIGABRT"),
         ("const all = []; for (;;) all.push(new Array(1e6).fill(1.5))", Outcome.MEMORY_LIMIT, "memory limit"),
         ("for (;;) console.log('x'.repeat(1000))", Outcome.OUTPUT_LIMIT, "output limit"),
     ],

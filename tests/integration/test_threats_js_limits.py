@@ -559,6 +559,14 @@ async def test_a_crash_of_javascript_is_an_outcome(local: RuntimeManager, code: 
     await until_gone(result)
 
 
+async def test_an_abort_without_a_message_is_a_lack_of_memory_only_after_much_use(local: RuntimeManager) -> None:
+    """The parser of JSON aborts if it gets no memory. A program can send the same signal to itself."""
+    parsed = await local.run_code("JSON.parse('['.repeat(3e6))", "js", 30_000)
+    assert (parsed.outcome, parsed.stderr) == (Outcome.MEMORY_LIMIT, "")
+    sent = await local.run_code("Deno.kill(Deno.pid, 'SIGABRT'); for (;;) ;", "js", 30_000)
+    assert (sent.outcome, sent.stderr) == (Outcome.CRASHED, "")
+
+
 async def test_a_program_that_crashes_the_parser_is_crashed(local: RuntimeManager) -> None:
     """The program overflows the stack of Deno's parser, so the outcome is not MEMORY_LIMIT."""
     result = await local.run_code("[" * 1_000_000, "js")

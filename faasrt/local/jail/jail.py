@@ -70,13 +70,14 @@ class JailedProcess(ChildProcess):
         outside_reason: Why it was killed from outside; "" if there is no evidence for this, so that the program must be
             assumed to have sent the signal itself.
         is_suspect: Whether the program may have caused `outside_reason`.
+        peak_bytes: The largest size in memory of its first process; 0 until it has ended, or if it is unknown.
         is_session: Whether it runs a session.
         is_shared: Whether it is a session with branches, or a branch.
     """
 
     def __init__(self, jail: Jail, number: int, pidfds: tuple[int, int], start: _Start, *, is_ready: bool) -> None:
         self.out_of_memory = self.out_of_time = False
-        self.is_ready = is_ready
+        self.is_ready, self.peak_bytes = is_ready, 0
         self.outside_reason, self.is_suspect, self.is_session, self.is_shared = "", False, False, False
         self.jail, self.number, self._pidfds, self.group = jail, number, pidfds, start.group
         self._to_kill = pidfds[1]
@@ -358,6 +359,7 @@ class Jail:
             if "ended" in message:
                 process = self._processes.pop(message["ended"], None)
                 if process is not None:
+                    process.peak_bytes = message["peak"]
                     process.mark_exited(os.waitstatus_to_exitcode(message["status"]), message["reason"])
             elif "folder" in message:
                 self._reply(message["folder"], descriptors, "the folder of a program cannot be opened")

@@ -19,7 +19,8 @@ configuration, and the launcher answers `{"ready": true, "packages", "base_bytes
     -> {"limit": id, "bytes", "deadline", "cgroup",   end the program if its processes use more memory than this (unless
         "session"}, descriptors                       null), and at this time of the monotonic clock; if "session", it
                                                       has these pipes from now on, or only waits if there are none
-    <- {"ended": id, "status", "reason"}              the wait status, and the reason; see `Program`
+    <- {"ended": id, "status", "reason", "peak"}      the wait status, the reason (see `Program`), and the largest size
+                                                      in memory of its first process in bytes, 0 if it is unknown
 
 The launcher ends when the server closes the socket, and all programs end with it.
 """
@@ -622,7 +623,8 @@ class Launcher:
         program.jail_owner.in_same_jail.discard(program)
         program.close_files()
         # Sent before the clean-up, because ending a namespace takes as long as running a short program.
-        self._send({"ended": program.number, "status": status, "reason": program.reason})
+        ended = {"ended": program.number, "status": status, "reason": program.reason, "peak": max_rss_bytes}
+        self._send(ended)
 
     def _may_have_had_children(self, program: Program) -> bool:
         """Return whether a program with a jail of its own has created more tasks than the threads of its first process

@@ -10,7 +10,7 @@
 //     \0faasrt:NONCE:{"kind": "ret_val", "text"}      the argument of return_val; the last call counts
 //     \0faasrt:NONCE:{"kind": "error", ...}           the exception or rejection that ended the program
 //     \0faasrt:NONCE:{"kind": "exit"}                 the program called Deno.exit; with displays, "code" is its exit code
-//     \0faasrt:NONCE:{"kind": "abort"}                the program called process.abort; any other SIGABRT is a lack of memory
+//     \0faasrt:NONCE:{"kind": "abort"}                the program called process.abort, which is no lack of memory
 //     \0faasrt:NONCE:{"kind": "display", ...}        see deno_cells.js
 //     \0faasrt:NONCE:{"kind": "done"}                 the program ran to its end; without this, the process just stopped
 //

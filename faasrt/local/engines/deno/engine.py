@@ -209,6 +209,8 @@ class DenoEngine(Engine):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_WATCH_INTERVAL_S):
                     await run.ended.wait()
+                    base_bytes = self._base_rss_bytes
+                    run.used_much_memory = child.peak_bytes - base_bytes > (max_rss_bytes - base_bytes) / 3
                     return
             rss_bytes, has_stdout = await _in_thread(_measure, child, folder) or (0, True)
             if rss_bytes > max_rss_bytes:

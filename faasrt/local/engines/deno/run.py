@@ -155,7 +155,7 @@ class DenoRun:
         self._early: list[tuple[int, bytes]] = []  # output that arrived before the message that the program begins
         self._filters: dict[int, OutputFilter] = {}
         self._ended_by: set[Outcome | None] = set()
-        self.was_interrupted = False
+        self.was_interrupted = self.used_much_memory = False
         self.on_limit: Callable[[Outcome], None] | None = None
         self.ended = asyncio.Event()
 
@@ -211,9 +211,11 @@ class DenoRun:
             self._ended_by.add(Outcome.TIMEOUT)
         stdout, stderr = self._stdout.output, self._stderr
         printed = stderr.data
-        # V8 prints a message before it aborts. Other libraries abort without a message if an allocation fails.
+        # V8 prints a message before it aborts. Other code aborts without one if it cannot get twice the memory that it
+        # has. A program can send this signal to itself, too.
         silent_abort = (
             self._child.returncode == -signal.SIGABRT
+            and self.used_much_memory
             and "abort" not in self._stdout.messages
             and _FATAL_ERROR.search(printed) is None
         )
