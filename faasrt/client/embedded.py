@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import attrs
 
-from faasrt.config import EngineName, Level, SandboxConfig, Settings
+from faasrt.config import EngineName, Level, SandboxConfig, Settings, SettingsOptions
 from faasrt.errors import ConfigurationError
 from faasrt.languages import Language, LanguageOption
 from faasrt.protocol.health import EndpointProfile, read_profile
@@ -33,6 +33,10 @@ class LocalOptions(TypedDict, total=False):
     max_sessions: int
     session_idle_s: float
     session_memory_mb: int | None
+
+
+class LocalManagerOptions(LocalOptions, SettingsOptions, total=False):
+    """The options of `RuntimeManager.local`: those of its server, and the fields of `Settings`."""
 
 
 def queue_timeout_of(settings: Settings) -> float:

@@ -12,14 +12,14 @@ import attrs
 
 from faasrt._setting_checks import Endpoints
 from faasrt.client.cache import CacheOption, ResultCache
-from faasrt.client.embedded import ENDPOINT, EmbeddedFaaS, LocalOptions
+from faasrt.client.embedded import ENDPOINT, EmbeddedFaaS, LocalManagerOptions
 from faasrt.client.factory import RuntimeFactory, check_settings
 from faasrt.client.map import Map, StopOn, TaskResults, stop_maps
 from faasrt.client.runtime import Runtime
 from faasrt.client.session import Session, SessionHost, SessionOptions, find_session
 from faasrt.client.streaming import StreamedRun
 from faasrt.client.syntax import Where, check_where
-from faasrt.config import NoEndpointError, SandboxConfig, Settings, SettingsOptions
+from faasrt.config import NoEndpointError, Settings, SettingsOptions
 from faasrt.errors import ConfigurationError, RuntimeClosedError, UnsupportedLanguageError, safe_repr
 from faasrt.judging import Judgement
 from faasrt.languages import Language, LanguageOption, OtherLanguage, parse_language
@@ -152,7 +152,7 @@ class RuntimeManager:
         except NoEndpointError:
             if not local_fallback:
                 raise
-            return cls.local(settings=Settings(**options), logger=logger, telemetry=telemetry, cache=cache)
+            return cls.local(logger=logger, telemetry=telemetry, cache=cache, **options)
         return cls(settings=settings, logger=logger, telemetry=telemetry, cache=cache)
 
     @classmethod
@@ -179,12 +179,11 @@ class RuntimeManager:
         languages: Iterable[LanguageOption] | None = None,
         *,
         workers: int | None = None,
-        sandbox: SandboxConfig | None = None,
         settings: Settings | None = None,
         logger: Any = None,
         telemetry: Iterable[Sink] = (),
         cache: CacheOption = None,
-        **options: Unpack[LocalOptions],
+        **options: Unpack[LocalManagerOptions],
     ) -> Self:
         r"""Return a manager with an embedded FaaS in this process. Needs the extra `local`.
 
@@ -197,14 +196,15 @@ class RuntimeManager:
                 the other languages whose toolchain is installed.
             workers: The maximum number of programs of each language that run at once; four times that number for
                 JavaScript and TypeScript. Default: None, which means the number of CPUs.
-            sandbox: The limits of every program. Default: None, which means those of `settings`.
-            settings: All other settings; `endpoints` must be empty. `LimiterSettings.queue_timeout_s` (30 s if None)
-                also limits the wait in the FaaS's queue, and is added to `TimeoutSettings.grace_s`.
+            settings: The settings, without `endpoints`. `LimiterSettings.queue_timeout_s` (30 s if None) also limits
+                the wait in the FaaS's queue, and is added to `TimeoutSettings.grace_s`. Default: None, which means
+                `Settings()`.
             logger: A structlog or standard library logger.
             telemetry: Sinks for the events of calls, and of the FaaS.
             cache: Where results are stored and reused; see `RuntimeManager`.
-            **options: `level`, `engines`, `python`, `host`, `port`, `drain_s`, `max_sessions`, `session_idle_s` and
-                `session_memory_mb`; see `faasrt.local.LocalFaaS`.
+            **options: Fields of `Settings`, which take precedence over `settings`, such as `sandbox`, the limits of
+                every program; and `level`, `engines`, `python`, `host`, `port`, `drain_s`, `max_sessions`,
+                `session_idle_s` and `session_memory_mb`, see `faasrt.local.LocalFaaS`.
 
         Raises:
             ConfigurationError: The engines are not installed, or an argument is wrong.
@@ -215,14 +215,13 @@ class RuntimeManager:
             ...     (await manager.run_code("const n: number = 42; console.log(n)", "ts")).stdout
             '42\n'
         """
-        if wrong := options.keys() & SettingsOptions.__annotations__.keys():
-            raise TypeError(f"{min(wrong)} is a field of Settings: use local(settings=Settings({min(wrong)}=...))")
-        settings = check_settings(settings)
-        if sandbox is not None:
-            settings = attrs.evolve(settings, sandbox=sandbox)
+        check_options("local", options, LocalManagerOptions)
+        own: dict[str, Any] = dict(options)
+        fields = {name: own.pop(name) for name in options.keys() & SettingsOptions.__annotations__.keys()}
+        settings = attrs.evolve(check_settings(settings), **fields)
         # The client and the FaaS share one dispatcher, so that a failing sink is logged only once.
         sinks = (EventDispatcher(check_sinks(telemetry)),)
-        embedded = EmbeddedFaaS(languages, settings, workers=workers, telemetry=(LogSink(logger), *sinks), **options)
+        embedded = EmbeddedFaaS(languages, settings, workers=workers, telemetry=(LogSink(logger), *sinks), **own)
         manager = cls(settings=settings, logger=logger, telemetry=sinks, cache=cache)
         manager._embedded = embedded
         return manager

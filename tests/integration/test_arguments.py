@@ -212,7 +212,7 @@ CONSTRUCTORS: list[tuple[Any, str, set[str]]] = [
     (RuntimeFactory, "telemetry", set()),
     (RuntimeManager.local, "languages", {"None"}),
     (RuntimeManager.local, "workers", {"None"}),
-    (RuntimeManager.local, "sandbox", {"None"}),
+    (RuntimeManager.local, "sandbox", set()),
     (RuntimeManager.local, "settings", {"None"}),
     (RuntimeManager.local, "logger", {"None"}),
     (RuntimeManager.local, "telemetry", set()),

@@ -46,12 +46,13 @@ async def test_from_url() -> None:
         Settings.from_url(5)  # type: ignore[arg-type]
 
 
-def test_local_names_the_place_of_a_field_of_settings() -> None:
-    """`local` takes them as `settings`. The message is about the caller's function."""
-    with pytest.raises(
-        TypeError, match=r"^limiter is a field of Settings: use local\(settings=Settings\(limiter=...\)\)$"
-    ):
-        RuntimeManager.local(limiter=LimiterSettings())  # type: ignore[call-arg]
+def test_local_takes_fields_of_settings() -> None:
+    """They take precedence over `settings`. The message about a wrong name is about the caller's function."""
+    settings = Settings(envelope="never", token="a")
+    manager = RuntimeManager.local(["python"], settings=settings, token="b", limiter=LimiterSettings(max_queue=1))
+    assert (manager.settings.envelope, manager.settings.token, manager.settings.limiter.max_queue) == ("never", "b", 1)
+    with pytest.raises(TypeError, match=r"^local\(\) got an unexpected keyword argument 'limitr'; its options are "):
+        RuntimeManager.local(limitr=LimiterSettings())  # type: ignore[call-arg]
 
 
 def test_one_url_of_a_service_stands_for_the_languages_that_it_lists() -> None:
