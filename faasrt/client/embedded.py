@@ -75,8 +75,13 @@ class EmbeddedFaaS:
 
     @property
     def languages(self) -> tuple[Language, ...]:
-        """The languages that it serves; before the start those that were asked for."""
-        return self.server.languages
+        """The languages that it serves. Before the start, they include those that only a lower level rules out."""
+        if self.is_started:
+            return self.server.languages
+        from faasrt.local.engine_choice import missing_toolchains
+
+        missing = missing_toolchains(self.server.languages)
+        return tuple(language for language in self.server.languages if language not in missing)
 
     async def start(self) -> None:
         """Listen, and begin to start the engines.

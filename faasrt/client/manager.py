@@ -404,7 +404,7 @@ class RuntimeManager:
         return TaskResults(run.run(), run.aclose)
 
     def get_supported_languages(self) -> tuple[Language | OtherLanguage, ...]:
-        """Return the languages that have an endpoint.
+        """Return the languages that have an endpoint, or those of the embedded FaaS.
 
         Example:
             >>> [str(language) for language in manager.get_supported_languages()]

@@ -84,6 +84,13 @@ def needs_level(languages: Iterable[Language], engines: Mapping[Language, str]) 
     return engines.get(Language.PYTHON) != WasmEngine.name or tuple(languages) != (Language.PYTHON,)
 
 
+def missing_toolchains(languages: tuple[Language, ...]) -> dict[Language, str]:
+    """Return why languages cannot run here, if `languages` are all that exist: then those are left out."""
+    if languages != tuple(Language):
+        return {}
+    return {language: tool.missing for language, tool in TOOLCHAINS.items() if tool.missing}
+
+
 def make_queues(
     languages: tuple[Language, ...],
     engines: Mapping[Language, str],
@@ -97,9 +104,8 @@ def make_queues(
         languages: If they are all that exist, those that cannot run here are left out.
         running: Queues whose engines run. One with the same kind of engine and the same options is used again.
     """
-    missing: dict[Language, str] = {}
+    missing = missing_toolchains(languages)
     if languages == tuple(Language):
-        missing = {language: tool.missing for language, tool in TOOLCHAINS.items() if tool.missing}
         if options.level != "namespaces":
             reason = f"it needs the level namespaces: {options.level_reason or 'another level was chosen'}"
             missing |= dict.fromkeys(TOOLCHAINS, reason)

@@ -409,10 +409,13 @@ async def test_a_missing_toolchain_is_named_with_its_package(monkeypatch: pytest
     """By default the language is left out; if it was asked for, it fails. Both errors name the Debian package."""
     monkeypatch.setenv("PATH", str(tmp_path))
     message = r"rustc is not installed on the server \(on Debian and Ubuntu, it is in the package rustc\)"
-    async with RuntimeManager.local(workers=1) as manager:
+    manager = RuntimeManager.local(workers=1)
+    languages = manager.get_supported_languages()
+    assert Language.RUST not in languages
+    async with manager:
         with pytest.raises(UnsupportedLanguageError, match=message):
             await manager.run_code("fn main() {}", "rust")
-        assert Language.RUST not in manager.get_supported_languages()
+        assert manager.get_supported_languages() == languages
         await manager.get_runtime("js")
         health = (await manager.get_health_status()).endpoints[0].details
         assert re.fullmatch(message, health["missing"]["rust"])
