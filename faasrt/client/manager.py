@@ -339,12 +339,13 @@ class RuntimeManager:
     async def validate_code(self, code: str, language: Any = None, *, where: Where = "auto") -> ValidationResult:
         _check_language(language)
         parsed = parse_language(language)
-        # A local check does not wait until the embedded FaaS is ready for the language.
-        if check_where(where, parsed) and parsed in self.get_supported_languages():
+        embedded = self._embedded
+        if embedded is not None and check_where(where, parsed) and parsed in embedded.languages:
             await self._start_embedded()
             runtime = self._cached_runtime(parsed)
-        else:
-            runtime = await self.get_runtime(parsed)
+            if await runtime._validates_locally(where, parsed):  # this does not wait until the language is ready
+                return await runtime.validate_code(code, where="local")
+        runtime = await self.get_runtime(parsed)
         return await runtime.validate_code(code, where=where)
 
     def map(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import functools
+import platform
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Self, Unpack
 
@@ -431,8 +432,10 @@ class Runtime:
         Args:
             code: The program. An empty program is not valid.
             language: A language with the same endpoints. Default: None, which means the runtime's `language`.
-            where: "local" checks Python with `ast`, in a separate process on this machine. "remote" sends the program
-                to the FaaS. "auto" means "local" for Python and "remote" for other languages. Default: "auto".
+            where: "local" checks Python with `ast`, in a separate process on this machine, by the grammar of this
+                Python. "remote" sends the program to the FaaS. "auto" means "remote", except for Python if this Python
+                has the version of that of the FaaS, or if the FaaS cannot validate programs or does not answer: then it
+                means "local". Default: "auto".
 
         Returns:
             The result, with lines and columns, and the name of the parser. The local check covers only the grammar; for
@@ -454,16 +457,22 @@ class Runtime:
         """
         parsed = self._language(language)
         self._transport.endpoints.loop.check()
-        locally = check_where(where, parsed)
+        check_where(where, parsed)
         if not isinstance(code, str):
             raise InvalidRequestError(f"code must be a str, got {type(code).__name__}")
         if not code.strip():
             return ValidationResult.empty_code()
         with self._calls.track():
-            if locally:
+            if await self._validates_locally(where, parsed):
                 return await self._checker.check(code)
             body = encode_json({"language": str(parsed), "code": code})
             return await self._transport.validate(self._transport.call(self._calls, parsed), body)
+
+    async def _validates_locally(self, where: Where, language: Language | str) -> bool:
+        if not check_where(where, language) or where == "local":
+            return where == "local"
+        version = ".".join(platform.python_version_tuple()[:2])
+        return not await self._transport.endpoints.validates_another_python(version)
 
     def get_return_val_function(self) -> str:
         """Return the source of `return_val`.

@@ -168,7 +168,7 @@ async def _end(process: Process) -> None:
 
 
 def check_where(where: Where, language: Language | str) -> bool:
-    """Return whether a program is checked locally, which is possible for Python only."""
+    """Return whether a program may be checked locally, which is possible for Python only."""
     if where not in ("local", "remote", "auto"):
         raise InvalidRequestError(f"where must be 'local', 'remote' or 'auto', got {safe_repr(where)}")
     if where == "local" and language is not Language.PYTHON:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from faasrt.inputs import INPUT_FIELDS
 from faasrt.languages import Language, has_return_val
 
 _MAX_COMPILE_S = 300.0
+_CPYTHON = re.compile(r"CPython (\d{1,3}\.\d{1,3})")
 SESSION_FEATURES = ("run", "fork", "files")
 """What sessions may be able to do."""
 
@@ -34,6 +36,8 @@ class EndpointProfile:
         on_cpython_and_node: Whether programs run in CPython and Node.js as on a command line, and other languages are
             sent without an envelope.
         max_cases_bytes: The size of the arguments of all cases in a request; None if the client's own limit applies.
+        validates: Whether the server says that it validates programs.
+        python: The version of Python in which its programs run, such as "3.12"; "" if the report does not say it.
         plain_input: The fields of `faasrt.inputs` that the server itself handles for programs without an envelope.
         answered: Whether the server has sent a health report, or has none.
         confirmed: False after a failure of the endpoint, until its next health report, because another kind of server
@@ -55,6 +59,8 @@ class EndpointProfile:
     compile_limits_s: Mapping[str, float] = attrs.field(factory=dict)
     missing: Mapping[str, str] = attrs.field(factory=dict)
     version: str = ""
+    validates: bool = False
+    python: str = ""
     answered: bool = False
     confirmed: bool = True
     failure: ConnectError | None = None
@@ -97,6 +103,8 @@ def read_profile(health: Mapping[str, Any]) -> EndpointProfile:
         compile_limits_s=_compile_limits(health),
         missing={name: text[:500] for name, text in _mapping(health.get("missing")).items() if isinstance(text, str)},
         version=name[:100],
+        validates=capabilities.get("validates") is True,
+        python=_python_version(languages.get(Language.PYTHON.value, {}).get("runtime")),
         answered=True,
     )
 
@@ -152,6 +160,11 @@ def _compile_limits(health: Mapping[str, Any]) -> dict[str, float]:
     languages = _mapping(health.get("languages")).items()
     limits = {name: _positive(_mapping(language).get("compile_limit_s")) for name, language in languages}
     return {name: min(limit, _MAX_COMPILE_S) for name, limit in limits.items() if limit is not None}
+
+
+def _python_version(runtime: Any) -> str:
+    found = _CPYTHON.match(runtime) if isinstance(runtime, str) else None
+    return "" if found is None else found[1]
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

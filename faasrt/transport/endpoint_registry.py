@@ -142,6 +142,15 @@ class EndpointRegistry:
 
     async def starts_slowly(self, language: Language | str) -> bool:
         """Return whether an endpoint starts an interpreter for each request, so that executions should be few."""
+        return any(profile.cold_start for profile in await self._all_profiles(language))
+
+    async def validates_another_python(self, version: str) -> bool:
+        """Return whether the endpoints of Python validate programs, and not all for this version, such as "3.12"."""
+        profiles = await self._all_profiles(Language.PYTHON)
+        return all(profile.validates for profile in profiles) and any(profile.python != version for profile in profiles)
+
+    async def _all_profiles(self, language: Language | str) -> list[EndpointProfile]:
+        """Return the known profiles of the replicas, and request that of one replica of each URL without any."""
         self.loop.check()
         with contextlib.suppress(ConnectError):
             await self._replicas.update(self.urls(language))
@@ -152,12 +161,10 @@ class EndpointRegistry:
             cached = [profile for replica in replicas if (profile := self.profiles.cached(replica)) is not None]
             profiles += cached
             unknown += [] if cached else replicas[:1]
-        if any(profile.cold_start for profile in profiles):
-            return True
         async with asyncio.TaskGroup() as group:
             health_s = self.settings.timeouts.health_s
             fetches = [group.create_task(self.profiles.fetch(replica, health_s)) for replica in unknown]
-        return any(fetch.result().cold_start for fetch in fetches)
+        return profiles + [fetch.result() for fetch in fetches]
 
     async def all_replicas(self) -> Sequence[str]:
         """Look up the names, and return all base URLs. Raise ConnectError if none is known."""

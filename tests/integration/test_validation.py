@@ -162,6 +162,20 @@ async def test_a_byte_order_mark(code: str, place: tuple[int, int] | None, local
     assert ran.outcome is (Outcome.OK if place is None else Outcome.SYNTAX_ERROR)
 
 
+@pytest.mark.asyncio(loop_scope="session")
+async def test_python_is_checked_by_the_grammar_of_its_server(
+    local: RuntimeManager, local_wasm: RuntimeManager
+) -> None:
+    """That of another version is asked. A local check accepts a `return` outside of a function, and servers do not."""
+    assert not (await local.validate_code("return 1", "python", where="remote")).valid
+    assert (await local.validate_code("return 1", "python")).valid
+    template = "print(t'{1}')"  # from Python 3.14 on
+    result = await local_wasm.validate_code(template, "python")
+    assert (result.valid, result.checked_by) == (True, (await local_wasm.run_code("1", "python")).metadata["runtime"])
+    assert not (await local_wasm.validate_code("return 1", "python")).valid
+    assert (await local_wasm.validate_code(template, "python", where="local")).valid is (sys.version_info >= (3, 14))
+
+
 def interpreter(folder: Path, script: str) -> str:
     """Return the path of a shell script that replaces the interpreter. PYTHON in it calls the real one."""
     path = folder / "python"

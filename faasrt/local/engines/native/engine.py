@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import platform
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -152,6 +154,8 @@ class NativeEngine(PythonTier):
 
     def __init__(self, options: EngineOptions) -> None:
         super().__init__(options, STANDARD_LIBRARY)
+        if options.python == sys.executable:
+            self.runtime = f"CPython {platform.python_version()}"  # clients may know it before the engine is ready
         self._tiers: dict[str, PythonTier] = {}
 
     async def _prepare(self, resources: contextlib.AsyncExitStack) -> Watch:
