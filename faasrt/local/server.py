@@ -54,7 +54,13 @@ _FILE_ERRORS = (errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.ENOENT, errno.ENO
 _CLOSED = "this LocalFaaS was closed: make a new one"
 
 
-@attrs.define(eq=False, repr=False)
+def _refuse_options(faas: LocalFaaS, attribute: attrs.Attribute[Any], value: Any) -> Any:
+    if attribute.init:
+        raise AttributeError(f"{attribute.name} cannot be assigned: pass another LocalFaaS to `reconfigure`")
+    return value
+
+
+@attrs.define(eq=False, repr=False, on_setattr=_refuse_options)
 class LocalFaaS:
     """A FaaS inside this process. Every program runs in a new process, or on "wasm" in a new instance of WebAssembly.
     All of these processes end with this one.
@@ -161,6 +167,10 @@ class LocalFaaS:
         if self.sandbox.network_enabled:
             raise ConfigurationError("network_enabled must be False: the embedded FaaS gives programs no network")
         engine_choice.check_engines(self.languages, self.engines, self.sandbox.memory_limit_mb)
+
+    def __repr__(self) -> str:
+        where = "(not running)" if self._url is None else f"at {self._url}"
+        return f"<LocalFaaS of {', '.join(self.languages)} {where}>"
 
     @property
     def url(self) -> str:
@@ -306,7 +316,7 @@ class LocalFaaS:
             if "telemetry" in changed:
                 self._emit = wanted._emit
             for name, value in _options_of(wanted).items():
-                setattr(self, name, value)
+                object.__setattr__(self, name, value)
             self._wanted_languages = wanted._wanted_languages
             self._queues, self._missing, self._options = queues, missing, options
             self._use_options()
@@ -414,7 +424,8 @@ class LocalFaaS:
             await self._sessions.aclose()
 
     def _use_options(self) -> None:
-        self.languages = tuple(language for language in self._wanted_languages if language in self._queues)
+        languages = tuple(language for language in self._wanted_languages if language in self._queues)
+        object.__setattr__(self, "languages", languages)
         self._sockets.ssl = self.ssl
         self.listener.max_connections = limits.max_connections(self.max_connections)
         for queue in self._queues.values():

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import psutil
 import pytest
 
@@ -43,6 +44,7 @@ async def test_all_options_change_together() -> None:
         wanted = LocalFaaS(["js", "bash"], workers=1, token="t", sandbox=SandboxConfig(timeout_limit_s=1))
         assert await faas.reconfigure(wanted) == ["languages", "sandbox", "token"]
         assert (faas.token, faas.languages, faas.sandbox.timeout_limit_s) == ("t", ("javascript", "bash"), 1)
+        assert repr(faas) == f"<LocalFaaS of javascript, bash at {faas.url}>"
         await faas.wait_ready("js")
         assert (await exchange(faas.url, RUN)).status == 401
         headers = {"Authorization": "Bearer t"}
@@ -51,6 +53,16 @@ async def test_all_options_change_together() -> None:
         assert await faas.reconfigure(LocalFaaS(["js"], workers=1)) == ["languages", "sandbox", "token"]
         with pytest.raises(UnsupportedLanguageError):
             await faas.wait_ready("bash")
+
+
+def test_options_cannot_be_assigned() -> None:
+    """A server that runs would ignore them, and so would serve without a token that was assigned."""
+    faas = LocalFaaS(["bash"], token="secret")
+    for field in attrs.fields(LocalFaaS):
+        if field.init:
+            with pytest.raises(AttributeError, match=f"{field.name} cannot be assigned: pass another LocalFaaS"):
+                setattr(faas, field.name, getattr(faas, field.name))
+    assert repr(faas) == "<LocalFaaS of bash (not running)>"
 
 
 async def test_an_engine_with_the_same_options_runs_on() -> None:
