@@ -328,7 +328,7 @@ def _check_displays(language: Language | str, profile: EndpointProfile, endpoint
         server = f" ({profile.version})" if profile.version else ""
         raise InvalidRequestError(
             f"{endpoint}{server} cannot return displays of {language} programs: the embedded FaaS returns those of "
-            "Python, JavaScript and TypeScript programs"
+            "Python, JavaScript and TypeScript programs, if it runs them"
         )
 
 
