@@ -55,8 +55,8 @@ class ErrorInfo:
         name: The name of the exception's type, such as "ValueError". For an exit with another code than 0, "SystemExit"
             (Python) or "Exit" (JavaScript). For a limit, "Timeout", "MemoryLimit" or "OutputLimit". For a crash, the
             signal, such as "SIGSEGV", or "Trap" (WebAssembly). "UnknownCase": see `Runtime.run_cases`.
-        message: The message of the exception; may be empty. For a limit, it contains the value of the limit, and
-            whether the client or the server set it.
+        message: The message of the exception; may be empty. For a limit, it contains the value of the limit,
+            and the argument that set it, or "limit of the server".
         traceback: The traceback or stack as the language prints it, with line numbers of the user's code; may be empty.
 
     Example:
@@ -66,7 +66,7 @@ class ErrorInfo:
         >>> result.error.traceback.splitlines()[1]
         '  File "main.py", line 2, in <module>'
         >>> (await manager.run_code("while True: pass", "python", timeout_ms=200)).error.message
-        'timeout after 200 ms (limit of the client)'
+        'timeout after 200 ms (timeout_ms)'
     """
 
     name: str

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from faasrt.cli.batch_output import kind_of
 from faasrt.cli.options import name_options
-from faasrt.cli.outcome_text import describe
+from faasrt.cli.outcome_text import is_limit
 from faasrt.cli.output import color_of, colored, is_terminal, write, write_message
 from faasrt.cli.report.text import one_line
 
@@ -182,6 +182,5 @@ def _reason(kind: str, record: dict[str, Any]) -> tuple[str, str]:
     error = record.get("error")
     if error is None:
         return "", ""
-    described = describe(kind, error["name"], error["message"])
-    name = error["name"] if described.startswith(f"{kind}: {error['name']}") else described.removeprefix(kind)
-    return one_line(name.lstrip(": "), 60), ""
+    name, message = error["name"], error["message"]
+    return one_line(message if is_limit(kind, name) else name, 60), ""

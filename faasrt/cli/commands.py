@@ -30,7 +30,7 @@ from faasrt.cli.options import (
     run_options,
     url_option,
 )
-from faasrt.cli.outcome_text import describe
+from faasrt.cli.outcome_text import describe_error
 from faasrt.cli.output import (
     CODE_FAILED,
     INFRASTRUCTURE,
@@ -349,9 +349,9 @@ def _show(result: ExecutionResult, *, live: bool) -> None:
     if result.ret_val:
         write_message(f"return value: {result.ret_val}")
     if not result.ok:
-        name, message = (result.error.name, result.error.message) if result.error else ("", "")
-        outcome, text = str(result.outcome), describe(result.outcome, name, message)
-        write_message(f"{colored(outcome, color_of(outcome))}{text.removeprefix(outcome)}")
+        outcome, error = str(result.outcome), result.error
+        reason = "" if error is None else describe_error(outcome, error.name, error.message)
+        write_message(f"{colored(outcome, color_of(outcome))}{': ' if reason else ''}{reason}")
 
 
 def _shown(name: str) -> str:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 import ssl
 from collections.abc import Callable
 from typing import Any
@@ -106,11 +105,12 @@ _OPTION_OF_PARAMETER = {
     "timeout_ms": "--timeout-ms",
     "max_output_bytes": "--output-bytes",
 }
-_PARAMETER = re.compile(rf"(?<![\w.])'?({'|'.join(_OPTION_OF_PARAMETER)})\b'?")
 
 
 def name_options(message: str) -> str:
-    return _PARAMETER.sub(lambda match: _OPTION_OF_PARAMETER[match[1]], message.replace(TRUST, "--cacert FILE"))
+    """Replace the name of a parameter with which a message begins by the option of the command line."""
+    name, space, rest = message.replace(TRUST, "--cacert FILE").partition(" ")
+    return _OPTION_OF_PARAMETER.get(name, name) + space + rest
 
 
 def token_of_environment() -> str | None:

@@ -358,6 +358,6 @@ def _limits(program: Program, profile: EndpointProfile) -> ExecutionLimits:
 
 
 def _too_large(limit: int) -> ParsedAnswer:
-    message = f"the answer is too large for {limit} bytes of output (limit of the client); it was not read"
+    message = f"the answer is too large for {limit} bytes of output (max_output_bytes); it was not read"
     error = ErrorInfo("OutputLimit", message)
     return ParsedAnswer(outcome=Outcome.OUTPUT_LIMIT, error=error, truncated=frozenset(STREAM_NAMES))

@@ -20,14 +20,17 @@ class ExecutionLimits:
     set_by_server: tuple[Outcome, ...] = ()
 
     def error(self, outcome: Outcome) -> ErrorInfo | None:
-        owner = "server" if outcome in self.set_by_server else "client"
+        """Return the error of a program that was stopped at a limit. It names the argument that set the limit."""
+        by_server = outcome in self.set_by_server
         match outcome:
             case Outcome.TIMEOUT:
-                return ErrorInfo("Timeout", f"timeout after {self.timeout_ms:.15g} ms (limit of the {owner})")
+                limit = "limit of the server" if by_server else "timeout_ms"
+                return ErrorInfo("Timeout", f"timeout after {self.timeout_ms:.15g} ms ({limit})")
             case Outcome.MEMORY_LIMIT:
-                message = f"more than {self.memory_limit_mb} MiB of memory (limit of the {owner})"
-                return ErrorInfo("MemoryLimit", message)
+                limit = "limit of the server" if by_server else "memory_limit_mb"
+                return ErrorInfo("MemoryLimit", f"more than {self.memory_limit_mb} MiB of memory ({limit})")
             case Outcome.OUTPUT_LIMIT:
+                limit = "the limit of the server" if by_server else "max_output_bytes"
                 size = OUTPUT_FACTOR * self.max_output_bytes
-                return ErrorInfo("OutputLimit", f"more than {size} bytes of output (twice the limit of the {owner})")
+                return ErrorInfo("OutputLimit", f"more than {size} bytes of output (twice {limit})")
         return None

@@ -723,9 +723,7 @@ def test_the_summary_counts_failures_by_reason(tmp_path: Path) -> None:
     replies = {
         "print(0)": Reply.crash(),
         "zero": Reply(outcome=Outcome.USER_ERROR, error=ErrorInfo("ZeroDivisionError", "division by zero")),
-        "slow": Reply(
-            outcome=Outcome.TIMEOUT, error=ErrorInfo("Timeout", "timeout after 2000 ms (limit of the client)")
-        ),
+        "slow": Reply(outcome=Outcome.TIMEOUT, error=ErrorInfo("Timeout", "timeout after 2000 ms (timeout_ms)")),
     }
     with in_thread(FakeFaaS()) as faas:
         faas.handler = lambda body: replies.get(body["code"], Reply(status=418, details="a teapot"))
@@ -733,7 +731,7 @@ def test_the_summary_counts_failures_by_reason(tmp_path: Path) -> None:
         code, _, stderr = batch(tasks, "-o", str(tmp_path / "out"), *command)
     assert code == 3
     assert re.search(r"^USER_ERROR +1   1 ZeroDivisionError$", stderr, re.MULTILINE)
-    assert re.search(r"^TIMEOUT +1   1 after 2,000 ms \(limit\)$", stderr, re.MULTILINE)
+    assert re.search(r"^TIMEOUT +1   1 timeout after 2000 ms \(timeout_ms\)$", stderr, re.MULTILINE)
     assert re.search(r"^faasrt: infra errors: 3 RejectedError, 1 ServerError: .*a teapot", stderr, re.MULTILINE)
     assert re.search(r"^faasrt: infra errors: ServerError: ", stderr, re.MULTILINE)
     assert re.search(r"^faasrt: invalid tasks: 1, the first: line 7: it is not JSON", stderr, re.MULTILINE)
@@ -800,7 +798,7 @@ def test_memory_mb_limits_every_task(url: str, tmp_path: Path) -> None:
     (record,) = read(tmp_path / "out")
     assert (record["outcome"], record["error"]["message"]) == (
         "MEMORY_LIMIT",
-        "more than 40 MiB of memory (limit of the client)",
+        "more than 40 MiB of memory (memory_limit_mb)",
     )
 
 

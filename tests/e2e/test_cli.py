@@ -30,6 +30,7 @@ import trustme
 from faasrt import Language, RuntimeManager
 from faasrt.cli.engine_status import report_engine
 from faasrt.cli.health_text import describe_engines
+from faasrt.cli.options import name_options
 from support.cli import Running, faasrt, faasrt_process, read_terminal, terminal
 from support.helpers import until_active
 from support.served import CLEAN, FAASRT, PATIENCE_S, is_gone, sandboxes, served, strays, suspended, until
@@ -76,7 +77,7 @@ def test_run_shows_output_and_outcome_of_a_failed_program(at: dict[str, str]) ->
         "faasrt: USER_ERROR: ZeroDivisionError: division by zero\n"
     )
     exit_code, _, stderr = faasrt("run", "-l", "js", "-c", "setInterval(() => {}, 50)", "--timeout-ms", "1200", **at)
-    assert (exit_code, stderr) == (1, "faasrt: TIMEOUT after 1,200 ms (limit)\n")
+    assert (exit_code, stderr) == (1, "faasrt: TIMEOUT: timeout after 1200 ms (timeout_ms)\n")
 
 
 def test_run_passes_stdin_arguments_and_files(at: dict[str, str], tmp_path: Path) -> None:
@@ -348,7 +349,7 @@ def test_run_memory_mb_limits_the_program(at: dict[str, str]) -> None:
     """A program above the limit is stopped, and the message states the limit. A larger limit lets it run."""
     code = "const all = []; while (true) all.push([all.length])"
     exit_code, _, stderr = faasrt("run", "-l", "js", "-c", code, "--memory-mb", "40", **at)
-    assert (exit_code, stderr) == (1, "faasrt: MEMORY_LIMIT: more than 40 MiB of memory (limit)\n")
+    assert (exit_code, stderr) == (1, "faasrt: MEMORY_LIMIT: more than 40 MiB of memory (memory_limit_mb)\n")
     code = "console.log(new Uint8Array(150 * 2 ** 20).fill(1).length)"
     assert faasrt("run", "-l", "js", "-c", code, "--memory-mb", "300")[:2] == (0, "157286400\n")
 
@@ -805,12 +806,19 @@ def test_a_signal_ends_run_in_a_terminal(tmp_path: Path, number: signal.Signals)
     wait_until_nothing_is_left(tmp_path)
 
 
+def test_errors_name_options_only_in_place_of_parameters() -> None:
+    """The rest of a message may be text of the user."""
+    assert name_options("timeout_ms must be above 0") == "--timeout-ms must be above 0"
+    message = "the test program does not use timeout_ms, the function that is tested"
+    assert name_options(message) == message
+
+
 def test_run_prints_everything_of_a_program_that_exceeds_its_output_limit(at: dict[str, str]) -> None:
     """Live output is not cut. The program is ended at twice the limit."""
     code = "const line = 'x'.repeat(1023); while (true) console.log(line)"
     exit_code, stdout, stderr = faasrt("run", "-l", "js", "-c", code, **at)
     assert (exit_code, len(stdout)) == (1, 2 * 2**20 + 1)
-    assert stderr == "faasrt: OUTPUT_LIMIT: more than 2,097,152 bytes of output (twice the limit)\n"
+    assert stderr == "faasrt: OUTPUT_LIMIT: more than 2097152 bytes of output (twice max_output_bytes)\n"
 
 
 def test_sigkill_of_run_leaves_no_process_and_no_file(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ async def test_failures_of_graders_are_answered_with_200(backend: str, local: Ru
 
         failed = {"outcome": "USER_ERROR", "grade": None, "problem": "ValueError: no", "stdout": ""}
         assert await grade(client, grader="def grade(a, b): raise ValueError('no')") == (200, failed)
-        problem = "Timeout: timeout after 300 ms (limit of the client)"
+        problem = "Timeout: timeout after 300 ms (timeout_ms)"
         endless = {"outcome": "TIMEOUT", "grade": None, "problem": problem, "stdout": ""}
         assert await grade(client, grader=ENDLESS, timeout_ms=300) == (200, endless)
         status, body = await grade(client, grader=SURROGATES)

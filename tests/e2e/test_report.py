@@ -114,7 +114,7 @@ def test_failures_are_grouped_by_reason(tmp_path: Path) -> None:
     """Reasons that differ only in numbers, endpoints and times are one group. The most frequent group comes first."""
     key_error = {"name": "KeyError", "message": "'name'", "traceback": ""}
     index_error = {"name": "IndexError", "message": "no item 7 in 20", "traceback": ""}
-    timeout = {"name": "Timeout", "message": "timeout after 2000 ms (limit of the client)", "traceback": ""}
+    timeout = {"name": "Timeout", "message": "timeout after 2000 ms (timeout_ms)", "traceback": ""}
     tail = "[http://a:1, 3 attempts, {}.20 s, sent: no]"
     lines = [
         result(1, "USER_ERROR", error=key_error), result(2, "USER_ERROR", error=key_error, language="typescript"),
@@ -132,7 +132,7 @@ def test_failures_are_grouped_by_reason(tmp_path: Path) -> None:
         ("USER_ERROR", "IndexError: no item … in …", 3),
         ("USER_ERROR", "KeyError: 'name'", 2),
         ("INVALID_TASK", "it is not JSON", 2),
-        ("TIMEOUT", "after 2,000 ms (limit)", 1),
+        ("TIMEOUT", "timeout after 2000 ms (timeout_ms)", 1),
         ("CRASHED", "", 1),
     ]
     cells = Reader(render(report)).texts["bdi"]

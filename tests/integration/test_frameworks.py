@@ -255,7 +255,7 @@ def test_inspect_tool(tmp_path: Path) -> None:
         None,
         None,
         None,
-        "TIMEOUT: timeout after 1000 ms (limit of the client)",
+        "TIMEOUT: timeout after 1000 ms (timeout_ms)",
         "The program is empty.",
         None,
         None,

@@ -207,8 +207,8 @@ async def test_unmarshal_is_as_strict_as_go() -> None:
 
 
 NOTICES = [
-    ("python", "while True: pass", {"timeout": 500}, "faasrt: timeout after 500 ms (limit of the client)\n"),
-    ("js", "for (;;);", {"timeout": 500}, "faasrt: timeout after 500 ms (limit of the client)\n"),
+    ("python", "while True: pass", {"timeout": 500}, "faasrt: timeout after 500 ms (timeout_ms)\n"),
+    ("js", "for (;;);", {"timeout": 500}, "faasrt: timeout after 500 ms (timeout_ms)\n"),
     ("python", "import sys; sys.exit(3)", {}, "faasrt: exited with code 3 (error)\n"),
     ("ts", "Deno.exit(3 as number)", {}, "faasrt: exited with code 3 (error)\n"),
     ("python", "import os; os._exit(4)", {}, "faasrt: crashed (exit code 4)\n"),
@@ -218,13 +218,13 @@ NOTICES = [
         "js",
         "const a = []; for (;;) a.push(new Array(1000).fill(a.length))",
         {"sandbox": {"memory_limit_mb": 16}},
-        "faasrt: more than 16 MiB of memory (limit of the client)\n",
+        "faasrt: more than 16 MiB of memory (memory_limit_mb)\n",
     ),
     (
         "python",
         "while True: print('x' * 99)",
         {"sandbox": {"max_output_bytes": 20}},
-        "faasrt: more than 40 bytes of output (twice the limit of the client)\n",
+        "faasrt: more than 40 bytes of output (twice max_output_bytes)\n",
     ),
     ("python", "import os, sys; os.close(2); raise KeyError(1)", {}, "faasrt: ended by an error (KeyError)\n"),
 ]

@@ -37,20 +37,20 @@ CASES = [
     pytest.param(language, programs, limit, outcome, name, message, id=f"{language}-{limit}")
     for language in ("python", "js")
     for programs, limit, outcome, name, message in [
-        (WAITING, "timeout_ms", Outcome.TIMEOUT, "Timeout", "timeout after {} ms (limit of the {})"),
+        (WAITING, "timeout_ms", Outcome.TIMEOUT, "Timeout", "timeout after {} ms ({})"),
         (
             ALLOCATING,
             "memory_limit_mb",
             Outcome.MEMORY_LIMIT,
             "MemoryLimit",
-            "more than {} MiB of memory (limit of the {})",
+            "more than {} MiB of memory ({})",
         ),
         (
             PRINTING,
             "max_output_bytes",
             Outcome.OUTPUT_LIMIT,
             "OutputLimit",
-            "more than {} bytes of output (twice the limit of the {})",
+            "more than {} bytes of output (twice {})",
         ),
     ]
 ]
@@ -97,7 +97,9 @@ async def test_embedded_faas_names_the_lower_limit(
     """The answer, the notice and the result of the client name the limit that applied."""
     asked = CLIENT[limit] if owner == "client" else 10 * SERVER[limit]
     value = CLIENT[limit] if owner == "client" else SERVER[limit]
-    expected = message.format(2 * value if outcome is Outcome.OUTPUT_LIMIT else value, owner)
+    is_output = outcome is Outcome.OUTPUT_LIMIT
+    named = limit if owner == "client" else f"{'the ' if is_output else ''}limit of the server"
+    expected = message.format(2 * value if is_output else value, named)
     sent = asked if owner == "client" else 9e9
     body = json.dumps({"language": language, "code": programs[language], "sandbox": {limit: sent}}).encode()
     server = faas if limit == "timeout_ms" else patient_faas
@@ -139,11 +141,11 @@ async def test_limit_errors_of_reference_servers(
         loud = await manager.run_code(PRINTING[family], language)
     assert (slow.outcome, slow.error) == (
         Outcome.TIMEOUT,
-        ErrorInfo("Timeout", "timeout after 300 ms (limit of the client)"),
+        ErrorInfo("Timeout", "timeout after 300 ms (timeout_ms)"),
     )
     assert (loud.outcome, loud.error) == (
         Outcome.OUTPUT_LIMIT,
-        ErrorInfo("OutputLimit", "more than 2000 bytes of output (twice the limit of the client)"),
+        ErrorInfo("OutputLimit", "more than 2000 bytes of output (twice max_output_bytes)"),
     )
 
 
@@ -161,7 +163,7 @@ async def test_limits_that_the_server_lowers_for_a_session_are_the_servers(
         large = await session.run_code(ALLOCATING["python"])
     assert [result.error.message for result in (slow, hasty, large) if result.error] == [
         "timeout after 700 ms (limit of the server)",
-        "timeout after 200 ms (limit of the client)",
+        "timeout after 200 ms (timeout_ms)",
         "more than 48 MiB of memory (limit of the server)",
     ]
 
@@ -187,7 +189,7 @@ async def test_limit_errors_of_cases(patient_faas: LocalFaaS, language: str, pla
         async with manager_for(url, sandbox=SandboxConfig(timeout_limit_s=60)) as manager:
             (result,) = await manager.run_cases(LOOPING[language], "f", [()], language=language, timeout_ms=200)
             single = await manager.call_function(LOOPING[language], "f", language=language, timeout_ms=200)
-    expected = ErrorInfo("Timeout", "timeout after 200 ms (limit of the client)")
+    expected = ErrorInfo("Timeout", "timeout after 200 ms (timeout_ms)")
     for ended in (result, single):
         assert (ended.outcome, ended.error) == (Outcome.TIMEOUT, expected)
 
@@ -212,7 +214,7 @@ async def test_limit_errors_of_servers_that_report_only_the_outcome() -> None:
         given = ErrorInfo("Timeout", "timeout after 3 ms (limit of the server)")
         fake.handler = lambda request: Reply(outcome="TIMEOUT", error=given)
         named = await manager.run_code("1", "python")
-    assert bare.error == ErrorInfo("MemoryLimit", "more than 128 MiB of memory (limit of the client)")
+    assert bare.error == ErrorInfo("MemoryLimit", "more than 128 MiB of memory (memory_limit_mb)")
     assert named.error == given
 
 
@@ -224,5 +226,5 @@ async def test_limit_error_of_a_too_large_answer() -> None:
         settings = Settings(endpoints={"python": fake.url}, sandbox=sandbox)
         async with RuntimeManager(settings=settings) as manager:
             result = await manager.run_code("1", "python")
-    message = "the answer is too large for 1000 bytes of output (limit of the client); it was not read"
+    message = "the answer is too large for 1000 bytes of output (max_output_bytes); it was not read"
     assert (result.outcome, result.error) == (Outcome.OUTPUT_LIMIT, ErrorInfo("OutputLimit", message))

@@ -98,7 +98,7 @@ async def test_results_are_exact(manager: RuntimeManager) -> None:
 
 async def test_a_time_limit_ends_a_program(manager: RuntimeManager) -> None:
     result = await manager.run_code("while (true) {}", "js", 300)
-    assert (result.outcome, result.error.message) == (Outcome.TIMEOUT, "timeout after 300 ms (limit of the client)")
+    assert (result.outcome, result.error.message) == (Outcome.TIMEOUT, "timeout after 300 ms (timeout_ms)")
 
 
 async def test_output_arrives_at_the_end(manager: RuntimeManager) -> None:

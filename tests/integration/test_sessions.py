@@ -126,14 +126,14 @@ async def test_options_of_a_run(server: Server, manager: RuntimeManager) -> None
         limits = server.last.options.limits
         assert (limits.memory_limit_mb, limits.timeout_ms, limits.max_output_bytes) == (100, 20_000, 5_000)
         result = await session.run_code(WAIT, timeout_ms=50, ext={"trace": "1"}, stdin="in", priority="high")
-        assert (result.outcome, result.error.message) == (Outcome.TIMEOUT, "timeout after 50 ms (limit of the client)")  # type: ignore[union-attr]
+        assert (result.outcome, result.error.message) == (Outcome.TIMEOUT, "timeout after 50 ms (timeout_ms)")  # type: ignore[union-attr]
         [job] = server.last.jobs
         assert (job.input.stdin, job.limits.timeout_ms, job.limits.memory_limit_mb) == (b"in", 50, 100)
         lower = SandboxConfig(memory_limit_mb=64, timeout_limit_s=0.06, max_output_bytes=100)
         result = await session.run_code(WAIT, sandbox=lower)
         limits = server.last.jobs[-1].limits
         assert (limits.timeout_ms, limits.memory_limit_mb, limits.max_output_bytes) == (60, 100, 100)
-        assert result.error.message == "timeout after 60 ms (limit of the client)"  # type: ignore[union-attr]
+        assert result.error.message == "timeout after 60 ms (timeout_ms)"  # type: ignore[union-attr]
         with pytest.raises(InvalidRequestError, match="at most the sandbox's limit of 20000 ms"):
             await session.run_code("1", timeout_ms=20_001)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from faasrt.cli.input import iter_lines
-from faasrt.cli.outcome_text import describe
+from faasrt.cli.outcome_text import describe_error
 from faasrt.cli.report.text import excerpt, one_line
 from faasrt.errors import FaasrtError
 from faasrt.judging import Verdict
@@ -275,10 +275,7 @@ def _failure(fields: dict[str, Any]) -> dict[str, Any]:
 def _reason(fields: dict[str, Any]) -> str:
     failure, kind = _failure(fields), _kind(fields)
     name, message = _text(failure.get("type") or failure.get("name")), _text(failure.get("message"))
-    described = describe(kind, name, message)
-    if described.startswith(f"{kind} "):
-        return described.removeprefix(f"{kind} ")
-    parts = (_text(fields.get("outcome")) if kind == OTHER else "", name, message)
+    parts = (_text(fields.get("outcome")) if kind == OTHER else "", describe_error(kind, name, message))
     return _ENDPOINT.sub("", _LINE.sub("", ": ".join(filter(None, parts))))
 
 
