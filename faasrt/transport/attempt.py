@@ -44,7 +44,8 @@ class Attempt:
             if needs_profile:
                 profile = self._known_profile(endpoint.url) or await fetch_profile(endpoints, endpoint.url, call)
                 began = endpoints.clock()  # not before the health report
-            endpoints.pool.set_capacity(endpoint, profile.capacities.get(endpoint.family))
+            if endpoint.limit.set_capacity(profile.capacities.get(endpoint.family)):
+                endpoints.pool.wake()
             request, within_s = self._request(call.deadline - began, profile, protocol)
             self._body = RequestBody(request.body, endpoints.clock)
             program = request.program

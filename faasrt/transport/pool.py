@@ -172,11 +172,6 @@ class PermitPool:
             self._leave(group, waiter)
             raise
 
-    def set_capacity(self, endpoint: Endpoint, capacity: int | None) -> None:
-        """Use the capacity of an endpoint, which is None if it is unknown or not requested."""
-        if endpoint.limit.set_capacity(capacity):
-            self.wake()
-
     def release(
         self, permit: Permit, error: BaseException | None, *, runs_for_s: float = 0.0, sample_s: float | None = None
     ) -> None:

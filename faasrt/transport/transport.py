@@ -149,7 +149,8 @@ class Transport:
                 group = await endpoints.group(call.language, validates=True)
                 group.skip_capacity()
                 permit = endpoints.pool.try_acquire(group) or await self._wait_for_permit(call, group)
-            endpoints.pool.set_capacity(permit.endpoint, None)
+            if permit.endpoint.limit.set_capacity(None):
+                endpoints.pool.wake()
             call.attempts, call.endpoint = 1, permit.endpoint.url
             try:
                 if not has_return_val(call.language):
