@@ -2,8 +2,8 @@
 
 A program that has files, or whose files are collected, runs in a second jail. There it has a folder of its own, and
 permission to use it. This jail is opened for the first such program, and has no warm processes. Sessions run there too,
-if the jail can have folders, each in a process of its own. A program whose displays are wanted has no warm process,
-either, because it has another runner.
+if the jail can have folders, each in a process of its own. A program whose displays are wanted has another runner. One
+process with this runner, and one for a session, are kept ready after the first use.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from faasrt.local.engines.engine import NO_LEVEL, Engine, EngineJob, EngineOptio
 from faasrt.local.engines.jailed_run import run_program, until_ready
 from faasrt.local.engines.runner_messages import read_runner
 from faasrt.local.engines.session import EngineSessionOptions, SessionEndedError
-from faasrt.local.engines.warm_pool import WarmPool
+from faasrt.local.engines.warm_pool import HEAD_START_S, WarmPool
 from faasrt.local.errors import EngineError, NotStartedError
 from faasrt.local.jail.config import JailConfig
 from faasrt.local.jail.jail import Jail, JailedProcess, OwnedFd, open_jail
@@ -112,8 +112,8 @@ class DenoEngine(Engine):
         self._config: JailConfig
         self._jail: Jail
         self._folder_jail: asyncio.Future[Jail] | None = None
-        self._spare: tuple[int, JailedProcess] | None = None  # with its memory limit in MiB
-        self._spare_start: asyncio.Task[None] | None = None
+        self._spares: dict[str, tuple[int, JailedProcess]] = {}  # by their runner, with their memory limit in MiB
+        self._spare_starts: dict[str, asyncio.Task[None]] = {}
         self._base_data_bytes = self._base_rss_bytes = 0  # until they are measured
 
     async def _prepare(self, resources: contextlib.AsyncExitStack) -> Watch:
@@ -149,18 +149,23 @@ class DenoEngine(Engine):
         has_folder = bool(job.input.files or job.input.collect)
         has_usual_limit = job.limits.memory_limit_mb == self.options.memory_limit_mb
         is_usual = has_usual_limit and not has_folder and not job.displays
-        child = await (self._pool.get() if is_usual else self._start(job, has_folder=has_folder))
-        if not is_usual:
-            self._pool.track(child)
+        memory_mb, jail = job.limits.memory_limit_mb, await self._open_folder_jail() if has_folder else self._jail
+        if is_usual:
+            child = await self._pool.get()
+        elif job.displays and not has_folder:
+            child = await self._take_spare(_DISPLAY_RUNNER, jail, memory_mb)
+        else:
+            child = await self._start_tracked(_DISPLAY_RUNNER if job.displays else _RUNNER, jail, memory_mb)
         run = DenoRun(job, child, has_folder=has_folder)
-        max_bytes = self._base_rss_bytes + _memory_mb(job.limits.memory_limit_mb, inspects=job.displays) * 2**20
+        max_bytes = self._base_rss_bytes + _memory_mb(memory_mb, inspects=job.displays) * 2**20
         child.limit_cgroup(max_bytes)
         watch = functools.partial(self._watch, run, child, max_bytes)
         return await run_program(child, run, job, instance="deno", has_folder=has_folder, watch=watch)
 
     async def open_session(self, options: EngineSessionOptions) -> DenoSession:
         memory_mb = options.limits.memory_limit_mb
-        child = self._take_spare(memory_mb) or await self._start_session(memory_mb)
+        jail = await self._open_folder_jail() if "files" in self.session_features else self._jail
+        child = await self._take_spare(_SESSION_RUNNER, jail, memory_mb)
         try:
             folder = await child.open_folder() if "files" in self.session_features else None
             max_bytes = self._base_rss_bytes + _memory_mb(memory_mb, inspects=True) * 2**20
@@ -174,29 +179,28 @@ class DenoEngine(Engine):
             if isinstance(error, SessionEndedError):
                 raise NotStartedError(str(error)) from None
             raise
-        if self._spare is None and (self._spare_start is None or self._spare_start.done()):
-            self._spare_start = self._group.create_task(self._start_spare(memory_mb))
         return session
 
-    async def _start_session(self, memory_mb: int) -> JailedProcess:
-        jail = await self._open_folder_jail() if "files" in self.session_features else self._jail
-        child = await self._start_child(jail, memory_mb, _SESSION_RUNNER)
-        self._pool.track(child)
+    async def _take_spare(self, runner: str, jail: Jail, memory_mb: int) -> JailedProcess:
+        """Return a process for a program, and start the next one, which probably has the same memory limit."""
+        spare_mb, child = self._spares.pop(runner, (0, None))
+        if child is not None and spare_mb != memory_mb:
+            child.kill()
+        if child is None or not child.alive or spare_mb != memory_mb:
+            child = await self._start_tracked(runner, jail, memory_mb)
+        if runner not in self._spare_starts or self._spare_starts[runner].done():
+            self._spare_starts[runner] = self._group.create_task(self._start_spare(runner, jail, memory_mb))
         return child
 
-    async def _start_spare(self, memory_mb: int) -> None:
-        """Start a process for the next session, which probably has the memory limit of the last one."""
+    async def _start_spare(self, runner: str, jail: Jail, memory_mb: int) -> None:
+        await asyncio.sleep(HEAD_START_S)
         with contextlib.suppress(NotStartedError):
-            self._spare = memory_mb, await self._start_session(memory_mb)
+            self._spares[runner] = memory_mb, await self._start_tracked(runner, jail, memory_mb)
 
-    def _take_spare(self, memory_mb: int) -> JailedProcess | None:
-        spare, self._spare = self._spare, None
-        if spare is None or not spare[1].alive:
-            return None
-        if spare[0] == memory_mb:
-            return spare[1]
-        spare[1].kill()
-        return None
+    async def _start_tracked(self, runner: str, jail: Jail, memory_mb: int) -> JailedProcess:
+        child = await self._start_child(jail, memory_mb, runner)
+        self._pool.track(child)
+        return child
 
     async def _watch(self, run: DenoRun, child: JailedProcess, max_rss_bytes: int, folder: OwnedFd | None) -> None:
         """Wait until a program has ended, and check its process four times a second.
@@ -220,11 +224,8 @@ class DenoEngine(Engine):
             if lost_before and lost_stdout and not run.ended.is_set():
                 run.end()
 
-    async def _start(self, job: EngineJob | None = None, *, has_folder: bool = False) -> JailedProcess:
-        jail = await self._open_folder_jail() if has_folder else self._jail
-        if job is None:
-            return await self._start_child(jail, self.options.memory_limit_mb)
-        return await self._start_child(jail, job.limits.memory_limit_mb, _DISPLAY_RUNNER if job.displays else _RUNNER)
+    async def _start(self) -> JailedProcess:
+        return await self._start_child(self._jail, self.options.memory_limit_mb)
 
     async def _open_folder_jail(self) -> Jail:
         if self._folder_jail is None:
