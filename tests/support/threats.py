@@ -27,6 +27,7 @@ from faasrt.local.engines.wasm.module_cache import module_dir
 from support.helpers import manager_for
 from support.package import ROOT
 from support.served import until, with_word
+from support.tables import chosen
 
 SECRET = "canary-4be1c0ffee"
 MB = 2**20
@@ -39,16 +40,17 @@ def only_with_attacks(row: Any) -> Any:
 
 
 def sample(table: Iterable[Any], every: int = 6) -> list[Any]:
-    """Return the rows of a table of attacks. Only one in `every` rows runs without `pytest -m attacks`.
+    """Return the rows of a table of attacks. Only about one in `every` rows runs without `pytest -m attacks`.
 
     A row that is a program, or begins with one, is named after its text without the indentation.
     """
-    rows = []
-    for number, row in enumerate(table):
-        values = row if isinstance(row, tuple) else (row,)
-        name = " ".join(values[0].split())[:80]
-        rows.append(pytest.param(*values, id=name, marks=[pytest.mark.attacks] if number % every else []))
-    return rows
+    rows = [row if isinstance(row, tuple) else (row,) for row in table]
+    names = [" ".join(values[0].split()) for values in rows]
+    by_default = chosen(names, every)
+    return [
+        pytest.param(*values, id=name[:80], marks=[] if name in by_default else [pytest.mark.attacks])
+        for name, values in zip(names, rows, strict=True)
+    ]
 
 
 TARGETS = [
