@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import itertools
 import os
 import resource
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 
 from faasrt.local.engines.native_jail import native_jail
 from faasrt.local.errors import NotStartedError
+from faasrt.local.jail import jail as jail_module
 from faasrt.local.jail.config import JailConfig
 from faasrt.local.jail.jail import open_jail
 from faasrt.local.jail.level import find_level
@@ -164,7 +166,33 @@ async def test_the_kill_of_a_program_that_has_ended_does_not_end_the_next_one(tm
         await process.end()
 
 
-async def test_a_launcher_without_free_descriptors_does_not_lose_uids_for_programs(tmp_path: Path) -> None:
+def patch_launcher(monkeypatch: pytest.MonkeyPatch, statements: str) -> None:
+    """Let launchers execute statements before they start."""
+    start = "from jail import launcher\n"
+    monkeypatch.setattr(jail_module, "START_LAUNCHER", jail_module.START_LAUNCHER.replace(start, start + statements))
+
+
+async def test_a_slot_is_replaced_after_some_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number is 100, and 3 in this test."""
+    patch_launcher(monkeypatch, "from jail import slot\nassert slot.MAX_RUNS == 100\nslot.MAX_RUNS = 3\n")
+    tmp_path.chmod(0o755)
+    runner = b"import os\ndef main(*_): os._exit(len(os.read(0, 1)))"
+    config = native_jail("namespaces", runner, "/tmp/main.py", mounts={}, env={})
+    templates = []
+    async with Spawner() as spawner, open_jail(spawner, sys.executable, tmp_path, config) as jail:
+        for _ in range(7):
+            process = await jail.start(channel=True)
+            templates.append(psutil.Process(process.pid).parent())
+            process.write(eof=True)
+            await process.ended.wait()
+    assert [len([*same]) for _, same in itertools.groupby(templates)] == [3, 3, 1]
+
+
+async def test_a_launcher_without_free_descriptors_does_not_lose_uids_for_programs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It fails to start more processes than it has uids, and then starts one."""
+    patch_launcher(monkeypatch, "launcher.MAX_PROGRAMS = launcher.namespaces.PLACES = 20\n")
     tmp_path.chmod(0o755)
     async with Spawner() as spawner, open_jail(spawner, sys.executable, tmp_path, config_of("namespaces")) as jail:
         first = await jail.start(["sleep", "600"])
@@ -173,7 +201,7 @@ async def test_a_launcher_without_free_descriptors_does_not_lose_uids_for_progra
         limits = launcher.rlimit(psutil.RLIMIT_NOFILE)
         # Three pipes and one more. Two open descriptors have high numbers: the executable, and the server.
         launcher.rlimit(psutil.RLIMIT_NOFILE, (launcher.num_fds() - 2 + 4, limits[1]))
-        for _ in range(1000):
+        for _ in range(50):
             with pytest.raises(NotStartedError, match="Too many open files"):
                 await jail.start(["sleep", "600"])
         launcher.rlimit(psutil.RLIMIT_NOFILE, limits)

@@ -123,7 +123,7 @@ print(jail.mine)
 """
     result = await run(native, code)
     assert result.stdout.splitlines()[0] == "2 None"
-    names = {"_", "job", "text", "code", "known", "namespace", "stdout", "stderr", "limit", "failure", "exit_code"}
+    names = {"_", "job", "text", "code", "namespace", "stdout", "stderr", "limit", "failure", "exit_code"}
     assert set(eval(result.stdout.splitlines()[1])) <= names | {"program", "displays"}
     assert result.stdout.splitlines()[2:] == ["[]", "True"]
 

@@ -125,16 +125,6 @@ async def test_slots_begin_with_random_numbers(host: Host) -> None:
     assert len(inodes) > 4
 
 
-async def test_a_slot_lives_for_a_bounded_number_of_programs(host: Host) -> None:
-    """After a hundred programs, a slot is replaced."""
-    code = f"{PRELUDE}\nprint(os.getpid())"
-    pids = [int((await host.run(code)).stdout) for _ in range(420)]
-    runs: dict[int, int] = {}
-    for pid in pids:
-        runs[pid] = runs.get(pid - 1, 0) + 1
-    assert 50 < max(runs.values()) <= 100
-
-
 def _templates(host: Host) -> dict[psutil.Process, list[psutil.Process]]:
     """Return the first processes of the slots, with the processes that they have started."""
     found = {}

@@ -39,7 +39,7 @@ _COMMAND = (
 )
 _BOOT = "import socket,sys; server=socket.socket(fileno=int(sys.argv[1])); exec(server.recv(65536))"
 _PACKAGE_PARENT = str(Path(faasrt.local.jail.__file__).parent.parent)
-_START_LAUNCHER = """
+START_LAUNCHER = """
 import sys
 sys.path[:] = [path for path in sys.path if path]
 sys.path.insert(0, {parent!r})
@@ -493,7 +493,7 @@ async def open_jail(
             description = await asyncio.to_thread(config.for_launcher, root)
             try:
                 async with asyncio.timeout(_START_TIMEOUT_S):
-                    await loop.sock_sendall(ours, _START_LAUNCHER.format(parent=_PACKAGE_PARENT).encode())
+                    await loop.sock_sendall(ours, START_LAUNCHER.format(parent=_PACKAGE_PARENT).encode())
                     await loop.sock_sendall(ours, json.dumps(description).encode())
                     answer = json.loads(await loop.sock_recv(ours, _MESSAGE_BYTES) or b"{}")
             except TimeoutError as error:

@@ -67,7 +67,7 @@ from .template import (
 _CONFIG_BYTES, _MESSAGE_BYTES = 1 << 20, 65_536
 _MAX_DESCRIPTORS = 8
 _MESSAGES_FD, _READY = 3, b'{"kind":"ready"}\n'
-_MAX_PROGRAMS = 1000
+MAX_PROGRAMS = 1000
 _TRUNCATION_ABI = 3  # the first version of Landlock that checks truncation
 _CAP_KILL = 5
 # The interpreter optimizes code that runs repeatedly, by writing to its memory. Programs then copy less of it.
@@ -108,7 +108,7 @@ class Launcher:
         self._available_bytes, self._looked_at = 0, 0.0
         # Without namespaces, root gives each program a uid of its own.
         is_root = not places and os.getuid() == 0
-        self._first_uid, uids, _ = namespaces.host_ids() if is_root else (0, _MAX_PROGRAMS, -1)
+        self._first_uid, uids, _ = namespaces.host_ids() if is_root else (0, MAX_PROGRAMS, -1)
         self._free_places = list(range(places if places > 1 else uids))[::-1]
         self._networks: dict[int, int] = {}  # by place
         self._pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)

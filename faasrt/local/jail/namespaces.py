@@ -28,7 +28,7 @@ from .syscalls import (
 _PRIVATE_FILE_SYSTEM = MS_NOSUID | MS_NODEV
 PROGRAM_ID = 1000
 """The uid and gid of programs, as they see them."""
-_PLACES = 1000
+PLACES = 1000
 # If the server runs as root, a jail takes its uids from this range, which Linux distributions leave unused. Each jail
 # takes a block of its own: one id for the launcher, and one for each running program, so that the kernel isolates
 # programs and counts their resources separately.
@@ -141,12 +141,12 @@ def host_ids() -> tuple[int, int, int]:
     with open("/proc/self/uid_map", encoding="ascii") as file:
         first, _, count = (int(field) for field in file.readline().split())
     if first + count > _LAST_HOST_ID:
-        used = _PLACES + 1
+        used = PLACES + 1
         first, blocks = _FIRST_HOST_ID, (_LAST_HOST_ID - _FIRST_HOST_ID) // used
     elif count < 10:
         raise OSError("too few user ids in this container: the jail needs at least 10")
     else:
-        used = min(_PLACES + 1, max(10, count // 256), count // 2)
+        used = min(PLACES + 1, max(10, count // 256), count // 2)
         blocks = max(1, count // 2 // used)
         first += count - used * blocks
     # Start at a random block, because servers in other containers may use the same range, and do not see the locks.

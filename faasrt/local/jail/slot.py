@@ -8,7 +8,7 @@ import signal
 import socket
 import time
 
-_MAX_RUNS = 100
+MAX_RUNS = 100
 # A template that has not started a program, or not reported the end of one, in this time was stopped from outside.
 # Before the first program, it completes the jail.
 _FIRST_START_S, _ANSWER_S = 60.0, 2.0
@@ -32,7 +32,7 @@ class Slot:
 
     def start(self, descriptors: list[int], text: bytes = b"") -> None:
         self._runs += 1
-        self.is_spent = self.is_spent or self._runs == _MAX_RUNS
+        self.is_spent = self.is_spent or self._runs == MAX_RUNS
         self.ends_at = time.monotonic() + (_FIRST_START_S if self._runs == 1 else _ANSWER_S)
         self.control.sendmsg([b"run", text], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))])
 
