@@ -848,12 +848,13 @@ async def test_shared_memory_is_not_in_the_working_folder(native: RuntimeManager
     assert result.error.message == "[Errno 28] No space left on device"
 
 
-@pytest.mark.parametrize("name", ["random", "numpy's seeds", "sympy", "multiprocessing", "tempfile"])
+@pytest.mark.parametrize("name", ["random", "numpy", "numpy's seeds", "sympy", "multiprocessing", "tempfile", "ssl"])
 async def test_native_programs_share_no_random_state(native: RuntimeManager, name: str) -> None:
     """The same program prints something else each time, although its modules were imported before it was started."""
-    module = RANDOM[name].split()[1].strip(";").split(".")[0]
+    program = {**RANDOM, "ssl": "import ssl; print(ssl.RAND_bytes(16))"}[name]
+    module = program.split()[1].strip(";").split(".")[0]
     skip_without(module)
-    code = f"import sys\nprint({module!r} in sys.modules, file=sys.stderr)\n{RANDOM[name]}"
+    code = f"import sys\nprint({module!r} in sys.modules, file=sys.stderr)\n{program}"
     found: list[str] = []
     while len(found) < 3:  # the first programs may run before the tier of the package is ready
         result = await native.run_code(code, "python", timeout_ms=20_000)

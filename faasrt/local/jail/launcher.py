@@ -767,6 +767,7 @@ def main(server: socket.socket) -> Callable[..., None]:
             namespace: dict[str, Any] = {"__name__": "faasrt_runner"}
             exec(compile(config["runner"], "<faasrt>", "exec"), namespace)  # noqa: S102
             body, prepare = namespace["main"], namespace.get("prepare")
+            process_memory.use_huge_pages()
         launcher = Launcher(server, config, places, oom_counter, memory_watch)
         os.environ.clear()
         os.environ.update(config["env"])

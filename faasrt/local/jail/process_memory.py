@@ -20,7 +20,7 @@ _COUNTER_BYTES = 65_536
 # /proc/PID/fdinfo, which keeps the text that it shows of an epoll.
 _DESCRIPTOR_BYTES, _WATCH_BYTES, _FDINFO_BYTES = 8192, 65_536, 4 * 2**20
 _MAX_LOCKS = 16_384  # of all programs; more than one may have
-_KCMP_VM = 1
+_KCMP_VM, _MADV_COLLAPSE = 1, 25
 _PF_EXITING = 4  # a flag of threads that have begun to end
 _NO_STAT = ["0"] * 50
 
@@ -46,6 +46,17 @@ def count_oom_kills(counter: int | None) -> int:
             _, _, after = os.pread(counter, _COUNTER_BYTES, 0).partition(b"\noom_kill ")
             return int(after.split(maxsplit=1)[0]) if after else 0
     return 0
+
+
+def use_huge_pages() -> None:
+    """Move the heap of this process to huge pages, if the kernel can: a fork copies and frees their tables faster."""
+    with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
+        mappings = [line.split() for line in file]
+    for addresses, rights, _, _, _, *path in mappings:
+        if rights == "rw-p" and path in ([], ["[heap]"]):
+            start, end = (int(address, 16) for address in addresses.split("-"))
+            with contextlib.suppress(OSError):  # the mapping is too small, or the kernel is older than 6.1
+                syscalls.syscall("madvise", start, end - start, _MADV_COLLAPSE)
 
 
 def prefer_for_oom_kill() -> None:

@@ -37,6 +37,7 @@ _ATTRIBUTES_BYTES = 128  # larger than pthread_attr_t on any platform
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 _python_libc = ctypes.PyDLL(None, use_errno=True)  # keeps the GIL during a call
+_fork = getattr(_python_libc, "_Fork", _python_libc.fork)  # older libraries do not have the first one
 _libc.prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
 
 
@@ -129,11 +130,11 @@ def close_descriptors(first: int, *, kept: int | None = None) -> None:
 
 
 def fork() -> int:
-    """Fork this process, which must have one thread only, without the hooks of `os.fork`.
+    """Fork this process, which must have one thread only, without the hooks of `os.fork` and of C libraries.
 
     These renew locks, threads and random numbers, and the new process would copy all of the memory that they change.
     """
-    return _checked(_python_libc.fork(), "fork")
+    return _checked(_fork(), "fork")
 
 
 def wait(status: ctypes.Array[ctypes.c_char], usage: ctypes.Array[ctypes.c_char]) -> int:

@@ -4,11 +4,18 @@ import os
 import sys
 import time
 
+MT19937_BYTES = 2496  # the size of its state
+
 
 def renew_modules():
     numpy = sys.modules.get("numpy.random")
-    if hasattr(numpy, "set_bit_generator"):
-        numpy.set_bit_generator(numpy.MT19937())  # also replaces the seed of generators that are spawned from it
+    if hasattr(numpy, "get_bit_generator"):
+        # Not replaced by a new one, which would change the memory of a hundred pages more.
+        generator = numpy.get_bit_generator()
+        words = memoryview(os.urandom(MT19937_BYTES)).cast("I")
+        generator.state = {"bit_generator": "MT19937", "state": {"key": words, "pos": len(words)}}
+        if generator.seed_seq:  # of generators that are spawned from it
+            generator.seed_seq.__init__(int.from_bytes(os.urandom(16), "little"))
     elif numpy:
         numpy.seed()
     symbols = sys.modules.get("sympy.core.symbol")

@@ -126,7 +126,7 @@ def read_job():
     size = read_exactly(8)
     if not size:
         exit_now(0)  # the server has ended, or does not need this process any more
-    job = json.loads(read_exactly(int(size)))
+    job = json.loads(read_exactly(int(size)).decode())  # `loads` would first detect the encoding of bytes
     write_files(job["files"])
     return job
 
