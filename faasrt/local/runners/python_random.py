@@ -9,7 +9,7 @@ MT19937_BYTES = 2496  # the size of its state
 
 def renew_modules():
     numpy = sys.modules.get("numpy.random")
-    if hasattr(numpy, "get_bit_generator"):
+    if hasattr(getattr(numpy, "BitGenerator", None), "seed_seq"):  # from numpy 1.25 on
         # Not replaced by a new one, which would change the memory of a hundred pages more.
         generator = numpy.get_bit_generator()
         words = memoryview(os.urandom(MT19937_BYTES)).cast("I")
