@@ -21,7 +21,7 @@ from faasrt.client.syntax import PythonChecker, Where, check_where
 from faasrt.config import SandboxConfig, Settings
 from faasrt.errors import InvalidRequestError, UnsupportedLanguageError
 from faasrt.judging import AssertTest, Compare, Judgement, Tests
-from faasrt.languages import Language, LanguageOption, OtherLanguage, parse_language
+from faasrt.languages import Language, LanguageOption, OtherLanguage, family_of, parse_language
 from faasrt.protocol.cases import check_function, check_keywords, encode_case, encode_cases
 from faasrt.protocol.envelope import GuestJob
 from faasrt.protocol.execution import Execution
@@ -512,11 +512,16 @@ class Runtime:
         """Return the metrics of this runtime's languages since the factory was created."""
         endpoints = self._transport.endpoints
         own = endpoints.urls(self.language)
+        languages = (self.language, *self.get_supported_languages())  # it may have left the settings
+        families = set(map(family_of, languages))
+        states = tuple(
+            state for state in endpoints.states() if state.family in families and configured_url(state.endpoint) in own
+        )
         return self._transport.counters.snapshot(
-            (self.language, *self.get_supported_languages()),  # it may have left the settings
-            in_flight=endpoints.pool.in_flight,
-            queued=endpoints.pool.queued,
-            states=tuple(state for state in endpoints.states() if configured_url(state.endpoint) in own),
+            languages,
+            in_flight=sum(state.in_flight for state in states),
+            queued=endpoints.pool.queued_for(languages),
+            states=states,
         )
 
     @property

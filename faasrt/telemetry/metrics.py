@@ -42,7 +42,8 @@ class Latency:
 
 @attrs.frozen(kw_only=True)
 class CallMetrics:
-    """The metrics of one endpoint, or of several together.
+    """The metrics of one endpoint, or of several together. They count runs of programs and openings of sessions,
+    not validations and other requests.
 
     Attributes:
         outcomes: The number of calls by outcome.
@@ -110,9 +111,9 @@ class Metrics:
             left the settings.
         endpoints: The metrics by base URL. A call counts for the endpoint of its last attempt. Those of replicas that
             have left are under their `dns+` URL.
-        in_flight: The number of calls of the factory that hold a permit.
-        queued: The number of calls of the factory that wait for a permit.
-        states: The state of each endpoint that the factory used.
+        in_flight: The number of calls that hold a permit; of a runtime, those in its languages.
+        queued: The number of calls that wait for a permit; of a runtime, those in its languages.
+        states: The state of each endpoint that was used; of a runtime, for the families of its languages.
 
     Example:
         >>> result = await manager.run_code("print(1)", "python")

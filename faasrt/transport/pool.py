@@ -19,6 +19,7 @@ from faasrt.errors import (
     RejectedError,
     ServiceError,
 )
+from faasrt.languages import Language
 from faasrt.telemetry.events import Sink
 from faasrt.transport.endpoint import Endpoint, choose
 from faasrt.transport.groups import EndpointGroup, EndpointGroups, Waiter
@@ -103,6 +104,10 @@ class PermitPool:
                 if not waiter.granted.done():
                     waiter.granted.set_result(None)
         self.wake()
+
+    def queued_for(self, languages: Collection[Language | str]) -> int:
+        groups = (group for group in self._waiting if group.language in languages)
+        return sum(len(group.waiters) + len(group.retries) for group in groups)
 
     def try_acquire(self, group: EndpointGroup, *, avoid: Collection[str] = ()) -> Permit | None:
         """Return a permit for one of the endpoints, or None if the caller must wait. Endpoints whose base URL is in

@@ -756,3 +756,22 @@ async def test_events_of_a_call(raw_server: Serve) -> None:
     assert len({fields["call_id"] for _, event, fields in lines if event != "limit_changed"}) == 1
     assert lines[0][2]["code_bytes"] == 8
     assert lines[-1][2]["outcome"] == "OK"
+
+
+async def test_metrics_of_a_runtime_are_those_of_its_languages() -> None:
+    """The calls in flight, those that wait, and the states of endpoints."""
+    async with FakeFaaS() as fake, FakeFaaS() as other:
+        fake.default = Reply(hang=True)
+        settings = Settings(endpoints={"py": fake.url, "js": [fake.url, other.url]})
+        async with RuntimeManager(settings=settings) as manager:
+            python, js = [await manager.get_runtime(language) for language in ("py", "js")]
+            calls = [asyncio.create_task(python.run_code("1")) for _ in range(17)]
+            await until(lambda: fake.in_flight == 16)
+            for runtime, counts in ((python, (16, 1)), (js, (0, 0))):
+                metrics = runtime.get_metrics()
+                assert (metrics.in_flight, metrics.queued) == counts
+                assert {state.family for state in metrics.states} <= {str(runtime.language)}
+            assert (manager.get_metrics().in_flight, manager.get_metrics().queued) == (16, 1)
+            for call in calls:
+                call.cancel()
+            await asyncio.wait(calls)
