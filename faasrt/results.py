@@ -393,7 +393,7 @@ class EndpointHealth:
     """The result of a health probe of one endpoint. It is true if the endpoint is healthy.
 
     Attributes:
-        endpoint: The base URL.
+        endpoint: The base URL; `http://local` for the embedded FaaS of a manager.
         healthy: Whether the server answered 200 with the status "healthy".
         status: The status in the answer, such as "healthy" or "degraded"; "failed" if the answer is an error or
             malformed, and "unreachable" if there is no answer.

@@ -188,8 +188,8 @@ class RuntimeManager:
         r"""Return a manager with an embedded FaaS in this process. Needs the extra `local`.
 
         The FaaS starts with `async with`, or at the first call, and stops with `aclose`. If the start fails or is
-        cancelled, the next call starts it again. Results, errors, logs and metrics name its endpoint `http://local`;
-        `local_faas.url` is its URL.
+        cancelled, the next call starts it again. Results, errors, health, logs and metrics name its endpoint
+        `http://local`; `local_faas.url` is its URL.
 
         Args:
             languages: The languages to serve. Default: None, which means Python, JavaScript, TypeScript, and those of

@@ -219,7 +219,9 @@ class Session:
 
     @property
     def endpoint(self) -> str:
-        """The base URL of the server that has the session. Results name the embedded FaaS `http://local` instead."""
+        """The base URL of the server that has the session, with which another process can use it. Results, health and
+        metrics name the embedded FaaS `http://local` instead.
+        """
         return self._known_link.url
 
     @property

@@ -295,7 +295,7 @@ class HttpClient:
             status, version, details = "unreachable" if unreachable else "failed", "", {}
             error = str(failure) or "the answer is larger than any health report"
         return EndpointHealth(
-            endpoint=self.address(endpoint),
+            endpoint=endpoint,
             healthy=not error,
             status=status,
             latency_s=self._clock() - started,

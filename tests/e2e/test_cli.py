@@ -614,7 +614,7 @@ def test_warmup_and_health_start_the_embedded_faas(at: dict[str, str]) -> None:
     )
     exit_code, stdout, stderr = faasrt("health")
     assert exit_code == 0
-    assert stdout.startswith("healthy   http://127.0.0.1:")
+    assert stdout.startswith("healthy   http://local  ")
     assert stderr == NOTICE
     exit_code, stdout, _ = faasrt("languages", **at)
     assert exit_code == 0

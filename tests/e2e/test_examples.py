@@ -29,7 +29,7 @@ from faasrt import LimiterSettings, RuntimeManager
 from faasrt.examples import aiohttp_backend, batch_evaluation, benchmark, fastapi_backend
 from faasrt.local import LocalFaaS
 from faasrt.testing import FakeFaaS, Reply
-from support.helpers import until_active
+from support.helpers import until_active, url_of
 from support.served import CLEAN, PATIENCE_S, is_gone, until
 
 pytestmark = [pytest.mark.documentation, pytest.mark.asyncio(loop_scope="session")]
@@ -51,10 +51,6 @@ def grade(a, b):
     raise ValueError('\ud801')
 """
 MakeManager = Callable[..., RuntimeManager]
-
-
-async def url_of(local: RuntimeManager) -> str:
-    return (await local.get_health_status()).endpoints[0].endpoint
 
 
 def maker_for(url: str, **settings: Any) -> MakeManager:
@@ -97,7 +93,7 @@ async def grade(client: aiohttp.ClientSession, **body: Any) -> tuple[int, dict[s
 @pytest.mark.parametrize("backend", BACKENDS)
 async def test_failures_of_graders_are_answered_with_200(backend: str, local: RuntimeManager) -> None:
     """Grades, failures of graders and invalid grades have different bodies."""
-    async with serving(backend, maker_for(await url_of(local))) as client:
+    async with serving(backend, maker_for(url_of(local))) as client:
         right = {"outcome": "OK", "grade": {"score": 1.0, "reason": "r"}, "problem": "", "stdout": "seen\n"}
         assert await grade(client) == (200, right)
         wrong = right | {"grade": {"score": 0.0, "reason": "r"}}
@@ -190,7 +186,7 @@ async def test_a_full_queue_is_answered_with_503(backend: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 async def test_a_client_that_disconnects_stops_its_grader(backend: str, local: RuntimeManager) -> None:
     """The sandbox becomes free before the time limit of 30 s, and the metrics count a cancelled call."""
-    async with serving(backend, maker_for(await url_of(local))) as client:
+    async with serving(backend, maker_for(url_of(local))) as client:
         request = asyncio.create_task(grade(client, grader=ENDLESS, timeout_ms=30_000))
         async with asyncio.timeout(PATIENCE_S):
             await until_active(local, "python", 1)
@@ -287,7 +283,7 @@ async def test_batch_evaluation_returns_the_verdicts_of_the_graders(
     local: RuntimeManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The verdicts equal those of the same graders run in this process, and are in the order of the answers."""
-    monkeypatch.setenv("COZE_LOOP_FAAS_URL", await url_of(local))
+    monkeypatch.setenv("COZE_LOOP_FAAS_URL", url_of(local))
     items = batch_evaluation.sample(120)
     graded = await batch_evaluation.grade_all(items)
     assert [answer.item for answer in graded] == items
@@ -321,7 +317,7 @@ async def test_benchmark_splits_the_time_of_calls(local: RuntimeManager, monkeyp
     """The phases of a call are not negative, and their sum is its total time. Both endpoints get calls."""
     async with LocalFaaS(["python"], workers=1) as second:
         await second.wait_ready("python")
-        urls = {await url_of(local), second.url}
+        urls = {url_of(local), second.url}
         monkeypatch.setenv("COZE_LOOP_PYTHON_FAAS_URL", ",".join(urls))
         measured = await benchmark.measure(60, 8)
     assert len(measured.results) == 60
@@ -389,7 +385,7 @@ async def execute(source: str, namespace: dict[str, Any]) -> str:
 
 async def test_notebook_cells_print_the_stored_output(local: RuntimeManager, monkeypatch: pytest.MonkeyPatch) -> None:
     """The cells are run in order."""
-    monkeypatch.setenv("COZE_LOOP_FAAS_URL", await url_of(local))
+    monkeypatch.setenv("COZE_LOOP_FAAS_URL", url_of(local))
     namespace: dict[str, Any] = {}
     for cell in NOTEBOOK:
         stored = "".join("".join(output.get("text") or output["data"]["text/plain"]) for output in cell["outputs"])
@@ -420,7 +416,7 @@ async def test_the_workers_of_uvicorn_share_one_server(local: RuntimeManager, tm
     process = await asyncio.create_subprocess_exec(
         *command,
         *("--workers", "2", "--uds", str(socket), "--log-level", "warning"),
-        env={**CLEAN, "COZE_LOOP_FAAS_URL": await url_of(local), "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)},
+        env={**CLEAN, "COZE_LOOP_FAAS_URL": url_of(local), "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)},
     )
     try:
         # Each request has a connection of its own, so that both workers get some.

@@ -16,6 +16,7 @@ from faasrt.telemetry.events import CallFinished
 from faasrt.testing import FakeFaaS
 from support.assert_programs import PROBLEMS, Problem
 from support.doubles import PythonFaas
+from support.helpers import url_of
 from support.tables import block
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -345,7 +346,7 @@ async def test_tests_share_executions_and_nothing_else(local: RuntimeManager) ->
         if isinstance(event, CallFinished):
             executions.append(event)
 
-    url = (await local.get_health_status()).endpoints[0].endpoint
+    url = url_of(local)
     tests = [AssertTest(f"assert f() == 1 and {number} >= 0", id=str(number)) for number in range(20)]
     async with RuntimeManager(settings=Settings(endpoints={"python": url}), telemetry=[count]) as manager:
         code = "calls = []\ndef f():\n    calls.append(1)\n    return len(calls)"

@@ -32,7 +32,7 @@ from faasrt.client import cache as caching, disk_cache
 from faasrt.client.disk_cache import FILE_NAME, MIN_BYTES
 from faasrt.testing import FakeFaaS, Reply
 from faasrt.transport.fingerprints import MAX_AGE_S
-from support.helpers import Clock
+from support.helpers import Clock, url_of
 from support.served import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -181,7 +181,7 @@ async def test_servers_without_a_version(status: int, cached: bool) -> None:
 async def test_calls_have_a_key_for_their_arguments(local: RuntimeManager, tmp_path: Path) -> None:
     """Values that JSON sends alike have one key; the function, keyword arguments and their order count."""
     code = "def f(*a, **k): return [list(a), list(k)]\ng = f"
-    url = (await local.get_health_status()).endpoints[0].endpoint
+    url = url_of(local)
 
     async with manager_at(url, cache=tmp_path) as manager:
 
@@ -202,7 +202,7 @@ async def test_calls_have_a_key_for_their_arguments(local: RuntimeManager, tmp_p
 async def test_input_counts_and_files_are_returned_again(local: RuntimeManager, tmp_path: Path) -> None:
     """A hit has the collected files of the first run."""
     code = "import sys; text = input() + sys.argv[1] + open('f').read(); print(text); open('out', 'w').write(text)"
-    url = (await local.get_health_status()).endpoints[0].endpoint
+    url = url_of(local)
     async with manager_at(url, cache=tmp_path) as manager:
 
         async def run(stdin: str, argument: str, content: str) -> tuple[bool, str, dict[str, bytes]]:
@@ -219,7 +219,7 @@ async def test_input_counts_and_files_are_returned_again(local: RuntimeManager, 
 
 async def test_tests_are_judged_by_stored_results(local: RuntimeManager, tmp_path: Path) -> None:
     """Another expected output needs no execution."""
-    url = (await local.get_health_status()).endpoints[0].endpoint
+    url = url_of(local)
     async with manager_at(url, cache=tmp_path) as manager:
         for expected, passed in (("4", True), ("5", False)):
             tests = [faasrt.TestCase("2", expected)]
@@ -231,7 +231,7 @@ async def test_tests_are_judged_by_stored_results(local: RuntimeManager, tmp_pat
 async def test_each_case_has_its_own_key(local: RuntimeManager, tmp_path: Path) -> None:
     """Only cases without a stored result run, with results in order, and a case that loops is not stored."""
     code = "def f(n):\n    while n == 3: pass\n    return 10 * n\n"
-    url = (await local.get_health_status()).endpoints[0].endpoint
+    url = url_of(local)
     async with manager_at(url, cache=tmp_path) as manager:
 
         async def run(*numbers: int, isolate: bool = False) -> list[tuple[bool, str, str]]:
@@ -403,7 +403,7 @@ async def test_many_cases_wait_once_for_a_store_that_hangs(
 ) -> None:
     monkeypatch.setattr(caching, "STORE_S", 0.05)
     cache = Slow(name)
-    url = (await local.get_health_status()).endpoints[0].endpoint
+    url = url_of(local)
     async with manager_at(url, cache=cache) as manager:
         cases = [(number,) for number in range(10)]
         results = await manager.run_cases("def f(n): return n", "f", cases, language="py")

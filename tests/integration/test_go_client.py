@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from faasrt import RuntimeManager, SandboxConfig
+from support.helpers import url_of
 from support.served import Connection, connected, exchange, request
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -99,10 +100,6 @@ class GoClient:
         return fields
 
 
-async def url_of(manager: RuntimeManager) -> str:
-    return (await manager.get_health_status()).endpoints[0].endpoint
-
-
 # The names of languages in the backend and in the protocol of faasrt.
 PROGRAMS = [
     (
@@ -121,7 +118,7 @@ PROGRAMS = [
 @pytest.mark.parametrize(("language", "code", "ret_val", "reported"), PROGRAMS)
 async def test_programs_run(local: RuntimeManager, language: str, code: str, ret_val: str, reported: str) -> None:
     """Output and return value are exact, for each name of a language."""
-    url = await url_of(local)
+    url = url_of(local)
     async with connected(url) as connection:
         fields = await GoClient(url, connection).run(language, code, ext={"span": "1"})
     assert fields["output"] == {"stdout": 'a < b & "c" é\n', "stderr": "", "ret_val": ret_val}
@@ -143,7 +140,7 @@ async def test_programs_run(local: RuntimeManager, language: str, code: str, ret
 )
 async def test_errors_of_programs_are_in_stderr(local: RuntimeManager, language: str, code: str, words: str) -> None:
     """The answer is a 200 without `error`, because the client would retry a program with `error` three times."""
-    url = await url_of(local)
+    url = url_of(local)
     async with connected(url) as connection:
         fields = await GoClient(url, connection).run(language, code)
     assert words in fields["output"]["stderr"]
@@ -157,7 +154,7 @@ async def test_errors_of_programs_are_in_stderr(local: RuntimeManager, language:
 )
 async def test_timeouts_are_reported(local: RuntimeManager, language: str, code: str) -> None:
     """The answer is a 200 with `timed_out`. Its exit code may be null, which Go reads as 0."""
-    url = await url_of(local)
+    url = url_of(local)
     async with connected(url) as connection:
         fields = await GoClient(url, connection).run(language, code, timeout_ms=300)
     assert (fields["metadata"]["timed_out"], fields["metadata"]["status"]) == (True, "error")
@@ -166,7 +163,7 @@ async def test_timeouts_are_reported(local: RuntimeManager, language: str, code:
 
 async def test_connection_stays_open(local: RuntimeManager) -> None:
     """Several programs of 1 MB run over one connection. `ext` may be null, as Go writes an empty map, or `{}`."""
-    url = await url_of(local)
+    url = url_of(local)
     async with connected(url) as connection:
         client = GoClient(url, connection)
         tasks = []
@@ -179,7 +176,7 @@ async def test_connection_stays_open(local: RuntimeManager) -> None:
 
 async def test_many_connections_at_once(local: RuntimeManager) -> None:
     """Each client gets the answer to its own program."""
-    url = await url_of(local)
+    url = url_of(local)
 
     async def one(number: int) -> None:
         async with connected(url) as connection:
@@ -235,7 +232,7 @@ async def test_failures_without_stderr_get_a_notice(
     local: RuntimeManager, language: str, code: str, fields: dict[str, Any], notice: str
 ) -> None:
     """The backend treats an empty stderr as a success, so the server writes to it how the program ended."""
-    url = await url_of(local)
+    url = url_of(local)
     body = json.dumps({"language": language, "code": code, **fields}).encode()
     raw = await exchange(url, request(body, target="/run_code"))
     assert unmarshal(raw.body)["output"]["stderr"] == notice
@@ -262,7 +259,7 @@ async def test_stderr_of_programs_is_not_changed(local: RuntimeManager, language
     """A program that succeeds or writes to stderr gets no notice, and the client removes nothing from its stderr."""
     timeout_ms = 2_000 if "for (;;)" in code else 20_000
     body = json.dumps({"language": language, "code": code, "timeout": timeout_ms}).encode()
-    answer = (await exchange(await url_of(local), request(body))).json()
+    answer = (await exchange(url_of(local), request(body))).json()
     assert "notice" not in answer
     assert answer["output"]["stderr"] == stderr
     assert (await local.run_code(code, language, timeout_ms)).stderr == stderr

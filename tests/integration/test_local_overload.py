@@ -17,7 +17,7 @@ import pytest
 from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig, Settings
 from faasrt.local import LocalFaaS
 from faasrt.local.engines.engine import EngineJob, EngineResult
-from support.helpers import PATIENT, Clock, until_active
+from support.helpers import PATIENT, Clock, until_active, url_of
 from support.served import PATIENCE_S, Caller, is_gone, sandboxes, served, suspended, until
 
 pytestmark = pytest.mark.servers
@@ -158,7 +158,7 @@ def block_until(condition: Callable[[], bool]) -> None:
 
 async def until_idle(manager: RuntimeManager, language: str, count: int) -> None:
     """Wait until this number of processes wait for programs."""
-    url = (await manager.get_health_status()).endpoints[0].endpoint
+    url = url_of(manager)
     await Caller(url).until_pool(language, idle=count, active=0)
 
 

@@ -13,7 +13,7 @@ import pytest_asyncio
 from faasrt import Outcome, RuntimeManager, SandboxConfig
 from faasrt.protocol.health import EndpointProfile
 from support.doubles import PythonFaas
-from support.helpers import WASM, manager_for
+from support.helpers import WASM, manager_for, url_of
 from support.input_programs import PROGRAMS, encode_inputs, run_whole_cases
 from support.tables import block, first_of
 
@@ -260,7 +260,7 @@ async def test_whole_programs_run_as_cases_in_the_embedded_faas(local: RuntimeMa
         print(open('a').read(), sys.argv, os.listdir('d'))
     """)
     inputs = [{"stdin": str(n), "argv": ["x"] * n} for n in range(3)]
-    url = (await local.get_health_status()).endpoints[0].endpoint
+    url = url_of(local)
     profile = EndpointProfile(
         lossless=True, enforces_timeouts=True, input_fields={"python": frozenset({"stdin", "argv", "files", "collect"})}
     )
@@ -281,7 +281,7 @@ async def test_files_of_whole_programs_fit_into_a_frame(local: RuntimeManager) -
         return_val('x' * 2_000_000)
         for name, size in (('a', 300_000), ('b', 700_000)): open(name, 'wb').write(os.urandom(size))
     """)
-    url = (await local.get_health_status()).endpoints[0].endpoint
+    url = url_of(local)
     profile = EndpointProfile(lossless=True, enforces_timeouts=True)
     response = await run_whole_cases(url, code, encode_inputs({"collect": ["*"]}), profile=profile)
     result = response.result_of(0)

@@ -30,7 +30,7 @@ from faasrt.local import LocalFaaS
 from faasrt.local.http import limits
 from faasrt.telemetry.events import AttemptFinished, CallFinished, CallStarted, ExecutionFinished
 from faasrt.testing import FakeFaaS, FaultProxy, Reply
-from support.helpers import WASM, Clock, manager_at, manager_for, until_active
+from support.helpers import WASM, Clock, manager_at, manager_for, until_active, url_of
 from support.served import until, with_word
 from support.tables import block
 
@@ -242,7 +242,7 @@ async def test_output_arrives_while_the_program_runs(streamed: tuple[RuntimeMana
 @pytest.mark.parametrize("language", ["python", "typescript"])
 async def test_output_passes_a_proxy_while_the_program_runs(local: RuntimeManager, language: str) -> None:
     """A proxy that buffers nothing changes nothing. If it breaks the connection, the error says so."""
-    url = (await local.get_health_status()).endpoints[0].endpoint
+    url = url_of(local)
     async with FaultProxy(url) as proxy, manager_for(proxy.url) as manager:
         async with manager.stream_code(ENDLESS[language], language, idempotent=True) as run:
             assert "tick\n" in (await anext(run)).text

@@ -46,7 +46,7 @@ from faasrt.local.engines.toolchain.toolchain import Installation, Toolchain
 from faasrt.local.jail import landlock
 from faasrt.local.jail.jail import JailedProcess
 from support import toolchain_programs as programs
-from support.helpers import NO_WAIT, Clock, fast_forward, manager_for
+from support.helpers import NO_WAIT, Clock, fast_forward, manager_for, url_of
 from support.served import PATIENCE_S, Caller, until, with_word
 from support.tables import first_of
 
@@ -387,7 +387,7 @@ def manager_for_c(url: str) -> RuntimeManager:
 
 async def test_a_server_that_does_not_name_the_language_gets_no_program(local: RuntimeManager) -> None:
     """python-faas would run every program as Python, so a server must say that it compiles a language."""
-    url = (await local.get_health_status()).endpoints[0].endpoint
+    url = url_of(local)
     async with LocalFaaS(["js"]) as faas, manager_for_c(faas.url) as manager:
         with pytest.raises(UnsupportedLanguageError, match="does not run c programs"):
             await manager.run_code("int main(void) {}", "c")
@@ -467,7 +467,7 @@ async def test_an_engine_starts_with_the_first_program(language: str) -> None:
             details = (await manager.get_health_status()).endpoints[0].details["languages"][language]
             return {name: details[name] for name in ("status", "idle", "engine")}
 
-        server = Caller((await manager.get_health_status()).endpoints[0].endpoint)
+        server = Caller(url_of(manager))
         await server.until_pool(language, status="ready")
         assert await health() == {"status": "ready", "idle": 0, "engine": "gcc"}
         assert (await manager.run_code("int main(void) { return 0; }", language)).ok

@@ -41,6 +41,12 @@ def manager_for(
     return RuntimeManager(factory)
 
 
+def url_of(manager: RuntimeManager) -> str:
+    """Return the URL of the embedded FaaS of a manager, which has been started."""
+    assert manager.local_faas is not None
+    return manager.local_faas.url
+
+
 async def acquire(
     pool: PermitPool, group: EndpointGroup, *, avoid: Collection[str] = (), **options: Any
 ) -> Permit | None:
@@ -106,6 +112,6 @@ async def manager_at(place: str, local: RuntimeManager) -> AsyncIterator[Runtime
     elif place == "embedded":
         yield local
     else:
-        url = (await local.get_health_status()).endpoints[0].endpoint
+        url = url_of(local)
         async with manager_for(url, envelope="always") as manager:
             yield manager
