@@ -61,6 +61,8 @@ class _Connector(aiohttp.TCPConnector):
     checks this when a connection returns to the pool, but not when it is taken from the pool.
     """
 
+    # A private method of aiohttp, because its caller, the public `connect`, does not tell which connections are new. A
+    # new one with data would be replaced again and again.
     async def _get(self, key: Any, traces: Any) -> Any:
         while (connection := await super()._get(key, traces)) is not None:
             protocol = connection.protocol
@@ -68,6 +70,10 @@ class _Connector(aiohttp.TCPConnector):
                 return connection
             connection.close()
         return None
+
+
+if not hasattr(aiohttp.TCPConnector, "_get"):
+    raise ImportError(f"aiohttp {aiohttp.__version__} does not work with faasrt: install 'aiohttp<4'")
 
 
 class _FixedResolver(AbstractResolver):

@@ -36,3 +36,10 @@ def test_the_typed_sample_runs() -> None:
     sample = ROOT / "tests/e2e/typed_sample.py"
     done = subprocess.run([sys.executable, "-W", "error", str(sample)], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
+
+
+def test_another_aiohttp_is_refused_at_the_import() -> None:
+    """Without the method that the client overrides, a call could get the late answer to another one."""
+    code = "import aiohttp; del aiohttp.BaseConnector._get; import faasrt.transport.http"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1].endswith("does not work with faasrt: install 'aiohttp<4'")
