@@ -5,7 +5,9 @@ import contextlib
 import copy
 import ipaddress
 import math
+import os
 import socket
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC
@@ -410,9 +412,15 @@ async def _exchange(
 def _connect_error(error: aiohttp.ClientConnectorError) -> ConnectError:
     if (failure := permanent_error(error)) is not None:
         return failure
-    failure = ConnectError(f"cannot connect: {_reason(error)}; is the FaaS running there?", sent="no")
+    failure = ConnectError(f"cannot connect: {_connect_reason(error.os_error)}; is the FaaS running there?", sent="no")
     failure.connection_refused = isinstance(error.os_error, ConnectionRefusedError)
     return failure
+
+
+def _connect_reason(error: OSError) -> str:
+    if error.errno is None or error.errno <= 0 or isinstance(error, ssl.SSLError):
+        return str(error.strerror or error)[:300]  # that of a look-up in the DNS, or of TLS
+    return os.strerror(error.errno)  # without the address, which the text of the error repeats
 
 
 def _make_answer(response: aiohttp.ClientResponse, body: bytes, limit: int) -> Answer:

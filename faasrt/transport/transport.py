@@ -240,7 +240,7 @@ class Transport:
 
     def fail_waiting(self, owner: object) -> None:
         """Raise RuntimeClosedError in the calls that wait for a permit or for their next attempt."""
-        error = RuntimeClosedError("this runtime was closed while the call waited for a permit")
+        error = RuntimeClosedError("this runtime was closed while the call waited for a free endpoint")
         self.endpoints.pool.fail_waiting(owner, error)
         for ended, each in self._backing_off.items():
             if each is owner and not ended.done():
