@@ -138,7 +138,7 @@ class _Source:
         self._count += 1
         return self._count - 1, item
 
-    def unread(self, index: int, task: CodeTask) -> None:
+    def push_back(self, index: int, task: CodeTask) -> None:
         self._unread = index, task
 
     async def aclose(self) -> None:
@@ -299,7 +299,7 @@ class Map:
                 if following is None:
                     break
                 if _batch_key(following[1]) != key:
-                    self._source.unread(*following)
+                    self._source.push_back(*following)
                     break
                 await self._slots.acquire()
                 batch.append(following)

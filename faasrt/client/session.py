@@ -144,22 +144,22 @@ class SessionHost:
             if opening.endpoint and isinstance(language, Language):
                 self.end_unanswered(error, SessionInfo(opening.session_id, language, sandbox), opening.endpoint)
             raise
-        return self.link(decode_info(result.metadata), result.endpoint)
+        return self.remote(decode_info(result.metadata), result.endpoint)
 
     def end_unanswered(self, error: BaseException, info: SessionInfo, endpoint: str) -> None:
         """End a session, if the server may have opened it although this failed with an error. Do not wait for it."""
         is_refused = isinstance(error, (RejectedError, OverloadedError, SessionLostError))
         if getattr(error, "sent", "maybe") != "no" and not is_refused:
             session = self.attach(info, endpoint, owned=True)
-            session._begin_end(session._known_link)
+            session._begin_end(session._known_remote)
 
-    def link(self, info: SessionInfo, endpoint: str) -> _RemoteSession:
+    def remote(self, info: SessionInfo, endpoint: str) -> _RemoteSession:
         transport = self._executor.transport.pinned(info.language, endpoint)
         return _RemoteSession(info, attrs.evolve(self._executor, transport=transport))
 
     def attach(self, info: SessionInfo, endpoint: str, *, owned: bool) -> Session:
         session = Session(info.language, SessionOptions.checked(), self._itself)
-        session._attach(self, self.link(info, endpoint), owned=owned)
+        session._attach(self, self.remote(info, endpoint), owned=owned)
         return session
 
     async def _itself(self) -> SessionHost:
@@ -198,14 +198,14 @@ class Session:
         self._options: SessionOptions | None = options
         self._find_host = find_host
         self._host: SessionHost | None = None
-        self._link: _RemoteSession | None = None
+        self._remote: _RemoteSession | None = None
         self._turn = asyncio.Lock()  # first come, first served
         self._lost = ""
         self._closing: asyncio.Task[None] | None = None
 
-    def _attach(self, host: SessionHost, link: _RemoteSession, *, owned: bool) -> None:
+    def _attach(self, host: SessionHost, remote: _RemoteSession, *, owned: bool) -> None:
         self._options = None
-        self._host, self._link = host, link
+        self._host, self._remote = host, remote
         if owned:
             host.owned.add(self)
 
@@ -215,14 +215,14 @@ class Session:
 
         It is a secret: a client of the same server that knows it can use the session, too.
         """
-        return self._known_link.info.id
+        return self._known_remote.info.id
 
     @property
     def endpoint(self) -> str:
         """The base URL of the server that has the session, with which another process can use it. Results, health and
         metrics name the embedded FaaS `http://local` instead.
         """
-        return self._known_link.url
+        return self._known_remote.url
 
     @property
     def lost_reason(self) -> str:
@@ -328,15 +328,15 @@ class Session:
             [1]
         """
         fields = {} if idle_timeout_s is None else {"idle_timeout_s": _check_idle_timeout(idle_timeout_s)}
-        async with self._using() as link:
+        async with self._using() as remote:
             assert self._host is not None
-            info = attrs.evolve(link.info, id=new_id())
+            info = attrs.evolve(remote.info, id=new_id())
             try:
-                info = decode_info(await link.request("fork", {**fields, "id": info.id}))
+                info = decode_info(await remote.request("fork", {**fields, "id": info.id}))
             except BaseException as error:
-                self._host.end_unanswered(error, info, link.endpoint)
+                self._host.end_unanswered(error, info, remote.endpoint)
                 raise
-            return self._host.attach(info, link.endpoint, owned=True)
+            return self._host.attach(info, remote.endpoint, owned=True)
 
     async def write_files(self, files: Mapping[str, str | bytes]) -> None:
         """Write files into the working folder. Folders are created, and existing files replaced.
@@ -356,8 +356,8 @@ class Session:
             "'hi'"
         """
         checked = ProgramInput.checked(None, files=files).files
-        async with self._using() as link:
-            await link.request("files", {"files": files_to_wire(checked)}, method="PUT")
+        async with self._using() as remote:
+            await remote.request("files", {"files": files_to_wire(checked)}, method="PUT")
 
     async def read_files(self, patterns: Sequence[str]) -> dict[str, bytes]:
         """Return the contents of files in the working folder by path.
@@ -377,8 +377,8 @@ class Session:
             {'a.txt': b'hi'}
         """
         wanted = {"patterns": check_patterns(patterns, "patterns")}
-        async with self._using() as link:
-            fields = await link.request("files", wanted, max_body_bytes=link.max_files_bytes)
+        async with self._using() as remote:
+            fields = await remote.request("files", wanted, max_body_bytes=remote.max_files_bytes)
             return read_files(fields.get("files"))
 
     async def list_files(self) -> dict[str, int]:
@@ -396,8 +396,8 @@ class Session:
             ...     await session.list_files()
             {'data/a.txt': 2}
         """
-        async with self._using() as link:
-            fields = await link.request("files", method="GET", max_body_bytes=link.max_files_bytes)
+        async with self._using() as remote:
+            fields = await remote.request("files", method="GET", max_body_bytes=remote.max_files_bytes)
             return read_sizes(fields.get("sizes"))
 
     async def interrupt(self) -> bool:
@@ -414,8 +414,8 @@ class Session:
             ...     await session.interrupt()
             False
         """
-        async with self._using(in_order=False) as link:
-            fields = await link.request("interrupt", {}, needs_permit=False)
+        async with self._using(in_order=False) as remote:
+            fields = await remote.request("interrupt", {}, needs_permit=False)
             return fields.get("interrupted") is True
 
     async def aclose(self) -> None:
@@ -426,63 +426,63 @@ class Session:
 
         Cancellation: the session is still ended; the wait for it is not shortened.
         """
-        link = self._link
-        if link is None or (self._closing is None and link.executor.calls.released):
+        remote = self._remote
+        if remote is None or (self._closing is None and remote.executor.calls.released):
             return  # it was never opened, or only resumed, and its runtime was closed
-        await wait_shielded(self._begin_end(link))
+        await wait_shielded(self._begin_end(remote))
 
-    def _begin_end(self, link: _RemoteSession) -> asyncio.Task[None]:
+    def _begin_end(self, remote: _RemoteSession) -> asyncio.Task[None]:
         if self._closing is None:
-            link.executor.transport.endpoints.loop.check()
+            remote.executor.transport.endpoints.loop.check()
             # A task, so that a cancellation does not leave the session on the server.
-            self._closing = asyncio.create_task(self._end(link), name="faasrt-session-end")
+            self._closing = asyncio.create_task(self._end(remote), name="faasrt-session-end")
         return self._closing
 
     async def __aenter__(self) -> Self:
-        if self._link is None:
+        if self._remote is None:
             options, self._options = self._options, None  # they hold the contents of files
             if options is None:
                 raise InvalidRequestError("a session can be opened only once: call `session` again")
             host = await self._find_host()
             self._attach(host, await host.open(self.language, options), owned=True)
-        self._open_link()
+        self._open_remote()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
 
     def __repr__(self) -> str:
-        if self._link is None:
+        if self._remote is None:
             return f"<Session {self.language} (not open)>"
         state = " (closed)" if self._closing is not None else " (lost)" if self._lost else ""
         return f"<Session {self.language} at {self.endpoint}{state}>"
 
     @property
-    def _known_link(self) -> _RemoteSession:
-        if self._link is None:
+    def _known_remote(self) -> _RemoteSession:
+        if self._remote is None:
             raise InvalidRequestError(
                 "the session is not open: enter it with `async with`, or with `with` in `faasrt.sync`"
             )
-        return self._link
+        return self._remote
 
-    def _open_link(self) -> _RemoteSession:
-        link = self._known_link
+    def _open_remote(self) -> _RemoteSession:
+        remote = self._known_remote
         if self._closing is not None:
             raise RuntimeClosedError("this session was closed: open another")
         if self._lost:
-            raise SessionLostError(f"the session is lost: {self._lost}", endpoint=link.endpoint, sent="no")
-        link.executor.calls.check_open()
-        return link
+            raise SessionLostError(f"the session is lost: {self._lost}", endpoint=remote.endpoint, sent="no")
+        remote.executor.calls.check_open()
+        return remote
 
     def _program(self, code: str, **options: Unpack[SessionRunOptions]) -> Program:
-        own = self._open_link().info.sandbox
+        own = self._open_remote().info.sandbox
         program = Program.checked(self.language, code, own, displays=True, **options)
         program.sandbox = attrs.evolve(program.sandbox, memory_limit_mb=own.memory_limit_mb)
         return program
 
     async def _run(self, program: Program, live: LiveReader | None = None) -> ExecutionResult:
-        async with self._using() as link:
-            result = await link.run(program, live)
+        async with self._using() as remote:
+            result = await remote.run(program, live)
         session = result.metadata.get("session")
         if isinstance(session, dict) and session.get("ended"):
             self._lost = str(session["ended"])[:1000]
@@ -491,28 +491,28 @@ class Session:
     @contextlib.asynccontextmanager
     async def _using(self, *, in_order: bool = True) -> AsyncIterator[_RemoteSession]:
         """Use the session in the block, after waiting for the turn of the caller if `in_order`."""
-        with self._known_link.executor.calls.track():
+        with self._known_remote.executor.calls.track():
             async with self._turn if in_order else contextlib.nullcontext():
-                link = self._open_link()
+                remote = self._open_remote()
                 try:
-                    yield link
+                    yield remote
                 except ConnectError as error:
                     message = f"the server of the session cannot be reached: {error.args[0]}"
                     lost = SessionLostError(message, endpoint=error.endpoint, attempts=error.attempts, sent=error.sent)
                     lost.elapsed_s = error.elapsed_s
                     raise lost from error
                 except ServiceError as error:
-                    error.endpoint = error.endpoint or link.endpoint
+                    error.endpoint = error.endpoint or remote.endpoint
                     if isinstance(error, SessionLostError):
                         if self._closing is not None:
                             raise RuntimeClosedError("this session was closed while the call was in flight") from error
                         self._lost = str(error.args[0]).partition(": ")[2]
                     raise
 
-    async def _end(self, link: _RemoteSession) -> None:
-        within_s = link.executor.transport.endpoints.settings.timeouts.health_s
+    async def _end(self, remote: _RemoteSession) -> None:
+        within_s = remote.executor.transport.endpoints.settings.timeouts.health_s
         with contextlib.suppress(FaasrtError):
-            await link.request("", method="DELETE", within_s=within_s, needs_permit=False)
+            await remote.request("", method="DELETE", within_s=within_s, needs_permit=False)
         if self._host is not None:
             self._host.owned.discard(self)
 

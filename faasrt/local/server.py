@@ -443,7 +443,7 @@ class LocalFaaS:
             sessions=sessions,
             access_log=self.access_log,
         )
-        self._routers.use(router)
+        self._routers.select(router)
 
     async def _until_unused(self, engines: Collection[Engine]) -> None:
         await self._routers.until_former_are_idle()

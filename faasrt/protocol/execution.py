@@ -59,7 +59,7 @@ class Execution:
         timeout_ms: int,
         endpoint: str,
         protocol: ServiceProtocol = cozeloop.PROTOCOL,
-    ) -> Request:
+    ) -> WireRequest:
         """Return the request for an endpoint.
 
         Args:
@@ -93,7 +93,7 @@ class Execution:
             guest_input = self._guest_input(profile, endpoint, has_envelope=has_envelope)
         if not has_envelope:
             body = protocol.encode(program, in_envelope=False)
-            return Request(body, program, timeout_ms, profile, protocol)
+            return WireRequest(body, program, timeout_ms, profile, protocol)
         if not job.single:
             timeout_ms, begin_within_ms = self._time_limits(profile, timeout_ms)
         nonce, limit = secrets.token_hex(8), _limits(program, profile).max_output_bytes
@@ -111,7 +111,7 @@ class Execution:
             timeout_ms=timeout_ms + margin_ms,
             input=attrs.evolve(program.input, **passed_on),
         )
-        return Request(
+        return WireRequest(
             body=protocol.encode(sent, in_envelope=True),
             program=program,
             timeout_ms=timeout_ms,
@@ -161,7 +161,7 @@ class Execution:
 
 
 @attrs.define
-class Request:
+class WireRequest:
     """A request to one endpoint.
 
     Attributes:
@@ -239,7 +239,7 @@ class Request:
 @attrs.define
 class Response:
     answer: ParsedAnswer
-    request: Request
+    request: WireRequest
 
     @property
     def timed_out(self) -> bool:

@@ -12,7 +12,7 @@ from faasrt.errors import InvalidRequestError, OverloadedError, ProtocolError, S
 from faasrt.inputs import files_to_wire
 from faasrt.languages import Language
 from faasrt.protocol import cozeloop
-from faasrt.protocol.execution import Execution, Request, Response
+from faasrt.protocol.execution import Execution, Response, WireRequest
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.interface import ServiceProtocol
 from faasrt.protocol.program import encode_json
@@ -97,7 +97,7 @@ def _check_lost(answer: Answer) -> None:
 
 
 @attrs.define
-class _OpeningRequest(Request):
+class _OpeningRequest(WireRequest):
     """`POST /sessions`. The session is the metadata of the result."""
 
     path: str = "/sessions"
@@ -112,7 +112,7 @@ class _OpeningRequest(Request):
 
 
 @attrs.define
-class _RunRequest(Request):
+class _RunRequest(WireRequest):
     """`POST /sessions/{id}/run`."""
 
     path: str = attrs.field(kw_only=True)
@@ -138,7 +138,7 @@ class SessionOpening(Execution):
 
     def request(
         self, profile: EndpointProfile, timeout_ms: int, endpoint: str, protocol: ServiceProtocol = cozeloop.PROTOCOL
-    ) -> Request:
+    ) -> WireRequest:
         program = self.program
         features = profile.sessions.get(program.language, frozenset())
         lacks = "run" not in features or (program.input.files and "files" not in features)
@@ -165,7 +165,7 @@ class SessionRun(Execution):
 
     def request(
         self, profile: EndpointProfile, timeout_ms: int, endpoint: str, protocol: ServiceProtocol = cozeloop.PROTOCOL
-    ) -> Request:
+    ) -> WireRequest:
         program = attrs.evolve(self.program, timeout_ms=timeout_ms)
         fields = program.to_wire()
         del fields["language"], fields["displays"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 
 from faasrt.errors import DeadlineExceededError, ProtocolError, ServerError
-from faasrt.protocol.execution import Execution, Request, Response
+from faasrt.protocol.execution import Execution, Response, WireRequest
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.interface import ServiceProtocol
 from faasrt.protocol.registry import protocol_of
@@ -107,7 +107,7 @@ class Attempt:
         # A proxy that answers 408 or 504 did not wait for the code to end. After any other answer the code has ended.
         return isinstance(error, ServerError) and self._status in (408, 504)
 
-    def _request(self, left_s: float, profile: EndpointProfile, protocol: ServiceProtocol) -> tuple[Request, float]:
+    def _request(self, left_s: float, profile: EndpointProfile, protocol: ServiceProtocol) -> tuple[WireRequest, float]:
         """Return the request for the endpoint, and the seconds within which it must be answered."""
         timeouts, program = self._call.settings.timeouts, self._execution.program
         # The time of an interpreter's start, or of a compiler, is not part of the program's.

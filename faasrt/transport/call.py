@@ -155,7 +155,7 @@ class Call:
         """The latest time at which another attempt may begin."""
         return self.deadline - (0.0 if self._program is None else min_attempt_s(self._program.timeout_ms / 1000))
 
-    def attach(self, error: ServiceError) -> None:
+    def describe_error(self, error: ServiceError) -> None:
         error.endpoint, error.attempts = self.endpoint or error.endpoint, self.attempts
         error.elapsed_s = self._clock() - self.started
 

@@ -24,12 +24,13 @@ from faasrt.results import EndpointHealth, HealthStatus
 from faasrt.telemetry.dispatch import EventDispatcher
 from faasrt.telemetry.events import ReplicaRemoved
 from faasrt.telemetry.metrics import EndpointState
-from faasrt.transport.endpoint import Endpoint, Profiles
+from faasrt.transport.endpoint import Endpoint
 from faasrt.transport.fingerprints import FingerprintDirectory
 from faasrt.transport.groups import EndpointGroup
 from faasrt.transport.http import HttpClient, close_sessions
 from faasrt.transport.lifecycle import BackgroundTasks, LoopAffinity
 from faasrt.transport.pool import Permit, PermitPool
+from faasrt.transport.profile_cache import ProfileCache
 from faasrt.transport.replicas import ReplicaDirectory, has_names
 
 
@@ -53,7 +54,7 @@ class EndpointRegistry:
         self._emit = emit
         self.clock = clock
         self._on_removed = on_removed
-        self.profiles = Profiles(self.http.get_profile, clock, lambda url: protocol_of(url).profile)
+        self.profiles = ProfileCache(self.http.get_profile, clock, lambda url: protocol_of(url).profile)
         self._fingerprints = FingerprintDirectory(self.http.get_health, lambda: self.settings.timeouts.health_s, clock)
         self._tasks = BackgroundTasks()
         self._replicas = ReplicaDirectory(

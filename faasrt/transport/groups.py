@@ -74,7 +74,7 @@ class EndpointGroup:
     recent: deque[Endpoint] = attrs.field(factory=deque)
     _skips_capacity: bool = False
 
-    def use(self, endpoints: Sequence[Endpoint]) -> None:
+    def set_endpoints(self, endpoints: Sequence[Endpoint]) -> None:
         self.endpoints = endpoints
         self.members = frozenset(endpoints)
         self.recent = deque(maxlen=_MAX_RECENT)
@@ -188,20 +188,20 @@ class EndpointGroups:
         if group is None:
             group = groups[key] = EndpointGroup(*key)
         if not group.endpoints:
-            group.use(self._endpoints_of(group))
+            group.set_endpoints(self._endpoints_of(group))
         return group
 
     def pin(self, language: Language | str, url: str) -> EndpointGroup:
         """Return a group of one endpoint, which stays in use as long as the caller keeps the group."""
         group = EndpointGroup(language, (url,))
-        group.use([self._endpoint(family_of(language), url)])
+        group.set_endpoints([self._endpoint(family_of(language), url)])
         self._pinned.add(group)
         return group
 
     def refresh(self) -> None:
         used = {endpoint for group in self._pinned for endpoint in group.endpoints}
         for group in (*self._groups.values(), *self._excluding.values()):
-            group.use(self._endpoints_of(group))
+            group.set_endpoints(self._endpoints_of(group))
             used.update(group.endpoints)
         self._leaving = {endpoint: key for key, endpoint in self._endpoints.items() if endpoint not in used}
         for endpoint in list(self._leaving):

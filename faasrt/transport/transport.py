@@ -133,7 +133,7 @@ class Transport:
                 call.retry_scheduled(failed.error, wait_s)
                 await self._back_off(wait_s, call.owner)
         except ServiceError as error:
-            call.attach(error)
+            call.describe_error(error)
             raise
         finally:
             failed.error = failed.unable_error = None  # their tracebacks refer to this frame
@@ -169,7 +169,7 @@ class Transport:
             endpoints.pool.release(permit, None)
             return result
         except ServiceError as failure:
-            call.attach(failure)
+            call.describe_error(failure)
             raise
 
     async def ask_session(
@@ -217,7 +217,7 @@ class Transport:
                     return fields
                 await self._back_off(self._retry_delay_s(call), call.owner)
         except ServiceError as failure:
-            call.attach(failure)
+            call.describe_error(failure)
             raise
         finally:
             failed.error = failed.unable_error = None  # their tracebacks refer to this frame

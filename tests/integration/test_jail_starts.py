@@ -45,7 +45,7 @@ syscalls.forbid_new_privileges()
 wrong, last_task = [1, 2], executor.last_task
 executor.last_task = lambda: wrong.pop() if wrong else last_task()
 code = seccomp.build_filter("deno", seccomp.ANY_PID)
-starter = executor.Executor(seccomp.EXECUTABLE_FD, {}, landlock.create_nested(), {"RLIMIT_CORE": 1}, code, 5)
+starter = executor.FileExecutor(seccomp.EXECUTABLE_FD, {}, landlock.create_nested(), {"RLIMIT_CORE": 1}, code, 5)
 pid = starter.start(json.dumps([["sleep", "0"], {"RLIMIT_FSIZE": 0}]).encode(), [0, 1, 2])
 print(os.waitpid(pid, 0)[1], wrong)
 """

@@ -28,7 +28,7 @@ from faasrt import (
     UnsupportedLanguageError,
 )
 from faasrt.protocol.health import EndpointProfile, read_profile
-from faasrt.transport.endpoint import UNKNOWN_S, Profiles
+from faasrt.transport.profile_cache import UNKNOWN_S, ProfileCache
 from support.helpers import PATIENT, Clock, fast_forward, manager_for
 from support.served import until
 
@@ -371,13 +371,13 @@ async def test_calls_end_if_health_and_programs_hang(serve: Serve, clock: Clock)
 
 
 class HealthRequests:
-    """`Profiles` with simulated requests to `/health`, and a clock that the test sets."""
+    """`ProfileCache` with simulated requests to `/health`, and a clock that the test sets."""
 
     def __init__(self) -> None:
         self.now, self.count, self.takes_s = 100.0, 0, 0.0
         self.answer: EndpointProfile | None = None
         self.hangs = False
-        self.profiles = Profiles(self.ask, lambda: self.now)
+        self.profiles = ProfileCache(self.ask, lambda: self.now)
 
     async def ask(self, endpoint: str) -> EndpointProfile | None:
         self.count += 1

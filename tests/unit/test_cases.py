@@ -11,17 +11,17 @@ from hypothesis import given, strategies as st
 
 from faasrt import ExecutionResult, Language, Outcome, SandboxConfig
 from faasrt.protocol.cases import MAX_REQUEST_BYTES, CaseScheduler
-from faasrt.protocol.execution import Request, Response
+from faasrt.protocol.execution import Response, WireRequest
 from faasrt.protocol.frames import GuestReport, Record, cut_ret_val, frame_bytes, take_frames
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.program import Program
 from faasrt.protocol.response import ParsedAnswer
 
 
-def request(limit: int = 1_000) -> Request:
+def request(limit: int = 1_000) -> WireRequest:
     sandbox = SandboxConfig(max_output_bytes=limit)
     run = Program.checked(Language.PYTHON, "pass", sandbox)
-    return Request(body=b"", program=run, timeout_ms=run.timeout_ms, profile=EndpointProfile(), nonce="n")
+    return WireRequest(body=b"", program=run, timeout_ms=run.timeout_ms, profile=EndpointProfile(), nonce="n")
 
 
 def response(report: GuestReport, limit: int = 1_000) -> Response:

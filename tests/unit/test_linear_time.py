@@ -23,7 +23,7 @@ from faasrt.local.engines.engine import EngineJob
 from faasrt.local.engines.python_tiers import tiers_of
 from faasrt.local.engines.toolchain.languages import TOOLCHAINS
 from faasrt.local.http.responses import fit_response
-from faasrt.protocol.execution import Request
+from faasrt.protocol.execution import WireRequest
 from faasrt.protocol.execution_limits import ExecutionLimits
 from faasrt.protocol.frames import take_frames
 from faasrt.protocol.health import EndpointProfile
@@ -167,7 +167,7 @@ def test_reading_an_answer_takes_linear_time(text: str, stream: str, exit_code: 
 
     def read_it(profile: EndpointProfile) -> None:
         with contextlib.suppress(ServiceError):  # a reference server's answer without a started frame
-            Request(body=b"", program=RUN, timeout_ms=1_000, profile=profile, nonce=NONCE).read(answer)
+            WireRequest(body=b"", program=RUN, timeout_ms=1_000, profile=profile, nonce=NONCE).read(answer)
 
     end = ProcessEnd(stdout="", stderr=text, exit_code=1)
     steps: dict[str, Callable[[], object]] = {

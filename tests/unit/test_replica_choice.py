@@ -202,7 +202,7 @@ def full_pool(count: int) -> tuple[PermitPool, EndpointGroup, Counted]:
     for endpoint in group.endpoints:
         endpoint.limit.set_capacity(2)
     counted = Counted(group.endpoints)
-    group.use(counted)
+    group.set_endpoints(counted)
     return pool, group, counted
 
 
@@ -387,6 +387,6 @@ def test_other_endpoints_make_a_group_forget_recent_ones() -> None:
     group = pool.groups.get("python", ["http://a"])
     permit = pool.try_acquire(group)
     assert permit is not None
-    group.use(pool.groups.get("python", ["http://b"]).endpoints)
+    group.set_endpoints(pool.groups.get("python", ["http://b"]).endpoints)
     pool.release(permit, None, sample_s=1.0)
     assert (list(group.recent), {endpoint.url for endpoint in group.members}) == ([], {"http://b"})

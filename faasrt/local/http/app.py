@@ -258,7 +258,7 @@ class RouterSwitch:
         assert self._router is not None
         return self._router
 
-    def use(self, router: Router) -> None:
+    def select(self, router: Router) -> None:
         if self._router is not None:
             self._former.add(self._router)
         self._router = router

@@ -13,7 +13,7 @@ from .template import FAILED_STATUS, last_task
 _MAX_LIMITS, _OTHER_CALLS = 16, 10
 
 
-class Executor:
+class FileExecutor:
     """Executes the same file in one process after another, each with limits and a filter.
 
     The results of the calls before the execution are not checked. Landlock is tried once; the filter is checked in each

@@ -19,8 +19,9 @@ configuration, and the launcher answers `{"ready": true, "packages", "base_bytes
     -> {"limit": id, "bytes", "deadline", "cgroup",   end the program if its processes use more memory than this (unless
         "session"}, descriptors                       null), and at this time of the monotonic clock; if "session", it
                                                       has these pipes from now on, or only waits if there are none
-    <- {"ended": id, "status", "reason", "peak"}      the wait status, the reason (see `Program`), and the largest size
-                                                      in memory of its first process in bytes, 0 if it is unknown
+    <- {"ended": id, "status", "reason", "peak"}      the wait status, the reason (see `RunningProgram`), and the
+                                                      largest size in memory of its first process in bytes, 0 if it is
+                                                      unknown
 
 The launcher ends when the server closes the socket, and all programs end with it.
 """
@@ -48,8 +49,8 @@ from collections.abc import Callable
 from typing import Any
 
 from . import canary, landlock, namespaces, process_memory, seccomp, stack, syscalls, watch
-from .executor import Executor
-from .program import IDLE_INTERVAL_S, WATCH_INTERVAL_S, Program
+from .executor import FileExecutor
+from .program import IDLE_INTERVAL_S, WATCH_INTERVAL_S, RunningProgram
 from .slot import Slot
 from .template import (
     CONTROL_FD,
@@ -99,8 +100,8 @@ class Launcher:
     ) -> None:
         self._server, self._config, self._places = server, config, places
         self._oom_counter, self._memory_watch = oom_counter, memory_watch
-        self._programs: dict[int, Program] = {}  # by number
-        self._slots: dict[Slot, Program | None] = {}  # with the program that runs in it
+        self._programs: dict[int, RunningProgram] = {}  # by number
+        self._slots: dict[Slot, RunningProgram | None] = {}  # with the program that runs in it
         self._idle_slots: list[Slot] = []
         self._poll = select.poll()
         self._handlers: dict[int, Callable[[], None]] = {}  # by the descriptor that has become readable
@@ -214,7 +215,7 @@ class Launcher:
     def _count_oom_kills(self) -> int:
         return process_memory.count_oom_kills(self._oom_counter)
 
-    def _check(self, program: Program) -> None:
+    def _check(self, program: RunningProgram) -> None:
         now = time.monotonic()
         if program.jail_owner.is_slow and not program.is_idle:
             program.set_slow(False)
@@ -247,7 +248,7 @@ class Launcher:
             for program in idle:
                 self._check_idle(program)
 
-    def _check_idle(self, program: Program) -> None:
+    def _check_idle(self, program: RunningProgram) -> None:
         """Watch the memory of a session between its runs only if its jail has threads or processes that may use more,
         or has worked since the last check, or if its short runs may have left too much. If it has worked, programs of
         others go first.
@@ -267,12 +268,12 @@ class Launcher:
             if program.has_worked and not program.jail_owner.is_slow:
                 program.set_slow(True)
 
-    def _is_large(self, program: Program) -> bool:
+    def _is_large(self, program: RunningProgram) -> bool:
         if program.max_bytes is None:
             return False
         return process_memory.sizes(f"/proc/{program.pid}")[0] > self.base_bytes + program.max_bytes
 
-    def _watch_memory(self, program: Program) -> None:
+    def _watch_memory(self, program: RunningProgram) -> None:
         if program.max_bytes is not None and not program.is_watched and self._memory_watch is not None:
             program.is_watched = True
             watched = {"watch": program.number, "pid": program.pid, "init": program.init_pid}
@@ -280,7 +281,7 @@ class Launcher:
             limits = {"bytes": max_bytes, "tables": self._base_tables}
             self._memory_watch.send(json.dumps({**watched, **limits}).encode())
 
-    def _forget_memory(self, program: Program) -> None:
+    def _forget_memory(self, program: RunningProgram) -> None:
         if program.is_watched and self._memory_watch is not None:
             program.is_watched = False
             self._memory_watch.send(json.dumps({"forget": program.number}).encode())
@@ -350,7 +351,7 @@ class Launcher:
         self._handle(pidfd, functools.partial(self._reap_branch, branch))
         self._send({"started": number, "ready": True}, [pidfd, pidfd])
 
-    def _reap_branch(self, branch: Program) -> None:
+    def _reap_branch(self, branch: RunningProgram) -> None:
         """Report the end of a branch. Its status is unknown, because it is no child of this process."""
         self._forget(branch.pidfd)
         is_killed = branch.reason or self._count_oom_kills() > branch.oom_kills
@@ -396,7 +397,7 @@ class Launcher:
                 break
             except OSError:
                 slot.kill()
-        self._slots[slot] = program = Program(message["start"], slot.place, slot)
+        self._slots[slot] = program = RunningProgram(message["start"], slot.place, slot)
         program.pipes, descriptors[:] = descriptors[:], []
 
     def _open_slot(self) -> Slot | None:
@@ -439,13 +440,13 @@ class Launcher:
                 limits["RLIMIT_NPROC"] += 1  # this process counts, too
             self._confine(descriptors, place)
             control.detach()
-            starter: TraceCheck | Executor
+            starter: TraceCheck | FileExecutor
             if self._executable_fd is None:
                 self._restrict_calls(limits, self._slot_filter)
                 starter = TraceCheck(self._config["runner_file"], namespaces.mounts_in_tmp(self._config))
             else:
                 limits, code = self._config["limits"], self._filter
-                starter = Executor(self._executable_fd, self._config["env"], RULES_FD, limits, code, self._niceness)
+                starter = FileExecutor(self._executable_fd, self._config["env"], RULES_FD, limits, code, self._niceness)
             self.template = Template(starter, self._niceness)
         except BaseException:
             try:
@@ -514,7 +515,7 @@ class Launcher:
             self._free_places.append(slot.place)
 
     def _start_alone(self, message: dict[str, Any], descriptors: list[int]) -> None:
-        program = Program(message["start"], self._take_place())
+        program = RunningProgram(message["start"], self._take_place())
         try:
             if self._places:
                 program.init, program.init_memory = syscalls.start_init()
@@ -595,7 +596,7 @@ class Launcher:
             resource.setrlimit(getattr(resource, name), (value, value))
         syscalls.install_filter(seccomp.set_pid(filter_code or self._filter, os.getpid()))
 
-    def _reap(self, program: Program) -> None:
+    def _reap(self, program: RunningProgram) -> None:
         pid, status, usage = os.wait4(program.pid, os.WNOHANG)
         if pid:
             self._forget(program.pidfd)
@@ -607,7 +608,7 @@ class Launcher:
                 self._end(program)
 
     def _finish(
-        self, program: Program, status: int, max_rss_bytes: int, may_have_had_children: Callable[[], bool]
+        self, program: RunningProgram, status: int, max_rss_bytes: int, may_have_had_children: Callable[[], bool]
     ) -> None:
         if status != signal.SIGKILL:
             program.reason = ""  # it ended by itself in time
@@ -626,7 +627,7 @@ class Launcher:
         ended = {"ended": program.number, "status": status, "reason": program.reason, "peak": max_rss_bytes}
         self._send(ended)
 
-    def _may_have_had_children(self, program: Program) -> bool:
+    def _may_have_had_children(self, program: RunningProgram) -> bool:
         """Return whether a program with a jail of its own has created more tasks than the threads of its first process
         that checks have seen.
 
@@ -649,7 +650,7 @@ class Launcher:
             return True
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) > program.max_threads
 
-    def _end(self, program: Program) -> None:
+    def _end(self, program: RunningProgram) -> None:
         """Kill the processes of a program with a jail of its own. Free its place when they have ended."""
         if program.pid > 0:
             os.kill(program.pid, signal.SIGKILL)
@@ -666,7 +667,7 @@ class Launcher:
             os.waitpid(program.init, 0)
         self._free_places.append(program.place)
 
-    def _reap_init(self, program: Program) -> None:
+    def _reap_init(self, program: RunningProgram) -> None:
         assert program.init is not None
         if os.waitpid(program.init, os.WNOHANG) != (0, 0):
             self._forget(program.init_pidfd)

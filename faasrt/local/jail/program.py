@@ -15,7 +15,7 @@ IDLE_INTERVAL_S = 5.0
 """The time between two checks of a session in which nothing should run."""
 
 
-class Program:
+class RunningProgram:
     """A running program, as the launcher sees it.
 
     Attributes:
@@ -76,8 +76,8 @@ class Program:
             return self.slot.pidfd
         return self.pidfd if self.init is None else self.init_pidfd
 
-    def branch(self, number: int, pidfd: int) -> Program:
-        branch = Program(number, self.place, self.slot)
+    def branch(self, number: int, pidfd: int) -> RunningProgram:
+        branch = RunningProgram(number, self.place, self.slot)
         branch.init, branch.init_pidfd, branch.pidfd = self.init, self.init_pidfd, pidfd
         branch.pid, branch.jail_owner = pid_of(pidfd), self.jail_owner
         branch.max_bytes, branch.is_idle = self.max_bytes, True

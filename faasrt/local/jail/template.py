@@ -46,7 +46,7 @@ from typing import TYPE_CHECKING, NoReturn
 from . import landlock, syscalls
 
 if TYPE_CHECKING:
-    from .executor import Executor
+    from .executor import FileExecutor
 
 CONTROL_FD = 3
 """The socket to the launcher. The descriptors below are not used."""
@@ -199,7 +199,7 @@ class Template:
     executor cannot leave traces.
     """
 
-    def __init__(self, starter: TraceCheck | Executor, niceness: int) -> None:
+    def __init__(self, starter: TraceCheck | FileExecutor, niceness: int) -> None:
         self._control, self._niceness = socket.socket(fileno=CONTROL_FD), niceness
         self._trace_check = starter if isinstance(starter, TraceCheck) else None
         self._executor = None if isinstance(starter, TraceCheck) else starter
