@@ -14,8 +14,8 @@ costs the server 4 % more instructions. With them, the figures of clients are th
 server within 3 %.
 
 `--check` fails if the figure of faasrt exceeds the one in `instructions.json` by more than 3 %, or that of the server
-by more than 6 %.
-`--save` writes that file. `--profile` also prints the functions of faasrt with the largest cost, together with the
+by more than 6 %. It only prints the growth if that file was written with another Python or aiohttp. `--save` writes
+the file. `--profile` also prints the functions of faasrt with the largest cost, together with the
 functions that they call. It needs Python 3.12, whose calls can be seen from outside.
 """
 
@@ -169,13 +169,11 @@ def check(counted: Mapping[str, int]) -> None:
         growth = counted[contender] / expected - 1
         print(f"{contender}: {counted[contender]:,} instructions a call, {growth:+.1%} against {REFERENCE.name}")
         if versions() != {name: reference[name] for name in versions()}:
-            print(
-                f"not checked: {REFERENCE.name} has the figures of other versions than {versions()}; --save saves these"
-            )
+            print(f"not checked, because {REFERENCE.name} has figures of other versions than {versions()}; see --save")
         elif growth > TOLERANCES[contender]:
             sys.exit(
-                f"a call costs more than {TOLERANCES[contender]:.0%} more instructions than {expected:,}. If the growth "
-                "is worth it: --save"
+                f"a call costs more than {TOLERANCES[contender]:.0%} more instructions than {expected:,}. If the cost "
+                "is justified: --save"
             )
 
 
