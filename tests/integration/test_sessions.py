@@ -693,6 +693,30 @@ async def test_a_run_that_is_left_keeps_its_state(name: str, local: RuntimeManag
         assert (await same.run_code("x")).displays[0].text == "1"
 
 
+EATERS = {
+    "python": "data = []\nwhile True: data.append(bytearray(10**6))",
+    "javascript": "const data = []; for (;;) data.push(new Array(1e5).fill(data.length))",
+}
+
+
+@pytest.mark.parametrize("name", ["native", "wasm", "deno"])
+async def test_a_session_that_eats_memory_ends_alone(
+    name: str, local: RuntimeManager, local_wasm: RuntimeManager
+) -> None:
+    """On each engine, another session works meanwhile, and keeps its state."""
+    manager = local_wasm if name == "wasm" else local
+    language = "javascript" if name == "deno" else "python"
+    async with manager.session(language) as eater, manager.session(language) as other:
+        await other.run_code("var x = 0" if name == "deno" else "x = 0")
+        eating = asyncio.create_task(eater.run_code(EATERS[language], timeout_ms=30_000))
+        count = 0
+        while not eating.done() or count == 0:
+            count += 1
+            result = await other.run_code("x += 1; x" if name != "deno" else "x += 1")
+            assert (result.outcome, result.displays[0].text) == (Outcome.OK, str(count))
+        assert (await eating).outcome is Outcome.MEMORY_LIMIT
+
+
 async def test_a_run_is_sent_once_unless_it_was_never_started() -> None:
     """A run that was refused is repeated. One whose answer is lost is not, also with `idempotent` in the settings."""
     retry = RetrySettings(idempotent=True, base_delay_s=0.001, max_delay_s=0.002)
