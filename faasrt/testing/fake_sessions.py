@@ -115,7 +115,7 @@ def check_run(session: FakeSession, fields: Mapping[str, Any]) -> None:
 
 
 def _limits_of(fields: Mapping[str, Any]) -> SandboxConfig:
-    limits = dict(fields.get("sandbox") or {})
+    limits = {name: value for name, value in (fields.get("sandbox") or {}).items() if value is not None}
     if "timeout_ms" in limits:
         limits["timeout_limit_s"] = limits.pop("timeout_ms") / 1000
     if limits.get("network_enabled"):
