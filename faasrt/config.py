@@ -70,7 +70,8 @@ class TimeoutSettings:
     """The timeouts of a call, in addition to the time limit of the sandbox.
 
     Attributes:
-        connect_s: Seconds for DNS, TCP and TLS together; a look-up for `dns+` has as many for itself. Default: 5.
+        connect_s: Seconds to connect: DNS, TCP and TLS in total. Each look-up of a `dns+` URL may take this long, too.
+            Default: 5.
         grace_s: Seconds that an attempt may take beyond `timeout_ms`, for the network and the server. Default: 2.
         startup_s: Further seconds on a server that starts an interpreter for each request, such as python-faas, where
             this takes 1.5 to 2 s, or longer under load; and for the compiler of a SandboxFusion or Piston server.

@@ -347,10 +347,12 @@ class RejectedError(_AnsweredError):
 class SessionLostError(ServiceError):
     """The session has ended, or its server cannot be reached. The program of the call did not run.
 
-    The message says why: the session was idle for too long, an earlier program crashed or exceeded a limit, or the
-    server was restarted. The variables and files are lost, so open another session. If the server cannot be reached,
-    `__cause__` is the `ConnectError`, and the session may still be there. If the connection breaks while a program
-    runs, the error is a `ConnectionLostError` instead.
+    If the server cannot be reached, the session may still exist: `__cause__` is the `ConnectError`, and
+    `Session.lost_reason` is "". Try again later, or open another session.
+
+    The message says why a session has ended: it was idle for too long, an earlier program crashed or exceeded a limit,
+    or the server was restarted. Its variables and files are then lost, so open another session. If the connection
+    breaks while a program runs, the error is a `ConnectionLostError` instead.
 
     Example:
         >>> async with manager.session("python") as session:

@@ -82,7 +82,7 @@ class RuntimeManager:
             `faasrt/docs/caching.md`. Default: None, which means that every program runs.
 
     Raises:
-        ConfigurationError: `factory` was given together with another argument, or an argument is wrong.
+        ConfigurationError: Both `factory` and another argument were given, or an argument is wrong.
 
     Example:
         >>> async with RuntimeManager.from_env() as manager:

@@ -106,13 +106,13 @@ class Runtime:
                 requests of up to 8 MiB. Default: None, no files.
             collect: Patterns of files to return in `result.files` after the program has ended, whatever the outcome, at
                 most 100, with at most 1,000 parts between slashes in total. `*` does not match "/" or a leading dot;
-                `**` matches any number of folders. At most 1,000 files, of `max_output_bytes` together, are returned,
-                and only those that are found within one second. Default: no files.
+                `**` matches any number of folders. At most 1,000 files are returned, which may total at most
+                `max_output_bytes`, and only those that are found within one second. Default: no files.
             displays: Whether to return what the program displays in `result.displays`: the value of its last
                 expression, open figures of matplotlib, and the arguments of `display`, a function that it can call.
-                They have `max_output_bytes` together. In JavaScript and TypeScript, it is the value of the last
-                statement, and the program does not run as a module, unless it can only be one, with `import.meta` for
-                example; then that value is unknown. Default: False.
+                All displays of a run may total at most `max_output_bytes`. In JavaScript and TypeScript, the value of
+                the last statement is returned, and the program does not run as a module. A program that can only be a
+                module, with `import.meta` for example, runs as one, without that value. Default: False.
 
         Returns:
             The result. A program that fails is an outcome, not an exception.
@@ -172,7 +172,7 @@ class Runtime:
 
         Returns:
             A `StreamedRun`: an asynchronous context manager, and an iterator of `OutputChunk`. After the iteration,
-            `result` is the result of the program. If it was not cut, the chunks together are the text in the result.
+            `result` is the result of the program. If it was not cut, the joined chunks equal the text in the result.
 
         Raises:
             FaasrtError: See `run_code`. Wrong arguments are refused at once. All other errors are raised by the
@@ -223,8 +223,8 @@ class Runtime:
             OverloadedError: On entering: the server has too many sessions.
             ServiceError: On entering: the infrastructure failed in another way.
 
-        Cancellation: of entering, the server ends the session, unless its answer was on the way: then the session ends
-            after `idle_timeout_s`.
+        Cancellation: if you cancel while entering, the server ends the session. If the message that asks for this is
+            lost, the session ends after `idle_timeout_s`.
 
         Example:
             >>> async with manager.session("python", files={"a.csv": "n\n20\n22"}) as session:
@@ -263,7 +263,7 @@ class Runtime:
                 string keys; with `kwargs` at most 8 MiB of JSON. Default: no arguments.
             kwargs: The keyword arguments; Python only. Default: None, no arguments.
             language: See `run_code`.
-            **options: `timeout_ms` (for the definitions and the call together), `ext`, `sandbox`, `priority`,
+            **options: `timeout_ms` (the limit for the definitions and the call in total), `ext`, `sandbox`, `priority`,
                 `idempotent`, `stdin` and `files`; see `run_code`.
 
         Returns:

@@ -82,18 +82,18 @@ class FailingEngine(Engine):
 async def test_pauses_before_restarts(
     ready_s: list[float | None], pauses: list[float], tmp_path: Path, clock: Clock
 ) -> None:
-    """An engine that restarts at once recovers, so programs wait for it."""
+    """An engine that restarts at once will_retry, so programs wait for it."""
     clock.stop()
     engine = FailingEngine(tmp_path, ready_s, clock)
-    assert engine.recovers
+    assert engine.will_retry
     running = asyncio.create_task(engine.run())
     while not running.done():
         for _ in range(20):
             await asyncio.sleep(0)
         if not running.done():
-            assert engine.recovers is (pauses[len(engine.failed_at) - 1] == 0)
+            assert engine.will_retry is (pauses[len(engine.failed_at) - 1] == 0)
         clock.advance(0.5)
-    assert not engine.recovers
+    assert not engine.will_retry
     assert [
         start - failure for start, failure in zip(engine.started_at[1:], engine.failed_at, strict=True)
     ] == pytest.approx(pauses)

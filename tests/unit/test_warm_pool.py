@@ -176,7 +176,7 @@ async def test_a_program_waits_for_the_next_start_after_a_failed_one(engine: Fak
     for process in engine.processes:
         process.kill()
     await settle()
-    assert (engine.ready, engine.recovers) == (False, True)
+    assert (engine.ready, engine.will_retry) == (False, True)
     program = asyncio.create_task(engine.execute(JOB))
     await settle()
     clock.advance(0.3)

@@ -136,7 +136,7 @@ class Engine(abc.ABC):
         min_memory_mb: The smallest memory limit with which a sandbox can start.
         runtime: The interpreter and its version, complete when the engine is ready.
         environment: Changes when the packages of the interpreter change; "" if `runtime` names them.
-        recovers: Whether an engine that is not ready will soon be: it is starting, or failed after it had been ready.
+        will_retry: Whether an engine that is not ready will soon be: it is starting, or failed after it had been ready.
         activity: The current step of the start, for people to read.
         level: The level of the jail around programs; "confined" if the kernel restricts the processes that run
             programs as WebAssembly; NO_LEVEL if neither works; "" if this is not known yet.
@@ -167,13 +167,13 @@ class Engine(abc.ABC):
         self.environment = ""
         self.ready = False
         self.problem = ""
-        self.recovers = True
+        self.will_retry = True
         self.activity = "starting"
         self.active = 0
         self._pool: WarmPool[Any]
         self._spawner: Spawner
         self._group: asyncio.TaskGroup
-        self._changed = asyncio.Event()  # whether `ready` or `recovers` has changed
+        self._changed = asyncio.Event()  # whether `ready` or `will_retry` has changed
         self._last_logged = ""
         self._ready_at: float | None = None
 
@@ -183,13 +183,13 @@ class Engine(abc.ABC):
         return _fingerprint(parts, limits) if self.ready else ""
 
     def mark_ready(self) -> None:
-        self.ready, self.recovers, self.problem, self._last_logged = True, True, "", ""
+        self.ready, self.will_retry, self.problem, self._last_logged = True, True, "", ""
         if self._ready_at is None:
             self._ready_at = asyncio.get_running_loop().time()
         self._changed.set()
 
-    def mark_failed(self, problem: str, *, recovers: bool = False) -> None:
-        self.ready, self.recovers, self.problem = False, recovers, problem
+    def mark_failed(self, problem: str, *, will_retry: bool = False) -> None:
+        self.ready, self.will_retry, self.problem = False, will_retry, problem
         self._changed.set()
 
     @property
@@ -207,7 +207,7 @@ class Engine(abc.ABC):
         return ""
 
     async def until_ready_or_failed(self) -> None:
-        while not self.ready and self.recovers:
+        while not self.ready and self.will_retry:
             self._changed.clear()
             await self._changed.wait()
 
@@ -242,8 +242,8 @@ class Engine(abc.ABC):
                     log_exception("the engine %s failed", self.name, name="faasrt.local")
                     problem = f"the engine failed: {type(error).__name__}: {error}"
                 retries_left = _RESTARTS if self._was_ready() else retries_left - 1
-                self.mark_failed(problem, recovers=retries_left >= 0)
-                delay_s = 0.0 if self.recovers else min(max(2 * delay_s, _RESTART_S), _MAX_RESTART_S)
+                self.mark_failed(problem, will_retry=retries_left >= 0)
+                delay_s = 0.0 if self.will_retry else min(max(2 * delay_s, _RESTART_S), _MAX_RESTART_S)
                 await asyncio.sleep(delay_s)
         except asyncio.CancelledError:
             self.mark_failed("the engine is closed")

@@ -125,7 +125,7 @@ class WarmPool(Generic[_P]):
                 async with asyncio.timeout(_POLL_S):
                     return await self._warm.get()
             engine = self._engine
-            if loop.time() > wait_until or not (engine.ready or engine.recovers):
+            if loop.time() > wait_until or not (engine.ready or engine.will_retry):
                 problem = engine.problem or f"no sandbox became ready within {self._timeout_s:g} s"
                 raise NotStartedError(problem)
 
@@ -180,7 +180,7 @@ class WarmPool(Generic[_P]):
             except NotStartedError as error:
                 self._engine.log_failure(str(error))
                 if not self._process_count:
-                    self._engine.mark_failed(str(error), recovers=attempt < _RETRIES)
+                    self._engine.mark_failed(str(error), will_retry=attempt < _RETRIES)
                 await asyncio.sleep(delay_s)
             finally:
                 self._starting -= 1

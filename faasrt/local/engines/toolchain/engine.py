@@ -93,8 +93,8 @@ class ToolchainEngine(Engine):
         if self._needed.is_set():
             self._started_or_failed.set()
 
-    def mark_failed(self, problem: str, *, recovers: bool = False) -> None:
-        super().mark_failed(problem, recovers=recovers)
+    def mark_failed(self, problem: str, *, will_retry: bool = False) -> None:
+        super().mark_failed(problem, will_retry=will_retry)
         self._started_or_failed.set()
 
     async def wait_ready(self) -> None:
