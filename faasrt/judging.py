@@ -1,7 +1,7 @@
 """Judges a program by tests: compares what it prints, or what its function returns, with the expected output or value.
 
 In `RuntimeManager.judge` and `Runtime.judge`, the tests of a judgement are all of one class: `TestCase`, `FunctionTest`
-or `AssertTest`. A `TestCase` normally is an execution of its own. On a server that starts an interpreter for each
+or `AssertTest`. Normally each `TestCase` runs in a separate execution. On a server that starts an interpreter for each
 request, such as python-faas, Python tests share executions, as tests of functions do on every server. Each test then
 has a fresh namespace, but imported modules, other than the program's own files, keep their state. Comparisons are made
 in the client: no expected output or value is sent to a server. Only the asserts of an `AssertTest` are sent; they run
@@ -92,7 +92,7 @@ class TestCase:
         expected: The expected standard output. Default: "".
         argv: The command-line arguments. Default: no arguments.
         files: The contents of files in the working folder of the program; see `Runtime.run_code`. Default: None.
-        timeout_ms: The time limit of this test in milliseconds. Default: None, which means that of the judgement.
+        timeout_ms: The time limit of this test in milliseconds. Default: None, which means the one of the judgement.
         id: Your own name for the test. Default: None.
 
     Raises:
@@ -152,8 +152,8 @@ class FunctionTest:
         args: The positional arguments: None, bools, finite numbers, strings, and lists, tuples and dicts of these.
         expected: The expected value: None, a bool, a finite number, a str, or a list, tuple or dict of these.
         kwargs: The keyword arguments; Python only. Default: no arguments.
-        compare: The comparison of this test; see `faasrt.judging`. Default: None, which means that of the judgement.
-        timeout_ms: The time limit of this test in milliseconds. Default: None, which means that of the judgement.
+        compare: The comparison of this test; see `faasrt.judging`. Default: None, which means the one of the judgement.
+        timeout_ms: The time limit of this test in milliseconds. Default: None, which means the one of the judgement.
         id: Your own name for the test. Default: None.
 
     Raises:
@@ -227,7 +227,7 @@ class AssertTest:
             `check(candidate)`, as in HumanEval. It must define every other name that it uses. If there is only one that
             it does not define, as in MBPP, `judge` needs no name of the function.
         timeout_ms: The time limit in milliseconds, for the test program and all calls of the function in total.
-            Default: None, which means that of the judgement.
+            Default: None, which means the one of the judgement.
         id: Your own name for the test. Default: None.
 
     Raises:

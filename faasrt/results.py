@@ -196,7 +196,7 @@ class ExecutionResult:
         duration_ms: The duration of the execution in milliseconds, according to the server; None if unknown.
         timings: The seconds spent in each phase, as measured by the client.
         attempts: The number of attempts, from 1; 0 if the result came from the cache.
-        endpoint: The base URL that answered; `http://local` for the embedded FaaS of a manager, whatever its port is.
+        endpoint: The base URL that answered; `http://local` for the embedded FaaS of a manager, for any port.
         metadata: The server's metadata, unchanged.
         files: The contents of the files that `collect` asked for, by path. If some do not fit into `max_output_bytes`
             or cannot be read, they are missing here, and "files" is in `truncated`.

@@ -4,8 +4,8 @@ r"""Rewards for reinforcement learning: the score of the program in a completion
 functions with other options. `faasrt/docs/rewards.md` shows how to configure both frameworks, and what a model could
 try.
 
-**The program** is the last fenced block of the completion; see `last_code_block`. In a conversation, it is that of the
-last message of the assistant. A completion without a program gets `no_code`, which is 0 by default.
+**The program** is the last fenced block of the completion; see `last_code_block`. In a conversation, it is the last
+block of the last message of the assistant. A completion without a program gets `no_code`, which is 0 by default.
 
 **The tests** of a completion have one of these forms. Text is the JSON of one of the others, as in the columns of a
 data set.
@@ -172,7 +172,7 @@ class _Fence:
 
 def _find_fence(line: str, language: Language | OtherLanguage) -> _Fence | None:
     """Return the fence in a line, if it begins a block. Text before it must be a tag, or the fence must name the
-    language. Otherwise the marks are those of inline code.
+    language. Otherwise the marks begin inline code.
     """
     content = line.lstrip(" \t")
     if content.startswith(("```", "~~~")):
@@ -489,7 +489,7 @@ class CodeReward:
         Raises:
             InvalidRequestError: The arguments have different lengths. Wrong tests are reasons.
             ConfigurationError, CompareError: See `code_reward`.
-            FaasrtError: The infrastructure failed, whatever `on_failure` is.
+            FaasrtError: The infrastructure failed. `on_failure` does not apply.
 
         Example:
             >>> from faasrt import sync
@@ -527,7 +527,7 @@ class CodeReward:
 
         Raises:
             InvalidRequestError: The tests or another argument is wrong.
-            FaasrtError: The infrastructure failed, whatever `on_failure` is.
+            FaasrtError: The infrastructure failed. `on_failure` does not apply.
 
         Cancellation: ends the program.
 

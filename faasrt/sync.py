@@ -2,21 +2,21 @@
 
 `faasrt.sync.RuntimeManager` has the constructors and methods of `faasrt.RuntimeManager`, with the same arguments,
 results, errors and docstrings: leave out the `await` of their examples. Each method returns when its result is there.
-`with` takes the place of `async with`, and `close` that of `aclose`; `map` returns an ordinary generator, `get_runtime`
-a `faasrt.sync.Runtime`, `session` a `faasrt.sync.Session`, and `stream_code` a `faasrt.sync.StreamedRun`.
+`with` takes the place of `async with`, and `close` takes the place of `aclose`; `map` returns an ordinary generator,
+`get_runtime` a `faasrt.sync.Runtime`, `session` a `faasrt.sync.Session`, and `stream_code` a `faasrt.sync.StreamedRun`.
 
-A manager has one event loop, in a thread of its own, which starts with the first call. Any number of threads may use
-the manager, also while an event loop runs in their thread, as in a notebook (that loop then waits as well).
+A manager has one event loop, in a separate thread, which starts with the first call. Any number of threads may use the
+manager, also while an event loop runs in their thread, as in a notebook (that loop then waits as well).
 
 **Ctrl-C.** A KeyboardInterrupt during a call cancels it: the embedded FaaS ends its program.
 
 **map** reads the tasks in the calling thread, while it waits for a result, so tasks need no locks, and a task source
-that blocks is interrupted by Ctrl-C. Between two results no tasks are read, but those that were read go on running.
-With `coalesce=N` it reads N tasks at a time. Leaving the loop stops the work when the generator is closed: at once,
-unless you keep a reference to it.
+that blocks is interrupted by Ctrl-C. Between two results no tasks are read, but the tasks that were read before go on
+running. With `coalesce=N` it reads N tasks at a time. Leaving the loop stops the work when the generator is closed: at
+once, unless you keep a reference to it.
 
 **Closing.** `with` and `close` wait for the calls in flight, as `aclose` does. A manager that is still open when the
-main thread ends is closed then. After a fork, the child process needs a manager of its own.
+main thread ends is closed then. After a fork, the child process needs its own manager.
 
 Example:
     >>> from faasrt import sync
@@ -423,7 +423,7 @@ class RuntimeManager:
     def close(self) -> None:
         """Close the manager, its runtimes and its event loop; see `faasrt.RuntimeManager.aclose`.
 
-        Closing twice is harmless, and so is closing in a fork of the process that used the manager.
+        Closing twice is harmless. Closing in a fork of the process that used the manager is harmless, too.
 
         Raises:
             ConfigurationError: This is the thread of the manager.

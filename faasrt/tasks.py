@@ -128,7 +128,7 @@ class CodeTask:
         language: See `Runtime.run_code`; kept as a `Language`, or as the lower-case name of another language. `map`
             fails a task in a language that no endpoint lists.
         id: Your own name for the task. Default: None.
-        timeout_ms: The time limit of the program in milliseconds. Default: None, which means that of the sandbox.
+        timeout_ms: The time limit of the program in milliseconds. Default: None, which means the limit of the sandbox.
         ext: Further fields for the server. Default: None, no fields.
         function: The name of a function of the program to call, or to test. Default: None, which runs the program only.
         args: The positional arguments of the function: JSON values. Default: no arguments.
@@ -137,7 +137,7 @@ class CodeTask:
         priority: A priority for the server's scheduler. Default: "normal".
         idempotent: Whether the program may run more than once. Default: None, which means `RetrySettings.idempotent`.
         tests: The tests of a program that is judged; see `RuntimeManager.judge`. They are `FunctionTest` or
-            `AssertTest` if the task has a function. The task then has no input of its own. Default: no tests.
+            `AssertTest` if the task has a function. The task itself then has no input. Default: no tests.
         compare: The comparison of the tests; see `faasrt.judging`. Default: None, which means "lines", or "equal" for
             the tests of a function.
         stop_on_failure: Whether to skip the tests after the first one that does not pass. Default: False.
@@ -251,7 +251,7 @@ class CodeTask:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any], sandbox: SandboxConfig | None = None) -> CodeTask:
-        r"""Return the task in decoded JSON: an object with the attributes, of which those that are null are left out.
+        r"""Return the task in decoded JSON: an object with the attributes. Attributes that are null are left out.
 
         Bytes are text, or `{"base64": ...}`. The tests are objects; see `TestCase.from_dict`. If the task has a
         function, see `AssertTest.from_dict` for those with a `program`, and `FunctionTest.from_dict` for others.
@@ -299,7 +299,7 @@ def _sandbox_from_dict(fields: object, base: SandboxConfig) -> SandboxConfig:
 
 @attrs.frozen
 class CompletedTask:
-    """A task whose program has ended, whatever its outcome.
+    """A task whose program has ended, with any outcome.
 
     It is true if the outcome is OK, and, for a task with tests, if all passed.
 

@@ -30,13 +30,13 @@ async def run_until_disconnect(request: Request, awaitable: Awaitable[T]) -> T:
     Args:
         request: The request of the handler. Its body must have been read, as FastAPI does for a handler with a model;
             a body that is read later is lost.
-        awaitable: The call, such as `manager.run_code(...)`. It runs in a task of its own.
+        awaitable: The call, such as `manager.run_code(...)`. It runs in a separate task.
 
     Returns:
         The result of the awaitable. Its error is raised unchanged.
 
     Raises:
-        HTTPException: The client has disconnected. The class is that of Starlette, and the status 499, as in logs of
+        HTTPException: The client has disconnected. The class is the one of Starlette. The status is 499, as in logs of
             nginx. No client receives the answer.
 
     Cancellation: If the caller is cancelled, the awaitable is, too. In both cases, this function waits until it has

@@ -111,7 +111,7 @@ class RuntimeFactory:
         """Change the settings of this factory and its runtimes; see `RuntimeManager.reconfigure` for what calls do.
 
         Args:
-            settings: All settings, not only those that change.
+            settings: All settings, not only the changed ones.
 
         Raises:
             ConfigurationError: `settings` is not a `Settings`, has no endpoints, or names a protocol that cannot be

@@ -192,8 +192,8 @@ class RuntimeManager:
         `http://local`; `local_faas.url` is its URL.
 
         Args:
-            languages: The languages to serve. Default: None, which means Python, JavaScript, TypeScript, and those of
-                the other languages whose toolchain is installed.
+            languages: The languages to serve. Default: None, which means Python, JavaScript, TypeScript, and every
+                other language whose toolchain is installed.
             workers: The maximum number of programs of each language that run at once; four times that number for
                 JavaScript and TypeScript. Default: None, which means the number of CPUs.
             settings: The settings, without `endpoints`. `LimiterSettings.queue_timeout_s` (30 s if None) also limits
@@ -293,7 +293,8 @@ class RuntimeManager:
 
         Args:
             id: The `id` of the session.
-            endpoint: The `endpoint` of the session, one of those of this manager. Default: None, which asks each one.
+            endpoint: The `endpoint` of the session, which must belong to this manager. Default: None, which asks each
+                one.
 
         Raises:
             InvalidRequestError: The id is malformed, or `endpoint` is not one of this manager.
@@ -461,14 +462,14 @@ class RuntimeManager:
         new settings. Further attempts, and calls that wait for a permit, go to the new endpoints. Endpoints that stay
         keep their connections, circuit breaker and adaptive limit. Those that do not stay get no further calls; their
         connections are closed after the last one. Names in `dns+` URLs are not looked up here, but when calls use them.
-        Waiting calls in a language that has no endpoint any more fail with `UnsupportedLanguageError`. `logger`,
-        `telemetry` and `cache` cannot change.
+        Waiting calls in a language that lost its endpoint fail with `UnsupportedLanguageError`. `logger`, `telemetry`
+        and `cache` cannot change.
 
         The embedded FaaS of `RuntimeManager.local` stays as it is. So `endpoints` must be empty, `token` must be the
         same, and the limits of `sandbox` can only be lowered.
 
         Args:
-            settings: All settings, not only those that change.
+            settings: All settings, not only the changed ones.
 
         Raises:
             ConfigurationError: The settings are wrong, or not possible here. Then nothing changes.

@@ -87,11 +87,12 @@ class Runtime:
 
         Args:
             code: The program; not empty.
-            language: A `Language` with the same endpoints, or a name such as "py". `Language.parse` returns that of any
-                other string, and `OtherLanguage("ruby")` is a further language of a SandboxFusion or Piston server.
-                Default: None, which means the `language` of the runtime. A manager has no default: pass a language.
-            timeout_ms: The time limit of the program in milliseconds, above 0 and at most that of the sandbox. Default:
-                None, which means the time limit of the sandbox.
+            language: A `Language` with the same endpoints, or a name such as "py". `Language.parse` returns the
+                language for any other string, and `OtherLanguage("ruby")` is a further language of a SandboxFusion or
+                Piston server. Default: None, which means the `language` of the runtime. A manager has no default: pass
+                a language.
+            timeout_ms: The time limit of the program in milliseconds, above 0 and at most the limit of the sandbox.
+                Default: None, which means the time limit of the sandbox.
             ext: Further fields for the server; coze-loop sends trace ids in them. Default: None, no fields.
             sandbox: The limits of this call. They can lower the limits of the server, not raise them. Default: None,
                 which means the limits in the settings.
@@ -104,7 +105,7 @@ class Runtime:
             files: The contents of files in the working folder of the program, by relative path such as "data/in.csv"; a
                 str is sent as UTF-8. Modules among them can be imported. At most 1,000 files; the embedded FaaS accepts
                 requests of up to 8 MiB. Default: None, no files.
-            collect: Patterns of files to return in `result.files` after the program has ended, whatever the outcome, at
+            collect: Patterns of files to return in `result.files` after the program has ended, for every outcome; at
                 most 100, with at most 1,000 parts between slashes in total. `*` does not match "/" or a leading dot;
                 `**` matches any number of folders. At most 1,000 files are returned, which may total at most
                 `max_output_bytes`, and only those that are found within one second. Default: no files.
@@ -391,7 +392,7 @@ class Runtime:
 
         Raises:
             InvalidRequestError: An argument is wrong, and nothing was sent; or the test program of an `AssertTest`
-                fails whatever the judged program is, which was not sent.
+                fails for every judged program, and the judged program was not sent.
             CompareError: The function `compare` failed.
             FaasrtError: See `run_code`. The verdicts on other tests are then lost.
 
@@ -433,9 +434,9 @@ class Runtime:
             code: The program. An empty program is not valid.
             language: A language with the same endpoints. Default: None, which means the runtime's `language`.
             where: "local" checks Python with `ast`, in a separate process on this machine, by the grammar of this
-                Python. "remote" sends the program to the FaaS. "auto" means "remote", except for Python if this Python
-                has the version of that of the FaaS, or if the FaaS cannot validate programs or does not answer: then it
-                means "local". Default: "auto".
+                Python. "remote" sends the program to the FaaS. "auto" means "remote". For Python it means "local" if
+                this Python and the Python of the FaaS have the same version, or if the FaaS cannot validate programs or
+                does not answer. Default: "auto".
 
         Returns:
             The result, with lines and columns, and the name of the parser. The local check covers only the grammar; for

@@ -250,11 +250,12 @@ class Session:
 
         Args:
             code: The program; not empty.
-            timeout_ms: The time limit of the program in milliseconds, above 0 and at most that of `sandbox`. The time
-                for which it waits for its turn does not count. Default: None, which means the time limit of `sandbox`.
+            timeout_ms: The time limit of the program in milliseconds, above 0 and at most the limit of `sandbox`. The
+                time for which it waits for its turn does not count. Default: None, which means the time limit of
+                `sandbox`.
             ext: Further fields for the server. Default: None, no fields.
-            sandbox: The limits of time and output of this program. Its memory limit is not used, because the one of the
-                session holds. Default: None, which means the limits of the session.
+            sandbox: The limits of time and output of this program. Its memory limit is not used, because the memory
+                limit of the session applies. Default: None, which means the limits of the session.
             priority: See `Runtime.run_code`. Default: "normal".
             stdin: The standard input of this program; a str is sent as UTF-8. Default: "", an empty input.
 
@@ -309,7 +310,7 @@ class Session:
         It is open. Use it in an `async with` statement, or call its `aclose`; closing the manager also ends it.
 
         Args:
-            idle_timeout_s: See `RuntimeManager.session`. Default: None, which means that of this session.
+            idle_timeout_s: See `RuntimeManager.session`. Default: None, which means the time of this session.
 
         Raises:
             RejectedError: The session cannot be forked, now or ever; `details` says why. It is as before.

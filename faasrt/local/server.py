@@ -67,8 +67,8 @@ class LocalFaaS:
 
     Args:
         languages: The languages to serve, as names or `Language`s. None serves Python, JavaScript, TypeScript, and
-            those of the other languages whose toolchain is installed, at the level "namespaces". The attribute names
-            them after the start.
+            every other language whose toolchain is installed, at the level "namespaces". The attribute names them after
+            the start.
         workers: The number of programs of each language that can run at once, from 1 to 256; four times as many for
             JavaScript and TypeScript. None means the number of CPUs.
         sandbox: The limits of every program. A request can only lower them. None means `SandboxConfig()`.
@@ -327,9 +327,9 @@ class LocalFaaS:
         """Refuse new programs, wait until those in flight have finished and their answers are sent, and end the
         sessions.
 
-        Meanwhile `/readyz` answers 503, and so do `/run_code` and `/validate_code`, with `x-faasrt-not-started: 1`, so
-        that clients ask another server. Each answer closes its connection. Idle connections have up to five seconds, so
-        that their clients close them first. The wait takes `drain_s` at most. `aclose` must follow.
+        Meanwhile `/readyz`, `/run_code` and `/validate_code` answer 503, with `x-faasrt-not-started: 1`, so that
+        clients ask another server. Each answer closes its connection. Idle connections have up to five seconds, so that
+        their clients close them first. The wait takes `drain_s` at most. `aclose` must follow.
 
         Raises:
             RuntimeClosedError: The server is not running.

@@ -195,8 +195,9 @@ class Counters:
         return endpoint in self._counters
 
     def fold(self, endpoint: str) -> None:
-        """Add the counters of an endpoint that has left to others, so that their number does not grow: those of a
-        replica to those of its URL, and those of any other endpoint only to the sum of all.
+        """Add the counters of an endpoint that has left to others, so that their number does not grow. The counters of
+        a replica are added to the counters of its URL. The counters of any other endpoint are added only to the sum of
+        all.
         """
         url = configured_url(endpoint)
         for language, counters in self._counters.pop(endpoint, {}).items():

@@ -12,7 +12,7 @@ Example:
 The metrics, with their labels:
 
 * `faasrt_calls_total` (language, endpoint, outcome, error): calls that ended. `outcome` is empty if the call failed,
-  and `error` is empty if it did not. `endpoint` is that of the last attempt, and empty if there was no attempt.
+  and `error` is empty if it did not. `endpoint` is the endpoint of the last attempt, and empty if there was no attempt.
 * `faasrt_attempts_total`, `faasrt_retries_total` (language, endpoint): requests, and requests after the first of a
   call.
 * `faasrt_queue_duration_seconds` (language): a histogram of the time that calls waited for permits.
