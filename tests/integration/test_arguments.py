@@ -247,47 +247,24 @@ async def fake() -> AsyncIterator[tuple[FakeFaaS, RuntimeManager]]:
 
 FUNCTION = "def f(x): return x"
 ANY_TEXT = {"str", "long"}
+OPTIONS = {
+    "language": {"None"},
+    "timeout_ms": {"None", "float"},
+    "ext": {"None", "dict"},
+    "sandbox": {"None"},
+    "priority": ANY_TEXT,
+    "idempotent": {"None", "true", "false"},
+}
 # For each method: valid arguments, and the other values that each argument accepts.
 METHODS: dict[str, tuple[dict[str, Any], dict[str, set[str]]]] = {
-    "run_code": (
-        {"code": "1"},
-        {
-            "code": ANY_TEXT,
-            "language": {"None"},
-            "timeout_ms": {"None", "float"},
-            "ext": {"None", "dict"},
-            "sandbox": {"None"},
-            "priority": ANY_TEXT,
-            "idempotent": {"None", "true", "false"},
-        },
-    ),
+    "run_code": ({"code": "1"}, {"code": ANY_TEXT} | OPTIONS),
     "call_function": (
         {"code": FUNCTION, "function": "f"},
-        {
-            "code": ANY_TEXT,
-            "function": ANY_TEXT,
-            "args": {"list"},
-            "kwargs": {"None", "dict"},
-            "language": {"None"},
-            "timeout_ms": {"None", "float"},
-            "ext": {"None", "dict"},
-            "sandbox": {"None"},
-            "priority": ANY_TEXT,
-            "idempotent": {"None", "true", "false"},
-        },
+        {"code": ANY_TEXT, "function": ANY_TEXT, "args": {"list"}, "kwargs": {"None", "dict"}} | OPTIONS,
     ),
     "run_cases": (
         {"code": FUNCTION, "function": "f", "cases": [(1,)]},
-        {
-            "code": ANY_TEXT,
-            "function": ANY_TEXT,
-            "cases": set(),
-            "language": {"None"},
-            "timeout_ms": {"None", "float"},
-            "isolate": {"true", "false"},
-            "sandbox": {"None"},
-            "idempotent": {"None", "true", "false"},
-        },
+        {"code": ANY_TEXT, "function": ANY_TEXT, "cases": set(), "isolate": {"true", "false"}} | OPTIONS,
     ),
     "validate_code": (
         {"code": "1"},

@@ -627,44 +627,6 @@ print(subprocess.check_output([sys.executable, '-c', threads], text=True))
     assert result.stdout == f"{depth}\n40\n\n", result
 
 
-@pytest.mark.parametrize(
-    ("code", "place"),
-    [
-        (
-            block("""
-                print('never')
-                import os
-                os._exit(3)
-            """),
-            None,
-        ),
-        ("await f()", None),
-        ("def f(:", (1, 7)),
-        (
-            block("""
-                x = 1
-                  y = 2
-            """),
-            (2, 2),
-        ),
-        ("\ufeffx = 1", None),
-        ("x = 1\0", (None, None)),
-        ("return 5", (1, 1)),
-        ("(" * 300, (1, 201)),
-    ],
-)
-async def test_validation_does_not_run_the_program(
-    native: RuntimeManager, code: str, place: tuple[int, int] | None
-) -> None:
-    """The interpreter only compiles it."""
-    result = await native.validate_code(code, "python", where="remote")
-    assert result.valid is (place is None)
-    if place is not None:
-        found = result.diagnostics[0]
-        assert (found.line, found.column) == place
-    assert "CPython" in result.checked_by
-
-
 async def test_the_metadata_name_engine_and_level(native: RuntimeManager) -> None:
     result = await run(native, "print(1)")
     assert (result.metadata["engine"], result.metadata["level"]) == ("native", "namespaces")
