@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -42,6 +43,7 @@ RUNS = [
             ("loop", 2, "p50 ms"),
             ("javascript", 2, "p50 ms"),
             ("typescript", 2, "p95 ms"),
+            *([("c", 2, "p50 ms")] if shutil.which("gcc") else []),
             ("At", 4, "native"),
         ],
     ),
