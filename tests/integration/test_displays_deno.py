@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
@@ -32,6 +33,7 @@ TEXTS = {
     ("js", "null"): ["null"],
     ("js", "// nothing"): [],
     ("js", "'use strict'"): ['"use strict"'],
+    ("js", "#!/usr/bin/env deno\nimport os from 'node:os'; typeof os.EOL"): ['"string"'],
     ("js", "display(1); display('b'); 2"): ["1", '"b"', "2"],
     ("js", "export const e = 5; export default e + 1"): ["6"],
     ("js", "import os from 'node:os'; import { sep as s } from 'node:path'; [typeof os.cpus, s]"): [
@@ -137,6 +139,23 @@ async def test_displays_change_nothing_else(local: RuntimeManager, programs: lis
         plain, shown = await asyncio.gather(local.run_code(code, "js"), show(local, code))
         for name in ("outcome", "stdout", "stderr", "ret_val", "exit_code", "error"):
             assert getattr(shown, name) == getattr(plain, name), (name, code)
+
+
+@pytest.mark.parametrize("in_session", [False, True])
+async def test_a_syntax_error_that_a_program_throws_does_not_make_it_run_again(
+    local: RuntimeManager, in_session: bool
+) -> None:
+    """V8 throws these while the program waits, or under more calls than a stack trace shows."""
+    async with contextlib.AsyncExitStack() as stack:
+        session = await stack.enter_async_context(local.session("js")) if in_session else None
+        for code in (
+            "console.log('once'); await new Response('{').json()",
+            "console.log('once'); (0, eval)('function f(n) { if (!n) throw new SyntaxError(); f(n - 1) }; f(500)')",
+        ):
+            result = await (show(local, code) if session is None else session.run_code(code))
+            assert (result.outcome, result.stdout) == (USER_ERROR, "once\n"), code
+            assert result.error is not None
+            assert result.error.name == "SyntaxError", code
 
 
 async def test_a_program_that_only_a_module_can_be_runs_as_one(local: RuntimeManager) -> None:

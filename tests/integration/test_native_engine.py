@@ -6,10 +6,12 @@ import asyncio
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import attrs
 import pytest
 
+import faasrt
 from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig, TestCase
 from faasrt.local.engines.native.engine import NativeEngine, PythonTier
 from support.helpers import Clock, skip_without
@@ -823,6 +825,20 @@ async def test_native_programs_share_no_random_state(native: RuntimeManager, nam
         assert result.outcome is Outcome.OK, result
         found += [result.stdout] if result.stderr == "True\n" else []
     assert len(set(found)) == 3
+
+
+async def test_numbers_that_numpy_has_drawn_in_advance_are_not_shared() -> None:
+    """numpy draws normal numbers in pairs, and keeps the second one. The import of a module may have used the first."""
+    skip_without("numpy")
+    code = block("""
+        import numpy, runpy, sys
+        numpy.random.standard_normal()
+        for act in (print, lambda kept: runpy.run_path(sys.argv[1])['renew_modules'](), print):
+            act(numpy.random.get_state()[3])
+    """)
+    runner = str(Path(faasrt.__file__).with_name("local") / "runners" / "python_random.py")
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, runner, stdout=subprocess.PIPE)
+    assert (await process.communicate())[0].split() == [b"1", b"0"]
 
 
 async def test_functions_find_their_packages_imported(native: RuntimeManager) -> None:

@@ -42,6 +42,7 @@ const getModule = node.getBuiltinModule;
 const { min, max } = Math;
 const MAX_TIMEOUT = 2 ** 31 - 1;
 const MAX_DISPLAYS = 1000;
+const INSPECTOR = "ext:deno_node/inspector.js";
 const displaySymbol = Symbol.for("Jupyter.display");
 
 // Call a function in the next turn of the event loop. A timer takes a millisecond.
@@ -83,7 +84,7 @@ defineProperty(Error, "prepareStackTrace", {
     }
     for (let index = 0; index < frames.length; index += 1) {
       const frame = `${frames[index]}`;
-      if (apply(indexOf, frame, ["ext:deno_node/inspector.js"]) >= 0) break; // the frames of the runner follow
+      if (apply(indexOf, frame, [INSPECTOR]) >= 0) break; // the frames of the runner follow
       text += `\n    at ${framePlace(frame)}`;
     }
     return text;
@@ -94,7 +95,10 @@ defineProperty(Error, "prepareStackTrace", {
 // they bind, and the modules. It must end at `until`, after which `over` is set. `prefix` is put in front of it, and `name`
 // is that of its file in stack traces. It has called Deno.exit, but goes on, if `exitCode` is a number.
 function newRun(fields) {
-  return { imports: [], patterns: [], modules: null, exitCode: null, over: false, prefix: "", ...fields };
+  const run = { imports: [], patterns: [], modules: null, exitCode: null, over: false, prefix: "", ...fields };
+  // "#!" is a comment only at the very beginning, where the prefix will be.
+  if (apply(startsWith, run.source, ["#!"])) run.source = `//${apply(slice, run.source, [2])}`;
+  return run;
 }
 
 const unloaded = { __proto__: null };
@@ -237,13 +241,17 @@ async function succeed(run, result) {
 }
 
 // Why a program cannot be parsed; null if the exception has another reason. The stack of an error of V8's parser is that of
-// the inspector's caller.
+// the inspector's caller. That of an error in the program has the program above it, or is asynchronous.
 function syntaxError(run, details, reason) {
   if (details.exception.className !== "SyntaxError" || details.stackTrace === undefined) return null;
   const { callFrames } = details.stackTrace;
+  let isParsing = false;
   for (let index = 0; index < callFrames.length; index += 1) {
-    if (apply(startsWith, callFrames[index].url, ["cell:"])) return null;
+    const { url } = callFrames[index];
+    if (apply(startsWith, url, ["cell:"])) return null;
+    if (url === INSPECTOR) isParsing = true;
   }
+  if (!isParsing) return null;
   const { message } = errors.describe(reason);
   const line = details.lineNumber + 1;
   const shifted = details.columnNumber + 1 - (line === 1 ? places[run.number].shift : 0);

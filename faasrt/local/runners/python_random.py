@@ -11,9 +11,9 @@ def renew_modules():
     numpy = sys.modules.get("numpy.random")
     if hasattr(getattr(numpy, "BitGenerator", None), "seed_seq"):  # from numpy 1.25 on
         # Not replaced by a new one, which would change the memory of a hundred pages more.
-        generator = numpy.get_bit_generator()
         words = memoryview(os.urandom(MT19937_BYTES)).cast("I")
-        generator.state = {"bit_generator": "MT19937", "state": {"key": words, "pos": len(words)}}
+        numpy.set_state(("MT19937", words, len(words)))  # also drops the second number of a pair of normal ones
+        generator = numpy.get_bit_generator()
         if generator.seed_seq:  # of generators that are spawned from it
             generator.seed_seq.__init__(int.from_bytes(os.urandom(16), "little"))
     elif numpy:
