@@ -253,7 +253,10 @@ def _parse_problem(tests: object, function: str | None, language: Language | Oth
         except (ValueError, RecursionError) as error:
             raise InvalidRequestError(f"tests are text that is not JSON: {error}") from None
     else:
-        tests = _without_arrays(tests)
+        try:
+            tests = _without_arrays(tests)
+        except RecursionError:
+            raise InvalidRequestError("tests are nested too deeply, or contain themselves") from None
     if isinstance(tests, Mapping):
         if "inputs" in tests or "outputs" in tests:
             return _parse_apps(tests, function, language)
@@ -278,7 +281,10 @@ def _without_arrays(value: Any) -> Any:
         value = value.tolist()
     if isinstance(value, dict):
         return {name: _without_arrays(item) for name, item in value.items()}
-    return [_without_arrays(item) for item in value] if isinstance(value, list) else value
+    if not isinstance(value, list | tuple):
+        return value
+    items = [_without_arrays(item) for item in value]
+    return tuple(items) if isinstance(value, tuple) else items
 
 
 def _parse_apps(tests: Mapping[str, Any], function: str | None, language: Language | OtherLanguage) -> _Problem:

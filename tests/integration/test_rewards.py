@@ -129,6 +129,8 @@ async def test_names_of_the_frameworks() -> None:
         faasrt.rewards.code_reward(completions=[""])
 
 
+CIRCULAR: list[Any] = []
+CIRCULAR.append(CIRCULAR)
 SOLUTION = "```\nclass Solution:\n    def add(self, numbers: List[int], more: Optional[int] = None):\n        {}\n```"
 FORMS: dict[str, tuple[str, Any, str | None, float]] = {
     "test cases": (PRINTS, STDIN, None, 1),
@@ -166,6 +168,12 @@ FORMS: dict[str, tuple[str, Any, str | None, float]] = {
     "apps: arrays of text": (
         "```\nprint(input())\n```",
         {"inputs": np.array(["1", "2"], object), "outputs": np.array(["1", "2"], object)},
+        None,
+        1,
+    ),
+    "apps: arrays in tuples": (
+        RIGHT,
+        {"fn_name": "inc", "inputs": [(np.int64(1),)], "outputs": (np.int64(2),)},
         None,
         1,
     ),
@@ -244,6 +252,7 @@ def test_forms_of_tests(completion: str, tests: Any, function: str | None, rewar
     [
         ("no json", None, "tests are text that is not JSON"),
         ("[" * 100_000, None, "tests are text that is not JSON"),
+        ({"inputs": CIRCULAR, "outputs": ["1"]}, None, "nested too deeply, or contain themselves"),
         ("5", None, "tests must be a list, an object, or the JSON of one, got 5"),
         ('"text"', None, "tests must be a list, an object, or the JSON of one, got 'text'"),
         ({"test": []}, None, "an object with tests must have 'tests' and 'function', or .* got 'test'"),
