@@ -113,7 +113,8 @@ class Runtime:
                 expression, open figures of matplotlib, and the arguments of `display`, a function that it can call.
                 All displays of a run may total at most `max_output_bytes`. In JavaScript and TypeScript, the value of
                 the last statement is returned, and the program does not run as a module. A program that can only be a
-                module, with `import.meta` for example, runs as one, without that value. Default: False.
+                module, with `import.meta` for example, or that one of its files names, runs as one, without that value.
+                Default: False.
 
         Returns:
             The result. A program that fails is an outcome, not an exception.

@@ -119,6 +119,8 @@ ERRORS = [
     "JSON.parse('{')",
     "throw new SyntaxError('mine')",
     "eval('let a = ;')",
+    "function _() {}; setTimeout(() => console.log(typeof _), 5); 1",
+    "globalThis._ = 'mine'; setTimeout(() => console.log(_), 5); 1",
 ]
 
 
@@ -166,6 +168,10 @@ async def test_a_program_that_only_a_module_can_be_runs_as_one(local: RuntimeMan
     ):
         result = await show(local, code)
         assert (result.outcome, result.stdout, texts(result)) == (OK, "false\n", ["1"]), code
+    # Otherwise it would run twice.
+    files = {"lib.js": "import './main.js'; console.log('lib')"}
+    result = await show(local, "import './lib.js'; console.log('main'); display(1); 2", files=files)
+    assert (result.outcome, result.stdout, texts(result)) == (OK, "lib\nmain\n", ["1"])
 
 
 async def test_programs_with_displays_have_input_and_files(local: RuntimeManager) -> None:

@@ -64,6 +64,7 @@ def texts(result: ExecutionResult) -> list[str]:
         ("js", {"const g = 1; export { g }; export default g + 1": ["2"], "g": ["1"]}),
         ("js", {"`import x from 'y'`; // import z from 'z'": ["\"import x from 'y'\""]}),
         ("js", {"async function main() { return 5 }; main()": ["5"], "_ + 1": ["6"]}),
+        ("js", {"var _ = (n) => n + 1; _(1)": ["2"], "_(2)": ["3"]}),
         (
             "js",
             {"undefined": [], "null": ["null"], "10n ** 3n": ["1000n"], "Symbol('s')": ["Symbol(s)"], "NaN": ["NaN"]},

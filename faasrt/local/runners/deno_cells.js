@@ -38,6 +38,7 @@ const { exec } = RegExp.prototype;
 const { toString } = Error.prototype;
 const { inspect } = Deno;
 const keysOf = Object.keys;
+const { defineProperty: tryToKeep } = Reflect; // the program may have a variable `_` of its own
 const getModule = node.getBuiltinModule;
 const { min, max } = Math;
 const MAX_TIMEOUT = 2 ** 31 - 1;
@@ -93,9 +94,11 @@ defineProperty(Error, "prepareStackTrace", {
 
 // Return a run. `source` is its program without imports, which are in `imports`; `patterns` and `modules` are the names that
 // they bind, and the modules. It must end at `until`, after which `over` is set. `prefix` is put in front of it, and `name`
-// is that of its file in stack traces. It has called Deno.exit, but goes on, if `exitCode` is a number.
+// is that of its file in stack traces. It has called Deno.exit, but goes on, if `exitCode` is a number. If `isKept`, later
+// runs find its value in `_`.
 function newRun(fields) {
-  const run = { imports: [], patterns: [], modules: null, exitCode: null, over: false, prefix: "", ...fields };
+  const state = { imports: [], patterns: [], modules: null, exitCode: null, over: false };
+  const run = { ...state, prefix: "", isKept: false, ...fields };
   // "#!" is a comment only at the very beginning, where the prefix will be.
   if (apply(startsWith, run.source, ["#!"])) run.source = `//${apply(slice, run.source, [2])}`;
   return run;
@@ -230,7 +233,8 @@ async function succeed(run, result) {
     if (isPromise(value)) value = await value;
     if (run.over) return;
     if (run.exitCode === null && value !== undefined) {
-      defineProperty(globalThis, "_", { __proto__: null, value, writable: true, enumerable: false, configurable: true });
+      const descriptor = { __proto__: null, value, writable: true, enumerable: false, configurable: true };
+      if (run.isKept) tryToKeep(globalThis, "_", descriptor);
       await display(value);
     }
   } catch (reason) {

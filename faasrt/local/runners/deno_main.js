@@ -15,7 +15,8 @@
 //     \0faasrt:NONCE:{"kind": "done"}                 the program ran to its end; without this, the process just stopped
 //
 // A program whose displays the host wants is evaluated by deno_cells.js, and its displays are messages too. If it cannot be
-// evaluated, because it needs `import.meta` for example, it runs as a module, and only its calls of `display` have an effect.
+// evaluated, because it needs `import.meta` for example, or if one of its files names it, it runs as a module, and only its
+// calls of `display` have an effect.
 //
 // After "error" or "done" the runner waits until the host kills the process. This is faster than a regular exit, and
 // makes sure that no code of the program runs any more.
@@ -175,6 +176,8 @@ if (job.displays) {
   const until = Infinity; // the host ends the program
   cell = newRun({ number: 1, name: location, prefix: '"use strict";void 0;', source: job.code, typed, until });
 }
+// A file may import the program, which would then run as a module and as a cell.
+const isImported = sources.some((source, index) => index > 0 && source.includes(fileName));
 delete job.code;
 sources.length = 0;
 
@@ -191,5 +194,6 @@ if (cell === null) {
 } else {
   secret = nonce;
   beginDisplays(job.maxMessageBytes);
-  beginCell(cell);
+  if (isImported) cellRefused(cell);
+  else beginCell(cell);
 }

@@ -184,7 +184,7 @@ function idle() {
     reader = null;
     beginDisplays(request.maxMessageBytes);
     const until = apply(now, clock, []) + request.timeout;
-    const run = newRun({ number, name: `<cell ${number}>`, source: code, typed, until });
+    const run = newRun({ number, name: `<cell ${number}>`, source: code, typed, until, isKept: true });
     current = run;
     send("started");
     nextTurn(listen, run);
