@@ -38,9 +38,10 @@ for _name in list(os.environ):
 settings.register_profile("faasrt", deadline=None, max_examples=50)
 settings.register_profile("full", deadline=None, max_examples=500)
 settings.load_profile("faasrt")
-# The processes of the tests must not ignore SIGINT, as background jobs of a shell do.
+# The processes of the tests must not ignore SIGINT and SIGQUIT, as background jobs of a shell do.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 def pytest_configure(config: pytest.Config) -> None:

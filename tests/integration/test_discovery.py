@@ -23,13 +23,13 @@ from faasrt import (
     ConnectError,
     DiscoverySettings,
     ExecutionResult,
-    InvalidRequestError,
     LimiterSettings,
     OverloadedError,
     RuntimeClosedError,
     RuntimeManager,
     Settings,
     TimeoutSettings,
+    UnsupportedLanguageError,
 )
 from faasrt.telemetry.events import Event, ReplicasChanged, Sink
 from faasrt.telemetry.prometheus import PrometheusSink
@@ -448,7 +448,7 @@ async def test_many_addresses() -> None:
             health = await manager.get_health_status()
             assert health.healthy
             assert len(health.endpoints) == 100
-            with pytest.raises(InvalidRequestError):
+            with pytest.raises(UnsupportedLanguageError):
                 await manager.run_code("1", "bash")
             assert manager.get_metrics().total.attempts == 153
 

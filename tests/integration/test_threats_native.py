@@ -18,7 +18,6 @@ import pytest
 import pytest_asyncio
 
 from faasrt import Outcome
-from support.helpers import url_of
 from support.native_attacks import BOUNDED, DENIED, ENDS, FORGERIES, LEFTOVERS, MEMORY, PRELUDE, WRITE, attempt
 from support.served import Caller, until
 from support.tables import chosen
@@ -157,7 +156,7 @@ async def _settled(host: Host) -> int:
     """Wait until no program runs and the pool of warm processes is full. Return the number of descriptors of the
     server's processes.
     """
-    url = url_of(host.manager)
+    url = (await host.manager.get_health_status()).endpoints[0].endpoint
     await Caller(url).until_pool("python", active=0, idle=2)
     counts = [0]
 

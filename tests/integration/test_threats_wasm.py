@@ -275,13 +275,13 @@ async def test_a_worker_confines_itself_as_far_as_the_kernel_can(
 
 
 async def test_a_kernel_that_cannot_confine_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The worker runs all the same. The metadata name no level, and `/health` says why."""
+    """The worker runs all the same. The level is `none`, and `/health` says why."""
     refused = f"{REFUSE}\nrefuse('landlock_create_ruleset')\nrefuse('seccomp')\n"
     monkeypatch.setattr(wasm_engine, "BOOT", wasm_engine.BOOT.replace("from ", f"{refused}from ", 1))
     async with RuntimeManager.local(["python"], workers=1, engines=WASM) as manager:
         result = await manager.run_code("print(1)", "python")
-        assert (result.stdout, result.metadata["level"]) == ("1\n", "")
+        assert (result.stdout, result.metadata["level"]) == ("1\n", "none")
         health = await manager.get_health_status()
     python = health.endpoints[0].details["languages"]["python"]
-    assert python["level"] == ""
+    assert python["level"] == "none"
     assert "the kernel has no Landlock; seccomp: Function not implemented" in python["level_reason"]
