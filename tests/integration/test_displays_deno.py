@@ -119,6 +119,8 @@ ERRORS = [
     "JSON.parse('{')",
     "throw new SyntaxError('mine')",
     "eval('let a = ;')",
+    "eval('null.x')",
+    "let n = 1;\nglobalThis.f = Function('n', 'if (!n) throw new Error(1); f(n - 1)'); f(500)",
     "function _() {}; setTimeout(() => console.log(typeof _), 5); 1",
     "globalThis._ = 'mine'; setTimeout(() => console.log(_), 5); 1",
 ]
@@ -158,6 +160,13 @@ async def test_a_syntax_error_that_a_program_throws_does_not_make_it_run_again(
             assert (result.outcome, result.stdout) == (USER_ERROR, "once\n"), code
             assert result.error is not None
             assert result.error.name == "SyntaxError", code
+
+
+async def test_no_position_is_before_the_program(local: RuntimeManager) -> None:
+    """V8 gives the call of a static initializer the position of the first statement, which faasrt puts before it."""
+    result = await show(local, "class A { static { throw new RangeError('r') } }")
+    assert result.error is not None
+    assert result.error.traceback.endswith("at main.js:1:1")
 
 
 async def test_a_program_that_only_a_module_can_be_runs_as_one(local: RuntimeManager) -> None:

@@ -62,15 +62,16 @@ function isPromise(value) {
 // Stack traces. Deno itself names no sources of evaluated code.
 
 const places = { __proto__: null }; // the name of a program, and the columns before it in its first line, by its number
-const place = /cell:(\d+):(\d+):(\d+)/;
+// V8 does not name the program that calls `eval` or `Function`, as in "eval at f (:1:5)". It may be the only one.
+const place = /(?:cell:(\d+)|(?<=\()):(\d+):(\d+)/;
 
 function framePlace(text) {
   const found = apply(exec, place, [text]);
   if (found === null) return text;
-  const { 0: all, 1: number, 2: line, 3: column } = found;
+  const { 0: all, 1: number = "only", 2: line, 3: column } = found;
   if (places[number] === undefined) return text;
   const { name, shift } = places[number];
-  return apply(replace, text, [all, () => `${name}:${line}:${line === "1" ? column - shift : column}`]);
+  return apply(replace, text, [all, () => `${name}:${line}:${line === "1" ? max(column - shift, 1) : column}`]);
 }
 
 defineProperty(Error, "prepareStackTrace", {
@@ -208,7 +209,7 @@ function begin(run) {
   } else if (run.imports.length > 0) {
     prefix += `throw ${callOnce(() => unloaded)};`;
   }
-  places[run.number] = { name: run.name, shift: prefix.length };
+  places[run.isKept ? run.number : "only"] = places[run.number] = { name: run.name, shift: prefix.length };
   evaluate(run, prefix + run.source, settle);
 }
 
