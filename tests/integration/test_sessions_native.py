@@ -26,6 +26,7 @@ from faasrt.local.engines.session import (
 )
 from faasrt.local.errors import EngineError
 from support.engines import native_engine
+from support.helpers import skip_without
 from support.native_attacks import PRELUDE
 from support.served import until, with_word
 from support.session_programs import LIMITS, closing, opened, run, texts
@@ -756,6 +757,17 @@ async def test_a_branch_has_no_event_loop_and_random_numbers_of_its_session(sess
         ]
         assert first != second
         assert first[0].split(",")[0] == second[0].split(",")[0]
+
+
+async def test_a_branch_has_other_numbers_of_the_generator_that_numpy_was_given(session: EngineSession) -> None:
+    skip_without("numpy")
+    result = await run(session, "import numpy; numpy.random.set_bit_generator(numpy.random.PCG64(1))")
+    assert result.outcome is Outcome.OK
+    code = "type(numpy.random.get_bit_generator()).__name__, numpy.random.random()"
+    async with closing(await session.fork()) as branch:
+        first, second = [texts(await run(one, code)) for one in (session, branch)]
+    assert first != second
+    assert first[0].split(",")[0] == second[0].split(",")[0] == "('PCG64'"
 
 
 async def test_programs_of_a_branch_use_its_folder(session: EngineSession) -> None:

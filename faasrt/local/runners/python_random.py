@@ -9,11 +9,13 @@ MT19937_BYTES = 2496  # the size of its state
 
 def renew_modules():
     numpy = sys.modules.get("numpy.random")
-    if hasattr(getattr(numpy, "BitGenerator", None), "seed_seq"):  # from numpy 1.25 on
+    generator = numpy.get_bit_generator() if hasattr(numpy, "get_bit_generator") else None
+    if generator is not None and type(generator) is not numpy.MT19937:
+        numpy.set_bit_generator(type(generator)())  # the program of a session has set it
+    elif hasattr(getattr(numpy, "BitGenerator", None), "seed_seq"):  # from numpy 1.25 on
         # Not replaced by a new one, which would change the memory of a hundred pages more.
         words = memoryview(os.urandom(MT19937_BYTES)).cast("I")
         numpy.set_state(("MT19937", words, len(words)))  # also drops the second number of a pair of normal ones
-        generator = numpy.get_bit_generator()
         if generator.seed_seq:  # of generators that are spawned from it
             generator.seed_seq.__init__(int.from_bytes(os.urandom(16), "little"))
     elif numpy:
