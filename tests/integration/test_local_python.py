@@ -250,7 +250,7 @@ async def test_code_too_deep_for_the_parser_is_a_syntax_error(python: RuntimeMan
             block("""
                 def f():
                   x = []
-                  while 1: x.append([0] * 1000)
+                  while 1: x.append(bytes(10_000))
                 f()
             """),
             "line 3, in f",
@@ -258,7 +258,9 @@ async def test_code_too_deep_for_the_parser_is_a_syntax_error(python: RuntimeMan
     ],
 )
 async def test_memory_errors_have_a_traceback(python: RuntimeManager, engine: str, code: str, line: str) -> None:
-    """The traceback names the line. A native program that grows in small steps is stopped without a traceback."""
+    """The traceback names the line, if the program leaves room for small objects. A native program that grows in small
+    steps is stopped without a traceback.
+    """
     result = await run(python, code)
     assert result.error is not None
     assert (result.outcome, result.error.name) == (Outcome.MEMORY_LIMIT, "MemoryLimit")
