@@ -92,7 +92,9 @@ async def check_buttons(page: Page, url: str) -> None:
     await page.open(url, WIDTHS[0], "light")
     await page.call("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
     await page.call("Page.bringToFront")
-    button = "document.querySelector('#__code_1 .md-code__button[data-md-type=copy]')"
+    blocks = "[...document.querySelectorAll('.highlight')]"
+    program = f"{blocks}.find((block) => block.innerText.startsWith('import asyncio'))"
+    button = f"{program}?.querySelector('.md-code__button[data-md-type=copy]')"
     await until(page, f"!!{button}")
     await page.value(f"{button}.scrollIntoView({{block: 'center'}})")
     box = await page.value(f"{button}.getBoundingClientRect().toJSON()")
@@ -127,7 +129,7 @@ async def main(site: Path, folder: Path | None) -> None:
             for name in SAMPLE if folder is None else pages:
                 await check_page(page, f"{base}/{name}", folder)
             await check_search(page, f"{base}/index.html")
-            await check_buttons(page, f"{base}/index.html")
+            await check_buttons(page, f"{base}/tutorial.html")
             # The dialog of the search asks for the focus, which it sometimes has already.
             problems = [problem for problem in page.problems if "Autofocus processing was blocked" not in problem]
             assert problems == []
