@@ -162,6 +162,8 @@ def run_command(
         raise click.UsageError("--collect needs --output-dir, or --json, which prints the files")
     if output_dir is not None and not values["collect"]:
         raise click.UsageError("--output-dir needs --collect")
+    if output_dir is not None and show_dir is not None and output_dir.resolve() == show_dir.resolve():
+        raise click.UsageError("--output-dir and --show need different folders")
     options = cast(RunOptions, values)
     options["argv"] = (*program.arguments, *arguments)
     options["stdin"] = read_stdin(values["stdin"], is_program=program.name == "<stdin>")

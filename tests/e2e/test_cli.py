@@ -287,6 +287,10 @@ def test_run_json_prints_every_field(at: dict[str, str]) -> None:
         (["validate", "-l", "py", "a.py", "-c", "1"], "give a FILE or -c CODE, not both"),
         (["run", "-l", "py", "-c", "1", "--collect", "*"], "--collect needs --output-dir"),
         (["run", "-l", "py", "-c", "1", "--output-dir", "x"], "--output-dir needs --collect"),
+        (
+            ["run", "-l", "py", "-c", "1", "--collect", "*", "--output-dir", "x", "--show", "y/../x"],
+            "--output-dir and --show need different folders",
+        ),
         (["run", "-l", "py", "-c", "1", "--collect", "/x", "--json"], "a pattern in collect must be a relative path"),
         (["run", "-l", "py", "-c", "1", "--file", "/etc/hosts"], "--file NAME=PATH gives a file another name"),
         (["run", "-l", "py", "-c", "1", "--file", "no-such-file"], "cannot read no-such-file for --file"),
