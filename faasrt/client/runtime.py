@@ -471,7 +471,7 @@ class Runtime:
             return await self._transport.validate(self._transport.call(self._calls, parsed), body)
 
     async def _validates_locally(self, where: Where, language: Language | str) -> bool:
-        if not check_where(where, language) or where == "local":
+        if where != "auto" or language is not Language.PYTHON:
             return where == "local"
         version = ".".join(platform.python_version_tuple()[:2])
         return not await self._transport.endpoints.validates_another_python(version)

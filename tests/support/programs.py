@@ -376,3 +376,16 @@ def returning(expressions: list[str], language: str) -> str:
     if language == "python":
         return f"made = [{', '.join(f'lambda: {each}' for each in expressions)}]\ndef f(n): return made[n]()"
     return f"const made = [{', '.join(f'() => ({each})' for each in expressions)}];\nconst f = (n) => made[n]();"
+
+
+# Deno's own permissions refuse these programs with the error NotCapable, with and without a folder.
+REFUSED_JAVASCRIPT = [
+    "Deno.readTextFileSync('/etc/passwd')",
+    *(f"Deno.readTextFileSync('/sandbox/{name}runner.js')" for name in ("", "display_", "session_")),
+    "await fetch('http://127.0.0.1:8000')",
+    "Deno.listen({ port: 0 })",
+    "new Deno.Command('/bin/ls').outputSync()",
+    "Deno.env.toObject()",
+    "import { Session } from 'node:inspector'; new Session().connect()",
+    "import { open } from 'node:inspector'; open(0)",
+]
