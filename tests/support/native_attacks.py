@@ -825,15 +825,15 @@ FORGERIES = {
     ),
 }
 
-# Programs that end in unusual ways or not at all, and their outcomes.
 # Attempts to leave something to the next program in the same jail: what to do, and how to look for it.
 #
-# These end with their process.
+# These end with their process. Those that look for a lock take a shared one, because they may still be ending in other
+# jails when the next one looks.
 KEPT_SLOTS = {
     "nothing": ("pass", "set(os.listdir('/tmp')) - {'main.py', *sys.prefix.split('/')[2:3]}"),
     "a lock": (
         "fcntl.flock(os.open('/etc/passwd', 0), fcntl.LOCK_EX)",
-        "fcntl.flock(os.open('/etc/passwd', 0), fcntl.LOCK_EX | fcntl.LOCK_NB)",
+        "fcntl.flock(os.open('/etc/passwd', 0), fcntl.LOCK_SH | fcntl.LOCK_NB)",
     ),
     "a lock of a part": (
         "fcntl.lockf(os.open('/etc/passwd', 0), fcntl.LOCK_SH)",
@@ -1050,11 +1050,12 @@ IN_FLIGHT = {
     "sockets": (f"held = []{_CYCLE}", "len(open('/proc/self/net/unix').readlines()) > 1"),
     "a lock": (
         f"fcntl.flock(x := os.open('/etc/passwd', 0), fcntl.LOCK_EX); held = [x]{_CYCLE}",
-        "fcntl.flock(os.open('/etc/passwd', 0), fcntl.LOCK_EX | fcntl.LOCK_NB)",
+        "fcntl.flock(os.open('/etc/passwd', 0), fcntl.LOCK_SH | fcntl.LOCK_NB)",
     ),
     "an abstract name": (f"x = unix(); x.bind('\\0spy'); held = [x.fileno()]{_CYCLE}", "unix().bind('\\0spy')"),
     "a pipe": (f"held = os.pipe(){_CYCLE}", "False"),
 }
+# Programs that end in unusual ways or not at all, and their outcomes.
 ENDS = {
     "abort": ("os.abort()", Outcome.CRASHED),
     "segmentation fault": ("ctypes.string_at(0)", Outcome.CRASHED),
