@@ -96,7 +96,8 @@ class RetryBudget:
         self.level: float = BUDGET
 
     def deposit(self) -> None:
-        self.level = min(BUDGET, self.level + 1)
+        if self.level < BUDGET:
+            self.level += 1
 
     def spend(self) -> bool:
         if self.level < RETRY_COST:
