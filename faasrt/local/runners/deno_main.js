@@ -29,8 +29,6 @@
 
 const exit = Deno.exit;
 const dispatch = dispatchEvent;
-const neverSettled = new Error("a promise of a top-level await never settled");
-neverSettled.stack = `error: ${neverSettled.message}`;
 const loaded = new Event("load");
 const unloading = new Event("unload");
 
@@ -43,6 +41,7 @@ let errors = null;
 let ended = false;
 let settled = false;
 let cell = null; // the run of deno_cells.js
+let neverSettled = null; // made only for such a run, because the first error of a process takes 1 ms
 
 function end(kind, fields) {
   send(kind, fields);
@@ -173,6 +172,8 @@ if (job.folder === null) {
 }
 errors.locate(location, job.folder === null ? null : `file://${job.folder}/`);
 if (job.displays) {
+  neverSettled = new Error("a promise of a top-level await never settled");
+  neverSettled.stack = `error: ${neverSettled.message}`;
   const until = Infinity; // the host ends the program
   cell = newRun({ number: 1, name: location, prefix: '"use strict";void 0;', source: job.code, typed, until });
 }
