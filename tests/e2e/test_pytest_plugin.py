@@ -19,7 +19,9 @@ pytest_plugins = ["pytester"]
 CACHE = str(module_dir().parent)
 # Plugins that these sessions do not need, and that take most of the time of their start.
 OTHER_PLUGINS = ("-p", "no:schemathesis", "-p", "no:hypothesispytest", "-p", "no:randomly", "-p", "no:xdist")
-OPTIONS = (*OTHER_PLUGINS, "-W", "error", "-p", "no:cacheprovider", "-o", "asyncio_default_fixture_loop_scope=function")
+LOOP_SCOPE = "asyncio_default_fixture_loop_scope=function"
+# `faulthandler` would replace the handlers of signals of wasmtime, which other tests use in this process.
+OPTIONS = (*OTHER_PLUGINS, "-p", "no:faulthandler", "-p", "no:cacheprovider", "-W", "error", "-o", LOOP_SCOPE)
 LOCAL = """
 import asyncio, pytest
 from faasrt import RuntimeManager

@@ -168,7 +168,7 @@ def serving(snippet: Snippet, python: Path, folder: Path) -> Iterator[tuple[str,
         assert "port=8080" in code
         code = code.replace("port=8080", f"port={port}")
     (folder / snippet.file).write_text(code)
-    (folder / "log").mkdir()
+    (folder / "log").mkdir(exist_ok=True)
     (folder / "log" / "sitecustomize.py").write_text(LOGGING)
     output = folder / "output"
     variables = environment(python, PYTHONPATH=str(folder / "log"))
