@@ -17,11 +17,14 @@ pytest_plugins = ["pytester"]
 
 # pytester gives each session a new home folder, so the Python sandbox would have to be compiled again.
 CACHE = str(module_dir().parent)
-# Plugins that these sessions do not need, and that take most of the time of their start.
-OTHER_PLUGINS = ("-p", "no:schemathesis", "-p", "no:hypothesispytest", "-p", "no:randomly", "-p", "no:xdist")
-LOOP_SCOPE = "asyncio_default_fixture_loop_scope=function"
-# `faulthandler` would replace the handlers of signals of wasmtime, which other tests use in this process.
-OPTIONS = (*OTHER_PLUGINS, "-p", "no:faulthandler", "-p", "no:cacheprovider", "-W", "error", "-o", LOOP_SCOPE)
+# Plugins that these sessions do not need, and that take most of the time of their start. `faulthandler` would replace the
+# handlers of signals of wasmtime, which other tests use in this process.
+OTHER_PLUGINS = tuple(
+    part
+    for name in ("schemathesis", "hypothesispytest", "randomly", "xdist", "faulthandler")
+    for part in ("-p", f"no:{name}")
+)
+OPTIONS = (*OTHER_PLUGINS, "-W", "error", "-p", "no:cacheprovider", "-o", "asyncio_default_fixture_loop_scope=function")
 LOCAL = """
 import asyncio, pytest
 from faasrt import RuntimeManager
