@@ -17,8 +17,8 @@ pytest_plugins = ["pytester"]
 
 # pytester gives each session a new home folder, so the Python sandbox would have to be compiled again.
 CACHE = str(module_dir().parent)
-# Plugins that these sessions do not need, and that take most of the time of their start. `faulthandler` would replace the
-# handlers of signals of wasmtime, which other tests use in this process.
+# Plugins that these sessions do not need, and that take most of the time of their start. `faulthandler` would replace
+# the handlers of signals of wasmtime, which other tests use in this process.
 OTHER_PLUGINS = tuple(
     part
     for name in ("schemathesis", "hypothesispytest", "randomly", "xdist", "faulthandler")
