@@ -35,6 +35,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
@@ -202,11 +203,12 @@ def main() -> None:
             options.error("--profile changes the figure, so it cannot be combined with --check and --save")
     report = Report("instructions", vars(args))
     instructions = {}
-    with stub() as url, tempfile.TemporaryDirectory() as folder:
-        for contender in args.contenders:
+    with stub() as url, tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor() as threads:
+        count_in = functools.partial(count, url=url, folder=Path(folder), names_functions=args.profile)
+        for contender, profiles in zip(args.contenders, threads.map(count_in, args.contenders), strict=True):
             few_calls, many_calls = CALLS.get(contender, CALLS_OF_CLIENTS)
             calls = many_calls - few_calls
-            (few, _), (many, _) = profiles = count(contender, url, Path(folder), names_functions=args.profile)
+            (few, _), (many, _) = profiles
             instructions[contender] = (total(many) - total(few)) // calls
             report.row("Instructions of a call", contender=contender, instructions=instructions[contender])
             if args.profile:
