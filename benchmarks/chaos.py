@@ -94,7 +94,7 @@ def serve(file: str, arguments: Sequence[str]) -> None:
     """Run `faasrt serve` with a sink that records executions in a file."""
     from faasrt import cli, local
 
-    local.LocalFaaS = functools.partial(local.LocalFaaS, telemetry=[Executions(Path(file))])  # type: ignore[misc, assignment]
+    local.LocalFaaS = functools.partial(local.LocalFaaS, telemetry=[Executions(Path(file))])  # type: ignore[misc]
     sys.argv[:] = ["faasrt", "serve", *arguments]
     cli.main()
 

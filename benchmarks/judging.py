@@ -17,9 +17,9 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from benchmarks.harness import Figures, contenders, parser, ratio, run_rounds, serve_requests, spreads
 from benchmarks.problems import PROBLEMS, Problem, as_function
@@ -116,7 +116,7 @@ async def by_processes(solutions: Solutions, *, shared: bool = False) -> tuple[f
         return time.perf_counter() - started, scores
 
 
-CONTENDERS = {
+CONTENDERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "programs-in-processes": (programs, by_processes),
     "programs-in-faasrt": (programs, by_faasrt),
     "functions-in-processes": (functions, by_processes),

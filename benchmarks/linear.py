@@ -19,7 +19,7 @@ from benchmarks.harness import parser
 from benchmarks.report import Report
 from faasrt.config import SandboxConfig
 from faasrt.languages import Language
-from faasrt.protocol.execution import Request
+from faasrt.protocol.execution import WireRequest
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.program import Program
 from faasrt.protocol.response import Answer, decode_object
@@ -27,7 +27,7 @@ from faasrt.protocol.return_val import defines_return_val, take_return_val
 
 NONCE = "0123456789abcdef"
 PROGRAM = Program.checked(Language.PYTHON, "pass", SandboxConfig(), timeout_ms=1_000)
-REQUEST = Request(body=b"", program=PROGRAM, timeout_ms=1_000, profile=EndpointProfile(), nonce=NONCE)
+REQUEST = WireRequest(body=b"", program=PROGRAM, timeout_ms=1_000, profile=EndpointProfile(), nonce=NONCE)
 FRAME = "faasrt1:" + base64.b64encode(f'{{"nonce":"{NONCE}","final":false,"records":[]}}'.encode()).decode()
 
 
@@ -80,7 +80,7 @@ def main() -> None:
         small, large = (piece * (size * args.kb * 1024 // len(piece)) for size in (1, 4))
         small_ms, large_ms = (_cpu_ms(step, text, args.rounds) for text in (small, large))
         body = json.dumps({"stdout": large}).encode()
-        decoding = _cpu_ms(lambda data: decode_object(data), body, args.rounds)  # type: ignore[arg-type]
+        decoding = _cpu_ms(lambda data: decode_object(data), body, args.rounds)
         report.row(
             f"{args.kb} KB, and four times as much",
             text=name,
