@@ -74,12 +74,14 @@ PROGRAMS = {
             print('first')
         """),
         block("""
-            import threading, time
+            import threading
+            printed = threading.Event()
             def work():
-                time.sleep(0.05)
+                printed.wait()
                 print('from a thread')
             threading.Thread(target=work).start()
             print('main')
+            printed.set()
         """),
         block("""
             import threading
