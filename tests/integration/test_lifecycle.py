@@ -260,7 +260,7 @@ async def test_aclose_cancelled_late_closes_the_sessions(raw_server: Serve) -> N
     server, before = StoppingServer(), len(open_sessions())
     runtime = RuntimeFactory(Settings(endpoints={"py": await raw_server(server.handle)})).create_runtime("py")
     assert (await runtime.run_code("1")).ok
-    children = set(psutil.Process().children())
+    children, threads = set(psutil.Process().children()), {*threading.enumerate()}
     assert await runtime.validate_code("1")
     assert len(open_sessions()) == before + 1
     (process,) = set(psutil.Process().children()) - children
@@ -273,7 +273,7 @@ async def test_aclose_cancelled_late_closes_the_sessions(raw_server: Serve) -> N
     assert len(open_sessions()) == before
     await wait_until(lambda: not process.is_running())
     # Until Python 3.12, a thread of asyncio waits for the process, and then tells the event loop.
-    await wait_until(lambda: not any("waitpid" in thread.name for thread in threading.enumerate()))
+    await wait_until(lambda: not any("waitpid" in thread.name for thread in {*threading.enumerate()} - threads))
     await asyncio.sleep(0)
 
 
