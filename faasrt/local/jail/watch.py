@@ -29,7 +29,9 @@ from typing import Any
 from . import process_memory, syscalls
 
 _INTERVAL_S = 0.05
-# If the memory of a process, or of all of a program, cannot be counted in this time, the program prevents it.
+# If the memory of a process, or of all of a program, cannot be counted in this time, the program prevents it. Only the
+# longer time counts if the program uses less than twice its limit in any case: a process that forks while others keep
+# it from its core cannot be read either.
 _MAX_READING_S, _MAX_COUNTING_S = 1.0, 5.0
 _MESSAGE_BYTES, _STACK_BYTES = 4096, 2**18
 # Kernel memory that no resource limit counts, so it is counted here: the buffers of sockets, except for the first few
@@ -63,12 +65,12 @@ class _Program:
         self.counts_since: float | None = None
         self.reads_since = 0.0
 
-    def prevents_count(self) -> bool:
+    def prevents_count(self, is_large: bool) -> bool:
         """Return whether the exact count takes so long that the program must be the reason."""
         if self.counts_since is None:
             return False
         now = time.monotonic()
-        return now - self.reads_since > _MAX_READING_S or now - self.counts_since > _MAX_COUNTING_S
+        return (is_large and now - self.reads_since > _MAX_READING_S) or now - self.counts_since > _MAX_COUNTING_S
 
 
 class _Watch:
@@ -147,9 +149,10 @@ class _Watch:
         left -= sum(max(0, tables - program.table_bytes) for _, tables in sizes.values())
         program.kernel_bytes = min(program.kernel_bytes, kernel_bytes)
         has_grown = kernel_bytes - program.kernel_bytes > _FREE_KERNEL_BYTES
-        if left < 0 or program.prevents_count():
+        max_bytes = sum(resident for resident, _ in sizes.values())
+        if left < 0 or program.prevents_count(is_large=max_bytes > 2 * left):
             self._report(program)
-        elif program.counts_since is None and (has_grown or sum(resident for resident, _ in sizes.values()) > left):
+        elif program.counts_since is None and (has_grown or max_bytes > left):
             program.counts_since = program.reads_since = time.monotonic()
             threading.Thread(target=self._count, args=(program, folders, left, has_grown), daemon=True).start()
 
