@@ -4,6 +4,7 @@ attrs shows the annotation of a converter's argument in the signature of the cla
 are types, not strings.
 """
 
+import contextlib
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -183,10 +184,11 @@ def proxy(value: str | None) -> str | None:
     """Unlike the URL of a FaaS, that of a proxy may contain a user name and a password."""
     if value is None:
         return None
-    parts = urlsplit(value) if isinstance(value, str) else None
-    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigurationError("proxy must be an http or https URL such as http://proxy:3128")
-    return parts.geturl()
+    with contextlib.suppress(ValueError, TypeError, AttributeError):
+        parts = urlsplit(value)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return parts.geturl()
+    raise ConfigurationError("proxy must be an http or https URL such as http://proxy:3128")
 
 
 def session(instance: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:

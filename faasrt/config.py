@@ -227,7 +227,8 @@ class Settings:
         headers: Headers for every request, for example for a gateway; without `Authorization` if there is a token.
         ssl: An `ssl.SSLContext`, or False to accept any certificate. Default: None, which verifies certificates as
             usual; so does True.
-        proxy: The URL of an HTTP proxy for every request; not with `dns+` URLs. Default: None, no proxy.
+        proxy: The URL of an HTTP proxy for every request, but for those to an embedded FaaS; not with `dns+` URLs.
+            Default: None, no proxy.
         session: Your own `aiohttp.ClientSession` for every request, which is never closed; not with `dns+` URLs. The
             limit of its connector (aiohttp's default: 100 connections) also limits the calls in flight, to one less. If
             your application uses the session too, a call may wait for a connection. This wait counts towards the

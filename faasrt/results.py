@@ -197,7 +197,8 @@ class ExecutionResult:
         timings: The seconds spent in each phase, as measured by the client.
         attempts: The number of attempts, from 1; 0 if the result came from the cache.
         endpoint: The base URL that answered; `http://local` for the embedded FaaS of a manager, for any port.
-        metadata: The server's metadata, unchanged.
+        metadata: The server's metadata. That of a run in a session has `session` too; that of other services than
+            FaaS servers consists of fields of their answers.
         files: The contents of the files that `collect` asked for, by path. If some do not fit into `max_output_bytes`
             or cannot be read, they are missing here, and "files" is in `truncated`.
         cached: Whether the result came from the cache, so that nothing ran; see `faasrt/docs/caching.md`.

@@ -123,7 +123,7 @@ class EmbeddedFaaS:
                 raise ConfigurationError(
                     f"sandbox.{field.name} must be {allowed}, the limit with which the embedded FaaS was made"
                 )
-        return attrs.evolve(add_queue_time(settings, self._queue_timeout_s), endpoints=self.endpoints())
+        return attrs.evolve(add_queue_time(settings, self._queue_timeout_s), endpoints=self.endpoints(), proxy=None)
 
     async def wait_ready(self, language: LanguageOption) -> None:
         await self.server.wait_ready(language)

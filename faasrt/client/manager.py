@@ -111,6 +111,7 @@ class RuntimeManager:
         self._cache = ResultCache.checked(cache)
         self._embedded: EmbeddedFaaS | None = None
         self._runtimes: dict[Language | OtherLanguage, Runtime] = {}
+        self._closing: set[Runtime] = set()  # by `close_runtimes`
         self._lock = asyncio.Lock()
         self._maps: set[Map] = set()
         self._closed = False
@@ -189,7 +190,8 @@ class RuntimeManager:
 
         The FaaS starts with `async with`, or at the first call, and stops with `aclose`. If the start fails or is
         cancelled, the next call starts it again. Results, errors, health, logs and metrics name its endpoint
-        `http://local`; `local_faas.url` is its URL.
+        `http://local`; `local_faas.url` is its URL. It listens on loopback. Without a `token`, other users of the
+        machine can run programs on it too.
 
         Args:
             languages: The languages to serve. Default: None, which means Python, JavaScript, TypeScript, and every
@@ -511,10 +513,15 @@ class RuntimeManager:
             (False, True)
         """
         self._check_open()
-        runtimes, self._runtimes = self._runtimes, {}
-        async with asyncio.TaskGroup() as group:
-            for runtime in runtimes.values():
-                group.create_task(runtime._close_within(None))
+        runtimes = {*self._runtimes.values()}
+        self._runtimes.clear()
+        self._closing |= runtimes
+        try:
+            async with asyncio.TaskGroup() as group:
+                for runtime in runtimes:
+                    group.create_task(runtime._close_within(None))
+        finally:
+            self._closing -= runtimes
 
     async def aclose(self) -> None:
         """Close every runtime, and the embedded FaaS if there is one. Closing twice is harmless.
@@ -528,7 +535,8 @@ class RuntimeManager:
         """
         self._closed = True
         async with self._lock:
-            runtimes, self._runtimes = self._runtimes, {}
+            runtimes = {*self._runtimes.values(), *self._closing}
+            self._runtimes.clear()
             async with contextlib.AsyncExitStack() as stack:  # each step follows, even if those before it fail
                 if self._cache is not None:
                     stack.push_async_callback(self._cache.aclose)
@@ -536,7 +544,7 @@ class RuntimeManager:
                     stack.push_async_callback(self._embedded.aclose)
                 stack.push_async_callback(stop_maps, self._maps)
                 async with asyncio.TaskGroup() as group:
-                    for runtime in runtimes.values():
+                    for runtime in runtimes:
                         group.create_task(runtime.aclose())
 
     async def __aenter__(self) -> Self:

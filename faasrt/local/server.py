@@ -327,9 +327,10 @@ class LocalFaaS:
         """Refuse new programs, wait until those in flight have finished and their answers are sent, and end the
         sessions.
 
-        Meanwhile `/readyz`, `/run_code` and `/validate_code` answer 503, with `x-faasrt-not-started: 1`, so that
-        clients ask another server. Each answer closes its connection. Idle connections have up to five seconds, so that
-        their clients close them first. The wait takes `drain_s` at most. `aclose` must follow.
+        Meanwhile `/readyz` answers 503. So do requests that start or change something, with `x-faasrt-not-started: 1`,
+        so that clients ask another server. Sessions can still be read and interrupted. Each answer closes its
+        connection. Idle connections have up to five seconds, so that their clients close them first. The wait takes
+        `drain_s` at most. `aclose` must follow.
 
         Raises:
             RuntimeClosedError: The server is not running.

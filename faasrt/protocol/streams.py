@@ -66,10 +66,23 @@ def join_cut(head: bytes, tail: bytes, size: int, limit: int) -> str:
     # The longest possible marker: its number has at most as many digits as the size of the stream.
     room = limit - len(_MARKER.format(size))
     if room <= 0:
-        return head[:limit].decode("utf-8", "ignore")
+        return _decode_head(head[:limit])
     head, tail = head[: room - room // 2], tail[max(0, len(tail) - room // 2) :]
     marker = _MARKER.format(size - len(head) - len(tail))
-    return head.decode("utf-8", "ignore") + marker + tail.decode("utf-8", "ignore")
+    return _decode_head(head) + marker + _decode_tail(tail)
+
+
+def _decode_head(data: bytes) -> str:
+    """Decode without the incomplete character at the end."""
+    return decode(data[: len(data) - _incomplete_bytes(data)])
+
+
+def _decode_tail(data: bytes) -> str:
+    """Decode without the incomplete character at the beginning."""
+    start = 0
+    while start < min(3, len(data)) and 0x80 <= data[start] < 0xC0:
+        start += 1
+    return decode(data[start:])
 
 
 def find_marker(text: str) -> slice | None:

@@ -201,7 +201,7 @@ class SharedFaaS:
             await asyncio.sleep(_PAUSE_S)  # the actor is about to end, and still has its name
         endpoints = dict.fromkeys(address.languages, address.url)
         # Headers are for a gateway, and an `Authorization` among them would be refused beside the token.
-        settings = attrs.evolve(self._settings, endpoints=endpoints, token=address.token, headers={})
+        settings = attrs.evolve(self._settings, endpoints=endpoints, token=address.token, headers={}, proxy=None)
         return FaasConnection(RuntimeManager(settings=settings), lost, actor)
 
     def _get_actor(self) -> Any:

@@ -75,7 +75,7 @@ class _Connector(aiohttp.TCPConnector):
 
 
 if not hasattr(aiohttp.TCPConnector, "_get"):
-    raise ImportError(f"aiohttp {aiohttp.__version__} does not work with faasrt: install 'aiohttp<4'")
+    raise ImportError(f"aiohttp {aiohttp.__version__} does not work with faasrt: install an older version")
 
 
 class _FixedResolver(AbstractResolver):
@@ -402,7 +402,12 @@ async def _exchange(
     except aiohttp.ConnectionTimeoutError:
         raise ConnectError("cannot connect in time; is the FaaS running there?", sent="no") from None
     except aiohttp.ClientResponseError as error:
-        raise ProtocolError(f"the answer is not HTTP: {_reason(error)}", sent="yes") from None
+        # The text of the error itself can contain the URL of the proxy, with its password.
+        reason = error.message[:300]
+        if error.request_info.method == "CONNECT":  # sent to the proxy, which has not connected to the server
+            message = f"the proxy does not connect to the FaaS (HTTP {error.status}): {reason}"
+            raise ConnectError(message, sent="no") from None
+        raise ProtocolError(f"the answer is not HTTP: {reason}", sent="yes") from None
     except (aiohttp.ClientError, OSError) as error:
         if body is not None and not body.sending:
             raise ConnectError(f"cannot connect: {_reason(error)}", sent="no") from None
@@ -412,7 +417,10 @@ async def _exchange(
 def _connect_error(error: aiohttp.ClientConnectorError) -> ConnectError:
     if (failure := permanent_error(error)) is not None:
         return failure
-    failure = ConnectError(f"cannot connect: {_connect_reason(error.os_error)}; is the FaaS running there?", sent="no")
+    reason = _connect_reason(error.os_error)
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return ConnectError(f"cannot connect to the proxy: {reason}", sent="no")
+    failure = ConnectError(f"cannot connect: {reason}; is the FaaS running there?", sent="no")
     failure.connection_refused = isinstance(error.os_error, ConnectionRefusedError)
     return failure
 

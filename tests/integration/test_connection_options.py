@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any
 
 import aiohttp
@@ -11,9 +12,11 @@ from aiohttp import web
 
 from faasrt import (
     ConfigurationError,
+    ConnectError,
     DeadlineExceededError,
     Language,
     LimiterSettings,
+    RetrySettings,
     RuntimeManager,
     Settings,
 )
@@ -201,6 +204,60 @@ async def test_proxy(serve: Any) -> None:
     assert seen == [("http://faas.invalid:8000/run_code", "Basic dXNlcjpzZWNyZXQ=")]
     settings = Settings(proxy=with_user)
     assert "secret" not in repr(settings)
-    for wrong in ("proxy:3128", "socks5://proxy", 5):
+    for wrong in (
+        "proxy:3128",
+        "socks5://proxy",
+        "http://[bad",
+        "http://proxy:99999",
+        "http://proxy:0",
+        b"http://p",
+        5,
+    ):
         with pytest.raises(ConfigurationError, match="proxy"):
             Settings(proxy=wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b"HTTP/1.1 403 Not allowed here\r\nContent-Length: 0\r\n\r\n", "(HTTP 403): Not allowed here"),
+        (b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n", "(HTTP 407): Proxy Auth"),
+        (b"not HTTP\r\n\r\n", "(HTTP 400): "),
+        (b"", "Server disconnected"),
+    ],
+)
+async def test_a_proxy_that_does_not_connect(raw_server: Any, answer: bytes, reason: str) -> None:
+    """Nothing has reached the FaaS. The error does not show the password of the proxy."""
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    proxy = (await raw_server(refuse)).replace("http://", "http://user:secret@")
+    retry = RetrySettings(connect_retry_s=0)
+    async with manager_for("https://faas.invalid:8000", proxy=proxy, retry=retry) as manager:
+        for call in (manager.run_code("1", "py"), manager.validate_code("let a", "js")):
+            with pytest.raises(ConnectError) as caught:
+                await call
+            assert reason in str(caught.value)
+            assert caught.value.sent == "no"
+            assert "secret" not in repr(caught.value) + str(caught.value)
+        health = (await manager.get_health_status()).endpoints[0]
+        assert health.status == "unreachable"
+        assert "secret" not in health.error
+
+
+async def test_a_proxy_that_is_down() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        proxy = f"http://user:secret@127.0.0.1:{unused.getsockname()[1]}"
+        async with manager_for("http://faas.invalid", proxy=proxy, retry=RetrySettings(connect_retry_s=0)) as manager:
+            with pytest.raises(ConnectError, match="cannot connect to the proxy: Connection refused") as caught:
+                await manager.run_code("1", "py")
+    assert "secret" not in str(caught.value)
+
+
+async def test_an_embedded_faas_is_reached_without_the_proxy() -> None:
+    async with RuntimeManager.local(["javascript"], proxy="http://proxy.invalid:3128") as manager:
+        assert (await manager.run_code("console.log(1)", "js")).stdout == "1\n"

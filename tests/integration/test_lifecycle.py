@@ -314,6 +314,19 @@ async def test_close_runtimes_waits_for_calls_in_flight(raw_server: Serve) -> No
         assert manager.get_metrics().total.outcomes == {"OK": 3}
 
 
+async def test_aclose_also_ends_the_calls_for_which_close_runtimes_waits(raw_server: Serve) -> None:
+    server = StoppingServer(10)
+    manager = manager_for(await raw_server(server.handle), timeouts=attrs.evolve(PATIENT, close_s=0.01))
+    call = asyncio.create_task(manager.run_code("1", "py"))
+    await server.arrived.wait()
+    clearing = asyncio.create_task(manager.close_runtimes())
+    await asyncio.sleep(0)
+    await manager.aclose()
+    with pytest.raises(RuntimeClosedError):
+        await call
+    await clearing
+
+
 async def _stream(manager: RuntimeManager) -> ExecutionResult:
     async with manager.stream_code(SLOW, "py") as run:
         _ = [chunk async for chunk in run]

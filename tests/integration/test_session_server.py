@@ -418,9 +418,9 @@ async def test_an_unexpected_error_ends_only_its_session(
 
 
 async def test_draining_waits_for_programs_and_ends_sessions(clock: Clock) -> None:
-    """Meanwhile nothing new begins in a session."""
+    """Meanwhile nothing new begins in a session, but it can be read and interrupted."""
     async with hosted(drain_s=1_000) as host:
-        session = await host.open()
+        session, idle = await host.open(), await host.open()
         run = host.start(session, "await gate.wait(); print(1)")
         await host.until_active()
         draining = asyncio.create_task(fast_forward(clock, host.faas.drain(), 0.01))
@@ -428,6 +428,8 @@ async def test_draining_waits_for_programs_and_ends_sessions(clock: Clock) -> No
         for method, path in (("POST", f"{session}/run"), ("PUT", f"{session}/files"), ("POST", "/sessions")):
             assert (await call(host.url, method, path, code="1"))[0] == 503
         assert (await call(host.url, "GET", session))[1]["busy"]
+        assert await call(host.url, "POST", f"{idle}/interrupt") == (200, {"interrupted": False})
+        assert await call(host.url, "POST", f"{idle}/files", patterns=["*"]) == (200, {"files": {}})
         assert not host.programs[0].closed
         host.programs[0].gate.set()
         assert (await run)[1]["output"]["stdout"] == "1\n"

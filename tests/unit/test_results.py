@@ -127,6 +127,21 @@ def test_a_result_is_true_if_it_is_a_success(good: object, bad: object) -> None:
     assert not bad
 
 
+@pytest.mark.parametrize("character", ["\ud800", "\u20ac", "\U0001f600", "\x7f"])
+@pytest.mark.parametrize("shift", range(4))
+def test_cut_text_keeps_all_whole_characters(character: str, shift: int) -> None:
+    """Lone surrogates too. Only one at the edge of a part that was cut can be lost."""
+    text = "x" * shift + character * 1000 + "y"
+    kept, was_cut = cut_text(text, 601)
+    head, marker, tail = kept.partition("\n... ")
+    size = len(character.encode("utf-8", "surrogatepass"))
+    assert was_cut
+    assert marker
+    for part in (head, tail.partition(" ...\n")[2]):
+        assert set(part) <= {"x", "y", character}
+        assert part.count(character) >= 280 // size - 1, part
+
+
 @pytest.mark.parametrize("limit", [1, 5, 24, 25, 40, 100, 1000])
 @pytest.mark.parametrize("text", ["x" * 1001, "é" * 600, "🎉" * 300, "ab\ud800" * 400])
 def test_cut_text_stays_within_the_limit(text: str, limit: int) -> None:

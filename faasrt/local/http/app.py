@@ -38,6 +38,8 @@ _CAPABILITIES = ("lossless", "enforces_timeouts", "cancels_on_disconnect", "vali
 # The first two reveal nothing but their status, and the page nothing about the server.
 _WITHOUT_TOKEN = frozenset({"/livez", "/readyz", *PAGE_ROUTES})
 _WITH_BODY = ("POST", "PUT")
+# They start nothing, and a program that is interrupted ends sooner.
+_WHILE_DRAINING = ("/sessions/{id}/interrupt", "/sessions/{id}/files")
 
 
 @attrs.define(eq=False)
@@ -126,7 +128,7 @@ class Router:
         if method in _WITH_BODY:
             if request.content_type != "application/json":
                 raise web.HTTPUnsupportedMediaType(text="the Content-Type must be application/json")
-            if self._listener.draining:
+            if self._listener.draining and not (method == "POST" and template_of(path) in _WHILE_DRAINING):
                 self._listener.refused_while_draining += 1
                 raise BusyError("the server is about to stop", kind="stopping")
         return handler
