@@ -191,12 +191,12 @@ def proxy(value: str | None) -> str | None:
     raise ConfigurationError("proxy must be an http or https URL such as http://proxy:3128")
 
 
-def session(instance: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
+def http_session(instance: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
     if value is not None:
         import aiohttp  # not at the top, because loading the settings must not load aiohttp
 
         if not isinstance(value, aiohttp.ClientSession):
-            raise ConfigurationError(f"session must be an aiohttp.ClientSession, got {safe_repr(value)}")
+            raise ConfigurationError(f"http_session must be an aiohttp.ClientSession, got {safe_repr(value)}")
 
 
 def is_loopback(host: str) -> bool:

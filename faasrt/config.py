@@ -200,7 +200,7 @@ class SettingsOptions(TypedDict, total=False):
     headers: Mapping[str, str]
     ssl: ssl_module.SSLContext | bool | None
     proxy: str | None
-    session: aiohttp.ClientSession | None
+    http_session: aiohttp.ClientSession | None
 
 
 @attrs.frozen(kw_only=True)
@@ -229,10 +229,10 @@ class Settings:
             usual; so does True.
         proxy: The URL of an HTTP proxy for every request, but for those to an embedded FaaS; not with `dns+` URLs.
             Default: None, no proxy.
-        session: Your own `aiohttp.ClientSession` for every request, which is never closed; not with `dns+` URLs. The
-            limit of its connector (aiohttp's default: 100 connections) also limits the calls in flight, to one less. If
-            your application uses the session too, a call may wait for a connection. This wait counts towards the
-            deadline of the call, but not towards `connect_s`. Default: None, which opens one session for each endpoint,
+        http_session: Your own `aiohttp.ClientSession` for every request, which is never closed; not with `dns+` URLs.
+            The limit of its connector (aiohttp's default: 100 connections) also limits the calls in flight, to one
+            less. If your application uses the session too, a call may wait for a connection. This wait counts towards
+            the deadline of the call, but not towards `connect_s`. Default: None, which opens one for each endpoint,
             without a limit.
 
     Raises:
@@ -264,14 +264,14 @@ class Settings:
     headers: Mapping[str, str] = attrs.field(factory=dict, converter=checks.headers, hash=False, repr=False)
     ssl: ssl_module.SSLContext | bool | None = attrs.field(default=None, validator=checks.ssl)
     proxy: str | None = attrs.field(default=None, converter=checks.proxy, repr=False)
-    session: aiohttp.ClientSession | None = attrs.field(default=None, validator=checks.session)
+    http_session: aiohttp.ClientSession | None = attrs.field(default=None, validator=checks.http_session)
 
     def __attrs_post_init__(self) -> None:
         if self.token is not None and any(name.lower() == "authorization" for name in self.headers):
             raise ConfigurationError("headers must not contain Authorization together with a token, which sets it")
-        if self.proxy is not None or self.session is not None:
+        if self.proxy is not None or self.http_session is not None:
             for url in (url for urls in self.endpoints.values() for url in urls if url.startswith(DISCOVERY)):
-                chooser = "proxy" if self.proxy is not None else "session"
+                chooser = "proxy" if self.proxy is not None else "http_session"
                 raise ConfigurationError(f"{chooser} must be None with {url}, because it chooses the address itself")
 
     @classmethod

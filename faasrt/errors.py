@@ -234,7 +234,7 @@ class ServiceError(FaasrtError):
 
 
 class ConnectError(ServiceError):
-    """The server was never reached: DNS, a proxy, a refused connection, TLS, or a connect timeout. The code did not run.
+    """The server was never reached: DNS, a proxy, a refused connection, TLS, or a timeout. The code did not run.
 
     The call was retried for `RetrySettings.connect_retry_s`, within its deadline. If the certificate of the server was
     not accepted, or if the server does not speak TLS, it was retried only on other replicas.

@@ -95,7 +95,7 @@ class CheckedType(click.ParamType):  # type: ignore[type-arg]
 
 # The library and the server name their own parameters in errors.
 _OPTION_OF_PARAMETER = {
-    "drain_s": "--grace-s",
+    "drain_s": "--drain-s",
     "max_connections": "--max-connections",
     "max_sessions": "--max-sessions",
     "session_idle_s": "--session-idle-s",

@@ -83,7 +83,7 @@ _FILE = click.Path(dir_okay=False)
     help="The most memory that all sessions together may use, in MiB: the sum of their limits.",
 )
 @click.option(
-    "--grace-s",
+    "--drain-s",
     type=Number(0.0, 1_000_000.0, unit="seconds", above=True),
     show_default="5 more than --timeout-s",
     help="How long programs in flight may take to finish after SIGTERM.",

@@ -33,7 +33,7 @@ _MAX_FILE_BYTES = 1_000_000
 PIPE_TIMEOUT_MS = 5_000
 """The time to wait for each part of a file that is a pipe."""
 # A program in flight may run for its time limit, and has waited in the queue before.
-_MORE_GRACE_S = 5.0
+_MORE_DRAIN_S = 5.0
 
 
 def read_options(context: click.Context) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def _convert(option: click.Option, value: Any, context: click.Context) -> Any:
 def make_faas(context: click.Context, options: Mapping[str, Any]) -> LocalFaaS:
     from faasrt.local import LocalFaaS
 
-    host, python, grace_s = options["host"], options["python"], options["grace_s"]
+    host, python, drain_s = options["host"], options["python"], options["drain_s"]
     token = _find_token(context, options)
     if token is None and not checks.is_loopback(host):
         raise click.UsageError(f"--host {host} can be reached from other machines, so it needs --token or --token-file")
@@ -128,7 +128,7 @@ def make_faas(context: click.Context, options: Mapping[str, Any]) -> LocalFaaS:
         level=options["level"],
         engines=dict(options["engines"]),
         python=python,
-        drain_s=options["timeout_limit_s"] + _MORE_GRACE_S if grace_s is None else grace_s,
+        drain_s=options["timeout_limit_s"] + _MORE_DRAIN_S if drain_s is None else drain_s,
         access_log=make_access_log(options["log_format"]) if options["access_log"] else None,
         ssl=_read_certificates(options["tls_cert"], options["tls_key"]),
         max_connections=options["max_connections"],

@@ -31,7 +31,7 @@ def check_settings(settings: object) -> Settings:
 
 
 class RuntimeFactory:
-    r"""Creates runtimes that share sessions, permits and metrics.
+    r"""Creates runtimes that share connections, permits and metrics.
 
     Args:
         settings: Endpoints and limits. Default: None, which means `Settings()`, without endpoints.

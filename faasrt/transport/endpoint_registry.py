@@ -35,9 +35,9 @@ from faasrt.transport.replicas import ReplicaDirectory, has_names
 
 
 class EndpointRegistry:
-    """The endpoints that the runtimes of a factory share, with their sessions and permits.
+    """The endpoints that the runtimes of a factory share, with their connections and permits.
 
-    Runtimes retain and release it; the last `release` closes the sessions. A call in flight uses the settings at its
+    Runtimes retain and release it; the last `release` closes the connections. A call in flight uses the settings at its
     start, with the endpoints now for each attempt.
     """
 

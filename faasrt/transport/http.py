@@ -145,7 +145,7 @@ def max_calls(settings: Settings) -> tuple[int, int]:
 
 
 def _limited_connector(settings: Settings) -> aiohttp.BaseConnector | None:
-    connector = None if settings.session is None else settings.session.connector
+    connector = None if settings.http_session is None else settings.http_session.connector
     return connector if connector is not None and (connector.limit or connector.limit_per_host) else None
 
 
@@ -228,7 +228,7 @@ class HttpClient:
             headers = {**(headers or {}), "Accept": ACCEPT}
         try:
             async with asyncio.timeout(within_s) as timeout:
-                session = self._settings.session
+                session = self._settings.http_session
                 if session is None:
                     session = self._sessions.get(endpoint) or self._open_session(endpoint)
                 else:
@@ -239,7 +239,7 @@ class HttpClient:
         except TimeoutError:
             if not body.sending and self._may_wait:
                 raise DeadlineExceededError(
-                    f"no connection of the session in the settings was free within {within_s:g} s: raise the limit of "
+                    f"no connection of `http_session` was free within {within_s:g} s: raise the limit of "
                     "its connector, or make fewer requests with it",
                     sent="no",
                 ) from None
@@ -259,7 +259,7 @@ class HttpClient:
         A server may close the connection after a health report, so no program must be sent on it.
         """
         url = URL(self._base_url(endpoint) + protocol_of(endpoint).health_path)
-        if (session := self._settings.session) is not None:
+        if (session := self._settings.http_session) is not None:
             headers = self._add_default_headers({"Connection": "close"})
             return await _exchange(session.get(url, headers=headers, **self._options), None, _HEALTH_BODY_BYTES)
         connector = aiohttp.TCPConnector(force_close=True, resolver=_resolver_for(endpoint))
@@ -267,8 +267,8 @@ class HttpClient:
             return await _exchange(session.get(url, **self._options), None, _HEALTH_BODY_BYTES)
 
     def _add_default_headers(self, headers: Mapping[str, str] | None) -> Mapping[str, str]:
-        if self._settings.session is not None and self._settings.session.closed:
-            raise ConfigurationError("the session in the settings is closed: reconfigure with one that is open")
+        if self._settings.http_session is not None and self._settings.http_session.closed:
+            raise ConfigurationError("`http_session` of the settings is closed: reconfigure with one that is open")
         merged = self._headers.copy()
         merged.update(headers or {})
         return merged

@@ -141,7 +141,7 @@ def test_the_container_agrees_with_the_server(arguments: list[str], tmp_path: Pa
         assert "get" in paths[path]
     leave_s = container["lifecycle"]["preStop"]["sleep"]["seconds"] if "Deployment" in objects else 0
     grace_s = pod.get("terminationGracePeriodSeconds", pod.get("timeoutSeconds"))
-    assert SandboxConfig().timeout_limit_s < options["grace_s"] < grace_s - leave_s
+    assert SandboxConfig().timeout_limit_s < options["drain_s"] < grace_s - leave_s
     assert str(options["workers"]) == container["resources"]["requests"]["cpu"]
     engines = dict(options["engines"])
     assert engines == ({"python": "wasm"} if "wasm" in arguments or "--knative" in arguments else {})
@@ -288,7 +288,7 @@ def test_the_unit_agrees_with_the_server(tmp_path: Path) -> None:
     executable, command, *arguments = unit["ExecStart"].split(" ")
     assert (executable, command) == (str(Path(sys.executable).parent / "faasrt"), "serve")
     options = options_of(arguments, tmp_path)
-    assert SandboxConfig().timeout_limit_s < options["grace_s"] < int(unit["TimeoutStopSec"])
+    assert SandboxConfig().timeout_limit_s < options["drain_s"] < int(unit["TimeoutStopSec"])
     assert unit["KillMode"] == "mixed"
     assert f"--token-file=%d/{unit['LoadCredential'].partition(':')[0]}" in arguments
     assert unit["Environment"] == f"FAASRT_CACHE_DIR=%C/{unit['CacheDirectory']}"

@@ -180,8 +180,8 @@ async def test_sighup_without_files_drains_and_stops(tmp_path: Path) -> None:
 
 
 async def test_programs_end_after_the_grace_time(tmp_path: Path) -> None:
-    """A program that runs longer than `--grace-s` is ended, and the server exits with 0."""
-    async with bash_server(tmp_path, "--timeout-s", "100", "--grace-s", "0.2") as server:
+    """A program that runs longer than `--drain-s` is ended, and the server exits with 0."""
+    async with bash_server(tmp_path, "--timeout-s", "100", "--drain-s", "0.2") as server:
         call = await start(server, ENDLESS)
         server.process.send_signal(signal.SIGTERM)
         with pytest.raises(aiohttp.ClientError):
@@ -571,7 +571,7 @@ def make_files(folder: Path) -> None:
         (["--config", "wrong.toml"], "wrong.toml: engine: the engine of python must be native or wasm, got 'basic'"),
         (["--max-connections", "0"], "'--max-connections': 0 must be"),
         (["--max-connections", "900000"], "--max-connections must be at most"),
-        (["--grace-s", "0"], "'--grace-s': 0 must be above 0"),
+        (["--drain-s", "0"], "'--drain-s': 0 must be above 0"),
         (["--log-format", "xml"], "'--log-format': 'xml' is not one of"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

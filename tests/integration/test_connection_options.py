@@ -99,7 +99,7 @@ async def test_headers_are_sent_with_every_request(serve: Any) -> None:
     headers = {"x-gateway-key": "k0", "X-Gateway-Key": "k1", "user-agent": "mine", "accept": "application/json"}
     async with aiohttp.ClientSession() as own:
         for session in (None, own):
-            async with manager_for(url, headers=headers, token="t", session=session) as manager:
+            async with manager_for(url, headers=headers, token="t", http_session=session) as manager:
                 await manager.run_code("1", "py")
             for path in ("/run_code", "/health"):
                 assert (seen[path].getall("X-Gateway-Key"), seen[path].getall("User-Agent")) == (["k1"], ["mine"])
@@ -122,7 +122,7 @@ async def test_session_of_the_caller(serve: Any) -> None:
     url = await serve(handler, "/{path:.*}")
     async with aiohttp.ClientSession(headers={"X-Mine": "yes"}) as session:
         for _ in range(2):
-            async with manager_for(url, session=session, token="t") as manager:
+            async with manager_for(url, http_session=session, token="t") as manager:
                 assert (await manager.run_code("1", "py")).stdout == "hi\n"
                 assert (await manager.get_health_status()).endpoints[0].status == ""
         assert not session.closed
@@ -135,8 +135,8 @@ async def test_a_closed_session_of_the_caller_is_named_in_the_error(envelope: st
     """Nothing is sent, and nothing is retried. The health says so, too."""
     session = aiohttp.ClientSession()
     await session.close()
-    async with FakeFaaS() as faas, manager_for(faas.url, session=session, envelope=envelope) as manager:
-        with pytest.raises(ConfigurationError, match="the session in the settings is closed"):
+    async with FakeFaaS() as faas, manager_for(faas.url, http_session=session, envelope=envelope) as manager:
+        with pytest.raises(ConfigurationError, match="`http_session` of the settings is closed"):
             await manager.run_code("1", "py")
         assert "is closed" in (await manager.get_health_status()).endpoints[0].error
         metrics = manager.get_metrics()
@@ -149,7 +149,7 @@ async def test_the_pool_of_a_session_limits_the_calls_in_flight(limit: str) -> N
     async with (
         holding_faas({"python": 16}) as (url, arrived, go_on),
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(**{limit: 4})) as session,
-        manager_for(url, session=session) as manager,
+        manager_for(url, http_session=session) as manager,
     ):
         calls = [asyncio.create_task(manager.run_code("1", "py")) for _ in range(10)]
         await until(lambda: len(arrived) == 3)
@@ -173,13 +173,13 @@ async def test_waiting_for_a_connection_of_the_session_is_not_a_failure_of_the_s
     url = await serve(handler, "/{path:.*}")
     async with (
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=2), timeout=aiohttp.ClientTimeout()) as session,
-        manager_for(url, session=session, envelope="never", clock=clock) as manager,
+        manager_for(url, http_session=session, envelope="never", clock=clock) as manager,
         asyncio.TaskGroup() as group,
     ):
         requests = [group.create_task(session.get(f"{url}/busy")) for _ in range(2)]
         await until(lambda: len(arrived) == 2)
         for _ in range(6):
-            with pytest.raises(DeadlineExceededError, match="no connection of the session") as caught:
+            with pytest.raises(DeadlineExceededError, match="no connection of `http_session`") as caught:
                 await fast_forward(clock, manager.run_code("1", "py", idempotent=True), 10)
             assert (caught.value.sent, caught.value.attempts) == ("no", 1)
         assert [(state.state, state.abandoned) for state in manager.get_metrics().states] == [("closed", 0)]

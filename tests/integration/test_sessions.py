@@ -450,7 +450,7 @@ async def test_requests_wait_for_a_server_that_is_down(server: Server) -> None:
     async with (
         FaultProxy(server.url) as proxy,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as client,
-        manager_for(proxy.url, telemetry=[events.append], session=client, **options) as manager,
+        manager_for(proxy.url, telemetry=[events.append], http_session=client, **options) as manager,
         manager.session("python") as session,
     ):
 
@@ -600,7 +600,10 @@ async def test_a_session_stays_at_its_replica() -> None:
 async def test_sessions_use_the_connections_of_the_caller(server: Server) -> None:
     """Also if there is only one for all calls: an interrupt has another one."""
     connector = aiohttp.TCPConnector(limit=2)
-    async with aiohttp.ClientSession(connector=connector) as client, manager_for(server.url, session=client) as manager:
+    async with (
+        aiohttp.ClientSession(connector=connector) as client,
+        manager_for(server.url, http_session=client) as manager,
+    ):
         async with manager.session("python") as session:
             run = asyncio.create_task(session.run_code(WAIT))
             await server.until_runs()

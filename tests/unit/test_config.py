@@ -186,7 +186,7 @@ async def test_names_exclude_options_that_choose_the_address() -> None:
         Settings(endpoints={"py": ["http://b:1", "dns+http://a:1"]}, proxy="http://proxy:1")
     async with aiohttp.ClientSession() as session:
         with pytest.raises(ConfigurationError, match="session must be None"):
-            Settings.from_url("dns+http://a:1", session=session)
+            Settings.from_url("dns+http://a:1", http_session=session)
 
 
 def test_endpoints_of_services_may_have_other_languages() -> None:

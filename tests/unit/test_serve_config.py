@@ -41,7 +41,7 @@ def test_each_flag_is_a_key_of_the_file(config: Path) -> None:
         "max-sessions": ("7", 7),
         "session-idle-s": ("60", 60.0),
         "session-memory-mb": ("2_048", 2048),
-        "grace-s": ("0.5", 0.5),
+        "drain-s": ("0.5", 0.5),
         "level": ('"filters"', "filters"),
         "engine": ('["python=native"]', (("python", "native"),)),
         "python": ('"python3"', "python3"),
@@ -79,15 +79,15 @@ def test_the_token_of_a_flag_comes_first(
     assert make_faas(context, read_options(context)).token == token
 
 
-def test_the_grace_time_follows_the_time_limit() -> None:
-    """A program in flight can finish, unless `--grace-s` is less."""
+def test_the_time_to_drain_follows_the_time_limit() -> None:
+    """A program in flight can finish, unless `--drain-s` is less."""
 
     def faas(*arguments: str) -> LocalFaaS:
         context = context_of(*arguments)
         return make_faas(context, read_options(context))
 
     assert faas("--timeout-s", "60").drain_s == 65
-    assert faas("--timeout-s", "60", "--grace-s", "1").drain_s == 1
+    assert faas("--timeout-s", "60", "--drain-s", "1").drain_s == 1
 
 
 def test_a_file_is_read_again(config: Path) -> None:

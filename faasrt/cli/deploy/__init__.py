@@ -17,7 +17,7 @@ from faasrt.cli.output import OK, write
 _LEAVE_S = 45
 # How long a server then waits for programs in flight: their default time limit, the longest wait in its queue, and a
 # reserve.
-_GRACE_S = 35
+_DRAIN_S = 35
 _SPARE_S = 10
 _GIB_FOR_SERVER, _GIB_FOR_WORKER = 1.0, 1.5
 _MAX_REPLICAS_FACTOR = 4
@@ -121,7 +121,7 @@ def kubernetes_command(
         "python": python or ("wasm" if knative else "native"),
         "knative": knative,
         "leave_s": _LEAVE_S,
-        "grace_s": _GRACE_S,
+        "drain_s": _DRAIN_S,
         "spare_s": _SPARE_S,
         "kubectl": f" -n {namespace}" if namespace else "",
         "url": f"http://{host}" if knative else f"dns+http://{host}:8000",
@@ -143,7 +143,7 @@ def systemd_command(executable: str) -> int:
 
     The comments in the unit have the steps to install it.
     """
-    fields = {"version": __version__, "executable": executable, "grace_s": _GRACE_S, "spare_s": _SPARE_S}
+    fields = {"version": __version__, "executable": executable, "drain_s": _DRAIN_S, "spare_s": _SPARE_S}
     write(_render("faasrt.service", fields))
     return OK
 
