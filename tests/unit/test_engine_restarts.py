@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import json
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import attrs
 import pytest
 import structlog
 
 from faasrt import Language
+from faasrt.inputs import ProgramInput
+from faasrt.local.engines.deno.engine import DenoEngine
 from faasrt.local.engines.engine import Engine, EngineJob, EngineOptions, EngineResult, Watch
 from faasrt.local.engines.native.engine import NativeEngine, PythonTier
 from faasrt.local.errors import EngineError, NotStartedError
@@ -135,6 +139,46 @@ async def test_a_tier_of_packages_does_not_repeat_the_attempts_of_its_engine(
         await EngineWithTier(options).execute(JOB)
     assert (tier.attempts, tier.active) == (4, 0)
     assert caplog.messages == ["the engine native: failed"]
+
+
+@pytest.mark.parametrize(
+    ("make_engine", "job"),
+    [
+        (NativeEngine, attrs.evolve(JOB, code="import numpy")),
+        (DenoEngine, attrs.evolve(JOB, language=Language.JAVASCRIPT, input=ProgramInput(collect=("a.txt",)))),
+    ],
+    ids=["native", "deno"],
+)
+@pytest.mark.filterwarnings("error")  # such as one about a coroutine that was never awaited
+async def test_a_program_that_comes_while_the_engine_ends_has_not_started(
+    make_engine: type[NativeEngine | DenoEngine], job: EngineJob, tmp_path: Path
+) -> None:
+    """It needs a tier of packages, or the jail for files, which cannot start any more."""
+    engine = make_engine(EngineOptions(folder=tmp_path, workers=1, memory_limit_mb=128, level="namespaces"))
+    if isinstance(engine, NativeEngine):
+        engine.packages = frozenset({"numpy"})
+
+    async def run_at_the_end() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            with pytest.raises(NotStartedError, match="the engine is ending"):
+                await engine.execute(job)
+
+    async def fail() -> None:
+        raise EngineError("the launcher has died")
+
+    async def serve() -> None:
+        async with asyncio.TaskGroup() as engine._group:
+            engine._group.create_task(run_at_the_end())
+            engine._group.create_task(fail())
+
+    with pytest.raises(ExceptionGroup) as group:
+        await serve()
+    assert [str(error) for error in group.value.exceptions] == ["the launcher has died"]
+    gc.collect()
+    if isinstance(engine, NativeEngine):
+        assert not engine._tiers
 
 
 @pytest.mark.parametrize("error", [EngineError("it broke"), ValueError("it broke")], ids=["expected", "unexpected"])

@@ -270,6 +270,14 @@ class Engine(abc.ABC):
         if failure is not None:
             raise failure
 
+    def _create_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start work that ends with the engine. Raise NotStartedError if the engine is already ending."""
+        try:
+            return self._group.create_task(work)
+        except RuntimeError:  # the group takes no more tasks once one of them has failed
+            work.close()
+            raise NotStartedError("the engine is ending") from None
+
     @abc.abstractmethod
     async def _prepare(self, resources: contextlib.AsyncExitStack) -> Watch:
         """Prepare the engine before the first process starts, and return the work in the background, such as watching a

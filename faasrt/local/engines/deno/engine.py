@@ -189,7 +189,7 @@ class DenoEngine(Engine):
         if child is None or not child.alive or spare_mb != memory_mb:
             child = await self._start_tracked(runner, jail, memory_mb)
         if runner not in self._spare_starts or self._spare_starts[runner].done():
-            self._spare_starts[runner] = self._group.create_task(self._start_spare(runner, jail, memory_mb))
+            self._spare_starts[runner] = self._create_task(self._start_spare(runner, jail, memory_mb))
         return child
 
     async def _start_spare(self, runner: str, jail: Jail, memory_mb: int) -> None:
@@ -230,7 +230,7 @@ class DenoEngine(Engine):
     async def _open_folder_jail(self) -> Jail:
         if self._folder_jail is None:
             opened: asyncio.Future[Jail] = asyncio.get_running_loop().create_future()
-            self._group.create_task(self._run_folder_jail(opened))
+            self._create_task(self._run_folder_jail(opened))
             self._folder_jail = opened
         # Other programs may wait for the same jail.
         return await asyncio.shield(self._folder_jail)

@@ -197,20 +197,23 @@ class NativeEngine(PythonTier):
 
     async def _find_process(self, code: str) -> JailedProcess | None:
         """Return a process for a session whose first program has this code, if one is warm in another tier."""
-        tier = self._choose_tier(code)
         with contextlib.suppress(NotStartedError):
+            tier = self._choose_tier(code)
             return await tier.take() if tier is not None and tier.ready and tier.idle else None
         return None
 
     def _choose_tier(self, code: str) -> PythonTier | None:
-        """Return the tier that runs a program, which may not be ready yet; None if this one does."""
+        """Return the tier that runs a program, which may not be ready yet; None if this one does. Raise NotStartedError
+        if a tier must start while the engine ends.
+        """
         name = next((name for name in tiers_of(code) if name in self.packages), None)
         if name is None:
             return None
         tier = self._tiers.get(name)
         if tier is None:
-            tier = self._tiers[name] = PythonTier(self.options, TIERS[name], self._interpreter)
-            self._group.create_task(self._run_tier(name, tier))
+            tier = PythonTier(self.options, TIERS[name], self._interpreter)
+            self._create_task(self._run_tier(name, tier))
+            self._tiers[name] = tier
         return tier
 
     async def _run_tier(self, name: str, tier: PythonTier) -> None:
