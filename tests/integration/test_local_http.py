@@ -143,6 +143,11 @@ async def test_invalid_json_is_refused(faas: LocalFaaS, body: bytes) -> None:
             assert_refused(await exchange(faas.url, request(body, target=path)), 400)
 
 
+async def test_a_validation_is_not_counted_as_an_execution(faas: LocalFaaS) -> None:
+    async with nothing_runs(faas):
+        assert (await exchange(faas.url, request(encoded(), target="/validate_code"))).json()["valid"] is True
+
+
 SIZE = 8 * 2**20 - 1_000
 HOSTILE = {
     "brackets": "[" * SIZE,

@@ -88,7 +88,8 @@ class AdmissionQueue:
             raise
         finally:
             self.leave()
-        self.counts.outcomes[job.language, result.outcome.value] += 1
+        if not job.check:  # a validation runs no program
+            self.counts.outcomes[job.language, result.outcome.value] += 1
         result.queued_ms = queued_ms + waited_s * 1000
         return result
 
