@@ -41,8 +41,8 @@ class SandboxConfig:
     """The limits of one execution.
 
     Attributes:
-        memory_limit_mb: Memory in MiB, from 1 to 65,536. Default: 128. The embedded FaaS needs 48 for Python, and 16
-            for other languages.
+        memory_limit_mb: Memory in MiB, from 1 to 65,536. Default: 128. The embedded FaaS needs 16, or 48 for
+            Python unless the engine `native` is chosen.
         timeout_limit_s: Wall-clock seconds, above 0 and at most a day. Default: 30. It is both the default and the
             maximum of `timeout_ms`.
         max_output_bytes: The maximum size of each output stream in UTF-8 bytes, from 1 to 1 GiB. Default: 1048576. A

@@ -12,7 +12,7 @@ import attrs
 import pytest
 
 import faasrt
-from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig, TestCase
+from faasrt import ConfigurationError, ExecutionResult, Outcome, RuntimeManager, SandboxConfig, TestCase
 from faasrt.local.engines.native.engine import NativeEngine, PythonTier
 from support.helpers import Clock, skip_without
 from support.programs import RANDOM
@@ -601,6 +601,17 @@ async def test_packages_do_not_count_even_if_the_server_has_not_imported_them_ye
             """),
         )
     assert (result.outcome, result.stdout) == (Outcome.OK, "end\n")
+
+
+async def test_the_least_memory_limit_of_the_documentation_is_enough() -> None:
+    """A server of `native` may have it, and one whose engine is not chosen may not, because that may be `wasm`."""
+    code = "import collections, json\nprint(json.dumps(collections.Counter(str(i % 3) for i in range(9_999))))"
+    sandbox = SandboxConfig(memory_limit_mb=16)
+    async with RuntimeManager.local(["python"], engines={"python": "native"}, workers=1, sandbox=sandbox) as manager:
+        result = await manager.run_code(code, "python")
+    assert (result.outcome, result.stdout) == (Outcome.OK, '{"0": 3333, "1": 3333, "2": 3333}\n'), result
+    with pytest.raises(ConfigurationError, match="at least 48 for python"):
+        RuntimeManager.local(["python"], sandbox=sandbox)
 
 
 async def test_the_stack_is_large_enough_for_deep_recursion(native: RuntimeManager) -> None:
