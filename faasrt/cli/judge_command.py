@@ -119,6 +119,7 @@ def judge_program(
         lambda manager: manager.judge(code, tests, language=language, timeout_ms=timeout_ms, **options),
         make_settings(url, timeout_ms, memory_mb, cacert=cacert),
         [language],
+        workers=None,
     )
     write(_strict_json.dump_bytes(judgement.to_dict()).decode() + "\n" if as_json else _table(judgement))
     return OK if judgement.passed else CODE_FAILED

@@ -31,6 +31,7 @@ from faasrt import Language, RuntimeManager
 from faasrt.cli.engine_status import report_engine
 from faasrt.cli.health_text import describe_engines
 from faasrt.cli.options import name_options
+from faasrt.local.process import available_cpus
 from support.cli import Running, faasrt, faasrt_process, read_terminal, terminal
 from support.helpers import until_active
 from support.served import CLEAN, FAASRT, PATIENCE_S, is_gone, sandboxes, served, strays, suspended, until
@@ -187,6 +188,16 @@ def test_judge_prints_a_table_of_verdicts(at: dict[str, str], tmp_path: Path) ->
     exit_code, stdout, _ = faasrt("judge", str(tmp_path / "main.py"), str(folder), "--json", **at)
     judgement = json.loads(stdout)
     assert (exit_code, judgement["passed"], judgement["score"]) == (0, True, 1.0)
+
+
+@pytest.mark.skipif(available_cpus() < 2, reason="the embedded FaaS runs one program for each CPU")
+def test_judge_runs_tests_at_the_same_time_on_the_embedded_faas(tmp_path: Path) -> None:
+    code = "import time; print(time.time()); time.sleep(2); print(time.time())"
+    folder = write_tests(tmp_path, a=("", ""), b=("", ""))
+    _, stdout, _ = faasrt("judge", "-l", "py", "-c", code, "--json", str(folder))
+    runs = [[float(word) for word in test["result"]["stdout"].split()] for test in json.loads(stdout)["results"]]
+    (_, first_end), (second_begin, _) = sorted(runs)
+    assert second_begin < first_end
 
 
 def test_judge_names_problems_with_the_folder(tmp_path: Path) -> None:
