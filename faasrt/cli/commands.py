@@ -39,6 +39,7 @@ from faasrt.cli.output import (
     USAGE,
     color_of,
     colored,
+    describe_os_error,
     erase_line,
     write,
     write_message,
@@ -73,7 +74,7 @@ def run(arguments: list[str]) -> int:
         write_message(message if is_usage else f"{colored(type(error).__name__, 'red')}: {message}")
         return USAGE if is_usage else INFRASTRUCTURE
     except OSError as error:
-        write_message(f"cannot write the output: {error.strerror or error}")
+        write_message(describe_os_error(error))
         return INFRASTRUCTURE
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from typing import TextIO
@@ -10,11 +11,23 @@ import click
 OK, CODE_FAILED, USAGE, INFRASTRUCTURE, INTERRUPTED = 0, 1, 2, 3, 130
 """The exit codes."""
 
+# The errors of writing to a stream that is open. The first is that of a pipe without a reader, the last of a terminal
+# that is gone.
+_WRITE_ERRORS = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF, errno.EIO}
+
 
 def write(text: str, *, err: bool = False) -> None:
     """Write text as it is, with escapes for lone surrogates. A closed stream is ignored."""
     # click removes escape sequences from text, but not from bytes.
     click.echo(text.encode("utf-8", "backslashreplace"), nl=False, err=err)
+
+
+def describe_os_error(error: OSError) -> str:
+    """Return the text of an error that ends a command."""
+    reason = error.strerror or str(error)
+    if error.errno in _WRITE_ERRORS:
+        return f"cannot write the output: {reason}"
+    return reason if error.filename is None else f"{reason}: {error.filename}"
 
 
 def write_message(text: str) -> None:

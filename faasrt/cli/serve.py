@@ -24,7 +24,7 @@ from faasrt.cli.options import (
     token_option,
     workers_option,
 )
-from faasrt.cli.output import INFRASTRUCTURE, INTERRUPTED, OK, USAGE, write
+from faasrt.cli.output import INFRASTRUCTURE, INTERRUPTED, OK, USAGE, describe_os_error, write
 from faasrt.cli.serve_config import changed_keys, make_faas, read_options, reads_files
 from faasrt.cli.serve_log import LOGGER, start_log
 from faasrt.cli.signals import stop_at
@@ -148,7 +148,7 @@ def _log_failure(error: BaseException) -> int:
             LOGGER.error(_with_flags(error))
             return USAGE
         case OSError():
-            LOGGER.error("cannot write the output: %s", error.strerror or error)
+            LOGGER.error(describe_os_error(error))
             return INFRASTRUCTURE
         case KeyboardInterrupt():
             LOGGER.info("interrupted")

@@ -766,6 +766,13 @@ def test_an_address_that_cannot_be_written_ends_serve(log_format: str) -> None:
     assert (code, "cannot write the output: No space left on device" in message) == (3, True)
 
 
+def test_a_lack_of_file_descriptors_is_not_an_error_of_the_output() -> None:
+    """The event loop cannot start with five."""
+    command = f"ulimit -n 5; exec {FAASRT} run --url http://127.0.0.1:9 -l js -c 1"
+    done = subprocess.run(["bash", "-c", command], env=CLEAN, capture_output=True, text=True, timeout=110)
+    assert (done.returncode, done.stderr.splitlines()[0]) == (3, "faasrt: Too many open files")
+
+
 def wait_until_nothing_is_left(folder: Path) -> None:
     """Wait until a folder for temporary files is empty, and not used by a process."""
     # Every process of the embedded FaaS has its working directory in this folder.

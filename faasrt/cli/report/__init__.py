@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from faasrt import _strict_json
-from faasrt.cli.output import OK, write, write_message
+from faasrt.cli.output import INFRASTRUCTURE, OK, write, write_message
 from faasrt.cli.report.results_file import ResultsError
 from faasrt.cli.report.summary import Summary
 
@@ -37,6 +37,10 @@ def report_command(results: Path, output: str | None, as_json: bool) -> int:
     if output == "-":
         write(page)
         return OK
-    target.write_bytes(page.encode())
+    try:
+        target.write_bytes(page.encode())
+    except OSError as error:
+        write_message(f"cannot write the output: {error.strerror or error}")
+        return INFRASTRUCTURE
     write_message(f"wrote {target}")
     return OK
