@@ -111,10 +111,9 @@ class Runtime:
                 `max_output_bytes`, and only those that are found within one second. Default: no files.
             displays: Whether to return what the program displays in `result.displays`: the value of its last
                 expression, open figures of matplotlib, and the arguments of `display`, a function that it can call.
-                All displays of a run may total at most `max_output_bytes`. In JavaScript and TypeScript, the value of
-                the last statement is returned, and the program does not run as a module. A program that can only be a
-                module, with `import.meta` for example, or that one of its files names, runs as one, without that value.
-                Default: False.
+                All displays of a run may total at most `max_output_bytes`. In JavaScript and TypeScript, the last
+                statement counts as the expression, unless the program can only be a module, because it uses
+                `import.meta`, for example. Default: False.
 
         Returns:
             The result. A program that fails is an outcome, not an exception.

@@ -3,8 +3,7 @@ r"""The wire protocol, and the envelope, which gets exact results from python-fa
 coze-loop's own servers, python-faas and js-faas, are called the reference servers. They change programs, and lose or
 change parts of their results, as the tables below show. Unless `GET /health` reports a lossless server, such as the
 embedded FaaS, a program is sent in an envelope: a small guest program that runs the user's program and returns its
-results undamaged. `Settings(envelope="never")` disables the envelope, and `"always"`
-sends it to lossless servers too.
+results undamaged. `Settings(envelope="never")` disables the envelope, and `"always"` sends it to lossless servers too.
 
     program                                 sent plain to python-faas           in the envelope
 

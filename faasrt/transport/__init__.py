@@ -2,9 +2,8 @@
 
 The guide explains what callers see. `faasrt/docs/retries.md` has the table of retries and the deadline of a call,
 `faasrt/docs/concurrency.md` the queue and the limits, and `faasrt/docs/replicas.md` the choice between replicas and the
-circuit breakers. The numbers
-are in `RetrySettings`, `TimeoutSettings`, `BreakerSettings` and `LimiterSettings`. `get_metrics().states` has an
-`EndpointState` for each replica.
+circuit breakers. The numbers are in `RetrySettings`, `TimeoutSettings`, `BreakerSettings` and `LimiterSettings`.
+`get_metrics().states` has an `EndpointState` for each replica.
 
 A call keeps the settings with which it began. `RuntimeManager.reconfigure` and discovery change the endpoints, and each
 attempt goes to one of those that there are then.
