@@ -31,7 +31,7 @@ from faasrt.telemetry.dispatch import EventDispatcher, check_sinks
 from faasrt.telemetry.events import Sink
 from faasrt.telemetry.logs import LogSink
 from faasrt.telemetry.metrics import Metrics
-from faasrt.transport.lifecycle import LoopAffinity
+from faasrt.transport.lifecycle import LoopAffinity, run_for_each
 from faasrt.transport.live_reader import LiveReader
 
 if TYPE_CHECKING:
@@ -303,6 +303,7 @@ class RuntimeManager:
             SessionLostError: The session has ended, or no endpoint knows it.
             ServiceError: No endpoint that has answered knows it, and another one failed.
             RuntimeClosedError: The manager was closed.
+            ConfigurationError: The manager belongs to another event loop, or `Settings.http_session` is closed.
 
         Example:
             >>> async with manager.session("python") as session:
@@ -517,9 +518,7 @@ class RuntimeManager:
         self._runtimes.clear()
         self._closing |= runtimes
         try:
-            async with asyncio.TaskGroup() as group:
-                for runtime in runtimes:
-                    group.create_task(runtime._close_within(None))
+            await run_for_each(lambda runtime: runtime._close_within(None), runtimes)
         finally:
             self._closing -= runtimes
 
@@ -543,9 +542,7 @@ class RuntimeManager:
                 if self._embedded is not None:
                     stack.push_async_callback(self._embedded.aclose)
                 stack.push_async_callback(stop_maps, self._maps)
-                async with asyncio.TaskGroup() as group:
-                    for runtime in runtimes:
-                        group.create_task(runtime.aclose())
+                await run_for_each(Runtime.aclose, runtimes)
 
     async def __aenter__(self) -> Self:
         self._check_open()

@@ -123,7 +123,7 @@ class Runtime:
                 `collect` or `displays`; nothing was sent.
             UnsupportedLanguageError: The language is unknown, or no endpoint serves it.
             RuntimeClosedError: The runtime was closed, before the call or during it.
-            ConfigurationError: The runtime belongs to another event loop.
+            ConfigurationError: The runtime belongs to another event loop, or `Settings.http_session` is closed.
             QueueFullError: Too many calls are waiting already.
             ServiceError: The infrastructure failed; `faasrt.errors` lists the subclasses.
 
@@ -446,7 +446,7 @@ class Runtime:
             InvalidRequestError: An argument is wrong, or the program is too large for the local check (2 MiB).
             UnsupportedLanguageError: The language is unknown, or no endpoint serves it.
             RuntimeClosedError: The runtime was closed, before the call or during it.
-            ConfigurationError: The runtime belongs to another event loop.
+            ConfigurationError: The runtime belongs to another event loop, or `Settings.http_session` is closed.
             RejectedError: The FaaS cannot validate programs. python-faas and js-faas cannot.
             ServiceError: The infrastructure failed in another way.
 

@@ -44,6 +44,7 @@ from faasrt.results import ExecutionResult
 from faasrt.tasks import Priority, SessionRunOptions, check_options
 from faasrt.transport.endpoint_registry import EndpointRegistry
 from faasrt.transport.http import BodyTooLargeError, RequestBody
+from faasrt.transport.lifecycle import run_for_each
 from faasrt.transport.live_reader import LiveReader
 
 _MAX_IDLE_S = 86_400.0
@@ -166,9 +167,7 @@ class SessionHost:
         return self
 
     async def aclose(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            for session in self.owned.copy():
-                group.create_task(session.aclose())
+        await run_for_each(Session.aclose, self.owned.copy())
 
 
 class Session:
@@ -314,7 +313,7 @@ class Session:
 
         Raises:
             RejectedError: The session cannot be forked, now or ever; `details` says why. It is as before.
-            OverloadedError: The server has too many sessions.
+            OverloadedError: The server has too many sessions, also after retries.
             FaasrtError: See `run_code`.
 
         Cancellation: ends the new session.
@@ -556,11 +555,8 @@ async def find_session(registry: EndpointRegistry, session_id: str, endpoint: st
             failure.endpoint, failure.attempts = url, 1
             return failure
 
-    async with asyncio.TaskGroup() as group:
-        answers = {url: group.create_task(ask(url)) for url in replicas}
     failures = []
-    for url, task in answers.items():
-        answer = task.result()
+    for url, answer in zip(replicas, await run_for_each(ask, replicas), strict=True):
         if isinstance(answer, SessionInfo):
             return answer, url
         failures.append(answer)

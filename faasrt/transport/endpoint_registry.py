@@ -28,7 +28,7 @@ from faasrt.transport.endpoint import Endpoint
 from faasrt.transport.fingerprints import FingerprintDirectory
 from faasrt.transport.groups import EndpointGroup
 from faasrt.transport.http import HttpClient, close_sessions
-from faasrt.transport.lifecycle import BackgroundTasks, LoopAffinity
+from faasrt.transport.lifecycle import BackgroundTasks, LoopAffinity, run_for_each
 from faasrt.transport.pool import Permit, PermitPool
 from faasrt.transport.profile_cache import ProfileCache
 from faasrt.transport.replicas import ReplicaDirectory, has_names
@@ -162,10 +162,8 @@ class EndpointRegistry:
             cached = [profile for replica in replicas if (profile := self.profiles.cached(replica)) is not None]
             profiles += cached
             unknown += [] if cached else replicas[:1]
-        async with asyncio.TaskGroup() as group:
-            health_s = self.settings.timeouts.health_s
-            fetches = [group.create_task(self.profiles.fetch(replica, health_s)) for replica in unknown]
-        return profiles + [fetch.result() for fetch in fetches]
+        health_s = self.settings.timeouts.health_s
+        return profiles + await run_for_each(lambda replica: self.profiles.fetch(replica, health_s), unknown)
 
     async def all_replicas(self) -> Sequence[str]:
         """Look up the names, and return all base URLs. Raise ConnectError if none is known."""

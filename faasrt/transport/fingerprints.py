@@ -11,6 +11,7 @@ from faasrt.languages import Language
 from faasrt.protocol.health import read_fingerprints
 from faasrt.protocol.response import Answer, decode_object
 from faasrt.transport.http import BodyTooLargeError
+from faasrt.transport.lifecycle import run_for_each
 
 MAX_AGE_S = 10.0
 """The seconds after which the health of an endpoint is requested again."""
@@ -34,9 +35,9 @@ class FingerprintDirectory:
     async def get(self, language: Language | str, urls: Sequence[str]) -> dict[str, str | None]:
         by_url = {url: self._fresh(url) for url in urls}
         if None in by_url.values():
-            async with asyncio.TaskGroup() as group:
-                updates = {url: group.create_task(self._update(url, self._locks[url])) for url in urls}
-            by_url = {url: update.result() for url, update in updates.items()}
+            locks = {url: self._locks[url] for url in urls}
+            updates = await run_for_each(lambda url: self._update(url, locks[url]), urls)
+            by_url = dict(zip(urls, updates, strict=True))
         # A service that runs other languages has one fingerprint for all.
         key = language if isinstance(language, Language) else Language.PYTHON
         return {url: None if by_language is None else by_language[key] for url, by_language in by_url.items()}

@@ -2,13 +2,36 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from faasrt.errors import ConfigurationError, RuntimeClosedError
 
+S = TypeVar("S")
 T = TypeVar("T")
+
+
+async def run_for_each(function: Callable[[S], Awaitable[T]], items: Iterable[S]) -> list[T]:
+    """Call a function for all items at the same time, and return the results in order. Once all have ended, raise the
+    first error. A TaskGroup would raise an ExceptionGroup, which callers do not expect.
+
+    Cancellation: cancels them all.
+    """
+    failures: list[Exception] = []
+
+    async def run(item: S) -> list[T]:
+        try:
+            return [await function(item)]
+        except Exception as error:
+            failures.append(error)
+            return []
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(run(item)) for item in items]
+    if failures:
+        raise failures.pop(0)  # without `pop`, the frame and the error would keep each other in memory
+    return [result for task in tasks for result in task.result()]
 
 
 class BackgroundTasks:

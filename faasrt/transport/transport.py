@@ -139,38 +139,67 @@ class Transport:
             failed.error = failed.unable_error = None  # their tracebacks refer to this frame
 
     async def validate(self, call: Call, body: bytes) -> ValidationResult:
-        """Send a program to be parsed, without retries. Raise QueueFullError or ServiceError."""
-        endpoints = self.endpoints
+        """Send a program to be parsed. As in `run`, repeat the request if it reached no endpoint or was refused.
+
+        Raise the errors of `run`.
+        """
+        endpoints, failed = self.endpoints, call.failed
         endpoints.loop.check()
         within_s = call.settings.sandbox.timeout_limit_s + call.settings.timeouts.grace_s
         try:
-            permit = None
-            while permit is None:
-                group = await endpoints.group(call.language, validates=True)
-                group.skip_capacity()
-                permit = endpoints.pool.try_acquire(group) or await self._wait_for_permit(call, group)
-            if permit.endpoint.limit.set_capacity(None):
-                endpoints.pool.wake()
-            call.attempts, call.endpoint = 1, permit.endpoint.url
-            try:
-                if not has_return_val(call.language):
-                    # A compiler parses the program, which may take longer than the time limit of a program.
-                    profile = endpoints.profiles.cached(call.endpoint)
-                    profile = profile or await fetch_profile(endpoints, call.endpoint, call)
-                    within_s += profile.compile_limits_s.get(call.language, 0.0)
-                answer = await self._send_once(
-                    call, VALIDATE_PATH, body, within_s=within_s, max_body_bytes=_VALIDATION_BODY_BYTES
-                )
-                raise_for_status(answer)
-                result = decode_validation(answer.body)
-            except BaseException as error:
-                endpoints.record_failure(permit, error)
-                raise
-            endpoints.pool.release(permit, None)
-            return result
+            while True:
+                group = None
+                try:
+                    group = await endpoints.group(
+                        call.language, validates=True, excluded=failed.excluded, deadline=call.deadline
+                    )
+                except ConnectError as error:
+                    call.start_deadline(within_s)
+                    call.attempts, call.endpoint = call.attempts + 1, error.endpoint
+                    failed.add(error, endpoints.clock())
+                else:
+                    group.skip_capacity()
+                    permit = endpoints.pool.try_acquire(group, avoid=failed.tried)
+                    permit = permit or await self._wait_for_permit(call, group)
+                    if permit is None:
+                        continue  # as in `run`
+                    call.start_deadline(within_s)
+                    try:
+                        return await self._validate_once(call, body, permit)
+                    except ServiceError as error:
+                        failed.add(error, endpoints.clock(), permit.endpoint.url)
+                        if is_permanent(error) and not self._exclude(call, permit.endpoint.url):
+                            raise
+                await self._back_off(self._retry_delay_s(call, group), call.owner)
         except ServiceError as failure:
             call.describe_error(failure)
             raise
+        finally:
+            failed.error = failed.unable_error = None  # their tracebacks refer to this frame
+
+    async def _validate_once(self, call: Call, body: bytes, permit: Permit) -> ValidationResult:
+        endpoints = self.endpoints
+        if permit.endpoint.limit.set_capacity(None):
+            endpoints.pool.wake()
+        call.attempts, call.endpoint = call.attempts + 1, permit.endpoint.url
+        compile_s = 0.0
+        try:
+            if not has_return_val(call.language):
+                # A compiler parses the program, which may take longer than the time limit of a program.
+                profile = endpoints.profiles.cached(call.endpoint)
+                profile = profile or await fetch_profile(endpoints, call.endpoint, call)
+                compile_s = profile.compile_limits_s.get(call.language, 0.0)
+            left_s = call.deadline - endpoints.clock() + compile_s
+            answer = await self._send_once(
+                call, VALIDATE_PATH, body, within_s=left_s, max_body_bytes=_VALIDATION_BODY_BYTES
+            )
+            raise_for_status(answer)
+            result = decode_validation(answer.body)
+        except BaseException as error:
+            endpoints.record_failure(permit, error)
+            raise
+        self._succeed(permit)
+        return result
 
     async def ask_session(
         self,
@@ -185,8 +214,8 @@ class Transport:
     ) -> dict[str, Any]:
         """Send a request about a session to its pinned endpoint, and return the decoded answer.
 
-        With a permit, the request is repeated like that of a program while the endpoint cannot be reached. Raise the
-        errors of `run`.
+        The request is repeated like that of a program while the endpoint refuses it and, with a permit, while the
+        endpoint cannot be reached. Raise the errors of `run`.
         """
         endpoints, group, failed = self.endpoints, self._pinned, call.failed
         assert group is not None
@@ -208,12 +237,14 @@ class Transport:
                 except BaseException as error:
                     if permit is not None:
                         endpoints.record_failure(permit, error)
-                    if not needs_permit or not isinstance(error, ConnectError) or is_permanent(error):
+                    if not isinstance(error, ServiceError) or is_permanent(error):
                         raise
+                    if isinstance(error, ConnectError) and not needs_permit:
+                        raise  # without a permit, no circuit breaker limits the attempts
                     failed.add(error, endpoints.clock(), call.endpoint)
                 else:
                     if permit is not None:
-                        endpoints.pool.release(permit, None)
+                        self._succeed(permit)
                     return fields
                 await self._back_off(self._retry_delay_s(call), call.owner)
         except ServiceError as failure:
@@ -221,6 +252,10 @@ class Transport:
             raise
         finally:
             failed.error = failed.unable_error = None  # their tracebacks refer to this frame
+
+    def _succeed(self, permit: Permit) -> None:
+        self.endpoints.pool.release(permit, None)
+        self._budgets[permit.endpoint.family].deposit()
 
     async def _send_once(
         self, call: Call, path: str, body: bytes, *, within_s: float, max_body_bytes: int, method: str = "POST"
@@ -285,13 +320,15 @@ class Transport:
             self.endpoints.profiles.mark_stale(unable)  # a toolchain may be installed until the next call
         return False
 
-    def _retry_delay_s(self, call: Call) -> float:
-        """Return the seconds until the next attempt, or raise the last error if there must be none."""
-        failed, now = call.failed, self.endpoints.clock()
+    def _retry_delay_s(self, call: Call, group: EndpointGroup | None = None) -> float:
+        """Return the seconds until the next attempt, or raise the last error if there must be none. Without a group,
+        every replica of the language may get the attempt.
+        """
+        failed, now, group = call.failed, self.endpoints.clock(), group or self._pinned
         assert failed.error is not None
         wait_s = failed.retry_delay_s(
             has_alternative=has_alternative(
-                self._pinned.endpoints if self._pinned else self.endpoints.replicas(call.language, failed.excluded),
+                group.endpoints if group else self.endpoints.replicas(call.language, failed.excluded),
                 now,
                 failed.tried,
             ),

@@ -33,7 +33,7 @@ from faasrt import (
 from faasrt._endpoint_urls import PROTOCOL_GROUP
 from faasrt.testing import FakeFaaS, Reply
 from support.doubles.piston import Piston
-from support.helpers import Clock
+from support.helpers import NO_WAIT, Clock
 from support.served import until
 from support.servers import HOST, GatedServer, Names, dns_url, fakes_at, replica
 
@@ -342,7 +342,7 @@ async def test_waiting_validations_go_only_to_services_that_validate() -> None:
         full.health = {"languages": {"javascript": {"capacity": 1}}}
         full.default = Reply(hang=True)
         new.down()
-        before = Settings(endpoints={"js": full.url}, limiter=LimiterSettings(max_concurrency=1))
+        before = Settings(endpoints={"js": full.url}, limiter=LimiterSettings(max_concurrency=1), retry=NO_WAIT)
         async with RuntimeManager(settings=before) as manager:
             js = await manager.get_runtime("js")
             first = asyncio.create_task(js.run_code("1"))

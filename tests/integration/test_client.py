@@ -13,11 +13,13 @@ from aiohttp import web
 
 import faasrt
 from faasrt import (
+    BreakerSettings,
     ConfigurationError,
     InvalidRequestError,
     Language,
     LimiterSettings,
     Outcome,
+    RetrySettings,
     RuntimeClosedError,
     RuntimeFactory,
     RuntimeManager,
@@ -26,7 +28,8 @@ from faasrt import (
     TimeoutSettings,
     UnsupportedLanguageError,
 )
-from support.helpers import NO_WAIT, manager_for
+from faasrt.testing import FakeFaaS, Reply
+from support.helpers import NO_WAIT, QUICK, Clock, fast_forward, manager_for
 from support.served import until
 
 Serve = Callable[..., Awaitable[str]]
@@ -448,6 +451,79 @@ async def test_invalid_answer_to_a_validation_is_an_error(serve: Serve, body: by
     async with manager_for(await serve(handler, "/validate_code")) as manager:
         with pytest.raises(faasrt.ProtocolError):
             await manager.validate_code("let a = ;", "js")
+
+
+@pytest.mark.parametrize("reply", [Reply.overloaded(), Reply.overloaded("0"), Reply.unavailable(not_started=True)])
+async def test_a_validation_that_was_refused_is_repeated(serve: Serve, reply: Reply) -> None:
+    """It makes three attempts, as a run does. An answer that does not say that nothing was started is final."""
+    replies: list[Reply] = []
+    requests: list[str] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        requests.append(request.path)
+        if replies:
+            return replies.pop().make_response()
+        return web.json_response({"valid": True, "diagnostics": [], "checked_by": "test"})
+
+    async with manager_for(await serve(handler, "/validate_code"), retry=QUICK) as manager:
+        for _ in range(12):  # successes refill the budget
+            replies += [reply, reply]
+            assert (await manager.validate_code("1", "js")).valid
+            for _ in range(10):
+                assert (await manager.validate_code("1", "js")).valid
+        for last, attempts in (([reply] * 3, 3), ([Reply.unavailable()], 1), ([Reply.crash()], 1)):
+            replies += last
+            requests.clear()
+            with pytest.raises(faasrt.ServiceError) as caught:
+                await manager.validate_code("1", "js")
+            assert (caught.value.attempts, len(requests), replies) == (attempts, attempts, [])
+            assert caught.value.status == last[0].status
+        assert manager.get_metrics().in_flight == 0
+
+
+async def test_a_validation_goes_to_another_replica(serve: Serve, unused_tcp_port: int) -> None:
+    """So it does not fail while one replica is down, refuses it, or has a certificate that is not accepted."""
+
+    async def handler(request: web.Request) -> web.Response:
+        return web.json_response({"valid": True, "diagnostics": [], "checked_by": "test"})
+
+    async def refuse(request: web.Request) -> web.Response:
+        return Reply.overloaded(60).make_response()
+
+    url = await serve(handler, "/validate_code")
+    down, no_tls = f"http://127.0.0.1:{unused_tcp_port}", url.replace("http", "https")
+    for other in (await serve(refuse, "/validate_code"), down, no_tls):
+        async with RuntimeManager.from_url([other, url], retry=NO_WAIT) as manager:
+            runtime = await manager.get_runtime("js")
+            assert all([(await runtime.validate_code("1")).valid for _ in range(20)])
+
+
+async def test_a_validation_waits_for_its_server() -> None:
+    """It is sent once the server is up. Closing the manager ends the wait."""
+    retry, breaker = RetrySettings(connect_retry_s=60), BreakerSettings(consecutive_failures=1, base_open_s=0.1)
+    async with FakeFaaS() as fake:
+        fake.down()
+        for error in (RuntimeClosedError, faasrt.RejectedError):  # a fake cannot validate
+            async with manager_for(fake.url, retry=retry, breaker=breaker) as manager:
+                validation = asyncio.create_task(manager.validate_code("1", "js"))
+                await until(lambda: any(state.state == "open" for state in manager.get_metrics().states))
+                if error is RuntimeClosedError:
+                    await manager.aclose()
+                else:
+                    await fake.up()
+                with pytest.raises(error):
+                    await validation
+
+
+async def test_a_validation_whose_server_stays_away_fails_at_its_deadline(unused_tcp_port: int, clock: Clock) -> None:
+    """`connect_retry_s` may be longer than the time of the call."""
+    timeouts, sandbox = TimeoutSettings(grace_s=5), SandboxConfig(timeout_limit_s=1)
+    options = {"retry": RetrySettings(connect_retry_s=3_600), "timeouts": timeouts, "sandbox": sandbox}
+    async with manager_for(f"http://127.0.0.1:{unused_tcp_port}", clock=clock, **options) as manager:
+        with pytest.raises(faasrt.ConnectError) as caught:
+            await fast_forward(clock, manager.validate_code("1", "js"), 0.1)
+        assert caught.value.elapsed_s < 60
+        assert caught.value.sent == "no"
 
 
 async def test_health_of_every_endpoint(serve: Serve, unused_tcp_port: int) -> None:

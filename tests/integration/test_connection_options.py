@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import aiohttp
@@ -19,6 +20,7 @@ from faasrt import (
     RetrySettings,
     RuntimeManager,
     Settings,
+    TestCase,
 )
 from faasrt.cli.connect import make_settings
 from faasrt.testing import FakeFaaS
@@ -141,6 +143,39 @@ async def test_a_closed_session_of_the_caller_is_named_in_the_error(envelope: st
         assert "is closed" in (await manager.get_health_status()).endpoints[0].error
         metrics = manager.get_metrics()
         assert (metrics.in_flight, metrics.total.attempts, faas.executions) == (0, 1, 0)
+
+
+class EmptyCache:
+    async def get(self, key: str) -> bytes | None:
+        return None
+
+    async def put(self, key: str, value: bytes) -> None:
+        pass
+
+
+CALLS: dict[str, Callable[[RuntimeManager], Coroutine[Any, Any, Any]]] = {
+    "run_code": lambda manager: manager.run_code("1", "py"),
+    "run_cases": lambda manager: manager.run_cases("def f(): pass", "f", [[]], language="py"),
+    "judge": lambda manager: manager.judge("1", [TestCase("2", "4")], language="py"),
+    "validate_code in Python": lambda manager: manager.validate_code("1", "py"),
+    "validate_code": lambda manager: manager.validate_code("1", "js"),
+    "session": lambda manager: manager.session("py").__aenter__(),
+    "resume_session": lambda manager: manager.resume_session("a" * 32),
+}
+
+
+@pytest.mark.parametrize("cache", [None, EmptyCache()], ids=["no cache", "cache"])
+@pytest.mark.parametrize("name", CALLS)
+async def test_each_call_names_a_closed_session_of_the_caller(name: str, cache: EmptyCache | None) -> None:
+    """Also those that ask several endpoints at the same time."""
+    session = aiohttp.ClientSession()
+    await session.close()
+    async with FakeFaaS() as one, FakeFaaS() as other:
+        manager = RuntimeManager.from_url([one.url, other.url], http_session=session, cache=cache)
+        async with manager:
+            with pytest.raises(ConfigurationError, match="`http_session` of the settings is closed"):
+                await CALLS[name](manager)
+            assert manager.get_metrics().in_flight == 0
 
 
 @pytest.mark.parametrize("limit", ["limit", "limit_per_host"])

@@ -667,11 +667,16 @@ async def test_a_server_with_too_many_sessions_runs_programs() -> None:
     assert [event for event in events if isinstance(event, EndpointChanged)] == []
 
 
-async def test_a_session_belongs_to_its_event_loop(manager: RuntimeManager) -> None:
+async def test_a_session_belongs_to_its_event_loop(server: Server, manager: RuntimeManager) -> None:
+    """So it cannot be ended in another one, in which its manager may be closed."""
     async with manager.session("python") as session:
-        for call in (lambda: session.run_code("1"), session.fork, session.interrupt):
+        for call in (lambda: session.run_code("1"), session.fork, session.interrupt, session.aclose):
             with pytest.raises(ConfigurationError, match="belongs to another event loop"):
                 await asyncio.to_thread(asyncio.run, call())
+    async with aiohttp.ClientSession() as client, manager_for(server.url, http_session=client) as other:
+        await other.session("python").__aenter__()
+        with pytest.raises(ConfigurationError, match="belongs to another event loop"):
+            await asyncio.to_thread(asyncio.run, other.aclose())
 
 
 ENDLESS = {
@@ -746,6 +751,58 @@ async def test_a_run_is_sent_once_unless_it_was_never_started() -> None:
             assert (caught.value.sent, caught.value.attempts, fake.executions) == (sent, 1, before + 1)
             assert caught.value.endpoint == fake.url
         assert (await session.run_code("1")).ok
+        assert manager.get_metrics().in_flight == 0
+
+
+@pytest.mark.asyncio(loop_scope="function")
+async def test_requests_that_were_refused_are_repeated(serve: Any) -> None:
+    """Like runs. One that the server may have done is sent once, also with `idempotent` in the settings."""
+    replies: list[Reply] = []
+    requests: list[tuple[str, str, bytes]] = []
+
+    async def handle(request: web.Request) -> web.Response:
+        if request.path == "/health":
+            return web.json_response(HEALTH)
+        requests.append((request.method, request.path, await request.read()))
+        if replies:
+            return replies.pop().make_response()
+        return web.json_response({**OPENED, "files": {}, "sizes": {}, "interrupted": True}, status=201)
+
+    url = await serve(handle, "/{path:.*}")
+    retry = RetrySettings(idempotent=True, connect_retry_s=0, base_delay_s=0.001, max_delay_s=0.002)
+    refused = [Reply.unavailable(0, not_started=True), Reply.overloaded()]
+    async with RuntimeManager.from_url(url, retry=retry, timeouts=PATIENT) as manager:
+        replies += refused
+        session = await manager.session("python").__aenter__()
+        calls: list[Callable[[], Coroutine[Any, Any, Any]]] = [
+            session.fork,
+            lambda: session.write_files({"a": ""}),
+            lambda: session.read_files(["*"]),
+            session.list_files,
+            session.interrupt,
+        ]
+        for call in calls:
+            replies += refused
+            requests.clear()
+            await call()
+            assert len(requests) == 3
+            assert len(set(requests)) == 1  # a fork has the same id
+            for _ in range(10):
+                await session.list_files()  # successes refill the budget
+            for last, attempts in (([Reply.overloaded()] * 3, 3), ([Reply.unavailable()], 1), ([Reply.crash()], 1)):
+                replies += last
+                requests.clear()
+                with pytest.raises(ServiceError) as caught:
+                    await call()
+                sent = [request for request in requests if request[0] != "DELETE"]  # it ends a fork without an answer
+                assert (caught.value.attempts, len(sent), replies) == (attempts, attempts, [])
+                assert caught.value.status == last[0].status
+            for _ in range(10):
+                await session.list_files()
+        replies += refused
+        requests.clear()
+        await session.aclose()
+        assert [method for method, *_ in requests] == ["DELETE"] * 3
         assert manager.get_metrics().in_flight == 0
 
 
