@@ -72,7 +72,7 @@ RIGHT: dict[str, set[str]] = {
     "headers": {"dict"},
     "ssl": {"None", "true", "false"},
     "proxy": {"None"},
-    "session": {"None"},
+    "http_session": {"None"},
 }
 
 

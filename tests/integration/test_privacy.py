@@ -228,6 +228,7 @@ async def test_reasons_contain_no_text_of_the_server(
 # Expressions that may be in a message before its first colon: numbers, names of faasrt, and types of JSON values.
 ALLOWED = {
     "status",
+    "error.status",  # of a proxy
     "code",  # the exit code
     "language",  # a name that the client has checked
     "context.language",

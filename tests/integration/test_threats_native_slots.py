@@ -149,7 +149,9 @@ async def test_the_end_of_a_template_is_an_error_of_the_server(host: Host) -> No
     for template in _templates(host):
         template.kill()
     for _ in range(4):
-        assert (await host.run("print('well')")).stdout == "well\n"
+        # The server may give a program to a process that is just ending with its template.
+        result = await host.manager.run_code("print('well')", "python", idempotent=True)
+        assert result.stdout == "well\n"
 
 
 async def test_a_template_that_was_stopped_is_an_error_of_the_server(host: Host) -> None:
