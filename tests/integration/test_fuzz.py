@@ -24,6 +24,7 @@ import attrs
 
 from faasrt import Outcome, RuntimeManager, Settings
 from support.doubles import JsFaas, PythonFaas
+from support.helpers import PATIENT
 from support.programs import EXACT_JAVASCRIPT, EXACT_PYTHON, PROGRAMS
 from support.tables import block
 
@@ -202,11 +203,11 @@ async def check(manager: RuntimeManager, program: Program) -> tuple[str, str]:
 async def managers_by_name() -> AsyncIterator[dict[str, RuntimeManager]]:
     """Yield managers of the embedded FaaS, of the doubles, and of doubles without `/health`, as behind a gateway."""
     async with contextlib.AsyncExitStack() as stack:
-        managers = {"embedded": await stack.enter_async_context(RuntimeManager.local(workers=2))}
+        managers = {"embedded": await stack.enter_async_context(RuntimeManager.local(workers=2, timeouts=PATIENT))}
         for name, has_health, version in (("doubles", True, "docker-compose"), ("gateway", False, "helm")):
             python = await stack.enter_async_context(PythonFaas(has_health=has_health))
             js = await stack.enter_async_context(JsFaas(has_health=has_health, version=version))
-            settings = Settings(endpoints={"python": python.url, "js": js.url, "ts": js.url})
+            settings = Settings(endpoints={"python": python.url, "js": js.url, "ts": js.url}, timeouts=PATIENT)
             managers[name] = await stack.enter_async_context(RuntimeManager(settings=settings))
         yield managers
 
