@@ -226,8 +226,8 @@ class AssertTest:
         program: The test program, at most 1,048,576 characters. It calls the function by its name, or defines
             `check(candidate)`, as in HumanEval. It must define every other name that it uses. If there is only one that
             it does not define, as in MBPP, `judge` needs no name of the function.
-        timeout_ms: The time limit in milliseconds, for the test program and all calls of the function in total.
-            Default: None, which means the one of the judgement.
+        timeout_ms: The time limit in milliseconds of each execution: a run of the test program, or all calls of the
+            function that this run made. Default: None, which means the one of the judgement.
         id: Your own name for the test. Default: None.
 
     Raises:

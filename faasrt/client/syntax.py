@@ -24,8 +24,9 @@ from faasrt.results import Diagnostic, ValidationResult
 MAX_CODE_BYTES = 2 * 2**20
 _LENGTH = struct.Struct("!I")
 _PROGRAM = Path(__file__).with_name("syntax_worker.py")
-# Larger programs get their own process, so that small programs do not wait for them.
-_SMALL_BYTES = 65_536
+# Larger programs get their own process, so that small programs do not wait for them. At most so many at once, because
+# each may use 2 GiB.
+_SMALL_BYTES, _MOST_LARGE = 65_536, 2
 _TIMEOUT_S = 30.0
 _START_S = 30.0
 _REASON_CHARS = 300
@@ -50,6 +51,7 @@ class PythonChecker:
     def __init__(self) -> None:
         self._process: Process | None = None
         self._lock = asyncio.Lock()
+        self._large = asyncio.Semaphore(_MOST_LARGE)
         self._checked_by = f"{platform.python_implementation()} {platform.python_version()}"
 
     async def check(self, code: str) -> ValidationResult:
@@ -88,11 +90,12 @@ class PythonChecker:
 
     async def _ask(self, source: bytes) -> list[Any] | None:
         if len(source) > _SMALL_BYTES:
-            process = await _start()
-            try:
-                return await _exchange(process, source)
-            finally:
-                await _end(process)
+            async with self._large:
+                process = await _start()
+                try:
+                    return await _exchange(process, source)
+                finally:
+                    await _end(process)
         async with self._lock:
             idle, self._process = self._process, None
             process = idle or await _start()

@@ -14,6 +14,7 @@ lines without text, which are ignored.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from faasrt import _strict_json
@@ -34,6 +35,14 @@ def accepts_lines(accept: str) -> bool:
         if name.strip().lower() == CONTENT_TYPE:
             return not any(re.fullmatch(r"\s*q=0(?:\.0*)?\s*", text) for text in parameters)
     return False
+
+
+def media_type(headers: Mapping[str, str]) -> str:
+    """Return the type in `Content-Type`, without parameters; "" if there is none.
+
+    The `content_type` of aiohttp raises IndexError for some malformed values, such as `application/json; charset*`.
+    """
+    return headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
 
 def encode_chunk(stream: str, text: str, elapsed_ms: float) -> bytes:

@@ -16,7 +16,8 @@ attempt (`http.request.method`, `url.full`, `http.request.resend_count`, `http.r
 circuit breaker are span events: `faasrt.attempt_started` and others.
 
 The status of a span is ERROR when the call raised an error or was cancelled. A program that fails is not an error of
-the service; `faasrt.outcome` holds how it ended.
+the service; `faasrt.outcome` holds how it ended. A run of a session looks like a call of its own: its span does not
+show the id of the session, which is a secret.
 
 Each attempt sends the W3C headers `traceparent` and `tracestate` of the call's span. A validation by the server has no
 span of its own, and sends the headers of the current span. The embedded FaaS continues the trace: an execution is a
@@ -32,6 +33,7 @@ import attrs
 from faasrt._endpoint_urls import address_of, split_endpoint
 from faasrt._version import __version__
 from faasrt.languages import family_of, parse_language
+from faasrt.protocol.registry import protocol_of
 from faasrt.telemetry.events import (
     EVENT_NAMES,
     AttemptFinished,
@@ -165,7 +167,7 @@ def _address(endpoint: str) -> _Attributes:
     attributes: _Attributes = {"server.address": url.hostname or "", "server.port": port}
     if address:
         attributes["network.peer.address"] = address
-    return attributes | {"url.full": f"{base_url}/run_code"}
+    return attributes | {"url.full": base_url + protocol_of(endpoint).run_path}
 
 
 def _fields(event: Event, *names: str) -> _Attributes:

@@ -38,6 +38,8 @@ class Attempt:
         """Send the execution, return the content of the answer, and give the permit back."""
         endpoints, call, endpoint = self._endpoints, self._call, self._permit.endpoint
         protocol = protocol_of(endpoint.url)
+        if live is not None:
+            live.live = False  # as long as this answer is not read; an earlier attempt may have set it
         try:
             began = call.attempt_started(endpoint.url)
             profile = protocol.profile

@@ -32,7 +32,7 @@ from faasrt.errors import (
     ServiceError,
 )
 from faasrt.protocol.health import EndpointProfile
-from faasrt.protocol.json_lines import ACCEPT, CONTENT_TYPE
+from faasrt.protocol.json_lines import ACCEPT, CONTENT_TYPE, media_type
 from faasrt.protocol.program import NOT_STARTED_HEADER, PROGRAM_SUSPECT_HEADER
 from faasrt.protocol.registry import protocol_of
 from faasrt.protocol.response import Answer
@@ -386,7 +386,7 @@ async def _exchange(
             content, limit = response.content, max_body_bytes
             if response.status != 200:
                 limit = _FAILURE_BODY_BYTES
-            elif live is not None and timeout is not None and response.content_type == CONTENT_TYPE:
+            elif live is not None and timeout is not None and media_type(response.headers) == CONTENT_TYPE:
                 return await live.read(content, max_body_bytes, timeout)
             # A short answer has often arrived completely, together with its headers.
             data = content.read_nowait() if content.is_eof() else await _read_pieces(content, limit)

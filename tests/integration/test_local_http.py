@@ -340,6 +340,7 @@ EVIL = "https://evil.example"
         ({"Content-Type": "application/x-www-form-urlencoded"}, 415),
         ({"Content-Type": "multipart/form-data; boundary=x"}, 415),
         ({"Content-Type": "application/json, text/plain"}, 415),
+        ({"Content-Type": "text/plain; charset*"}, 415),
         ({"Content-Type": "Application/JSON; charset=utf-8"}, 200),
     ],
     ids=str,

@@ -488,3 +488,24 @@ async def test_errors_before_the_start_have_their_usual_status() -> None:
             assert (response.status, response.content_type) == (200, "application/x-ndjson")
             (line,) = (await response.read()).splitlines()
             assert json.loads(line)["result"]["outcome"] == "OK"
+
+
+async def test_a_retry_delivers_the_output_of_a_plain_answer() -> None:
+    """Also if the first answer was one of lines."""
+    refusal = b'\n{"error": {"status": 503, "error": "full", "not_started": true}}\n'
+    async with FakeFaaS() as fake, manager_for(fake.url, envelope="never") as manager:
+        fake.script(
+            Reply(body=refusal, headers={"Content-Type": "application/x-ndjson"}),
+            Reply(stdout="hi\n"),
+        )
+        async with manager.stream_code("print('hi')", "python") as run:
+            assert [chunk.text async for chunk in run] == ["hi\n"]
+        assert (run.result.stdout, run.result.attempts) == ("hi\n", 2)
+
+
+@pytest.mark.parametrize("content_type", ["application/json; charset*", "*", ";", "application/x-ndjson*; a*=b"])
+async def test_a_malformed_content_type_is_that_of_a_plain_answer(content_type: str) -> None:
+    async with FakeFaaS() as fake, manager_for(fake.url, envelope="never") as manager:
+        fake.script(Reply(stdout="hi\n", headers={"Content-Type": content_type}))
+        async with manager.stream_code("print('hi')", "python") as run:
+            assert [chunk.text async for chunk in run] == ["hi\n"]

@@ -104,6 +104,20 @@ async def test_one_process_for_many_checks() -> None:
     assert {child.pid for child in process.children()} <= before
 
 
+async def test_few_processes_for_many_large_checks() -> None:
+    """Each may use much memory, so the others wait."""
+    process = psutil.Process()
+    before = {child.pid for child in process.children()}
+    checker = PythonChecker()
+    checks = asyncio.gather(*(checker.check(f"x = {n}\n" + "#" * 100_000) for n in range(20)))
+    most = 0
+    while not checks.done():
+        most = max(most, len({child.pid for child in process.children()} - before))
+        await asyncio.sleep(0.001)
+    assert all(await checks)
+    assert 1 <= most <= 4  # two, and two that are just ending
+
+
 async def test_a_cancelled_check_ends_its_process() -> None:
     """No process remains."""
     process = psutil.Process()

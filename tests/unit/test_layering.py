@@ -21,7 +21,7 @@ LAYERS = [
     ["faasrt.local.engines"],
     ["faasrt.local.http"],
     ["faasrt.local.engine_choice", "faasrt.local.engine_tasks", "faasrt.local.server"],
-    ["faasrt.testing", "faasrt.transport"],
+    ["faasrt.telemetry.otel", "faasrt.testing", "faasrt.transport"],
     ["faasrt.client"],
     ["faasrt.cli", "faasrt.ray", "faasrt.sync", "faasrt.testing.pytest_plugin", "faasrt.web"],
     ["faasrt.__main__", "faasrt._shared_manager", "faasrt.examples", "faasrt.inspect_ai", "faasrt.rewards"],

@@ -30,6 +30,7 @@ from faasrt.local.http.responses import Handler, json_response, send_response
 from faasrt.local.http.run_answers import RunAnswers, failure_response, server_timing
 from faasrt.local.http.session_routes import SessionRoutes, template_of
 from faasrt.local.http.sessions import Sessions
+from faasrt.protocol.json_lines import media_type
 from faasrt.protocol.response import max_answer_bytes
 from faasrt.results import Diagnostic, Outcome, ValidationResult
 from faasrt.telemetry.dispatch import EventDispatcher
@@ -126,7 +127,7 @@ class Router:
             allowed = [*methods, "HEAD"] if "GET" in methods else [*methods]
             raise web.HTTPMethodNotAllowed(method, allowed, text=f"use {' or '.join(allowed)}")
         if method in _WITH_BODY:
-            if request.content_type != "application/json":
+            if media_type(request.headers) != "application/json":
                 raise web.HTTPUnsupportedMediaType(text="the Content-Type must be application/json")
             if self._listener.draining and not (method == "POST" and template_of(path) in _WHILE_DRAINING):
                 self._listener.refused_while_draining += 1
