@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from faasrt import BreakerSettings, LimiterSettings, Outcome, RuntimeManager
+from faasrt import BreakerSettings, LimiterSettings, Outcome, RetrySettings, RuntimeManager
 from faasrt._version import __version__
 from faasrt.local import LocalFaaS
 from faasrt.telemetry.events import AttemptStarted, CallFinished, CallStarted, hash_code
@@ -122,6 +122,13 @@ async def test_span_of_a_call(spans: Spans, fake: FakeFaaS) -> None:
         ("faasrt.attempt_finished", {"faasrt.attempt": 1, "http.response.status_code": 200}),
     ]
     assert span.status.status_code is StatusCode.UNSET
+
+
+async def test_a_span_has_the_url_of_the_service(spans: Spans) -> None:
+    retry = RetrySettings(connect_retry_s=0)
+    async with manager_for("piston+http://127.0.0.1:1/api/v2", telemetry=[spans.sink], retry=retry) as manager:
+        assert await error_of(manager.run_code("1", "python")) == "ConnectError"
+    assert (spans.ended()[0].attributes or {})["url.full"] == "http://127.0.0.1:1/api/v2/execute"
 
 
 async def test_spans_of_concurrent_calls_have_the_right_parents(spans: Spans, fake: FakeFaaS) -> None:
