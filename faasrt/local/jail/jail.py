@@ -169,8 +169,11 @@ class JailedProcess(ChildProcess):
 
 @attrs.define
 class _Start:
+    """The start of a process: a branch of `session`, if that is not None."""
+
     pipes: Pipes
     group: Group | None
+    session: JailedProcess | None = None
     reply: asyncio.Future[None] = attrs.field(factory=lambda: asyncio.get_running_loop().create_future())
     process: JailedProcess | None = None
 
@@ -269,7 +272,7 @@ class Jail:
         Cancellation: ends the branch.
         """
         number, name = next(self._numbers), os.urandom(4).hex()
-        start = self._starts[number] = _Start(Pipes(4), process.group)
+        start = self._starts[number] = _Start(Pipes(4), process.group, process)
         channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, os.dup(start.pipes.own[MESSAGES]))
         channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         # While the process forks, which takes long if it has much memory.
@@ -313,10 +316,6 @@ class Jail:
             await start.reply
         except OSError as error:
             raise NotStartedError(f"cannot start a branch: {error.strerror}") from None
-        assert start.process is not None
-        start.process.is_shared = process.is_shared = True
-        if process.group is not None:
-            process.group.programs += 1
         return own_folder
 
     async def _ask(self, number: int, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> list[OwnedFd]:
@@ -384,7 +383,7 @@ class Jail:
             reply.set_exception(NotStartedError(problem))
 
     def _mark_started(self, number: int, pidfds: Sequence[int], *, is_ready: bool) -> None:
-        """Do not wait here, because the message of the end of the process may be next."""
+        """Do all that the end of the process undoes here, because the message of its end may be next."""
         start = self._starts.get(number)
         try:
             if len(pidfds) < 2:
@@ -401,6 +400,10 @@ class Jail:
                 start.reply.set_exception(error)
         else:
             self._processes[number] = start.process
+            if start.session is not None:
+                start.process.is_shared = start.session.is_shared = True
+                if start.group is not None:
+                    start.group.programs += 1
             start.reply.set_result(None)
 
     async def watch(self) -> None:
