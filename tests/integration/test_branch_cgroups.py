@@ -157,3 +157,31 @@ async def test_a_cancelled_fork_does_not_end_the_session() -> None:
         assert not session.cgroups.discarded
         await session.end()
         assert session.cgroups.discarded == [session.process.group]
+
+
+@pytest.mark.parametrize("reason", ["memory", "system", ""])
+async def test_the_cgroup_says_why_a_branch_has_ended(reason: str) -> None:
+    """The launcher does not know it. If the kernel has ended no process in the cgroup, the branch ended by itself."""
+    async with _opened() as session:
+        forking, number = await session.fork()
+        session.launcher.send_started(number)
+        branch = await forking
+        assert isinstance(branch.group, _Group)
+        branch.group.reason = reason
+        session.launcher.send_ended(number, _UNKNOWN)
+        await until(lambda: branch.returncode is not None)
+        assert branch.returncode == (-9 if reason else 0)
+        assert (branch.out_of_memory, bool(branch.outside_reason)) == (reason == "memory", reason == "system")
+
+
+async def test_a_branch_that_was_closed_did_not_lack_memory() -> None:
+    async with _opened() as session:
+        forking, number = await session.fork()
+        session.launcher.send_started(number)
+        branch = await forking
+        assert isinstance(branch.group, _Group)
+        branch.group.reason = "memory"
+        branch.kill()
+        session.launcher.send_ended(number, _UNKNOWN)
+        await until(lambda: branch.returncode is not None)
+        assert (branch.returncode, branch.out_of_memory) == (0, False)

@@ -156,8 +156,10 @@ class JailedProcess(ChildProcess):
         for pidfd in self._pidfds:
             os.close(pidfd)
         if self.group is not None:
-            if returncode == -signal.SIGKILL and not self.killed:
-                reason = reason or self.group.oom_reason()
+            # The status of a branch is unknown, and reported as 0.
+            is_unclear = returncode == -signal.SIGKILL or (self.is_shared and returncode == 0)
+            if is_unclear and not self.killed and (reason := reason or self.group.oom_reason()):
+                returncode = -signal.SIGKILL
             self.jail.discard(self.group)
         self.out_of_memory, self.out_of_time = reason == "memory", reason == "time"
         if reason in ("system", "unclear"):
