@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -15,7 +16,9 @@ from faasrt.errors import safe_repr
 _WHITE_SPACE = " \t\n\r"
 MAX_BYTES = 8 * 2**20
 """The largest size of values that are sent as JSON. The embedded FaaS accepts no larger request."""
-_MAX_LEVELS, _LARGE_BYTES = 200, 1_000
+MAX_LEVELS = 200
+"""The largest number of levels of nested lists and objects."""
+_LARGE_BYTES = 1_000
 _TOO_LONG = 10**4_300  # neither `json` nor `str` accepts it, by default
 
 
@@ -40,6 +43,18 @@ def read(text: str, at: int) -> tuple[Any, int]:
 def dump_bytes(value: Any) -> bytes:
     """Encode JSON in UTF-8. Lone surrogates, which programs may print, are escaped."""
     return _ENCODER.encode(value).encode("utf-8", "backslashreplace")
+
+
+def is_deep(value: Any) -> bool:
+    """Return whether a decoded value is nested more than `MAX_LEVELS` levels deep."""
+    # Level by level, because recursion could fail.
+    parents = [value] if isinstance(value, (list, dict)) else []
+    for _ in range(MAX_LEVELS):
+        if not parents:
+            break
+        members = (each.values() if isinstance(each, dict) else each for each in parents)
+        parents = [member for member in itertools.chain.from_iterable(members) if isinstance(member, (list, dict))]
+    return bool(parents)
 
 
 @attrs.define
@@ -85,8 +100,8 @@ class JsonCheck:
             return
         if id(value) in self._parents:
             raise ValueError("contains itself")
-        if len(self._parents) > _MAX_LEVELS:
-            raise ValueError(f"is nested more than {_MAX_LEVELS} levels deep")
+        if len(self._parents) > MAX_LEVELS:
+            raise ValueError(f"is nested more than {MAX_LEVELS} levels deep")
         self._parents.add(id(value))
         self._size += 2 * len(value) or 2
         members = value

@@ -309,7 +309,8 @@ class ExecutionResult:
         raise ExecutionError(f"the code ended as {self.outcome}{reason}", self)
 
     def to_dict(self) -> dict[str, Any]:
-        r"""Return every field as a value that `json.dumps` accepts. `value` is also None if `ret_val` is not JSON.
+        r"""Return every field as a value that `json.dumps` accepts. `value` is also None if `ret_val` is not JSON, or
+        is nested more than 200 levels deep.
 
         Example:
             >>> fields = (await manager.run_code("print(1)", "python")).to_dict()
@@ -319,6 +320,8 @@ class ExecutionResult:
         try:
             value = self.value
         except ReturnValueError:
+            value = None
+        if _strict_json.is_deep(value):  # the encoder may accept fewer levels than the decoder
             value = None
         fields = attrs.asdict(self, recurse=False) | {
             "error": attrs.asdict(self.error) if self.error else None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import json
 
 import pytest
@@ -25,6 +27,7 @@ from faasrt import (
     TestResult,
     ValidationResult,
     Verdict,
+    _strict_json,
 )
 from faasrt.protocol.streams import cut, cut_text
 
@@ -49,6 +52,32 @@ def test_value_raises_for_invalid_json(ret_val: str) -> None:
     with pytest.raises(ReturnValueError):
         result.value_or(0)
     assert result.to_dict()["value"] is None
+
+
+def test_a_value_of_any_depth_can_be_encoded() -> None:
+    """The decoder accepts deeper values than the encoder, which has less room in other threads. `to_dict` leaves out
+    values of more than 200 levels.
+    """
+
+    def nested(depth: int) -> ExecutionResult:
+        text = '{"a": [' * (depth // 2) + "[" * (depth % 2) + "]" * (depth % 2) + "]}" * (depth // 2)
+        return ExecutionResult(outcome=Outcome.OK, output=ExecutionOutput(ret_val=text))
+
+    def is_decoded(depth: int) -> bool:
+        try:
+            return nested(depth).value is not None
+        except ReturnValueError:
+            return False
+
+    deepest = next(depth for depth in itertools.count(201) if not is_decoded(depth)) - 1
+    assert deepest > 201
+    for depth in (200, 201, *range(deepest - 20, deepest + 3)):
+        result = nested(depth)
+        fields = json.loads(result.to_json())
+        assert (fields["value"] is None) is (depth > 200), depth
+        assert fields["ret_val"] == result.ret_val
+        record = {"tests": {}, **result.to_dict()}
+        assert json.loads(asyncio.run(asyncio.to_thread(_strict_json.dump_bytes, record)))["outcome"] == "OK"
 
 
 @pytest.mark.parametrize("ret_val", ["1", ""])
