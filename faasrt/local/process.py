@@ -106,6 +106,9 @@ class Pipes:
             self.others.append(other)
             os.set_blocking(self.own[number], False)
 
+    def copy_channel(self) -> socket.socket:
+        return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, os.dup(self.own[MESSAGES]))
+
     def close(self) -> None:
         self.close_others()
         while self.own:
@@ -351,8 +354,15 @@ class ChildProcess:
         self._check_ended()
 
     def take_channel(self) -> socket.socket:
-        """Return the channel, from which nothing is read any more, and close the pipes."""
-        channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, os.dup(self._pipes.own[MESSAGES]))
+        """Return the channel, from which nothing is read any more, and close the pipes. Raise NotStartedError if the
+        process has closed it, or this process has too many open files.
+        """
+        if MESSAGES not in self._pipes.own:
+            raise NotStartedError("the process has ended")
+        try:
+            channel = self._pipes.copy_channel()
+        except OSError as error:
+            raise NotStartedError(f"cannot keep the channel of a process: {error.strerror}") from None
         self._close_pipes()
         return channel
 

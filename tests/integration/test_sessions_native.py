@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -17,6 +18,7 @@ import pytest_asyncio
 from faasrt import Language, Outcome
 from faasrt.local.engines.engine import EngineJob
 from faasrt.local.engines.native.engine import NativeEngine
+from faasrt.local.engines.native.session import NativeSession
 from faasrt.local.engines.session import (
     EngineSession,
     EngineSessionOptions,
@@ -24,7 +26,7 @@ from faasrt.local.engines.session import (
     SessionEndedError,
     SessionFileError,
 )
-from faasrt.local.errors import EngineError
+from faasrt.local.errors import EngineError, NotStartedError
 from support.engines import native_engine
 from support.helpers import skip_without
 from support.native_attacks import PRELUDE
@@ -839,6 +841,10 @@ async def test_the_memory_limit_of_branches(engine: NativeEngine) -> None:
         await check(session)
 
 
+def descriptors() -> int:
+    return len([*Path("/proc/self/fd").iterdir()])
+
+
 async def test_sessions_leave_no_descriptors(engine: NativeEngine) -> None:
     """After sessions, runs, branches and failures, this process has as many descriptors as before."""
 
@@ -858,14 +864,59 @@ async def test_sessions_leave_no_descriptors(engine: NativeEngine) -> None:
                 await session.write_files({"a/b": b""})
             await asyncio.gather(*(branch.aclose() for branch in branches))
 
-    def count() -> int:
-        return len([*Path("/proc/self/fd").iterdir()])
-
     await use()
-    before = count()
+    before = descriptors()
     for _ in range(3):
         await use()
-    await until(lambda: count() <= before + 8)  # of processes that wait in the pool
+    await until(lambda: descriptors() <= before + 8)  # of processes that wait in the pool
+
+
+def fail_to_copy(monkeypatch: pytest.MonkeyPatch, copies: int) -> None:
+    """Let this process copy so many descriptors, and then have too many."""
+    left, dup = iter(range(copies)), os.dup
+
+    def copy(fd: int) -> int:
+        if next(left, None) is None:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return dup(fd)
+
+    monkeypatch.setattr(os, "dup", copy)
+
+
+@pytest.mark.parametrize("copies", [0, 1], ids=["for the branch", "for the session of the branch"])
+async def test_a_fork_without_free_descriptors_leaves_nothing(
+    engine: NativeEngine, monkeypatch: pytest.MonkeyPatch, copies: int
+) -> None:
+    """The fork is refused, its process ends, and the session goes on."""
+    async with opened(engine) as session:
+        assert isinstance(session, NativeSession)
+        jail = session._process.jail
+        await run(session, "x = 1")
+        async with closing(await session.fork()):
+            pass  # the session has now opened its folder
+        await until(lambda: engine.idle == engine.capacity)
+        before = descriptors(), {*jail._processes}
+        for _ in range(3):
+            with monkeypatch.context() as patch:
+                fail_to_copy(patch, copies)
+                with pytest.raises(ForkError, match="Too many open files"):
+                    await session.fork()
+        await until(lambda: (descriptors(), {*jail._processes}) == before)
+        assert not jail._starts
+        await check(session)
+
+
+async def test_a_session_without_free_descriptors_does_not_start(
+    engine: NativeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client may try it again."""
+    with monkeypatch.context() as patch:
+        fail_to_copy(patch, 0)
+        with pytest.raises(NotStartedError, match="Too many open files"):
+            await engine.open_session(EngineSessionOptions(language=Language.PYTHON, limits=LIMITS))
+    async with opened(engine) as session:
+        await run(session, "x = 1")
+        await check(session)
 
 
 async def test_a_session_is_used_by_many_tasks_until_it_is_closed(engine: NativeEngine) -> None:

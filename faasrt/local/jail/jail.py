@@ -264,7 +264,7 @@ class Jail:
         self, process: JailedProcess, folder: OwnedFd, fork: Callable[[str, int], Awaitable[None]]
     ) -> tuple[JailedProcess, OwnedFd, str]:
         """Start a branch of a session, in its jail: a process that its process forks. Return it, its folder, and the
-        path of this folder in `folder`.
+        path of this folder in `folder`. Raise NotStartedError if it cannot start.
 
         Args:
             fork: Lets the process fork, given the path of the new folder in `folder`, and the descriptor of the channel
@@ -274,9 +274,8 @@ class Jail:
         Cancellation: ends the branch.
         """
         number, name = next(self._numbers), os.urandom(4).hex()
-        start = self._starts[number] = _Start(Pipes(4), process.group, process)
-        channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, os.dup(start.pipes.own[MESSAGES]))
-        channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        pipes, channel = _open_branch_pipes()
+        start = self._starts[number] = _Start(pipes, process.group, process)
         # While the process forks, which takes long if it has much memory.
         registering = asyncio.ensure_future(self._register_branch(number, name, process, folder, channel, start))
         complete = False
@@ -363,9 +362,9 @@ class Jail:
                     process.peak_bytes = message["peak"]
                     process.mark_exited(os.waitstatus_to_exitcode(message["status"]), message["reason"])
             elif "folder" in message:
-                self._reply(message["folder"], descriptors, "the folder of a program cannot be opened")
+                self._reply(message["folder"], descriptors, 1, "the folder of a program cannot be opened")
             elif "prepared" in message:
-                self._reply(message["prepared"], descriptors, "a branch of a session cannot be prepared")
+                self._reply(message["prepared"], descriptors, 2, "a branch of a session cannot be prepared")
             elif "started" in message:
                 self._mark_started(message["started"], descriptors, is_ready=message["ready"])
             else:
@@ -374,13 +373,13 @@ class Jail:
                     reason = f"cannot start a process in the jail: {message['reason']}"
                     start.reply.set_exception(NotStartedError(reason))
 
-    def _reply(self, number: int, descriptors: Sequence[int], problem: str) -> None:
-        reply = self._replies.get(number)
+    def _reply(self, number: int, descriptors: Sequence[int], count: int, problem: str) -> None:
+        """Answer a question with `count` descriptors. Some are missing if this process has too many open files."""
+        reply, files = self._replies.get(number), [*map(OwnedFd, descriptors)]
         if reply is None or reply.done():
-            for fd in descriptors:
-                os.close(fd)
-        elif descriptors:
-            reply.set_result([*map(OwnedFd, descriptors)])
+            return
+        if len(files) == count:
+            reply.set_result(files)
         else:
             reply.set_exception(NotStartedError(problem))
 
@@ -471,6 +470,21 @@ def _open_pipes(*, channel: bool) -> Pipes:
         for fd in pipes.others[:3]:
             os.fchmod(fd, 0o666)  # so that a process with another uid can open /dev/stdin and the like
     return pipes
+
+
+def _open_branch_pipes() -> tuple[Pipes, socket.socket]:
+    """Return the pipes of a branch, and a copy of their channel that receives the pid of the sender."""
+    try:
+        pipes = Pipes(4)
+        try:
+            channel = pipes.copy_channel()
+        except OSError:
+            pipes.close()
+            raise
+    except OSError as error:
+        raise NotStartedError(f"cannot start a branch: {error.strerror}") from None
+    channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    return pipes, channel
 
 
 @contextlib.asynccontextmanager

@@ -154,14 +154,18 @@ class NativeSession(EngineSession):
         folder = await self._open_folder()
         try:
             process, own_folder, path = await self._process.jail.fork(self._process, folder, self._fork)
+            try:
+                channel = process.take_channel()
+            except NotStartedError:
+                process.abandon()
+                raise
         except NotStartedError as error:
             self.check_open()
             raise ForkError(str(error)) from None
         branch = NativeSession(
             self.options, process, self._memory_bytes, self._python, cells=self._cells, is_branch=True
         )
-        branch._channel, branch._folder = process.take_channel(), own_folder
-        branch._path = f"{self._path}/{path}"
+        branch._channel, branch._folder, branch._path = channel, own_folder, f"{self._path}/{path}"
         return branch
 
     async def _fork(self, path: str, channel: int) -> None:
