@@ -191,7 +191,7 @@ class SandboxTools:
         numbers = itertools.count(1)
 
         async def report(chunk: OutputChunk) -> None:
-            await context.session.report_progress(next(numbers), message=chunk.text)
+            await context.session.report_progress(next(numbers), message=_sendable(chunk.text))
 
         name = _workspace_name(context) or arguments.pop("session", None)
         is_new = name is None
@@ -274,9 +274,13 @@ def _image(content: bytes, mime_type: str) -> ImageContent:
 
 
 def _texts(*texts: str) -> list[TextContent]:
-    # A lone surrogate cannot be sent.
-    cut = (cut_text(text, _MAX_TEXT_BYTES)[0].encode(errors="replace").decode() for text in texts if text)
-    return [TextContent(text=text) for text in cut]
+    cut = (cut_text(text, _MAX_TEXT_BYTES)[0] for text in texts if text)
+    return [TextContent(text=_sendable(text)) for text in cut]
+
+
+def _sendable(text: str) -> str:
+    """Replace lone surrogates, which a program may print."""
+    return text.encode(errors="replace").decode()
 
 
 def _result(text: str, *, is_error: bool = False) -> CallToolResult:

@@ -210,6 +210,19 @@ async def test_long_text_is_cut_for_the_model(connect: Connect) -> None:
             assert text.endswith(f"({100 - shown} further displays were left out)")
 
 
+async def test_output_that_is_not_unicode_can_be_reported(connect: Connect) -> None:
+    """A lone surrogate cannot be sent. The server goes on."""
+    async with connect() as tools:
+        messages: list[str | None] = []
+
+        async def report(progress: float, total: float | None, message: str | None) -> None:
+            messages.append(message)
+
+        assert await tools.python("x = 1; print('a\\ud800b')", progress_callback=report) == "a?b\n"
+        assert messages == ["a?b\n"]
+        assert await tools.python("x") == "1"
+
+
 @one_way
 async def test_files_go_in_and_out(connect: Connect) -> None:
     """Texts are text, images are image content, and other files are resources. Each language has its own folder."""
