@@ -140,7 +140,8 @@ class TaskRunner:
             columns[position] = _to_columns(item)
         table = batch.drop_columns([name for name in COLUMNS if name in batch.column_names])
         for name, kind in COLUMNS.items():
-            table = table.append_column(name, pyarrow.array([column.get(name) for column in columns], type=kind))
+            values = [_printable(column.get(name)) for column in columns]
+            table = table.append_column(name, pyarrow.array(values, type=kind))
         yield table
 
     async def aclose(self) -> None:
@@ -242,9 +243,9 @@ def _to_columns(item: TaskResult) -> dict[str, Any]:
         fields["collected_files"] = json.dumps(fields["files"])
     if item.task.displays:
         fields["displayed"] = json.dumps(fields["displays"])
-    # A program may print lone surrogates, which Arrow's text cannot hold.
-    return {name: _printable(fields[name]) for name in COLUMNS if name in fields}
+    return {name: fields[name] for name in COLUMNS if name in fields}
 
 
 def _printable(value: Any) -> Any:
+    """Escape lone surrogates, which Arrow's text cannot hold. Programs and servers may send them."""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value

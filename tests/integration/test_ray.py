@@ -146,6 +146,17 @@ async def test_rows_have_tests_of_functions(faas: LocalFaaS) -> None:
     assert (found["outcome"], found["tests_passed"], found["tests_total"]) == ("OK", 3, 3)
 
 
+async def test_an_error_that_is_not_unicode_is_escaped() -> None:
+    """Arrow cannot hold lone surrogates. The other rows keep their results."""
+    rows = [{"language": "py", "code": code, "idempotent": False} for code in ("1", "2")]
+    async with FakeFaaS() as faas:
+        faas.script(Reply(status=500, body=b'{"error": "\\ud800"}'))
+        found = await run_directly(rows, Settings(endpoints={"python": faas.url}))
+    [error] = [row["infra_error"] for row in found if row["infra_error"] is not None]
+    assert r"(HTTP 500): \ud800" in error
+    assert sorted(str(row["outcome"]) for row in found) == ["None", "OK"]
+
+
 @pytest.mark.asyncio(loop_scope="module")
 async def test_rows_get_their_files(faas: LocalFaaS) -> None:
     """The collected files have the form of the column `files`, which is kept, so other rows can use them."""
