@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import textwrap
 import time
 from collections.abc import Sequence
@@ -143,7 +144,8 @@ class _TestState:
         raise InvalidRequestError(f"the test program {problem}")
 
     def _describe(self, failure: Any) -> str:
-        lines, number = self.test_program.split("\n"), failure["line"]
+        # Not `splitlines`: these are the only line ends of Python.
+        lines, number = re.split(r"\r\n|\r|\n", self.test_program), failure["line"]
         place = f"line {number}: {lines[number - 1].strip()[:_MAX_LINE_SHOWN]}: " if number else ""
         reason = failure["name"] + (f": {failure['message']}" if failure["message"] else "")
         returned = "" if failure["returned"] is None else f"; the last call returned {failure['returned']}"

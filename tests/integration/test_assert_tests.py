@@ -58,6 +58,12 @@ VERDICTS: dict[str, tuple[str, str, str, str]] = {
         "WRONG_ANSWER",
         "line 2: assert f(2) == 5, 'five': AssertionError: five; the last call returned 4",
     ),
+    "line ends of all kinds": (
+        DOUBLE,
+        "x = 1\ry = 2\r\n\x0c\nassert f(1) == 2\x0c\rassert f(2) == 5",
+        "WRONG_ANSWER",
+        "line 5: assert f(2) == 5: AssertionError; the last call returned 4",
+    ),
     "an exception of the function": (
         "def f(n): return 1 / n",
         "assert f(1) == 1\nassert f(0) == 0",
