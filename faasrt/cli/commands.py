@@ -46,6 +46,7 @@ from faasrt.cli.output import (
 )
 from faasrt.cli.program_input import find_displays, read_files, read_stdin, write_displays, write_files
 from faasrt.cli.report import report_command
+from faasrt.cli.report.text import clean, one_line
 from faasrt.cli.serve import report_ready, serve_command
 from faasrt.client.manager import RuntimeManager
 from faasrt.config import EngineName
@@ -56,6 +57,7 @@ from faasrt.tasks import RunOptions
 
 # The suffixes that are no names of languages.
 _OTHER_SUFFIXES = {".mjs": ".js", ".cc": ".cpp", ".cxx": ".cpp"}
+_MAX_SHOWN = 1_000
 
 
 def run(arguments: list[str]) -> int:
@@ -234,7 +236,7 @@ def validate_command(program: _Program, as_json: bool, url: str | None, cacert: 
     else:
         for diagnostic in result.diagnostics:
             place = [str(part) for part in (program.name, diagnostic.line, diagnostic.column) if part is not None]
-            write(f"{':'.join(place)}: {diagnostic.message}\n", err=True)
+            write(f"{':'.join(place)}: {one_line(diagnostic.message, _MAX_SHOWN)}\n", err=True)
     return OK if result.valid else CODE_FAILED
 
 
@@ -350,10 +352,12 @@ def _show(result: ExecutionResult, *, live: bool) -> None:
     if "displays" in result.truncated and not any(display.omitted for display in result.displays):
         write_message("some displays were left out: they exceed the output limit")
     if result.ret_val:
-        write_message(f"return value: {result.ret_val}")
+        # Not `one_line`, which cuts, and changes spaces.
+        line = clean(result.ret_val).replace("\n", "\\n")
+        write_message(f"return value: {line}")
     if not result.ok:
         outcome, error = str(result.outcome), result.error
-        reason = "" if error is None else describe_error(outcome, error.name, error.message)
+        reason = "" if error is None else one_line(describe_error(outcome, error.name, error.message), _MAX_SHOWN)
         write_message(f"{colored(outcome, color_of(outcome))}{': ' if reason else ''}{reason}")
 
 

@@ -14,10 +14,12 @@ from faasrt.cli.connect import make_settings, run_with_manager
 from faasrt.cli.input import iter_lines, open_input, parse_line
 from faasrt.cli.options import Number, memory_option, timeout_option
 from faasrt.cli.output import CODE_FAILED, OK, colored, write
+from faasrt.cli.report.text import one_line
 from faasrt.judging import Compare, Judgement, Test, TestCase, TestResult, Tests, Verdict, check_tests, parse_test
 from faasrt.languages import Language, OtherLanguage
 
 _EXPECTED_SUFFIXES = (".out", ".ans")
+_MAX_NAME_SHOWN, _MAX_REASON_SHOWN = 100, 200
 _COMPARISONS = typing.get_args(typing.get_args(Compare)[0])
 
 
@@ -126,17 +128,18 @@ def judge_program(
 
 
 def _table(judgement: Judgement) -> str:
-    width = max(len(test.test.id or "") for test in judgement.results)
-    lines = [_line(test, width) for test in judgement.results]
-    return "".join(lines) + f"{judgement.passed_count} of {len(judgement.results)} tests passed\n"
+    names = [one_line(test.test.id or "", _MAX_NAME_SHOWN) for test in judgement.results]
+    width = max(map(len, names))
+    lines = [f"{name:{width}}  {_describe(test)}".rstrip() for name, test in zip(names, judgement.results, strict=True)]
+    return "\n".join([*lines, f"{judgement.passed_count} of {len(judgement.results)} tests passed\n"])
 
 
-def _line(test: TestResult, width: int) -> str:
+def _describe(test: TestResult) -> str:
     result = test.result
     color = {Verdict.PASSED: "green", Verdict.SKIPPED: "bright_black"}.get(test.verdict, "yellow")
     verdict = colored(f"{test.verdict:13}", color, err=False)
     duration = f"{result.duration_ms:8,.0f} ms" if result is not None and result.duration_ms is not None else " " * 11
     reason = test.difference
     if not reason and result is not None and result.error is not None:
-        reason = f"{result.error.name}: {result.error.message}".splitlines()[0][:200]
-    return f"{test.test.id or '':{width}}  {verdict} {duration}  {reason}".rstrip() + "\n"
+        reason = f"{result.error.name}: {result.error.message}"
+    return f"{verdict} {duration}  {one_line(reason, _MAX_REASON_SHOWN)}"

@@ -167,6 +167,20 @@ def write_tests(folder: Path, **pairs: tuple[str, str]) -> Path:
     return folder
 
 
+def test_texts_of_programs_stay_in_their_lines(at: dict[str, str]) -> None:
+    """The lines that `run` writes about a program have its texts without line ends and control characters."""
+    code = "return_val('[1,\\n  2]\\x1b[2K'); raise ValueError('x\\nfaasrt: OK\\x1b[2K')"
+    exit_code, _, stderr = faasrt("run", "-l", "py", "-c", code, **at)
+    assert (exit_code, stderr.split("\n")[-3:]) == (
+        1,
+        [
+            r"faasrt: return value: [1,\n  2]\x1b[2K",
+            r"faasrt: USER_ERROR: ValueError: x faasrt: OK\x1b[2K",
+            "",
+        ],
+    )
+
+
 def test_judge_prints_a_table_of_verdicts(at: dict[str, str], tmp_path: Path) -> None:
     """The tests run in the order 1, 2, 10. The exit code is 0 only if all pass."""
     folder = write_tests(tmp_path, t1=("1", "2"), t10=("10", "7"), t2=("2", "4\n"))
@@ -244,6 +258,26 @@ def test_judge_reads_tests_of_functions(at: dict[str, str], tmp_path: Path) -> N
     command = ("judge", "-l", "py", "-c", "print(int(input()) * 2)", "--compare", "exact")
     exit_code, stdout, _ = faasrt(*command, str(tests), **at)
     assert (exit_code, "expected '2', got '2\\n'" in stdout) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "reason", ["x\n1  PASSED\n1 of 1 tests passed\n", "\x1b[2K\x1b[1G1  PASSED", "\r\x85\u2028PASSED", "x" * 10_000]
+)
+@pytest.mark.parametrize("kind", ["output", "asserts"])
+def test_a_program_cannot_forge_lines_of_the_table(at: dict[str, str], tmp_path: Path, kind: str, reason: str) -> None:
+    """The reasons of verdicts have a part of a line each, without control characters."""
+    tests = tmp_path / "cases.jsonl"
+    program, test = {
+        "output": (f"raise ValueError({reason!r})", {"expected": ""}),
+        "asserts": (f"def f(): raise ValueError({reason!r})", {"program": "assert f()"}),
+    }[kind]
+    tests.write_text(json.dumps(test) + "\n" + json.dumps({**test, "id": "2\n2"}))
+    exit_code, stdout, _ = faasrt("judge", "-l", "py", "-c", program, "--tests", str(tests), **at)
+    first, second, summary = stdout.splitlines()
+    assert (exit_code, summary) == (1, "0 of 2 tests passed")
+    assert [line.split()[:2] for line in (first, second)] == [["1", "USER_ERROR"], ["2", "2"]]
+    assert stdout.replace("\n", "").isprintable()
+    assert len(first) < 300
 
 
 @pytest.mark.parametrize(
