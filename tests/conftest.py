@@ -77,11 +77,18 @@ def _prepare_go() -> None:
     from faasrt.local.cache_folder import cache_dir
     from faasrt.local.engines.toolchain.languages import TOOLCHAINS
     from faasrt.local.errors import EngineError
+    from faasrt.local.process import Spawner
 
     toolchain = TOOLCHAINS[Language.GO]
-    if not toolchain.missing and toolchain.prepare is not None:
+
+    async def prepare() -> None:
+        assert toolchain.prepare is not None
+        async with Spawner() as spawner:
+            await toolchain.prepare(toolchain.locate(), cache_dir(), spawner)
+
+    if not toolchain.missing:
         with contextlib.suppress(EngineError):  # the tests that need it will fail
-            toolchain.prepare(toolchain.locate(), cache_dir())
+            asyncio.run(prepare())
 
 
 def _prepare_sandbox(config: pytest.Config) -> None:

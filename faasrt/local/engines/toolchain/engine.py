@@ -122,7 +122,7 @@ class ToolchainEngine(Engine):
         toolchain, folder = self.toolchain, self.options.folder
         if toolchain.prepare is not None:
             self.ready, self.activity = False, f"preparing {self.runtime}, once for this machine"
-            self._installation = await asyncio.to_thread(toolchain.prepare, self._installation, cache_dir())
+            self._installation = await toolchain.prepare(self._installation, cache_dir(), self._spawner)
         self._oom_counter = process_memory.open_oom_counter()
         if self._oom_counter is not None:
             resources.callback(os.close, self._oom_counter)

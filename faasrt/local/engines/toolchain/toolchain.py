@@ -3,13 +3,14 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 import attrs
 
 from faasrt.languages import Language
 from faasrt.local.errors import EngineError
+from faasrt.local.process import Spawner
 
 OUT = ".out"
 """The folder for the output of a compiler, in its working folder."""
@@ -79,7 +80,7 @@ class Toolchain:
     out_of_memory: re.Pattern[str] | None = None
     headroom_mb: int = 0
     file: Callable[[str], str] | None = None
-    prepare: Callable[[Installation, Path], Installation] | None = None
+    prepare: Callable[[Installation, Path, Spawner], Awaitable[Installation]] | None = None
     sample: str
 
     @property
