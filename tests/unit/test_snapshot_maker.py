@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import pytest
 from faasrt.local.engines.python_tiers import STANDARD_TIER, TIERS, packages_of, tiers_of
 from faasrt.local.engines.wasm import snapshot_maker
 from faasrt.local.engines.wasm.snapshot_maker import SnapshotMaker
+from faasrt.local.errors import NotStartedError
 from support.helpers import Clock
 
 pytestmark = pytest.mark.asyncio
@@ -27,6 +29,7 @@ class Maker:
         self.made: list[str] = []
         self.reports: list[str] = []
         self.problem = ""
+        self.faults: list[Exception] = []  # raised in place of the first snapshots
         self.begun = asyncio.Event()
         self.go = asyncio.Event()
         self.maker = SnapshotMaker(folder, self.make, self.reports.append)
@@ -35,6 +38,8 @@ class Maker:
         self.made.append(tier)
         self.begun.set()
         await self.go.wait()
+        if self.faults:
+            raise self.faults.pop(0)
         return self.problem
 
 
@@ -77,6 +82,31 @@ async def test_a_snapshot_that_cannot_be_made_is_reported_once(maker: Maker) -> 
     await running
     assert (sorted(maker.made), len(maker.reports)) == (sorted(TIERS), len(TIERS))
     assert "programs with numpy start slowly, because no snapshot could be made: no luck" in maker.reports
+
+
+@pytest.mark.parametrize("fault", [NotStartedError("no descriptors"), OSError(errno.EMFILE, "no descriptors")])
+async def test_a_snapshot_whose_process_cannot_start_is_reported(maker: Maker, fault: Exception) -> None:
+    """The others are still made, and the engine goes on."""
+    maker.faults = [fault]
+    maker.go.set()
+    running = asyncio.create_task(maker.maker.run())
+    await maker.maker.make_all()
+    await running
+    assert (sorted(maker.made), len(maker.reports)) == (sorted(TIERS), 1)
+    assert "no snapshot could be made: " in maker.reports[0]
+    assert "no descriptors" in maker.reports[0]
+
+
+async def test_a_disk_that_cannot_be_measured_gets_no_snapshots(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(folder: Path) -> None:
+        raise OSError(errno.ENOENT, "gone")
+
+    monkeypatch.setattr(snapshot_maker, "shutil", SimpleNamespace(disk_usage=fail))
+    running = asyncio.create_task(maker.maker.run())
+    await maker.maker.make_all()
+    await running
+    assert (maker.made, len(maker.reports)) == ([], len(TIERS))
+    assert all("gone" in report for report in maker.reports)
 
 
 async def test_a_full_disk_gets_no_snapshots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

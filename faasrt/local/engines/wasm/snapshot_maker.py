@@ -8,6 +8,7 @@ from pathlib import Path
 
 from faasrt.local.engines.python_tiers import STANDARD_TIER, TIERS, tiers_of
 from faasrt.local.engines.wasm.snapshot_build import snapshot_of
+from faasrt.local.errors import EngineError
 
 # Servers that end sooner, such as those of `faasrt run`, make only the snapshots that their programs need.
 _DELAY_S = 30.0
@@ -67,5 +68,10 @@ class SnapshotMaker:
         return [tier for tier in TIERS if not snapshot_of(self._cache_dir, tier).exists()]
 
     async def _make_with_space(self, tier: str) -> str:
-        usage = await asyncio.to_thread(shutil.disk_usage, self._cache_dir)
-        return await self._make(tier) if usage.free >= _FREE_BYTES else f"{self._cache_dir} has less than 1 GiB left"
+        try:
+            usage = await asyncio.to_thread(shutil.disk_usage, self._cache_dir)
+            if usage.free < _FREE_BYTES:
+                return f"{self._cache_dir} has less than 1 GiB left"
+            return await self._make(tier)
+        except (EngineError, OSError) as error:  # programs run without this snapshot
+            return str(error)
