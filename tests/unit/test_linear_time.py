@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from faasrt import SandboxConfig, ServiceError, _strict_json
 from faasrt.languages import Language
+from faasrt.local.engines.deno.run import StdoutParser
 from faasrt.local.engines.engine import EngineJob
 from faasrt.local.engines.python_tiers import tiers_of
 from faasrt.local.engines.toolchain.languages import TOOLCHAINS
@@ -96,6 +97,19 @@ def test_a_forged_frame_takes_linear_time() -> None:
     text = f'{{"nonce":"{NONCE}",' + '"' + 'a\\"a' * 200_000
     stdout = "faasrt1:" + base64.b64encode(text.encode()).decode()
     assert take_frames({"stdout": stdout}, NONCE, LIMIT)[1]["stdout"] == stdout
+
+
+def test_a_message_that_arrives_in_small_pieces_takes_linear_time() -> None:
+    """Deno's runner sends 16 MiB in pieces of 16 bytes, and then a second message."""
+    mark = b"\0faasrt:0123:"
+    parser = StdoutParser(mark, LIMIT, 32 * LIMIT, LIMIT)
+    for piece in [mark, b'{"kind":"ret_val","text":"', *[b"0123456789abcdef"] * LIMIT, b'"}']:
+        assert parser.feed(piece) == b""
+    assert parser.feed(b"\nout" + mark + b'{"kind":"done"') == b"out"
+    assert not parser.complete
+    parser.feed(b"}\n")
+    assert parser.complete
+    assert len(parser.messages["ret_val"]["text"]) == 16 * LIMIT
 
 
 @pytest.mark.parametrize(

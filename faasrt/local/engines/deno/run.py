@@ -76,6 +76,7 @@ class StdoutParser:
         self._kept_bytes, self._displays, self._in_session = kept_bytes, displays, in_session
         self._messages_left_bytes = TOTAL_FACTOR * max_message_bytes + TOTAL_BYTES
         self._pending = bytearray()
+        self._searched_bytes = 0  # of a message that is incomplete, so that each byte is searched once
         self.output = OutputBuffer(kept_bytes)
         self.messages: dict[str, dict[str, Any]] = {}
         self.limit_exceeded = self.message_too_large = self.complete = False
@@ -85,7 +86,8 @@ class StdoutParser:
         self._pending += data
         while not self.complete and (begin := self._pending.find(self._mark)) >= 0:
             output += self._take_output(begin)
-            end = self._pending.find(b"\n")
+            end = self._pending.find(b"\n", self._searched_bytes)
+            self._searched_bytes = len(self._pending) if end < 0 else 0
             unfinished_too_large = end < 0 and len(self._pending) > self._max_message_bytes
             self.message_too_large = unfinished_too_large or end > self._messages_left_bytes
             self.limit_exceeded = self.limit_exceeded or self.message_too_large
