@@ -243,7 +243,7 @@ class DenoEngine(Engine):
             async with open_jail(self._spawner, sys.executable, self.options.folder, config, self.cgroups) as jail:
                 opened.set_result(jail)
                 await jail.watch()
-        except EngineError as error:
+        except (EngineError, OSError) as error:  # the programs of the other jail go on
             problem = str(error)
             self.log_failure(problem)
         finally:

@@ -1,0 +1,58 @@
+"""The engine of Deno, without a client: which processes it keeps, and failures that must not end it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from faasrt import Language, Outcome
+from faasrt.inputs import ProgramInput
+from faasrt.local import LocalFaaS
+from faasrt.local.engines.deno import engine as deno_engine
+from faasrt.local.engines.deno.engine import DenoEngine
+from faasrt.local.engines.engine import EngineJob
+from faasrt.local.engines.live_output import LiveOutput
+from faasrt.local.errors import NotStartedError
+from support.session_programs import LIMITS
+
+
+@pytest_asyncio.fixture
+async def engine() -> AsyncIterator[DenoEngine]:
+    async with LocalFaaS(["javascript"], workers=1) as faas:
+        await faas.wait_ready("javascript")
+        engine = faas.engine("javascript")
+        assert isinstance(engine, DenoEngine)
+        yield engine
+
+
+def job(code: str, *, live: LiveOutput | None = None, **program_input: Any) -> EngineJob:
+    return EngineJob(
+        language=Language.JAVASCRIPT, code=code, limits=LIMITS, live=live, input=ProgramInput(**program_input)
+    )
+
+
+async def test_a_jail_that_cannot_be_opened_ends_only_the_programs_that_need_it(
+    engine: DenoEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another program goes on, and the jail is opened for a later program."""
+
+    def fail(*arguments: Any) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    live = LiveOutput()
+    other = job("console.log(1); await new Promise((done) => setTimeout(done, 1000)); console.log(2)", live=live)
+    running = asyncio.create_task(engine.execute(other))
+    assert await live.take() is not None
+    read = job("console.log(Deno.readTextFileSync('a.txt'))", files={"a.txt": b"text"})
+    with monkeypatch.context() as patched:
+        patched.setattr(deno_engine, "open_jail", fail)
+        with pytest.raises(NotStartedError, match="Too many open files"):
+            await engine.execute(read)
+    result = await running
+    assert (result.outcome, result.stdout) == (Outcome.OK, "1\n2\n")
+    assert (await engine.execute(read)).stdout == "text\n"
