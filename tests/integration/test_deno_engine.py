@@ -15,9 +15,13 @@ from faasrt.inputs import ProgramInput
 from faasrt.local import LocalFaaS
 from faasrt.local.engines.deno import engine as deno_engine
 from faasrt.local.engines.deno.engine import DenoEngine
+from faasrt.local.engines.deno.session import DenoSession
 from faasrt.local.engines.engine import EngineJob
 from faasrt.local.engines.live_output import LiveOutput
+from faasrt.local.engines.session import EngineSessionOptions
 from faasrt.local.errors import NotStartedError
+from faasrt.local.jail.jail import JailedProcess
+from support.served import until
 from support.session_programs import LIMITS
 
 
@@ -34,6 +38,45 @@ def job(code: str, *, live: LiveOutput | None = None, **program_input: Any) -> E
     return EngineJob(
         language=Language.JAVASCRIPT, code=code, limits=LIMITS, live=live, input=ProgramInput(**program_input)
     )
+
+
+async def test_each_process_that_starts_is_used_or_is_the_spare(
+    engine: DenoEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if a session opens while the spare starts, and its own process is ready after the spare."""
+    start_tracked = engine._start_tracked
+    gates = [asyncio.Event() for _ in range(4)]  # of the first session, the spare, the second session, and one more
+    calls = 0
+    started: list[JailedProcess] = []
+
+    async def start(*arguments: Any) -> JailedProcess:
+        nonlocal calls
+        gate = gates[calls]
+        calls += 1
+        await gate.wait()
+        started.append(await start_tracked(*arguments))
+        return started[-1]
+
+    monkeypatch.setattr(engine, "_start_tracked", start)
+
+    async def open_session() -> DenoSession:
+        return await engine.open_session(EngineSessionOptions(language=Language.JAVASCRIPT, limits=LIMITS))
+
+    gates[0].set()
+    first = await open_session()
+    await until(lambda: calls == 2)
+    opening = asyncio.create_task(open_session())
+    await until(lambda: calls == 3)
+    gates[1].set()
+    await until(lambda: engine._spares)
+    gates[2].set()
+    second = await opening
+    gates[3].set()
+    await asyncio.gather(*engine._spare_starts.values())
+    [(_, spare)] = engine._spares.values()
+    assert {child for child in started if child.alive} == {first._child, second._child, spare}
+    for session in (first, second):
+        await session.aclose()
 
 
 async def test_a_jail_that_cannot_be_opened_ends_only_the_programs_that_need_it(

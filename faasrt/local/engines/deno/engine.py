@@ -188,7 +188,9 @@ class DenoEngine(Engine):
             child.kill()
         if child is None or not child.alive or spare_mb != memory_mb:
             child = await self._start_tracked(runner, jail, memory_mb)
-        if runner not in self._spare_starts or self._spare_starts[runner].done():
+        starting = self._spare_starts.get(runner)
+        # A spare may have become ready while the process of this program started. It must not be replaced unused.
+        if runner not in self._spares and (starting is None or starting.done()):
             self._spare_starts[runner] = self._create_task(self._start_spare(runner, jail, memory_mb))
         return child
 
