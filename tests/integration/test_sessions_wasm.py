@@ -119,6 +119,14 @@ async def test_a_fork_with_files_of_the_library_is_refused(session: EngineSessio
     await (await session.fork()).aclose()
 
 
+async def test_a_fork_that_fails_keeps_the_session(session: EngineSession) -> None:
+    """Such as one of folders that are nested too deeply."""
+    await run(session, "import os\nfor _ in range(700): os.mkdir('d'); os.chdir('d')\nos.chdir('/tmp')")
+    with pytest.raises(ForkError, match=r"cannot be copied: .*recursion"):
+        await session.fork()
+    assert texts(await run(session, "1")) == ["1"]
+
+
 async def test_sessions_share_workers_and_nothing_else(engine: WasmEngine) -> None:
     """Not memory, modules, files, the environment, stdin, output or random numbers."""
     async with opened(engine, {"secret": b"s3cret"}) as first, opened(engine) as second:

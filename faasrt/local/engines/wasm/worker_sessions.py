@@ -116,7 +116,11 @@ class WorkerSession:
         return {"result": fields, "ended": reason}
 
     def fork(self, pages: PageMap) -> WorkerSession:
-        return WorkerSession(self.instance.copy(pages), self._limits, self._runs)
+        try:
+            copy = self.instance.copy(pages)
+        except (OSError, RuntimeError) as error:  # also RecursionError; this session is intact
+            raise CannotCopyError(f"the session cannot be copied: {error}") from None
+        return WorkerSession(copy, self._limits, self._runs)
 
 
 def _reason(outcome: Outcome, *, timed_out: bool, trapped: str | None) -> str:
