@@ -701,6 +701,25 @@ async def test_a_run_that_is_left_keeps_its_state(name: str, local: RuntimeManag
         assert (await same.run_code("x")).displays[0].text == "1"
 
 
+@pytest.mark.parametrize("name", ["native", "wasm", "deno"])
+async def test_a_run_whose_session_is_closed_by_another_client_is_lost(
+    name: str, local: RuntimeManager, local_wasm: RuntimeManager
+) -> None:
+    """On each engine: the error says that the session was closed. The program is not reported as crashed."""
+    manager = local_wasm if name == "wasm" else local
+    language = "typescript" if name == "deno" else "python"
+    async with manager.session(language) as session:
+        async with session.stream_code(ENDLESS[language], timeout_ms=30_000) as run:
+            assert "tick" in (await anext(run)).text
+            async with await manager.resume_session(session.id, session.endpoint):
+                pass
+            with pytest.raises(SessionLostError, match="the session was closed"):
+                async for _ in run:
+                    pass
+        with pytest.raises(SessionLostError, match="the session was closed"):
+            await session.run_code("1")
+
+
 EATERS = {
     "python": "data = []\nwhile True: data.append(bytearray(10**6))",
     "javascript": "const data = []; for (;;) data.push(new Array(1e5).fill(data.length))",

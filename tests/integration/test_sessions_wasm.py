@@ -24,6 +24,7 @@ from faasrt.local.engines.session import (
 )
 from faasrt.local.engines.wasm import session as wasm_session
 from faasrt.local.engines.wasm.engine import WasmEngine
+from faasrt.local.engines.wasm.session import WasmSession
 from faasrt.local.errors import EngineError
 from support.engines import wasm_engine
 from support.served import until
@@ -125,6 +126,18 @@ async def test_a_fork_that_fails_keeps_the_session(session: EngineSession) -> No
     with pytest.raises(ForkError, match=r"cannot be copied: .*recursion"):
         await session.fork()
     assert texts(await run(session, "1")) == ["1"]
+
+
+async def test_a_run_whose_answer_comes_after_the_end_of_its_session(session: EngineSession) -> None:
+    """The worker closes the session in one thread, and answers for its run in another one."""
+    assert isinstance(session, WasmSession)
+    running = await until_printed(session, "print(1)\nwhile True: pass")
+    channel = session._worker.channels[session.number]
+    take = channel.take
+    channel.take = lambda message: None if "result" in (message or {}) else take(message)  # type: ignore[method-assign]
+    await session.aclose()
+    with pytest.raises(EngineError, match="the session was closed"):
+        await running
 
 
 async def test_sessions_share_workers_and_nothing_else(engine: WasmEngine) -> None:
