@@ -13,6 +13,7 @@ from faasrt.local.engines.session import EngineSession, EngineSessionOptions, Se
 from faasrt.local.errors import CLOSED, EngineError
 from faasrt.local.http.admission import AdmissionQueue, BusyError
 from faasrt.protocol.sessions import IDLE_TIMEOUT_S, TOO_MANY, new_id
+from faasrt.results import Outcome
 from faasrt.telemetry.logs import log_exception
 
 MAX_SESSIONS = 100
@@ -122,7 +123,10 @@ class OpenSession:
         self.running = True
         engine.active += 1
         try:
-            return await self.engine_session.run(job)
+            result = await self.engine_session.run(job)
+            if self.reason and result.outcome is Outcome.CRASHED:  # the end of the session has ended the program
+                raise SessionEndedError(self.reason)
+            return result
         except EngineError:
             if self.reason:  # the session was ended while the program ran
                 raise SessionEndedError(self.reason) from None

@@ -18,7 +18,6 @@ from faasrt.local.engines.session import (
 from faasrt.local.engines.wasm.worker_process import ANSWER_GRACE_S, CANCEL_TIMEOUT_S, Channel, WasmWorker
 from faasrt.local.engines.wasm.worker_sessions import GRACE_S
 from faasrt.local.errors import CLOSED, EngineError, NotStartedError
-from faasrt.results import Outcome
 
 _COMMAND_TIMEOUT_S = 30.0  # to open, and to write and read files
 FORK_TIMEOUT_S = 10.0  # a fork takes milliseconds, and holds a slot
@@ -42,7 +41,7 @@ class WasmSession(EngineSession):
         self._closing = False
 
     def mark_ended(self, reason: str) -> None:
-        super().mark_ended(CLOSED if self._closing else reason)
+        super().mark_ended(reason)
         if not self._closing:
             self._worker.channels.pop(self.number, None)
             self._when_ended(self._worker)
@@ -60,7 +59,7 @@ class WasmSession(EngineSession):
         self.check_open()
         timeout_s = job.limits.timeout_ms / 1000 + GRACE_S
         try:
-            result = await self._channel.run(
+            return await self._channel.run(
                 attrs.evolve(job, displays=True),
                 answer_s=timeout_s + ANSWER_GRACE_S,
                 cancel_s=GRACE_S + CANCEL_TIMEOUT_S,
@@ -68,9 +67,6 @@ class WasmSession(EngineSession):
         except EngineError as error:
             self.mark_ended(str(error))
             raise
-        if result.outcome is Outcome.CRASHED and self.reason == CLOSED:
-            raise EngineError(CLOSED)  # `aclose` has ended the program
-        return result
 
     def interrupt(self) -> None:
         if not self.ended.is_set():
