@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from support.served import Server, at_work_in, served, until, with_word
+from support.served import Server, served, strays, until, with_word
 
 # The first process is a compiler. Both have the folder of the compilation as working folder.
 _GO = "#!/bin/sh\n/bin/sleep 600 &\nexec /bin/sleep 600\n"
@@ -37,7 +37,7 @@ async def _compiling(folder: Path) -> AsyncIterator[Server]:
 
 
 def _sleeping(folder: Path) -> list[psutil.Process]:
-    return with_word(at_work_in(folder / "cache", psutil.process_iter()), "sleep")
+    return with_word(strays(folder / "cache"), "sleep")
 
 
 def _unfinished(folder: Path) -> list[Path]:
@@ -50,7 +50,7 @@ async def test_sigterm_ends_the_compilation(tmp_path: Path) -> None:
         server.process.send_signal(signal.SIGTERM)
         assert await server.ended() == 0
         assert "Traceback" not in server.output
-        assert not at_work_in(tmp_path / "cache", psutil.process_iter())
+        assert not strays(tmp_path / "cache")
         assert not _unfinished(tmp_path)
 
 
@@ -59,7 +59,7 @@ async def test_sigkill_ends_the_compilation(tmp_path: Path) -> None:
     async with _compiling(tmp_path) as server:
         server.process.kill()
         assert await server.ended() == -signal.SIGKILL
-        await until(lambda: not at_work_in(tmp_path / "cache", psutil.process_iter()))
+        await until(lambda: not strays(tmp_path / "cache"))
     (stale,) = _unfinished(tmp_path)
     async with _compiling(tmp_path):
         (new,) = _unfinished(tmp_path)
