@@ -188,10 +188,10 @@ class ServiceError(FaasrtError):
         elapsed_s: Seconds from the start of the call to the failure.
         sent: Whether the request may have reached the server. "no": it did not, so the code did not run. "maybe": at
             least a part of it was sent, but no complete answer arrived; the code may have run, and may still be
-            running. "yes": the server answered; the code may have run, unless the answer refused it (any 429, or a 503
-            with `Retry-After` or `x-faasrt-not-started: 1`). It covers all attempts of the call, except earlier ones in
-            which the server refused to start the code. Read it to decide whether to repeat a call whose code must not
-            run twice.
+            running. "yes": the server answered; the code may have run, unless the answer refused it (any 429, a 503
+            with `Retry-After`, or a 503 or 504 with `x-faasrt-not-started: 1`). It covers all attempts of the call,
+            except earlier ones in which the server refused to start the code. Read it to decide whether to repeat a
+            call whose code must not run twice.
         status: The HTTP status of the answer; None if there was no answer.
 
     Example:
@@ -293,7 +293,7 @@ class DeadlineExceededError(ServiceError):
 
 
 class OverloadedError(ServiceError):
-    """The server has no free capacity (429 or 503).
+    """The server has no free capacity (429, 503 or 504).
 
     Attributes:
         retry_after_s: The seconds in `Retry-After`, or None.
