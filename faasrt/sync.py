@@ -151,7 +151,9 @@ class StreamedRun:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._thread.call(self._run.__aexit__())
+        # The manager may have been closed in the block, which has also ended the run.
+        with contextlib.suppress(RuntimeClosedError):
+            self._thread.call(self._run.__aexit__())
 
     def __iter__(self) -> Self:
         return self

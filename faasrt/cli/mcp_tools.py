@@ -134,9 +134,11 @@ class Workspace:
 
     async def aclose(self) -> None:
         """End the sessions. The next call opens new ones."""
-        sessions, self._sessions = self._sessions, {}
-        for session in sessions.values():
-            await session.aclose()
+        for language in [
+            *self._sessions
+        ]:  # one after the other, so that those are left that a cancellation has not ended
+            if (session := self._sessions.pop(language, None)) is not None:
+                await session.aclose()
 
 
 class SandboxTools:

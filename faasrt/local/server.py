@@ -232,17 +232,21 @@ class LocalFaaS:
             ServerError: The engine cannot start. The message says why.
             RuntimeClosedError: The server is not running.
         """
-        self._check_running()
-        queue = self._queues.get(Language.parse(language))
-        if queue is None:
-            reason = self._missing.get(Language.parse(language))
-            raise UnsupportedLanguageError(
-                f"{language} is not one of the languages of this LocalFaaS{f': {reason}' if reason else ''}"
-            )
-        try:
-            await queue.engine.wait_ready()
-        except EngineError as error:
-            raise ServerError(str(error), sent="no") from None
+        parsed = Language.parse(language)
+        while True:
+            self._check_running()
+            queue = self._queues.get(parsed)
+            if queue is None:
+                reason = self._missing.get(parsed)
+                raise UnsupportedLanguageError(
+                    f"{language} is not one of the languages of this LocalFaaS{f': {reason}' if reason else ''}"
+                )
+            try:
+                return await queue.engine.wait_ready()
+            except EngineError as error:
+                self._check_running()
+                if self._queues.get(parsed) is queue:  # `reconfigure` has not replaced the engine
+                    raise ServerError(str(error), sent="no") from None
 
     def engine(self, language: str | Language) -> Engine | None:
         """Return the engine of a language; None if the language is not served, or the server was not started."""

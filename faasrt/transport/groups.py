@@ -194,7 +194,9 @@ class EndpointGroups:
     def pin(self, language: Language | str, url: str) -> EndpointGroup:
         """Return a group of one endpoint, which stays in use as long as the caller keeps the group."""
         group = EndpointGroup(language, (url,))
-        group.set_endpoints([self._endpoint(family_of(language), url)])
+        endpoint = self._endpoint(family_of(language), url)
+        self._leaving.pop(endpoint, None)
+        group.set_endpoints([endpoint])
         self._pinned.add(group)
         return group
 

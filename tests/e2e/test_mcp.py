@@ -22,9 +22,11 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import EmbeddedResource, ImageContent, TextContent
 
-from faasrt.testing import FakeFaaS, FaultProxy
+from faasrt import RuntimeManager, SandboxConfig
+from faasrt.cli.mcp_tools import Workspace
+from faasrt.testing import FakeFaaS, FaultProxy, Toxics
 from support.cli import faasrt
-from support.served import CLEAN, FAASRT, served
+from support.served import CLEAN, FAASRT, served, until
 
 TOKEN = "mcp-token"
 PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII=")
@@ -273,6 +275,24 @@ async def test_reset_begins_anew(connect: Connect) -> None:
         assert "NameError" in await tools.python("x")
         assert await tools("list_files") == "There are no files."
         assert "ReferenceError" in await tools("run_javascript", {"code": "y"})
+
+
+async def test_a_cancelled_reset_leaves_no_session_behind() -> None:
+    """The sessions that it has not ended are ended by the next one."""
+    async with FakeFaaS() as fake, FaultProxy(fake.url) as proxy, RuntimeManager.from_url(proxy.url) as manager:
+        workspace = Workspace(manager, SandboxConfig(), 600)
+        for language in ("python", "javascript"):
+            await workspace.call("list_files", {"language": language}, mock.AsyncMock())
+        assert len(fake.sessions) == 2
+        proxy.upstream = Toxics(latency_s=1_000)
+        reset = asyncio.create_task(workspace.call("reset", {}, mock.AsyncMock()))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        reset.cancel()
+        await asyncio.gather(reset, return_exceptions=True)
+        proxy.upstream = Toxics()
+        await workspace.call("reset", {}, mock.AsyncMock())
+        await until(lambda: not fake.sessions)
 
 
 async def test_limits(faasrt_local: str) -> None:

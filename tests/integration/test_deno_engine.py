@@ -99,3 +99,25 @@ async def test_a_jail_that_cannot_be_opened_ends_only_the_programs_that_need_it(
     result = await running
     assert (result.outcome, result.stdout) == (Outcome.OK, "1\n2\n")
     assert (await engine.execute(read)).stdout == "text\n"
+
+
+async def test_a_jail_whose_task_never_begins_is_not_waited_for(engine: DenoEngine) -> None:
+    """The task is cancelled when the engine ends in the same moment."""
+    tasks: list[asyncio.Task[None]] = []
+
+    class Group(asyncio.TaskGroup):
+        def create_task(self, *arguments: Any, **options: Any) -> Any:
+            tasks.append(super().create_task(*arguments, **options))
+            return tasks[-1]
+
+    async with Group() as group:
+        engine._group, own = group, engine._group
+        waiting = asyncio.create_task(engine._open_folder_jail())
+        while not tasks:
+            await asyncio.sleep(0)
+        tasks[0].cancel()
+        with pytest.raises(NotStartedError, match="the engine is closed"):
+            await waiting
+        engine._group = own
+    read = job("console.log(Deno.readTextFileSync('a.txt'))", files={"a.txt": b"text"})
+    assert (await engine.execute(read)).stdout == "text\n"

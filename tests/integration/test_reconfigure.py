@@ -16,6 +16,7 @@ import pytest
 from faasrt import (
     ConfigurationError,
     RuntimeClosedError,
+    RuntimeManager,
     SandboxConfig,
     ServerError,
     UnsupportedLanguageError,
@@ -209,3 +210,33 @@ async def test_draining_waits_five_seconds_for_idle_connections(clock: Clock) ->
         await fast_forward(clock, faas.drain(), 0.5)
         assert 5 <= clock() - began < 1_000
         assert len(faas.listener.ordinary) == 1
+
+
+async def test_a_wait_for_an_engine_goes_on_with_the_one_that_replaces_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    serve, begun = DenoEngine.serve, asyncio.Event()
+
+    async def serve_unless_first(self: DenoEngine) -> None:
+        if self.options.workers == 1:
+            begun.set()
+            await asyncio.Event().wait()
+        await serve(self)
+
+    monkeypatch.setattr(DenoEngine, "serve", serve_unless_first)
+    async with LocalFaaS(["js"], workers=1) as faas:
+        waiting = asyncio.create_task(faas.wait_ready("js"))
+        await begun.wait()
+        await faas.reconfigure(LocalFaaS(["js"], workers=2))
+        await waiting
+
+
+async def test_a_call_that_waits_for_an_engine_learns_that_its_manager_was_closed(
+    starting: dict[str, asyncio.Event],
+) -> None:
+    async with RuntimeManager.local(["js"]) as manager:
+        call = asyncio.create_task(manager.run_code("1", "js"))
+        await starting["begun"].wait()
+        for _ in range(10):
+            await asyncio.sleep(0)  # the call waits until Deno can run
+        await manager.aclose()
+        with pytest.raises(RuntimeClosedError):
+            await call

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import itertools
 import subprocess
@@ -25,6 +26,7 @@ from faasrt import (
     RuntimeClosedError,
     ServerError,
     StreamError,
+    TimeoutSettings,
     sync,
 )
 from faasrt.testing import FakeFaaS, Reply
@@ -456,3 +458,14 @@ def test_output_arrives_while_the_program_runs(manager: sync.RuntimeManager) -> 
 def test_a_streamed_run_must_be_entered(manager: sync.RuntimeManager) -> None:
     with pytest.raises(StreamError, match="must be entered first"):
         next(manager.stream_code("1", "python"))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_manager_can_be_closed_in_the_block_of_a_streamed_run(fake: FakeFaaS, fails: bool) -> None:
+    """The end of the block hides no error."""
+    fake.script(Reply(hang=True))
+    manager = sync.RuntimeManager.from_url(fake.url, timeouts=TimeoutSettings(close_s=0.01))
+    with pytest.raises(ZeroDivisionError) if fails else contextlib.nullcontext(), manager.stream_code("1", "python"):
+        manager.close()
+        if fails:
+            _ = 1 / 0

@@ -37,12 +37,14 @@ from faasrt import (
 )
 from faasrt.client.cache import is_stored
 from faasrt.local import LocalFaaS, engine_choice
+from faasrt.local.engines import engine as engine_module
 from faasrt.local.engines.jailed_run import start_runner
 from faasrt.local.engines.native_jail import native_jail
 from faasrt.local.engines.toolchain import engine as toolchain_engine
 from faasrt.local.engines.toolchain.engine import engine_for
 from faasrt.local.engines.toolchain.languages import TOOLCHAINS
 from faasrt.local.engines.toolchain.toolchain import Installation, Toolchain
+from faasrt.local.errors import EngineError
 from faasrt.local.jail import landlock
 from faasrt.local.jail.jail import JailedProcess
 from support import toolchain_programs as programs
@@ -803,3 +805,21 @@ async def test_the_first_program_waits_until_the_engine_has_started(monkeypatch:
         await until(started.is_set)
         may_go_on.set()
         assert (await run).stdout == "well\n"
+
+
+@is_installed("c")
+async def test_the_first_program_also_waits_after_a_failed_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine has found its toolchain only at the second time."""
+    locate, failures = Toolchain.locate, [EngineError("gcc does not answer")]
+
+    def locate_later(self: Toolchain) -> Installation:
+        if failures:
+            raise failures.pop()
+        return locate(self)
+
+    monkeypatch.setattr(Toolchain, "locate", locate_later)
+    monkeypatch.setattr(engine_module, "_RESTART_S", 0.01)
+    async with LocalFaaS(["c"]) as faas, RuntimeManager.from_url({"c": faas.url}) as manager:
+        await until(lambda: not failures and faas.health()["languages"]["c"]["status"] == "ready")
+        code = f"int main(void) {{ return 3; }} // {uuid.uuid4()}"
+        assert (await manager.run_code(code, "c", 30_000)).exit_code == 3

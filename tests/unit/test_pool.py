@@ -838,6 +838,33 @@ async def test_callers_of_a_group_without_endpoints_do_not_wait() -> None:
     assert (pool.in_flight, pool.groups.endpoints()) == (0, [])
 
 
+async def test_an_endpoint_that_leaves_stays_if_a_session_needs_it() -> None:
+    """The session was being opened when its endpoint left the settings, and another call still ran there."""
+    replicas, idle = ["http://a#1"], list[str]()
+    pool = PermitPool(
+        Settings(),
+        clock=Clock(),
+        random=random.Random(5).random,
+        replicas_of=lambda urls: list(replicas),
+        on_idle=idle.append,
+    )
+    group = pool.groups.get("python", ["dns+http://a"])
+    opening = pool.try_acquire(group)
+    assert opening is not None
+    opening.endpoint.limit.set_capacity(None)  # until it is known, there is one call
+    other = pool.try_acquire(group)
+    assert other is not None
+    replicas[:] = ["http://a#2"]
+    pool.refresh()
+    pinned = pool.groups.pin("python", "http://a#1")
+    pool.release(opening, None)
+    pool.release(other, None)
+    assert (idle, pool.groups.is_used("http://a#1")) == ([], True)
+    held = pool.try_acquire(pinned)
+    assert held is not None
+    assert held.endpoint is opening.endpoint
+
+
 CHANGES = st.one_of(
     st.lists(st.sampled_from(["http://a#1", "http://a#2", "http://a#3"]), min_size=1, unique=True), st.integers(1, 5)
 )

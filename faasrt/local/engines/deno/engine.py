@@ -107,7 +107,10 @@ class DenoEngine(Engine):
         self._runners = {}
         for path in _RUNNER_FILES:
             self._runners[path] = options.folder / Path(path).name
-            self._runners[path].write_text(_runner_source(path), "utf-8")
+            # Replaced as a whole, because an engine that still runs may have mounted the file.
+            new = self._runners[path].with_suffix(".new")
+            new.write_text(_runner_source(path), "utf-8")
+            new.replace(self._runners[path])
         self._path = _find_executable()
         self._config: JailConfig
         self._jail: Jail
@@ -232,7 +235,9 @@ class DenoEngine(Engine):
     async def _open_folder_jail(self) -> Jail:
         if self._folder_jail is None:
             opened: asyncio.Future[Jail] = asyncio.get_running_loop().create_future()
-            self._create_task(self._run_folder_jail(opened))
+            task = self._create_task(self._run_folder_jail(opened))
+            # Not at the end of the task itself: one that is cancelled before it begins never runs.
+            task.add_done_callback(lambda _: self._forget_folder_jail(opened))
             self._folder_jail = opened
         # Other programs may wait for the same jail.
         return await asyncio.shield(self._folder_jail)
@@ -240,19 +245,21 @@ class DenoEngine(Engine):
     async def _run_folder_jail(self, opened: asyncio.Future[Jail]) -> None:
         """Keep a jail open until its launcher ends. `opened` gets it, or the reason why it cannot be opened."""
         config = attrs.evolve(self._config, policy="deno-files", tmp_bytes=_FOLDER_BYTES, limits=_FOLDER_LIMITS)
-        problem = "the engine is closed"
         try:
             async with open_jail(self._spawner, sys.executable, self.options.folder, config, self.cgroups) as jail:
                 opened.set_result(jail)
                 await jail.watch()
         except (EngineError, OSError) as error:  # the programs of the other jail go on
-            problem = str(error)
-            self.log_failure(problem)
-        finally:
-            self._folder_jail = None
+            self.log_failure(str(error))
             if not opened.done():
-                opened.set_exception(NotStartedError(problem))
-                opened.exception()  # each program that waits for the jail may have been cancelled
+                opened.set_exception(NotStartedError(str(error)))
+
+    def _forget_folder_jail(self, opened: asyncio.Future[Jail]) -> None:
+        if self._folder_jail is opened:
+            self._folder_jail = None
+        if not opened.done():
+            opened.set_exception(NotStartedError("the engine is closed"))
+        opened.exception()  # each program that waits for the jail may have been cancelled
 
     async def _start_child(self, jail: Jail, memory_limit_mb: int, runner: str = _RUNNER) -> JailedProcess:
         inspects = runner != _RUNNER

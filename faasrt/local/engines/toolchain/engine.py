@@ -114,6 +114,7 @@ class ToolchainEngine(Engine):
         self.runtime = self._installation.version
         self.environment = repr(self.toolchain.compile(self._installation, [""]))
         if not self._needed.is_set():
+            self._started_or_failed.clear()  # an earlier start may have failed
             self.mark_ready()
             await self._needed.wait()
         await super().serve()
