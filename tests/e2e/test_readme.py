@@ -168,7 +168,7 @@ async def test_the_table_of_limits_has_the_defaults() -> None:
     assert stated["LimiterSettings(max_concurrency"] == f"{limiter.max_concurrency}"
     assert (stated["LimiterSettings(max_queue"], limiter.max_queue) == ("no limit", None)
     assert (stated["LimiterSettings(queue_timeout_s"], limiter.queue_timeout_s) == ("no limit", None)
-    assert named["programs that wait, on a server"] == f"{MAX_QUEUE:,}"
+    assert named["programs that wait, of each language on a server"] == f"{MAX_QUEUE:,}"
     embedded_s = queue_timeout_of(faasrt.Settings())
     assert (
         stated["LocalFaaS(queue_timeout_s"]
