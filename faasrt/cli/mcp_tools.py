@@ -134,9 +134,8 @@ class Workspace:
 
     async def aclose(self) -> None:
         """End the sessions. The next call opens new ones."""
-        for language in [
-            *self._sessions
-        ]:  # one after the other, so that those are left that a cancellation has not ended
+        # One after the other, so that a cancellation leaves those that have not ended.
+        for language in [*self._sessions]:
             if (session := self._sessions.pop(language, None)) is not None:
                 await session.aclose()
 
