@@ -895,13 +895,14 @@ async def test_a_fork_without_free_descriptors_leaves_nothing(
         async with closing(await session.fork()):
             pass  # the session has now opened its folder
         await until(lambda: engine.idle == engine.capacity)
-        before = descriptors(), {*jail._processes}
+        fds_before, processes_before = descriptors(), len(jail._processes)
         for _ in range(3):
             with monkeypatch.context() as patch:
                 fail_to_copy(patch, copies)
                 with pytest.raises(ForkError, match="Too many open files"):
                     await session.fork()
-        await until(lambda: (descriptors(), {*jail._processes}) == before)
+        # Fewer if something of the first branch was still open.
+        await until(lambda: descriptors() <= fds_before and len(jail._processes) <= processes_before)
         assert not jail._starts
         await check(session)
 
