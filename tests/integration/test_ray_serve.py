@@ -136,12 +136,15 @@ async def active_programs(url: str) -> int:
 
 
 async def start_endless(manager: RuntimeManager, url: str) -> list[asyncio.Task[ExecutionResult]]:
-    """Start an endless program for each replica, and wait until one runs. Ray Serve prefers replicas without calls."""
+    """Start an endless program for each replica, and wait until one runs.
+
+    Both may be on the same replica. So many requests at once look for them, which Ray Serve sends to all replicas.
+    """
     sandbox = SandboxConfig(timeout_limit_s=TIMEOUT_LIMIT_S)
     calls = [manager.run_code("while True: pass", "python", sandbox=sandbox) for _ in range(MAX_REPLICAS)]
     endless = [asyncio.create_task(call) for call in calls]
     async with asyncio.timeout(PATIENCE_S):
-        while not await active_programs(url):
+        while not any(await asyncio.gather(*(active_programs(url) for _ in range(8)))):
             await asyncio.sleep(0.05)
     return endless
 
