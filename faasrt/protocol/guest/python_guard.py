@@ -8,6 +8,8 @@ IN_PYODIDE = sys.platform == "emscripten"
 # The guard raises its exception again after this interval if the program catches it, and finally ends the process.
 INTERVAL_S, MAX_INTERRUPTS = 0.05, 10
 EVENTS_PER_CHECK = 500
+# An exception that is raised in Pyodide's event loop itself, outside a task or a callback, ends the process.
+EVENT_LOOP_MODULES = ("pyodide.webloop", "asyncio.events")
 
 
 # Raised in the program to stop it at its time limit or its output limit.
@@ -38,9 +40,12 @@ class Guard:
         if self.watch is not None:
             self.watch(None)
 
-    def tick(self, *_):
-        if not self.asleep and self.deadline is not None and now() >= self.deadline:
-            self.on_deadline()
+    def tick(self, _=None, frame=None):
+        if self.asleep or self.deadline is None or now() < self.deadline:
+            return
+        if IN_PYODIDE and frame is not None and frame.f_globals.get("__name__") in EVENT_LOOP_MODULES:
+            return  # the next interrupt, or `on_hang`, follows soon
+        self.on_deadline()
 
     def by_signal(self):
         import signal
