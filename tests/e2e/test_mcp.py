@@ -299,13 +299,13 @@ async def test_limits(faasrt_local: str) -> None:
     """The time limit interrupts a program, and its state is kept. A session that exceeds its memory limit ends, which
     the model learns, and the next call works.
     """
-    async with over_stdio("--url", faasrt_local, "--timeout-s", "1", "--memory-mb", "128") as client:
+    async with over_stdio("--url", faasrt_local, "--timeout-s", "3", "--memory-mb", "128") as client:
         tools = Tools(client)
         await tools.python("x = 1")
         text = await tools.python("print('begun')\nwhile True: pass")
         assert tools.is_error
         assert text.startswith("begun\n")
-        assert "TIMEOUT: timeout after 1000 ms" in text
+        assert "TIMEOUT: timeout after 3000 ms" in text
         assert await tools.python("x") == "1"
         text = await tools.python("import os; os._exit(3)")
         assert tools.is_error

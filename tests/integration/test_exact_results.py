@@ -158,7 +158,7 @@ async def test_cases_with_large_output_and_values(place: str, local: RuntimeMana
         for language, code in (("python", python), ("js", js)):
             runtime = await manager.get_runtime(language)
             cases = [(number,) for number in range(3)]
-            results = await runtime.run_cases(block(code), "f", cases, timeout_ms=2_000)
+            results = await runtime.run_cases(block(code), "f", cases, timeout_ms=4_000)
             assert [result.outcome for result in results] == ["OK", "TIMEOUT", "OK"]
             assert results[2].value == "r" * 900_000
             assert results[2].stderr.startswith("e" * 900_000)

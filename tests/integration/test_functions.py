@@ -114,7 +114,7 @@ async def test_call_function(place: str, language: str, local: RuntimeManager) -
             assert (left.outcome, left.exit_code) == (Outcome.USER_ERROR, exit_code)
             assert left.error is not None
             assert "before grade returned" in left.error.message
-        looped = await runtime.call_function(code, "grade", ["loop"], timeout_ms=1_000)
+        looped = await runtime.call_function(code, "grade", ["loop"], timeout_ms=3_000)
         assert looped.outcome is Outcome.TIMEOUT
         if language == "python" or place == "embedded":
             assert looped.stdout == "defining\nturn loop\n"

@@ -197,7 +197,10 @@ async def test_a_launcher_without_free_descriptors_does_not_lose_uids_for_progra
     async with Spawner() as spawner, open_jail(spawner, sys.executable, tmp_path, config_of("namespaces")) as jail:
         first = await jail.start(["sleep", "600"])
         launcher = psutil.Process(first.pid).parents()[1]
-        await asyncio.sleep(0.2)  # until it has closed the descriptors of the canary
+        counts = [launcher.num_fds()]
+        while len(counts) < 20 or len({*counts[-20:]}) > 1:  # until it has closed the descriptors of the canary
+            await asyncio.sleep(0.01)
+            counts.append(launcher.num_fds())
         limits = launcher.rlimit(psutil.RLIMIT_NOFILE)
         # Three pipes and one more. Two open descriptors have high numbers: the executable, and the server.
         launcher.rlimit(psutil.RLIMIT_NOFILE, (launcher.num_fds() - 2 + 4, limits[1]))

@@ -259,7 +259,7 @@ FILES = table(
     (
         "files after the time limit",
         f"{LEAVE} for (;;) ;",
-        {"collect": ["*.txt"], "timeout_ms": 1_500},
+        {"collect": ["*.txt"], "timeout_ms": 4_000},
         {"outcome": Outcome.TIMEOUT, "files": OUTCOMES},
     ),
     (

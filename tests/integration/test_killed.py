@@ -92,7 +92,7 @@ async def test_js_faas_timeouts_and_crashes_without_the_envelope(deployment: str
         manager_for(js.url, envelope="never") as manager,
     ):
         for then, timeout_ms, outcome in (
-            ("while (true) {}", 1_000, Outcome.TIMEOUT),
+            ("while (true) {}", 3_000, Outcome.TIMEOUT),
             ("Deno.kill(Deno.pid, 'SIGKILL')", 30_000, Outcome.CRASHED),
             ("Deno.exit(3)", 30_000, Outcome.CRASHED),
         ):

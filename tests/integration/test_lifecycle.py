@@ -140,6 +140,7 @@ async def test_cancelled_calls_release_everything(raw_server: Serve, stop_at: in
     limiter = LimiterSettings(max_concurrency=1)
     async with manager_for(await raw_server(server.handle), limiter=limiter) as manager:
         await manager.get_runtime("py")
+        gc.collect()  # objects of earlier tests may own descriptors
         descriptors, tasks = process.num_fds(), len(asyncio.all_tasks())
         for _ in range(3):
             call = asyncio.create_task(manager.run_code("1", "py"))
@@ -154,7 +155,7 @@ async def test_cancelled_calls_release_everything(raw_server: Serve, stop_at: in
         metrics = manager.get_metrics()
         assert (metrics.in_flight, metrics.queued, metrics.total.in_flight) == (0, 0, 0)
         assert metrics.total.errors == {"CancelledError": 6}
-        await wait_until(lambda: len(asyncio.all_tasks()) == tasks and process.num_fds() == descriptors)
+        await wait_until(lambda: len(asyncio.all_tasks()) == tasks and process.num_fds() <= descriptors)
         server.go.set()
         assert (await manager.run_code("1", "py")).ok
 

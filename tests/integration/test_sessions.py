@@ -394,7 +394,7 @@ async def test_a_session_that_ends_between_calls_is_lost(server: Server, manager
 
 async def test_a_server_that_is_gone_loses_the_session(server: Server) -> None:
     """The error of the connection is the cause. Leaving the block raises nothing."""
-    timeouts = TimeoutSettings(grace_s=30, health_s=1)
+    timeouts = TimeoutSettings(grace_s=30, health_s=10)
     async with (
         FaultProxy(server.url) as proxy,
         manager_for(proxy.url, retry=NO_WAIT, timeouts=timeouts) as manager,

@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from faasrt import Language, Outcome
-from faasrt.local.engines.engine import EngineJob, EngineResult
+from faasrt.local.engines.engine import EngineJob
 from faasrt.local.engines.live_output import LiveOutput
 from faasrt.local.engines.session import (
     EngineSession,
@@ -28,7 +28,7 @@ from faasrt.local.engines.wasm.session import WasmSession
 from faasrt.local.errors import EngineError
 from support.engines import wasm_engine
 from support.served import until
-from support.session_programs import LIMITS, opened, run, texts
+from support.session_programs import LIMITS, opened, run, texts, until_printed
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("wasm_sandbox")]
 STUBBORN = "while True:\n    try:\n        while True: pass\n    except BaseException: pass"
@@ -50,15 +50,6 @@ async def session(engine: WasmEngine) -> AsyncIterator[EngineSession]:
 async def pid_of(session: EngineSession) -> int:
     """Return the process of a session."""
     return int((await run(session, "")).instance_id.removeprefix("wasm-"))
-
-
-async def until_printed(session: EngineSession, code: str) -> asyncio.Task[EngineResult]:
-    """Start a program that prints something, and wait until it has done so."""
-    live = LiveOutput()
-    job = EngineJob(language=Language.PYTHON, code=code, limits=LIMITS, live=live)
-    running = asyncio.create_task(session.run(job))
-    assert await live.take() is not None
-    return running
 
 
 async def test_a_fork_has_the_same_state_and_is_separate(engine: WasmEngine) -> None:
@@ -169,7 +160,7 @@ async def test_sessions_of_a_worker_run_at_the_same_time(engine: WasmEngine) -> 
 
 async def test_a_run_that_cannot_be_interrupted_ends_its_session(session: EngineSession) -> None:
     """The outcome is TIMEOUT, and later runs say why the session has ended."""
-    result = await run(session, STUBBORN, timeout_ms=200)
+    result = await run(session, STUBBORN, timeout_ms=2_000)
     assert (result.outcome, result.error) == (Outcome.TIMEOUT, None)
     assert session.ended.is_set()
     with pytest.raises(SessionEndedError, match="reached its time limit and could not be interrupted"):
@@ -297,7 +288,7 @@ async def test_forged_calls_of_the_host_affect_only_their_run(session: EngineSes
 async def test_a_program_that_ignores_its_end_is_ended(session: EngineSession) -> None:
     """After "ended", a program is not interrupted any more, but its session still ends."""
     code = "import _host\n_host.call(b'ended')\nwhile True: pass"
-    assert (await run(session, code, timeout_ms=200)).outcome is Outcome.TIMEOUT
+    assert (await run(session, code, timeout_ms=2_000)).outcome is Outcome.TIMEOUT
     assert session.ended.is_set()
 
 

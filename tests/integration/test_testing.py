@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import io
 import json
 import logging
@@ -469,6 +470,7 @@ async def test_down_ends_programs_in_flight() -> None:
 
 async def test_close_with_open_connections(made: FakeFaaS | FaultProxy) -> None:
     """No task and no file descriptor remains. A server may be closed twice."""
+    gc.collect()  # objects of earlier tests may own descriptors
     process, tasks = psutil.Process(), asyncio.all_tasks()
     descriptors = process.num_fds()
     async with made as server:
@@ -484,7 +486,7 @@ async def test_close_with_open_connections(made: FakeFaaS | FaultProxy) -> None:
     server.down()
     # The target of the proxy is another server, which closes its end a moment later.
     async with asyncio.timeout(10):
-        while process.num_fds() != descriptors or asyncio.all_tasks() != tasks:
+        while process.num_fds() > descriptors or asyncio.all_tasks() != tasks:
             await asyncio.sleep(0)
 
 
@@ -530,10 +532,11 @@ async def test_a_connection_is_cancelled_while_the_proxy_closes_it() -> None:
 
 async def test_close_while_down(made: FakeFaaS | FaultProxy) -> None:
     """The socket that reserves the port is closed."""
+    gc.collect()  # objects of earlier tests may own descriptors
     descriptors = psutil.Process().num_fds()
     async with made as server:
         server.down()
-    assert psutil.Process().num_fds() == descriptors
+    assert psutil.Process().num_fds() <= descriptors
 
 
 async def test_use_before_opening(made: FakeFaaS | FaultProxy) -> None:
@@ -560,6 +563,7 @@ async def test_open_twice(made: FakeFaaS | FaultProxy) -> None:
 @pytest.mark.parametrize("steps", range(5))
 async def test_cancelled_while_opening(made: FakeFaaS | FaultProxy, steps: int) -> None:
     """If opening is cancelled at any await, no task and no file descriptor remains."""
+    gc.collect()  # objects of earlier tests may own descriptors
     tasks, descriptors = asyncio.all_tasks(), psutil.Process().num_fds()
     opening = asyncio.create_task(made.__aenter__())
     for _ in range(steps):
@@ -569,7 +573,7 @@ async def test_cancelled_while_opening(made: FakeFaaS | FaultProxy, steps: int) 
     if not opening.cancelled():
         await made.aclose()  # it had already ended
     assert asyncio.all_tasks() == tasks
-    assert psutil.Process().num_fds() == descriptors
+    assert psutil.Process().num_fds() <= descriptors
 
 
 async def test_cancelled_while_closing(made: FakeFaaS | FaultProxy) -> None:

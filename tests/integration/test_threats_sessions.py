@@ -118,11 +118,11 @@ async def test_a_session_that_does_not_answer(host: Host, word: str) -> None:
     code = {
         "channel": "import socket, threading, os\nchannel = socket.socket(fileno=os.dup(255))\n"
         "def steal():\n    while channel.recv(1): pass\nthreading.Thread(target=steal).start()",
-        "SIGSTOP": "import threading, os\nthreading.Timer(0.1, os.kill, [os.getpid(), 19]).start()",
+        "SIGSTOP": "import threading, os\nthreading.Timer(0.5, os.kill, [os.getpid(), 19]).start()",
     }[word]
     async with sessions(host) as (session, _):
         assert (await session.run_code(code)).outcome is Outcome.OK
         with contextlib.suppress(SessionLostError):
             for _ in range(20):
-                result = await session.run_code("1", timeout_ms=500)
+                result = await session.run_code("import time; time.sleep(0.1)", timeout_ms=1_000)
                 assert result.outcome in (Outcome.OK, Outcome.TIMEOUT)

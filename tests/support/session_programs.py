@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 
@@ -10,6 +11,7 @@ import attrs
 from faasrt import Language, Outcome
 from faasrt.inputs import ProgramInput
 from faasrt.local.engines.engine import Engine, EngineJob, EngineResult
+from faasrt.local.engines.live_output import LiveOutput
 from faasrt.local.engines.session import EngineSession, EngineSessionOptions
 from faasrt.protocol.execution_limits import ExecutionLimits
 
@@ -38,6 +40,15 @@ async def run(
     limits = attrs.evolve(LIMITS, timeout_ms=timeout_ms, max_output_bytes=max_output_bytes)
     program_input = ProgramInput(stdin=stdin.encode())
     return await session.run(EngineJob(language=Language.PYTHON, code=code, limits=limits, input=program_input))
+
+
+async def until_printed(session: EngineSession, code: str) -> asyncio.Task[EngineResult]:
+    """Start a program that prints something, and wait until it has done so."""
+    live = LiveOutput()
+    job = EngineJob(language=Language.PYTHON, code=code, limits=LIMITS, live=live)
+    running = asyncio.create_task(session.run(job))
+    assert await live.take() is not None
+    return running
 
 
 def texts(result: EngineResult) -> list[str]:

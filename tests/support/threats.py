@@ -24,7 +24,7 @@ import pytest
 from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig
 from faasrt.local.cache_folder import cache_dir
 from faasrt.local.engines.wasm.module_cache import module_dir
-from support.helpers import manager_for
+from support.helpers import PATIENT, manager_for
 from support.package import ROOT
 from support.served import until, with_word
 from support.tables import chosen
@@ -463,7 +463,11 @@ async def host_of(
         env = {**os.environ, "TMPDIR": str(folder / "tmp"), "HOME": str(folder / "tmp"), "CANARY_KEY": SECRET}
         env["FAASRT_CACHE_DIR"] = str(cache)
         env |= {"PYTHONPATH": packages, "PYTHONDONTWRITEBYTECODE": "1"} if other else {}
-        async with _server(command, env) as (url, pid), sink() as one, RuntimeManager.from_url(url) as manager:
+        async with (
+            _server(command, env) as (url, pid),
+            sink() as one,
+            RuntimeManager.from_url(url, timeouts=PATIENT) as manager,
+        ):
             words = {
                 "CANARY": str(canary),
                 "CACHE": str(cache),
