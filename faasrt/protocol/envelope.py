@@ -59,7 +59,8 @@ signal, at no measurable cost. Pyodide has no signals, but reads an interrupt bu
 guard replaces by an object that checks the time: a bare loop takes up to 1.15 times as long. Elsewhere,
 `sys.monitoring` counts jumps and calls, and the guard checks the clock every 500 events: 4 to 6 times as long.
 `benchmarks/guard.py` measures this. At the deadline the guard raises a BaseException in the program, up to ten times,
-and then ends the process. It cannot interrupt a single long call of C code, and a hostile program can disable it.
+and then ends the process. In the event loop of Pyodide, the exception would end the process, so the guard waits until
+code of the program runs. It cannot interrupt a single long call of C code, and a hostile program can disable it.
 
 **Forged frames.** A program can find the nonce and forge a frame. This affects only its own result.
 """

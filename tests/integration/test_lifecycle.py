@@ -45,7 +45,7 @@ from faasrt import (
 from faasrt.protocol.program import Program
 from faasrt.telemetry.events import CallFinished, CallStarted, Event, RetryScheduled
 from faasrt.testing import FakeFaaS, Reply
-from support.helpers import NO_WAIT, PATIENT, Clock, manager_for
+from support.helpers import NO_WAIT, PATIENT, Clock, descriptors, descriptors_at_rest, manager_for
 from support.served import until
 
 Serve = Callable[..., Awaitable[str]]
@@ -136,12 +136,10 @@ async def test_concurrent_callers_share_runtimes_and_sessions(raw_server: Serve)
 async def test_cancelled_calls_release_everything(raw_server: Serve, stop_at: int) -> None:
     """Wherever the answer stops, a cancelled call releases its permit, connection and tasks, and the next call runs."""
     server = StoppingServer(stop_at)
-    process = psutil.Process()
     limiter = LimiterSettings(max_concurrency=1)
     async with manager_for(await raw_server(server.handle), limiter=limiter) as manager:
         await manager.get_runtime("py")
-        gc.collect()  # objects of earlier tests may own descriptors
-        descriptors, tasks = process.num_fds(), len(asyncio.all_tasks())
+        before = await descriptors_at_rest(), len(asyncio.all_tasks())
         for _ in range(3):
             call = asyncio.create_task(manager.run_code("1", "py"))
             waiting = asyncio.create_task(manager.run_code("1", "py"))
@@ -155,7 +153,7 @@ async def test_cancelled_calls_release_everything(raw_server: Serve, stop_at: in
         metrics = manager.get_metrics()
         assert (metrics.in_flight, metrics.queued, metrics.total.in_flight) == (0, 0, 0)
         assert metrics.total.errors == {"CancelledError": 6}
-        await wait_until(lambda: len(asyncio.all_tasks()) == tasks and process.num_fds() <= descriptors)
+        await wait_until(lambda: (descriptors(), len(asyncio.all_tasks())) == before)
         server.go.set()
         assert (await manager.run_code("1", "py")).ok
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import io
 import json
 import logging
@@ -17,13 +16,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import aiohttp
-import psutil
 import pytest
 
 from faasrt import ConfigurationError, ErrorInfo, Language, Outcome, RuntimeClosedError
 from faasrt.results import Display
 from faasrt.testing import FakeFaaS, FaultProxy, Reply, Toxics
-from support.helpers import manager_for
+from support.helpers import descriptors, descriptors_at_rest, manager_for
 from support.served import call
 
 RawServer = Callable[..., Awaitable[str]]
@@ -470,9 +468,7 @@ async def test_down_ends_programs_in_flight() -> None:
 
 async def test_close_with_open_connections(made: FakeFaaS | FaultProxy) -> None:
     """No task and no file descriptor remains. A server may be closed twice."""
-    gc.collect()  # objects of earlier tests may own descriptors
-    process, tasks = psutil.Process(), asyncio.all_tasks()
-    descriptors = process.num_fds()
+    before = await descriptors_at_rest(), asyncio.all_tasks()
     async with made as server:
         async with connected(server.url) as client, connected(server.url):
             await server.wait_until(lambda: server.accepted == 2)
@@ -486,7 +482,7 @@ async def test_close_with_open_connections(made: FakeFaaS | FaultProxy) -> None:
     server.down()
     # The target of the proxy is another server, which closes its end a moment later.
     async with asyncio.timeout(10):
-        while process.num_fds() > descriptors or asyncio.all_tasks() != tasks:
+        while (descriptors(), asyncio.all_tasks()) != before:
             await asyncio.sleep(0)
 
 
@@ -532,11 +528,10 @@ async def test_a_connection_is_cancelled_while_the_proxy_closes_it() -> None:
 
 async def test_close_while_down(made: FakeFaaS | FaultProxy) -> None:
     """The socket that reserves the port is closed."""
-    gc.collect()  # objects of earlier tests may own descriptors
-    descriptors = psutil.Process().num_fds()
+    before = await descriptors_at_rest()
     async with made as server:
         server.down()
-    assert psutil.Process().num_fds() <= descriptors
+    assert descriptors() == before
 
 
 async def test_use_before_opening(made: FakeFaaS | FaultProxy) -> None:
@@ -563,8 +558,7 @@ async def test_open_twice(made: FakeFaaS | FaultProxy) -> None:
 @pytest.mark.parametrize("steps", range(5))
 async def test_cancelled_while_opening(made: FakeFaaS | FaultProxy, steps: int) -> None:
     """If opening is cancelled at any await, no task and no file descriptor remains."""
-    gc.collect()  # objects of earlier tests may own descriptors
-    tasks, descriptors = asyncio.all_tasks(), psutil.Process().num_fds()
+    before = await descriptors_at_rest(), asyncio.all_tasks()
     opening = asyncio.create_task(made.__aenter__())
     for _ in range(steps):
         await asyncio.sleep(0)
@@ -572,8 +566,7 @@ async def test_cancelled_while_opening(made: FakeFaaS | FaultProxy, steps: int) 
     await asyncio.wait({opening})
     if not opening.cancelled():
         await made.aclose()  # it had already ended
-    assert asyncio.all_tasks() == tasks
-    assert psutil.Process().num_fds() <= descriptors
+    assert (descriptors(), asyncio.all_tasks()) == before
 
 
 async def test_cancelled_while_closing(made: FakeFaaS | FaultProxy) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib.util
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -62,6 +64,23 @@ def skip_without(package: str) -> None:
 
 WASM: Mapping[LanguageOption, EngineName] = {"python": "wasm"}
 """The argument `engines` of an embedded FaaS that runs Python in WebAssembly."""
+
+
+def descriptors() -> int:
+    """Return the number of open file descriptors of this process."""
+    return len([*Path("/proc/self/fd").iterdir()])
+
+
+async def descriptors_at_rest() -> int:
+    """Return the number of open file descriptors when it no longer changes. Objects of earlier tests may own some, and
+    processes that are just ending.
+    """
+    gc.collect()
+    counts = [descriptors()]
+    while len(counts) < 5 or len({*counts[-5:]}) > 1:
+        await asyncio.sleep(0.01)
+        counts.append(descriptors())
+    return counts[-1]
 
 
 class Clock:

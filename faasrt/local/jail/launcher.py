@@ -73,9 +73,9 @@ _TRUNCATION_ABI = 3  # the first version of Landlock that checks truncation
 _CAP_KILL = 5
 # The interpreter optimizes code that runs repeatedly, by writing to its memory. Programs then copy less of it.
 _EXERCISE_RUNS = 3
-# While sessions are idle: the time between two looks at the memory of the machine, and how much less of it makes a
+# While sessions are idle: the time between two looks at the memory of the machine, and how much more use of it makes a
 # check of the sessions necessary.
-_LOOK_INTERVAL_S, _LESS_BYTES = 0.25, 64 * 2**20
+_LOOK_INTERVAL_S, _MORE_BYTES = 0.25, 64 * 2**20
 _kept: list[Any] = []
 _BRANCHES, _FOLDER = ".branches", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # The niceness of programs minus that of the launcher. The launcher must be able to start and end programs in time.
@@ -106,7 +106,7 @@ class Launcher:
         self._poll = select.poll()
         self._handlers: dict[int, Callable[[], None]] = {}  # by the descriptor that has become readable
         self._is_over = False
-        self._available_bytes, self._looked_at = 0, 0.0
+        self._looked_at, self._least_used = 0.0, (math.inf, math.inf)
         # Without namespaces, root gives each program a uid of its own.
         is_root = not places and os.getuid() == 0
         self._first_uid, uids, _ = namespaces.host_ids() if is_root else (0, MAX_PROGRAMS, -1)
@@ -232,8 +232,8 @@ class Launcher:
             self._watch_memory(program)  # not before this first check, because most programs end earlier
 
     def _look_at_memory(self) -> None:
-        """Check idle sessions at once if the machine has much less memory than before, because a program can pretend
-        that its run has ended.
+        """Check idle sessions at once if much more memory of the machine is in use than before, because a program can
+        pretend that its run has ended.
         """
         now = time.monotonic()
         if now < self._looked_at + _LOOK_INTERVAL_S:
@@ -241,10 +241,10 @@ class Launcher:
         idle = [program for program in self._programs.values() if program.is_idle]
         if not idle:
             return
-        self._looked_at, available_bytes = now, process_memory.available_bytes()
-        self._available_bytes = max(self._available_bytes, available_bytes)
-        if self._available_bytes - available_bytes > _LESS_BYTES:
-            self._available_bytes = available_bytes
+        self._looked_at, used = now, process_memory.used_bytes()
+        self._least_used = min(self._least_used[0], used[0]), min(self._least_used[1], used[1])
+        if any(size > least + _MORE_BYTES for size, least in zip(used, self._least_used, strict=True)):
+            self._least_used = used  # since this check
             for program in idle:
                 self._check_idle(program)
 

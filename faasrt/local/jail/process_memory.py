@@ -147,9 +147,17 @@ def kernel_bytes() -> int:
         return sum(int(line.split()[1]) * 1024 for line in file if line.startswith(("SUnreclaim:", "VmallocUsed:")))
 
 
-def available_bytes() -> int:
+def used_bytes() -> tuple[int, int]:
+    """Return how much memory of the machine is in use, counted in two ways.
+
+    The first number is the memory that is not available. When a process ends, the kernel may keep up to 1 GiB of its
+    memory for each CPU. This still counts as not available, so the number does not grow while other processes use that
+    memory. The second number is the sum of the most common uses. It lacks the buffers of pipes and sockets.
+    """
     with open("/proc/meminfo", encoding="ascii") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:"))
+        sizes = {name: int(size.split()[0]) * 1024 for name, _, size in (line.partition(":") for line in file)}
+    by_use = ("AnonPages", "Shmem", "SUnreclaim", "PageTables", "VmallocUsed")
+    return sizes["MemTotal"] - sizes["MemAvailable"], sum(sizes[name] for name in by_use)
 
 
 def descriptor_bytes(folder: str, max_bytes: int) -> int:
