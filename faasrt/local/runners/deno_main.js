@@ -111,7 +111,6 @@ function endCell(code) {
 globalThis.close = () => Deno.exit(0);
 
 // The first use of these is slow, so they are used once before the program arrives.
-Deno.inspect([0]);
 dispatchEvent(new Event("warm-up"));
 readStdin(new BytesOf(0));
 readText(0);
