@@ -110,8 +110,7 @@ function endCell(code) {
 
 globalThis.close = () => Deno.exit(0);
 
-// The first use of these is slow, so they are used once before the program arrives.
-dispatchEvent(new Event("warm-up"));
+// The first use of these takes longer, so they are used once before the program arrives.
 readStdin(new BytesOf(0));
 readText(0);
 
