@@ -134,18 +134,16 @@ async def test_progress_of_cases_does_not_count_as_output(place: str, language: 
             assert values == ["TIMEOUT" if number == 40 else [number] * 50 for number in range(80)]
 
 
-@pytest.mark.parametrize("place", first_of(["doubles", "embedded"]))
-async def test_cases_with_large_output_and_values(place: str, local: RuntimeManager) -> None:
-    """Each case has its own outcome and value, even if definitions and cases print almost as much as the limit."""
-    python = """
+LARGE = {
+    "python": """
         import sys, time
         print('d' * 900_000)
         def f(i):
             while i == 1: time.sleep(0.01)
             print('e' * 900_000, file=sys.stderr)
             return 'r' * 900_000
-    """
-    js = """
+    """,
+    "js": """
         const cell = new Int32Array(new SharedArrayBuffer(4));
         console.log('d'.repeat(900_000));
         const f = (i) => {
@@ -153,18 +151,24 @@ async def test_cases_with_large_output_and_values(place: str, local: RuntimeMana
           console.error('e'.repeat(900_000));
           return 'r'.repeat(900_000);
         };
-    """
+    """,
+}
+
+
+@pytest.mark.parametrize("place", first_of(["doubles", "embedded"]))
+@pytest.mark.parametrize("language", LARGE)
+async def test_cases_with_large_output_and_values(place: str, language: str, local: RuntimeManager) -> None:
+    """Each case has its own outcome and value, even if definitions and cases print almost as much as the limit."""
     async with manager_at(place, local) as manager:
-        for language, code in (("python", python), ("js", js)):
-            runtime = await manager.get_runtime(language)
-            cases = [(number,) for number in range(3)]
-            results = await runtime.run_cases(block(code), "f", cases, timeout_ms=4_000)
-            assert [result.outcome for result in results] == ["OK", "TIMEOUT", "OK"]
-            assert results[2].value == "r" * 900_000
-            assert results[2].stderr.startswith("e" * 900_000)
-            assert results[2].truncated == {"stdout"}
-            assert results[2].stdout.startswith("ddd")
-            assert len(results[2].stdout) < 8_300
+        runtime = await manager.get_runtime(language)
+        cases = [(number,) for number in range(3)]
+        results = await runtime.run_cases(block(LARGE[language]), "f", cases, timeout_ms=4_000)
+        assert [result.outcome for result in results] == ["OK", "TIMEOUT", "OK"]
+        assert results[2].value == "r" * 900_000
+        assert results[2].stderr.startswith("e" * 900_000)
+        assert results[2].truncated == {"stdout"}
+        assert results[2].stdout.startswith("ddd")
+        assert len(results[2].stdout) < 8_300
 
 
 async def test_large_output_of_definitions_is_sent_once() -> None:
