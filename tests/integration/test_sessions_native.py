@@ -579,7 +579,7 @@ async def test_branches_live_without_their_session(engine: NativeEngine) -> None
     with pytest.raises(SessionEndedError, match="closed"):
         await branch.fork()
     await check(other)
-    await until(lambda: sleeping(word))
+    await until(lambda: len(sleeping(word)) == 1)
     await other.aclose()
     await until(lambda: not sleeping(word))
 

@@ -143,8 +143,7 @@ def proportional_bytes(folder: str) -> int:
 
 
 def kernel_bytes() -> int:
-    with open("/proc/meminfo", encoding="ascii") as file:
-        return sum(int(line.split()[1]) * 1024 for line in file if line.startswith(("SUnreclaim:", "VmallocUsed:")))
+    return _machine_bytes("SUnreclaim:", "VmallocUsed:")
 
 
 def used_bytes() -> tuple[int, int]:
@@ -154,10 +153,14 @@ def used_bytes() -> tuple[int, int]:
     memory for each CPU. This still counts as not available, so the number does not grow while other processes use that
     memory. The second number is the sum of the most common uses. It lacks the buffers of pipes and sockets.
     """
+    by_use = _machine_bytes("AnonPages:", "Shmem:", "SUnreclaim:", "PageTables:", "VmallocUsed:")
+    return _machine_bytes("MemTotal:") - _machine_bytes("MemAvailable:"), by_use
+
+
+def _machine_bytes(*names: str) -> int:
+    """Return the sum of these lines of /proc/meminfo. A system that imitates Linux may lack some."""
     with open("/proc/meminfo", encoding="ascii") as file:
-        sizes = {name: int(size.split()[0]) * 1024 for name, _, size in (line.partition(":") for line in file)}
-    by_use = ("AnonPages", "Shmem", "SUnreclaim", "PageTables", "VmallocUsed")
-    return sizes["MemTotal"] - sizes["MemAvailable"], sum(sizes[name] for name in by_use)
+        return sum(int(line.split()[1]) * 1024 for line in file if line.startswith(names))
 
 
 def descriptor_bytes(folder: str, max_bytes: int) -> int:
