@@ -37,6 +37,7 @@ import operator
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
 from itertools import zip_longest
 from typing import Any, ClassVar, Literal, TypeAlias, cast
 
@@ -52,8 +53,9 @@ from faasrt.results import ExecutionResult, Outcome
 Compare: TypeAlias = Literal["exact", "lines", "tokens", "floats", "equal", "alike"] | Callable[[Any, Any], bool]
 """A way to compare outputs or values; see the docstring of the module."""
 _MAX_NUMBER_CHARACTERS = 400
+# `Decimal` refuses exponents with more digits.
 _NUMBER = re.compile(
-    r"[+-]?(?:(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:e[+-]?[0-9]+)?|inf|infinity|nan)", re.ASCII | re.IGNORECASE
+    r"[+-]?(?:(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:e[+-]?[0-9]{1,17})?|inf|infinity|nan)", re.ASCII | re.IGNORECASE
 )
 _CUT = "the {} was cut, so it cannot be compared"
 _REFUSED = "the comparison refuses the {0}, which equals the expected one"
@@ -396,7 +398,8 @@ class Judgement:
 class floats:  # noqa: N801 (used like a function)
     """A comparison of words, or of values, in which numbers may differ slightly, as in `math.isclose`.
 
-    Called with two texts, it compares their words.
+    Called with two texts, it compares their words. Numbers that are too large for a float must be equal, and words of
+    more than 400 characters the same. See "Which numbers are equal" in `faasrt/docs/judging.md`.
 
     Attributes:
         rel: The largest relative difference, at least 0. Default: 1e-6.
@@ -429,8 +432,11 @@ class floats:  # noqa: N801 (used like a function)
             return False
         if _NUMBER.fullmatch(word) is None or _NUMBER.fullmatch(expected) is None:
             return False
-        numbers = float(word), float(expected)
-        return self.is_close(*numbers) or all(map(math.isnan, numbers))
+        number, other = float(word), float(expected)
+        if number == other and (math.isinf(number) or (number == 0 and self.abs == 0)):
+            # Different numbers outside the range of a float are read as the same one.
+            return Decimal(word) == Decimal(expected)
+        return self.is_close(number, other) or (math.isnan(number) and math.isnan(other))
 
     def is_close(self, number: float, expected: float) -> bool:
         """Return whether two numbers are within the tolerances. An int that is too large for a float never is."""

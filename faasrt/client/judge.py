@@ -202,7 +202,7 @@ class _RunningTests:
 async def compare_result(test: Test, result: ExecutionResult, *, compare: Compare | None) -> TestResult:
     """Return the verdict on a test. Large outputs are compared in a thread, but not by functions of the caller."""
     comparison = (test.compare if isinstance(test, FunctionTest) else None) or compare
-    size = len(result.ret_val if isinstance(test, FunctionTest) else result.stdout)
+    size = len(result.stdout) + len(test.expected) if isinstance(test, TestCase) else len(result.ret_val)
     if comparison is not None and not isinstance(comparison, (str, floats)):
         size = 0
     verdict = await in_thread_if_large(size, functools.partial(judge_result, test, result, compare))

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import json
 import math
+import threading
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -22,6 +23,7 @@ from faasrt import (
     Outcome,
     SandboxConfig,
     TestCase,
+    TestResult,
     Verdict,
     floats,
 )
@@ -154,6 +156,133 @@ def test_values_are_compared(compare: Compare | None, text: str, expected: Any, 
     judged = judge_result(FunctionTest([], expected), returned(text), compare)
     assert judged.difference == difference
     assert judged.verdict is (Verdict.WRONG_ANSWER if difference else Verdict.PASSED)
+
+
+HUGE = str(math.factorial(171))  # the smallest factorial that is too large for a float
+EVERY, WORDS, NUMBERS, NONE = "exact lines tokens floats", "tokens floats", "floats", ""
+# An output, the expected one, and the comparisons that accept it.
+NUMBERS_AS_TEXT: list[tuple[str, str, str]] = [
+    ("inf", HUGE, NONE),
+    ("-inf", f"-{HUGE}", NONE),
+    ("1e999", HUGE, NONE),
+    ("9" * 350, HUGE, NONE),
+    (HUGE[:-1] + "1", HUGE, NONE),
+    (HUGE, HUGE, EVERY),
+    (f"+{HUGE}.0", HUGE, NUMBERS),
+    ("1e400", "1" + "0" * 398, NONE),
+    ("10E+399", "1e400", NUMBERS),
+    ("1e999", "inf", NONE),
+    ("1e99999999999999999", "1e99999999999999998", NONE),
+    ("1e" + "9" * 18, "1e1" + "0" * 18, NONE),
+    ("1" * 1_000_000, "1" * 999_999 + "2", NONE),
+    ("1e" + "9" * 1_000_000, "inf", NONE),
+    ("1.7976931348623157e308", "1.797693e308", NUMBERS),
+    ("1.7976931348623157e308", "1e309", NONE),
+    ("inf", "Infinity", NUMBERS),
+    ("inf", "-inf", NONE),
+    ("inf", "1.7976931348623157e308", NONE),
+    ("nan", "NaN", NUMBERS),
+    ("nan", "0", NONE),
+    ("nan", HUGE, NONE),
+    ("nan(1)", "nan", NONE),
+    ("-0", "0", NUMBERS),
+    ("-0.0", "0e5", NUMBERS),
+    ("1e-400", "0", NUMBERS),
+    ("1e-400", "1e-9", NUMBERS),
+    ("+5", "5", NUMBERS),
+    ("++5", "5", NONE),
+    ("05", "5", NUMBERS),
+    ("5.", "5.0", NUMBERS),
+    (".5", "0.5", NUMBERS),
+    ("5,0", "5.0", NONE),
+    ("1,000", "1000", NONE),
+    ("0x10", "16", NONE),
+    ("0x1p4", "16", NONE),
+    ("0b10", "2", NONE),
+    ("1_0", "10", NONE),
+    ("１０", "10", NONE),
+    ("١٠", "10", NONE),
+    ("1²", "12", NONE),
+    ("ınf", "inf", NONE),
+    ("1e5", "100000", NUMBERS),
+    ("1E5", "1e5", NUMBERS),
+    ("1d5", "1e5", NONE),
+    ("1j", "1", NONE),
+    ("5%", "5", NONE),
+    ("True", "1", NONE),
+    ("1/2", "0.5", NONE),
+    ("", "0", NONE),
+    ("5 ", "5", "lines tokens floats"),
+    ("5\n\n", "5", "lines tokens floats"),
+    (" 5", "5", WORDS),
+    ("1\xa02\u30003", "1 2 3", WORDS),
+    ("1 2", "12", NONE),
+    ("- 5", "-5", NONE),
+    ("5\0", "5", NONE),
+    ("5\u200b", "5", NONE),
+    ("\ufeff5", "5", NONE),
+]
+
+
+@pytest.mark.parametrize(("output", "expected", "accepting"), NUMBERS_AS_TEXT, ids=range(len(NUMBERS_AS_TEXT)))
+def test_which_outputs_count_as_the_same_number(output: str, expected: str, accepting: str) -> None:
+    """Only "floats" reads numbers, and only decimal ones. Those that are too large for a float must be equal. It makes
+    no difference which of the two texts is the expected one.
+    """
+    for one, other in ((output, expected), (expected, output)):
+        judged = {
+            name: judge_result(TestCase(expected=other), result(one), name).verdict is Verdict.PASSED
+            for name in ("exact", "lines", "tokens", "floats")
+        }
+        assert " ".join(name for name, accepts in judged.items() if accepts) == accepting
+    assert floats()(output, expected) is ("floats" in accepting)
+
+
+@pytest.mark.parametrize(("output", "expected"), [("1e-400", "0"), ("0", "-1e-400"), ("1e-400", "2e-400")])
+def test_without_an_absolute_tolerance_a_number_that_is_too_small_for_a_float_is_not_zero(
+    output: str, expected: str
+) -> None:
+    """Both would be read as 0, which differs from them by more than any relative tolerance below 1."""
+    relative = floats(rel=1e-6, abs=0)
+    assert not relative(output, expected)
+    assert relative("10e-401", "1e-400")
+    assert relative("-0.0", "0")
+
+
+# The JSON of a returned value, the expected value, and the comparisons that accept it.
+NUMBERS_AS_JSON: list[tuple[str, Any, str]] = [
+    (HUGE, math.factorial(171), "equal alike floats"),
+    (HUGE[:-1] + "1", math.factorial(171), NONE),
+    (HUGE, 1e308, NONE),
+    ("1e308", 10**308, NUMBERS),
+    ("Infinity", 1e308, NONE),
+    ("1e999", math.factorial(171), NONE),
+    ("1" * 1_000_000, 1, NONE),
+    ("NaN", 0, NONE),
+    ("-0.0", 0, "equal alike floats"),
+    ("1e-400", 0, "equal alike floats"),
+    ("9007199254740993", 9007199254740992, NUMBERS),
+    ("+5", 5, NONE),
+    ("05", 5, NONE),
+    ("5.", 5, NONE),
+    ("0x10", 16, NONE),
+    ("1_0", 10, NONE),
+    ("１０", 10, NONE),
+    ('"5"', 5, NONE),
+    ("true", 1, NONE),
+    (" 5\n", 5, "equal alike floats"),
+    ("\xa05", 5, NONE),
+]
+
+
+@pytest.mark.parametrize(("text", "expected", "accepting"), NUMBERS_AS_JSON, ids=range(len(NUMBERS_AS_JSON)))
+def test_which_values_count_as_the_same_number(text: str, expected: Any, accepting: str) -> None:
+    """Values are JSON, in which numbers have one form. Only "floats" has tolerances, and not for integers that are too
+    large for a float.
+    """
+    names = ("equal", "alike", "floats")
+    judged = {name: judge_result(FunctionTest([], expected), returned(text), name).verdict for name in names}
+    assert " ".join(name for name, verdict in judged.items() if verdict is Verdict.PASSED) == accepting
 
 
 def test_the_comparison_of_a_test_precedes_that_of_the_judgement() -> None:
@@ -337,6 +466,23 @@ def test_white_space_around_json_is_no_part_of_it() -> None:
 
 
 compare_by_lines = functools.partial(compare_result, compare="lines")
+
+
+@pytest.mark.parametrize(("output", "expected"), [("a" * 2**20, ""), ("", "a" * 2**20)], ids=["output", "expected"])
+async def test_large_texts_are_compared_in_a_thread(
+    output: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a large output nor a large expected one keeps the event loop from other calls."""
+    threads: list[int] = []
+
+    def judge_in_thread(*args: Any) -> TestResult:
+        threads.append(threading.get_ident())
+        return judge_result(*args)
+
+    monkeypatch.setattr("faasrt.client.judge.judge_result", judge_in_thread)
+    judged = await compare_by_lines(TestCase(expected=expected), result(output))
+    assert judged.verdict is Verdict.WRONG_ANSWER
+    assert threads != [threading.get_ident()]
 
 
 async def no_cases(program: Program, job: GuestJob) -> AsyncGenerator[dict[int, ExecutionResult]]:
