@@ -124,7 +124,7 @@ class RetrySettings:
     Attributes:
         idempotent: Whether programs may run more than once; each call can override this. Default: False.
         max_attempts: The maximum number of attempts per call, from 1 (no retries) to 100. Default: 3.
-        connect_retry_s: The seconds for which a call waits for endpoints that are down, from 0 to 86400. Default: 10.
+        connect_retry_s: The seconds for which a call waits for endpoints that are down, from 0 to 86400. Default: 30.
             An endpoint is down if it cannot be reached, or refuses calls with 503 because it starts or stops. The call
             is retried with growing delays, without a limit of attempts. While every circuit breaker is open, it waits
             until a probe closes one. A call does not wait if `max_attempts` is 1, nor for an endpoint whose certificate
@@ -150,7 +150,7 @@ class RetrySettings:
 
     idempotent: bool = attrs.field(default=False, validator=checks.flag)
     max_attempts: int = attrs.field(default=3, validator=checks.whole(1, 100))
-    connect_retry_s: float = attrs.field(default=10.0, validator=checks.number(0, 86_400))
+    connect_retry_s: float = attrs.field(default=30.0, validator=checks.number(0, 86_400))
     base_delay_s: float = attrs.field(default=0.05, validator=_SECONDS)
     max_delay_s: float = attrs.field(default=2.0, validator=_SECONDS)
     max_retry_after_s: float = attrs.field(default=30.0, validator=_SECONDS)

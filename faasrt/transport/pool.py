@@ -29,7 +29,7 @@ from faasrt.transport.retry import is_outage, outage_wait_s, throttled_delay_s
 # A server may still run a program for this number of seconds after its time limit.
 _MARGIN_S = 1.0
 # The number of probes of an endpoint that is down, in the time for which a call waits for it.
-_EARLY_PROBES = 10
+_EARLY_PROBES = 30
 
 
 @attrs.define
@@ -131,7 +131,7 @@ class PermitPool:
 
         Args:
             owner: Identifies the caller for `fail_waiting`.
-            since: When the caller first found an endpoint down.
+            since: When the caller first found an endpoint down, in the outage that lasts.
 
         Raises:
             QueueFullError: `max_queue` callers are waiting already.

@@ -114,9 +114,11 @@ class FailedAttempts:
     """The attempts of one call that failed.
 
     Attributes:
-        attempt: The number of the last one, from 1. Attempts that found an endpoint down are counted separately.
-        outage_s: The seconds between the first attempt that found an endpoint down and the last one; None if the last
-            one did not, or if the call must not wait for endpoints that are down.
+        attempt: The number of the last one, from 1. Attempts that found an endpoint down are counted separately, for
+            each outage.
+        outage_s: The seconds between the first attempt in a row that found an endpoint down and the last one; None if
+            the last one did not, or if the call must not wait for endpoints that are down.
+        down_since: When the first of these attempts failed.
         unable: The base URLs of endpoints that cannot run the program, or fail permanently. Nothing was sent to them.
         queued_s: The seconds that the call had waited for permits when the last attempt failed.
         sent: Whether the code may have run in any of the attempts.
@@ -147,8 +149,9 @@ class FailedAttempts:
             self.down_since = now if self.down_since is None else self.down_since
             self.attempt, self.outage_s = self._outages, now - self.down_since
         else:
-            self._others += 1
-            self.attempt, self.outage_s = self._others, None
+            # The server was there, so the next outage is another one.
+            self._others, self._outages = self._others + 1, 0
+            self.attempt, self.outage_s, self.down_since = self._others, None, None
         kind, sent = classify(error), error.sent
         if self.sent != "no":
             error.sent = max(self.sent, error.sent, key=_SENT.index)

@@ -167,9 +167,9 @@ def test_retries_while_endpoints_are_down_are_limited_by_time_not_by_number(erro
     empty.level = 0.0
     assert decide(error, attempt=4, outage_s=1.0, budget=empty) is not None
     assert decide(error, attempt=2_000, outage_s=1.0, random=lambda: 0.0) is not None
-    assert decide(error, attempt=4, outage_s=10.1) is None
-    assert decide(error, attempt=2, outage_s=10.1) is not None
-    assert decide(error, attempt=2, outage_s=10.1, budget=empty) is None
+    assert decide(error, attempt=4, outage_s=30.1) is None
+    assert decide(error, attempt=2, outage_s=30.1) is not None
+    assert decide(error, attempt=2, outage_s=30.1, budget=empty) is None
     assert decide(error, attempt=4, outage_s=1.0, remaining_s=0.02) is None
     assert decide(error, attempt=4, outage_s=1.0, settings=RetrySettings(connect_retry_s=0.5)) is None
 
@@ -181,7 +181,7 @@ def test_which_failures_are_outages() -> None:
     lost = ConnectionLostError("x", sent="maybe")
     for error in (overloaded(429), overloaded(429, 1.0), overloaded(503), lost, permanent):
         assert not is_outage(error)
-    assert outage_wait_s(RetrySettings()) == 10.0
+    assert outage_wait_s(RetrySettings()) == 30.0
     assert outage_wait_s(RetrySettings(max_attempts=1)) == 0.0
 
 
@@ -206,6 +206,26 @@ def test_send_state_covers_all_attempts() -> None:
     for error in (lost, refused, gone):
         failed.add(error, 0.0)
     assert (gone.sent, refused.not_started) == ("maybe", False)
+
+
+def test_each_outage_begins_anew() -> None:
+    """If the server was there between two outages, the second one has its own begin, delays and attempts."""
+    failed = FailedAttempts(RetrySettings(), idempotent=True)
+    down, lost = ConnectError("x", sent="no"), ConnectionLostError("x", sent="maybe")
+    seen = []
+    for now, error in enumerate([lost, down, down, lost, down, overloaded(503, 0.0), overloaded(429), down]):
+        failed.add(error, now)
+        seen.append((failed.attempt, failed.outage_s, failed.down_since))
+    assert seen == [
+        (1, None, None),
+        (1, 0, 1),
+        (2, 1, 1),
+        (2, None, None),
+        (1, 0, 4),
+        (2, 1, 4),
+        (3, None, None),
+        (1, 0, 7),
+    ]
 
 
 NOW = 1_800_000_000.0
