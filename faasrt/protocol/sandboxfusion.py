@@ -216,6 +216,7 @@ _NOTEBOOK_FIELDS = (
 _KERNELS = ("python3",)
 _DEFAULT_TIMEOUT_S = 10
 _DEFAULT_TOTAL_TIMEOUT_S = 45
+_TOTAL_TIMEOUT_FACTOR = 10
 _FOLDER = "/tmp/"  # noqa: S108 - the working folder of programs, as they see it
 _TOO_MANY_FILES = "the requested files are too many, or larger than the output limit of this server"
 _IGNORED_FILE = "IGNORE_THIS_FILE"
@@ -224,13 +225,18 @@ _MAX_SHOWN = 200
 
 @attrs.frozen(kw_only=True)
 class Notebook:
-    """The cells of a `POST /run_jupyter`. `fetched` has the paths of the requested files, by their names in the
-    request.
+    """The cells of a `POST /run_jupyter`.
+
+    Attributes:
+        total_timeout_ms: How long all cells together may run.
+        max_wait_ms: How long all cells but the first may wait for other programs.
+        fetched: The paths of the requested files, by their names in the request.
     """
 
     cells: list[str]
     cell_timeout_ms: float
     total_timeout_ms: float
+    max_wait_ms: float
     memory_limit_mb: int
     input: ProgramInput
     fetched: Mapping[str, str]
@@ -259,6 +265,13 @@ class NotebookResult:
 
 def names_of(languages: Collection[Language]) -> list[str]:
     return [name for name, language in _SERVED.items() if language in languages]
+
+
+def max_total_timeout_s(timeout_s: float) -> float:
+    """Return the longest time that all cells of a notebook may run, for the limit of a server for one program. It is at
+    least the default, which the SDK always sends.
+    """
+    return max(_TOTAL_TIMEOUT_FACTOR * timeout_s, _DEFAULT_TOTAL_TIMEOUT_S)
 
 
 class SandboxFusionServer(ServedProtocol):
@@ -355,10 +368,12 @@ class SandboxFusionServer(ServedProtocol):
             checked = ProgramInput.checked(None, files=files, collect=[glob.escape(path) for path in fetched.values()])
         except InvalidRequestError as error:
             raise _invalid_value(error) from None
+        largest_ms = 1000 * max_total_timeout_s(server.timeout_ms / 1000)
         return Notebook(
             cells=[_text({"cells": cell}, "cells") for cell in cells],
             cell_timeout_ms=_milliseconds(fields, "cell_timeout", server.timeout_ms, 0) or server.timeout_ms,
-            total_timeout_ms=_milliseconds(fields, "total_timeout", math.inf, _DEFAULT_TOTAL_TIMEOUT_S),
+            total_timeout_ms=_milliseconds(fields, "total_timeout", largest_ms, _DEFAULT_TOTAL_TIMEOUT_S),
+            max_wait_ms=largest_ms,
             memory_limit_mb=_memory_limit(fields, server),
             input=checked,
             fetched=fetched,

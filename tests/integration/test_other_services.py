@@ -599,6 +599,7 @@ async def test_limits_of_a_notebook(
         ({"cells": [1]}, "cells"),
         ({"cells": [], "kernel": "ir"}, "kernel"),
         ({"cells": [], "cell_timeout": 21}, "cell_timeout"),
+        ({"cells": [], "total_timeout": 200.5}, "total_timeout"),
         ({"cells": [], "memory_limit_MB": 257}, "memory_limit_MB"),
         ({"cells": [], "run_timeout": 1}, "run_timeout"),
     ],
@@ -623,6 +624,36 @@ async def test_the_sdk_runs_notebooks(server: LocalFaaS) -> None:
     request = sdk.RunJupyterRequest(cells=["a = 1", "a + 1"])
     answer = await asyncio.to_thread(sdk.run_jupyter, request, f"{server.url}/sandboxfusion", 1)
     assert (answer.status, answer.cells[1].display) == (sdk.RunStatus.Success, [{"text/plain": "2"}])
+
+
+async def test_a_notebook_leaves_the_sandbox_to_programs_between_its_cells() -> None:
+    """With a single sandbox, programs are answered while a notebook runs that would take a minute. A client that
+    disconnects ends it, and its session.
+    """
+    async with LocalFaaS(["python"], workers=1, sandbox=SandboxConfig(timeout_limit_s=10)) as faas:
+        await faas.wait_ready("python")
+        fields = {"cells": ["import time; time.sleep(0.2)"] * 300, "total_timeout": 100}
+        async with connected(faas.url) as connection:
+            await connection.send(request(json.dumps(fields).encode(), target=NOTEBOOK_PATH))
+            await started(faas.url)
+            for path, body in ((FUSION_PATH, fusion()), (PISTON_PATH, execution())):
+                assert (await post(faas.url, path, body))[0] == 200
+            assert (await call(faas.url, "GET", "/metrics"))[1]["sessions"] == 1
+        async with asyncio.timeout(PATIENCE_S):
+            while (await call(faas.url, "GET", "/metrics"))[1]["sessions"] != 0:
+                await asyncio.sleep(0.01)
+
+
+async def test_a_notebook_for_which_there_is_no_session_is_refused() -> None:
+    """The refusal is that of an overload, after which the client may send the notebook again."""
+    async with LocalFaaS(["python"], workers=1, max_sessions=1) as faas:
+        await faas.wait_ready("python")
+        _, session = await call(faas.url, "POST", "/sessions", language="python")
+        status, body, headers = await post(faas.url, NOTEBOOK_PATH, {"cells": ["1"]})
+        assert (status, body) == (504, {"detail": "the limit of open sessions is 1"})
+        assert (headers["retry-after"], headers["x-faasrt-not-started"]) == ("1", "1")
+        await call(faas.url, "DELETE", f"/sessions/{session['id']}")
+        assert (await post(faas.url, NOTEBOOK_PATH, {"cells": ["1"]}))[0] == 200
 
 
 async def started(url: str) -> None:

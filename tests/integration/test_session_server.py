@@ -341,7 +341,7 @@ async def test_output_is_streamed() -> None:
 @pytest.mark.parametrize(
     ("options", "fields", "details"),
     [
-        ({"max_sessions": 1}, {}, "at most 1 may be open"),
+        ({"max_sessions": 1}, {}, "the limit of open sessions is 1"),
         ({"session_memory_mb": 200}, {"sandbox": {"memory_limit_mb": 101}}, "add up to 101 of 200 MiB"),
     ],
 )

@@ -641,7 +641,7 @@ async def test_another_endpoint_opens_the_session_if_one_cannot(server: Server) 
                 assert Counter(session.endpoint for session in sessions)[full.url] <= 1
             assert fake.requests == []
         async with manager_for(full.url, retry=RetrySettings(max_attempts=1)) as manager, manager.session("python"):
-            with pytest.raises(OverloadedError, match="too many sessions: at most 1 may be open"):
+            with pytest.raises(OverloadedError, match="too many sessions: the limit of open sessions is 1"):
                 await manager.session("python").__aenter__()
 
 

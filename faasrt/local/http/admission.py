@@ -83,6 +83,9 @@ class AdmissionQueue:
         queued_ms = await self.enter(min_timeout_s=min_timeout_s, waited_s=waited_s)
         try:
             result = await (run or self.engine.execute)(job)
+        except BusyError:  # there are too many sessions
+            self.counts.refused += 1
+            raise
         except EngineError:
             self.counts.failed += 1
             raise
@@ -154,7 +157,7 @@ class AdmissionQueue:
 
 
 async def execute_with_events(
-    queue: AdmissionQueue,
+    execute: Callable[..., Awaitable[EngineResult]],
     job: EngineJob,
     *,
     request: web.BaseRequest,
@@ -162,9 +165,8 @@ async def execute_with_events(
     path: str | None = None,
     **how: Any,
 ) -> tuple[str, EngineResult]:
-    """Run a program, and emit its events with the trace headers of the request. Return its task id and the result.
-
-    `path` replaces the path of the request in the events. `how` has arguments of `AdmissionQueue.execute`.
+    """Run a program with `execute(job, **how)`, such as `AdmissionQueue.execute`, and emit its events with the trace
+    headers of the request. Return its task id and the result. `path` replaces the path of the request in the events.
     """
     started, task_id = time.perf_counter(), f"task-{next(_task_numbers)}"
     note_program(request, task_id=task_id, language=job.language.value)
@@ -189,7 +191,7 @@ async def execute_with_events(
         emit(ExecutionFinished(execution_id=task_id, language=job.language.value, total_s=total_s, **ending))
 
     try:
-        result = await queue.execute(job, **how)
+        result = await execute(job, **how)
     except BaseException as error:
         status = getattr(error, "status", 500) if isinstance(error, Exception) else None
         note_program(request, error=type(error).__name__)

@@ -145,7 +145,7 @@ class Router:
         if not job.code.strip():
             return json_response(200, attrs.asdict(ValidationResult.empty_code()))
         queue = self._queues[job.language]
-        _, result = await execute_with_events(queue, job, request=request, emit=self._emit)
+        _, result = await execute_with_events(queue.execute, job, request=request, emit=self._emit)
         diagnostics: tuple[Diagnostic, ...] = ()
         if result.diagnostics:
             diagnostics = result.diagnostics

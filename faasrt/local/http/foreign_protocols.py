@@ -100,7 +100,12 @@ class ForeignProtocols:
         if result is None:
             try:
                 _, executed = await execute_with_events(
-                    queue, job, request=request, emit=self._emit, min_timeout_s=MIN_QUEUE_TIMEOUT_S, waited_s=waited_s
+                    queue.execute,
+                    job,
+                    request=request,
+                    emit=self._emit,
+                    min_timeout_s=MIN_QUEUE_TIMEOUT_S,
+                    waited_s=waited_s,
                 )
             except SuspectError:  # as if the service had seen that the program was killed
                 executed = EngineResult(outcome=Outcome.CRASHED)
@@ -117,7 +122,7 @@ class ForeignProtocols:
         run = NotebookRun(notebook, self._sessions, queue, self._sandbox)
         check_job(run.job, queue.engine)
         await execute_with_events(
-            queue, run.job, request=request, emit=self._emit, run=run.run, min_timeout_s=MIN_QUEUE_TIMEOUT_S
+            run.execute, run.job, request=request, emit=self._emit, min_timeout_s=MIN_QUEUE_TIMEOUT_S
         )
         return json_response(200, sandboxfusion.SERVER.encode_notebook(run.result, notebook))
 

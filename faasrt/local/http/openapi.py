@@ -32,6 +32,7 @@ def build_document(engines: Mapping[Language, Engine], sandbox: SandboxConfig) -
         "MAX_TIMEOUT_MS": f"{sandbox.timeout_limit_s * 1000:g}",
         "MAX_MILLISECONDS": sandbox.timeout_limit_s * 1000,
         "MAX_TIMEOUT_S": sandbox.timeout_limit_s,
+        "MAX_TOTAL_TIMEOUT_S": sandboxfusion.max_total_timeout_s(sandbox.timeout_limit_s),
         "MAX_MEMORY_MB": sandbox.memory_limit_mb,
         "MAX_MEMORY_BYTES": sandbox.memory_limit_mb * 2**20,
         "MIN_MEMORY": ", ".join(f"{mb} for {language}" for language, mb in memory_mb.items()),

@@ -49,13 +49,19 @@ class RunAnswers:
     ) -> web.StreamResponse:
         async def execute(job: EngineJob) -> web.Response:
             if session is None:
-                task_id, result = await execute_with_events(queue, job, request=request, emit=self.emit)
+                task_id, result = await execute_with_events(queue.execute, job, request=request, emit=self.emit)
             else:
                 # The path of the request has the id, with which everybody can use the session.
                 path = SESSION_RUN_PATH
                 async with session.turn() as waited_s:
                     task_id, result = await execute_with_events(
-                        queue, job, request=request, emit=self.emit, path=path, run=session.run, waited_s=waited_s
+                        queue.execute,
+                        job,
+                        request=request,
+                        emit=self.emit,
+                        path=path,
+                        run=session.run,
+                        waited_s=waited_s,
                     )
             if job.live is not None:
                 job.live.release(result.stdout)

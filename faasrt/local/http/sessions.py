@@ -285,7 +285,7 @@ class Sessions:
 
     def _reserve(self, sandbox: SandboxConfig) -> None:
         if self._count >= self.max_sessions:
-            raise BusyError(f"at most {self.max_sessions} may be open", kind=TOO_MANY)
+            raise BusyError(f"the limit of open sessions is {self.max_sessions}", kind=TOO_MANY)
         if self.max_memory_mb is not None and self._memory_mb + sandbox.memory_limit_mb > self.max_memory_mb:
             raise BusyError(
                 f"the memory limits of the open sessions add up to {self._memory_mb} of {self.max_memory_mb} MiB",
