@@ -4,7 +4,7 @@ Failures of the user's code are data (`ExecutionResult.outcome`). Failures of th
 
     FaasrtError
     ├── ConfigurationError(ValueError)         a setting is wrong; nothing was sent
-    ├── UnsupportedLanguageError(ValueError)   the language has no endpoint; nothing was sent
+    ├── UnsupportedLanguageError(ValueError)   no endpoint runs the language; nothing was sent
     ├── InvalidRequestError(ValueError)        an argument is wrong; nothing was sent
     ├── CompareError                           the function `compare` failed; the program has run
     ├── StreamError                            a streamed run was used in the wrong order
@@ -72,7 +72,7 @@ class ConfigurationError(FaasrtError, ValueError):
 
 
 class UnsupportedLanguageError(FaasrtError, ValueError):
-    """The language is unknown, or no endpoint is configured for it.
+    """The language is unknown, no endpoint is configured for it, or the endpoints do not run it.
 
     Example:
         >>> async with RuntimeManager(settings=Settings(endpoints={"python": "http://faas:8000"})) as manager:

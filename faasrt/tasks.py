@@ -31,9 +31,6 @@ from faasrt.judging import (
 from faasrt.languages import Language, LanguageOption, OtherLanguage, parse_language
 from faasrt.results import ExecutionResult
 
-TASK_ERRORS = (InvalidRequestError, UnsupportedLanguageError)
-"""The errors of a task that is wrong; any other error is about the infrastructure."""
-
 Priority: TypeAlias = Literal["low", "normal", "high", "urgent"]
 """The usual names, for type checkers. Any other text that is not empty is sent as well."""
 _Options = TypeVar("_Options")
@@ -286,6 +283,12 @@ class CodeTask:
     def options(self, kind: type[_Options]) -> _Options:
         """Return the options of a call: a `RunOptions`, `CallOptions` or `JudgeOptions`."""
         return kind(**{name: getattr(self, name) for name in kind.__annotations__})
+
+
+def is_invalid(task: CodeTask, error: FaasrtError) -> bool:
+    """Return whether an error is about the task. If it names a known language, the servers lack that language."""
+    is_unknown = isinstance(error, UnsupportedLanguageError) and not isinstance(task.language, Language)
+    return is_unknown or isinstance(error, InvalidRequestError)
 
 
 def _sandbox_from_dict(fields: object, base: SandboxConfig) -> SandboxConfig:

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 import click
 
 from faasrt.cli.batch_input import BatchOptions, Line, Survey, read_lines, survey
-from faasrt.cli.batch_output import Results, run_line, task_fields
+from faasrt.cli.batch_output import Results, is_temporary, run_line, task_fields
 from faasrt.cli.batch_progress import Progress
 from faasrt.cli.connect import UNKNOWN_CAPACITY, find_capacity, make_settings, names_protocols, run_with_manager
 from faasrt.cli.options import Number, cacert_option, language_option, memory_option, timeout_option, url_option
@@ -126,7 +126,7 @@ class Batch:
                     self._progress.in_flight += 1
                     record = await run_line(manager, task, line)
                     self._progress.in_flight -= 1
-                if "infra_error" not in record or failures == self._options.retry_infra:
+                if failures == self._options.retry_infra or not is_temporary(record):
                     return
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self.stopping.wait(), min(_MAX_RETRY_S, _FIRST_RETRY_S * 2**failures))

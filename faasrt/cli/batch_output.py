@@ -21,11 +21,13 @@ from faasrt import _strict_json
 from faasrt.cli.batch_input import Line
 from faasrt.client.manager import RuntimeManager
 from faasrt.client.map import run_task
-from faasrt.errors import ServiceError
+from faasrt.errors import InvalidRequestError, ServiceError, UnsupportedLanguageError
 from faasrt.judging import Judgement, Verdict
 from faasrt.results import Outcome
-from faasrt.tasks import TASK_ERRORS, CodeTask
+from faasrt.tasks import CodeTask, is_invalid
 
+UNSUPPORTED = UnsupportedLanguageError.__name__
+"""The type of the infrastructure error of a task in a language that no server runs."""
 _OUTCOMES = frozenset({*map(str, Outcome), str(Verdict.WRONG_ANSWER)})
 
 
@@ -33,8 +35,10 @@ async def run_line(manager: RuntimeManager, task: CodeTask, line: Line) -> dict[
     fields = {**task_fields(line), "language": str(task.language)}
     try:
         result, judgement = await run_task(await manager.get_runtime(task.language), task)
-    except TASK_ERRORS as error:
-        return {**fields, "invalid_task": f"line {line.number}: {error}"}
+    except (InvalidRequestError, UnsupportedLanguageError) as error:
+        if is_invalid(task, error):
+            return {**fields, "invalid_task": f"line {line.number}: {error}"}
+        return {**fields, "infra_error": {"type": UNSUPPORTED, "message": str(error), "sent": "no", "attempts": 0}}
     except ServiceError as error:
         failure = {"type": type(error).__name__, "message": str(error), "sent": error.sent, "attempts": error.attempts}
         return {**fields, "infra_error": failure, "total_ms": round(error.elapsed_s * 1000, 3)}
@@ -65,6 +69,11 @@ def _describe_tests(judgement: Judgement) -> dict[str, Any]:
         message = f"test {judgement.results.index(failure) + 1}: {failure.difference}"
         fields["error"] = {"name": "", "message": message, "traceback": ""}
     return fields
+
+
+def is_temporary(record: dict[str, Any]) -> bool:
+    """Return whether the task may have an outcome if it runs again at once."""
+    return "infra_error" in record and record["infra_error"]["type"] != UNSUPPORTED
 
 
 def kind_of(record: dict[str, Any]) -> str:

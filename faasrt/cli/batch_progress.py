@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import sys
 import time
 from collections import Counter
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 _LIVE_S, _LINE_S = 0.25, 5.0
 # The time that is left is estimated from the rate of this period. Tasks that --resume skips soon count no more.
 _ESTIMATE_S = 120.0
-_MAX_NAMES, _NAMES_SHOWN = 1_000, 3
+_MAX_NAMES, _NAMES_SHOWN, _INVALID_SHOWN = 1_000, 3, 10
+# Parts of the reason of an invalid task that differ between tasks with the same mistake.
+_DETAILS = re.compile(r"^line \d+: |, got .*|\d+")
 _KIND_CELLS = 14
 
 
@@ -42,8 +45,8 @@ class Progress:
         self.skipped = self.changed = self.in_flight = self.retries = self.cached = 0
         self.tests = dict.fromkeys(("passed", "skipped", "total"), 0)
         self._names: dict[str, Counter[str]] = {}
-        # The first reason of each type of infrastructure error, and of "" for invalid tasks.
-        self._reasons: dict[str, str] = {}
+        # The first reason of each type of infrastructure error, and of each kind of invalid task.
+        self._reasons: dict[tuple[str, str], str] = {}
         self._quiet = quiet or sys.stderr is None
         self._console: Console | None = None  # while it shows a live line
         self._clock, self._started = clock, clock()
@@ -59,8 +62,8 @@ class Progress:
         names = self._names.setdefault(kind, Counter())
         if name in names or len(names) < _MAX_NAMES:
             names[name] += 1
-        if kind in ("infra_error", "invalid_task") and name not in self._reasons:
-            self._reasons[name] = reason
+        if reason and name in names and (kind, name) not in self._reasons:
+            self._reasons[kind, name] = reason
             if kind == "infra_error" and not self._quiet:
                 self.show_message(f"first {name}: {reason}")
 
@@ -156,13 +159,16 @@ class Progress:
             # The reason belongs to the most frequent type; the other types have lines of their own.
             first, *others = [name for name, _ in self._names["infra_error"].most_common()]
             types = self._most_common("infra_error")
-            write_message(colored(f"infra errors: {types}: {self._reasons[first]}", "red"))
+            write_message(colored(f"infra errors: {types}: {self._reasons['infra_error', first]}", "red"))
             for name in others[: _NAMES_SHOWN - 1]:
-                write_message(colored(f"infra errors: {name}: {self._reasons[name]}", "red"))
-        if self.kinds["invalid_task"]:
-            write_message(
-                colored(f"invalid tasks: {self.kinds['invalid_task']:,}, the first: {self._reasons['']}", "red")
-            )
+                write_message(colored(f"infra errors: {name}: {self._reasons['infra_error', name]}", "red"))
+        rest = self.kinds["invalid_task"]
+        for name, count in self._names.get("invalid_task", Counter()).most_common(_INVALID_SHOWN):
+            rest -= count
+            reason = self._reasons["invalid_task", name]
+            write_message(colored(f"invalid tasks: {count:,}, the first: {reason}", "red"))
+        if rest:
+            write_message(colored(f"invalid tasks: {rest:,} for other reasons, which are in the results", "red"))
         summary = self.summary()
         tasks = "1 task" if summary["done"] == 1 else f"{summary['done']:,} tasks"
         write_message(f"{tasks} in {summary['elapsed_s']:.1f} s, {summary['per_second']:.1f}/s")
@@ -178,7 +184,8 @@ def _reason(kind: str, record: dict[str, Any]) -> tuple[str, str]:
     if kind == "infra_error":
         return record[kind]["type"], one_line(name_options(record[kind]["message"]), 300)
     if kind == "invalid_task":
-        return "", one_line(record[kind], 300)
+        reason = one_line(record[kind], 300)
+        return _DETAILS.sub("", reason), reason
     error = record.get("error")
     if error is None:
         return "", ""

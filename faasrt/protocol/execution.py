@@ -88,6 +88,8 @@ class Execution:
         if program.displays:
             _check_displays(program.language, profile, endpoint)
             has_envelope = False  # the server must see the last expression of the program
+        if not has_envelope:
+            check_listed(program.language, profile, endpoint)
         guest_input = NO_INPUT
         if program.input is not NO_INPUT:
             guest_input = self._guest_input(profile, endpoint, has_envelope=has_envelope)
@@ -137,6 +139,7 @@ class Execution:
         if profile.on_cpython_and_node and language is Language.JAVASCRIPT:
             possible = {"argv"}
         if missing := by_guest - possible if has_envelope else by_guest:
+            check_listed(language, profile, endpoint)
             server = f" ({profile.version})" if profile.version else ""
             raise InvalidRequestError(
                 f"{endpoint}{server} cannot pass {' and '.join(sorted(missing))} to {language} programs: "
@@ -310,12 +313,22 @@ def _check_runs(language: Language | str, profile: EndpointProfile, endpoint: st
         failure = copy.copy(profile.failure)  # without the traceback
         raise failure or ConnectError("no answer to GET /health that names the languages of the server", sent="no")
     if language not in profile.compile_limits_s:
-        server = f" ({profile.version})" if profile.version else ""
-        reason = profile.missing.get(language, "it does not list the language")
-        raise UnsupportedLanguageError(
-            f"{endpoint}{server} does not run {language} programs: {reason}; "
-            f"`faasrt languages --url {configured_url(endpoint)}` shows what it runs"
-        )
+        raise _unsupported_error(language, profile, endpoint)
+
+
+def check_listed(language: Language | str, profile: EndpointProfile, endpoint: str) -> None:
+    """Raise UnsupportedLanguageError if a server lists its languages, and this one is not among them."""
+    if profile.languages and language not in profile.languages:
+        raise _unsupported_error(language, profile, endpoint)
+
+
+def _unsupported_error(language: Language | str, profile: EndpointProfile, endpoint: str) -> UnsupportedLanguageError:
+    server = f" ({profile.version})" if profile.version else ""
+    reason = profile.missing.get(language, "it does not list the language")
+    return UnsupportedLanguageError(
+        f"{endpoint}{server} does not run {language} programs: {reason}; "
+        f"`faasrt languages --url {configured_url(endpoint)}` shows what it runs"
+    )
 
 
 def _check_displays(language: Language | str, profile: EndpointProfile, endpoint: str) -> None:
@@ -324,6 +337,7 @@ def _check_displays(language: Language | str, profile: EndpointProfile, endpoint
         raise failure or ConnectError(
             "no answer to GET /health that says whether the server returns displays", sent="no"
         )
+    check_listed(language, profile, endpoint)
     if language not in profile.displays:
         server = f" ({profile.version})" if profile.version else ""
         raise InvalidRequestError(

@@ -30,6 +30,7 @@ class EndpointProfile:
         capacities: The number of programs that the server runs at once, by language. TypeScript uses that of
             JavaScript.
         sessions: What sessions can do, by language: "run", "fork", "files".
+        languages: The languages that the server lists; empty if it lists none.
         compile_limits_s: The time for compilation by language, which is not part of the time limit of the program.
         kills_at_limit: Whether output in the guest program is lost when the server stops a program at its time limit.
             The guest program then stops the program itself, a little earlier.
@@ -56,6 +57,7 @@ class EndpointProfile:
     input_fields: Mapping[str, frozenset[str]] = attrs.field(factory=dict)
     displays: frozenset[str] = frozenset()
     sessions: Mapping[str, frozenset[str]] = attrs.field(factory=dict)
+    languages: frozenset[str] = frozenset()
     compile_limits_s: Mapping[str, float] = attrs.field(factory=dict)
     missing: Mapping[str, str] = attrs.field(factory=dict)
     version: str = ""
@@ -100,6 +102,7 @@ def read_profile(health: Mapping[str, Any]) -> EndpointProfile:
         input_fields=_lists(languages, "input", INPUT_FIELDS),
         displays=frozenset(name for name, language in languages.items() if language.get("displays") is True),
         sessions={name: can for name, can in _lists(languages, "sessions", SESSION_FEATURES).items() if "run" in can},
+        languages=frozenset(languages),
         compile_limits_s=_compile_limits(health),
         missing={name: text[:500] for name, text in _mapping(health.get("missing")).items() if isinstance(text, str)},
         version=name[:100],

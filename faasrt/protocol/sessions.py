@@ -12,7 +12,7 @@ from faasrt.errors import InvalidRequestError, OverloadedError, ProtocolError, S
 from faasrt.inputs import files_to_wire
 from faasrt.languages import Language
 from faasrt.protocol import cozeloop
-from faasrt.protocol.execution import Execution, Response, WireRequest
+from faasrt.protocol.execution import Execution, Response, WireRequest, check_listed
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.interface import ServiceProtocol
 from faasrt.protocol.program import encode_json
@@ -143,6 +143,7 @@ class SessionOpening(Execution):
         features = profile.sessions.get(program.language, frozenset())
         lacks = "run" not in features or (program.input.files and "files" not in features)
         if lacks and profile.answered:  # otherwise the server may be down, which sending the request shows
+            check_listed(program.language, profile, endpoint)
             server = f" ({profile.version})" if profile.version else ""
             missing = "files in sessions of" if features else "sessions for"
             raise InvalidRequestError(

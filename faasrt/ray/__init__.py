@@ -34,7 +34,7 @@ from faasrt.config import SandboxConfig, Settings
 from faasrt.errors import ConnectError, ConnectionLostError, FaasrtError
 from faasrt.inputs import bytes_to_wire
 from faasrt.ray.node_faas import FaasConnection, SharedFaaS
-from faasrt.tasks import TASK_ERRORS, CodeTask, FailedTask, TaskResult, field_forms
+from faasrt.tasks import CodeTask, FailedTask, TaskResult, field_forms, is_invalid
 
 __all__ = ["COLUMNS", "run_tasks"]
 
@@ -228,7 +228,7 @@ def _test_to_json(test: Any) -> Any:
 
 
 def _to_columns(item: TaskResult) -> dict[str, Any]:
-    if isinstance(item.error, TASK_ERRORS):
+    if item.error is not None and is_invalid(item.task, item.error):
         return {"invalid_task": str(item.error)}
     if item.error is not None:
         return {"infra_error": f"{type(item.error).__name__}: {item.error}"}

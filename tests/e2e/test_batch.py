@@ -739,6 +739,52 @@ def test_the_summary_counts_failures_by_reason(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "sum").read_text())["infra_error_types"] == {"RejectedError": 3, "ServerError": 1}
 
 
+def test_the_summary_names_each_kind_of_invalid_task(url: str, tmp_path: Path) -> None:
+    """Each has its number and its first line. Values and positions make no difference."""
+    tasks = write(
+        tmp_path / "tasks.jsonl",
+        program(0),
+        b"no json",
+        {"id": "a", "code": "1", "language": "py", "timeout_ms": 0},
+        {"id": "b", "code": "1", "language": "py", "timeout_ms": -50},
+        b"[1, 2, no json",
+        *[{"code": " ", "language": "py"}] * 250,
+        *[{"code": "1", "language": "py", f"field{chr(97 + number)}": 1} for number in range(9)],
+    )
+    code, _, stderr = batch(tasks, "-o", str(tmp_path / "out"), "--url", url)
+    assert code == 2
+    shown = [line.partition("invalid tasks: ")[2] for line in stderr.splitlines() if "invalid tasks: " in line]
+    assert len(shown) == 11
+    assert shown[0] == "250, the first: line 6: code must not be empty"
+    assert sorted(line[:24] for line in shown[1:3]) == ["2, the first: line 2: it", "2, the first: line 3: ti"]
+    assert shown[-1] == "2 for other reasons, which are in the results"
+
+
+def test_a_language_that_the_server_does_not_run_is_no_mistake_of_the_task(tmp_path: Path) -> None:
+    """The reason is the same with and without input. The task is not retried, and runs with `--resume` on a server that
+    runs its language.
+    """
+    typescript = {"code": "console.log(1)", "language": "ts"}
+    tasks = write(
+        tmp_path / "tasks.jsonl", program(0), {"id": "1", **typescript}, {"id": "2", "stdin": "a", **typescript}
+    )
+    out = tmp_path / "out"
+    with in_thread(FakeFaaS()) as faas:
+        listed = {"input": ["stdin"], "sessions": []}
+        faas.health = {"capabilities": {"lossless": True}, "languages": {"python": listed}}
+        command = ["-o", str(out), "--url", faas.url, "--retry-infra", "5"]
+        code, _, stderr = batch(tasks, *command)
+        assert (code, faas.executions) == (3, 1), stderr
+        assert "infra errors: 2 UnsupportedLanguageError" in stderr
+        errors = [record["infra_error"] for record in read(out) if record["id"] != "0"]
+        for error in errors:
+            assert "does not run typescript programs: it does not list the language" in error["message"]
+            assert (error["type"], error["sent"], error["attempts"]) == ("UnsupportedLanguageError", "no", 0)
+        faas.health = {"capabilities": {"lossless": True}, "languages": {"typescript": listed}}
+        assert batch(tasks, *command, "--resume")[0] == 0
+        assert {record["outcome"] for record in read(out)} == {"OK"}
+
+
 @pytest.mark.parametrize(
     ("languages", "capacities", "expected"),
     [

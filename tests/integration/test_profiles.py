@@ -110,7 +110,7 @@ async def test_only_lossless_servers_get_programs_without_envelope(
     assert (server.probes, server.plain, server.enveloped) == (1, 0 if enveloped else 2, 2 if enveloped else 0)
 
 
-COMPILES = {**LOSSLESS, "languages": {"cpp": {"compile_limit_s": 30}}}
+COMPILES = {**LOSSLESS, "languages": {"python": {}, "cpp": {"compile_limit_s": 30}}}
 
 
 @pytest.mark.parametrize(
@@ -192,6 +192,26 @@ async def test_a_missing_toolchain_is_named_until_it_is_installed(serve: Serve) 
             await manager.run_code("int main() {}", "cpp")
         server.health = COMPILES
         assert (await manager.run_code("int main() {}", "cpp")).ok
+
+
+@pytest.mark.parametrize("options", [{}, {"stdin": "a"}, {"argv": ["a"]}, {"displays": True}], ids=str)
+async def test_a_program_in_a_language_that_is_not_listed_is_not_sent(serve: Serve, options: dict[str, Any]) -> None:
+    """The error says so, whatever the program needs, also for a session. Another replica that lists it gets it."""
+    listed = {"input": ["stdin", "argv"], "displays": True, "sessions": ["run"]}
+    lacking = Server({**LOSSLESS, "languages": {"python": listed}, "missing": {"typescript": "deno is not installed"}})
+    running = Server({**LOSSLESS, "languages": {"typescript": listed}})
+    urls = [await serve(server.handle, "/{path:.*}") for server in (lacking, running)]
+    message = "does not run typescript programs: deno is not installed; `faasrt languages"
+    async with RuntimeManager.from_url(urls[0]) as manager:
+        with pytest.raises(UnsupportedLanguageError, match=message):
+            await manager.run_code("let a", "typescript", **options)
+        with pytest.raises(UnsupportedLanguageError, match=message):
+            async with manager.session("typescript"):
+                pass
+    async with RuntimeManager.from_url({"typescript": urls}) as manager:
+        for _ in range(10):
+            assert (await manager.run_code("let a", "typescript", **options)).ok
+    assert (lacking.plain, running.plain) == (0, 10)
 
 
 async def test_replicas_of_different_kinds(serve: Serve) -> None:
