@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import contextlib
 import glob
 import itertools
@@ -289,12 +288,12 @@ def _result(text: str, *, is_error: bool = False) -> CallToolResult:
 
 
 def _content_of(arguments: dict[str, Any]) -> bytes:
-    if arguments["encoding"] == "utf-8":
-        return str(arguments["content"]).encode()
+    content: str = arguments["content"]
+    is_text = arguments["encoding"] == "utf-8"
     try:
-        return base64.b64decode(arguments["content"], validate=True)
-    except binascii.Error:
-        raise ToolError("The content is not Base64.") from None
+        return content.encode() if is_text else base64.b64decode(content, validate=True)
+    except ValueError:
+        raise ToolError(f"The content is not {'UTF-8' if is_text else 'Base64'}.") from None
 
 
 def make_tools(languages: Sequence[Language], sandbox: SandboxConfig, *, takes_session: bool) -> list[Tool]:

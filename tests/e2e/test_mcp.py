@@ -266,6 +266,50 @@ async def test_files_go_in_and_out(connect: Connect) -> None:
 
 
 @one_way
+async def test_odd_arguments_are_refused_with_a_reason(connect: Connect) -> None:
+    """No argument of a tool is an error of the server."""
+    texts = [
+        "",
+        "?",
+        "é",
+        "\0",
+        "a\0b",
+        "/",
+        "..",
+        "../a",
+        "a//b",
+        "//[a",
+        "data:,",
+        "x" * 5_000,
+        "\x1b[2J",
+        "[",
+        "{}",
+        "a/",
+    ]
+    async with connect() as tools:
+        await tools.python("1")
+        for text in texts:
+            calls: list[tuple[str, dict[str, Any]]] = [
+                ("write_file", {"path": "a", "content": text, "encoding": "base64"}),
+                ("write_file", {"path": text, "content": "a"}),
+                ("write_file", {"path": "a", "content": "a", "encoding": text}),
+                ("read_file", {"path": text}),
+                ("list_files", {"language": text}),
+                ("run_python", {"code": text}),
+                ("run_javascript", {"code": text}),
+                (text, {}),
+                ("reset", {text: text}),
+            ]
+            for tool, arguments in calls:
+                answer = await tools(tool, arguments)
+                assert "error of the server" not in answer, (tool, arguments)
+        assert await tools("write_file", {"path": "a", "content": "é", "encoding": "base64"}) == (
+            "The content is not Base64."
+        )
+        assert tools.is_error
+
+
+@one_way
 async def test_reset_begins_anew(connect: Connect) -> None:
     """Variables and files are gone, in all languages."""
     async with connect() as tools:

@@ -1,6 +1,6 @@
 """The embedded FaaS with the Go client of a coze-loop backend: the bytes that it sends, and the types that it requires.
 
-Source: wire/README.md, "The Go client that these servers were written for".
+Source: `backend/modules/evaluation/infra/runtime/http_faas_runtime.go` of coze-loop.
 """
 
 from __future__ import annotations
