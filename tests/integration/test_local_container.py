@@ -6,11 +6,12 @@ import asyncio
 import os
 import subprocess
 import sys
+from textwrap import dedent
 
 import pytest
 
 from faasrt import Outcome
-from support.threats import CONTAINER, OTHER_UID, python_as, target_at
+from support.threats import CONTAINER, OTHER_UID, POD, USERS, host_of, python_as, target_at
 
 pytestmark = [pytest.mark.servers, pytest.mark.usefixtures("wasm_sandbox")]
 
@@ -121,3 +122,48 @@ asyncio.run(main())
     _, errors = await process.communicate()
     assert process.returncode == 1
     assert b"the kernel has no Landlock" in errors.splitlines()[-1]
+
+
+@pytest.mark.parametrize("user", USERS)
+async def test_a_pod_that_hides_parts_of_proc_has_namespaces(user: str) -> None:
+    """The kernel refuses a new /proc there. Programs, sessions and JavaScript run all the same, and can open nothing in
+    the /proc of the pod.
+    """
+    code = """
+        import os, subprocess
+        for path in ("/proc/self/status", "/proc/1/cmdline", "/proc/meminfo", "/proc"):
+            try: print(os.listdir(path) if path == "/proc" else open(path).read())
+            except PermissionError: pass
+        print(os.getuid(), subprocess.check_output(["echo", "child"]), open("/dev/stdin").read())
+    """
+    async with host_of(user, "pod") as host:
+        result = await host.manager.run_code(dedent(code), "python", stdin="given")
+        assert (result.stdout, result.metadata["level"]) == ("1000 b'child\\n' given\n", "namespaces"), result
+        async with host.manager.session("python") as session:
+            await session.run_code("x = 1; open('f', 'w').write('file')")
+            branch = await session.fork()
+            assert (await branch.run_code("print(x, open('f').read())")).stdout == "1 file\n"
+    async with host_of(user, "pod", "js") as host:
+        result = await host.manager.run_code("console.log(1 + 1)", "js")
+        assert (result.stdout, result.metadata["level"]) == ("2\n", "namespaces"), result
+
+
+async def test_a_pod_needs_landlock_to_hide_its_proc() -> None:
+    """Without Landlock, programs could read the /proc of the pod, so the level is not `namespaces`."""
+    code = """
+import asyncio, errno, pathlib, struct, tempfile
+from faasrt.local.jail import landlock, level, syscalls
+number = syscalls.NUMBERS["landlock_create_ruleset"]
+instructions = [(0x20, 0, 0, 0), (0x15, 0, 1, number), (0x06, 0, 0, 0x50000 | errno.ENOSYS), (0x06, 0, 0, 0x7FFF0000)]
+syscalls.forbid_new_privileges()
+syscalls.install_filter(b"".join(struct.pack("HBBI", *one) for one in instructions))
+with tempfile.TemporaryDirectory() as folder:
+    asyncio.run(level.find_level("namespaces", pathlib.Path(folder)))
+"""
+    if os.getuid():
+        pytest.skip("only root can hide parts of /proc as in a pod")
+    argv = [sys.executable, str(POD), sys.executable, "-c", code]
+    process = await asyncio.create_subprocess_exec(*argv, stderr=subprocess.PIPE)
+    _, errors = await process.communicate()
+    assert process.returncode == 1
+    assert b"has no Landlock to hide the existing one" in errors.splitlines()[-1]

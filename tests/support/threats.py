@@ -63,11 +63,13 @@ TARGETS = [
             ("filters", OTHER_UID),
             ("folder", None),
             ("folder", OTHER_UID),
+            ("pod", None),
+            ("pod", OTHER_UID),
         ]
     ),
 ]
 """Each level of the jail, with the user of the server: this user (None) or an unprivileged one. With a folder, the
-level is `namespaces`, and each program has a folder.
+level is `namespaces`, and each program has a folder. In a pod, which hides parts of /proc, it is `namespaces`, too.
 """
 SESSIONS = [
     ("session", None),
@@ -79,6 +81,7 @@ CONTAINERS = [only_with_attacks((("container", uid),)) for uid in (None, OTHER_U
 FOLDERS = [("folder", None), only_with_attacks((("folder", OTHER_UID),))]
 """Those of the targets whose programs have a folder, for the tests of the folder."""
 CONTAINER = Path(__file__).parent / "dockerlike.py"
+POD = Path(__file__).parent / "podlike.py"
 _SERVER = """
 import asyncio, sys
 from faasrt import SandboxConfig
@@ -174,6 +177,7 @@ class Target:
     level: str = "auto"
     has_folder: bool = False
     in_sessions: bool = False
+    in_pod: bool = False
 
     async def run(self, code: str, language: str, timeout_ms: float = 30_000, **limits: object) -> ExecutionResult:
         """Run a program, and check that its result contains no secret."""
@@ -199,6 +203,7 @@ async def start_target(
     uid: int | None = None,
     permissions: str = "",
     contained: bool = False,
+    in_pod: bool = False,
     has_folder: bool = False,
     in_sessions: bool = False,
 ) -> AsyncIterator[Target]:
@@ -211,6 +216,7 @@ async def start_target(
         uid: The user of the server. None means the user of this process.
         permissions: Options for Deno that replace those that remove its permissions.
         contained: Whether the server cannot create namespaces, as in a container.
+        in_pod: Whether parts of /proc are hidden, as in a pod.
         has_folder: Whether programs get a file, and their files are collected.
         in_sessions: Whether each program runs in a session.
     """
@@ -219,12 +225,16 @@ async def start_target(
     canaries = [folder / "canary.json", folder / "link.json"]
     canaries[0].write_text(f'"{SECRET}"')
     canaries[1].symlink_to(canaries[0])
+    (folder / "imported").touch()
+    (folder / "imported").chmod(0o666)
     (folder / "path" / "sitecustomize.py").write_text(f"open({str(folder / 'imported')!r}, 'a').write('x')")
     for path in () if uid is None else (folder, folder / "tmp", folder / "path"):
         os.chown(path, uid, uid)
     async with sink() as one:
         python = python_as(uid)
         wrapper = [str(CONTAINER), python[-1]] if contained else []
+        if in_pod:  # only root can hide parts of /proc
+            python = [sys.executable, str(POD), *([] if uid is None else [f"--uid={uid}"]), python[-1]]
         argv = [*python, *wrapper, "-c", _SERVER, "auto" if contained else level, permissions, *languages]
         # Another interpreter needs the site packages of this environment.
         env = {**_traps(folder, one), "PYTHONUSERBASE": sys.prefix}
@@ -238,15 +248,17 @@ async def start_target(
             canaries.append(own / "canary.json")
             canaries[2].write_text(f'"{SECRET}"')
             async with manager_for(url) as manager:
-                yield Target(manager, psutil.Process(process.pid), one, canaries, level, has_folder, in_sessions)
+                yield Target(
+                    manager, psutil.Process(process.pid), one, canaries, level, has_folder, in_sessions, in_pod
+                )
             process.stdin.close()
             await process.wait()
         finally:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
-        # Only the server, and `dockerlike.py` if it is used, import the module on PYTHONPATH.
-        assert (folder / "imported").read_text() == "x" * (1 + contained)
+        # Only the server, and `dockerlike.py` or `podlike.py` if it is used, import the module on PYTHONPATH.
+        assert (folder / "imported").read_text() == "x" * (1 + contained + in_pod)
 
 
 def python_as(uid: int | None) -> list[str]:
@@ -274,7 +286,8 @@ async def target_at(where: tuple[str, int | None], *languages: str, permissions:
     # A program with a folder may use /tmp, so there the secrets must be elsewhere.
     with tempfile.TemporaryDirectory(prefix="traps-", dir="/var/tmp" if has_folder else None) as name:
         Path(name).chmod(0o755)
-        kinds = {"contained": kind == "container", "has_folder": has_folder, "in_sessions": "session" in kind}
+        kinds = {"contained": kind == "container", "in_pod": kind == "pod"}
+        kinds |= {"has_folder": has_folder, "in_sessions": "session" in kind}
         async with start_target(
             Path(name), *languages, permissions=permissions, level=level, uid=uid, **kinds
         ) as target:
@@ -360,6 +373,11 @@ _WELL = {
     """,
 }
 USERS = ("this user", "another user")
+PLACES = [
+    (USERS[0], "namespaces"),
+    *(only_with_attacks((place,)) for place in [(USERS[1], "namespaces"), (USERS[0], "pod"), (USERS[1], "pod")]),
+]
+"""Where native programs run at the level "namespaces", and the user of the server."""
 _MEMORY_MB = 256
 _HOST = f"""
 import asyncio, sys
@@ -391,6 +409,7 @@ class Host:
     sink: Sink
     words: dict[str, str]
     language: str = "python"
+    in_pod: bool = False
 
     async def run(self, code: str, timeout_ms: float = 30_000, **limits: int) -> ExecutionResult:
         """Run a program, and check that its result contains no secret."""
@@ -424,7 +443,7 @@ async def host_of(
 
     Args:
         user: The user.
-        level: The level.
+        level: The level; "pod" is the level "namespaces" in a pod that hides parts of its /proc.
         language: The language of the server.
         engine: The engine of Python.
         boot: The code that the workers of the engine `wasm` run; "" for their own.
@@ -433,12 +452,18 @@ async def host_of(
     other = user != USERS[0]
     # Without namespaces, root runs programs as another user. That user must be able to run the interpreter.
     python = _python_for_all_users() if level == "filters" and not os.getuid() else sys.executable
+    in_pod, level = level == "pod", "namespaces" if level == "pod" else level
+    if in_pod and os.getuid():
+        pytest.skip("only root can hide parts of /proc as in a pod")
     command = [sys.executable, "-c", _HOST, level, python, language, engine, boot]
     if other:
         if os.getuid():
             pytest.skip("only root can become another user")
         command = ["setpriv", f"--reuid={OTHER_UID}", f"--regid={OTHER_UID}", "--clear-groups", _python_for_all_users()]
         command += ["-c", _HOST, level, _python_for_all_users(), language, engine, boot]
+    if in_pod:
+        uid = [f"--uid={OTHER_UID}"] if other else []
+        command = [sys.executable, str(POD), *uid, *(command[4:] if other else command)]
     with contextlib.ExitStack() as stack:
         # Not in pytest's folder, which other users cannot read.
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -479,7 +504,7 @@ async def host_of(
                 "UDP_PORT": str(one.udp_port),
                 "SERVER_PID": str(pid),
             }
-            yield Host(manager, psutil.Process(pid), one, words, language)
+            yield Host(manager, psutil.Process(pid), one, words, language, in_pod)
 
 
 def _copy(path: Path, target: Path) -> Path:

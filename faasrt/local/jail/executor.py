@@ -8,6 +8,7 @@ import signal
 from collections.abc import Mapping
 
 from . import landlock, seccomp, syscalls
+from .pidfds import pid_of
 from .template import FAILED_STATUS, last_task
 
 _MAX_LIMITS, _OTHER_CALLS = 16, 10
@@ -92,5 +93,9 @@ def _can_restrict(rules_fd: int) -> bool:
 
 
 def _has_filter(pid: int) -> bool:
-    with open(f"/proc/{pid}/status", "rb") as file:
-        return b"\nSeccomp:\t2\n" in file.read()
+    pidfd = os.pidfd_open(pid)
+    try:
+        with open(f"/proc/{pid_of(pidfd)}/status", "rb") as file:
+            return b"\nSeccomp:\t2\n" in file.read()
+    finally:
+        os.close(pidfd)

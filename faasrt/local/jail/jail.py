@@ -23,7 +23,7 @@ from faasrt._shielded_wait import wait_shielded
 from faasrt.local.errors import OUT_OF_MEMORY, OUT_OF_TIME, EngineError, NotStartedError, SuspectError
 from faasrt.local.jail.cgroup import Cgroups, Group
 from faasrt.local.jail.config import JailConfig
-from faasrt.local.jail.program import has_ended, pid_of
+from faasrt.local.jail.pidfds import has_ended, pid_of
 from faasrt.local.process import MESSAGES, ChildProcess, EpollReaders, Pipes, Spawner, ignore_output
 from faasrt.protocol.processes import signal_name
 

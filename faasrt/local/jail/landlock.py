@@ -42,20 +42,21 @@ def create_ruleset(rights: list[list[Any]]) -> int | None:
     abi = abi_version()
     if not abi:
         return None
-    # Version 1 knows 13 rights of files and folders. The versions 2, 3 and 5 each add one.
-    handled = (1 << min(13 + (abi >= 2) + (abi >= 3) + (abi >= 5), 16)) - 1
+    handled = _all_rights(abi)
     ruleset = syscall("landlock_create_ruleset", *_attributes(abi, handled, _TCP))
-    for path, access in rights:
-        with contextlib.suppress(FileNotFoundError):
-            _allow(ruleset, path, access & (handled if os.path.isdir(path) else handled & _FILE_RIGHTS))
+    _allow_all(ruleset, rights, handled)
     return ruleset
 
 
-def create_nested() -> int:
+def create_nested(rights: list[list[Any]] | None = None) -> int:
     """Create rules for a process that is restricted already, so that it cannot trace its parent, nor, if the kernel's
-    version supports it, send signals to it.
+    version supports it, send signals to it. They also deny all access to files but `rights`, unless that is None.
     """
     abi = abi_version()
+    if rights is not None:
+        ruleset = syscall("landlock_create_ruleset", *_attributes(abi, _all_rights(abi), 0))
+        _allow_all(ruleset, rights, _all_rights(abi))
+        return ruleset
     # All rules deny to link and move files to other folders, unless they allow it explicitly. Version 1 always denies
     # it; there, the rules deny what no program may do anyway, because a kernel refuses rules that deny nothing.
     handled = _MAKE_BLOCK_DEVICE if abi < 2 else _REFER
@@ -63,6 +64,17 @@ def create_nested() -> int:
     if abi >= 2:
         _allow(ruleset, "/", _REFER)
     return ruleset
+
+
+def _all_rights(abi: int) -> int:
+    """Version 1 knows 13 rights of files and folders. The versions 2, 3 and 5 each add one."""
+    return (1 << min(13 + (abi >= 2) + (abi >= 3) + (abi >= 5), 16)) - 1
+
+
+def _allow_all(ruleset: int, rights: list[list[Any]], handled: int) -> None:
+    for path, access in rights:
+        with contextlib.suppress(FileNotFoundError):
+            _allow(ruleset, path, access & (handled if os.path.isdir(path) else handled & _FILE_RIGHTS))
 
 
 def _attributes(abi: int, handled: int, handled_net: int) -> tuple[bytes, int, int]:

@@ -434,11 +434,11 @@ class Launcher:
             process_memory.prefer_for_oom_kill()
             choose_start_of_pids()
             tasks = os.open("/proc/loadavg", os.O_RDONLY)
-            descriptors = [*[tasks] * 3, control.fileno(), tasks, landlock.create_nested()]
+            descriptors = [*[tasks] * 3, control.fileno(), tasks]
             limits = dict(self._config["limits"])
             if "RLIMIT_NPROC" in limits:
                 limits["RLIMIT_NPROC"] += 1  # this process counts, too
-            self._confine(descriptors, place)
+            self._confine(descriptors, place, is_template=True)
             control.detach()
             starter: TraceCheck | FileExecutor
             if self._executable_fd is None:
@@ -523,15 +523,15 @@ class Launcher:
                 # From now on children start in the new namespace. This process stays in its own.
                 syscalls.join_namespace(program.init_pidfd, syscalls.CLONE_NEWPID)
             try:
-                program.pid = os.fork()
+                program.child = os.fork()
             finally:
-                if program.pid and self._places:
+                if program.child and self._places:
                     syscalls.join_namespace(self._pid_namespace, syscalls.CLONE_NEWPID)
-            if program.pid == 0:
+            if program.child == 0:
                 self._run(message, descriptors, program.place)
                 descriptors.clear()  # `_run` has closed them, and other files may have the same numbers
                 return
-            program.pidfd = os.pidfd_open(program.pid)
+            program.pidfd = os.pidfd_open(program.child)
             program.pipes = [descriptors.pop(0) for _ in range(len(descriptors) - message["cgroup"])]
         except OSError:
             self._end(program)
@@ -560,13 +560,25 @@ class Launcher:
         except BaseException:
             exit_with_traceback()
 
-    def _confine(self, descriptors: list[int], place: int, *, compiles: bool = False) -> None:
-        """Complete the jail around this process, except for its limits and its filter; see `_restrict_calls`."""
+    def _confine(
+        self, descriptors: list[int], place: int, *, compiles: bool = False, is_template: bool = False
+    ) -> None:
+        """Complete the jail around this process, except for its limits and its filter; see `_restrict_calls`.
+
+        A template gets the rules of its programs as another descriptor. It may read /proc, but they may not.
+        """
         config = self._config
+        rights, nested_rights = config["compiler_rights" if compiles else "rights"], None
         if self._places:
             namespaces.make_private(config, place, self._places, self._networks.get(place))
+            if config["hides_proc"] and not compiles:
+                nested_rights = namespaces.rights_without_proc(rights)
+        if is_template:
+            descriptors = [*descriptors, landlock.create_nested(nested_rights)]
+        elif nested_rights is not None:
+            rights = nested_rights
         # Created before the uid changes, because the paths may be accessible to root only.
-        ruleset = landlock.create_ruleset(config["compiler_rights" if compiles else "rights"])
+        ruleset = landlock.create_ruleset(rights)
         if not self._places:
             os.setsid()
             if self._first_uid:
@@ -597,10 +609,10 @@ class Launcher:
         syscalls.install_filter(seccomp.set_pid(filter_code or self._filter, os.getpid()))
 
     def _reap(self, program: RunningProgram) -> None:
-        pid, status, usage = os.wait4(program.pid, os.WNOHANG)
+        pid, status, usage = os.wait4(program.child, os.WNOHANG)
         if pid:
             self._forget(program.pidfd)
-            program.pid = -1
+            program.child = -1
             self._finish(
                 program, status, usage.ru_maxrss * 1024, functools.partial(self._may_have_had_children, program)
             )
@@ -652,9 +664,9 @@ class Launcher:
 
     def _end(self, program: RunningProgram) -> None:
         """Kill the processes of a program with a jail of its own. Free its place when they have ended."""
-        if program.pid > 0:
-            os.kill(program.pid, signal.SIGKILL)
-            os.waitpid(program.pid, 0)
+        if program.child > 0:
+            os.kill(program.child, signal.SIGKILL)
+            os.waitpid(program.child, 0)
         if program.pidfd >= 0:
             os.close(program.pidfd)
         if program.init_pidfd >= 0:
@@ -691,9 +703,7 @@ class Launcher:
 def _require_filters() -> None:
     if not landlock.abi_version():
         raise OSError("the kernel has no Landlock")
-    with open("/proc/self/status", encoding="ascii") as file:
-        effective = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
-    if os.getuid() == 0 and not effective & 1 << _CAP_KILL:
+    if os.getuid() == 0 and not syscalls.has_capability(_CAP_KILL):
         raise OSError("root needs the capability CAP_KILL to end programs, which run as another user")
 
 

@@ -11,7 +11,7 @@ import os
 import socket
 from typing import Any, NoReturn
 
-from . import syscalls
+from . import landlock, syscalls
 from .syscalls import (
     MS_BIND,
     MS_NODEV,
@@ -34,15 +34,23 @@ PLACES = 1000
 # programs and counts their resources separately.
 _FIRST_HOST_ID, _LAST_HOST_ID = 1_879_100_000, 2_147_400_000
 _MAX_BLOCKS_TRIED = 1000
+_FIRST_ID_IN_CONTAINER = 1_000_000  # as root of a namespace sees the uids of a jail
+_CAP_SYS_ADMIN = 21
 _COUNTERS = ("softnet_stat", "sockstat", "protocols")
 
 
 def enter(config: dict[str, Any]) -> int:
-    """Move this process into a new jail, as its first process, and return the number of uids for programs.
+    """Move this process into a new jail, as its first process, and return the number of uids for programs. Set
+    `hides_proc` in the configuration: whether Landlock must hide /proc.
 
     This forks. The function returns in the child. The parent stays outside, and exits when the child does.
+
+    A container may hide parts of its /proc. The kernel then refuses to mount a new one, which would show them. So the
+    jail keeps the /proc of the container, and programs may open nothing there.
     """
     uid, gid = os.getuid(), os.getgid()
+    if not uid and not syscalls.has_capability(_CAP_SYS_ADMIN):
+        _become_root_of_namespace()
     if uid:
         syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
         _map_ids("self", f"{PROGRAM_ID} {uid} 1", f"{PROGRAM_ID} {gid} 1")
@@ -64,9 +72,23 @@ def enter(config: dict[str, Any]) -> int:
     )
     socket.sethostname("sandbox")
     _fork_and_wait()
-    mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
-    hide_network_counters()
+    config["hides_proc"] = False
+    try:
+        mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    except PermissionError:
+        if not landlock.abi_version():
+            raise OSError("the kernel refuses to mount /proc, and has no Landlock to hide the existing one") from None
+        config["hides_proc"] = True
+    else:
+        hide_network_counters()
     return places
+
+
+def rights_without_proc(rights: list[list[Any]]) -> list[list[Any]]:
+    """Replace the rights to the root folder by those to the folders in it, except /proc."""
+    access = next(access for path, access in rights if path == "/")
+    folders = [[f"/{name}", access] for name in os.listdir("/") if name != "proc"]
+    return [*folders, *(right for right in rights if right[0] != "/")]
 
 
 def hide_network_counters() -> None:
@@ -102,34 +124,46 @@ def _map_ids(pid: str, uids: str, gids: str) -> None:
 
 
 def _become_mapped_root() -> int:
-    """Enter a user namespace whose root has no rights on the host. Return the number of uids for programs.
-
-    Only a process outside of the namespace can map its ids. So this forks: the child enters the namespace, the parent
-    maps the ids.
-    """
+    """Enter a user namespace whose root has no rights on the host. Return the number of uids for programs."""
     first, count, _ = host_ids()
-    ready_read, ready_write = os.pipe()
-    mapped_read, mapped_write = os.pipe()
-    pid = os.fork()
-    if pid:
-        os.close(ready_write)
-        os.read(ready_read, 1)
-        ids = f"0 {first} {count}"
-        _map_ids(str(pid), ids, ids)
-        os.write(mapped_write, b"1")
-        _exit_with(pid)
-    syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
-    os.write(ready_write, b"1")
-    if not os.read(mapped_read, 1):
-        raise OSError("the parent could not map the user ids of the jail")
-    for fd in (ready_read, ready_write, mapped_read, mapped_write):
-        os.close(fd)
+    _enter_user_namespace(f"0 {first} {count}", syscalls.CLONE_NEWNS)
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
     os.setgroups([])
     syscalls.set_dumpable(True)
     syscalls.die_with_parent()
     return count - 1
+
+
+def _become_root_of_namespace() -> None:
+    """Get the right to mount: root of a container lacks it, but has it in a user namespace in which it is root, too.
+    This namespace also has the uids of a jail.
+    """
+    first, count, _ = host_ids()
+    _enter_user_namespace(f"0 0 1\n{_FIRST_ID_IN_CONTAINER} {first} {count}", 0)
+    syscalls.set_dumpable(True)
+    syscalls.die_with_parent()
+
+
+def _enter_user_namespace(ids: str, flags: int) -> None:
+    """Only a process outside of a user namespace can map its ids. So this forks: the child enters the namespace, the
+    parent maps the ids.
+    """
+    ready_read, ready_write = os.pipe()
+    mapped_read, mapped_write = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(ready_write)
+        os.read(ready_read, 1)
+        _map_ids(str(pid), ids, ids)
+        os.write(mapped_write, b"1")
+        _exit_with(pid)
+    syscalls.unshare(syscalls.CLONE_NEWUSER | flags)
+    os.write(ready_write, b"1")
+    if not os.read(mapped_read, 1):
+        raise OSError("the parent could not map the user ids of the jail")
+    for fd in (ready_read, ready_write, mapped_read, mapped_write):
+        os.close(fd)
 
 
 def host_ids() -> tuple[int, int, int]:
@@ -139,7 +173,11 @@ def host_ids() -> tuple[int, int, int]:
     A container may have a limited range of uids. The jail then takes some of its upper half.
     """
     with open("/proc/self/uid_map", encoding="ascii") as file:
-        first, _, count = (int(field) for field in file.readline().split())
+        lines = file.readlines()
+    first, _, count = (int(field) for field in lines[0].split())
+    if len(lines) > 1 and int(lines[1].split()[0]) == _FIRST_ID_IN_CONTAINER:
+        first, _, count = (int(field) for field in lines[1].split())
+        return first, count, -1
     if first + count > _LAST_HOST_ID:
         used = PLACES + 1
         first, blocks = _FIRST_HOST_ID, (_LAST_HOST_ID - _FIRST_HOST_ID) // used
@@ -222,8 +260,9 @@ def make_private(config: dict[str, Any], place: int, places: int, network: int |
         for target, fd in kept:
             _bind(f"/proc/self/fd/{fd}", target)
     own = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)
-    # The new /proc shows only the processes of the program, and nothing about the machine.
-    mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "subset=pid,hidepid=ptraceable")
+    if not config["hides_proc"]:
+        # The new /proc shows only the processes of the program, and nothing about the machine.
+        mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "subset=pid,hidepid=ptraceable")
     os.chdir("/tmp")
     os.setsid()
     uid = PROGRAM_ID

@@ -193,6 +193,22 @@ def count_sockets(folder: str) -> int:
         return int(file.readline().split()[2])
 
 
+def task_number(folder: str) -> int:
+    """Return the number of a process or thread for system calls of this process; 0 if it has ended. If this process is
+    in a pid namespace without a /proc of its own, /proc shows another one.
+    """
+    depth = len(_numbers("/proc/self"))
+    numbers = _numbers(folder)
+    return int(numbers[depth - 1]) if len(numbers) >= depth else 0
+
+
+def _numbers(folder: str) -> list[str]:
+    """Return the numbers of a task in each pid namespace, beginning with that of this /proc."""
+    with contextlib.suppress(OSError), open(f"{folder}/status", encoding="utf-8", errors="replace") as file:
+        return next((line.split()[1:] for line in file if line.startswith("NSpid:")), [])
+    return []
+
+
 def pid_namespace(pid: int) -> str:
     with contextlib.suppress(OSError):
         return os.readlink(f"/proc/{pid}/ns/pid")

@@ -8,6 +8,7 @@ import signal
 from typing import Any
 
 from . import process_memory
+from .pidfds import has_ended, pid_of, read_pid
 from .slot import Slot, open_proc
 
 WATCH_INTERVAL_S = 0.05
@@ -22,6 +23,7 @@ class RunningProgram:
         place: See `namespaces`.
         jail_owner: The program that has started its jail: itself, or the session that a branch comes from.
         in_same_jail: The running programs in its jail, if it owns the jail: itself, and branches.
+        child: The number of its first process, for system calls, if the launcher has started it, and is to wait for it.
         init, init_pidfd: The first process of its pid namespace, if it has a jail of its own.
         init_memory: The memory that only `init` uses.
         is_slow: Whether its jail has the lowest priority, if it owns the jail.
@@ -35,7 +37,7 @@ class RunningProgram:
     def __init__(self, number: int, place: int, slot: Slot | None = None) -> None:
         self.number, self.place, self.slot = number, place, slot
         self.jail_owner, self.in_same_jail = self, {self}
-        self._pid = self.pidfd = self.init_pidfd = -1
+        self.child = self._pid = self._init_pid = self.pidfd = self.init_pidfd = -1
         self.init: int | None = None
         self.init_memory: Any = None
         self.pipes: list[int] = []
@@ -52,22 +54,22 @@ class RunningProgram:
 
     @property
     def pid(self) -> int:
-        """The pid of its first process; -1 if it has none any more."""
-        if self._pid < 0 and self.slot is not None:
+        """The pid of its first process, as /proc shows it; -1 if it has none any more."""
+        if self._pid < 0:
             self._pid = pid_of(self.pidfd)
         return self._pid
 
-    @pid.setter
-    def pid(self, pid: int) -> None:
-        self._pid = pid
-
     @property
     def init_pid(self) -> int | None:
-        return self.init if self.slot is None else self.slot.pid
+        """The pid of the first process of its pid namespace, as /proc shows it; None if it has no such namespace."""
+        pidfd = self.init_pidfd if self.slot is None else self.slot.pidfd
+        if self._init_pid < 0 and pidfd >= 0:
+            self._init_pid = pid_of(pidfd)
+        return None if pidfd < 0 else self._init_pid
 
     @property
     def folder(self) -> str:
-        return f"/proc/{self.pid if self.slot is None else self.slot.pid}/root/tmp"
+        return f"/proc/{self.pid if self.slot is None else self.init_pid}/root/tmp"
 
     @property
     def pidfd_to_kill(self) -> int:
@@ -79,7 +81,7 @@ class RunningProgram:
     def branch(self, number: int, pidfd: int) -> RunningProgram:
         branch = RunningProgram(number, self.place, self.slot)
         branch.init, branch.init_pidfd, branch.pidfd = self.init, self.init_pidfd, pidfd
-        branch.pid, branch.jail_owner = pid_of(pidfd), self.jail_owner
+        branch._pid, branch.jail_owner = pid_of(pidfd), self.jail_owner
         branch.max_bytes, branch.is_idle = self.max_bytes, True
         self.jail_owner.in_same_jail.add(branch)
         return branch
@@ -126,9 +128,10 @@ class RunningProgram:
             os.close(self.pipes.pop())
 
     def open_proc(self) -> None:
-        """Open its own /proc, which stays the same when its processes have ended."""
+        """Open its own /proc, if it has one, which stays the same when its processes have ended."""
         if self.slot is not None:
-            self.slot.open_proc()
+            if self.slot.proc < 0:
+                self.slot.proc = open_proc(self.init_pid)
         elif self._proc < 0:
             self._proc = open_proc(self.pid)
 
@@ -138,15 +141,18 @@ class RunningProgram:
 
     def _processes(self, *, with_others: bool) -> list[str]:
         proc = self._proc if self.slot is None else self.slot.proc
-        if proc < 0:
+        if self.init_pid is None:
             return [f"/proc/{self.pid}"]
-        seen = f"/proc/self/fd/{proc}"
+        seen, field = (f"/proc/self/fd/{proc}", b"NSpid:") if proc >= 0 else ("/proc", b"Pid:")
         with contextlib.suppress(OSError):
-            pids = [name for name in os.listdir(seen) if name.isdigit() and name != "1"]
+            if proc >= 0:
+                pids = [name for name in os.listdir(seen) if name.isdigit() and name != "1"]
+            else:
+                in_jail = process_memory.processes_by_namespace().get(process_memory.pid_namespace(self.init_pid), ())
+                pids = [str(pid) for pid in in_jail if pid != self.init_pid]
             if not with_others:
-                first, *others = [
-                    _pid_of(one.pidfd, b"NSpid:") for one in (self, *(self.jail_owner.in_same_jail - {self}))
-                ]
+                all_programs = (self, *(self.jail_owner.in_same_jail - {self}))
+                first, *others = [read_pid(program.pidfd, field) for program in all_programs]
                 pids = _descendants(seen, pids, first, others)
             return [f"{seen}/{pid}" for pid in pids]
         return []
@@ -196,27 +202,6 @@ class RunningProgram:
         """Return the CPU time of its processes; None if one of them can run at the moment."""
         processes = self.processes
         return None if any(map(process_memory.can_run, processes)) else sum(map(process_memory.cpu_ticks, processes))
-
-
-def has_ended(pidfd: int) -> bool:
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(0))
-
-
-def pid_of(pidfd: int) -> int:
-    """Return -1 if the process has ended and its parent has waited for it."""
-    return int(_pid_of(pidfd, b"Pid:"))
-
-
-def _pid_of(pidfd: int, field: bytes) -> str:
-    """Return the pid of a process: "Pid:" as this process sees it, or "NSpid:" as the process itself does."""
-    fd = os.open(f"/proc/self/fdinfo/{pidfd}", os.O_RDONLY | os.O_NONBLOCK)
-    try:
-        lines = os.read(fd, 4096).splitlines()
-    finally:
-        os.close(fd)
-    return next(line.split()[-1] for line in lines if line.startswith(field)).decode()
 
 
 def _descendants(folder: str, pids: list[str], first: str, others: list[str]) -> list[str]:

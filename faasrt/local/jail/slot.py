@@ -16,7 +16,8 @@ _IDLE_S = 10.0
 
 
 class Slot:
-    """A jail in which one program runs after another. Its first process, `pid`, is a template (`template.py`).
+    """A jail in which one program runs after another. Its first process is a template (`template.py`). `pid` is its
+    number for system calls, which /proc may show by another one.
 
     With an executable, each program is a single process. After `ends_at`, the slot ends, because the template has not
     answered or nothing has used it. If it is spent, no other program may run in it.
@@ -48,10 +49,6 @@ class Slot:
         with contextlib.suppress(OSError):  # the template has ended
             self.control.send(b"end")
 
-    def open_proc(self) -> None:
-        if self.proc < 0:
-            self.proc = open_proc(self.pid)
-
     def kill(self) -> None:
         signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
@@ -61,7 +58,11 @@ class Slot:
                 os.close(fd)
 
 
-def open_proc(pid: int) -> int:
+def open_proc(pid: int | None) -> int:
+    """Open the /proc of a jail. Return -1 if it is the same as that of this process, or the process has ended."""
     with contextlib.suppress(OSError):
-        return os.open(f"/proc/{pid}/root/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = os.open(f"/proc/{pid}/root/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        if os.fstat(fd).st_dev != os.stat("/proc").st_dev:
+            return fd
+        os.close(fd)
     return -1

@@ -85,6 +85,12 @@ def drop_capabilities(*, kept: int = 0) -> None:
     syscall("capset", header, struct.pack("III", kept, kept, 0) + bytes(12))
 
 
+def has_capability(number: int) -> bool:
+    with open("/proc/self/status", encoding="ascii") as file:
+        effective = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
+    return bool(effective & 1 << number)
+
+
 def limit_capabilities() -> None:
     """Let executed programs get none. Call this before the uid changes, because it needs CAP_SETPCAP."""
     # Without CAP_SETPCAP the first call fails, but then this process cannot gain any capability either.

@@ -61,7 +61,7 @@ STARTED, ENDED = b"started", b"ended "
 _STATUS_BYTES, _USAGE_BYTES, _MAX_RSS_AT = 4, 144, 32  # the last one in `struct rusage`
 _FOLDERS = ("/tmp", "/dev/shm")
 _FOLDER_BYTES = 4096
-_MAX_START_OF_PIDS, _MAX_UNUSED_INODES = 30_000, 128
+_MAX_START_OF_PIDS, _MAX_UNUSED_PIDS, _MAX_UNUSED_INODES = 30_000, 64, 128
 _MAX_TASKS = 2**22  # the kernel's maximum
 
 
@@ -86,8 +86,13 @@ def choose_start_of_pids() -> None:
     """Let the next task have a random number, if the kernel can do this. Otherwise the pids of programs would show how
     many there were before.
     """
-    with contextlib.suppress(OSError), open("/proc/sys/kernel/ns_last_pid", "w", encoding="ascii") as file:
-        file.write(str(300 + int.from_bytes(os.urandom(4), "big") % _MAX_START_OF_PIDS))
+    try:
+        with open("/proc/sys/kernel/ns_last_pid", "w", encoding="ascii") as file:
+            file.write(str(300 + int.from_bytes(os.urandom(4), "big") % _MAX_START_OF_PIDS))
+    except OSError:  # a container may only read it
+        starter = syscalls.ChildStarter(1)
+        for _ in range(os.urandom(1)[0] % _MAX_UNUSED_PIDS):
+            os.waitpid(starter.start([("_exit", (0,))]), 0)
 
 
 def count_tasks(pid: int) -> int:

@@ -8,7 +8,8 @@ that exceeds its limit by them, a thread counts exactly. If this takes too long,
 The messages are JSON over a SOCK_SEQPACKET socket:
 
     -> {"watch": id, "pid", "init", "bytes", "tables"}   add up the memory of a program from now on; it may use this
-                                                         much, and each of its processes this much in page tables
+                                                         much, and each of its processes this much in page tables;
+                                                         the pids are those that /proc shows
     -> {"forget": id}                                    the program has ended
     <- {"exceeded": id}                                  the program must end because of its memory
 """
@@ -174,7 +175,7 @@ class _Watch:
         for folder in folders:
             program.reads_since = time.monotonic()
             # A process that `vfork` has started has all memory of its parent until it executes another program.
-            thread = int(folder.rpartition("/")[2])
+            thread = process_memory.task_number(folder)
             if any(process_memory.share_memory(thread, other) for other in counted):
                 continue
             counted.append(thread)

@@ -325,7 +325,7 @@ def fork_sibling():
 
 
 def why_not_fork():
-    if len(os.listdir("/proc/self/task")) > 1:
+    if os.stat("/proc/self/task").st_nlink > 3:  # two, and the number of threads; a jail may not let list it
         return "the program has other threads"
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
