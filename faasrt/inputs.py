@@ -150,7 +150,7 @@ def check_path(path: object, what: str) -> str:
     if not isinstance(path, str) or not path:
         raise InvalidRequestError(f"{what} must be a non-empty str, got {safe_repr(path)}")
     encoded = encode_text(path, what)
-    parts = path.split("/")
+    parts = path.split("/", MAX_PATH_PARTS)  # the rest of a longer path would take long
     problem = ""
     if "\0" in path:
         problem = "contains a NUL character"

@@ -9,7 +9,9 @@ STREAM_NAMES = ("stdout", "stderr", "ret_val")
 _MARKER = "\n... {} bytes cut ...\n"
 _MARKER_START = _MARKER.partition("{")[0]
 _ANY_MARKER = re.compile(r"\n\.\.\. [0-9]{1,16} bytes cut \.\.\.\n")
-_SURROGATES = re.compile(rb"((?:\xed[\xa0-\xbf][\x80-\xbf])+)")
+_SURROGATE = rb"\xed[\xa0-\xbf][\x80-\xbf]"
+# Begins with a fixed byte, which the module `re` finds ten times as fast as a group.
+_SURROGATES = re.compile(rb"(%b(?:%b)*+)" % (_SURROGATE, _SURROGATE))
 _MAX_SURROGATES = 10_000
 
 

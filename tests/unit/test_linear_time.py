@@ -17,7 +17,8 @@ import attrs
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from faasrt import SandboxConfig, ServiceError, _strict_json
+from faasrt import InvalidRequestError, SandboxConfig, ServiceError, _strict_json
+from faasrt.inputs import check_path
 from faasrt.languages import Language
 from faasrt.local.engines.deno.run import StdoutParser
 from faasrt.local.engines.engine import EngineJob
@@ -32,6 +33,7 @@ from faasrt.protocol.processes import ProcessEnd, read_end
 from faasrt.protocol.program import Program
 from faasrt.protocol.response import Answer, decode_object, read_answer
 from faasrt.protocol.return_val import defines_return_val, take_return_val
+from faasrt.protocol.streams import decode
 
 LIMIT = 2**20
 NONCE = "0123456789abcdef"
@@ -195,3 +197,23 @@ def test_reading_an_answer_takes_linear_time(text: str, stream: str, exit_code: 
     # Searching frames takes about 35 times as long as decoding. A quadratic step would take thousands of times as long.
     for name, step in steps.items():
         assert cpu_s(step) < 150 * decode_s + 1.0, name
+
+
+@pytest.mark.parametrize("piece", [b"\xff", b"a\x80", b"\xe2\x82", b"a" * 50 + b"\xff"])
+def test_bytes_that_are_not_utf_8_take_little_time(piece: bytes) -> None:
+    """A stream of 4 MiB is searched for surrogates faster than Python replaces its invalid bytes."""
+    data = piece * (4 * 2**20 // len(piece))
+    replace_s = max(cpu_s(lambda: data.decode("utf-8", "replace")) for _ in range(3))
+    assert min(cpu_s(lambda: decode(data)) for _ in range(3)) < 2 * replace_s + 0.01
+
+
+def test_a_path_of_megabytes_takes_little_time() -> None:
+    """It is refused as too long, about as fast as it is encoded."""
+    path = "a/" * 4_000_000
+    encode_s = max(cpu_s(lambda: json.dumps(path)) for _ in range(3))
+
+    def check() -> None:
+        with pytest.raises(InvalidRequestError, match="is longer than 1024 bytes or 32 parts"):
+            check_path(path, "the path")
+
+    assert min(cpu_s(check) for _ in range(3)) < 2 * encode_s

@@ -77,6 +77,8 @@ TIERS = {
 }
 """The modules that each tier has imported, by the name of the tier."""
 
+_SEARCHED_CHARS = 2**20
+
 # Code that uses each package, because packages import and prepare much when they are first used. It avoids OpenBLAS,
 # which allocates 16 MiB that a program may need for something else.
 _EXERCISES = {
@@ -116,9 +118,11 @@ def exercise_of(packages: Collection[str]) -> str:
 
 def tiers_of(code: str) -> list[str]:
     """Return the tiers with packages whose names occur in a program: those with most of these packages first, and of
-    those the smallest. If this guess is wrong, the program is only slower. The time is linear.
+    those the smallest. Only the beginning of a long program is searched, because the event loop waits for it. If the
+    guess is wrong, the program is only slower.
     """
-    named = {tier for tier in TIERS if tier in code}
+    beginning = code[:_SEARCHED_CHARS]
+    named = {tier for tier in TIERS if tier in beginning}
     common = {tier: len(named & packages_of(tier)) for tier in TIERS} if named else {}
     return sorted((tier for tier in common if common[tier]), key=lambda tier: -common[tier])
 

@@ -92,7 +92,7 @@ class ForeignProtocols:
             server = self._profile()  # with the version of the language, which the request may restrict
             run = protocol.read_run(fields, server)
         try:
-            job = self._job(run, queue.engine)
+            job = await self._job(run, queue.engine)
         except InvalidRequestError as error:
             raise BadRequestError(str(error)) from None
         check_job(job, queue.engine)
@@ -159,7 +159,7 @@ class ForeignProtocols:
             memory_limit_mb=sandbox.memory_limit_mb,
         )
 
-    def _job(self, run: ServedRun, engine: Engine) -> EngineJob:
+    async def _job(self, run: ServedRun, engine: Engine) -> EngineJob:
         limits = ExecutionLimits(
             timeout_ms=max(1.0, run.timeout_ms),
             memory_limit_mb=run.memory_limit_mb,
@@ -177,7 +177,7 @@ class ForeignProtocols:
         job = EngineJob(
             language=run.language, code=run.code, limits=limits, input=run.input, compile_limits=compile_limits
         )
-        return as_node_program(job) if isinstance(engine, DenoEngine) else job
+        return await as_node_program(job) if isinstance(engine, DenoEngine) else job
 
 
 def _without_time(run: ServedRun) -> ServedResult | None:
