@@ -49,6 +49,13 @@ def safe_repr(value: object) -> str:
     return text if len(text) <= _REPR_CHARACTERS else f"{text[:_REPR_CHARACTERS]}..."
 
 
+def rounded_repr(value: float | tuple[float, ...] | None) -> str:
+    """Return the `repr` of seconds or milliseconds with at most four decimals."""
+    if isinstance(value, tuple):
+        return repr(tuple(round(each, 4) for each in value))
+    return repr(value if value is None else round(value, 4))
+
+
 class FaasrtError(Exception):
     """The base class of the errors of faasrt.
 

@@ -46,7 +46,7 @@ import attrs
 from faasrt import _exact_values, _strict_json
 from faasrt._assert_programs import AssertProgram
 from faasrt._run_option_checks import check_args, check_kwargs, check_time_limit
-from faasrt.errors import CompareError, InvalidRequestError, safe_repr
+from faasrt.errors import CompareError, InvalidRequestError, rounded_repr, safe_repr
 from faasrt.inputs import ProgramInput
 from faasrt.results import ExecutionResult, Outcome
 
@@ -350,7 +350,7 @@ class Judgement:
     """
 
     results: tuple[TestResult, ...]
-    duration_s: float = 0.0
+    duration_s: float = attrs.field(default=0.0, repr=rounded_repr)
 
     def __attrs_post_init__(self) -> None:
         if not self.results:
@@ -389,7 +389,7 @@ class Judgement:
         return {
             "passed": self.passed,
             "score": self.score,
-            "duration_s": self.duration_s,
+            "duration_s": round(self.duration_s, 6),
             "results": [result.to_dict() for result in self.results],
         }
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import attrs
 
 from faasrt import _strict_json
-from faasrt.errors import ExecutionError, ReturnValueError, safe_repr
+from faasrt.errors import ExecutionError, ReturnValueError, rounded_repr, safe_repr
 from faasrt.inputs import files_to_wire
 
 
@@ -108,7 +108,7 @@ class OutputChunk:
 
     stream: Literal["stdout", "stderr"]
     text: str = attrs.field(repr=safe_repr)
-    elapsed_s: float
+    elapsed_s: float = attrs.field(repr=rounded_repr)
 
 
 @attrs.frozen
@@ -126,9 +126,9 @@ class Timings:
         True
     """
 
-    queued_s: float = 0.0
-    total_s: float = 0.0
-    attempts_s: tuple[float, ...] = ()
+    queued_s: float = attrs.field(default=0.0, repr=rounded_repr)
+    total_s: float = attrs.field(default=0.0, repr=rounded_repr)
+    attempts_s: tuple[float, ...] = attrs.field(default=(), repr=rounded_repr)
 
 
 def _copy(data: Mapping[str, str | bytes]) -> dict[str, str | bytes]:
@@ -216,7 +216,7 @@ class ExecutionResult:
     error: ErrorInfo | None = None
     exit_code: int | None = None
     truncated: frozenset[str] = frozenset()
-    duration_ms: float | None = None
+    duration_ms: float | None = attrs.field(default=None, repr=rounded_repr)
     timings: Timings = Timings()
     attempts: int = 1
     endpoint: str = ""
@@ -326,7 +326,11 @@ class ExecutionResult:
         fields = attrs.asdict(self, recurse=False) | {
             "error": attrs.asdict(self.error) if self.error else None,
             "truncated": sorted(self.truncated),
-            "timings": {**attrs.asdict(self.timings), "attempts_s": list(self.timings.attempts_s)},
+            "timings": {
+                "queued_s": round(self.timings.queued_s, 6),
+                "total_s": round(self.timings.total_s, 6),
+                "attempts_s": [round(seconds, 6) for seconds in self.timings.attempts_s],
+            },
             "metadata": dict(self.metadata),
             "files": files_to_wire(self.files),
             "displays": [display.to_dict() for display in self.displays],
@@ -415,7 +419,7 @@ class EndpointHealth:
     endpoint: str
     healthy: bool
     status: str
-    latency_s: float
+    latency_s: float = attrs.field(repr=rounded_repr)
     version: str = ""
     error: str = ""
     details: Mapping[str, Any] = attrs.field(factory=dict, hash=False)

@@ -186,7 +186,7 @@ def _end(result: dict[str, Any], *, compiling: bool, in_envelope: bool) -> Proce
         error=error,
         compiling=compiling,
         truncated=[*lost, *cut],
-        duration_ms=None if seconds is None else seconds * 1000,
+        duration_ms=None if seconds is None else round(seconds * 1000, 3),
     )
 
 

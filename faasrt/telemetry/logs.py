@@ -14,7 +14,7 @@ logger. Failures of the embedded FaaS go to the logger "faasrt.local" of structl
     DEBUG    All other events, including failed attempts: `call_finished` reports the error if no retry succeeds.
 
 So at level INFO there is one line per call. A line consists of the name of the event and its fields. Fields that are
-None or empty are left out.
+None or empty are left out, and numbers have at most four decimals.
 
 Example:
     >>> import structlog
@@ -134,7 +134,9 @@ def _fields(event: Event, logger: Any) -> dict[str, Any]:
         fields |= {"added": len(event.added) or None, "removed": len(event.removed) or None}
         if _is_enabled(logger, logging.DEBUG):
             fields |= {"added_replicas": event.added, "removed_replicas": event.removed}
-    return {name: value for name, value in fields.items() if value is not None and value not in ("", ())}
+    kept = {name: value for name, value in fields.items() if value is not None and value not in ("", ())}
+    # To a tenth of a millisecond, because further digits are noise, and small numbers would have an exponent.
+    return {name: round(value, 4) if isinstance(value, float) else value for name, value in kept.items()}
 
 
 def _level(event: Event) -> int:

@@ -171,7 +171,8 @@ def _address(endpoint: str) -> _Attributes:
 
 
 def _fields(event: Event, *names: str) -> _Attributes:
-    return {f"faasrt.{name}": value for name in names if (value := getattr(event, name, None)) is not None}
+    values = {f"faasrt.{name}": value for name in names if (value := getattr(event, name, None)) is not None}
+    return {name: round(value, 6) if isinstance(value, float) else value for name, value in values.items()}
 
 
 def _result(status: int | None, error: str | None) -> _Attributes:

@@ -237,17 +237,18 @@ class HttpClient:
                 request = session.request(method, url, data=body, headers=headers, **self._options)
                 answer = await _exchange(request, body, max_body_bytes, live, timeout)
         except TimeoutError:
+            within = f"within {round(within_s, 2):g} s"
             if not body.sending and self._may_wait:
                 raise DeadlineExceededError(
-                    f"no connection of `http_session` was free within {within_s:g} s: raise the limit of "
+                    f"no connection of `http_session` was free {within}: raise the limit of "
                     "its connector, or make fewer requests with it",
                     sent="no",
                 ) from None
             if not body.sending:
-                message = f"cannot connect within {within_s:g} s; is the FaaS running there?"
+                message = f"cannot connect {within}; is the FaaS running there?"
                 raise ConnectError(message, sent="no") from None
             raise DeadlineExceededError(
-                f"no answer within {within_s:g} s: the FaaS hangs, is overloaded, or does not enforce timeouts"
+                f"no answer {within}: the FaaS hangs, is overloaded, or does not enforce timeouts"
             ) from None
         if answer.status != 200 and body.sending:
             answer.elapsed_ms = (self._clock() - body.sending_since) * 1000

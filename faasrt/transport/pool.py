@@ -169,8 +169,8 @@ class PermitPool:
             abandoned = sum(endpoint.limit.abandoned(self._clock()) for endpoint in group.endpoints)
             still_run = f" ({abandoned} abandoned calls may still run there)" if abandoned else ""
             raise DeadlineExceededError(
-                f"all endpoints were busy for {within_s:g} s{still_run}, see get_metrics().states; add replicas, or "
-                "raise max_concurrency or queue_timeout_s",
+                f"all endpoints were busy for {round(within_s or 0.0, 2):g} s{still_run}, see get_metrics().states; "
+                "add replicas, or raise max_concurrency or queue_timeout_s",
                 sent="no",
             ) from None
         except BaseException:

@@ -162,7 +162,7 @@ class ReplicaDirectory:
             if resolve is not None:
                 look_up.cancel()
                 name.look_up = None
-            self._record_failure(name, TimeoutError(f"no answer within {within_s:g} s"))
+            self._record_failure(name, TimeoutError(f"no answer within {round(within_s, 2):g} s"))
             return
         name.look_up = None
         found = LookupError("the look-up was cancelled") if look_up.cancelled() else look_up.result()

@@ -151,6 +151,20 @@ def test_each_event_is_one_line(structured: bool, caplog: pytest.LogCaptureFixtu
 
 
 @pytest.mark.parametrize("structured", [False, True])
+def test_durations_have_four_decimals(structured: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Numbers as a clock gives them have many digits, and small ones an exponent."""
+    event = attrs.evolve(EVENTS[8], queued_s=3.746999936993234e-06, total_s=0.3411506410000129)
+    if structured:
+        lines = structlog.testing.LogCapture()
+        LogSink(structlog.wrap_logger(None, processors=[lines]))(event)
+        assert (lines.entries[0]["queued_s"], lines.entries[0]["total_s"]) == (0.0, 0.3412)
+        return
+    caplog.set_level(logging.INFO, "faasrt")
+    LogSink()(event)
+    assert " queued_s=0.0 total_s=0.3412 output_bytes=3" in caplog.messages[0]
+
+
+@pytest.mark.parametrize("structured", [False, True])
 def test_addresses_are_logged_at_level_debug(structured: bool, caplog: pytest.LogCaptureFixture) -> None:
     """At INFO, the line has their number, because there may be hundreds."""
     caplog.set_level("INFO", "faasrt")

@@ -151,6 +151,20 @@ async def test_callers_wait_only_for_probes_that_are_due_before_they_give_up() -
     pool.cancel_timer()
 
 
+async def test_the_error_after_a_wait_has_the_time_without_further_digits() -> None:
+    """The time that is left of a deadline has many digits, or is tiny."""
+    pool = PermitPool(Settings(limiter=LimiterSettings(max_concurrency=1)), clock=Clock(), random=lambda: 0.5)
+    group = pool.groups.get("python", ["http://one"])
+    group.skip_capacity()
+    permit = pool.try_acquire(group)
+    assert permit is not None
+    for within_s, shown in [(3.746999936993234e-06, "0"), (0.0119870319, "0.01")]:
+        with pytest.raises(DeadlineExceededError, match=rf"all endpoints were busy for {shown} s, see"):
+            await pool.wait(group, within_s=within_s)
+    pool.release(permit, None)
+    pool.cancel_timer()
+
+
 async def test_later_probes_do_not_keep_callers_waiting() -> None:
     """Of two endpoints that hang, one is being probed at any time. Callers give up nevertheless."""
     clock, error = Clock(), ConnectError("x", sent="no")
