@@ -9,6 +9,7 @@ import importlib.util
 import os
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -235,6 +236,14 @@ async def local_wasm(wasm_sandbox: None) -> AsyncIterator[RuntimeManager]:
     async with RuntimeManager.local(["python"], workers=2, engines=WASM) as manager:
         await manager.get_runtime("python")
         yield manager
+
+
+@pytest.fixture(scope="session", params=["http", "https"])
+def tls(request: pytest.FixtureRequest) -> ssl.SSLContext | None:
+    """Return the option `ssl` of a server. Each test runs once without TLS, and once with it."""
+    from support.served import server_context
+
+    return server_context() if request.param == "https" else None
 
 
 @pytest.fixture(params=["native", "wasm"])

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import re
+import ssl
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -17,12 +18,12 @@ from faasrt import ConfigurationError, RuntimeManager, Settings
 from faasrt.local import LocalFaaS
 from faasrt.telemetry.events import CallStarted, Event
 from support.helpers import WASM
-from support.served import until
+from support.served import client_context, http_client, until
 
 
-async def test_a_structlog_logger_gets_fields() -> None:
+async def test_a_structlog_logger_gets_fields(tls: ssl.SSLContext | None) -> None:
     """The path is logged without its query. A request whose client disconnects is logged with status 499."""
-    async with logged(["js"]) as (faas, lines), aiohttp.ClientSession() as session:
+    async with logged(["js"], ssl=tls) as (faas, lines), http_client() as session:
         await faas.wait_ready("js")
         async with session.get(f"{faas.url}/health?token=secret") as response:
             size = len(await response.read())
@@ -43,12 +44,14 @@ async def test_a_structlog_logger_gets_fields() -> None:
 
 
 @pytest.mark.usefixtures("wasm_sandbox")
-async def test_each_program_has_its_call_language_and_outcome() -> None:
+async def test_each_program_has_its_call_language_and_outcome(tls: ssl.SSLContext | None) -> None:
     """Also in a session, while its output is sent, and if another service's client sent it. Nothing of it is logged."""
     events: list[Event] = []
     async with (
-        logged(["js", "python"], engines=WASM) as (faas, lines),
-        RuntimeManager(settings=Settings.from_url(faas.url), telemetry=[events.append]) as manager,
+        logged(["js", "python"], engines=WASM, ssl=tls) as (faas, lines),
+        RuntimeManager(
+            settings=Settings.from_url(faas.url, ssl=client_context()), telemetry=[events.append]
+        ) as manager,
     ):
         await asyncio.gather(faas.wait_ready("js"), faas.wait_ready("python"))
         result = await manager.run_code("console.log('s3cret')", "js")
@@ -59,7 +62,7 @@ async def test_each_program_has_its_call_language_and_outcome() -> None:
         await manager.validate_code("s3cret(", "js", where="remote")
         async with manager.session("python") as session:
             await session.run_code("s3cret = 1")
-        async with RuntimeManager.from_url(f"piston+{faas.url}/piston/api/v2") as piston:
+        async with RuntimeManager.from_url(f"piston+{faas.url}/piston/api/v2", ssl=client_context()) as piston:
             await piston.run_code("print('s3cret')", "python", timeout_ms=10_000)
     calls = [event.call_id for event in events if isinstance(event, CallStarted)]
     programs = [line for line in lines if "outcome" in line]

@@ -11,22 +11,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-import trustme
 
 from faasrt.local import LocalFaaS
 from faasrt.local.http.connections import BoundedConnection
 from support.helpers import Clock, fast_forward
-from support.served import Connection, connected, exchange, request, until
+from support.served import Connection, connected, exchange, request, server_context, until
 
 RUN = request(b'{"language": "bash", "code": "echo 1"}')
 LIVEZ = request(method="GET", target="/livez", headers={"Content-Type": None, "Content-Length": None})
 SPARE = 8
-
-
-def server_context(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    return context
 
 
 @contextlib.asynccontextmanager
@@ -121,19 +114,19 @@ async def test_a_refusal_arrives_although_a_body_is_not_read() -> None:
         assert faas.listener.refused >= 5
 
 
-async def test_probes_go_on_when_the_limit_is_lowered() -> None:
+async def test_probes_go_on_when_the_limit_is_lowered(tls: ssl.SSLContext | None) -> None:
     """Connections that are open stay open, and the connections for probes are counted by themselves."""
-    async with bash(max_connections=30) as faas, contextlib.AsyncExitStack() as stack:
+    async with bash(max_connections=30, ssl=tls) as faas, contextlib.AsyncExitStack() as stack:
         kept = [await stack.enter_async_context(connected(faas.url)) for _ in range(20)]
         await until(lambda: len(faas.listener.ordinary) == 20)
-        assert await faas.reconfigure(LocalFaaS(["bash"], workers=1, max_connections=1)) == ["max_connections"]
+        assert await faas.reconfigure(LocalFaaS(["bash"], workers=1, max_connections=1, ssl=tls)) == ["max_connections"]
         assert (await exchange(faas.url, LIVEZ)).status == 200
         assert (await exchange(faas.url, RUN)).status == 503
         await kept[0].send(RUN)
         assert (await kept[0].answer()).status == 200
 
 
-async def test_a_probe_may_arrive_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_probe_may_arrive_in_pieces(monkeypatch: pytest.MonkeyPatch, tls: ssl.SSLContext | None) -> None:
     """A probe above the limit is answered wherever its head is split. Another request is refused."""
     received: list[bytes] = []
     receive = BoundedConnection.data_received
@@ -148,7 +141,7 @@ async def test_a_probe_may_arrive_in_pieces(monkeypatch: pytest.MonkeyPatch) -> 
             await until(lambda: received[-1:] == [piece])  # noqa: B023
 
     monkeypatch.setattr(BoundedConnection, "data_received", receive_recorded)
-    async with bash(max_connections=1) as faas, connected(faas.url):
+    async with bash(max_connections=1, ssl=tls) as faas, connected(faas.url):
         await until(lambda: len(faas.listener.ordinary) == 1)
         for at in (1, 4, 8, 12, 20):
             async with connected(faas.url) as probe:
@@ -161,36 +154,69 @@ async def test_a_probe_may_arrive_in_pieces(monkeypatch: pytest.MonkeyPatch) -> 
 
 async def test_connections_without_a_handshake_count() -> None:
     """Above the limit, a TLS connection is closed before the handshake. So nothing was sent."""
-    authority, trust = trustme.CA(), ssl.create_default_context()
-    authority.configure_trust(trust)
-    async with bash(max_connections=2, ssl=server_context(authority)) as faas:
-        url = urlsplit(faas.url)
+    async with bash(max_connections=2, ssl=server_context()) as faas:
         async with full(faas):
             with pytest.raises((ConnectionError, ssl.SSLError)):
-                await asyncio.open_connection(url.hostname, url.port, ssl=trust)
+                await exchange(faas.url, RUN)
             assert faas.listener.refused == 1
         await until(lambda: not faas.listener.ordinary)
-        reader, writer = await asyncio.open_connection(url.hostname, url.port, ssl=trust)
-        connection = Connection(reader, writer)
-        await connection.send(RUN)
+        assert (await exchange(faas.url, RUN)).status == 200
+
+
+@pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01\x02", b"GET / HTTP/1.1\r\n\r\n"], ids=["none", "part", "http"])
+async def test_a_connection_without_a_handshake_is_closed(sent: bytes, clock: Clock) -> None:
+    """After ten seconds, or at once if it can be none. Nothing is logged."""
+    async with bash(ssl=server_context()) as faas:
+        with connect(faas) as silent:
+            await until(lambda: len(faas.listener.ordinary) == 1)
+            silent.sendall(sent)
+            began = clock()
+            while faas.listener.ordinary:
+                clock.advance(0.1)
+                await asyncio.sleep(0.001)
+            assert (clock() - began >= 9) is not sent.startswith(b"GET")
+
+
+async def test_a_handshake_in_progress_does_not_keep_a_server_that_stops(clock: Clock) -> None:
+    """Its connection is closed."""
+    async with LocalFaaS(["bash"], workers=1, ssl=server_context(), drain_s=0.01) as faas:
+        with connect(faas) as silent:
+            silent.setblocking(False)
+            await until(lambda: len(faas.listener.ordinary) == 1)
+            await fast_forward(clock, faas.aclose())
+            assert await asyncio.get_running_loop().sock_recv(silent, 10) == b""
+
+
+async def test_the_server_closes_connections_without_a_reply(clock: Clock, tls: ssl.SSLContext | None) -> None:
+    """A client that has its answer need not read the end of the connection, or close it."""
+    async with bash(ssl=tls) as faas, connected(faas.url) as connection:
+        await connection.send(request(b'{"language": "bash", "code": "echo 1"}', headers={"Connection": "close"}))
         assert (await connection.answer()).status == 200
-        writer.close()
-        await writer.wait_closed()
+        connection.pause_reading()
+        clock.stop()
+        while faas.listener.ordinary:
+            await asyncio.sleep(0)
+
+
+async def test_an_idle_connection_ends_a_drain_after_five_seconds(clock: Clock, tls: ssl.SSLContext | None) -> None:
+    """Also if its last answer was large. It has nothing in flight."""
+    large = request(b'{"language": "bash", "code": "printf %0900000d 1"}')
+    async with bash(ssl=tls, drain_s=100) as faas, connected(faas.url) as connection:
+        await connection.send(large)
+        assert len((await connection.answer()).body) > 900_000
+        began = clock()
+        await fast_forward(clock, faas.drain())
+        assert 4 < clock() - began < 10
 
 
 async def test_new_certificates_are_used_at_once() -> None:
     """The first connection after `reconfigure` has the new certificate. An open one goes on."""
-    authority, trust = trustme.CA(), ssl.create_default_context()
-    authority.configure_trust(trust)
-    async with bash(ssl=server_context(authority)) as faas:
-        url = urlsplit(faas.url)
-        seen = []
-        for change in (False, True):
-            if change:
-                new = LocalFaaS(["bash"], workers=1, ssl=server_context(authority))
-                assert await faas.reconfigure(new) == ["ssl"]
-            _, writer = await asyncio.open_connection(url.hostname, url.port, ssl=trust)
-            seen.append(writer.get_extra_info("ssl_object").getpeercert(binary_form=True))
-            writer.close()
-            await writer.wait_closed()
+    async with bash(ssl=server_context()) as faas, connected(faas.url) as first:
+        new = LocalFaaS(["bash"], workers=1, ssl=server_context())
+        assert await faas.reconfigure(new) == ["ssl"]
+        async with connected(faas.url) as second:
+            seen = [one.writer.get_extra_info("ssl_object").getpeercert(binary_form=True) for one in (first, second)]
+            for one in (first, second):
+                await one.send(RUN)
+                assert (await one.answer()).status == 200
         assert seen[0] != seen[1]

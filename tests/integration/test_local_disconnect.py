@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import ssl
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -69,13 +70,13 @@ def cpu_times(folder: Path, language: str) -> dict[psutil.Process, float]:
 
 @pytest.mark.parametrize("language", LOOP)
 async def test_a_disconnect_during_execution_ends_the_process(
-    language: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    language: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tls: ssl.SSLContext | None
 ) -> None:
     """The process of the program ends, and the pool has no active program."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     for name, value in trace(tmp_path).items():
         monkeypatch.setenv(name, value)
-    async with serve(language) as (_, caller):
+    async with serve(language, ssl=tls) as (_, caller):
         await caller.until_pool(language, idle=1 if language == "python" else 2)
         before = cpu_times(tmp_path, language)
 
@@ -108,9 +109,10 @@ async def test_a_disconnect_during_execution_frees_the_webassembly_worker(monkey
 
 
 @pytest.mark.parametrize("language", PRINT)
-async def test_a_disconnect_in_the_queue_removes_the_program(language: str) -> None:
+async def test_a_disconnect_in_the_queue_removes_the_program(language: str, tls: ssl.SSLContext | None) -> None:
     """A program whose client disconnects in the queue never runs. The program behind it runs."""
-    async with serve(language, queue_timeout_s=300) as (_, caller), contextlib.AsyncExitStack() as stack:
+    options = {"queue_timeout_s": 300, "ssl": tls}
+    async with serve(language, **options) as (_, caller), contextlib.AsyncExitStack() as stack:
         capacity = (await caller.get("/health"))["languages"][language]["capacity"]
         for _ in range(capacity):
             before = await stack.enter_async_context(connected(caller.url))
@@ -130,10 +132,10 @@ async def test_a_disconnect_in_the_queue_removes_the_program(language: str) -> N
         assert engine["executions"] == {language: {"OK": 1}}
 
 
-async def test_a_disconnect_during_the_answer_frees_memory() -> None:
+async def test_a_disconnect_during_the_answer_frees_memory(tls: ssl.SSLContext | None) -> None:
     """The answer counts until its client has gone. It does not fit into the buffers of the system."""
     code = "const line = '\\x01'.repeat(1_000_000); console.log(line); console.error(line);"
-    async with serve("javascript") as (faas, caller):
+    async with serve("javascript", ssl=tls) as (faas, caller):
         async with connected(caller.url) as connection:
             connection.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             await connection.send(program("javascript", code))
@@ -144,9 +146,11 @@ async def test_a_disconnect_during_the_answer_frees_memory() -> None:
 
 
 @pytest.mark.parametrize("language", PRINT)
-async def test_a_program_that_outlasts_drain_s_is_ended(language: str, clock: Clock) -> None:
+async def test_a_program_that_outlasts_drain_s_is_ended(
+    language: str, clock: Clock, tls: ssl.SSLContext | None
+) -> None:
     """`aclose` waits `drain_s`. Then it ends the program and closes the connection."""
-    async with serve(language, drain_s=100) as (faas, caller), connected(caller.url) as connection:
+    async with serve(language, drain_s=100, ssl=tls) as (faas, caller), connected(caller.url) as connection:
         await start(caller, connection, language, WAIT[language])
         began = clock()
         await fast_forward(clock, faas.aclose())

@@ -4,28 +4,55 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import re
 import resource
 import shutil
+import ssl
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 import aiohttp
 import psutil
+import trustme
 
 FAASRT = str(Path(sys.executable).parent / "faasrt")
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("COZE_LOOP_", "FAASRT_TOKEN"))}
 PATIENCE_S = 60
 LANGUAGES = {"native": "python", "wasm": "python", "deno": "javascript"}
 """The language of each engine that the tests of processes use."""
+
+
+@functools.cache
+def authority() -> trustme.CA:
+    """Return the CA that the clients of this module trust."""
+    return trustme.CA()
+
+
+def server_context() -> ssl.SSLContext:
+    """Return a context with a new certificate for 127.0.0.1."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority().issue_cert("127.0.0.1").configure_cert(context)
+    return context
+
+
+@functools.cache
+def client_context() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority().configure_trust(context)
+    return context
+
+
+def http_client() -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=client_context(), limit=0))
 
 
 async def until(condition: Callable[[], Any]) -> None:
@@ -117,18 +144,18 @@ class Caller:
         self.url = url
 
     async def get(self, path: str) -> Any:
-        async with aiohttp.ClientSession() as session, session.get(self.url + path) as response:
+        async with http_client() as session, session.get(self.url + path) as response:
             return await response.json()
 
     async def run(self, language: str, code: str, **fields: Any) -> tuple[int, Any]:
         """Run a program, and return the status and the body of the answer."""
         body = {"language": language, "code": code, **fields}
-        async with aiohttp.ClientSession() as session, session.post(f"{self.url}/run_code", json=body) as response:
+        async with http_client() as session, session.post(f"{self.url}/run_code", json=body) as response:
             return response.status, await response.json()
 
     async def until_pool(self, language: str, **wanted: int | str) -> None:
         """Wait until `/health` reports these values for a language."""
-        async with asyncio.timeout(PATIENCE_S), aiohttp.ClientSession() as session:
+        async with asyncio.timeout(PATIENCE_S), http_client() as session:
             while True:
                 async with session.get(f"{self.url}/health") as response:
                     shown = (await response.json())["languages"][language]
@@ -140,7 +167,7 @@ class Caller:
 async def call(url: str, method: str, path: str, **fields: Any) -> tuple[int, Any]:
     """Send a request with a JSON body, except with GET. Return the status and the body of the answer."""
     body = {} if method == "GET" else {"json": fields}
-    async with aiohttp.ClientSession() as session, session.request(method, url + path, **body) as response:
+    async with http_client() as session, session.request(method, url + path, **body) as response:
         return response.status, await response.json()
 
 
@@ -208,7 +235,7 @@ async def served(
     server = Server(process, folder, output)
     try:
         await until(lambda: all(words in server.output for words in wait_for) or process.poll() is not None)
-        server.url = "".join(re.findall(r"http://\S+", server.output)[:1])
+        server.url = "".join(re.findall(r"https?://\S+", server.output)[:1])
         yield server
     finally:
         if process.poll() is None:
@@ -229,7 +256,7 @@ class Answer(NamedTuple):
 
 
 class Connection:
-    """A TCP connection to a server."""
+    """A connection to a server, with TLS if its URL says so."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
@@ -237,6 +264,12 @@ class Connection:
     async def send(self, data: bytes) -> None:
         self.writer.write(data)
         await self.writer.drain()
+
+    def pause_reading(self) -> None:
+        cast(asyncio.Transport, self.writer.transport).pause_reading()
+
+    def resume_reading(self) -> None:
+        cast(asyncio.Transport, self.writer.transport).resume_reading()
 
     async def answer(self, *, head_only: bool = False) -> Answer:
         """Read one answer, whose length is in its headers."""
@@ -262,12 +295,13 @@ class Connection:
 @contextlib.asynccontextmanager
 async def connected(url: str) -> AsyncIterator[Connection]:
     parts = urlsplit(url)
-    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    context = client_context() if parts.scheme == "https" else None
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port, ssl=context)
     try:
         yield Connection(reader, writer)
     finally:
         writer.close()
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
             await writer.wait_closed()
 
 

@@ -187,11 +187,12 @@ class BoundedConnection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Without a buffer, the end of an answer waits for the client. Otherwise, a client that never reads the last 64
-        # KiB would keep its connection for ever, because closing it waits for the buffer.
+        # KiB would keep its connection for ever, because closing it waits for the buffer. The TLS transports of asyncio
+        # and uvloop would take this limit for a full buffer: see `faasrt.local.http.tls`.
         cast(asyncio.Transport, transport).set_write_buffer_limits(0)
         # asyncio would read 256 KiB at once, and parse them before it serves other connections. If eight clients put
         # each byte into a chunk of its own, the others then wait five times as long.
-        with contextlib.suppress(AttributeError):  # another event loop, such as uvloop
+        with contextlib.suppress(AttributeError):  # another event loop, such as uvloop; TLS reads as much by itself
             cast(Any, transport).max_size = limits.READ_BYTES
         super().connection_made(transport)
         if self.is_spare:

@@ -21,7 +21,9 @@ SMALL_BYTES = 64 * 2**10
 SLOW_S = 1.0
 """The time for sending SMALL_BYTES of a body. A slower client is refused if another body needs its memory."""
 READ_BYTES = 16 * 2**10
-"""The most bytes of a connection that are read and parsed before other connections get their turn."""
+"""The most bytes of a connection that are read and parsed before other connections get their turn. With TLS, the start
+of a record may have arrived before, and is parsed with them.
+"""
 MAX_STRUCTURE_BYTES = 64 * 2**10
 """The largest number of characters outside of strings, in the JSON of a body."""
 MAX_STRINGS = 10_000
@@ -29,7 +31,7 @@ MAX_STRINGS = 10_000
 REQUEST_TIMEOUT_S = 30.0
 """The time for receiving the head of a request, for receiving its body, and for sending the answer, each."""
 HANDSHAKE_TIMEOUT_S = 10.0
-"""The time for the TLS handshake of a connection, and for its end."""
+"""The time for the TLS handshake of a connection, and for a client to receive its end."""
 LINGER_S = 10.0
 """How long the server reads and discards the rest of a refused request, so that its sender can read the refusal."""
 

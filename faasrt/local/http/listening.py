@@ -7,6 +7,7 @@ from ssl import SSLContext
 from faasrt.local.errors import AddressError
 from faasrt.local.http import limits
 from faasrt.local.http.connections import BoundedConnection, Listener, Refusal
+from faasrt.local.http.tls import TlsConnection
 from faasrt.telemetry.logs import log_error
 
 _PAUSE_S = 1.0
@@ -85,19 +86,17 @@ class ListeningSockets:
             task.add_done_callback(self._connecting.discard)
 
     async def _connect(self, accepted: socket.socket, protocol: BoundedConnection | Refusal) -> None:
-        timeout_s = None
+        outer: asyncio.BaseProtocol = protocol
         if self.ssl is not None:
             is_spare = isinstance(protocol, BoundedConnection) and protocol.is_spare
             timeout_s = limits.SPARE_TIMEOUT_S if is_spare else limits.HANDSHAKE_TIMEOUT_S
+            outer = TlsConnection(protocol, self.ssl, timeout_s)
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: protocol,
-                accepted,
-                ssl=self.ssl,
-                ssl_handshake_timeout=timeout_s,
-                ssl_shutdown_timeout=timeout_s,
-            )
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: outer, accepted)
         except BaseException as error:
             protocol.connection_lost(error)
-            if not isinstance(error, OSError):  # of a handshake that failed
-                raise
+            if isinstance(error, OSError):  # the connection was lost at once
+                return
+            raise
+        if isinstance(outer, TlsConnection):
+            await outer.until_open()
