@@ -267,14 +267,18 @@ def test_the_image_agrees_with_the_manifests(tmp_path: Path) -> None:
     assert re.search(r"^RUN faasrt warmup --engine python=wasm$", "\n".join(lines), re.MULTILINE)
 
 
+TLS = ["--tls-cert", "/etc/faasrt/cert.pem", "--tls-key", "/etc/faasrt/key.pem"]
+
+
 def test_the_unit_is_valid(tmp_path: Path) -> None:
     """systemd itself has no objection. It also checks that the executable exists."""
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed")
     unit = tmp_path / "faasrt.service"
-    unit.write_text(printed("systemd", "--executable", "/bin/true"))
-    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    for options in ([], [*TLS, "--host", "::", "--config", "/etc/faasrt/config.toml", "--memory-max", "8G"]):
+        unit.write_text(printed("systemd", "--executable", "/bin/true", *options))
+        done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     unit.write_text(printed("systemd", "--executable", "/no/faasrt").replace("KillMode", "KilMode"))
     done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
     assert "Unknown key 'KilMode'" in done.stderr
@@ -294,12 +298,61 @@ def test_the_unit_agrees_with_the_server(tmp_path: Path) -> None:
     assert unit["Environment"] == f"FAASRT_CACHE_DIR=%C/{unit['CacheDirectory']}"
 
 
-def test_the_path_of_the_executable_must_be_plain() -> None:
+@pytest.mark.parametrize(
+    ("options", "arguments"),
+    [
+        ([], ["--host=127.0.0.1", "--port=8000"]),
+        (["--host", "::"], ["--host=::", "--port=8000"]),
+        (TLS, ["--host=127.0.0.1", "--port=8000", "--tls-cert=%d/cert", "--tls-key=%d/key"]),
+        (["--config", "/etc/faasrt/config.toml"], ["--config=/etc/faasrt/config.toml"]),
+        (["--config", "/etc/x", "--host", "::1", *TLS], ["--config=/etc/x", "--host=::1", "--tls-cert=%d/cert"]),
+    ],
+)
+def test_the_unit_has_the_files_of_the_operator(options: list[str], arguments: list[str], tmp_path: Path) -> None:
+    """The server gets copies of the certificate and its key, which root alone can read. Without --host, the address is
+    that of the configuration file, if there is one.
+    """
+    lines = printed("systemd", *options, "--memory-max", "8G").splitlines()
+    [command] = [line.split(" ")[2:] for line in lines if line.startswith("ExecStart=")]
+    assert command[: len(arguments) + 1].count("--token-file=%d/token") == 1
+    assert [each for each in command if not each.startswith("--token-file")][: len(arguments)] == arguments
+    assert options_of(command, tmp_path)["drain_s"] == 35
+    loaded = {line.removeprefix("LoadCredential=") for line in lines if line.startswith("LoadCredential=")}
+    files = {"cert:/etc/faasrt/cert.pem", "key:/etc/faasrt/key.pem"} if "--tls-cert" in options else set()
+    assert loaded == {"token:/etc/faasrt/token", *files}
+    assert {"MemoryMax=8G", "MemorySwapMax=0"} <= {*lines}
+    assert "MemoryMax" not in printed("systemd", *options)
+
+
+@pytest.mark.parametrize("option", ["--executable", "--config", "--tls-cert", "--tls-key"])
+def test_paths_in_the_unit_must_be_plain(option: str) -> None:
     """A space, or a character that systemd replaces, would change the command."""
     for path in ("faasrt", "/opt/my tools/faasrt", "/opt/%h/faasrt", "/opt/$HOME/faasrt", "/opt/faasrt\nUser=root", ""):
-        code, stdout, stderr = faasrt("deploy", "systemd", "--executable", path)
+        code, stdout, stderr = faasrt("deploy", "systemd", option, path)
         assert (code, stdout) == (2, "")
         assert "must be an absolute path without spaces" in stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tls-cert", "/etc/cert.pem"], "--tls-cert and --tls-key need each other"),
+        (["--tls-key", "/etc/key.pem"], "--tls-cert and --tls-key need each other"),
+        (
+            ["--config", "/root/config.toml"],
+            "the service cannot read /home/, /root/, /run/user/, /tmp/, /var/tmp/; use",
+        ),
+        (["--host", "a b"], "'--host': 'a b' must be an address"),
+        (["--memory-max", "lots"], "'--memory-max': 'lots' must be a size such as 8G"),
+        (["--memory-max", "50%"], "must be a size such as 8G"),
+        (["--memory-max", "0G"], "must be a size such as 8G"),
+    ],
+)
+def test_wrong_options_of_the_unit_are_refused(arguments: list[str], message: str) -> None:
+    """The error says what to do, and nothing is printed."""
+    code, stdout, stderr = faasrt("deploy", "systemd", *arguments)
+    assert (code, stdout) == (2, "")
+    assert message in stderr
 
 
 def test_pods_serve_until_clients_have_looked_their_name_up_again() -> None:

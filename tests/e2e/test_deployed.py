@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import resource
 import shlex
 import shutil
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from faasrt import __version__
 from support.cli import faasrt
@@ -96,6 +98,9 @@ class Machine:
     def inside(self, *command: str) -> list[str]:
         return ["nsenter", "-t", str(self.pid), "-m", "-p", "-n", *command]
 
+    def print_unit(self, *options: str) -> str:
+        return run(self._executable, "deploy", "systemd", *options)
+
     def systemctl(self, *arguments: str) -> str:
         return run(*self.inside("systemctl", *arguments))
 
@@ -103,7 +108,8 @@ class Machine:
         return self.systemctl("show", "--value", "--property", name, "faasrt").strip()
 
     def client(self, *arguments: str, token: str = TOKEN) -> subprocess.Popen[str]:
-        command = self.inside(str(self._executable), *arguments, "--url", "http://127.0.0.1:8000")
+        url = [] if "--url" in arguments else ["--url", "http://127.0.0.1:8000"]
+        command = self.inside(str(self._executable), *arguments, *url)
         env, pipe = {**CLEAN, "FAASRT_TOKEN": token}, subprocess.PIPE
         return subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True)
 
@@ -224,6 +230,37 @@ def test_a_wrong_option_is_not_tried_again(machine: Machine) -> None:
         until(lambda: machine.property("ActiveState") == "failed", machine.log)
         assert (machine.property("Result"), machine.property("NRestarts")) == ("exit-code", "0")
     machine.systemctl("start", "faasrt")
+    machine.until_ready()
+
+
+def test_the_unit_with_the_files_of_an_operator(machine: Machine, tmp_path: Path) -> None:
+    """The service serves HTTPS with a key that only root can read. A reload reads the configuration again."""
+    config = "/run/faasrt.toml"  # not in /tmp, which is another folder for the service
+
+    def configure(text: str) -> None:
+        run(*machine.inside("sh", "-c", f"umask 022; printf '%s\n' {shlex.quote(text)} > {config}"))
+
+    authority = trustme.CA()
+    certificate, cert, key = authority.issue_cert("localhost"), tmp_path / "cert.pem", tmp_path / "key.pem"
+    certificate.private_key_and_cert_chain_pem.write_to_path(cert)
+    certificate.private_key_pem.write_to_path(key)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    tmp_path.chmod(0o700)
+    options = ["--config", config, "--tls-cert", str(cert), "--tls-key", str(key), "--memory-max", "3G"]
+    unit = machine.print_unit(*options)
+    kept = re.findall(r"^(?:ExecStart|LoadCredential=(?:cert|key)|Memory).*", unit, re.MULTILINE)
+    assert len(kept) == 5
+    configure('host = "127.0.0.1"\nport = 8000')
+    with machine.drop_in("[Service]\nExecStart=\n" + "\n".join(kept)):
+        machine.systemctl("restart", "faasrt")
+        secure = ["--cacert", str(tmp_path / "ca.pem"), "--url", "https://localhost:8000"]
+        call = ["run", "-l", "python", "-c", "print(6 * 7)", *secure]
+        until(lambda: machine.call(*call) == (0, "42\n"), machine.log)
+        configure('host = "127.0.0.1"\nport = 8000\ntimeout-s = 7')
+        machine.systemctl("reload", "faasrt")
+        until(lambda: "read the configuration again; changed: timeout-s" in machine.log(), machine.log)
+        assert machine.property("MemoryMax") == str(3 * 2**30)
+    machine.systemctl("restart", "faasrt")
     machine.until_ready()
 
 

@@ -25,7 +25,12 @@ _REPLICAS_LIMIT = 5000  # pods; the limit of Kubernetes for a cluster is 150,000
 _NAME = re.compile(r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _NAMESPACE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 # systemd expands "%" and "$".
-_EXECUTABLE = re.compile(r"/[\w./+@:-]+", re.ASCII)
+_PATH = re.compile(r"/[\w./+@:-]+", re.ASCII)
+_PATH_DESCRIPTION = "an absolute path without spaces"
+# What the settings of the unit hide from the service.
+_HIDDEN = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/")  # noqa: S108 (nothing is written there)
+_HOST = re.compile(r"[\w.:-]+", re.ASCII)
+_MEMORY = re.compile(r"[1-9][0-9]{0,8}[MGT]", re.ASCII)
 # A registry with a port, path, tag and digest, as in registry.example.com:5000/team/faasrt:1.0@sha256:...
 _IMAGE = re.compile(
     r"(?:[a-zA-Z0-9][a-zA-Z0-9.-]*(?::[0-9]+)?/)?"
@@ -133,17 +138,65 @@ def kubernetes_command(
 @deploy_command.command("systemd", short_help="A service of systemd.", context_settings={"show_default": True})
 @click.option(
     "--executable",
-    type=_PatternType("path", _EXECUTABLE, "an absolute path without spaces"),
+    type=_PatternType("path", _PATH, _PATH_DESCRIPTION),
     default=lambda: str(Path(sys.executable).parent / "faasrt"),
     show_default="that of this installation",
     help="The path of the command `faasrt`, which all users must be able to read.",
 )
-def systemd_command(executable: str) -> int:
+@click.option(
+    "--config",
+    type=_PatternType("path", _PATH, _PATH_DESCRIPTION),
+    help="The file for --config of `faasrt serve`, which all users must be able to read. It may name host and port.",
+)
+@click.option(
+    "--host",
+    type=_PatternType("address", _HOST, "an address, such as 0.0.0.0"),
+    show_default="127.0.0.1, or that in --config",
+    help="The address to listen on.",
+)
+@click.option(
+    "--tls-cert",
+    type=_PatternType("path", _PATH, _PATH_DESCRIPTION),
+    help="The certificate of the server in PEM, for HTTPS. Only root need be able to read it.",
+)
+@click.option(
+    "--tls-key",
+    type=_PatternType("path", _PATH, _PATH_DESCRIPTION),
+    help="The key of the certificate in PEM, without a password. Only root need be able to read it.",
+)
+@click.option(
+    "--memory-max",
+    type=_PatternType("size", _MEMORY, "a size such as 8G: a whole number and M, G or T"),
+    show_default="no limit",
+    help="The most memory that the server and all programs may use together.",
+)
+def systemd_command(
+    executable: str,
+    config: str | None,
+    host: str | None,
+    tls_cert: str | None,
+    tls_key: str | None,
+    memory_max: str | None,
+) -> int:
     """Print a unit for one server of a machine: a user of its own, a cgroup for each program, and time to drain.
 
     The comments in the unit have the steps to install it.
     """
-    fields = {"version": __version__, "executable": executable, "drain_s": _DRAIN_S, "spare_s": _SPARE_S}
+    if (tls_cert is None) != (tls_key is None):
+        raise click.UsageError("--tls-cert and --tls-key need each other")
+    if config is not None and config.startswith(_HIDDEN):
+        raise click.UsageError(f"--config {config}: the service cannot read {', '.join(_HIDDEN)}; use /etc/faasrt")
+    fields = {
+        "version": __version__,
+        "executable": executable,
+        "config": config,
+        "host": host or (None if config else "127.0.0.1"),
+        "tls_cert": tls_cert,
+        "tls_key": tls_key,
+        "memory_max": memory_max,
+        "drain_s": _DRAIN_S,
+        "spare_s": _SPARE_S,
+    }
     write(_render("faasrt.service", fields))
     return OK
 
