@@ -430,7 +430,8 @@ def _compares(version: list[int], match: re.Match[str]) -> bool:
         case "<=":
             return head <= given
         case "~":
-            return version >= low and version[:2] == low[: min(2, len(given))] + version[len(given[:2]) : 2]
+            fixed = min(2, len(given))
+            return version >= low and version[:fixed] == low[:fixed]
         case "^":
             fixed = next((index for index, part in enumerate(given) if part), len(given) - 1) + 1
             return version >= low and version[:fixed] == low[:fixed]

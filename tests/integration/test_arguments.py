@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,6 +17,7 @@ from faasrt import (
     BreakerSettings,
     CodeTask,
     ConfigurationError,
+    ConnectError,
     ExecutionResult,
     InvalidRequestError,
     LimiterSettings,
@@ -419,7 +419,8 @@ async def test_standard_library_loggers_get_the_events_of_their_level(level: int
         records.clear()
         faas.down()
         async with RuntimeManager(settings=settings, logger=given) as manager:
-            await asyncio.gather(manager.run_code("print(1)", "py"), return_exceptions=True)
+            with pytest.raises(ConnectError):
+                await manager.run_code("print(1)", "py")
         assert [record.levelno for record in records if record.levelno > logging.INFO] == [logging.WARNING]
         assert "error='ConnectError'" in records[-1].getMessage()
 

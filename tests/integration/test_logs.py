@@ -16,7 +16,7 @@ import attrs
 import pytest
 import structlog
 
-from faasrt import BreakerSettings, ConnectError, RetrySettings, RuntimeManager, ServerError
+from faasrt import BreakerSettings, ConnectError, OverloadedError, RetrySettings, RuntimeManager, ServerError
 from faasrt.local import LocalFaaS
 from faasrt.telemetry.events import (
     EVENT_NAMES,
@@ -245,8 +245,8 @@ async def test_a_failed_call_of_the_embedded_faas_is_one_warning(caplog: pytest.
         endless = [asyncio.create_task(manager.run_code("while (true);", "js", 30_000)) for _ in range(4)]
         await until(lambda: caplog.text.count("execution_started") == 4)
         async with manager_for(faas.url, retry=ONCE) as other:
-            (error,) = await asyncio.gather(other.run_code("1", "js"), return_exceptions=True)
-        assert isinstance(error, Exception)
+            with pytest.raises(OverloadedError):
+                await other.run_code("1", "js")
         for task in endless:
             task.cancel()
     warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
@@ -439,12 +439,16 @@ def test_an_unconfigured_process_does_not_import_structlog() -> None:
     """A failed call, which opens a breaker, neither imports structlog nor prints anything."""
     code = """if True:
         import asyncio, sys
-        from faasrt import BreakerSettings, RetrySettings, RuntimeManager
+        from faasrt import BreakerSettings, ConnectError, RetrySettings, RuntimeManager
         async def main():
             breaker = BreakerSettings(consecutive_failures=1)
             retry = RetrySettings(connect_retry_s=0)
             async with RuntimeManager.from_url("http://127.0.0.1:1", breaker=breaker, retry=retry) as manager:
-                await asyncio.gather(manager.run_code("1", "py"), return_exceptions=True)
+                try:
+                    await manager.run_code("1", "py")
+                except ConnectError:
+                    return
+                raise AssertionError
         asyncio.run(main())
         assert "structlog" not in sys.modules
     """

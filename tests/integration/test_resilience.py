@@ -529,7 +529,7 @@ async def test_event_of_a_call_without_a_permit_has_its_wait() -> None:
     ):
         held = asyncio.create_task(manager.run_code("1", "python"))
         await until(lambda: arrived)
-        with pytest.raises(DeadlineExceededError):
+        with pytest.raises(DeadlineExceededError, match=r"all endpoints were busy for 0\.05 s"):
             await manager.run_code("1", "python")
         go_on.set()
         await held

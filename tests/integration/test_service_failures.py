@@ -345,8 +345,9 @@ async def test_validation() -> None:
     """These services cannot validate programs. Python is checked locally."""
     async with SandboxFusion() as service, manager_of(service) as manager:
         assert (await manager.validate_code("x = 1", "python")).valid
-        with pytest.raises(RejectedError, match="no endpoint of javascript validates programs"):
+        with pytest.raises(RejectedError, match="no endpoint of javascript validates programs") as caught:
             await manager.validate_code("x = 1", "js")
+        assert caught.value.sent == "no"
 
 
 async def test_plain_programs() -> None:

@@ -375,7 +375,7 @@ async def test_later_calls_say_why_the_session_has_ended(server: Server, manager
         for call in (lambda: session.run_code("1"), session.fork, lambda: session.read_files(["*"]), session.interrupt):
             with pytest.raises(SessionLostError, match="the session is lost: it crashed") as caught:
                 await call()
-            assert caught.value.sent == "no"
+            assert (caught.value.sent, caught.value.endpoint) == ("no", server.url)
         assert session.lost_reason == "it crashed"
         assert manager.get_metrics().total.attempts == attempts
         assert repr(session).endswith("(lost)>")

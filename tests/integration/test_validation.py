@@ -7,15 +7,18 @@ import pickle
 import subprocess
 import sys
 import time
+from asyncio.subprocess import Process
 from pathlib import Path
 
 import psutil
 import pytest
 
 from faasrt import InvalidRequestError, Outcome, RuntimeClosedError, RuntimeManager, ServerError
+from faasrt.client import syntax
 from faasrt.client.syntax import PythonChecker
 from support.cli import faasrt
 from support.helpers import manager_for
+from support.served import until
 from support.tables import block
 
 URL = "http://127.0.0.1:1"  # no server listens here, because a local check sends no request
@@ -104,18 +107,31 @@ async def test_one_process_for_many_checks() -> None:
     assert {child.pid for child in process.children()} <= before
 
 
-async def test_few_processes_for_many_large_checks() -> None:
-    """Each may use much memory, so the others wait."""
-    process = psutil.Process()
-    before = {child.pid for child in process.children()}
+async def test_two_processes_at_once_for_many_large_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each may use much memory, so the others wait. Small programs do not wait for them."""
+    counts, may_end = [0], asyncio.Event()
+    start, end = syntax._start, syntax._end
+
+    async def counted_start() -> Process:
+        counts.append(counts[-1] + 1)
+        return await start()
+
+    async def counted_end(process: Process) -> None:
+        await may_end.wait()
+        await end(process)
+        counts.append(counts[-1] - 1)
+
+    monkeypatch.setattr(syntax, "_start", counted_start)
+    monkeypatch.setattr(syntax, "_end", counted_end)
     checker = PythonChecker()
-    checks = asyncio.gather(*(checker.check(f"x = {n}\n" + "#" * 100_000) for n in range(20)))
-    most = 0
-    while not checks.done():
-        most = max(most, len({child.pid for child in process.children()} - before))
-        await asyncio.sleep(0.001)
-    assert all(await checks)
-    assert 1 <= most <= 4  # two, and two that are just ending
+    checks = [asyncio.create_task(checker.check(f"x = {n}\n" + "#" * 100_000)) for n in range(20)]
+    await until(lambda: counts[-1] == 2)
+    assert (await checker.check("x = 1")).valid
+    assert counts[-1] == 3
+    may_end.set()
+    assert all(await asyncio.gather(*checks))
+    await checker.aclose()
+    assert (max(counts), counts[-1]) == (3, 0)
 
 
 async def test_a_cancelled_check_ends_its_process() -> None:

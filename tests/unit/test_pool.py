@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 from unittest.mock import ANY
 
@@ -19,6 +20,7 @@ from faasrt import (
     DeadlineExceededError,
     LimiterSettings,
     QueueFullError,
+    ServerError,
     ServiceError,
     Settings,
 )
@@ -101,7 +103,9 @@ async def test_callers_do_not_give_up_while_a_long_probe_runs() -> None:
     pool.cancel_timer()
 
 
-def pool_with_open_breaker(clock: Clock, error: ServiceError, **limits: Any) -> tuple[PermitPool, EndpointGroup]:
+def pool_with_open_breaker(
+    clock: Callable[[], float], error: ServiceError, **limits: Any
+) -> tuple[PermitPool, EndpointGroup]:
     """Return a pool, and a group whose only endpoint has failed with this error. Calls wait for it for 10 s."""
     settings = Settings(breaker=BreakerSettings(consecutive_failures=1), limiter=LimiterSettings(**limits))
     pool = PermitPool(settings, clock=clock, random=lambda: 0.5)
@@ -190,6 +194,51 @@ async def test_later_probes_do_not_keep_callers_waiting() -> None:
     pool.cancel_timer()
 
 
+async def test_callers_give_up_before_the_next_probe_if_it_is_late(clock: LoopClock) -> None:
+    """A call that found no room waits for `connect_retry_s`, and no longer, for an endpoint that is probed later."""
+    breaker_settings = BreakerSettings(consecutive_failures=1, base_open_s=60, max_open_s=60)
+    settings = Settings(breaker=breaker_settings, limiter=LimiterSettings(max_concurrency=1))
+    pool = PermitPool(settings, clock=clock, random=lambda: 0.5)
+    group, other = pool.groups.get("python", ["http://one"]), pool.groups.get("javascript", ["http://other"])
+    pool.release(await acquire(pool, group), ServerError("x", sent="maybe"))
+    held = await acquire(pool, other)
+    call = asyncio.ensure_future(acquire(pool, group))
+    await asyncio.sleep(0)
+    assert pool.queued == 1
+    clock.advance(settings.retry.connect_retry_s + 1)
+    with pytest.raises(ServerError):
+        await call
+    pool.release(held, None)
+    assert (pool.queued, pool.in_flight) == (0, 0)
+
+
+async def test_a_long_probe_does_not_keep_the_event_loop_busy() -> None:
+    """Callers that have waited long enough, and wait for the end of the probe, set no timer that is due already."""
+    times: list[float] = []
+    clock = Clock()
+
+    def read_clock() -> float:
+        times.append(clock.now)
+        return clock.now
+
+    pool, group = pool_with_open_breaker(read_clock, ConnectError("x", sent="no"))
+    calls = [asyncio.ensure_future(acquire(pool, group)) for _ in range(2)]
+    await asyncio.sleep(0)
+    clock.now += 1
+    pool.wake()
+    probe = await calls[0]
+    for waited_s in (9, 60):  # `connect_retry_s` has just passed, or long ago
+        clock.now += waited_s
+        pool.wake()
+        times.clear()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert (times, pool.queued) == ([], 1)
+    pool.release(probe, None)
+    pool.release(await calls[1], None)
+    pool.cancel_timer()
+
+
 async def test_queued_calls_do_not_wait_for_a_server_whose_certificate_is_not_accepted() -> None:
     """Such calls fail at once."""
     error = ConnectError("the certificate is not accepted", sent="no")
@@ -241,7 +290,8 @@ async def test_many_retries_do_not_each_look_at_all_others(monkeypatch: pytest.M
     assert (pool.queued, len(wakes)) == (100, 1)
     for call in calls:
         call.cancel()
-    await asyncio.gather(*calls, return_exceptions=True)
+    await asyncio.wait(calls)
+    assert all(call.cancelled() for call in calls)
     assert pool.queued == 0
     pool.cancel_timer()
 
@@ -640,8 +690,28 @@ async def test_waiters_are_served_in_order() -> None:
     for number in (0, 3, 9):
         tasks[number].cancel()
     pool.release(held, None)
-    await asyncio.gather(*tasks, return_exceptions=True)
+    ends = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [number for number, end in enumerate(ends) if end is not None] == [0, 3, 9]
     assert order == [1, 2, 4, 5, 6, 7, 8]
+    assert (pool.in_flight, pool.queued) == (0, 0)
+
+
+async def test_a_permit_whose_caller_has_just_left_goes_to_the_next() -> None:
+    """A call that is cancelled before it can use its permit passes it on, also to a call of another group."""
+    pool = make_pool(Clock(), max_concurrency=1)
+    python, js = pool.groups.get("python", ["http://a"]), pool.groups.get("javascript", ["http://b"])
+    held = await acquire(pool, python)
+    leaving, next_one = asyncio.create_task(acquire(pool, python)), asyncio.create_task(acquire(pool, js))
+    while pool.queued < 2:
+        await asyncio.sleep(0)
+    pool.release(held, None)
+    assert (pool.in_flight, pool.queued) == (1, 1)
+    leaving.cancel()
+    await asyncio.wait([leaving])
+    assert leaving.cancelled()
+    await asyncio.sleep(0)
+    assert next_one.done()
+    pool.release(await next_one, None)
     assert (pool.in_flight, pool.queued) == (0, 0)
 
 
@@ -656,7 +726,8 @@ async def test_a_full_endpoint_does_not_delay_other_groups() -> None:
     assert (await acquire(pool, js, avoid=(), within_s=60)).endpoint.url == "http://a"
     assert (pool.in_flight, pool.queued) == (17, 1)
     waiting.cancel()
-    await asyncio.gather(waiting, return_exceptions=True)
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
     assert pool.queued == 0
     pool.cancel_timer()
 
@@ -774,12 +845,35 @@ async def test_waiting_calls_wake_when_a_penalty_ends(clock: LoopClock) -> None:
     pool.cancel_timer()
 
 
+Start = tuple[str, int, int, int | None]
+STARTS = st.tuples(
+    st.sampled_from(["python", "javascript"]), st.integers(0, 3), st.integers(0, 1), st.none() | st.integers(0, 5)
+)
+"""The language of a call, the turns of the event loop that it holds its permit and that pass before the next call, and
+the number of a call that is then cancelled, of those that have not ended.
+"""
+
+
+async def end_of(tasks: list[asyncio.Task[None]]) -> None:
+    """Wait for the end of calls, which use no timers, and raise the errors of those that were not cancelled."""
+    turns = 0
+    while not all(task.done() for task in tasks):
+        turns += 1
+        assert turns < 1_000, "a call waits for ever"
+        await asyncio.sleep(0)
+    for task in tasks:
+        if not task.cancelled():
+            task.result()
+
+
 @given(
-    plan=st.lists(st.tuples(st.sampled_from(["python", "javascript"]), st.integers(0, 3), st.booleans()), max_size=40),
+    plan=st.lists(STARTS, max_size=40),
     most=st.integers(1, 5),
 )
-def test_no_permit_is_lost(plan: list[tuple[str, int, bool]], most: int) -> None:
-    """Whenever calls are cancelled, all permits are released in the end, and never more than the maximum are in use."""
+def test_no_permit_is_lost(plan: list[Start], most: int) -> None:
+    """Whenever calls are cancelled, all others get a permit, all permits are released in the end, and never more than
+    the maximum are in use.
+    """
 
     async def play() -> None:
         pool = make_pool(Clock(), max_concurrency=most)
@@ -787,7 +881,7 @@ def test_no_permit_is_lost(plan: list[tuple[str, int, bool]], most: int) -> None
 
         async def call(family: str, turns: int) -> None:
             nonlocal peak
-            choice = await acquire(pool, pool.groups.get(family, ["http://a", "http://b"]), avoid=(), within_s=60)
+            choice = await acquire(pool, pool.groups.get(family, ["http://a", "http://b"]))
             try:
                 peak = max(peak, pool.in_flight)
                 for _ in range(turns):
@@ -796,13 +890,13 @@ def test_no_permit_is_lost(plan: list[tuple[str, int, bool]], most: int) -> None
                 pool.release(choice, None)
 
         tasks = []
-        for family, turns, cancelled in plan:
+        for family, turns, pause, cancelled in plan:
             tasks.append(asyncio.create_task(call(family, turns)))
-            for _ in range(turns):
+            for _ in range(pause):
                 await asyncio.sleep(0)
-            if cancelled:
-                tasks[-1 - turns % len(tasks)].cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+            if cancelled is not None and (left := [task for task in tasks if not task.done()]):
+                left[cancelled % len(left)].cancel()
+        await end_of(tasks)
         assert (pool.in_flight, pool.queued) == (0, 0)
         assert peak <= most
         assert all(endpoint.limit.in_flight == 0 for _, endpoint in pool.groups.endpoints())
@@ -885,12 +979,10 @@ CHANGES = st.one_of(
 
 
 @given(
-    plan=st.lists(st.tuples(st.sampled_from(["python", "javascript"]), st.integers(0, 3), st.booleans()), max_size=30),
+    plan=st.lists(STARTS, max_size=30),
     changes=st.lists(CHANGES, min_size=1, max_size=30),
 )
-def test_no_permit_is_lost_while_replicas_change(
-    plan: list[tuple[str, int, bool]], changes: list[list[str] | int]
-) -> None:
+def test_no_permit_is_lost_while_replicas_change(plan: list[Start], changes: list[list[str] | int]) -> None:
     """After any order of calls and changes, all permits are released, and only the replicas that stay are known.
 
     An endpoint that has left is reported once, and not while it has calls in flight.
@@ -912,7 +1004,7 @@ def test_no_permit_is_lost_while_replicas_change(
         )
 
         async def call(family: str, turns: int) -> None:
-            choice = await acquire(pool, pool.groups.get(family, ["dns+http://a"]), within_s=60)
+            choice = await acquire(pool, pool.groups.get(family, ["dns+http://a"]))
             try:
                 for _ in range(turns):
                     await asyncio.sleep(0)
@@ -921,12 +1013,12 @@ def test_no_permit_is_lost_while_replicas_change(
                 pool.release(choice, None)
 
         tasks = []
-        for index, (family, turns, cancelled) in enumerate(plan):
+        for index, (family, turns, pause, cancelled) in enumerate(plan):
             tasks.append(asyncio.create_task(call(family, turns)))
-            for _ in range(turns):
+            for _ in range(pause):
                 await asyncio.sleep(0)
-            if cancelled:
-                tasks[-1 - turns % len(tasks)].cancel()
+            if cancelled is not None and (left := [task for task in tasks if not task.done()]):
+                left[cancelled % len(left)].cancel()
             change = changes[index % len(changes)]
             if isinstance(change, int):
                 limiter = LimiterSettings(max_concurrency=change)
@@ -934,8 +1026,7 @@ def test_no_permit_is_lost_while_replicas_change(
             else:
                 replicas[:] = change
                 pool.refresh()
-        ends = await asyncio.gather(*tasks, return_exceptions=True)
-        assert not [end for end in ends if isinstance(end, Exception)]
+        await end_of(tasks)
         assert (pool.in_flight, pool.queued) == (0, 0)
         assert {endpoint.url for _, endpoint in pool.groups.endpoints()} <= set(replicas)
         assert all(endpoint.limit.in_flight == 0 for _, endpoint in pool.groups.endpoints())
