@@ -2,11 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-import inspect
 import warnings
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import attrs
 
@@ -19,14 +17,14 @@ from faasrt.client.runtime import Runtime
 from faasrt.client.session import Session, SessionHost, SessionOptions, find_session
 from faasrt.client.streaming import StreamedRun
 from faasrt.client.syntax import Where, check_where
-from faasrt.config import NoEndpointError, Settings, SettingsOptions
+from faasrt.config import NoEndpointError, SandboxConfig, Settings, SettingsOptions
 from faasrt.errors import ConfigurationError, RuntimeClosedError, UnsupportedLanguageError, safe_repr
-from faasrt.judging import Judgement
+from faasrt.judging import Compare, Judgement, Tests
 from faasrt.languages import Language, LanguageOption, OtherLanguage, parse_language
 from faasrt.protocol.program import Program
 from faasrt.protocol.sessions import IDLE_TIMEOUT_S, check_id
 from faasrt.results import ExecutionResult, HealthStatus, ValidationResult
-from faasrt.tasks import CodeTask, RunOptions, check_options
+from faasrt.tasks import CallOptions, CodeTask, JudgeOptions, Priority, RunOptions, check_options
 from faasrt.telemetry.dispatch import EventDispatcher, check_sinks
 from faasrt.telemetry.events import Sink
 from faasrt.telemetry.logs import LogSink
@@ -36,30 +34,6 @@ from faasrt.transport.live_reader import LiveReader
 
 if TYPE_CHECKING:
     from faasrt.local.server import LocalFaaS
-
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
-
-
-def _as_on_runtime(
-    method: Callable[Concatenate[Runtime, _P], Any],
-) -> Callable[[Callable[..., _T]], Callable[Concatenate[RuntimeManager, _P], _T]]:
-    """Return a decorator that copies the parameters and the docstring of a method of `Runtime`.
-
-    `help` and `inspect` then say that `language` is required. Type checkers do not know it, because a `ParamSpec`
-    cannot change a parameter.
-    """
-    signature = inspect.signature(method)
-    parameters = [
-        each.replace(default=each.empty, annotation="LanguageOption") if each.name == "language" else each
-        for each in signature.parameters.values()
-    ]
-
-    def decorate(function: Callable[..., _T]) -> Callable[Concatenate[RuntimeManager, _P], _T]:
-        function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-        return functools.update_wrapper(function, method, assigned=["__doc__"], updated=[])
-
-    return decorate
 
 
 def _check_language(language: object) -> None:
@@ -256,13 +230,101 @@ class RuntimeManager:
         await self._embedded.wait_ready(parsed)
         return self._cached_runtime(parsed)
 
-    @_as_on_runtime(Runtime.run_code)
-    async def run_code(self, code: str, language: Any = None, *args: Any, **options: Any) -> ExecutionResult:
-        runtime = await self.get_runtime(language)
-        return await runtime.run_code(code, None, *args, **options)
+    async def run_code(
+        self,
+        code: str,
+        language: LanguageOption,
+        timeout_ms: float | None = None,
+        ext: Mapping[str, str] | None = None,
+        *,
+        sandbox: SandboxConfig | None = None,
+        priority: Priority = "normal",
+        idempotent: bool | None = None,
+        stdin: str | bytes = "",
+        argv: Sequence[str] = (),
+        files: Mapping[str, str | bytes] | None = None,
+        collect: Sequence[str] = (),
+        displays: bool = False,
+    ) -> ExecutionResult:
+        r"""Run a program, at most once, and return the result.
 
-    @_as_on_runtime(Runtime.stream_code)
-    def stream_code(self, code: str, language: Any = None, **options: Any) -> StreamedRun:
+        Args:
+            code: The program; not empty.
+            language: A `Language`, or a name such as "py"; see `Runtime.run_code`.
+            timeout_ms: The time limit of the program in milliseconds. Default: None, which means that of the sandbox.
+            ext: Further fields for the server. Default: None, no fields.
+            sandbox: The limits of this call. Default: None, which means the limits in the settings.
+            priority: A priority for the server's scheduler. Default: "normal".
+            idempotent: Whether the program may run again if an answer is lost or a server fails. Default: None, which
+                means `RetrySettings.idempotent`.
+            stdin: The standard input. Default: "", an empty input.
+            argv: The command-line arguments. Default: no arguments.
+            files: The contents of files in the working folder, by relative path. Default: None, no files.
+            collect: Patterns of files to return in `result.files`. Default: no files.
+            displays: Whether to return what the program displays in `result.displays`. Default: False.
+
+        `Runtime.run_code` describes the arguments, their limits and the errors in detail.
+
+        Returns:
+            The result. A program that fails is an outcome, not an exception.
+
+        Raises:
+            InvalidRequestError: An argument is wrong, or the server does not support it; nothing was sent.
+            UnsupportedLanguageError: The language is unknown, or no endpoint serves it.
+            RuntimeClosedError: The manager was closed, before the call or during it.
+            ConfigurationError: The manager belongs to another event loop, or `Settings.http_session` is closed.
+            QueueFullError: Too many calls are waiting already.
+            ServiceError: The infrastructure failed; `faasrt.errors` lists the subclasses.
+
+        Cancellation: returns the permit and closes the connection. The embedded FaaS then stops the program; other
+            servers may run it to its end.
+
+        Example:
+            >>> (await manager.run_code("print(6 * 7)", "python", timeout_ms=5_000)).stdout
+            '42\n'
+        """
+        runtime = await self.get_runtime(language)
+        return await runtime.run_code(
+            code,
+            None,
+            timeout_ms,
+            ext,
+            sandbox=sandbox,
+            priority=priority,
+            idempotent=idempotent,
+            stdin=stdin,
+            argv=argv,
+            files=files,
+            collect=collect,
+            displays=displays,
+        )
+
+    def stream_code(self, code: str, language: LanguageOption, **options: Unpack[RunOptions]) -> StreamedRun:
+        r"""Run a program, at most once, and yield its output while it runs; see `Runtime.stream_code`.
+
+        Args:
+            code: The program; not empty.
+            language: See `run_code`.
+            **options: The other arguments of `run_code`.
+
+        Returns:
+            A `StreamedRun`: an asynchronous context manager, and an iterator of `OutputChunk`. After the iteration,
+            `result` is the result of the program.
+
+        Raises:
+            FaasrtError: See `run_code`. Wrong arguments are refused at once. All other errors are raised by the
+                iteration.
+
+        Cancellation: as for `run_code`.
+
+        Example:
+            >>> async with manager.stream_code("print(1)", "python") as run:
+            ...     async for chunk in run:
+            ...         print(chunk.text, end="")
+            1
+            >>> run.result.outcome
+            <Outcome.OK: 'OK'>
+        """
         check_options("stream_code", options, RunOptions)
         _check_language(language)
         settings = self.settings
@@ -275,10 +337,44 @@ class RuntimeManager:
 
         return StreamedRun(run)
 
-    @_as_on_runtime(Runtime.session)
     def session(
-        self, language: Any = None, *, sandbox: Any = None, files: Any = None, idle_timeout_s: Any = IDLE_TIMEOUT_S
+        self,
+        language: LanguageOption,
+        *,
+        sandbox: SandboxConfig | None = None,
+        files: Mapping[str, str | bytes] | None = None,
+        idle_timeout_s: float = IDLE_TIMEOUT_S,
     ) -> Session:
+        r"""Return a session: a program whose variables, imports and files live on between runs.
+
+        Entering its `async with` statement opens it on one of the endpoints, and leaving ends it; see
+        `Runtime.session`. The guide is `faasrt/docs/sessions.md`.
+
+        Args:
+            language: See `run_code`. The server must have sessions of the language: the embedded FaaS has them for
+                Python, JavaScript and TypeScript.
+            sandbox: The limits of the session. Default: None, which means the limits in the settings.
+            files: The contents of files in the working folder at the start; see `run_code`. Default: None, no files.
+            idle_timeout_s: The seconds without a call after which the server ends the session, above 0 and at most
+                86,400. A server may have a lower maximum, which then holds. Default: 600.
+
+        Raises:
+            InvalidRequestError: An argument is wrong, or, on entering, no endpoint has such sessions.
+            UnsupportedLanguageError: The language is unknown, or, on entering, no endpoint serves it.
+            RuntimeClosedError: On entering: the manager was closed.
+            OverloadedError: On entering: the server has too many sessions.
+            ServiceError: On entering: the infrastructure failed in another way.
+
+        Cancellation: if you cancel while entering, the server ends the session. If the message that asks for this is
+            lost, the session ends after `idle_timeout_s`.
+
+        Example:
+            >>> async with manager.session("python", files={"a.txt": "41"}) as session:
+            ...     result = await session.run_code("n = int(open('a.txt').read())")
+            ...     result = await session.run_code("n + 1")
+            >>> result.displays[0].text
+            '42'
+        """
         _check_language(language)
         checked = SessionOptions.checked(sandbox=sandbox, files=files, idle_timeout_s=idle_timeout_s)
 
@@ -324,23 +420,169 @@ class RuntimeManager:
             await registry.release()
         return runtime._sessions.attach(info, url, owned=False)
 
-    @_as_on_runtime(Runtime.call_function)
-    async def call_function(self, *args: Any, language: Any = None, **options: Any) -> ExecutionResult:
-        runtime = await self.get_runtime(language)
-        return await runtime.call_function(*args, **options)
+    async def call_function(
+        self,
+        code: str,
+        function: str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        language: LanguageOption,
+        **options: Unpack[CallOptions],
+    ) -> ExecutionResult:
+        """Run a program that defines a function, call the function, at most once, and return its value.
 
-    @_as_on_runtime(Runtime.run_cases)
-    async def run_cases(self, *args: Any, language: Any = None, **options: Any) -> list[ExecutionResult]:
-        runtime = await self.get_runtime(language)
-        return await runtime.run_cases(*args, **options)
+        Arguments and the return value are sent as JSON; see `Runtime.call_function`.
 
-    @_as_on_runtime(Runtime.judge)
-    async def judge(self, *args: Any, language: Any = None, **options: Any) -> Judgement:
-        runtime = await self.get_runtime(language)
-        return await runtime.judge(*args, **options)
+        Args:
+            code: The program; not empty.
+            function: The name of the function.
+            args: The positional arguments. Default: no arguments.
+            kwargs: The keyword arguments; Python only. Default: None, no arguments.
+            language: See `run_code`.
+            **options: `timeout_ms` (the limit for the definitions and the call in total), `ext`, `sandbox`, `priority`,
+                `idempotent`, `stdin` and `files`; see `run_code`.
 
-    @_as_on_runtime(Runtime.validate_code)
-    async def validate_code(self, code: str, language: Any = None, *, where: Where = "auto") -> ValidationResult:
+        Returns:
+            The result. `value` is the return value of the function. If the function is missing, raises or exits, the
+            outcome is USER_ERROR.
+
+        Raises:
+            InvalidRequestError: An argument is wrong, or not JSON; nothing was sent.
+            FaasrtError: See `run_code`.
+
+        Cancellation: as for `run_code`.
+
+        Example:
+            >>> code = "def add(a, b): return a + b"
+            >>> (await manager.call_function(code, "add", [1], {"b": 2}, language="python")).value
+            3
+        """
+        runtime = await self.get_runtime(language)
+        return await runtime.call_function(code, function, args, kwargs, **options)
+
+    async def run_cases(
+        self,
+        code: str,
+        function: str,
+        cases: Iterable[Sequence[Any]],
+        *,
+        language: LanguageOption,
+        isolate: bool = False,
+        **options: Unpack[CallOptions],
+    ) -> list[ExecutionResult]:
+        """Call a function of a program once for each case, with many cases in one execution; see `Runtime.run_cases`.
+
+        Args:
+            code: The program; not empty.
+            function: The name of the function.
+            cases: A tuple or list of positional arguments for each case; see `call_function`.
+            language: See `run_code`.
+            isolate: Whether each case runs the definitions again, in a new namespace. Imported modules are kept.
+                Default: False.
+            **options: `timeout_ms` (for each case), `ext`, `sandbox`, `priority`, `idempotent`, `stdin` and `files`;
+                see `Runtime.run_cases`.
+
+        Returns:
+            One result per case, in order.
+
+        Raises:
+            InvalidRequestError: An argument is wrong, or not JSON; nothing was sent.
+            FaasrtError: See `run_code`. The results of earlier executions are lost.
+
+        Cancellation: as for `run_code`.
+
+        Example:
+            >>> code = "def double(n): return 2 * n"
+            >>> results = await manager.run_cases(code, "double", [(1,), (2,)], language="python")
+            >>> [result.value for result in results]
+            [2, 4]
+        """
+        runtime = await self.get_runtime(language)
+        return await runtime.run_cases(code, function, cases, isolate=isolate, **options)
+
+    async def judge(
+        self,
+        code: str,
+        tests: Tests,
+        *,
+        language: LanguageOption,
+        function: str | None = None,
+        compare: Compare | None = None,
+        stop_on_failure: bool = False,
+        concurrency: int | None = None,
+        **options: Unpack[JudgeOptions],
+    ) -> Judgement:
+        """Run a program once for each test, and compare what it prints, or what its function returns, with the expected
+        output or value; see `Runtime.judge`.
+
+        Args:
+            code: The program; not empty.
+            tests: The tests, at least one, all of one class: `TestCase`, `FunctionTest` or `AssertTest`.
+            language: See `run_code`. `AssertTest` needs Python.
+            function: The name of the function that `FunctionTest` or `AssertTest` calls. Default: None, for `TestCase`,
+                or for `AssertTest` if its test program uses only one name that it does not define.
+            compare: The comparison; see `faasrt.judging`. Default: None, which means "lines", or "equal" for
+                `FunctionTest`. It must be None for `AssertTest`.
+            stop_on_failure: Whether the tests after the first one that does not pass are skipped. They may have run.
+                Default: False.
+            concurrency: The largest number of executions in flight, from 1 to 100,000. Default: None, which means 64.
+            **options: `timeout_ms` (for each test), `ext`, `sandbox`, `priority` and `idempotent`; see `run_code`.
+
+        Returns:
+            The verdicts. A wrong answer, or a program that fails, is a verdict, not an exception.
+
+        Raises:
+            InvalidRequestError: An argument is wrong, and nothing was sent; or the test program of an `AssertTest`
+                fails for every judged program, and the judged program was not sent.
+            CompareError: The function `compare` failed.
+            FaasrtError: See `run_code`. The verdicts on other tests are then lost.
+
+        Cancellation: as for `run_code`.
+
+        Example:
+            >>> tests = [TestCase("2", "4"), TestCase("3", "7")]
+            >>> judgement = await manager.judge("print(int(input()) * 2)", tests, language="python")
+            >>> judgement.score, judgement.results[1].difference
+            (0.5, "line 1: expected '7', got '6'")
+        """
+        runtime = await self.get_runtime(language)
+        return await runtime.judge(
+            code,
+            tests,
+            function=function,
+            compare=compare,
+            stop_on_failure=stop_on_failure,
+            concurrency=concurrency,
+            **options,
+        )
+
+    async def validate_code(self, code: str, language: LanguageOption, *, where: Where = "auto") -> ValidationResult:
+        """Check the syntax of a program, without running it.
+
+        Args:
+            code: The program. An empty program is not valid.
+            language: See `run_code`.
+            where: "local" checks Python on this machine, "remote" sends the program to the FaaS, and "auto" chooses;
+                see `Runtime.validate_code`. Default: "auto".
+
+        Returns:
+            The result, with lines and columns, and the name of the parser.
+
+        Raises:
+            InvalidRequestError: An argument is wrong, or the program is too large for the local check (2 MiB).
+            UnsupportedLanguageError: The language is unknown, or no endpoint serves it.
+            RuntimeClosedError: The manager was closed, before the call or during it.
+            ConfigurationError: The manager belongs to another event loop, or `Settings.http_session` is closed.
+            RejectedError: The FaaS cannot validate programs. python-faas and js-faas cannot.
+            ServiceError: The infrastructure failed in another way.
+
+        Cancellation: returns the permit and closes the connection, or ends the process.
+
+        Example:
+            >>> (await manager.validate_code("def f(:", "python")).diagnostics
+            (Diagnostic(message='invalid syntax', line=1, column=7),)
+        """
         _check_language(language)
         parsed = parse_language(language)
         embedded = self._embedded

@@ -54,6 +54,22 @@ async def use(manager: faasrt.RuntimeManager) -> None:
         await manager.run_code("puts 1", faasrt.OtherLanguage("ruby"))
     with contextlib.suppress(TypeError):
         await manager.run_code("1", "py", timeout=3)  # type: ignore[call-arg]
+    with contextlib.suppress(TypeError):
+        await manager.run_code("1")  # type: ignore[call-arg]
+    with contextlib.suppress(TypeError):
+        manager.stream_code("1")  # type: ignore[call-arg]
+    with contextlib.suppress(TypeError):
+        await manager.validate_code("1")  # type: ignore[call-arg]
+    with contextlib.suppress(TypeError):
+        await manager.call_function("1", "f")  # type: ignore[call-arg]
+    with contextlib.suppress(TypeError):
+        await manager.run_cases("1", "f", [[1]])  # type: ignore[call-arg]
+    with contextlib.suppress(TypeError):
+        await manager.judge("1", [faasrt.TestCase()])  # type: ignore[call-arg]
+    with contextlib.suppress(TypeError):
+        await manager.judge("1", [faasrt.TestCase()], "py")  # type: ignore[call-arg]
+    with contextlib.suppress(TypeError):
+        manager.session()  # type: ignore[call-arg]
     with contextlib.suppress(faasrt.InvalidRequestError):
         await manager.judge("1", [faasrt.TestCase()], language="py", compare="line")  # type: ignore[arg-type]
     with contextlib.suppress(faasrt.InvalidRequestError):
@@ -135,6 +151,8 @@ def use_sync() -> None:
             manager.run_code("1", "py", timeout=3)  # type: ignore[call-arg]
         with contextlib.suppress(faasrt.UnsupportedLanguageError):
             manager.run_code("1", "pyhton")  # type: ignore[arg-type]
+    with contextlib.suppress(TypeError):
+        sync.RuntimeManager.from_url("http://faas:8000").run_code("1")  # type: ignore[call-arg]
     with contextlib.suppress(TypeError):
         sync.RuntimeManager.from_env(limitr=3)  # type: ignore[call-arg]
     assert_type(sync.RuntimeManager.from_url("http://faas:8000", token="a"), sync.RuntimeManager)

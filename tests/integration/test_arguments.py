@@ -166,16 +166,15 @@ async def test_unknown_languages_are_refused(name: Any) -> None:
 
 
 async def test_a_manager_needs_a_language() -> None:
-    """Methods that have the signature of the runtime's say so, because that has a default."""
+    """Type checkers refuse None, and the error says what to pass. See `test_run_options` for calls without it."""
     manager = RuntimeManager.from_url("http://127.0.0.1:1")
     calls: list[Callable[[], Awaitable[Any]]] = [
-        lambda: manager.run_code("1"),
-        lambda: manager.stream_code("1"),  # type: ignore[list-item, return-value]
-        lambda: manager.call_function("1", "f"),
-        lambda: manager.run_cases("1", "f", [(1,)]),
-        lambda: manager.judge("1", [TestCase("", "")]),
-        lambda: manager.judge("1", [TestCase("", "")], "python"),  # type: ignore[misc]
-        lambda: manager.validate_code("1"),
+        lambda: manager.run_code("1", None),
+        lambda: manager.stream_code("1", None),  # type: ignore[return-value]
+        lambda: manager.call_function("1", "f", language=None),
+        lambda: manager.run_cases("1", "f", [(1,)], language=None),
+        lambda: manager.judge("1", [TestCase("", "")], language=None),
+        lambda: manager.validate_code("1", None),
     ]
     for call in calls:
         with pytest.raises(UnsupportedLanguageError, match="no default language: pass one, such as language='python'"):

@@ -160,7 +160,7 @@ async def test_wrong_options_of_a_session_are_refused_at_once(
 
 async def test_wrong_arguments_send_nothing(server: Server, manager: RuntimeManager) -> None:
     with pytest.raises(UnsupportedLanguageError, match="a manager has no default language"):
-        manager.session()
+        manager.session(None)
     with pytest.raises(UnsupportedLanguageError):
         manager.session("no language")
     session = manager.session("python")

@@ -42,8 +42,8 @@ def test_a_task_has_all_options_with_their_defaults() -> None:
 
 @pytest.mark.parametrize("name", FORWARDED)
 def test_the_manager_documents_the_same_call(name: str) -> None:
-    """`inspect.signature` and `help` show the parameters and the docstring of the runtime, also in `faasrt.sync`. Only
-    the language is required by a manager.
+    """The methods of a manager have the parameters of the runtime's, also in `faasrt.sync`. Only the language is
+    required, in a call, and by type checkers. Each docstring describes all arguments.
     """
     original = getattr(Runtime, name)
     for kind in (RuntimeManager, sync.RuntimeManager, sync.Runtime):
@@ -52,8 +52,24 @@ def test_the_manager_documents_the_same_call(name: str) -> None:
         language, default = shown.pop("language"), expected.pop("language").default
         assert shown == expected
         assert language.default is (default if kind is sync.Runtime else language.empty)
-        assert method.__doc__ == original.__doc__
+        assert method.__doc__ == (original if kind is sync.Runtime else getattr(RuntimeManager, name)).__doc__
         assert method.__name__ == name
+        assert all(
+            f" {each}: " in method.__doc__ for each in [*expected, "language"] if each not in ("self", "options")
+        )
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("name", FORWARDED)
+async def test_a_call_without_a_language_names_the_method(name: str) -> None:
+    """So does a call with too many positional arguments."""
+    manager = RuntimeManager.from_url("http://127.0.0.1:1")
+    required = {"run_cases": ("1", "f", [[1]]), "session": ()}.get(name, ("1", "f"))
+    required = required[:1] if name in ("run_code", "stream_code", "validate_code") else required
+    method = getattr(manager, name)
+    for arguments in (required, (*required, *"12345")):
+        with pytest.raises(TypeError, match=rf"^RuntimeManager\.{name}\(\) (missing|takes)"):
+            await method(*arguments)
 
 
 MISSPELT: list[tuple[str, tuple[Any, ...]]] = [
