@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from faasrt import SandboxConfig
 from faasrt.local import LocalFaaS
 from faasrt.local.http.connections import BoundedConnection
 from support.helpers import Clock, fast_forward
@@ -150,6 +151,7 @@ async def test_a_probe_may_arrive_in_pieces(monkeypatch: pytest.MonkeyPatch, tls
         async with connected(faas.url) as other:
             await send_pieces(other, b"GET /li", b"st HTTP/1.1\r\n\r\n")
             assert (await other.answer()).status == 503
+        await until(lambda: not faas.listener.refusing)
 
 
 async def test_connections_without_a_handshake_count() -> None:
@@ -177,14 +179,14 @@ async def test_a_connection_without_a_handshake_is_closed(sent: bytes, clock: Cl
             assert (clock() - began >= 9) is not sent.startswith(b"GET")
 
 
-async def test_a_handshake_in_progress_does_not_keep_a_server_that_stops(clock: Clock) -> None:
-    """Its connection is closed."""
+async def test_a_handshake_in_progress_ends_with_the_server() -> None:
     async with LocalFaaS(["bash"], workers=1, ssl=server_context(), drain_s=0.01) as faas:
-        with connect(faas) as silent:
-            silent.setblocking(False)
-            await until(lambda: len(faas.listener.ordinary) == 1)
-            await fast_forward(clock, faas.aclose())
-            assert await asyncio.get_running_loop().sock_recv(silent, 10) == b""
+        listener = faas.listener
+        with connect(faas):
+            await until(lambda: len(listener.ordinary) == 1)
+            await faas.aclose()
+            await settle()
+            assert not listener.ordinary
 
 
 async def test_the_server_closes_connections_without_a_reply(clock: Clock, tls: ssl.SSLContext | None) -> None:
@@ -196,6 +198,23 @@ async def test_the_server_closes_connections_without_a_reply(clock: Clock, tls: 
         clock.stop()
         while faas.listener.ordinary:
             await asyncio.sleep(0)
+
+
+async def test_a_client_that_does_not_read_does_not_keep_a_closed_tls_connection(clock: Clock) -> None:
+    """It has ten seconds for the end of the connection."""
+    # More than the buffers of the system hold.
+    size, sandbox = 8 * 2**20, SandboxConfig(max_output_bytes=8 * 2**20)
+    large = request(b'{"language": "bash", "code": "printf %%0%dd 1"}' % size)
+    async with bash(ssl=server_context(), sandbox=sandbox, drain_s=1) as faas, connected(faas.url) as connection:
+        listener = faas.listener
+        connection.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        connection.pause_reading()
+        await connection.send(large)
+        await until(lambda: any(one.transport.get_write_buffer_size() for one in listener.connections))
+        await fast_forward(clock, faas.aclose())
+        clock.advance(11)
+        await settle()
+        assert not listener.ordinary
 
 
 async def test_an_idle_connection_ends_a_drain_after_five_seconds(clock: Clock, tls: ssl.SSLContext | None) -> None:
