@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
+from faasrt import _strict_json
 from faasrt.inputs import program_file
 from faasrt.languages import Language
 from faasrt.local.engines.collected_files import collect_files
@@ -199,7 +199,7 @@ class JailedRun:
     ) -> None:
         self._job, self._process, self._name, self._read_exit = job, process, name, read_exit
         sizes = [(path, len(content)) for path, content in files.items()]
-        head = json.dumps({**header, "files": sizes, "memoryBytes": memory_bytes}).encode()
+        head = _strict_json.dump_bytes({**header, "files": sizes, "memoryBytes": memory_bytes})
         # The program may be large, so it is kept only until it is sent.
         self._input: list[bytes] = [b"%08d" % len(head), head, *files.values(), job.input.stdin]
         self._limit = job.limits.max_output_bytes

@@ -25,7 +25,7 @@ from faasrt.local.http.foreign_protocols import ForeignProtocols
 from faasrt.local.http.live_answer import LineResponse
 from faasrt.local.http.openapi import build_document
 from faasrt.local.http.page import ROUTES as PAGE_ROUTES
-from faasrt.local.http.request_body import BadRequestError, decode_body, parse_job, parse_language, read_body
+from faasrt.local.http.request_body import BadRequestError, parse_job, parse_language, read_fields
 from faasrt.local.http.responses import Handler, json_response, send_response
 from faasrt.local.http.run_answers import RunAnswers, failure_response, server_timing
 from faasrt.local.http.session_routes import SessionRoutes, template_of
@@ -159,7 +159,7 @@ class Router:
         return json_response(200, attrs.asdict(validation), {"Server-Timing": server_timing(result)})
 
     async def _read_job(self, request: web.BaseRequest, share: Share) -> EngineJob:
-        fields = decode_body(await read_body(request, share))
+        fields = await read_fields(request, share)
         language = parse_language(fields, tuple(self._queues), self._missing)
         return parse_job(fields, language, self._queues[language].engine, self._sandbox)
 

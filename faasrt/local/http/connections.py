@@ -1,7 +1,7 @@
 """Limits the number of the embedded FaaS's connections, and the time of each.
 
 Each phase of a request has a timeout: aiohttp's keep-alive timeout for idle connections and for the head, the timeout
-in `request_body.read_body` for the body, and the timeout in this module for a client that does not read its answer.
+in `request_body.read_fields` for the body, and the timeout in this module for a client that does not read its answer.
 aiohttp has neither this timeout nor a limit of connections.
 
 A connection above the limit gets a 503 that says that nothing was started, so that its client asks another server at
@@ -148,7 +148,7 @@ class BoundedConnection(web.RequestHandler):
             access_log=None,  # type: ignore[arg-type]
             keepalive_timeout=limits.REQUEST_TIMEOUT_S,
             lingering_time=limits.LINGER_S,
-            # A compressed body could grow a thousandfold. `read_body` refuses it.
+            # A compressed body could grow a thousandfold. `read_fields` refuses it.
             auto_decompress=False,
         )
         self._listener = listener

@@ -19,7 +19,7 @@ from faasrt.local.errors import EngineError, NotStartedError, SuspectError
 from faasrt.local.http.admission import AdmissionQueue, execute_with_events
 from faasrt.local.http.body_memory import Share
 from faasrt.local.http.notebooks import NotebookRun
-from faasrt.local.http.request_body import BadRequestError, check_job, decode_body, read_body
+from faasrt.local.http.request_body import BadRequestError, check_job, read_fields
 from faasrt.local.http.responses import OVERLOADED_HEADERS, Handler, copied_headers, json_response
 from faasrt.local.http.sessions import Sessions
 from faasrt.protocol import piston, sandboxfusion
@@ -84,7 +84,7 @@ class ForeignProtocols:
         return json_response(status, body, OVERLOADED_HEADERS if not_started else None)
 
     async def _run(self, protocol: ServedProtocol, request: web.BaseRequest, share: Share) -> web.Response:
-        fields, server = decode_body(await read_body(request, share)), self._profile()
+        fields, server = await read_fields(request, share), self._profile()
         run = protocol.read_run(fields, server)
         queue, waited_s = self._queues[run.language], 0.0
         if not queue.engine.ready:
@@ -113,7 +113,7 @@ class ForeignProtocols:
         return json_response(200, protocol.encode_result(result, run, server))
 
     async def _run_jupyter(self, request: web.BaseRequest, share: Share) -> web.Response:
-        fields = decode_body(await read_body(request, share))
+        fields = await read_fields(request, share)
         queue = self._queues.get(Language.PYTHON)
         if queue is None or not self._sessions.features(queue.engine):
             message = "this server has no sessions of Python, which /run_jupyter needs"

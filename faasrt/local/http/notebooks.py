@@ -20,6 +20,7 @@ from faasrt.protocol.streams import cut_text
 from faasrt.results import ErrorInfo, Outcome
 
 _OUTPUT_FACTOR = 4
+_EMPTY_CELL = CellResult(stdout="", stderr="", displays=(), error=None)
 # The exceptions that a limit raises in a program.
 _ERROR_OF_LIMIT = {"Timeout": "KeyboardInterrupt", "MemoryLimit": "MemoryError"}
 _TRACEBACK = "Traceback (most recent call last):\n"
@@ -84,25 +85,22 @@ class NotebookRun:
             if left_ms <= 0:
                 self.result.timed_out = True
                 return
+            if not code.strip():
+                self.result.cells.append(_EMPTY_CELL)
+                continue
             ends_it = left_ms < limits.timeout_ms
             if ends_it:
                 limits = attrs.evolve(limits, timeout_ms=math.ceil(left_ms), set_by_server=())
-            cell = EngineResult(outcome=Outcome.OK)
-            if code.strip():
-                timeout_s = min_timeout_s if self._session is None else self._notebook.max_wait_ms / 1000
-                try:
-                    cell = await self._queue.execute(
-                        attrs.evolve(self.job, code=code, limits=limits),
-                        run=run,
-                        min_timeout_s=timeout_s,
-                        waited_s=self._waited_s,
-                    )
-                except NotStartedError as error:
-                    if self._session is None:
-                        raise
-                    # Not as an overload, after which a client would send the cells again that have run.
-                    raise EngineError(f"cell {number} of the notebook could not run: {error}") from None
-                self._waited_s = cell.queued_ms / 1000
+            job = attrs.evolve(self.job, code=code, limits=limits)
+            timeout_s = min_timeout_s if self._session is None else self._notebook.max_wait_ms / 1000
+            try:
+                cell = await self._queue.execute(job, run=run, min_timeout_s=timeout_s, waited_s=self._waited_s)
+            except NotStartedError as error:
+                if self._session is None:
+                    raise
+                # Not as an overload, after which a client would send the cells again that have run.
+                raise EngineError(f"cell {number} of the notebook could not run: {error}") from None
+            self._waited_s = cell.queued_ms / 1000
             self.result.cells.append(self._cell(cell, limits))
             if cell.outcome is Outcome.TIMEOUT and ends_it:
                 self.result.timed_out = True

@@ -37,12 +37,12 @@ class BadRequestError(Exception):
     """The server answers 400 with this message."""
 
 
-async def read_body(request: web.BaseRequest, share: Share) -> bytes:
-    """Read the body of a request whose headers have been checked, and count its bytes in `share`.
+async def read_fields(request: web.BaseRequest, share: Share) -> dict[str, Any]:
+    """Read and decode the body of a request whose headers have been checked, and count its bytes in `share`.
 
     Raises:
         web.HTTPException: The body is compressed, larger than `limits.MAX_BODY_BYTES`, or too slow.
-        BadRequestError: The body does not match its headers.
+        BadRequestError: The body does not match its headers, or see `decode_body`.
         BusyError: Other requests hold too much memory, or one of them needed the memory of this slow one.
     """
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
@@ -60,7 +60,7 @@ async def read_body(request: web.BaseRequest, share: Share) -> bytes:
             data = request.content.read_nowait()
             _check_size(len(data))
             share.add(len(data))
-            return data
+            return decode_body(data)
         body = bytearray()
         async with asyncio.timeout(limits.REQUEST_TIMEOUT_S) as limit:
 
@@ -87,7 +87,10 @@ async def read_body(request: web.BaseRequest, share: Share) -> bytes:
         ) from None
     except web.RequestPayloadError:
         raise BadRequestError("the body is incomplete, or is not encoded as its headers say") from None
-    return bytes(body)
+    fields = decode_body(body)
+    if len(body) > limits.MAX_STRUCTURE_BYTES:
+        await asyncio.sleep(0)  # other requests need not wait for the next steps too, which take as long
+    return fields
 
 
 def _check_size(size: int) -> None:
@@ -97,7 +100,7 @@ def _check_size(size: int) -> None:
         )
 
 
-def decode_body(body: bytes) -> dict[str, Any]:
+def decode_body(body: bytes | bytearray) -> dict[str, Any]:
     """Decode a body. Raise BadRequestError unless it is a JSON object of RFC 8259 without duplicate names, not nested
     deeply, and large only because of strings.
     """

@@ -15,7 +15,6 @@ from faasrt.local.http.admission import AdmissionQueue
 from faasrt.local.http.body_memory import Share
 from faasrt.local.http.request_body import (
     BadRequestError,
-    decode_body,
     parse_files,
     parse_idle_timeout,
     parse_language,
@@ -23,7 +22,7 @@ from faasrt.local.http.request_body import (
     parse_session,
     parse_session_id,
     parse_session_job,
-    read_body,
+    read_fields,
 )
 from faasrt.local.http.responses import Handler, json_response
 from faasrt.local.http.run_answers import RunAnswers
@@ -53,7 +52,7 @@ class SessionRoutes:
         }
 
     async def _open(self, request: web.BaseRequest, share: Share) -> web.Response:
-        fields = decode_body(await read_body(request, share))
+        fields = await read_fields(request, share)
         language = parse_language(fields, tuple(self._queues), self._missing)
         note_program(request, language=language.value)
         queue = self._queues[language]
@@ -78,7 +77,7 @@ class SessionRoutes:
         return json_response(200, {})
 
     async def _run(self, request: web.BaseRequest, share: Share) -> web.StreamResponse:
-        fields = decode_body(await read_body(request, share))
+        fields = await read_fields(request, share)
         session = self._find(request)
         job = parse_session_job(fields, session.engine_session.options, session.queue.engine, session.sandbox)
         if not job.code.strip():
@@ -86,11 +85,11 @@ class SessionRoutes:
         return await self._runs.answer(request, share, job, session.queue, session)
 
     async def _interrupt(self, request: web.BaseRequest, share: Share) -> web.Response:
-        decode_body(await read_body(request, share))
+        await read_fields(request, share)
         return json_response(200, {"interrupted": self._find(request).interrupt()})
 
     async def _fork(self, request: web.BaseRequest, share: Share) -> web.Response:
-        fields = decode_body(await read_body(request, share))
+        fields = await read_fields(request, share)
         idle_timeout_s, new_id = parse_idle_timeout(fields), parse_session_id(fields)
         session = self._find(request)
         async with session.turn() as waited_s:
@@ -102,7 +101,7 @@ class SessionRoutes:
         return json_response(201, _describe(branch))
 
     async def _read_files(self, request: web.BaseRequest, share: Share) -> web.Response:
-        patterns = parse_patterns(decode_body(await read_body(request, share)))
+        patterns = parse_patterns(await read_fields(request, share))
         session = self._find(request)
         async with session.turn():
             files, complete = await session.engine_session.read_files(patterns, session.sandbox.max_output_bytes)
@@ -120,7 +119,7 @@ class SessionRoutes:
         return json_response(200, {"sizes": sizes})
 
     async def _write_files(self, request: web.BaseRequest, share: Share) -> web.Response:
-        fields = decode_body(await read_body(request, share))
+        fields = await read_fields(request, share)
         session = self._find(request)
         files = parse_files(fields, session.queue.engine)
         async with session.turn():

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import secrets
 import signal
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from faasrt import _strict_json
 from faasrt.inputs import program_file
 from faasrt.languages import Language
 from faasrt.local.engines.deno.output_filter import OutputFilter, find_diagnostics
@@ -126,7 +126,7 @@ class StdoutParser:
 
 
 def request(child: JailedProcess, header: Mapping[str, Any], *data: bytes, eof: bool = False) -> None:
-    head = json.dumps(header).encode()
+    head = _strict_json.dump_bytes(header)
     child.write(b"%08d" % len(head), head, *data, eof=eof)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 
+from faasrt import _strict_json
 from faasrt.inputs import files_from_wire
 from faasrt.local.engines.engine import EngineJob, EngineResult
 from faasrt.local.engines.live_output import LiveOutput
@@ -50,7 +51,7 @@ class Channel:
     def send(self, **message: Any) -> None:
         if self._session is not None:
             message["session"] = self._session
-        self._worker.child.write(json.dumps(message).encode() + b"\n")
+        self._worker.child.write(_strict_json.dump_bytes(message) + b"\n")
 
     async def run(self, job: EngineJob, *, answer_s: float, cancel_s: float) -> EngineResult:
         """Run a program, and return its result. The worker is killed if it takes more than `answer_s` for its answer,
