@@ -225,7 +225,7 @@ class LocalFaaS:
     async def wait_ready(self, language: LanguageOption) -> None:
         """Wait until a language can run, and start its engine if it starts only when it is needed.
 
-        The first start of the engine "wasm" on a machine compiles it (about 45 s).
+        The first start of the engine "wasm" on a machine compiles it (about 10 s).
 
         Raises:
             UnsupportedLanguageError: The language is not served.
@@ -265,10 +265,11 @@ class LocalFaaS:
         return self._listener
 
     async def make_snapshots(self) -> None:
-        """Make the snapshots of the packages of the engine "wasm" now, and wait until they are made.
+        """Make the snapshots of the packages of the engine "wasm" and its optimized module now, and wait until they are
+        made.
 
         A server makes them in the background, from half a minute after its start. Without them, the first programs that
-        import a package take longer. All languages must be ready.
+        import a package take longer, and programs run more slowly. All languages must be ready.
         """
         for queue in self._queues.values():
             if isinstance(queue.engine, WasmEngine):

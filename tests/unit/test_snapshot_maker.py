@@ -1,9 +1,12 @@
-"""Snapshots of packages are made one at a time, and those that programs need come first."""
+"""Snapshots of packages are made one at a time, and those that programs need come first. The optimized sandbox comes
+last.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,20 +14,25 @@ import pytest
 
 from faasrt.local.engines.python_tiers import STANDARD_TIER, TIERS, packages_of, tiers_of
 from faasrt.local.engines.wasm import snapshot_maker
+from faasrt.local.engines.wasm.module_cache import OPTIMIZED
 from faasrt.local.engines.wasm.snapshot_maker import SnapshotMaker
 from faasrt.local.errors import NotStartedError
 from support.helpers import Clock
 
 pytestmark = pytest.mark.asyncio
+ALL = [*TIERS, OPTIMIZED]
 
 
 class Maker:
     """Makes empty files in place of snapshots, one each time that `go` is set."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, *, free_bytes: int = 2**40) -> None:
+    def __init__(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, *, free_bytes: int = 2**40, memory_bytes: float = math.inf
+    ) -> None:
         monkeypatch.setattr(snapshot_maker, "snapshot_of", lambda folder, tier: folder / tier)
         usage = SimpleNamespace(free=free_bytes)
         monkeypatch.setattr(snapshot_maker, "shutil", SimpleNamespace(disk_usage=lambda folder: usage))
+        monkeypatch.setattr(snapshot_maker, "free_memory_bytes", lambda: memory_bytes)
         self.folder = folder
         self.made: list[str] = []
         self.reports: list[str] = []
@@ -57,7 +65,7 @@ async def test_all_are_made_in_order(maker: Maker, clock: Clock) -> None:
         await asyncio.sleep(0)
     clock.advance(30)
     await running
-    assert (maker.made, maker.maker.activity, maker.reports) == (list(TIERS), "", [])
+    assert (maker.made, maker.maker.activity, maker.reports) == (ALL, "", [])
 
 
 async def test_the_one_that_a_program_needs_is_made_at_once(maker: Maker) -> None:
@@ -70,7 +78,7 @@ async def test_the_one_that_a_program_needs_is_made_at_once(maker: Maker) -> Non
     maker.go.set()
     await maker.maker.make_all()
     await running
-    assert (maker.made[0], sorted(maker.made)) == ("pandas", sorted(TIERS))
+    assert (maker.made[0], sorted(maker.made)) == ("pandas", sorted(ALL))
 
 
 async def test_a_snapshot_that_cannot_be_made_is_reported_once(maker: Maker) -> None:
@@ -80,7 +88,7 @@ async def test_a_snapshot_that_cannot_be_made_is_reported_once(maker: Maker) -> 
     running = asyncio.create_task(maker.maker.run())
     await maker.maker.make_all()
     await running
-    assert (sorted(maker.made), len(maker.reports)) == (sorted(TIERS), len(TIERS))
+    assert (sorted(maker.made), len(maker.reports)) == (sorted(ALL), len(ALL))
     assert "programs with numpy start slowly, because no snapshot could be made: no luck" in maker.reports
 
 
@@ -92,7 +100,7 @@ async def test_a_snapshot_whose_process_cannot_start_is_reported(maker: Maker, f
     running = asyncio.create_task(maker.maker.run())
     await maker.maker.make_all()
     await running
-    assert (sorted(maker.made), len(maker.reports)) == (sorted(TIERS), 1)
+    assert (sorted(maker.made), len(maker.reports)) == (sorted(ALL), 1)
     assert "no snapshot could be made: " in maker.reports[0]
     assert "no descriptors" in maker.reports[0]
 
@@ -105,7 +113,7 @@ async def test_a_disk_that_cannot_be_measured_gets_no_snapshots(maker: Maker, mo
     running = asyncio.create_task(maker.maker.run())
     await maker.maker.make_all()
     await running
-    assert (maker.made, len(maker.reports)) == ([], len(TIERS))
+    assert (maker.made, len(maker.reports)) == ([], len(ALL))
     assert all("gone" in report for report in maker.reports)
 
 
@@ -116,16 +124,29 @@ async def test_a_full_disk_gets_no_snapshots(tmp_path: Path, monkeypatch: pytest
     running = asyncio.create_task(full.maker.run())
     await full.maker.make_all()
     await running
-    assert (full.made, len(full.reports)) == ([], len(TIERS))
+    assert (full.made, len(full.reports)) == ([], len(ALL))
     assert all("less than 1 GiB left" in report for report in full.reports)
 
 
-async def test_nothing_is_made_where_snapshots_do_not_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the snapshot of the standard library, no other one is tried."""
+async def test_no_snapshots_are_made_where_they_do_not_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the snapshot of the standard library, no other one is tried. The sandbox is still optimized."""
     none = Maker(tmp_path, monkeypatch)
-    await none.maker.run()
+    none.go.set()
+    running = asyncio.create_task(none.maker.run())
     await none.maker.make_all()
-    assert none.made == []
+    await running
+    assert none.made == [OPTIMIZED]
+
+
+async def test_the_sandbox_is_not_optimized_without_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container that exceeds its memory may be ended as a whole. The report says how much memory is missing."""
+    small = Maker(tmp_path, monkeypatch, memory_bytes=2**30)
+    running = asyncio.create_task(small.maker.run())
+    await small.maker.make_all()
+    await running
+    assert small.made == []
+    reason = "the sandbox was not optimized: less than 2.8 GB of memory is free"
+    assert small.reports == [f"programs run more slowly than they could, because {reason}"]
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,11 @@ class WarmPool(Generic[_P]):
         for process in [*self._processes]:
             process.kill()
 
+    def kill_idle(self) -> None:
+        """Let new processes replace those that run no program."""
+        for _ in range(self.idle):
+            self._warm.get_nowait().kill()
+
     async def until_ended(self) -> None:
         for process in list(self._processes):
             await self._remove_when_ended(process)

@@ -19,20 +19,27 @@ from faasrt.local.engines.engine import NO_LEVEL, Engine, EngineJob, EngineOptio
 from faasrt.local.engines.python_tiers import STANDARD_TIER, TIERS
 from faasrt.local.engines.session import EngineSession, EngineSessionOptions
 from faasrt.local.engines.warm_pool import WarmPool
-from faasrt.local.engines.wasm.module_cache import is_compiled, module_dir, remove_leftovers
+from faasrt.local.engines.wasm.module_cache import (
+    BASELINE,
+    COMPILATION_BYTES,
+    OPTIMIZED,
+    best_module,
+    module_dir,
+    remove_leftovers,
+)
 from faasrt.local.engines.wasm.session import WasmSession
 from faasrt.local.engines.wasm.snapshot_build import snapshot_of
 from faasrt.local.engines.wasm.snapshot_file import remove_snapshot
 from faasrt.local.engines.wasm.snapshot_maker import SnapshotMaker
 from faasrt.local.engines.wasm.worker_process import WasmWorker
 from faasrt.local.errors import EngineError, NotStartedError
-from faasrt.local.process import ChildProcess
+from faasrt.local.process import ChildProcess, free_memory_bytes
 
 CONFINED = "confined"
 """The level of an engine whose worker processes have confined themselves."""
 BOOT = "import sys; sys.path[:] = sys.argv[3:]; from faasrt.local.engines.wasm.worker import main; main()"
 """The program of a worker process. Its arguments are those of `worker.main`, then the folders of `sys.path`."""
-_COMPILING = "compiling the Python sandbox, once for this machine (about 45 s)"
+_COMPILING = "compiling the Python sandbox, once for this machine (about 10 s)"
 _START_TIMEOUT_S = 60.0
 
 
@@ -67,7 +74,8 @@ class WasmEngine(Engine):
         self._numbers = itertools.count(1)  # of workers
         self._session_numbers = itertools.count(1)
         self._session_workers: list[WasmWorker] = []
-        self._maker = SnapshotMaker(self._cache_dir, self._make_snapshot, self.log_failure)
+        self._maker = SnapshotMaker(self._cache_dir, self._make_in_background, self.log_failure)
+        self._is_optimized = False  # whether the optimized module was made while this engine ran
 
     @property
     def background(self) -> str:
@@ -86,8 +94,13 @@ class WasmEngine(Engine):
         try:
             return await worker.execute(job)
         finally:
-            if not worker.child.killed:
-                self._pool.put_back(worker)
+            self._put_back(worker)
+
+    def _put_back(self, worker: WasmWorker) -> None:
+        if worker.baseline and self._is_optimized:
+            worker.kill()
+        elif not worker.child.killed:
+            self._pool.put_back(worker)
 
     async def open_session(self, options: EngineSessionOptions) -> EngineSession:
         worker = next((worker for worker in self._session_workers if worker.has_room), None)
@@ -111,8 +124,7 @@ class WasmEngine(Engine):
     def _give_back(self, worker: WasmWorker) -> None:
         if worker.sessions == 0 and worker in self._session_workers:
             self._session_workers.remove(worker)
-            if not worker.child.killed:
-                self._pool.put_back(worker)
+            self._put_back(worker)
 
     async def _start(self) -> WasmWorker:
         folder = self.options.folder / f"worker-{next(self._numbers)}"
@@ -131,6 +143,7 @@ class WasmEngine(Engine):
             raise
         self.runtime = f"CPython {message['ready']} ({self._package})"
         self._mark_confined(message["unconfined"])
+        worker.baseline = message["baseline"]
         return worker
 
     def _mark_confined(self, problem: str) -> None:
@@ -155,8 +168,8 @@ class WasmEngine(Engine):
         return await self._spawner.start(argv, env=env, folder=self.options.folder)
 
     async def _prepare(self, resources: contextlib.AsyncExitStack) -> Watch:
-        if not await asyncio.to_thread(is_compiled, self._cache_dir):
-            await self._compile()
+        if not await asyncio.to_thread(best_module, self._cache_dir):
+            await self._compile_first()
         if not await asyncio.to_thread(lambda: snapshot_of(self._cache_dir, STANDARD_TIER).exists()):
             self.activity = "making a snapshot of the Python sandbox"
             if problem := await self._make_snapshot(STANDARD_TIER):
@@ -172,15 +185,35 @@ class WasmEngine(Engine):
         """Return why this failed, or ""."""
         return await self._end_of(await self._spawn(f"snapshot {tier}"))
 
-    async def _compile(self) -> None:
+    async def _make_in_background(self, name: str) -> str:
+        """Make a snapshot or the optimized module, and return why this failed, or ""."""
+        if name != OPTIMIZED:
+            return await self._make_snapshot(name)
+        problem = await self._compile(OPTIMIZED)
+        if not problem:
+            self._is_optimized = True
+            self._pool.kill_idle()
+        return problem
+
+    async def _compile_first(self) -> None:
+        """Compile the sandbox with the baseline compiler, or, on a processor that it does not know, with the other."""
         self.activity = _COMPILING
-        child = await self._spawn("compile")
-        problem = await self._end_of(child)
+        free = await asyncio.to_thread(free_memory_bytes)
+        if free < COMPILATION_BYTES:
+            problem = f"only {free / 1e9:.1f} GB of memory is free"
+        else:
+            problem = await self._compile(BASELINE) and await self._compile(OPTIMIZED)
         if problem:
             raise EngineError(
-                f"the Python sandbox could not be compiled into {self._cache_dir} (exit code {child.returncode}): "
-                f"{problem}; it needs about 2.4 GB of memory and 300 MB of disk; FAASRT_CACHE_DIR sets another folder"
+                f"the Python sandbox could not be compiled into {self._cache_dir}: {problem}; it needs about 2.8 GB of "
+                "memory and 400 MB of disk, once; FAASRT_CACHE_DIR sets another folder, which may have been filled on "
+                "another machine"
             )
+
+    async def _compile(self, which: str) -> str:
+        child = await self._spawn(f"compile {which}")
+        problem = await self._end_of(child)
+        return problem and f"exit code {child.returncode}: {problem}"
 
     async def _end_of(self, child: ChildProcess) -> str:
         """Wait until a process has ended, and return why it failed, or ""."""

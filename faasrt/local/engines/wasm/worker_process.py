@@ -151,6 +151,7 @@ class WasmWorker:
 
     def __init__(self, child: ChildProcess, folder: Path, discard: Callable[[str], None]) -> None:
         self.folder, self._discard = folder, discard
+        self.baseline = False  # whether its module is that of the baseline compiler
         self.child, self.ended, self.kill, self.when_ended = child, child.ended, child.kill, child.when_ended
         self._buffer, self._max_bytes = bytearray(), _MESSAGE_BYTES
         self._programs = Channel(self)
