@@ -282,8 +282,8 @@ def warmup_command(engines: tuple[tuple[Language, EngineName], ...]) -> int:
     """Prepare the embedded FaaS on this machine.
 
     Every engine is started once. For the engine wasm, the Python sandbox is compiled and optimized, and snapshots
-    of it with its packages are made, which happens once on a machine. The exit code is 3 unless Python, JavaScript and TypeScript can
-    run. Other languages are optional; those that cannot run are named.
+    of it with its packages are made, which happens once on a machine. The exit code is 3 unless Python, JavaScript and
+    TypeScript can run. Other languages are optional; those that cannot run are named.
     """
     from faasrt.local import LocalFaaS
 

@@ -29,12 +29,17 @@ async def show_work(faas: LocalFaaS | None, report: Callable[[str], None] | None
     if python is None or python.name != "wasm":
         yield
         return
+    failure: Exception | None = None
     async with asyncio.TaskGroup() as group:
         watching = group.create_task(_watch(python, report))
         try:
             yield
+        except Exception as error:  # the group would put it into an ExceptionGroup
+            failure = error
         finally:
             watching.cancel()
+    if failure is not None:
+        raise failure
 
 
 async def _watch(python: Engine, report: Callable[[str], None] | None) -> None:

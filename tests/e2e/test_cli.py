@@ -977,4 +977,4 @@ async def test_the_optimized_sandbox_replaces_the_first_one(tmp_path: Path, monk
                 assert (result.stdout, len(modules())) == ("6\n", 2), result
             result = await manager.run_code("print(1)", "python")
             assert (result.stdout, len([*tmp_path.rglob("*.cwasm")])) == ("1\n", 1), result
-            wait_for(lambda: "baseline" not in modules())
+            await until(lambda: "baseline" not in modules())

@@ -752,6 +752,7 @@ def main(server: socket.socket) -> Callable[..., None]:
     server = socket.socket(fileno=fcntl.fcntl(inherited, fcntl.F_DUPFD_CLOEXEC, seccomp.EXECUTABLE_FD + 1))
     inherited.close()
     _reset_signals()
+    os.umask(0o022)  # the server may have any; users within the jail need its folders, and programs rely on this one
     try:
         config = json.loads(server.recv(_CONFIG_BYTES))
         places, oom_counter = 0, process_memory.open_oom_counter()
