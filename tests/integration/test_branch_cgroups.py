@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from faasrt.local.jail.cgroup import Cgroups, Group
-from faasrt.local.jail.jail import Jail, JailedProcess, OwnedFd
+from faasrt.local.jail.jail import Jail, JailedProcess
 from support.served import until
 
 _KILLED, _UNKNOWN = 9, 0
@@ -92,16 +92,16 @@ class _Session:
         self.process = await starting
 
     async def fork(self) -> tuple[asyncio.Task[JailedProcess], int]:
-        async def fork(path: str, channel: int) -> None:
+        async def fork(channel: int) -> None:
             os.write(channel, b"b")
 
         async def start() -> JailedProcess:
-            folder = OwnedFd(os.open("/", os.O_RDONLY | os.O_CLOEXEC))
-            return (await self.jail.fork(self.process, folder, fork))[0]
+            return (await self.jail.fork(self.process, fork))[0]
 
         forking = asyncio.create_task(start())
         number = await self.launcher.read("prepare")
-        self.launcher.send({"prepared": number}, [os.open("/", os.O_RDONLY | os.O_CLOEXEC) for _ in range(2)])
+        folders = [os.open("/", os.O_RDONLY | os.O_CLOEXEC) for _ in range(3)]
+        self.launcher.send({"prepared": number, "reason": ""}, folders)
         assert await self.launcher.read("branch") == number
         return forking, number
 

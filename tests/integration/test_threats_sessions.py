@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from textwrap import dedent
 
 import psutil
 import pytest
@@ -11,7 +13,7 @@ import pytest_asyncio
 
 from faasrt import Outcome, SandboxConfig, Session, SessionLostError
 from support.native_attacks import DENIED, DENIED_WITHOUT_NAMESPACES, ENDS, FORGERIES, MEMORY, PRELUDE, WRITE, attempt
-from support.served import until
+from support.served import PATIENCE_S, until
 from support.threats import SECRET, USERS, Host, host_of, only_with_attacks
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -126,3 +128,176 @@ async def test_a_session_that_does_not_answer(host: Host, word: str) -> None:
             for _ in range(20):
                 result = await session.run_code("import time; time.sleep(0.1)", timeout_ms=1_000)
                 assert result.outcome in (Outcome.OK, Outcome.TIMEOUT)
+
+
+BRANCHED = """
+import mmap, multiprocessing
+PID, FOLDER = os.getpid(), os.open("/tmp", os.O_PATH)
+os.mkdir("d")
+for path in ("file", "d/file", "/dev/shm/file"):
+    with open(path, "w") as file: file.write("state")
+os.symlink("/tmp/secret", "link")
+listener = socket.socket(socket.AF_UNIX); listener.bind("socket"); listener.listen()
+descriptor = os.open("file", os.O_RDWR)
+memory, value = mmap.mmap(-1, 10), multiprocessing.Value("i", 1)
+memory[:5] = b"state"
+def state():
+    seen = []
+    for top in ("/tmp", "/dev/shm"):
+        for folder, folders, files in os.walk(top):
+            for path in sorted([folder, *(f"{folder}/{name}" for name in files)]):
+                status = os.lstat(path)
+                seen.append((path, status.st_mode, status.st_size, status.st_mtime_ns, status.st_nlink, status.st_uid))
+                if path.endswith("file"): seen.append(read(path))
+    free = os.statvfs("/tmp")
+    seen += [memory[:5], value.value, free.f_bfree, free.f_ffree]
+    seen += [os.lseek(descriptor, 0, 1), os.pread(descriptor, 9, 0)]
+    seen += [os.getcwd(), os.getpriority(os.PRIO_PROCESS, 0), os.sched_getaffinity(0), os.sched_getscheduler(0)]
+    return seen
+"""
+# What a branch does to the files of the others, with paths that were theirs before the fork.
+CHANGES = {
+    "contents": "open('/tmp/file', 'w').write('forged')",
+    "contents in /dev/shm": "open('/dev/shm/file', 'w').write('forged')",
+    "contents through a descriptor": "os.pwrite(descriptor, b'forged', 0)",
+    "contents through a descriptor that is opened again": (
+        "os.pwrite(os.open(f'/proc/self/fd/{descriptor}', os.O_RDWR), b'forged', 0)"
+    ),
+    "size": "os.truncate('/tmp/d/file', 0); os.ftruncate(descriptor, 0)",
+    "position": "os.lseek(descriptor, 3, 0)",
+    "shared memory": "memory[:5] = b'other'; value.value = 9",
+    "mode of a file": "os.chmod('/tmp/file', 0)",
+    "mode of a folder": "os.chmod('/tmp/d', 0)",
+    "mode of /tmp": "os.chmod('/tmp', 0)",
+    "mode of /dev/shm": "os.chmod('/dev/shm', 0)",
+    "mode through a descriptor": "os.fchmod(descriptor, 0)",
+    "mode through a folder": "os.chmod('file', 0, dir_fd=FOLDER)",
+    "times": "os.utime('/tmp/file', (1, 1)); os.utime('/tmp/d', (1, 1))",
+    "a new file through a folder": "os.open('new', os.O_CREAT | os.O_WRONLY, dir_fd=FOLDER)",
+    "a new file in the folder": "os.fchdir(FOLDER); open('new', 'w')",
+    "a file less": "os.unlink('/tmp/file'); os.unlink('/dev/shm/file'); os.unlink('/tmp/link')",
+    "another name": "os.rename('/tmp/d', '/tmp/other')",
+    "a link": "os.link('/tmp/file', '/tmp/new')",
+    "all space": "open('/tmp/large', 'wb').write(bytes(70 * 2**20))",
+    "all inodes": "for number in range(5000): open(f'/tmp/{number}', 'w').close()",
+    "a root folder that is larger": dedent("""
+        os.mkdir('small')
+        folder = os.open('/tmp', os.O_RDONLY)
+        os.chroot('small')
+        os.fchdir(folder)
+        for _ in range(100): os.chdir('..')
+        os.chroot('.')
+        open('/tmp/file', 'w').write('forged')
+    """),
+    "the root folder of another process": dedent("""
+        os.chroot(f'/proc/{PID}/root')
+        open('/tmp/file', 'w').write('forged')
+    """),
+    "the folder of another process": "open(f'/proc/{PID}/cwd/file', 'w').write('forged')",
+    "a descriptor of another process": "open(f'/proc/{PID}/fd/{descriptor}', 'w').write('forged')",
+    "a descriptor of process 1": "open('/proc/1/root/tmp/file', 'w').write('forged')",
+}
+
+
+@pytest.mark.parametrize("every", [4, only_with_attacks(1)])
+async def test_a_branch_changes_nothing_of_the_others(host: Host, every: int) -> None:
+    """Its session and its siblings have the same files, memory and priority as before, whatever it does to its own."""
+    if host.words["LEVEL"] != "namespaces":
+        pytest.skip("there are no branches at this level")
+    async with sessions(host) as (session, _):
+        await session.run_code(BRANCHED)
+        async with await session.fork() as sibling:
+            before = [(await one.run_code("state()")).displays[0].text for one in (session, sibling)]
+            for name, code in [*CHANGES.items()][::every]:
+                async with await session.fork() as branch:
+                    result = await branch.run_code(attempt(code), timeout_ms=20_000)
+                    assert result.outcome is Outcome.OK, (name, result)
+                after = [(await one.run_code("state()")).displays[0].text for one in (session, sibling)]
+                assert after == before, name
+            assert (await session.read_files(["d/*"])) == {"d/file": b"state"}
+
+
+async def test_files_of_a_branch_end_with_it(host: Host) -> None:
+    """Those of many branches, one after another, may take more than the space of one."""
+    if host.words["LEVEL"] != "namespaces":
+        pytest.skip("there are no branches at this level")
+    async with sessions(host) as (session, _):
+        free = "import os; free = os.statvfs('/tmp'); free.f_bfree, free.f_ffree"
+        before = (await session.run_code(free)).displays[0].text
+        for _ in range(6):
+            async with await session.fork() as branch:
+                result = await branch.run_code("open('large', 'wb').write(bytes(25 * 2**20))")
+                assert result.outcome is Outcome.OK, result
+                assert (await session.run_code(free)).displays[0].text == before
+
+
+# Processes that go on after the one that has started them, and start others.
+DAEMONS = {
+    "one": "while True: time.sleep(60)",
+    "a chain": "while True:\n        if os.fork(): os._exit(0)",
+    "chains": "for _ in range(5): os.fork()\n    while True:\n        if os.fork(): os._exit(0)",
+    "all that are possible": ("while True:\n        try: os.fork()\n        except OSError: time.sleep(0.01)"),
+    "with another root folder": "os.mkdir('a'); os.chroot('a'); os.setpgid(0, 0)\n    while True: time.sleep(60)",
+    "with a root folder that was removed": (
+        "os.mkdir('a'); folder = os.open('.', os.O_PATH); os.chroot('a'); os.rmdir('a', dir_fd=folder)\n"
+        "    while True: time.sleep(60)"
+    ),
+    "with a root folder that has another /tmp": (
+        "os.makedirs('a/tmp'); os.symlink('/proc', 'a/proc'); os.chroot('a')\n    while True: time.sleep(60)"
+    ),
+    "below many folders": (
+        "for _ in range(3000): os.mkdir('a'); os.chdir('a')\n    os.chroot('.')\n    while True: time.sleep(60)"
+    ),
+}
+
+
+@pytest.mark.parametrize("end", ["closed", "exit"])
+@pytest.mark.parametrize("name", DAEMONS)
+async def test_all_processes_of_a_branch_end_with_it(host: Host, name: str, end: str) -> None:
+    """Also daemons, and those that start others all the time. Others may start processes afterwards."""
+    if host.words["LEVEL"] != "namespaces":
+        pytest.skip("there are no branches at this level")
+    async with sessions(host) as (session, _):
+        await session.run_code("import os, signal, subprocess, time")
+        async with await session.fork() as sibling:
+            async with await session.fork() as branch:
+                daemon = (
+                    f"if not os.fork():\n    if os.fork(): os._exit(0)\n    {DAEMONS[name]}\nos.wait(); time.sleep(0.2)"
+                )
+                await branch.run_code(daemon)
+                if end == "exit":
+                    await branch.run_code("os._exit(0)")
+            count = "len([name for name in os.listdir('/proc') if name.isdigit()])"
+            async with asyncio.timeout(PATIENCE_S):
+                # A session sees the processes of its branches: here, one.
+                while (await session.run_code(count)).displays[0].text != "2":
+                    await asyncio.sleep(0.01)
+            for one in (session, sibling):
+                result = await one.run_code("subprocess.run(['/bin/true'], check=True).returncode")
+                assert [display.text for display in result.displays] == ["0"], result
+
+
+@pytest.mark.parametrize("name", ["children", "daemons", "files", "files in /dev/shm"])
+async def test_a_branch_that_uses_too_much_memory_ends_alone(host: Host, name: str) -> None:
+    """Its session and a sibling go on, although their first processes use more than any process of the branch."""
+    if host.words["LEVEL"] != "namespaces":
+        pytest.skip("there are no branches at this level")
+    parts = {
+        "children": "for _ in range(16):\n    if not os.fork(): part = b'x' * 2**24; time.sleep(30); os._exit(0)",
+        "daemons": (
+            "if not os.fork():\n"
+            "    for _ in range(16):\n        if not os.fork(): part = b'x' * 2**24; time.sleep(30); os._exit(0)\n"
+            "    os._exit(0)"
+        ),
+        "files": "open('/tmp/large', 'wb').write(bytes(60 * 2**20)); part = b'x' * 180 * 2**20",
+        "files in /dev/shm": "open('/dev/shm/large', 'wb').write(bytes(60 * 2**20)); part = b'x' * 180 * 2**20",
+    }
+    async with sessions(host) as (session, _):
+        await session.run_code("import os, time; data = b'x' * 40 * 2**20")
+        async with await session.fork() as sibling, await session.fork() as branch:
+            await sibling.run_code("own = b'y' * 20 * 2**20")
+            result = await branch.run_code(f"{parts[name]}\ntime.sleep(20)")
+            assert result.outcome is Outcome.MEMORY_LIMIT, result
+            for one in (session, sibling):
+                result = await one.run_code("len(data)")
+                assert [display.text for display in result.displays] == [str(40 * 2**20)], result

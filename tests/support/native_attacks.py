@@ -250,7 +250,10 @@ DENIED = {
     "open a tree": "call(428, -100, b'/', 1)",
     "move a mount": "call(429, -100, b'/usr', -100, b'/tmp', 0)",
     "attributes of a mount": "call(442, -100, b'/', 0x8000, struct.pack('QQQQ', 0, 1, 0, 0), 32)",
-    "chroot": "os.chroot('/tmp')",
+    "read a file by a smaller root folder": dedent("""
+        os.chroot('/usr/bin')
+        print(read('../' * 30 + 'CANARY'))
+    """),
     "pivot_root": "call(155, b'/tmp', b'/tmp')",
     "setns": "call(308, os.open('/proc/self/ns/net', 0), 0)",
     "a block device": "os.mknod('/tmp/b', 0o60666, os.makedev(8, 0))",

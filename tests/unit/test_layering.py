@@ -30,8 +30,8 @@ LAYERS = [
 LAZY = {("faasrt.client.embedded", "faasrt.local.server"), ("faasrt.local", "faasrt.local.server")}
 # The launcher of a jail imports these modules as the package `jail`, in an interpreter that may not have faasrt.
 LAUNCHER = (
-    *("canary", "confinement", "executor", "landlock", "launcher", "namespaces", "pidfds", "process_memory"),
-    *("program", "seccomp", "slot", "stack", "syscalls", "template", "watch"),
+    *("branches", "canary", "confinement", "executor", "landlock", "launcher", "namespaces", "pidfds"),
+    *("process_memory", "program", "seccomp", "slot", "stack", "syscalls", "template", "watch"),
 )
 
 

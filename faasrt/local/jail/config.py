@@ -69,10 +69,6 @@ class JailConfig:
         finite = {Path(path).parts[1] for path in [*host_paths, *self.files]} - {"dev"}
         compiler_rights = [(f"/{name}", READ) for name in sorted(finite)]
         compiler_rights += [right for right in rights if right[0] not in ("/", "/dev/full")]
-        # All but the files of other sessions in /tmp, in which the interpreter may be installed. See `Launcher`.
-        branch_rights = [(f"/{name}", READ) for name in sorted({*finite, "dev", "proc"} - {"tmp"})]
-        branch_rights += [(path, READ) for path in host_paths if Path(path).parts[1] == "tmp"]
-        branch_rights += [(path, WRITE) for path in _DEVICES] + [("/dev/shm", ALL)]
         executable, limits = self.executable, dict(self.limits)
         if not has_namespaces and os.getuid() and "RLIMIT_NPROC" in limits:
             limits["RLIMIT_NPROC"] = _count_threads_of_user() + _MORE_THREADS
@@ -85,7 +81,6 @@ class JailConfig:
             "policy": self.policy if has_namespaces else f"{self.policy}-filters",
             "rights": rights,
             "compiler_rights": compiler_rights,
-            "branch_rights": branch_rights,
             "root": str(root),
             # Python programs can have sockets. In a shared network they would see the names of each other's sockets,
             # and the socket buffers of a single program could not be counted.

@@ -29,7 +29,7 @@ from faasrt.protocol.processes import signal_name
 
 _START_TIMEOUT_S = 60.0
 _MESSAGE_BYTES = 65_536
-_BRANCHES = ".branches"
+_MAX_DESCRIPTORS = 3  # of a message
 # The shell raises the limit of the stack (to 1 GiB if possible) before it starts the interpreter, because the stack can
 # never grow beyond the limit at that time. Programs can read the command line of the launcher, so it has no paths.
 _COMMAND = (
@@ -261,26 +261,31 @@ class Jail:
         return folder
 
     async def fork(
-        self, process: JailedProcess, folder: OwnedFd, fork: Callable[[str, int], Awaitable[None]]
-    ) -> tuple[JailedProcess, OwnedFd, str]:
-        """Start a branch of a session, in its jail: a process that its process forks. Return it, its folder, and the
-        path of this folder in `folder`. Raise NotStartedError if it cannot start.
+        self, process: JailedProcess, fork: Callable[[int], Awaitable[None]]
+    ) -> tuple[JailedProcess, OwnedFd]:
+        """Start a branch of a session, in its jail: a process that its process forks. Return it, and its folder. Raise
+        NotStartedError if it cannot start.
 
         Args:
-            fork: Lets the process fork, given the path of the new folder in `folder`, and the descriptor of the channel
-                of the branch. The branch sends one byte over it, and gets one with its rules of Landlock, or with
-                nothing if the folder cannot be created.
+            fork: Lets the process fork, given the descriptor of the channel of the branch. The branch sends one byte
+                over it, and gets one with its rules of Landlock and its root folder, or with nothing if these cannot be
+                made.
 
         Cancellation: ends the branch.
         """
-        number, name = next(self._numbers), os.urandom(4).hex()
+        number = next(self._numbers)
         pipes, channel = _open_branch_pipes()
         start = self._starts[number] = _Start(pipes, process.group, process)
         # While the process forks, which takes long if it has much memory.
-        registering = asyncio.ensure_future(self._register_branch(number, name, process, folder, channel, start))
+        registering = asyncio.ensure_future(self._register_branch(number, process, channel, start))
         complete = False
         try:
-            await fork(f"{_BRANCHES}/{name}", start.pipes.others[MESSAGES])
+            try:
+                await fork(start.pipes.others[MESSAGES])
+            except Exception:
+                if registering.done() and not registering.cancelled() and (reason := registering.exception()):
+                    raise reason from None  # why the branch could not go on
+                raise
             own_folder = await registering
             complete = True
         finally:
@@ -292,22 +297,23 @@ class Jail:
             del self._starts[number]
             if start.process is None:
                 start.pipes.close()
+                with contextlib.suppress(OSError):  # the launcher has ended
+                    self.send({"kill": number})
             elif not complete:
                 start.process.abandon()
         assert start.process is not None
-        return start.process, own_folder, f"{_BRANCHES}/{name}"
+        return start.process, own_folder
 
     async def _register_branch(
-        self, number: int, name: str, process: JailedProcess, folder: OwnedFd, channel: socket.socket, start: _Start
+        self, number: int, process: JailedProcess, channel: socket.socket, start: _Start
     ) -> OwnedFd:
         try:
-            message = {"prepare": number, "of": process.number, "name": name}
-            rules, own_folder = await self._ask(number, message, [folder.fd])
+            rules, root, folder = await self._ask(number, {"prepare": number, "of": process.number})
         except NotStartedError:
             channel.send(b"r")
             raise
         try:
-            socket.send_fds(channel, [b"r"], [rules.fd])
+            socket.send_fds(channel, [b"r"], [rules.fd, root.fd])
             await _until_readable(channel)
             pidfd = os.pidfd_open(_sender(channel))
             try:
@@ -317,15 +323,15 @@ class Jail:
             await start.reply
         except OSError as error:
             raise NotStartedError(f"cannot start a branch: {error.strerror}") from None
-        return own_folder
+        return folder
 
-    async def _ask(self, number: int, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> list[OwnedFd]:
+    async def _ask(self, number: int, message: Mapping[str, Any]) -> list[OwnedFd]:
         if self._ended.is_set():
             raise NotStartedError("the launcher of the jail has ended")
         reply: asyncio.Future[list[OwnedFd]] = asyncio.get_running_loop().create_future()
         self._replies[number] = reply
         try:
-            self.send(message, descriptors)
+            self.send(message)
             return await reply
         except OSError as error:
             raise NotStartedError(f"cannot ask the launcher of the jail: {error.strerror}") from None
@@ -346,7 +352,9 @@ class Jail:
     def receive(self) -> None:
         while True:
             try:
-                data, descriptors, _, _ = socket.recv_fds(self._server, _MESSAGE_BYTES, 2, socket.MSG_CMSG_CLOEXEC)
+                data, descriptors, _, _ = socket.recv_fds(
+                    self._server, _MESSAGE_BYTES, _MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
+                )
             except BlockingIOError:
                 return
             except OSError:
@@ -364,7 +372,12 @@ class Jail:
             elif "folder" in message:
                 self._reply(message["folder"], descriptors, 1, "the folder of a program cannot be opened")
             elif "prepared" in message:
-                self._reply(message["prepared"], descriptors, 2, "a branch of a session cannot be prepared")
+                self._reply(
+                    message["prepared"],
+                    descriptors,
+                    3,
+                    f"a branch cannot be prepared: {message['reason'] or 'its session has ended'}",
+                )
             elif "started" in message:
                 self._mark_started(message["started"], descriptors, is_ready=message["ready"])
             else:

@@ -12,10 +12,12 @@ configuration, and the launcher answers `{"ready": true, "packages", "base_bytes
     <- {"refused": id, "reason"}                      the process could not be started
     -> {"folder": id}                                 open the /tmp of the program
     <- {"folder": id}, a descriptor                   without one if this failed
-    -> {"prepare": id, "of": id, "name"}, a folder    prepare a branch of a session, which has this folder
-    <- {"prepared": id}, rules, a folder              for the branch; without them if this failed
+    -> {"prepare": id, "of": id}                      prepare a branch of a session
+    <- {"prepared": id, "reason"}, rules, two folders for the branch: its root folder and its /tmp; without them if this
+                                                      failed for this reason
     -> {"branch": id, "of": id}, a pidfd              the first process of the branch; the answer is "started"
-    -> {"kill": id}                                   kill a program whose jail has branches
+    -> {"kill": id}                                   kill a program whose jail has branches; a branch that was prepared
+                                                      does not start
     -> {"limit": id, "bytes", "deadline", "cgroup",   end the program if its processes use more memory than this (unless
         "session"}, descriptors                       null), and at this time of the monotonic clock; if "session", it
                                                       has these pipes from now on, or only waits if there are none
@@ -48,7 +50,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from . import canary, landlock, namespaces, process_memory, seccomp, stack, syscalls, watch
+from . import branches, canary, landlock, namespaces, process_memory, seccomp, stack, syscalls, watch
 from .executor import FileExecutor
 from .program import IDLE_INTERVAL_S, WATCH_INTERVAL_S, RunningProgram
 from .slot import Slot
@@ -67,6 +69,7 @@ from .template import (
 
 _CONFIG_BYTES, _MESSAGE_BYTES = 1 << 20, 65_536
 _MAX_DESCRIPTORS = 8
+_PREPARED = 3  # descriptors for a branch
 _MESSAGES_FD, _READY = 3, b'{"kind":"ready"}\n'
 MAX_PROGRAMS = 1000
 _TRUNCATION_ABI = 3  # the first version of Landlock that checks truncation
@@ -77,7 +80,6 @@ _EXERCISE_RUNS = 3
 # check of the sessions necessary.
 _LOOK_INTERVAL_S, _MORE_BYTES = 0.25, 64 * 2**20
 _kept: list[Any] = []
-_BRANCHES, _FOLDER = ".branches", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # The niceness of programs minus that of the launcher. The launcher must be able to start and end programs in time.
 _PRIORITY = 5
 _PROGRAM_PID = 2  # the pid of a program in a pid namespace of its own, in which `init` has the pid 1
@@ -101,6 +103,9 @@ class Launcher:
         self._server, self._config, self._places = server, config, places
         self._oom_counter, self._memory_watch = oom_counter, memory_watch
         self._programs: dict[int, RunningProgram] = {}  # by number
+        self._roots = branches.RootMaker(config) if places and namespaces.has_branches(config) else None
+        self._prepared: dict[int, branches.Root] = {}  # by the number of the branch
+        self._remains: list[branches.Remains] = []
         self._slots: dict[Slot, RunningProgram | None] = {}  # with the program that runs in it
         self._idle_slots: list[Slot] = []
         self._poll = select.poll()
@@ -147,6 +152,7 @@ class Launcher:
                 if self.in_program:
                     return
             self._look_at_memory()
+            self._remains = [remains for remains in self._remains if not remains.end()]
             for program in [*self._programs.values()]:
                 self._check(program)
             now = time.monotonic()
@@ -171,6 +177,8 @@ class Launcher:
             if program.is_idle:
                 wake_at = min(wake_at, program.watched_at + IDLE_INTERVAL_S, self._looked_at + _LOOK_INTERVAL_S)
         wake_at = min(wake_at, min((slot.ends_at for slot in self._slots), default=math.inf))
+        if self._remains:
+            wake_at = min(wake_at, time.monotonic() + branches.RETRY_S)
         return None if wake_at == math.inf else max(0, math.ceil(1000 * (wake_at - time.monotonic())))
 
     def _receive_from_server(self) -> None:
@@ -184,10 +192,12 @@ class Launcher:
         elif "folder" in message:
             self._send_folder(message["folder"])
         elif "prepare" in message:
-            self._prepare_branch(message, descriptors)
+            self._prepare_branch(message)
         elif "branch" in message:
             self._add_branch(message, descriptors)
         elif "kill" in message:
+            if message["kill"] in self._prepared:
+                self._prepared.pop(message["kill"]).close()
             if message["kill"] in self._programs:
                 self._programs[message["kill"]].kill("killed")
         else:
@@ -249,24 +259,18 @@ class Launcher:
                 self._check_idle(program)
 
     def _check_idle(self, program: RunningProgram) -> None:
-        """Watch the memory of a session between its runs only if its jail has threads or processes that may use more,
-        or has worked since the last check, or if its short runs may have left too much. If it has worked, programs of
-        others go first.
-
-        While a branch runs, its memory is watched, with that of all others in the jail.
+        """Watch the memory of a session between its runs only if it has threads or processes that may use more, or has
+        worked since the last check, or if its short runs may have left too much. If it has worked, programs of others
+        go first, unless a branch in its jail runs.
         """
         program.watched_at = time.monotonic()
-        programs = program.jail_owner.in_same_jail
-        if not all(each.is_idle for each in programs):
-            program.last_cpu_ticks = None
-            self._forget_memory(program)
-        elif not program.works() and not any(map(self._is_large, programs)):
-            self._forget_memory(program)
+        if program.works() or self._is_large(program):
+            self._watch_memory(program)
         else:
-            if not any(each.is_watched for each in programs):
-                self._watch_memory(program)
-            if program.has_worked and not program.jail_owner.is_slow:
-                program.set_slow(True)
+            self._forget_memory(program)
+        owner = program.jail_owner
+        if program.has_worked and not owner.is_slow and all(each.is_idle for each in owner.in_same_jail):
+            program.set_slow(True)
 
     def _is_large(self, program: RunningProgram) -> bool:
         if program.max_bytes is None:
@@ -277,9 +281,9 @@ class Launcher:
         if program.max_bytes is not None and not program.is_watched and self._memory_watch is not None:
             program.is_watched = True
             watched = {"watch": program.number, "pid": program.pid, "init": program.init_pid}
-            max_bytes = program.max_bytes * len(program.jail_owner.in_same_jail) + self.base_bytes
-            limits = {"bytes": max_bytes, "tables": self._base_tables}
-            self._memory_watch.send(json.dumps({**watched, **limits}).encode())
+            limits = {"bytes": program.max_bytes + self.base_bytes, "tables": self._base_tables}
+            message = {**watched, **limits, "device": program.device}
+            self._memory_watch.send(json.dumps(message).encode())
 
     def _forget_memory(self, program: RunningProgram) -> None:
         if program.is_watched and self._memory_watch is not None:
@@ -293,11 +297,8 @@ class Launcher:
             self._is_over = True
             return
         program = self._programs.get(json.loads(data)["exceeded"])
-        if program is not None and not any(each.reason for each in program.jail_owner.in_same_jail):
-            # The limit is that of all together.
-            programs = program.jail_owner.in_same_jail
-            largest = max(programs, key=lambda each: process_memory.sizes(f"/proc/{each.pid}")[0])
-            largest.kill("memory")
+        if program is not None and not program.reason:
+            program.kill("memory")
 
     def _send(self, message: dict[str, Any], descriptors: list[int] = []) -> None:  # noqa: B006
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
@@ -310,44 +311,44 @@ class Launcher:
             if program.slot is not None:
                 program.slot.retire()  # the server reads the folder after the program
             with contextlib.suppress(OSError):
-                descriptors.append(os.open(program.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+                descriptors.append(program.open_folder())
         self._send({"folder": number}, descriptors)
         for fd in descriptors:
             os.close(fd)
 
-    def _prepare_branch(self, message: dict[str, Any], folders: list[int]) -> None:
-        program, descriptors = self._programs.get(message["of"]), []
+    def _prepare_branch(self, message: dict[str, Any]) -> None:
+        number, program, reason = message["prepare"], self._programs.get(message["of"]), ""
+        descriptors: list[int] = []
         try:
-            if program is not None:
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(_BRANCHES, dir_fd=folders[0])
-                folders.append(os.open(_BRANCHES, _FOLDER, dir_fd=folders[0]))
-                os.mkdir(message["name"], dir_fd=folders[1])
-                folder = os.open(message["name"], _FOLDER, dir_fd=folders[1])
-                descriptors.append(folder)
-                uid = 1 + program.place if self._places > 1 else namespaces.PROGRAM_ID
-                os.chown(folder, uid, uid)
-                root = f"/proc/{program.pid}/root"
-                rights = [[root + path, access] for path, access in self._config["branch_rights"]]
-                ruleset = landlock.create_ruleset([*rights, [f"/proc/self/fd/{folder}", landlock.ALL]])
-                if ruleset is not None:
-                    descriptors.insert(0, ruleset)
-        except OSError:  # the program has moved the folder, or has used all space
-            pass
-        self._send({"prepared": message["prepare"]}, descriptors if len(descriptors) == 2 else [])
-        for fd in [*folders, *descriptors]:
+            if program is not None and self._roots is not None:
+                ruleset = landlock.create_ruleset(self._roots.rights)
+                if ruleset is None:
+                    raise OSError("the kernel has no Landlock")
+                descriptors.append(ruleset)
+                # The process itself cannot count its threads if it has no /proc.
+                if program.proc < 0 and process_memory.count_threads(f"/proc/{program.pid}") > 1:
+                    raise OSError("the program has other threads")
+                root, device = self._roots.make(program.pid)
+                self._prepared[number] = root
+                descriptors += [os.dup(root.tree), root.open_tmp()]
+                if program.jail_owner.device is None:
+                    program.jail_owner.device = device
+                    self._forget_memory(program.jail_owner)
+        except OSError as error:
+            reason = str(error)
+        self._send({"prepared": number, "reason": reason}, descriptors if len(descriptors) == _PREPARED else [])
+        for fd in descriptors:
             os.close(fd)
 
     def _add_branch(self, message: dict[str, Any], pidfds: list[int]) -> None:
         number, program, pidfd = message["branch"], self._programs.get(message["of"]), pidfds[0]
         # Its pid is that of no other process, because it has not ended.
-        if program is None or not program.can_branch(pidfd):
+        if program is None or number not in self._prepared or not program.can_branch(pidfd):
             os.close(pidfd)
             self._send({"refused": number, "reason": "the process has ended, or is none of a branch"})
             return
-        for each in program.jail_owner.in_same_jail:
-            self._forget_memory(each)  # the limit changes
-        branch = self._programs[number] = program.branch(number, pidfd)
+        branch = self._programs[number] = program.branch(number, pidfd, self._prepared.pop(number))
+        branch.open_proc()
         self._handle(pidfd, functools.partial(self._reap_branch, branch))
         self._send({"started": number, "ready": True}, [pidfd, pidfd])
 
@@ -569,6 +570,8 @@ class Launcher:
         """
         config = self._config
         rights, nested_rights = config["compiler_rights" if compiles else "rights"], None
+        if self._roots is not None:
+            rights = [*rights, *self._roots.rights]
         if self._places:
             namespaces.make_private(config, place, self._places, self._networks.get(place))
             if config["hides_proc"] and not compiles:
@@ -598,10 +601,10 @@ class Launcher:
             if sock is not None:
                 sock.detach()
         # A program finds this object in its memory, which must not show other programs.
-        for others in (self._programs, self._slots, self._handlers, self._networks):
+        for others in (self._programs, self._slots, self._handlers, self._networks, self._prepared):
             others.clear()
-        self._idle_slots.clear()
-        self._free_places.clear()
+        for numbers in (self._idle_slots, self._free_places, self._remains):
+            numbers.clear()
 
     def _restrict_calls(self, limits: dict[str, int], filter_code: bytes | None = None) -> None:
         for name, value in limits.items():
@@ -631,13 +634,40 @@ class Launcher:
             exceeded = program.max_bytes is not None and max_rss_bytes - self.base_bytes > program.max_bytes
             program.reason = "memory" if exceeded else "unclear" if may_have_had_children() else "system"
         del self._programs[program.number]
-        for each in program.jail_owner.in_same_jail:
-            self._forget_memory(each)
+        self._forget_memory(program)
         program.jail_owner.in_same_jail.discard(program)
+        self._end_remains(program)
         program.close_files()
         # Sent before the clean-up, because ending a namespace takes as long as running a short program.
         ended = {"ended": program.number, "status": status, "reason": program.reason, "peak": max_rss_bytes}
         self._send(ended)
+
+    def _end_remains(self, program: RunningProgram) -> None:
+        """End the other processes of a program whose jail goes on."""
+        root, program.root = program.root, None
+        init = program.init_pidfd if program.slot is None else program.slot.pidfd
+        init_pid = program.init_pid
+        if program.device is not None and program.jail_owner.in_same_jail and init_pid is not None:
+            remove_files = self._remove_files_of_session(program) if root is None else root.close
+            remains = branches.Remains(program.proc, program.device, init, init_pid, self._pid_namespace, remove_files)
+            if not remains.end():
+                self._remains.append(remains)
+        elif root is not None:
+            root.close()
+
+    def _remove_files_of_session(self, session: RunningProgram) -> Callable[[], None]:
+        branch = next(iter(session.in_same_jail))
+        try:
+            namespace = os.open(f"/proc/{branch.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:  # it has just ended, too
+            return lambda: None
+
+        def remove() -> None:
+            if self._roots is not None:
+                self._roots.remove_files(namespace)
+            os.close(namespace)
+
+        return remove
 
     def _may_have_had_children(self, program: RunningProgram) -> bool:
         """Return whether a program with a jail of its own has created more tasks than the threads of its first process

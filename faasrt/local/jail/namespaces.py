@@ -36,6 +36,9 @@ _FIRST_HOST_ID, _LAST_HOST_ID = 1_879_100_000, 2_147_400_000
 _MAX_BLOCKS_TRIED = 1000
 _FIRST_ID_IN_CONTAINER = 1_000_000  # as root of a namespace sees the uids of a jail
 _CAP_SYS_ADMIN = 21
+BRANCH_ROOT = "/tmp/.branches"
+"""The folder of the root folders of branches (see `branches`). Programs do not see it: each has its own /tmp."""
+_CAP_SYS_CHROOT = 18
 _COUNTERS = ("softnet_stat", "sockstat", "protocols")
 
 
@@ -205,6 +208,19 @@ def _build_root(config: dict[str, Any]) -> None:
     mount("root", root, "tmpfs", _PRIVATE_FILE_SYSTEM, "size=1m,mode=755")
     for source, target in config["mounts"]:
         _bind(source, root + target)
+    _fill(root, config)
+    if has_branches(config):
+        for source, target in mounts_of_branches(config):
+            _make_target(source, root + BRANCH_ROOT + target)
+        _fill(root + BRANCH_ROOT, config)
+    # In a user namespace, the kernel allows mounting a new /proc only if a complete /proc is already visible.
+    mount("/proc", f"{root}/proc", None, MS_BIND | MS_REC)
+    syscalls.change_root(root)
+    mount(None, "/", None, MS_REC | MS_PRIVATE)
+    mount(None, "/", None, MS_REMOUNT | MS_BIND | MS_RDONLY | _PRIVATE_FILE_SYSTEM)
+
+
+def _fill(root: str, config: dict[str, Any]) -> None:
     for path, text in config["files"].items():
         os.makedirs(os.path.dirname(root + path), exist_ok=True)
         with open(root + path, "w", encoding="utf-8") as file:
@@ -214,19 +230,28 @@ def _build_root(config: dict[str, Any]) -> None:
         os.symlink(target, root + path)
     for path in ("/proc", "/tmp", *(["/dev/shm"] if config["shared_memory"] else [])):
         os.makedirs(root + path, exist_ok=True)
-    # In a user namespace, the kernel allows mounting a new /proc only if a complete /proc is already visible.
-    mount("/proc", f"{root}/proc", None, MS_BIND | MS_REC)
-    syscalls.change_root(root)
-    mount(None, "/", None, MS_REC | MS_PRIVATE)
-    mount(None, "/", None, MS_REMOUNT | MS_BIND | MS_RDONLY | _PRIVATE_FILE_SYSTEM)
 
 
-def _bind(source: str, target: str) -> None:
+def has_branches(config: dict[str, Any]) -> bool:
+    """Return whether processes in the jail may be forked as branches."""
+    return bool(config["runner"] and config["tmp_bytes"])
+
+
+def mounts_of_branches(config: dict[str, Any]) -> list[list[str]]:
+    """Return the mounts, except those in /tmp. `mount_tmp` adds these."""
+    return [[source, target] for source, target in config["mounts"] if not target.startswith("/tmp/")]
+
+
+def _make_target(source: str, target: str) -> None:
     if os.path.isdir(source):
         os.makedirs(target, exist_ok=True)
     else:
         os.makedirs(os.path.dirname(target), exist_ok=True)
         open(target, "a", encoding="ascii").close()
+
+
+def _bind(source: str, target: str) -> None:
+    _make_target(source, target)
     mount(source, target, None, MS_BIND | MS_REC)
     # A device file on a read-only mount can still be written to. Only its metadata are protected.
     syscalls.make_read_only(target, devices=source.startswith("/dev/"))
@@ -234,6 +259,26 @@ def _bind(source: str, target: str) -> None:
 
 def mounts_in_tmp(config: dict[str, Any]) -> list[str]:
     return [target for _, target in config["mounts"] if target.startswith("/tmp/")]
+
+
+def mount_tmp(config: dict[str, Any], root: str = "") -> None:
+    """Mount a new /tmp in a root folder, and a new /dev/shm if programs have one."""
+    # The new /tmp would hide an environment that is installed below /tmp. So its mounts are bound again.
+    kept = [(target, os.open(target, os.O_PATH | os.O_CLOEXEC)) for target in mounts_in_tmp(config)]
+    options = f"size={config['tmp_bytes']},nr_inodes=4096,mode=1777"
+    # Without the times at which folders were read, which would show what an earlier program has read.
+    flags = _PRIVATE_FILE_SYSTEM | MS_NODIRATIME | (MS_NOEXEC if config["executable"] else 0)
+    mount("tmp", f"{root}/tmp", "tmpfs", flags, options)
+    if config["shared_memory"]:
+        # Two folders of one file system, so that its size limits both together.
+        for name in ("shm", "tmp"):
+            os.mkdir(f"{root}/tmp/{name}")
+            os.chmod(f"{root}/tmp/{name}", 0o1777)
+        mount(f"{root}/tmp/shm", f"{root}/dev/shm", None, MS_BIND)
+        mount(f"{root}/tmp/tmp", f"{root}/tmp", None, MS_BIND)
+    for target, fd in kept:
+        _bind(f"/proc/self/fd/{fd}", root + target)
+        os.close(fd)
 
 
 def make_private(config: dict[str, Any], place: int, places: int, network: int | None) -> None:
@@ -244,21 +289,7 @@ def make_private(config: dict[str, Any], place: int, places: int, network: int |
     if network is not None:
         syscalls.join_namespace(network, syscalls.CLONE_NEWNET)
     if config["tmp_bytes"]:
-        # The new /tmp would hide an environment that is installed below /tmp. So its mounts are bound again.
-        kept = [(target, os.open(target, os.O_PATH | os.O_CLOEXEC)) for target in mounts_in_tmp(config)]
-        options = f"size={config['tmp_bytes']},nr_inodes=4096,mode=1777"
-        # Without the times at which folders were read, which would show what an earlier program has read.
-        flags = _PRIVATE_FILE_SYSTEM | MS_NODIRATIME | (MS_NOEXEC if config["executable"] else 0)
-        mount("tmp", "/tmp", "tmpfs", flags, options)
-        if config["shared_memory"]:
-            # Two folders of one file system, so that its size limits both together.
-            for name in ("shm", "tmp"):
-                os.mkdir(f"/tmp/{name}")
-                os.chmod(f"/tmp/{name}", 0o1777)
-            mount("/tmp/shm", "/dev/shm", None, MS_BIND)
-            mount("/tmp/tmp", "/tmp", None, MS_BIND)
-        for target, fd in kept:
-            _bind(f"/proc/self/fd/{fd}", target)
+        mount_tmp(config)
     own = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)
     if not config["hides_proc"]:
         # The new /proc shows only the processes of the program, and nothing about the machine.
@@ -284,4 +315,6 @@ def make_private(config: dict[str, Any], place: int, places: int, network: int |
         os.write(fd, text.encode())
         os.close(fd)
     os.close(own)
-    syscalls.drop_capabilities()
+    # A branch enters its root folder with this capability. Programs that are no sessions drop it, too. It makes nothing
+    # else reachable: a new root folder must be in the old one. Programs that are executed do not have it.
+    syscalls.drop_capabilities(kept=1 << _CAP_SYS_CHROOT if has_branches(config) else 0)

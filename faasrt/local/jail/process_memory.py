@@ -90,10 +90,6 @@ def is_ending(folder: str) -> bool:
     return bool(int(fields[6]) & _PF_EXITING or int(fields[28]) & 1 << (signal.SIGKILL - 1)) or fields is _NO_STAT
 
 
-def parent_pid(folder: str) -> str:
-    return _read_stat(folder)[1]
-
-
 def count_threads(folder: str) -> int:
     return int(_read_stat(folder)[17])
 
@@ -105,6 +101,10 @@ def can_run(folder: str) -> bool:
         with contextlib.suppress(OSError):
             folders = [f"{folder}/task/{thread}" for thread in os.listdir(f"{folder}/task")]
     return any(_read_stat(thread)[0] == "R" for thread in folders)
+
+
+def is_stopped(folder: str) -> bool:
+    return _read_stat(folder)[0] == "T"
 
 
 def cpu_ticks(folder: str) -> int:
@@ -209,6 +209,15 @@ def _numbers(folder: str) -> list[str]:
     return []
 
 
+def count_socket_descriptors(folder: str) -> int:
+    count = 0
+    with contextlib.suppress(OSError):
+        for number in os.listdir(f"{folder}/fd"):
+            with contextlib.suppress(OSError):  # it has just been closed
+                count += os.readlink(f"{folder}/fd/{number}").startswith("socket:")
+    return count
+
+
 def pid_namespace(pid: int) -> str:
     with contextlib.suppress(OSError):
         return os.readlink(f"/proc/{pid}/ns/pid")
@@ -221,6 +230,17 @@ def processes_by_namespace() -> dict[str, list[int]]:
         if name.isdigit() and (namespace := pid_namespace(int(name))):
             processes.setdefault(namespace, []).append(int(name))
     return processes
+
+
+def folders_in_jail(proc: int, init_pid: int) -> list[str]:
+    """Return the folders of all processes in a pid namespace, except its first one. `proc` is its /proc, or -1 if it
+    has none of its own.
+    """
+    if proc >= 0:
+        seen = f"/proc/self/fd/{proc}"
+        return [f"{seen}/{name}" for name in os.listdir(seen) if name.isdigit() and name != "1"]
+    pids = processes_by_namespace().get(pid_namespace(init_pid), ())
+    return [f"/proc/{pid}" for pid in pids if pid != init_pid]
 
 
 def share_memory(thread: int, other: int) -> bool:

@@ -7,8 +7,8 @@ import select
 import signal
 from typing import Any
 
-from . import process_memory
-from .pidfds import has_ended, pid_of, read_pid
+from . import branches, process_memory
+from .pidfds import has_ended, pid_of
 from .slot import Slot, open_proc
 
 WATCH_INTERVAL_S = 0.05
@@ -24,6 +24,8 @@ class RunningProgram:
         jail_owner: The program that has started its jail: itself, or the session that a branch comes from.
         in_same_jail: The running programs in its jail, if it owns the jail: itself, and branches.
         child: The number of its first process, for system calls, if the launcher has started it, and is to wait for it.
+        root: The root folder of a branch.
+        device: That of its /tmp, once its jail has had branches. It tells its processes from the others there.
         init, init_pidfd: The first process of its pid namespace, if it has a jail of its own.
         init_memory: The memory that only `init` uses.
         is_slow: Whether its jail has the lowest priority, if it owns the jail.
@@ -37,6 +39,8 @@ class RunningProgram:
     def __init__(self, number: int, place: int, slot: Slot | None = None) -> None:
         self.number, self.place, self.slot = number, place, slot
         self.jail_owner, self.in_same_jail = self, {self}
+        self.root: branches.Root | None = None
+        self.device: int | None = None
         self.child = self._pid = self._init_pid = self.pidfd = self.init_pidfd = -1
         self.init: int | None = None
         self.init_memory: Any = None
@@ -67,9 +71,13 @@ class RunningProgram:
             self._init_pid = pid_of(pidfd)
         return None if pidfd < 0 else self._init_pid
 
-    @property
-    def folder(self) -> str:
-        return f"/proc/{self.pid if self.slot is None else self.init_pid}/root/tmp"
+    def open_folder(self) -> int:
+        """Open its /tmp. It may have changed the root folder of its first process."""
+        top = branches.open_top(f"/proc/{self.pid if self.slot is None else self.init_pid}")
+        try:
+            return os.open("tmp", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=top)
+        finally:
+            os.close(top)
 
     @property
     def pidfd_to_kill(self) -> int:
@@ -78,11 +86,12 @@ class RunningProgram:
             return self.slot.pidfd
         return self.pidfd if self.init is None else self.init_pidfd
 
-    def branch(self, number: int, pidfd: int) -> RunningProgram:
+    def branch(self, number: int, pidfd: int, root: branches.Root) -> RunningProgram:
         branch = RunningProgram(number, self.place, self.slot)
         branch.init, branch.init_pidfd, branch.pidfd = self.init, self.init_pidfd, pidfd
         branch._pid, branch.jail_owner = pid_of(pidfd), self.jail_owner
         branch.max_bytes, branch.is_idle = self.max_bytes, True
+        branch.root, branch.device = root, root.device
         self.jail_owner.in_same_jail.add(branch)
         return branch
 
@@ -103,9 +112,9 @@ class RunningProgram:
     def kill(self, reason: str) -> None:
         self.reason, self.deadline = reason, math.inf
         if not self.is_alone:
-            for number in (signal.SIGSTOP, signal.SIGSTOP, signal.SIGKILL):  # twice, for those that have just started
-                for folder in self.processes:
-                    _send_signal(folder, number)
+            # Its other processes end with it. See `branches.Remains`.
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
         elif not self.awaits_report():
             with contextlib.suppress(ProcessLookupError):  # the template has just waited for it
                 signal.pidfd_send_signal(self.pidfd_to_kill, signal.SIGKILL)
@@ -136,35 +145,29 @@ class RunningProgram:
             self._proc = open_proc(self.pid)
 
     @property
-    def processes(self) -> list[str]:
-        return self._processes(with_others=self.is_alone)
+    def proc(self) -> int:
+        """The /proc of its jail, or -1."""
+        return self._proc if self.slot is None else self.slot.proc
 
-    def _processes(self, *, with_others: bool) -> list[str]:
-        proc = self._proc if self.slot is None else self.slot.proc
+    @property
+    def processes(self) -> list[str]:
         if self.init_pid is None:
             return [f"/proc/{self.pid}"]
-        seen, field = (f"/proc/self/fd/{proc}", b"NSpid:") if proc >= 0 else ("/proc", b"Pid:")
         with contextlib.suppress(OSError):
-            if proc >= 0:
-                pids = [name for name in os.listdir(seen) if name.isdigit() and name != "1"]
-            else:
-                in_jail = process_memory.processes_by_namespace().get(process_memory.pid_namespace(self.init_pid), ())
-                pids = [str(pid) for pid in in_jail if pid != self.init_pid]
-            if not with_others:
-                all_programs = (self, *(self.jail_owner.in_same_jail - {self}))
-                first, *others = [read_pid(program.pidfd, field) for program in all_programs]
-                pids = _descendants(seen, pids, first, others)
-            return [f"{seen}/{pid}" for pid in pids]
+            folders = process_memory.folders_in_jail(self.proc, self.init_pid)
+            if self.device is None:
+                return folders
+            return [folder for folder in folders if branches.device_of(folder) == self.device]
         return []
 
     def works(self) -> bool:
-        """Return whether there are further threads or processes in its jail, or CPU time was used there since the last
-        check. All programs in the jail must be idle.
+        """Return whether it has further threads or processes, or has used CPU time since the last check, while it was
+        idle.
         """
-        processes, before = self._processes(with_others=True), self.last_cpu_ticks
+        processes, before = self.processes, self.last_cpu_ticks
         self.last_cpu_ticks = sum(map(process_memory.cpu_ticks, processes))
         self.has_worked = before not in (None, self.last_cpu_ticks)
-        return self.has_worked or sum(map(process_memory.count_threads, processes)) > len(self.jail_owner.in_same_jail)
+        return self.has_worked or sum(map(process_memory.count_threads, processes)) > 1
 
     def set_slow(self, value: bool) -> None:
         """Lower the priority of its jail, or restore it, if the kernel divides CPU time between jails."""
@@ -202,23 +205,3 @@ class RunningProgram:
         """Return the CPU time of its processes; None if one of them can run at the moment."""
         processes = self.processes
         return None if any(map(process_memory.can_run, processes)) else sum(map(process_memory.cpu_ticks, processes))
-
-
-def _descendants(folder: str, pids: list[str], first: str, others: list[str]) -> list[str]:
-    """Leave out `others` and their descendants: the process through which a branch was forked may be ending."""
-    parents = {pid: process_memory.parent_pid(f"{folder}/{pid}") for pid in pids if pid not in others}
-    found: list[str] = []
-    added = [first] if first in parents else []
-    while added:
-        found += added
-        added = [pid for pid, parent in parents.items() if parent in added]
-    return found
-
-
-def _send_signal(folder: str, number: int) -> None:
-    with contextlib.suppress(OSError):
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            signal.pidfd_send_signal(fd, number)
-        finally:
-            os.close(fd)

@@ -58,6 +58,8 @@ _PYTHON_IN_NAMESPACES = (
     "fchmodat fchmodat2 chown fchown lchown fchownat utime utimes utimensat futimesat truncate fallocate chdir fchdir "
     "mknod mknodat statfs fstatfs flock sync_file_range copy_file_range getxattr lgetxattr fgetxattr listxattr "
     "llistxattr flistxattr "
+    # Enter the root folder of a branch, and drop the capability for this.
+    "chroot capset "
     # AF_UNIX sockets with a name.
     "connect accept accept4 bind listen sendto sendmsg sendmmsg "
 )

@@ -26,6 +26,7 @@ MS_RDONLY, MS_NODIRATIME = 1, 2048
 
 _AT_FDCWD, _AT_RECURSIVE, _AT_EMPTY_PATH = -100, 0x8000, 0x1000
 _MNT_DETACH = 2
+_OPEN_TREE_CLONE, _CLOEXEC, _MOVE_MOUNT_F_EMPTY_PATH = 1, 0o2000000, 4
 _ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV = 1, 2, 4
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 24, 38
 _CAPABILITY_VERSION_3 = 0x2008_0522
@@ -118,6 +119,23 @@ def make_read_only(path: str, *, devices: bool = False) -> None:
     attributes = _ATTR_RDONLY | _ATTR_NOSUID | (0 if devices else _ATTR_NODEV)
     value = struct.pack("QQQQ", attributes, 0, 0, 0)
     syscall("mount_setattr", _AT_FDCWD, os.fsencode(path), _AT_RECURSIVE, value, len(value))
+
+
+def open_tree(path: str) -> int:
+    """Return a copy of a mount and of those below it. It is in no mount namespace, and has no parent. It ends when its
+    descriptor is closed, and no process uses it.
+    """
+    return syscall("open_tree", _AT_FDCWD, os.fsencode(path), _OPEN_TREE_CLONE | _CLOEXEC | _AT_RECURSIVE)
+
+
+def move_mount(tree: int, path: str) -> None:
+    """Mount a copy that `open_tree` has made."""
+    syscall("move_mount", tree, b"", _AT_FDCWD, os.fsencode(path), _MOVE_MOUNT_F_EMPTY_PATH)
+
+
+def unmount(path: str) -> None:
+    """Remove the last mount at a path, and those below it, when nothing uses them any more."""
+    syscall("umount2", os.fsencode(path), _MNT_DETACH)
 
 
 def change_root(path: str) -> None:

@@ -7,9 +7,10 @@ that exceeds its limit by them, a thread counts exactly. If this takes too long,
 
 The messages are JSON over a SOCK_SEQPACKET socket:
 
-    -> {"watch": id, "pid", "init", "bytes", "tables"}   add up the memory of a program from now on; it may use this
-                                                         much, and each of its processes this much in page tables;
-                                                         the pids are those that /proc shows
+    -> {"watch": id, "pid", "init", "bytes", "tables",   add up the memory of a program from now on; it may use this
+        "device"}                                        much, and each of its processes this much in page tables; if
+                                                         "device" is not null, it has the processes whose /tmp is
+                                                         there; the pids are those that /proc shows
     -> {"forget": id}                                    the program has ended
     <- {"exceeded": id}                                  the program must end because of its memory
 """
@@ -17,6 +18,7 @@ The messages are JSON over a SOCK_SEQPACKET socket:
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import select
@@ -27,7 +29,7 @@ import time
 from collections import Counter
 from typing import Any
 
-from . import process_memory, syscalls
+from . import branches, process_memory, syscalls
 
 _INTERVAL_S = 0.05
 # If the memory of a process, or of all of a program, cannot be counted in this time, the program prevents it. Only the
@@ -60,6 +62,7 @@ class _Program:
     def __init__(self, message: dict[str, Any]) -> None:
         self.number, self.pid, self.init = message["watch"], message["pid"], message["init"]
         self.max_bytes, self.table_bytes = message["bytes"], message["tables"]
+        self.device: int | None = message["device"]
         self.namespace = "" if self.init is None else process_memory.pid_namespace(self.init)
         self.is_hidden = False
         self.kernel_bytes = sys.maxsize
@@ -123,8 +126,11 @@ class _Watch:
         if processes:
             self._wants_locks.set()
         kernel_bytes = process_memory.kernel_bytes()
+        device_of = functools.cache(lambda pid: branches.device_of(f"/proc/{pid}"))
         for program in [*self._programs.values()]:
             pids = [pid for pid in processes.get(program.namespace, ()) if pid != program.init] or [program.pid]
+            if program.device is not None:
+                pids = [pid for pid in pids if device_of(pid) == program.device] or [program.pid]
             self._check(program, pids, kernel_bytes)
 
     def _check(self, program: _Program, pids: list[int], kernel_bytes: int) -> None:
@@ -135,7 +141,7 @@ class _Watch:
         readable = [process_memory.readable_folder(f"/proc/{pid}") for pid in pids]
         folders = [folder for folder in readable if folder is not None]
         sizes = {folder: process_memory.sizes(folder) for folder in folders}
-        other_bytes = self._other_bytes(folders) if program.init is not None else 0
+        other_bytes = self._other_bytes(program, folders) if program.init is not None else 0
         # If threads of a process end all the time, /proc may hide the memory of the process. This also happens for a
         # moment when a process ends normally, so a program is ended only if two checks in a row see it.
         lost = any("/task/" in folder and not resident for folder, (resident, _) in sizes.items())
@@ -157,14 +163,17 @@ class _Watch:
             program.counts_since = program.reads_since = time.monotonic()
             threading.Thread(target=self._count, args=(program, folders, left, has_grown), daemon=True).start()
 
-    def _other_bytes(self, folders: list[str]) -> int | None:
+    def _other_bytes(self, program: _Program, folders: list[str]) -> int | None:
         for folder in folders:
             with contextlib.suppress(OSError):
                 total = 0
                 if self._config["private_network"]:
-                    total += max(0, process_memory.count_sockets(folder) - _FREE_SOCKETS) * _SOCKET_BYTES
+                    sockets = process_memory.count_sockets(folder)
+                    if sockets > _FREE_SOCKETS and program.device is not None:  # those of all branches
+                        sockets = sum(map(process_memory.count_socket_descriptors, folders))
+                    total += max(0, sockets - _FREE_SOCKETS) * _SOCKET_BYTES
                 if self._config["tmp_bytes"]:
-                    stored = os.statvfs(f"{folder}/root/tmp")
+                    stored = branches.stored_in(folder)
                     total += (stored.f_blocks - stored.f_bfree) * stored.f_frsize
                 return total
         return 0 if all(map(process_memory.is_ending, folders)) else None

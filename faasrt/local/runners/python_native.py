@@ -93,6 +93,7 @@ def main(*_):
     job = read_job()
     if "session" in job:
         serve_session(job)
+    drop_capabilities()
     text = job["code"].encode("utf-8", "surrogatepass").decode("utf-8", "surrogatepass")
     code = text.removeprefix("\ufeff")
     write_program(code)

@@ -2,9 +2,9 @@
 #
 # The process gets each job as a message over its channel, with descriptors: stdin, stdout, stderr, and one for the
 # messages of the job. The rest is as for a program: it reads the job from stdin, and sends "started" and "done". A job
-# with a cell is {code, cell, files, memoryBytes, maxMessageBytes}. A job with "branch", the path of a folder, forks the
-# process; it has one more descriptor, the channel of the branch. The branch sends a byte over it, so that the server
-# knows which process it is, and gets its rules of Landlock when its folder has been created. Other jobs write files.
+# with a cell is {code, cell, files, memoryBytes, maxMessageBytes}. A job with "branch" forks the process; it has one
+# more descriptor, the channel of the branch. The branch sends a byte over it, so that the server knows which process it
+# is, and gets its rules of Landlock and its root folder. Other jobs write files.
 #
 # A cell can leave anything behind, such as threads, signal handlers, and functions in place of those of the standard
 # library. So this file uses no function that a program can replace, as far as it matters for later cells.
@@ -24,13 +24,16 @@ JOB_MESSAGES_FD = 254
 MAX_JOB_DESCRIPTORS = 8
 SIGNALS = _signal.valid_signals() - {_signal.SIGINT}  # blocked between cells; SIGINT is ignored instead
 FUTURES = 0x1FF0000  # the flags of `from __future__ import`, which hold for later cells, too
-BRANCHES = ".branches"  # the folder in a session's folder that has the folders of its branches
+COPY_BYTES = 2**20
+COPIED = ("/tmp", "/dev/shm")  # the folders with files of the program
 LANDLOCK_RESTRICT_SELF = 446  # on each architecture
 CLONE = {"x86_64": 56, "aarch64": 220}.get(os.uname().machine)
 CLONE_FLAGS = 0x8000 | 0x100_0000 | 0x20_0000  # CLONE_PARENT, CLONE_CHILD_SETTID, CLONE_CHILD_CLEARTID
 PR_GET_TID_ADDRESS = 40
+CAPABILITY_HEADER = b"\x22\x05\x08\x20\0\0\0\0"  # version 3, for this process
 libc = ctypes.PyDLL(None, use_errno=True)
 plain_fork, system_call = libc.fork, libc.syscall  # without the hooks of `os.fork`
+change_root = libc.chroot
 before_fork, after_fork = ctypes.pythonapi.PyOS_BeforeFork, ctypes.pythonapi.PyOS_AfterFork_Child
 duplicate, close_fd, scan_json = os.dup2, os.close, json.JSONDecoder().scan_once
 set_handler, set_mask, set_trace, set_profile = _signal.signal, _signal.pthread_sigmask, sys.settrace, sys.setprofile
@@ -40,6 +43,11 @@ def serve_session(job):
     global has_files, messages_fd
     has_files, messages_fd = False, JOB_MESSAGES_FD  # cells are in no file
     Session(job).serve()
+
+
+def drop_capabilities():
+    """Drop the capability with which a branch enters its root folder. This process is no session."""
+    libc.capset(CAPABILITY_HEADER, bytes(24))
 
 
 class Session:
@@ -71,7 +79,7 @@ class Session:
             if "code" in job:
                 self.run_cell(job)
             elif "branch" in job:
-                reports = self.fork(job["branch"], descriptors[4])
+                reports = self.fork(descriptors[4])
             else:
                 self.write_files(job["files"])
             if reports:
@@ -102,7 +110,7 @@ class Session:
         except OSError as error:
             send("error", phase="run", name="OSError", message=f"{path}: {error.strerror}")
 
-    def fork(self, folder, channel_fd):
+    def fork(self, channel_fd):
         """Return whether this process is the one that ends the job: the branch, if there is one."""
         global pid
         send("started")
@@ -117,7 +125,7 @@ class Session:
                 duplicate(channel_fd, MESSAGES_FD, False)
                 close_fd(channel_fd)
                 self.channel.send(b"b")
-                problem = self.enter_branch(folder)
+                problem = self.enter_branch()
             except Exception as error:
                 problem = f"the branch cannot start: {error!r}"
             if problem:
@@ -132,36 +140,33 @@ class Session:
         send("error", phase="run", name="Error", message=problem)
         return True
 
-    def enter_branch(self, folder):
+    def enter_branch(self):
         """Return an error message, or ""."""
-        global memory_folder
         descriptors = self.receive()
-        if not descriptors:
-            return "its folder cannot be created"
+        if len(descriptors) < 2:
+            return "its folders cannot be created"
+        rules, root = descriptors
         try:
-            copy_folder(self.folder, folder)
+            folder = os.getcwd()
+        except OSError:  # it was removed
+            folder = self.folder
+        try:
+            os.fchdir(root)
+            files = OpenFiles(descriptors)
         except OSError as error:
             return f"the files cannot be copied: {error.strerror}"
-        # From here on, this process can only reach the files in its own folder.
-        if system_call(LANDLOCK_RESTRICT_SELF, descriptors[0], 0):
+        # From here on, this process can only reach the files in its own root folder.
+        if system_call(LANDLOCK_RESTRICT_SELF, rules, 0):
             is_nested = ctypes.get_errno() == errno.E2BIG
             return (
                 "it is a branch of too many others, one after another" if is_nested else os.strerror(ctypes.get_errno())
             )
-        close_fd(descriptors[0])
-        old, self.folder, memory_folder = self.folder, folder, folder
-        try:
-            inner = os.path.relpath(os.getcwd(), old)
-        except OSError:
-            inner = ".."
-        inner = "." if inner.startswith("..") or not os.path.isdir(f"{folder}/{inner}") else inner
-        os.chdir(os.path.normpath(f"{folder}/{inner}"))
-        for name in ("HOME", "TMPDIR"):
-            if os.environ.get(name) == old:
-                os.environ[name] = folder
-        sys.path[:] = [folder if path == old else path for path in sys.path]
-        if "tempfile" in sys.modules:
-            sys.modules["tempfile"].tempdir = None  # it looks for a folder again
+        if change_root(b"."):
+            return f"its root folder cannot be entered: {os.strerror(ctypes.get_errno())}"
+        for fd in descriptors:
+            close_fd(fd)
+        files.reopen(self.null_fd)
+        os.chdir(folder if os.path.isdir(folder) else self.folder)
         if self.loop is not None:
             ABANDONED.append(self.loop)  # not closed, because this would change the one of the other process
             self.loop = None
@@ -325,8 +330,11 @@ def fork_sibling():
 
 
 def why_not_fork():
-    if os.stat("/proc/self/task").st_nlink > 3:  # two, and the number of threads; a jail may not let list it
-        return "the program has other threads"
+    try:
+        if os.stat("/proc/self/task").st_nlink > 3:  # two, and the number of threads; a jail may not let list it
+            return "the program has other threads"
+    except FileNotFoundError:
+        pass  # a branch has no /proc if its jail hides it; then the launcher counts them
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
@@ -343,24 +351,125 @@ def waited_for(child):
     return status == 0
 
 
-def copy_folder(source, target):
-    """Copy the files in a folder, with their holes, modes, times and hard links. Skip other mounts, and branches."""
-    device, links, folders = os.stat(source).st_dev, {}, [(source, target)]
+class OpenFiles:
+    """Copies the files of a session to the folder in which this process is, and opens the copies in place of the files
+    that are open or mapped.
+    """
+
+    def __init__(self, excluded):
+        self.device, self.copies, self.nameless = os.stat(COPIED[0]).st_dev, {}, []
+        for path in COPIED:
+            copy_folder(path, path[1:], self.copies)
+        try:
+            numbers = [int(name) for name in os.listdir("/proc/self/fd")]
+        except OSError:  # the jail hides /proc
+            numbers = range(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        self.opened = [file for fd in numbers if fd not in excluded for file in self.find(fd)]
+        stored = os.statvfs(COPIED[0])
+        is_empty = stored.f_files - stored.f_ffree <= 1 + len(COPIED)  # only the folders themselves
+        self.mapped = [] if is_empty else [*self.find_mappings()]
+
+    def find(self, fd):
+        """Find out how to open a file or folder again. Pipes, sockets and devices stay as they are."""
+        try:
+            status = os.fstat(fd)
+        except OSError:
+            return
+        kind = stat.S_IFMT(status.st_mode)
+        if kind not in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK):
+            return
+        try:
+            path = os.readlink(f"/proc/self/fd/{fd}")
+            with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
+                position, flags = (int(line.split()[1], base) for line, base in zip(file, (10, 8)))  # noqa: B905
+        except OSError:
+            if kind == stat.S_IFDIR:
+                yield fd, "", 0, 0, kind
+            return
+        if kind == stat.S_IFREG and status.st_dev == self.device and not flags & os.O_PATH:
+            if status.st_ino not in self.copies:  # it is in no folder any more
+                reader, writer = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC), self.create(status.st_ino)
+                copy_contents(reader, writer, status.st_size)
+                close_fd(reader)
+            path = self.copies[status.st_ino]
+        yield fd, path, flags, position, kind
+
+    def create(self, inode):
+        fd = os.open(COPIED[0][1:], os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC)
+        self.copies[inode] = f"/proc/self/fd/{fd}"
+        self.nameless.append(fd)
+        return fd
+
+    def find_mappings(self):
+        """Find shared memory: the address, size, protection, offset and inode of each mapping of a file."""
+        device = b"%02x:%02x" % (os.major(self.device), os.minor(self.device))
+        try:
+            with open("/proc/self/maps", "rb") as file:
+                lines = [line for line in file.read().splitlines() if b"s " in line[20:60]]
+        except OSError:
+            return
+        for line in lines:
+            addresses, rights, offset, place, inode = line.split(None, 5)[:5]
+            if rights[3:] == b"s" and place == device:
+                start, end = (int(address, 16) for address in addresses.split(b"-"))
+                offset, inode, size = int(offset, 16), int(inode), end - start
+                if inode not in self.copies:  # the program has closed it
+                    write_at(self.create(inode), start, size, offset)
+                protection = sum(bit for bit, right in zip((1, 2, 4), b"rwx") if right in rights)  # noqa: B905
+                yield start, size, protection, offset, inode
+
+    def reopen(self, null_fd):
+        """Open the copies. The root folder is now that of this process."""
+        for fd, path, flags, position, kind in self.opened:
+            new = null_fd
+            try:
+                new = os.open(path, flags & KEPT_FLAGS | KIND_FLAGS.get(kind, 0))
+                if kind == stat.S_IFREG and not flags & os.O_PATH:
+                    os.lseek(new, position, os.SEEK_SET)
+            except OSError:
+                if kind == stat.S_IFREG and not flags & os.O_PATH and not path.startswith("/proc/"):
+                    continue  # a file of the system
+            duplicate(new, fd, not flags & os.O_CLOEXEC)
+            if new != null_fd:
+                close_fd(new)
+        for address, size, protection, offset, inode in self.mapped:
+            fd = os.open(self.copies[inode], os.O_RDWR | os.O_CLOEXEC)
+            if map_memory(address, size, protection, MAP_SHARED_FIXED, fd, offset) != address:
+                raise OSError(ctypes.get_errno(), "shared memory cannot be copied")
+            close_fd(fd)
+        for fd in self.nameless:
+            close_fd(fd)
+
+
+KEPT_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC | os.O_PATH
+KIND_FLAGS = {stat.S_IFDIR: os.O_DIRECTORY, stat.S_IFLNK: os.O_NOFOLLOW}
+MAP_SHARED_FIXED = 0x11
+map_memory, write_at = libc.mmap, libc.pwrite
+write_at.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_long]
+map_memory.restype = ctypes.c_void_p
+map_memory.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+
+
+def copy_folder(source, target, copies):
+    """Copy the files in a folder, with their holes, modes, times and hard links. Skip other mounts. Add the paths of
+    the copies, from the root folder, to `copies`, by the inodes of the files.
+    """
+    device, folders = os.stat(source).st_dev, [(source, target)]
     for old_folder, new_folder in folders:
         for name in os.listdir(old_folder):
             old, new = f"{old_folder}/{name}", f"{new_folder}/{name}"
             status = os.lstat(old)
-            if status.st_dev != device or (name == BRANCHES and old_folder is source):
+            if status.st_dev != device:
                 continue
             if stat.S_ISDIR(status.st_mode):
                 os.mkdir(new)
                 folders.append((old, new))
             elif stat.S_ISLNK(status.st_mode):
                 os.symlink(os.readlink(old), new)
-            elif status.st_nlink > 1 and status.st_ino in links:
-                os.link(links[status.st_ino], new)
+            elif status.st_ino in copies:
+                os.link(copies[status.st_ino][1:], new)
             elif stat.S_ISREG(status.st_mode):
-                links[status.st_ino] = new
+                copies[status.st_ino] = f"/{new}"
                 copy_file(old, new, status)
     for old_folder, new_folder in folders[:0:-1]:
         copy_status(os.lstat(old_folder), new_folder)
@@ -369,20 +478,27 @@ def copy_folder(source, target):
 def copy_file(old, new, status):
     reader = os.open(old, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     writer = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC)
-    position = 0
-    try:
-        while position < status.st_size:
-            position = os.lseek(reader, position, os.SEEK_DATA)
-            end = os.lseek(reader, position, os.SEEK_HOLE)
-            while position < end:
-                position += os.copy_file_range(reader, writer, end - position, position, position)
-    except OSError as error:
-        if error.errno != errno.ENXIO:  # otherwise only a hole follows
-            raise
-    os.ftruncate(writer, status.st_size)
+    copy_contents(reader, writer, status.st_size)
     close_fd(reader)
     close_fd(writer)
     copy_status(status, new)
+
+
+def copy_contents(reader, writer, size):
+    position = 0
+    try:
+        while position < size:
+            position = os.lseek(reader, position, os.SEEK_DATA)
+            end = os.lseek(reader, position, os.SEEK_HOLE)
+            while position < end:
+                data = os.pread(reader, min(end - position, COPY_BYTES), position)
+                if not data:
+                    return  # another process truncates it
+                position += os.pwrite(writer, data, position)
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # otherwise only a hole follows
+            raise
+    os.ftruncate(writer, size)
 
 
 def copy_status(status, path):

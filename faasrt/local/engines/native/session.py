@@ -69,7 +69,6 @@ class NativeSession(EngineSession):
         self._run: _Run | None = None
         self._channel: socket.socket | None = None
         self._folder: OwnedFd | None = None
-        self._path = "/tmp"  # noqa: S108
         process.is_session = True
         process.receive(ignore_output, self._on_end)
 
@@ -141,19 +140,19 @@ class NativeSession(EngineSession):
     async def fork(self) -> EngineSession:
         """Return a branch: a process that its process forks, in the same jail.
 
-        The kernel does not let a jailed process change its jail. So the session and its branches share the limits of
-        processes and of files, and their memory together is limited. Each branch has a folder of its own, to which its
-        files are copied, and cannot reach the other files in /tmp, nor send signals to the processes of others (from
-        Linux 6.12 on). The session can still reach its branches.
+        The kernel does not let a jailed process change its jail. So the session and its branches share the limit of
+        processes. Each branch has a root folder of its own, with copies of the files in /tmp and /dev/shm, and a memory
+        limit of its own. It cannot reach the files of others, nor send signals to their processes (from Linux 6.12 on).
+        The session can still reach its branches.
 
         Threads do not survive a fork, so it is refused while there are any, or child processes, which would only be
         those of the session. Random generators that the program has not made are renewed. Asyncio tasks of earlier
         cells do not go on in the branch.
         """
         self._stop_moving()
-        folder = await self._open_folder()
+        self.check_open()
         try:
-            process, own_folder, path = await self._process.jail.fork(self._process, folder, self._fork)
+            process, folder = await self._process.jail.fork(self._process, self._fork)
             try:
                 channel = process.take_channel()
             except NotStartedError:
@@ -165,13 +164,13 @@ class NativeSession(EngineSession):
         branch = NativeSession(
             self.options, process, self._memory_bytes, self._python, cells=self._cells, is_branch=True
         )
-        branch._channel, branch._folder, branch._path = channel, own_folder, f"{self._path}/{path}"
+        branch._channel, branch._folder = channel, folder
         return branch
 
-    async def _fork(self, path: str, channel: int) -> None:
+    async def _fork(self, channel: int) -> None:
         limits = attrs.evolve(self.options.limits, timeout_ms=1000 * _FILES_TIMEOUT_S)
         job = EngineJob(language=self.options.language, code="", limits=limits)
-        result = await self._do(job, {"branch": f"{self._path}/{path}"}, {}, [channel])
+        result = await self._do(job, {"branch": True}, {}, [channel])
         if result.error is not None:
             raise ForkError(result.error.message)
         if result.outcome is Outcome.TIMEOUT:

@@ -1,0 +1,239 @@
+"""The root folders of branches, and the processes of branches.
+
+A branch is a process that a session has forked, in the same jail. Its root folder is that of a tree of mounts in which
+/tmp and /dev/shm are its own. The tree is in no mount namespace and has no parent, so that no path leads out of it, and
+no other process has a descriptor of it. All processes that a branch starts have their root folder in its tree, also
+daemons, and after its first process has ended. The launcher tells the processes in a jail apart by this.
+
+A branch may change its root folder to another one in its tree, so the launcher looks at the top of the tree. The
+session has a tree, too: that of the mount namespace.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from . import landlock, namespaces, process_memory, syscalls
+
+_ROOT = namespaces.BRANCH_ROOT
+_PATH = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_UP = "../" * 1000  # no path may have more than 4096 bytes
+_MAX_STEPS = 10  # there are at most 4096 folders in /tmp
+_PASSES, _STOP_AFTER_S = 5, 0.2
+RETRY_S = 0.01
+"""The time between two attempts to end the processes of a branch."""
+
+
+class Root:
+    """The tree of mounts of a branch, which ends with it."""
+
+    def __init__(self, tree: int) -> None:
+        self.tree = tree
+        self.device = os.stat("tmp", dir_fd=tree).st_dev
+
+    def open_tmp(self) -> int:
+        return os.open("tmp", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.tree)
+
+    def close(self) -> None:
+        os.close(self.tree)
+
+
+class RootMaker:
+    """Makes the root folders of branches, in a mount namespace for this purpose.
+
+    Landlock looks for the rules of the folders above a file, so all files of branches have the rights to `folder`.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self._config, self._namespace = config, -1
+        self._own_namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        self._folder = os.open(_ROOT, _PATH)
+
+    @property
+    def rights(self) -> list[list[Any]]:
+        return [[f"/proc/self/fd/{self._folder}", landlock.ALL]]
+
+    def make(self, pid: int) -> tuple[Root, int]:
+        """Return the root folder of a branch of a process, and the device of the /tmp of the session."""
+        if self._namespace < 0:
+            self._make_namespace()
+        joined = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        own_proc = os.stat("/proc").st_dev
+        try:
+            with self._inside(joined):
+                device = os.stat("/tmp").st_dev
+                # Not one of other processes, too.
+                proc = syscalls.open_tree("/proc") if os.stat("/proc").st_dev != own_proc else -1
+        finally:
+            os.close(joined)
+        try:
+            with self._inside(self._namespace):
+                return Root(self._copy_tree(proc)), device
+        finally:
+            if proc >= 0:
+                os.close(proc)
+
+    def remove_files(self, namespace: int) -> None:
+        """Remove the /tmp of a session that has ended, given its mount namespace."""
+        with contextlib.suppress(OSError), self._inside(namespace):
+            for path in ("/dev/shm", "/tmp", "/tmp"):
+                with contextlib.suppress(OSError):
+                    syscalls.unmount(path)
+
+    def _copy_tree(self, proc: int) -> int:
+        syscalls.mount(_ROOT, _ROOT, None, syscalls.MS_BIND | syscalls.MS_REC)  # over the other one
+        try:
+            namespaces.mount_tmp(self._config, _ROOT)
+            if proc >= 0:
+                syscalls.move_mount(proc, f"{_ROOT}/proc")
+                # The rights to `folder` would allow to write to it.
+                syscalls.make_read_only(f"{_ROOT}/proc")
+            return syscalls.open_tree(_ROOT)
+        finally:
+            syscalls.unmount(_ROOT)
+
+    def _make_namespace(self) -> None:
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+        try:
+            syscalls.mount(_ROOT, _ROOT, None, syscalls.MS_BIND)
+            for _, target in namespaces.mounts_of_branches(self._config):
+                syscalls.mount(target, _ROOT + target, None, syscalls.MS_BIND | syscalls.MS_REC)
+            self._namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        finally:
+            syscalls.join_namespace(self._own_namespace, syscalls.CLONE_NEWNS)
+
+    @contextlib.contextmanager
+    def _inside(self, namespace: int) -> Iterator[None]:
+        syscalls.join_namespace(namespace, syscalls.CLONE_NEWNS)
+        try:
+            yield
+        finally:
+            syscalls.join_namespace(self._own_namespace, syscalls.CLONE_NEWNS)
+
+
+def open_top(folder: str) -> int:
+    """Open the top of the tree of mounts in which the root folder of a process is. `folder` is that of the process in
+    some /proc.
+    """
+    fd = os.open(f"{folder}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for _ in range(_MAX_STEPS):
+            own, parent = os.stat(fd), os.stat("..", dir_fd=fd)
+            if (own.st_dev, own.st_ino) == (parent.st_dev, parent.st_ino):
+                return fd
+            above = os.open(_UP, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
+            os.close(fd)
+            fd = above
+        raise OSError(f"{folder}/root has too many folders above it")
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def device_of(folder: str) -> int:
+    """Return the device of the /tmp in the tree of a process; -1 if the process has ended."""
+    with contextlib.suppress(OSError):
+        top = open_top(folder)
+        try:
+            return os.stat("tmp", dir_fd=top, follow_symlinks=False).st_dev
+        finally:
+            os.close(top)
+    return -1
+
+
+def stored_in(folder: str) -> os.statvfs_result:
+    """Return how much the /tmp in the tree of a process stores."""
+    top = open_top(folder)
+    try:
+        tmp = os.open("tmp", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=top)
+        try:
+            return os.statvfs(tmp)
+        finally:
+            os.close(tmp)
+    finally:
+        os.close(top)
+
+
+class Remains:
+    """The processes and files of a branch that has ended, or of a session whose branches go on.
+
+    Args:
+        proc: The /proc of its jail, or -1.
+        device: That of its /tmp.
+        init, init_pid: The first process of its jail: a pidfd, and its pid as /proc shows it.
+        pid_namespace: That of the launcher.
+        remove_files: Called when its processes have ended.
+    """
+
+    def __init__(
+        self, proc: int, device: int, init: int, init_pid: int, pid_namespace: int, remove_files: Callable[[], None]
+    ) -> None:
+        self._proc, self._device, self._remove_files = os.dup(proc) if proc >= 0 else -1, device, remove_files
+        self._init, self._init_pid, self._pid_namespace = os.dup(init), init_pid, pid_namespace
+        self._stop_at = time.monotonic() + _STOP_AFTER_S
+
+    def end(self) -> bool:
+        """Kill the processes, and return whether none is left. A process that starts others all the time may outrun
+        this. Then stop all processes of the jail for a moment.
+        """
+        if self._kill() and time.monotonic() > self._stop_at:
+            before = [folder for folder in self._folders() if not process_memory.is_stopped(folder)]
+            _stop_all(self._init, self._pid_namespace)
+            self._kill()
+            for folder in before:
+                send_signal(folder, signal.SIGCONT)
+            self._stop_at = time.monotonic() + _STOP_AFTER_S
+        if any(device_of(folder) == self._device for folder in self._folders()):
+            return False
+        self._remove_files()
+        for fd in (self._proc, self._init):
+            if fd >= 0:
+                os.close(fd)
+        return True
+
+    def _kill(self) -> bool:
+        """Return whether there were still processes that had not been killed."""
+        for _ in range(_PASSES):
+            folders = [folder for folder in self._folders() if device_of(folder) == self._device]
+            running = [folder for folder in folders if not process_memory.is_ending(folder)]
+            if not running:
+                return False
+            for folder in running:
+                send_signal(folder, signal.SIGKILL)
+        return True
+
+    def _folders(self) -> list[str]:
+        with contextlib.suppress(OSError):
+            return process_memory.folders_in_jail(self._proc, self._init_pid)
+        return []  # all processes of the jail have ended
+
+
+def _stop_all(init: int, pid_namespace: int) -> None:
+    """Stop all processes of a pid namespace at once, except its first one: none of them can start another meanwhile."""
+    syscalls.join_namespace(init, syscalls.CLONE_NEWPID)
+    pid = -1
+    try:
+        pid = os.fork()
+    finally:
+        if pid:
+            syscalls.join_namespace(pid_namespace, syscalls.CLONE_NEWPID)
+    if pid == 0:
+        try:
+            os.kill(-1, signal.SIGSTOP)
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+
+
+def send_signal(folder: str, number: int) -> None:
+    with contextlib.suppress(OSError):
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            signal.pidfd_send_signal(fd, number)
+        finally:
+            os.close(fd)
