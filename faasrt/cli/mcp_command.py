@@ -66,9 +66,9 @@ class _Address(click.ParamType):  # type: ignore[type-arg]
 @url_option
 @cacert_option
 @engine_option
-@timeout_limit_option
+@timeout_limit_option(help="The longest time that a program may run.")
 @memory_option("memory_limit_mb", default=512, help="The most memory that a session may use, in MiB.")
-@output_option
+@output_option(help="The largest size of each output stream that is kept.")
 @click.option(
     "--idle-s",
     type=Number(0.0, 3_600.0, unit="seconds", above=True),

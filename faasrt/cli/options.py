@@ -104,6 +104,9 @@ _OPTION_OF_PARAMETER = {
     "timeout_limit_s": "--timeout-s",
     "timeout_ms": "--timeout-ms",
     "max_output_bytes": "--output-bytes",
+    "max_sandbox.memory_limit_mb": "--max-memory-mb",
+    "max_sandbox.timeout_limit_s": "--max-timeout-s",
+    "max_sandbox.max_output_bytes": "--max-output-bytes",
 }
 
 
@@ -152,11 +155,12 @@ cacert_option = click.option(
 timeout_option = functools.partial(
     click.option, "--timeout-ms", type=Number(0.0, _MAX_TIMEOUT_S * 1000, unit="ms", above=True)
 )
+MEMORY_LIMIT = Number(1, 65_536)
 memory_option = functools.partial(
     click.option,
     "--memory-mb",
     metavar="MiB",
-    type=Number(1, 65_536),
+    type=MEMORY_LIMIT,
     default=_LIMITS.memory_limit_mb,
     show_default=True,
 )
@@ -180,19 +184,13 @@ token_option = click.option(
     show_envvar=True,
     help="The bearer token that clients must send.",
 )
-timeout_limit_option = click.option(
-    "--timeout-s",
-    "timeout_limit_s",
-    type=Number(0.0, _MAX_TIMEOUT_S, unit="seconds", above=True),
-    default=_LIMITS.timeout_limit_s,
-    help="The longest time that a program may run.",
+TIME_LIMIT = Number(0.0, _MAX_TIMEOUT_S, unit="seconds", above=True)
+OUTPUT_LIMIT = Number(1, 2**30, unit="bytes")
+timeout_limit_option = functools.partial(
+    click.option, "--timeout-s", "timeout_limit_s", type=TIME_LIMIT, default=_LIMITS.timeout_limit_s
 )
-output_option = click.option(
-    "--output-bytes",
-    "max_output_bytes",
-    type=Number(1, 2**30, unit="bytes"),
-    default=_LIMITS.max_output_bytes,
-    help="The largest size of each output stream that is kept.",
+output_option = functools.partial(
+    click.option, "--output-bytes", "max_output_bytes", type=OUTPUT_LIMIT, default=_LIMITS.max_output_bytes
 )
 
 

@@ -14,6 +14,9 @@ import click
 
 from faasrt.cli.engine_status import report_engine, show_work
 from faasrt.cli.options import (
+    MEMORY_LIMIT,
+    OUTPUT_LIMIT,
+    TIME_LIMIT,
     Number,
     engine_option,
     language_option,
@@ -51,9 +54,38 @@ _FILE = click.Path(dir_okay=False)
     "languages", multiple=True, show_default="all that can run here", help="A language to serve. Can be repeated."
 )
 @workers_option
-@timeout_limit_option
-@memory_option("memory_limit_mb", help="The most memory that a program may use, in MiB.")
-@output_option
+@timeout_limit_option(default=None, show_default="30", help="The time limit of a program whose client asks for none.")
+@click.option(
+    "--max-timeout-s",
+    "largest_timeout_limit_s",
+    type=TIME_LIMIT,
+    show_default="--timeout-s if it is given, else 120",
+    help="The longest time that clients can ask for.",
+)
+@memory_option(
+    "memory_limit_mb",
+    default=None,
+    show_default="128",
+    help="The memory limit of a program whose client asks for none, in MiB.",
+)
+@click.option(
+    "--max-memory-mb",
+    "largest_memory_limit_mb",
+    metavar="MiB",
+    type=MEMORY_LIMIT,
+    show_default="--memory-mb if it is given, else a quarter of the memory of the machine, from 128 to 4096",
+    help="The most memory that clients can ask for, in MiB.",
+)
+@output_option(
+    default=None, show_default="1048576", help="The largest size of each output stream that is kept, by default."
+)
+@click.option(
+    "--max-output-bytes",
+    "largest_max_output_bytes",
+    type=OUTPUT_LIMIT,
+    show_default="--output-bytes if it is given, else 4194304",
+    help="The largest --output-bytes that clients can ask for.",
+)
 @token_option
 @click.option("--token-file", type=_FILE, help="A file with the token, instead of --token.")
 @click.option("--tls-cert", type=_FILE, help="A file with the certificate of the server in PEM, for HTTPS.")
@@ -85,7 +117,7 @@ _FILE = click.Path(dir_okay=False)
 @click.option(
     "--drain-s",
     type=Number(0.0, 1_000_000.0, unit="seconds", above=True),
-    show_default="5 more than --timeout-s",
+    show_default="5 more than --max-timeout-s",
     help="How long programs in flight may take to finish after SIGTERM.",
 )
 @click.option(

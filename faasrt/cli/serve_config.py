@@ -22,7 +22,6 @@ from click.core import ParameterSource
 from faasrt import _setting_checks as checks
 from faasrt.cli.options import Number
 from faasrt.cli.serve_log import make_access_log
-from faasrt.config import SandboxConfig
 from faasrt.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -107,6 +106,7 @@ def _convert(option: click.Option, value: Any, context: click.Context) -> Any:
 
 def make_faas(context: click.Context, options: Mapping[str, Any]) -> LocalFaaS:
     from faasrt.local import LocalFaaS
+    from faasrt.local.sandbox_limits import LIMIT_NAMES, limits_of
 
     host, python, drain_s = options["host"], options["python"], options["drain_s"]
     token = _find_token(context, options)
@@ -114,21 +114,24 @@ def make_faas(context: click.Context, options: Mapping[str, Any]) -> LocalFaaS:
         raise click.UsageError(f"--host {host} can be reached from other machines, so it needs --token or --token-file")
     if shutil.which(python) is None:
         raise click.UsageError(f"--python {python}: no such executable")
+    limits = limits_of(
+        *(
+            {name: options[prefix + name] for name in LIMIT_NAMES if options[prefix + name] is not None}
+            for prefix in ("", "largest_")
+        )
+    )
     return LocalFaaS(
         options["languages"] or None,
         workers=options["workers"],
-        sandbox=SandboxConfig(
-            timeout_limit_s=options["timeout_limit_s"],
-            memory_limit_mb=options["memory_limit_mb"],
-            max_output_bytes=options["max_output_bytes"],
-        ),
+        sandbox=limits.default,
+        max_sandbox=limits.largest,
         host=host,
         port=options["port"],
         token=token,
         level=options["level"],
         engines=dict(options["engines"]),
         python=python,
-        drain_s=options["timeout_limit_s"] + _MORE_DRAIN_S if drain_s is None else drain_s,
+        drain_s=limits.largest.timeout_limit_s + _MORE_DRAIN_S if drain_s is None else drain_s,
         access_log=make_access_log(options["log_format"]) if options["access_log"] else None,
         ssl=_read_certificates(options["tls_cert"], options["tls_key"]),
         max_connections=options["max_connections"],

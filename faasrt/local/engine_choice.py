@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from faasrt.config import EngineName, SandboxConfig
+from faasrt.config import EngineName
 from faasrt.errors import ConfigurationError, safe_repr
 from faasrt.languages import Language, LanguageOption
 from faasrt.local.engines.deno.engine import DenoEngine
@@ -51,10 +51,6 @@ def parse_engines(names: Mapping[Any, EngineName] | None) -> dict[Language, Engi
         if name not in known:
             raise ConfigurationError(f"the engine of {family} must be one of {', '.join(known)}, got {safe_repr(name)}")
     return parsed
-
-
-def sandbox_or_default(sandbox: SandboxConfig | None) -> SandboxConfig:
-    return SandboxConfig() if sandbox is None else sandbox
 
 
 def engine_types(languages: Iterable[Language], engines: Mapping[Language, str], level: str) -> list[type[Engine]]:

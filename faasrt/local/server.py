@@ -41,6 +41,7 @@ from faasrt.local.http.sessions import MAX_IDLE_S, MAX_SESSIONS, Sessions
 from faasrt.local.jail.cgroup import Cgroups, program_cgroups
 from faasrt.local.jail.level import find_level
 from faasrt.local.process import available_cpus
+from faasrt.local.sandbox_limits import SandboxLimits, limits_of
 from faasrt.local.temporary_folder import temporary_folder
 from faasrt.telemetry.dispatch import EventDispatcher, check_sinks
 from faasrt.telemetry.events import Sink
@@ -50,6 +51,7 @@ from faasrt.telemetry.logs import log_exception
 IDLE_CONNECTIONS_S = 5.0
 _LAST_CONNECTIONS_S = 1.0  # the time of those that were accepted at the end of a drain, for a request and its refusal
 _FIXED = ("host", "port")
+_SANDBOX: Any = optional(checks.instance_of(SandboxConfig))
 _FILE_ERRORS = (errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.ENOENT, errno.ENOSPC, errno.EROFS)
 _CLOSED = "this LocalFaaS was closed: make a new one"
 
@@ -71,7 +73,10 @@ class LocalFaaS:
             the start.
         workers: The number of programs of each language that can run at once, from 1 to 256; four times as many for
             JavaScript and TypeScript. None means the number of CPUs.
-        sandbox: The limits of every program. A request can only lower them. None means `SandboxConfig()`.
+        sandbox: The limits of a program whose request has none. None means `SandboxConfig()`.
+        max_sandbox: The largest limits that a request can have; higher ones are lowered to these. None means `sandbox`,
+            or, if this is None too, 120 s, 4 MiB of output, and a quarter of the memory of the machine, rounded down to
+            a power of two, from 128 to 4,096 MiB.
         host: The address to listen on. An address other than loopback needs a token.
         port: The port; 0 takes a free one.
         token: The token that callers must send as `Authorization: Bearer ...`; None requires none.
@@ -109,12 +114,8 @@ class LocalFaaS:
 
     languages: tuple[Language, ...] = attrs.field(default=None, converter=engine_choice.parse_languages)
     workers: int | None = attrs.field(default=None, kw_only=True, validator=optional(checks.whole(1, MAX_WORKERS)))
-    sandbox: SandboxConfig = attrs.field(
-        default=None,
-        kw_only=True,
-        converter=engine_choice.sandbox_or_default,
-        validator=checks.instance_of(SandboxConfig),
-    )
+    sandbox: SandboxConfig = attrs.field(default=None, kw_only=True, validator=_SANDBOX)
+    max_sandbox: SandboxConfig = attrs.field(default=None, kw_only=True, validator=_SANDBOX)
     host: str = attrs.field(default="127.0.0.1", kw_only=True, validator=checks.instance_of(str))
     port: int = attrs.field(default=0, kw_only=True, validator=checks.whole(0, 65_535))
     token: str | None = attrs.field(default=None, kw_only=True, validator=checks.token)
@@ -164,7 +165,10 @@ class LocalFaaS:
             raise ConfigurationError(
                 f"access_log must be a structlog or stdlib logger, got {safe_repr(self.access_log)}"
             )
-        if self.sandbox.network_enabled:
+        own = limits_of(*({} if each is None else attrs.asdict(each) for each in (self.sandbox, self.max_sandbox)))
+        object.__setattr__(self, "sandbox", own.default)
+        object.__setattr__(self, "max_sandbox", own.largest)
+        if self.sandbox.network_enabled or self.max_sandbox.network_enabled:
             raise ConfigurationError("network_enabled must be False: the embedded FaaS gives programs no network")
         engine_choice.check_engines(self.languages, self.engines, self.sandbox.memory_limit_mb)
 
@@ -442,7 +446,7 @@ class LocalFaaS:
         router = Router(
             self._queues,
             self._missing,
-            sandbox=self.sandbox,
+            limits=SandboxLimits(self.sandbox, self.max_sandbox),
             access=AccessPolicy(self.host, self.token),
             emit=self._emit,
             listener=self.listener,

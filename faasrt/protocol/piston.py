@@ -40,6 +40,8 @@ from faasrt.protocol.processes import ProcessEnd, read_end, signal_name, signal_
 from faasrt.protocol.program import Program, encode_json
 from faasrt.protocol.response import Answer, ParsedAnswer, check_number, check_type, decode_object, status_error
 from faasrt.protocol.served import (
+    MAX_MEMORY_FLAG,
+    MAX_TIMEOUT_FLAG,
     RefusedError,
     ServedProtocol,
     ServedResult,
@@ -274,14 +276,24 @@ class PistonServer(ServedProtocol):
         if not isinstance(stdin, str):
             raise _refused("If specified, stdin must be a string")
         served, others = server.languages[language], [file for file in files if file is not main]
-        run_ms, memory = _read_limits(fields, "run", server.timeout_ms, server.memory_limit_mb)
+        run_ms, memory = _read_limits(
+            fields,
+            "run",
+            (server.timeout_ms, server.max_timeout_ms, MAX_TIMEOUT_FLAG),
+            (server.memory_limit_mb, server.max_memory_limit_mb, MAX_MEMORY_FLAG),
+        )
         compile_ms = compile_memory = None
         if served.compile_timeout_ms:
-            limits = _read_limits(fields, "compile", served.compile_timeout_ms, served.compile_memory_mb)
+            limits = _read_limits(
+                fields,
+                "compile",
+                (served.compile_timeout_ms, served.compile_timeout_ms, ""),
+                (served.compile_memory_mb, served.compile_memory_mb, ""),
+            )
             compile_ms, compile_memory = limits
         else:
             for name in ("compile_timeout", "compile_cpu_time", "compile_memory_limit"):
-                _limit(fields, name, math.inf)
+                _limit(fields, name, math.inf, math.inf, "")
         try:
             check_path(main["name"], "the name of a file")
             encode_text(main["content"], "the program")
@@ -363,26 +375,31 @@ def _content(file: Mapping[str, str]) -> str | bytes:
     return file["content"]
 
 
-def _read_limits(fields: Mapping[str, Any], stage: str, largest_ms: float, largest_mb: int) -> tuple[float, int]:
-    memory = _limit(fields, f"{stage}_memory_limit", largest_mb * 2**20)
-    timeout_ms = _limit(fields, f"{stage}_timeout", largest_ms)
+def _read_limits(
+    fields: Mapping[str, Any], stage: str, time: tuple[float, float, str], memory: tuple[int, int, str]
+) -> tuple[float, int]:
+    """Read the limits of a stage. `time` and `memory` have the default, the largest one, and the flag for it."""
+    default_mb, largest_mb, memory_flag = memory
+    size = _limit(fields, f"{stage}_memory_limit", default_mb * 2**20, largest_mb * 2**20, memory_flag)
+    timeout_ms = _limit(fields, f"{stage}_timeout", *time)
     cpu_name = f"{stage}_cpu_time"
-    if _limit(fields, cpu_name, largest_ms) < timeout_ms:
+    if _limit(fields, cpu_name, time[1], time[1], time[2]) < timeout_ms:
         message = f"{cpu_name} cannot be less than {stage}_timeout ({timeout_ms:g}): this server limits only wall time"
         raise _refused(message)
-    return timeout_ms, max(1, int(memory / 2**20))
+    return timeout_ms, max(1, int(size / 2**20))
 
 
-def _limit(fields: Mapping[str, Any], name: str, largest: float) -> float:
+def _limit(fields: Mapping[str, Any], name: str, default: float, largest: float, flag: str) -> float:
     value = fields.get(name)
     number = 0.0 if value is None else as_number(value)
     if number is None:
         raise _refused(f"If specified, {name} must be a number")
     # As in the service, where -1 is the default of memory limits. Many clients send it, as the README of Piston does.
     if number == 0 or (number == -1 and name.endswith("memory_limit")):
-        return largest
+        return default
     if number > largest:
-        raise _refused(f"{name} cannot exceed the configured limit of {largest:.15g}")
+        hint = f"; {flag} of faasrt serve raises it" if flag else ""
+        raise _refused(f"{name} cannot exceed the configured limit of {largest:.15g}{hint}")
     if number < 0:
         raise _refused(f"{name} must be non-negative")
     return number

@@ -41,6 +41,8 @@ from faasrt.protocol.processes import ProcessEnd, read_end, signal_name, signal_
 from faasrt.protocol.program import Program, encode_json
 from faasrt.protocol.response import Answer, ParsedAnswer, check_number, check_type, decode_object, status_error
 from faasrt.protocol.served import (
+    MAX_MEMORY_FLAG,
+    MAX_TIMEOUT_FLAG,
     RefusedError,
     ServedProtocol,
     ServedResult,
@@ -301,7 +303,7 @@ class SandboxFusionServer(ServedProtocol):
         return ServedRun(
             language=language,
             code=code,
-            timeout_ms=_milliseconds(fields, "run_timeout", server.timeout_ms),
+            timeout_ms=_milliseconds(fields, "run_timeout", server.max_timeout_ms, flag=MAX_TIMEOUT_FLAG),
             memory_limit_mb=_memory_limit(fields, server),
             compile_timeout_ms=compile_timeout_ms if largest_ms else None,
             input=program_input,
@@ -368,11 +370,12 @@ class SandboxFusionServer(ServedProtocol):
             checked = ProgramInput.checked(None, files=files, collect=[glob.escape(path) for path in fetched.values()])
         except InvalidRequestError as error:
             raise _invalid_value(error) from None
-        largest_ms = 1000 * max_total_timeout_s(server.timeout_ms / 1000)
+        flag, largest_ms = MAX_TIMEOUT_FLAG, 1000 * max_total_timeout_s(server.max_timeout_ms / 1000)
+        cell_timeout_ms = _milliseconds(fields, "cell_timeout", server.max_timeout_ms, 0, flag)
         return Notebook(
             cells=[_text({"cells": cell}, "cells") for cell in cells],
-            cell_timeout_ms=_milliseconds(fields, "cell_timeout", server.timeout_ms, 0) or server.timeout_ms,
-            total_timeout_ms=_milliseconds(fields, "total_timeout", largest_ms, _DEFAULT_TOTAL_TIMEOUT_S),
+            cell_timeout_ms=cell_timeout_ms or server.timeout_ms,
+            total_timeout_ms=_milliseconds(fields, "total_timeout", largest_ms, _DEFAULT_TOTAL_TIMEOUT_S, flag),
             max_wait_ms=largest_ms,
             memory_limit_mb=_memory_limit(fields, server),
             input=checked,
@@ -486,18 +489,19 @@ def _check_names(fields: Mapping[str, Any], known: Collection[str], *, required:
 
 
 def _memory_limit(fields: Mapping[str, Any], server: ServerProfile) -> int:
-    """Return the memory limit in MiB. -1 means that of the server."""
+    """Return the memory limit in MiB. -1 means the default of the server."""
     memory_mb = _number(fields, "memory_limit_MB", -1, "int")
     if not memory_mb.is_integer():
         message = "Input should be a valid integer, got a number with a fractional part"
         raise _invalid("memory_limit_MB", "int_from_float", message, memory_mb)
-    if memory_mb > server.memory_limit_mb:
-        raise _above("memory_limit_MB", memory_mb, server.memory_limit_mb)
+    if memory_mb > server.max_memory_limit_mb:
+        raise _above("memory_limit_MB", memory_mb, server.max_memory_limit_mb, MAX_MEMORY_FLAG)
     return int(memory_mb) if memory_mb > 0 else server.memory_limit_mb
 
 
-def _above(name: str, value: float, limit: float) -> RefusedError:
-    message = f"Input should be less than or equal to {limit:g}, which is the limit of this server"
+def _above(name: str, value: float, limit: float, flag: str) -> RefusedError:
+    hint = f"; {flag} of faasrt serve raises it" if flag else ""
+    message = f"Input should be less than or equal to {limit:g}, which is the limit of this server{hint}"
     refusal = _invalid(name, "less_than_equal", message, value, {"le": limit})
     refusal.reason = f"{name}: {message}"
     return refusal
@@ -526,12 +530,12 @@ def _number(fields: Mapping[str, Any], name: str, default: float, kind: Literal[
 
 
 def _milliseconds(
-    fields: Mapping[str, Any], name: str, largest_ms: float, default_s: float = _DEFAULT_TIMEOUT_S
+    fields: Mapping[str, Any], name: str, largest_ms: float, default_s: float = _DEFAULT_TIMEOUT_S, flag: str = ""
 ) -> float:
     """Convert a field in seconds. With less than 0, the service ends the program at once."""
     seconds = _number(fields, name, default_s)
     if name in fields and seconds * 1000 > largest_ms:
-        raise _above(name, seconds, largest_ms / 1000)
+        raise _above(name, seconds, largest_ms / 1000, flag)
     return max(0.0, min(seconds * 1000, largest_ms))
 
 

@@ -16,6 +16,8 @@ from faasrt.inputs import MAX_PATH_BYTES, ProgramInput
 from faasrt.languages import Language
 from faasrt.protocol.processes import ProcessEnd
 
+MAX_TIMEOUT_FLAG, MAX_MEMORY_FLAG = "--max-timeout-s", "--max-memory-mb"
+"""The flags of `faasrt serve` for the largest limits. Refusals name them."""
 _LARGEST = 10**15  # more than any limit; an int of JSON may be too large for a float
 
 
@@ -32,12 +34,16 @@ class ServedLanguage:
 
 @attrs.frozen(kw_only=True)
 class ServerProfile:
-    """The languages and the highest limits of this server. `missing` has the reasons why other languages do not run."""
+    """The languages of this server, its default limits, and the largest ones. `missing` has the reasons why other
+    languages do not run.
+    """
 
     languages: Mapping[Language, ServedLanguage]
     missing: Mapping[Language, str]
     timeout_ms: float
     memory_limit_mb: int
+    max_timeout_ms: float
+    max_memory_limit_mb: int
 
     def missing_message(self, language: Language | None, name: str) -> str:
         reason = "" if language is None else self.missing.get(language, "")

@@ -91,7 +91,7 @@ def test_the_pod_of_a_knative_service_agrees_with_the_schemas(arguments: list[st
     assert objects["Service"]["apiVersion"] == "serving.knative.dev/v1"
     kubernetes_validate.validate(objects["NetworkPolicy"], version, strict=True)
     template = pod_of(objects)
-    assert template["spec"].pop("timeoutSeconds") > 35
+    assert template["spec"].pop("timeoutSeconds") > 125
     assert {"hostUsers", "terminationGracePeriodSeconds", "securityContext"}.isdisjoint(template["spec"])
     kubernetes_validate.validate({"apiVersion": "v1", "kind": "Pod", **template}, version, strict=True)
 
@@ -316,7 +316,7 @@ def test_the_unit_has_the_files_of_the_operator(options: list[str], arguments: l
     [command] = [line.split(" ")[2:] for line in lines if line.startswith("ExecStart=")]
     assert command[: len(arguments) + 1].count("--token-file=%d/token") == 1
     assert [each for each in command if not each.startswith("--token-file")][: len(arguments)] == arguments
-    assert options_of(command, tmp_path)["drain_s"] == 35
+    assert options_of(command, tmp_path)["drain_s"] == 125
     loaded = {line.removeprefix("LoadCredential=") for line in lines if line.startswith("LoadCredential=")}
     files = {"cert:/etc/faasrt/cert.pem", "key:/etc/faasrt/key.pem"} if "--tls-cert" in options else set()
     assert loaded == {"token:/etc/faasrt/token", *files}

@@ -19,6 +19,7 @@ import pytest
 import trustme
 
 from faasrt import RuntimeManager, Settings
+from faasrt.local.sandbox_limits import largest_sandbox
 from support.cli import faasrt as run_command, faasrt_process
 from support.served import (
     CLEAN,
@@ -459,6 +460,24 @@ async def test_sighup_reads_limits_and_engines_again(tmp_path: Path) -> None:
         assert await server.ended() == 0
 
 
+@pytest.mark.parametrize(
+    ("flags", "default", "largest"),
+    [
+        ((), (128, 30), (largest_sandbox().memory_limit_mb, 120)),
+        (("--memory-mb", "64", "--timeout-s", "5"), (64, 5), (64, 5)),
+        (("--memory-mb", "64", "--max-memory-mb", "96", "--max-timeout-s", "5"), (64, 5), (96, 5)),
+    ],
+)
+async def test_the_default_and_the_largest_limits(
+    tmp_path: Path, flags: tuple[str, ...], default: tuple[int, int], largest: tuple[int, int]
+) -> None:
+    """A server without flags accepts limits above its defaults. A default that is given alone is also the maximum."""
+    async with bash_server(tmp_path, *flags) as server:
+        health = await server.get("/health")
+        for name, limits in (("limits", default), ("max_limits", largest)):
+            assert (health[name]["memory_limit_mb"], health[name]["timeout_limit_s"]) == limits
+
+
 async def test_a_wrong_configuration_is_refused_whole(tmp_path: Path) -> None:
     """The old configuration stays, and one line says why."""
     config = tmp_path / "serve.toml"
@@ -466,6 +485,7 @@ async def test_a_wrong_configuration_is_refused_whole(tmp_path: Path) -> None:
     wrong = {
         "workers = ": "is not TOML",
         "workers = 0": "workers: 0 must be at least 1",
+        "memory-mb = 256\nmax-memory-mb = 64": "--max-memory-mb must be at least 256, the default, got 64",
         "workers = true": "workers: must be a number",
         "workers = 1.5": "workers: '1.5' is not a whole number",
         "access-log = 1": "access-log: must be true or false",

@@ -119,6 +119,33 @@ async def test_embedded_faas_names_the_lower_limit(
         result.raise_for_outcome()
 
 
+async def test_requests_can_raise_the_defaults_to_the_maximum() -> None:
+    """A request without limits gets the defaults of the server, one above them what it asks for, and one above the
+    maximum the maximum. The health report has both.
+    """
+    code = "while :; do :; done"
+    default = SandboxConfig(timeout_limit_s=0.1, memory_limit_mb=32, max_output_bytes=1_000)
+    largest = SandboxConfig(timeout_limit_s=0.3, memory_limit_mb=64, max_output_bytes=2_000)
+    async with LocalFaaS(["bash"], workers=1, sandbox=default, max_sandbox=largest) as server:
+        await server.wait_ready("bash")
+        for asked, named in (
+            (None, "100 ms (limit of the server)"),
+            (200, "200 ms (timeout_ms)"),
+            (9e9, "300 ms (limit"),
+        ):
+            body = {"language": "bash", "code": code} | ({} if asked is None else {"sandbox": {"timeout_ms": asked}})
+            answer = (await exchange(server.url, request(json.dumps(body).encode()))).json()
+            assert named in answer["error_info"]["message"]
+        for asked, kept in ((None, 1_000), (1_500, 1_500), (10**9, 2_000)):
+            body = {"language": "bash", "code": "printf %1999s x", "sandbox": {"max_output_bytes": asked}}
+            answer = (await exchange(server.url, request(json.dumps(body).encode()))).json()
+            assert (answer["outcome"], len(answer["output"]["stdout"]) <= kept) == ("OK", True)
+            assert answer["truncated"] == ([] if kept == 2_000 else ["stdout"])
+        health = server.health()
+        assert SandboxConfig(**health["limits"]) == default
+        assert SandboxConfig(**health["max_limits"]) == largest
+
+
 async def test_limits_are_the_servers_if_the_client_sends_none(faas: LocalFaaS) -> None:
     """If a request contains no limits, the message says "limit of the server"."""
     answer = (await exchange(faas.url, request(json.dumps({"language": "js", "code": "for (;;);"}).encode()))).json()

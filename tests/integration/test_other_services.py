@@ -21,6 +21,7 @@ import pytest_asyncio
 
 from faasrt import Language, RuntimeManager, SandboxConfig
 from faasrt.local import LocalFaaS
+from faasrt.local.sandbox_limits import largest_sandbox
 from faasrt.protocol import piston, sandboxfusion
 from support.helpers import Clock, fast_forward, skip_without
 from support.served import PATIENCE_S, Caller, call, connected, exchange, request, until
@@ -798,8 +799,7 @@ async def test_the_reward_of_verl(tmp_path: Path) -> None:
         "while True: pass": (tests, 0.0, ["timeout"] * 3),
         "def add(many, one): return sum(many) + one": (functions, 1.0, ["success"] * 2),
     }
-    limits = SandboxConfig(timeout_limit_s=10, memory_limit_mb=1_024)
-    async with LocalFaaS(["python"], workers=2, sandbox=limits) as faas:
+    async with LocalFaaS(["python"], workers=2, max_sandbox=largest_sandbox(8_192)) as faas:
         await faas.wait_ready("python")
         for code, (cases, score, statuses) in solutions.items():
             timeout = 1 if "while" in code else 10
@@ -814,11 +814,39 @@ async def test_the_reward_of_verl(tmp_path: Path) -> None:
             )
             assert (found[0], [case["status"] for case in found[1]]) == (score, statuses)
         url, solution = f"{faas.url}{FUSION_PATH}", "```python\nprint(2)\n```"
-        score, (case, *_) = await asyncio.to_thread(verl.compute_score, url, None, 1_025, solution, tests)
+        score, (case, *_) = await asyncio.to_thread(verl.compute_score, url, None, 2_049, solution, tests)
         assert (score, case["status"]) == (0.0, "api_error")
         assert (
-            "422 Client Error: memory_limit_MB: Input should be less than or equal to 1024" in case["api_request_error"]
-        )
+            "422 Client Error: memory_limit_MB: Input should be less than or equal to 2048, which is the limit of this "
+            "server; --max-memory-mb of faasrt serve raises it"
+        ) in case["api_request_error"]
+
+
+async def test_limits_above_the_defaults_are_accepted() -> None:
+    """A server with its defaults runs the requests that verl and the SDK send by default, with the limits that they
+    ask for. Requests without limits get its defaults. A refusal names the flag of the server.
+    """
+    code = "print(len(bytearray(300 * 2**20)))"
+    async with LocalFaaS(["python"], workers=1, max_sandbox=largest_sandbox(8_192)) as faas:
+        await faas.wait_ready("python")
+        asked = fusion(code, run_timeout=40, memory_limit_MB=1_024)
+        assert (await post(faas.url, FUSION_PATH, asked))[1]["status"] == "Success"
+        assert (await post(faas.url, FUSION_PATH, fusion(code)))[1]["status"] == "Failed"
+        limits = {"run_timeout": 40_000, "run_memory_limit": 2**30}
+        assert (await post(faas.url, PISTON_PATH, execution(code, **limits)))[1]["run"]["code"] == 0
+        assert (await post(faas.url, PISTON_PATH, execution(code)))[1]["run"]["code"] == 137
+        for fields, flag in (
+            ({"run_timeout": 121}, "--max-timeout-s"),
+            ({"memory_limit_MB": 2_049}, "--max-memory-mb"),
+        ):
+            status, body, _ = await post(faas.url, FUSION_PATH, fusion(code, **fields))
+            assert (status, flag in check_detail(body)) == (422, True)
+        for fields, flag in (
+            ({"run_timeout": 121_000}, "--max-timeout-s"),
+            ({"run_memory_limit": 2**40}, "--max-memory-mb"),
+        ):
+            status, body, _ = await post(faas.url, PISTON_PATH, execution(code, **fields))
+            assert (status, flag in body["message"]) == (400, True)
 
 
 @in_session

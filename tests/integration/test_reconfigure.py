@@ -43,7 +43,7 @@ async def test_all_options_change_together() -> None:
     async with bash() as faas:
         assert await faas.reconfigure(LocalFaaS(["bash"], workers=1)) == []
         wanted = LocalFaaS(["js", "bash"], workers=1, token="t", sandbox=SandboxConfig(timeout_limit_s=1))
-        assert await faas.reconfigure(wanted) == ["languages", "sandbox", "token"]
+        assert await faas.reconfigure(wanted) == ["languages", "sandbox", "max_sandbox", "token"]
         assert (faas.token, faas.languages, faas.sandbox.timeout_limit_s) == ("t", ("javascript", "bash"), 1)
         assert repr(faas) == f"<LocalFaaS of javascript, bash at {faas.url}>"
         await faas.wait_ready("js")
@@ -51,7 +51,7 @@ async def test_all_options_change_together() -> None:
         headers = {"Authorization": "Bearer t"}
         health = (await exchange(faas.url, request(method="GET", target="/health", headers=headers))).json()
         assert health["limits"]["timeout_limit_s"] == 1
-        assert await faas.reconfigure(LocalFaaS(["js"], workers=1)) == ["languages", "sandbox", "token"]
+        assert await faas.reconfigure(LocalFaaS(["js"], workers=1)) == ["languages", "sandbox", "max_sandbox", "token"]
         with pytest.raises(UnsupportedLanguageError):
             await faas.wait_ready("bash")
 

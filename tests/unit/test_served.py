@@ -24,6 +24,8 @@ SERVER = ServerProfile(
     missing={Language.GO: "go is not installed"},
     timeout_ms=20_000,
     memory_limit_mb=256,
+    max_timeout_ms=40_000,
+    max_memory_limit_mb=1_024,
 )
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.just("\ud800"),

@@ -15,9 +15,9 @@ from faasrt.cli.output import OK, write
 # How long a pod serves on when it is to go, until all clients have noticed: the longest period of their look-ups, 12 s,
 # and the time for which DNS servers in clusters keep answers, 30 s, rounded up.
 _LEAVE_S = 45
-# How long a server then waits for programs in flight: their default time limit, the longest wait in its queue, and a
+# How long a server then waits for programs in flight: their largest time limit, the longest wait in its queue, and a
 # reserve.
-_DRAIN_S = 35
+_DRAIN_S = 125
 _SPARE_S = 10
 _GIB_FOR_SERVER, _GIB_FOR_WORKER = 1.0, 1.5
 _MAX_REPLICAS_FACTOR = 4

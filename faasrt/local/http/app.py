@@ -11,7 +11,6 @@ import attrs
 from aiohttp import web
 
 from faasrt._version import __version__
-from faasrt.config import SandboxConfig
 from faasrt.inputs import INPUT_FIELDS
 from faasrt.languages import Language
 from faasrt.local.engines.engine import Engine, EngineJob
@@ -30,6 +29,7 @@ from faasrt.local.http.responses import Handler, json_response, send_response
 from faasrt.local.http.run_answers import RunAnswers, failure_response, server_timing
 from faasrt.local.http.session_routes import SessionRoutes, template_of
 from faasrt.local.http.sessions import Sessions
+from faasrt.local.sandbox_limits import SandboxLimits
 from faasrt.protocol.json_lines import media_type
 from faasrt.protocol.response import max_answer_bytes
 from faasrt.results import Diagnostic, Outcome, ValidationResult
@@ -49,7 +49,7 @@ class Router:
 
     _queues: Mapping[Language, AdmissionQueue]
     _missing: Mapping[Language, str]
-    _sandbox: SandboxConfig
+    _limits: SandboxLimits
     _access: AccessPolicy
     _emit: EventDispatcher
     _listener: Listener
@@ -63,12 +63,16 @@ class Router:
 
     def __attrs_post_init__(self) -> None:
         engines = {language: queue.engine for language, queue in self._queues.items()}
-        largest = max_answer_bytes(self._sandbox.max_output_bytes, collects=True, displays=True)
-        # Enough for the answers of all programs that can run at once.
-        self._listener.memory.max_answer_bytes = largest * sum(engine.capacity for engine in {*engines.values()})
-        self._document = build_document(engines, self._sandbox)
-        self._runs = RunAnswers(self._sandbox, self._emit)
-        self._foreign = ForeignProtocols(self._queues, self._missing, self._sandbox, self._emit, self._sessions)
+        usual, largest = (
+            max_answer_bytes(sandbox.max_output_bytes, collects=True, displays=True)
+            for sandbox in (self._limits.default, self._limits.largest)
+        )
+        # Enough for the answers of all programs that can run at once with the default limit.
+        capacity = sum(engine.capacity for engine in {*engines.values()})
+        self._listener.memory.max_answer_bytes = max(largest, usual * capacity)
+        self._document = build_document(engines, self._limits.largest)
+        self._runs = RunAnswers(self._limits, self._emit)
+        self._foreign = ForeignProtocols(self._queues, self._missing, self._limits, self._emit, self._sessions)
         # Compared with the raw request target: an encoded or unnormalized path matches none of them.
         self._routes = {
             "/run_code": {"POST": self._run_code},
@@ -161,7 +165,7 @@ class Router:
     async def _read_job(self, request: web.BaseRequest, share: Share) -> EngineJob:
         fields = await read_fields(request, share)
         language = parse_language(fields, tuple(self._queues), self._missing)
-        return parse_job(fields, language, self._queues[language].engine, self._sandbox)
+        return parse_job(fields, language, self._queues[language].engine, self._limits)
 
     def health(self) -> dict[str, Any]:
         languages = {}
@@ -172,7 +176,7 @@ class Router:
                 "detail": engine.background if engine.ready else engine.problem or engine.activity,
                 "runtime": engine.runtime,
                 "engine": engine.name,
-                "fingerprint": engine.fingerprint(self._sandbox),
+                "fingerprint": engine.fingerprint(self._limits.largest),
                 "level": engine.level,
                 "level_reason": engine.level_reason,
                 "input": list(engine.input_fields),
@@ -195,7 +199,8 @@ class Router:
             "version": f"faasrt {__version__}",
             "uptime_s": round(self._listener.uptime_s),
             "capabilities": dict.fromkeys(_CAPABILITIES, True) | self._engine_capabilities(),
-            "limits": attrs.asdict(self._sandbox),
+            "limits": attrs.asdict(self._limits.default),
+            "max_limits": attrs.asdict(self._limits.largest),
             "languages": languages,
             "missing": self._missing,
         }

@@ -9,7 +9,6 @@ from functools import partial
 import attrs
 from aiohttp import web
 
-from faasrt.config import SandboxConfig
 from faasrt.errors import InvalidRequestError
 from faasrt.languages import Language
 from faasrt.local.engines.deno.engine import DenoEngine
@@ -22,6 +21,7 @@ from faasrt.local.http.notebooks import NotebookRun
 from faasrt.local.http.request_body import BadRequestError, check_job, read_fields
 from faasrt.local.http.responses import OVERLOADED_HEADERS, Handler, copied_headers, json_response
 from faasrt.local.http.sessions import Sessions
+from faasrt.local.sandbox_limits import SandboxLimits
 from faasrt.protocol import piston, sandboxfusion
 from faasrt.protocol.execution_limits import ExecutionLimits
 from faasrt.protocol.processes import ProcessEnd
@@ -43,11 +43,11 @@ class ForeignProtocols:
         self,
         queues: Mapping[Language, AdmissionQueue],
         missing: Mapping[Language, str],
-        sandbox: SandboxConfig,
+        limits: SandboxLimits,
         emit: EventDispatcher,
         sessions: Sessions,
     ) -> None:
-        self._queues, self._missing, self._sandbox, self._emit = queues, missing, sandbox, emit
+        self._queues, self._missing, self._limits, self._emit = queues, missing, limits, emit
         self._sessions = sessions
         self.routes: dict[str, dict[str, Handler]] = {
             f"{protocol.prefix}{protocol.run_path}": {"POST": partial(self._run, protocol)} for protocol in _PROTOCOLS
@@ -119,7 +119,7 @@ class ForeignProtocols:
             message = "this server has no sessions of Python, which /run_jupyter needs"
             return json_response(200, sandboxfusion.SERVER.notebook_failure(message))
         notebook = sandboxfusion.SERVER.read_notebook(fields, self._profile())
-        run = NotebookRun(notebook, self._sessions, queue, self._sandbox)
+        run = NotebookRun(notebook, self._sessions, queue, self._limits.default)
         check_job(run.job, queue.engine)
         await execute_with_events(
             run.execute, run.job, request=request, emit=self._emit, min_timeout_s=MIN_QUEUE_TIMEOUT_S
@@ -151,19 +151,21 @@ class ForeignProtocols:
                 compile_timeout_ms=limits.timeout_ms if limits else 0,
                 compile_memory_mb=limits.memory_limit_mb if limits else 0,
             )
-        sandbox = self._sandbox
+        default, largest = self._limits.default, self._limits.largest
         return ServerProfile(
             languages=languages,
             missing=missing,
-            timeout_ms=sandbox.timeout_limit_s * 1000,
-            memory_limit_mb=sandbox.memory_limit_mb,
+            timeout_ms=default.timeout_limit_s * 1000,
+            memory_limit_mb=default.memory_limit_mb,
+            max_timeout_ms=largest.timeout_limit_s * 1000,
+            max_memory_limit_mb=largest.memory_limit_mb,
         )
 
     async def _job(self, run: ServedRun, engine: Engine) -> EngineJob:
         limits = ExecutionLimits(
             timeout_ms=max(1.0, run.timeout_ms),
             memory_limit_mb=run.memory_limit_mb,
-            max_output_bytes=self._sandbox.max_output_bytes,
+            max_output_bytes=self._limits.default.max_output_bytes,
         )
         compile_limits = engine.compile_limits
         if compile_limits is not None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ from faasrt.local.engines.session import EngineSessionOptions
 from faasrt.local.http import limits
 from faasrt.local.http.admission import BusyError
 from faasrt.local.http.body_memory import Share
+from faasrt.local.sandbox_limits import SandboxLimits
 from faasrt.protocol.execution_limits import ExecutionLimits
 from faasrt.protocol.program import NOT_STARTED_HEADER
 from faasrt.protocol.sessions import check_new_id
@@ -159,8 +161,8 @@ def parse_language(fields: dict[str, Any], served: tuple[Language, ...], reasons
     return language
 
 
-def parse_job(fields: dict[str, Any], language: Language, engine: Engine, own: SandboxConfig) -> EngineJob:
-    """Return the program of a request, which may be empty. A request can only lower the limits in `own`."""
+def parse_job(fields: dict[str, Any], language: Language, engine: Engine, own: SandboxLimits) -> EngineJob:
+    """Return the program of a request, which may be empty. Limits above the largest in `own` are lowered to these."""
     code = _get(fields, "code", str, "a string")
     limits = _parse_limits(fields, own)
     displays = _get(fields, "displays", bool, "true or false", False)
@@ -174,7 +176,7 @@ def parse_job(fields: dict[str, Any], language: Language, engine: Engine, own: S
 
 
 def parse_session(
-    fields: dict[str, Any], language: Language, engine: Engine, own: SandboxConfig
+    fields: dict[str, Any], language: Language, engine: Engine, own: SandboxLimits
 ) -> EngineSessionOptions:
     if fields.get("timeout") is not None:
         raise BadRequestError("'timeout' belongs in the runs of a session, and 'timeout_ms' in its 'sandbox'")
@@ -192,7 +194,7 @@ def parse_session_job(
     for name in ("argv", "files", "collect"):
         if fields.get(name):
             raise BadRequestError(f"'{name}' cannot be used in a session: write and read its files instead")
-    job = parse_job(fields, session.language, engine, own)
+    job = parse_job(fields, session.language, engine, SandboxLimits(own, own))
     if job.limits.memory_limit_mb < own.memory_limit_mb:
         raise BadRequestError(f"'memory_limit_mb' cannot be lower than that of the session, {own.memory_limit_mb}")
     # Clients repeat the limits of the session in their runs. If the server had lowered one, it is still the server's.
@@ -257,7 +259,7 @@ def _get(fields: dict[str, Any], name: str, kind: Any, words: str, default: Any 
     return value
 
 
-def _parse_limits(fields: dict[str, Any], own: SandboxConfig) -> ExecutionLimits:
+def _parse_limits(fields: dict[str, Any], own: SandboxLimits) -> ExecutionLimits:
     # coze-loop sends these two fields, which are not used.
     _get(fields, "priority", str, "a string", "")
     _get(fields, "ext", dict, "an object", {})
@@ -273,22 +275,29 @@ def _parse_limits(fields: dict[str, Any], own: SandboxConfig) -> ExecutionLimits
         Outcome.MEMORY_LIMIT: _positive(sandbox, "memory_limit_mb"),
         Outcome.OUTPUT_LIMIT: _positive(sandbox, "max_output_bytes"),
     }
-    own_limits = (own.timeout_limit_s * 1000, own.memory_limit_mb, own.max_output_bytes)
-    timeout_ms, memory_limit_mb, max_output_bytes = map(min, own_limits, requested.values())
+    defaults, largest = (
+        (each.timeout_limit_s * 1000, each.memory_limit_mb, each.max_output_bytes)
+        for each in (own.default, own.largest)
+    )
+    timeout_ms, memory_limit_mb, max_output_bytes = (
+        default if limit == math.inf else min(limit, most)
+        for limit, default, most in zip(requested.values(), defaults, largest, strict=True)
+    )
     return ExecutionLimits(
         timeout_ms=max(_MIN_TIMEOUT_MS, timeout_ms),
         memory_limit_mb=int(memory_limit_mb),
         max_output_bytes=max(1, int(max_output_bytes)),
         set_by_server=tuple(
-            outcome for outcome, limit in zip(requested, own_limits, strict=True) if limit < requested[outcome]
+            outcome for outcome, limit in zip(requested, largest, strict=True) if limit < requested[outcome]
         ),
     )
 
 
 def _positive(fields: dict[str, Any], name: str) -> float:
+    """Return a field, or infinity if it is missing."""
     value: object = fields.get(name)
     if value is None:
-        return _LARGEST
+        return math.inf
     if isinstance(value, (int, float)) and value > 0 and value is not True:
         return min(value, _LARGEST)
     # Lists and objects are not printed, because they may be nested too deeply.

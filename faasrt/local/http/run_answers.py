@@ -24,6 +24,7 @@ from faasrt.local.http.responses import (
     fit_response,
 )
 from faasrt.local.http.sessions import OpenSession
+from faasrt.local.sandbox_limits import SandboxLimits
 from faasrt.protocol.json_lines import accepts_lines
 from faasrt.protocol.program import PROGRAM_SUSPECT_HEADER
 from faasrt.results import Outcome
@@ -36,7 +37,7 @@ SESSION_RUN_PATH = "/sessions/{id}/run"
 class RunAnswers:
     """Runs programs, and answers with their results: JSON, or lines of JSON if the request accepts them."""
 
-    sandbox: SandboxConfig
+    limits: SandboxLimits
     emit: EventDispatcher
 
     async def answer(
@@ -67,7 +68,7 @@ class RunAnswers:
                 job.live.release(result.stdout)
             if result.error is None:
                 result.error = job.limits.error(result.outcome)
-            fields = _run_fields(job, task_id, result, queue.engine, self.sandbox)
+            fields = _run_fields(job, task_id, result, queue.engine, self.limits.largest)
             if session is not None:
                 fields["session"] = {"ended": session.ending}
             response = fit_response(fields, job)
@@ -102,7 +103,7 @@ def failure_response(error: Exception) -> web.Response:
 
 
 def _run_fields(
-    job: EngineJob, task_id: str, result: EngineResult, engine: Engine, sandbox: SandboxConfig
+    job: EngineJob, task_id: str, result: EngineResult, engine: Engine, largest: SandboxConfig
 ) -> dict[str, Any]:
     notice = "" if result.stderr else notice_of(result)
     truncated = [*result.truncated]
@@ -117,7 +118,7 @@ def _run_fields(
             "language": job.language,
             "runtime": engine.runtime,
             "engine": engine.name,
-            "fingerprint": engine.fingerprint(sandbox),
+            "fingerprint": engine.fingerprint(largest),
             "level": engine.level,
             "platform": engine.platform,
             "duration": round(result.duration_ms),

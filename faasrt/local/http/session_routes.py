@@ -58,7 +58,7 @@ class SessionRoutes:
         queue = self._queues[language]
         if not self._sessions.features(queue.engine):
             raise BadRequestError(f"this server has no sessions for {language}")
-        options = parse_session(fields, language, queue.engine, self._runs.sandbox)
+        options = parse_session(fields, language, queue.engine, self._runs.limits)
         idle_timeout_s, new_id = parse_idle_timeout(fields), parse_session_id(fields)
         await queue.enter()
         try:

@@ -96,7 +96,8 @@ def app(args: Mapping[str, Any]) -> serve.Application:
             workers: The number of programs of each language that a replica runs at once, and its CPUs in Ray, from 1
                 to 256; four times as many programs in JavaScript and TypeScript. Default: 2.
             min_replicas, max_replicas: The limits of autoscaling. Default: 1 and 100.
-            timeout_limit_s, memory_limit_mb, max_output_bytes: The limits of every program; see `SandboxConfig`.
+            timeout_limit_s, memory_limit_mb, max_output_bytes: The limits of every program; see `SandboxConfig`. A
+                request can only lower them. Without these keys, it can also raise them; see `LocalFaaS`.
             queue_timeout_s: How long a program may wait in its replica, in seconds. Default: 20.
             languages, level, engines, python: See `LocalFaaS`. As text, `languages` is like "js,ts", and `engines` like
                 "python=wasm".
@@ -123,8 +124,10 @@ def app(args: Mapping[str, Any]) -> serve.Application:
     if not isinstance(most, int) or most < max(1, least):
         raise ConfigurationError(f"max_replicas must be a whole number from {max(1, least)}, got {safe_repr(most)}")
     limits = {name: options.pop(name) for name in _SANDBOX_NAMES if name in options}
-    options = {"workers": 2, "queue_timeout_s": _QUEUE_TIMEOUT_S, **options, "sandbox": SandboxConfig(**limits)}
-    LocalFaaS(**options)  # raises ConfigurationError
+    options = {"workers": 2, "queue_timeout_s": _QUEUE_TIMEOUT_S, **options}
+    if limits:
+        options["sandbox"] = SandboxConfig(**limits)
+    most = LocalFaaS(**options).max_sandbox  # raises ConfigurationError
     workers = options["workers"]
     deployment = serve.deployment(
         name="faasrt",
@@ -136,7 +139,7 @@ def app(args: Mapping[str, Any]) -> serve.Application:
         },
         ray_actor_options={"num_cpus": workers},
         max_ongoing_requests=_MAX_REQUESTS * workers,
-        graceful_shutdown_timeout_s=options["sandbox"].timeout_limit_s + _CLOSE_S,
+        graceful_shutdown_timeout_s=most.timeout_limit_s + _CLOSE_S,
     )(ServedFaaS)
     return deployment.bind(options)
 
