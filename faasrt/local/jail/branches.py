@@ -99,21 +99,27 @@ class RootMaker:
 
     def _make_namespace(self) -> None:
         syscalls.unshare(syscalls.CLONE_NEWNS)
-        try:
+        with self._returning():
             syscalls.mount(_ROOT, _ROOT, None, syscalls.MS_BIND)
             for _, target in namespaces.mounts_of_branches(self._config):
                 syscalls.mount(target, _ROOT + target, None, syscalls.MS_BIND | syscalls.MS_REC)
             self._namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-        finally:
-            syscalls.join_namespace(self._own_namespace, syscalls.CLONE_NEWNS)
 
     @contextlib.contextmanager
     def _inside(self, namespace: int) -> Iterator[None]:
         syscalls.join_namespace(namespace, syscalls.CLONE_NEWNS)
+        with self._returning():
+            yield
+
+    @contextlib.contextmanager
+    def _returning(self) -> Iterator[None]:
         try:
             yield
         finally:
-            syscalls.join_namespace(self._own_namespace, syscalls.CLONE_NEWNS)
+            try:
+                syscalls.join_namespace(self._own_namespace, syscalls.CLONE_NEWNS)
+            except OSError as error:  # no handler may go on in another namespace, so this ends the launcher
+                raise SystemError("cannot return to the mount namespace of the launcher") from error
 
 
 def open_top(folder: str) -> int:
@@ -182,11 +188,13 @@ class Remains:
         this. Then stop all processes of the jail for a moment.
         """
         if self._kill() and time.monotonic() > self._stop_at:
-            before = [folder for folder in self._folders() if not process_memory.is_stopped(folder)]
-            _stop_all(self._init, self._pid_namespace)
+            stopped = {folder for folder in self._folders() if process_memory.is_stopped(folder)}
+            with contextlib.suppress(OSError):  # there are too many processes; try it again later
+                _stop_all(self._init, self._pid_namespace)
             self._kill()
-            for folder in before:
-                send_signal(folder, signal.SIGCONT)
+            for folder in self._folders():
+                if folder not in stopped:
+                    send_signal(folder, signal.SIGCONT)
             self._stop_at = time.monotonic() + _STOP_AFTER_S
         if any(device_of(folder) == self._device for folder in self._folders()):
             return False

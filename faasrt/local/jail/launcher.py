@@ -649,7 +649,13 @@ class Launcher:
         init_pid = program.init_pid
         if program.device is not None and program.jail_owner.in_same_jail and init_pid is not None:
             remove_files = self._remove_files_of_session(program) if root is None else root.close
-            remains = branches.Remains(program.proc, program.device, init, init_pid, self._pid_namespace, remove_files)
+            try:
+                remains = branches.Remains(
+                    program.proc, program.device, init, init_pid, self._pid_namespace, remove_files
+                )
+            except OSError:  # too many files are open; its processes end with the jail
+                remove_files()
+                return
             if not remains.end():
                 self._remains.append(remains)
         elif root is not None:
