@@ -82,13 +82,13 @@ BY_DENO = f"""{BY_ALL}
 """
 ALLOWED = {
     "python": f"""{BY_PYTHON}
-        accept accept4 bind chdir chmod chown clock_getres? clock_gettime? clock_nanosleep? connect copy_file_range
-        creat execve execveat fallocate fchdir fchmod fchmodat fchmodat2 fchown fchownat fgetxattr flistxattr flock fork
-        fstatfs futimesat getxattr kill landlock_restrict_self? lchown lgetxattr link linkat listen listxattr llistxattr
-        mkdir mkdirat mknod mknodat pidfd_open pidfd_send_signal rename renameat renameat2 rmdir rt_sigqueueinfo
-        rt_tgsigqueueinfo sched_setaffinity? sched_setparam? sched_setscheduler? sendmmsg sendmsg sendto setgid setpgid
-        setpriority? setregid setresgid setresuid setreuid setuid socket? statfs symlink symlinkat sync_file_range
-        tgkill timer_create? tkill truncate unlink unlinkat utime utimensat utimes vfork wait4 waitid
+        accept accept4 bind capset chdir chmod chown chroot clock_getres? clock_gettime? clock_nanosleep? connect
+        copy_file_range creat execve execveat fallocate fchdir fchmod fchmodat fchmodat2 fchown fchownat fgetxattr
+        flistxattr flock fork fstatfs futimesat getxattr kill landlock_restrict_self? lchown lgetxattr link linkat
+        listen listxattr llistxattr mkdir mkdirat mknod mknodat pidfd_open pidfd_send_signal rename renameat renameat2
+        rmdir rt_sigqueueinfo rt_tgsigqueueinfo sched_setaffinity? sched_setparam? sched_setscheduler? sendmmsg sendmsg
+        sendto setgid setpgid setpriority? setregid setresgid setresuid setreuid setuid socket? statfs symlink symlinkat
+        sync_file_range tgkill timer_create? tkill truncate unlink unlinkat utime utimensat utimes vfork wait4 waitid
     """,
     "python-filters": f"{BY_PYTHON} {CLOCKS} kill? sendto? tgkill? timer_create",
     "deno": f"{BY_DENO} {ON_PATHS} sched_setaffinity?",
