@@ -37,6 +37,7 @@ from faasrt.local.http.admission import QUEUE_TIMEOUT_S
 from faasrt.local.http.app import Router, RouterSwitch
 from faasrt.local.http.connections import Listener
 from faasrt.local.http.listening import ListeningSockets
+from faasrt.local.http.refusals import RefusalLog
 from faasrt.local.http.sessions import MAX_IDLE_S, MAX_SESSIONS, Sessions
 from faasrt.local.jail.cgroup import Cgroups, program_cgroups
 from faasrt.local.jail.level import find_level
@@ -148,6 +149,7 @@ class LocalFaaS:
     _engine_tasks: EngineTasks = attrs.field(init=False)
     _routers: RouterSwitch = attrs.field(factory=RouterSwitch, init=False)
     _sessions: Sessions = attrs.field(init=False)
+    _refusals: RefusalLog = attrs.field(factory=RefusalLog, init=False)
     _task: asyncio.Task[None] | None = attrs.field(default=None, init=False)
     _closing: asyncio.Event = attrs.field(factory=asyncio.Event, init=False)
     _reconfiguring: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False)
@@ -432,6 +434,7 @@ class LocalFaaS:
             self._sockets.cancel()
             await listener.close(self.drain_s if self._drained_at is None else self._drained_at - now)
             await self._sessions.aclose()
+            self._refusals.flush()
 
     def _use_options(self) -> None:
         languages = tuple(language for language in self._wanted_languages if language in self._queues)
@@ -451,6 +454,7 @@ class LocalFaaS:
             emit=self._emit,
             listener=self.listener,
             sessions=sessions,
+            refusals=self._refusals,
             access_log=self.access_log,
         )
         self._routers.select(router)

@@ -239,7 +239,7 @@ class PistonServer(ServedProtocol):
     CPU time is not measured.
     """
 
-    prefix = "/piston/api/v2"
+    service, prefix = "Piston", "/piston/api/v2"
     run_path = Piston.run_path
 
     def runtimes(self, server: ServerProfile) -> list[dict[str, Any]]:
@@ -335,8 +335,8 @@ class PistonServer(ServedProtocol):
         return status, {"message": message}
 
 
-def _refused(message: str) -> RefusedError:
-    return RefusedError(400, {"message": message})
+def _refused(message: str, limit: str = "") -> RefusedError:
+    return RefusedError(400, {"message": message}, limit=limit)
 
 
 def _read_files(files: Any) -> list[dict[str, str]]:
@@ -399,7 +399,8 @@ def _limit(fields: Mapping[str, Any], name: str, default: float, largest: float,
         return default
     if number > largest:
         hint = f"; {flag} of faasrt serve raises it" if flag else ""
-        raise _refused(f"{name} cannot exceed the configured limit of {largest:.15g}{hint}")
+        message = f"{name} cannot exceed the configured limit of {largest:.15g}{hint}"
+        raise _refused(message, limit=f"{name} is at most {largest:.15g}{hint}")
     if number < 0:
         raise _refused(f"{name} must be non-negative")
     return number

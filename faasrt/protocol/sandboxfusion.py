@@ -284,7 +284,7 @@ class SandboxFusionServer(ServedProtocol):
     status that verl's client tries again.
     """
 
-    prefix = "/sandboxfusion"
+    service, prefix = "SandboxFusion", "/sandboxfusion"
     run_path = SandboxFusion.run_path
 
     def read_run(self, fields: Mapping[str, Any], server: ServerProfile) -> ServedRun:
@@ -503,7 +503,7 @@ def _above(name: str, value: float, limit: float, flag: str) -> RefusedError:
     hint = f"; {flag} of faasrt serve raises it" if flag else ""
     message = f"Input should be less than or equal to {limit:g}, which is the limit of this server{hint}"
     refusal = _invalid(name, "less_than_equal", message, value, {"le": limit})
-    refusal.reason = f"{name}: {message}"
+    refusal.reason, refusal.limit = f"{name}: {message}", f"{name} is at most {limit:g}{hint}"
     return refusal
 
 

@@ -90,12 +90,12 @@ class ServedResult:
 
 class RefusedError(Exception):
     """The request is refused in the form of the service. `reason` replaces the reason phrase, because some clients log
-    nothing else.
+    nothing else. `limit` names the limit that the request exceeds, for the log of the server.
     """
 
-    def __init__(self, status: int, body: dict[str, Any], reason: str | None = None) -> None:
+    def __init__(self, status: int, body: dict[str, Any], reason: str | None = None, limit: str = "") -> None:
         super().__init__(status)
-        self.status, self.body, self.reason = status, body, reason
+        self.status, self.body, self.reason, self.limit = status, body, reason, limit
 
 
 class ServedProtocol(abc.ABC):
@@ -103,6 +103,7 @@ class ServedProtocol(abc.ABC):
     this server.
     """
 
+    service: ClassVar[str]
     prefix: ClassVar[str]
     run_path: ClassVar[str]
 

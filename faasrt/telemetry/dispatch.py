@@ -65,6 +65,12 @@ class EventDispatcher:
             except Exception:
                 self._log(sink)
 
+    def flush(self) -> None:
+        """Log what is counted before it is logged."""
+        for sink in self._sinks:
+            if isinstance(sink, (LogSink, EventDispatcher)):
+                sink.flush()
+
     def is_enabled_for(self, kind: type[Event]) -> bool:
         """Return whether any sink wants events of this kind that do not report a failure."""
         for sink, is_enabled_for in self._filters:

@@ -7,7 +7,8 @@ logger. Failures of the embedded FaaS go to the logger "faasrt.local" of structl
 
     Level    Lines
     WARNING  `call_finished` of a call that failed; `endpoint_changed` when a circuit breaker opens;
-             `replicas_changed` when a look-up fails.
+             `replicas_changed` when a look-up fails; `calls_refused`, once for each error and ten seconds, with the
+             number of calls that found no place in the manager's own queue, or waited there too long.
     INFO     `call_finished` of every other call, including cancelled ones; `endpoint_changed` when a breaker closes;
              `replicas_changed` when a look-up finds other addresses, with their number. It has the addresses if
              DEBUG is enabled.
@@ -31,17 +32,24 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import attrs
 
 from faasrt.errors import ConfigurationError, safe_repr
+from faasrt.telemetry.counted_lines import INTERVAL_S, CountedLines
 from faasrt.telemetry.events import EVENT_NAMES, CallFinished, EndpointChanged, Event, ReplicasChanged
 
 _FIELDS = {kind: tuple(field.name for field in attrs.fields(kind)) for kind in EVENT_NAMES}
 _METHODS = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warning"}
 _INFO = (CallFinished, EndpointChanged, ReplicasChanged)
+# By the error of a call that was not sent.
+_REMEDIES = {
+    "QueueFullError": "send fewer calls at once, or raise LimiterSettings.max_queue or max_concurrency",
+    "DeadlineExceededError": "add servers, or raise LimiterSettings.queue_timeout_s or TimeoutSettings.grace_s",
+}
 _STDLIB = (logging.Logger, logging.LoggerAdapter)
 _stdlib_logger = logging.getLogger("faasrt")
 _stdlib_logger.addHandler(logging.NullHandler())
@@ -57,18 +65,31 @@ class LogSink:
             raise ConfigurationError(f"logger must be a structlog or standard library logger, got {safe_repr(logger)}")
         self._given = logger
         self._structlog: Any = None
+        self._refused = CountedLines(self._write_refused)
 
     def __call__(self, event: Event) -> None:
         level, logger = _level(event), self._logger()
         if not _is_enabled(logger, level):
             return
-        name = EVENT_NAMES[type(event)]
-        if isinstance(logger, _STDLIB):
-            logger.log(level, f"{name} %s", _Fields(event, logger))
-        elif hasattr(logger, "bind"):
-            getattr(logger, _METHODS[level])(name, **_fields(event, logger))
-        else:
-            logger.log(level, name, **_fields(event, logger))
+        if isinstance(event, CallFinished) and not event.attempts and event.error in _REMEDIES and self._count(event):
+            return
+        _write(logger, level, EVENT_NAMES[type(event)], lambda: _fields(event, logger))
+
+    def flush(self) -> None:
+        """Log the pending number of refused calls."""
+        self._refused.flush()
+
+    def _count(self, event: CallFinished) -> bool:
+        with contextlib.suppress(RuntimeError):  # no event loop runs
+            self._refused.count(str(event.error))
+            return True
+        return False
+
+    def _write_refused(self, error: str, number: int) -> None:
+        fields = {"count": number, "within_s": INTERVAL_S, "error": error, "remedy": _REMEDIES[error]}
+        logger = self._logger()
+        if _is_enabled(logger, logging.WARNING):
+            _write(logger, logging.WARNING, "calls_refused", lambda: fields)
 
     def is_enabled_for(self, kind: type[Event]) -> bool:
         return self._writes(logging.INFO if kind in _INFO else logging.DEBUG)
@@ -114,17 +135,25 @@ def _log(method: str, name: str, message: str, args: tuple[object, ...]) -> None
     getattr(logging.getLogger(name), method)(message, *args)
 
 
+def _write(logger: Any, level: int, name: str, fields: Callable[[], dict[str, Any]]) -> None:
+    if isinstance(logger, _STDLIB):
+        logger.log(level, f"{name} %s", _Fields(fields))
+    elif hasattr(logger, "bind"):
+        getattr(logger, _METHODS[level])(name, **fields())
+    else:
+        logger.log(level, name, **fields())
+
+
 class _Fields:
-    """The fields of an event as text, which is built when a handler formats the record."""
+    """The fields of a line as text, which is built when a handler formats the record."""
 
-    __slots__ = ("_event", "_logger")
+    __slots__ = ("_fields",)
 
-    def __init__(self, event: Event, logger: Any) -> None:
-        self._event = event
-        self._logger = logger
+    def __init__(self, fields: Callable[[], dict[str, Any]]) -> None:
+        self._fields = fields
 
     def __str__(self) -> str:
-        return " ".join(f"{name}={value!r}" for name, value in _fields(self._event, self._logger).items())
+        return " ".join(f"{name}={value!r}" for name, value in self._fields().items())
 
 
 def _fields(event: Event, logger: Any) -> dict[str, Any]:

@@ -91,6 +91,7 @@ class EndpointRegistry:
     async def release(self) -> None:
         self._users -= 1
         if self._users == 0:
+            self._emit.flush()
             for url in list(self._left):
                 self._report_removal(url)
             for _, endpoint in self.pool.groups.endpoints():

@@ -29,10 +29,14 @@ _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-
 
 
 class BusyError(NotStartedError):
-    """The program was not started: the server is overloaded or stops, or the engine is not ready."""
+    """The program was not started: the server is overloaded or stops, or the engine is not ready.
 
-    def __init__(self, message: str, *, kind: str = "overloaded") -> None:
+    `reason` is for the log of the server, which counts refusals with the same reason: it has no text of a request.
+    """
+
+    def __init__(self, message: str, *, kind: str = "overloaded", reason: str = "") -> None:
         super().__init__(message)
+        self.reason = reason or f"requests, because {message}"
         self.status, self.kind = 429 if kind == "overloaded" else 503, kind
 
 
@@ -131,7 +135,9 @@ class AdmissionQueue:
                 await engine.until_ready_or_failed()
         if not engine.ready:
             self.counts.refused += 1
-            raise BusyError(engine.problem or f"{engine.name} is not ready: {engine.activity}", kind="not ready")
+            reason = f"programs that came before {engine.name} was ready"
+            problem = engine.problem or f"{engine.name} is not ready: {engine.activity}"
+            raise BusyError(problem, kind="not ready", reason=reason)
         return loop.time() - began
 
     async def wait_for(self, lock: asyncio.Semaphore | asyncio.Lock, timeout_s: float, problem: str) -> None:
@@ -142,13 +148,19 @@ class AdmissionQueue:
                     await lock.acquire()
         except TimeoutError:
             self.counts.refused += 1
-            raise BusyError(problem) from None
+            engine = self.engine
+            reason = (
+                f"programs that waited longer than their clients do; {engine.name} runs {engine.capacity} at once: "
+                "send fewer at once, raise --workers, or add servers"
+            )
+            raise BusyError(problem, reason=reason) from None
 
     @contextlib.contextmanager
     def _place_in_queue(self) -> Iterator[None]:
         if self.queued >= self._max_queue:
             self.counts.refused += 1
-            raise BusyError(f"the queue is full: {self._max_queue} programs wait already")
+            reason = f"programs that came while {self._max_queue:,} waited for {self.engine.name}: send fewer at once"
+            raise BusyError(f"the queue is full: {self._max_queue} programs wait already", reason=reason)
         self.queued += 1
         try:
             yield

@@ -24,6 +24,7 @@ from faasrt.local.http.foreign_protocols import ForeignProtocols
 from faasrt.local.http.live_answer import LineResponse
 from faasrt.local.http.openapi import build_document
 from faasrt.local.http.page import ROUTES as PAGE_ROUTES
+from faasrt.local.http.refusals import RefusalLog
 from faasrt.local.http.request_body import BadRequestError, parse_job, parse_language, read_fields
 from faasrt.local.http.responses import Handler, json_response, send_response
 from faasrt.local.http.run_answers import RunAnswers, failure_response, server_timing
@@ -54,6 +55,7 @@ class Router:
     _emit: EventDispatcher
     _listener: Listener
     _sessions: Sessions
+    _refusals: RefusalLog
     _access_log: Any = None
     requests: RequestCounter = attrs.field(factory=RequestCounter, init=False)
     _document: dict[str, Any] = attrs.field(init=False)
@@ -119,6 +121,7 @@ class Router:
         except ConnectionError:
             raise
         except Exception as error:
+            self._refusals.count(error, self._foreign.service_at(path))
             return self._foreign.failure(path, error) or failure_response(error)
 
     def _route(self, request: web.BaseRequest, path: str) -> Handler:

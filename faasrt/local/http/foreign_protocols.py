@@ -59,9 +59,14 @@ class ForeignProtocols:
             f"{piston.SERVER.prefix}/packages": {"GET": self._packages},
         }
 
+    def service_at(self, path: str) -> str:
+        """Return the name of the service whose clients use a path, or ""."""
+        protocol = _protocol_at(path)
+        return "" if protocol is None else protocol.service
+
     def failure(self, path: str, error: Exception) -> web.Response | None:
         """Return the answer of a service to a failed request; None for other paths and unexpected errors."""
-        protocol = next((each for each in _PROTOCOLS if path.startswith(f"{each.prefix}/")), None)
+        protocol = _protocol_at(path)
         if protocol is None:
             return None
         not_started = isinstance(error, NotStartedError)
@@ -180,6 +185,10 @@ class ForeignProtocols:
             language=run.language, code=run.code, limits=limits, input=run.input, compile_limits=compile_limits
         )
         return await as_node_program(job) if isinstance(engine, DenoEngine) else job
+
+
+def _protocol_at(path: str) -> ServedProtocol | None:
+    return next((each for each in _PROTOCOLS if path.startswith(f"{each.prefix}/")), None)
 
 
 def _without_time(run: ServedRun) -> ServedResult | None:

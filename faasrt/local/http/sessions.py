@@ -285,11 +285,16 @@ class Sessions:
 
     def _reserve(self, sandbox: SandboxConfig) -> None:
         if self._count >= self.max_sessions:
-            raise BusyError(f"the limit of open sessions is {self.max_sessions}", kind=TOO_MANY)
+            raise BusyError(
+                f"the limit of open sessions is {self.max_sessions}",
+                kind=TOO_MANY,
+                reason=f"sessions: --max-sessions is {self.max_sessions:,}",
+            )
         if self.max_memory_mb is not None and self._memory_mb + sandbox.memory_limit_mb > self.max_memory_mb:
             raise BusyError(
                 f"the memory limits of the open sessions add up to {self._memory_mb} of {self.max_memory_mb} MiB",
                 kind=TOO_MANY,
+                reason=f"sessions: --session-memory-mb, for all of them together, is {self.max_memory_mb:,}",
             )
         self._count += 1
         self._memory_mb += sandbox.memory_limit_mb
