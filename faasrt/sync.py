@@ -389,6 +389,7 @@ class RuntimeManager:
         concurrency: int | None = None,
         ordered: bool = False,
         stop_on: StopOn = None,
+        max_failures: int | None = None,
         coalesce: int = 1,
         cache: CacheOption = None,
     ) -> TaskResults:
@@ -398,7 +399,7 @@ class RuntimeManager:
             tasks: Any iterable. It is read lazily, in the thread that reads the results, while that waits for one. A
                 generator is closed at the end.
             stop_on: See `faasrt.RuntimeManager.map`. A function is called in the thread of the manager.
-            concurrency, ordered, coalesce, cache: See `faasrt.RuntimeManager.map`.
+            concurrency, ordered, max_failures, coalesce, cache: See `faasrt.RuntimeManager.map`.
 
         Returns:
             A generator with a `TaskResult` for each task, which is also a context manager.
@@ -416,6 +417,7 @@ class RuntimeManager:
             concurrency=concurrency,
             ordered=ordered,
             stop_on=stop_on,
+            max_failures=max_failures,
             coalesce=coalesce,
             cache=cache,
         )

@@ -45,7 +45,8 @@ class Batch:
         progress: Progress,
         languages: Sequence[Language | OtherLanguage],
     ) -> None:
-        self.stopping = asyncio.Event()
+        self.stopping, self.gave_up = asyncio.Event(), False
+        self._failures = 0  # in a row
         self._languages = languages
         self._tasks, self._options, self._results, self._progress = tasks, options, results, progress
         self._permits, self._slots = asyncio.Semaphore(), threading.Semaphore()  # `run` sets their numbers
@@ -83,9 +84,25 @@ class Batch:
         if self.stopping.is_set():
             running.cancel()
             return
+        self._stop("stopping; tasks in flight finish first, and a second interrupt stops at once")
+
+    def _stop(self, message: str) -> None:
         self.stopping.set()
         self._queue.put_nowait(None)
-        self._progress.show_message("stopping; tasks in flight finish first, and a second interrupt stops at once")
+        self._progress.show_message(message)
+
+    def _count_failure(self, record: dict[str, Any]) -> None:
+        """Stop after `max_failures` tasks in a row without an outcome, which later ones would not get either."""
+        if not is_temporary(record):
+            self._failures = 0
+            return
+        self._failures += 1
+        if self._failures == self._options.max_failures and not self.stopping.is_set():
+            self.gave_up = True
+            self._stop(
+                f"stopping after {self._failures:,} infrastructure errors in a row (--max-failures); tasks in flight "
+                "finish first, and an interrupt stops at once"
+            )
 
     def _read(self, loop: asyncio.AbstractEventLoop) -> None:
         seen: set[str] = set()
@@ -132,6 +149,7 @@ class Batch:
                     await asyncio.wait_for(self.stopping.wait(), min(_MAX_RETRY_S, _FIRST_RETRY_S * 2**failures))
         finally:
             if record is not None:
+                self._count_failure(record)
                 self._keep(record)
 
     def _keep(self, record: dict[str, Any]) -> None:
@@ -172,6 +190,14 @@ class Batch:
     default=0,
     show_default=True,
     help="The number of times to run a task again after infrastructure errors.",
+)
+@click.option(
+    "--max-failures",
+    type=Number(0, 10**9),
+    default=10,
+    show_default=True,
+    help="Stop after this number of tasks in a row that end with an infrastructure error, because no server may be "
+    "left. 0 never stops.",
 )
 @click.option("--limit", type=Number(0, 10**12), help="Read at most this number of tasks.")
 @click.option(
@@ -255,7 +281,7 @@ def batch_command(
     if (batch.stopping.is_set() or failed) and output != "-":
         again = [argument for argument in sys.argv[1:] if argument != "--resume"]
         write_message(f"to run the tasks without an outcome: {shlex.join(['faasrt', *again, '--resume'])}")
-    if batch.stopping.is_set():
+    if batch.stopping.is_set() and not batch.gave_up:
         return INTERRUPTED
     if failed:
         return INFRASTRUCTURE

@@ -39,6 +39,7 @@ class BatchOptions:
     limit: int | None
     concurrency: int | None
     retry_infra: int
+    max_failures: int
 
 
 @attrs.frozen

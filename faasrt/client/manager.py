@@ -601,6 +601,7 @@ class RuntimeManager:
         concurrency: int | None = None,
         ordered: bool = False,
         stop_on: StopOn = None,
+        max_failures: int | None = None,
         coalesce: int = 1,
         cache: CacheOption = None,
     ) -> TaskResults:
@@ -622,6 +623,9 @@ class RuntimeManager:
                 no task beyond the window is read. Default: False.
             stop_on: Ends the map after the first result that matches: an `Outcome`, an error class, a collection of
                 these, or a function that takes a `TaskResult`. Default: None, which never ends the map early.
+            max_failures: Raises the last error after this number of results in a row whose error is a `ServiceError`,
+                from 1 to 100,000. No later task would have a result while no server is left. Default: None, which
+                never does.
             coalesce: The maximum number of consecutive tasks, differing only in `args`, that share an execution, from 1
                 to 100,000. A task then sees the globals that earlier ones changed; see `Runtime.run_cases`. Default: 1.
             cache: Where results are stored and reused; see `RuntimeManager`. Default: None, which means the cache of
@@ -634,6 +638,7 @@ class RuntimeManager:
             InvalidRequestError: An argument is wrong, or `tasks` yields something other than a `CodeTask`.
             ConfigurationError: `cache` cannot be used.
             RuntimeClosedError: The manager was closed.
+            ServiceError: There were `max_failures` in a row.
             Exception: The source raised this error; it follows the results of all earlier tasks.
 
         Example:
@@ -647,7 +652,7 @@ class RuntimeManager:
         """
         limit = self.settings.limiter.max_concurrency if concurrency is None else concurrency
         reused = ResultCache.checked(cache)
-        run = Map(self.get_runtime, self._maps, tasks, limit, ordered, stop_on, coalesce, reused)
+        run = Map(self.get_runtime, self._maps, tasks, limit, ordered, stop_on, max_failures, coalesce, reused)
         return TaskResults(run.run(), run.aclose)
 
     def get_supported_languages(self) -> tuple[Language | OtherLanguage, ...]:

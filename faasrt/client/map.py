@@ -21,7 +21,14 @@ from faasrt._run_option_checks import check_count, check_flag
 from faasrt._shielded_wait import wait_shielded
 from faasrt.client.cache import ResultCache
 from faasrt.client.runtime import Runtime
-from faasrt.errors import ConfigurationError, FaasrtError, InvalidRequestError, RuntimeClosedError, safe_repr
+from faasrt.errors import (
+    ConfigurationError,
+    FaasrtError,
+    InvalidRequestError,
+    RuntimeClosedError,
+    ServiceError,
+    safe_repr,
+)
 from faasrt.judging import Judgement
 from faasrt.languages import Language, OtherLanguage
 from faasrt.protocol.cases import encode_case
@@ -185,6 +192,7 @@ class Map:
     _concurrency: int
     _ordered: bool
     _stop_on: Callable[[TaskResult], bool] = attrs.field(converter=check_stop_on)
+    _max_failures: int | None
     _coalesce: int
     _cache: ResultCache | None = None
     _reading: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False)
@@ -201,6 +209,8 @@ class Map:
     def __attrs_post_init__(self) -> None:
         check_count("concurrency", self._concurrency)
         check_count("coalesce", self._coalesce)
+        if self._max_failures is not None:
+            check_count("max_failures", self._max_failures)
         check_flag("ordered", self._ordered, optional=False)
         window = min(self._concurrency, MAX_WINDOW)
         self._slots = asyncio.Semaphore((self._concurrency + window) * self._coalesce)
@@ -208,6 +218,7 @@ class Map:
     async def run(self) -> AsyncGenerator[TaskResult]:
         """Yield the results. However this ends, the source is then stopped and no call is in flight."""
         self._running.add(self)
+        failures = 0
         try:
             self._start_worker()
             async for item in self._deliver():
@@ -215,6 +226,13 @@ class Map:
                 yield item
                 if self._stop_on(item):
                     return
+                failures = failures + 1 if isinstance(item.error, ServiceError) else 0
+                if failures == self._max_failures:
+                    assert item.error is not None
+                    item.error.add_note(
+                        f"the map ends after {failures:,} infrastructure failures in a row (max_failures)"
+                    )
+                    raise item.error
             if self._source.error is not None:
                 raise self._source.error
         finally:

@@ -101,6 +101,7 @@ async def batch_in_this_loop(
         limit=None,
         concurrency=concurrency,
         retry_infra=retry_infra,
+        max_failures=10,
     )
     progress = Progress(survey(tasks, options)[0], quiet=True)
     with contextlib.closing(Results(str(out), resume=out.exists())) as results:
@@ -924,6 +925,28 @@ def test_infrastructure_errors_can_be_retried(tmp_path: Path) -> None:
         assert sorted(record["id"] for record in read(out)) == [str(number) for number in range(10)]
         assert len([body for body in faas.requests[-4:] if body["code"] in failing]) == 4
         assert faas.executions - executed == 4
+
+
+@pytest.mark.parametrize(("flags", "tried"), [((), 10), (("--max-failures", "3"), 3), (("--max-failures", "0"), 40)])
+def test_a_batch_without_a_server_stops(tmp_path: Path, flags: tuple[str, ...], tried: int) -> None:
+    """After some failures in a row, the rest of the tasks is left for --resume, which the last line explains. A failure
+    that is followed by an outcome does not count.
+    """
+    tasks = write(tmp_path / "tasks.jsonl", *(program(number) for number in range(40)))
+    out = tmp_path / "out"
+    with in_thread(FakeFaaS()) as faas:
+        faas.script(Reply.crash(), Reply.crash(), Reply.ok("x"))
+        faas.default = Reply.crash()
+        command = (tasks, "-o", str(out), "--url", faas.url, "--concurrency", "1")
+        code, _, stderr = batch(*command, *flags)
+        failed = [record for record in read(out) if "infra_error" in record]
+        assert (code, len(failed)) == (3, 2 + tried if tried < 40 else 39), stderr
+        assert ("infrastructure errors in a row (--max-failures)" in stderr) is (tried < 40)
+        assert re.search(r"^faasrt: to run the tasks without an outcome: faasrt .* --resume$", stderr, re.MULTILINE)
+        faas.default = Reply.ok("x")
+        code, _, stderr = batch(*command, "--resume")
+        assert code == 0, stderr
+    assert len([record for record in read(out) if record["outcome"] == "OK"]) == 40
 
 
 async def test_each_task_gets_its_own_result_on_a_bad_network(url: str, clock: Clock, tmp_path: Path) -> None:

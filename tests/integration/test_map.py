@@ -18,6 +18,7 @@ from faasrt import (
     InvalidRequestError,
     LimiterSettings,
     Outcome,
+    RetrySettings,
     RuntimeClosedError,
     RuntimeManager,
     ServerError,
@@ -133,6 +134,22 @@ async def test_stop_on(stop_on: Any) -> None:
         assert not running("Map._work")
 
 
+async def test_max_failures() -> None:
+    """After this number of failures in a row, the map raises the last one. A result in between starts a new count."""
+    async with FakeFaaS() as fake, manager_for(fake.url, retry=RetrySettings(max_attempts=1)) as manager:
+        fake.script(Reply.crash(), Reply.crash(), Reply(), Reply.crash(), Reply.crash(), Reply.crash(), Reply())
+        items: list[TaskResult] = []
+
+        async def collect() -> None:
+            async for item in manager.map(tasks(99), concurrency=1, max_failures=3):
+                items.append(item)  # noqa: PERF401 -- those before the error are needed
+
+        with pytest.raises(ServerError) as caught:
+            await collect()
+    assert [item.error is None for item in items] == [False, False, True, False, False, False]
+    assert caught.value.__notes__ == ["the map ends after 3 infrastructure failures in a row (max_failures)"]
+
+
 async def test_stop_on_an_outcome() -> None:
     """With `ordered`, all results before the matching one are returned."""
     async with FakeFaaS() as faas, manager_for(faas.url) as manager:
@@ -235,6 +252,7 @@ async def test_an_unused_map_reads_nothing() -> None:
         ({"concurrency": 2.5}, "concurrency"),
         ({"coalesce": 0}, "coalesce"),
         ({"stop_on": 3}, "stop_on"),
+        ({"max_failures": 0}, "max_failures"),
         ({"stop_on": "OK"}, "stop_on"),
         ({"stop_on": [int]}, "stop_on"),
         ({"stop_on": ["TIMEOUT"]}, "stop_on"),
