@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import shutil
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import pytest
+from aiohttp import web
 
 from faasrt import SandboxConfig
 from faasrt.local import LocalFaaS
 from faasrt.local.http.connections import BoundedConnection
 from support.helpers import Clock, fast_forward
-from support.served import Connection, connected, exchange, request, server_context, until
+from support.served import PATIENCE_S, Connection, connected, exchange, request, server_context, until
 
 RUN = request(b'{"language": "bash", "code": "echo 1"}')
 LIVEZ = request(method="GET", target="/livez", headers={"Content-Type": None, "Content-Length": None})
@@ -215,6 +218,89 @@ async def test_a_client_that_does_not_read_does_not_keep_a_closed_tls_connection
         clock.advance(11)
         await settle()
         assert not listener.ordinary
+
+
+@contextlib.asynccontextmanager
+async def openssl(faas: LocalFaaS, *flags: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Connect with `openssl s_client`, in which the lines K and R on stdin ask for new keys and a new negotiation."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    command = ["openssl", "s_client", "-connect", urlsplit(faas.url).netloc, *flags]
+    pipe = asyncio.subprocess.PIPE
+    client = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.STDOUT)
+    try:
+        yield client
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            client.kill()
+        await client.communicate()
+
+
+async def read_until(client: asyncio.subprocess.Process, text: bytes) -> bool:
+    """Read the output of a process until a line contains a text. Return whether one did before the end."""
+    assert client.stdout is not None
+    async with asyncio.timeout(PATIENCE_S):
+        while line := await client.stdout.readline():
+            if text in line:
+                return True
+    return False
+
+
+async def ask(client: asyncio.subprocess.Process, command: str) -> bool:
+    """Send a command, and return whether the client has carried it out, and not ended."""
+    assert client.stdin is not None
+    with contextlib.suppress(ConnectionError):
+        client.stdin.write(f"{command}\n".encode())
+        await client.stdin.drain()
+    return await read_until(client, {"K": b"KEYUPDATE", "R": b"RENEGOTIATING"}[command])
+
+
+async def test_tls_refuses_a_new_negotiation_at_once() -> None:
+    """Not only with the next answer, until which the client waits."""
+    async with bash(ssl=server_context()) as faas, openssl(faas, "-tls1_2") as client:
+        assert await read_until(client, b"Verify return code")
+        assert await ask(client, "R")
+        assert await read_until(client, b"no renegotiation")
+
+
+async def test_a_client_cannot_make_tls_reply_without_end() -> None:
+    """Each new key has a reply. The client need not read it, which would fill the memory of the server."""
+    async with bash(ssl=server_context()) as faas, openssl(faas) as client:
+        assert await read_until(client, b"Verify return code")
+        count = 0
+        while count < 1_000 and await ask(client, "K"):
+            count += 1
+        assert 100 < count < 1_000
+        await until(lambda: not faas.listener.ordinary)
+
+
+async def test_tls_needs_no_more_memory_for_large_answers() -> None:
+    """It gets them in pieces of a record, because it never gives back the memory that it once needed."""
+    sizes = []
+
+    class Watched(ssl.SSLObject):
+        def write(self, data: Any) -> int:
+            sizes.append(len(data))
+            return super().write(data)
+
+    context = server_context()
+    context.sslobject_class = Watched
+    async with bash(ssl=context) as faas:
+        answer = await exchange(faas.url, request(b'{"language": "bash", "code": "printf %0900000d 1"}'))
+    assert len(answer.body) > 900_000
+    assert sum(sizes) > 900_000
+    assert max(sizes) <= 16_384
+
+
+async def test_an_idle_connection_holds_no_answer(tls: ssl.SSLContext | None) -> None:
+    """1,000 connections could otherwise hold a large answer each, which `MAX_HELD_BYTES` would not count."""
+    async with bash(ssl=tls) as faas, connected(faas.url) as connection:
+        await connection.send(request(b'{"language": "bash", "code": "printf %0900000d 1"}'))
+        assert len((await connection.answer()).body) > 900_000
+        (handler,) = faas.listener.connections
+        await until(lambda: cast(Any, handler)._waiter is not None)  # for the next request
+        held = [one for one in gc.get_objects() if isinstance(one, web.Response) and one.body]
+        assert max((len(cast(bytes, one.body)) for one in held), default=0) < 10_000
 
 
 async def test_an_idle_connection_ends_a_drain_after_five_seconds(clock: Clock, tls: ssl.SSLContext | None) -> None:

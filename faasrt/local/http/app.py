@@ -105,6 +105,8 @@ class Router:
                     response.force_close()
                 # Sent here, so that the bytes of the answer count until the client has read it.
                 await send_response(response, request, share, size)
+                if isinstance(response, web.Response):
+                    response.body = None  # aiohttp keeps the response until the next request on this connection
                 status = response.status
                 return response
         finally:

@@ -15,12 +15,15 @@ from typing import Any, cast
 
 from faasrt.local.http import limits
 
+# About 600 new keys. Clients ask for one after at least 16 million records.
+_MAX_REPLY_BYTES = 16 * 2**10
+
 
 class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
     """The server's end of a TLS connection: a transport for `protocol`, and the protocol of the transport below.
 
-    It holds nothing but the incomplete record of TLS that arrives. Limits, pauses and buffers are those of the
-    transport below, so that `protocol` meets the same conditions as without TLS.
+    It holds nothing but a record of TLS in each direction. Limits, pauses and buffers are those of the transport below,
+    so that `protocol` meets the same conditions as without TLS.
 
     If the handshake fails, or takes longer than `timeout_s`, `protocol` gets `connection_lost` without
     `connection_made`. The client may take as long to read the end of the connection.
@@ -34,6 +37,7 @@ class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
         "_opened",
         "_outgoing",
         "_protocol",
+        "_replied_bytes",
         "_timeout_s",
         "_timer",
         "_tls",
@@ -45,6 +49,7 @@ class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._input = bytearray(limits.READ_BYTES)
+        self._replied_bytes = 0
         self._opened: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._timer: asyncio.TimerHandle | None = None
         self._below: asyncio.Transport
@@ -105,6 +110,13 @@ class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
             while piece := self._tls.read(limits.READ_BYTES):
                 pieces.append(piece)
             is_at_end = True
+        # TLS itself replies to some records, such as those that ask for a new key. A client that sent them without end
+        # could fill the memory, because it need not read the replies.
+        self._replied_bytes += self._outgoing.pending
+        if self._replied_bytes > _MAX_REPLY_BYTES:
+            self.abort()
+            return
+        self._send()
         if pieces:
             self._protocol.data_received(b"".join(pieces))
         if is_at_end:
@@ -133,14 +145,16 @@ class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
     def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
         if self._below.is_closing():
             return
-        rest = memoryview(data)
+        rest, records = memoryview(data), list[bytes]()
         try:
             while rest:
-                rest = rest[self._tls.write(rest) :]
+                # One record at a time: a MemoryBIO never gives back the memory that it once needed.
+                rest = rest[self._tls.write(rest[: limits.READ_BYTES]) :]
+                records.append(self._outgoing.read())
         except ssl.SSLError:  # the client negotiates anew, which TLS 1.3 does not know
             self.abort()
             return
-        self._send()
+        self._below.write(b"".join(records))
 
     def close(self) -> None:
         if not self._below.is_closing():
