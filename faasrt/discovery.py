@@ -14,22 +14,17 @@ from typing import TypeAlias
 import attrs
 
 from faasrt import _setting_checks as checks
+from faasrt._attribute_docs import list_attributes
 from faasrt.errors import ConfigurationError, safe_repr
 
 Resolve: TypeAlias = Callable[[str, int], Awaitable[Iterable[str]]]
 """An async function that takes a host name and a port, and returns the IP addresses of the name."""
 
 
+@list_attributes
 @attrs.frozen(kw_only=True)
 class DiscoverySettings:
     """How often the names in `dns+` URLs are looked up, and by which function.
-
-    Attributes:
-        period_s: The seconds between two look-ups of a name while it is used, above 0 and at most a day. Default: 10.
-        jitter: The part of the period by which it varies at random, so that clients do not ask at the same time: from 0
-            to 0.9. With 0.2, a period of 10 s takes 8 to 12 s. Default: 0.2.
-        resolve: An async function that takes a host name and a port, and returns the IP addresses as strings. An
-            exception that it raises is a look-up that failed. Default: None, which asks the system, in a thread.
 
     Raises:
         ConfigurationError: A value is out of range or has the wrong type.
@@ -43,8 +38,13 @@ class DiscoverySettings:
     """
 
     period_s: float = attrs.field(default=10.0, validator=checks.positive(86_400))
+    """The seconds between two look-ups of a name while it is used, above 0 and at most a day. Default: 10."""
     jitter: float = attrs.field(default=0.2, validator=checks.number(0, 0.9))
+    """The part of the period by which it varies at random, so that clients do not ask at the same time: from 0 to 0.9.
+    With 0.2, a period of 10 s takes 8 to 12 s. Default: 0.2."""
     resolve: Resolve | None = attrs.field(default=None)
+    """An async function that takes a host name and a port, and returns the IP addresses as strings. An exception that
+    it raises is a look-up that failed. Default: None, which asks the system, in a thread."""
 
     @resolve.validator
     def _check_resolve(self, attribute: object, value: object) -> None:

@@ -31,6 +31,8 @@ from __future__ import annotations
 import reprlib
 from typing import TYPE_CHECKING, Literal
 
+from faasrt._attribute_docs import list_attributes
+
 if TYPE_CHECKING:
     from faasrt.results import ExecutionResult
 
@@ -164,11 +166,9 @@ class QueueFullError(FaasrtError):
     """
 
 
+@list_attributes
 class ExecutionError(FaasrtError):
     """The user's code failed; raised only by `ExecutionResult.raise_for_outcome()`.
-
-    Attributes:
-        result: The `ExecutionResult` whose outcome is not OK.
 
     Example:
         >>> result = await manager.run_code("1 / 0", "python")
@@ -184,22 +184,12 @@ class ExecutionError(FaasrtError):
     def __init__(self, message: str, result: ExecutionResult | None = None) -> None:
         super().__init__(message)
         self.result = result
+        """The `ExecutionResult` whose outcome is not OK."""
 
 
+@list_attributes
 class ServiceError(FaasrtError):
     """A FaaS, or the connection to it, failed. It says nothing about the user's code.
-
-    Attributes:
-        endpoint: The base URL of the last attempt.
-        attempts: The number of attempts; 0 if none was started.
-        elapsed_s: Seconds from the start of the call to the failure.
-        sent: Whether the request may have reached the server. "no": it did not, so the code did not run. "maybe": at
-            least a part of it was sent, but no complete answer arrived; the code may have run, and may still be
-            running. "yes": the server answered; the code may have run, unless the answer refused it (any 429, a 503
-            with `Retry-After`, or a 503 or 504 with `x-faasrt-not-started: 1`). It covers all attempts of the call,
-            except earlier ones in which the server refused to start the code. Read it to decide whether to repeat a
-            call whose code must not run twice.
-        status: The HTTP status of the answer; None if there was no answer.
 
     Example:
         >>> from faasrt.testing import FakeFaaS, Reply
@@ -224,10 +214,20 @@ class ServiceError(FaasrtError):
     ) -> None:
         super().__init__(message)
         self.endpoint = endpoint
+        """The base URL of the last attempt."""
         self.attempts = attempts
+        """The number of attempts; 0 if none was started."""
         self.elapsed_s = elapsed_s
+        """Seconds from the start of the call to the failure."""
         self.sent = sent
+        """Whether the request may have reached the server. "no": it did not, so the code did not run. "maybe": at least
+        a part of it was sent, but no complete answer arrived; the code may have run, and may still be running. "yes":
+        the server answered; the code may have run, unless the answer refused it (any 429, a 503 with `Retry-After`, or
+        a 503 or 504 with `x-faasrt-not-started: 1`). It covers all attempts of the call, except earlier ones in which
+        the server refused to start the code. Read it to decide whether to repeat a call whose code must not run
+        twice."""
         self.status = status
+        """The HTTP status of the answer; None if there was no answer."""
         # False if a hostile program may have caused the error, or the server only has too many sessions. Such an error
         # must not open the endpoint's breaker.
         self.blames_endpoint = True
@@ -299,12 +299,9 @@ class DeadlineExceededError(ServiceError):
     """
 
 
+@list_attributes
 class OverloadedError(ServiceError):
     """The server has no free capacity (429, 503 or 504).
-
-    Attributes:
-        retry_after_s: The seconds in `Retry-After`, or None.
-        not_started: Whether the answer states that the code was not started.
 
     Example:
         >>> from faasrt.testing import FakeFaaS, Reply
@@ -318,21 +315,21 @@ class OverloadedError(ServiceError):
     """
 
     retry_after_s: float | None = None
+    """The seconds in `Retry-After`, or None."""
     not_started: bool = False
+    """Whether the answer states that the code was not started."""
 
 
 class _AnsweredError(ServiceError):
-    """An error whose answer contains a message from the server.
-
-    Attributes:
-        error: The `error` text in the answer, or "".
-        details: The `details` text in the answer, or the beginning of a body that is not JSON.
-    """
+    """An error whose answer contains a message from the server."""
 
     error: str = ""
+    """The `error` text in the answer, or ""."""
     details: str = ""
+    """The `details` text in the answer, or the beginning of a body that is not JSON."""
 
 
+@list_attributes
 class RejectedError(_AnsweredError):
     """The server refused the request (a 4xx other than 429). A retry would fail too.
 
@@ -372,6 +369,7 @@ class SessionLostError(ServiceError):
     """
 
 
+@list_attributes
 class ServerError(_AnsweredError):
     """The server failed: a 5xx other than 503, a 200 that reports its failure, or an interpreter that did not start.
 
@@ -379,8 +377,7 @@ class ServerError(_AnsweredError):
     408 with an `error`, or a 500 with an `error` and `details` that mention a timeout, is the outcome TIMEOUT if it
     comes after the time limit that was sent.
 
-    `error` and `details` are the texts in the answer. Also raised, without an endpoint, when the local process that
-    checks the syntax of Python fails.
+    Also raised, without an endpoint, when the local process that checks the syntax of Python fails.
 
     Example:
         >>> from faasrt.testing import FakeFaaS, Reply

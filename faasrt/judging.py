@@ -45,6 +45,7 @@ import attrs
 
 from faasrt import _exact_values, _strict_json
 from faasrt._assert_programs import AssertProgram
+from faasrt._attribute_docs import list_attributes
 from faasrt._run_option_checks import check_args, check_kwargs, check_time_limit
 from faasrt.errors import CompareError, InvalidRequestError, rounded_repr, safe_repr
 from faasrt.inputs import ProgramInput
@@ -85,17 +86,10 @@ class Verdict(enum.StrEnum):
     CRASHED = "CRASHED"
 
 
+@list_attributes
 @attrs.frozen
 class TestCase:
     """An input of a program, and the output that is expected for it.
-
-    Attributes:
-        stdin: The standard input. Default: "".
-        expected: The expected standard output. Default: "".
-        argv: The command-line arguments. Default: no arguments.
-        files: The contents of files in the working folder of the program; see `Runtime.run_code`. Default: None.
-        timeout_ms: The time limit of this test in milliseconds. Default: None, which means the one of the judgement.
-        id: Your own name for the test. Default: None.
 
     Raises:
         InvalidRequestError: An attribute is wrong. Only `judge` knows the program and its sandbox, and refuses a file
@@ -109,11 +103,17 @@ class TestCase:
     __test__: ClassVar[bool] = False  # pytest does not collect this class
 
     stdin: str | bytes = attrs.field(default="", repr=safe_repr)
+    """The standard input. Default: ""."""
     expected: str = attrs.field(default="", repr=safe_repr)
+    """The expected standard output. Default: ""."""
     argv: Sequence[str] = attrs.field(default=(), kw_only=True, repr=safe_repr)
+    """The command-line arguments. Default: no arguments."""
     files: Mapping[str, str | bytes] | None = attrs.field(default=None, kw_only=True, hash=False, repr=safe_repr)
+    """The contents of files in the working folder of the program; see `Runtime.run_code`. Default: None."""
     timeout_ms: float | None = attrs.field(default=None, kw_only=True)
+    """The time limit of this test in milliseconds. Default: None, which means the one of the judgement."""
     id: str | None = attrs.field(default=None, kw_only=True)
+    """Your own name for the test. Default: None."""
 
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.expected, str):
@@ -139,6 +139,7 @@ class TestCase:
         return cls(**values | {"stdin": data.stdin, "argv": data.argv, "files": data.files})
 
 
+@list_attributes
 @attrs.frozen
 class FunctionTest:
     """Arguments of a function, and the value that it is expected to return.
@@ -149,14 +150,6 @@ class FunctionTest:
     another key, makes the test a USER_ERROR whose message says where in the value it is. In JavaScript, a tuple is an
     array, `undefined` is null, or omitted in objects, and objects are their own properties; a Map, Set, Date or typed
     array is a USER_ERROR. A program in JavaScript declares the function, or exports it, also with `module.exports`.
-
-    Attributes:
-        args: The positional arguments: None, bools, finite numbers, strings, and lists, tuples and dicts of these.
-        expected: The expected value: None, a bool, a finite number, a str, or a list, tuple or dict of these.
-        kwargs: The keyword arguments; Python only. Default: no arguments.
-        compare: The comparison of this test; see `faasrt.judging`. Default: None, which means the one of the judgement.
-        timeout_ms: The time limit of this test in milliseconds. Default: None, which means the one of the judgement.
-        id: Your own name for the test. Default: None.
 
     Raises:
         InvalidRequestError: An attribute is wrong. Only `judge` checks that arguments are JSON, and refuses a
@@ -172,13 +165,19 @@ class FunctionTest:
     __test__: ClassVar[bool] = False
 
     args: tuple[Any, ...] = attrs.field(converter=check_args, hash=False, repr=safe_repr)
+    """The positional arguments: None, bools, finite numbers, strings, and lists, tuples and dicts of these."""
     expected: Any = attrs.field(hash=False, repr=safe_repr)
+    """The expected value: None, a bool, a finite number, a str, or a list, tuple or dict of these."""
     kwargs: Mapping[str, Any] = attrs.field(
         factory=dict, converter=check_kwargs, kw_only=True, hash=False, repr=safe_repr
     )
+    """The keyword arguments; Python only. Default: no arguments."""
     compare: Compare | None = attrs.field(default=None, kw_only=True)
+    """The comparison of this test; see `faasrt.judging`. Default: None, which means the one of the judgement."""
     timeout_ms: float | None = attrs.field(default=None, kw_only=True)
+    """The time limit of this test in milliseconds. Default: None, which means the one of the judgement."""
     id: str | None = attrs.field(default=None, kw_only=True)
+    """Your own name for the test. Default: None."""
 
     def __attrs_post_init__(self) -> None:
         _check_json("expected", self.expected)
@@ -216,6 +215,7 @@ def _check_json(name: str, value: object) -> None:
         raise InvalidRequestError(f"{name} {problem}: it must be a JSON value") from None
 
 
+@list_attributes
 @attrs.frozen
 class AssertTest:
     """A test program in Python with asserts about a function, in the style of HumanEval and MBPP.
@@ -223,14 +223,6 @@ class AssertTest:
     The test program and the judged one run in different processes. So the judged program can neither end or change the
     test program nor read the expected values in it. The test passes if the test program reaches its end and at least
     one assert, and no assert fails. See "Test programs with asserts" in `faasrt/docs/rewards.md`.
-
-    Attributes:
-        program: The test program, at most 1,048,576 characters. It calls the function by its name, or defines
-            `check(candidate)`, as in HumanEval. It must define every other name that it uses. If there is only one that
-            it does not define, as in MBPP, `judge` needs no name of the function.
-        timeout_ms: The time limit in milliseconds of each execution: a run of the test program, or all calls of the
-            function that this run made. Default: None, which means the one of the judgement.
-        id: Your own name for the test. Default: None.
 
     Raises:
         InvalidRequestError: An attribute is wrong, or the test program is not Python, or has no `assert`. Only `judge`
@@ -246,8 +238,14 @@ class AssertTest:
     __test__: ClassVar[bool] = False
 
     program: str = attrs.field(repr=safe_repr)
+    """The test program, at most 1,048,576 characters. It calls the function by its name, or defines `check(candidate)`,
+    as in HumanEval. It must define every other name that it uses. If there is only one that it does not define, as in
+    MBPP, `judge` needs no name of the function."""
     timeout_ms: float | None = attrs.field(default=None, kw_only=True)
+    """The time limit in milliseconds of each execution: a run of the test program, or all calls of the function that
+    this run made. Default: None, which means the one of the judgement."""
     id: str | None = attrs.field(default=None, kw_only=True)
+    """Your own name for the test. Default: None."""
     _parsed: AssertProgram = attrs.field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
@@ -300,17 +298,10 @@ def _check_id(test_id: object) -> None:
         raise InvalidRequestError(f"id must be a str or None, got {safe_repr(test_id)}")
 
 
+@list_attributes
 @attrs.frozen(kw_only=True)
 class TestResult:
     """The verdict on one test.
-
-    Attributes:
-        test: The test.
-        verdict: The verdict.
-        difference: The first difference between the output or value and the expected one, or the reason why they cannot
-            be compared, in words; "" if there is none.
-        result: The result of the execution; None if the test was skipped. For a `FunctionTest`, its texts are cut to
-            16,384 bytes after the comparison.
 
     Example:
         >>> judgement = await manager.judge("print(input())", [TestCase("a", "b")], language="py")
@@ -321,9 +312,15 @@ class TestResult:
     __test__: ClassVar[bool] = False
 
     test: Test
+    """The test."""
     verdict: Verdict
+    """The verdict."""
     difference: str = ""
+    """The first difference between the output or value and the expected one, or the reason why they cannot be compared,
+    in words; "" if there is none."""
     result: ExecutionResult | None = None
+    """The result of the execution; None if the test was skipped. For a `FunctionTest`, its texts are cut to 16,384
+    bytes after the comparison."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return id, verdict, difference and result as values that `json.dumps` accepts."""
@@ -331,13 +328,10 @@ class TestResult:
         return {"id": self.test.id, "verdict": str(self.verdict), "difference": self.difference, "result": result}
 
 
+@list_attributes
 @attrs.frozen(kw_only=True)
 class Judgement:
     """The verdicts on all tests. It is true if all passed.
-
-    Attributes:
-        results: The verdict on each test, in order; at least one.
-        duration_s: Seconds from the call to the last verdict.
 
     Raises:
         InvalidRequestError: There are no results.
@@ -350,7 +344,9 @@ class Judgement:
     """
 
     results: tuple[TestResult, ...]
+    """The verdict on each test, in order; at least one."""
     duration_s: float = attrs.field(default=0.0, repr=rounded_repr)
+    """Seconds from the call to the last verdict."""
 
     def __attrs_post_init__(self) -> None:
         if not self.results:
@@ -394,16 +390,13 @@ class Judgement:
         }
 
 
+@list_attributes
 @attrs.frozen
 class floats:  # noqa: N801 (used like a function)
     """A comparison of words, or of values, in which numbers may differ slightly, as in `math.isclose`.
 
     Called with two texts, it compares their words. Numbers that are too large for a float must be equal, and words of
     more than 400 characters the same. See "Which numbers are equal" in `faasrt/docs/judging.md`.
-
-    Attributes:
-        rel: The largest relative difference, at least 0. Default: 1e-6.
-        abs: The largest absolute difference, at least 0. Default: 1e-9.
 
     Raises:
         InvalidRequestError: A tolerance is not a finite number of at least 0.
@@ -414,7 +407,9 @@ class floats:  # noqa: N801 (used like a function)
     """
 
     rel: float = 1e-6
+    """The largest relative difference, at least 0. Default: 1e-6."""
     abs: float = 1e-9
+    """The largest absolute difference, at least 0. Default: 1e-9."""
 
     def __attrs_post_init__(self) -> None:
         for name, value in (("rel", self.rel), ("abs", self.abs)):

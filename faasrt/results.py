@@ -17,6 +17,7 @@ from typing import Any, Literal
 import attrs
 
 from faasrt import _strict_json
+from faasrt._attribute_docs import list_attributes
 from faasrt.errors import ExecutionError, ReturnValueError, rounded_repr, safe_repr
 from faasrt.inputs import files_to_wire
 
@@ -47,17 +48,10 @@ class Outcome(enum.StrEnum):
     """Its process ended without reporting an error, for example by `os._exit`, a signal or a WebAssembly trap."""
 
 
+@list_attributes
 @attrs.frozen
 class ErrorInfo:
     r"""The reason why the user's code did not end with OK. This is a record, not an exception that can be raised.
-
-    Attributes:
-        name: The name of the exception's type, such as "ValueError". For an exit with another code than 0, "SystemExit"
-            (Python) or "Exit" (JavaScript). For a limit, "Timeout", "MemoryLimit" or "OutputLimit". For a crash, the
-            signal, such as "SIGSEGV", or "Trap" (WebAssembly). "UnknownCase": see `Runtime.run_cases`.
-        message: The message of the exception; may be empty. For a limit, it contains the value of the limit,
-            and the argument that set it, or "limit of the server".
-        traceback: The traceback or stack as the language prints it, with line numbers of the user's code; may be empty.
 
     Example:
         >>> result = await manager.run_code("x = 1\nx.nope", "python")
@@ -70,13 +64,20 @@ class ErrorInfo:
     """
 
     name: str
+    """The name of the exception's type, such as "ValueError". For an exit with another code than 0, "SystemExit"
+    (Python) or "Exit" (JavaScript). For a limit, "Timeout", "MemoryLimit" or "OutputLimit". For a crash, the signal,
+    such as "SIGSEGV", or "Trap" (WebAssembly). "UnknownCase": see `Runtime.run_cases`."""
     message: str = attrs.field(default="", repr=safe_repr)
+    """The message of the exception; may be empty. For a limit, it contains the value of the limit, and the argument
+    that set it, or "limit of the server"."""
     traceback: str = attrs.field(default="", repr=safe_repr)
+    """The traceback or stack as the language prints it, with line numbers of the user's code; may be empty."""
 
 
+@list_attributes
 @attrs.frozen
 class ExecutionOutput:
-    r"""The output of the user's code, and the text of its last call of `return_val` ("" when never called).
+    r"""The output of the user's code.
 
     Example:
         >>> code = "import sys; print('out'); print('err', file=sys.stderr); return_val(1)"
@@ -85,19 +86,17 @@ class ExecutionOutput:
     """
 
     stdout: str = attrs.field(default="", repr=safe_repr)
+    """The text that it wrote to stdout."""
     stderr: str = attrs.field(default="", repr=safe_repr)
+    """The text that it wrote to stderr."""
     ret_val: str = attrs.field(default="", repr=safe_repr)
+    """The text of its last call of `return_val`; "" if it made none."""
 
 
+@list_attributes
 @attrs.frozen(kw_only=True)
 class OutputChunk:
     r"""A part of the output of a program that runs, see `Runtime.stream_code`.
-
-    Attributes:
-        stream: "stdout" or "stderr".
-        text: The text; not empty.
-        elapsed_s: Seconds since the program began, as measured by the server. Without streaming by the server, this
-            is the duration of the execution.
 
     Example:
         >>> async with manager.stream_code("print('hi')", "python") as run:
@@ -107,18 +106,18 @@ class OutputChunk:
     """
 
     stream: Literal["stdout", "stderr"]
+    """The stream: "stdout" or "stderr"."""
     text: str = attrs.field(repr=safe_repr)
+    """The text; not empty."""
     elapsed_s: float = attrs.field(repr=rounded_repr)
+    """Seconds since the program began, as measured by the server. Without streaming by the server, this is the duration
+    of the execution."""
 
 
+@list_attributes
 @attrs.frozen
 class Timings:
     """The durations of a call in seconds, as measured by the client.
-
-    Attributes:
-        queued_s: The total time spent waiting for permits.
-        total_s: The time from the call to its result.
-        attempts_s: The time of each attempt, from sending the request to the end of the answer.
 
     Example:
         >>> timings = (await manager.run_code("print(1)", "python")).timings
@@ -127,21 +126,21 @@ class Timings:
     """
 
     queued_s: float = attrs.field(default=0.0, repr=rounded_repr)
+    """The total time spent waiting for permits."""
     total_s: float = attrs.field(default=0.0, repr=rounded_repr)
+    """The time from the call to its result."""
     attempts_s: tuple[float, ...] = attrs.field(default=(), repr=rounded_repr)
+    """The time of each attempt, from sending the request to the end of the answer."""
 
 
 def _copy(data: Mapping[str, str | bytes]) -> dict[str, str | bytes]:
     return dict(data)
 
 
+@list_attributes
 @attrs.frozen
 class Display:
     r"""Something that a program displayed, in one or more formats.
-
-    Attributes:
-        data: The content by MIME type. That of images and PDF is bytes, and all other content text.
-        omitted: The sorted MIME types of content that did not fit into the output limit.
 
     Example:
         >>> code = "class Bold:\n    def _repr_html_(self): return '<b>'\ndisplay('one')\nBold()"
@@ -151,7 +150,9 @@ class Display:
     """
 
     data: Mapping[str, str | bytes] = attrs.field(converter=_copy, hash=False, repr=lambda data: safe_repr(list(data)))
+    """The content by MIME type. That of images and PDF is bytes, and all other content text."""
     omitted: tuple[str, ...] = ()
+    """The sorted MIME types of content that did not fit into the output limit."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return both fields as values that `json.dumps` accepts. Bytes are in Base64."""
@@ -180,30 +181,12 @@ class Display:
         return png if isinstance(png, bytes) else None
 
 
+@list_attributes
 @attrs.frozen(slots=False)  # with slots, a call costs 1 % more instructions
 class ExecutionResult:
     r"""The result of one execution: how the code ended, its output, and the details of the call.
 
     It is true if the outcome is OK, so compare an optional result with None.
-
-    Attributes:
-        outcome: How the code ended.
-        output: The text of the three streams, each cut to `max_output_bytes`.
-        error: The reason why the code did not end with OK; None if it did, or if the reason is unknown.
-        exit_code: The exit code according to the server; None if unknown.
-        truncated: The names of the streams ("stdout", "stderr", "ret_val") that were cut, and "files" if not all files
-            were collected, or "displays" if data of displays was left out.
-        duration_ms: The duration of the execution in milliseconds, according to the server; None if unknown.
-        timings: The seconds spent in each phase, as measured by the client.
-        attempts: The number of attempts, from 1; 0 if the result came from the cache.
-        endpoint: The base URL that answered; `http://local` for the embedded FaaS of a manager, for any port.
-        metadata: The server's metadata. That of a run in a session has `session` too; that of other services than
-            FaaS servers consists of fields of their answers.
-        files: The contents of the files that `collect` asked for, by path. If some do not fit into `max_output_bytes`
-            or cannot be read, they are missing here, and "files" is in `truncated`.
-        cached: Whether the result came from the cache, so that nothing ran; see `faasrt/docs/caching.md`.
-        displays: What the program displayed, in order, if `displays` asked for it: the value of the last expression,
-            figures of matplotlib, and the arguments of `display`. A session always returns this.
 
     Example:
         >>> result = await manager.run_code("print('hi'); return_val('[1, 2]')", "python")
@@ -212,18 +195,35 @@ class ExecutionResult:
     """
 
     outcome: Outcome
+    """How the code ended."""
     output: ExecutionOutput = ExecutionOutput()
+    """The text of the three streams, each cut to `max_output_bytes`."""
     error: ErrorInfo | None = None
+    """The reason why the code did not end with OK; None if it did, or if the reason is unknown."""
     exit_code: int | None = None
+    """The exit code according to the server; None if unknown."""
     truncated: frozenset[str] = frozenset()
+    """The names of the streams ("stdout", "stderr", "ret_val") that were cut, and "files" if not all files were
+    collected, or "displays" if data of displays was left out."""
     duration_ms: float | None = attrs.field(default=None, repr=rounded_repr)
+    """The duration of the execution in milliseconds, according to the server; None if unknown."""
     timings: Timings = Timings()
+    """The seconds spent in each phase, as measured by the client."""
     attempts: int = 1
+    """The number of attempts, from 1; 0 if the result came from the cache."""
     endpoint: str = ""
+    """The base URL that answered; `http://local` for the embedded FaaS of a manager, for any port."""
     metadata: Mapping[str, Any] = attrs.field(factory=dict, converter=dict, hash=False, repr=False)
+    """The server's metadata. That of a run in a session has `session` too; that of other services than FaaS servers
+    consists of fields of their answers."""
     files: Mapping[str, bytes] = attrs.field(factory=dict, hash=False, repr=lambda files: safe_repr(list(files)))
+    """The contents of the files that `collect` asked for, by path. If some do not fit into `max_output_bytes` or cannot
+    be read, they are missing here, and "files" is in `truncated`."""
     cached: bool = False
+    """Whether the result came from the cache, so that nothing ran; see `faasrt/docs/caching.md`."""
     displays: tuple[Display, ...] = ()
+    """What the program displayed, in order, if `displays` asked for it: the value of the last expression, figures of
+    matplotlib, and the arguments of `display`. A session always returns this."""
 
     @property
     def ok(self) -> bool:
@@ -348,14 +348,10 @@ class ExecutionResult:
         return _strict_json.dump_bytes(self.to_dict()).decode()
 
 
+@list_attributes
 @attrs.frozen
 class Diagnostic:
     """A syntax error in a program.
-
-    Attributes:
-        message: The error message.
-        line: The line, from 1; None when unknown.
-        column: The column in characters, from 1; None when unknown.
 
     Example:
         >>> (await manager.validate_code("x = (1,", "python")).diagnostics
@@ -363,18 +359,17 @@ class Diagnostic:
     """
 
     message: str
+    """The error message."""
     line: int | None = None
+    """The line, from 1; None when unknown."""
     column: int | None = None
+    """The column in characters, from 1; None when unknown."""
 
 
+@list_attributes
 @attrs.frozen
 class ValidationResult:
     """Whether a program parses. It is true if the program does.
-
-    Attributes:
-        valid: Whether the program parses.
-        diagnostics: The syntax errors; empty when valid.
-        checked_by: The name of the parser, such as "CPython 3.15.0".
 
     Example:
         >>> checked = await manager.validate_code("let a = ;", "js")
@@ -384,8 +379,11 @@ class ValidationResult:
     """
 
     valid: bool
+    """Whether the program parses."""
     diagnostics: tuple[Diagnostic, ...] = ()
+    """The syntax errors; empty when valid."""
     checked_by: str = ""
+    """The name of the parser, such as "CPython 3.15.0"."""
 
     def __bool__(self) -> bool:
         return self.valid
@@ -396,19 +394,10 @@ class ValidationResult:
         return cls(False, (Diagnostic("the code is empty", 1, 1),), "faasrt")
 
 
+@list_attributes
 @attrs.frozen(kw_only=True)
 class EndpointHealth:
     """The result of a health probe of one endpoint. It is true if the endpoint is healthy.
-
-    Attributes:
-        endpoint: The base URL; `http://local` for the embedded FaaS of a manager.
-        healthy: Whether the server answered 200 with the status "healthy".
-        status: The status in the answer, such as "healthy" or "degraded"; "failed" if the answer is an error or
-            malformed, and "unreachable" if there is no answer.
-        latency_s: Seconds until the answer, or until the probe failed.
-        version: The version in the answer, or "".
-        error: The reason why the endpoint is not healthy, or "".
-        details: The decoded answer.
 
     Example:
         >>> health = (await manager.get_health_status()).endpoints[0]
@@ -417,24 +406,29 @@ class EndpointHealth:
     """
 
     endpoint: str
+    """The base URL; `http://local` for the embedded FaaS of a manager."""
     healthy: bool
+    """Whether the server answered 200 with the status "healthy"."""
     status: str
+    """The status in the answer, such as "healthy" or "degraded"; "failed" if the answer is an error or malformed, and
+    "unreachable" if there is no answer."""
     latency_s: float = attrs.field(repr=rounded_repr)
+    """Seconds until the answer, or until the probe failed."""
     version: str = ""
+    """The version in the answer, or ""."""
     error: str = ""
+    """The reason why the endpoint is not healthy, or ""."""
     details: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
+    """The decoded answer."""
 
     def __bool__(self) -> bool:
         return self.healthy
 
 
+@list_attributes
 @attrs.frozen
 class HealthStatus:
     """The health of every endpoint behind a runtime or manager. It is true if all are healthy.
-
-    Attributes:
-        endpoints: One entry for each base URL, in the order of the settings. A `dns+` URL has an entry for each
-            address of its name, or one that is unreachable if no address is known.
 
     Example:
         >>> status = await manager.get_health_status()
@@ -443,6 +437,8 @@ class HealthStatus:
     """
 
     endpoints: tuple[EndpointHealth, ...] = ()
+    """One entry for each base URL, in the order of the settings. A `dns+` URL has an entry for each address of its
+    name, or one that is unreachable if no address is known."""
 
     @property
     def healthy(self) -> bool:

@@ -47,6 +47,7 @@ from typing import Any, Literal, TypeAlias, Unpack
 
 import attrs
 
+from faasrt._attribute_docs import list_attributes
 from faasrt._run_option_checks import check_flag
 from faasrt._shared_manager import ManagerOption, SharedManager
 from faasrt.client.manager import RuntimeManager
@@ -211,19 +212,17 @@ def _read_text(completion: object) -> str:
     return completion
 
 
+@list_attributes
 @attrs.frozen
 class FailedSolution:
-    """A reference solution that does not pass its tests; see `CodeReward.check`.
-
-    Attributes:
-        index: Its index, from 0.
-        reason: How many tests failed and why the first one did, or what is wrong with the tests.
-        judgement: The verdicts; None if the tests are wrong.
-    """
+    """A reference solution that does not pass its tests; see `CodeReward.check`."""
 
     index: int
+    """Its index, from 0."""
     reason: str
+    """How many tests failed and why the first one did, or what is wrong with the tests."""
     judgement: Judgement | None = attrs.field(default=None, repr=False)
+    """The verdicts; None if the tests are wrong."""
 
 
 @attrs.frozen

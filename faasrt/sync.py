@@ -49,6 +49,7 @@ import faasrt.client.map
 import faasrt.client.runtime
 import faasrt.client.session
 import faasrt.client.streaming
+from faasrt._attribute_docs import list_attributes
 from faasrt.client.cache import CacheOption
 from faasrt.client.factory import RuntimeFactory
 from faasrt.client.loop_thread import LoopThread
@@ -490,6 +491,7 @@ class _Context:
         self._owner = manager
         self._original: Any = original
         self.language = original.language
+        """The language of its programs; of a runtime, the default one."""
 
     def __enter__(self) -> Self:
         self._owner._loop_thread().call(self._original.__aenter__())
@@ -504,12 +506,9 @@ class _Context:
         return f"<sync.{repr(self._original)[1:]}"
 
 
+@list_attributes
 class Runtime(_Context):
-    """Runs programs in one language, and waits for their results; see `faasrt.Runtime`.
-
-    Attributes:
-        language: The default language of calls.
-    """
+    """Runs programs in one language, and waits for their results; see `faasrt.Runtime`."""
 
     _original: _AsyncRuntime
 
@@ -532,11 +531,9 @@ class Runtime(_Context):
         return self._original.closed
 
 
+@list_attributes
 class Session(_Context):
     """An interpreter that keeps variables, imports and files between runs; see `faasrt.Session`.
-
-    Attributes:
-        language: The language of its programs.
 
     Example:
         >>> from faasrt import sync

@@ -5,6 +5,7 @@ from typing import Any, Literal, TypeAlias, TypedDict, TypeVar
 
 import attrs
 
+from faasrt._attribute_docs import list_attributes
 from faasrt._run_option_checks import (
     check_args,
     check_ext,
@@ -116,32 +117,10 @@ def _parse_language(language: LanguageOption) -> Language | OtherLanguage:
     return parse_language(language)
 
 
+@list_attributes
 @attrs.frozen
 class CodeTask:
     """One program to run.
-
-    Attributes:
-        code: The program.
-        language: See `Runtime.run_code`; kept as a `Language`, or as the lower-case name of another language. `map`
-            fails a task in a language that no endpoint lists.
-        id: Your own name for the task. Default: None.
-        timeout_ms: The time limit of the program in milliseconds. Default: None, which means the limit of the sandbox.
-        ext: Further fields for the server. Default: None, no fields.
-        function: The name of a function of the program to call, or to test. Default: None, which runs the program only.
-        args: The positional arguments of the function: JSON values. Default: no arguments.
-        kwargs: The keyword arguments of the function: JSON values. Default: no arguments.
-        sandbox: The limits of this task. Default: None, which means the limits in the settings.
-        priority: A priority for the server's scheduler. Default: "normal".
-        idempotent: Whether the program may run more than once. Default: None, which means `RetrySettings.idempotent`.
-        tests: The tests of a program that is judged; see `RuntimeManager.judge`. They are `FunctionTest` or
-            `AssertTest` if the task has a function. The task itself then has no input. Default: no tests.
-        compare: The comparison of the tests; see `faasrt.judging`. Default: None, which means "lines", or "equal" for
-            the tests of a function.
-        stop_on_failure: Whether to skip the tests after the first one that does not pass. Default: False.
-        stdin, argv, files, collect: The input of the program, and the files to return; see `Runtime.run_code`. A task
-            with a function has no `argv` and no `collect`. Default: none.
-        displays: Whether to return what the program displays; see `Runtime.run_code`. A task with a function has none.
-            Default: False.
 
     Raises:
         UnsupportedLanguageError: The language cannot be the name of one.
@@ -156,28 +135,40 @@ class CodeTask:
     """
 
     code: str = attrs.field(repr=safe_repr, metadata=_TEXT)
+    """The program."""
     language: Language | OtherLanguage = attrs.field(converter=_parse_language, metadata=_TEXT)
+    """See `Runtime.run_code`; kept as a `Language`, or as the lower-case name of another language. `map` fails a task
+    in a language that no endpoint lists."""
     id: str | None = attrs.field(
         default=None, kw_only=True, metadata=_form(str, int, described="a string or a whole number")
     )
+    """Your own name for the task. Default: None."""
     timeout_ms: float | None = attrs.field(
         default=None,
         kw_only=True,
         metadata=_form(float, int, described="a number", option="--timeout-ms", help=_TIME_LIMIT_HELP),
     )
+    """The time limit of the program in milliseconds. Default: None, which means the limit of the sandbox."""
     ext: Mapping[str, str] | None = attrs.field(
         default=None, kw_only=True, hash=False, metadata=_form(dict, described="an object of strings")
     )
+    """Further fields for the server. Default: None, no fields."""
     function: str | None = attrs.field(default=None, kw_only=True, metadata=_TEXT)
+    """The name of a function of the program to call, or to test. Default: None, which runs the program only."""
     args: tuple[Any, ...] = attrs.field(
         default=(), converter=check_args, kw_only=True, hash=False, repr=safe_repr, metadata=_LIST
     )
+    """The positional arguments of the function: JSON values. Default: no arguments."""
     kwargs: Mapping[str, Any] = attrs.field(
         factory=dict, converter=check_kwargs, kw_only=True, hash=False, repr=safe_repr, metadata=_OBJECT
     )
+    """The keyword arguments of the function: JSON values. Default: no arguments."""
     sandbox: SandboxConfig | None = attrs.field(default=None, kw_only=True, metadata=_OBJECT)
+    """The limits of this task. Default: None, which means the limits in the settings."""
     priority: Priority = attrs.field(default="normal", kw_only=True, metadata=_TEXT)
+    """A priority for the server's scheduler. Default: "normal"."""
     idempotent: bool | None = attrs.field(default=None, kw_only=True, metadata=_FLAG)
+    """Whether the program may run more than once. Default: None, which means `RetrySettings.idempotent`."""
     stdin: str | bytes = attrs.field(
         default="",
         kw_only=True,
@@ -190,9 +181,11 @@ class CodeTask:
             help="The standard input. By default that of this command, if it is a pipe or a file.",
         ),
     )
+    """The standard input of the program; see `Runtime.run_code`. Default: ""."""
     argv: Sequence[str] = attrs.field(
         default=(), kw_only=True, repr=safe_repr, metadata=_form(list, described="a list of strings")
     )
+    """The command-line arguments; see `Runtime.run_code`. A task with a function has none. Default: no arguments."""
     files: Mapping[str, str | bytes] | None = attrs.field(
         default=None,
         kw_only=True,
@@ -202,6 +195,7 @@ class CodeTask:
             dict, described="an object", option="--file NAME[=PATH]", help="A file for the program; repeatable."
         ),
     )
+    """The contents of files in the working folder of the program; see `Runtime.run_code`. Default: None."""
     collect: Sequence[str] = attrs.field(
         default=(),
         kw_only=True,
@@ -212,12 +206,20 @@ class CodeTask:
             help="Files to return after the run; repeatable.",
         ),
     )
+    """The files to return; see `Runtime.run_code`. A task with a function has none. Default: no files."""
     displays: bool = attrs.field(default=False, kw_only=True, metadata=_FLAG)
+    """Whether to return what the program displays; see `Runtime.run_code`. A task with a function has none. Default:
+    False."""
     tests: Sequence[TestCase] | Sequence[FunctionTest] | Sequence[AssertTest] = attrs.field(
         default=(), kw_only=True, hash=False, repr=safe_repr, metadata=_form(list, described="a list of objects")
     )
+    """The tests of a program that is judged; see `RuntimeManager.judge`. They are `FunctionTest` or `AssertTest` if the
+    task has a function. The task itself then has no input. Default: no tests."""
     compare: Compare | None = attrs.field(default=None, kw_only=True, metadata=_TEXT)
+    """The comparison of the tests; see `faasrt.judging`. Default: None, which means "lines", or "equal" for the tests
+    of a function."""
     stop_on_failure: bool = attrs.field(default=False, kw_only=True, metadata=_FLAG)
+    """Whether to skip the tests after the first one that does not pass. Default: False."""
 
     def __attrs_post_init__(self) -> None:
         check_time_limit(self.timeout_ms)
@@ -300,19 +302,12 @@ def _sandbox_from_dict(fields: object, base: SandboxConfig) -> SandboxConfig:
     return attrs.evolve(base, **fields)
 
 
+@list_attributes
 @attrs.frozen
 class CompletedTask:
     """A task whose program has ended, with any outcome.
 
     It is true if the outcome is OK, and, for a task with tests, if all passed.
-
-    Attributes:
-        index: The position of the task in the input, from 0.
-        task: The task.
-        result: The result of the program. If the task has tests, it is the result of the first test that did not
-            pass, or of the last test.
-        error: None.
-        judgement: The verdicts on the tests; None if the task has none.
 
     Example:
         >>> async for item in manager.map([CodeTask("1 / 0", "py")]):
@@ -322,10 +317,16 @@ class CompletedTask:
     """
 
     index: int
+    """The position of the task in the input, from 0."""
     task: CodeTask
+    """The task."""
     result: ExecutionResult
+    """The result of the program. If the task has tests, it is the result of the first test that did not pass, or of the
+    last test."""
     error: None = attrs.field(default=None, init=False, repr=False)
+    """None."""
     judgement: Judgement | None = attrs.field(default=None, kw_only=True, repr=False)
+    """The verdicts on the tests; None if the task has none."""
 
     def __bool__(self) -> bool:
         return self.result.ok if self.judgement is None else self.judgement.passed
@@ -337,17 +338,12 @@ class CompletedTask:
         return {**fields, "judgement": judgement}
 
 
+@list_attributes
 @attrs.frozen
 class FailedTask:
     """A task that failed with an error of the infrastructure, or was wrong. Its program may or may not have run.
 
     It is always false.
-
-    Attributes:
-        index: The position of the task in the input, from 0.
-        task: The task.
-        error: The error.
-        result: None.
 
     Example:
         >>> async for item in manager.map([CodeTask("", "py")]):
@@ -356,9 +352,13 @@ class FailedTask:
     """
 
     index: int
+    """The position of the task in the input, from 0."""
     task: CodeTask
+    """The task."""
     error: FaasrtError
+    """The error."""
     result: None = attrs.field(default=None, init=False, repr=False)
+    """None."""
 
     def __bool__(self) -> Literal[False]:
         return False

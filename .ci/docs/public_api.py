@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import inspect
 import re
 
 import griffe
@@ -15,7 +16,7 @@ class PublicAPI(griffe.Extension):
     def on_instance(self, *, obj: griffe.Object, **options: object) -> None:
         """Use the plural, which Griffe takes for a section whose text may contain programs and their output."""
         if obj.docstring:
-            obj.docstring.value = re.sub(r"^Example:$", "Examples:", obj.docstring.value, flags=re.MULTILINE)
+            obj.docstring.value = with_plural(obj.docstring.value)
 
     def on_package(self, *, pkg: griffe.Module, **options: object) -> None:
         """Complete the classes that modules export."""
@@ -24,7 +25,12 @@ class PublicAPI(griffe.Extension):
         classes = {each.path: each for each in objects if each.is_class}
         for kind in classes.values():
             complete(kind)
+            list_attributes(kind)
             kind.bases = [base for base in kind.bases if is_public(base, classes)]
+
+
+def with_plural(docstring: str) -> str:
+    return re.sub(r"^Example:$", "Examples:", docstring, flags=re.MULTILINE)
 
 
 def modules_below(module: griffe.Module) -> list[griffe.Module]:
@@ -37,6 +43,16 @@ def is_public(base: str | griffe.Expr, classes: dict[str, griffe.Class]) -> bool
     """Return whether a base class is one of another package, or an exported one."""
     path = base if isinstance(base, str) else base.canonical_path
     return path in classes or not path.startswith("faasrt.")
+
+
+def list_attributes(kind: griffe.Class) -> None:
+    """Use the docstring that `help` shows if it lists the attributes, which then have no entries of their own."""
+    if kind.docstring and any(str(decorator.value) == "list_attributes" for decorator in kind.decorators):
+        found = getattr(importlib.import_module(kind.module.path), kind.name)
+        kind.docstring.value = with_plural(str(inspect.getdoc(found)))
+        for member in kind.attributes.values():
+            if "property" not in member.labels:
+                member.docstring = None
 
 
 def complete(kind: griffe.Class) -> None:

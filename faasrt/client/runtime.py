@@ -9,6 +9,7 @@ from typing import Any, Self, Unpack
 
 import attrs
 
+from faasrt._attribute_docs import list_attributes
 from faasrt._endpoint_urls import configured_url
 from faasrt._run_option_checks import check_args, check_flag, check_kwargs
 from faasrt.client.assert_tests import FirstCalls, judge_by_asserts
@@ -37,14 +38,12 @@ from faasrt.transport.live_reader import LiveReader
 from faasrt.transport.transport import Transport
 
 
+@list_attributes
 @attrs.define(eq=False, repr=False, kw_only=True, slots=False)
 class Runtime:
     """Runs code in one language, and in other languages that have the same endpoints.
 
     `RuntimeFactory` and `RuntimeManager` create runtimes. Any number of tasks in one event loop may share a runtime.
-
-    Attributes:
-        language: The default language of calls.
 
     Example:
         >>> python = await manager.get_runtime("python")
@@ -54,6 +53,7 @@ class Runtime:
     """
 
     language: Language | OtherLanguage
+    """The default language of calls."""
     _transport: Transport
     _calls: CallsInFlight = attrs.field(factory=CallsInFlight, init=False)
     _executor: Executor | CachingExecutor = attrs.field(init=False)

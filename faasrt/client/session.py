@@ -8,6 +8,7 @@ from typing import Any, Self, Unpack
 
 import attrs
 
+from faasrt._attribute_docs import list_attributes
 from faasrt._endpoint_urls import split_endpoint
 from faasrt._run_option_checks import check_sandbox, check_timeout_ms
 from faasrt._shielded_wait import wait_shielded
@@ -170,14 +171,12 @@ class SessionHost:
         await run_for_each(Session.aclose, self.owned.copy())
 
 
+@list_attributes
 class Session:
     r"""An interpreter that keeps variables, imports and files between runs.
 
     `RuntimeManager.session` returns it. It is an asynchronous context manager: entering opens the session on a server,
     and leaving ends it. Any number of tasks may use a session. It does one thing at a time; the others wait in order.
-
-    Attributes:
-        language: The language of its programs.
 
     Example:
         >>> async with manager.session("python") as session:
@@ -194,6 +193,7 @@ class Session:
         find_host: Callable[[], Awaitable[SessionHost]],
     ) -> None:
         self.language = language
+        """The language of its programs."""
         self._options: SessionOptions | None = options
         self._find_host = find_host
         self._host: SessionHost | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from typing import Any, ClassVar
 
+from faasrt._attribute_docs import list_attributes
 from faasrt.languages import Language
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.program import Program
@@ -13,29 +14,28 @@ from faasrt.protocol.response import Answer, ParsedAnswer, raise_for_status
 __all__ = ["ServiceProtocol"]
 
 
+@list_attributes
 class ServiceProtocol(abc.ABC):
     """How requests of one kind of service are encoded, and its answers are decoded. It does no I/O and has no state.
 
     Another package adds a protocol by an entry point of the group `faasrt.protocols`: the name is that in URLs
     (`NAME+http://host:port`), and the value is an instance of a subclass. This interface is provisional: it, and the
     other names of `faasrt.protocol` that a protocol needs, may change in any release. Pin the version of faasrt.
-
-    Attributes:
-        name: The name of the service in messages.
-        run_path: The path of `POST` requests that run a program, after the base URL.
-        health_path: The path of `GET` requests for the health, after the base URL.
-        validates: Whether the service has `POST /validate_code`.
-        profile: The properties of a service; of one that does not report any, if `has_profile`. With `lossless`,
-            programs are sent without an envelope. Otherwise `decode` must find frames; see `protocol/processes.py`.
-        has_profile: Whether the answer to `health_path` tells the properties of a service.
     """
 
     name: ClassVar[str]
+    """The name of the service in messages."""
     run_path: ClassVar[str]
+    """The path of `POST` requests that run a program, after the base URL."""
     health_path: ClassVar[str]
+    """The path of `GET` requests for the health, after the base URL."""
     validates: ClassVar[bool] = False
+    """Whether the service has `POST /validate_code`."""
     profile: ClassVar[EndpointProfile]
+    """The properties of a service; of one that does not report any, if `has_profile`. With `lossless`, programs are
+    sent without an envelope. Otherwise `decode` must find frames; see `protocol/processes.py`."""
     has_profile: ClassVar[bool] = False
+    """Whether the answer to `health_path` tells the properties of a service."""
 
     @abc.abstractmethod
     def lists(self, language: Language | str) -> bool:

@@ -30,6 +30,8 @@ from typing import Protocol, TypeAlias, get_args, runtime_checkable
 
 import attrs
 
+from faasrt._attribute_docs import list_attributes
+
 __all__ = [
     "AttemptFinished",
     "AttemptStarted",
@@ -51,221 +53,188 @@ __all__ = [
 @attrs.frozen(kw_only=True)
 class _CallEvent:
     call_id: str
+    """The id of the call in all its events."""
     language: str
+    """The wire name of the language."""
 
 
 @attrs.frozen(kw_only=True)
 class _AttemptEvent(_CallEvent):
     attempt: int
+    """The number of the attempt, from 1."""
     endpoint: str
+    """The base URL of the server."""
 
 
+@list_attributes
 @attrs.frozen(kw_only=True)
 class CallStarted(_CallEvent):
-    """A call was checked and accepted.
-
-    Attributes:
-        call_id: The id of the call in all its events.
-        language: The wire name of the language.
-        code_bytes: The size of the program in UTF-8 bytes.
-        code_hash: The first 16 hex digits of the program's SHA-256.
-        timeout_ms: The limit of the execution in milliseconds.
-    """
+    """A call was checked and accepted."""
 
     code_bytes: int
+    """The size of the program in UTF-8 bytes."""
     code_hash: str
+    """The first 16 hex digits of the program's SHA-256."""
     timeout_ms: float
+    """The limit of the execution in milliseconds."""
 
 
+@list_attributes
 @attrs.frozen(kw_only=True)
 class AttemptStarted(_AttemptEvent):
-    """A request is about to be sent.
-
-    Attributes:
-        call_id: The id of its `CallStarted`.
-        language: The wire name of the language.
-        attempt: The number of the attempt, from 1.
-        endpoint: The base URL of the server.
-    """
+    """A request is about to be sent."""
 
 
+@list_attributes
 @attrs.frozen(kw_only=True)
 class AttemptFinished(_AttemptEvent):
-    """A request ended, with an answer or without one.
-
-    Attributes:
-        call_id: The id of its `CallStarted`.
-        language: The wire name of the language.
-        attempt: The number of the attempt, from 1.
-        endpoint: The base URL of the server.
-        duration_s: The seconds from sending the request to the end of the answer.
-        status: The HTTP status of the answer; None without an answer.
-        error: The class name of the error, or None.
-        reason: The reason of the error, or None.
-    """
+    """A request ended, with an answer or without one."""
 
     duration_s: float
+    """The seconds from sending the request to the end of the answer."""
     status: int | None
+    """The HTTP status of the answer; None without an answer."""
     error: str | None
+    """The class name of the error, or None."""
     reason: str | None = None
+    """The reason of the error, or None."""
 
 
+@list_attributes
 @attrs.frozen(kw_only=True)
 class RetryScheduled(_AttemptEvent):
-    """An attempt failed, and another will follow.
-
-    Attributes:
-        call_id: The id of its `CallStarted`.
-        language: The wire name of the language.
-        attempt: The number of the attempt that failed, from 1.
-        endpoint: The base URL of the server.
-        error: The class name of the error.
-        reason: The reason of the error, or None.
-        wait_s: The delay before the next attempt in seconds. It may also have to wait for a permit.
-    """
+    """An attempt failed, and another will follow."""
 
     error: str
+    """The class name of the error."""
     wait_s: float
+    """The delay before the next attempt in seconds. It may also have to wait for a permit."""
     reason: str | None = None
+    """The reason of the error, or None."""
 
 
+@list_attributes
 @attrs.frozen(kw_only=True)
 class EndpointChanged:
-    """The circuit breaker of an endpoint opened or closed.
-
-    Attributes:
-        endpoint: The base URL.
-        family: The family of languages: "javascript" for JavaScript and TypeScript, else the language.
-        state: "open" or "closed".
-        open_s: The seconds until a call probes the endpoint, at most; 0 if the breaker closed.
-    """
+    """The circuit breaker of an endpoint opened or closed."""
 
     endpoint: str
+    """The base URL."""
     family: str
+    """The family of languages: "javascript" for JavaScript and TypeScript, else the language."""
     state: str
+    """The new state: "open" or "closed"."""
     open_s: float
+    """The seconds until a call probes the endpoint, at most; 0 if the breaker closed."""
 
 
+@list_attributes
 @attrs.frozen(kw_only=True)
 class LimitChanged:
-    """The concurrency limit of an endpoint changed.
-
-    Attributes:
-        endpoint: The base URL.
-        family: The family of languages: "javascript" for JavaScript and TypeScript, else the language.
-        limit: The maximum number of calls in flight. It may have a fraction; the client rounds it down.
-    """
+    """The concurrency limit of an endpoint changed."""
 
     endpoint: str
+    """The base URL."""
     family: str
+    """The family of languages: "javascript" for JavaScript and TypeScript, else the language."""
     limit: float
+    """The maximum number of calls in flight. It may have a fraction; the client rounds it down."""
 
 
+@list_attributes
 @attrs.frozen(kw_only=True)
 class ReplicasChanged:
-    """A look-up of the name in a `dns+` URL found other addresses, began to fail, or succeeded again.
-
-    Attributes:
-        endpoint: The URL in the settings.
-        replicas: The number of replicas now.
-        added: The endpoints of the new replicas.
-        removed: The endpoints of the replicas that have left. They may still have calls in flight.
-        error: The class name of the error, or None.
-        reason: The reason of the error, or None.
-    """
+    """A look-up of the name in a `dns+` URL found other addresses, began to fail, or succeeded again."""
 
     endpoint: str
+    """The URL in the settings."""
     replicas: int
+    """The number of replicas now."""
     added: tuple[str, ...] = ()
+    """The endpoints of the new replicas."""
     removed: tuple[str, ...] = ()
+    """The endpoints of the replicas that have left. They may still have calls in flight."""
     error: str | None = None
+    """The class name of the error, or None."""
     reason: str | None = None
+    """The reason of the error, or None."""
 
 
+@list_attributes
 @attrs.frozen(kw_only=True)
 class ReplicaRemoved:
     """An endpoint has left the settings or the addresses of its name, and its last call has ended; or a `dns+` URL has
     left the settings. When the last runtime is closed, each replica that was discovered is removed, too.
-
-    Attributes:
-        endpoint: The endpoint, or the URL.
     """
 
     endpoint: str
+    """The endpoint, or the URL."""
 
 
+@list_attributes
 @attrs.frozen(kw_only=True)
 class CallFinished(_CallEvent):
-    """A call ended with a result or an error. A cancelled call has the error "CancelledError".
-
-    Attributes:
-        call_id: The id of its `CallStarted`.
-        language: The wire name of the language.
-        endpoint: The base URL of the last attempt, or "". If it is a replica that has left since, its `dns+` URL.
-        outcome: The outcome, or None when the call failed.
-        error: The class name of the error, or None.
-        reason: The reason of the error, or None.
-        attempts: The number of attempts.
-        queued_s: The seconds spent waiting for permits.
-        total_s: The seconds from the start of the call to its end.
-        output_bytes: The size of stdout, stderr and ret_val together, in UTF-8 bytes.
-    """
+    """A call ended with a result or an error. A cancelled call has the error "CancelledError"."""
 
     endpoint: str
+    """The base URL of the last attempt, or "". If it is a replica that has left since, its `dns+` URL."""
     outcome: str | None
+    """The outcome, or None when the call failed."""
     error: str | None
+    """The class name of the error, or None."""
     attempts: int
+    """The number of attempts."""
     queued_s: float
+    """The seconds spent waiting for permits."""
     total_s: float
+    """The seconds from the start of the call to its end."""
     output_bytes: int
+    """The size of stdout, stderr and ret_val together, in UTF-8 bytes."""
     reason: str | None = None
+    """The reason of the error, or None."""
 
 
+@list_attributes
 @attrs.frozen(kw_only=True)
 class ExecutionStarted:
-    """The embedded FaaS accepted a program and queued it.
-
-    Attributes:
-        execution_id: The id of the execution in its events, and the `task_id` in the metadata of its result.
-        language: The wire name of the language.
-        path: "/run_code"; "/sessions/{id}/run" for a program in a session, without its id; "/validate_code" when the
-            program is only parsed; or the path of another service.
-        code_bytes: The size of the program in UTF-8 bytes, including its envelope.
-        code_hash: The first 16 hex digits of the program's SHA-256.
-        timeout_ms: The limit of the execution in milliseconds.
-        traceparent: The W3C trace context of the request; None when it is missing or invalid.
-        tracestate: The vendors' part of the trace context, at most 512 characters; None without a `traceparent`.
-    """
+    """The embedded FaaS accepted a program and queued it."""
 
     execution_id: str
+    """The id of the execution in its events, and the `task_id` in the metadata of its result."""
     language: str
+    """The wire name of the language."""
     path: str
+    """The path of the request: "/run_code"; "/sessions/{id}/run" for a program in a session, without its id;
+    "/validate_code" when the program is only parsed; or the path of another service."""
     code_bytes: int
+    """The size of the program in UTF-8 bytes, including its envelope."""
     code_hash: str
+    """The first 16 hex digits of the program's SHA-256."""
     timeout_ms: float
+    """The limit of the execution in milliseconds."""
     traceparent: str | None
+    """The W3C trace context of the request; None when it is missing or invalid."""
     tracestate: str | None
+    """The vendors' part of the trace context, at most 512 characters; None without a `traceparent`."""
 
 
+@list_attributes
 @attrs.frozen(kw_only=True)
 class ExecutionFinished:
-    """An execution ended or was refused. When its client disconnected, the error is "CancelledError".
-
-    Attributes:
-        execution_id: The id of its `ExecutionStarted`.
-        language: The wire name of the language.
-        outcome: The outcome, or None when it failed.
-        error: The class name of the error, or None.
-        status: The HTTP status of the answer; None if the client disconnected.
-        total_s: The seconds from the acceptance of the program to its end.
-    """
+    """An execution ended or was refused. When its client disconnected, the error is "CancelledError"."""
 
     execution_id: str
+    """The id of its `ExecutionStarted`."""
     language: str
+    """The wire name of the language."""
     outcome: str | None
+    """The outcome, or None when it failed."""
     error: str | None
+    """The class name of the error, or None."""
     status: int | None
+    """The HTTP status of the answer; None if the client disconnected."""
     total_s: float
+    """The seconds from the acceptance of the program to its end."""
 
 
 Event: TypeAlias = (

@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from faasrt._attribute_docs import list_attributes
 from faasrt._endpoint_urls import configured_url
 
 __all__ = ["LATENCY_BOUNDS_S", "CallMetrics", "EndpointState", "Latency", "Metrics"]
@@ -15,14 +16,10 @@ LATENCY_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.
 """The upper bounds of the latency histogram's buckets, in seconds. One more bucket counts slower calls."""
 
 
+@list_attributes
 @attrs.frozen(kw_only=True)
 class Latency:
     """A histogram of the duration of calls.
-
-    Attributes:
-        counts: The number of calls in each bucket. `LATENCY_BOUNDS_S` has the upper bounds of the buckets; the last
-            bucket has none. Unlike in Prometheus, the counts are not cumulative.
-        sum_s: The sum of all durations in seconds.
 
     Example:
         >>> result = await manager.run_code("print(1)", "python")
@@ -32,7 +29,10 @@ class Latency:
     """
 
     counts: tuple[int, ...] = (0,) * (len(LATENCY_BOUNDS_S) + 1)
+    """The number of calls in each bucket. `LATENCY_BOUNDS_S` has the upper bounds of the buckets; the last bucket has
+    none. Unlike in Prometheus, the counts are not cumulative."""
     sum_s: float = 0.0
+    """The sum of all durations in seconds."""
 
     @property
     def count(self) -> int:
@@ -40,18 +40,11 @@ class Latency:
         return sum(self.counts)
 
 
+@list_attributes
 @attrs.frozen(kw_only=True)
 class CallMetrics:
     """The metrics of one endpoint, or of several together. They count runs of programs and openings of sessions,
     not validations and other requests.
-
-    Attributes:
-        outcomes: The number of calls by outcome.
-        errors: The number of failed calls by error class; cancelled calls are under "CancelledError".
-        in_flight: The number of requests without an answer yet.
-        attempts: The number of requests.
-        retries: The number of requests after the first one of a call.
-        latency: The durations of the calls.
 
     Example:
         >>> results = [await manager.run_code(code, "python") for code in ("print(1)", "1 / 0")]
@@ -61,11 +54,17 @@ class CallMetrics:
     """
 
     outcomes: Mapping[str, int] = attrs.field(factory=dict)
+    """The number of calls by outcome."""
     errors: Mapping[str, int] = attrs.field(factory=dict)
+    """The number of failed calls by error class; cancelled calls are under "CancelledError"."""
     in_flight: int = 0
+    """The number of requests without an answer yet."""
     attempts: int = 0
+    """The number of requests."""
     retries: int = 0
+    """The number of requests after the first one of a call."""
     latency: Latency = Latency()
+    """The durations of the calls."""
 
     @property
     def calls(self) -> int:
@@ -73,19 +72,10 @@ class CallMetrics:
         return sum(self.outcomes.values()) + sum(self.errors.values())
 
 
+@list_attributes
 @attrs.frozen(kw_only=True)
 class EndpointState:
     """The state of an endpoint for one family of languages.
-
-    Attributes:
-        endpoint: The base URL.
-        family: The family of languages: "javascript" for JavaScript and TypeScript, else the language.
-        state: The state of the circuit breaker: "closed" (healthy), "open" (not used) or "half-open" (being probed).
-        open_s: The seconds until a call probes the endpoint, at most; 0 unless the breaker is open.
-        limit: The maximum number of calls in flight.
-        in_flight: The number of calls without an answer yet.
-        abandoned: The number of calls that the client gave up and the server may still run. They count against the
-            limit.
 
     Example:
         >>> result = await manager.run_code("print(1)", "python")
@@ -94,26 +84,25 @@ class EndpointState:
     """
 
     endpoint: str
+    """The base URL."""
     family: str
+    """The family of languages: "javascript" for JavaScript and TypeScript, else the language."""
     state: str = "closed"
+    """The state of the circuit breaker: "closed" (healthy), "open" (not used) or "half-open" (being probed)."""
     open_s: float = 0.0
+    """The seconds until a call probes the endpoint, at most; 0 unless the breaker is open."""
     limit: float = 0.0
+    """The maximum number of calls in flight."""
     in_flight: int = 0
+    """The number of calls without an answer yet."""
     abandoned: int = 0
+    """The number of calls that the client gave up and the server may still run. They count against the limit."""
 
 
+@list_attributes
 @attrs.frozen(kw_only=True)
 class Metrics:
     """A snapshot of the metrics of a runtime, factory or manager.
-
-    Attributes:
-        total: The sum over all endpoints, including calls that reached no endpoint, and those of endpoints that have
-            left the settings.
-        endpoints: The metrics by base URL. A call counts for the endpoint of its last attempt. Those of replicas that
-            have left are under their `dns+` URL.
-        in_flight: The number of calls that hold a permit; of a runtime, those in its languages.
-        queued: The number of calls that wait for a permit; of a runtime, those in its languages.
-        states: The state of each endpoint that was used; of a runtime, for the families of its languages.
 
     Example:
         >>> result = await manager.run_code("print(1)", "python")
@@ -123,10 +112,17 @@ class Metrics:
     """
 
     total: CallMetrics = CallMetrics()
+    """The sum over all endpoints, including calls that reached no endpoint, and those of endpoints that have left the
+    settings."""
     endpoints: Mapping[str, CallMetrics] = attrs.field(factory=dict)
+    """The metrics by base URL. A call counts for the endpoint of its last attempt. Those of replicas that have left are
+    under their `dns+` URL."""
     in_flight: int = 0
+    """The number of calls that hold a permit; of a runtime, those in its languages."""
     queued: int = 0
+    """The number of calls that wait for a permit; of a runtime, those in its languages."""
     states: tuple[EndpointState, ...] = ()
+    """The state of each endpoint that was used; of a runtime, for the families of its languages."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as values that `json.dumps` accepts."""

@@ -9,6 +9,7 @@ from typing import Any, cast
 import anyio
 from aiohttp import web
 
+from faasrt._attribute_docs import list_attributes
 from faasrt.inputs import INPUT_FIELDS
 from faasrt.languages import Language
 from faasrt.protocol.sessions import TOO_MANY
@@ -49,6 +50,7 @@ _TOO_MANY = Reply(
 _KEEP_ALIVE_S = 86_400.0
 
 
+@list_attributes
 class FakeFaaS(LoopbackServer):
     r"""A scripted FaaS on 127.0.0.1, for tests: `async with FakeFaaS() as fake: fake.url`.
 
@@ -63,25 +65,6 @@ class FakeFaaS(LoopbackServer):
             the same port, as the replicas behind one name. Default: "127.0.0.1".
         port: The port. Default: 0, which takes a free one.
 
-    Attributes:
-        default: The reply if no other one applies. Default: `Reply()`, a program that succeeded.
-        handler: A function that takes the decoded body of a request and returns the reply. If it raises an error, the
-            answer has status 500. Default: None.
-        capacity: The maximum number of programs in flight. A further program is answered with 429, `Retry-After: 1` and
-            `x-faasrt-not-started: 1`, and uses no scripted reply. Default: None, no limit.
-        health: Fields for the answer to `GET /health`, merged into the default fields; `capabilities` and `limits` are
-            merged key by key. By default the FaaS is lossless, so that programs are sent without envelopes.
-        health_status: The HTTP status of `/health`. Default: 200.
-        executions: The number of programs that count as run: the request was read completely, and the reply has
-            `Reply.executes`.
-        requests: The decoded bodies of `/run_code`, and of runs in sessions, including refused ones, in the order in
-            which they were read.
-        max_sessions: The maximum number of open sessions. A further one is refused with 503, `Retry-After: 1` and
-            `x-faasrt-not-started: 1`. Default: None, no limit.
-        in_flight: The number of requests that were read and not answered yet, without those refused for `capacity`.
-        peak: The highest value of `in_flight`.
-        probes: The number of requests to `/health`.
-
     Example:
         >>> from faasrt.testing import FakeFaaS, Reply
         >>> async with FakeFaaS() as fake, RuntimeManager.from_env({"COZE_LOOP_FAAS_URL": fake.url}) as manager:
@@ -94,16 +77,33 @@ class FakeFaaS(LoopbackServer):
     def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
         super().__init__(lambda: _Connection(self), host, port)
         self.default = Reply()
+        """The reply if no other one applies. Default: `Reply()`, a program that succeeded."""
         self.handler: Callable[[dict[str, Any]], Reply] | None = None
+        """A function that takes the decoded body of a request and returns the reply. If it raises an error, the answer
+        has status 500. Default: None."""
         self.capacity: int | None = None
+        """The maximum number of programs in flight. A further program is answered with 429, `Retry-After: 1` and
+        `x-faasrt-not-started: 1`, and uses no scripted reply. Default: None, no limit."""
         self.max_sessions: int | None = None
+        """The maximum number of open sessions. A further one is refused with 503, `Retry-After: 1` and
+        `x-faasrt-not-started: 1`. Default: None, no limit."""
         self.health: dict[str, Any] = {}
+        """Fields for the answer to `GET /health`, merged into the default fields; `capabilities` and `limits` are
+        merged key by key. By default the FaaS is lossless, so that programs are sent without envelopes."""
         self.health_status = 200
+        """The HTTP status of `/health`. Default: 200."""
         self.executions = 0
+        """The number of programs that count as run: the request was read completely, and the reply has
+        `Reply.executes`."""
         self.requests: list[dict[str, Any]] = []
+        """The decoded bodies of `/run_code`, and of runs in sessions, including refused ones, in the order in which
+        they were read."""
         self.in_flight = 0
+        """The number of requests that were read and not answered yet, without those refused for `capacity`."""
         self.peak = 0
+        """The highest value of `in_flight`."""
         self.probes = 0
+        """The number of requests to `/health`."""
         self._script: deque[Reply] = deque()
         self._sessions = FakeSessions()
 

@@ -9,6 +9,7 @@ import anyio
 import attrs
 from attrs.validators import and_, ge, gt, instance_of, le, optional
 
+from faasrt._attribute_docs import list_attributes
 from faasrt.errors import ConfigurationError
 from faasrt.testing.loopback import LINGER_S, LoopbackServer, reset, wait_sent, write_eof
 
@@ -19,27 +20,13 @@ _BURST_BYTES = 2**18
 _PORTION_S = 0.02
 
 
+@list_attributes
 @attrs.frozen(kw_only=True)
 class Toxics:
     """The faults in one direction of a connection; by default no faults.
 
     Bytes are counted per connection, from the beginning of the connection or from the time when the toxics were set,
     whichever is later.
-
-    Attributes:
-        latency_s: The delay of each burst of bytes, and of the end of the connection, in seconds, from 0 to 1e9.
-            Default: 0.
-        bandwidth_bytes_per_s: The maximum bytes per second, above 0 and at most 1e15. Default: None, no limit.
-        slice_bytes: The maximum number of bytes to forward at a time, at least 1. Default: None, no limit.
-        slice_pause_s: The pause after each slice in seconds, from 0 to 1e9; without slices, after each burst. Default:
-            0.
-        limit_bytes: Close both sides (FIN) after this number of bytes; 0 means before the first byte. Default: None.
-        half_close: Whether to send FIN in this direction only, and discard the bytes after it. The FIN is sent after
-            `limit_bytes` bytes, or after the first bytes if that is None. Default: False.
-        reset: Whether to reset (RST) both sides of all open connections and of each new one. Default: False.
-        reset_after_bytes: Reset both sides after this number of bytes; 0 means before the first byte. Default: None.
-        timeout: Whether to discard everything, including the end of the connection, and keep the connection open, as
-            if the cable was pulled. Default: False.
 
     Raises:
         ValueError: A value is out of range.
@@ -54,14 +41,25 @@ class Toxics:
     """
 
     latency_s: float = attrs.field(default=0.0, validator=_SECONDS)
+    """The delay of each burst of bytes, and of the end of the connection, in seconds, from 0 to 1e9. Default: 0."""
     bandwidth_bytes_per_s: float | None = attrs.field(default=None, validator=optional(and_(gt(0), le(1e15))))
+    """The maximum bytes per second, above 0 and at most 1e15. Default: None, no limit."""
     slice_bytes: int | None = attrs.field(default=None, validator=optional(and_(instance_of(int), ge(1))))
+    """The maximum number of bytes to forward at a time, at least 1. Default: None, no limit."""
     slice_pause_s: float = attrs.field(default=0.0, validator=_SECONDS)
+    """The pause after each slice in seconds, from 0 to 1e9; without slices, after each burst. Default: 0."""
     limit_bytes: int | None = attrs.field(default=None, validator=_BYTES)
+    """Close both sides (FIN) after this number of bytes; 0 means before the first byte. Default: None."""
     half_close: bool = False
+    """Whether to send FIN in this direction only, and discard the bytes after it. The FIN is sent after `limit_bytes`
+    bytes, or after the first bytes if that is None. Default: False."""
     reset: bool = False
+    """Whether to reset (RST) both sides of all open connections and of each new one. Default: False."""
     reset_after_bytes: int | None = attrs.field(default=None, validator=_BYTES)
+    """Reset both sides after this number of bytes; 0 means before the first byte. Default: None."""
     timeout: bool = False
+    """Whether to discard everything, including the end of the connection, and keep the connection open, as if the cable
+    was pulled. Default: False."""
 
     def piece_bytes(self, passed: int) -> int:
         """Return the number of bytes to forward next, after `passed` bytes."""
@@ -132,6 +130,7 @@ class _Side(asyncio.Protocol):
         return burst
 
 
+@list_attributes
 class FaultProxy(LoopbackServer):
     """A proxy on 127.0.0.1 in front of a server, for tests: `async with FaultProxy(server_url) as proxy: proxy.url`.
 
@@ -141,13 +140,6 @@ class FaultProxy(LoopbackServer):
 
     Args:
         target_url: The http or https URL of the server. The bytes are not parsed.
-
-    Attributes:
-        upstream: The toxics of the bytes from clients to the server. Default: `Toxics()`.
-        downstream: The toxics of the bytes from the server to clients. Default: `Toxics()`.
-        bytes_upstream: The number of bytes forwarded to the server, over all connections.
-        bytes_downstream: The number of bytes forwarded to clients, over all connections.
-        bytes_dropped: The number of bytes that `timeout` and `half_close` have discarded, over all connections.
 
     Raises:
         ConfigurationError: `target_url` is not an http or https URL with a host.
@@ -178,8 +170,16 @@ class FaultProxy(LoopbackServer):
             raise ConfigurationError(f"target_url must contain a host, got {target_url!r}")
         self._target = (parts.hostname, port)
         self._scheme, self._path = parts.scheme, parts.path.rstrip("/")
-        self.upstream = self.downstream = Toxics()
-        self.bytes_upstream = self.bytes_downstream = self.bytes_dropped = 0
+        self.upstream = Toxics()
+        """The toxics of the bytes from clients to the server. Default: `Toxics()`."""
+        self.downstream = Toxics()
+        """The toxics of the bytes from the server to clients. Default: `Toxics()`."""
+        self.bytes_upstream = 0
+        """The number of bytes forwarded to the server, over all connections."""
+        self.bytes_downstream = 0
+        """The number of bytes forwarded to clients, over all connections."""
+        self.bytes_dropped = 0
+        """The number of bytes that `timeout` and `half_close` have discarded, over all connections."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)

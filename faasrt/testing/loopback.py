@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Self, cast
 
+from faasrt._attribute_docs import list_attributes
 from faasrt.errors import RuntimeClosedError
 
 LINGER_S = 1.0
@@ -18,6 +19,7 @@ _SENT_POLL_S = 0.001
 _SIOCOUTQNSD = 0x894B
 
 
+@list_attributes
 class LoopbackServer:
     """A server on 127.0.0.1 with its own port, opened once with `async with`.
 
@@ -28,15 +30,13 @@ class LoopbackServer:
             `_admit`.
         host: The loopback address.
         port: The port; 0 takes a free one.
-
-    Attributes:
-        accepted: The number of accepted connections.
     """
 
     def __init__(
         self, make_protocol: Callable[[], asyncio.BaseProtocol], host: str = "127.0.0.1", port: int = 0
     ) -> None:
         self.accepted = 0
+        """The number of accepted connections."""
         self._make_protocol = make_protocol
         self._host = host
         self._wanted_port, self._port = port, 0

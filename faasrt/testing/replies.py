@@ -8,6 +8,7 @@ import attrs
 from aiohttp import web
 from attrs.validators import ge, instance_of, le
 
+from faasrt._attribute_docs import list_attributes
 from faasrt.protocol.displays import displays_to_wire
 from faasrt.results import Display, ErrorInfo, Outcome
 
@@ -18,34 +19,10 @@ def _copy(headers: Mapping[str, str]) -> Mapping[str, str]:
     return dict(headers)
 
 
+@list_attributes
 @attrs.frozen(kw_only=True)
 class Reply:
     """The answer to one `POST /run_code`, or to a run in a session, and its faults. By default, the program succeeded.
-
-    Attributes:
-        outcome: The outcome of the program; an `Outcome` or its name. Default: OK.
-        stdout: The stdout of the program. Default: "".
-        stderr: The stderr of the program. Default: "".
-        ret_val: The text that the program passed to `return_val`. Default: "".
-        exit_code: The exit code of the program. Default: None, which means 0 for OK, 1 for USER_ERROR and SYNTAX_ERROR,
-            and null for other outcomes.
-        error: The exception that ended the program. Default: None.
-        status: The HTTP status, from 200 to 599. With a status other than 200, the body is `{"error", "details"}`
-            instead of a result. Default: 200.
-        details: The `details` in that body. Default: "".
-        headers: Additional HTTP headers. They replace default ones of the same name, including `Content-Length`.
-            `Connection: close` closes the connection after the response. Default: none.
-        retry_after: The value of the header `Retry-After`, in seconds or as any text. Default: None, no header.
-        not_started: Whether to send `x-faasrt-not-started: 1`, which means that the program was refused before it ran.
-            Default: False.
-        delay_s: The delay before the answer in seconds, from 0 to 1e9. Default: 0.
-        hang: Whether to never answer, and keep the connection open until the client disconnects. Default: False.
-        body: The body of the response, instead of the JSON of the fields above. Default: None.
-        disconnect: Whether to close the connection in place of an answer, after `delay_s`. Default: False.
-        displays: The displays of the program. They are sent in sessions, and if the request asks for them. Default:
-            none.
-        session_ended: Why the session ends with this program; only for programs of sessions. Default: "", which means
-            that it does not.
 
     Raises:
         ValueError: A value is out of range, or the outcome is unknown.
@@ -58,22 +35,44 @@ class Reply:
     """
 
     outcome: Outcome = attrs.field(default=Outcome.OK, converter=Outcome)
+    """The outcome of the program; an `Outcome` or its name. Default: OK."""
     stdout: str = ""
+    """The stdout of the program. Default: ""."""
     stderr: str = ""
+    """The stderr of the program. Default: ""."""
     ret_val: str = ""
+    """The text that the program passed to `return_val`. Default: ""."""
     exit_code: int | None = None
+    """The exit code of the program. Default: None, which means 0 for OK, 1 for USER_ERROR and SYNTAX_ERROR, and null
+    for other outcomes."""
     error: ErrorInfo | None = None
+    """The exception that ended the program. Default: None."""
     status: int = attrs.field(default=200, validator=[instance_of(int), ge(200), le(599)])
+    """The HTTP status, from 200 to 599. With a status other than 200, the body is `{"error", "details"}` instead of a
+    result. Default: 200."""
     details: str = ""
+    """The `details` in that body. Default: ""."""
     headers: Mapping[str, str] = attrs.field(factory=dict, converter=_copy, hash=False)
+    """Additional HTTP headers. They replace default ones of the same name, including `Content-Length`. `Connection:
+    close` closes the connection after the response. Default: none."""
     retry_after: str | float | None = None
+    """The value of the header `Retry-After`, in seconds or as any text. Default: None, no header."""
     not_started: bool = False
+    """Whether to send `x-faasrt-not-started: 1`, which means that the program was refused before it ran. Default:
+    False."""
     delay_s: float = attrs.field(default=0.0, validator=[ge(0), le(1e9)])
+    """The delay before the answer in seconds, from 0 to 1e9. Default: 0."""
     hang: bool = False
+    """Whether to never answer, and keep the connection open until the client disconnects. Default: False."""
     body: bytes | None = None
+    """The body of the response, instead of the JSON of the fields above. Default: None."""
     disconnect: bool = False
+    """Whether to close the connection in place of an answer, after `delay_s`. Default: False."""
     displays: Sequence[Display] = attrs.field(default=(), converter=tuple[Display, ...])
+    """The displays of the program. They are sent in sessions, and if the request asks for them. Default: none."""
     session_ended: str = ""
+    """Why the session ends with this program; only for programs of sessions. Default: "", which means that it does
+    not."""
 
     @classmethod
     def ok(cls, stdout: str = "", value: Any = None) -> Reply:

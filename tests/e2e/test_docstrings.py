@@ -114,7 +114,7 @@ async def test_defaults_in_docstrings_match_the_code(kind: type) -> None:
     """The docstring of each settings class states the default of each number, flag and string."""
     attributes = str(inspect.getdoc(kind)).partition("Attributes:")[2].partition("Raises:")[0].partition("Example:")[0]
     said = {
-        name: re.search(r"\bDefault: (.+?)\.(?!\d)", text)
+        name: re.search(r"\bDefault: (.+?)\.(?!\d)", " ".join(text.split()))
         for name, text in re.findall(r"^ {4}(\w+): (.*?)(?=^ {4}\w+: |\Z)", attributes, re.DOTALL | re.MULTILINE)
     }
     defaults = {field.name: field.default for field in attrs.fields(kind)}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import pkgutil
+import pydoc
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +20,7 @@ import faasrt
 from support import documents
 from support.language_server import LanguageServer
 from support.package import ROOT
+from support.records import public_records
 
 pytestmark = [pytest.mark.documentation, pytest.mark.timeout(300)]
 
@@ -40,15 +43,38 @@ def use_sync(manager: faasrt.sync.RuntimeManager) -> None:
 
 SETTINGS = faasrt.Settings()
 """
+RECORDS = public_records()
+FIELDS = [
+    "import faasrt.rewards, faasrt.telemetry.events, faasrt.telemetry.metrics, faasrt.testing",
+    *(
+        f"def use_{number}_{field}(it: {kind}) -> None: print(it.{field})"
+        for number, (kind, fields) in enumerate(RECORDS.items())
+        for field in fields
+    ),
+]
+OTHERS = """
+import faasrt.sync
+from faasrt.testing import FakeFaaS, FaultProxy
+
+
+def use(error: faasrt.ServiceError, session: faasrt.Session, in_thread: faasrt.sync.Session) -> None:
+    print(error.sent, faasrt.RejectedError("").details, session.language, in_thread.language)
+
+
+def use_fakes(fake: FakeFaaS, proxy: FaultProxy) -> None:
+    print(fake.capacity, proxy.bytes_dropped, faasrt.SandboxConfig(memory_limit_mb=64))
+"""
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of a user, with the programs of the README, `USE`, and a sample of the whole API."""
+    """A folder of a user, with the programs of the README, those above, and a sample of the whole API."""
     folder = tmp_path_factory.mktemp("project")
     for snippet in SNIPPETS:
         (folder / f"readme_{snippet.number}.py").write_text(snippet.code)
     (folder / "use.py").write_text(USE)
+    (folder / "fields.py").write_text("\n".join(FIELDS))
+    (folder / "others.py").write_text(OTHERS)
     shutil.copy(ROOT / "tests/e2e/typed_sample.py", folder)
     environment = Path(sys.prefix)  # as an editor knows it; it has the package from the README's second command
     options = {"typeCheckingMode": "strict", "venvPath": str(environment.parent), "venv": environment.name}
@@ -91,6 +117,40 @@ def test_hovering_a_method_shows_what_each_argument_means(
     arguments = shown.partition("Args")[2]
     for name in list(inspect.signature(method).parameters)[1:]:
         assert f"{name}:" in arguments.replace("`", ""), (name, shown)
+
+
+def test_hovering_a_field_of_a_record_shows_its_text(project: Path, server: LanguageServer) -> None:
+    """The text is that in `help`."""
+    for number, line in enumerate(FIELDS[1:], 1):
+        shown = server.hover(project / "fields.py", number, line.rindex(".") + 1)
+        kind, field = re.findall(r"it: (\S+)\).*it\.(\w+)", line)[0]
+        text = re.search(rf"^    {field}: (.+(?:\n {{8}}.+)*)", str(inspect.getdoc(pydoc.locate(kind))), re.MULTILINE)
+        assert text, (kind, field)
+        assert words(text[1]) in words(shown)
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("place", "text"),
+    [
+        ("error.sent", "may have reached the server"),
+        (").details", "text in the answer"),
+        (" session.language", "The language of its programs"),
+        ("in_thread.language", "The language of its programs"),
+        ("fake.capacity", "maximum number of programs"),
+        ("proxy.bytes_dropped", "number of bytes"),
+        ("memory_limit_mb", "Memory in MiB"),
+    ],
+)
+def test_hovering_another_attribute_shows_its_text(
+    place: str, text: str, project: Path, server: LanguageServer
+) -> None:
+    """Those of errors, sessions and fakes, and the arguments of constructors of records."""
+    number, line = next((number, line) for number, line in enumerate(OTHERS.splitlines()) if place in line)
+    assert text in server.hover(project / "others.py", number, line.index(place) + len(place) - 1)
 
 
 def test_the_signature_of_settings_names_the_type_of_endpoints(project: Path, server: LanguageServer) -> None:
