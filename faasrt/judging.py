@@ -37,7 +37,7 @@ import operator
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from decimal import Decimal
+from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
 from itertools import zip_longest
 from typing import Any, ClassVar, Literal, TypeAlias, cast
 
@@ -58,6 +58,8 @@ _MAX_NUMBER_CHARACTERS = 400
 _NUMBER = re.compile(
     r"[+-]?(?:(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:e[+-]?[0-9]{1,17})?|inf|infinity|nan)", re.ASCII | re.IGNORECASE
 )
+# `Decimal` has any exponent that `_NUMBER` accepts. 30 digits of a difference are enough for a tolerance.
+_EXACT = Context(prec=30, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[])
 _CUT = "the {} was cut, so it cannot be compared"
 _REFUSED = "the comparison refuses the {0}, which equals the expected one"
 
@@ -428,17 +430,26 @@ class floats:  # noqa: N801 (used like a function)
         if _NUMBER.fullmatch(word) is None or _NUMBER.fullmatch(expected) is None:
             return False
         number, other = float(word), float(expected)
-        if number == other and (math.isinf(number) or (number == 0 and self.abs == 0)):
-            # Different numbers outside the range of a float are read as the same one.
-            return Decimal(word) == Decimal(expected)
+        if number == other:
+            exact, expected_exact = Decimal(word), Decimal(expected)
+            is_close = math.isfinite(number) and self._is_exactly_close(exact, expected_exact)
+            return exact == expected_exact or is_close
         return self.is_close(number, other) or (math.isnan(number) and math.isnan(other))
 
     def is_close(self, number: float, expected: float) -> bool:
         """Return whether two numbers are within the tolerances. An int that is too large for a float never is."""
         try:
+            if float(number) == float(expected):
+                return number == expected or self._is_exactly_close(Decimal(number), Decimal(expected))
             return math.isclose(number, expected, rel_tol=self.rel, abs_tol=self.abs)
         except OverflowError:
             return False
+
+    def _is_exactly_close(self, number: Decimal, expected: Decimal) -> bool:
+        """Compare numbers that are read as the same float. They may differ in digits that it does not hold."""
+        difference = _EXACT.subtract(number, expected).copy_abs()
+        largest = max(number.copy_abs(), expected.copy_abs())
+        return difference <= Decimal(self.abs) or difference <= _EXACT.multiply(Decimal(self.rel), largest)
 
 
 def check_compare(compare: object, kind: type[Test] | None = None) -> Compare | None:

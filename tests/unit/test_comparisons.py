@@ -238,6 +238,32 @@ def test_which_outputs_count_as_the_same_number(output: str, expected: str, acce
     assert floats()(output, expected) is ("floats" in accepting)
 
 
+@pytest.mark.parametrize(
+    ("output", "expected", "is_equal"),
+    [
+        ("9007199254740993", "9007199254740992", False),
+        ("9007199254740993.0", "9007199254740993", True),
+        ("0.1000000000000000000001", "0.1", True),
+        ("-12345678901234567891", "-12345678901234567890", False),
+        ("3e-324", "7e-324", True),
+    ],
+)
+def test_numbers_may_differ_in_digits_that_a_float_does_not_hold(output: str, expected: str, is_equal: bool) -> None:
+    """They are equal only within the tolerance, although the floats are equal."""
+    assert floats(rel=0, abs=1e-9)(output, expected) is is_equal
+    assert floats()(output, expected)
+    if output.lstrip("-").isdigit():  # JSON holds integers with all digits
+        test = FunctionTest([], int(expected), compare=floats(rel=0, abs=1e-9))
+        returned = ExecutionResult(outcome=Outcome.OK, output=ExecutionOutput(ret_val=output))
+        passed = judge_result(test, returned).verdict is Verdict.PASSED
+        assert passed is is_equal
+
+
+def test_small_numbers_are_compared_by_their_relative_difference() -> None:
+    """Both are read as the smallest float."""
+    assert not floats(rel=0.1, abs=0)("3e-324", "7e-324")
+
+
 @pytest.mark.parametrize(("output", "expected"), [("1e-400", "0"), ("0", "-1e-400"), ("1e-400", "2e-400")])
 def test_without_an_absolute_tolerance_a_number_that_is_too_small_for_a_float_is_not_zero(
     output: str, expected: str
