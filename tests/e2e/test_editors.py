@@ -77,7 +77,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "others.py").write_text(OTHERS)
     shutil.copy(ROOT / "tests/e2e/typed_sample.py", folder)
     environment = Path(sys.prefix)  # as an editor knows it; it has the package from the README's second command
-    options = {"typeCheckingMode": "strict", "venvPath": str(environment.parent), "venv": environment.name}
+    options = {
+        "typeCheckingMode": "strict",
+        "reportUnnecessaryTypeIgnoreComment": "error",  # so that each refusal in the sample is one of pyright, too
+        "venvPath": str(environment.parent),
+        "venv": environment.name,
+    }
     (folder / "pyrightconfig.json").write_text(json.dumps(options))
     return folder
 
