@@ -11,7 +11,7 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,7 @@ import faasrt
 from faasrt import Language, RuntimeManager, SandboxConfig, ServerError, Settings
 from faasrt.testing import FakeFaaS
 from support.helpers import WASM, Clock
+from support.levels import NATIVE, skip_without_level, take_levels
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -70,6 +71,28 @@ def pytest_xdist_setupnodes(config: pytest.Config) -> None:
     """Compile what is needed before pytest-xdist starts its processes, which would all wait for it."""
     _prepare_sandbox(config)
     _prepare_go()
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark tests whose fixtures need a level of the jail."""
+    if "native" in getattr(item, "fixturenames", ()):
+        item.add_marker(NATIVE)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip tests that need another level of the jail, before their fixtures start a server."""
+    skip_without_level(item)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    """Report the levels of the jail at which a test has run programs."""
+    take_levels()
+    try:
+        yield
+    finally:
+        item.user_properties += [("level", level) for level in take_levels()]
 
 
 def _prepare_go() -> None:
@@ -246,7 +269,7 @@ def tls(request: pytest.FixtureRequest) -> ssl.SSLContext | None:
     return server_context() if request.param == "https" else None
 
 
-@pytest.fixture(params=["native", "wasm"])
+@pytest.fixture(params=[pytest.param("native", marks=NATIVE), "wasm"])
 def engine(request: pytest.FixtureRequest) -> str:
     """Return the name of a Python engine. Each test runs once per engine."""
     name: str = request.param

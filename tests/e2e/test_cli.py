@@ -35,6 +35,7 @@ from faasrt.local import LocalFaaS
 from faasrt.local.process import available_cpus
 from support.cli import Running, faasrt, faasrt_process, read_terminal, terminal
 from support.helpers import until_active
+from support.levels import NATIVE
 from support.served import CLEAN, FAASRT, PATIENCE_S, is_gone, sandboxes, served, strays, suspended, until
 
 NOTICE = "faasrt: no endpoint configured; using the embedded FaaS\n"
@@ -46,6 +47,7 @@ def at(faasrt_local: str) -> dict[str, str]:
     return {"COZE_LOOP_FAAS_URL": faasrt_local}
 
 
+@NATIVE
 def test_run_uses_the_embedded_faas_without_an_endpoint(tmp_path: Path) -> None:
     """A notice on stderr says so."""
     (tmp_path / "a.py").write_text("print(6 * 7)")
@@ -651,6 +653,7 @@ def test_a_missing_extra_is_reported_with_a_pip_command(missing: str) -> None:
     assert "Traceback" not in done.stderr
 
 
+@NATIVE
 @pytest.mark.usefixtures("go_library")
 def test_warmup_and_health_start_the_embedded_faas(at: dict[str, str]) -> None:
     """`warmup` reports every language as ready. `health` reports the embedded FaaS as healthy."""
@@ -699,6 +702,7 @@ def test_health_shows_the_work_in_the_background() -> None:
     assert lines == ["python: ready, engine wasm, level confined; making snapshots, 2 of 5 are made"]
 
 
+@NATIVE
 @pytest.mark.usefixtures("wasm_sandbox")
 def test_python_falls_back_to_webassembly_without_namespaces() -> None:
     """One line on stderr states the reason."""
@@ -730,6 +734,7 @@ def test_webassembly_is_not_reported_if_the_user_has_chosen_it() -> None:
     assert messages[0].endswith("its native engine needs the level namespaces: there are no namespaces")
 
 
+@NATIVE
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
 def test_the_suffix_of_a_file_names_a_language_with_a_toolchain(at: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "main.sh").write_text("echo $(($1 * 2)); exit $2")

@@ -17,7 +17,10 @@ import pytest
 
 from faasrt.local.jail.cgroup import Cgroups, Group
 from faasrt.local.jail.jail import Jail, JailedProcess
+from support.levels import NATIVE
 from support.served import until
+
+pytestmark = NATIVE
 
 _KILLED, _UNKNOWN = 9, 0
 

@@ -19,8 +19,11 @@ import pytest
 
 from faasrt import Outcome
 from support.helpers import manager_for
+from support.levels import NATIVE
 from support.served import Caller, until
 from support.tables import block
+
+pytestmark = NATIVE
 
 _MEMORY_MB = 16
 _SERVER = f"""

@@ -12,11 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from support.levels import NATIVE
 from support.served import Server, served, strays, until, with_word
 
 # The first process is a compiler. Both have the folder of the compilation as working folder.
 _GO = "#!/bin/sh\n/bin/sleep 600 &\nexec /bin/sleep 600\n"
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, NATIVE]
 
 
 @contextlib.asynccontextmanager

@@ -12,6 +12,9 @@ import sys
 import pytest
 
 from faasrt.local.jail import namespaces
+from support.levels import NATIVE
+
+pytestmark = NATIVE
 
 # In a container with room for the ids of two jails, start and stop a server with one jail.
 _SERVER = """

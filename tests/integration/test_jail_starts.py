@@ -26,7 +26,10 @@ from faasrt.local.jail.level import find_level
 from faasrt.local.jail.seccomp import EXECUTABLE_FD
 from faasrt.local.jail.syscalls import ChildStarter
 from faasrt.local.process import Spawner
+from support.levels import NATIVE
 from support.served import until, with_word
+
+pytestmark = NATIVE
 
 SLEEP = "/bin/sleep"
 _COUNT = """

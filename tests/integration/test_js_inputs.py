@@ -11,9 +11,10 @@ import pytest_asyncio
 
 from faasrt import InvalidRequestError, Outcome, RejectedError, RuntimeManager
 from support.doubles import doubles
+from support.levels import NATIVE
 from support.tables import block, first_of
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), NATIVE]
 
 COUNT = """
 let size = 0, sum = 0;

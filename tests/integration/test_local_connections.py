@@ -19,7 +19,10 @@ from faasrt import SandboxConfig
 from faasrt.local import LocalFaaS
 from faasrt.local.http.connections import BoundedConnection
 from support.helpers import Clock, fast_forward
+from support.levels import NATIVE
 from support.served import PATIENCE_S, Connection, connected, exchange, request, server_context, until
+
+pytestmark = NATIVE
 
 RUN = request(b'{"language": "bash", "code": "echo 1"}')
 LIVEZ = request(method="GET", target="/livez", headers={"Content-Type": None, "Content-Length": None})

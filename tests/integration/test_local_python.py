@@ -16,6 +16,7 @@ from faasrt.local.engines.wasm.engine import WasmEngine
 from faasrt.protocol.envelope import PYTHON_BEGINNING
 from faasrt.protocol.execution_limits import ExecutionLimits
 from support.helpers import skip_without, until_active
+from support.levels import NATIVE
 from support.tables import block
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -481,6 +482,7 @@ _host.call(b"\\xff" * 1_000_000)
     assert (await run(local_wasm, "print(1)")).stdout == "1\n"
 
 
+@NATIVE
 @pytest.mark.parametrize(
     ("code", "outcome"),
     [
@@ -542,6 +544,7 @@ async def test_validation_parses_but_does_not_run(
         assert result.checked_by.startswith("CPython 3.")
 
 
+@NATIVE
 async def test_the_end_of_a_native_program_does_not_depend_on_its_number_of_modules(local: RuntimeManager) -> None:
     """Modules are released with a few garbage collections, not with one for each of the thousand modules of pandas."""
     code = """
@@ -569,7 +572,9 @@ async def test_a_cancelled_call_ends_its_program(python: RuntimeManager) -> None
     assert [result.stdout for result in results] == ["1\n", "1\n"]
 
 
-@pytest.mark.parametrize(("engine_type", "all_turns"), [(NativeEngine, range(4)), (WasmEngine, [1])])
+@pytest.mark.parametrize(
+    ("engine_type", "all_turns"), [pytest.param(NativeEngine, range(4), marks=NATIVE), (WasmEngine, [1])]
+)
 @pytest.mark.usefixtures("wasm_sandbox")
 async def test_a_cancelled_call_leaves_no_answer_to_the_next(
     tmp_path: Path, engine_type: type[Engine], all_turns: Iterable[int]

@@ -15,11 +15,12 @@ import faasrt
 from faasrt import ConfigurationError, ExecutionResult, Outcome, RuntimeManager, SandboxConfig, TestCase
 from faasrt.local.engines.native.engine import NativeEngine, PythonTier
 from support.helpers import Clock, skip_without
+from support.levels import NATIVE
 from support.programs import RANDOM
 from support.served import until
 from support.tables import block
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), NATIVE]
 SANDBOX = SandboxConfig(timeout_limit_s=60, memory_limit_mb=512)
 
 

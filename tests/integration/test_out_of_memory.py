@@ -14,7 +14,10 @@ import pytest
 
 from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig, ServiceError
 from support.helpers import manager_for
+from support.levels import NATIVE
 from support.served import until
+
+pytestmark = NATIVE
 
 _CGROUPS = Path("/sys/fs/cgroup/memory")  # version 1, in which the server creates no cgroups
 _SPARE_BYTES, _SANDBOX = 100 * 2**20, SandboxConfig(memory_limit_mb=512)

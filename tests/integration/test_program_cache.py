@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from faasrt.local.engines.toolchain.program_cache import ProgramCache
+from support.levels import NATIVE
+
+pytestmark = NATIVE
 
 FILES = {".out/main": bytes(range(256)), ".out/empty": b"", ".out/ü": b"x"}
 

@@ -29,12 +29,13 @@ from faasrt.local.engines.session import (
 from faasrt.local.errors import EngineError, NotStartedError
 from support.engines import native_engine
 from support.helpers import descriptors, descriptors_at_rest, skip_without
+from support.levels import NATIVE
 from support.native_attacks import PRELUDE
 from support.served import until, with_word
 from support.session_programs import LIMITS, closing, opened, run, texts, until_printed
 from support.tables import block
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), NATIVE]
 STUBBORN = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint(1, flush=True)\ntime.sleep(60)"
 
 

@@ -14,11 +14,13 @@ import pytest
 import pytest_asyncio
 
 from faasrt import Outcome
+from support.levels import NATIVE
 from support.native_attacks import DENIED as IN_PYTHON
 from support.served import until
 from support.threats import SECRET, USERS, Host, host_of, only_with_attacks, sample
 
 pytestmark = [
+    NATIVE,
     pytest.mark.asyncio(loop_scope="session"),
     pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed (package gcc)"),
 ]

@@ -9,10 +9,11 @@ import pytest
 import pytest_asyncio
 
 from faasrt import Outcome
+from support.levels import NATIVE
 from support.served import with_word
 from support.threats import FOLDERS, MB, Target, attempt, sample, target_at
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), NATIVE]
 
 WAIT = "setInterval(() => {}, 1e6)"
 """A statement, after which a program waits until it is ended."""

@@ -18,6 +18,7 @@ import pytest
 import pytest_asyncio
 
 from faasrt import DeadlineExceededError, ExecutionResult, Outcome
+from support.levels import NATIVE
 from support.native_attacks import BOUNDED, DENIED, ENDS, FORGERIES, LEFTOVERS, MEMORY, PRELUDE, WRITE, attempt
 from support.served import Caller, until
 from support.tables import chosen
@@ -26,7 +27,7 @@ from support.threats import PLACES, SECRET, USERS, Host, host_of, only_with_atta
 _PTRACE_SEIZE = 0x4206
 _TEMPLATE_DESCRIPTORS = 8
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), NATIVE]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session", params=PLACES)

@@ -17,11 +17,12 @@ import pytest
 import pytest_asyncio
 
 from faasrt import Outcome, ServerError
+from support.levels import NATIVE
 from support.native_attacks import IN_FLIGHT, KEPT_SLOTS, LOST_SLOTS, PRELUDE
 from support.served import until
 from support.threats import PLACES, USERS, Host, host_of, sample
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), NATIVE]
 # A program waits for the slots of at most so many others: those that are warm, and those whose programs have ended.
 _TURNS, _MAX_TURNS = 6, 50
 # In a pod, slots begin with similar pids. The number of a namespace is only used again when it has ended.

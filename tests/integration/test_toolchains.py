@@ -49,10 +49,11 @@ from faasrt.local.jail import landlock
 from faasrt.local.jail.jail import JailedProcess
 from support import toolchain_programs as programs
 from support.helpers import NO_WAIT, Clock, fast_forward, manager_for, url_of
+from support.levels import NATIVE
 from support.served import PATIENCE_S, Caller, until, with_word
 from support.tables import first_of
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), NATIVE]
 MISSING = {str(language): toolchain.missing for language, toolchain in TOOLCHAINS.items()}
 # A loaded machine takes many times as long to compile as an idle one.
 SANDBOX = SandboxConfig(timeout_limit_s=60)

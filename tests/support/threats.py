@@ -25,6 +25,7 @@ from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig
 from faasrt.local.cache_folder import cache_dir
 from faasrt.local.engines.wasm.module_cache import module_dir
 from support.helpers import PATIENT, manager_for
+from support.levels import record_level
 from support.package import ROOT
 from support.served import until, with_word
 from support.tables import chosen
@@ -190,6 +191,7 @@ class Target:
         else:
             options = {"files": files, "collect": ["**"]} if self.has_folder else {}
             result = await self.manager.run_code(code, language, timeout_ms, sandbox=sandbox, **options)
+        record_level(result.metadata)
         assert self.level in ("auto", result.metadata["level"])
         assert SECRET not in repr(result)
         return result
@@ -417,6 +419,7 @@ class Host:
             code = code.replace(word, value)
         sandbox = SandboxConfig(**{"memory_limit_mb": _MEMORY_MB, **limits})
         result = await self.manager.run_code(code, self.language, timeout_ms, sandbox=sandbox)
+        record_level(result.metadata)
         assert SECRET not in repr(result)
         return result
 

@@ -1,0 +1,51 @@
+"""The level of the jail that this machine has. Tests that need one of some levels are marked with `level`."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import tempfile
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+NATIVE = pytest.mark.level("namespaces")
+"""The mark of tests of native programs, compilers, or other parts of the jail that only namespaces have."""
+
+_reached: set[str] = set()
+
+
+def record_level(metadata: Mapping[str, Any]) -> None:
+    """Record that the current test has run a program, by the metadata of its result. `.ci/levels` counts the levels."""
+    _reached.add(str(metadata.get("level")))
+
+
+def take_levels() -> list[str]:
+    """Return the levels of the programs since the last call."""
+    levels = sorted(_reached)
+    _reached.clear()
+    return levels
+
+
+@functools.cache
+def level_of_machine() -> tuple[str, str]:
+    """Return the highest level that works here, and why it is not higher, or ""."""
+    from faasrt.local.errors import EngineError  # the embedded FaaS may not be installed
+    from faasrt.local.jail.level import find_level
+
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as threads:  # this thread may have a loop
+        try:
+            return threads.submit(asyncio.run, find_level("auto", Path(folder))).result()
+        except EngineError as error:
+            return "none", str(error)
+
+
+def skip_without_level(item: pytest.Item) -> None:
+    """Skip a test that needs another level than that of this machine."""
+    for mark in item.iter_markers("level"):
+        level, reason = level_of_machine()
+        if level not in mark.args:
+            pytest.skip(f"needs the level {' or '.join(mark.args)}, and this machine has {level}: {reason}")
