@@ -33,7 +33,6 @@ from faasrt.local.engines.wasm.engine import WasmEngine
 from faasrt.local.errors import EngineError, NotStartedError
 from faasrt.local.http import limits
 from faasrt.local.http.access import AccessPolicy
-from faasrt.local.http.admission import QUEUE_TIMEOUT_S
 from faasrt.local.http.app import Router, RouterSwitch
 from faasrt.local.http.connections import Listener
 from faasrt.local.http.listening import ListeningSockets
@@ -90,7 +89,8 @@ class LocalFaaS:
             can import the packages that are installed for it. The default is the interpreter of this process.
         drain_s: How long `drain` and `aclose` wait for programs in flight, in seconds, above 0.
         queue_timeout_s: How long a program may wait for its engine and a sandbox, in seconds, above 0. After this time
-            it is refused. The default is shorter than the time that clients wait for an answer.
+            it is refused. None means for as long as its client waits for the answer, less the time limit of the
+            program, and at least 1.5 s. In any case, a program is refused when its client no longer waits.
         telemetry: Sinks for the events of executions, see `faasrt.telemetry.events`.
         access_log: A structlog or standard library logger that gets a line at INFO for each request; None for no log.
         ssl: A context with the certificate of the server, which then speaks HTTPS; None for plain HTTP.
@@ -126,7 +126,9 @@ class LocalFaaS:
     )
     python: str = attrs.field(default=sys.executable, kw_only=True, validator=checks.instance_of(str))
     drain_s: float = attrs.field(default=5.0, kw_only=True, validator=checks.positive(1_000_000))
-    queue_timeout_s: float = attrs.field(default=QUEUE_TIMEOUT_S, kw_only=True, validator=checks.positive(1_000_000))
+    queue_timeout_s: float | None = attrs.field(
+        default=None, kw_only=True, validator=optional(checks.positive(1_000_000))
+    )
     telemetry: Iterable[Sink] = attrs.field(default=(), kw_only=True)
     access_log: Any = attrs.field(default=None, kw_only=True)
     ssl: SSLContext | None = attrs.field(default=None, kw_only=True, validator=optional(checks.instance_of(SSLContext)))

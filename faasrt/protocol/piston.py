@@ -53,6 +53,8 @@ from faasrt.protocol.served import (
 )
 from faasrt.results import ErrorInfo, Outcome
 
+# Source: piston_client.py of open-r1 waits this long for an answer.
+_OPEN_R1_S = 30.0
 _LIMIT = re.compile(r"\b(?P<name>\w++) cannot exceed the configured limit of (?P<limit>-?\d+)")
 # bash pads the description of a signal, except the longest one.
 _KILLED = re.compile(r": line \d+: +\d+ (?:Floating point exception|[A-Z][A-Za-z]*(?: [A-Za-z]+)* {2})")
@@ -317,6 +319,7 @@ class PistonServer(ServedProtocol):
             compile_timeout_ms=compile_ms,
             compile_memory_mb=compile_memory,
             input=program_input,
+            patience_s=_OPEN_R1_S,
         )
 
     def encode_result(self, result: ServedResult, run: ServedRun, server: ServerProfile) -> dict[str, Any]:

@@ -27,6 +27,9 @@ from faasrt.languages import Language
 
 CALL_ID_HEADER = "x-request-id"
 """A request header with the id of the call, which access logs and proxies know."""
+PATIENCE_HEADER = "x-faasrt-patience-s"
+"""A request header with the seconds for which the client waits for the answer. The server queues the program no longer
+than that."""
 NOT_STARTED_HEADER = "x-faasrt-not-started"
 PROGRAM_SUSPECT_HEADER = "x-faasrt-program-suspect"
 """A response header with the value 1 when a program was killed, and may have caused this itself. The client reads it as

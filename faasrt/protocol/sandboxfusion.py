@@ -54,6 +54,8 @@ from faasrt.protocol.served import (
 )
 from faasrt.results import Display, ErrorInfo, Outcome
 
+# Source: verl's reward client waits this long in addition to both timeouts. That of the SDK waits longer.
+_VERL_S = 10.0
 _BUFFER_BYTES = 196_608
 _STREAM_BYTES = 219_264
 _DECODE_ERROR = "[DecodeError] 'utf-8' codec can't decode"
@@ -293,6 +295,7 @@ class SandboxFusionServer(ServedProtocol):
         language = self._read_language(fields["language"], server)
         largest_ms = server.languages[language].compile_timeout_ms
         compile_timeout_ms = _milliseconds(fields, "compile_timeout", largest_ms or math.inf)
+        timeout_ms = _milliseconds(fields, "run_timeout", server.max_timeout_ms, flag=MAX_TIMEOUT_FLAG)
         files, fetched = _files(fields), _fetched(fields)
         try:
             program_input = ProgramInput.checked(
@@ -303,11 +306,12 @@ class SandboxFusionServer(ServedProtocol):
         return ServedRun(
             language=language,
             code=code,
-            timeout_ms=_milliseconds(fields, "run_timeout", server.max_timeout_ms, flag=MAX_TIMEOUT_FLAG),
+            timeout_ms=timeout_ms,
             memory_limit_mb=_memory_limit(fields, server),
             compile_timeout_ms=compile_timeout_ms if largest_ms else None,
             input=program_input,
             fetched=fetched,
+            patience_s=(compile_timeout_ms + timeout_ms) / 1000 + _VERL_S,
         )
 
     def _read_language(self, name: Any, server: ServerProfile) -> Language:

@@ -60,6 +60,7 @@ class ServedRun:
         compile_memory_mb: None for that of the server.
         input: It collects `fetched`.
         fetched: The paths of the requested files, by their names in the request.
+        patience_s: How long clients of the service wait for the answer: the least of those that are known.
     """
 
     language: Language
@@ -70,6 +71,7 @@ class ServedRun:
     compile_memory_mb: int | None = None
     input: ProgramInput
     fetched: Mapping[str, str] = attrs.field(factory=dict)
+    patience_s: float
 
 
 @attrs.frozen(kw_only=True)

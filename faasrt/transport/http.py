@@ -33,7 +33,7 @@ from faasrt.errors import (
 )
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.json_lines import ACCEPT, CONTENT_TYPE, media_type
-from faasrt.protocol.program import NOT_STARTED_HEADER, PROGRAM_SUSPECT_HEADER
+from faasrt.protocol.program import NOT_STARTED_HEADER, PATIENCE_HEADER, PROGRAM_SUSPECT_HEADER
 from faasrt.protocol.registry import protocol_of
 from faasrt.protocol.response import Answer
 from faasrt.results import EndpointHealth
@@ -224,8 +224,9 @@ class HttpClient:
 
         Cancellation: closes the connection.
         """
+        headers = {PATIENCE_HEADER: f"{within_s:.2f}", **(headers or {})}
         if live is not None:
-            headers = {**(headers or {}), "Accept": ACCEPT}
+            headers["Accept"] = ACCEPT
         try:
             async with asyncio.timeout(within_s) as timeout:
                 session = self._settings.http_session

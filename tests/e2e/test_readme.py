@@ -20,7 +20,7 @@ import faasrt
 from faasrt.client.embedded import queue_timeout_of
 from faasrt.local import LocalFaaS
 from faasrt.local.engines.toolchain.engine import COMPILE_LIMITS
-from faasrt.local.http.admission import MAX_QUEUE
+from faasrt.local.http.admission import MAX_QUEUE, QUEUE_TIMEOUT_S
 from support import documents
 from support.documents import DOCUMENTS, Snippet
 
@@ -170,9 +170,10 @@ async def test_the_table_of_limits_has_the_defaults() -> None:
     assert (stated["LimiterSettings(queue_timeout_s"], limiter.queue_timeout_s) == ("no limit", None)
     assert named["programs that wait, of each language on a server"] == f"{MAX_QUEUE:,}"
     embedded_s = queue_timeout_of(faasrt.Settings())
+    assert LocalFaaS().queue_timeout_s is None
     assert (
         stated["LocalFaaS(queue_timeout_s"]
-        == f"{LocalFaaS().queue_timeout_s:g} s; {embedded_s:g} s with `RuntimeManager.local`"
+        == f"as long as its client waits, at least {QUEUE_TIMEOUT_S:g} s; {embedded_s:g} s with `RuntimeManager.local`"
     )
 
 

@@ -219,7 +219,7 @@ CONSTRUCTORS: list[tuple[Any, str, set[str]]] = [
     (LocalFaaS, "port", {"zero"}),
     (LocalFaaS, "token", {"None", "str", "long"}),
     (LocalFaaS, "drain_s", {"float"}),
-    (LocalFaaS, "queue_timeout_s", {"float"}),
+    (LocalFaaS, "queue_timeout_s", {"None", "float"}),
 ]
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 import re
 import time
 from collections import Counter
@@ -20,8 +21,10 @@ from faasrt.telemetry.dispatch import EventDispatcher
 from faasrt.telemetry.events import ExecutionFinished, ExecutionStarted, hash_code
 
 MAX_QUEUE = 1_000
-# Shorter than the time that clients wait for an answer. So they still receive the answer that nothing was started.
+# For clients of which nothing else is known. Shorter than the time that they wait for an answer. So they still receive
+# the answer that nothing was started.
 QUEUE_TIMEOUT_S = 1.5
+_ANSWER_S = 0.5  # the time for an answer to arrive
 _task_numbers = itertools.count(1)
 _TRACESTATE = re.compile(r"[ -~\t]{1,512}")
 # W3C Trace Context allows several tracestate headers, which are joined. Two traceparent headers are invalid.
@@ -49,7 +52,8 @@ class ProgramCounts:
 
 class AdmissionQueue:
     """Runs programs in an engine, at most `engine.capacity` at once, in the order of their arrival. When
-    `queue_timeout_s` changes, programs that already wait keep their time.
+    `queue_timeout_s` changes, programs that already wait keep their time. If it is None, a program waits for as long as
+    its client does, less the time that the program may take.
     """
 
     def __init__(
@@ -57,7 +61,7 @@ class AdmissionQueue:
         engine: Engine,
         *,
         max_queue: int = MAX_QUEUE,
-        queue_timeout_s: float = QUEUE_TIMEOUT_S,
+        queue_timeout_s: float | None = None,
         counts: ProgramCounts | None = None,
     ) -> None:
         self.engine = engine
@@ -74,8 +78,13 @@ class AdmissionQueue:
         run: Callable[[EngineJob], Awaitable[EngineResult]] | None = None,
         min_timeout_s: float = 0.0,
         waited_s: float = 0.0,
+        patience_s: float = math.inf,
     ) -> EngineResult:
         """Wait until the engine is ready and a sandbox is free, and run a program there, or with `run` in a session.
+
+        Args:
+            min_timeout_s, waited_s: See `enter`.
+            patience_s: How long the client waits for the answer, if this is known. No program starts later.
 
         Raises:
             BusyError: See `enter`.
@@ -84,7 +93,12 @@ class AdmissionQueue:
 
         Cancellation: ends the program. The next one in the queue can start.
         """
-        queued_ms = await self.enter(min_timeout_s=min_timeout_s, waited_s=waited_s)
+        if patience_s < math.inf and (self.queue_timeout_s is None or min_timeout_s):
+            compile_s = self.engine.compile_limit_s
+            if job.compile_limits is not None:
+                compile_s = job.compile_limits.timeout_ms / 1000
+            min_timeout_s = max(min_timeout_s, patience_s - job.limits.timeout_ms / 1000 - compile_s - _ANSWER_S)
+        queued_ms = await self.enter(min_timeout_s=min_timeout_s, waited_s=waited_s, patience_s=patience_s)
         try:
             result = await (run or self.engine.execute)(job)
         except BusyError:  # there are too many sessions
@@ -100,22 +114,26 @@ class AdmissionQueue:
         result.queued_ms = queued_ms + waited_s * 1000
         return result
 
-    async def enter(self, *, min_timeout_s: float = 0.0, waited_s: float = 0.0) -> float:
+    async def enter(self, *, min_timeout_s: float = 0.0, waited_s: float = 0.0, patience_s: float = math.inf) -> float:
         """Wait until the engine is ready and a sandbox is free, and take it. Return the milliseconds of the wait.
         `leave` must follow.
 
         Args:
             min_timeout_s: The program may wait for this time even if `queue_timeout_s` is shorter.
             waited_s: How long it has waited for something else, which counts too.
+            patience_s: How long the client waits for the answer.
 
         Raises:
             BusyError: The queue is full, the wait was too long, or the engine has failed and cannot start.
         """
-        began, timeout_s = time.perf_counter(), max(self.queue_timeout_s, min_timeout_s)
+        began, own_s = time.perf_counter(), QUEUE_TIMEOUT_S if self.queue_timeout_s is None else self.queue_timeout_s
+        timeout_s = max(0.0, min(max(own_s, min_timeout_s), patience_s - _ANSWER_S))
         if not self.engine.ready:
             waited_s += await self.wait_ready(timeout_s - waited_s)
         if self._free.locked():
-            await self.wait_for(self._free, timeout_s - waited_s, f"no sandbox became free within {timeout_s:g} s")
+            await self.wait_for(
+                self._free, timeout_s - waited_s, f"no sandbox became free within {round(timeout_s, 2):g} s"
+            )
         else:
             # Without a time limit: on a busy machine, a short one may pass although a sandbox is free.
             await self._free.acquire()

@@ -24,6 +24,7 @@ from faasrt.local.http.foreign_protocols import ForeignProtocols
 from faasrt.local.http.live_answer import LineResponse
 from faasrt.local.http.openapi import build_document
 from faasrt.local.http.page import ROUTES as PAGE_ROUTES
+from faasrt.local.http.patience import read_patience
 from faasrt.local.http.refusals import RefusalLog
 from faasrt.local.http.request_body import BadRequestError, parse_job, parse_language, read_fields
 from faasrt.local.http.responses import Handler, json_response, send_response
@@ -154,7 +155,9 @@ class Router:
         if not job.code.strip():
             return json_response(200, attrs.asdict(ValidationResult.empty_code()))
         queue = self._queues[job.language]
-        _, result = await execute_with_events(queue.execute, job, request=request, emit=self._emit)
+        _, result = await execute_with_events(
+            queue.execute, job, request=request, emit=self._emit, patience_s=read_patience(request)
+        )
         diagnostics: tuple[Diagnostic, ...] = ()
         if result.diagnostics:
             diagnostics = result.diagnostics

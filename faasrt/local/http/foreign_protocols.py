@@ -29,8 +29,8 @@ from faasrt.protocol.served import RefusedError, ServedLanguage, ServedProtocol,
 from faasrt.results import Outcome
 from faasrt.telemetry.dispatch import EventDispatcher
 
-# The services queue programs without a limit, and many of their clients count a refusal as a failure of the program.
-# The clients wait at least 10 s longer than a program may take.
+# The services queue programs without a limit, and many of their clients count a refusal as a failure of the program. So
+# a program waits at least this long, although its client may then leave before a program that takes all of its time.
 MIN_QUEUE_TIMEOUT_S = 8.0
 _PROTOCOLS: tuple[ServedProtocol, ...] = (sandboxfusion.SERVER, piston.SERVER)
 _VERSION = re.compile(r"([0-9]{1,9})(?:\.([0-9]{1,9}))?(?:\.([0-9]{1,9}))?")
@@ -93,7 +93,7 @@ class ForeignProtocols:
         run = protocol.read_run(fields, server)
         queue, waited_s = self._queues[run.language], 0.0
         if not queue.engine.ready:
-            waited_s = await queue.wait_ready(MIN_QUEUE_TIMEOUT_S)
+            waited_s = await queue.wait_ready(max(MIN_QUEUE_TIMEOUT_S, run.patience_s - run.timeout_ms / 1000))
             server = self._profile()  # with the version of the language, which the request may restrict
             run = protocol.read_run(fields, server)
         try:
@@ -111,6 +111,7 @@ class ForeignProtocols:
                     emit=self._emit,
                     min_timeout_s=MIN_QUEUE_TIMEOUT_S,
                     waited_s=waited_s,
+                    patience_s=run.patience_s,
                 )
             except SuspectError:  # as if the service had seen that the program was killed
                 executed = EngineResult(outcome=Outcome.CRASHED)

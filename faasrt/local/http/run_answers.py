@@ -15,6 +15,7 @@ from faasrt.local.http.body_memory import Share
 from faasrt.local.http.connections import log_failure
 from faasrt.local.http.live_answer import answer_live
 from faasrt.local.http.notices import notice_of
+from faasrt.local.http.patience import read_patience
 from faasrt.local.http.request_body import BadRequestError
 from faasrt.local.http.responses import (
     OVERLOADED_HEADERS,
@@ -48,9 +49,13 @@ class RunAnswers:
         queue: AdmissionQueue,
         session: OpenSession | None = None,
     ) -> web.StreamResponse:
+        patience_s = read_patience(request)
+
         async def execute(job: EngineJob) -> web.Response:
             if session is None:
-                task_id, result = await execute_with_events(queue.execute, job, request=request, emit=self.emit)
+                task_id, result = await execute_with_events(
+                    queue.execute, job, request=request, emit=self.emit, patience_s=patience_s
+                )
             else:
                 # The path of the request has the id, with which everybody can use the session.
                 path = SESSION_RUN_PATH
@@ -63,6 +68,7 @@ class RunAnswers:
                         path=path,
                         run=session.run,
                         waited_s=waited_s,
+                        patience_s=patience_s,
                     )
             if job.live is not None:
                 job.live.release(result.stdout)

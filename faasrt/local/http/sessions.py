@@ -11,7 +11,7 @@ from faasrt.config import SandboxConfig
 from faasrt.local.engines.engine import Engine, EngineJob, EngineResult
 from faasrt.local.engines.session import EngineSession, EngineSessionOptions, SessionEndedError, SessionExistsError
 from faasrt.local.errors import CLOSED, EngineError
-from faasrt.local.http.admission import AdmissionQueue, BusyError
+from faasrt.local.http.admission import QUEUE_TIMEOUT_S, AdmissionQueue, BusyError
 from faasrt.protocol.sessions import IDLE_TIMEOUT_S, TOO_MANY, new_id
 from faasrt.results import Outcome
 from faasrt.telemetry.logs import log_exception
@@ -86,7 +86,7 @@ class OpenSession:
         """Wait for the turn of this request, and use the session in the block. The value is the seconds of the wait.
         Raise BusyError if they exceed the time limit of the queue.
         """
-        began, timeout_s = self._loop.time(), self.queue.queue_timeout_s
+        began, timeout_s = self._loop.time(), self.queue.queue_timeout_s or QUEUE_TIMEOUT_S
         self._users += 1
         self._reset_wait()
         try:
