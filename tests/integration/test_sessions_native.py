@@ -873,6 +873,63 @@ async def test_open_files_of_a_branch_are_copies(session: EngineSession) -> None
         assert texts(await run(session, "values()")) == [expected]
 
 
+async def test_open_files_of_a_branch_whose_mode_denies_to_open_them_are_copies(session: EngineSession) -> None:
+    """Those that were created as read-only, or made so, or are mapped."""
+    code = """
+        import mmap, os
+        created = os.open("created", os.O_CREAT | os.O_RDWR, 0o444)
+        changed = os.open("changed", os.O_CREAT | os.O_RDWR)
+        for file in (created, changed): os.write(file, b"state")
+        os.chmod("changed", 0o400)
+        mapped = mmap.mmap(changed, 5)
+        def values():
+            modes = [oct(os.stat(name).st_mode & 0o777) for name in ("created", "changed")]
+            return modes, os.pread(created, 9, 0), os.pread(changed, 9, 0), mapped[:]
+    """
+    await run(session, block(code))
+    async with closing(await session.fork()) as branch:
+        expected = "(['0o444', '0o400'], b'state', b'state', b'state')"
+        assert texts(await run(branch, "values()")) == [expected]
+        result = await run(branch, "mapped[:2] = b'ST'; os.pwrite(created, b'ST', 0); os.fchmod(created, 0); values()")
+        assert texts(result) == ["(['0o0', '0o400'], b'STate', b'STate', b'STate')"], result.stderr
+        assert texts(await run(session, "values()")) == [expected]
+
+
+async def test_a_branch_moves_files_to_other_folders(session: EngineSession) -> None:
+    """And links them, as its session can. So can a branch of it."""
+    code = """
+        os.makedirs("a/b", exist_ok=True)
+        open("file", "w").close()
+        os.rename("file", "a/b/file")
+        os.link("a/b/file", "link")
+        os.rename("a/b", "b")
+        os.rename("link", "b/link")
+        sorted(os.listdir("b"))
+    """
+    await run(session, "import os")
+    async with closing(await session.fork()) as branch, closing(await branch.fork()) as other:
+        for one in (session, branch, other):
+            result = await run(one, block(code))
+            assert texts(result) == ["['file', 'link']"], result.stderr
+
+
+async def test_a_branch_cannot_change_the_event_loop_of_its_session(session: EngineSession) -> None:
+    """An event loop that a branch has changed would no longer notice that a thread has ended."""
+    await run(session, "import asyncio\nloop = asyncio.get_running_loop()\nawait asyncio.sleep(0)")
+    async with closing(await session.fork()) as branch:
+        code = """
+            import ctypes, os
+            libc, ended = ctypes.CDLL(None), []
+            for epoll in range(3, 256):
+                for registered in range(3, 256):
+                    if libc.epoll_ctl(epoll, 2, registered, None) == 0: ended.append(registered)
+            ended
+        """
+        assert texts(await run(branch, block(code))) == ["[]"]
+        assert texts(await run(branch, "await asyncio.to_thread(len, 'ab')")) == ["2"]
+    assert texts(await run(session, "await asyncio.to_thread(len, 'abc')")) == ["3"]
+
+
 async def test_the_memory_limit_of_branches(engine: NativeEngine) -> None:
     """Each has the limit of the session. The one that exceeds it ends, and the others go on."""
     async with opened(engine) as session:

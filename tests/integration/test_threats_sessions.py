@@ -245,6 +245,18 @@ DAEMONS = {
     "with a root folder that has another /tmp": (
         "os.makedirs('a/tmp'); os.symlink('/proc', 'a/proc'); os.chroot('a')\n    while True: time.sleep(60)"
     ),
+    "below folders that move": (
+        "top, ends = os.open('/tmp', os.O_RDONLY), []\n"
+        "    for name in 'ab':\n"
+        "        os.chdir('/tmp'); os.mkdir(name); os.chdir(name)\n"
+        "        for _ in range(1900): os.mkdir('x'); os.chdir('x')\n"
+        "        ends.append(os.open('.', os.O_RDONLY))\n"
+        "    os.chroot('.')\n"
+        "    while True:\n"
+        "        for name, end in zip('ab', reversed(ends)):\n"
+        "            os.rename(name, name, src_dir_fd=top, dst_dir_fd=end)\n"
+        "            os.rename(name, name, src_dir_fd=end, dst_dir_fd=top)"
+    ),
     "below many folders": (
         "for _ in range(3000): os.mkdir('a'); os.chdir('a')\n    os.chroot('.')\n    while True: time.sleep(60)"
     ),
@@ -275,6 +287,29 @@ async def test_all_processes_of_a_branch_end_with_it(host: Host, name: str, end:
             for one in (session, sibling):
                 result = await one.run_code("subprocess.run(['/bin/true'], check=True).returncode")
                 assert [display.text for display in result.displays] == ["0"], result
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+async def test_a_process_in_the_root_folder_of_a_branch_that_has_ended_is_killed(host: Host, is_closed: bool) -> None:
+    """A branch has got the folder through a socket. The process would count for no program, and outlive its branch."""
+    if host.words["LEVEL"] != "namespaces":
+        pytest.skip("there are no branches at this level")
+    async with sessions(host) as (session, _):
+        await session.run_code("import os, socket, time\nours, theirs = socket.socketpair()")
+        async with await session.fork() as branch:
+            async with await session.fork() as ended:
+                await ended.run_code("socket.send_fds(ours, [b'1'], [os.open('/tmp', os.O_PATH)])")
+                await branch.run_code("_, [folder], _, _ = socket.recv_fds(theirs, 1, 1)")
+            daemon = "os.fchdir(folder); os.chroot('.')\n    while True: time.sleep(60)"
+            await branch.run_code(f"if not os.fork():\n    if os.fork(): os._exit(0)\n    {daemon}\nos.wait()")
+            count = "len([name for name in os.listdir('/proc') if name.isdigit()])"
+            if is_closed:
+                await branch.aclose()
+            async with asyncio.timeout(PATIENCE_S):
+                while True:
+                    result = await session.run_code(f"time.sleep(0.3); {count}")
+                    if result.displays[0].text == ("1" if is_closed else "2"):
+                        break
 
 
 @pytest.mark.parametrize("name", ["children", "daemons", "files", "files in /dev/shm"])

@@ -7,15 +7,19 @@ daemons, and after its first process has ended. The launcher tells the processes
 
 A branch may change its root folder to another one in its tree, so the launcher looks at the top of the tree. The
 session has a tree, too: that of the mount namespace.
+
+Branches can pass folders to each other, through sockets that were open at the fork, and enter them. A process that is
+in the tree of a branch that has ended belongs to no program. It is killed when it is noticed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from . import landlock, namespaces, process_memory, syscalls
@@ -135,21 +139,31 @@ def open_top(folder: str) -> int:
             above = os.open(_UP, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
             os.close(fd)
             fd = above
-        raise OSError(f"{folder}/root has too many folders above it")
+        raise OSError(errno.ELOOP, f"{folder}/root has too many folders above it")
     except BaseException:
         os.close(fd)
         raise
 
 
-def device_of(folder: str) -> int:
-    """Return the device of the /tmp in the tree of a process; -1 if the process has ended."""
-    with contextlib.suppress(OSError):
+def device_of(folder: str, known: Collection[int] = ()) -> int:
+    """Return the device of the /tmp in the tree of a process; -1 if the process has ended. `known` are devices of other
+    such folders.
+    """
+    own = -1
+    try:
+        own = os.stat(f"{folder}/root").st_dev
+        if own in known:
+            return own
         top = open_top(folder)
         try:
             return os.stat("tmp", dir_fd=top, follow_symlinks=False).st_dev
+        except FileNotFoundError:
+            return own  # the top is that of a /tmp that was unmounted
         finally:
             os.close(top)
-    return -1
+    except OSError as error:
+        # A process can move the folders above its root folder meanwhile. But only those in a /tmp can be moved.
+        return own if error.errno == errno.ELOOP else -1
 
 
 def stored_in(folder: str) -> os.statvfs_result:
@@ -170,16 +184,22 @@ class Remains:
 
     Args:
         proc: The /proc of its jail, or -1.
-        device: That of its /tmp.
+        living: Returns the devices of the /tmp of those programs in the jail that go on.
         init, init_pid: The first process of its jail: a pidfd, and its pid as /proc shows it.
         pid_namespace: That of the launcher.
         remove_files: Called when its processes have ended.
     """
 
     def __init__(
-        self, proc: int, device: int, init: int, init_pid: int, pid_namespace: int, remove_files: Callable[[], None]
+        self,
+        proc: int,
+        living: Callable[[], set[int]],
+        init: int,
+        init_pid: int,
+        pid_namespace: int,
+        remove_files: Callable[[], None],
     ) -> None:
-        self._proc, self._device, self._remove_files = os.dup(proc) if proc >= 0 else -1, device, remove_files
+        self._proc, self._living, self._remove_files = os.dup(proc) if proc >= 0 else -1, living, remove_files
         self._init, self._init_pid, self._pid_namespace = os.dup(init), init_pid, pid_namespace
         self._stop_at = time.monotonic() + _STOP_AFTER_S
 
@@ -189,14 +209,14 @@ class Remains:
         """
         if self._kill() and time.monotonic() > self._stop_at:
             stopped = {folder for folder in self._folders() if process_memory.is_stopped(folder)}
-            with contextlib.suppress(OSError):  # there are too many processes; try it again later
+            with contextlib.suppress(OSError):  # too many processes, or a program has prevented it; try it again later
                 _stop_all(self._init, self._pid_namespace)
             self._kill()
-            for folder in self._folders():
+            for folder in self._folders():  # others may have started processes just before the stop
                 if folder not in stopped:
                     send_signal(folder, signal.SIGCONT)
             self._stop_at = time.monotonic() + _STOP_AFTER_S
-        if any(device_of(folder) == self._device for folder in self._folders()):
+        if any(is_stray(folder, self._living()) for folder in self._folders()):
             return False
         self._remove_files()
         for fd in (self._proc, self._init):
@@ -206,14 +226,7 @@ class Remains:
 
     def _kill(self) -> bool:
         """Return whether there were still processes that had not been killed."""
-        for _ in range(_PASSES):
-            folders = [folder for folder in self._folders() if device_of(folder) == self._device]
-            running = [folder for folder in folders if not process_memory.is_ending(folder)]
-            if not running:
-                return False
-            for folder in running:
-                send_signal(folder, signal.SIGKILL)
-        return True
+        return all(kill_strays(self._folders(), self._living()) for _ in range(_PASSES))
 
     def _folders(self) -> list[str]:
         with contextlib.suppress(OSError):
@@ -221,27 +234,36 @@ class Remains:
         return []  # all processes of the jail have ended
 
 
+def is_stray(folder: str, living: set[int]) -> bool:
+    """Return whether a process of a jail belongs to none of its programs, whose /tmp have the devices `living`."""
+    return device_of(folder, living) not in {-1, *living}
+
+
+def kill_strays(folders: list[str], living: set[int]) -> bool:
+    """Kill those of these processes that belong to no program, and return whether there were any."""
+    strays = [folder for folder in folders if is_stray(folder, living) and not process_memory.is_ending(folder)]
+    for folder in strays:
+        # Checked again, because the number of a process that has ended may be that of another one by now.
+        send_signal(folder, signal.SIGKILL, lambda opened: is_stray(opened, living))
+    return bool(strays)
+
+
 def _stop_all(init: int, pid_namespace: int) -> None:
     """Stop all processes of a pid namespace at once, except its first one: none of them can start another meanwhile."""
-    syscalls.join_namespace(init, syscalls.CLONE_NEWPID)
-    pid = -1
-    try:
-        pid = os.fork()
-    finally:
-        if pid:
-            syscalls.join_namespace(pid_namespace, syscalls.CLONE_NEWPID)
-    if pid == 0:
-        try:
-            os.kill(-1, signal.SIGSTOP)
-        finally:
-            os._exit(0)
-    os.waitpid(pid, 0)
+
+    def stop() -> int:
+        os.kill(-1, signal.SIGSTOP)
+        return 0
+
+    syscalls.run_in_pid_namespace(init, pid_namespace, stop)
 
 
-def send_signal(folder: str, number: int) -> None:
+def send_signal(folder: str, number: int, is_meant: Callable[[str], bool] = lambda _: True) -> None:
+    """Send a signal to a process, if `is_meant` returns true for its folder, which is open then."""
     with contextlib.suppress(OSError):
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            signal.pidfd_send_signal(fd, number)
+            if is_meant(f"/proc/self/fd/{fd}"):
+                signal.pidfd_send_signal(fd, number)
         finally:
             os.close(fd)

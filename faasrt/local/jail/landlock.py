@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
+from collections.abc import Iterable
 from typing import Any
 
 from .syscalls import syscall
@@ -48,9 +49,10 @@ def create_ruleset(rights: list[list[Any]]) -> int | None:
     return ruleset
 
 
-def create_nested(rights: list[list[Any]] | None = None) -> int:
+def create_nested(rights: list[list[Any]] | None = None, roots: Iterable[str] = ("/",)) -> int:
     """Create rules for a process that is restricted already, so that it cannot trace its parent, nor, if the kernel's
-    version supports it, send signals to it. They also deny all access to files but `rights`, unless that is None.
+    version supports it, send signals to it. They also deny all access to files but `rights`, unless that is None. All
+    its files are in `roots`.
     """
     abi = abi_version()
     if rights is not None:
@@ -62,7 +64,8 @@ def create_nested(rights: list[list[Any]] | None = None) -> int:
     handled = _MAKE_BLOCK_DEVICE if abi < 2 else _REFER
     ruleset = syscall("landlock_create_ruleset", *_attributes(abi, handled, 0))
     if abi >= 2:
-        _allow(ruleset, "/", _REFER)
+        for root in roots:
+            _allow(ruleset, root, _REFER)
     return ruleset
 
 

@@ -264,6 +264,7 @@ class Launcher:
         go first, unless a branch in its jail runs.
         """
         program.watched_at = time.monotonic()
+        self._kill_strays(program)
         if program.works() or self._is_large(program):
             self._watch_memory(program)
         else:
@@ -282,8 +283,8 @@ class Launcher:
             program.is_watched = True
             watched = {"watch": program.number, "pid": program.pid, "init": program.init_pid}
             limits = {"bytes": program.max_bytes + self.base_bytes, "tables": self._base_tables}
-            message = {**watched, **limits, "device": program.device}
-            self._memory_watch.send(json.dumps(message).encode())
+            devices = {"device": program.device, "living": [*self._living_devices(program.jail_owner)]}
+            self._memory_watch.send(json.dumps({**watched, **limits, **devices}).encode())
 
     def _forget_memory(self, program: RunningProgram) -> None:
         if program.is_watched and self._memory_watch is not None:
@@ -296,9 +297,31 @@ class Launcher:
         if not data:
             self._is_over = True
             return
-        program = self._programs.get(json.loads(data)["exceeded"])
-        if program is not None and not program.reason:
+        [(kind, number)] = json.loads(data).items()
+        program = self._programs.get(number)
+        if program is not None and kind == "strays":
+            self._kill_strays(program)
+        elif program is not None and not program.reason:
             program.kill("memory")
+
+    def _living_devices(self, owner: RunningProgram) -> set[int]:
+        """Return the devices of the /tmp of the programs in a jail, and of branches that are to start."""
+        living = {program.device for program in owner.in_same_jail if program.device is not None}
+        return living | {root.device for root in self._prepared.values()}
+
+    def _kill_strays(self, program: RunningProgram) -> None:
+        """Kill the processes in the jail of a program that belong to no program. See `branches`."""
+        if program.device is not None and program.init_pid is not None:
+            with contextlib.suppress(OSError):
+                folders = process_memory.folders_in_jail(program.proc, program.init_pid)
+                branches.kill_strays(folders, self._living_devices(program.jail_owner))
+
+    def _update_watch(self, owner: RunningProgram) -> None:
+        """Tell the memory watch which programs are in a jail now."""
+        for program in owner.in_same_jail:
+            if program.is_watched:
+                program.is_watched = False
+                self._watch_memory(program)
 
     def _send(self, message: dict[str, Any], descriptors: list[int] = []) -> None:  # noqa: B006
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
@@ -333,7 +356,7 @@ class Launcher:
                 descriptors += [os.dup(root.tree), root.open_tmp()]
                 if program.jail_owner.device is None:
                     program.jail_owner.device = device
-                    self._forget_memory(program.jail_owner)
+                self._update_watch(program.jail_owner)
         except OSError as error:
             reason = str(error)
         self._send({"prepared": number, "reason": reason}, descriptors if len(descriptors) == _PREPARED else [])
@@ -570,14 +593,14 @@ class Launcher:
         """
         config = self._config
         rights, nested_rights = config["compiler_rights" if compiles else "rights"], None
-        if self._roots is not None:
-            rights = [*rights, *self._roots.rights]
+        roots = self._roots.rights if self._roots is not None else []  # those of branches
+        rights = [*rights, *roots]
         if self._places:
             namespaces.make_private(config, place, self._places, self._networks.get(place))
             if config["hides_proc"] and not compiles:
                 nested_rights = namespaces.rights_without_proc(rights)
         if is_template:
-            descriptors = [*descriptors, landlock.create_nested(nested_rights)]
+            descriptors = [*descriptors, landlock.create_nested(nested_rights, ["/", *(path for path, _ in roots)])]
         elif nested_rights is not None:
             rights = nested_rights
         # Created before the uid changes, because the paths may be accessible to root only.
@@ -636,6 +659,7 @@ class Launcher:
         del self._programs[program.number]
         self._forget_memory(program)
         program.jail_owner.in_same_jail.discard(program)
+        self._update_watch(program.jail_owner)
         self._end_remains(program)
         program.close_files()
         # Sent before the clean-up, because ending a namespace takes as long as running a short program.
@@ -649,10 +673,9 @@ class Launcher:
         init_pid = program.init_pid
         if program.device is not None and program.jail_owner.in_same_jail and init_pid is not None:
             remove_files = self._remove_files_of_session(program) if root is None else root.close
+            living = functools.partial(self._living_devices, program.jail_owner)
             try:
-                remains = branches.Remains(
-                    program.proc, program.device, init, init_pid, self._pid_namespace, remove_files
-                )
+                remains = branches.Remains(program.proc, living, init, init_pid, self._pid_namespace, remove_files)
             except OSError:  # too many files are open; its processes end with the jail
                 remove_files()
                 return
@@ -685,18 +708,12 @@ class Launcher:
         if program.init is None or not self._config["runner"]:
             return False  # a program without namespaces, or in Deno, cannot start processes
         try:
-            syscalls.join_namespace(program.init_pidfd, syscalls.CLONE_NEWPID)
-            pid = -1
-            try:
-                pid = os.fork()
-            finally:
-                if pid:
-                    syscalls.join_namespace(self._pid_namespace, syscalls.CLONE_NEWPID)
-            if pid == 0:
-                os._exit(min(os.getpid() - _PROGRAM_PID, 255))
+            tasks = syscalls.run_in_pid_namespace(
+                program.init_pidfd, self._pid_namespace, lambda: min(os.getpid() - _PROGRAM_PID, 255)
+            )
         except OSError:
             return True
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) > program.max_threads
+        return tasks > program.max_threads
 
     def _end(self, program: RunningProgram) -> None:
         """Kill the processes of a program with a jail of its own. Free its place when they have ended."""

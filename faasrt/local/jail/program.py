@@ -157,7 +157,7 @@ class RunningProgram:
             folders = process_memory.folders_in_jail(self.proc, self.init_pid)
             if self.device is None:
                 return folders
-            return [folder for folder in folders if branches.device_of(folder) == self.device]
+            return [folder for folder in folders if branches.device_of(folder, {self.device}) == self.device]
         return []
 
     def works(self) -> bool:

@@ -8,7 +8,7 @@ import os
 import platform
 import signal
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 ARCHITECTURE = platform.machine()
@@ -107,6 +107,31 @@ def unshare(flags: int) -> None:
 
 def join_namespace(fd: int, kind: int) -> None:
     syscall("setns", fd, kind)
+
+
+def run_in_pid_namespace(namespace: int, own: int, function: Callable[[], int]) -> int:
+    """Run a function in a process in another pid namespace, and return its exit code, which the function returns.
+    `own` is the pid namespace of this process. Raise OSError if a program has ended or stopped the process.
+    """
+    join_namespace(namespace, CLONE_NEWPID)
+    pid = -1
+    try:
+        pid = os.fork()
+    finally:
+        if pid:
+            join_namespace(own, CLONE_NEWPID)
+    if pid == 0:
+        try:
+            os._exit(function())
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(pid, os.WUNTRACED)
+    if os.WIFSTOPPED(status):
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    if not os.WIFEXITED(status):
+        raise InterruptedError("a program has interrupted a process of the launcher")
+    return os.WEXITSTATUS(status)
 
 
 def mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:

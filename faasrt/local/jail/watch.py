@@ -8,11 +8,13 @@ that exceeds its limit by them, a thread counts exactly. If this takes too long,
 The messages are JSON over a SOCK_SEQPACKET socket:
 
     -> {"watch": id, "pid", "init", "bytes", "tables",   add up the memory of a program from now on; it may use this
-        "device"}                                        much, and each of its processes this much in page tables; if
+        "device", "living"}                              much, and each of its processes this much in page tables; if
                                                          "device" is not null, it has the processes whose /tmp is
-                                                         there; the pids are those that /proc shows
+                                                         there, and programs in its jail have those in "living"; the
+                                                         pids are those that /proc shows
     -> {"forget": id}                                    the program has ended
     <- {"exceeded": id}                                  the program must end because of its memory
+    <- {"strays": id}                                    a process in its jail seems to belong to no program
 """
 
 from __future__ import annotations
@@ -62,12 +64,17 @@ class _Program:
     def __init__(self, message: dict[str, Any]) -> None:
         self.number, self.pid, self.init = message["watch"], message["pid"], message["init"]
         self.max_bytes, self.table_bytes = message["bytes"], message["tables"]
-        self.device: int | None = message["device"]
+        self.device: int | None = None
+        self.living: set[int] = set()
         self.namespace = "" if self.init is None else process_memory.pid_namespace(self.init)
         self.is_hidden = False
         self.kernel_bytes = sys.maxsize
         self.counts_since: float | None = None
         self.reads_since = 0.0
+        self.update(message)
+
+    def update(self, message: dict[str, Any]) -> None:
+        self.device, self.living = message["device"], set(message["living"])
 
     def prevents_count(self, is_large: bool) -> bool:
         """Return whether the exact count takes so long that the program must be the reason."""
@@ -98,7 +105,10 @@ class _Watch:
                     return
                 message = json.loads(data)
                 if "watch" in message:
-                    self._programs[message["watch"]] = _Program(message)
+                    if message["watch"] in self._programs:
+                        self._programs[message["watch"]].update(message)
+                    else:
+                        self._programs[message["watch"]] = _Program(message)
                 else:
                     self._programs.pop(message["forget"], None)
             began = time.monotonic()
@@ -116,9 +126,9 @@ class _Watch:
                 read[pid] += 1
             self._locks = read
 
-    def _report(self, program: _Program) -> None:
+    def _report(self, program: _Program, kind: str = "exceeded") -> None:
         with contextlib.suppress(OSError):  # the launcher has ended
-            self._launcher.send(json.dumps({"exceeded": program.number}).encode())
+            self._launcher.send(json.dumps({kind: program.number}).encode())
 
     def _check_all(self) -> None:
         has_namespaces = any(program.init for program in self._programs.values())
@@ -126,10 +136,13 @@ class _Watch:
         if processes:
             self._wants_locks.set()
         kernel_bytes = process_memory.kernel_bytes()
-        device_of = functools.cache(lambda pid: branches.device_of(f"/proc/{pid}"))
+        living = {device for program in self._programs.values() for device in program.living}
+        device_of = functools.cache(lambda pid: branches.device_of(f"/proc/{pid}", living))
         for program in [*self._programs.values()]:
             pids = [pid for pid in processes.get(program.namespace, ()) if pid != program.init] or [program.pid]
             if program.device is not None:
+                if any(device_of(pid) not in {-1, *program.living} for pid in pids):
+                    self._report(program, "strays")
                 pids = [pid for pid in pids if device_of(pid) == program.device] or [program.pid]
             self._check(program, pids, kernel_bytes)
 

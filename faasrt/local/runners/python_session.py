@@ -168,13 +168,23 @@ class Session:
         files.reopen(self.null_fd)
         os.chdir(folder if os.path.isdir(folder) else self.folder)
         if self.loop is not None:
-            ABANDONED.append(self.loop)  # not closed, because this would change the one of the other process
+            # Not closed, because this would change the one of the other process.
+            ABANDONED.append(self.loop)
+            self.leave_loop()
             self.loop = None
             sys.modules["asyncio"].set_event_loop(None)
         os.setpgid(0, 0)  # signals to its group are not for the session
         threading.main_thread()._native_id = threading.get_native_id()
         self.is_new = True
         return ""
+
+    def leave_loop(self):
+        """Close the descriptors of the event loop, with which this process could change that of the other process."""
+        if not self.loop.is_closed():
+            for name in ("_selector", "_ssock", "_csock"):
+                one = getattr(self.loop, name, None)  # an event loop of another module has others
+                if one is not None:
+                    duplicate(self.null_fd, one.fileno(), False)
 
     def run_cell(self, job):
         global FILE
@@ -423,22 +433,35 @@ class OpenFiles:
         for fd, path, flags, position, kind in self.opened:
             new = null_fd
             try:
-                new = os.open(path, flags & KEPT_FLAGS | KIND_FLAGS.get(kind, 0))
+                new = open_again(path, flags & KEPT_FLAGS | KIND_FLAGS.get(kind, 0))
                 if kind == stat.S_IFREG and not flags & os.O_PATH:
                     os.lseek(new, position, os.SEEK_SET)
             except OSError:
-                if kind == stat.S_IFREG and not flags & os.O_PATH and not path.startswith("/proc/"):
+                if kind == stat.S_IFREG and not flags & os.O_PATH and not path.startswith(("/proc/", *COPIED)):
                     continue  # a file of the system
             duplicate(new, fd, not flags & os.O_CLOEXEC)
             if new != null_fd:
                 close_fd(new)
         for address, size, protection, offset, inode in self.mapped:
-            fd = os.open(self.copies[inode], os.O_RDWR | os.O_CLOEXEC)
+            fd = open_again(self.copies[inode], os.O_RDWR | os.O_CLOEXEC)
             if map_memory(address, size, protection, MAP_SHARED_FIXED, fd, offset) != address:
                 raise OSError(ctypes.get_errno(), "shared memory cannot be copied")
             close_fd(fd)
         for fd in self.nameless:
             close_fd(fd)
+
+
+def open_again(path, flags):
+    """Open a file, even if its mode denies it: it may have been created or changed so after it was opened."""
+    try:
+        return os.open(path, flags)
+    except PermissionError:
+        mode = stat.S_IMODE(os.stat(path).st_mode)
+        os.chmod(path, 0o600)
+        try:
+            return os.open(path, flags)
+        finally:
+            os.chmod(path, mode)
 
 
 KEPT_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC | os.O_PATH
