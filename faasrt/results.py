@@ -117,7 +117,7 @@ class OutputChunk:
 @list_attributes
 @attrs.frozen
 class Timings:
-    """The durations of a call in seconds, as measured by the client.
+    """The durations of a call in seconds, as measured by the client, except for `waited_s`.
 
     Example:
         >>> timings = (await manager.run_code("print(1)", "python")).timings
@@ -131,6 +131,9 @@ class Timings:
     """The time from the call to its result."""
     attempts_s: tuple[float, ...] = attrs.field(default=(), repr=rounded_repr)
     """The time of each attempt, from sending the request to the end of the answer."""
+    waited_s: float | None = attrs.field(default=None, repr=rounded_repr)
+    """The part of `duration_ms`, in seconds, in which the program was ready to run and had no CPU, as measured by the
+    server. It does not count towards the time limit. None if the server does not state it."""
 
 
 def _copy(data: Mapping[str, str | bytes]) -> dict[str, str | bytes]:

@@ -97,6 +97,8 @@ class CheckedType(click.ParamType):  # type: ignore[type-arg]
 _OPTION_OF_PARAMETER = {
     "drain_s": "--drain-s",
     "max_connections": "--max-connections",
+    "max_programs": "--max-programs",
+    "max_wall_factor": "--max-wall-factor",
     "max_sessions": "--max-sessions",
     "session_idle_s": "--session-idle-s",
     "session_memory_mb": "--session-memory-mb",
@@ -174,8 +176,7 @@ engine_option = click.option(
 workers_option = click.option(
     "--workers",
     type=Number(1, 256),
-    help="Programs of each language that run at once (four times as many in JavaScript and TypeScript).  [default: the "
-    "number of CPUs]",
+    help="The CPUs to use.  [default: all]",
 )
 token_option = click.option(
     "--token",

@@ -34,6 +34,7 @@ from faasrt.cli.signals import stop_at
 from faasrt.errors import ConfigurationError, FaasrtError, ServiceError
 from faasrt.languages import Language
 from faasrt.local.errors import AddressError
+from faasrt.protocol.execution_limits import MAX_WALL_FACTOR
 
 if TYPE_CHECKING:
     from faasrt.local import LocalFaaS
@@ -54,6 +55,19 @@ _FILE = click.Path(dir_okay=False)
     "languages", multiple=True, show_default="all that can run here", help="A language to serve. Can be repeated."
 )
 @workers_option
+@click.option(
+    "--max-programs",
+    type=Number(1, 1_000),
+    show_default="as many as there is memory for, at most 32 for each worker",
+    help="The most programs of each engine that run at once. Further ones wait.",
+)
+@click.option(
+    "--max-wall-factor",
+    type=Number(1.0, 100.0),
+    default=MAX_WALL_FACTOR,
+    help="A program that gets too little of the machine is ended after this many times its time limit (at least 120 s "
+    "more), as a failure of the server.",
+)
 @timeout_limit_option(default=None, show_default="30", help="The time limit of a program whose client asks for none.")
 @click.option(
     "--max-timeout-s",

@@ -123,6 +123,8 @@ def make_faas(context: click.Context, options: Mapping[str, Any]) -> LocalFaaS:
     return LocalFaaS(
         options["languages"] or None,
         workers=options["workers"],
+        max_programs=options["max_programs"],
+        max_wall_factor=options["max_wall_factor"],
         sandbox=limits.default,
         max_sandbox=limits.largest,
         host=host,

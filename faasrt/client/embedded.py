@@ -30,6 +30,8 @@ class LocalOptions(TypedDict, total=False):
     host: str
     port: int
     drain_s: float
+    max_programs: int | None
+    max_wall_factor: float
     max_sessions: int
     session_idle_s: float
     session_memory_mb: int | None

@@ -170,8 +170,7 @@ class RuntimeManager:
         Args:
             languages: The languages to serve. Default: None, which means Python, JavaScript, TypeScript, and every
                 other language whose toolchain is installed.
-            workers: The maximum number of programs of each language that run at once; four times that number for
-                JavaScript and TypeScript. Default: None, which means the number of CPUs.
+            workers: The number of CPUs to use. Default: None, which means all.
             settings: The settings, without `endpoints`. `LimiterSettings.queue_timeout_s` (30 s if None) also limits
                 the wait in the FaaS's queue, and is added to `TimeoutSettings.grace_s`. Default: None, which means
                 `Settings()`.
@@ -179,8 +178,9 @@ class RuntimeManager:
             telemetry: Sinks for the events of calls, and of the FaaS.
             cache: Where results are stored and reused; see `RuntimeManager`.
             **options: Fields of `Settings`, which take precedence over `settings`, such as `sandbox`, the limits of
-                every program; and `level`, `engines`, `python`, `host`, `port`, `drain_s`, `max_sessions`,
-                `session_idle_s` and `session_memory_mb`, see `faasrt.local.LocalFaaS`.
+                every program; and `level`, `engines`, `python`, `host`, `port`, `drain_s`, `max_programs`,
+                `max_wall_factor`, `max_sessions`, `session_idle_s` and `session_memory_mb`, see
+                `faasrt.local.LocalFaaS`.
 
         Raises:
             ConfigurationError: The engines are not installed, or an argument is wrong.

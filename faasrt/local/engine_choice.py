@@ -14,6 +14,7 @@ from faasrt.local.engines.toolchain.engine import engine_for
 from faasrt.local.engines.toolchain.languages import TOOLCHAINS
 from faasrt.local.engines.wasm.engine import WasmEngine
 from faasrt.local.http.admission import AdmissionQueue
+from faasrt.local.http.program_slots import MemoryBudget
 
 # By family of languages. The first engine is the default at the level "namespaces", the last one at other levels.
 ENGINES: dict[Language, tuple[type[Engine], ...]] = {
@@ -21,7 +22,7 @@ ENGINES: dict[Language, tuple[type[Engine], ...]] = {
     Language.JAVASCRIPT: (DenoEngine,),
     **{language: (engine_for(toolchain),) for language, toolchain in TOOLCHAINS.items()},
 }
-MAX_WORKERS = 256
+MAX_WORKERS, MAX_PROGRAMS = 256, 1_000
 Queues = dict[Language, AdmissionQueue]
 
 
@@ -91,6 +92,7 @@ def make_queues(
     languages: tuple[Language, ...],
     engines: Mapping[Language, str],
     options: EngineOptions,
+    budget: MemoryBudget,
     running: Iterable[AdmissionQueue] = (),
 ) -> tuple[Queues, dict[Language, str]]:
     """Return the queue of each language, and the reasons why other languages cannot run here. This looks for the
@@ -98,6 +100,7 @@ def make_queues(
 
     Args:
         languages: If they are all that exist, those that cannot run here are left out.
+        budget: The memory for the programs of all queues.
         running: Queues whose engines run. One with the same kind of engine and the same options is used again.
     """
     missing = missing_toolchains(languages)
@@ -113,6 +116,6 @@ def make_queues(
             queue = old
         else:
             counts = None if old is None else old.counts
-            queue = AdmissionQueue(make_engine(options), counts=counts)
+            queue = AdmissionQueue(make_engine(options), counts=counts, budget=budget)
         queues |= {language: queue for language in make_engine.languages if language in languages}
     return queues, missing

@@ -8,6 +8,7 @@ from faasrt.errors import ConfigurationError
 CLOSED = "the session was closed"
 OUT_OF_MEMORY = "it exceeded its memory limit"
 OUT_OF_TIME = "a run reached its time limit and could not be interrupted"
+TOO_BUSY = "the machine was too busy to run it for as long as its time limit"
 
 
 class EngineError(Exception):

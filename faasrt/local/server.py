@@ -26,7 +26,7 @@ from faasrt.errors import (
 )
 from faasrt.languages import Language, LanguageOption
 from faasrt.local import engine_choice
-from faasrt.local.engine_choice import MAX_WORKERS, Queues, make_queues
+from faasrt.local.engine_choice import MAX_PROGRAMS, MAX_WORKERS, Queues, make_queues
 from faasrt.local.engine_tasks import EngineTasks
 from faasrt.local.engines.engine import Engine, EngineOptions
 from faasrt.local.engines.wasm.engine import WasmEngine
@@ -36,6 +36,7 @@ from faasrt.local.http.access import AccessPolicy
 from faasrt.local.http.app import Router, RouterSwitch
 from faasrt.local.http.connections import Listener
 from faasrt.local.http.listening import ListeningSockets
+from faasrt.local.http.program_slots import MemoryBudget
 from faasrt.local.http.refusals import RefusalLog
 from faasrt.local.http.sessions import MAX_IDLE_S, MAX_SESSIONS, Sessions
 from faasrt.local.jail.cgroup import Cgroups, program_cgroups
@@ -43,6 +44,7 @@ from faasrt.local.jail.level import find_level
 from faasrt.local.process import available_cpus
 from faasrt.local.sandbox_limits import SandboxLimits, limits_of
 from faasrt.local.temporary_folder import temporary_folder
+from faasrt.protocol.execution_limits import MAX_WALL_FACTOR
 from faasrt.telemetry.dispatch import EventDispatcher, check_sinks
 from faasrt.telemetry.events import Sink
 from faasrt.telemetry.logs import log_exception
@@ -71,8 +73,13 @@ class LocalFaaS:
         languages: The languages to serve, as names or `Language`s. None serves Python, JavaScript, TypeScript, and
             every other language whose toolchain is installed, at the level "namespaces". The attribute names them after
             the start.
-        workers: The number of programs of each language that can run at once, from 1 to 256; four times as many for
-            JavaScript and TypeScript. None means the number of CPUs.
+        workers: The number of CPUs to use, from 1 to 256. None means all that this process may use.
+        max_programs: The largest number of programs of each engine that run at once, from 1 to 1,000. None means as
+            many as there is memory for, if each has its limit, and at most 32 for each worker (16 on "deno", 1 on
+            "wasm"). If memory is short, fewer run: see `faasrt/docs/concurrency.md`.
+        max_wall_factor: A program whose time limit is not over, because it has waited for a CPU, is ended after this
+            many times its limit (at least 120 s more), from 1 to 100. This is a failure of the server, not of the
+            program.
         sandbox: The limits of a program whose request has none. None means `SandboxConfig()`.
         max_sandbox: The largest limits that a request can have; higher ones are lowered to these. None means `sandbox`,
             or, if this is None too, 120 s, 4 MiB of output, and a quarter of the memory of the machine, rounded down to
@@ -115,6 +122,10 @@ class LocalFaaS:
 
     languages: tuple[Language, ...] = attrs.field(default=None, converter=engine_choice.parse_languages)
     workers: int | None = attrs.field(default=None, kw_only=True, validator=optional(checks.whole(1, MAX_WORKERS)))
+    max_programs: int | None = attrs.field(
+        default=None, kw_only=True, validator=optional(checks.whole(1, MAX_PROGRAMS))
+    )
+    max_wall_factor: float = attrs.field(default=MAX_WALL_FACTOR, kw_only=True, validator=checks.number(1, 100))
     sandbox: SandboxConfig = attrs.field(default=None, kw_only=True, validator=_SANDBOX)
     max_sandbox: SandboxConfig = attrs.field(default=None, kw_only=True, validator=_SANDBOX)
     host: str = attrs.field(default="127.0.0.1", kw_only=True, validator=checks.instance_of(str))
@@ -140,6 +151,7 @@ class LocalFaaS:
     session_memory_mb: int | None = attrs.field(
         default=None, kw_only=True, validator=optional(checks.whole(1, 1_000_000_000))
     )
+    _budget: MemoryBudget = attrs.field(factory=MemoryBudget, init=False)
     _emit: EventDispatcher = attrs.field(init=False)
     _wanted_languages: tuple[Language, ...] = attrs.field(init=False)
     _url: str | None = attrs.field(default=None, init=False)
@@ -314,7 +326,9 @@ class LocalFaaS:
             known = (self._options.level, self._options.level_reason) if same_level else None
             options = await wanted._find_options(self._options.folder, self._options.cgroups, known)
             running = [*self._queues.values()]
-            queues, missing = await asyncio.to_thread(make_queues, wanted.languages, wanted.engines, options, running)
+            queues, missing = await asyncio.to_thread(
+                make_queues, wanted.languages, wanted.engines, options, self._budget, running
+            )
             old, new = ({queue.engine for queue in each.values()} for each in (self._queues, queues))
             # An engine may fail if the one that it replaces could not run either.
             excused = {engine.name for engine in old if not engine.ready}
@@ -395,7 +409,7 @@ class LocalFaaS:
             async with program_cgroups() as cgroups, temporary_folder() as folder:
                 self._options = await self._find_options(folder, cgroups)
                 self._queues, self._missing = await asyncio.to_thread(
-                    make_queues, self.languages, self.engines, self._options
+                    make_queues, self.languages, self.engines, self._options, self._budget
                 )
                 async with asyncio.TaskGroup() as group:
                     self._engine_tasks = EngineTasks(group)
@@ -492,6 +506,9 @@ class LocalFaaS:
         return EngineOptions(
             workers=self.workers or min(MAX_WORKERS, available_cpus()),
             folder=folder,
+            max_programs=self.max_programs,
+            max_wall_factor=self.max_wall_factor,
+            machine_memory_mb=self._budget.memory.total_mb,
             memory_limit_mb=self.sandbox.memory_limit_mb,
             level=level,
             level_reason=reason,

@@ -6,18 +6,29 @@ from faasrt.results import ErrorInfo, Outcome
 
 OUTPUT_FACTOR = 2
 """A program is stopped when its output exceeds `max_output_bytes` times this factor."""
+MAX_WALL_FACTOR, MIN_WAIT_S = 10.0, 120.0
+
+
+def wall_limit_s(limit_s: float, factor: float) -> float:
+    """Return the limit of the wall-clock time of a program, whose time limit does not count the wait for a CPU."""
+    return max(limit_s * factor, limit_s + MIN_WAIT_S)
 
 
 @attrs.frozen(kw_only=True)
 class ExecutionLimits:
-    """The limits of an execution. Of the outcomes in `set_by_server`, the server and not the client has set the
-    limit.
+    """The limits of an execution. Of the outcomes in `set_by_server`, the server and not the client has set the limit.
+    `max_wall_factor` is for `wall_limit_s`.
     """
 
     timeout_ms: float
     memory_limit_mb: int
     max_output_bytes: int
     set_by_server: tuple[Outcome, ...] = ()
+    max_wall_factor: float = MAX_WALL_FACTOR
+
+    @property
+    def wall_s(self) -> float:
+        return wall_limit_s(self.timeout_ms / 1000, self.max_wall_factor)
 
     def error(self, outcome: Outcome) -> ErrorInfo | None:
         """Return the error of a program that was stopped at a limit. It names the argument that set the limit."""

@@ -11,8 +11,9 @@ import attrs
 from faasrt.errors import ConnectError
 from faasrt.inputs import INPUT_FIELDS
 from faasrt.languages import Language, has_return_val
+from faasrt.protocol.execution_limits import wall_limit_s
 
-_MAX_COMPILE_S = 300.0
+_MAX_COMPILE_S, _MAX_WALL_FACTOR = 300.0, 100.0
 _CPYTHON = re.compile(r"CPython (\d{1,3}\.\d{1,3})")
 SESSION_FEATURES = ("run", "fork", "files")
 """What sessions may be able to do."""
@@ -32,6 +33,7 @@ class EndpointProfile:
         sessions: What sessions can do, by language: "run", "fork", "files".
         languages: The languages that the server lists; empty if it lists none.
         compile_limits_s: The time for compilation by language, which is not part of the time limit of the program.
+        max_wall_factors: For `wall_limit_s`, by language, if the time limit does not count the wait for a CPU.
         kills_at_limit: Whether output in the guest program is lost when the server stops a program at its time limit.
             The guest program then stops the program itself, a little earlier.
         on_cpython_and_node: Whether programs run in CPython and Node.js as on a command line, and other languages are
@@ -59,6 +61,7 @@ class EndpointProfile:
     sessions: Mapping[str, frozenset[str]] = attrs.field(factory=dict)
     languages: frozenset[str] = frozenset()
     compile_limits_s: Mapping[str, float] = attrs.field(factory=dict)
+    max_wall_factors: Mapping[str, float] = attrs.field(factory=dict)
     missing: Mapping[str, str] = attrs.field(factory=dict)
     version: str = ""
     validates: bool = False
@@ -76,6 +79,11 @@ class EndpointProfile:
         if self.on_cpython_and_node:
             return language in (Language.PYTHON, Language.JAVASCRIPT)
         return has_return_val(language)
+
+    def wait_limit_s(self, language: Language | str, limit_s: float) -> float:
+        """Return how long a program may wait for a CPU of the server in addition to its time limit."""
+        factor = self.max_wall_factors.get(language)
+        return 0.0 if factor is None else wall_limit_s(limit_s, factor) - limit_s
 
 
 def read_profile(health: Mapping[str, Any]) -> EndpointProfile:
@@ -103,7 +111,8 @@ def read_profile(health: Mapping[str, Any]) -> EndpointProfile:
         displays=frozenset(name for name, language in languages.items() if language.get("displays") is True),
         sessions={name: can for name, can in _lists(languages, "sessions", SESSION_FEATURES).items() if "run" in can},
         languages=frozenset(languages),
-        compile_limits_s=_compile_limits(health),
+        compile_limits_s=_numbers(languages, "compile_limit_s", _MAX_COMPILE_S),
+        max_wall_factors=_numbers(languages, "max_wall_factor", _MAX_WALL_FACTOR),
         missing={name: text[:500] for name, text in _mapping(health.get("missing")).items() if isinstance(text, str)},
         version=name[:100],
         validates=capabilities.get("validates") is True,
@@ -159,10 +168,9 @@ def _lists(languages: Mapping[str, Mapping[str, Any]], name: str, known: Sequenc
     }
 
 
-def _compile_limits(health: Mapping[str, Any]) -> dict[str, float]:
-    languages = _mapping(health.get("languages")).items()
-    limits = {name: _positive(_mapping(language).get("compile_limit_s")) for name, language in languages}
-    return {name: min(limit, _MAX_COMPILE_S) for name, limit in limits.items() if limit is not None}
+def _numbers(languages: Mapping[str, Mapping[str, Any]], field: str, highest: float) -> dict[str, float]:
+    numbers = {name: _positive(language.get(field)) for name, language in languages.items()}
+    return {name: min(number, highest) for name, number in numbers.items() if number is not None}
 
 
 def _python_version(runtime: Any) -> str:

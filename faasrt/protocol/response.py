@@ -109,6 +109,9 @@ class ParsedAnswer:
     time_used_up: bool = False
 
     def result(self, timings: Timings = NO_TIMINGS, attempts: int = 1, endpoint: str = "") -> ExecutionResult:
+        waited_ms = check_number(self.metadata.get("waited_ms"), "waited_ms", int, float)
+        if waited_ms is not None:
+            timings = Timings(timings.queued_s, timings.total_s, timings.attempts_s, waited_ms / 1000)
         return ExecutionResult(
             self.outcome,
             self.output,

@@ -126,7 +126,9 @@ class Attempt:
         self._run_s = request.timeout_ms / 1000 + startup_s
         self._cancels_on_disconnect = profile.cancels_on_disconnect
         left_s += (request.timeout_ms - timeout_ms) / 1000  # several cases take longer than one
-        return request, min(self._run_s + timeouts.grace_s, left_s)
+        # While the server is busy, it may take longer to run the program for as long as its limit.
+        wait_s = profile.wait_limit_s(program.language, request.timeout_ms / 1000)
+        return request, min(self._run_s + timeouts.grace_s, left_s) + wait_s
 
     def _known_profile(self, url: str) -> EndpointProfile | None:
         profile = self._endpoints.profiles.cached(url)

@@ -60,7 +60,7 @@ async def test_overload_is_refused_and_accepted_programs_are_right(tmp_path: Pat
 
     The metrics count the same executions and refusals, and the server's memory does not grow.
     """
-    arguments = ("--workers", "1", "--engine", f"python={engine}")
+    arguments = ("--workers", "1", "--max-programs", "2", "--engine", f"python={engine}")
     ran: Counter[str] = Counter()
     refused: Counter[str] = Counter()
     rss = []
@@ -74,7 +74,7 @@ async def test_overload_is_refused_and_accepted_programs_are_right(tmp_path: Pat
     ):
         for _ in range(2):
             waves = {}
-            for language, capacity in {"python": 1, "javascript": 4}.items():
+            for language, capacity in {"python": 2, "javascript": 2}.items():
                 bodies = [
                     {
                         "language": language,
@@ -96,8 +96,8 @@ async def test_overload_is_refused_and_accepted_programs_are_right(tmp_path: Pat
             assert engines[name]["refused"] == refused[language]
             assert engines[name]["failed"] == 0
         assert rss[1] - rss[0] < 16 * 2**20
-        assert len(server.sandboxes("deno")) <= 2 * 4
-        assert len(server.sandboxes(engine)) <= (1 if engine == "wasm" else 2)
+        assert len(server.sandboxes("deno")) <= 2 * 2
+        assert len(server.sandboxes(engine)) <= (2 if engine == "wasm" else 4)
 
 
 @pytest.mark.parametrize("language", ["javascript", "typescript"])

@@ -124,9 +124,9 @@ async def test_a_missing_deno_binary_is_a_configuration_error(monkeypatch: pytes
 
 @pytest.mark.parametrize("before", ["", "validate", "reconfigure", "run", "close"])
 async def test_a_cold_manager_has_the_queue_limits_of_a_warm_one(before: str) -> None:
-    """It knows the capacity before the first call: four programs for each worker of JavaScript."""
+    """It knows the capacity before the first call."""
     settings = Settings(limiter=LimiterSettings(max_queue=3))
-    async with RuntimeManager.local(["js"], workers=1, settings=settings) as manager:
+    async with RuntimeManager.local(["js"], workers=1, max_programs=4, settings=settings) as manager:
         if before == "validate":
             assert (await manager.validate_code("1", "js")).valid
         elif before == "reconfigure":

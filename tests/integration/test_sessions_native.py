@@ -990,7 +990,7 @@ async def test_a_fork_without_free_descriptors_leaves_nothing(
         async with closing(await session.fork()):
             pass  # the session has now opened its folder
         # That of the branch has ended, and none of an earlier test is left.
-        await until(lambda: len(jail._processes) == 1 + engine.idle == 1 + engine.capacity)
+        await until(lambda: len(jail._processes) == 1 + engine.idle == 1 + engine.min_capacity)
         before = await descriptors_at_rest(), {*jail._processes}
         for _ in range(3):
             with monkeypatch.context() as patch:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from faasrt import Language, Outcome
-from faasrt.local.engines.engine import EngineJob, EngineResult
+from faasrt.local.engines.engine import EngineJob, EngineOptions, EngineResult
 from faasrt.local.http.admission import AdmissionQueue, BusyError
 from faasrt.protocol.execution_limits import ExecutionLimits
 from support.helpers import Clock
@@ -20,7 +21,9 @@ JOB = EngineJob(language=Language.PYTHON, code="1", limits=LIMITS)
 class FakeEngine:
     """Returns its result for every program. Without a result, programs never end."""
 
-    name, capacity, ready, active, idle, problem, activity = "fake", 1, True, 0, 0, "", ""
+    name, capacity, min_capacity, overhead_mb = "fake", 1, 1, 0
+    ready, active, idle, problem, activity = True, 0, 0, "", ""
+    options = EngineOptions(workers=1, folder=Path(), memory_limit_mb=128)
 
     def __init__(self, result: EngineResult | None = None) -> None:
         self.result = result

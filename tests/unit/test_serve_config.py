@@ -31,6 +31,8 @@ def test_each_flag_is_a_key_of_the_file(config: Path) -> None:
         "port": ("0", 0),
         "language": ('["py", "js"]', ("python", "javascript")),
         "workers": ("3", 3),
+        "max-programs": ("5", 5),
+        "max-wall-factor": ("3", 3.0),
         "timeout-s": ("2", 2.0),
         "memory-mb": ("64", 64),
         "output-bytes": ("1_000", 1000),

@@ -20,9 +20,10 @@ from faasrt.languages import Language
 from faasrt.local.engines.live_output import KEPT_BYTES, LiveOutput
 from faasrt.local.engines.warm_pool import WarmPool
 from faasrt.local.errors import EngineError, NotStartedError
+from faasrt.local.jail import scheduling
 from faasrt.local.jail.cgroup import Cgroups
 from faasrt.local.process import Spawner
-from faasrt.protocol.execution_limits import ExecutionLimits
+from faasrt.protocol.execution_limits import MAX_WALL_FACTOR, ExecutionLimits
 from faasrt.results import Diagnostic, Display, ErrorInfo, Outcome
 from faasrt.telemetry.logs import log_exception, log_warning
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 # If a process fails before its program has begun, the program is tried again: this often, and for this long, at most.
 _MAX_ATTEMPTS, _RETRY_FOR_S = 4, 5.0
 _RESTART_S, _MAX_RESTART_S = 5.0, 300.0
+_MEMORY_SHARE = 0.8  # the part of the machine's memory that programs can have
 _RESTARTS = 2  # that may fail after the engine was ready, before it counts as one that cannot start
 _MIN_READY_S = 1.0  # an engine that fails sooner than this after it was ready counts as one that cannot start
 
@@ -71,6 +73,7 @@ class EngineResult:
         line, column: Those of a syntax error, from 1.
         diagnostics: The errors that a compiler found; other languages have only the one in `error`.
         compile_outcome: How the compilation ended if it failed: SYNTAX_ERROR, or the limit that it exceeded.
+        waited_ms: The part of `duration_ms` in which the program waited for a CPU, which does not count for its limit.
     """
 
     outcome: Outcome = attrs.field(converter=Outcome)
@@ -90,6 +93,7 @@ class EngineResult:
     compile_ms: float | None = None
     compile_outcome: Outcome | None = None
     queued_ms: float = 0.0
+    waited_ms: float = 0.0
     displays: tuple[Display, ...] = ()
 
 
@@ -105,15 +109,30 @@ class EngineOptions:
         memory_limit_mb: The memory limit of the server, which most programs have.
         level: The level of the jail; "" if no level works on this machine, or no engine needs one.
         level_reason: Why the level is not the highest one, unless it was chosen explicitly.
+        max_programs: The largest number of programs of an engine at once; None for that which the memory allows.
+        machine_memory_mb: The memory of the machine; None if it is not known.
+        max_wall_factor: See `ExecutionLimits`.
     """
 
     workers: int
+    max_programs: int | None = None
+    machine_memory_mb: int | None = None
     folder: Path
     memory_limit_mb: int
     level: str = ""
     level_reason: str = ""
     python: str = sys.executable
     cgroups: Cgroups | None = None
+    max_wall_factor: float = MAX_WALL_FACTOR
+
+    def capacity(self, max_per_worker: int, overhead_mb: int) -> int:
+        """Return how many programs an engine may run at once: as many as there is memory for, if each has its limit."""
+        if self.max_programs is not None:
+            return self.max_programs
+        most = self.workers * max_per_worker
+        if self.machine_memory_mb is not None:
+            most = min(most, int(self.machine_memory_mb * _MEMORY_SHARE) // (self.memory_limit_mb + overhead_mb))
+        return max(self.workers, most)
 
 
 @functools.lru_cache
@@ -133,6 +152,10 @@ class Engine(abc.ABC):
     Attributes:
         name: The name in `/health` and `/metrics`.
         package: The Python package that must be installed for it.
+        programs_per_worker: The number of programs for each worker that can run even if the machine has little memory.
+            It also bounds the warm processes for each worker.
+        max_per_worker: The largest number of programs for each worker.
+        overhead_mb: The memory of a process beyond the limit of its program.
         min_memory_mb: The smallest memory limit with which a sandbox can start.
         runtime: The interpreter and its version, complete when the engine is ready.
         environment: Changes when the packages of the interpreter change; "" if `runtime` names them.
@@ -141,6 +164,7 @@ class Engine(abc.ABC):
         level: The level of the jail around programs; "confined" if the kernel restricts the processes that run
             programs as WebAssembly; NO_LEVEL if neither works; "" if this is not known yet.
         starts_when_needed: Whether the engine starts when it is first used, and is ready before that.
+        counts_wait: Whether its time limits leave out the time in which a program waits for a CPU, if it is known.
         session_features: What its sessions can do: "run" if it has sessions, "fork", "files".
     """
 
@@ -148,12 +172,15 @@ class Engine(abc.ABC):
     languages: ClassVar[tuple[Language, ...]]
     package: ClassVar[str] = "faasrt"
     programs_per_worker: ClassVar[int] = 1
+    max_per_worker: ClassVar[int] = 32
+    overhead_mb: ClassVar[int] = 4
     min_memory_mb: ClassVar[int] = 16
     jailed: ClassVar[bool] = True
     compile_limits: ClassVar[ExecutionLimits | None] = None
     starts_when_needed: ClassVar[bool] = False
     session_features: Collection[str] = ()
     has_displays: ClassVar[bool] = False
+    counts_wait: ClassVar[bool] = False
     platform: ClassVar[str] = f"{sys.platform}-{machine()}"
 
     def __init__(self, options: EngineOptions) -> None:
@@ -162,7 +189,8 @@ class Engine(abc.ABC):
         self.level_reason = options.level_reason
         self.input_fields: Collection[str] = INPUT_FIELDS
         self.cgroups = options.cgroups if self.jailed else None
-        self.capacity = options.workers * self.programs_per_worker
+        self.min_capacity = options.workers * self.programs_per_worker
+        self.capacity = options.capacity(self.max_per_worker, self.overhead_mb)
         self.runtime = ""
         self.environment = ""
         self.ready = False
@@ -195,6 +223,11 @@ class Engine(abc.ABC):
     @property
     def compile_limit_s(self) -> float:
         return 0.0 if self.compile_limits is None else self.compile_limits.timeout_ms / 1000
+
+    @property
+    def max_wall_factor(self) -> float | None:
+        """See `ExecutionLimits`. None if time limits count the wait for a CPU."""
+        return self.options.max_wall_factor if self.counts_wait and scheduling.is_known() else None
 
     @property
     def background(self) -> str:

@@ -20,7 +20,7 @@ from faasrt.local.engines.engine import EngineJob, EngineResult
 from faasrt.local.engines.runner_messages import DisplayReader, cut_streams, decode_message, read_text
 from faasrt.local.errors import NotStartedError
 from faasrt.local.jail.jail import Jail, JailedProcess, OwnedFd
-from faasrt.local.process import MESSAGES, STDERR, STDOUT, STREAMS
+from faasrt.local.process import MESSAGES, STDERR, STDOUT, STREAMS, ChildProcess
 from faasrt.local.time_limit import TimeLimit
 from faasrt.protocol.execution_limits import OUTPUT_FACTOR
 from faasrt.protocol.processes import signal_name
@@ -28,6 +28,9 @@ from faasrt.protocol.streams import OutputBuffer
 from faasrt.results import ErrorInfo, Outcome
 
 _START_TIMEOUT_S = 60.0
+_LATE_S = 5.0
+# The wait for a CPU of a shorter program is not measured, because this would take longer than a few of them wait.
+_SHORT_MS = 10.0
 # The largest message. A return value may be JSON, which is encoded as JSON once more, so that a control character takes
 # up to seven bytes. The total of a program's messages is limited too, because reading them costs the server time.
 MESSAGE_FACTOR, MESSAGE_BYTES = 8, 262_144
@@ -87,6 +90,22 @@ async def until_ready(process: JailedProcess, message: bytes, name: str, timeout
         raise
 
 
+def own_limits(
+    job: EngineJob, process: ChildProcess, on_exceeded: Callable[[], object], on_lost: Callable[[], object]
+) -> list[TimeLimit]:
+    """Start the time limits of this process, beside those of the launcher (`JailedProcess.limit_time`).
+
+    Args:
+        on_exceeded: Called when the program has waited too long for the reader of its live output. For the launcher, it
+            waits for this process then.
+        on_lost: Called when the launcher has not ended the program, because it is stopped.
+    """
+    limits = [TimeLimit(job.limits.wall_s + _LATE_S, on_lost)]
+    if job.live is not None:
+        limits.append(TimeLimit(job.limits.timeout_ms / 1000, on_exceeded, lambda: process.paused))
+    return limits
+
+
 class Run(Protocol):
     """One run of a program in a process, which may end later than the program."""
 
@@ -129,16 +148,18 @@ async def run_program(
         if has_folder or job.input.collect:
             folder = await process.open_folder()
         limit_s, started = job.limits.timeout_ms / 1000, time.perf_counter()
-        process.limit_time(limit_s, memory_bytes=memory_bytes)
-        time_limit = TimeLimit(limit_s, functools.partial(run.end, Outcome.TIMEOUT))
+        process.limit_time(limit_s, wall_s=job.limits.wall_s, memory_bytes=memory_bytes)
+        time_limits = own_limits(job, process, functools.partial(run.end, Outcome.TIMEOUT), process.kill)
         try:
             run.begin()
             await (run.ended.wait() if watch is None else watch(folder))
         finally:
-            time_limit.cancel()
+            for time_limit in time_limits:
+                time_limit.cancel()
         duration_ms = round((time.perf_counter() - started) * 1000, 3)
         result = run.result()
         result.duration_ms, result.instance_id = duration_ms, f"{instance}-{process.pid}"
+        result.waited_ms = round(process.measure_wait() * 1000, 3) if duration_ms > _SHORT_MS else 0.0
         if folder is not None and job.input.collect:
             await process.end()
             await _add_files(result, job, folder, max_files_bytes)

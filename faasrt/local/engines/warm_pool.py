@@ -69,9 +69,9 @@ class WarmPool(Generic[_P]):
         self._warm: asyncio.Queue[_P] = asyncio.Queue()
         self._recent: dict[_P, asyncio.TimerHandle] = {}  # processes with a head start
         # The largest number of programs that recently ran at once. It is the number of processes to keep, but at least
-        # `min_warm` and at most the capacity.
+        # `min_warm`. Without reuse it is at most `min_capacity`, and with reuse the capacity.
         self._set_peak(peak)
-        self._starting = 0
+        self._starting = self._waiting = 0
         self._wake_ups = asyncio.Semaphore(0)
 
     async def fill(self, group: asyncio.TaskGroup) -> None:
@@ -106,7 +106,9 @@ class WarmPool(Generic[_P]):
 
     def _set_peak(self, peak: int) -> None:
         self._peak = peak
-        self._target = min(self._engine.capacity, max(self._min_warm, peak))
+        engine = self._engine
+        most = engine.capacity if self._reuses_processes else engine.min_capacity
+        self._target = min(most, max(self._min_warm, peak))
 
     async def get(self) -> _P:
         if self._engine.active > self._peak:
@@ -122,7 +124,14 @@ class WarmPool(Generic[_P]):
                 return process
 
     async def _wait(self) -> _P:
-        self._check_demand()
+        self._waiting += not self._reuses_processes
+        try:
+            self._check_demand()
+            return await self._wait_for_process()
+        finally:
+            self._waiting -= not self._reuses_processes
+
+    async def _wait_for_process(self) -> _P:
         loop = asyncio.get_running_loop()
         wait_until = loop.time() + self._timeout_s
         while True:
@@ -153,7 +162,11 @@ class WarmPool(Generic[_P]):
 
     @property
     def _needs_process(self) -> bool:
-        return self._process_count + len(self._recent) + self._starting < self._target
+        # Programs that wait do not mind that the start of another process takes CPU time.
+        return (
+            self._warm.qsize() + self._starting < self._waiting
+            or self._process_count + len(self._recent) + self._starting < self._target
+        )
 
     def _end_head_start(self, process: _P) -> None:
         if process in self._recent:

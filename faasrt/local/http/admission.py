@@ -17,6 +17,7 @@ from faasrt.languages import Language
 from faasrt.local.engines.engine import Engine, EngineJob, EngineResult
 from faasrt.local.errors import EngineError, NotStartedError
 from faasrt.local.http.access_log import note_program
+from faasrt.local.http.program_slots import MemoryBudget, ProgramSlots
 from faasrt.telemetry.dispatch import EventDispatcher
 from faasrt.telemetry.events import ExecutionFinished, ExecutionStarted, hash_code
 
@@ -63,13 +64,14 @@ class AdmissionQueue:
         max_queue: int = MAX_QUEUE,
         queue_timeout_s: float | None = None,
         counts: ProgramCounts | None = None,
+        budget: MemoryBudget | None = None,
     ) -> None:
         self.engine = engine
         self.queue_timeout_s = queue_timeout_s
         self.counts = counts or ProgramCounts()
         self._max_queue = max_queue
         self.queued = 0
-        self._free = asyncio.Semaphore(engine.capacity)
+        self._slots = ProgramSlots(engine, budget or MemoryBudget())
 
     async def execute(
         self,
@@ -93,12 +95,15 @@ class AdmissionQueue:
 
         Cancellation: ends the program. The next one in the queue can start.
         """
+        if job.limits.max_wall_factor != (factor := self.engine.options.max_wall_factor):
+            job = attrs.evolve(job, limits=attrs.evolve(job.limits, max_wall_factor=factor))
+        memory_mb = job.limits.memory_limit_mb
         if patience_s < math.inf and (self.queue_timeout_s is None or min_timeout_s):
             compile_s = self.engine.compile_limit_s
             if job.compile_limits is not None:
                 compile_s = job.compile_limits.timeout_ms / 1000
             min_timeout_s = max(min_timeout_s, patience_s - job.limits.timeout_ms / 1000 - compile_s - _ANSWER_S)
-        queued_ms = await self.enter(min_timeout_s=min_timeout_s, waited_s=waited_s, patience_s=patience_s)
+        queued_ms = await self.enter(memory_mb, min_timeout_s=min_timeout_s, waited_s=waited_s, patience_s=patience_s)
         try:
             result = await (run or self.engine.execute)(job)
         except BusyError:  # there are too many sessions
@@ -108,17 +113,20 @@ class AdmissionQueue:
             self.counts.failed += 1
             raise
         finally:
-            self.leave()
+            self.leave(memory_mb)
         if not job.check:  # a validation runs no program
             self.counts.outcomes[job.language, result.outcome.value] += 1
         result.queued_ms = queued_ms + waited_s * 1000
         return result
 
-    async def enter(self, *, min_timeout_s: float = 0.0, waited_s: float = 0.0, patience_s: float = math.inf) -> float:
+    async def enter(
+        self, memory_mb: int = 0, *, min_timeout_s: float = 0.0, waited_s: float = 0.0, patience_s: float = math.inf
+    ) -> float:
         """Wait until the engine is ready and a sandbox is free, and take it. Return the milliseconds of the wait.
         `leave` must follow.
 
         Args:
+            memory_mb: The memory limit of the program.
             min_timeout_s: The program may wait for this time even if `queue_timeout_s` is shorter.
             waited_s: How long it has waited for something else, which counts too.
             patience_s: How long the client waits for the answer.
@@ -130,17 +138,14 @@ class AdmissionQueue:
         timeout_s = max(0.0, min(max(own_s, min_timeout_s), patience_s - _ANSWER_S))
         if not self.engine.ready:
             waited_s += await self.wait_ready(timeout_s - waited_s)
-        if self._free.locked():
-            await self.wait_for(
-                self._free, timeout_s - waited_s, f"no sandbox became free within {round(timeout_s, 2):g} s"
-            )
-        else:
-            # Without a time limit: on a busy machine, a short one may pass although a sandbox is free.
-            await self._free.acquire()
+        # Without a time limit at first: on a busy machine, a short one may pass although a sandbox is free.
+        if not self._slots.take(memory_mb):
+            problem = f"no sandbox became free within {round(timeout_s, 2):g} s"
+            await self.wait_for(lambda: self._slots.wait(memory_mb), timeout_s - waited_s, problem)
         return (time.perf_counter() - began) * 1000
 
-    def leave(self) -> None:
-        self._free.release()
+    def leave(self, memory_mb: int = 0) -> None:
+        self._slots.give_back(memory_mb)
 
     async def wait_ready(self, timeout_s: float) -> float:
         """Wait until the engine is ready, and return the seconds of the wait, which counts towards `max_queue`. Raise
@@ -158,12 +163,14 @@ class AdmissionQueue:
             raise BusyError(problem, kind="not ready", reason=reason)
         return loop.time() - began
 
-    async def wait_for(self, lock: asyncio.Semaphore | asyncio.Lock, timeout_s: float, problem: str) -> None:
-        """Acquire a lock. The wait counts towards `max_queue`. Raise BusyError with `problem` after the time limit."""
+    async def wait_for(self, acquire: Callable[[], Awaitable[object]], timeout_s: float, problem: str) -> None:
+        """Acquire something, within a time limit. The wait counts towards `max_queue`. Raise BusyError with `problem`
+        after the limit.
+        """
         try:
             with self._place_in_queue():
                 async with asyncio.timeout(timeout_s):
-                    await lock.acquire()
+                    await acquire()
         except TimeoutError:
             self.counts.refused += 1
             engine = self.engine

@@ -189,6 +189,7 @@ class Router:
                 "level_reason": engine.level_reason,
                 "input": list(engine.input_fields),
                 "compile_limit_s": engine.compile_limit_s,
+                "max_wall_factor": engine.max_wall_factor,
                 "sessions": list(self._sessions.features(engine)),
                 "displays": engine.has_displays,
                 "cgroup": engine.cgroups is not None,

@@ -128,6 +128,7 @@ def _run_fields(
             "level": engine.level,
             "platform": engine.platform,
             "duration": round(result.duration_ms),
+            **({} if engine.max_wall_factor is None else {"waited_ms": result.waited_ms}),
             **({} if result.compile_ms is None else {"compile_ms": result.compile_ms}),
             # A compiler that was stopped at a limit may need less another time.
             **({} if result.compile_outcome in (None, Outcome.SYNTAX_ERROR) else {"may_vary": True}),

@@ -91,7 +91,9 @@ class OpenSession:
         self._reset_wait()
         try:
             if self._users > 1:
-                await self.queue.wait_for(self._turn, timeout_s, f"the session did not become free in {timeout_s:g} s")
+                await self.queue.wait_for(
+                    self._turn.acquire, timeout_s, f"the session did not become free in {timeout_s:g} s"
+                )
             else:
                 await self._turn.acquire()
             try:

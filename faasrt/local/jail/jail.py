@@ -7,6 +7,7 @@ import errno
 import functools
 import itertools
 import json
+import math
 import os
 import signal
 import socket
@@ -20,10 +21,11 @@ import attrs
 
 import faasrt.local.jail
 from faasrt._shielded_wait import wait_shielded
-from faasrt.local.errors import OUT_OF_MEMORY, OUT_OF_TIME, EngineError, NotStartedError, SuspectError
+from faasrt.local.errors import OUT_OF_MEMORY, OUT_OF_TIME, TOO_BUSY, EngineError, NotStartedError, SuspectError
 from faasrt.local.jail.cgroup import Cgroups, Group
 from faasrt.local.jail.config import JailConfig
 from faasrt.local.jail.pidfds import has_ended, pid_of
+from faasrt.local.jail.scheduling import read_times
 from faasrt.local.process import MESSAGES, ChildProcess, EpollReaders, Pipes, Spawner, ignore_output
 from faasrt.protocol.processes import signal_name
 
@@ -71,13 +73,16 @@ class JailedProcess(ChildProcess):
             assumed to have sent the signal itself.
         is_suspect: Whether the program may have caused `outside_reason`.
         peak_bytes: The largest size in memory of its first process; 0 until it has ended, or if it is unknown.
+        waited_s: How long it has waited for a CPU; 0 until it has ended.
         is_session: Whether it runs a session.
+        on_interrupt: Called when the time of a run is over.
         is_shared: Whether it is a session with branches, or a branch.
     """
 
     def __init__(self, jail: Jail, number: int, pidfds: tuple[int, int], start: _Start, *, is_ready: bool) -> None:
         self.out_of_memory = self.out_of_time = False
-        self.is_ready, self.peak_bytes = is_ready, 0
+        self.is_ready, self.peak_bytes, self.waited_s = is_ready, 0, 0.0
+        self.on_interrupt: Callable[[], None] = lambda: None
         self.outside_reason, self.is_suspect, self.is_session, self.is_shared = "", False, False, False
         self.jail, self.number, self._pidfds, self.group = jail, number, pidfds, start.group
         self._to_kill = pidfds[1]
@@ -103,25 +108,41 @@ class JailedProcess(ChildProcess):
             _kill_running(self._pidfds[0], self._to_kill)
 
     def limit_time(
-        self, limit_s: float, *, memory_bytes: int | None = None, pipes: Sequence[int] | None = None
+        self,
+        limit_s: float,
+        *,
+        wall_s: float = math.inf,
+        memory_bytes: int | None = None,
+        pipes: Sequence[int] | None = None,
     ) -> None:
-        """Start the time limit of the program. The launcher ends the program, even if this process is busy. Raise
-        NotStartedError if the launcher does not read its messages.
+        """Start the time limit of the program. The launcher ends the program. Raise NotStartedError if the launcher
+        does not read its messages.
 
         Args:
-            limit_s: Infinity ends the limit of a session, whose processes then only wait.
+            limit_s: The time in which the program runs, or waits for something other than a CPU. Infinity ends the
+                limit of a session, whose processes then only wait. The launcher interrupts a session first.
+            wall_s: The limit of the time with that for which it waits for a CPU.
             memory_bytes: The memory that its processes may use beyond that of a process without a program. The launcher
                 also ends the program at this limit.
         """
         try:
             # Not the clock of the event loop, because the launcher compares it with its own.
-            message = {"limit": self.number, "bytes": memory_bytes, "deadline": time.monotonic() + limit_s}
+            message = {"limit": self.number, "bytes": memory_bytes, "began": time.monotonic()}
+            message |= {"limit_s": limit_s, "wall_s": wall_s, "again": self.is_session}
             message |= {"cgroup": self.group is not None, "session": pipes is not None}
             self.jail.send(message, pipes or ())
         except OSError as error:
             raise NotStartedError(f"cannot limit a program: {error.strerror}") from None
         if memory_bytes is not None and self.group is not None:
             self.limit_cgroup(self.jail.base_bytes + memory_bytes * self.group.programs)
+
+    def measure_wait(self) -> float:
+        """Return how long it has waited for a CPU, in seconds. Before its end is reported, return the wait of its first
+        thread.
+        """
+        if self.returncode is not None and self.waited_s:
+            return self.waited_s
+        return read_times(f"/proc/{self.pid}")[1] / 1e9
 
     def limit_cgroup(self, max_bytes: int) -> None:
         if self.group is not None:
@@ -162,7 +183,9 @@ class JailedProcess(ChildProcess):
                 returncode = -signal.SIGKILL
             self.jail.discard(self.group)
         self.out_of_memory, self.out_of_time = reason == "memory", reason == "time"
-        if reason in ("system", "unclear"):
+        if reason == "machine":
+            self.outside_reason = TOO_BUSY
+        elif reason in ("system", "unclear"):
             self.outside_reason, self.is_suspect = "the system has run out of memory", reason == "unclear"
         elif reason == "template":
             self.outside_reason = self.outside_reason or "the process that started it has ended"
@@ -367,8 +390,12 @@ class Jail:
             if "ended" in message:
                 process = self._processes.pop(message["ended"], None)
                 if process is not None:
-                    process.peak_bytes = message["peak"]
+                    process.peak_bytes, process.waited_s = message["peak"], message["waited_s"]
                     process.mark_exited(os.waitstatus_to_exitcode(message["status"]), message["reason"])
+            elif "interrupt" in message:
+                process = self._processes.get(message["interrupt"])
+                if process is not None:
+                    process.on_interrupt()
             elif "folder" in message:
                 self._reply(message["folder"], descriptors, 1, "the folder of a program cannot be opened")
             elif "prepared" in message:

@@ -18,12 +18,16 @@ configuration, and the launcher answers `{"ready": true, "packages", "base_bytes
     -> {"branch": id, "of": id}, a pidfd              the first process of the branch; the answer is "started"
     -> {"kill": id}                                   kill a program whose jail has branches; a branch that was prepared
                                                       does not start
-    -> {"limit": id, "bytes", "deadline", "cgroup",   end the program if its processes use more memory than this (unless
-        "session"}, descriptors                       null), and at this time of the monotonic clock; if "session", it
-                                                      has these pipes from now on, or only waits if there are none
-    <- {"ended": id, "status", "reason", "peak"}      the wait status, the reason (see `RunningProgram`), and the
-                                                      largest size in memory of its first process in bytes, 0 if it is
-                                                      unknown
+    -> {"limit": id, "bytes", "began", "limit_s",     end the program if its processes use more memory than this (unless
+        "wall_s", "cgroup", "session", "again"},      null), and after this time, which began at a time of the monotonic
+        descriptors                                   clock, without the time for which it waits for a CPU; after the
+                                                      wall-clock time in any case; if "session", it has these pipes from
+                                                      now on, or only waits if there are none; "again" if further runs
+                                                      may follow
+    <- {"interrupt": id}                              the time of the run of a session is over
+    <- {"ended": id, "status", "reason", "peak",      the wait status, the reason (see `RunningProgram`), the largest
+        "waited_s"}                                   size in memory of its first process in bytes, 0 if it is unknown,
+                                                      and how long it has waited for a CPU
 
 The launcher ends when the server closes the socket, and all programs end with it.
 """
@@ -50,7 +54,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from . import branches, canary, landlock, namespaces, process_memory, seccomp, stack, syscalls, watch
+from . import branches, canary, landlock, namespaces, process_memory, scheduling, seccomp, stack, syscalls, watch
 from .executor import FileExecutor
 from .program import IDLE_INTERVAL_S, WATCH_INTERVAL_S, RunningProgram
 from .slot import Slot
@@ -82,6 +86,8 @@ _LOOK_INTERVAL_S, _MORE_BYTES = 0.25, 64 * 2**20
 _kept: list[Any] = []
 # The niceness of programs minus that of the launcher. The launcher must be able to start and end programs in time.
 _PRIORITY = 5
+# The launcher uses this part of a core, as 1/N, to check programs.
+_MAX_CHECKS, _MAX_INTERVAL_S = 10, 0.5
 _PROGRAM_PID = 2  # the pid of a program in a pid namespace of its own, in which `init` has the pid 1
 
 
@@ -111,6 +117,7 @@ class Launcher:
         self._poll = select.poll()
         self._handlers: dict[int, Callable[[], None]] = {}  # by the descriptor that has become readable
         self._is_over = False
+        self._interval_s = WATCH_INTERVAL_S
         self._looked_at, self._least_used = 0.0, (math.inf, math.inf)
         # Without namespaces, root gives each program a uid of its own.
         is_root = not places and os.getuid() == 0
@@ -170,9 +177,7 @@ class Launcher:
         self._poll.unregister(fd)
 
     def _poll_timeout_ms(self) -> int | None:
-        wake_at = min((program.deadline for program in self._programs.values()), default=math.inf)
-        if wake_at < math.inf:
-            wake_at = min(wake_at, time.monotonic() + WATCH_INTERVAL_S)
+        wake_at = min((program.check_at for program in self._programs.values()), default=math.inf)
         for program in self._programs.values():
             if program.is_idle:
                 wake_at = min(wake_at, program.watched_at + IDLE_INTERVAL_S, self._looked_at + _LOOK_INTERVAL_S)
@@ -213,33 +218,47 @@ class Launcher:
                 program.close_pipes()
                 program.pipes = pipes
                 program.is_idle, program.has_grace, program.last_cpu_ticks = not pipes, False, None
-            program.max_bytes, program.deadline = message["bytes"], message["deadline"]
-            program.watched_at = time.monotonic()
+            program.max_bytes, program.is_session = message["bytes"], message["again"]
+            program.has_requests = message["again"] and not message["session"]
+            program.limit_time(message["began"], message["limit_s"], message["wall_s"])
             if self._places:
                 program.open_proc()
             if not message["cgroup"]:  # a cgroup has a counter of its own
                 program.oom_kills = self._count_oom_kills()
             if program.is_idle:
                 self._check_idle(program)
+            elif program.jail_owner.niceness:
+                program.adjust_priority(self._niceness, is_crowded=self._is_crowded)
 
     def _count_oom_kills(self) -> int:
         return process_memory.count_oom_kills(self._oom_counter)
 
     def _check(self, program: RunningProgram) -> None:
         now = time.monotonic()
-        if program.jail_owner.is_slow and not program.is_idle:
-            program.set_slow(False)
         if program.is_idle and now >= program.watched_at + IDLE_INTERVAL_S:
             self._check_idle(program)
-        if program.deadline == math.inf or now < min(program.deadline, program.watched_at + WATCH_INTERVAL_S):
+        if now < program.check_at:
             return
         program.max_threads = max(program.max_threads, process_memory.count_threads(f"/proc/{program.pid}"))
         if program.awaits_report():
-            program.watched_at = now
-        elif not program.has_time(now):
-            program.kill("time")
+            program.check_at = now + WATCH_INTERVAL_S
+        elif reason := program.check_time(now, self._interval_s):
+            if reason == "interrupt":
+                program.is_interrupted = True
+                self._send({"interrupt": program.number})
+            else:
+                program.kill(reason)
         else:
             self._watch_memory(program)  # not before this first check, because most programs end earlier
+            program.adjust_priority(self._niceness, is_crowded=self._is_crowded)
+        # If there are many programs, check less often, so that there is CPU time for them.
+        cost_s = len(self._programs) * (time.monotonic() - now)
+        self._interval_s = min(max(WATCH_INTERVAL_S, _MAX_CHECKS * cost_s), _MAX_INTERVAL_S)
+
+    @property
+    def _is_crowded(self) -> bool:
+        """Whether more programs run than there are CPUs."""
+        return sum(program.check_at < math.inf for program in self._programs.values()) > scheduling.CPUS
 
     def _look_at_memory(self) -> None:
         """Check idle sessions at once if much more memory of the machine is in use than before, because a program can
@@ -269,9 +288,8 @@ class Launcher:
             self._watch_memory(program)
         else:
             self._forget_memory(program)
-        owner = program.jail_owner
-        if program.has_worked and not owner.is_slow and all(each.is_idle for each in owner.in_same_jail):
-            program.set_slow(True)
+        if program.has_worked and all(each.is_idle for each in program.jail_owner.in_same_jail):
+            program.adjust_priority(self._niceness, is_crowded=self._is_crowded)
 
     def _is_large(self, program: RunningProgram) -> bool:
         if program.max_bytes is None:
@@ -664,6 +682,7 @@ class Launcher:
         program.close_files()
         # Sent before the clean-up, because ending a namespace takes as long as running a short program.
         ended = {"ended": program.number, "status": status, "reason": program.reason, "peak": max_rss_bytes}
+        ended["waited_s"] = program.times.waited_s
         self._send(ended)
 
     def _end_remains(self, program: RunningProgram) -> None:

@@ -94,6 +94,12 @@ def count_threads(folder: str) -> int:
     return int(_read_stat(folder)[17])
 
 
+def threads_and_child_ticks(folder: str) -> tuple[int, int]:
+    """Return the number of threads, and the CPU time of the children that it has waited for, in clock ticks."""
+    fields = _read_stat(folder)
+    return int(fields[17]), int(fields[13]) + int(fields[14])
+
+
 def can_run(folder: str) -> bool:
     fields = _read_stat(folder)
     folders = [folder]

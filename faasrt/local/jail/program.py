@@ -5,13 +5,16 @@ import math
 import os
 import select
 import signal
+import time
 from typing import Any
 
-from . import branches, process_memory
+from . import branches, process_memory, scheduling
 from .pidfds import has_ended, pid_of
 from .slot import Slot, open_proc
 
-WATCH_INTERVAL_S = 0.05
+WATCH_INTERVAL_S, _LAST_CHECK_S = 0.05, 0.02
+SESSION_GRACE_S = 2.0
+"""The time in which the server must have interrupted the program of a session, or ended the session."""
 IDLE_INTERVAL_S = 5.0
 """The time between two checks of a session in which nothing should run."""
 
@@ -28,12 +31,19 @@ class RunningProgram:
         device: That of its /tmp, once its jail has had branches. It tells its processes from the others there.
         init, init_pidfd: The first process of its pid namespace, if it has a jail of its own.
         init_memory: The memory that only `init` uses.
-        is_slow: Whether its jail has the lowest priority, if it owns the jail.
+        is_session: Whether it has further runs.
+        has_requests: Whether the requests of the server come over its stdin, so that it may always wait for the next.
+        deadline: When it ends, if it does not wait for a CPU or for the server until then.
+        last_deadline: When it ends in any case.
+        check_at: The time of its next check; infinity if it has no time limit.
+        is_interrupted: Whether the server was told that the time of its run is over.
+        niceness: By how much the priority of its jail is lower than that of a new one, if it owns the jail.
         last_cpu_ticks: The CPU time of its processes at the last check, if they only waited for the server.
         has_grace: Whether it has another interval, because it waited for the server at the end of its time limit.
         oom_kills: The number of processes that the kernel had killed for lack of memory when the program began.
-        reason: Why it was killed: "memory" or "time" for a limit; "system" if the system lacked memory, or "unclear" if
-            the program may have caused this; "template" if its template has ended.
+        reason: Why it was killed: "memory" or "time" for a limit; "machine" if the machine was too busy; "system" if
+            the system lacked memory, or "unclear" if the program may have caused this; "template" if its template has
+            ended.
     """
 
     def __init__(self, number: int, place: int, slot: Slot | None = None) -> None:
@@ -48,10 +58,12 @@ class RunningProgram:
         self.max_bytes: int | None = None
         self.is_watched = False
         self._proc = -1
-        self.deadline = self.oom_kills = math.inf
+        self.deadline = self.last_deadline = self.check_at = self.oom_kills = math.inf
+        self.is_interrupted = False
+        self.times, self.niceness = scheduling.CpuTimes(), 0
         self.watched_at = 0.0
         self.last_cpu_ticks: int | None = None
-        self.is_idle = self.has_worked = self.is_slow = False
+        self.is_idle = self.has_worked = self.is_session = self.has_requests = False
         self.has_grace = False
         self.reason = ""
         self.max_threads = 1
@@ -110,7 +122,7 @@ class RunningProgram:
         return len(self.jail_owner.in_same_jail | {self}) == 1
 
     def kill(self, reason: str) -> None:
-        self.reason, self.deadline = reason, math.inf
+        self.reason, self.deadline, self.check_at = reason, math.inf, math.inf
         if not self.is_alone:
             # Its other processes end with it. See `branches.Remains`.
             with contextlib.suppress(ProcessLookupError):
@@ -169,37 +181,84 @@ class RunningProgram:
         self.has_worked = before not in (None, self.last_cpu_ticks)
         return self.has_worked or sum(map(process_memory.count_threads, processes)) > 1
 
-    def set_slow(self, value: bool) -> None:
-        """Lower the priority of its jail, or restore it, if the kernel divides CPU time between jails."""
-        if self.slot is not None:
-            self.slot.is_spent = True  # the next program must not be slow
-        with contextlib.suppress(OSError):
-            with open(f"/proc/{self.pid}/autogroup", "w", encoding="ascii") as file:
-                file.write("19" if value else "0")
-            self.jail_owner.is_slow = value
+    def limit_time(self, began: float, limit_s: float, wall_s: float) -> None:
+        """Start its time limit, which began at a time of the monotonic clock, or end it if it is infinite."""
+        self.deadline, self.last_deadline, self.watched_at = began + limit_s, began + wall_s, began
+        self.is_interrupted = self.has_grace = False
+        self.times.begin()
+        self._plan_check(time.monotonic(), WATCH_INTERVAL_S)
 
-    def has_time(self, now: float) -> bool:
-        """Return whether it has time left. The time in which all of its processes wait for the server does not count.
+    def check_time(self, now: float, interval_s: float) -> str:
+        """Return "time" if its time is over, "interrupt" if the server can interrupt a session first, and "machine" if
+        the machine was too busy to run it; else "".
 
-        A full pipe alone does not show this, because one process can keep it full while another one works.
+        The time in which all of its processes wait for the server does not count, and neither does the one in which it
+        waits for a CPU. A full pipe alone does not show that it waits for the server, because one process can keep it
+        full while another one works.
         """
         ticks = self._waiting_ticks() if self._has_blocked_pipe() else None
         before, self.last_cpu_ticks = self.last_cpu_ticks, ticks
         elapsed_s, self.watched_at = now - self.watched_at, now
+        self.deadline += self.times.update(self.processes, elapsed_s)
+        reason = ""
         if ticks is not None and ticks == before:
             self.deadline = max(self.deadline + elapsed_s, now + WATCH_INTERVAL_S)
+            self.last_deadline += elapsed_s
         elif now >= self.deadline:
-            if ticks is None or self.has_grace:
-                return False
-            # It may have begun to wait since the last check. The next one shows whether it only waits.
-            self.has_grace, self.deadline = True, now + WATCH_INTERVAL_S
-        return True
+            if ticks is not None and not self.has_grace:
+                # It may have begun to wait since the last check. The next one shows whether it only waits.
+                self.has_grace, self.deadline = True, now + WATCH_INTERVAL_S
+            elif self.times.has_run or not any(map(process_memory.can_run, self.processes)):
+                if self.is_session and not self.is_interrupted:
+                    self.deadline, reason = now + SESSION_GRACE_S, "interrupt"
+                else:
+                    reason = "time"
+            # Otherwise it waits for a CPU. The kernel tells the length of a wait only when it is over.
+        if not reason and now >= self.last_deadline:
+            reason = "machine"
+        self._plan_check(now, interval_s)
+        return reason
+
+    def _plan_check(self, now: float, interval_s: float) -> None:
+        if self.deadline == math.inf:
+            self.check_at = math.inf
+            return
+        self.check_at = now + interval_s
+        if now < self.deadline < self.check_at:
+            # The last check before the end of its time shows whether it waits for a CPU then.
+            before = self.deadline - _LAST_CHECK_S
+            self.check_at = before if before > now else self.deadline
+        elif now >= self.deadline:
+            self.check_at = now + _LAST_CHECK_S
+        self.check_at = min(self.check_at, max(self.last_deadline, now + _LAST_CHECK_S))
+
+    def adjust_priority(self, niceness: int, *, is_crowded: bool) -> None:
+        """Let it sink as it uses CPU time, and a jail whose sessions work between their runs to the bottom.
+
+        Args:
+            niceness: That of a new program.
+            is_crowded: Whether more programs run than there are CPUs. Otherwise it would only sink below the processes
+                of others.
+        """
+        owner = self.jail_owner
+        running = [each.times.used_s for each in owner.in_same_jail if not each.is_idle]
+        wanted = scheduling.LOWEST if self.has_worked and not running else 0
+        if running and is_crowded:
+            wanted = scheduling.niceness_after(min(running))
+        if wanted == owner.niceness:
+            return
+        if self.slot is not None:
+            self.slot.is_spent = True  # the next program must not be slow
+        if not self.is_session:  # the priority of a process cannot be restored
+            scheduling.lower_priority(self.pid, niceness + wanted)
+        if scheduling.set_jail_priority(self.pid, wanted):
+            owner.niceness = wanted
 
     def _has_blocked_pipe(self) -> bool:
-        poll = select.poll()
-        for target, fd in enumerate(self.pipes):
+        poll, pipes = select.poll(), [*enumerate(self.pipes)][self.has_requests :]
+        for target, fd in pipes:
             poll.register(fd, select.POLLOUT if target else select.POLLIN)
-        return len(poll.poll(0)) < len(self.pipes)
+        return len(poll.poll(0)) < len(pipes)
 
     def _waiting_ticks(self) -> int | None:
         """Return the CPU time of its processes; None if one of them can run at the moment."""

@@ -95,7 +95,10 @@ class DenoEngine(Engine):
     languages = (Language.JAVASCRIPT, Language.TYPESCRIPT)
     package = "deno"
     programs_per_worker = 4  # most programs are so short that four of them can share a core
+    max_per_worker = 16
+    overhead_mb = 110
     has_displays = True
+    counts_wait = True
 
     def __init__(self, options: EngineOptions) -> None:
         super().__init__(options)

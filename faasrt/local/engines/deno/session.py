@@ -14,7 +14,7 @@ from faasrt._shielded_wait import wait_shielded
 from faasrt.local.engines.collected_files import collect_files, list_folder
 from faasrt.local.engines.deno.run import WAKE, DenoRun, StdoutParser, request
 from faasrt.local.engines.engine import EngineJob, EngineResult
-from faasrt.local.engines.jailed_run import MESSAGE_BYTES
+from faasrt.local.engines.jailed_run import MESSAGE_BYTES, own_limits
 from faasrt.local.engines.runner_messages import read_text
 from faasrt.local.engines.session import (
     EngineSession,
@@ -29,7 +29,6 @@ from faasrt.local.time_limit import TimeLimit
 from faasrt.results import Outcome
 
 _GRACE_S = 1.0  # from an interrupt to the end of the process
-_LAUNCHER_GRACE_S = 2.0  # the launcher only ends a program when this process is busy
 _FILES_TIMEOUT_S = 30.0
 _REASONS = {
     Outcome.TIMEOUT: OUT_OF_TIME,
@@ -50,6 +49,7 @@ class DenoSession(EngineSession):
     ) -> None:
         super().__init__(options)
         self._child, self._folder, self._watch = child, folder, watch
+        child.is_session = True
         self._run: DenoRun | None = None
         self._runs = 0
         self._kill_later: asyncio.TimerHandle | None = None
@@ -64,10 +64,11 @@ class DenoSession(EngineSession):
         self._child.drain(STDOUT)  # of earlier programs
         self._child.drain(STDERR)
         limit_s, started = job.limits.timeout_ms / 1000, time.perf_counter()
-        time_limit = None
+        time_limits: list[TimeLimit] = []
         try:
-            self._child.limit_time(limit_s + _LAUNCHER_GRACE_S)
-            time_limit = TimeLimit(limit_s, functools.partial(self._interrupt, Outcome.TIMEOUT))
+            self._child.on_interrupt = functools.partial(self._interrupt, Outcome.TIMEOUT)
+            self._child.limit_time(limit_s, wall_s=job.limits.wall_s)
+            time_limits = own_limits(job, self._child, self._child.on_interrupt, self._child.kill)
             run.begin()
             try:
                 await self._watch(run)
@@ -88,8 +89,9 @@ class DenoSession(EngineSession):
             self.mark_ended(str(error))
             raise
         finally:
-            if time_limit is not None:
+            for time_limit in time_limits:
                 time_limit.cancel()
+            self._child.on_interrupt = lambda: None
             if self._kill_later is not None:
                 self._kill_later.cancel()
                 self._kill_later = None

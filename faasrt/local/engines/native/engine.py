@@ -100,6 +100,7 @@ class PythonTier(Engine):
     name = "native"
     languages = (Language.PYTHON,)
     has_displays = True
+    counts_wait = True
 
     def __init__(self, options: EngineOptions, imports: Sequence[str], interpreter: Interpreter | None = None) -> None:
         super().__init__(options)

@@ -17,7 +17,7 @@ import attrs
 from faasrt._shielded_wait import wait_shielded
 from faasrt.local.engines.collected_files import collect_files, list_folder
 from faasrt.local.engines.engine import EngineJob, EngineResult
-from faasrt.local.engines.jailed_run import JailedRun
+from faasrt.local.engines.jailed_run import JailedRun, own_limits
 from faasrt.local.engines.native.run import PROCESS_NAME, read_python_exit
 from faasrt.local.engines.session import (
     EngineSession,
@@ -26,15 +26,13 @@ from faasrt.local.engines.session import (
     SessionEndedError,
     SessionFileError,
 )
-from faasrt.local.errors import CLOSED, NotStartedError
+from faasrt.local.errors import CLOSED, TOO_BUSY, NotStartedError
 from faasrt.local.jail.jail import JailedProcess, OwnedFd
 from faasrt.local.process import MESSAGES, ChildProcess, Pipes, ignore_output
-from faasrt.local.time_limit import TimeLimit
+from faasrt.protocol.execution_limits import ExecutionLimits
 from faasrt.results import Outcome
 
 _INTERRUPT_S = 1.0
-# The launcher ends a program only if this process is too busy to do it.
-_LATE_S = 1.0
 _FILES_TIMEOUT_S = 10.0  # to write files, and to fork
 # How long the end of a process may be reported after the end of its messages.
 _REPORT_S = 0.5
@@ -215,12 +213,13 @@ class NativeSession(EngineSession):
         is_interrupted: bool = False,
     ) -> EngineResult:
         self.check_open()
-        limit, limit_s = job.limits.max_output_bytes, job.limits.timeout_ms / 1000
+        limit = job.limits.max_output_bytes
         header = {**header, "maxMessageBytes": limit}
         read_exit = functools.partial(read_python_exit, limit=limit, python=self._python)
-        run, started = self._start(limit_s, descriptors), time.perf_counter()
+        run, started = self._start(job.limits, descriptors), time.perf_counter()
         jailed = JailedRun(job, run, PROCESS_NAME, header, files, self._memory_bytes, read_exit)
-        time_limit = TimeLimit(limit_s, functools.partial(jailed.end, Outcome.TIMEOUT))
+        self._process.on_interrupt = functools.partial(jailed.end, Outcome.TIMEOUT)
+        time_limits = own_limits(job, run, self._process.on_interrupt, functools.partial(self._end, TOO_BUSY))
         try:
             jailed.begin()
             if is_interrupted:
@@ -231,7 +230,9 @@ class NativeSession(EngineSession):
             await wait_shielded(asyncio.ensure_future(jailed.ended.wait()))
             raise
         finally:
-            time_limit.cancel()
+            for time_limit in time_limits:
+                time_limit.cancel()
+            self._process.on_interrupt = lambda: None
             run.finish()
             self._run = None
             with contextlib.suppress(NotStartedError):
@@ -244,14 +245,18 @@ class NativeSession(EngineSession):
         result.duration_ms, result.instance_id = duration_ms, f"python-{self._process.pid}"
         return result
 
-    def _start(self, limit_s: float, descriptors: Sequence[int]) -> _Run:
+    def _start(self, limits: ExecutionLimits, descriptors: Sequence[int]) -> _Run:
         assert self._channel is not None
         try:
             pipes = Pipes(4)
             try:
                 run = self._run = _Run(self._process, pipes, self._end, is_fork=bool(descriptors))
-                until_s = limit_s + _INTERRUPT_S + _LATE_S
-                self._process.limit_time(until_s, memory_bytes=self._memory_bytes, pipes=pipes.others[:3])
+                self._process.limit_time(
+                    limits.timeout_ms / 1000,
+                    wall_s=limits.wall_s,
+                    memory_bytes=self._memory_bytes,
+                    pipes=pipes.others[:3],
+                )
                 socket.send_fds(self._channel, [b"j"], [*pipes.others, *descriptors])
             finally:
                 pipes.close_others()

@@ -73,6 +73,7 @@ class ToolchainEngine(Engine):
     toolchain: ClassVar[Toolchain]
     compile_limits = COMPILE_LIMITS
     starts_when_needed = True
+    counts_wait = True
 
     def __init__(self, options: EngineOptions) -> None:
         super().__init__(options)
@@ -299,4 +300,5 @@ class ToolchainEngine(Engine):
 
 def engine_for(toolchain: Toolchain) -> type[ToolchainEngine]:
     fields = {"toolchain": toolchain, "name": toolchain.name, "languages": (toolchain.language,)}
+    fields["overhead_mb"] = ToolchainEngine.overhead_mb + toolchain.headroom_mb
     return type(f"{toolchain.language.name.title()}Engine", (ToolchainEngine,), fields)

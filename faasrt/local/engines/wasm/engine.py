@@ -50,6 +50,8 @@ class WasmEngine(Engine):
     jailed = False
     platform = "wasm32-wasi"
     min_memory_mb = 48
+    max_per_worker = 1
+    overhead_mb = 64
     session_features: Collection[str] = ("run", "fork", "files")
     has_displays = True
     _pool: WarmPool[WasmWorker]

@@ -1,0 +1,118 @@
+"""The CPU time of a program: how much it has used, how long it has waited for a CPU, and its priority."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from . import process_memory
+
+AGES = ((0.2, 3), (2.0, 6))
+"""After these seconds of CPU time, the niceness of a program is raised by this, so that new programs go first."""
+CPUS = len(os.sched_getaffinity(0))
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_NS = 1_000_000_000
+
+
+def is_known() -> bool:
+    """Return whether the kernel tells how long a thread has waited for a CPU."""
+    return os.path.exists("/proc/self/schedstat")
+
+
+class CpuTimes:
+    """The CPU time of a program, with all of its threads and processes.
+
+    A program waits for a CPU while at least one of its threads is ready to run, and none of them runs. The kernel only
+    tells the sums of each thread. So the wait in an interval is the sum of the waits, but at most the rest of the
+    interval in which certainly no thread ran: its length less the CPU time of the thread that ran longest, and less
+    the CPU time of all threads divided by the number of CPUs. So threads that compete with each other only gain what
+    other programs take from them. The kernel adds a wait when it has ended. So the rest of an interval is kept for the
+    next one if a thread is ready to run at its end.
+
+    Attributes:
+        used_s, waited_s: The CPU time since `begin`, and the time in which the program waited for a CPU.
+        has_run: Whether a thread has run in the last interval.
+    """
+
+    def __init__(self) -> None:
+        self.used_s = self.waited_s = 0.0
+        self.has_run = True
+        self._rest_s = 0.0
+        self._threads: dict[str, tuple[int, int]] = {}  # the times of running and of waiting, in ns
+        self._children: dict[str, int] = {}  # the ticks of children that have ended
+
+    def begin(self) -> None:
+        self.used_s = self.waited_s = self._rest_s = 0.0
+
+    def update(self, processes: list[str], elapsed_s: float) -> float:
+        """Add the times of an interval that ends now. Return how long the program waited for a CPU in it.
+
+        The times of a thread that has started in the interval count as a whole, and those of one that has ended do not.
+        """
+        threads: dict[str, tuple[int, int]] = {}
+        children: dict[str, int] = {}
+        longest = total = waits = 0
+        for folder in processes:
+            count, children[folder] = process_memory.threads_and_child_ticks(folder)
+            total += max(0, children[folder] - self._children.get(folder, 0)) * _NS // _TICKS_PER_S
+            for thread in _threads(folder, count):
+                run, wait = threads[thread] = read_times(thread)
+                run_before, wait_before = self._threads.get(thread, (0, 0))
+                if run < run_before:  # it is another thread with the same number
+                    run_before = wait_before = 0
+                longest = max(longest, run - run_before)
+                total += run - run_before
+                waits += max(0, wait - wait_before)
+        self._threads, self._children = threads, children
+        self.has_run = total > 0
+        rest_s = self._rest_s + max(0.0, elapsed_s - max(longest, total / CPUS) / _NS)
+        waited_s = min(waits / _NS, rest_s)
+        self._rest_s = rest_s - waited_s
+        if self._rest_s > 0 and not any(map(process_memory.can_run, processes)):
+            self._rest_s = 0.0
+        self.used_s += total / _NS
+        self.waited_s += waited_s
+        return waited_s
+
+
+def _threads(folder: str, count: int) -> list[str]:
+    if count > 1:
+        with contextlib.suppress(OSError):
+            return [f"{folder}/task/{thread}" for thread in os.listdir(f"{folder}/task")]
+    return [folder]
+
+
+def read_times(folder: str) -> tuple[int, int]:
+    """Return how long a thread has run, and how long it has waited for a CPU, in nanoseconds."""
+    with contextlib.suppress(OSError, ValueError), open(f"{folder}/schedstat", "rb", buffering=0) as file:
+        run, wait, _ = file.read(100).split()
+        return int(run), int(wait)
+    return 0, 0
+
+
+LOWEST = 19
+
+
+def niceness_after(used_s: float) -> int:
+    return max((niceness for age_s, niceness in AGES if used_s >= age_s), default=0)
+
+
+def lower_priority(pid: int, niceness: int) -> None:
+    """Lower the priority of the process group of a program, with all threads. Later processes inherit it."""
+    with contextlib.suppress(OSError):
+        if os.readlink("/proc/self") == str(os.getpid()):  # else /proc has other numbers than system calls
+            os.setpriority(os.PRIO_PGRP, pid, min(niceness, LOWEST))
+
+
+def set_jail_priority(pid: int, niceness: int) -> bool:
+    """Set the priority of the jail of a process, if the kernel divides CPU time between jails. Return False if this is
+    to be tried again, because the kernel allows it only ten times a second.
+    """
+    try:
+        with open(f"/proc/{pid}/autogroup", "w", encoding="ascii") as file:
+            file.write(str(niceness))
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # the kernel does not divide it so, or the process has ended
+    return True

@@ -1,0 +1,91 @@
+"""Time limits and priorities on a machine whose CPUs are busy with other processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from faasrt import Outcome, RuntimeManager
+from support.helpers import PATIENT
+
+pytestmark = pytest.mark.servers
+
+LIMIT_MS = 600
+USE_CPU = "import time\nuntil = time.process_time() + {}\nwhile time.process_time() < until: pass\nprint('right')"
+ENDLESS = {
+    "a loop": "while True: pass",
+    "sleep": "import time; time.sleep(100)",
+    "processes": "import os\nfor _ in range(3): os.fork()\nwhile True: pass",
+    "threads": (
+        "import threading\ndef loop():\n  while True: pass\nfor _ in range(8): threading.Thread(target=loop).start()"
+    ),
+    "sleep and work": "import time\nwhile True:\n  for _ in range(10_000): pass\n  time.sleep(0.001)",
+    "stopped": "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)",
+}
+
+
+@pytest.fixture(scope="module")
+def busy_cpu() -> Iterator[int]:
+    """Yield a CPU on which four processes of others compute."""
+    cpu = min(os.sched_getaffinity(0))
+    code = f"import os; os.sched_setaffinity(0, [{cpu}])\nwhile True: pass"
+    others = [subprocess.Popen([sys.executable, "-I", "-c", code], start_new_session=True) for _ in range(4)]
+    yield cpu
+    for other in others:
+        other.kill()
+        other.wait()
+
+
+@pytest.fixture
+async def busy(busy_cpu: int) -> AsyncIterator[RuntimeManager]:
+    """Yield a manager whose programs run on the busy CPU only."""
+    cpus = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, [busy_cpu])  # its processes inherit this
+    try:
+        async with RuntimeManager.local(["python", "js"], timeouts=PATIENT) as manager:
+            await manager.get_runtime("python")
+            await manager.get_runtime("js")
+            os.sched_setaffinity(0, cpus)
+            yield manager
+    finally:
+        os.sched_setaffinity(0, cpus)
+
+
+async def test_the_wait_for_a_cpu_does_not_count(busy: RuntimeManager) -> None:
+    """Right programs that need most of their time limit are OK beside others and each other, with the wait stated."""
+    codes = [USE_CPU.format(seconds) for seconds in (0.1, 0.3, 0.4) for _ in range(2)]
+    results = await asyncio.gather(*(busy.run_code(code, "python", timeout_ms=LIMIT_MS) for code in codes))
+    assert [(result.outcome, result.stdout) for result in results] == [(Outcome.OK, "right\n")] * len(codes)
+    slowest = max(results, key=lambda result: result.duration_ms or 0)
+    assert slowest.duration_ms is not None
+    assert slowest.timings.waited_s is not None
+    assert slowest.duration_ms / 1000 > LIMIT_MS / 1000
+    assert slowest.duration_ms - 1000 * slowest.timings.waited_s < LIMIT_MS
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+async def test_programs_that_never_end_are_timeouts(busy: RuntimeManager, name: str) -> None:
+    """Whether they compute, sleep, or compete with themselves, they do not gain time from the wait for a CPU."""
+    result = await busy.run_code(ENDLESS[name], "python", timeout_ms=LIMIT_MS)
+    assert result.outcome is Outcome.TIMEOUT
+
+
+async def test_a_session_keeps_its_state_after_a_time_limit(busy: RuntimeManager) -> None:
+    """The wait for a CPU does not count in a session either. An endless run is interrupted."""
+    async with busy.session("python") as session:
+        assert (await session.run_code("x = 1\n" + USE_CPU.format(0.4), timeout_ms=LIMIT_MS)).stdout == "right\n"
+        assert (await session.run_code("while True: pass", timeout_ms=LIMIT_MS)).outcome is Outcome.TIMEOUT
+        assert (await session.run_code("print(x)")).stdout == "1\n"
+
+
+async def test_javascript(busy: RuntimeManager) -> None:
+    """Deno has more threads than the program, which do not gain time for it."""
+    code = "let n = 0; for (let i = 0; i < 2e8; i += 1) n += i; console.log('right')"
+    results = await asyncio.gather(*(busy.run_code(code, "js", timeout_ms=2_000) for _ in range(4)))
+    assert [(result.outcome, result.stdout) for result in results] == [(Outcome.OK, "right\n")] * 4
+    assert (await busy.run_code("for (;;);", "js", timeout_ms=LIMIT_MS)).outcome is Outcome.TIMEOUT

@@ -1,0 +1,111 @@
+"""The time for which a program waits for a CPU, from the files of /proc."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from faasrt.local.jail import scheduling
+from faasrt.local.jail.scheduling import CPUS, CpuTimes, niceness_after
+
+MS = 1_000_000
+
+
+class Program:
+    """Processes in a folder like /proc, whose threads have run and waited for some milliseconds."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.processes = folder, list[str]()
+
+    def set(self, pid: str, *threads: tuple[float, float], state: str = "R", child_ticks: int = 0) -> None:
+        process = self.folder / pid
+        stat = ["0"] * 50
+        stat[0], stat[13], stat[17] = state, str(child_ticks), str(len(threads))
+        for number, (run_ms, wait_ms) in enumerate(threads):
+            for folder in [process / "task" / str(number), *([process] if number == 0 else [])]:
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / "stat").write_text(f"1 (x) {' '.join(stat)}")
+                (folder / "schedstat").write_text(f"{run_ms * MS:.0f} {wait_ms * MS:.0f} 1\n")
+        if str(process) not in self.processes:
+            self.processes.append(str(process))
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Program:
+    return Program(tmp_path)
+
+
+def update(times: CpuTimes, program: Program, elapsed_ms: float) -> float:
+    return round(1000 * times.update(program.processes, elapsed_ms / 1000), 3)
+
+
+def test_a_thread_waits_while_it_is_ready_and_does_not_run(program: Program) -> None:
+    times = CpuTimes()
+    program.set("1", (20, 30))
+    assert update(times, program, 50) == 30
+    program.set("1", (40, 30))
+    assert update(times, program, 50) == 0  # it slept for 30 ms
+    assert (round(times.used_s, 3), round(times.waited_s, 3)) == (0.04, 0.03)
+
+
+def test_a_wait_counts_for_the_intervals_before_its_end(program: Program) -> None:
+    """The kernel adds a wait when it is over. If the thread slept at the end of an interval, it did not wait there."""
+    times = CpuTimes()
+    program.set("1", (10, 0))
+    assert update(times, program, 50) == 0
+    program.set("1", (20, 80))
+    assert update(times, program, 50) == 80
+    program.set("1", (20, 80), state="S")
+    assert update(times, program, 50) == 0
+    program.set("1", (30, 180))
+    assert update(times, program, 50) == 40
+
+
+def test_threads_that_compete_with_each_other_gain_nothing(program: Program) -> None:
+    """While one of them runs, the time counts, however long the others wait."""
+    times = CpuTimes()
+    program.set("1", (50, 0), (0, 50), (0, 50))
+    assert update(times, program, 50) == 0
+
+
+def test_many_processes_that_share_all_cpus_gain_nothing(program: Program) -> None:
+    """None of them runs for long, but together they use the machine."""
+    times = CpuTimes()
+    count = 16 * CPUS
+    for number in range(count):
+        program.set(str(number), (50 * CPUS / count, 1000))
+    assert update(times, program, 50) == 0
+
+
+def test_many_processes_gain_what_others_take_from_them(program: Program) -> None:
+    times = CpuTimes()
+    count = 16 * CPUS
+    for number in range(count):
+        program.set(str(number), (25 * CPUS / count, 1000))
+    assert update(times, program, 50) == 25
+
+
+def test_the_time_of_children_that_have_ended_is_used_too(program: Program) -> None:
+    times = CpuTimes()
+    program.set("1", (1, 0), state="S")
+    update(times, program, 50)
+    program.set("1", (1, 0), state="S", child_ticks=scheduling._TICKS_PER_S)
+    update(times, program, 2000)
+    assert round(times.used_s, 3) == 1.001
+
+
+def test_a_new_thread_with_the_number_of_another_one_counts_as_a_whole(program: Program) -> None:
+    times = CpuTimes()
+    program.set("1", (40, 40))
+    update(times, program, 100)
+    program.set("1", (10, 20))
+    assert update(times, program, 50) == 20
+
+
+def test_a_system_without_these_files_counts_wall_clock_time(tmp_path: Path) -> None:
+    assert CpuTimes().update([str(tmp_path / "none")], 1.0) == 0
+
+
+def test_the_priority_sinks_with_the_cpu_time() -> None:
+    assert [niceness_after(used_s) for used_s in (0.0, 0.1, 0.3, 1.9, 2.0, 100.0)] == [0, 0, 3, 3, 6, 6]
