@@ -24,7 +24,7 @@ import faasrt
 from faasrt import Language, RuntimeManager, SandboxConfig, ServerError, Settings
 from faasrt.testing import FakeFaaS
 from support.helpers import WASM, Clock
-from support.levels import NATIVE, skip_without_level, take_levels
+from support.levels import NATIVE, needs_namespaces, skip_without_level, take_levels
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -74,8 +74,9 @@ def pytest_xdist_setupnodes(config: pytest.Config) -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark tests whose fixtures need a level of the jail."""
-    if "native" in getattr(item, "fixturenames", ()):
+    """Mark tests whose fixtures or parameters need a level of the jail."""
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    if "native" in getattr(item, "fixturenames", ()) or any(map(needs_namespaces, parameters)):
         item.add_marker(NATIVE)
 
 
@@ -269,7 +270,7 @@ def tls(request: pytest.FixtureRequest) -> ssl.SSLContext | None:
     return server_context() if request.param == "https" else None
 
 
-@pytest.fixture(params=[pytest.param("native", marks=NATIVE), "wasm"])
+@pytest.fixture(params=["native", "wasm"])
 def engine(request: pytest.FixtureRequest) -> str:
     """Return the name of a Python engine. Each test runs once per engine."""
     name: str = request.param

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import math
 import os
 import select
 import signal
@@ -35,42 +34,10 @@ _MAX_EVENTS = 64  # of one poll; the next one returns the rest
 # 16 reads empty a full pipe of the largest size, 1 MiB.
 _DRAIN_READS = 16
 _CLOSE_TIMEOUT_S = 5.0
-# The mounts of cgroups of both versions, how a line of /proc/self/cgroup names them, and their files.
-_MEMORY_CGROUPS = (
-    ("/sys/fs/cgroup", "0::", "memory.max", "memory.current"),
-    ("/sys/fs/cgroup/memory", ":memory:", "memory.limit_in_bytes", "memory.usage_in_bytes"),
-)
 
 
 def available_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def free_memory_bytes() -> float:
-    """Return how much memory this process and its children can still use, as far as the system tells: that of the
-    machine, and of each cgroup above this process. A container may have the files of its own at the top of the mount.
-    """
-    free = math.inf
-    with contextlib.suppress(OSError):
-        sizes = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        free = sum(int(line.split()[1]) * 1024 for line in sizes if line.startswith(("MemAvailable:", "SwapFree:")))
-        groups = Path("/proc/self/cgroup").read_text().splitlines()
-        for root, mark, limit, usage in _MEMORY_CGROUPS:
-            path = next((line.partition(mark)[2] for line in groups if mark in line), "")
-            folder = Path(root, path.lstrip("/"))
-            while folder.is_relative_to(root):
-                free = min(free, _free_in(folder, limit, usage))
-                folder = folder.parent
-    return free
-
-
-def _free_in(cgroup: Path, limit: str, usage: str) -> float:
-    try:
-        statistics = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
-        used = int((cgroup / usage).read_text()) - int(statistics["inactive_file"])  # which the kernel drops at need
-        return int((cgroup / limit).read_text()) - used
-    except (OSError, ValueError, KeyError):  # there is no such file, or the limit is "max"
-        return math.inf
 
 
 class Spawner:

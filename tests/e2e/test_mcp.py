@@ -26,6 +26,7 @@ from faasrt import RuntimeManager, SandboxConfig
 from faasrt.cli.mcp_tools import Workspace
 from faasrt.testing import FakeFaaS, FaultProxy, Toxics
 from support.cli import faasrt
+from support.levels import NATIVE
 from support.served import CLEAN, FAASRT, served, until
 
 TOKEN = "mcp-token"
@@ -519,6 +520,7 @@ INITIALIZE = {
 }  # fmt: skip
 
 
+@NATIVE
 @pytest.mark.parametrize("ending", ["stdin", "SIGTERM"])
 def test_stdio_ends_with_stdin_or_a_signal(ending: str, tmp_path: Path) -> None:
     """With the embedded FaaS: stdout has only messages of MCP, a running program ends with the server, no process

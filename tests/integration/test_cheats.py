@@ -24,6 +24,7 @@ from support.cheats import (
 )
 from support.documents import text_of
 from support.doubles import doubles
+from support.levels import NATIVE
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 LIMIT_MS = 1_500
@@ -97,6 +98,7 @@ async def test_no_cheat_in_python_is_rewarded(kind: str, place: str, name: str, 
     assert judgement.passed_count == 0, [result.verdict for result in judgement.results]
 
 
+@NATIVE
 @pytest.mark.parametrize(("place", "name"), rows(JAVASCRIPT, JS_SAMPLES))
 async def test_no_cheat_in_javascript_is_rewarded(place: str, name: str, manager: RuntimeManager) -> None:
     """Not a single test of a function passes."""
@@ -114,6 +116,7 @@ async def test_the_right_program_is_rewarded(place: str, manager: RuntimeManager
         assert judgement.passed, judgement.first_failure
 
 
+@NATIVE
 @pytest.mark.parametrize("place", [*JAVASCRIPT])
 async def test_the_right_program_in_javascript_is_rewarded(place: str, manager: RuntimeManager) -> None:
     judgement = await manager.judge(

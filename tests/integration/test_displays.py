@@ -12,9 +12,10 @@ from faasrt import Language, Outcome
 from faasrt.local.engines.engine import Engine, EngineJob, EngineResult
 from faasrt.protocol.execution_limits import ExecutionLimits
 from support.engines import native_engine
+from support.levels import NATIVE
 from support.tables import block
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), NATIVE]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -15,6 +15,7 @@ from faasrt.local import LocalFaaS
 from faasrt.testing import FakeFaaS, Reply
 from support.doubles import JsFaas, PythonFaas
 from support.helpers import manager_for
+from support.levels import NATIVE
 from support.served import exchange, request
 from support.tables import first_of
 
@@ -119,6 +120,7 @@ async def test_embedded_faas_names_the_lower_limit(
         result.raise_for_outcome()
 
 
+@NATIVE
 async def test_requests_can_raise_the_defaults_to_the_maximum() -> None:
     """A request without limits gets the defaults of the server, one above them what it asks for, and one above the
     maximum the maximum. The health report has both.

@@ -20,10 +20,9 @@ import psutil
 import pytest
 
 from faasrt import ConfigurationError, ServerError
-from faasrt.local import LocalFaaS, process
+from faasrt.local import LocalFaaS
 from faasrt.local.engines.wasm import engine as wasm_engine
 from faasrt.local.engines.wasm.module_cache import is_compiled, module_dir
-from faasrt.local.process import free_memory_bytes
 from support.cli import faasrt
 from support.served import CLEAN, FAASRT, PATIENCE_S, served, strays, until
 
@@ -358,21 +357,8 @@ async def test_a_machine_without_memory_for_the_compilation_is_told(
 ) -> None:
     """Nothing is compiled, because the kernel could end any process of the machine. The error says what it needs."""
     monkeypatch.setenv("FAASRT_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(wasm_engine, "free_memory_bytes", lambda: 2**30)
+    monkeypatch.setattr(wasm_engine, "available_mb", lambda: 1024)
     async with LocalFaaS(["python"], workers=1, engines={"python": "wasm"}) as faas:
         with pytest.raises(ServerError, match=r"only 1\.1 GB of memory is free; it needs about 2\.8 GB of memory"):
             await faas.wait_ready("python")
     assert not (tmp_path / "cache").exists()
-
-
-def test_the_limit_of_a_cgroup_counts_as_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So does the one of a cgroup above. What its files take can be dropped. Without a limit, the machine's counts."""
-    monkeypatch.setattr(process, "_MEMORY_CGROUPS", ((str(tmp_path), "0::", "memory.max", "memory.current"),))
-    on_the_machine = free_memory_bytes()
-    (tmp_path / "memory.max").write_text("max\n")
-    (tmp_path / "memory.current").write_text("3000\n")
-    (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 1000\n")
-    assert free_memory_bytes() > 10**6
-    assert on_the_machine > 10**6
-    (tmp_path / "memory.max").write_text("9000\n")
-    assert free_memory_bytes() == 7000

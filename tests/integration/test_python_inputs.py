@@ -15,6 +15,7 @@ from faasrt.protocol.health import EndpointProfile
 from support.doubles import PythonFaas
 from support.helpers import WASM, manager_for, url_of
 from support.input_programs import PROGRAMS, encode_inputs, run_whole_cases
+from support.levels import NATIVE
 from support.tables import block, first_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -252,6 +253,7 @@ async def test_whole_programs_run_as_cases(double_url: str) -> None:
         assert result.files == {"out": str(number).encode()}
 
 
+@NATIVE
 async def test_whole_programs_run_as_cases_in_the_embedded_faas(local: RuntimeManager) -> None:
     """The guest program gives each case a copy of the shared files, although the server can pass files on."""
     code = block("""
@@ -272,6 +274,7 @@ async def test_whole_programs_run_as_cases_in_the_embedded_faas(local: RuntimeMa
         assert result.files == {"a": f"A{number}".encode()}
 
 
+@NATIVE
 async def test_files_of_whole_programs_fit_into_a_frame(local: RuntimeManager) -> None:
     """A frame is the return value of an embedded FaaS, which cuts longer ones. Larger files are left out."""
     code = block("""

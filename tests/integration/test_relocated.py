@@ -18,6 +18,7 @@ import pytest
 from faasrt.local import LocalFaaS
 from faasrt.local.engines.deno.relocated import relocate, relocated
 from support.helpers import manager_for
+from support.levels import NATIVE
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="there are copies only on x86-64")
 DENO = deno.find_deno_bin()
@@ -105,6 +106,7 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     assert relocated(DENO) == DENO
 
 
+@NATIVE
 async def test_servers_use_the_copy(cache: Path) -> None:
     """Programs run in it, also if two servers make it at the same time."""
     async with LocalFaaS(["js"], workers=1) as one, LocalFaaS(["js"], workers=1) as two:

@@ -12,6 +12,7 @@ import pytest_asyncio
 from faasrt import ExecutionResult, Outcome, RejectedError, RuntimeManager, SandboxConfig, Session, SessionLostError
 from faasrt.local import LocalFaaS
 from support.helpers import manager_for
+from support.levels import NATIVE
 from support.programs import REFUSED_JAVASCRIPT
 from support.tables import block
 
@@ -283,6 +284,7 @@ async def test_displays_have_formats(shared: Session) -> None:
     assert (len(result.displays), result.truncated) == (1000, {"displays"})
 
 
+@NATIVE
 async def test_files_persist_in_the_folder(local: RuntimeManager) -> None:
     """Programs import, read and write files, which the client can write and read too."""
     files = {"lib/a.ts": "export { b } from './b.ts'", "lib/b.ts": "export const b: number = 2", "data.json": "[1]"}

@@ -18,6 +18,15 @@ NATIVE = pytest.mark.level("namespaces")
 _reached: set[str] = set()
 
 
+def needs_namespaces(parameter: object) -> bool:
+    """Return whether a parameter of a test is a level or an engine that needs namespaces, or a pair with one of the
+    places of `threats.py` that do.
+    """
+    if isinstance(parameter, tuple) and parameter:
+        return parameter[0] in ("namespaces", "folder", "session", "pod")
+    return isinstance(parameter, str) and parameter in ("namespaces", "native")
+
+
 def record_level(metadata: Mapping[str, Any]) -> None:
     """Record that the current test has run a program, by the metadata of its result. `.ci/levels` counts the levels."""
     _reached.add(str(metadata.get("level")))

@@ -27,12 +27,12 @@ class Maker:
     """Makes empty files in place of snapshots, one each time that `go` is set."""
 
     def __init__(
-        self, folder: Path, monkeypatch: pytest.MonkeyPatch, *, free_bytes: int = 2**40, memory_bytes: float = math.inf
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, *, free_bytes: int = 2**40, memory_mb: float = math.inf
     ) -> None:
         monkeypatch.setattr(snapshot_maker, "snapshot_of", lambda folder, tier: folder / tier)
         usage = SimpleNamespace(free=free_bytes)
         monkeypatch.setattr(snapshot_maker, "shutil", SimpleNamespace(disk_usage=lambda folder: usage))
-        monkeypatch.setattr(snapshot_maker, "free_memory_bytes", lambda: memory_bytes)
+        monkeypatch.setattr(snapshot_maker, "available_mb", lambda: memory_mb)
         self.folder = folder
         self.made: list[str] = []
         self.reports: list[str] = []
@@ -140,7 +140,7 @@ async def test_no_snapshots_are_made_where_they_do_not_work(tmp_path: Path, monk
 
 async def test_the_sandbox_is_not_optimized_without_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A container that exceeds its memory may be ended as a whole. The report says how much memory is missing."""
-    small = Maker(tmp_path, monkeypatch, memory_bytes=2**30)
+    small = Maker(tmp_path, monkeypatch, memory_mb=1024)
     running = asyncio.create_task(small.maker.run())
     await small.maker.make_all()
     await running

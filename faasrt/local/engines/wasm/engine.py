@@ -21,8 +21,9 @@ from faasrt.local.engines.session import EngineSession, EngineSessionOptions
 from faasrt.local.engines.warm_pool import WarmPool
 from faasrt.local.engines.wasm.module_cache import (
     BASELINE,
-    COMPILATION_BYTES,
+    COMPILATION_MB,
     OPTIMIZED,
+    available_mb,
     best_module,
     module_dir,
     remove_leftovers,
@@ -33,7 +34,7 @@ from faasrt.local.engines.wasm.snapshot_file import remove_snapshot
 from faasrt.local.engines.wasm.snapshot_maker import SnapshotMaker
 from faasrt.local.engines.wasm.worker_process import WasmWorker
 from faasrt.local.errors import EngineError, NotStartedError
-from faasrt.local.process import ChildProcess, free_memory_bytes
+from faasrt.local.process import ChildProcess
 
 CONFINED = "confined"
 """The level of an engine whose worker processes have confined themselves."""
@@ -200,9 +201,9 @@ class WasmEngine(Engine):
     async def _compile_first(self) -> None:
         """Compile the sandbox with the baseline compiler, or, on a processor that it does not know, with the other."""
         self.activity = _COMPILING
-        free = await asyncio.to_thread(free_memory_bytes)
-        if free < COMPILATION_BYTES:
-            problem = f"only {free / 1e9:.1f} GB of memory is free"
+        free = await asyncio.to_thread(available_mb)
+        if free < COMPILATION_MB:
+            problem = f"only {free * 2**20 / 1e9:.1f} GB of memory is free"
         else:
             problem = await self._compile(BASELINE) and await self._compile(OPTIMIZED)
         if problem:

@@ -7,6 +7,7 @@ first programs of a machine run in its module, which has a folder of its own, un
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import struct
 import tempfile
@@ -15,13 +16,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 from faasrt.local.cache_folder import cache_dir, is_private, lock_folder
+from faasrt.local.machine_memory import MachineMemory
 
 BASELINE, OPTIMIZED = "baseline", "optimized"
 """The names of the two modules, each that of a compiler."""
 UNFINISHED = ".snapshot-"
 """The first part of the name of a snapshot that is not complete."""
-COMPILATION_BYTES = 2_800_000_000
-"""The memory that a compilation needs."""
+COMPILATION_MB = 2700
+"""The memory in MiB that a compilation needs."""
 _MODULE_BYTES = 410_000_000
 # The fields of a 64-bit ELF header that locate the section table, which is the last part of the file.
 _ELF_HEAD = struct.Struct("<4s36xQ10xHH")
@@ -66,6 +68,12 @@ def _is_usable(file: Path) -> bool:
         return False
     magic, sections_at, section_bytes, sections = _ELF_HEAD.unpack(head)
     return bool(magic == b"\x7fELF" and 0 < sections_at + section_bytes * sections <= status.st_size)
+
+
+def available_mb() -> float:
+    """Return the memory in MiB that is available; infinity if it is not known."""
+    memory = MachineMemory()
+    return math.inf if memory.total_mb is None else memory.available_mb()
 
 
 def remove_modules(folder: Path) -> None:

@@ -7,10 +7,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from faasrt.local.engines.python_tiers import STANDARD_TIER, TIERS, tiers_of
-from faasrt.local.engines.wasm.module_cache import COMPILATION_BYTES, OPTIMIZED, is_compiled
+from faasrt.local.engines.wasm.module_cache import COMPILATION_MB, OPTIMIZED, available_mb, is_compiled
 from faasrt.local.engines.wasm.snapshot_build import snapshot_of
 from faasrt.local.errors import EngineError
-from faasrt.local.process import free_memory_bytes
 
 # Servers that end sooner, such as those of `faasrt run`, make only the snapshots that their programs need.
 _DELAY_S = 30.0
@@ -80,8 +79,8 @@ class SnapshotMaker:
             usage = await asyncio.to_thread(shutil.disk_usage, self._cache_dir)
             if usage.free < _FREE_BYTES:
                 return f"{self._cache_dir} has less than 1 GiB left"
-            if tier == OPTIMIZED and await asyncio.to_thread(free_memory_bytes) < COMPILATION_BYTES:
-                return f"less than {COMPILATION_BYTES / 1e9:g} GB of memory is free"
+            if tier == OPTIMIZED and await asyncio.to_thread(available_mb) < COMPILATION_MB:
+                return "less than 2.8 GB of memory is free"
             return await self._make(tier)
         except (EngineError, OSError) as error:  # programs run without this snapshot
             return str(error)
