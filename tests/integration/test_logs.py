@@ -239,7 +239,7 @@ async def test_one_line_per_call_at_info(caplog: pytest.LogCaptureFixture) -> No
 async def test_a_failed_call_of_the_embedded_faas_is_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     """Client and server use the same logger. Only the event of the client is a warning. The server also counts it."""
     caplog.set_level("DEBUG", "faasrt")
-    faas = LocalFaaS(["js"], workers=1, queue_timeout_s=0.01, telemetry=[LogSink()])
+    faas = LocalFaaS(["js"], max_programs=4, queue_timeout_s=0.01, telemetry=[LogSink()])
     async with faas, manager_for(faas.url, retry=ONCE) as manager:
         await faas.wait_ready("js")
         endless = [asyncio.create_task(manager.run_code("while (true);", "js", 30_000)) for _ in range(4)]

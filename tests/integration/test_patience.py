@@ -30,7 +30,7 @@ async def post(url: str, path: str, fields: dict[str, Any], headers: dict[str, s
 @contextlib.asynccontextmanager
 async def busy_server(**options: Any) -> AsyncIterator[LocalFaaS]:
     """A server all of whose sandboxes are taken."""
-    async with LocalFaaS(["python"], workers=1, sandbox=SandboxConfig(timeout_limit_s=600), **options) as faas:
+    async with LocalFaaS(["python"], max_programs=1, sandbox=SandboxConfig(timeout_limit_s=600), **options) as faas:
         await faas.wait_ready("python")
         capacity = state_of(faas)["capacity"]
         running = [asyncio.create_task(post(faas.url, "/run_code", SLEEPS)) for _ in range(capacity)]

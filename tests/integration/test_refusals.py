@@ -32,7 +32,7 @@ async def test_the_server_counts_what_it_refuses(caplog: pytest.LogCaptureFixtur
     caplog.set_level(logging.DEBUG)
     fusion, piston = "/sandboxfusion/run_code", "/piston/api/v2/execute"
     sandbox = SandboxConfig(memory_limit_mb=64)
-    async with LocalFaaS(["bash"], workers=1, sandbox=sandbox, queue_timeout_s=0.01) as faas:
+    async with LocalFaaS(["bash"], max_programs=1, sandbox=sandbox, queue_timeout_s=0.01) as faas:
         await faas.wait_ready("bash")
         url, long = faas.url, {"language": "bash", "code": f"sleep 60 # {SECRET}"}
         running = asyncio.create_task(post(url, "/run_code", **long))

@@ -176,7 +176,7 @@ class AdmissionQueue:
             engine = self.engine
             reason = (
                 f"programs that waited longer than their clients do; {engine.name} runs {engine.capacity} at once: "
-                "send fewer at once, raise --workers, or add servers"
+                "send fewer at once, raise --max-programs, or add servers"
             )
             raise BusyError(problem, reason=reason) from None
 
