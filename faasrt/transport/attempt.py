@@ -29,6 +29,8 @@ class Attempt:
     _status: int | None = None
     # The maximum number of seconds for which the server runs the code.
     _run_s: float = 0.0
+    # How long the program may wait for a CPU in addition.
+    _wait_s: float = 0.0
     _cancels_on_disconnect: bool = False
     # Whether the code has less time than the caller allowed, because part of it is used up.
     _has_reduced_timeout: bool = False
@@ -57,6 +59,7 @@ class Attempt:
                     request.path,
                     self._body,
                     within_s=within_s,
+                    wait_s=self._wait_s,
                     max_body_bytes=max_answer_bytes(
                         program.sandbox.max_output_bytes,
                         collects=program.input.collect != (),
@@ -127,8 +130,8 @@ class Attempt:
         self._cancels_on_disconnect = profile.cancels_on_disconnect
         left_s += (request.timeout_ms - timeout_ms) / 1000  # several cases take longer than one
         # While the server is busy, it may take longer to run the program for as long as its limit.
-        wait_s = profile.wait_limit_s(program.language, request.timeout_ms / 1000)
-        return request, min(self._run_s + timeouts.grace_s, left_s) + wait_s
+        self._wait_s = profile.wait_limit_s(program.language, request.timeout_ms / 1000)
+        return request, min(self._run_s + timeouts.grace_s, left_s)
 
     def _known_profile(self, url: str) -> EndpointProfile | None:
         profile = self._endpoints.profiles.cached(url)

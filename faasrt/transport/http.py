@@ -203,6 +203,7 @@ class HttpClient:
         *,
         within_s: float,
         max_body_bytes: int,
+        wait_s: float = 0.0,
         headers: Mapping[str, str] | None = None,
         live: LiveReader | None = None,
         method: str = "POST",
@@ -210,6 +211,7 @@ class HttpClient:
         """Send one request, and read its answer.
 
         Args:
+            wait_s: Further time, which the server may only use while the program runs.
             live: Reads the output while the program runs, if the server sends it. The time that the caller needs for
                 the output does not count for `within_s`.
 
@@ -225,6 +227,7 @@ class HttpClient:
         Cancellation: closes the connection.
         """
         headers = {PATIENCE_HEADER: f"{within_s:.2f}", **(headers or {})}
+        within_s += wait_s
         if live is not None:
             headers["Accept"] = ACCEPT
         try:
