@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 EnvelopeMode: TypeAlias = Literal["auto", "always", "never"]
 # The jail of the embedded FaaS, and its engines.
-Level: TypeAlias = Literal["auto", "namespaces", "filters"]
+Level: TypeAlias = Literal["auto", "namespaces", "users", "filters"]
 EngineName: TypeAlias = Literal["native", "wasm", "deno", "gcc", "g++", "go", "rustc", "java", "bash"]
 
 _SECONDS = checks.positive(86_400)

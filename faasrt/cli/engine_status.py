@@ -19,7 +19,8 @@ def report_engine(faas: LocalFaaS, *, chosen: bool = False, report: Callable[[st
     python = faas.engine("python")
     if python is not None and python.name == "wasm" and not chosen:
         reason = python.options.level_reason or "another level was chosen"
-        report(f"Python runs as WebAssembly, because its native engine needs the level namespaces: {reason}")
+        problem = python.options.python_problem or f"its native engine needs the level namespaces or users: {reason}"
+        report(f"Python runs as WebAssembly, because {problem}")
 
 
 @contextlib.asynccontextmanager

@@ -136,7 +136,7 @@ _FILE = click.Path(dir_okay=False)
 )
 @click.option(
     "--level",
-    type=click.Choice(["auto", "namespaces", "filters"]),
+    type=click.Choice(["auto", "namespaces", "users", "filters"]),
     default="auto",
     help="The jail that the kernel builds around programs; auto takes the strongest that works here.",
 )

@@ -16,12 +16,13 @@ from faasrt.local.engines.wasm.engine import WasmEngine
 from faasrt.local.http.admission import AdmissionQueue
 from faasrt.local.http.program_slots import MemoryBudget
 
-# By family of languages. The first engine is the default at the level "namespaces", the last one at other levels.
+# By family of languages. The first engine is the default at the levels in NATIVE_LEVELS, the last one at other levels.
 ENGINES: dict[Language, tuple[type[Engine], ...]] = {
     Language.PYTHON: (NativeEngine, WasmEngine),
     Language.JAVASCRIPT: (DenoEngine,),
     **{language: (engine_for(toolchain),) for language, toolchain in TOOLCHAINS.items()},
 }
+NATIVE_LEVELS = ("namespaces", "users")
 MAX_WORKERS, MAX_PROGRAMS = 256, 1_000
 Queues = dict[Language, AdmissionQueue]
 
@@ -58,7 +59,7 @@ def engine_types(languages: Iterable[Language], engines: Mapping[Language, str],
     types = []
     for family in dict.fromkeys(language.family for language in languages):
         by_name = {engine.name: engine for engine in ENGINES[family]}
-        default = ENGINES[family][0 if level == "namespaces" else -1]
+        default = ENGINES[family][0 if level in NATIVE_LEVELS else -1]
         types.append(by_name.get(engines.get(family, ""), default))
     return types
 
@@ -110,7 +111,7 @@ def make_queues(
             missing |= dict.fromkeys(TOOLCHAINS, reason)
         languages = tuple(language for language in languages if language not in missing)
     queues: Queues = {}
-    for make_engine in engine_types(languages, engines, options.level):
+    for make_engine in engine_types(languages, engines, "" if options.python_problem else options.level):
         old = next((queue for queue in running if type(queue.engine) is make_engine), None)
         if old is not None and old.engine.options == options:
             queue = old

@@ -40,7 +40,7 @@ from faasrt.local.http.program_slots import MemoryBudget
 from faasrt.local.http.refusals import RefusalLog
 from faasrt.local.http.sessions import MAX_IDLE_S, MAX_SESSIONS, Sessions
 from faasrt.local.jail.cgroup import Cgroups, program_cgroups
-from faasrt.local.jail.level import find_level
+from faasrt.local.jail.level import find_level, why_unreadable
 from faasrt.local.process import available_cpus
 from faasrt.local.sandbox_limits import SandboxLimits, limits_of
 from faasrt.local.temporary_folder import temporary_folder
@@ -87,11 +87,11 @@ class LocalFaaS:
         host: The address to listen on. An address other than loopback needs a token.
         port: The port; 0 takes a free one.
         token: The token that callers must send as `Authorization: Bearer ...`; None requires none.
-        level: The level of the jail around programs: "namespaces", "filters", or "auto" for the highest one that works
-            on this machine. See `faasrt/docs/sandboxes.md`.
+        level: The level of the jail around programs: "namespaces", "users", "filters", or "auto" for the highest one
+            that works on this machine. See `faasrt/docs/sandboxes.md`.
         engines: The name of the engine for each language: "native" or "wasm" for Python, "deno" for JavaScript and
             TypeScript; each other language has one engine, named after its toolchain. The default for Python is
-            "native" at the level "namespaces", else "wasm".
+            "native" at the levels "namespaces" and "users", else "wasm".
         python: The path of the interpreter for Python programs on the engine "native", CPython 3.9 or newer. Programs
             can import the packages that are installed for it. The default is the interpreter of this process.
         drain_s: How long `drain` and `aclose` wait for programs in flight, in seconds, above 0.
@@ -503,6 +503,7 @@ class LocalFaaS:
                 if self.level != "auto":
                     raise ConfigurationError(str(error)) from None
                 reason = str(error)
+        problem = await asyncio.to_thread(why_unreadable, self.python) if level == "users" else ""
         return EngineOptions(
             workers=self.workers or min(MAX_WORKERS, available_cpus()),
             folder=folder,
@@ -512,6 +513,7 @@ class LocalFaaS:
             memory_limit_mb=self.sandbox.memory_limit_mb,
             level=level,
             level_reason=reason,
+            python_problem=problem,
             python=self.python,
             cgroups=cgroups,
         )

@@ -719,7 +719,8 @@ def test_python_falls_back_to_webassembly_without_namespaces() -> None:
     notice, reason = done.stderr.splitlines()
     assert notice + "\n" == NOTICE
     assert reason.startswith(
-        "faasrt: Python runs as WebAssembly, because its native engine needs the level namespaces: level namespaces: "
+        "faasrt: Python runs as WebAssembly, because its native engine needs the level namespaces or users: "
+        "level namespaces: "
     )
 
 
@@ -731,7 +732,7 @@ def test_webassembly_is_not_reported_if_the_user_has_chosen_it() -> None:
     report_engine(faas, chosen=True, report=messages.append)
     assert messages == []
     report_engine(faas, report=messages.append)
-    assert messages[0].endswith("its native engine needs the level namespaces: there are no namespaces")
+    assert messages[0].endswith("its native engine needs the level namespaces or users: there are no namespaces")
 
 
 @NATIVE

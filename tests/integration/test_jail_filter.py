@@ -21,7 +21,8 @@ from support.helpers import manager_for
 from support.native_attacks import PRELUDE
 
 TABLE: dict[str, dict[str, int]] = json.loads(files("faasrt.local.jail").joinpath("syscalls.json").read_text())
-POLICIES = ("python", "python-filters", "deno", "deno-files", "deno-filters", "wasm")
+WITHOUT_NAMESPACES = ("python-users", "python-group", "python-alone")
+POLICIES = ("python", *WITHOUT_NAMESPACES, "deno", "deno-files", "deno-filters", "wasm")
 AUDIT = {"x86_64": 0xC000_003E, "aarch64": 0xC000_00B7}
 ALLOW, KILL, SUCCESS = "allow", "kill", "success"
 PID = 2
@@ -80,6 +81,16 @@ BY_PYTHON = f"""{BY_ALL} {ON_PATHS}
 BY_DENO = f"""{BY_ALL}
     clock_getres? clock_gettime? clock_nanosleep? execveat? kill? mmap recvfrom sendto? socketpair? tgkill?
 """
+IN_FOLDER = """
+    chdir copy_file_range creat fchdir fgetxattr flistxattr flock fstatfs getxattr lgetxattr link linkat listxattr
+    llistxattr mkdir mkdirat mknod mknodat rename renameat renameat2 rmdir sched_setaffinity? sched_setparam?
+    sched_setscheduler? sendto? setpriority? statfs symlink symlinkat sync_file_range timer_create truncate unlink
+    unlinkat
+"""
+WITH_PROCESSES = """
+    execve execveat fork kill pidfd_open pidfd_send_signal rt_sigqueueinfo rt_tgsigqueueinfo setgid setregid setresgid
+    setresuid setreuid setuid tgkill tkill vfork wait4 waitid
+"""
 ALLOWED = {
     "python": f"""{BY_PYTHON}
         accept accept4 bind capset chdir chmod chown chroot clock_getres? clock_gettime? clock_nanosleep? connect
@@ -90,7 +101,11 @@ ALLOWED = {
         sendto setgid setpgid setpriority? setregid setresgid setresuid setreuid setuid socket? statfs symlink symlinkat
         sync_file_range tgkill timer_create? tkill truncate unlink unlinkat utime utimensat utimes vfork wait4 waitid
     """,
-    "python-filters": f"{BY_PYTHON} {CLOCKS} kill? sendto? tgkill? timer_create",
+    "python-users": f"""{BY_PYTHON} {CLOCKS} {IN_FOLDER} {WITH_PROCESSES}
+        chmod chown? fchmod fchmodat fchmodat2 fchown? fchownat? futimesat lchown? setpgid utime utimensat utimes
+    """,
+    "python-group": f"{BY_PYTHON} {CLOCKS} {IN_FOLDER} {WITH_PROCESSES}",
+    "python-alone": f"{BY_PYTHON} {CLOCKS} {IN_FOLDER} kill? tgkill?",
     "deno": f"{BY_DENO} {ON_PATHS} sched_setaffinity?",
     "deno-files": f"""{BY_DENO} {ON_PATHS}
         chdir chmod fchmod fchmodat flock linkat mkdir mkdirat rename renameat rmdir sched_setaffinity? unlink unlinkat
@@ -245,20 +260,20 @@ def test_a_process_in_a_slot_may_start_a_sibling(architecture: str) -> None:
     assert {slot.decide("clone", flags) for flags in (0x8000, 0x8011, sibling | 17, sibling | 0x100)} == {"EPERM"}
     assert {slot.decide("clone", 1 << bit | sibling) for bit in (7, 17, 25, 26, 27, 28, 29, 30)} == {"EPERM"}
     assert Filter("python", architecture).decide("clone", sibling) == "EPERM"
-    for policy in ("python-filters", "deno", "wasm"):
+    for policy in ("python-users", "deno", "wasm"):
         assert Filter(policy, architecture, in_slot=True).decide("clone", sibling) == "EPERM"
 
 
 def test_single_process_policies_allow_only_threads(architecture: str) -> None:
     """They deny new processes, other executables, sockets, and signals to other processes."""
-    for policy in ("deno", "deno-files", "deno-filters", "python-filters", "wasm"):
+    for policy in ("deno", "deno-files", "deno-filters", "python-alone", "wasm"):
         one = Filter(policy, architecture)
         assert one.decide("clone", 0x3D0F00) == ALLOW
         assert {one.decide("clone", flags) for flags in (17, 0x4111, 0x1_0000, 0x1000_0000 | 0x3D0F00)} == {"EPERM"}
         assert {one.decide("execveat", fd) for fd in (0, 899, 901)} == {"EPERM"}
         assert [one.decide("kill", pid) for pid in (PID, 1, 0, 2**32 - 1)] == [ALLOW, *["EPERM"] * 3]
         assert {one.decide("socket", family) for family in (1, 2, 16)} == {"EACCES"}
-        own = ALLOW if policy == "python-filters" else "EPERM"
+        own = ALLOW if policy == "python-alone" else "EPERM"
         assert [one.decide("prlimit64", *a) for a in ((0, 7), (0, 7, 8), (1, 7))] == [ALLOW, own, "EPERM"]
         unnamed = "EPERM" if policy == "wasm" else ALLOW
         assert [one.decide("sendto", 3, 8, 8, 0, a) for a in (0, 8, 1 << 40)] == [unnamed, "EPERM", "EPERM"]
@@ -279,30 +294,48 @@ def test_opening_a_file_needs_an_access_mode(architecture: str, policy: str) -> 
         assert [one.decide("open", 0, flags) for flags in (2, 3)] == [ALLOW, "EPERM"]
     one = Filter(policy, architecture, may_truncate=False)
     assert [one.decide("openat", 0, 0, flags) for flags in (1, 0o1000)] == [ALLOW, "EPERM"]
-    # In a worker of `wasm`, a file that may be written may be truncated.
-    assert one.decide("openat", 0, 0, 0o1001) == ("EPERM" if policy != "wasm" else ALLOW)
+    # Where programs have files on the disk, those that may be written may be truncated.
+    has_files = policy in ("wasm", *WITHOUT_NAMESPACES)
+    assert one.decide("openat", 0, 0, 0o1001) == (ALLOW if has_files else "EPERM")
+    assert not has_files or one.decide("truncate") == "EPERM"
 
 
 def test_a_thread_gets_no_descriptor_table_of_its_own(architecture: str) -> None:
     """The limit on descriptors applies to each table, so further tables would exceed it."""
-    for policy in ("python", "python-filters"):
+    for policy in ("python", *WITHOUT_NAMESPACES):
         one = Filter(policy, architecture)
         assert [one.decide("close_range", 3, 9, flags) for flags in (0, 4, 2, 6)] == [ALLOW, ALLOW, "EPERM", "EPERM"]
-    for policy in ("deno", "deno-files", "deno-filters", "python-filters"):
+    for policy in ("deno", "deno-files", "deno-filters", "python-alone"):
         assert Filter(policy, architecture).decide("clone", 0x3D0F00 & ~0x400) == "EPERM"
 
 
-def test_filters_level_denies_contact_with_other_processes(architecture: str) -> None:
-    """Locks, datagram sockets and priorities are denied. So is PR_SET_PDEATHSIG: programs end with their launcher."""
-    for policy in ("deno-filters", "python-filters"):
+def test_without_namespaces_contact_with_other_processes_is_denied(architecture: str) -> None:
+    """Datagram sockets and priorities of others are denied. So is PR_SET_PDEATHSIG: programs end with their launcher.
+    Deno has no locks either.
+    """
+    for policy in ("deno-filters", *WITHOUT_NAMESPACES):
         one = Filter(policy, architecture)
-        assert {one.decide("fcntl", 3, command) for command in (6, 7, 37, 38)} == {"EPERM"}
+        locks = {one.decide("fcntl", 3, command) for command in (6, 7)}
+        assert locks == ({"EPERM"} if policy == "deno-filters" else {ALLOW})
+        assert {one.decide("fcntl", 3, command) for command in (37, 38)} == {"EPERM"}
         assert [one.decide("socketpair", 1, kind) for kind in (1, 0x80801)] == [ALLOW] * 2
         assert {one.decide("socketpair", *a) for a in ((1, 2), (1, 5), (2, 1), (16, 3))} == {"EACCES"}
-        assert {one.decide("prctl", 1), one.decide("setpriority", 0, 0, 5), one.decide("flock", 3, 2)} == {"EPERM"}
-        assert {one.decide(name, 0) for name in ("sched_setaffinity", "sched_setscheduler", "sched_setparam")} == {
-            "EPERM"
-        }
+        assert {one.decide("prctl", 1), one.decide("setpriority", 0, 9, 5)} == {"EPERM"}
+        names = ("sched_setaffinity", "sched_setscheduler", "sched_setparam")
+        assert {one.decide(name, 9) for name in names} == {"EPERM"}
+
+
+def test_the_metadata_of_files_of_the_same_user_cannot_be_changed(architecture: str) -> None:
+    """Without a uid of its own, a program does not change them, and stays in its process group. With one, it cannot
+    change the ctime of files of others by an owner that stays the same.
+    """
+    names = ("fchmod", "fchmodat", "fchown", "fchownat", "utimensat", "setpgid")
+    for policy in ("python-group", "python-alone"):
+        assert {Filter(policy, architecture).decide(name, 3, 4, 5) for name in names} == {SUCCESS}
+    one, same = Filter("python-users", architecture), 0xFFFF_FFFF
+    assert [one.decide("fchown", 3, *ids) for ids in ((same, same), (same, 5), (5, same))] == ["EPERM", ALLOW, ALLOW]
+    assert one.decide("fchownat", 3, 0, same, same) == "EPERM"
+    assert {Filter(policy, architecture).decide("fallocate") for policy in WITHOUT_NAMESPACES} == {"ENOTSUP"}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

@@ -6,24 +6,25 @@ import asyncio
 import os
 import subprocess
 import sys
+from pathlib import Path
 from textwrap import dedent
 
 import pytest
 
 from faasrt import Outcome
-from support.threats import CONTAINER, OTHER_UID, POD, USERS, host_of, python_as, target_at
+from support.threats import CONTAINER, OTHER_UID, POD, USERS, host_of, python_as, python_for_all_users, target_at
 
 pytestmark = [pytest.mark.servers, pytest.mark.usefixtures("wasm_sandbox")]
 
 
 @pytest.mark.parametrize("uid", [None, OTHER_UID])
-async def test_deno_runs_at_the_level_filters(uid: int | None) -> None:
+async def test_deno_runs_without_namespaces(uid: int | None) -> None:
     """JavaScript and TypeScript run without namespaces, if the server runs as root or as another user."""
     async with target_at(("container", uid), "js", "ts") as target:
         for language in ("js", "ts"):
             result = await target.run("return_val(Deno.pid > 0); console.log(process.platform)", language)
             assert (result.outcome, result.stdout, result.ret_val) == (Outcome.OK, "linux\n", "true"), result
-            assert (result.metadata["engine"], result.metadata["level"]) == ("deno", "filters")
+            assert (result.metadata["engine"], result.metadata["level"]) == ("deno", "filters" if uid else "users")
         results = [
             await target.run(
                 f"try {{ Deno.statSync('{path}') }} catch (e) {{ console.log(e.name, e.message.length) }}", "js"
@@ -34,8 +35,8 @@ async def test_deno_runs_at_the_level_filters(uid: int | None) -> None:
 
 
 async def test_python_falls_back_to_webassembly() -> None:
-    """The engine `native` needs namespaces. `/health` states engine, level, and why the level is not higher."""
-    async with target_at(("container", None), "js", "python") as target:
+    """As an ordinary user, `native` needs namespaces. `/health` states engine and level, and why it is not higher."""
+    async with target_at(("container", OTHER_UID), "js", "python") as target:
         result = await target.manager.run_code("import sys; print(sys.platform)", "python", 30_000)
         assert (result.stdout, result.metadata["engine"]) == ("wasi\n", "wasm")
         status = await target.manager.get_health_status()
@@ -45,6 +46,38 @@ async def test_python_falls_back_to_webassembly() -> None:
         for shown in languages.values():
             assert "level namespaces" in shown["level_reason"]
             assert "unshare: Operation not permitted" in shown["level_reason"]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can run each program as a user of its own")
+@pytest.mark.parametrize("is_readable", [True, False])
+async def test_root_in_a_container_has_native_python(tmp_path: Path, is_readable: bool) -> None:
+    """Each program has a uid there, so Python is native, unless other users cannot read the interpreter."""
+    code = """
+import asyncio, sys
+from faasrt import RuntimeManager
+from faasrt.cli.engine_status import report_engine
+async def main():
+    async with RuntimeManager.local(["python"], python=sys.argv[1]) as manager:
+        result = await manager.run_code("import sys, os; print(sys.platform, sys.maxsize > 2**32)", "python")
+        print(result.stdout.strip(), result.metadata["engine"], result.metadata["level"])
+        report_engine(manager._embedded.server, report=print)
+asyncio.run(main())
+"""
+    python = python_for_all_users()
+    if not is_readable:
+        tmp_path.chmod(0o700)
+        (tmp_path / "bin").mkdir()
+        (tmp_path / "bin" / "python").symlink_to(python)
+        python = str(tmp_path / "bin" / "python")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(CONTAINER), sys.executable, "-c", code, python), stdout=subprocess.PIPE
+    )
+    output = (await process.communicate())[0].decode()
+    if is_readable:
+        assert output == "linux True native users\n"
+    else:
+        assert output.startswith("wasi False wasm confined\nPython runs as WebAssembly, because native programs run as")
+        assert "chmod o+x /" in output
 
 
 async def test_native_python_without_namespaces_must_be_chosen() -> None:
@@ -66,9 +99,9 @@ asyncio.run(main())
     assert output == b"linux native filters\n"
 
 
-@pytest.mark.parametrize("options", [{"level": "namespaces"}, {"engines": {"python": "native"}}])
+@pytest.mark.parametrize("options", [{"level": "namespaces"}])
 async def test_required_namespaces_are_not_replaced_by_a_lower_level(options: dict[str, object]) -> None:
-    """A server with `level="namespaces"`, or with the engine `native` chosen, does not start without namespaces."""
+    """A server with `level="namespaces"` does not start without namespaces."""
     code = f"""
 import asyncio
 from faasrt.local import LocalFaaS

@@ -227,13 +227,17 @@ DENIED = {
     "ambient capabilities": "call(157, 47, 2, 0, 0, 0)",
     "keep capabilities": "call(157, 8, 1, 0, 0, 0)",
     "securebits": "call(157, 28, 0, 0, 0, 0)",
-    "any capability": "assert any(int(l.split()[1], 16) for l in open('/proc/self/status') if l.startswith('Cap'))",
+    "any capability": dedent("""
+        x = ctypes.create_string_buffer(24)
+        call(125, struct.pack('Ii', 0x20080522, 0), x)
+        assert any(x.raw)
+    """),
     "a set-uid program": "subprocess.run(['/usr/bin/su', '-c', 'id'], check=True, stdin=-3, capture_output=True)",
     "an own set-uid program": dedent(r"""
         import shutil
         shutil.copy('/usr/bin/id', '/tmp/id')
         os.chmod('/tmp/id', 0o4755)
-        assert subprocess.run(['/tmp/id', '-u'], capture_output=True, text=True).stdout != '1000\n'
+        assert int(subprocess.run(['/tmp/id', '-u'], capture_output=True, text=True).stdout) != os.getuid()
     """),
     "a user namespace": "call(272, 0x10000000)",
     "a mount namespace": "call(272, 0x20000)",
@@ -365,6 +369,69 @@ DENIED_WITHOUT_NAMESPACES = {
     "cores of the launcher": "os.sched_setaffinity(os.getppid(), {0})",
     "priority of the launcher": "os.setpriority(os.PRIO_PROCESS, os.getppid(), 19)",
     "live on without the launcher": "call(157, 1, 0, 0, 0, 0)",
+}
+
+# Those that are no attacks where each program has a uid, or for the processes in its group: its own folder and
+# processes, locks that others see at any level, and names in /dev/shm.
+_ALLOWED_FOR_USERS = (
+    *("a subprocess", "a fork", "another program", "an unnamed file", "a signal to all", "a pidfd of the launcher"),
+    *("a lock that others see", "a lock of a part that others see", "a file in /dev/shm"),
+)
+DENIED_FOR_USERS = {
+    **{
+        name: body if name == "a file in /tmp" else body.replace("/tmp", ".")
+        for name, body in DENIED_WITHOUT_NAMESPACES.items()
+        if name not in _ALLOWED_FOR_USERS
+    },
+    "a file of another program": "print(read('OTHER_HOME/secret'))",
+    "the names in the folder of another program": "print(os.listdir('OTHER_HOME'))",
+    "a file for another program": "open('OTHER_HOME/new', 'w')",
+    "a link to a file of another program": "os.link('OTHER_HOME/secret', 'x')",
+    "a file of another program, moved": "os.rename('OTHER_HOME/secret', 'x')",
+    "a file of another program, removed": "os.unlink('OTHER_HOME/secret')",
+    "the mode of a file of another program": "os.chmod('OTHER_HOME/secret', 0)",
+    "the times of a file of another program": "os.utime('OTHER_HOME/secret')",
+    "the size of a file of another program": "os.truncate('OTHER_HOME/secret', 0)",
+    "the facts of a file of another program": "os.stat('OTHER_HOME/secret')",
+    "its folder as the current one": "os.chdir('OTHER_HOME')",
+    "the folders of all programs": "print(os.listdir(os.path.dirname(os.path.dirname(os.getcwd()))))",
+    "the folder that has its own": "print(open('../new', 'w'))",
+    "the mode of the folder that has its own": "os.chmod('..', 0o777)",
+    "shared memory of another program": "open('/dev/shm/OTHER_SHM', 'rb')",
+    "shared memory of another program, removed": "os.unlink('/dev/shm/OTHER_SHM')",
+    "names in /dev/shm": "print(os.listdir('/dev/shm'))",
+    "a folder in /dev/shm": "os.mkdir('/dev/shm/faasrt-new')",
+    "a program in /dev/shm": dedent("""
+        import shutil
+        shutil.copy('/bin/true', '/dev/shm/faasrt-true')
+        os.chmod('/dev/shm/faasrt-true', 0o755)
+        subprocess.run(['/dev/shm/faasrt-true'], check=True)
+    """),
+    "a signal to another program": "os.kill(OTHER_PID, 0)",
+    "the end of another program": "os.kill(OTHER_PID, 9)",
+    "the end of another program by pidfd": "signal.pidfd_send_signal(os.pidfd_open(OTHER_PID), 9)",
+    "a queued signal to another program": "call(129, OTHER_PID, 10, bytes(128))",
+    "a process group of another program": "os.killpg(OTHER_PID, 9)",
+    "the memory of another program": "open('/proc/OTHER_PID/mem', 'rb')",
+    "the environment of another program": "print(read('/proc/OTHER_PID/environ'))",
+    "the command of another program": "print(read('/proc/OTHER_PID/cmdline'))",
+    "the root of another program": "print(os.readlink('/proc/OTHER_PID/root'))",
+    "the folder of another program by /proc": "print(os.listdir('/proc/OTHER_PID/cwd'))",
+    "the limits of another program": "resource.prlimit(OTHER_PID, resource.RLIMIT_NOFILE)",
+    "the cores of another program": "os.sched_setaffinity(OTHER_PID, {0})",
+    "the priority of another program": "os.setpriority(os.PRIO_PROCESS, OTHER_PID, 19)",
+    "the priority of the server": "os.setpriority(os.PRIO_PROCESS, SERVER_PID, 19)",
+    "the owner of a file, unchanged": "os.chown(os.__file__, -1, -1)",
+    "another owner of a file": dedent("""
+        open('x', 'w').close()
+        os.chown('x', 1_879_100_001, -1)
+    """),
+    "blocks of the disk": "call(285, os.open('x', 65), 0, 0, 2**26)",
+    "a server in the folder": "unix().bind('x')",
+    "a message with an address": "socket.socketpair()[0].sendto(b'x', 'HOST_SOCKET')",
+    "the processes of the machine": "print(os.listdir('/proc/self/task'))",
+    "the network of the machine": "print(read('/proc/self/net/tcp'))",
+    "the mounts of the machine": "print(read('/proc/self/mountinfo'))",
 }
 
 # Ways to use memory, also outside of one address space. Each program is stopped at the limit of 256 MiB.

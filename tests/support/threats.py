@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import socket
@@ -446,7 +447,8 @@ async def host_of(
 
     Args:
         user: The user.
-        level: The level; "pod" is the level "namespaces" in a pod that hides parts of its /proc.
+        level: The level; "pod" is the level "namespaces" in a pod that hides parts of its /proc; "users" is in a
+            container without namespaces.
         language: The language of the server.
         engine: The engine of Python.
         boot: The code that the workers of the engine `wasm` run; "" for their own.
@@ -454,7 +456,8 @@ async def host_of(
     """
     other = user != USERS[0]
     # Without namespaces, root runs programs as another user. That user must be able to run the interpreter.
-    python = _python_for_all_users() if level == "filters" and not os.getuid() else sys.executable
+    python = python_for_all_users() if level in ("filters", "users") and not os.getuid() else sys.executable
+    in_container = level == "users"
     in_pod, level = level == "pod", "namespaces" if level == "pod" else level
     if in_pod and os.getuid():
         pytest.skip("only root can hide parts of /proc as in a pod")
@@ -462,8 +465,11 @@ async def host_of(
     if other:
         if os.getuid():
             pytest.skip("only root can become another user")
-        command = ["setpriv", f"--reuid={OTHER_UID}", f"--regid={OTHER_UID}", "--clear-groups", _python_for_all_users()]
-        command += ["-c", _HOST, level, _python_for_all_users(), language, engine, boot]
+        command = ["setpriv", f"--reuid={OTHER_UID}", f"--regid={OTHER_UID}", "--clear-groups", python_for_all_users()]
+        command += ["-c", _HOST, level, python_for_all_users(), language, engine, boot]
+    if in_container:
+        at = 4 if other else 0
+        command[at:at] = [command[at], str(CONTAINER)]
     if in_pod:
         uid = [f"--uid={OTHER_UID}"] if other else []
         command = [sys.executable, str(POD), *uid, *(command[4:] if other else command)]
@@ -510,12 +516,33 @@ async def host_of(
             yield Host(manager, psutil.Process(pid), one, words, language, in_pod)
 
 
+_VICTIM = """
+import json, os, subprocess
+from multiprocessing import shared_memory
+open("secret", "w").write("other")
+for path in (".", "secret"): os.chmod(path, 0o777)
+try: name = (memory := shared_memory.SharedMemory(create=True, size=9)).name
+except OSError: name = "none"
+child = subprocess.Popen(["sleep", "1000"])
+print(json.dumps({"OTHER_HOME": os.getcwd(), "OTHER_PID": os.getpid(), "OTHER_SHM": name}), flush=True)
+child.wait()
+"""
+
+
+@contextlib.asynccontextmanager
+async def beside_another(host: Host) -> AsyncIterator[Host]:
+    """Run another program meanwhile, and let attacks use its folder, its pid and the name of its shared memory."""
+    async with host.manager.stream_code(_VICTIM, "python", timeout_ms=30_000) as run:
+        words = json.loads((await anext(aiter(run))).text)
+        yield attrs.evolve(host, words={**host.words, **{name: str(value) for name, value in words.items()}})
+
+
 def _copy(path: Path, target: Path) -> Path:
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     return Path(shutil.copy2(path, target))
 
 
-def _python_for_all_users() -> str:
+def python_for_all_users() -> str:
     """Return the path of an interpreter of this version that every user can run."""
     system_python = Path(f"/usr/bin/python3.{sys.version_info.minor}")
     for path in (Path(sys.executable).resolve(), system_python):

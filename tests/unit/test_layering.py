@@ -31,7 +31,8 @@ LAZY = {("faasrt.client.embedded", "faasrt.local.server"), ("faasrt.local", "faa
 # The launcher of a jail imports these modules as the package `jail`, in an interpreter that may not have faasrt.
 LAUNCHER = (
     *("branches", "canary", "confinement", "executor", "landlock", "launcher", "namespaces", "pidfds"),
-    *("process_memory", "program", "scheduling", "seccomp", "slot", "stack", "syscalls", "template", "watch"),
+    *("process_memory", "program", "scheduling", "seccomp", "slot", "stack", "syscalls", "template"),
+    *("users", "watch"),
 )
 
 

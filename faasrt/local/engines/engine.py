@@ -112,6 +112,7 @@ class EngineOptions:
         max_programs: The largest number of programs of an engine at once; None for that which the memory allows.
         machine_memory_mb: The memory of the machine; None if it is not known.
         max_wall_factor: See `ExecutionLimits`.
+        python_problem: Why native Python cannot run at this level; "" if it can, or nothing is known against it.
     """
 
     workers: int
@@ -121,6 +122,7 @@ class EngineOptions:
     memory_limit_mb: int
     level: str = ""
     level_reason: str = ""
+    python_problem: str = ""
     python: str = sys.executable
     cgroups: Cgroups | None = None
     max_wall_factor: float = MAX_WALL_FACTOR

@@ -44,7 +44,7 @@ def _attempts(traps: dict[str, Any]) -> list[tuple[str, Callable[[], object]]]:
         ("connect to an abstract socket of the host", lambda: _unix("\0" + traps["abstract"])),
         ("open a netlink socket", lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)),
         ("send a signal to the server", lambda: os.kill(pid, 0)),
-        ("send a signal to every process", _signal_all),
+        ("send a signal to another process", _signal_others),
         ("change a limit of the server", lambda: syscall("prlimit64", pid, 7, None, bytes(16))),
         ("read the memory of the server", lambda: syscall("ptrace", 16, pid, 0, 0)),
         ("create a user namespace", lambda: syscalls.unshare(syscalls.CLONE_NEWUSER)),
@@ -73,9 +73,10 @@ def _unix(address: str) -> None:
         client.connect(address)
 
 
-def _signal_all() -> None:
-    # -1 means all processes but this one. In a pid namespace there are no others, and the call fails.
-    os.kill(-1, 0)
+def _signal_others() -> None:
+    # -1 means all processes but this one. In a pid namespace there are no others, and the call fails. Outside of one,
+    # it always succeeds.
+    os.kill(os.getppid() or -1, 0)
 
 
 def _find_descriptor(known: set[int]) -> None:

@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 import attrs
 
-from faasrt.local.jail.landlock import ALL, FILES, READ, WRITE
+from faasrt.local.jail.landlock import ALL, FILES, READ, WRITE, abi_version
 
 _DEVICES = ("/dev/null", "/dev/full")
 # Without namespaces and root, RLIMIT_NPROC counts all threads of the user, not only those of the program.
 _MORE_THREADS = 1000
+_SIGNALS_ABI = 6  # the first version of Landlock that restricts signals to other processes of the same user
 
 
 @attrs.frozen(kw_only=True)
@@ -20,12 +21,13 @@ class JailConfig:
     """The contents of a jail, and the rights of its processes.
 
     Attributes:
-        mounts: Pairs of a path on the host and the path where processes see it, read-only. At the level "filters",
-            processes see the paths of the host.
+        mounts: Pairs of a path on the host and the path where processes see it, read-only. At other levels than
+            "namespaces", processes see the paths of the host.
         files, links: Further files, and the targets of symbolic links, by path. Only at the level "namespaces".
         shared_memory: Whether programs have /dev/shm, whose files count for the size of /tmp.
-        tmp_bytes: The size of the writable /tmp of each program; 0 makes it read-only. Only at the level "namespaces".
-            In a jail with an executable, files in /tmp cannot be executed.
+        tmp_bytes: The size of the writable /tmp of each program; 0 makes it read-only. In a jail with an executable,
+            files in /tmp cannot be executed. At other levels than "namespaces", native programs have a folder of this
+            size on the disk instead, and other ones none.
         executable: The program that processes execute, by the path that they see. If it is None, each process is a fork
             of the launcher that calls the `main` of `runner`.
         runner_file: The file that the runner writes before a program begins, in /tmp or /dev/shm, or in a folder there.
@@ -78,7 +80,9 @@ class JailConfig:
             "mounts": [(os.path.realpath(source), target) for target, source in host_paths.items()],
             "executable": executable if has_namespaces or executable is None else host_paths[executable],
             "tmp_bytes": self.tmp_bytes if has_namespaces else 0,
-            "policy": self.policy if has_namespaces else f"{self.policy}-filters",
+            "policy": self._policy(),
+            # Programs without namespaces have a folder on the disk; see users.py. The size of their files is limited.
+            "disk_bytes": self.tmp_bytes if not has_namespaces and self.policy == "python" else 0,
             "rights": rights,
             "compiler_rights": compiler_rights,
             "root": str(root),
@@ -86,6 +90,15 @@ class JailConfig:
             # and the socket buffers of a single program could not be counted.
             "private_network": has_namespaces and self.policy == "python",
         }
+
+    def _policy(self) -> str:
+        if self.level == "namespaces":
+            return self.policy
+        if self.policy != "python":
+            return f"{self.policy}-filters"
+        if self.level == "users" or os.getuid() == 0:
+            return "python-users"
+        return "python-group" if abi_version() >= _SIGNALS_ABI else "python-alone"
 
 
 def _count_threads_of_user() -> int:

@@ -581,7 +581,7 @@ async def _check(jail: Jail, folder: Path, config: JailConfig) -> None:
         traps: dict[str, Any] = {"folder": str(folder), "file": str(folder / "canary"), "pid": os.getpid()}
         traps["needed"] = [*config.needed]
         # With namespaces, a jail has a file of its own there.
-        traps["system_file"] = "/etc/passwd" if config.level == "filters" else "/etc/shadow"
+        traps["system_file"] = "/etc/shadow" if config.level == "namespaces" else "/etc/passwd"
         await asyncio.to_thread(Path(traps["file"]).write_text, "canary")
         tcp, unix, abstract = (
             stack.enter_context(socket.socket(kind)) for kind in (socket.AF_INET, *[socket.AF_UNIX] * 2)

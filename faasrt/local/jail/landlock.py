@@ -22,6 +22,8 @@ READ = LOOK | _EXECUTE
 WRITE = _WRITE_FILE | _READ_FILE | _TRUNCATE
 _MAKE_SOCKET, _MAKE_PIPE, _MAKE_LINK = 1 << 9, 1 << 10, 1 << 12
 ALL = (1 << 16) - 1 & ~(_MAKE_CHARACTER_DEVICE | _MAKE_BLOCK_DEVICE)
+SHARED_FILES = _WRITE_FILE | _READ_FILE | _TRUNCATE | 1 << 5 | 1 << 8
+"""The rights to /dev/shm of programs without one of their own: files whose names are known, which can be created."""
 FILES = ALL & ~(_EXECUTE | _MAKE_SOCKET | _MAKE_PIPE | _MAKE_LINK)
 """All rights to regular files and folders, except executing them."""
 

@@ -54,7 +54,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from . import branches, canary, landlock, namespaces, process_memory, scheduling, seccomp, stack, syscalls, watch
+from . import branches, canary, landlock, namespaces, process_memory, scheduling, seccomp, stack, syscalls, users, watch
 from .executor import FileExecutor
 from .program import IDLE_INTERVAL_S, WATCH_INTERVAL_S, RunningProgram
 from .slot import Slot
@@ -83,6 +83,7 @@ _EXERCISE_RUNS = 3
 # While sessions are idle: the time between two looks at the memory of the machine, and how much more use of it makes a
 # check of the sessions necessary.
 _LOOK_INTERVAL_S, _MORE_BYTES = 0.25, 64 * 2**20
+_FINISH_INTERVAL_S = 0.005  # while processes of programs that have ended, or their files, are left
 _kept: list[Any] = []
 # The niceness of programs minus that of the launcher. The launcher must be able to start and end programs in time.
 _PRIORITY = 5
@@ -105,9 +106,10 @@ class Launcher:
         places: int,
         oom_counter: int | None,
         memory_watch: socket.socket | None,
+        watch_pid: int,
     ) -> None:
         self._server, self._config, self._places = server, config, places
-        self._oom_counter, self._memory_watch = oom_counter, memory_watch
+        self._oom_counter, self._memory_watch, self._watch_pid = oom_counter, memory_watch, watch_pid
         self._programs: dict[int, RunningProgram] = {}  # by number
         self._roots = branches.RootMaker(config) if places and namespaces.has_branches(config) else None
         self._prepared: dict[int, branches.Root] = {}  # by the number of the branch
@@ -121,8 +123,12 @@ class Launcher:
         self._looked_at, self._least_used = 0.0, (math.inf, math.inf)
         # Without namespaces, root gives each program a uid of its own.
         is_root = not places and os.getuid() == 0
-        self._first_uid, uids, _ = namespaces.host_ids() if is_root else (0, MAX_PROGRAMS, -1)
-        self._free_places = list(range(places if places > 1 else uids))[::-1]
+        self._first_uid, count, _ = namespaces.host_ids() if is_root else (0, MAX_PROGRAMS, -1)
+        self._users = None
+        if config["disk_bytes"]:
+            self._users = users.Users(self._first_uid, count, config["rights"])
+            count -= 1  # the last uid is that of no program
+        self._free_places = list(range(places if places > 1 else count))[::-1]
         self._networks: dict[int, int] = {}  # by place
         self._pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._executable_fd = None
@@ -151,6 +157,8 @@ class Launcher:
         self._handle(self._server.fileno(), self._receive_from_server)
         if self._memory_watch is not None:
             self._handle(self._memory_watch.fileno(), self._receive_from_watch)
+            if self._users is not None:
+                self._memory_watch.send(json.dumps({"users": self._users.describe()}).encode())
         while not self._is_over:
             for fd, _ in self._poll.poll(self._poll_timeout_ms()):
                 handler = self._handlers.get(fd)
@@ -158,6 +166,8 @@ class Launcher:
                     handler()
                 if self.in_program:
                     return
+            if self._users is not None and self._users.is_busy:
+                self._users.finish(self._known_children())
             self._look_at_memory()
             self._remains = [remains for remains in self._remains if not remains.end()]
             for program in [*self._programs.values()]:
@@ -166,6 +176,8 @@ class Launcher:
             for slot in self._slots:
                 if slot.ends_at < now:
                     self._close_slot(slot, "its template does not answer")
+        if self._users is not None:
+            self._users.aclose(program.owner for program in self._programs.values() if program.owner is not None)
 
     def _handle(self, fd: int, handler: Callable[[], None]) -> None:
         """Call a function whenever a descriptor is readable. It must not block: the descriptor may be new."""
@@ -181,6 +193,8 @@ class Launcher:
         for program in self._programs.values():
             if program.is_idle:
                 wake_at = min(wake_at, program.watched_at + IDLE_INTERVAL_S, self._looked_at + _LOOK_INTERVAL_S)
+        if self._users is not None and self._users.is_busy:
+            wake_at = min(wake_at, time.monotonic() + _FINISH_INTERVAL_S)
         wake_at = min(wake_at, min((slot.ends_at for slot in self._slots), default=math.inf))
         if self._remains:
             wake_at = min(wake_at, time.monotonic() + branches.RETRY_S)
@@ -299,7 +313,10 @@ class Launcher:
     def _watch_memory(self, program: RunningProgram) -> None:
         if program.max_bytes is not None and not program.is_watched and self._memory_watch is not None:
             program.is_watched = True
-            watched = {"watch": program.number, "pid": program.pid, "init": program.init_pid}
+            watched: dict[str, Any] = {"watch": program.number, "pid": program.pid, "init": program.init_pid}
+            if program.owner is not None:
+                owner = program.owner
+                watched |= {"uid": owner.uid, "group": owner.group, "home": owner.home}
             limits = {"bytes": program.max_bytes + self.base_bytes, "tables": self._base_tables}
             devices = {"device": program.device, "living": [*self._living_devices(program.jail_owner)]}
             self._memory_watch.send(json.dumps({**watched, **limits, **devices}).encode())
@@ -311,7 +328,10 @@ class Launcher:
 
     def _receive_from_watch(self) -> None:
         assert self._memory_watch is not None
-        data = self._memory_watch.recv(_MESSAGE_BYTES)
+        try:
+            data = self._memory_watch.recv(_MESSAGE_BYTES)
+        except ConnectionResetError:  # it has ended before it had read all messages
+            data = b""
         if not data:
             self._is_over = True
             return
@@ -353,6 +373,8 @@ class Launcher:
                 program.slot.retire()  # the server reads the folder after the program
             with contextlib.suppress(OSError):
                 descriptors.append(program.open_folder())
+                if program.owner is not None:
+                    users.lock_folder(descriptors[0])
         self._send({"folder": number}, descriptors)
         for fd in descriptors:
             os.close(fd)
@@ -559,6 +581,8 @@ class Launcher:
     def _start_alone(self, message: dict[str, Any], descriptors: list[int]) -> None:
         program = RunningProgram(message["start"], self._take_place())
         try:
+            if self._users is not None:
+                program.owner = self._users.open(program.place)
             if self._places:
                 program.init, program.init_memory = syscalls.start_init()
                 program.init_pidfd = os.pidfd_open(program.init)
@@ -570,10 +594,12 @@ class Launcher:
                 if program.child and self._places:
                     syscalls.join_namespace(self._pid_namespace, syscalls.CLONE_NEWPID)
             if program.child == 0:
-                self._run(message, descriptors, program.place)
+                self._run(message, descriptors, program)
                 descriptors.clear()  # `_run` has closed them, and other files may have the same numbers
                 return
             program.pidfd = os.pidfd_open(program.child)
+            if program.owner is not None:
+                program.owner.group = program.child
             program.pipes = [descriptors.pop(0) for _ in range(len(descriptors) - message["cgroup"])]
         except OSError:
             self._end(program)
@@ -582,7 +608,7 @@ class Launcher:
         self._handle(program.pidfd, functools.partial(self._reap, program))
         self._send({"started": program.number, "ready": False}, [program.pidfd, program.pidfd_to_kill])
 
-    def _run(self, message: dict[str, Any], descriptors: list[int], place: int) -> None:
+    def _run(self, message: dict[str, Any], descriptors: list[int], program: RunningProgram) -> None:
         """Complete the jail in the process of a program. Execute the program, or return so that the runner runs it."""
         try:
             process_memory.prefer_for_oom_kill()
@@ -591,7 +617,7 @@ class Launcher:
                 if self._places:
                     syscalls.unshare(syscalls.CLONE_NEWCGROUP)  # its name is hidden from the program
             os.setpriority(os.PRIO_PROCESS, 0, self._niceness)
-            self._confine(descriptors, place, compiles=message["compiles"])
+            self._confine(descriptors, program.place, program.owner, compiles=message["compiles"])
             self._restrict_calls({**self._config["limits"], **message["limits"]})
             if message["canary"]:
                 kept = list(range(len(descriptors) + len(self._files)))
@@ -603,7 +629,13 @@ class Launcher:
             exit_with_traceback()
 
     def _confine(
-        self, descriptors: list[int], place: int, *, compiles: bool = False, is_template: bool = False
+        self,
+        descriptors: list[int],
+        place: int,
+        owner: users.Owner | None = None,
+        *,
+        compiles: bool = False,
+        is_template: bool = False,
     ) -> None:
         """Complete the jail around this process, except for its limits and its filter; see `_restrict_calls`.
 
@@ -621,9 +653,13 @@ class Launcher:
             descriptors = [*descriptors, landlock.create_nested(nested_rights, ["/", *(path for path, _ in roots)])]
         elif nested_rights is not None:
             rights = nested_rights
-        # Created before the uid changes, because the paths may be accessible to root only.
-        ruleset = landlock.create_ruleset(rights)
-        if not self._places:
+        if self._users is not None and owner is not None:
+            ruleset = self._users.enter(owner, place)
+            syscalls.die_with_parent()
+        else:
+            # Created before the uid changes, because the paths may be accessible to root only.
+            ruleset = landlock.create_ruleset(rights)
+        if not self._places and owner is None:
             os.setsid()
             if self._first_uid:
                 _become(self._first_uid + place)
@@ -646,6 +682,7 @@ class Launcher:
             others.clear()
         for numbers in (self._idle_slots, self._free_places, self._remains):
             numbers.clear()
+        self._users = None
 
     def _restrict_calls(self, limits: dict[str, int], filter_code: bytes | None = None) -> None:
         for name, value in limits.items():
@@ -725,7 +762,7 @@ class Launcher:
         the pid namespace, so a new process there has the next one.
         """
         if program.init is None or not self._config["runner"]:
-            return False  # a program without namespaces, or in Deno, cannot start processes
+            return program.owner is not None  # otherwise it cannot start processes
         try:
             tasks = syscalls.run_in_pid_namespace(
                 program.init_pidfd, self._pid_namespace, lambda: min(os.getpid() - _PROGRAM_PID, 255)
@@ -741,6 +778,10 @@ class Launcher:
             os.waitpid(program.child, 0)
         if program.pidfd >= 0:
             os.close(program.pidfd)
+        if self._users is not None and program.owner is not None:
+            free = functools.partial(self._free_places.append, program.place)
+            self._users.close(program.owner, self._known_children(), free)
+            return
         if program.init_pidfd >= 0:
             # Not waited for here, as in `_close_slot`.
             signal.pidfd_send_signal(program.init_pidfd, signal.SIGKILL)
@@ -750,6 +791,10 @@ class Launcher:
             os.kill(program.init, signal.SIGKILL)
             os.waitpid(program.init, 0)
         self._free_places.append(program.place)
+
+    def _known_children(self) -> set[int]:
+        """Return the children of this process that other functions wait for."""
+        return {self._watch_pid, *(program.child for program in self._programs.values())}
 
     def _reap_init(self, program: RunningProgram) -> None:
         assert program.init is not None
@@ -833,8 +878,10 @@ def main(server: socket.socket) -> Callable[..., None]:
             places = namespaces.enter(config)
         else:
             _require_filters()
+            if config["level"] == "users" or (config["disk_bytes"] and os.getuid() == 0):
+                users.check_requirements()
         del config["root"]  # names a folder of the server, and programs find it in their memory
-        memory_watch = watch.start(config) if config["runner"] else None
+        memory_watch, watch_pid = watch.start(config) if config["runner"] else (None, -1)
         body: Callable[..., None] | None = None
         prepare: Callable[[], None] | None = None
         if config["runner"]:
@@ -852,7 +899,7 @@ def main(server: socket.socket) -> Callable[..., None]:
             exec(compile(config["runner"], "<faasrt>", "exec"), namespace)  # noqa: S102
             body, prepare = namespace["main"], namespace.get("prepare")
             process_memory.use_huge_pages()
-        launcher = Launcher(server, config, places, oom_counter, memory_watch)
+        launcher = Launcher(server, config, places, oom_counter, memory_watch, watch_pid)
         os.environ.clear()
         os.environ.update(config["env"])
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)

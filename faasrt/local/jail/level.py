@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import stat
 import sys
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from faasrt.local.jail.config import JailConfig
 from faasrt.local.jail.jail import open_jail
 from faasrt.local.process import Spawner
 
-LEVELS = ("namespaces", "filters")
+LEVELS = ("namespaces", "users", "filters")
 # After all other failures, the kernel does not support the level.
 _LACKS = ("MemoryError", *map(os.strerror, (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM)))
 
@@ -33,3 +35,19 @@ async def find_level(wanted: str, folder: Path) -> tuple[str, str]:
                     raise NotStartedError(str(error)) from None
                 reasons.append(f"level {level}: {error}")
     raise EngineError("; ".join(reasons))
+
+
+def why_unreadable(python: str) -> str:
+    """Return why programs that run as another user cannot use an interpreter, or ""."""
+    path = Path(python).absolute()
+    for each in (path, path.resolve()):
+        for needed in (each, each.parent.parent / "lib"):
+            for part in (needed, *needed.parents):
+                with contextlib.suppress(OSError):  # it does not exist
+                    mode = part.stat().st_mode
+                    if not mode & (stat.S_IXOTH if part.is_dir() else stat.S_IROTH):
+                        return (
+                            f"native programs run as another user, who cannot read {part}: install Python and the "
+                            f"packages in a folder that all users can read, or run: chmod o+x {part}"
+                        )
+    return ""

@@ -11,6 +11,7 @@ from typing import Any
 from . import branches, process_memory, scheduling
 from .pidfds import has_ended, pid_of
 from .slot import Slot, open_proc
+from .users import Owner, find_processes
 
 WATCH_INTERVAL_S, _LAST_CHECK_S = 0.05, 0.02
 SESSION_GRACE_S = 2.0
@@ -31,6 +32,7 @@ class RunningProgram:
         device: That of its /tmp, once its jail has had branches. It tells its processes from the others there.
         init, init_pidfd: The first process of its pid namespace, if it has a jail of its own.
         init_memory: The memory that only `init` uses.
+        owner: Its folder, and how to find its processes, without namespaces.
         is_session: Whether it has further runs.
         has_requests: Whether the requests of the server come over its stdin, so that it may always wait for the next.
         deadline: When it ends, if it does not wait for a CPU or for the server until then.
@@ -53,6 +55,7 @@ class RunningProgram:
         self.device: int | None = None
         self.child = self._pid = self._init_pid = self.pidfd = self.init_pidfd = -1
         self.init: int | None = None
+        self.owner: Owner | None = None
         self.init_memory: Any = None
         self.pipes: list[int] = []
         self.max_bytes: int | None = None
@@ -84,7 +87,9 @@ class RunningProgram:
         return None if pidfd < 0 else self._init_pid
 
     def open_folder(self) -> int:
-        """Open its /tmp. It may have changed the root folder of its first process."""
+        """Open its /tmp, or its own folder. It may have changed the root folder of its first process."""
+        if self.owner is not None:
+            return os.open(self.owner.home, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         top = branches.open_top(f"/proc/{self.pid if self.slot is None else self.init_pid}")
         try:
             return os.open("tmp", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=top)
@@ -163,6 +168,9 @@ class RunningProgram:
 
     @property
     def processes(self) -> list[str]:
+        if self.owner is not None:
+            found = find_processes(with_groups=not self.owner.uid)
+            return [f"/proc/{pid}" for pid in found.get(self.owner.uid or -self.owner.group, [])]
         if self.init_pid is None:
             return [f"/proc/{self.pid}"]
         with contextlib.suppress(OSError):

@@ -45,24 +45,27 @@ _PYTHON = (
     "munlockall sched_get_priority_max sched_get_priority_min sched_rr_get_interval sched_getattr capget get_mempolicy "
     "map_shadow_stack "
 )
-# Safe only at the level "namespaces", because namespaces limit what these calls can reach.
-_PYTHON_IN_NAMESPACES = (
+# These are safe only at the level "namespaces", because namespaces limit what these calls can reach, or with the rules
+# of `_rules_for_users`.
+_PYTHON_PROCESSES = (
     # Start processes and send them signals, for subprocess and multiprocessing. The processes stay in the jail.
     "fork vfork execve execveat wait4 waitid setpgid kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo "
     "pidfd_open pidfd_send_signal "
-    # Set the ids of a user and a group. The user namespace of a program has only one of each, which is its own.
+    # Set the ids of a user and a group. A program has only one of each, which is its own.
     "setuid setgid setreuid setregid setresuid setresgid "
+)
+_PYTHON_FILES = (
     # Create and change files in the private /tmp. Without a mount namespace these calls would be unsafe, because
     # Landlock does not restrict the mode, times and locks of files, or the current folder.
     "creat mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2 link linkat symlink symlinkat chmod fchmod "
     "fchmodat fchmodat2 chown fchown lchown fchownat utime utimes utimensat futimesat truncate fallocate chdir fchdir "
     "mknod mknodat statfs fstatfs flock sync_file_range copy_file_range getxattr lgetxattr fgetxattr listxattr "
     "llistxattr flistxattr "
-    # Enter the root folder of a branch, and drop the capability for this.
-    "chroot capset "
-    # AF_UNIX sockets with a name.
-    "connect accept accept4 bind listen sendto sendmsg sendmmsg "
 )
+_PYTHON_BRANCHES = "chroot capset"  # Enter the root folder of a branch, and drop the capability for this.
+_PYTHON_SOCKETS = "connect accept accept4 bind listen sendto sendmsg sendmmsg"  # AF_UNIX sockets with a name
+# These change files of the same user anywhere, because Landlock does not restrict them.
+_METADATA = "chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat utime utimes utimensat futimesat"
 # Needed by Deno programs with a folder, in the private /tmp of the level "namespaces".
 _DENO_FILES = (
     # Deno.mkdir, Deno.remove, Deno.rename and Deno.link. Only x86-64 has the calls without "at".
@@ -158,21 +161,26 @@ def rules_of(
     """Return the instructions for each system call, by its name.
 
     Args:
-        policy: "python", "deno" or "deno-files" at the level "namespaces"; "python-filters" or "deno-filters" at the
-            level "filters"; "wasm" for a worker of the engine `wasm`.
+        policy: "python", "deno" or "deno-files" at the level "namespaces". At other levels "deno-filters", and for
+            Python "python-users" under root, "python-group" if Landlock restricts signals, or "python-alone". "wasm"
+            for a worker of the engine `wasm`.
         pid: The process may send signals to itself.
         may_truncate: Whether O_TRUNC is allowed. Landlock checks it from version 3 on.
         in_slot: Whether the parent of the process is the template of a slot.
     """
     names = set(_COMMON.split())
     if policy == "python":
-        names |= {*_PYTHON.split(), *_PYTHON_IN_NAMESPACES.split()}
+        names |= {*_PYTHON.split(), *_PYTHON_PROCESSES.split(), *_PYTHON_FILES.split(), *_PYTHON_SOCKETS.split()}
+        names |= {*_PYTHON_BRANCHES.split()}
         rules = {**_python_rules(), **_rules_for_templates()}
         if in_slot:
             rules["clone"] = [_argument(0), (_EQUAL, 0, 1, _SIBLING), _allow(), *rules["clone"][1:]]
-    elif policy == "python-filters":
-        names |= set(_PYTHON.split())
-        rules = {**_python_rules(), **_single_process_rules(pid), **_rules_without_namespaces()}
+    elif policy in ("python-users", "python-group"):
+        names |= {*_PYTHON.split(), *_PYTHON_PROCESSES.split(), *_PYTHON_FILES.split()}
+        rules = {**_python_rules(), **_rules_for_users(pid, has_uid=policy == "python-users")}
+    elif policy == "python-alone":
+        names |= {*_PYTHON.split(), *_PYTHON_FILES.split()}
+        rules = {**_python_rules(), **_rules_for_users(pid, has_uid=False), **_single_process_rules(pid)}
     elif policy == "wasm":
         names |= set(_WASM_FILES.split())
         rules = _wasm_rules(pid)
@@ -183,7 +191,10 @@ def rules_of(
     if policy == "deno-filters":
         names -= set(_PATHS.split())
         rules |= {**_rules_without_namespaces(), **_rules_without_paths()}
-    if policy != "wasm":
+    if policy in ("python-users", "python-group", "python-alone") and not may_truncate:
+        names -= {"truncate", "creat"}
+        rules |= {"open": _open_rule_without_version(1), "openat": _open_rule_without_version(2)}
+    elif policy != "wasm":
         rules |= {"open": _open_rule(1, may_truncate), "openat": _open_rule(2, may_truncate)}
     for name in sorted(names - set(rules)):
         rules[name] = [_allow()]
@@ -248,6 +259,41 @@ def _python_rules() -> dict[str, list[_Instruction]]:
             *_allow_without_new_limit(),
         ],
     }
+
+
+def _rules_for_users(pid: int, *, has_uid: bool) -> dict[str, list[_Instruction]]:
+    """Return rules for programs with a folder on the disk, and no namespaces. `has_uid` means that no other process has
+    the uid of the program.
+    """
+    outside, alone = _rules_without_namespaces(), _single_process_rules(pid)
+    rules = {
+        # No addresses of sockets, which Landlock does not restrict.
+        "socketpair": outside["socketpair"],
+        "socket": alone["socket"],
+        "sendto": alone["sendto"],
+        "prctl": outside["prctl"],
+        # It takes gigabytes of the disk before the watch sees it. The C library writes instead.
+        "fallocate": [_fail(errno.EOPNOTSUPP)],
+        # Only for the caller. Otherwise a program could slow down the launcher or others.
+        **dict.fromkeys(("sched_setscheduler", "sched_setparam", "sched_setaffinity"), _allow_if(0, [0], errno.EPERM)),
+        "setpriority": [
+            _argument(0),
+            (_EQUAL, 0, 3, 0),
+            _argument(1),
+            (_EQUAL, 0, 1, 0),
+            _allow(),
+            _fail(errno.EPERM),
+        ],
+    }
+    if not has_uid:
+        # Succeed without effect, because the files of the server have the same owner. The process group names the
+        # processes of the program.
+        return rules | {name: [_fail(0)] for name in (*_METADATA.split(), "setpgid")}
+    # Not without a new id, which changes the ctime of any file.
+    for name, index in (("chown", 1), ("lchown", 1), ("fchown", 1), ("fchownat", 2)):
+        unchanged = [_argument(index), (_EQUAL, 0, 3, 0xFFFF_FFFF), _argument(index + 1), (_EQUAL, 0, 1, 0xFFFF_FFFF)]
+        rules[name] = [*unchanged, _fail(errno.EPERM), _allow()]
+    return rules
 
 
 def _rules_for_templates() -> dict[str, list[_Instruction]]:

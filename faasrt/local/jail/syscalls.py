@@ -28,7 +28,8 @@ _AT_FDCWD, _AT_RECURSIVE, _AT_EMPTY_PATH = -100, 0x8000, 0x1000
 _MNT_DETACH = 2
 _OPEN_TREE_CLONE, _CLOEXEC, _MOVE_MOUNT_F_EMPTY_PATH = 1, 0o2000000, 4
 _ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV = 1, 2, 4
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 24, 38
+_PR_SET_PDEATHSIG, _PR_GET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 2, 4, 24, 38
+_PR_SET_CHILD_SUBREAPER = 36
 _CAPABILITY_VERSION_3 = 0x2008_0522
 _SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_TSYNC = 1, 1
 _STACK_BYTES = 16_384
@@ -65,6 +66,17 @@ def prctl(option: int, value: int = 0, name: str = "prctl") -> None:
 def die_with_parent() -> None:
     """Make the kernel kill this process when its parent ends. A change of the uid cancels this."""
     prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def dies_with_parent() -> bool:
+    number = ctypes.c_int()
+    _checked(_libc.prctl(_PR_GET_PDEATHSIG, ctypes.addressof(number), 0, 0, 0), "prctl")
+    return bool(number.value)
+
+
+def adopt_orphans() -> None:
+    """Make this process the parent of the orphans among its descendants."""
+    prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def set_dumpable(dumpable: bool) -> None:

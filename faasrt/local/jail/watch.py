@@ -13,6 +13,9 @@ The messages are JSON over a SOCK_SEQPACKET socket:
                                                          there, and programs in its jail have those in "living"; the
                                                          pids are those that /proc shows
     -> {"forget": id}                                    the program has ended
+    -> {"users": facts}                                  the programs have no namespaces. With "uid", "group" and "home"
+                                                         in "watch", their processes and files are found. This process
+                                                         ends them if the launcher is killed.
     <- {"exceeded": id}                                  the program must end because of its memory
     <- {"strays": id}                                    a process in its jail seems to belong to no program
 """
@@ -29,9 +32,10 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
-from . import branches, process_memory, syscalls
+from . import branches, process_memory, syscalls, users
 
 _INTERVAL_S = 0.05
 # If the memory of a process, or of all of a program, cannot be counted in this time, the program prevents it. Only the
@@ -48,6 +52,7 @@ _FREE_KERNEL_BYTES = 32 * 2**20
 _LOCK_BYTES = 65_536  # more than a lock takes, because many locks on a shared file slow down other programs
 _FREE_LOCKS = 9  # of each process
 _MAX_THREADS = 64
+_FREE_DISK_BYTES = 16 * 2**20  # deleted files are searched for if the disk has lost this much more than files show
 
 
 class _Program:
@@ -66,6 +71,8 @@ class _Program:
         self.max_bytes, self.table_bytes = message["bytes"], message["tables"]
         self.device: int | None = None
         self.living: set[int] = set()
+        self.uid, self.group, self.home = message.get("uid", 0), message.get("group", 0), message.get("home", "")
+        self.free_bytes = users.free_bytes(self.home) if self.home else 0
         self.namespace = "" if self.init is None else process_memory.pid_namespace(self.init)
         self.is_hidden = False
         self.kernel_bytes = sys.maxsize
@@ -88,6 +95,7 @@ class _Watch:
     def __init__(self, launcher: socket.socket, config: dict[str, Any]) -> None:
         self._launcher, self._config = launcher, config
         self._programs: dict[int, _Program] = {}
+        self._users: dict[str, Any] = {}
         self._locks: Counter[int] = Counter()  # by process
         self._read_locks: Counter[int] = Counter()  # so far
         self._wants_locks = threading.Event()
@@ -100,11 +108,18 @@ class _Watch:
         while True:
             left_ms = max(0, 1000 * (check_at - time.monotonic())) if self._programs else None
             if poll.poll(left_ms):
-                data = self._launcher.recv(_MESSAGE_BYTES)
+                try:
+                    data = self._launcher.recv(_MESSAGE_BYTES)
+                except ConnectionResetError:  # the launcher was killed before it had read all messages
+                    data = b""
                 if not data:
+                    if self._users:
+                        users.end_all(**self._users, groups=[program.group for program in self._programs.values()])
                     return
                 message = json.loads(data)
-                if "watch" in message:
+                if "users" in message:
+                    self._users = message["users"]
+                elif "watch" in message:
                     if message["watch"] in self._programs:
                         self._programs[message["watch"]].update(message)
                     else:
@@ -132,14 +147,19 @@ class _Watch:
 
     def _check_all(self) -> None:
         has_namespaces = any(program.init for program in self._programs.values())
-        processes = process_memory.processes_by_namespace() if has_namespaces else {}
+        processes: Mapping[Any, list[int]] = {}
+        if has_namespaces:
+            processes = process_memory.processes_by_namespace()
+        elif self._users and self._programs:
+            processes = users.find_processes(with_groups=not self._users["first"])
         if processes:
             self._wants_locks.set()
         kernel_bytes = process_memory.kernel_bytes()
         living = {device for program in self._programs.values() for device in program.living}
         device_of = functools.cache(lambda pid: branches.device_of(f"/proc/{pid}", living))
         for program in [*self._programs.values()]:
-            pids = [pid for pid in processes.get(program.namespace, ()) if pid != program.init] or [program.pid]
+            mark = (program.uid or -program.group) if program.home else program.namespace
+            pids = [pid for pid in processes.get(mark, ()) if pid != program.init] or [program.pid]
             if program.device is not None:
                 if any(device_of(pid) not in {-1, *program.living} for pid in pids):
                     self._report(program, "strays")
@@ -148,13 +168,22 @@ class _Watch:
 
     def _check(self, program: _Program, pids: list[int], kernel_bytes: int) -> None:
         # Without namespaces, the kernel counts the threads of all programs of an ordinary user together.
-        if program.init is None and process_memory.count_threads(f"/proc/{program.pid}") > _MAX_THREADS:
-            self._report(program)
-            return
+        if program.init is None and not program.uid:
+            threads = sum(process_memory.count_threads(f"/proc/{pid}") for pid in pids)
+            if threads > _MAX_THREADS:
+                self._report(program)
+                return
         readable = [process_memory.readable_folder(f"/proc/{pid}") for pid in pids]
         folders = [folder for folder in readable if folder is not None]
         sizes = {folder: process_memory.sizes(folder) for folder in folders}
         other_bytes = self._other_bytes(program, folders) if program.init is not None else 0
+        if program.home:
+            other_bytes = self._disk_bytes(program, pids)
+            if other_bytes > self._config["disk_bytes"]:
+                self._report(program)
+                return
+            sockets = users.count_sockets(pids, program.uid, _FREE_SOCKETS)
+            other_bytes += max(0, sockets - _FREE_SOCKETS) * _SOCKET_BYTES
         # If threads of a process end all the time, /proc may hide the memory of the process. This also happens for a
         # moment when a process ends normally, so a program is ended only if two checks in a row see it.
         lost = any("/task/" in folder and not resident for folder, (resident, _) in sizes.items())
@@ -191,6 +220,12 @@ class _Watch:
                 return total
         return 0 if all(map(process_memory.is_ending, folders)) else None
 
+    def _disk_bytes(self, program: _Program, pids: list[int]) -> int:
+        size = users.stored_bytes(program.home, program.uid, self._config["disk_bytes"])
+        if program.free_bytes - users.free_bytes(program.home) > size + _FREE_DISK_BYTES:
+            size += users.hidden_bytes(pids, program.uid)
+        return size
+
     def _count(self, program: _Program, folders: list[str], left: int, has_grown: bool) -> None:
         """Count the memory that the processes share once, and that of the kernel if it has grown."""
         counted: list[int] = []
@@ -201,23 +236,29 @@ class _Watch:
             if any(process_memory.share_memory(thread, other) for other in counted):
                 continue
             counted.append(thread)
-            left -= process_memory.proportional_bytes(folder)
-            if has_grown and left >= 0:
-                left -= process_memory.count_mappings(folder) * _MAPPING_BYTES
-                left -= process_memory.descriptor_bytes(folder, left)
+            with users.file_access_of(program.uid):
+                left -= process_memory.proportional_bytes(folder)
+                if has_grown and left >= 0:
+                    left -= process_memory.count_mappings(folder) * _MAPPING_BYTES
+                    left -= process_memory.descriptor_bytes(folder, left)
             if left < 0:
                 self._report(program)
                 break
         program.counts_since = None
 
 
-def start(config: dict[str, Any]) -> socket.socket:
+def start(config: dict[str, Any]) -> tuple[socket.socket, int]:
+    """Return a socket, and the pid of the watch."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    if os.fork():
+    pid = os.fork()
+    if pid:
         theirs.close()
-        return ours
+        return ours, pid
     try:
-        syscalls.die_with_parent()
+        if config["disk_bytes"]:
+            os.setsid()  # it outlives a launcher that is killed, see above
+        else:
+            syscalls.die_with_parent()
         kept = os.dup2(theirs.detach(), 3)
         syscalls.close_descriptors(4)
         threading.stack_size(_STACK_BYTES)

@@ -144,7 +144,10 @@ def prepare():
         setattr(sys, f"__{name}__", stream)
     STREAMS.clear()  # the program may release them
     replace_sessions()
+    global memory_folder
     folder = os.getcwd()
+    if folder != "/":
+        memory_folder = folder
     sys.path.insert(0, folder)
     sys.dont_write_bytecode = False
     main_module = type(sys)("__main__")

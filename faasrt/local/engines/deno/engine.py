@@ -103,10 +103,12 @@ class DenoEngine(Engine):
     def __init__(self, options: EngineOptions) -> None:
         super().__init__(options)
         self._pool = WarmPool(self, self._start)
-        if self.level == "filters":
+        if self.level in ("users", "filters"):
             self.input_fields = ("stdin", "argv")
         self.runtime = f"Deno {version('deno')}"
-        self.session_features = {"namespaces": ("run", "files"), "filters": ("run",)}.get(self.level, ())
+        self.session_features = (
+            () if self.level == NO_LEVEL else ("run", "files") if self.level == "namespaces" else ("run",)
+        )
         self._runners = {}
         for path in _RUNNER_FILES:
             self._runners[path] = options.folder / Path(path).name

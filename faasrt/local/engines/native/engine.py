@@ -108,9 +108,8 @@ class PythonTier(Engine):
         self._imports, self._interpreter = imports, interpreter
         self._jail: Jail
         self.packages: frozenset[str] = frozenset()
-        if self.level != "namespaces":  # programs have no folder there
-            self.input_fields = ("stdin", "argv")
-        self.session_features = ("run", "fork", "files") if self.level == "namespaces" else ("run",)
+        # Without namespaces, the processes of a branch could not be told from those of its session.
+        self.session_features = ("run", "fork", "files") if self.level == "namespaces" else ("run", "files")
         self.used_at = 0.0
 
     async def _prepare(self, resources: contextlib.AsyncExitStack) -> Watch:
@@ -160,9 +159,9 @@ class NativeEngine(PythonTier):
         self._tiers: dict[str, PythonTier] = {}
 
     async def _prepare(self, resources: contextlib.AsyncExitStack) -> Watch:
-        if self.level != "namespaces" and self.options.level_reason:
+        if self.level == "filters" and self.options.level_reason:
             raise EngineError(
-                "the engine native needs the level namespaces, unless you choose the level filters explicitly: "
+                "the engine native needs the level namespaces or users, unless you choose the level filters as well: "
                 f"{self.options.level_reason}"
             )
         self._interpreter = await _describe(self.options.python)

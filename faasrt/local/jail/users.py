@@ -1,0 +1,366 @@
+"""Programs without namespaces that have a folder, and may start processes. Landlock and seccomp are a wall around each.
+
+All processes of a program have something in common, by which they are found and killed. If the server runs as root, it
+is a uid: no other process has it, and files of this uid belong to this program only. Otherwise all programs have the
+uid of the server, so it is a process group, which the filter of system calls does not let them leave.
+
+The kernel kills all of these processes in one step: a fork comes before it, or fails. So none is missed.
+
+Each program has a folder `home` in a folder that belongs to root and that others cannot enter, so that the program
+cannot open it to others. The folder is removed when no process of the program is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from . import landlock, syscalls
+
+_MAX_INODES, _MAX_SIMPLE_FILES = 4096, 20
+_PARENTS = ("/tmp", "/var/tmp", "/dev/shm")
+_SHARED = "/dev/shm"
+# What the level needs: chown, dac_override, kill, setgid and setuid. Docker gives them to root.
+_CAPABILITIES = {"CAP_CHOWN": 0, "CAP_DAC_OVERRIDE": 1, "CAP_KILL": 5, "CAP_SETGID": 6, "CAP_SETUID": 7}
+_MAPPED_BYTES = 2**20
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Owner:
+    """What the processes of a program have in common: a uid, or a process group if `uid` is 0."""
+
+    def __init__(self, home: str, uid: int) -> None:
+        self.home, self.uid, self.group = home, uid, 0
+        self.remover: subprocess.Popen[bytes] | None = None
+
+    def has_processes(self) -> bool:
+        """Zombies count, too."""
+        if not self.uid and not self.group:
+            return False
+        try:
+            os.getpriority(os.PRIO_USER if self.uid else os.PRIO_PGRP, self.uid or self.group)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def is_read(self) -> bool:
+        """Return whether the server still has the folder open; see `lock_folder`."""
+        try:
+            fd = os.open(self.home, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(fd)
+        return False
+
+    def remove_files(self) -> bool:
+        """Remove all files of the program. Return False if that takes longer. None of its processes must exist."""
+        if self.remover is not None:
+            return self.remover.poll() is not None
+        if self.uid:
+            _remove_shared(self.uid)
+        try:
+            for name in os.listdir(self.home)[:_MAX_SIMPLE_FILES]:
+                os.unlink(f"{self.home}/{name}")
+            os.rmdir(self.home)
+        except FileNotFoundError:
+            pass
+        except OSError:  # there are folders, or many files
+            self.remover = subprocess.Popen(["/bin/rm", "-rf", "--", self.home], env={}, cwd="/")  # noqa: S603
+            return False
+        return True
+
+
+class Users:
+    """The programs of a launcher, by their place: folders, Landlock rules, and those whose processes are ending."""
+
+    def __init__(self, first_uid: int, count: int, rights: list[list[Any]]) -> None:
+        self._first_uid, self._rights = first_uid, rights
+        # A uid that no program has. With it, this process can signal a program, but cannot be signalled.
+        self.killer_uid = first_uid + count - 1 if first_uid else 0
+        self._places: dict[int, tuple[str, int | None]] = {}  # a folder, and rules of Landlock
+        self._dying: dict[Owner, Callable[[], None]] = {}
+        self.base = _make_base(is_shared=bool(first_uid))
+        syscalls.adopt_orphans()
+
+    def describe(self) -> dict[str, Any]:
+        """Return what `end_all` needs."""
+        return {"first": self._first_uid, "killer": self.killer_uid, "base": self.base}
+
+    def open(self, place: int) -> Owner:
+        """Create the folder of a program. Raise OSError if this fails."""
+        uid = self._first_uid and self._first_uid + place
+        if place not in self._places:
+            parent = f"{self.base}/{os.urandom(8).hex()}"
+            os.mkdir(parent, 0o710 if uid else 0o700)
+            if uid:
+                os.chown(parent, 0, uid)
+            rights = [*self._rights, [parent, landlock.ALL], [_SHARED, landlock.SHARED_FILES]]
+            self._places[place] = parent, landlock.create_ruleset(rights) if uid else None
+        home = f"{self._places[place][0]}/home"
+        os.mkdir(home, 0o700)
+        if uid:
+            os.chown(home, uid, uid)
+        return Owner(home, uid)
+
+    def enter(self, owner: Owner, place: int) -> int | None:
+        """Become the first process of a program. Return its rules of Landlock, which are still to be applied."""
+        os.setsid()
+        if owner.uid:
+            os.setgroups([])
+            os.setresgid(owner.uid, owner.uid, owner.uid)
+            os.setresuid(owner.uid, owner.uid, owner.uid)
+            syscalls.set_dumpable(True)  # so that the watch can read its memory
+        syscalls.drop_capabilities()
+        os.chdir(owner.home)
+        os.environ.update(HOME=owner.home, TMPDIR=owner.home, LOGNAME="sandbox")
+        if "tempfile" in sys.modules:
+            sys.modules["tempfile"].tempdir = None  # type: ignore[attr-defined]
+        # Rules for the outer folder can be used again. It protects nothing if it belongs to the user of the programs.
+        return self._places[place][1] if owner.uid else landlock.create_ruleset([*self._rights, [".", landlock.ALL]])
+
+    def kill(self, owner: Owner) -> None:
+        if owner.uid:
+            _kill_uid(owner.uid, self.killer_uid)
+        elif owner.group:
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # only zombies are left
+                os.killpg(owner.group, signal.SIGKILL)
+
+    def close(self, owner: Owner, known: Iterable[int], on_end: Callable[[], None]) -> None:
+        """End a program whose first process has ended, and call `on_end` when nothing of it is left."""
+        if owner.has_processes():
+            self.kill(owner)
+        self._dying[owner] = on_end
+        self.finish(known)
+
+    def finish(self, known: Iterable[int]) -> None:
+        """Remove what programs have left whose processes have ended. `known` are children that others wait for."""
+        if any(owner.has_processes() for owner in self._dying):
+            reap_orphans({*known, *(owner.remover.pid for owner in self._dying if owner.remover is not None)})
+        for owner, on_end in [*self._dying.items()]:
+            if not owner.has_processes() and not owner.is_read() and owner.remove_files():
+                del self._dying[owner]
+                if os.path.lexists(owner.home):  # they could not be removed, so the place gets another folder
+                    self._forget_folder(owner.home)
+                on_end()
+
+    def _forget_folder(self, home: str) -> None:
+        for place, (parent, ruleset) in [*self._places.items()]:
+            if parent == os.path.dirname(home):
+                del self._places[place]
+                if ruleset is not None:
+                    os.close(ruleset)
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self._dying)
+
+    def forget_others(self) -> None:
+        """Forget other programs, in the process of a program."""
+        self._places.clear()
+        self._dying.clear()
+
+    def aclose(self, owners: Iterable[Owner]) -> None:
+        for owner in [*owners, *self._dying]:
+            self.kill(owner)
+        shutil.rmtree(self.base, ignore_errors=True)
+
+
+def check_requirements() -> None:
+    """Raise OSError if this process cannot give each program a uid."""
+    if os.getuid():
+        raise OSError("only root can run each program as a user of its own")
+    missing = [name for name, number in _CAPABILITIES.items() if not syscalls.has_capability(number)]
+    if missing:
+        raise OSError(f"root needs {', '.join(missing)} to run each program as a user of its own")
+
+
+def lock_folder(fd: int) -> None:
+    """Keep a folder until all copies of a descriptor are closed, also those of other processes."""
+    fcntl.flock(fd, fcntl.LOCK_SH)
+
+
+def reap_orphans(known: set[int]) -> None:
+    """Wait for processes that programs have left, and that have ended. Then their children are those of this one."""
+    while True:
+        pids = _children() - known
+        if not any([os.waitpid(pid, os.WNOHANG) != (0, 0) for pid in pids]):  # noqa: C419  (wait for all of them)
+            return
+
+
+def find_processes(*, with_groups: bool) -> dict[int, list[int]]:
+    """Return the pids of this /proc, by the uid of their process, or the negative number of their process group."""
+    found: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                if with_groups:
+                    with open(f"/proc/{name}/stat", "rb") as file:
+                        mark = -int(file.read().rpartition(b")")[2].split()[2])
+                else:
+                    with open(f"/proc/{name}/status", "rb") as file:
+                        mark = int(file.read(2048).partition(b"\nUid:")[2].split(None, 1)[0])
+                found.setdefault(mark, []).append(int(name))
+    return found
+
+
+@contextlib.contextmanager
+def file_access_of(uid: int) -> Iterator[None]:
+    """Let this thread read the files in /proc of the processes of a uid. Root otherwise needs CAP_SYS_PTRACE."""
+    if not uid:
+        yield
+        return
+    _libc.setfsgid(uid)
+    _libc.setfsuid(uid)
+    try:
+        yield
+    finally:
+        _libc.setfsuid(0)
+        _libc.setfsgid(0)
+
+
+def stored_bytes(home: str, uid: int, max_bytes: int) -> int:
+    """Return the size of the files of a program, or more than `max_bytes` if there are too many."""
+    total, count, waiting = 0, 0, [home]
+    while waiting:
+        try:
+            fd = os.open(waiting.pop(), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError:  # its path is too long
+            return max_bytes + 1
+        try:
+            with os.scandir(fd) as entries:
+                folder = os.readlink(f"/proc/self/fd/{fd}")
+                for entry in entries:
+                    with contextlib.suppress(FileNotFoundError):
+                        found = entry.stat(follow_symlinks=False)
+                        total, count = total + found.st_blocks * 512, count + 1
+                        if stat.S_ISDIR(found.st_mode):
+                            waiting.append(f"{folder}/{entry.name}")
+                    if total > max_bytes or count > _MAX_INODES:
+                        return max_bytes + 1
+        except OSError:
+            return max_bytes + 1
+        finally:
+            os.close(fd)
+    return total + sum(size for _, size in _shared_files(uid))
+
+
+def hidden_bytes(pids: list[int], uid: int) -> int:
+    """Return the size of deleted files that processes hold by descriptors, or by mappings: these count 1 MiB each,
+    because root cannot see their size without CAP_SYS_ADMIN.
+    """
+    sizes: dict[tuple[int, int], int] = {}
+    with file_access_of(uid):
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                for number in os.listdir(f"/proc/{pid}/fd"):
+                    with contextlib.suppress(OSError):
+                        found = os.stat(f"/proc/{pid}/fd/{number}")
+                        if stat.S_ISREG(found.st_mode) and not found.st_nlink:
+                            sizes[found.st_dev, found.st_ino] = found.st_blocks * 512
+            with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/maps", errors="replace") as file:
+                for line in file:
+                    if line.endswith("(deleted)\n") and f"{_SHARED}/sem." not in line:
+                        fields = line.split(None, 5)
+                        major, minor = (int(part, 16) for part in fields[3].split(":"))
+                        sizes.setdefault((os.makedev(major, minor), int(fields[4])), _MAPPED_BYTES)
+    return sum(sizes.values())
+
+
+def count_sockets(pids: list[int], uid: int, free: int) -> int:
+    """Return the number of open sockets of processes, or 0 if they do not have more than `free` descriptors."""
+    with file_access_of(uid):
+        descriptors = []
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                descriptors += [f"/proc/{pid}/fd/{number}" for number in os.listdir(f"/proc/{pid}/fd")]
+        return sum(map(_is_socket, descriptors)) if len(descriptors) > free else 0
+
+
+def _is_socket(path: str) -> bool:
+    with contextlib.suppress(OSError):
+        return os.readlink(path).startswith("socket:")
+    return False
+
+
+def free_bytes(home: str) -> int:
+    total = 0
+    for path in (os.path.dirname(os.path.dirname(home)), _SHARED):
+        with contextlib.suppress(OSError):
+            found = os.statvfs(path)
+            total += found.f_bfree * found.f_frsize
+    return total
+
+
+def end_all(first: int, killer: int, base: str, groups: Iterable[int]) -> None:
+    """End the programs of a launcher that was killed."""
+    for group in groups:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, signal.SIGKILL)
+    for uid in find_processes(with_groups=False) if first else ():
+        if first <= uid < killer:
+            _kill_uid(uid, killer)
+            _remove_shared(uid)
+    shutil.rmtree(base, ignore_errors=True)
+
+
+def _make_base(*, is_shared: bool) -> str:
+    for parent in _PARENTS:
+        path = f"{parent}/faasrt-{os.urandom(8).hex()}"
+        with contextlib.suppress(OSError):
+            if is_shared and not os.stat(parent).st_mode & 1:
+                continue
+            os.mkdir(path, 0o700)
+            os.chmod(path, 0o711 if is_shared else 0o700)  # whatever the umask is
+            return path
+    raise OSError(f"no folder for programs: none of {', '.join(_PARENTS)} can be written to")
+
+
+def _kill_uid(uid: int, killer_uid: int) -> None:
+    """With these ids, this process may send signals to all processes of `uid`, and to no others."""
+    dies_with_parent = syscalls.dies_with_parent()
+    os.setresuid(killer_uid, uid, 0)
+    try:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(-1, signal.SIGKILL)
+    finally:
+        os.setresuid(0, 0, 0)
+        if dies_with_parent:  # the change of the uid has cancelled it
+            syscalls.die_with_parent()
+
+
+def _children() -> set[int]:
+    with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
+        return {*map(int, file.read().split())}
+
+
+def _shared_files(uid: int) -> Iterator[tuple[str, int]]:
+    """Yield the path and the size of each file of a uid in /dev/shm."""
+    if uid:
+        with contextlib.suppress(OSError), os.scandir(_SHARED) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    found = entry.stat(follow_symlinks=False)
+                    if found.st_uid == uid:
+                        yield entry.path, found.st_blocks * 512
+
+
+def _remove_shared(uid: int) -> None:
+    for path, _ in [*_shared_files(uid)]:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
