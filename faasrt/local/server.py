@@ -40,14 +40,14 @@ from faasrt.local.http.program_slots import MemoryBudget
 from faasrt.local.http.refusals import RefusalLog
 from faasrt.local.http.sessions import MAX_IDLE_S, MAX_SESSIONS, Sessions
 from faasrt.local.jail.cgroup import Cgroups, program_cgroups
-from faasrt.local.jail.level import find_level, why_unreadable
+from faasrt.local.jail.level import WEAKNESSES, find_level, why_unreadable
 from faasrt.local.process import available_cpus
 from faasrt.local.sandbox_limits import SandboxLimits, limits_of
 from faasrt.local.temporary_folder import temporary_folder
 from faasrt.protocol.execution_limits import MAX_WALL_FACTOR
 from faasrt.telemetry.dispatch import EventDispatcher, check_sinks
 from faasrt.telemetry.events import Sink
-from faasrt.telemetry.logs import log_exception
+from faasrt.telemetry.logs import log_exception, log_warning
 
 # Clients of faasrt keep idle connections for four seconds. A connection that is closed later is not in use.
 IDLE_CONNECTIONS_S = 5.0
@@ -503,6 +503,10 @@ class LocalFaaS:
                 if self.level != "auto":
                     raise ConfigurationError(str(error)) from None
                 reason = str(error)
+            if self.level == "auto" and level in WEAKNESSES:
+                log_warning(
+                    "the level of the jail is %s: %s (%s)", level, WEAKNESSES[level], reason, name="faasrt.local"
+                )
         problem = await asyncio.to_thread(why_unreadable, self.python) if level == "users" else ""
         return EngineOptions(
             workers=self.workers or min(MAX_WORKERS, available_cpus()),

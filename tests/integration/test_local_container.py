@@ -53,9 +53,10 @@ async def test_python_falls_back_to_webassembly() -> None:
 async def test_root_in_a_container_has_native_python(tmp_path: Path, is_readable: bool) -> None:
     """Each program has a uid there, so Python is native, unless other users cannot read the interpreter."""
     code = """
-import asyncio, sys
+import asyncio, logging, sys
 from faasrt import RuntimeManager
 from faasrt.cli.engine_status import report_engine
+logging.basicConfig(format="%(name)s: %(message)s")
 async def main():
     async with RuntimeManager.local(["python"], python=sys.argv[1]) as manager:
         result = await manager.run_code("import sys, os; print(sys.platform, sys.maxsize > 2**32)", "python")
@@ -70,9 +71,13 @@ asyncio.run(main())
         (tmp_path / "bin" / "python").symlink_to(python)
         python = str(tmp_path / "bin" / "python")
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, str(CONTAINER), sys.executable, "-c", code, python), stdout=subprocess.PIPE
+        *(sys.executable, str(CONTAINER), sys.executable, "-c", code, python),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
-    output = (await process.communicate())[0].decode()
+    printed, errors = await process.communicate()
+    output = printed.decode()
+    assert b"faasrt.local: the level of the jail is users: programs share the network" in errors
     if is_readable:
         assert output == "linux True native users\n"
     else:

@@ -13,6 +13,14 @@ from faasrt.local.jail.jail import open_jail
 from faasrt.local.process import Spawner
 
 LEVELS = ("namespaces", "users", "filters")
+# What is weaker than at the highest level, and how to get the next higher one. docs/sandboxes.md has a table with all.
+WEAKNESSES = {
+    "users": "programs share the network and the processes of the machine, and only their uid, Landlock and seccomp "
+    "separate them; for namespaces, let the container create user namespaces and mounts",
+    "filters": "programs have the uid of the server, unless it is root, and only Landlock and seccomp separate them; "
+    "for users, run the server as root with Docker's default capabilities; for native Python at this level, choose "
+    "level filters and the engine native for Python",
+}
 # After all other failures, the kernel does not support the level.
 _LACKS = ("MemoryError", *map(os.strerror, (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM)))
 
