@@ -34,20 +34,6 @@ async def test_deno_runs_without_namespaces(uid: int | None) -> None:
         assert results[0].stdout == results[1].stdout != ""
 
 
-async def test_python_falls_back_to_webassembly() -> None:
-    """As an ordinary user, `native` needs namespaces. `/health` states engine and level, and why it is not higher."""
-    async with target_at(("container", OTHER_UID), "js", "python") as target:
-        result = await target.manager.run_code("import sys; print(sys.platform)", "python", 30_000)
-        assert (result.stdout, result.metadata["engine"]) == ("wasi\n", "wasm")
-        status = await target.manager.get_health_status()
-        languages = status.endpoints[0].details["languages"]
-        assert (languages["python"]["engine"], languages["javascript"]["engine"]) == ("wasm", "deno")
-        assert languages["javascript"]["level"] == "filters"
-        for shown in languages.values():
-            assert "level namespaces" in shown["level_reason"]
-            assert "unshare: Operation not permitted" in shown["level_reason"]
-
-
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can run each program as a user of its own")
 @pytest.mark.parametrize("is_readable", [True, False])
 async def test_root_in_a_container_has_native_python(tmp_path: Path, is_readable: bool) -> None:
@@ -181,6 +167,8 @@ async def test_a_pod_that_hides_parts_of_proc_has_namespaces(user: str) -> None:
             await session.run_code("x = 1; open('f', 'w').write('file')")
             branch = await session.fork()
             assert (await branch.run_code("print(x, open('f').read())")).stdout == "1 file\n"
+    if user != USERS[0]:
+        return  # that user may have no Deno
     async with host_of(user, "pod", "js") as host:
         result = await host.manager.run_code("console.log(1 + 1)", "js")
         assert (result.stdout, result.metadata["level"]) == ("2\n", "namespaces"), result

@@ -285,6 +285,8 @@ async def target_at(where: tuple[str, int | None], *languages: str, permissions:
     """Start a server with the level and the user of one of TARGETS, SESSIONS, CONTAINERS or FOLDERS."""
     kind, uid = where
     level = "filters" if kind in ("filters", "container", "session filters") else "namespaces"
+    if kind == "container" and uid is None and not os.getuid():
+        level = "users"
     has_folder = kind in ("folder", "session")
     # A program with a folder may use /tmp, so there the secrets must be elsewhere.
     with tempfile.TemporaryDirectory(prefix="traps-", dir="/var/tmp" if has_folder else None) as name:
