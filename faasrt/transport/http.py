@@ -9,7 +9,7 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -50,6 +50,7 @@ _HEALTH_BODY_BYTES = 262_144
 VALIDATE_PATH = "/validate_code"
 # The health reports that are requested at once. Each has its own connection.
 _MOST_PROBES = 64
+_NO_EXTENSION = contextlib.nullcontext()
 
 
 class BodyTooLargeError(Exception):
@@ -158,6 +159,9 @@ class HttpClient:
         self._urls: dict[str, dict[str, URL]] = {}
         # The URLs of endpoints with other names.
         self._addresses: dict[str, str] = {}
+        # When each endpoint last answered, and who asks whether it still does.
+        self._answered_at: dict[str, float] = {}
+        self._asking: dict[str, asyncio.Lock] = {}
         self.configure(settings)
 
     def set_address(self, endpoint: str, url: str) -> None:
@@ -211,7 +215,8 @@ class HttpClient:
         """Send one request, and read its answer.
 
         Args:
-            wait_s: Further time, which the server may only use while the program runs.
+            wait_s: Further time, which the server has only while it answers other requests. So a server that hangs is
+                noticed after `within_s`.
             live: Reads the output while the program runs, if the server sends it. The time that the caller needs for
                 the output does not count for `within_s`.
 
@@ -227,9 +232,9 @@ class HttpClient:
         Cancellation: closes the connection.
         """
         headers = {PATIENCE_HEADER: f"{within_s:.2f}", **(headers or {})}
-        within_s += wait_s
         if live is not None:
             headers["Accept"] = ACCEPT
+        began = self._clock()
         try:
             async with asyncio.timeout(within_s) as timeout:
                 session = self._settings.http_session
@@ -239,8 +244,12 @@ class HttpClient:
                     headers = self._add_default_headers(headers)
                 url = self._url(endpoint, path)
                 request = session.request(method, url, data=body, headers=headers, **self._options)
-                answer = await _exchange(request, body, max_body_bytes, live, timeout)
+                extension = self._extending(endpoint, timeout, within_s, wait_s) if wait_s else _NO_EXTENSION
+                async with extension:
+                    answer = await _exchange(request, body, max_body_bytes, live, timeout)
         except TimeoutError:
+            if wait_s:
+                within_s = max(within_s, self._clock() - began)
             within = f"within {round(within_s, 2):g} s"
             if not body.sending and self._may_wait:
                 raise DeadlineExceededError(
@@ -254,9 +263,54 @@ class HttpClient:
             raise DeadlineExceededError(
                 f"no answer {within}: the FaaS hangs, is overloaded, or does not enforce timeouts"
             ) from None
+        self._answered_at[endpoint] = self._clock()
         if answer.status != 200 and body.sending:
             answer.elapsed_ms = (self._clock() - body.sending_since) * 1000
         return answer
+
+    @contextlib.asynccontextmanager
+    async def _extending(
+        self, endpoint: str, timeout: asyncio.Timeout, within_s: float, wait_s: float
+    ) -> AsyncIterator[None]:
+        """Extend a time limit of `within_s` by at most `wait_s`, while the endpoint answers other requests."""
+        loop, lead_s = asyncio.get_running_loop(), min(self._settings.timeouts.grace_s, within_s / 2)
+        tasks: list[asyncio.Task[None]] = []
+
+        def start() -> None:
+            tasks.append(loop.create_task(self._extend(endpoint, timeout, wait_s, lead_s)))
+
+        timer = loop.call_later(within_s - lead_s, start)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            for task in tasks:
+                task.cancel()
+                await asyncio.wait([task])
+
+    async def _extend(self, endpoint: str, timeout: asyncio.Timeout, wait_s: float, lead_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        while wait_s > 0 and await self._answers(endpoint, lead_s):
+            ends_at = timeout.when()
+            if ends_at is None or timeout.expired():
+                return
+            step_s = min(wait_s, lead_s)
+            timeout.reschedule(ends_at + step_s)
+            wait_s -= step_s
+            await asyncio.sleep(ends_at + step_s - lead_s - loop.time())
+
+    async def _answers(self, endpoint: str, within_s: float) -> bool:
+        """Return whether the endpoint has answered a request in the last `within_s` seconds, or answers one now. Only
+        one call at a time asks it.
+        """
+        async with self._asking.setdefault(endpoint, asyncio.Lock()):
+            if self._clock() < self._answered_at.get(endpoint, -math.inf) + within_s:
+                return True
+            health = await self.probe(endpoint)
+            if health.status in ("unreachable", "failed"):
+                return False
+            self._answered_at[endpoint] = self._clock()
+            return True
 
     async def get_health(self, endpoint: str) -> Answer:
         """Request the health on a separate connection.
@@ -330,7 +384,8 @@ class HttpClient:
 
     async def close_session(self, endpoint: str) -> None:
         """Close the connections to an endpoint that has no calls in flight."""
-        self._urls.pop(endpoint, None)
+        for known in (self._urls, self._answered_at, self._asking):
+            known.pop(endpoint, None)
         if (session := self._sessions.pop(endpoint, None)) is not None:
             await session.close()
 
