@@ -45,7 +45,7 @@ class MachineMemory:
 def _limited_groups(own: Path, root: Path, total: int) -> list[tuple[int, Path, tuple[str, str, str]]]:
     groups = []
     with contextlib.suppress(OSError):
-        for line in own.read_text("utf-8", "surrogateescape").splitlines():
+        for line in _lines(own):
             _, controllers, path = line.split(":", 2)
             kind = "memory" if "memory" in controllers.split(",") else controllers
             if kind not in _NAMES:
@@ -62,16 +62,22 @@ def _limited_groups(own: Path, root: Path, total: int) -> list[tuple[int, Path, 
     return groups
 
 
+def _lines(path: Path) -> list[str]:
+    """Return the lines of a file of the kernel, which are in memory, so that reading them does not block."""
+    with path.open(encoding="utf-8", errors="surrogateescape") as file:
+        return [line.removesuffix("\n") for line in file]
+
+
 def _number(path: Path) -> int | None:
-    with contextlib.suppress(OSError, ValueError):
-        return int(path.read_text("ascii"))
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int(_lines(path)[0])
     return None
 
 
 def _field(path: Path, name: str) -> int | None:
     """Return the number in a line of a file, in bytes."""
-    with contextlib.suppress(OSError, ValueError), path.open(encoding="ascii") as file:
-        for line in file:
+    with contextlib.suppress(OSError, ValueError):
+        for line in _lines(path):
             if line.startswith(name):
                 _, number, *unit = line.split()
                 return int(number) * (1024 if unit else 1)

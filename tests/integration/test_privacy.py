@@ -237,6 +237,8 @@ ALLOWED = {
     "error.start",
     "timeout_ms",
     "within_s",
+    "within",  # a number of seconds
+    "round(within_s or 0.0, 2)",
     "still_run",  # a number of calls
     "self.queued",
     "problem",  # of a certificate, from a table

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -12,7 +12,7 @@ import pytest_asyncio
 from faasrt import SandboxConfig
 from faasrt.inputs import NO_INPUT
 from faasrt.languages import Language
-from faasrt.local.engines.engine import EngineJob, EngineResult
+from faasrt.local.engines.engine import EngineJob, EngineOptions, EngineResult
 from faasrt.local.engines.session import EngineSession, EngineSessionOptions
 from faasrt.local.errors import EngineError, NotStartedError
 from faasrt.local.http.admission import AdmissionQueue, BusyError
@@ -54,7 +54,9 @@ class FakeSession(EngineSession):
 class FakeEngine:
     """Runs one program at a time. `begun` has the programs and cells that have begun, in order."""
 
-    name, capacity, ready, active, idle, problem, activity = "fake", 1, True, 0, 0, "", ""
+    name, capacity, min_capacity, overhead_mb = "fake", 1, 1, 0
+    ready, active, idle, problem, activity = True, 0, 0, "", ""
+    options = EngineOptions(workers=1, folder=Path(), memory_limit_mb=64)
 
     def __init__(self) -> None:
         self.begun: list[EngineJob] = []
@@ -71,8 +73,7 @@ class FakeEngine:
         return EngineResult(outcome=Outcome.OK)
 
     async def until_begun(self, *codes: str) -> FakeSession | None:
-        while [job.code for job in self.begun] != [*codes]:
-            await asyncio.sleep(0)
+        await until(lambda: [job.code for job in self.begun] == [*codes])
         return self.session
 
 
@@ -108,9 +109,12 @@ async def server() -> AsyncIterator[Server]:
         await server.sessions.aclose()
 
 
-async def until(condition: Any) -> None:
-    while not condition():
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(10_000):  # nothing here waits for anything but other tasks
+        if condition():
+            return
         await asyncio.sleep(0)
+    pytest.fail("the condition does not become true")
 
 
 OK = EngineResult(outcome=Outcome.OK)

@@ -229,7 +229,7 @@ class Engine(abc.ABC):
     @property
     def max_wall_factor(self) -> float | None:
         """See `ExecutionLimits`. None if time limits count the wait for a CPU."""
-        return self.options.max_wall_factor if self.counts_wait and scheduling.is_known() else None
+        return self.options.max_wall_factor if self.counts_wait and scheduling.IS_WAIT_KNOWN else None
 
     @property
     def background(self) -> str:

@@ -12,11 +12,8 @@ AGES = ((0.2, 3), (2.0, 6))
 CPUS = len(os.sched_getaffinity(0))
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _NS = 1_000_000_000
-
-
-def is_known() -> bool:
-    """Return whether the kernel tells how long a thread has waited for a CPU."""
-    return os.path.exists("/proc/self/schedstat")
+IS_WAIT_KNOWN = os.path.exists("/proc/self/schedstat")
+"""Whether the kernel tells how long a thread has waited for a CPU."""
 
 
 class CpuTimes:
