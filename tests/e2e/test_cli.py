@@ -725,7 +725,7 @@ def test_python_falls_back_to_webassembly_without_namespaces() -> None:
 
 
 def test_webassembly_is_not_reported_if_the_user_has_chosen_it() -> None:
-    options = types.SimpleNamespace(level_reason="there are no namespaces")
+    options = types.SimpleNamespace(level_reason="there are no namespaces", python_problem="")
     engine = types.SimpleNamespace(name="wasm", options=options)
     faas: Any = types.SimpleNamespace(engine={"python": engine}.get)
     messages: list[str] = []

@@ -79,7 +79,7 @@ class Host:
 
 @contextlib.asynccontextmanager
 async def hosted(**options: Any) -> AsyncIterator[Host]:
-    async with LocalFaaS(["bash"], workers=1, **options) as faas:
+    async with LocalFaaS(["bash"], workers=1, max_programs=1, **options) as faas:
         await faas.wait_ready("bash")
         yield Host(faas)
 

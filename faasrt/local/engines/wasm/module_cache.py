@@ -89,8 +89,14 @@ def prepare_folder(folder: Path) -> None:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove the files that a killed process has not completed, unless another one writes to the folder."""
-    for place in filter(Path.is_dir, [folder, baseline_dir(folder)]):
-        with contextlib.suppress(OSError), lock_folder(place, wait=False) as held:
-            if held:
-                for leftover in [*place.glob(".cwasm-*"), *place.glob(f"{UNFINISHED}*")]:
-                    leftover.unlink(missing_ok=True)
+    for place in (folder, baseline_dir(folder)):
+        with contextlib.suppress(OSError):  # another user may have made the cache
+            if place.is_dir():
+                _remove_leftovers(place)
+
+
+def _remove_leftovers(place: Path) -> None:
+    with lock_folder(place, wait=False) as held:
+        if held:
+            for leftover in [*place.glob(".cwasm-*"), *place.glob(f"{UNFINISHED}*")]:
+                leftover.unlink(missing_ok=True)
