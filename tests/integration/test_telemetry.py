@@ -264,7 +264,7 @@ async def test_embedded_faas_emits_events() -> None:
 async def test_refusals_of_the_embedded_faas_are_events() -> None:
     """The event has the status of the refusal, and no outcome."""
     seen: list[Any] = []
-    faas = LocalFaaS(["js"], workers=1, queue_timeout_s=0.01, telemetry=[seen.append])
+    faas = LocalFaaS(["js"], workers=1, max_programs=4, queue_timeout_s=0.01, telemetry=[seen.append])
     async with faas, manager_for(faas.url, retry=RetrySettings(max_attempts=1)) as manager:
         await faas.wait_ready("js")
         endless = [asyncio.create_task(manager.run_code("setInterval(() => {}, 1_000)", "js")) for _ in range(4)]

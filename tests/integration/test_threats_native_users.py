@@ -29,7 +29,7 @@ from support.native_attacks import (
     WRITE,
     attempt,
 )
-from support.served import until
+from support.served import processes_of, until
 from support.threats import USERS, Host, beside_another, host_of, sample
 
 pytestmark = [
@@ -237,7 +237,7 @@ async def test_sigkill_leaves_no_processes_and_no_folders(killed: str) -> None:
                     child for child in host.server.children() if "server=socket" in " ".join(child.cmdline())
                 )
                 (launcher if killed == "launcher" else host.server).kill()
-        await until(lambda: not any(process.info["uids"].real == uid for process in psutil.process_iter(["uids"])))
+        await until(lambda: not processes_of(uid))
         await until(lambda: not base.exists())
 
 

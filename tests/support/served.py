@@ -90,6 +90,11 @@ def strays(folder: Path) -> list[psutil.Process]:
     return at_work_in(folder, psutil.process_iter())
 
 
+def processes_of(uid: int) -> list[psutil.Process]:
+    """Return all processes of a user that only the test has."""
+    return [process for process in psutil.process_iter(["uids"]) if process.info["uids"].real == uid]
+
+
 def at_work_in(folder: Path, processes: Iterable[psutil.Process]) -> list[psutil.Process]:
     """Return the processes with a folder as working folder, in their command line or in their environment."""
     working = []
