@@ -57,11 +57,16 @@ def test_value_raises_for_invalid_json(ret_val: str) -> None:
 
 def test_durations_are_rounded_where_they_are_shown() -> None:
     """The fields have all digits; `repr` shows four decimals, and `to_dict` returns six."""
-    timings = Timings(3.746999936993234e-06, 0.3411506410000129, (0.3410206680000556,))
+    timings = Timings(3.746999936993234e-06, 0.3411506410000129, (0.3410206680000556,), 0.0123456789)
     result = ExecutionResult(outcome=Outcome.OK, timings=timings, duration_ms=57.900000000000006)
-    assert repr(timings) == "Timings(queued_s=0.0, total_s=0.3412, attempts_s=(0.341,))"
+    assert repr(timings) == "Timings(queued_s=0.0, total_s=0.3412, attempts_s=(0.341,), waited_s=0.0123)"
     assert "duration_ms=57.9, timings=" in repr(result)
-    assert result.to_dict()["timings"] == {"queued_s": 4e-06, "total_s": 0.341151, "attempts_s": [0.341021]}
+    assert result.to_dict()["timings"] == {
+        "queued_s": 4e-06,
+        "total_s": 0.341151,
+        "attempts_s": [0.341021],
+        "waited_s": 0.012346,
+    }
     health = EndpointHealth(endpoint="x", healthy=True, status="healthy", latency_s=0.0012345678)
     assert "latency_s=0.0012," in repr(health)
     judgement = Judgement(results=(TestResult(test=TestCase(), verdict=Verdict.PASSED),), duration_s=1.23456789)
