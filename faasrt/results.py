@@ -333,6 +333,7 @@ class ExecutionResult:
                 "queued_s": round(self.timings.queued_s, 6),
                 "total_s": round(self.timings.total_s, 6),
                 "attempts_s": [round(seconds, 6) for seconds in self.timings.attempts_s],
+                "waited_s": None if self.timings.waited_s is None else round(self.timings.waited_s, 6),
             },
             "metadata": dict(self.metadata),
             "files": files_to_wire(self.files),

@@ -79,7 +79,7 @@ class _Launcher:
         self.send({"started": number, "ready": True}, [os.pidfd_open(self._sleeper) for _ in range(2)])
 
     def send_ended(self, number: int, status: int) -> None:
-        self.send({"ended": number, "status": status, "reason": "", "peak": 0})
+        self.send({"ended": number, "status": status, "reason": "", "peak": 0, "waited_s": 0.0})
 
 
 class _Session:
