@@ -664,7 +664,7 @@ async def started(url: str) -> None:
 @pytest.mark.parametrize(("path", "body"), [(FUSION_PATH, fusion), (PISTON_PATH, execution)])
 async def test_a_disconnect_frees_the_sandbox(path: str, body: Callable[[str], dict[str, Any]]) -> None:
     """A client that disconnects ends its program, and the only sandbox runs the next one."""
-    async with LocalFaaS(["python"], workers=1, sandbox=SandboxConfig(timeout_limit_s=300)) as faas:
+    async with LocalFaaS(["python"], workers=1, max_programs=1, sandbox=SandboxConfig(timeout_limit_s=300)) as faas:
         await faas.wait_ready("python")
         async with connected(faas.url) as connection:
             await connection.send(request(json.dumps(body("while True: pass")).encode(), target=path))
@@ -680,7 +680,7 @@ async def test_programs_wait_longer_than_those_of_faasrt(
     path: str, body: Callable[[str], dict[str, Any]], refusal: int, clock: Clock
 ) -> None:
     """While all sandboxes are in use, a program waits for up to 8 s. Then it is refused, and nothing has run."""
-    async with LocalFaaS(["python"], workers=1, sandbox=SandboxConfig(timeout_limit_s=3_000)) as faas:
+    async with LocalFaaS(["python"], workers=1, max_programs=1, sandbox=SandboxConfig(timeout_limit_s=3_000)) as faas:
         await faas.wait_ready("python")
         async with connected(faas.url) as running, connected(faas.url) as waiting:
             await running.send(request(json.dumps(body("import time; time.sleep(600)")).encode(), target=path))
