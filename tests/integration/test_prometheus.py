@@ -22,7 +22,6 @@ from faasrt import (
     ConfigurationError,
     LimiterSettings,
     Metrics,
-    QueueFullError,
     RuntimeManager,
     ServerError,
     ServiceError,
@@ -42,6 +41,8 @@ from faasrt.testing import FakeFaaS, Reply
 from support.helpers import QUICK, manager_for, until_active
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+_ROUNDED = 0.000_05  # times in the log have four decimals
 
 
 def scrape(registry: CollectorRegistry) -> Samples:
@@ -117,8 +118,9 @@ def check_agreement(metrics: Metrics, samples: Samples, lines: list[dict[str, An
         "faasrt_queue_duration_seconds": [line["queued_s"] for line in finished],
     }.items():
         assert sum(total(samples, f"{name}_count").values()) == len(seconds)
-        assert sum(total(samples, f"{name}_sum").values()) == pytest.approx(sum(seconds))
-    assert metrics.total.latency.sum_s == pytest.approx(sum(line["total_s"] for line in finished))
+        assert sum(total(samples, f"{name}_sum").values()) == pytest.approx(sum(seconds), abs=_ROUNDED * len(seconds))
+    seconds = [line["total_s"] for line in finished]
+    assert metrics.total.latency.sum_s == pytest.approx(sum(seconds), abs=_ROUNDED * len(seconds))
 
     # The endpoints. The log has the changes: the last one holds.
     states = {(state.family, state.endpoint): state for state in metrics.states}
@@ -126,8 +128,10 @@ def check_agreement(metrics: Metrics, samples: Samples, lines: list[dict[str, An
     changes = {
         (line["family"], line["endpoint"]): line["state"] for line in lines if line["event"] == "endpoint_changed"
     }
-    assert total(samples, "faasrt_endpoint_concurrency_limit", "family", "endpoint") == limits
-    assert {key: states[key].limit for key in limits} == limits
+    assert total(samples, "faasrt_endpoint_concurrency_limit", "family", "endpoint") == pytest.approx(
+        limits, abs=_ROUNDED
+    )
+    assert {key: states[key].limit for key in limits} == pytest.approx(limits, abs=_ROUNDED)
     open_breakers = {key: 1 for key, state in changes.items() if state == "open"}
     assert total(samples, "faasrt_endpoint_breaker_open", "family", "endpoint") == open_breakers
     assert {key for key, state in states.items() if state.state != "closed"} == set(open_breakers)
@@ -162,7 +166,7 @@ async def test_metrics_sinks_and_log_agree(unused_tcp_port: int, caplog: pytest.
             endpoints={"py": [one.url, other.url], "ts": one.url, "js": f"http://127.0.0.1:{unused_tcp_port}"},
             retry=QUICK,
             breaker=BreakerSettings(consecutive_failures=20, base_open_s=1_000, max_open_s=1_000),
-            limiter=LimiterSettings(max_concurrency=4, max_queue=2),
+            limiter=LimiterSettings(max_concurrency=4),
         )
         async with RuntimeManager(settings=settings, telemetry=[PrometheusSink(registry)]) as manager:
 
@@ -183,12 +187,11 @@ async def test_metrics_sinks_and_log_agree(unused_tcp_port: int, caplog: pytest.
             check()
 
             calls: list[asyncio.Task[Any]] = []
-            while not any(call.done() for call in calls):
+            while len(calls) < manager.get_metrics().total.in_flight + 2:  # two wait
                 calls.append(asyncio.create_task(run("hang")))
                 await until_stable(manager, calls)
-            assert isinstance(calls.pop().result(), QueueFullError)
             check()
-            assert manager.get_metrics().total.in_flight == len(calls) - 2 > 0
+            assert manager.get_metrics().total.in_flight > 0
             for call in calls:
                 call.cancel()
             await asyncio.wait(calls)
@@ -201,7 +204,6 @@ async def test_metrics_sinks_and_log_agree(unused_tcp_port: int, caplog: pytest.
         "ConnectError",
         "ConnectionLostError",
         "OverloadedError",
-        "QueueFullError",
         "RejectedError",
         "ServerError",
     }

@@ -27,6 +27,7 @@ _ERROR_BYTES = 32_768
 _DECODER = json.JSONDecoder()
 _MAX_FIELDS = 7  # of a message
 _FIELD = re.compile(r'"([a-z]+)":([0-9]{1,9}|null)?')
+_BEGINNING = re.compile(rb'\{"[a-z]{1,20}":["0-9n]')
 
 
 def read_runner(shared: Sequence[str], own: Sequence[str], *, guest: str = "") -> bytes:
@@ -43,9 +44,11 @@ def decode_message(data: bytes, start: int = 0) -> dict[str, Any]:
     Other JSON is not decoded, because some of it takes seconds and hundreds of MB.
     """
     message: dict[str, Any] = {}
+    if _BEGINNING.match(data, start) is None:
+        return {}  # before anything is copied
     try:
         text = data[start:].decode("utf-8", "surrogatepass")
-        at = 1 if text.startswith("{") else len(text)
+        at = 1
         for _ in range(_MAX_FIELDS):
             field = _FIELD.match(text, at)
             if field is None:
