@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -69,6 +70,30 @@ asyncio.run(main())
     else:
         assert output.startswith("wasi False wasm confined\nPython runs as WebAssembly, because native programs run as")
         assert "chmod o+x /" in output
+
+
+async def test_python_falls_back_to_webassembly() -> None:
+    """An ordinary user gets no level at which Python is native by itself. `/health` says why it is not higher."""
+    code = """
+import asyncio, json
+from faasrt.local import LocalFaaS
+async def main():
+    async with LocalFaaS(["python", "js"], workers=1) as faas:
+        await faas.wait_ready("js")
+        print(json.dumps(faas.health()["languages"]))
+asyncio.run(main())
+"""
+    user = python_as(OTHER_UID)
+    argv = [*user, str(CONTAINER), user[-1], "-c", code]
+    env = {**os.environ, "PYTHONUSERBASE": sys.prefix}
+    process = await asyncio.create_subprocess_exec(*argv, env=env, stdout=subprocess.PIPE)
+    output, _ = await process.communicate()
+    languages = json.loads(output)
+    assert (languages["python"]["engine"], languages["javascript"]["engine"]) == ("wasm", "deno")
+    assert languages["javascript"]["level"] == "filters"
+    for shown in languages.values():
+        assert "level namespaces" in shown["level_reason"]
+        assert "unshare: Operation not permitted" in shown["level_reason"]
 
 
 async def test_native_python_without_namespaces_must_be_chosen() -> None:
