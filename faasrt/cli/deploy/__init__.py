@@ -27,7 +27,7 @@ _NAMESPACE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 # systemd expands "%" and "$".
 _PATH = re.compile(r"/[\w./+@:-]+", re.ASCII)
 _PATH_DESCRIPTION = "an absolute path without spaces"
-# What the settings of the unit hide from the service.
+# The folders that the settings of the unit hide from the service.
 _HIDDEN = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/")  # noqa: S108 (nothing is written there)
 _HOST = re.compile(r"[\w.:-]+", re.ASCII)
 _MEMORY = re.compile(r"[1-9][0-9]{0,8}[MGT]", re.ASCII)

@@ -128,7 +128,7 @@ class EngineOptions:
     max_wall_factor: float = MAX_WALL_FACTOR
 
     def capacity(self, max_per_worker: int, overhead_mb: int) -> int:
-        """Return how many programs an engine may run at once: as many as there is memory for, if each has its limit."""
+        """Return how many programs an engine may run at once: the memory divided by the limit of each."""
         if self.max_programs is not None:
             return self.max_programs
         most = self.workers * max_per_worker

@@ -355,7 +355,7 @@ class Launcher:
                 branches.kill_strays(folders, self._living_devices(program.jail_owner))
 
     def _update_watch(self, owner: RunningProgram) -> None:
-        """Tell the memory watch which programs are in a jail now."""
+        """Send the memory watch the programs that are in a jail now."""
         for program in owner.in_same_jail:
             if program.is_watched:
                 program.is_watched = False

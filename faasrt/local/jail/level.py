@@ -13,7 +13,7 @@ from faasrt.local.jail.jail import open_jail
 from faasrt.local.process import Spawner
 
 LEVELS = ("namespaces", "users", "filters")
-# What is weaker than at the highest level, and how to get the next higher one. docs/sandboxes.md has a table with all.
+# The weaknesses compared with the highest level, and how to get the next higher one. docs/sandboxes.md has all levels.
 WEAKNESSES = {
     "users": "programs share the network and the processes of the machine, and only their uid, Landlock and seccomp "
     "separate them; for namespaces, let the container create user namespaces and mounts",

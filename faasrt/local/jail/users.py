@@ -29,14 +29,14 @@ from . import landlock, syscalls
 _MAX_INODES, _MAX_SIMPLE_FILES = 4096, 20
 _PARENTS = ("/tmp", "/var/tmp", "/dev/shm")
 _SHARED = "/dev/shm"
-# What the level needs: chown, dac_override, kill, setgid and setuid. Docker gives them to root.
+# The capabilities that the level needs: chown, dac_override, kill, setgid and setuid. Docker gives them to root.
 _CAPABILITIES = {"CAP_CHOWN": 0, "CAP_DAC_OVERRIDE": 1, "CAP_KILL": 5, "CAP_SETGID": 6, "CAP_SETUID": 7}
 _MAPPED_BYTES = 2**20
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Owner:
-    """What the processes of a program have in common: a uid, or a process group if `uid` is 0."""
+    """The mark that the processes of a program have in common: a uid, or a process group if `uid` is 0."""
 
     def __init__(self, home: str, uid: int) -> None:
         self.home, self.uid, self.group = home, uid, 0
