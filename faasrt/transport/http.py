@@ -216,7 +216,7 @@ class HttpClient:
 
         Args:
             wait_s: Further time, which the server has only while it answers other requests. So a server that hangs is
-                noticed after `within_s`.
+                noticed after `within_s`, or at most `health_s` later.
             live: Reads the output while the program runs, if the server sends it. The time that the caller needs for
                 the output does not count for `within_s`.
 
@@ -290,13 +290,17 @@ class HttpClient:
 
     async def _extend(self, endpoint: str, timeout: asyncio.Timeout, wait_s: float, lead_s: float) -> None:
         loop = asyncio.get_running_loop()
-        while wait_s > 0 and await self._answers(endpoint, lead_s):
+        while wait_s > 0:
             ends_at = timeout.when()
             if ends_at is None or timeout.expired():
                 return
-            step_s = min(wait_s, lead_s)
+            step_s = min(wait_s, self._settings.timeouts.health_s)  # a busy server may need as long for its answer
             timeout.reschedule(ends_at + step_s)
             wait_s -= step_s
+            if not await self._answers(endpoint, step_s):
+                if not timeout.expired():
+                    timeout.reschedule(min(max(ends_at, loop.time()), ends_at + step_s))
+                return
             await asyncio.sleep(ends_at + step_s - lead_s - loop.time())
 
     async def _answers(self, endpoint: str, within_s: float) -> bool:

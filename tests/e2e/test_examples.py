@@ -223,7 +223,7 @@ async def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[st
     """Run Python with arguments and wait until it exits."""
     command = [sys.executable, "-W", "error", *arguments]
     return await anyio.to_thread.run_sync(
-        lambda: subprocess.run(command, env={**CLEAN, **environ}, capture_output=True, text=True, timeout=100)
+        lambda: subprocess.run(command, env={**CLEAN, **environ}, capture_output=True, text=True, timeout=400)
     )
 
 

@@ -26,7 +26,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the site with the command of the README. Return its folder."""
     folder = tmp_path_factory.mktemp("site")
     argv = [sys.executable, str(BUILDER), str(folder), "--repository", REPOSITORY]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     return folder
 

@@ -168,7 +168,7 @@ async def test_no_retry_after_the_deadline(clock: Clock) -> None:
 @contextlib.asynccontextmanager
 async def busy_server() -> AsyncIterator[tuple[RuntimeManager, FakeFaaS, FaultProxy]]:
     """Yield a manager, and a server whose time limits do not count the wait for a CPU, behind a proxy."""
-    timeouts = TimeoutSettings(grace_s=1)
+    timeouts = TimeoutSettings(grace_s=1, health_s=2)
     async with FakeFaaS() as fake, FaultProxy(fake.url) as proxy, manager_for(proxy.url, timeouts=timeouts) as manager:
         fake.health = {"languages": {"python": {"max_wall_factor": 10}}}
         await manager.run_code("1", "python", timeout_ms=20_000)
@@ -182,21 +182,17 @@ async def test_a_busy_server_that_answers_others_has_more_time() -> None:
     async with busy_server() as (manager, fake, _):
         probes = fake.probes
         fake.script(Reply.ok("late"), Reply.ok("late"))
-        fake.script(attrs.evolve(Reply.ok("late"), delay_s=2.5))
+        fake.script(attrs.evolve(Reply.ok("late"), delay_s=4.5))
         assert [(await manager.run_code("1", "python", timeout_ms=200)).stdout for _ in range(3)] == ["late"] * 3
         assert fake.probes > probes
 
 
-@pytest.mark.parametrize("is_late", [False, True])
-async def test_a_busy_server_that_hangs_is_noticed(is_late: bool) -> None:
-    """A call to a server that answers no request any more fails at its deadline, or soon after the last answer."""
+async def test_a_busy_server_that_hangs_is_noticed() -> None:
+    """A call to a server that answers no request any more fails soon after its deadline."""
     async with busy_server() as (manager, fake, proxy):
         fake.script(Reply(hang=True))
         call = asyncio.create_task(manager.run_code("1", "python", timeout_ms=200))
         await until(lambda: fake.in_flight == 1)
-        if is_late:
-            probes = fake.probes
-            await until(lambda: fake.probes > probes + 1)
         proxy.downstream = Toxics(timeout=True)
         with pytest.raises(DeadlineExceededError, match="no answer within"):
             await call

@@ -64,6 +64,10 @@ class OwnedFd:
         os.close(self.fd)
 
 
+class _BranchEndedError(NotStartedError):
+    """The process of a branch has probably ended before the launcher knew it."""
+
+
 class JailedProcess(ChildProcess):
     """A process in a jail, with the processes that it starts.
 
@@ -306,9 +310,10 @@ class Jail:
             try:
                 await fork(start.pipes.others[MESSAGES])
             except Exception:
-                if registering.done() and not registering.cancelled() and (reason := registering.exception()):
-                    raise reason from None  # why the branch could not go on
-                raise
+                reason = registering.exception() if registering.done() and not registering.cancelled() else None
+                if reason is None or isinstance(reason, _BranchEndedError):
+                    raise  # the branch has said why it ended
+                raise reason from None  # why the branch could not go on
             own_folder = await registering
             complete = True
         finally:
@@ -345,7 +350,9 @@ class Jail:
                 os.close(pidfd)
             await start.reply
         except OSError as error:
-            raise NotStartedError(f"cannot start a branch: {error.strerror}") from None
+            raise _BranchEndedError(f"cannot start a branch: {error.strerror}") from None
+        except NotStartedError as error:
+            raise _BranchEndedError(str(error)) from None
         return folder
 
     async def _ask(self, number: int, message: Mapping[str, Any]) -> list[OwnedFd]:
