@@ -392,6 +392,7 @@ async def test_notebook_cells_print_the_stored_output(local: RuntimeManager, mon
         assert await execute("".join(cell["source"]), namespace) == stored
 
 
+@pytest.mark.timeout(500)  # mypy without a cache, beside other tests
 async def test_notebook_passes_mypy(tmp_path: Path) -> None:
     """The cells pass `mypy --strict`."""
     script = tmp_path / "notebook.py"

@@ -14,7 +14,7 @@ import pytest
 import faasrt
 from support.package import ROOT
 
-pytestmark = pytest.mark.documentation
+pytestmark = [pytest.mark.documentation, pytest.mark.timeout(500)]  # the site is built beside other tests
 
 BUILDER = ROOT / ".ci/docs"
 REPOSITORY = "https://example.org/faasrt"
