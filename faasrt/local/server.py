@@ -316,7 +316,7 @@ class LocalFaaS:
             >>> from faasrt.local import LocalFaaS
             >>> async with LocalFaaS(["js"], workers=1) as faas:
             ...     await faas.reconfigure(LocalFaaS(["js"], workers=1, sandbox=SandboxConfig(timeout_limit_s=5)))
-            ['sandbox']
+            ['sandbox', 'max_sandbox']
         """
         async with self._reconfiguring:
             if self._url is None or wanted._task is not None:

@@ -50,7 +50,6 @@ _HEALTH_BODY_BYTES = 262_144
 VALIDATE_PATH = "/validate_code"
 # The health reports that are requested at once. Each has its own connection.
 _MOST_PROBES = 64
-_NO_EXTENSION = contextlib.nullcontext()
 
 
 class BodyTooLargeError(Exception):
@@ -234,7 +233,7 @@ class HttpClient:
         headers = {PATIENCE_HEADER: f"{within_s:.2f}", **(headers or {})}
         if live is not None:
             headers["Accept"] = ACCEPT
-        began = self._clock()
+        began = self._clock() if wait_s else 0.0
         try:
             async with asyncio.timeout(within_s) as timeout:
                 session = self._settings.http_session
@@ -244,8 +243,11 @@ class HttpClient:
                     headers = self._add_default_headers(headers)
                 url = self._url(endpoint, path)
                 request = session.request(method, url, data=body, headers=headers, **self._options)
-                extension = self._extending(endpoint, timeout, within_s, wait_s) if wait_s else _NO_EXTENSION
-                async with extension:
+                if wait_s:
+                    async with self._extending(endpoint, timeout, within_s, wait_s):
+                        answer = await _exchange(request, body, max_body_bytes, live, timeout)
+                    self._answered_at[endpoint] = self._clock()
+                else:
                     answer = await _exchange(request, body, max_body_bytes, live, timeout)
         except TimeoutError:
             if wait_s:
@@ -263,7 +265,6 @@ class HttpClient:
             raise DeadlineExceededError(
                 f"no answer {within}: the FaaS hangs, is overloaded, or does not enforce timeouts"
             ) from None
-        self._answered_at[endpoint] = self._clock()
         if answer.status != 200 and body.sending:
             answer.elapsed_ms = (self._clock() - body.sending_since) * 1000
         return answer
