@@ -95,11 +95,10 @@ async def test_a_probe_that_arrives_while_the_server_is_busy_is_answered(clock: 
 async def test_a_spare_connection_without_a_probe_is_refused_after_a_second(clock: Clock) -> None:
     """Otherwise eight idle connections would keep out all probes."""
     async with bash(max_connections=1) as faas:
+        began = clock()
         with connect(faas), connect(faas) as idle:
             idle.setblocking(False)
             await until(lambda: len(faas.listener.spare) == 1)
-            await settle()
-            began = clock()
             answer = await fast_forward(clock, asyncio.get_running_loop().sock_recv(idle, 10_000), 0.05)
             assert clock() - began >= 0.95
             assert answer.startswith(b"HTTP/1.1 503")
