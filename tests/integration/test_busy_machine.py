@@ -75,6 +75,12 @@ async def test_programs_that_never_end_are_timeouts(busy: RuntimeManager, name: 
     assert result.outcome is Outcome.TIMEOUT
 
 
+async def test_a_fork_bomb_is_a_timeout(busy: RuntimeManager) -> None:
+    """Its processes use little memory, which is counted however long a busy machine takes for it."""
+    code = "import os\nwhile True:\n  try: os.fork()\n  except OSError: pass"
+    assert (await busy.run_code(code, "python", timeout_ms=2_000)).outcome is Outcome.TIMEOUT
+
+
 async def test_a_session_keeps_its_state_after_a_time_limit(busy: RuntimeManager) -> None:
     """The wait for a CPU does not count in a session either. An endless run is interrupted."""
     async with busy.session("python") as session:

@@ -35,12 +35,13 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from . import branches, process_memory, syscalls, users
+from . import branches, process_memory, scheduling, syscalls, users
 
 _INTERVAL_S = 0.05
 # If the memory of a process, or of all of a program, cannot be counted in this time, the program prevents it. Only the
 # longer time counts if the program uses less than twice its limit in any case: a process that forks while others keep
-# it from its core cannot be read either.
+# it from its core cannot be read either. As for time limits, the wait of the program for a CPU does not count, because
+# the processes of a busy machine must not decide how a program ends.
 _MAX_READING_S, _MAX_COUNTING_S = 1.0, 5.0
 _MESSAGE_BYTES, _STACK_BYTES = 4096, 2**18
 # Kernel memory that no resource limit counts, so it is counted here: the buffers of sockets, except for the first few
@@ -62,8 +63,8 @@ class _Program:
         table_bytes: The page tables of each process that do not count.
         kernel_bytes: The least memory of the kernel itself so far.
         is_hidden: Whether the last check could not read the memory of one of its processes.
-        counts_since: When the exact count began that is not complete.
-        reads_since: When it began to read the memory of the next process.
+        is_counting: Whether an exact count is not complete.
+        read: The number of processes whose memory has been read exactly.
     """
 
     def __init__(self, message: dict[str, Any]) -> None:
@@ -76,19 +77,32 @@ class _Program:
         self.namespace = "" if self.init is None else process_memory.pid_namespace(self.init)
         self.is_hidden = False
         self.kernel_bytes = sys.maxsize
-        self.counts_since: float | None = None
-        self.reads_since = 0.0
+        self.is_counting, self.read = False, 0
+        self._times = scheduling.CpuTimes()
+        self._checked_at = self._counting_s = self._reading_s = 0.0
+        self._read_before = 0
         self.update(message)
 
     def update(self, message: dict[str, Any]) -> None:
         self.device, self.living = message["device"], set(message["living"])
 
-    def prevents_count(self, is_large: bool) -> bool:
+    def begin_count(self, processes: list[str]) -> None:
+        self.is_counting, self._checked_at = True, time.monotonic()
+        self._counting_s = self._reading_s = 0.0
+        self._times.update(processes, 0.0)
+
+    def prevents_count(self, processes: list[str], *, is_large: bool) -> bool:
         """Return whether the exact count takes so long that the program must be the reason."""
-        if self.counts_since is None:
+        if not self.is_counting:
             return False
         now = time.monotonic()
-        return (is_large and now - self.reads_since > _MAX_READING_S) or now - self.counts_since > _MAX_COUNTING_S
+        elapsed_s, self._checked_at = now - self._checked_at, now
+        counted_s = elapsed_s - self._times.update(processes, elapsed_s)
+        if self.read != self._read_before:
+            self._read_before, self._reading_s = self.read, 0.0
+        self._reading_s += counted_s
+        self._counting_s += counted_s
+        return (is_large and self._reading_s > _MAX_READING_S) or self._counting_s > _MAX_COUNTING_S
 
 
 class _Watch:
@@ -199,10 +213,11 @@ class _Watch:
         program.kernel_bytes = min(program.kernel_bytes, kernel_bytes)
         has_grown = kernel_bytes - program.kernel_bytes > _FREE_KERNEL_BYTES
         max_bytes = sum(resident for resident, _ in sizes.values())
-        if left < 0 or program.prevents_count(is_large=max_bytes > 2 * left):
+        processes = [f"/proc/{pid}" for pid in pids]
+        if left < 0 or program.prevents_count(processes, is_large=max_bytes > 2 * left):
             self._report(program)
-        elif program.counts_since is None and (has_grown or max_bytes > left):
-            program.counts_since = program.reads_since = time.monotonic()
+        elif not program.is_counting and (has_grown or max_bytes > left):
+            program.begin_count(processes)
             threading.Thread(target=self._count, args=(program, folders, left, has_grown), daemon=True).start()
 
     def _other_bytes(self, program: _Program, folders: list[str]) -> int | None:
@@ -230,7 +245,7 @@ class _Watch:
         """Count the memory that the processes share once, and that of the kernel if it has grown."""
         counted: list[int] = []
         for folder in folders:
-            program.reads_since = time.monotonic()
+            program.read += 1
             # A process that `vfork` has started has all memory of its parent until it executes another program.
             thread = process_memory.task_number(folder)
             if any(process_memory.share_memory(thread, other) for other in counted):
@@ -244,7 +259,7 @@ class _Watch:
             if left < 0:
                 self._report(program)
                 break
-        program.counts_since = None
+        program.is_counting = False
 
 
 def start(config: dict[str, Any]) -> tuple[socket.socket, int]:
