@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import aiohttp
 import pytest
 
 from faasrt import RuntimeManager, SandboxConfig
 from support.helpers import url_of
-from support.served import Connection, connected, exchange, request
+from support.served import Connection, connected, exchange, request, served
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -263,3 +266,63 @@ async def test_stderr_of_programs_is_not_changed(local: RuntimeManager, language
     assert "notice" not in answer
     assert answer["output"]["stderr"] == stderr
     assert (await local.run_code(code, language, timeout_ms)).stderr == stderr
+
+
+class ResilientGoClient:
+    """Runs programs as the backend does: it waits 30 s for an answer, and sends a program up to four times, with a
+    pause of a second, after any failure. Counts what failed.
+    """
+
+    def __init__(self, url: str, http: aiohttp.ClientSession) -> None:
+        self.url, self.http = url, http
+        self.failures: list[str] = []
+
+    async def run(self, language: str, code: str) -> str:
+        """Return the return value. Raise AssertionError after four failures."""
+        headers = {"User-Agent": "Go-http-client/1.1", "Content-Type": "application/json"}
+        for attempt in range(4):
+            await asyncio.sleep(1 if attempt else 0)
+            try:
+                async with self.http.post(
+                    f"{self.url}/run_code",
+                    data=marshal(language, code, 5_000, {}),
+                    headers=headers,
+                    timeout=aiohttp.ClientTimeout(total=30),
+                ) as response:
+                    body = await response.read()
+                if response.status == 200:
+                    fields = unmarshal(body)
+                    assert fields["error"] == ""
+                    return str(fields["output"]["ret_val"])
+                self.failures.append(f"{response.status}: {body!r:.200}")
+            except (aiohttp.ClientError, TimeoutError) as error:
+                self.failures.append(repr(error))
+        raise AssertionError(f"failed for good: {self.failures}")
+
+
+SLEEPERS = {
+    "python": "import time; time.sleep(2); return_val('{number}')",
+    "js": "await new Promise((done) => setTimeout(done, 2000)); return_val('{number}')",
+}
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("max_programs", [(), ("--max-programs", "2")], ids=["defaults", "two at once"])
+async def test_evaluators_that_sleep(tmp_path: Path, max_programs: Sequence[str]) -> None:
+    """With 16 in flight, no evaluator that sleeps for 2 s fails, or is sent a second time, for want of a sandbox."""
+    count, in_flight = (32, 16) if not max_programs else (16, 16)
+    async with (
+        served(tmp_path, "--language", "python", "--language", "js", *max_programs, wait_for=["http://"]) as server,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http,
+    ):
+        for language in ("python", "javascript"):
+            await server.until_pool(language, status="ready")
+        client, gate = ResilientGoClient(server.url, http), asyncio.Semaphore(in_flight)
+
+        async def evaluate(number: int) -> None:
+            language = ("python", "js")[number % 2]
+            async with gate:
+                assert await client.run(language, SLEEPERS[language].format(number=number)) == str(number)
+
+        await asyncio.gather(*map(evaluate, range(count)))
+    assert client.failures == []

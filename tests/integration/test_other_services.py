@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import importlib.util
 import io
 import json
 import platform
 import re
+import subprocess
 import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -19,12 +19,13 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from benchmarks.rewards import load_verl, reward
 from faasrt import Language, RuntimeManager, SandboxConfig
 from faasrt.local import LocalFaaS
 from faasrt.local.sandbox_limits import largest_sandbox
 from faasrt.protocol import piston, sandboxfusion
 from support.helpers import Clock, fast_forward, skip_without
-from support.served import PATIENCE_S, Caller, call, connected, exchange, request, until
+from support.served import PATIENCE_S, Caller, call, connected, exchange, request, served, until
 from support.tables import block
 from unit.test_recorded_services import PISTON, SANDBOXFUSION, read, rows
 
@@ -777,18 +778,31 @@ async def test_the_sdk_of_sandboxfusion(server: LocalFaaS) -> None:
             await asyncio.to_thread(run_with_sdk, url, sandbox_fusion_request(fusion() | fields))
 
 
+@pytest.fixture(scope="module")
+def verl(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Yield the module of verl that rewards programs, unchanged."""
+    packages = tmp_path_factory.mktemp("verl")
+    command = (sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(packages), "verl")
+    subprocess.run(command, check=True)
+    return load_verl(packages)
+
+
 @pytest.mark.clients
-async def test_the_reward_of_verl(tmp_path: Path) -> None:
-    """The module of verl that rewards programs, unchanged, gives each solution the reward that it deserves."""
-    command = (sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(tmp_path), "verl")
-    process = await asyncio.create_subprocess_exec(*command)
-    assert await process.wait() == 0
-    folder = tmp_path / "verl/utils/reward_score/sandbox_fusion"
-    spec = importlib.util.spec_from_file_location("verl_reward", folder / "__init__.py")
-    assert spec is not None
-    assert spec.loader is not None
-    verl = sys.modules["verl_reward"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(verl)
+async def test_verl_with_many_workers(verl: Any, tmp_path: Path) -> None:
+    """No right solution of a batch gets 0 from a server with its defaults, beside endless loops and programs that use
+    memory until they are ended.
+    """
+    counts = {"right": 40, "loop": 4, "hog": 2}
+    async with served(tmp_path, "--language", "python", wait_for=["http://"]) as server:
+        await server.until_pool("python", status="ready")
+        rewards = await asyncio.to_thread(reward, verl, server.url, counts, 128)
+    assert rewards["right"] == {"1 (success)": 40}
+    assert sum(count for kind in ("loop", "hog") for text, count in rewards[kind].items() if text.startswith("0 ")) == 6
+
+
+@pytest.mark.clients
+async def test_the_reward_of_verl(verl: Any) -> None:
+    """The module of verl that rewards programs gives each solution the reward that it deserves."""
     tests = {"inputs": ["1\n", "2\n", "3\n"], "outputs": ["2\n", "4\n", "6\n"]}
     functions = {"inputs": ["[1, 2]\n3", "[]\n4"], "outputs": ["6", "4"], "fn_name": "add"}
     solutions = {
