@@ -18,8 +18,11 @@ _POLL_S = 0.25
 def report_engine(faas: LocalFaaS, *, chosen: bool = False, report: Callable[[str], None] = write_message) -> None:
     python = faas.engine("python")
     if python is not None and python.name == "wasm" and not chosen:
-        reason = python.options.level_reason or "another level was chosen"
-        problem = python.options.python_problem or f"its native engine needs the level namespaces or users: {reason}"
+        options = python.options
+        reason = (
+            f"{options.level_reason}: {options.level_remedy}" if options.level_reason else "another level was chosen"
+        )
+        problem = options.python_problem or f"its native engine needs the level namespaces or users: {reason}"
         report(f"Python runs as WebAssembly, because {problem}")
 
 

@@ -12,7 +12,8 @@ def describe_engines(details: Mapping[str, Any]) -> list[str]:
     lines = []
     for language, state in _languages(details).items():
         if isinstance(state, dict) and "engine" in state:
-            reason = f" ({state['level_reason']})" if state.get("level_reason") else ""
+            remedy = f". To get a higher one: {state['level_remedy']}" if state.get("level_remedy") else ""
+            reason = f" ({state['level_reason']}{remedy})" if state.get("level_reason") else ""
             cgroup = ", cgroup" if state.get("cgroup") is True else ""
             level = f", level {state['level']}{reason}{cgroup}" if state.get("level") else ""
             version = f", {state['runtime']}" if state.get("runtime") else ""

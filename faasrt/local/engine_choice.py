@@ -15,14 +15,14 @@ from faasrt.local.engines.toolchain.languages import TOOLCHAINS
 from faasrt.local.engines.wasm.engine import WasmEngine
 from faasrt.local.http.admission import AdmissionQueue
 from faasrt.local.http.program_slots import MemoryBudget
+from faasrt.local.jail.level import LEVELS
 
-# By family of languages. The first engine is the default at the levels in NATIVE_LEVELS, the last one at other levels.
+# By family of languages. The first engine is the default at levels whose Python is native, the last one otherwise.
 ENGINES: dict[Language, tuple[type[Engine], ...]] = {
     Language.PYTHON: (NativeEngine, WasmEngine),
     Language.JAVASCRIPT: (DenoEngine,),
     **{language: (engine_for(toolchain),) for language, toolchain in TOOLCHAINS.items()},
 }
-NATIVE_LEVELS = ("namespaces", "users")
 MAX_WORKERS, MAX_PROGRAMS = 256, 1_000
 Queues = dict[Language, AdmissionQueue]
 
@@ -59,7 +59,8 @@ def engine_types(languages: Iterable[Language], engines: Mapping[Language, str],
     types = []
     for family in dict.fromkeys(language.family for language in languages):
         by_name = {engine.name: engine for engine in ENGINES[family]}
-        default = ENGINES[family][0 if level in NATIVE_LEVELS else -1]
+        is_native = level in LEVELS and LEVELS[level].python == NativeEngine.name
+        default = ENGINES[family][0 if is_native else -1]
         types.append(by_name.get(engines.get(family, ""), default))
     return types
 

@@ -40,7 +40,7 @@ from faasrt.local.http.program_slots import MemoryBudget
 from faasrt.local.http.refusals import RefusalLog
 from faasrt.local.http.sessions import MAX_IDLE_S, MAX_SESSIONS, Sessions
 from faasrt.local.jail.cgroup import Cgroups, program_cgroups
-from faasrt.local.jail.level import WEAKNESSES, find_level, why_unreadable
+from faasrt.local.jail.level import FoundLevel, find_level, why_unreadable
 from faasrt.local.process import available_cpus
 from faasrt.local.sandbox_limits import SandboxLimits, limits_of
 from faasrt.local.temporary_folder import temporary_folder
@@ -323,7 +323,8 @@ class LocalFaaS:
                 raise RuntimeClosedError("reconfigure needs a LocalFaaS that runs, and one that was not started")
             changed = self._compare(wanted)
             same_level = "level" not in changed and self._options.level
-            known = (self._options.level, self._options.level_reason) if same_level else None
+            current = self._options
+            known = FoundLevel(current.level, current.level_reason, current.level_remedy) if same_level else None
             options = await wanted._find_options(self._options.folder, self._options.cgroups, known)
             running = [*self._queues.values()]
             queues, missing = await asyncio.to_thread(
@@ -490,24 +491,20 @@ class LocalFaaS:
         return changed
 
     async def _find_options(
-        self, folder: Path, cgroups: Cgroups | None, known: tuple[str, str] | None = None
+        self, folder: Path, cgroups: Cgroups | None, known: FoundLevel | None = None
     ) -> EngineOptions:
-        """`known` is the level of the jail that works, and why it is not higher."""
-        level, reason = known or ("", "")
+        """`known` is the level of the jail that was found before."""
+        found = known or FoundLevel()
         if known is None and engine_choice.needs_level(self.languages, self.engines):
             try:
-                level, reason = await find_level(self.level, folder)
+                found = await find_level(self.level, folder)
             except NotStartedError as error:
                 raise ServerError(f"cannot start a jail now: {error}", sent="no") from None
             except EngineError as error:
-                if self.level != "auto":
-                    raise ConfigurationError(str(error)) from None
-                reason = str(error)
-            if self.level == "auto" and level in WEAKNESSES:
-                log_warning(
-                    "the level of the jail is %s: %s (%s)", level, WEAKNESSES[level], reason, name="faasrt.local"
-                )
-        problem = await asyncio.to_thread(why_unreadable, self.python) if level == "users" else ""
+                raise ConfigurationError(str(error)) from None
+            if found.name and found.reason:
+                log_warning("%s", found.describe(), name="faasrt.local")
+        problem = await asyncio.to_thread(why_unreadable, self.python) if found.name == "users" else ""
         return EngineOptions(
             workers=self.workers or min(MAX_WORKERS, available_cpus()),
             folder=folder,
@@ -515,8 +512,9 @@ class LocalFaaS:
             max_wall_factor=self.max_wall_factor,
             machine_memory_mb=self._budget.memory.total_mb,
             memory_limit_mb=self.sandbox.memory_limit_mb,
-            level=level,
-            level_reason=reason,
+            level=found.name,
+            level_reason=found.reason,
+            level_remedy=found.remedy,
             python_problem=problem,
             python=self.python,
             cgroups=cgroups,

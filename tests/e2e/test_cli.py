@@ -702,6 +702,14 @@ def test_health_shows_the_work_in_the_background() -> None:
     assert lines == ["python: ready, engine wasm, level confined; making snapshots, 2 of 5 are made"]
 
 
+def test_health_shows_why_the_level_is_not_higher_and_how_to_get_a_higher_one() -> None:
+    state = {"status": "ready", "engine": "native", "level": "users"}
+    state |= {"level_reason": "unshare: not permitted", "level_remedy": "for namespaces, allow them"}
+    (line,) = describe_engines({"languages": {"python": state}})
+    expected = "level users (unshare: not permitted. To get a higher one: for namespaces, allow them)"
+    assert line == f"python: ready, engine native, {expected}"
+
+
 @NATIVE
 @pytest.mark.usefixtures("wasm_sandbox")
 def test_python_falls_back_to_webassembly_without_namespaces() -> None:
@@ -725,14 +733,14 @@ def test_python_falls_back_to_webassembly_without_namespaces() -> None:
 
 
 def test_webassembly_is_not_reported_if_the_user_has_chosen_it() -> None:
-    options = types.SimpleNamespace(level_reason="there are no namespaces", python_problem="")
+    options = types.SimpleNamespace(level_reason="no namespaces", level_remedy="allow them", python_problem="")
     engine = types.SimpleNamespace(name="wasm", options=options)
     faas: Any = types.SimpleNamespace(engine={"python": engine}.get)
     messages: list[str] = []
     report_engine(faas, chosen=True, report=messages.append)
     assert messages == []
     report_engine(faas, report=messages.append)
-    assert messages[0].endswith("its native engine needs the level namespaces or users: there are no namespaces")
+    assert messages[0].endswith("the level namespaces or users: no namespaces. To get one: allow them")
 
 
 @NATIVE

@@ -49,6 +49,7 @@ async def main():
         result = await manager.run_code("import sys, os; print(sys.platform, sys.maxsize > 2**32)", "python")
         print(result.stdout.strip(), result.metadata["engine"], result.metadata["level"])
         report_engine(manager._embedded.server, report=print)
+        print(manager._embedded.server.health()["languages"]["python"]["level_reason"])
 asyncio.run(main())
 """
     python = python_for_all_users()
@@ -64,12 +65,13 @@ asyncio.run(main())
     )
     printed, errors = await process.communicate()
     output = printed.decode()
-    assert b"faasrt.local: the level of the jail is users: programs share the network" in errors
+    assert b"faasrt.local: the level of the jail is users: the wall is a uid and a folder for each program" in errors
+    assert b"To get a higher one: for namespaces, in a container, use the options of" in errors
     if is_readable:
-        assert output == "linux True native users\n"
+        assert output.startswith("linux True native users\nlevel namespaces: ")
     else:
         assert output.startswith("wasi False wasm confined\nPython runs as WebAssembly, because native programs run as")
-        assert "chmod o+x /" in output
+        assert output.count("chmod o+x /") == 2  # in the report, and in /health
 
 
 async def test_python_falls_back_to_webassembly() -> None:
@@ -94,6 +96,7 @@ asyncio.run(main())
     for shown in languages.values():
         assert "level namespaces" in shown["level_reason"]
         assert "unshare: Operation not permitted" in shown["level_reason"]
+        assert "for users, run the server as root with Docker's default capabilities" in shown["level_remedy"]
 
 
 async def test_native_python_without_namespaces_must_be_chosen() -> None:
@@ -115,22 +118,35 @@ asyncio.run(main())
     assert output == b"linux native filters\n"
 
 
-@pytest.mark.parametrize("options", [{"level": "namespaces"}])
-async def test_required_namespaces_are_not_replaced_by_a_lower_level(options: dict[str, object]) -> None:
-    """A server with `level="namespaces"` does not start without namespaces."""
+@pytest.mark.parametrize(
+    ("level", "uid", "reason", "remedy"),
+    [
+        ("namespaces", None, "unshare: Operation not permitted", "use the options of `faasrt deploy containerfile`"),
+        ("users", OTHER_UID, "only root can run each program as a user of its own", "run the server as root"),
+    ],
+)
+async def test_a_level_that_was_chosen_is_not_replaced_by_another_one(
+    level: str, uid: int | None, reason: str, remedy: str
+) -> None:
+    """A server whose level does not work does not start. The error has the reason and a remedy."""
     code = f"""
 import asyncio
 from faasrt.local import LocalFaaS
 async def main():
-    async with LocalFaaS(["python", "js"], workers=1, **{options!r}) as faas:
+    async with LocalFaaS(["python", "js"], workers=1, level={level!r}) as faas:
         await faas.wait_ready("python")
 asyncio.run(main())
 """
-    argv = [sys.executable, str(CONTAINER), sys.executable, "-c", code]
-    process = await asyncio.create_subprocess_exec(*argv, stderr=subprocess.PIPE)
+    python = python_as(uid)
+    argv = [*python, str(CONTAINER), python[-1], "-c", code]
+    env = {**os.environ, "PYTHONUSERBASE": sys.prefix}
+    process = await asyncio.create_subprocess_exec(*argv, env=env, stderr=subprocess.PIPE)
     _, errors = await process.communicate()
     assert process.returncode == 1
-    assert b"unshare: Operation not permitted" in errors.splitlines()[-1]
+    last = errors.decode().splitlines()[-1]
+    assert last.startswith(f"faasrt.errors.ConfigurationError: level {level}: "), last
+    assert reason in last
+    assert remedy in last
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root has CAP_KILL")

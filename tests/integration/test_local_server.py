@@ -27,7 +27,8 @@ from faasrt.local import LocalFaaS, server as local_server
 from faasrt.local.engine_tasks import EngineTasks
 from faasrt.local.engines.deno.engine import DenoEngine
 from faasrt.local.engines.engine import EngineJob, EngineResult
-from faasrt.local.errors import EngineError, NotStartedError
+from faasrt.local.errors import NotStartedError
+from faasrt.local.jail.level import FoundLevel
 from support.documents import text_of
 from support.helpers import WASM
 from support.served import PATIENCE_S, at_work_in
@@ -75,16 +76,17 @@ async def test_answers_have_the_fields_of_the_reference_servers(faas: LocalFaaS)
 
 
 async def test_health_says_that_no_level_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The level is "none", and the reason is there. An engine without a jail has no level before its first process."""
+    """The level is "none", and there are a reason and a remedy. An engine without a jail has no level at its start."""
 
-    async def refuse(*_: object) -> None:
-        raise EngineError("refused by the kernel")
+    async def refuse(*_: object) -> FoundLevel:
+        return FoundLevel("", "refused by the kernel", "use another kernel")
 
     monkeypatch.setattr(local_server, "find_level", refuse)
     async with LocalFaaS(["js", "python"], engines=WASM, workers=1) as faas:
         languages = faas.health()["languages"]
     assert [languages[name]["level"] for name in ("javascript", "python")] == ["none", ""]
     assert languages["javascript"]["level_reason"] == "refused by the kernel"
+    assert languages["javascript"]["level_remedy"] == "use another kernel"
 
 
 async def test_health_and_metrics_of_a_server(faas: LocalFaaS) -> None:

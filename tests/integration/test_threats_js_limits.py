@@ -20,7 +20,9 @@ from support.threats import MB, only_with_attacks, run_with_neighbour, sample
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session", params=[LEVELS[0], *map(only_with_attacks, LEVELS[1:])])
+@pytest_asyncio.fixture(
+    scope="module", loop_scope="session", params=["namespaces", *map(only_with_attacks, [*LEVELS][1:])]
+)
 async def local(request: pytest.FixtureRequest) -> AsyncIterator[RuntimeManager]:
     """A manager for a server in this process, at each level."""
     async with LocalFaaS(["js", "ts"], workers=2, level=request.param) as faas:

@@ -42,14 +42,11 @@ def take_levels() -> list[str]:
 @functools.cache
 def level_of_machine() -> tuple[str, str]:
     """Return the highest level that works here, and why it is not higher, or ""."""
-    from faasrt.local.errors import EngineError  # the embedded FaaS may not be installed
-    from faasrt.local.jail.level import find_level
+    from faasrt.local.jail.level import find_level  # the embedded FaaS may not be installed
 
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as threads:  # this thread may have a loop
-        try:
-            return threads.submit(asyncio.run, find_level("auto", Path(folder))).result()
-        except EngineError as error:
-            return "none", str(error)
+        found = threads.submit(asyncio.run, find_level("auto", Path(folder))).result()
+        return found.name or "none", found.reason
 
 
 def skip_without_level(item: pytest.Item) -> None:

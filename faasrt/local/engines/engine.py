@@ -109,6 +109,7 @@ class EngineOptions:
         memory_limit_mb: The memory limit of the server, which most programs have.
         level: The level of the jail; "" if no level works on this machine, or no engine needs one.
         level_reason: Why the level is not the highest one, unless it was chosen explicitly.
+        level_remedy: How to get a higher one, or "".
         max_programs: The largest number of programs of an engine at once; None for that which the memory allows.
         machine_memory_mb: The memory of the machine; None if it is not known.
         max_wall_factor: See `ExecutionLimits`.
@@ -122,6 +123,7 @@ class EngineOptions:
     memory_limit_mb: int
     level: str = ""
     level_reason: str = ""
+    level_remedy: str = ""
     python_problem: str = ""
     python: str = sys.executable
     cgroups: Cgroups | None = None

@@ -187,6 +187,7 @@ class Router:
                 "fingerprint": engine.fingerprint(self._limits.largest),
                 "level": engine.level,
                 "level_reason": engine.level_reason,
+                "level_remedy": engine.options.level_remedy,
                 "input": list(engine.input_fields),
                 "compile_limit_s": engine.compile_limit_s,
                 "max_wall_factor": engine.max_wall_factor,

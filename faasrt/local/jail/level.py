@@ -6,43 +6,132 @@ import os
 import stat
 import sys
 from pathlib import Path
+from typing import Literal
+
+import attrs
 
 from faasrt.local.errors import EngineError, NotStartedError
 from faasrt.local.jail.config import JailConfig
 from faasrt.local.jail.jail import open_jail
 from faasrt.local.process import Spawner
 
-LEVELS = ("namespaces", "users", "filters")
-# The weaknesses compared with the highest level, and how to get the next higher one. docs/sandboxes.md has all levels.
-WEAKNESSES = {
-    "users": "programs share the network and the processes of the machine, and only their uid, Landlock and seccomp "
-    "separate them; for namespaces, let the container create user namespaces and mounts",
-    "filters": "programs have the uid of the server, unless it is root, and only Landlock and seccomp separate them; "
-    "for users, run the server as root with Docker's default capabilities; for native Python at this level, choose "
-    "level filters and the engine native for Python",
+
+@attrs.frozen(kw_only=True)
+class Level:
+    """A level of the jail, in the words of docs/sandboxes.md.
+
+    Attributes:
+        needs: Where it works.
+        wall: The restrictions that separate programs from each other, and from the machine.
+        python: The engine of Python by default.
+        misses: The features that programs do without.
+    """
+
+    needs: str
+    wall: str
+    python: Literal["native", "wasm"]
+    misses: str
+
+
+# From the highest to the lowest.
+LEVELS = {
+    "namespaces": Level(
+        needs="hosts, virtual machines, and containers that allow user namespaces. Where parts of /proc are hidden, "
+        "Landlock is needed (Linux 5.13)",
+        wall="namespaces, Landlock, seccomp, rlimits; under root a uid for each program",
+        python="native",
+        misses="where parts of /proc are hidden: all of /proc, so `ps` and psutil",
+    ),
+    "users": Level(
+        needs="root with CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_KILL, CAP_SETGID and CAP_SETUID, as in Docker, and "
+        "Linux 5.13",
+        wall="a uid and a folder for each program, Landlock, seccomp, rlimits",
+        python="native",
+        misses="/proc; Unix sockets with a name, so `multiprocessing.Manager`; other paths in /tmp than their folder; "
+        "an entry in /etc/passwd; forks of sessions; other languages than Python, JavaScript and TypeScript; files in "
+        "JavaScript",
+    ),
+    "filters": Level(
+        needs="any user, Linux 5.13",
+        wall="Landlock, seccomp, rlimits; under root as `users`",
+        python="wasm",
+        misses="the same as at `users`; on `native` also /dev/shm, so `multiprocessing.Lock` and pools; modes, times "
+        "and owners of files; process groups; before Linux 6.12 other processes",
+    ),
 }
 # After all other failures, the kernel does not support the level.
 _LACKS = ("MemoryError", *map(os.strerror, (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM)))
+_LANDLOCK = "use Linux 5.13 or newer with Landlock (in the kernel parameter lsm)"
+_CONTAINER = "in a container, use the options of `faasrt deploy containerfile`, which allow namespaces and mounts"
+# The settings of the kernel that forbid user namespaces, the value that forbids them, and one that allows them.
+_SETTINGS = (
+    ("user.max_user_namespaces", "0", "15000"),
+    ("kernel.unprivileged_userns_clone", "0", "1"),
+    ("kernel.apparmor_restrict_unprivileged_userns", "1", "0"),
+)
 
 
-async def find_level(wanted: str, folder: Path) -> tuple[str, str]:
-    """Return the wanted level, or the highest one for "auto", and the reason why it is not higher, or "". Raise
-    EngineError if none works, and NotStartedError if the machine lacks memory, descriptors or time at the moment.
+@attrs.frozen
+class FoundLevel:
+    """The level of the jail on this machine.
+
+    Attributes:
+        name: "" if none works.
+        reason: Why it is not higher; "" if it is the highest, or was chosen.
+        remedy: How to get each higher one, or "".
+    """
+
+    name: str = ""
+    reason: str = ""
+    remedy: str = ""
+
+    def describe(self) -> str:
+        """Return what a level other than the highest one means, and how to get a higher one."""
+        level = LEVELS[self.name]
+        return (
+            f"the level of the jail is {self.name}: the wall is {level.wall}; programs miss {level.misses}. "
+            f"To get a higher one: {self.remedy} ({self.reason})"
+        )
+
+
+async def find_level(wanted: str, folder: Path) -> FoundLevel:
+    """Return the wanted level, or the highest one that works for "auto". Raise EngineError if the wanted one does not
+    work, and NotStartedError if the machine lacks memory, descriptors or time at the moment.
     """
     if sys.platform != "linux":
+        if wanted == "auto":
+            return FoundLevel("", "the jail needs Linux", "use Linux")
         raise EngineError("the jail needs Linux")
     reasons: list[str] = []
+    remedies: list[str] = []
     async with Spawner() as spawner:
-        for level in LEVELS if wanted == "auto" else (wanted,):
-            config = JailConfig(level=level, policy="deno", mounts=[("/usr", "/usr")])
+        for name in LEVELS if wanted == "auto" else (wanted,):
+            config = JailConfig(level=name, policy="deno", mounts=[("/usr", "/usr")])
             try:
                 async with open_jail(spawner, sys.executable, folder, config):
-                    return level, "; ".join(reasons)
+                    return FoundLevel(name, "; ".join(reasons), "; ".join(remedies))
             except EngineError as error:
                 if isinstance(error.__cause__, TimeoutError) or any(lack in str(error) for lack in _LACKS):
                     raise NotStartedError(str(error)) from None
-                reasons.append(f"level {level}: {error}")
-    raise EngineError("; ".join(reasons))
+                reasons.append(f"level {name}: {error}")
+                remedies.append(f"for {name}, {remedy_of(name, str(error))}")
+    if wanted == "auto":
+        return FoundLevel("", "; ".join(reasons), "; ".join(remedies))
+    raise EngineError("; ".join([*reasons, *remedies]))
+
+
+def remedy_of(name: str, problem: str, settings: Path = Path("/proc/sys")) -> str:
+    """Return how to get a level that does not work because of a problem."""
+    if "Landlock" in problem:
+        return _LANDLOCK
+    if name != "namespaces":
+        return "run the server as root with Docker's default capabilities"
+    remedies = []
+    for setting, refusing, allowing in _SETTINGS:
+        with contextlib.suppress(OSError):
+            if (settings / setting.replace(".", "/")).read_text().strip() == refusing:
+                remedies.append(f"run: sysctl -w {setting}={allowing}")
+    return "; ".join([*remedies, _CONTAINER])
 
 
 def why_unreadable(python: str) -> str:

@@ -152,7 +152,8 @@ class WasmEngine(Engine):
     def _mark_confined(self, problem: str) -> None:
         self.level = NO_LEVEL if problem else CONFINED
         reason = problem and f"the workers of WebAssembly are not confined: {problem}"
-        self.level_reason = "; ".join(filter(None, [self.options.level_reason, reason]))
+        reasons = [self.options.level_reason, self.options.python_problem, reason]
+        self.level_reason = "; ".join(filter(None, reasons))
 
     def _discard(self, tier: str) -> None:
         """Remove a snapshot that a worker cannot use, because a confined worker cannot remove it."""
