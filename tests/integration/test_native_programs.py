@@ -16,7 +16,6 @@ from faasrt import Outcome, RuntimeManager, SandboxConfig
 from faasrt.protocol.streams import cut
 from support.helpers import skip_without
 from support.native_programs import BY_DESIGN, PROGRAMS
-from support.tables import chosen
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 SANDBOX = SandboxConfig(timeout_limit_s=60, memory_limit_mb=1024)
@@ -74,12 +73,7 @@ async def run_native(native: RuntimeManager, code: str) -> Ending:
     return Ending(comparable(result.stdout, "/tmp"), comparable(result.stderr, "/tmp"), exit_code)
 
 
-# About one in three programs runs without `pytest -m cpython`.
-BY_DEFAULT = chosen(PROGRAMS, 3)
-SAMPLED = [pytest.param(name, marks=() if name in BY_DEFAULT else pytest.mark.cpython) for name in PROGRAMS]
-
-
-@pytest.mark.parametrize("name", SAMPLED)
+@pytest.mark.parametrize("name", PROGRAMS)
 async def test_native_programs_behave_as_with_python_i(native: RuntimeManager, name: str) -> None:
     """Stdout, stderr and exit code are the same, except for the programs in `BY_DESIGN`, which must differ."""
     code = PROGRAMS[name]

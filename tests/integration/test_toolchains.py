@@ -774,7 +774,7 @@ async def test_a_toolchain_that_does_not_work_is_no_error_of_the_program(
 
 
 @c_first
-async def test_twenty_small_problems_are_solved(manager: RuntimeManager, language: str) -> None:
+async def test_small_problems_are_solved(manager: RuntimeManager, language: str) -> None:
     """Every solution passes all of its tests, and fails a wrong one."""
 
     async def judge(name: str, code: str, tests: list[TestCase]) -> None:
@@ -784,7 +784,7 @@ async def test_twenty_small_problems_are_solved(manager: RuntimeManager, languag
         assert verdicts == [Verdict.PASSED] * len(tests) + [Verdict.WRONG_ANSWER], (name, judgement)
 
     solved = programs.problems(language)
-    assert len(solved) == 20
+    assert len(solved) == 3
     async with asyncio.TaskGroup() as group:
         for name, (code, tests) in solved.items():
             group.create_task(judge(name, code, tests))
