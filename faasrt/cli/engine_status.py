@@ -19,9 +19,9 @@ def report_engine(faas: LocalFaaS, *, chosen: bool = False, report: Callable[[st
     python = faas.engine("python")
     if python is not None and python.name == "wasm" and not chosen:
         options = python.options
-        reason = (
-            f"{options.level_reason}: {options.level_remedy}" if options.level_reason else "another level was chosen"
-        )
+        reason = "another level was chosen"
+        if options.level_reason:
+            reason = f"{options.level_reason}. To get one: {options.level_remedy}"
         problem = options.python_problem or f"its native engine needs the level namespaces or users: {reason}"
         report(f"Python runs as WebAssembly, because {problem}")
 
