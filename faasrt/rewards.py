@@ -23,8 +23,9 @@ that item is the result, also if it is text such as "12". Tuples, and NumPy's ar
 lists. As these data sets expect it, Python programs may use the usual modules of the standard library without importing
 them, and the function may be a method of a class `Solution`.
 
-**Failures of the infrastructure** are no scores. They are raised, or give the value `on_failure`. Programs run at most
-once, unless you pass `idempotent=True`, so a lost connection is such a failure.
+**Failures** are no scores: those of the infrastructure, and tests that cannot judge any program, such as a malformed
+row of a data set. They are raised, or give the value `on_failure` to their completions only. Programs run at most once,
+unless you pass `idempotent=True`, so a lost connection is a failure too.
 
 Example:
     >>> from faasrt.rewards import CodeReward
@@ -42,20 +43,28 @@ import contextlib
 import json
 import math
 import re
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, Unpack
 
 import attrs
 
 from faasrt._attribute_docs import list_attributes
-from faasrt._run_option_checks import check_flag
+from faasrt._run_option_checks import check_flag, check_timeout_ms
 from faasrt._shared_manager import ManagerOption, SharedManager
 from faasrt.client.manager import RuntimeManager
-from faasrt.errors import ConfigurationError, InvalidRequestError, QueueFullError, ServiceError, safe_repr
+from faasrt.errors import (
+    ConfigurationError,
+    FaasrtError,
+    InvalidRequestError,
+    QueueFullError,
+    ServiceError,
+    safe_repr,
+)
 from faasrt.judging import AssertTest, Compare, FunctionTest, Judgement, TestCase, Verdict, parse_test
 from faasrt.languages import Language, LanguageOption, OtherLanguage, parse_language
 from faasrt.protocol.cases import check_function
 from faasrt.tasks import CodeTask, JudgeOptions, TaskResult
+from faasrt.telemetry.logs import log_warning
 
 __all__ = [
     "CodeReward",
@@ -70,8 +79,13 @@ __all__ = [
 Completion: TypeAlias = str | Sequence[Mapping[str, Any]]
 """The text of a completion, or the messages of a conversation."""
 Reward: TypeAlias = float | None
+OnFailure: TypeAlias = Literal["raise"] | Reward | Callable[[int, FaasrtError], Reward]
+"""What becomes of a completion that cannot be judged; see `CodeReward`."""
+_Failures: TypeAlias = dict[int, FaasrtError]
 
-_INFRASTRUCTURE_ERRORS = (ServiceError, QueueFullError)
+# Of the infrastructure, or of the tests of one completion. Others hold for all completions.
+_FAILURES = (ServiceError, QueueFullError, InvalidRequestError)
+_SHOWN_INDICES = 20
 # Text that may precede an import from `__future__` in a program, or such an import.
 _HEAD = re.compile(
     r"""
@@ -348,8 +362,10 @@ class CodeReward:
         partial_credit: Whether the reward is the share of the tests that passed. Otherwise it is 1 if all passed,
             else 0. Default: True.
         no_code: The reward of a completion without a program. Default: 0.
-        on_failure: "raise", or the reward if the infrastructure failed: None, which TRL leaves out, or a number.
-            Default: "raise".
+        on_failure: What becomes of a completion that cannot be judged, because the infrastructure failed or its tests
+            are wrong: "raise"; its reward, which is None, which TRL leaves out, or a number; or a function that takes
+            the index of the completion and the error, and returns the reward. The other completions keep their rewards,
+            and a warning of the logger `faasrt` names the indices. Default: "raise".
         compare: The comparison of outputs and results; see `faasrt.judging`. Default: None, which means "lines" for
             outputs, and "alike" for results, because JSON has no tuples.
         **options: `timeout_ms` (for each test), `ext`, `sandbox`, `priority` and `idempotent`; see
@@ -378,17 +394,19 @@ class CodeReward:
         language: LanguageOption = "python",
         partial_credit: bool = True,
         no_code: float = 0.0,
-        on_failure: Literal["raise"] | Reward = "raise",
+        on_failure: OnFailure = "raise",
         compare: Compare | None = None,
         **options: Unpack[JudgeOptions],
     ) -> None:
         self._shared = SharedManager(manager)
         check_flag("partial_credit", partial_credit, optional=False)
         self._options = CodeTask("", language, compare=compare, stop_on_failure=not partial_credit, **options)
-        for name, value, others in (("no_code", no_code, ()), ("on_failure", on_failure, ("raise", None))):
-            if value not in others and (isinstance(value, bool) or not isinstance(value, int | float)):
-                allowed = "a number" if not others else "'raise', a number or None"
-                raise ConfigurationError(f"{name} must be {allowed}, got {safe_repr(value)}")
+        if not _is_number(no_code):
+            raise ConfigurationError(f"no_code must be a number, got {safe_repr(no_code)}")
+        if not (on_failure in ("raise", None) or callable(on_failure) or _is_number(on_failure)):
+            raise ConfigurationError(
+                f"on_failure must be 'raise', a number, None or a function, got {safe_repr(on_failure)}"
+            )
         if not math.isfinite(no_code):
             raise ConfigurationError(f"no_code must be finite, got {no_code}")
         self._partial_credit = partial_credit
@@ -413,8 +431,11 @@ class CodeReward:
             **columns: The other arguments of TRL, such as further columns. They are ignored.
 
         Raises:
-            InvalidRequestError: The tests of a completion, or another argument, is wrong; nothing was run.
-            ConfigurationError: The manager is an asynchronous one, or no endpoint is configured.
+            InvalidRequestError: Arguments have different lengths, or `timeout_ms` is above the limit of the sandbox;
+                nothing was run. If `on_failure` is "raise", also if the tests of a completion are wrong; a note of the
+                error has its index.
+            ConfigurationError: The manager is an asynchronous one, no endpoint is configured, or the function
+                `on_failure` returned something else than a number or None.
             CompareError: The function `compare` failed.
             FaasrtError: The infrastructure failed, if `on_failure` is "raise". The other programs are ended.
 
@@ -423,7 +444,7 @@ class CodeReward:
         Example: See `CodeReward`.
         """
         prepared = self._prepare(completions, tests, function)
-        return self._shared.run(lambda manager: self._score(manager, prepared))
+        return self._finish(*self._shared.run(lambda manager: self._score(manager, prepared)))
 
     async def code_reward_async(
         self,
@@ -439,7 +460,7 @@ class CodeReward:
         Example: See `faasrt.rewards`.
         """
         prepared = await asyncio.to_thread(self._prepare, completions, tests, function)
-        return await self._shared.run_async(lambda manager: self._score(manager, prepared))
+        return self._finish(*await self._shared.run_async(lambda manager: self._score(manager, prepared)))
 
     def compute_score(
         self, data_source: str, solution_str: str, ground_truth: Any, extra_info: Any = None, **kwargs: Any
@@ -463,7 +484,7 @@ class CodeReward:
             1.0
         """
         prepared = self._prepare_one(solution_str, ground_truth)
-        return _single(self._shared.run(lambda manager: self._score(manager, prepared)))
+        return _single(self._finish(*self._shared.run(lambda manager: self._score(manager, prepared))))
 
     async def compute_score_async(
         self, data_source: str, solution_str: str, ground_truth: Any, extra_info: Any = None, **kwargs: Any
@@ -475,7 +496,7 @@ class CodeReward:
         Example: See `compute_score`.
         """
         prepared = await asyncio.to_thread(self._prepare_one, solution_str, ground_truth)
-        return _single(await self._shared.run_async(lambda manager: self._score(manager, prepared)))
+        return _single(self._finish(*await self._shared.run_async(lambda manager: self._score(manager, prepared))))
 
     def check(
         self,
@@ -557,24 +578,28 @@ class CodeReward:
             )
         )
 
-    def _prepare_one(self, completion: str, tests: Any) -> list[CodeTask | Reward]:
+    def _prepare_one(self, completion: str, tests: Any) -> list[CodeTask | InvalidRequestError | Reward]:
         if self._on_failure is None:
-            raise ConfigurationError("on_failure must be 'raise' or a number for compute_score: verl needs numbers")
+            raise ConfigurationError("on_failure must not be None for compute_score: verl needs numbers")
         if tests is None:
-            raise InvalidRequestError("ground_truth must have tests, got None")
+            tests = ()  # are refused, while those of `code_reward` need no tests
         return self._prepare([completion], [tests], None)
 
     def _prepare(
         self, completions: Sequence[Completion], tests: Sequence[Any], function: Sequence[str | None] | str | None
-    ) -> list[CodeTask | Reward]:
-        prepared: list[CodeTask | Reward] = []
+    ) -> list[CodeTask | InvalidRequestError | Reward]:
+        """Return the task of each completion, the error of its tests, or its reward."""
+        prepared: list[CodeTask | InvalidRequestError | Reward] = []
         for index, (completion, own_tests, name) in enumerate(_rows("completions", completions, tests, function)):
             try:
                 task = None if own_tests is None else self._task_of(completion, own_tests, name)
             except InvalidRequestError as error:
-                error.add_note(f"of the completion with index {index}")
-                raise
-            prepared.append(self._no_code if task is None and own_tests is not None else task)
+                error.add_note(_place("completion", index))
+                if self._on_failure == "raise":
+                    raise
+                prepared.append(error)
+            else:
+                prepared.append(self._no_code if task is None and own_tests is not None else task)
         return prepared
 
     def _prepare_solutions(
@@ -607,11 +632,49 @@ class CodeReward:
             self._options, code=program, tests=problem.tests, function=problem.function, compare=compare
         )
 
-    async def _score(self, manager: RuntimeManager, prepared: Sequence[CodeTask | Reward]) -> list[Reward]:
-        rewards = [None if isinstance(item, CodeTask) else item for item in prepared]
+    async def _score(
+        self, manager: RuntimeManager, prepared: Sequence[CodeTask | InvalidRequestError | Reward]
+    ) -> tuple[list[Reward], _Failures]:
+        """Return the rewards, and the errors of the completions that could not be judged."""
+        rewards = [None if isinstance(item, CodeTask | InvalidRequestError) else item for item in prepared]
+        failures: _Failures = {
+            index: item for index, item in enumerate(prepared) if isinstance(item, InvalidRequestError)
+        }
+        self._check_timeout(manager)
         async with contextlib.aclosing(_run("completion", manager, prepared)) as results:
             async for index, item in results:
-                rewards[index] = self._reward_of(item)
+                if item.error is None:
+                    assert item.judgement is not None
+                    rewards[index] = item.judgement.score if self._partial_credit else float(item.judgement.passed)
+                elif self._on_failure == "raise" or not isinstance(item.error, _FAILURES):
+                    raise item.error
+                else:
+                    failures[index] = item.error
+        return rewards, failures
+
+    def _check_timeout(self, manager: RuntimeManager) -> None:
+        """Raise InvalidRequestError for an option that is wrong for all completions, so it is no failure of one."""
+        check_timeout_ms(self._options.timeout_ms, self._options.sandbox or manager.settings.sandbox)
+
+    def _finish(self, rewards: list[Reward], failures: _Failures) -> list[Reward]:
+        """Set the rewards of completions that could not be judged."""
+        for index, error in sorted(failures.items()):
+            value: Any = self._on_failure
+            rewards[index] = value(index, error) if callable(value) else value
+            if callable(value) and rewards[index] is not None and not _is_number(rewards[index]):
+                got = safe_repr(rewards[index])
+                raise ConfigurationError(f"the function on_failure must return a number or None, got {got}")
+        if failures:
+            # Not their messages, which may contain input and expected output.
+            indices = ", ".join(map(str, sorted(failures)[:_SHOWN_INDICES]))
+            log_warning(
+                "%d of %d completions cannot be judged, so their rewards are those of on_failure: indices %s: %s. "
+                "A function as on_failure gets the reasons, and CodeReward.check returns those of wrong tests",
+                len(failures),
+                len(rewards),
+                indices + (", ..." if len(failures) > _SHOWN_INDICES else ""),
+                ", ".join(sorted({type(error).__name__ for error in failures.values()})),
+            )
         return rewards
 
     async def _find_failed(
@@ -629,13 +692,9 @@ class CodeReward:
                     reasons[index], judgements[index] = _describe(item.judgement), item.judgement
         return [FailedSolution(index, reasons[index], judgements.get(index)) for index in sorted(reasons)]
 
-    def _reward_of(self, item: TaskResult) -> Reward:
-        if item.error is not None:
-            if self._on_failure == "raise" or not isinstance(item.error, _INFRASTRUCTURE_ERRORS):
-                raise item.error
-            return self._on_failure
-        assert item.judgement is not None
-        return item.judgement.score if self._partial_credit else float(item.judgement.passed)
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _rows(
@@ -659,8 +718,12 @@ async def _run(
         async for item in results:
             index = indices[item.index]
             if item.error is not None:
-                item.error.add_note(f"of the {name} with index {index}")
+                item.error.add_note(_place(name, index))
             yield index, item
+
+
+def _place(name: str, index: int) -> str:
+    return f"of the {name} with index {index}"
 
 
 def _describe(judgement: Judgement) -> str:
@@ -673,7 +736,8 @@ def _describe(judgement: Judgement) -> str:
 
 def _single(rewards: list[Reward]) -> float:
     [reward] = rewards
-    assert reward is not None
+    if reward is None:
+        raise ConfigurationError("the function on_failure must return a number for compute_score: verl needs numbers")
     return reward
 
 

@@ -24,6 +24,7 @@ from faasrt import (
     CompareError,
     ConfigurationError,
     ConnectError,
+    FaasrtError,
     FunctionTest,
     InvalidRequestError,
     RuntimeClosedError,
@@ -287,7 +288,7 @@ def test_wrong_arguments_are_refused(fake: FakeFaaS) -> None:
         reward.code_reward([RIGHT], [TESTS], ["a", "b"])
     with pytest.raises(InvalidRequestError, match="a completion must be a str or a list of messages, got 5"):
         reward.code_reward([5], [TESTS], "inc")  # type: ignore[list-item]
-    with pytest.raises(InvalidRequestError, match="ground_truth must have tests"):
+    with pytest.raises(InvalidRequestError, match="tests must not be empty"):
         reward.compute_score("", RIGHT, None)
     with pytest.raises(ConfigurationError, match="verl needs numbers"):
         CodeReward(fake.url, on_failure=None).compute_score("", RIGHT, STDIN)
@@ -298,7 +299,7 @@ def test_wrong_arguments_are_refused(fake: FakeFaaS) -> None:
         ({"no_code": None}, "no_code must be a number, got None"),
         ({"no_code": True}, "no_code must be a number"),
         ({"no_code": math.nan}, "no_code must be finite, got nan"),
-        ({"on_failure": "ignore"}, "on_failure must be 'raise', a number or None, got 'ignore'"),
+        ({"on_failure": "ignore"}, "on_failure must be 'raise', a number, None or a function, got 'ignore'"),
         ({"partial_credit": 1}, "partial_credit must be True or False"),
         ({"timeout_ms": 0}, "timeout_ms"),
         ({"language": "?"}, "language"),
@@ -446,6 +447,67 @@ def test_failures_of_the_infrastructure(name: str, fake: FakeFaaS, portal: Block
         assert found[1] == -1.0 if value == -1.0 else math.isnan(found[1])
 
 
+WRONG_TESTS: dict[str, Any] = {
+    "no tests": [],
+    "not JSON": "[",
+    "a field of another form": [{"input": "secret", "output": "secret"}],
+    "nested too deeply": CIRCULAR,
+    "a value that is no test": 5,
+    "arguments that are not JSON": {"function": "f", "tests": [{"args": [{1, 2}], "expected": 1}]},
+    "a helper that is not defined": {"function": "f", "tests": [{"program": "assert helper(f()) == 'secret'"}]},
+    "a test program that fails by itself": {"function": "f", "tests": [{"program": "import no_module\nassert f()"}]},
+}
+
+
+@pytest.mark.parametrize("name", ["code_reward", "code_reward_async"])
+def test_tests_that_cannot_judge(name: str, url: str, portal: BlockingPortal, caplog: pytest.LogCaptureFixture) -> None:
+    """They are the failure of their own completion: its value is the caller's choice, and the others have rewards."""
+    rows = [STDIN, *WRONG_TESTS.values()]
+    completions = [PRINTS] + ["```\ndef f(): pass\n```"] * len(WRONG_TESTS)
+    wrong = range(1, len(rows))
+    for value in (None, -1.0):
+        found = call_as_trl(getattr(CodeReward(url, on_failure=value), name), completions, portal, tests=rows)
+        assert found[0] == 1.0
+        assert all(found[index] == value if value else math.isnan(found[index]) for index in wrong)
+        assert f"{len(wrong)} of {len(rows)} completions cannot be judged" in caplog.text
+        assert "indices 1, 2, 3, 4, 5, 6, 7, 8: InvalidRequestError." in caplog.text
+        assert "secret" not in caplog.text
+        caplog.clear()
+    reasons: dict[int, str] = {}
+
+    def on_failure(index: int, error: FaasrtError) -> float:
+        reasons[index] = str(error)
+        return -index
+
+    found = call_as_trl(getattr(CodeReward(url, on_failure=on_failure), name), completions, portal, tests=rows)
+    assert found == [1.0, *(-index for index in wrong)]
+    assert list(reasons) == list(wrong)
+    assert reasons[3].startswith("a test has no field 'input'")
+    assert "no_module" in reasons[8]
+    # Each of them alone is raised by default, with its index.
+    for index in wrong:
+        with pytest.raises(InvalidRequestError) as caught:
+            call_as_trl(getattr(CodeReward(url), name), completions[:2], portal, tests=[STDIN, rows[index]])
+        assert str(caught.value) == reasons[index]
+        assert caught.value.__notes__ == ["of the completion with index 1"]
+
+
+@pytest.mark.parametrize("name", ["compute_score", "compute_score_async"])
+async def test_tests_that_cannot_judge_in_verl(name: str, fake: FakeFaaS) -> None:
+    """verl needs a number, which is the caller's choice."""
+    for tests in (None, "[", [{"input": "1"}]):
+        assert await call_as_verl(getattr(CodeReward(fake.url, on_failure=-1.0), name), PRINTS, tests) == -1.0
+        assert await call_as_verl(getattr(CodeReward(fake.url, on_failure=lambda *_: 0.0), name), PRINTS, tests) == 0.0
+        with pytest.raises(ConfigurationError, match="verl needs numbers"):
+            await call_as_verl(getattr(CodeReward(fake.url, on_failure=lambda *_: None), name), PRINTS, tests)
+        no_number: Any = CodeReward(fake.url, on_failure=lambda *_: "no")  # type: ignore[arg-type, return-value]
+        with pytest.raises(ConfigurationError, match="must return a number or None, got 'no'"):
+            await call_as_verl(getattr(no_number, name), PRINTS, tests)
+        with pytest.raises(InvalidRequestError):
+            await call_as_verl(getattr(CodeReward(fake.url), name), PRINTS, tests)
+    assert fake.requests == []
+
+
 def test_a_server_that_cannot_be_reached(unused_tcp_port: int) -> None:
     url, retry = f"http://127.0.0.1:{unused_tcp_port}", faasrt.RetrySettings(connect_retry_s=0)
     with sync.RuntimeManager.from_url(url, retry=retry) as manager, pytest.raises(ConnectError):
@@ -459,10 +521,8 @@ def test_mistakes_of_the_caller_are_raised(url: str) -> None:
         reward.code_reward([PRINTS], [STDIN])
     with pytest.raises(CompareError):
         CodeReward(url, on_failure=None, compare=lambda *_: 1 / 0 > 0).code_reward([PRINTS], [STDIN])
-    wrong = [{"program": "import no_module\nassert f()"}]
-    with pytest.raises(InvalidRequestError, match="no_module") as caught:
-        CodeReward(url, on_failure=None).code_reward(["", "```\npass\n```"], [wrong, wrong], "f")
-    assert caught.value.__notes__ == ["of the completion with index 1"]
+    with pytest.raises(InvalidRequestError, match="the same length"):
+        CodeReward(url, on_failure=None).code_reward([PRINTS], [STDIN, STDIN])
     with sync.RuntimeManager.from_url(url) as closed:
         pass
     with pytest.raises(RuntimeClosedError):
