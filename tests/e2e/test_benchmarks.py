@@ -68,6 +68,11 @@ RUNS = [
         "session_chaos --runs 30 --sessions 4 --active 2 --every 5",
         [("native, 4 sessions, 2 active", 1, "runs"), ("Results", 1, "count: OK")],
     ),
+    # It fails if a verdict is wrong.
+    (
+        "verdicts --kinds python session --right 9 --loops 2 --at-once 4 --busy 2",
+        [("9 right programs", 2, "wrong")],
+    ),
     ("soak --runs 40 --kills 2 --idle 0.1", [("The server", 3, "server MB"), ("8 in flight", 1, "runs/s")]),
 ]
 
