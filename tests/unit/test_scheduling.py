@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 
 from faasrt.local.jail import scheduling
+from faasrt.local.jail.program import RunningProgram
 from faasrt.local.jail.scheduling import CPUS, CpuTimes, niceness_after
 
 MS = 1_000_000
@@ -62,6 +64,23 @@ def test_a_wait_counts_for_the_intervals_before_its_end(program: Program) -> Non
     assert update(times, program, 50) == 40
 
 
+def test_a_wait_that_has_not_ended_is_pending(program: Program) -> None:
+    """If the thread ran in the interval, at most the rest of it. It is unknown how long an older wait takes."""
+    times = CpuTimes()
+    program.set("1", (30, 0))
+    update(times, program, 50)
+    assert round(times.pending_s, 3) == 0.02
+    program.set("1", (30, 0))
+    update(times, program, 50)
+    assert times.pending_s == math.inf
+    program.set("1", (40, 60))
+    update(times, program, 50)
+    assert round(times.pending_s, 3) == 0.04
+    program.set("1", (45, 60), state="S")
+    update(times, program, 50)
+    assert times.pending_s == 0
+
+
 def test_threads_that_compete_with_each_other_gain_nothing(program: Program) -> None:
     """While one of them runs, the time counts, however long the others wait."""
     times = CpuTimes()
@@ -105,6 +124,35 @@ def test_a_new_thread_with_the_number_of_another_one_counts_as_a_whole(program: 
 
 def test_a_system_without_these_files_counts_wall_clock_time(tmp_path: Path) -> None:
     assert CpuTimes().update([str(tmp_path / "none")], 1.0) == 0
+
+
+@pytest.fixture
+def running(program: Program, monkeypatch: pytest.MonkeyPatch) -> RunningProgram:
+    """Return a program whose time limit of a second began at 0."""
+    monkeypatch.setattr(RunningProgram, "processes", program.processes)
+    running = RunningProgram(1, 0)
+    running.limit_time(0.0, 1.0, 100.0)
+    return running
+
+
+def test_a_program_is_not_ended_while_it_waits_for_a_cpu(program: Program, running: RunningProgram) -> None:
+    """It has run in the interval in which its time would be over, and waits for the next time."""
+    program.set("1", (900, 0))
+    assert running.check_time(0.9, 0.05) == ""
+    program.set("1", (910, 0))
+    assert running.check_time(1.05, 0.05) == ""
+    program.set("1", (920, 190))
+    assert running.check_time(1.1, 0.05) == ""
+    program.set("1", (1100, 190))
+    assert running.check_time(1.3, 0.05) == "time"
+
+
+def test_the_time_of_an_endless_loop_ends_where_the_kernel_does_not_tell_waits(
+    program: Program, running: RunningProgram
+) -> None:
+    program.set("1", (0, 0))
+    assert running.check_time(0.9, 0.05) == ""
+    assert running.check_time(1.0, 0.05) == "time"
 
 
 def test_the_priority_sinks_with_the_cpu_time() -> None:

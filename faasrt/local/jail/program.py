@@ -216,12 +216,12 @@ class RunningProgram:
             if ticks is not None and not self.has_grace:
                 # It may have begun to wait since the last check. The next one shows whether it only waits.
                 self.has_grace, self.deadline = True, now + WATCH_INTERVAL_S
-            elif self.times.has_run or not any(map(process_memory.can_run, self.processes)):
+            elif now >= self.deadline + self.times.pending_s:
                 if self.is_session and not self.is_interrupted:
                     self.deadline, reason = now + SESSION_GRACE_S, "interrupt"
                 else:
                     reason = "time"
-            # Otherwise it waits for a CPU. The kernel tells the length of a wait only when it is over.
+            # Otherwise it may wait for a CPU. The kernel tells the length of a wait only when it is over.
         if not reason and now >= self.last_deadline:
             reason = "machine"
         self._plan_check(now, interval_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 
 from . import process_memory
@@ -28,18 +29,18 @@ class CpuTimes:
 
     Attributes:
         used_s, waited_s: The CPU time since `begin`, and the time in which the program waited for a CPU.
-        has_run: Whether a thread has run in the last interval.
+        pending_s: The part of the last interval that may be a wait that has not ended; infinity if no thread has run in
+            the interval, so that the wait is older; 0 if the kernel does not tell the waits.
     """
 
     def __init__(self) -> None:
-        self.used_s = self.waited_s = 0.0
-        self.has_run = True
+        self.used_s = self.waited_s = self.pending_s = 0.0
         self._rest_s = 0.0
         self._threads: dict[str, tuple[int, int]] = {}  # the times of running and of waiting, in ns
         self._children: dict[str, int] = {}  # the ticks of children that have ended
 
     def begin(self) -> None:
-        self.used_s = self.waited_s = self._rest_s = 0.0
+        self.used_s = self.waited_s = self.pending_s = self._rest_s = 0.0
 
     def update(self, processes: list[str], elapsed_s: float) -> float:
         """Add the times of an interval that ends now. Return how long the program waited for a CPU in it.
@@ -61,12 +62,14 @@ class CpuTimes:
                 total += run - run_before
                 waits += max(0, wait - wait_before)
         self._threads, self._children = threads, children
-        self.has_run = total > 0
-        rest_s = self._rest_s + max(0.0, elapsed_s - max(longest, total / CPUS) / _NS)
+        unused_s = max(0.0, elapsed_s - max(longest, total / CPUS) / _NS)
+        rest_s = self._rest_s + unused_s
         waited_s = min(waits / _NS, rest_s)
-        self._rest_s = rest_s - waited_s
-        if self._rest_s > 0 and not any(map(process_memory.can_run, processes)):
-            self._rest_s = 0.0
+        is_ready = (rest_s > waited_s or not total) and any(map(process_memory.can_run, processes))
+        self._rest_s = rest_s - waited_s if is_ready else 0.0
+        self.pending_s = 0.0
+        if is_ready and any(run for run, _ in threads.values()):
+            self.pending_s = min(self._rest_s, unused_s) if total else math.inf
         self.used_s += total / _NS
         self.waited_s += waited_s
         return waited_s
