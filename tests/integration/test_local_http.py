@@ -809,7 +809,7 @@ class TestConnections:
 
 
 @pytest.mark.servers
-async def test_5_000_connections_do_not_exhaust_the_server(tmp_path: Path) -> None:
+async def test_10_000_connections_do_not_exhaust_the_server(tmp_path: Path) -> None:
     """Descriptors and memory stay limited, nothing is logged, and open connections are served.
 
     The server is `faasrt serve` with a limit of 512 descriptors, of which connections may use half.
@@ -852,14 +852,14 @@ async def test_5_000_connections_do_not_exhaust_the_server(tmp_path: Path) -> No
                 await held.send(b"POST /run_code HTTP/1.1\r\n")
             using = asyncio.create_task(go_on(early))
             gate = asyncio.Semaphore(100)
-            async with asyncio.timeout(60):
-                await asyncio.gather(*(attack(gate) for _ in range(5_000)))
+            async with asyncio.timeout(100):
+                await asyncio.gather(*(attack(gate) for _ in range(10_000)))
             over.set()
             await using
             assert process.num_fds() < 512
             assert process.memory_info().rss - before < 64 * 2**20
         assert answered
-        assert refused == 5_000
+        assert refused == 10_000
         async with asyncio.timeout(PATIENCE_S):
             while (await exchange(url, request(encoded()))).status != 200:
                 await asyncio.sleep(0.01)
