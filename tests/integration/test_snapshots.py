@@ -23,6 +23,7 @@ from faasrt.local.engines.wasm import engine as wasm_engine, snapshot_maker
 from faasrt.local.engines.wasm.bridge import HostBridge
 from faasrt.local.engines.wasm.instance import call_in_thread
 from faasrt.local.engines.wasm.module_cache import module_dir
+from faasrt.local.engines.wasm.program_clock import ProgramClock
 from faasrt.local.engines.wasm.sandbox import Sandbox, load_files
 from faasrt.local.engines.wasm.snapshot_build import snapshot_of
 from faasrt.local.engines.wasm.worker import execute
@@ -256,7 +257,7 @@ async def test_without_a_snapshot_the_results_are_the_same(local_wasm: RuntimeMa
     """Where snapshots do not work, each program starts the interpreter anew."""
     limits = {"timeout_ms": 60_000, "memory_limit_mb": 128, "max_output_bytes": 10_000, "kept_bytes": 10_000}
     job = {**limits, "code": code, "check": False, "input": NO_INPUT.to_wire()}
-    bridge = HostBridge(job, threading.Event(), on_begin=lambda: None)
+    bridge = HostBridge(job, threading.Event(), ProgramClock(60), on_begin=lambda: None)
 
     def run_anew() -> dict[str, object]:
         files = attrs.evolve(load_files(module_dir()), snapshot=None)

@@ -14,6 +14,7 @@ import pytest_asyncio
 import faasrt
 from faasrt import Outcome, RuntimeManager, SandboxConfig
 from faasrt.local.engines.wasm.bridge import HostBridge
+from faasrt.local.engines.wasm.program_clock import ProgramClock
 from support.helpers import WASM, until_active
 from support.tables import block
 from support.threats import MB, Target, environments, run_with_neighbour, sample, start_target
@@ -490,7 +491,7 @@ async def test_a_forged_report_is_refused_before_parsing() -> None:
     own = (
         b'error{"phase":"run","name":"E","message":"\\"' + b"x" * limit + b'","traceback":"","line":null,"column":null}'
     )
-    bridge = HostBridge({"max_output_bytes": limit}, threading.Event(), on_begin=lambda: None)
+    bridge = HostBridge({"max_output_bytes": limit}, threading.Event(), ProgramClock(60), on_begin=lambda: None)
     tracemalloc.start()
     try:
         bridge(report)

@@ -10,7 +10,7 @@ from . import process_memory
 
 AGES = ((0.2, 3), (2.0, 6))
 """After these seconds of CPU time, the niceness of a program is raised by this, so that new programs go first."""
-CPUS = len(os.sched_getaffinity(0))
+CPUS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _NS = 1_000_000_000
 IS_WAIT_KNOWN = os.path.exists("/proc/self/schedstat")

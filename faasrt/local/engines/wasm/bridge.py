@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +11,8 @@ from faasrt.languages import Language
 from faasrt.local.engines.runner_messages import DisplayReader, cut_streams, decode_message, read_python_error
 from faasrt.local.engines.wasm.instance import FOLDER, OUT_OF_BOUNDS, Ended
 from faasrt.local.engines.wasm.output import LiveSender, OutputStream, Stop
+from faasrt.local.engines.wasm.program_clock import ProgramClock
+from faasrt.local.errors import TOO_BUSY
 from faasrt.protocol.displays import displays_to_wire
 from faasrt.protocol.execution_limits import OUTPUT_FACTOR
 from faasrt.protocol.frames import frame_bytes
@@ -25,6 +26,7 @@ _ERROR_FACTOR, _ERROR_EXTRA_BYTES = 8, 2**20
 _STOPPED = ("deadline", "cancelled")
 # CPython allocates up to a few MiB at once. If less is left, an allocation has probably failed.
 _EXHAUSTED_BYTES = 4 * 2**20
+_SHORT_S = 0.01  # of programs that end sooner, the wait for a CPU is not stated
 
 
 @attrs.define
@@ -42,6 +44,7 @@ class HostBridge:
 
     job: Mapping[str, Any]
     cancel: Stop
+    clock: ProgramClock
     on_begin: Callable[[], None]
     on_end: Callable[[], None] = lambda: None
     task: str = "run"
@@ -120,21 +123,26 @@ def read_result(bridge: HostBridge, run: Callable[..., Ended], *, memory_bytes: 
     """Run a program, and return the fields of its `EngineResult`, without files."""
     job = bridge.job
     limit = job["max_output_bytes"]
-    started = time.perf_counter()
     stdout, stderr = buffers = [OutputBuffer(job["kept_bytes"]) for _ in range(2)]
     done = run(
         host=bridge,
-        make_stream=functools.partial(OutputStream, cancel=bridge.cancel, live=bridge.live, buffers=buffers),
+        make_stream=functools.partial(
+            OutputStream, cancel=bridge.cancel, clock=bridge.clock, live=bridge.live, buffers=buffers
+        ),
         cancel=bridge.cancel,
+        clock=bridge.clock,
         output_bytes=OUTPUT_FACTOR * limit + 1,
         lacks_memory=lambda: bridge.lacks_memory,
     )
-    duration_ms = round((time.perf_counter() - started) * 1000, 3)
+    elapsed_s = bridge.clock.elapsed_s
+    waited_s = elapsed_s - bridge.clock.counted_s if elapsed_s > _SHORT_S else 0.0
+    if done.trapped == "cancelled" and bridge.clock.is_late:
+        raise RuntimeError(TOO_BUSY)
     if not bridge.began and done.trapped is not None and done.trapped not in _STOPPED:
         raise RuntimeError(f"the sandbox did not start: {done.trapped}")
     own_return_val = Language.PYTHON if bridge.own_return_val else None
     fields = cut_streams(stdout, stderr, bridge.ret_val, limit, own_return_val=own_return_val)
-    fields["duration_ms"] = duration_ms
+    fields["duration_ms"], fields["waited_ms"] = round(elapsed_s * 1000, 3), round(waited_s * 1000, 3)
     if bridge.displays is not None:
         bridge.displays.add_to(fields)
         fields["displays"] = displays_to_wire(fields["displays"])

@@ -55,6 +55,7 @@ class WasmEngine(Engine):
     overhead_mb = 64
     session_features: Collection[str] = ("run", "fork", "files")
     has_displays = True
+    counts_wait = True
     _pool: WarmPool[WasmWorker]
 
     def __init__(self, options: EngineOptions) -> None:

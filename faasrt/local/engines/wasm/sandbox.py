@@ -12,6 +12,7 @@ from faasrt.local.engines.python_tiers import STANDARD_TIER, TIERS, tiers_of
 from faasrt.local.engines.wasm.instance import Ended, Instance, Instances, PageMap, load_module
 from faasrt.local.engines.wasm.memory_folder import MemoryFolder
 from faasrt.local.engines.wasm.module_cache import best_module
+from faasrt.local.engines.wasm.program_clock import ProgramClock
 from faasrt.local.engines.wasm.snapshot_build import RUN, read_guest, snapshot_of
 from faasrt.local.engines.wasm.snapshot_file import Snapshot, open_snapshot
 
@@ -71,7 +72,7 @@ class Sandbox:
                 host=lambda request: b"",
                 snapshot=files.snapshot,
                 cancel=threading.Event(),
-                deadline_s=60,
+                clock=ProgramClock(60),
                 memory_bytes=2**30,
                 output_bytes=1000,
             )

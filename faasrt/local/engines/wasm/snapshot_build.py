@@ -17,6 +17,7 @@ from faasrt.local.engines.runner_messages import read_runner
 from faasrt.local.engines.wasm.instance import FOLDER, HIDDEN_FOLDER, STACK_BYTES, Ended, Instances
 from faasrt.local.engines.wasm.memory_folder import MemoryFolder
 from faasrt.local.engines.wasm.module_cache import best_module
+from faasrt.local.engines.wasm.program_clock import ProgramClock
 from faasrt.local.engines.wasm.snapshot_file import (
     Places,
     Snapshot,
@@ -148,7 +149,7 @@ def preload(instances: Instances, fd: int, tier: str) -> Snapshot:
         _PRELOAD,
         host=lambda request: answers.get(request, b""),
         cancel=threading.Event(),
-        deadline_s=_TIME_LIMIT_S,
+        clock=ProgramClock(_TIME_LIMIT_S),
         memory_bytes=_MEMORY_BYTES,
         output_bytes=_OUTPUT_BYTES,
         on_end=write,
@@ -221,7 +222,7 @@ def _run(instances: Instances, snapshot: Snapshot, program: str, folder: MemoryF
         snapshot=snapshot,
         folder=folder,
         cancel=threading.Event(),
-        deadline_s=_TIME_LIMIT_S,
+        clock=ProgramClock(_TIME_LIMIT_S),
         memory_bytes=_MEMORY_BYTES,
         output_bytes=_OUTPUT_BYTES,
     )

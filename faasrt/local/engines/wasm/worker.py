@@ -47,7 +47,6 @@ import select
 import signal
 import sys
 import threading
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -73,6 +72,7 @@ from faasrt.local.engines.wasm.module_cache import (
     remove_modules,
 )
 from faasrt.local.engines.wasm.output import LiveSender
+from faasrt.local.engines.wasm.program_clock import ProgramClock
 from faasrt.local.engines.wasm.sandbox import (
     LoadedFiles,
     Sandbox,
@@ -81,6 +81,7 @@ from faasrt.local.engines.wasm.sandbox import (
 from faasrt.local.engines.wasm.snapshot_build import make_snapshot
 from faasrt.local.engines.wasm.worker_sessions import WorkerSessions
 from faasrt.local.jail.confinement import confine_calls, confine_files, drop_capabilities
+from faasrt.protocol.execution_limits import wall_limit_s
 from faasrt.protocol.guest.python_files import PathMatcher
 
 # Programs that may import matplotlib, which needs a folder that it can write to.
@@ -101,7 +102,6 @@ def execute(bridge: HostBridge, sandbox: Sandbox) -> dict[str, Any]:
         code=job["code"],
         stdin=program_input.stdin,
         folder=folder,
-        deadline_s=job["timeout_ms"] / 1000,
         memory_bytes=memory_bytes,
     )
     fields, _ = read_result(bridge, run, memory_bytes=memory_bytes)
@@ -142,10 +142,11 @@ def serve(cache_dir: Path) -> NoReturn:
                     live.add_room(message["taken"])
             else:
                 cancel = threading.Event()
-                deadline = time.monotonic() + message["timeout_ms"] / 1000
-                live = LiveSender(write, cancel, deadline) if message["live"] else None
+                limit_s = message["timeout_ms"] / 1000
+                clock = ProgramClock(limit_s, wall_limit_s(limit_s, message["max_wall_factor"]))
+                live = LiveSender(write, cancel, clock, limit_s) if message["live"] else None
                 on_begin = functools.partial(write, began=True)
-                bridges.put(HostBridge(message, cancel, on_begin=on_begin, live=live))
+                bridges.put(HostBridge(message, cancel, clock, on_begin=on_begin, live=live))
         os._exit(0)
 
     def run(files: LoadedFiles, problem: str) -> NoReturn:

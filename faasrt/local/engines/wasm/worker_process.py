@@ -15,16 +15,19 @@ from faasrt import _strict_json
 from faasrt.inputs import files_from_wire
 from faasrt.local.engines.engine import EngineJob, EngineResult
 from faasrt.local.engines.live_output import LiveOutput
-from faasrt.local.errors import EngineError, NotStartedError
+from faasrt.local.errors import TOO_BUSY, EngineError, NotStartedError
+from faasrt.local.jail.scheduling import IS_WAIT_KNOWN, CpuTimes
 from faasrt.local.process import STDOUT, STREAMS, ChildProcess
 from faasrt.protocol.displays import displays_from_wire
 from faasrt.results import ErrorInfo, Outcome
 
-# A worker itself ends its program at the time limit. If no answer has been read ANSWER_GRACE_S later, the event loop
-# may have been too busy to read it. So the server waits for _READ_S more, and then kills the worker.
+# A worker itself ends its program at the time limit. If no answer has been read ANSWER_GRACE_S later, the program may
+# have waited for a CPU, so the server measures this from then on, and gives it the same time again. At the end, the
+# event loop may have been too busy to read the answer. So the server waits for _READ_S more, and then kills the worker.
 ANSWER_GRACE_S, _READ_S = 1.5, 0.5
 # A worker takes 30 MiB of memory itself. If it fails, which no program can cause, all of its sessions end.
 _MAX_SESSIONS = 8
+_LOOK_S = 0.5
 CANCEL_TIMEOUT_S = 1.0
 """The seconds that a worker has to stop a cancelled program, before it is killed."""
 # The largest message of a worker: this factor times the output limit, plus these bytes for the paths of files.
@@ -71,7 +74,7 @@ class Channel:
         self.send(**program, **output, **attrs.asdict(limits))
         truncated = ["files"] if job.input.collect else []  # if the worker sends no answer
         try:
-            answer = await self.answer(answer_s)
+            answer = await self._end_of_run(answer_s, limits.wall_s + answer_s - limits.timeout_ms / 1000)
         except TimeoutError:
             await child.end()
             return EngineResult(
@@ -101,6 +104,27 @@ class Channel:
         except Exception:
             child.kill()
             raise self._failure("the Python sandbox sent a malformed answer") from None
+
+    async def _end_of_run(self, within_s: float, wall_s: float) -> dict[str, Any]:
+        """Wait for the answer, for a time without that for which the worker waits for a CPU. Raise TimeoutError if it
+        is over, and EngineError if the machine was too busy to run the program.
+        """
+        with contextlib.suppress(TimeoutError):
+            return await self.answer(within_s)
+        if not IS_WAIT_KNOWN:
+            raise TimeoutError
+        times, processes, loop = CpuTimes(), [f"/proc/{self._worker.child.pid}"], asyncio.get_running_loop()
+        looked_at, late_at, left_s = loop.time(), loop.time() + wall_s - within_s, within_s
+        times.update(processes, 0.0)
+        while left_s > 0:
+            with contextlib.suppress(TimeoutError):
+                return await self.answer(_LOOK_S)
+            elapsed_s, looked_at = loop.time() - looked_at, loop.time()
+            left_s -= elapsed_s - times.update(processes, elapsed_s)
+            if looked_at > late_at:
+                await self._worker.child.end()
+                raise EngineError(TOO_BUSY)
+        raise TimeoutError
 
     async def answer(self, within_s: float) -> dict[str, Any]:
         for wait_s in (within_s, _READ_S):

