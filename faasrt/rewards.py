@@ -13,9 +13,13 @@ data set.
     tests                           an iterable of `TestCase`, or, with a function, of `FunctionTest` or `AssertTest`
     objects                         a list of `{"stdin": ..., "expected": ...}`, or, with a function, of
                                     `{"args": ..., "expected": ...}` or `{"program": ...}`; see the methods `from_dict`
-    {"function": ..., "tests": ...} the same in one object
+    {"function": ..., "tests": ...} the same in one object; a "prelude" is code before the program, such as helpers in a
+                                    prompt
     {"inputs": ..., "outputs": ...} the form of APPS, TACO and similar data sets: texts for stdin and stdout, or, with
-                                    `"fn_name"`, the arguments and results of a function
+                                    `"fn_name"`, the arguments and results of a function, or, with `"assert_case"`,
+                                    asserts about it
+
+`tests_of` makes such tests of a row of HumanEval, MBPP, APPS, LiveCodeBench and other sets.
 
 **The form of APPS.** With "fn_name", each input is a list of arguments, or text with the JSON of one argument in each
 line. Each output is a result: text is read as JSON if it is JSON. If every output is a list of one item, as in APPS,
@@ -49,6 +53,7 @@ from typing import Any, Literal, TypeAlias, Unpack
 import attrs
 
 from faasrt._attribute_docs import list_attributes
+from faasrt._dataset_rows import Dataset, convert_row
 from faasrt._run_option_checks import check_flag, check_timeout_ms
 from faasrt._shared_manager import ManagerOption, SharedManager
 from faasrt.client.manager import RuntimeManager
@@ -74,6 +79,7 @@ __all__ = [
     "compute_score",
     "compute_score_async",
     "last_code_block",
+    "tests_of",
 ]
 
 Completion: TypeAlias = str | Sequence[Mapping[str, Any]]
@@ -86,6 +92,10 @@ _Failures: TypeAlias = dict[int, FaasrtError]
 # Of the infrastructure, or of the tests of one completion. Others hold for all completions.
 _FAILURES = (ServiceError, QueueFullError, InvalidRequestError)
 _SHOWN_INDICES = 20
+# The longest limit of usual graders, so a program that is right for them is right here: verl and TACO have 10 s,
+# LiveCodeBench 6, APPS and EvalPlus 4, HumanEval 3. Programs in training often loop forever.
+DEFAULT_TIMEOUT_MS = 10_000
+_IDS = ("task_id", "question_id", "problem_id", "name", "id")
 # Text that may precede an import from `__future__` in a program, or such an import.
 _HEAD = re.compile(
     r"""
@@ -270,22 +280,27 @@ def _parse_problem(tests: object, function: str | None, language: Language | Oth
             tests = _without_arrays(tests)
         except RecursionError:
             raise InvalidRequestError("tests are nested too deeply, or contain themselves") from None
+    prelude = ""
     if isinstance(tests, Mapping):
+        if tests.get("assert_case"):
+            return _parse_asserts(tests, function)
         if "inputs" in tests or "outputs" in tests:
             return _parse_apps(tests, function, language)
-        if "tests" not in tests or not tests.keys() <= {"function", "tests"}:
+        if "tests" not in tests or not tests.keys() <= {"function", "tests", "prelude"}:
             raise InvalidRequestError(
                 "an object with tests must have 'tests' and 'function', or 'inputs', 'outputs' and 'fn_name', "
                 f"got {', '.join(map(safe_repr, tests))[:200]}"
             )
-        function = tests.get("function") or function
+        function, prelude = tests.get("function") or function, tests.get("prelude") or ""
+        if not isinstance(prelude, str):
+            raise InvalidRequestError(f"'prelude' must be text, got {safe_repr(prelude)}")
         tests = tests["tests"]
     if isinstance(tests, str) or not isinstance(tests, Iterable):
         raise InvalidRequestError(f"tests must be a list, an object, or the JSON of one, got {safe_repr(tests)}")
     if function is not None:
         check_function(function, language)
     checked: list[Any] = [parse_test(test, function) if isinstance(test, dict) else test for test in tests]
-    return _Problem(checked, function)
+    return _Problem(checked, function, f"{prelude}\n" if prelude else "")
 
 
 def _without_arrays(value: Any) -> Any:
@@ -304,11 +319,6 @@ def _parse_apps(tests: Mapping[str, Any], function: str | None, language: Langua
     inputs, outputs, name = tests.get("inputs"), tests.get("outputs"), tests.get("fn_name") or function
     if not isinstance(inputs, list | tuple) or not isinstance(outputs, list | tuple) or len(inputs) != len(outputs):
         raise InvalidRequestError("'inputs' and 'outputs' must be lists of the same length")
-    if tests.get("assert_case"):
-        raise InvalidRequestError(
-            "'assert_case' is not supported, because a program can skip asserts after its end: pass an object with "
-            "'function' and 'tests', a list of {'program': ...}"
-        )
     if name is None:
         return _Problem([TestCase(_parse_text(i), _parse_text(o)) for i, o in zip(inputs, outputs, strict=True)], None)
     if all(isinstance(output, list) and len(output) == 1 for output in outputs):
@@ -320,6 +330,16 @@ def _parse_apps(tests: Mapping[str, Any], function: str | None, language: Langua
     if language is not Language.PYTHON:
         return _Problem(cases, name)
     return _Problem(cases, name, _APPS_PRELUDE.format(name=name), _APPS_EPILOGUE.format(name=name))
+
+
+def _parse_asserts(tests: Mapping[str, Any], function: str | None) -> _Problem:
+    """Return the asserts of verl's `assert_case`, which run in another process than the program."""
+    asserts, inputs = tests["assert_case"], tests.get("inputs") or ()
+    if not isinstance(asserts, list | tuple):
+        raise InvalidRequestError(f"'assert_case' must be a list of asserts, got {safe_repr(asserts)}")
+    if any(inputs):
+        raise InvalidRequestError("'inputs' must be empty beside 'assert_case': a function has no stdin")
+    return _Problem([AssertTest(each) for each in asserts], tests.get("fn_name") or function)
 
 
 def _parse_text(text: object) -> str:
@@ -350,6 +370,50 @@ def _parse_result(output: object) -> object:
         return output
 
 
+def tests_of(row: Mapping[str, Any], dataset: Dataset) -> str:
+    """Return the tests in a row of a known data set: text for the column `tests`, or the `ground_truth` of verl.
+
+    They name their function, so that rewards need no other column. `faasrt/docs/rewards.md` has an example of each set.
+
+    Args:
+        row: The row, as its set publishes it. JSON may be text or decoded, and arrays of NumPy count as lists.
+        dataset: Its form:
+            "humaneval": `prompt`, `entry_point`, `test`. Also HumanEval+. The imports and helpers of the prompt are
+            known to the test and the completion.
+            "mbpp": `test_list`, `code`, and `test_setup_code` or `test_imports`. Each assert is a test.
+            "apps", "taco": `input_output`.
+            "code_contests": `public_tests`, `private_tests`, `generated_tests`.
+            "livecodebench": `public_test_cases`, `private_test_cases`, `metadata`. Packed tests are unpacked without
+            executing the pickle in them.
+            "kodcode": `test`, for pytest. Each function `test_*` is a test.
+            "verl": `reward_model`, with `ground_truth`, also with `assert_case`.
+
+    Raises:
+        InvalidRequestError: A field is missing or wrong, or the data set is unknown. The message names the field and
+            the id of the row.
+
+    Example:
+        >>> from faasrt.rewards import tests_of
+        >>> row = {"task_id": 1, "code": "def inc(n): return n + 1", "test_list": ["assert inc(1) == 2"]}
+        >>> tests_of(row, "mbpp")
+        '{"function": "inc", "tests": [{"program": "assert inc(1) == 2"}]}'
+    """
+    try:
+        tests = json.dumps(convert_row(_without_arrays(row) if isinstance(row, dict) else row, dataset))
+        problem = _parse_problem(tests, None, Language.PYTHON)
+        CodeTask("pass", "python", tests=problem.tests, function=problem.function)
+        for test in problem.tests:
+            if isinstance(test, AssertTest):
+                test._parsed.complete(problem.function or test._parsed.find_function())
+    except InvalidRequestError as error:
+        ids = [row[name] for name in _IDS if name in row] if isinstance(row, Mapping) else []
+        place = f"row {safe_repr(ids[0])} of {dataset}" if ids else f"a row of {dataset}"
+        raise InvalidRequestError(f"{place}: {error}") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidRequestError(f"a row of {dataset} cannot be encoded as JSON: {error}") from None
+    return tests
+
+
 class CodeReward:
     r"""Scores the programs in completions by tests. Threads and event loops may share it.
 
@@ -369,7 +433,8 @@ class CodeReward:
         compare: The comparison of outputs and results; see `faasrt.judging`. Default: None, which means "lines" for
             outputs, and "alike" for results, because JSON has no tuples.
         **options: `timeout_ms` (for each test), `ext`, `sandbox`, `priority` and `idempotent`; see
-            `Runtime.run_code`.
+            `Runtime.run_code`. Default of `timeout_ms`: 10 s, as in verl and the longest of other graders, or the limit
+            of the sandbox if that is lower.
 
     Raises:
         ConfigurationError: `manager`, `no_code` or `on_failure` is wrong.
@@ -574,7 +639,7 @@ class CodeReward:
                 function=task.function,
                 language=task.language,
                 compare=task.compare,
-                **task.options(JudgeOptions),
+                **attrs.evolve(task, timeout_ms=self._timeout_ms(manager)).options(JudgeOptions),
             )
         )
 
@@ -628,6 +693,8 @@ class CodeReward:
         program = problem.insert_into(code.encode(errors="replace").decode())
         is_default = self._options.compare is None and any(isinstance(test, FunctionTest) for test in problem.tests)
         compare = "alike" if is_default else self._options.compare
+        if any(isinstance(test, AssertTest) for test in problem.tests):
+            compare = None  # asserts compare by themselves
         return attrs.evolve(
             self._options, code=program, tests=problem.tests, function=problem.function, compare=compare
         )
@@ -640,8 +707,8 @@ class CodeReward:
         failures: _Failures = {
             index: item for index, item in enumerate(prepared) if isinstance(item, InvalidRequestError)
         }
-        self._check_timeout(manager)
-        async with contextlib.aclosing(_run("completion", manager, prepared)) as results:
+        timeout_ms = self._timeout_ms(manager)
+        async with contextlib.aclosing(_run("completion", manager, prepared, timeout_ms)) as results:
             async for index, item in results:
                 if item.error is None:
                     assert item.judgement is not None
@@ -652,9 +719,12 @@ class CodeReward:
                     failures[index] = item.error
         return rewards, failures
 
-    def _check_timeout(self, manager: RuntimeManager) -> None:
-        """Raise InvalidRequestError for an option that is wrong for all completions, so it is no failure of one."""
-        check_timeout_ms(self._options.timeout_ms, self._options.sandbox or manager.settings.sandbox)
+    def _timeout_ms(self, manager: RuntimeManager) -> float:
+        """Return the time limit of a test. Raise InvalidRequestError if it is wrong: that is no failure of one row."""
+        sandbox = self._options.sandbox or manager.settings.sandbox
+        if self._options.timeout_ms is None:
+            return min(DEFAULT_TIMEOUT_MS, check_timeout_ms(None, sandbox))
+        return check_timeout_ms(self._options.timeout_ms, sandbox)
 
     def _finish(self, rewards: list[Reward], failures: _Failures) -> list[Reward]:
         """Set the rewards of completions that could not be judged."""
@@ -682,7 +752,8 @@ class CodeReward:
     ) -> list[FailedSolution]:
         reasons = {index: str(item) for index, item in enumerate(prepared) if isinstance(item, InvalidRequestError)}
         judgements: dict[int, Judgement] = {}
-        async with contextlib.aclosing(_run("solution", manager, prepared)) as results:
+        timeout_ms = self._timeout_ms(manager)
+        async with contextlib.aclosing(_run("solution", manager, prepared, timeout_ms)) as results:
             async for index, item in results:
                 if isinstance(item.error, InvalidRequestError):
                     reasons[index] = str(item.error)
@@ -710,11 +781,11 @@ def _rows(
 
 
 async def _run(
-    name: str, manager: RuntimeManager, prepared: Sequence[object]
+    name: str, manager: RuntimeManager, prepared: Sequence[object], timeout_ms: float
 ) -> AsyncGenerator[tuple[int, TaskResult]]:
     tasks = {index: item for index, item in enumerate(prepared) if isinstance(item, CodeTask)}
     indices = list(tasks)
-    async with manager.map(tasks.values()) as results:
+    async with manager.map(attrs.evolve(task, timeout_ms=timeout_ms) for task in tasks.values()) as results:
         async for item in results:
             index = indices[item.index]
             if item.error is not None:

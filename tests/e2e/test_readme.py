@@ -21,6 +21,7 @@ from faasrt.client.embedded import queue_timeout_of
 from faasrt.local import LocalFaaS
 from faasrt.local.engines.toolchain.engine import COMPILE_LIMITS
 from faasrt.local.http.admission import MAX_QUEUE, QUEUE_TIMEOUT_S
+from faasrt.rewards import DEFAULT_TIMEOUT_MS
 from support import documents
 from support.documents import DOCUMENTS, Snippet
 
@@ -163,6 +164,7 @@ async def test_the_table_of_limits_has_the_defaults() -> None:
     named = {row[1].strip(): row[4].strip() for row in rows}
     sandbox, limiter = faasrt.SandboxConfig(), faasrt.LimiterSettings()
     assert stated["SandboxConfig(timeout_limit_s"] == f"{sandbox.timeout_limit_s:g} s"
+    assert stated["CodeReward(timeout_ms"].startswith(f"{DEFAULT_TIMEOUT_MS / 1000:g} s")
     assert stated["SandboxConfig(memory_limit_mb"] == f"{sandbox.memory_limit_mb} MiB"
     assert stated["SandboxConfig(max_output_bytes"] == f"{sandbox.max_output_bytes // 2**20} MiB"
     assert stated["LimiterSettings(max_concurrency"] == f"{limiter.max_concurrency}"

@@ -17,6 +17,7 @@ import inspect
 import json
 import logging
 import math
+import re
 import subprocess
 import sys
 import types
@@ -30,6 +31,7 @@ from anyio.from_thread import BlockingPortal
 from faasrt import SandboxConfig, sync
 from faasrt.rewards import CodeReward
 from faasrt.testing import FakeFaaS, Reply
+from support.documents import text_of
 
 pytestmark = [
     pytest.mark.frameworks,
@@ -194,6 +196,53 @@ def verl_manager(monkeypatch: pytest.MonkeyPatch, path: str, name: str) -> Any:
     )
     tokenizer = types.SimpleNamespace(decode=lambda ids, skip_special_tokens: "".join(map(chr, ids)))
     return manager(None, tokenizer, compute_score, "http://127.0.0.1:1")
+
+
+def settings_of_verl(text: str) -> list[str]:
+    """Return the names of settings in a page of the guide: those of a part of the configuration, before "="."""
+    return re.findall(r"\+?\b(?:reward|reward_model|ray_kwargs)\.[\w.]+(?==)", text)
+
+
+def test_names_of_the_settings_of_verl() -> None:
+    """verl's own configuration has each setting that the guide names; "+" adds one to a part that exists."""
+    import yaml
+
+    config = yaml.safe_load(file_of("verl", "trainer/config/_generated_ppo_trainer.yaml").read_text())
+    pages = [text_of(f"faasrt/docs/{page}.md") for page in ("rewards", "service-clients")]
+    names = {name for page in pages for name in settings_of_verl(page)}
+    assert names >= {
+        "reward.sandbox_fusion.url",
+        "reward.custom_reward_function.path",
+        "reward.custom_reward_function.name",
+    }
+    for name in names:
+        parts = name.lstrip("+").split(".")
+        part = config
+        for key in parts[:2] if name.startswith("+") else parts:
+            assert key in part, f"verl {importlib.metadata.version('verl')} has no setting {name}"
+            part = part[key]
+    for page in pages:
+        assert f"{'.'.join(importlib.metadata.version('verl').split('.')[:2])}." in page
+
+
+def test_names_of_the_arguments_of_trl() -> None:
+    """`GRPOTrainer` has the arguments that the guide passes."""
+    tree = ast.parse(file_of("trl", "trainer/grpo_trainer.py").read_text())
+    [trainer] = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "GRPOTrainer"]
+    [init] = [node for node in trainer.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"]
+    names = {argument.arg for argument in [*init.args.args, *init.args.kwonlyargs]}
+    [call] = re.findall(r"GRPOTrainer\((.*)\)", text_of("faasrt/docs/rewards.md"))
+    assert set(re.findall(r"(\w+)=", call)) <= names
+
+
+async def test_asserts_in_verl(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the two lines of the guide, right programs earn 1 and cheats nothing."""
+    manager = verl_manager(monkeypatch, "pkg://faasrt.rewards", "compute_score_async")
+    tests = json.dumps({"fn_name": "inc", "assert_case": ["assert inc(1) == 2", "assert inc(2) == 3"]})
+    equal = "```python\nclass Any:\n    __eq__ = lambda *_: True\ndef inc(n):\n    return Any()\n```"
+    texts = [RIGHT, HALF, "```python\nimport os\nos._exit(0)\n```", equal]
+    found = await asyncio.gather(*(manager.run_single([VerlItem(text, tests)]) for text in texts))
+    assert [each["reward_score"] for each in found] == [1.0, 0.5, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("name", ["compute_score", "compute_score_async"])

@@ -268,7 +268,10 @@ def test_forms_of_tests(completion: str, tests: Any, function: str | None, rewar
         ({"inputs": [1], "outputs": ["2"], "fn_name": "f"}, None, "an input must be a list of arguments, got 1"),
         ({"inputs": ["{"], "outputs": ["2"], "fn_name": "f"}, None, "each line of an input must be JSON"),
         ({"inputs": ["1"], "outputs": ["2"], "fn_name": "a-b"}, None, "function must be"),
-        ({"inputs": [""], "outputs": [""], "assert_case": ["assert f()"]}, None, "'assert_case' is not supported"),
+        ({"inputs": ["1"], "assert_case": ["assert f()"]}, None, "'inputs' must be empty beside 'assert_case'"),
+        ({"assert_case": "assert f()"}, None, "'assert_case' must be a list of asserts, got 'assert f"),
+        ({"assert_case": ["f()"]}, None, "program must have an assert statement"),
+        ({"tests": STDIN, "prelude": 5}, None, "'prelude' must be text, got 5"),
     ],
 )
 def test_wrong_tests_are_refused(tests: Any, function: str | None, message: str, fake: FakeFaaS) -> None:
@@ -506,6 +509,20 @@ async def test_tests_that_cannot_judge_in_verl(name: str, fake: FakeFaaS) -> Non
         with pytest.raises(InvalidRequestError):
             await call_as_verl(getattr(CodeReward(fake.url), name), PRINTS, tests)
     assert fake.requests == []
+
+
+def test_the_default_time_limit(fake: FakeFaaS) -> None:
+    """It is 10 s, as in verl, unless the sandbox has less, or the caller chooses."""
+    limits = SandboxConfig(timeout_limit_s=2)
+    with sync.RuntimeManager.from_url(fake.url, sandbox=SandboxConfig(timeout_limit_s=5)) as manager:
+        for reward in (
+            CodeReward(fake.url),
+            CodeReward(manager),
+            CodeReward(fake.url, sandbox=limits),
+            CodeReward(fake.url, timeout_ms=20_000),
+        ):
+            reward.code_reward([PRINTS], [STDIN[:1]])
+    assert [request["timeout"] for request in fake.requests] == [10_000, 5_000, 2_000, 20_000]
 
 
 def test_a_server_that_cannot_be_reached(unused_tcp_port: int) -> None:
