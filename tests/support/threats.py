@@ -84,6 +84,7 @@ FOLDERS = [("folder", None), only_with_attacks((("folder", OTHER_UID),))]
 """Those of the targets whose programs have a folder, for the tests of the folder."""
 CONTAINER = Path(__file__).parent / "dockerlike.py"
 POD = Path(__file__).parent / "podlike.py"
+LANDLOCKLESS = Path(__file__).parent / "landlockless.py"
 _SERVER = """
 import asyncio, sys
 from faasrt import SandboxConfig
