@@ -21,6 +21,7 @@ from faasrt.local.engines.live_output import LiveOutput
 from faasrt.local.engines.session import EngineSessionOptions
 from faasrt.local.errors import NotStartedError
 from faasrt.local.jail.jail import JailedProcess
+from support.levels import NATIVE
 from support.served import until
 from support.session_programs import LIMITS
 
@@ -79,6 +80,7 @@ async def test_each_process_that_starts_is_used_or_is_the_spare(
         await session.aclose()
 
 
+@NATIVE
 async def test_a_jail_that_cannot_be_opened_ends_only_the_programs_that_need_it(
     engine: DenoEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,6 +103,7 @@ async def test_a_jail_that_cannot_be_opened_ends_only_the_programs_that_need_it(
     assert (await engine.execute(read)).stdout == "text\n"
 
 
+@NATIVE
 async def test_a_jail_whose_task_never_begins_is_not_waited_for(engine: DenoEngine) -> None:
     """The task is cancelled when the engine ends in the same moment."""
     tasks: list[asyncio.Task[None]] = []

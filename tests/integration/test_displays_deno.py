@@ -11,6 +11,7 @@ import pytest
 from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig
 from faasrt.local import LocalFaaS
 from support.helpers import manager_for
+from support.levels import NATIVE
 from support.programs import EXACT_JAVASCRIPT, PROGRAMS, REFUSED_JAVASCRIPT
 from support.tables import block
 
@@ -169,6 +170,7 @@ async def test_no_position_is_before_the_program(local: RuntimeManager) -> None:
     assert result.error.traceback.endswith("at main.js:1:1")
 
 
+@NATIVE
 async def test_a_program_that_only_a_module_can_be_runs_as_one(local: RuntimeManager) -> None:
     """It can display values, but the one of its last statement is unknown."""
     for code in (
@@ -183,6 +185,7 @@ async def test_a_program_that_only_a_module_can_be_runs_as_one(local: RuntimeMan
     assert (result.outcome, result.stdout, texts(result)) == (OK, "lib\nmain\n", ["1"])
 
 
+@NATIVE
 async def test_programs_with_displays_have_input_and_files(local: RuntimeManager) -> None:
     files = {"lib.ts": "export const q: string = 'Q'"}
     code = block("""
@@ -197,6 +200,7 @@ async def test_programs_with_displays_have_input_and_files(local: RuntimeManager
     assert result.files == {"lib.ts": files["lib.ts"].encode(), "out.txt": b"written"}
 
 
+@NATIVE
 async def test_the_wall_is_that_of_other_programs(local: RuntimeManager) -> None:
     """A program has no files, network, processes, environment or inspector."""
     for code in REFUSED_JAVASCRIPT:

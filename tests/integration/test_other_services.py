@@ -25,6 +25,7 @@ from faasrt.local import LocalFaaS
 from faasrt.local.sandbox_limits import largest_sandbox
 from faasrt.protocol import piston, sandboxfusion
 from support.helpers import Clock, fast_forward, skip_without
+from support.levels import NATIVE
 from support.served import PATIENCE_S, Caller, call, connected, exchange, request, served, until
 from support.tables import block
 from unit.test_recorded_services import PISTON, SANDBOXFUSION, read, rows
@@ -613,8 +614,8 @@ async def test_notebooks_that_are_refused(server: LocalFaaS, fields: dict[str, A
 
 async def test_a_server_without_sessions_has_no_notebooks() -> None:
     """The answer is a SandboxError."""
-    async with LocalFaaS(["bash"], workers=1) as faas:
-        await faas.wait_ready("bash")
+    async with LocalFaaS(["js"], workers=1) as faas:
+        await faas.wait_ready("js")
         status, body, _ = await post(faas.url, NOTEBOOK_PATH, {"cells": ["1"]})
         assert (status, body["status"], body["cells"]) == (200, "SandboxError", [])
         assert "no sessions of Python" in body["message"]
@@ -951,6 +952,7 @@ TYPESCRIPT = {
 ROWS = [*(("nodejs", name) for name in NODE), *(("typescript", name) for name in TYPESCRIPT)]
 
 
+@NATIVE
 @in_session
 @pytest.mark.parametrize(("language", "name"), ROWS)
 async def test_programs_for_node(local: RuntimeManager, language: str, name: str) -> None:
@@ -969,6 +971,7 @@ async def test_programs_for_node(local: RuntimeManager, language: str, name: str
     }
 
 
+@NATIVE
 @in_session
 async def test_a_file_cannot_replace_a_program_for_node(local: RuntimeManager) -> None:
     """A file with the name of the program is refused."""

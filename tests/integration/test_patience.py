@@ -93,13 +93,11 @@ async def test_a_limit_of_the_server_bounds_the_wait(clock: Clock) -> None:
 @pytest.mark.parametrize("value", ["", "x", "-1", "nan", "inf", "1e3", "9" * 5_000, "1.", "0x1"])
 async def test_a_wrong_header_is_refused(value: str) -> None:
     """Nothing runs. The answer says what is expected."""
-    async with LocalFaaS(["bash"], workers=1) as faas:
-        await faas.wait_ready("bash")
-        status, body = await post(
-            faas.url, "/run_code", {"language": "bash", "code": "echo 1"}, {PATIENCE_HEADER: value}
-        )
+    async with LocalFaaS(["js"], workers=1) as faas:
+        await faas.wait_ready("js")
+        status, body = await post(faas.url, "/run_code", {"language": "js", "code": "1"}, {PATIENCE_HEADER: value})
         assert (status, "must be a number of seconds" in body["details"]) == (400, True)
-        assert faas.health()["languages"]["bash"]["active"] == 0
+        assert faas.health()["languages"]["javascript"]["active"] == 0
 
 
 async def test_the_client_says_how_long_it_waits(clock: Clock) -> None:
