@@ -119,7 +119,7 @@ def sandboxes(parents: Iterable[psutil.Process], engine: str) -> list[psutil.Pro
 def _is_sandbox(process: psutil.Process, engine: str) -> bool:
     if engine == "native":  # looks like its launcher, except for the descriptor of its messages
         return Path(f"/proc/{process.pid}/fd/255").is_symlink()
-    return bool(with_word([process], {"wasm": "wasm.worker", "deno": "runner.js"}[engine]))
+    return bool(with_word([process], {"wasm": "wasm.worker", "deno": "--no-prompt"}[engine]))
 
 
 @contextlib.contextmanager
