@@ -226,6 +226,7 @@ async def test_output_that_is_not_unicode_can_be_reported(connect: Connect) -> N
         assert await tools.python("x") == "1"
 
 
+@NATIVE  # otherwise JavaScript has no files
 @one_way
 async def test_files_go_in_and_out(connect: Connect) -> None:
     """Texts are text, images are image content, and other files are resources. Each language has its own folder."""

@@ -26,6 +26,7 @@ from faasrt.local.engine_tasks import EngineTasks
 from faasrt.local.engines.deno.engine import DenoEngine
 from faasrt.local.engines.engine import EngineOptions
 from support.helpers import Clock, fast_forward
+from support.levels import NATIVE
 from support.served import connected, exchange, request, until
 
 RUN = request(b'{"language": "bash", "code": "echo 1"}')
@@ -33,11 +34,13 @@ RUN = request(b'{"language": "bash", "code": "echo 1"}')
 
 @contextlib.asynccontextmanager
 async def bash(**options: Any) -> AsyncIterator[LocalFaaS]:
+    """Start a server with the engine that is ready soonest. It needs namespaces."""
     async with LocalFaaS(["bash"], workers=1, **options) as faas:
         await faas.wait_ready("bash")
         yield faas
 
 
+@NATIVE
 async def test_all_options_change_together() -> None:
     """Later requests have the new limits, token and languages. `reconfigure` returns the names of what changed."""
     async with bash() as faas:
@@ -66,6 +69,7 @@ def test_options_cannot_be_assigned() -> None:
     assert repr(faas) == "<LocalFaaS of bash (not running)>"
 
 
+@NATIVE
 async def test_an_engine_with_the_same_options_runs_on() -> None:
     """The processes of the engine stay when only the token, the time limit or another language changes."""
     async with bash() as faas:
@@ -76,6 +80,7 @@ async def test_an_engine_with_the_same_options_runs_on() -> None:
         assert faas.engine("bash") is not engine
 
 
+@NATIVE
 @pytest.mark.parametrize(
     ("options", "error", "reason"),
     [
@@ -122,6 +127,7 @@ def starting(monkeypatch: pytest.MonkeyPatch) -> dict[str, asyncio.Event]:
     return events
 
 
+@NATIVE
 async def test_cancellation_keeps_the_old_options(starting: dict[str, asyncio.Event]) -> None:
     """The new engine is stopped."""
     async with bash() as faas:
@@ -135,6 +141,7 @@ async def test_cancellation_keeps_the_old_options(starting: dict[str, asyncio.Ev
         assert (await exchange(faas.url, RUN)).status == 200
 
 
+@NATIVE
 async def test_closing_ends_a_change(starting: dict[str, asyncio.Event]) -> None:
     """`reconfigure` raises an error, and the server closes."""
     async with bash() as faas:
@@ -159,6 +166,7 @@ async def test_an_engine_that_is_cancelled_before_it_begins_is_not_awaited(tmp_p
                 await tasks.start_ready([engine], ())
 
 
+@NATIVE
 async def test_only_a_running_server_can_change_or_drain() -> None:
     """RuntimeClosedError is also raised for options of a server that was started."""
     faas = LocalFaaS(["bash"], workers=1)
@@ -171,6 +179,7 @@ async def test_only_a_running_server_can_change_or_drain() -> None:
             await running.reconfigure(running)
 
 
+@NATIVE
 async def test_the_probes_follow_the_engine() -> None:
     """`/readyz` is 503 while the engine starts or cannot run. `/livez` is 200."""
     async with bash() as faas:
@@ -186,6 +195,7 @@ async def test_the_probes_follow_the_engine() -> None:
             assert (await connection.answer(head_only=True)).status == 200
 
 
+@NATIVE
 async def test_draining_waits_for_idle_connections() -> None:
     """Their clients may be about to send a request. It is refused instead of meeting a closed connection."""
     async with bash() as faas, connected(faas.url) as kept:
@@ -202,6 +212,7 @@ async def test_draining_waits_for_idle_connections() -> None:
         assert not faas.listener.connections
 
 
+@NATIVE
 async def test_draining_waits_five_seconds_for_idle_connections(clock: Clock) -> None:
     """One that stays open does not hold up the end for longer, even if `drain_s` is more."""
     async with bash(drain_s=1_000) as faas, connected(faas.url):
