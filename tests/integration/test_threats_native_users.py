@@ -108,6 +108,20 @@ async def test_the_jail_denies_each_attack(host: Host, name: str) -> None:
     assert await host.sink.all_received() == []
 
 
+async def test_processes_of_a_program_can_share_memory(host: Host) -> None:
+    """The memory is a file in the folder of the program, where it counts."""
+    code = """
+        import mmap, os
+        shared = mmap.mmap(-1, 10)
+        if not os.fork():
+            shared[:5] = b"child"
+            os._exit(0)
+        os.wait()
+        print(shared[:5])
+    """
+    assert (await host.run(dedent(code))).stdout == "b'child'\n"
+
+
 async def test_a_program_has_a_uid_and_a_folder_of_its_own(host: Host) -> None:
     """It may have threads, processes, semaphores and a database there."""
     code = """

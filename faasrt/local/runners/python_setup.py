@@ -42,6 +42,7 @@ def set_memory_limit(memory_bytes):
 
 
 real_mmap = mmap.mmap
+memory_folder = "/tmp"
 
 
 class SharedMemory(real_mmap):
@@ -56,7 +57,7 @@ class SharedMemory(real_mmap):
         is_valid = all(isinstance(value, int) for value in (length, flags, offset)) and length > 0
         if fileno != -1 or not is_valid or not flags & mmap.MAP_SHARED:
             return real_mmap.__new__(cls, *arguments, **options)
-        fd = os.open("/tmp", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open(memory_folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC)
         try:
             os.ftruncate(fd, offset + length)
             return real_mmap.__new__(cls, **{**values, "fileno": fd, "flags": flags & ~mmap.MAP_ANONYMOUS})
