@@ -374,6 +374,7 @@ class Launcher:
             with contextlib.suppress(OSError):
                 descriptors.append(program.open_folder())
                 if program.owner is not None:
+                    program.owner.was_opened = True
                     users.lock_folder(descriptors[0])
         self._send({"folder": number}, descriptors)
         for fd in descriptors:
@@ -589,7 +590,7 @@ class Launcher:
                 # From now on children start in the new namespace. This process stays in its own.
                 syscalls.join_namespace(program.init_pidfd, syscalls.CLONE_NEWPID)
             try:
-                program.child = os.fork()
+                program.child = syscalls.fork()
             finally:
                 if program.child and self._places:
                     syscalls.join_namespace(self._pid_namespace, syscalls.CLONE_NEWPID)

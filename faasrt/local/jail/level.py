@@ -47,9 +47,9 @@ LEVELS = {
         "Linux 5.13",
         wall="a uid and a folder for each program, Landlock, seccomp, rlimits",
         python="native",
-        misses="/proc; Unix sockets with a name, so `multiprocessing.Manager`; other paths in /tmp than their folder; "
-        "an entry in /etc/passwd; forks of sessions; other languages than Python, JavaScript and TypeScript; files in "
-        "JavaScript",
+        misses="/proc; Unix sockets, so `multiprocessing.Manager` and fork servers; /dev/zero; other paths in /tmp "
+        "than their folder; an entry in /etc/passwd; forks of sessions; other languages than Python, JavaScript and "
+        "TypeScript; files in JavaScript",
     ),
     "filters": Level(
         needs="any user, Linux 5.13",

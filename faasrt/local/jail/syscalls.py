@@ -30,7 +30,8 @@ _OPEN_TREE_CLONE, _CLOEXEC, _MOVE_MOUNT_F_EMPTY_PATH = 1, 0o2000000, 4
 _ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV = 1, 2, 4
 _PR_SET_PDEATHSIG, _PR_GET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 2, 4, 24, 38
 _PR_SET_CHILD_SUBREAPER = 36
-_CAPABILITY_VERSION_3 = 0x2008_0522
+_CAPABILITY_HEADER = struct.pack("Ii", 0x2008_0522, 0)  # the version with two words for each set, and this process
+_NO_CAPABILITIES = bytes(24)
 _SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_TSYNC = 1, 1
 _STACK_BYTES = 16_384
 _M_ARENA_MAX = -8
@@ -92,10 +93,17 @@ def forbid_new_privileges() -> None:
 def drop_capabilities(*, kept: int = 0) -> None:
     """Drop the capabilities of this process and of programs that it executes, except its own in the mask `kept`."""
     limit_capabilities()
-    header, own = struct.pack("Ii", _CAPABILITY_VERSION_3, 0), ctypes.create_string_buffer(24)
-    syscall("capget", header, own)
+    own = ctypes.create_string_buffer(24)
+    syscall("capget", _CAPABILITY_HEADER, own)
     kept &= struct.unpack_from("II", own)[1]  # the permitted ones
-    syscall("capset", header, struct.pack("III", kept, kept, 0) + bytes(12))
+    syscall("capset", _CAPABILITY_HEADER, struct.pack("III", kept, kept, 0) + bytes(12))
+
+
+def clear_capabilities() -> None:
+    """Drop the capabilities of this process. Programs that it executes get those of files only without
+    `forbid_new_privileges`.
+    """
+    syscall("capset", _CAPABILITY_HEADER, _NO_CAPABILITIES)
 
 
 def has_capability(number: int) -> bool:

@@ -29,6 +29,7 @@ from . import landlock, syscalls
 _MAX_INODES, _MAX_SIMPLE_FILES = 4096, 20
 _PARENTS = ("/tmp", "/var/tmp", "/dev/shm")
 _SHARED = "/dev/shm"
+_MAIN_FILE = "main.py"  # of a program
 # The capabilities that the level needs: chown, dac_override, kill, setgid and setuid. Docker gives them to root.
 _CAPABILITIES = {"CAP_CHOWN": 0, "CAP_DAC_OVERRIDE": 1, "CAP_KILL": 5, "CAP_SETGID": 6, "CAP_SETUID": 7}
 _MAPPED_BYTES = 2**20
@@ -36,10 +37,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Owner:
-    """The mark that the processes of a program have in common: a uid, or a process group if `uid` is 0."""
+    """The mark that the processes of a program have in common: a uid, or a process group if `uid` is 0. The server may
+    read its folder after its end if it `was_opened`.
+    """
 
     def __init__(self, home: str, uid: int) -> None:
-        self.home, self.uid, self.group = home, uid, 0
+        self.home, self.uid, self.group, self.was_opened = home, uid, 0, False
         self.remover: subprocess.Popen[bytes] | None = None
 
     def has_processes(self) -> bool:
@@ -54,6 +57,8 @@ class Owner:
 
     def is_read(self) -> bool:
         """Return whether the server still has the folder open; see `lock_folder`."""
+        if not self.was_opened:
+            return False
         try:
             fd = os.open(self.home, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
@@ -73,9 +78,10 @@ class Owner:
         if self.uid:
             _remove_shared(self.uid)
         try:
-            for name in os.listdir(self.home)[:_MAX_SIMPLE_FILES]:
-                os.unlink(f"{self.home}/{name}")
-            os.rmdir(self.home)
+            try:
+                _remove_folder(self.home, [_MAIN_FILE])  # most programs leave nothing else, and listing takes long
+            except OSError:
+                _remove_folder(self.home, os.listdir(self.home)[:_MAX_SIMPLE_FILES])
         except FileNotFoundError:
             pass
         except OSError:  # there are folders, or many files
@@ -101,7 +107,9 @@ class Users:
         return {"first": self._first_uid, "killer": self.killer_uid, "base": self.base}
 
     def open(self, place: int) -> Owner:
-        """Create the folder of a program. Raise OSError if this fails."""
+        """Create the folder of a program, and set the variables that name it, for the process that is forked next.
+        Raise OSError if this fails.
+        """
         uid = self._first_uid and self._first_uid + place
         if place not in self._places:
             parent = f"{self.base}/{os.urandom(8).hex()}"
@@ -114,6 +122,10 @@ class Users:
         os.mkdir(home, 0o700)
         if uid:
             os.chown(home, uid, uid)
+        # Not in the fork, which would copy all of the memory that this uses.
+        os.environ.update(HOME=home, TMPDIR=home, LOGNAME="sandbox")
+        if "tempfile" in sys.modules:
+            sys.modules["tempfile"].tempdir = None  # type: ignore[attr-defined]
         return Owner(home, uid)
 
     def enter(self, owner: Owner, place: int) -> int | None:
@@ -124,11 +136,8 @@ class Users:
             os.setresgid(owner.uid, owner.uid, owner.uid)
             os.setresuid(owner.uid, owner.uid, owner.uid)
             syscalls.set_dumpable(True)  # so that the watch can read its memory
-        syscalls.drop_capabilities()
+        syscalls.clear_capabilities()
         os.chdir(owner.home)
-        os.environ.update(HOME=owner.home, TMPDIR=owner.home, LOGNAME="sandbox")
-        if "tempfile" in sys.modules:
-            sys.modules["tempfile"].tempdir = None  # type: ignore[attr-defined]
         # Rules for the outer folder can be used again. It protects nothing if it belongs to the user of the programs.
         return self._places[place][1] if owner.uid else landlock.create_ruleset([*self._rights, [".", landlock.ALL]])
 
@@ -342,6 +351,13 @@ def _kill_uid(uid: int, killer_uid: int) -> None:
         os.setresuid(0, 0, 0)
         if dies_with_parent:  # the change of the uid has cancelled it
             syscalls.die_with_parent()
+
+
+def _remove_folder(path: str, files: Iterable[str]) -> None:
+    for name in files:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{path}/{name}")
+    os.rmdir(path)
 
 
 def _children() -> set[int]:
