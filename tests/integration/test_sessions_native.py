@@ -439,13 +439,15 @@ async def test_output_between_runs_is_dropped(session: EngineSession) -> None:
     """A thread that writes all the time writes to the run that is current."""
     code = """
 import itertools, threading, time
+last = 0
 def work():
-    for number in itertools.count(): print(number, flush=True); time.sleep(0.001)
+    global last
+    for last in itertools.count(): print(last, flush=True); time.sleep(0.001)
 threading.Thread(target=work).start()
 """
     before = (await run(session, code)).stdout.split()
     await asyncio.sleep(0.3)
-    during = (await run(session, "time.sleep(0.1)")).stdout.split()
+    during = (await run(session, "first = last\nwhile last < first + 3: time.sleep(0.01)")).stdout.split()
     assert int(during[1]) > len(before) + 20
 
 

@@ -267,7 +267,7 @@ async def test_a_worker_confines_itself_as_far_as_the_kernel_can(
     )
     assert process.stdin is not None
     assert process.stdout is not None
-    process.stdin.write(b'{"timeout_ms": 60000, "live": false}\n')
+    process.stdin.write(b'{"timeout_ms": 60000, "max_wall_factor": 10, "live": false}\n')
     messages = [json.loads(await process.stdout.readline()) for _ in range(2)]
     assert messages == [{"ready": "", "unconfined": reason, "baseline": False}, {"result": attempts}]
     process.stdin.close()
