@@ -37,18 +37,23 @@ def test_a_level_that_does_not_work_has_a_remedy(tmp_path: Path, name: str, prob
 
 
 @pytest.mark.parametrize(
-    ("setting", "value", "command"),
+    ("uid", "setting", "value", "command"),
     [
-        ("user/max_user_namespaces", "0", "sysctl -w user.max_user_namespaces=15000"),
-        ("user/max_user_namespaces", "100", ""),
-        ("kernel/unprivileged_userns_clone", "0", "sysctl -w kernel.unprivileged_userns_clone=1"),
-        ("kernel/apparmor_restrict_unprivileged_userns", "1", "kernel.apparmor_restrict_unprivileged_userns=0"),
-        ("kernel/apparmor_restrict_unprivileged_userns", "0", ""),
+        (0, "user/max_user_namespaces", "0", "sysctl -w user.max_user_namespaces=15000"),
+        (1, "user/max_user_namespaces", "0", "sysctl -w user.max_user_namespaces=15000"),
+        (1, "user/max_user_namespaces", "100", ""),
+        (0, "kernel/unprivileged_userns_clone", "0", ""),
+        (1, "kernel/unprivileged_userns_clone", "0", "sysctl -w kernel.unprivileged_userns_clone=1"),
+        (0, "kernel/apparmor_restrict_unprivileged_userns", "1", ""),
+        (1, "kernel/apparmor_restrict_unprivileged_userns", "1", "kernel.apparmor_restrict_unprivileged_userns=0"),
+        (1, "kernel/apparmor_restrict_unprivileged_userns", "0", ""),
     ],
 )
 def test_a_setting_of_the_kernel_that_forbids_user_namespaces_is_named(
-    tmp_path: Path, setting: str, value: str, command: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uid: int, setting: str, value: str, command: str
 ) -> None:
+    """Only those that restrict the user of the server."""
+    monkeypatch.setattr("os.geteuid", lambda: uid)
     (tmp_path / setting).parent.mkdir()
     (tmp_path / setting).write_text(f"{value}\n")
     remedy = remedy_of("namespaces", "OSError: unshare: Operation not permitted", tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -20,12 +21,16 @@ class Program:
     def __init__(self, folder: Path) -> None:
         self.folder, self.processes = folder, list[str]()
 
-    def set(self, pid: str, *threads: tuple[float, float], state: str = "R", child_ticks: int = 0) -> None:
+    def set(
+        self, pid: str, *threads: tuple[float, float], state: str = "R", ticks: int = 0, child_ticks: int = 0
+    ) -> None:
         process = self.folder / pid
+        if process.exists():
+            shutil.rmtree(process)
         stat = ["0"] * 50
-        stat[0], stat[13], stat[17] = state, str(child_ticks), str(len(threads))
-        for number, (run_ms, wait_ms) in enumerate(threads):
-            for folder in [process / "task" / str(number), *([process] if number == 0 else [])]:
+        stat[0], stat[11], stat[13], stat[17] = state, str(ticks), str(child_ticks), str(len(threads))
+        for number, (run_ms, wait_ms) in enumerate(threads, int(pid)):
+            for folder in [process / "task" / str(number), *([process] if number == int(pid) else [])]:
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / "stat").write_text(f"1 (x) {' '.join(stat)}")
                 (folder / "schedstat").write_text(f"{run_ms * MS:.0f} {wait_ms * MS:.0f} 1\n")
@@ -114,12 +119,54 @@ def test_the_time_of_children_that_have_ended_is_used_too(program: Program) -> N
     assert round(times.used_s, 3) == 1.001
 
 
-def test_a_new_thread_with_the_number_of_another_one_counts_as_a_whole(program: Program) -> None:
+def test_a_thread_earns_no_time_before_it_is_first_seen(program: Program) -> None:
+    """Otherwise threads that end soon, whose CPU time is not seen, would stop the clock."""
     times = CpuTimes()
-    program.set("1", (40, 40))
-    update(times, program, 100)
-    program.set("1", (10, 20))
-    assert update(times, program, 50) == 20
+    program.set("1", (40, 10))
+    assert update(times, program, 50) == 10  # the program begins with it
+    program.set("1", (40, 10), (5, 45))
+    assert update(times, program, 50) == 0
+    program.set("1", (40, 10), (15, 85))
+    assert update(times, program, 50) == 40
+    program.set("1", (2, 40))  # another thread with the same number
+    assert update(times, program, 50) == 0
+
+
+def test_threads_that_have_ended_have_used_cpu_time(program: Program) -> None:
+    """So they do not stop the clock of a thread that waits for them."""
+    times, tick_ms = CpuTimes(), 1000 / scheduling._TICKS_PER_S
+    program.set("1", (tick_ms, 0), state="S")
+    update(times, program, 50)
+    program.set("1", (2 * tick_ms, 1000), ticks=2 + round(50 * CPUS / tick_ms))
+    assert update(times, program, 50) == 0
+    assert round(1000 * times.used_s) == 2 * tick_ms + round(50 * CPUS / tick_ms) * tick_ms
+
+
+def test_the_time_of_the_first_thread_counts_once_if_there_are_others(program: Program) -> None:
+    times = CpuTimes()
+    program.set("1", (40, 0))
+    update(times, program, 50)
+    program.set("1", (80, 0), (10, 0))
+    update(times, program, 50)
+    program.set("1", (90, 0))
+    update(times, program, 50)
+    assert round(1000 * times.used_s) == 100
+
+
+def test_an_interval_in_which_many_processes_start_has_no_wait(program: Program) -> None:
+    """They may end before their CPU time is seen."""
+    times = CpuTimes()
+    program.set("1", (10, 0), state="S")
+    update(times, program, 50)
+    program.set("1", (10, 50), state="S")
+    for number in range(2, CPUS + 2):
+        program.set(str(number), (0, 0))
+    assert update(times, program, 50) == 50
+    program.set("1", (10, 100))
+    for number in range(50, CPUS + 51):
+        program.set(str(number), (0, 0))
+    assert update(times, program, 50) == 0
+    assert times.pending_s == 0
 
 
 def test_a_system_without_these_files_counts_wall_clock_time(tmp_path: Path) -> None:

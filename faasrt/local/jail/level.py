@@ -122,12 +122,13 @@ async def find_level(wanted: str, folder: Path) -> FoundLevel:
 
 def remedy_of(name: str, problem: str, settings: Path = Path("/proc/sys")) -> str:
     """Return how to get a level that does not work because of a problem."""
-    if "Landlock" in problem:
+    if "Landlock" in problem or name == "filters":
         return _LANDLOCK
     if name != "namespaces":
         return "run the server as root with Docker's default capabilities"
     remedies = []
-    for setting, refusing, allowing in _SETTINGS:
+    # The other settings do not restrict root.
+    for setting, refusing, allowing in _SETTINGS if os.geteuid() else _SETTINGS[:1]:
         with contextlib.suppress(OSError):
             if (settings / setting.replace(".", "/")).read_text().strip() == refusing:
                 remedies.append(f"run: sysctl -w {setting}={allowing}")

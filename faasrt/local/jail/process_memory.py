@@ -100,10 +100,12 @@ def count_threads(folder: str) -> int:
     return int(_read_stat(folder)[17])
 
 
-def threads_and_child_ticks(folder: str) -> tuple[int, int]:
-    """Return the number of threads, and the CPU time of the children that it has waited for, in clock ticks."""
+def threads_and_ticks(folder: str) -> tuple[int, int, int]:
+    """Return the number of threads of a process, and the CPU time in clock ticks: of all of its threads, and of the
+    children that it has waited for.
+    """
     fields = _read_stat(folder)
-    return int(fields[17]), int(fields[13]) + int(fields[14])
+    return int(fields[17]), int(fields[11]) + int(fields[12]), int(fields[13]) + int(fields[14])
 
 
 def can_run(folder: str) -> bool:
@@ -112,7 +114,12 @@ def can_run(folder: str) -> bool:
     if int(fields[17]) > 1:
         with contextlib.suppress(OSError):
             folders = [f"{folder}/task/{thread}" for thread in os.listdir(f"{folder}/task")]
-    return any(_read_stat(thread)[0] == "R" for thread in folders)
+    return any(map(is_ready, folders))
+
+
+def is_ready(thread: str) -> bool:
+    """Return whether a thread runs, or waits for a CPU. `thread` is its folder, or that of its process."""
+    return _read_stat(thread)[0] == "R"
 
 
 def is_stopped(folder: str) -> bool:

@@ -221,7 +221,7 @@ class RunningProgram:
                     self.deadline, reason = now + SESSION_GRACE_S, "interrupt"
                 else:
                     reason = "time"
-            # Otherwise it may wait for a CPU. The kernel tells the length of a wait only when it is over.
+            # Otherwise it may wait for a CPU. The kernel reports the length of a wait only when it is over.
         if not reason and now >= self.last_deadline:
             reason = "machine"
         self._plan_check(now, interval_s)

@@ -41,8 +41,9 @@ _INTERVAL_S = 0.05
 # If the memory of a process, or of all of a program, cannot be counted in this time, the program prevents it. Only the
 # longer time counts if the program uses less than twice its limit in any case: a process that forks while others keep
 # it from its core cannot be read either. As for time limits, the wait of the program for a CPU does not count, because
-# the processes of a busy machine must not decide how a program ends.
-_MAX_READING_S, _MAX_COUNTING_S = 1.0, 5.0
+# the processes of a busy machine must not decide how a program ends. But memory that may be twice the limit is not left
+# uncounted for long on any machine.
+_MAX_READING_S, _MAX_COUNTING_S, _MAX_WALL_S = 1.0, 5.0, 10.0
 _MESSAGE_BYTES, _STACK_BYTES = 4096, 2**18
 # Kernel memory that no resource limit counts, so it is counted here: the buffers of sockets, except for the first few
 # of each program; and the descriptions of mappings.
@@ -79,7 +80,7 @@ class _Program:
         self.kernel_bytes = sys.maxsize
         self.is_counting, self.read = False, 0
         self._times = scheduling.CpuTimes()
-        self._checked_at = self._counting_s = self._reading_s = 0.0
+        self._checked_at = self._counting_s = self._reading_s = self._reads_since = 0.0
         self._read_before = 0
         self.update(message)
 
@@ -87,7 +88,8 @@ class _Program:
         self.device, self.living = message["device"], set(message["living"])
 
     def begin_count(self, processes: list[str]) -> None:
-        self.is_counting, self._checked_at = True, time.monotonic()
+        self.is_counting = True
+        self._checked_at = self._reads_since = time.monotonic()
         self._counting_s = self._reading_s = 0.0
         self._times.update(processes, 0.0)
 
@@ -99,10 +101,11 @@ class _Program:
         elapsed_s, self._checked_at = now - self._checked_at, now
         counted_s = elapsed_s - self._times.update(processes, elapsed_s)
         if self.read != self._read_before:
-            self._read_before, self._reading_s = self.read, 0.0
+            self._read_before, self._reading_s, self._reads_since = self.read, 0.0, now
         self._reading_s += counted_s
         self._counting_s += counted_s
-        return (is_large and self._reading_s > _MAX_READING_S) or self._counting_s > _MAX_COUNTING_S
+        is_hidden = self._reading_s > _MAX_READING_S or now - self._reads_since > _MAX_WALL_S
+        return (is_large and is_hidden) or self._counting_s > _MAX_COUNTING_S
 
 
 class _Watch:
