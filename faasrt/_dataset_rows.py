@@ -6,6 +6,7 @@ import ast
 import base64
 import binascii
 import builtins
+import itertools
 import json
 import pickletools
 import zlib
@@ -17,6 +18,8 @@ from faasrt.errors import InvalidRequestError, safe_repr
 Dataset: TypeAlias = Literal["humaneval", "mbpp", "apps", "taco", "code_contests", "livecodebench", "kodcode", "verl"]
 
 _MAX_UNPACKED_BYTES = 512 * 1024 * 1024
+# The pickle of a text has at most 6. Each byte may be one, and their tuples take 60 times the memory.
+_MAX_OPCODES = 8
 _TEXT_OPCODES = {"PROTO", "FRAME", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "MEMOIZE", "BINPUT", "STOP"}
 
 
@@ -41,9 +44,9 @@ def _humaneval(row: Mapping[str, Any]) -> dict[str, Any]:
 def _mbpp(row: Mapping[str, Any]) -> dict[str, Any]:
     """MBPP, full (`test_setup_code`) and sanitized (`test_imports`)."""
     imports = _texts(row, "test_imports") if row.get("test_imports") is not None else []
-    setup = "\n".join([*imports, row.get("test_setup_code") or ""]).strip()
+    setup = "\n".join([*imports, _optional_text(row, "test_setup_code")]).strip()
     programs = [f"{setup}\n{test}" if setup else test for test in _texts(row, "test_list")]
-    code = row.get("code") or ""
+    code = _optional_text(row, "code")
     defined = {node.name for node in _parse("code", code).body if isinstance(node, ast.FunctionDef)}
     used = [_undefined_names(_parse("test_list", program)) for program in programs]
     common = set.intersection(*used)
@@ -147,6 +150,10 @@ def _text(fields: object, name: str, place: str = "") -> str:
     return value
 
 
+def _optional_text(row: Mapping[str, Any], name: str) -> str:
+    return "" if row.get(name) is None else _text(row, name)
+
+
 def _texts(fields: object, name: str, place: str = "") -> list[str]:
     value = _field(fields, name, place) if fields else []
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
@@ -178,11 +185,12 @@ def _unpack(name: str, value: str) -> str:
         pickled = decompressor.decompress(base64.b64decode(value, validate=True), _MAX_UNPACKED_BYTES)
         if not decompressor.eof:
             raise InvalidRequestError(f"the field {name} is cut, or has more than {_MAX_UNPACKED_BYTES:,} bytes")
-        opcodes = [(opcode.name, argument) for opcode, argument, _ in pickletools.genops(pickled)]
+        first = itertools.islice(pickletools.genops(pickled), _MAX_OPCODES)
+        opcodes = [(opcode.name, argument) for opcode, argument, _ in first]
     except (binascii.Error, zlib.error, ValueError) as error:
         raise InvalidRequestError(f"the field {name} is neither JSON nor packed by LiveCodeBench: {error}") from None
     texts = [argument for opcode, argument in opcodes if opcode.endswith("UNICODE") or opcode == "BINUNICODE8"]
-    if len(texts) != 1 or not {opcode for opcode, _ in opcodes} <= _TEXT_OPCODES:
+    if len(texts) != 1 or opcodes[-1][0] != "STOP" or not {opcode for opcode, _ in opcodes} <= _TEXT_OPCODES:
         raise InvalidRequestError(f"the field {name} must be the pickle of one text: others are not read")
     [text] = texts
     assert isinstance(text, str)

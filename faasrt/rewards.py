@@ -47,6 +47,8 @@ import contextlib
 import json
 import math
 import re
+import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, Unpack
 
@@ -62,13 +64,15 @@ from faasrt.errors import (
     FaasrtError,
     InvalidRequestError,
     QueueFullError,
+    RejectedError,
     ServiceError,
     safe_repr,
 )
 from faasrt.judging import AssertTest, Compare, FunctionTest, Judgement, TestCase, Verdict, parse_test
-from faasrt.languages import Language, LanguageOption, OtherLanguage, parse_language
+from faasrt.languages import Language, LanguageOption, OtherLanguage, has_return_val, parse_language
 from faasrt.protocol.cases import check_function
 from faasrt.tasks import CodeTask, JudgeOptions, TaskResult
+from faasrt.telemetry.counted_lines import INTERVAL_S
 from faasrt.telemetry.logs import log_warning
 
 __all__ = [
@@ -86,11 +90,12 @@ Completion: TypeAlias = str | Sequence[Mapping[str, Any]]
 """The text of a completion, or the messages of a conversation."""
 Reward: TypeAlias = float | None
 OnFailure: TypeAlias = Literal["raise"] | Reward | Callable[[int, FaasrtError], Reward]
-"""What becomes of a completion that cannot be judged; see `CodeReward`."""
+"""The rewards of completions that cannot be judged; see `CodeReward`."""
 _Failures: TypeAlias = dict[int, FaasrtError]
 
 # Of the infrastructure, or of the tests of one completion. Others hold for all completions.
 _FAILURES = (ServiceError, QueueFullError, InvalidRequestError)
+_CONFIGURATION_STATUSES = (401, 403, 404)  # of a wrong token or URL, whatever the program is
 _SHOWN_INDICES = 20
 # The longest limit of usual graders, so a program that is right for them is right here: verl and TACO have 10 s,
 # LiveCodeBench 6, APPS and EvalPlus 4, HumanEval 3. Programs in training often loop forever.
@@ -304,10 +309,10 @@ def _parse_problem(tests: object, function: str | None, language: Language | Oth
 
 
 def _without_arrays(value: Any) -> Any:
-    """Replace the arrays of NumPy, as in the rows of pandas and datasets, by lists."""
+    """Replace the arrays of NumPy, as in the rows of pandas and datasets, by lists, and lazy rows by dicts."""
     if hasattr(value, "tolist"):
         value = value.tolist()
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {name: _without_arrays(item) for name, item in value.items()}
     if not isinstance(value, list | tuple):
         return value
@@ -399,19 +404,25 @@ def tests_of(row: Mapping[str, Any], dataset: Dataset) -> str:
         '{"function": "inc", "tests": [{"program": "assert inc(1) == 2"}]}'
     """
     try:
-        tests = json.dumps(convert_row(_without_arrays(row) if isinstance(row, dict) else row, dataset))
+        tests = _encode(convert_row(_without_arrays(row) if isinstance(row, Mapping) else row, dataset))
         problem = _parse_problem(tests, None, Language.PYTHON)
         CodeTask("pass", "python", tests=problem.tests, function=problem.function)
         for test in problem.tests:
             if isinstance(test, AssertTest):
                 test._parsed.complete(problem.function or test._parsed.find_function())
-    except InvalidRequestError as error:
+    except (InvalidRequestError, RecursionError) as error:
+        reason = "a field is nested too deeply, or contains itself" if isinstance(error, RecursionError) else str(error)
         ids = [row[name] for name in _IDS if name in row] if isinstance(row, Mapping) else []
         place = f"row {safe_repr(ids[0])} of {dataset}" if ids else f"a row of {dataset}"
-        raise InvalidRequestError(f"{place}: {error}") from None
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidRequestError(f"a row of {dataset} cannot be encoded as JSON: {error}") from None
+        raise InvalidRequestError(f"{place}: {reason}") from None
     return tests
+
+
+def _encode(tests: dict[str, Any]) -> str:
+    try:
+        return json.dumps(tests)
+    except (TypeError, ValueError) as error:
+        raise InvalidRequestError(f"the tests cannot be encoded as JSON: {error}") from None
 
 
 class CodeReward:
@@ -426,10 +437,11 @@ class CodeReward:
         partial_credit: Whether the reward is the share of the tests that passed. Otherwise it is 1 if all passed,
             else 0. Default: True.
         no_code: The reward of a completion without a program. Default: 0.
-        on_failure: What becomes of a completion that cannot be judged, because the infrastructure failed or its tests
-            are wrong: "raise"; its reward, which is None, which TRL leaves out, or a number; or a function that takes
-            the index of the completion and the error, and returns the reward. The other completions keep their rewards,
-            and a warning of the logger `faasrt` names the indices. Default: "raise".
+        on_failure: The rewards of completions that cannot be judged, because the infrastructure failed or their tests
+            are wrong: "raise", which raises the error; a number, or None, which TRL leaves out; or a function that
+            takes the index of the completion and the error, and returns the reward. The other completions keep their
+            rewards, and a warning of the logger `faasrt` names the indices. Errors of the configuration are always
+            raised; see `code_reward`. Default: "raise".
         compare: The comparison of outputs and results; see `faasrt.judging`. Default: None, which means "lines" for
             outputs, and "alike" for results, because JSON has no tuples.
         **options: `timeout_ms` (for each test), `ext`, `sandbox`, `priority` and `idempotent`; see
@@ -496,11 +508,13 @@ class CodeReward:
             **columns: The other arguments of TRL, such as further columns. They are ignored.
 
         Raises:
-            InvalidRequestError: Arguments have different lengths, or `timeout_ms` is above the limit of the sandbox;
-                nothing was run. If `on_failure` is "raise", also if the tests of a completion are wrong; a note of the
-                error has its index.
-            ConfigurationError: The manager is an asynchronous one, no endpoint is configured, or the function
-                `on_failure` returned something else than a number or None.
+            InvalidRequestError: Arguments have different lengths, the one name for all is not that of a function, or
+                `timeout_ms` is above the limit of the sandbox; nothing was run. If `on_failure` is "raise", also if the
+                tests of a completion are wrong; a note of the error has its index.
+            ConfigurationError: The manager is an asynchronous one, no endpoint is configured, the language cannot have
+                such tests, or the function `on_failure` returned something else than a number or None.
+            RejectedError: The server refused a request with HTTP 401, 403 or 404, because the token or the URL is
+                wrong. The other programs are ended.
             CompareError: The function `compare` failed.
             FaasrtError: The infrastructure failed, if `on_failure` is "raise". The other programs are ended.
 
@@ -578,7 +592,8 @@ class CodeReward:
             tests, function: See `code_reward`. Solutions without tests (None) are left out.
 
         Raises:
-            InvalidRequestError: The arguments have different lengths. Wrong tests are reasons.
+            InvalidRequestError: The arguments have different lengths, or the one name for all is not that of a
+                function. Wrong tests are reasons.
             ConfigurationError, CompareError: See `code_reward`.
             FaasrtError: The infrastructure failed. `on_failure` does not apply.
 
@@ -655,7 +670,7 @@ class CodeReward:
     ) -> list[CodeTask | InvalidRequestError | Reward]:
         """Return the task of each completion, the error of its tests, or its reward."""
         prepared: list[CodeTask | InvalidRequestError | Reward] = []
-        for index, (completion, own_tests, name) in enumerate(_rows("completions", completions, tests, function)):
+        for index, (completion, own_tests, name) in enumerate(self._rows("completions", completions, tests, function)):
             try:
                 task = None if own_tests is None else self._task_of(completion, own_tests, name)
             except InvalidRequestError as error:
@@ -672,7 +687,7 @@ class CodeReward:
     ) -> list[CodeTask | InvalidRequestError | None]:
         """Return the task of each solution, or the error of its tests; None without tests."""
         prepared: list[CodeTask | InvalidRequestError | None] = []
-        for solution, own_tests, name in _rows("solutions", solutions, tests, function):
+        for solution, own_tests, name in self._rows("solutions", solutions, tests, function):
             try:
                 problem = None if own_tests is None else _parse_problem(own_tests, name, self._options.language)
                 task = None if problem is None else self._task(problem, solution)
@@ -680,6 +695,19 @@ class CodeReward:
             except InvalidRequestError as error:
                 prepared.append(error)
         return prepared
+
+    def _rows(
+        self, name: str, texts: Sequence[Any], tests: Sequence[Any], function: Sequence[str | None] | str | None
+    ) -> Iterable[tuple[Any, Any, str | None]]:
+        if isinstance(function, str):
+            check_function(function, self._options.language)
+        functions = [function] * len(texts) if function is None or isinstance(function, str) else function
+        if not len(texts) == len(tests) == len(functions):
+            raise InvalidRequestError(
+                f"{name}, tests and functions must have the same length, "
+                f"got {len(texts)}, {len(tests)} and {len(functions)}"
+            )
+        return zip(texts, tests, functions, strict=True)
 
     def _task_of(self, completion: object, tests: object, function: str | None) -> CodeTask | None:
         language = self._options.language
@@ -689,6 +717,7 @@ class CodeReward:
         return task if code.strip() else None
 
     def _task(self, problem: _Problem, code: str) -> CodeTask:
+        self._check_language(problem)
         # No program can be sent with lone surrogates, which are no characters.
         program = problem.insert_into(code.encode(errors="replace").decode())
         is_default = self._options.compare is None and any(isinstance(test, FunctionTest) for test in problem.tests)
@@ -698,6 +727,17 @@ class CodeReward:
         return attrs.evolve(
             self._options, code=program, tests=problem.tests, function=problem.function, compare=compare
         )
+
+    def _check_language(self, problem: _Problem) -> None:
+        """Raise ConfigurationError if no program of the language can be judged by such tests."""
+        language = self._options.language
+        if any(isinstance(test, AssertTest) for test in problem.tests) and language is not Language.PYTHON:
+            raise ConfigurationError(f"language must be 'python' for AssertTests, got '{language}': use FunctionTests")
+        if problem.function is not None and not has_return_val(language):
+            raise ConfigurationError(
+                "language must be Python, JavaScript or TypeScript for tests of a function, "
+                f"got '{language}': use tests with stdin"
+            )
 
     async def _score(
         self, manager: RuntimeManager, prepared: Sequence[CodeTask | InvalidRequestError | Reward]
@@ -713,7 +753,7 @@ class CodeReward:
                 if item.error is None:
                     assert item.judgement is not None
                     rewards[index] = item.judgement.score if self._partial_credit else float(item.judgement.passed)
-                elif self._on_failure == "raise" or not isinstance(item.error, _FAILURES):
+                elif self._on_failure == "raise" or not _is_failure(item.error):
                     raise item.error
                 else:
                     failures[index] = item.error
@@ -734,8 +774,11 @@ class CodeReward:
             if callable(value) and rewards[index] is not None and not _is_number(rewards[index]):
                 got = safe_repr(rewards[index])
                 raise ConfigurationError(f"the function on_failure must return a number or None, got {got}")
-        if failures:
-            # Not their messages, which may contain input and expected output.
+        # Not the messages of the errors, which may contain input and expected output.
+        if len(rewards) == 1:
+            for error in failures.values():
+                _single_failures.log(type(error).__name__)
+        elif failures:
             indices = ", ".join(map(str, sorted(failures)[:_SHOWN_INDICES]))
             log_warning(
                 "%d of %d completions cannot be judged, so their rewards are those of on_failure: indices %s: %s. "
@@ -764,20 +807,45 @@ class CodeReward:
         return [FailedSolution(index, reasons[index], judgements.get(index)) for index in sorted(reasons)]
 
 
+class _SingleFailures:
+    """Logs failures of calls with one completion, of which verl makes thousands: a line for each kind and ten seconds.
+
+    The first failure of a kind is logged at once, and later ones as a number. There is no lock, because a fork could
+    leave it locked: failures in several threads at the same time may be miscounted.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._logged_at: dict[str, float] = {}
+        self._counts: Counter[str] = Counter()
+
+    def log(self, kind: str) -> None:
+        self._counts[kind] += 1
+        now = self._clock()
+        if now - self._logged_at.get(kind, -math.inf) < INTERVAL_S:
+            return
+        self._logged_at[kind] = now
+        log_warning(
+            "%d completion(s) cannot be judged, so their rewards are those of on_failure: %s. Further ones are logged "
+            "together, at most every %d s. A function as on_failure gets the reasons, and CodeReward.check returns "
+            "those of wrong tests",
+            self._counts.pop(kind, 0),  # 0 if another thread has just logged it
+            kind,
+            INTERVAL_S,
+        )
+
+
+_single_failures = _SingleFailures()
+
+
+def _is_failure(error: FaasrtError) -> bool:
+    """Return whether an error may concern one completion only. Those of the configuration would hold for all."""
+    is_refused = isinstance(error, RejectedError) and error.status in _CONFIGURATION_STATUSES
+    return isinstance(error, _FAILURES) and not is_refused
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _rows(
-    name: str, texts: Sequence[Any], tests: Sequence[Any], function: Sequence[str | None] | str | None
-) -> Iterable[tuple[Any, Any, str | None]]:
-    functions = [function] * len(texts) if function is None or isinstance(function, str) else function
-    if not len(texts) == len(tests) == len(functions):
-        raise InvalidRequestError(
-            f"{name}, tests and functions must have the same length, "
-            f"got {len(texts)}, {len(tests)} and {len(functions)}"
-        )
-    return zip(texts, tests, functions, strict=True)
 
 
 async def _run(

@@ -7,7 +7,9 @@ import gzip
 import importlib.metadata
 import json
 import pickle
+import tracemalloc
 import zlib
+from collections import UserDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -268,6 +270,17 @@ def test_rows_of_the_published_shapes(
     assert CodeReward(reward._shared._own, compare="floats").code_reward(completions[:1], [tests]) == [1]
 
 
+def test_rows_that_are_no_dicts() -> None:
+    """Lazy rows, as functions for `Dataset.map` get them, have arrays too, and so may objects in them."""
+    tests = {"input": np.array(["1\n"], object), "output": np.array(["2\n"], object)}
+    row = UserDict({"name": "x", "public_tests": UserDict(tests)})
+    assert json.loads(make_tests(row, "code_contests")) == {"inputs": ["1\n"], "outputs": ["2\n"]}
+
+
+CIRCULAR: list[Any] = []
+CIRCULAR.append(CIRCULAR)
+
+
 class Attack:
     """A pickle that runs a function when it is loaded."""
 
@@ -291,11 +304,23 @@ def private(value: Any) -> dict[str, Any]:
         ("humaneval", {**HUMANEVAL_PLUS, "test": "def check(candidate): assert helper()"}, "uses helper, and does not"),
         ("mbpp", {"task_id": 1, "test_list": []}, "row 1 of mbpp: the field test_list must not be empty"),
         ("mbpp", {"test_list": ["assert f() == g()"]}, "must use one function that code defines, found f, g"),
+        ("mbpp", {"test_list": ["assert f()"], "test_setup_code": 5}, "the field test_setup_code must be text, got 5"),
+        ("mbpp", {"test_list": ["assert f()"], "code": 5}, "the field code must be text, got 5"),
         ("mbpp", {"test_list": ["assert ("]}, "the field test_list is not Python"),
         ("apps", {"input_output": ""}, "the field input_output is empty"),
         ("taco", {"input_output": "{"}, "the field input_output is not JSON"),
         ("taco", {"input_output": "[]"}, r"the field input_output must be an object, got \[\]"),
         ("apps", {"input_output": '{"inputs": ["1"], "outputs": []}'}, "must be lists of the same length"),
+        (
+            "apps",
+            {"id": 4, "input_output": {"inputs": [{1}], "outputs": [1]}},
+            "row 4 of apps: the tests cannot be enc",
+        ),
+        (
+            "apps",
+            {"id": 4, "input_output": CIRCULAR},
+            "row 4 of apps: a field is nested too deeply, or contains itself",
+        ),
         ("code_contests", {"name": "x"}, "row 'x' of code_contests: tests must not be empty"),
         ("code_contests", {"public_tests": {"input": [1], "output": []}}, "input of public_tests must be a list of te"),
         ("code_contests", {"public_tests": [{"input": "1"}]}, "the field output of public_tests is missing"),
@@ -315,6 +340,21 @@ def test_wrong_rows_are_refused(dataset: Any, row: Any, message: str) -> None:
     """The error names the row and the field."""
     with pytest.raises(InvalidRequestError, match=message):
         make_tests(row, dataset)
+
+
+@pytest.mark.parametrize(
+    "opcodes", [b"N0" * 100_000 + b".", b"\x8c\x00" * 100_000 + b".", b"\x8c\x02[]" + b"\x94" * 10]
+)
+def test_pickles_with_many_opcodes_take_little_memory(opcodes: bytes) -> None:
+    """Reading a packed field ends after the opcodes that one text has. A small field may hold millions of others."""
+    data = base64.b64encode(zlib.compress(b"\x80\x04" + opcodes)).decode()
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidRequestError, match="private_test_cases must be the pickle of one text"):
+            make_tests(private(data), "livecodebench")
+        assert tracemalloc.get_traced_memory()[1] < 10 * len(opcodes) + 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_pickles_are_never_executed(capsys: pytest.CaptureFixture[str]) -> None:

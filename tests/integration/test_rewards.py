@@ -27,6 +27,7 @@ from faasrt import (
     FaasrtError,
     FunctionTest,
     InvalidRequestError,
+    RejectedError,
     RuntimeClosedError,
     RuntimeManager,
     SandboxConfig,
@@ -544,6 +545,74 @@ def test_mistakes_of_the_caller_are_raised(url: str) -> None:
         pass
     with pytest.raises(RuntimeClosedError):
         CodeReward(closed, on_failure=None).code_reward([PRINTS], [STDIN])
+
+
+@pytest.mark.parametrize("name", ["code_reward", "check"])
+def test_a_wrong_name_for_all_completions_is_raised(name: str, fake: FakeFaaS) -> None:
+    """Also with a value for failures, and if no row has tests. A wrong name in a column is a failure of its row."""
+    reward: Any = CodeReward(fake.url, on_failure=-1.0)
+    for tests in (TESTS, None):
+        with pytest.raises(InvalidRequestError, match="function must be a str with the name of a function, got '1x'"):
+            getattr(reward, name)([RIGHT] * 2, [tests] * 2, "1x")
+    assert reward.code_reward([RIGHT], [TESTS], ["1x"]) == [-1.0]
+    assert fake.requests == []
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_wrong_token_or_url_is_raised(status: int, fake: FakeFaaS) -> None:
+    """Also with a value for failures. Other refusals concern one program."""
+    reward = CodeReward(fake.url, on_failure=-1.0)
+    fake.default = Reply(status=status, details="no")
+    with pytest.raises(RejectedError, match=f"HTTP {status}"):
+        reward.code_reward([RIGHT] * 2, [TESTS] * 2, "inc")
+    with pytest.raises(RejectedError, match=f"HTTP {status}"):
+        reward.compute_score("apps", PRINTS, STDIN)
+    fake.default = Reply(status=413, details="too large")
+    assert reward.code_reward([RIGHT] * 2, [TESTS] * 2, "inc") == [-1.0, -1.0]
+
+
+@pytest.mark.parametrize(
+    ("language", "test", "message"),
+    [
+        ("js", {"program": "assert inc(1) == 2"}, "language must be 'python' for AssertTests, got 'javascript'"),
+        ("cpp", {"args": [1], "expected": 2}, "Python, JavaScript or TypeScript for tests of a function, got 'cpp'"),
+    ],
+)
+def test_tests_of_another_language_are_raised(language: Any, test: Any, message: str, fake: FakeFaaS) -> None:
+    """Also with a value for failures, and before anything is sent."""
+    reward = CodeReward(fake.url, language=language, on_failure=-1.0)
+    ground_truth = {"function": "inc", "tests": [test]}
+    with pytest.raises(ConfigurationError, match=message):
+        reward.code_reward([RIGHT, "no program"], [STDIN, ground_truth])
+    with pytest.raises(ConfigurationError, match=message):
+        reward.compute_score("apps", RIGHT, ground_truth)
+    with pytest.raises(ConfigurationError, match=message):
+        reward.check([RIGHT], [ground_truth])
+    assert fake.requests == []
+
+
+async def test_failures_in_verl_are_logged_once_in_ten_seconds(
+    fake: FakeFaaS, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """For each kind of error. The next line has the number of those in between."""
+    now = 100.0
+    monkeypatch.setattr(faasrt.rewards, "_single_failures", faasrt.rewards._SingleFailures(lambda: now))
+    reward = CodeReward(fake.url, on_failure=-1.0)
+    fake.default = Reply.crash()
+
+    def logged() -> list[str]:
+        lines = [record.getMessage() for record in caplog.records if record.name == "faasrt"]
+        caplog.clear()
+        return [line.partition(". ")[0] for line in lines if "cannot be judged" in line]
+
+    for _ in range(3):
+        assert await reward.compute_score_async("apps", PRINTS, STDIN) == -1.0
+        assert await reward.compute_score_async("apps", PRINTS, []) == -1.0
+    line = "1 completion(s) cannot be judged, so their rewards are those of on_failure"
+    assert logged() == [f"{line}: ServerError", f"{line}: InvalidRequestError"]
+    now += 10
+    assert await reward.compute_score_async("apps", PRINTS, STDIN) == -1.0
+    assert logged() == [f"{line.replace('1', '3')}: ServerError"]
 
 
 async def test_an_asynchronous_manager(local: RuntimeManager) -> None:
