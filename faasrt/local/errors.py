@@ -18,6 +18,13 @@ class EngineError(Exception):
     kind = "the engine failed"
 
 
+class TooBusyError(EngineError):
+    """A program reached the limit of its wall-clock time, because it waited for a CPU."""
+
+    def __init__(self) -> None:
+        super().__init__(TOO_BUSY)
+
+
 class SuspectError(EngineError):
     """The process of a program was killed while the system lacked memory, and the program may have caused this."""
 

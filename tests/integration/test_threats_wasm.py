@@ -232,6 +232,34 @@ worker.serve(Path())
 """
 
 
+async def test_a_worker_goes_on_after_a_program_that_waited_for_a_cpu_for_too_long(tmp_path: Path) -> None:
+    """It says so, and runs the next program."""
+    execute = """
+        from faasrt.local.errors import TooBusyError
+        def execute(bridge, sandbox):
+            if bridge.job["code"] == "busy":
+                raise TooBusyError
+            return []
+        worker.execute = execute
+    """
+    program = WORKER.replace("worker.serve", f"{block(execute)}\nworker.serve")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", program),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env={"TMPDIR": str(tmp_path)},
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    for code in ("busy", ""):
+        job = {"code": code, "timeout_ms": 60_000, "max_wall_factor": 10, "live": False}
+        process.stdin.write(json.dumps(job).encode() + b"\n")
+    messages = [json.loads(await process.stdout.readline()) for _ in range(3)]
+    assert messages[1:] == [{"too_busy": True}, {"result": []}]
+    process.stdin.close()
+    assert await process.wait() == 0
+
+
 @pytest.mark.parametrize(
     ("before", "reason", "attempts"),
     [

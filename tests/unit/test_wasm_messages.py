@@ -13,7 +13,7 @@ import pytest
 from faasrt import Language
 from faasrt.local.engines.engine import EngineJob
 from faasrt.local.engines.wasm.worker_process import WasmWorker
-from faasrt.local.errors import EngineError
+from faasrt.local.errors import TOO_BUSY, EngineError
 from faasrt.local.process import STDOUT
 from faasrt.protocol.execution_limits import ExecutionLimits
 
@@ -97,6 +97,15 @@ async def test_other_messages_do_not_end_the_program(child: Child, data: bytes, 
     child.on_message = lambda message: child.send(BEGAN + data + answer("mine"))
     assert (await worker.execute(JOB)).stdout == "mine"
     assert (child.killed, seen) == (False, discarded)
+
+
+async def test_a_program_that_waited_for_a_cpu_for_too_long_costs_no_worker(child: Child) -> None:
+    """The message names the machine, not the sandbox."""
+    worker = WasmWorker(child, Path("folder"), discard=lambda tier: None)
+    child.on_message = lambda message: child.send(BEGAN + b'{"too_busy": true}\n')
+    with pytest.raises(EngineError) as caught:
+        await worker.execute(JOB)
+    assert (str(caught.value), child.killed) == (TOO_BUSY, False)
 
 
 @pytest.mark.parametrize("answers_after", range(4))

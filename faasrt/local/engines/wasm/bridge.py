@@ -12,7 +12,7 @@ from faasrt.local.engines.runner_messages import DisplayReader, cut_streams, dec
 from faasrt.local.engines.wasm.instance import FOLDER, OUT_OF_BOUNDS, Ended
 from faasrt.local.engines.wasm.output import LiveSender, OutputStream, Stop
 from faasrt.local.engines.wasm.program_clock import ProgramClock
-from faasrt.local.errors import TOO_BUSY
+from faasrt.local.errors import TooBusyError
 from faasrt.protocol.displays import displays_to_wire
 from faasrt.protocol.execution_limits import OUTPUT_FACTOR
 from faasrt.protocol.frames import frame_bytes
@@ -35,6 +35,7 @@ class HostBridge:
 
     Args:
         on_end: Called when a program of a session has ended, before the runner reports this.
+        timed_out: Whether a program of a session has reached its time limit.
         task: "run" or "check" a program, or the number of a run in a session.
 
     Attributes:
@@ -47,6 +48,7 @@ class HostBridge:
     clock: ProgramClock
     on_begin: Callable[[], None]
     on_end: Callable[[], None] = lambda: None
+    timed_out: Callable[[], bool] = lambda: False
     task: str = "run"
     has_folder: bool = False
     live: LiveSender | None = None
@@ -120,7 +122,10 @@ def _message_bytes(limit: int) -> int:
 
 
 def read_result(bridge: HostBridge, run: Callable[..., Ended], *, memory_bytes: int) -> tuple[dict[str, Any], Ended]:
-    """Run a program, and return the fields of its `EngineResult`, without files."""
+    """Run a program, and return the fields of its `EngineResult`, without files.
+
+    Raise TooBusyError if the program reached the limit of its wall-clock time, and no other limit.
+    """
     job = bridge.job
     limit = job["max_output_bytes"]
     stdout, stderr = buffers = [OutputBuffer(job["kept_bytes"]) for _ in range(2)]
@@ -135,9 +140,11 @@ def read_result(bridge: HostBridge, run: Callable[..., Ended], *, memory_bytes: 
         lacks_memory=lambda: bridge.lacks_memory,
     )
     elapsed_s = bridge.clock.elapsed_s
-    waited_s = elapsed_s - bridge.clock.counted_s if elapsed_s > _SHORT_S else 0.0
-    if done.trapped == "cancelled" and bridge.clock.is_late:
-        raise RuntimeError(TOO_BUSY)
+    # The clock goes on between the two readings.
+    waited_s = max(0.0, elapsed_s - bridge.clock.counted_s) if elapsed_s > _SHORT_S else 0.0
+    exceeded = bridge.limit_exceeded or done.truncated or bridge.timed_out()
+    if done.trapped == "cancelled" and bridge.clock.is_late and not exceeded:
+        raise TooBusyError
     if not bridge.began and done.trapped is not None and done.trapped not in _STOPPED:
         raise RuntimeError(f"the sandbox did not start: {done.trapped}")
     own_return_val = Language.PYTHON if bridge.own_return_val else None

@@ -11,8 +11,8 @@ class ProgramClock:
     """The time of a program that counts for its time limit.
 
     It is the CPU time of its thread, and the time for which the program itself asks to wait: WebAssembly can only wait
-    in calls of the host, which add it here. So neither a wait for a CPU counts, nor one of the host. Where the engine
-    does not tell that wait (see `Engine.max_wall_factor`), all time counts.
+    in calls of the host, which add it here. So neither a wait for a CPU counts, nor one of the host. If the kernel
+    does not report that wait (see `Engine.max_wall_factor`), wall-clock time counts.
 
     Any thread may use it after `begin`.
 
@@ -50,7 +50,11 @@ class ProgramClock:
         elapsed_s = self.elapsed_s
         if self._cpu_clock is None:
             return elapsed_s
-        return min(elapsed_s, time.clock_gettime(self._cpu_clock) - self._cpu_began + self._waits_s)
+        try:
+            cpu_s = time.clock_gettime(self._cpu_clock) - self._cpu_began
+        except OSError:  # the thread has just ended, and its clock with it
+            return elapsed_s
+        return min(elapsed_s, cpu_s + self._waits_s)
 
     @property
     def is_late(self) -> bool:

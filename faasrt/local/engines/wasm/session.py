@@ -62,7 +62,7 @@ class WasmSession(EngineSession):
             return await self._channel.run(
                 attrs.evolve(job, displays=True),
                 answer_s=timeout_s + ANSWER_GRACE_S,
-                cancel_s=_COMMAND_TIMEOUT_S,  # the worker itself ends it, unless it fails
+                cancel_s=_COMMAND_TIMEOUT_S,  # the worker ends it within CANCEL_WALL_S, unless it fails
             )
         except EngineError as error:
             self.mark_ended(str(error))

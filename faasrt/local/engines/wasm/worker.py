@@ -21,6 +21,7 @@ The worker sends these to stdout:
     {"began": true}                the program begins
     {"output": base64, "fd": N}    output of the program, if it is live
     {"result": ...}                the result of the program
+    {"too_busy": true}             the program reached the limit of its wall-clock time
     {"failed": message}            the sandbox failed
 
 With "session", also "opened", "forked", "written", "files" or "closed"; "refused" if this was not possible; and, beside
@@ -80,6 +81,7 @@ from faasrt.local.engines.wasm.sandbox import (
 )
 from faasrt.local.engines.wasm.snapshot_build import make_snapshot
 from faasrt.local.engines.wasm.worker_sessions import WorkerSessions
+from faasrt.local.errors import TooBusyError
 from faasrt.local.jail.confinement import confine_calls, confine_files, drop_capabilities
 from faasrt.protocol.execution_limits import wall_limit_s
 from faasrt.protocol.guest.python_files import PathMatcher
@@ -157,7 +159,12 @@ def serve(cache_dir: Path) -> NoReturn:
         )
         threading.Thread(target=listen, args=(WorkerSessions(sandbox, write),), daemon=True).start()
         while True:
-            write(result=execute(bridges.get(), sandbox))
+            bridge = bridges.get()
+            try:
+                answer: dict[str, Any] = {"result": execute(bridge, sandbox)}
+            except TooBusyError:
+                answer = {"too_busy": True}
+            write(**answer)
 
     try:
         folder = os.environ["TMPDIR"]

