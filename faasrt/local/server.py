@@ -245,7 +245,7 @@ class LocalFaaS:
     async def wait_ready(self, language: LanguageOption) -> None:
         """Wait until a language can run, and start its engine if it starts only when it is needed.
 
-        The first start of the engine "wasm" on a machine compiles it (about 10 s).
+        The first start of the engine "wasm" on a machine compiles it (about 20 s).
 
         Raises:
             UnsupportedLanguageError: The language is not served.

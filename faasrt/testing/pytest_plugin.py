@@ -86,7 +86,7 @@ def faasrt_local() -> Iterator[str]:
 
     It runs in a thread with its own event loop, so it works for tests with any `loop_scope`, anyio tests, and tests
     without a loop. It ends with the process, even if the process is killed. The first start on a machine may compile
-    the Python sandbox (about 10 s); `faasrt warmup` does this in advance. Without the extra `local`, the test fails.
+    the Python sandbox (about 20 s); `faasrt warmup` does this in advance. Without the extra `local`, the test fails.
     """
     from anyio.from_thread import start_blocking_portal
 

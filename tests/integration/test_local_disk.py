@@ -344,7 +344,7 @@ async def test_a_truncated_module_is_compiled_again(tmp_path: Path) -> None:
         entry = (await server.get("/health"))["languages"]["python"]
         assert (entry["status"], entry["detail"]) == (
             "starting",
-            "compiling the Python sandbox, once for this machine (about 10 s)",
+            "compiling the Python sandbox, once for this machine (about 20 s)",
         )
         assert (await server.run("js", "console.log(1)"))[1]["output"]["stdout"] == "1\n"
         assert len(server.children("wasm.worker")) == 1

@@ -40,7 +40,7 @@ CONFINED = "confined"
 """The level of an engine whose worker processes have confined themselves."""
 BOOT = "import sys; sys.path[:] = sys.argv[3:]; from faasrt.local.engines.wasm.worker import main; main()"
 """The program of a worker process. Its arguments are those of `worker.main`, then the folders of `sys.path`."""
-_COMPILING = "compiling the Python sandbox, once for this machine (about 10 s)"
+_COMPILING = "compiling the Python sandbox, once for this machine (about 20 s)"
 _START_TIMEOUT_S = 60.0
 
 
