@@ -93,6 +93,8 @@ async def test_at_the_level_filters_nothing_is_left(user: str) -> None:
     """There each program has a process of its own, and no slot."""
     async with host_of(user, "filters") as host:
         for leave, look in {**KEPT_SLOTS, **LOST_SLOTS, **IN_FLIGHT}.values():
+            if "statvfs" in look:  # of the disk of the machine
+                continue
             # Most calls that look for something are denied there.
             look = f"__import__('contextlib').suppress(OSError) and False or ({look})"
             code = f"{PRELUDE}\ntry: found = bool({look})\nexcept OSError: found = False\nprint(found)"
