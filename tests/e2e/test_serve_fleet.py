@@ -246,7 +246,7 @@ async def test_every_line_of_the_log_is_json(tmp_path: Path) -> None:
 async def test_a_closed_stderr_changes_nothing(tmp_path: Path, log_format: str) -> None:
     """Requests are answered, SIGHUP reads the configuration, and SIGTERM waits for the program in flight."""
     config = tmp_path / "serve.toml"
-    config.write_text('language = ["bash"]\nworkers = 1\n')
+    config.write_text('language = ["bash"]\nmax-programs = 1\n')
     flags = ("--port", "0", "--access-log", "--log-format", log_format, "--config", str(config))
     reader, writer = os.pipe()
     process = await asyncio.create_subprocess_exec(
@@ -260,7 +260,7 @@ async def test_a_closed_stderr_changes_nothing(tmp_path: Path, log_format: str) 
         server = Caller(address[0].decode())
         await server.until_pool("bash", status="ready")
         os.close(reader)
-        config.write_text('language = ["bash"]\nworkers = 2\n')
+        config.write_text('language = ["bash"]\nmax-programs = 2\n')
         process.send_signal(signal.SIGHUP)
         await server.until_pool("bash", capacity=2)
         with suspended(psutil.Process(process.pid)):
@@ -440,12 +440,12 @@ async def test_sighup_reads_the_token_again(tmp_path: Path) -> None:
 async def test_sighup_reads_limits_and_engines_again(tmp_path: Path) -> None:
     """A program in flight finishes on the old engine, which then ends. New programs have the new limits and engines."""
     config = tmp_path / "serve.toml"
-    config.write_text('language = ["bash"]\nworkers = 1\n')
+    config.write_text('language = ["bash"]\nmax-programs = 1\n')
     async with bash_server(tmp_path, "--config", str(config)) as server:
         old = server.launchers()
         async with running(server):
-            config.write_text('language = ["bash", "js"]\nworkers = 2\ntimeout-s = 0.3\naccess-log = true\n')
-            await reload(server, "changed: language, workers, timeout-s, access-log\n")
+            config.write_text('language = ["bash", "js"]\nmax-programs = 2\ntimeout-s = 0.3\naccess-log = true\n')
+            await reload(server, "changed: language, max-programs, timeout-s, access-log\n")
             health = await server.get("/health")
             assert health["languages"]["bash"]["capacity"] == 2
             assert health["languages"]["javascript"]["status"] == "ready"
@@ -520,13 +520,13 @@ async def test_a_wrong_configuration_is_refused_whole(tmp_path: Path) -> None:
 async def test_flags_come_before_the_file(tmp_path: Path) -> None:
     """Flags precede the keys of the file, also after SIGHUP."""
     config = tmp_path / "serve.toml"
-    config.write_text('language = ["js"]\nworkers = 3\ntimeout-s = 5\n')
-    async with bash_server(tmp_path, "--config", str(config), "-l", "bash", "--workers", "2") as server:
+    config.write_text('language = ["js"]\nmax-programs = 3\ntimeout-s = 5\n')
+    async with bash_server(tmp_path, "--config", str(config), "-l", "bash", "--max-programs", "2") as server:
         for seconds in (5, 6):
             health = await server.get("/health")
             assert (health["languages"]["bash"]["capacity"], health["limits"]["timeout_limit_s"]) == (2, seconds)
             assert list(health["languages"]) == ["bash"]
-            config.write_text('language = ["js"]\nworkers = 3\ntimeout-s = 6\n')
+            config.write_text('language = ["js"]\nmax-programs = 3\ntimeout-s = 6\n')
             await reload(server, "read the configuration again")
 
 
