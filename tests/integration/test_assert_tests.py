@@ -236,6 +236,14 @@ async def test_verdicts(name: str, local: RuntimeManager) -> None:
     assert result.ret_val == ""
 
 
+@pytest.mark.parametrize("name", ["a dataclass of both programs", "nodes of a list"])
+async def test_objects_of_classes_with_annotations_in_newer_versions_of_python(
+    name: str, local_wasm: RuntimeManager
+) -> None:
+    """From Python 3.14 on, which runs on WebAssembly, a class with annotations has a function for them."""
+    await test_verdicts(name, local_wasm)
+
+
 BROKEN = {
     "import absent\nassert f(1) == 2": "fails before it calls f: line 1: import absent: ModuleNotFoundError",
     "x = 1 / 0\nassert f(1) == 2": "fails before it calls f: line 1: x = 1 / 0: ZeroDivisionError",

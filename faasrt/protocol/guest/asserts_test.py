@@ -11,7 +11,8 @@ import json
 names = {}  # the namespace of the test program
 
 FILE = "test.py"
-USUAL_METHODS = ("__init__", "__post_init__", "__repr__", "__str__")
+# Python 3.14 and newer keep the annotations of a class in a function.
+USUAL_METHODS = ("__init__", "__post_init__", "__repr__", "__str__", "__annotate__", "__annotate_func__")
 MAX_CALLS = 1_000
 NO_RESULT = ("RuntimeError", "the call has no result that can be read")
 OPERATIONS = """abs add and bool bytes call ceil complex contains divmod enter eq exit float floor floordiv format ge
