@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import sys
+import venv
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from faasrt import Language, Outcome
+from faasrt import Language, Outcome, RuntimeManager
 from faasrt.local.engines.engine import EngineJob
 from faasrt.local.engines.native.engine import NativeEngine
 from faasrt.local.engines.native.session import NativeSession
@@ -1031,3 +1032,13 @@ async def test_a_session_is_used_by_many_tasks_until_it_is_closed(engine: Native
                 assert (await run(session, "import os\nos.abort()")).outcome is Outcome.CRASHED
 
     await asyncio.gather(*map(work, range(12)))
+
+
+async def test_a_session_of_an_environment_below_tmp_is_forked(tmp_path: Path) -> None:
+    """Its /tmp has folders above the environment, and those of the branch exist before its files are copied."""
+    venv.create(tmp_path / "environment", symlinks=True)
+    python = str(tmp_path / "environment/bin/python")
+    async with RuntimeManager.local(["python"], python=python) as manager, manager.session("python") as session:
+        await session.run_code("open('file', 'w').write('text')")
+        async with await session.fork() as branch:
+            assert (await branch.run_code("print(open('file').read())")).stdout == "text\n"

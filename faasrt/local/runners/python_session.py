@@ -478,6 +478,7 @@ def copy_folder(source, target, copies):
     the copies, from the root folder, to `copies`, by the inodes of the files.
     """
     device, folders = os.stat(source).st_dev, [(source, target)]
+    above_mounts = {target}  # those above an environment that is installed below /tmp, which exist already
     for old_folder, new_folder in folders:
         for name in os.listdir(old_folder):
             old, new = f"{old_folder}/{name}", f"{new_folder}/{name}"
@@ -485,7 +486,10 @@ def copy_folder(source, target, copies):
             if status.st_dev != device:
                 continue
             if stat.S_ISDIR(status.st_mode):
-                os.mkdir(new)
+                try:
+                    os.mkdir(new)
+                except FileExistsError:
+                    above_mounts.add(new)
                 folders.append((old, new))
             elif stat.S_ISLNK(status.st_mode):
                 os.symlink(os.readlink(old), new)
@@ -494,8 +498,9 @@ def copy_folder(source, target, copies):
             elif stat.S_ISREG(status.st_mode):
                 copies[status.st_ino] = f"/{new}"
                 copy_file(old, new, status)
-    for old_folder, new_folder in folders[:0:-1]:
-        copy_status(os.lstat(old_folder), new_folder)
+    for old_folder, new_folder in folders[::-1]:
+        if new_folder not in above_mounts:
+            copy_status(os.lstat(old_folder), new_folder)
 
 
 def copy_file(old, new, status):
