@@ -189,7 +189,7 @@ def _unpack(name: str, value: str) -> str:
         opcodes = [(opcode.name, argument) for opcode, argument, _ in first]
     except (binascii.Error, zlib.error, ValueError) as error:
         raise InvalidRequestError(f"the field {name} is neither JSON nor packed by LiveCodeBench: {error}") from None
-    texts = [argument for opcode, argument in opcodes if opcode.endswith("UNICODE") or opcode == "BINUNICODE8"]
+    texts = [argument for opcode, argument in opcodes if "UNICODE" in opcode]
     if len(texts) != 1 or opcodes[-1][0] != "STOP" or not {opcode for opcode, _ in opcodes} <= _TEXT_OPCODES:
         raise InvalidRequestError(f"the field {name} must be the pickle of one text: others are not read")
     [text] = texts
@@ -207,8 +207,8 @@ def _parse(name: str, code: str) -> ast.Module:
 def _without_function(code: str, function: str) -> str:
     """Return the imports, helpers and classes of a program, without the function. "" if it is no program."""
     try:
-        module = ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        module = _parse("", code)
+    except InvalidRequestError:
         return ""
     kinds = (ast.FunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign)
     module.body = [node for node in module.body if isinstance(node, kinds) and getattr(node, "name", None) != function]

@@ -225,7 +225,7 @@ class ExecutionResult:
     cached: bool = False
     """Whether the result came from the cache, so that nothing ran; see `faasrt/docs/caching.md`."""
     displays: tuple[Display, ...] = ()
-    """What the program displayed, in order, if `displays` asked for it: the value of the last expression, figures of
+    """The displays of the program, in order, if `displays` asked for them: the value of the last expression, figures of
     matplotlib, and the arguments of `display`. A session always returns this."""
 
     @property

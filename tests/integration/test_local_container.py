@@ -28,6 +28,19 @@ from support.threats import (
 pytestmark = [pytest.mark.servers, pytest.mark.usefixtures("wasm_sandbox")]
 
 
+async def run_in_container(uid: int | None, code: str) -> tuple[int | None, bytes, bytes]:
+    """Run a program as a user in an emulated container. Return its exit code, stdout and stderr."""
+    python = python_as(uid)
+    process = await asyncio.create_subprocess_exec(
+        *(*python, str(CONTAINER), python[-1], "-c", code),
+        env={**os.environ, "PYTHONUSERBASE": sys.prefix},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    stdout, stderr = await process.communicate()
+    return process.returncode, stdout, stderr
+
+
 @pytest.mark.parametrize("uid", [None, OTHER_UID])
 async def test_deno_runs_without_namespaces(uid: int | None) -> None:
     """JavaScript and TypeScript run without namespaces, if the server runs as root or as another user."""
@@ -95,11 +108,7 @@ async def main():
         print(json.dumps(faas.health()["languages"]))
 asyncio.run(main())
 """
-    user = python_as(OTHER_UID)
-    argv = [*user, str(CONTAINER), user[-1], "-c", code]
-    env = {**os.environ, "PYTHONUSERBASE": sys.prefix}
-    process = await asyncio.create_subprocess_exec(*argv, env=env, stdout=subprocess.PIPE)
-    output, _ = await process.communicate()
+    _, output, _ = await run_in_container(OTHER_UID, code)
     languages = json.loads(output)
     assert (languages["python"]["engine"], languages["javascript"]["engine"]) == ("wasm", "deno")
     assert languages["javascript"]["level"] == "filters"
@@ -120,11 +129,7 @@ async def main():
         print(result.stdout.strip(), result.metadata["engine"], result.metadata["level"])
 asyncio.run(main())
 """
-    user = python_as(OTHER_UID)
-    argv = [*user, str(CONTAINER), user[-1], "-c", code]
-    env = {**os.environ, "PYTHONUSERBASE": sys.prefix}
-    process = await asyncio.create_subprocess_exec(*argv, env=env, stdout=subprocess.PIPE)
-    output, _ = await process.communicate()
+    _, output, _ = await run_in_container(OTHER_UID, code)
     assert output == b"linux native filters\n"
 
 
@@ -147,12 +152,8 @@ async def main():
         await faas.wait_ready("python")
 asyncio.run(main())
 """
-    python = python_as(uid)
-    argv = [*python, str(CONTAINER), python[-1], "-c", code]
-    env = {**os.environ, "PYTHONUSERBASE": sys.prefix}
-    process = await asyncio.create_subprocess_exec(*argv, env=env, stderr=subprocess.PIPE)
-    _, errors = await process.communicate()
-    assert process.returncode == 1
+    returncode, _, errors = await run_in_container(uid, code)
+    assert returncode == 1
     last = errors.decode().splitlines()[-1]
     assert last.startswith(f"faasrt.errors.ConfigurationError: level {level}: "), last
     assert reason in last

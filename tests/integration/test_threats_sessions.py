@@ -181,7 +181,7 @@ def state():
     seen += [os.getcwd(), os.getpriority(os.PRIO_PROCESS, 0), os.sched_getaffinity(0), os.sched_getscheduler(0)]
     return seen
 """
-# What a branch does to the files of the others, with paths that were theirs before the fork.
+# Changes of a branch to the files of the others, with paths that were theirs before the fork.
 CHANGES = {
     "contents": "open('/tmp/file', 'w').write('forged')",
     "contents in /dev/shm": "open('/dev/shm/file', 'w').write('forged')",

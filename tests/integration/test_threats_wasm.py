@@ -232,6 +232,25 @@ worker.serve(Path())
 """
 
 
+async def messages_of_worker(program: str, folder: Path, *jobs: str) -> list[dict[str, object]]:
+    """Start a worker, send it a job for each code, and return its first message and its answers."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", program),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env={"TMPDIR": str(folder)},
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    for code in jobs:
+        job = {"code": code, "timeout_ms": 60_000, "max_wall_factor": 10, "live": False}
+        process.stdin.write(json.dumps(job).encode() + b"\n")
+    messages = [json.loads(await process.stdout.readline()) for _ in ["", *jobs]]
+    process.stdin.close()
+    assert await process.wait() == 0
+    return messages
+
+
 async def test_a_worker_goes_on_after_a_program_that_waited_for_a_cpu_for_too_long(tmp_path: Path) -> None:
     """It says so, and runs the next program."""
     execute = """
@@ -243,21 +262,8 @@ async def test_a_worker_goes_on_after_a_program_that_waited_for_a_cpu_for_too_lo
         worker.execute = execute
     """
     program = WORKER.replace("worker.serve", f"{block(execute)}\nworker.serve")
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", program),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        env={"TMPDIR": str(tmp_path)},
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    for code in ("busy", ""):
-        job = {"code": code, "timeout_ms": 60_000, "max_wall_factor": 10, "live": False}
-        process.stdin.write(json.dumps(job).encode() + b"\n")
-    messages = [json.loads(await process.stdout.readline()) for _ in range(3)]
+    messages = await messages_of_worker(program, tmp_path, "busy", "")
     assert messages[1:] == [{"too_busy": True}, {"result": []}]
-    process.stdin.close()
-    assert await process.wait() == 0
 
 
 @pytest.mark.parametrize(
@@ -287,19 +293,8 @@ async def test_a_worker_confines_itself_as_far_as_the_kernel_can(
     """If one restriction fails, the worker says that it is not confined, and why. The other one is in force. Landlock
     does not restrict threads that exist already, so a worker with threads does not claim it.
     """
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", f"{before}\n{WORKER}"),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        env={"TMPDIR": str(tmp_path)},
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write(b'{"timeout_ms": 60000, "max_wall_factor": 10, "live": false}\n')
-    messages = [json.loads(await process.stdout.readline()) for _ in range(2)]
+    messages = await messages_of_worker(f"{before}\n{WORKER}", tmp_path, "")
     assert messages == [{"ready": "", "unconfined": reason, "baseline": False}, {"result": attempts}]
-    process.stdin.close()
-    assert await process.wait() == 0
 
 
 async def test_a_kernel_that_cannot_confine_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,9 +65,8 @@ def prefer_for_oom_kill() -> None:
     Otherwise it would kill the server or the launcher because of a program with many small processes.
     """
     with contextlib.suppress(OSError):
-        fd = os.open(
-            "/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC
-        )  # each program does this, and a file is slow
+        # Not a file of Python, which is slow: each program does this.
+        fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
         try:
             os.write(fd, b"1000")
         finally:

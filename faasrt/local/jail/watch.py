@@ -104,8 +104,8 @@ class _Program:
             self._read_before, self._reading_s, self._reads_since = self.read, 0.0, now
         self._reading_s += counted_s
         self._counting_s += counted_s
-        is_hidden = self._reading_s > _MAX_READING_S or now - self._reads_since > _MAX_WALL_S
-        return (is_large and is_hidden) or self._counting_s > _MAX_COUNTING_S
+        takes_long = self._reading_s > _MAX_READING_S or now - self._reads_since > _MAX_WALL_S
+        return (is_large and takes_long) or self._counting_s > _MAX_COUNTING_S
 
 
 class _Watch:

@@ -52,7 +52,7 @@ class Interrupter:
         self.interrupt()
 
     def cancel(self) -> None:
-        """Do the same as `set`, but end the session soon also if the program waits for a CPU."""
+        """Do the same as `set`, but end the session soon even if the program waits for a CPU."""
         self._kill_at_wall = min(self._kill_at_wall, self._clock.elapsed_s + CANCEL_WALL_S)
         self.set()
 
