@@ -158,8 +158,9 @@ class HttpClient:
         self._urls: dict[str, dict[str, URL]] = {}
         # The URLs of endpoints with other names.
         self._addresses: dict[str, str] = {}
-        # When each endpoint last answered, and who asks whether it still does.
+        # When each endpoint last answered, when it last did not, and who asks whether it still does.
         self._answered_at: dict[str, float] = {}
+        self._silent_at: dict[str, float] = {}
         self._asking: dict[str, asyncio.Lock] = {}
         self.configure(settings)
 
@@ -235,7 +236,7 @@ class HttpClient:
             headers["Accept"] = ACCEPT
         began = self._clock() if wait_s else 0.0
         try:
-            async with asyncio.timeout(within_s) as timeout:
+            async with asyncio.timeout(within_s + wait_s) as timeout:
                 session = self._settings.http_session
                 if session is None:
                     session = self._sessions.get(endpoint) or self._open_session(endpoint)
@@ -244,7 +245,7 @@ class HttpClient:
                 url = self._url(endpoint, path)
                 request = session.request(method, url, data=body, headers=headers, **self._options)
                 if wait_s:
-                    async with self._extending(endpoint, timeout, within_s, wait_s):
+                    async with self._watching(endpoint, timeout, within_s, wait_s):
                         answer = await _exchange(request, body, max_body_bytes, live, timeout)
                     self._answered_at[endpoint] = self._clock()
                 else:
@@ -270,15 +271,15 @@ class HttpClient:
         return answer
 
     @contextlib.asynccontextmanager
-    async def _extending(
+    async def _watching(
         self, endpoint: str, timeout: asyncio.Timeout, within_s: float, wait_s: float
     ) -> AsyncIterator[None]:
-        """Extend a time limit of `within_s` by at most `wait_s`, while the endpoint answers other requests."""
-        loop, lead_s = asyncio.get_running_loop(), min(self._settings.timeouts.grace_s, within_s / 2)
+        """End a time limit of `within_s + wait_s` earlier if the endpoint does not answer other requests any more."""
+        loop, lead_s = asyncio.get_running_loop(), min(self._settings.timeouts.health_s, within_s / 2)
         tasks: list[asyncio.Task[None]] = []
 
         def start() -> None:
-            tasks.append(loop.create_task(self._extend(endpoint, timeout, wait_s, lead_s)))
+            tasks.append(loop.create_task(self._watch(endpoint, timeout, wait_s, lead_s)))
 
         timer = loop.call_later(within_s - lead_s, start)
         try:
@@ -289,33 +290,32 @@ class HttpClient:
                 task.cancel()
                 await asyncio.wait([task])
 
-    async def _extend(self, endpoint: str, timeout: asyncio.Timeout, wait_s: float, lead_s: float) -> None:
+    async def _watch(self, endpoint: str, timeout: asyncio.Timeout, wait_s: float, lead_s: float) -> None:
         loop = asyncio.get_running_loop()
         while wait_s > 0:
-            ends_at = timeout.when()
-            if ends_at is None or timeout.expired():
-                return
             step_s = min(wait_s, self._settings.timeouts.health_s)  # a busy server may need as long for its answer
-            timeout.reschedule(ends_at + step_s)
-            wait_s -= step_s
-            if not await self._answers(endpoint, step_s):
-                if not timeout.expired():
-                    timeout.reschedule(min(max(ends_at, loop.time()), ends_at + step_s))
+            if timeout.when() is not None and not await self._answers(endpoint, step_s):
+                if (ends_at := timeout.when()) is not None and not timeout.expired():
+                    timeout.reschedule(max(ends_at - wait_s, loop.time()))
                 return
-            await asyncio.sleep(ends_at + step_s - lead_s - loop.time())
+            wait_s -= step_s
+            ends_at = timeout.when()  # None while output waits for the caller
+            await asyncio.sleep(step_s if ends_at is None else ends_at - wait_s - lead_s - loop.time())
 
     async def _answers(self, endpoint: str, within_s: float) -> bool:
         """Return whether the endpoint has answered a request in the last `within_s` seconds, or answers one now. Only
-        one call at a time asks it.
+        one call at a time asks it, and those that wait meanwhile take over its result.
         """
+        asked_at = self._clock()
         async with self._asking.setdefault(endpoint, asyncio.Lock()):
             if self._clock() < self._answered_at.get(endpoint, -math.inf) + within_s:
                 return True
-            health = await self.probe(endpoint)
-            if health.status in ("unreachable", "failed"):
+            if self._silent_at.get(endpoint, -math.inf) >= asked_at:
                 return False
-            self._answered_at[endpoint] = self._clock()
-            return True
+            health = await self.probe(endpoint)
+            answers = health.status not in ("unreachable", "failed")
+            (self._answered_at if answers else self._silent_at)[endpoint] = self._clock()
+            return answers
 
     async def get_health(self, endpoint: str) -> Answer:
         """Request the health on a separate connection.
@@ -389,7 +389,7 @@ class HttpClient:
 
     async def close_session(self, endpoint: str) -> None:
         """Close the connections to an endpoint that has no calls in flight."""
-        for known in (self._urls, self._answered_at, self._asking):
+        for known in (self._urls, self._answered_at, self._silent_at, self._asking):
             known.pop(endpoint, None)
         if (session := self._sessions.pop(endpoint, None)) is not None:
             await session.close()

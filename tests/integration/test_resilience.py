@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import AsyncIterator, Coroutine, Iterable
 from typing import Any
 
@@ -196,6 +197,21 @@ async def test_a_busy_server_that_hangs_is_noticed() -> None:
         proxy.downstream = Toxics(timeout=True)
         with pytest.raises(DeadlineExceededError, match="no answer within"):
             await call
+
+
+async def test_a_pause_of_this_process_is_no_failure_of_the_server() -> None:
+    """The event loop gets no CPU until after the deadline, so it could not even connect. The call goes on then."""
+    timeouts = TimeoutSettings(grace_s=0.2)
+    async with FakeFaaS() as fake, manager_for(fake.url, timeouts=timeouts) as manager:
+        fake.health = {"languages": {"python": {"max_wall_factor": 10}}}
+        await manager.run_code("1", "python")
+        call, idle = (asyncio.create_task(manager.run_code("1", "python", timeout_ms=100)) for _ in range(2))
+        await asyncio.sleep(0)  # one of them has a connection, and the other opens one
+        resumes_at = time.monotonic() + 0.6
+        while time.monotonic() < resumes_at:
+            pass
+        assert (await call).ok
+        assert (await idle).ok
 
 
 @pytest.mark.parametrize("reply", [Reply.overloaded(), Reply.overloaded("0"), Reply.unavailable("0")])
