@@ -4,7 +4,7 @@
 `run_tasks(...).write_parquet("results")` stores the results, one row per task. Each Ray actor has its own manager.
 
 Without endpoints, each node runs one embedded FaaS, which needs the extra `local` there. It starts with the first task,
-runs as many programs at once as the node has CPUs in Ray, serves all actors of the job on this node, and ends a few
+uses as many CPUs as the node has in Ray, serves all actors of the job on this node, and ends a few
 seconds after the last of them, however the job ends. It reserves no CPUs, so other tasks on the node slow it down. If
 it dies, it is started again. The tasks that were running then have a `ConnectionLostError` in the column `infra_error`,
 unless they are idempotent. Those that were not sent yet run later.

@@ -1,8 +1,8 @@
 """The embedded FaaS of a node, which the actors of a job on this node share.
 
 The FaaS is in a detached actor of its own. If one of the actors that use it owned it, it would end with this actor, and
-with it the programs of the others. It knows the processes that use it, and ends when the last one has ended. It runs as
-many programs at once as the node has CPUs. It listens on loopback, and its token is known to the job only.
+with it the programs of the others. It knows the processes that use it, and ends when the last one has ended. It uses as
+many CPUs as the node has in Ray. It listens on loopback, and its token is known to the job only.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ def assert_one_verdict_each(found: list[dict[str, Any]], count: int) -> None:
 
 
 def test_the_actors_of_a_node_share_one_faas(cluster: Any) -> None:
-    """Each node has one FaaS, which runs as many programs at once as the node has CPUs in Ray. It ends with the actors,
+    """Each node has one FaaS, which runs many programs for each CPU that the node has in Ray. It ends with the actors,
     and with it all of its processes.
     """
     import ray
@@ -133,7 +133,7 @@ def test_the_actors_of_a_node_share_one_faas(cluster: Any) -> None:
     named = ray.util.list_named_actors(all_namespaces=True)
     actors = [ray.get_actor(**actor) for actor in named if actor["namespace"] == "faasrt"]
     assert len(actors) == 2
-    assert all(read_capacity(actor) == CPUS for actor in actors)
+    assert all(CPUS < read_capacity(actor) <= 32 * CPUS for actor in actors)
     processes = servers(cluster)
     assert len(processes) == 2
     descendants = [child for process in processes for child in process.children(recursive=True)]

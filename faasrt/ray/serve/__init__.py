@@ -1,7 +1,7 @@
 r"""The embedded FaaS as an application of Ray Serve: autoscaled replicas behind one URL.
 
-Needs the extra `ray`, and the extra `local` on the nodes. Each replica has an embedded FaaS of its own, which runs as
-many programs at once as the replica has CPUs in Ray. From a shell:
+Needs the extra `ray`, and the extra `local` on the nodes. Each replica has an embedded FaaS of its own, which uses as
+many CPUs as the replica has in Ray. From a shell:
 
     FAASRT_TOKEN=secret serve run faasrt.ray.serve:app workers=4 max_replicas=20
 
@@ -93,8 +93,7 @@ def app(args: Mapping[str, Any]) -> serve.Application:
         args: A mapping with these keys, all of which but the token are optional; `serve run` sets them as `KEY=VALUE`.
 
             token: The token that clients must send. Default: the environment variable FAASRT_TOKEN.
-            workers: The number of programs of each language that a replica runs at once, and its CPUs in Ray, from 1
-                to 256; four times as many programs in JavaScript and TypeScript. Default: 2.
+            workers: The number of CPUs of a replica, in Ray and for its programs, from 1 to 256. Default: 2.
             min_replicas, max_replicas: The limits of autoscaling. Default: 1 and 100.
             timeout_limit_s, memory_limit_mb, max_output_bytes: The limits of every program; see `SandboxConfig`. A
                 request can only lower them. Without these keys, it can also raise them; see `LocalFaaS`.
@@ -127,7 +126,7 @@ def app(args: Mapping[str, Any]) -> serve.Application:
     options = {"workers": 2, "queue_timeout_s": _QUEUE_TIMEOUT_S, **options}
     if limits:
         options["sandbox"] = SandboxConfig(**limits)
-    most = LocalFaaS(**options).max_sandbox  # raises ConfigurationError
+    longest_s = LocalFaaS(**options).max_sandbox.timeout_limit_s  # raises ConfigurationError
     workers = options["workers"]
     deployment = serve.deployment(
         name="faasrt",
@@ -139,7 +138,7 @@ def app(args: Mapping[str, Any]) -> serve.Application:
         },
         ray_actor_options={"num_cpus": workers},
         max_ongoing_requests=_MAX_REQUESTS * workers,
-        graceful_shutdown_timeout_s=most.timeout_limit_s + _CLOSE_S,
+        graceful_shutdown_timeout_s=longest_s + _CLOSE_S,
     )(ServedFaaS)
     return deployment.bind(options)
 
