@@ -128,7 +128,8 @@ def test_webassembly_says_how_much_memory_it_needs(small_cgroup: Path, tmp_path:
 
 def test_webassembly_says_that_it_needs_a_folder() -> None:
     """One line says which folder cannot be written, and how to name another one."""
-    exit_code, stdout, stderr = first_program([], [*MACHINES["HOME is not writable"], sys.executable, str(CONTAINER)])
+    machine = [*MACHINES["HOME is not writable"], sys.executable, str(CONTAINER)]
+    exit_code, stdout, stderr = first_program([], machine, FAASRT_CACHE_DIR="")
     assert (exit_code, stdout) == (3, "")
     lines = stderr.splitlines()
     assert "could not be compiled into /proc/.cache/faasrt/" in lines[-1]

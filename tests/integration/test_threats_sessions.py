@@ -204,7 +204,7 @@ CHANGES = {
     "a file less": "os.unlink('/tmp/file'); os.unlink('/dev/shm/file'); os.unlink('/tmp/link')",
     "another name": "os.rename('/tmp/d', '/tmp/other')",
     "a link": "os.link('/tmp/file', '/tmp/new')",
-    "all space": "open('/tmp/large', 'wb').write(bytes(70 * 2**20))",
+    "all space": "file = open('/tmp/large', 'wb')\nfor _ in range(70): file.write(bytes(2**20))",
     "all inodes": "for number in range(5000): open(f'/tmp/{number}', 'w').close()",
     "a root folder that is larger": dedent("""
         os.mkdir('small')
