@@ -432,7 +432,8 @@ class LocalFaaS:
             self._url = None
 
     async def _listen(self, listening: asyncio.Future[str]) -> None:
-        listener = self._listener = Listener(self._routers.handle, limits.max_connections(self.max_connections))
+        max_connections = limits.max_connections(self.max_connections)
+        listener = self._listener = Listener(self._routers.handle, max_connections, self._refusals)
         self._sockets = ListeningSockets(listener, self.ssl)
         self._use_options()
         try:

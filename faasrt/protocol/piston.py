@@ -49,6 +49,8 @@ from faasrt.protocol.served import (
     ServerProfile,
     as_number,
     decode_base64,
+    hint_at,
+    logged_maximum,
     relative_path,
 )
 from faasrt.results import ErrorInfo, Outcome
@@ -338,8 +340,8 @@ class PistonServer(ServedProtocol):
         return status, {"message": message}
 
 
-def _refused(message: str, limit: str = "") -> RefusedError:
-    return RefusedError(400, {"message": message}, limit=limit)
+def _refused(message: str, logged: str = "") -> RefusedError:
+    return RefusedError(400, {"message": message}, logged=logged)
 
 
 def _read_files(files: Any) -> list[dict[str, str]]:
@@ -401,21 +403,25 @@ def _limit(fields: Mapping[str, Any], name: str, default: float, largest: float,
     if number == 0 or (number == -1 and name.endswith("memory_limit")):
         return default
     if number > largest:
-        hint = f"; {flag} of faasrt serve raises it" if flag else ""
-        message = f"{name} cannot exceed the configured limit of {largest:.15g}{hint}"
-        raise _refused(message, limit=f"{name} is at most {largest:.15g}{hint}")
+        message = f"{name} cannot exceed the configured limit of {largest:.15g}{hint_at(flag)}"
+        raise _refused(message, logged_maximum(name, f"{largest:.15g}", flag))
     if number < 0:
         raise _refused(f"{name} must be non-negative")
     return number
 
 
 def _find_language(name: str, versions: str, server: ServerProfile) -> Language:
+    logged = f"asked for languages that this server does not know; GET {SERVER.prefix}/runtimes lists its own"
     for language, package in _PACKAGES.items():
         if name in (package.language, *package.aliases):
             served = server.languages.get(language)
-            if served is not None and (not served.version or satisfies(served.version, versions)):
+            if served is None:
+                logged = server.logged_language(language, language)
+            elif not served.version or satisfies(served.version, versions):
                 return language
-    raise _refused(f"{name[:100]}-{versions[:100]} runtime is unknown")
+            else:
+                logged = f"asked for another version of {language} than {served.version}: '*' stands for any"
+    raise _refused(f"{name[:100]}-{versions[:100]} runtime is unknown", logged)
 
 
 def satisfies(version: str, versions: str) -> bool:

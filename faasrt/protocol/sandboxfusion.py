@@ -50,6 +50,8 @@ from faasrt.protocol.served import (
     ServerProfile,
     as_number,
     decode_base64,
+    hint_at,
+    logged_maximum,
     relative_path,
 )
 from faasrt.results import Display, ErrorInfo, Outcome
@@ -321,7 +323,8 @@ class SandboxFusionServer(ServedProtocol):
             raise _invalid("language", "literal_error", f"Input should be {expected}", name, {"expected": expected})
         language = _SERVED.get(name)
         if language is None or language not in server.languages:
-            raise RefusedError(200, _answer("SandboxError", server.missing_message(language, name)))
+            body = _answer("SandboxError", f"this server does not run {name}: {server.why_missing(language)}")
+            raise RefusedError(200, body, logged=server.logged_language(language, name))
         return language
 
     def encode_result(self, result: ServedResult, run: ServedRun, server: ServerProfile) -> dict[str, Any]:
@@ -504,10 +507,9 @@ def _memory_limit(fields: Mapping[str, Any], server: ServerProfile) -> int:
 
 
 def _above(name: str, value: float, limit: float, flag: str) -> RefusedError:
-    hint = f"; {flag} of faasrt serve raises it" if flag else ""
-    message = f"Input should be less than or equal to {limit:g}, which is the limit of this server{hint}"
+    message = f"Input should be less than or equal to {limit:g}, which is the limit of this server{hint_at(flag)}"
     refusal = _invalid(name, "less_than_equal", message, value, {"le": limit})
-    refusal.reason, refusal.limit = f"{name}: {message}", f"{name} is at most {limit:g}{hint}"
+    refusal.reason, refusal.logged = f"{name}: {message}", logged_maximum(name, f"{limit:g}", flag)
     return refusal
 
 

@@ -45,9 +45,15 @@ class ServerProfile:
     max_timeout_ms: float
     max_memory_limit_mb: int
 
-    def missing_message(self, language: Language | None, name: str) -> str:
+    def why_missing(self, language: Language | None) -> str:
         reason = "" if language is None else self.missing.get(language, "")
-        return f"this server does not run {name}: {reason or 'it runs ' + ', '.join(self.languages)}"
+        return reason or f"it runs {', '.join(self.languages)}"
+
+    def logged_language(self, language: Language | None, name: str) -> str:
+        """Return why a request for a language was refused, for `RefusedError.logged`."""
+        is_left_out = language is not None and language not in self.missing
+        hint = "; --language of faasrt serve adds it" if is_left_out else ""
+        return f"asked for {name}, which this server does not run: {self.why_missing(language)}{hint}"
 
 
 @attrs.frozen(kw_only=True)
@@ -92,12 +98,22 @@ class ServedResult:
 
 class RefusedError(Exception):
     """The request is refused in the form of the service. `reason` replaces the reason phrase, because some clients log
-    nothing else. `limit` names the limit that the request exceeds, for the log of the server.
+    nothing else. `logged` is for the log of the server, which counts refusals with the same text: a predicate of the
+    request, and a remedy. It has no text of the request.
     """
 
-    def __init__(self, status: int, body: dict[str, Any], reason: str | None = None, limit: str = "") -> None:
+    def __init__(self, status: int, body: dict[str, Any], reason: str | None = None, logged: str = "") -> None:
         super().__init__(status)
-        self.status, self.body, self.reason, self.limit = status, body, reason, limit
+        self.status, self.body, self.reason, self.logged = status, body, reason, logged
+
+
+def logged_maximum(name: str, limit: str, flag: str) -> str:
+    """Return why a request was refused whose limit is above the largest one. `flag` raises it, or is ""."""
+    return f"asked for more than the maximum: {name} is at most {limit}{hint_at(flag)}"
+
+
+def hint_at(flag: str) -> str:
+    return f"; {flag} of faasrt serve raises it" if flag else ""
 
 
 class ServedProtocol(abc.ABC):

@@ -158,7 +158,7 @@ class AdmissionQueue:
                 await engine.until_ready_or_failed()
         if not engine.ready:
             self.counts.refused += 1
-            reason = f"programs that came before {engine.name} was ready"
+            reason = f"programs that came before {engine.name} was ready; GET /readyz says when a server is"
             problem = engine.problem or f"{engine.name} is not ready: {engine.activity}"
             raise BusyError(problem, kind="not ready", reason=reason)
         return loop.time() - began

@@ -124,7 +124,7 @@ class Router:
         except ConnectionError:
             raise
         except Exception as error:
-            self._refusals.count(error, self._foreign.service_at(path))
+            self._refusals.count(error, self._foreign.service_of(request, path))
             return self._foreign.failure(path, error) or failure_response(error)
 
     def _route(self, request: web.BaseRequest, path: str) -> Handler:

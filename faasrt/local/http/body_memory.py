@@ -64,7 +64,8 @@ class Share:
         self.record_progress(size)
         needed = max(0, self.size + size - limits.SMALL_BYTES) - self.counted
         if needed and not self._pool.make_room(needed, self, slow_s=limits.SLOW_S):
-            raise BusyError("too much memory is in use by other requests")
+            reason = f"requests, because the bodies of others had {limits.MAX_HELD_BYTES >> 20} MiB: send fewer at once"
+            raise BusyError("too much memory is in use by other requests", reason=reason)
         self._count(size, needed)
 
     def run(self) -> None:

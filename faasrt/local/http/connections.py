@@ -24,6 +24,7 @@ from aiohttp import web
 from faasrt import _strict_json
 from faasrt.local.http import limits
 from faasrt.local.http.body_memory import Memory, Share
+from faasrt.local.http.refusals import RefusalLog
 from faasrt.local.http.responses import OVERLOADED_HEADERS, error_response
 from faasrt.local.time_limit import TimeLimit
 from faasrt.telemetry.logs import log_error
@@ -62,13 +63,17 @@ class Listener(web.Server):
     """
 
     def __init__(
-        self, handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], max_connections: int
+        self,
+        handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        max_connections: int,
+        refusals: RefusalLog,
     ) -> None:
         super().__init__(handle, handler_cancellation=True)
         self.max_connections = max_connections
         self.ordinary: set[BoundedConnection] = set()
         self.spare: set[BoundedConnection] = set()
         self.refused = self.refused_while_draining = 0
+        self._refusals = refusals
         self.refusing: set[asyncio.Transport] = set()
         self.draining = False
         self._time = asyncio.get_running_loop().time
@@ -88,8 +93,12 @@ class Listener(web.Server):
             return BoundedConnection(self, is_spare=True)
         if not encrypted:
             return Refusal(self)
-        self.refused += 1
+        self.refuse()
         return None
+
+    def refuse(self) -> None:
+        self.refused += 1
+        self._refusals.count_connection(self.max_connections)
 
     async def until_closed(self, deadline: float) -> None:
         loop = asyncio.get_running_loop()
@@ -119,7 +128,7 @@ class Refusal(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = writer = cast(asyncio.Transport, transport)
-        self._listener.refused += 1
+        self._listener.refuse()
         writer.write(_REFUSAL)
         if len(self._listener.refusing) >= limits.accepted_at_once():
             writer.close()

@@ -18,6 +18,7 @@ from faasrt.local.errors import EngineError, NotStartedError, SuspectError
 from faasrt.local.http.admission import AdmissionQueue, execute_with_events
 from faasrt.local.http.body_memory import Share
 from faasrt.local.http.notebooks import NotebookRun
+from faasrt.local.http.patience import is_coze_loop
 from faasrt.local.http.request_body import BadRequestError, check_job, read_fields
 from faasrt.local.http.responses import OVERLOADED_HEADERS, Handler, copied_headers, json_response
 from faasrt.local.http.sessions import Sessions
@@ -58,11 +59,16 @@ class ForeignProtocols:
             f"{piston.SERVER.prefix}/runtimes": {"GET": self._runtimes},
             f"{piston.SERVER.prefix}/packages": {"GET": self._packages},
         }
+        # Where clients look whose URL lacks the prefix. /run_code is a path of this server.
+        bare_paths = {f"/{path.split('/', 2)[2]}": _protocol_at(path) for path in self.routes}
+        self._without_prefix = {path: protocol for path, protocol in bare_paths.items() if path != "/run_code"}
 
-    def service_at(self, path: str) -> str:
-        """Return the name of the service whose clients use a path, or ""."""
-        protocol = _protocol_at(path)
-        return "" if protocol is None else protocol.service
+    def service_of(self, request: web.BaseRequest, path: str) -> str:
+        """Return the name of the service whose client has sent a request, or ""."""
+        protocol = _protocol_at(path) or self._without_prefix.get(path)
+        if protocol is not None:
+            return protocol.service
+        return "coze-loop" if is_coze_loop(request) else ""
 
     def failure(self, path: str, error: Exception) -> web.Response | None:
         """Return the answer of a service to a failed request; None for other paths and unexpected errors."""
@@ -123,7 +129,11 @@ class ForeignProtocols:
         queue = self._queues.get(Language.PYTHON)
         if queue is None or not self._sessions.features(queue.engine):
             message = "this server has no sessions of Python, which /run_jupyter needs"
-            return json_response(200, sandboxfusion.SERVER.notebook_failure(message))
+            raise RefusedError(
+                200,
+                sandboxfusion.SERVER.notebook_failure(message),
+                logged="had notebooks, which need Python and sessions: --language python, --max-sessions above 0",
+            )
         notebook = sandboxfusion.SERVER.read_notebook(fields, self._profile())
         run = NotebookRun(notebook, self._sessions, queue, self._limits.default)
         check_job(run.job, queue.engine)

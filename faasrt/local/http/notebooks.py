@@ -99,7 +99,7 @@ class NotebookRun:
                 if self._session is None:
                     raise
                 # Not as an overload, after which a client would send the cells again that have run.
-                raise EngineError(f"cell {number} of the notebook could not run: {error}") from None
+                raise EngineError(f"cell {number} of the notebook could not run: {error}") from error
             self._waited_s = cell.queued_ms / 1000
             self.result.cells.append(self._cell(cell, limits))
             if cell.outcome is Outcome.TIMEOUT and ends_it:

@@ -12,10 +12,17 @@ from aiohttp import web
 from faasrt.local.http.request_body import BadRequestError
 from faasrt.protocol.program import PATIENCE_HEADER
 
+_COZE_LOOP = "Go-http-client/"
 COZE_LOOP_S = 30.0
 """The time for which the backend of coze-loop waits for an answer."""
 _LARGEST_S = 86_400.0
 _SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
+
+
+def is_coze_loop(request: web.BaseRequest) -> bool:
+    """Return whether the backend of coze-loop may have sent a request, which has Go's name for its client."""
+    # Source: http_faas_runtime.go of coze-loop.
+    return request.headers.get("User-Agent", "").startswith(_COZE_LOOP)
 
 
 def read_patience(request: web.BaseRequest) -> float:
@@ -24,8 +31,7 @@ def read_patience(request: web.BaseRequest) -> float:
     """
     text = request.headers.get(PATIENCE_HEADER)
     if text is None:
-        # Source: http_faas_runtime.go of coze-loop, which has Go's name for its client.
-        return COZE_LOOP_S if request.headers.get("User-Agent", "").startswith("Go-http-client/") else math.inf
+        return COZE_LOOP_S if is_coze_loop(request) else math.inf
     if not _SECONDS.fullmatch(text):
         raise BadRequestError(f"the header {PATIENCE_HEADER} must be a number of seconds, such as 12.5")
     return min(float(text), _LARGEST_S)

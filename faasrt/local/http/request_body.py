@@ -32,11 +32,16 @@ from faasrt.results import Outcome
 _STRING_DECODER = json.JSONDecoder()
 _MIN_TIMEOUT_MS = 1.0
 _LARGEST = 1e12  # more than the largest limit of a server; an int may be too large for a float
+_SANDBOXFUSION_FIELDS = ("run_timeout", "memory_limit_MB")
 _SANDBOX_FIELDS = ("memory_limit_mb", "timeout_ms", "max_output_bytes", "network_enabled")
 
 
 class BadRequestError(Exception):
-    """The server answers 400 with this message."""
+    """The server answers 400 with this message. `logged` is as in `RefusedError`."""
+
+    def __init__(self, message: str, logged: str = "") -> None:
+        super().__init__(message)
+        self.logged = logged
 
 
 async def read_fields(request: web.BaseRequest, share: Share) -> dict[str, Any]:
@@ -243,11 +248,16 @@ def check_job(job: EngineJob, engine: Engine) -> None:
     if job.limits.memory_limit_mb < engine.min_memory_mb:
         least, language = engine.min_memory_mb, job.language
         raise BadRequestError(
-            f"'memory_limit_mb' must be at least {least} for {language}: a sandbox needs this to start"
+            f"'memory_limit_mb' must be at least {least} for {language}: a sandbox needs this to start",
+            f"asked for less memory than a sandbox of {language} needs to start, {least} MiB",
         )
     if missing := [name for name in job.input.used if name not in engine.input_fields]:
-        where = f"{engine.name} at the level {engine.level}" if engine.level else engine.name
-        raise BadRequestError(f"'{missing[0]}' cannot be used for {job.language}: the engine {where} has no such input")
+        name, where = missing[0], f"{engine.name} at the level {engine.level}" if engine.level else engine.name
+        remedy = engine.options.level_remedy
+        raise BadRequestError(
+            f"'{name}' cannot be used for {job.language}: the engine {where} has no such input",
+            f"had {name} for {job.language}, but the engine {where} has no such input{remedy and f'; {remedy}'}",
+        )
 
 
 def _get(fields: dict[str, Any], name: str, kind: Any, words: str, default: Any = None) -> Any:
@@ -263,6 +273,14 @@ def _parse_limits(fields: dict[str, Any], own: SandboxLimits) -> ExecutionLimits
     # coze-loop sends these two fields, which are not used.
     _get(fields, "priority", str, "a string", "")
     _get(fields, "ext", dict, "an object", {})
+    if not fields.keys().isdisjoint(_SANDBOXFUSION_FIELDS):
+        # Its clients would take the answer for a failure of each program.
+        where = (
+            "the URL of SandboxFusion's clients ends with /sandboxfusion, and that of verl with /sandboxfusion/run_code"
+        )
+        raise BadRequestError(
+            f"this is a request of SandboxFusion: {where}", f"to /run_code were those of SandboxFusion: {where}"
+        )
     if misplaced := fields.keys() & set(_SANDBOX_FIELDS):
         raise BadRequestError(f"'{min(misplaced)}' belongs in 'sandbox'")
     sandbox = _get(fields, "sandbox", dict, "an object", {})
