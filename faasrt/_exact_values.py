@@ -1,16 +1,13 @@
 """Arguments and values of functions under test: JSON, in which a tuple is `{"py/tuple": [...]}`.
 
-A program can forge the text of its value, and make it large. So it is compared with an expected value as it is read,
-without decoding it as a whole: in linear time, without further memory, and up to the first difference only.
+A program can forge the text of its value, so the text need not be JSON. It is decoded and then compared with the
+expected value, both in time linear in its length.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import re
-from collections.abc import Callable
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import attrs
 
@@ -18,13 +15,7 @@ from faasrt import _strict_json
 from faasrt.errors import safe_repr
 
 TUPLE = "py/tuple"
-_Path = tuple[Any, Any] | None
-"""The path to a value: None, or the path to the value that contains it, and its index or key there."""
 _MAX_STEPS_SHOWN = 20
-# A longer text is shown as it is, and not decoded.
-_MAX_DECODED = 10_000
-_SPACE = re.compile(r"[ \t\n\r]*")
-_TAG = re.compile(rf'\{{[ \t\n\r]*"{TUPLE}"[ \t\n\r]*:[ \t\n\r]*')
 
 
 def decode(text: str) -> Any:
@@ -57,7 +48,20 @@ def _decode_object(pairs: list[tuple[str, Any]]) -> Any:
     return dict(pairs)
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_decode_object)
+class _Repeated(dict[str, Any]):
+    """An object with repeated keys. `items` has all of them, because each of its members must be right."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self._pairs = pairs
+
+    def items(self) -> Any:
+        return self._pairs
+
+
+def _decode_all_members(pairs: list[tuple[str, Any]]) -> Any:
+    value = _decode_object(pairs)
+    return _Repeated(pairs) if isinstance(value, dict) and len(value) < len(pairs) else value
 
 
 def difference(
@@ -74,139 +78,65 @@ def difference(
         expected: JSON with tuples, nested at most 200 levels deep.
         is_close: Whether two numbers count as equal. Default: None, which compares them exactly.
     """
-    comparison = _Comparison(text, tuples_are_lists, is_close)
     try:
-        comparison.run(expected)
-    except _DifferenceError as different:
-        return str(different)
+        value = _strict_json.loads(text, object_pairs_hook=_decode_all_members)
     except ValueError as error:
         return f"the return value is not JSON ({error})"
-    return ""
+    except RecursionError:  # nested deeper than the expected value
+        return f"value: expected {safe_repr(expected)}, got {text[:60]}..."
+    return _Comparison(tuples_are_lists, is_close).find(value, expected, ())
 
 
-class _DifferenceError(Exception):
-    """The message describes the difference."""
-
-
-@attrs.define
+@attrs.frozen
 class _Comparison:
-    text: str
     tuples_are_lists: bool
     is_close: Callable[[float, float], bool] | None
-    at: int = 0
 
-    def run(self, expected: object) -> None:
-        self.at = self._skip_space(0)
-        self._compare(expected, None)
-        if self.at < len(self.text):
-            raise ValueError(f"unexpected text at character {self.at}")
+    def find(self, value: Any, expected: Any, path: tuple[Any, ...]) -> str:
+        """Return the first difference in words, or "". The path is the indices and keys that lead to the value."""
+        if isinstance(expected, dict) and isinstance(value, tuple):
+            value = {TUPLE: list(value)}  # the same JSON
+        if isinstance(expected, dict) and isinstance(value, dict):
+            return self._find_in_dict(value, expected, path)
+        if isinstance(expected, (list, tuple)) and isinstance(value, (list, tuple)):
+            if self.tuples_are_lists or isinstance(value, tuple) is isinstance(expected, tuple):
+                return self._find_in_list(value, expected, path)
+        elif self._is_equal(value, expected):
+            return ""
+        return f"{_name(path)}: expected {safe_repr(expected)}, got {safe_repr(value)}"
 
-    def _compare(self, expected: Any, path: _Path) -> None:
-        if isinstance(expected, (list, tuple)):
-            self._compare_list(expected, path)
-        elif isinstance(expected, dict):
-            self._compare_dict(expected, path)
-        else:
-            start = self.at
-            if self.text.startswith(("[", "{"), start) or not self._is_equal(self._read_scalar(), expected):
-                self._differ(path, expected, start)
+    def _find_in_list(self, value: Sequence[Any], expected: Sequence[Any], path: tuple[Any, ...]) -> str:
+        for index, (member, expected_member) in enumerate(zip(value, expected, strict=False)):
+            if found := self.find(member, expected_member, (*path, index)):
+                return found
+        if len(value) == len(expected):
+            return ""
+        elements = f"{len(expected)} element{'' if len(expected) == 1 else 's'}"
+        return f"{_name(path)}: expected {elements}, got {len(value) if len(value) < len(expected) else 'more'}"
 
-    def _compare_list(self, expected: Any, path: _Path) -> None:
-        start = self.at
-        tag = _TAG.match(self.text, start)
-        if tag is not None:
-            self.at = tag.end()
-        is_alike = self.tuples_are_lists or isinstance(expected, tuple) is (tag is not None)
-        if not is_alike or not self._take("["):
-            self._differ(path, expected, start)
-        count = 0
-        if not self._take("]"):
-            while True:
-                if count == len(expected):
-                    raise _DifferenceError(f"{_name(path)}: expected {_elements(count)}, got more")
-                self._compare(expected[count], (path, count))
-                count += 1
-                if self._take("]"):
-                    break
-                self._need(",")
-        if count < len(expected):
-            raise _DifferenceError(f"{_name(path)}: expected {_elements(len(expected))}, got {count}")
-        if tag is not None and not self._take("}"):
-            self._differ(path, expected, start)
-
-    def _compare_dict(self, expected: dict[str, Any], path: _Path) -> None:
-        if not self._take("{"):
-            self._differ(path, expected, self.at)
-        missing = dict.fromkeys(expected)
-        if not self._take("}"):
-            while True:
-                key = self._read_key()
-                if key not in expected:
-                    raise _DifferenceError(f"{_name(path)}: the key {safe_repr(key)} is unexpected")
-                missing.pop(key, None)
-                self._compare(expected[key], (path, key))
-                if self._take("}"):
-                    break
-                self._need(",")
-        if missing:
-            raise _DifferenceError(f"{_name(path)}: the key {safe_repr(next(iter(missing)))} is missing")
+    def _find_in_dict(self, value: dict[str, Any], expected: dict[str, Any], path: tuple[Any, ...]) -> str:
+        for key, member in value.items():
+            if key not in expected:
+                return f"{_name(path)}: the key {safe_repr(key)} is unexpected"
+            if found := self.find(member, expected[key], (*path, key)):
+                return found
+        for key in expected:
+            if key not in value:
+                return f"{_name(path)}: the key {safe_repr(key)} is missing"
+        return ""
 
     def _is_equal(self, value: Any, expected: Any) -> bool:
         if isinstance(expected, str):
             return isinstance(value, str) and value == expected
         if expected is None or isinstance(expected, bool) or isinstance(value, bool):
             return value is expected
-        if not isinstance(value, (int, float)):
+        if not isinstance(value, (int, float)) or not isinstance(expected, (int, float)):
             return False
         return value == expected or (self.is_close is not None and self.is_close(value, expected))
 
-    def _read_scalar(self) -> Any:
-        value, end = _strict_json.read(self.text, self.at)
-        self.at = self._skip_space(end)
-        return value
 
-    def _read_key(self) -> str:
-        if not self.text.startswith('"', self.at):
-            raise ValueError(f"a key is missing at character {self.at}")
-        key: str = self._read_scalar()
-        self._need(":")
-        return key
-
-    def _take(self, character: str) -> bool:
-        """Skip a character and the space after it. Return whether it is at the position."""
-        if not self.text.startswith(character, self.at):
-            return False
-        self.at = self._skip_space(self.at + 1)
-        return True
-
-    def _need(self, character: str) -> None:
-        if not self._take(character):
-            raise ValueError(f"{character!r} is missing at character {self.at}")
-
-    def _skip_space(self, at: int) -> int:
-        match = _SPACE.match(self.text, at)
-        return at if match is None else match.end()
-
-    def _differ(self, path: _Path, expected: object, start: int) -> NoReturn:
-        got = f"{self.text[start : start + 60]}..."
-        if not self.text.startswith(("[", "{"), start):
-            self.at = start
-            got = safe_repr(self._read_scalar())
-        elif len(self.text) - start <= _MAX_DECODED:
-            with contextlib.suppress(ValueError, RecursionError):
-                got = safe_repr(_DECODER.raw_decode(self.text, start)[0])
-        raise _DifferenceError(f"{_name(path)}: expected {safe_repr(expected)}, got {got}")
-
-
-def _elements(count: int) -> str:
-    return f"{count} element{'' if count == 1 else 's'}"
-
-
-def _name(path: _Path) -> str:
-    steps: list[str] = []
-    while path is not None:
-        path, step = path
-        steps.append(f"[{safe_repr(step)}]")
+def _name(path: tuple[Any, ...]) -> str:
+    steps = [f"[{safe_repr(step)}]" for step in path]
     if len(steps) > _MAX_STEPS_SHOWN:
-        steps[1 : 1 - _MAX_STEPS_SHOWN] = ["[...]"]
-    return "value" + "".join(reversed(steps))
+        steps[_MAX_STEPS_SHOWN - 1 : -1] = ["[...]"]
+    return "value" + "".join(steps)

@@ -35,11 +35,6 @@ def loads(text: str, *, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any
     return value
 
 
-def read(text: str, at: int) -> tuple[Any, int]:
-    """Decode the JSON value that begins at a position, and return the position of its end."""
-    return _decoder(None).raw_decode(text, at)
-
-
 def dump_bytes(value: Any) -> bytes:
     """Encode JSON in UTF-8. Lone surrogates, which programs may print, are escaped."""
     return _ENCODER.encode(value).encode("utf-8", "backslashreplace")
