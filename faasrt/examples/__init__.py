@@ -2,6 +2,7 @@
 
     python -m faasrt.examples.fastapi_backend     a web backend: typed answers, errors, health, metrics, cancellation
     python -m faasrt.examples.aiohttp_backend     the same with aiohttp
+    python -m faasrt.examples.fastapi_streaming   a web page that shows the output of programs while they run
     faasrt.examples.grader                        the part that both backends share
     python -m faasrt.examples.batch_evaluation    runs graders on many answers, and prints a summary
     python -m faasrt.examples.contest_grader      judges generated solutions of contest problems by test cases

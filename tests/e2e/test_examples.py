@@ -14,6 +14,7 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,13 @@ import psutil
 import pytest
 import uvicorn
 from aiohttp import web
+from prometheus_client import CollectorRegistry
 
 from faasrt import LimiterSettings, RuntimeManager
-from faasrt.examples import aiohttp_backend, batch_evaluation, benchmark, fastapi_backend
+from faasrt.examples import aiohttp_backend, batch_evaluation, benchmark, fastapi_backend, fastapi_streaming
 from faasrt.local import LocalFaaS
 from faasrt.testing import FakeFaaS, Reply
+from support.documents import text_of
 from support.helpers import until_active, url_of
 from support.served import CLEAN, PATIENCE_S, is_gone, until
 
@@ -70,7 +73,8 @@ async def serving(backend: str, make_manager: MakeManager) -> AsyncIterator[aioh
             await web.TCPSite(runner, "127.0.0.1", 0).start()
             port = runner.addresses[0][1]
         else:
-            server = uvicorn.Server(uvicorn.Config(fastapi_backend.create_app(make_manager), port=0, log_config=None))
+            app = {"fastapi_backend": fastapi_backend, "fastapi_streaming": fastapi_streaming}[backend]
+            server = uvicorn.Server(uvicorn.Config(app.create_app(make_manager), port=0, log_config=None))
             running = asyncio.create_task(server.serve())
 
             async def stop() -> None:
@@ -217,6 +221,151 @@ async def test_health_and_metrics_of_a_backend(backend: str) -> None:
                     assert response.status == 503
                     assert await response.json() == {"healthy": False, "endpoints": {fake.url: "unreachable"}}
                 await fake.up()
+
+
+def streaming(make_manager: MakeManager) -> contextlib.AbstractAsyncContextManager[aiohttp.ClientSession]:
+    return serving("fastapi_streaming", make_manager)
+
+
+@contextlib.asynccontextmanager
+async def streamed(client: aiohttp.ClientSession, code: str) -> AsyncIterator[AsyncIterator[tuple[str, Any]]]:
+    """Run a program, and yield its events: each has a name, and data."""
+
+    async def events() -> AsyncIterator[tuple[str, Any]]:
+        assert (response.status, response.content_type) == (200, "text/event-stream")
+        while lines := (await response.content.readuntil(b"\n\n")).decode().splitlines():
+            if lines[0].startswith(":"):
+                yield "comment", None
+            else:
+                yield lines[0].removeprefix("event: "), json.loads(lines[1].removeprefix("data: "))
+
+    async with client.post("/run", json={"code": code}) as response:
+        yield events()
+
+
+async def test_output_is_streamed_while_a_program_runs(local: RuntimeManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each output is an event that arrives before the program ends, and so is the result. Comments keep a silent
+    connection open.
+    """
+    code = "print('a\\n\\nb', flush=True)\nprint('\\ud800')\nprint(input())"
+    async with streaming(maker_for(url_of(local))) as client:
+        async with streamed(client, code) as events:
+            *output, end = [pair async for pair in events]
+        assert {name for name, _ in output} == {"output"}
+        texts = {"stdout": "", "stderr": ""}
+        for _, data in output:
+            texts[data["stream"]] += data["text"]
+        assert texts["stdout"] == "a\n\nb\n\ud800\n"
+        assert texts["stderr"].startswith("Traceback")
+        assert end == ("result", {"outcome": "USER_ERROR", "message": "EOFError: EOF when reading a line"})
+        monkeypatch.setattr(fastapi_streaming, "KEEP_ALIVE_S", 0.01)
+        async with streamed(client, "print('first', flush=True)\nwhile True: pass") as events:
+            first = await anext(pair async for pair in events if pair[0] != "comment")
+            assert first == ("output", {"stream": "stdout", "text": "first\n"})
+            assert await anext(events) == ("comment", None)
+            await until_active(local, "python", 1)
+        await until_active(local, "python", 0)
+
+
+async def test_users_have_a_limit_of_streamed_programs(local: RuntimeManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A third program of a user is refused with 429 and counted, and one of another user is not. A program that ends,
+    or whose client disconnects, makes room.
+    """
+    monkeypatch.setattr(fastapi_streaming, "user_of", lambda request: request.headers["User-Agent"])
+    endless = "print(1, flush=True)\nwhile True: pass"
+    async with streaming(maker_for(url_of(local))) as client:
+        async with streamed(client, endless) as first, streamed(client, endless) as second:
+            await anext(first)
+            await anext(second)
+            async with client.post("/run", json={"code": "1"}) as response:
+                assert (response.status, response.headers["Retry-After"]) == (429, "1")
+                assert await response.json() == {"detail": "you already run 2 programs"}
+            async with client.post("/run", json={"code": "1"}, headers={"User-Agent": "another"}) as response:
+                assert response.status == 200
+                assert '{"outcome": "OK", "message": ""}' in await response.text()
+            async with client.get("/metrics") as response:
+                assert "app_refused_users_total 1.0" in await response.text()
+        async with asyncio.timeout(PATIENCE_S):
+            for _ in range(4):  # one after the other
+                while True:
+                    async with client.post("/run", json={"code": "1"}) as response:
+                        if response.status == 200:
+                            break
+            await until_active(local, "python", 0)
+
+
+async def test_failures_of_streamed_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong request is answered with 422. Later failures are events, without the address of a server."""
+    managers: list[RuntimeManager] = []
+    monkeypatch.setattr(fastapi_streaming, "PROGRAMS_PER_USER", 3)
+
+    def make(**options: Any) -> RuntimeManager:
+        managers.append(maker_for(fake.url, limiter=LimiterSettings(max_concurrency=1, max_queue=1))(**options))
+        return managers[0]
+
+    async with FakeFaaS() as fake, streaming(make) as client:
+        for wrong in ({}, {"code": ""}, {"code": " "}, {"code": "\ud800"}, {"code": "1", "timeout_ms": 5}):
+            async with client.post("/run", json=wrong) as response:
+                assert response.status == 422, wrong
+                assert (await response.json())["detail"]
+        assert fake.requests == []
+        fake.script(Reply.crash())
+        async with streamed(client, "1") as events:
+            expected = {"status": 502, "error": "ServerError", "detail": "the code could not be run"}
+            assert [pair async for pair in events] == [("failed", expected)]
+        fake.default = Reply(hang=True)
+        async with streamed(client, "1"):
+            await until(lambda: fake.in_flight == 1)
+            async with streamed(client, "2"):
+                await until(lambda: managers[0].get_metrics().queued == 1)
+                async with streamed(client, "3") as events:
+                    expected = {"status": 503, "error": "QueueFullError", "detail": "no capacity; try again"}
+                    assert [pair async for pair in events] == [("failed", expected)]
+        await until(lambda: managers[0].get_metrics().queued == managers[0].get_metrics().in_flight == 0)
+
+
+async def test_health_and_metrics_of_the_streaming_application() -> None:
+    """`/health` is 503 while the FaaS cannot be reached, and `/live` is not. The counters are those of this app."""
+    async with FakeFaaS() as fake, streaming(maker_for(fake.url)) as client:
+        async with streamed(client, "print(1)") as events:
+            assert [name async for name, _ in events][-1] == "result"
+        async with client.get("/metrics") as response:
+            assert re.search(r'^faasrt_calls_total{.*outcome="OK"} 1\.0$', await response.text(), re.MULTILINE)
+        for up in (True, False):
+            async with client.get("/health") as response:
+                assert response.status == (200 if up else 503)
+            async with client.get("/live") as response:
+                assert response.status == 200
+            fake.down()
+        await fake.up()
+
+
+async def test_parts_of_the_guide(local: RuntimeManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page on web applications shows a short form of the example, which works with its FastAPI application."""
+    text = text_of("faasrt/docs/web-applications.md")
+    whole = text.partition("```python\n")[2].partition("```")[0]
+    parts = re.findall(r"(?:^    .*\n|^\n(?=    ))+", text.partition("## Show output")[2], re.MULTILINE)
+    names = {**vars(fastapi_streaming), "registry": CollectorRegistry()}
+    source = textwrap.dedent("".join(parts))
+    monkeypatch.setenv("COZE_LOOP_FAAS_URL", url_of(local))
+    monkeypatch.setattr(fastapi_streaming, "create_app", lambda make_manager: names["app"])
+    exec(compile(f"{whole}\n{source}", "web-applications.md", "exec"), names)
+    async with streaming(RuntimeManager) as client:
+        async with client.post("/run", json={"code": "print(6 * 7)"}) as response:
+            events = [json.loads(line[6:]) for line in (await response.text()).splitlines() if line]
+            assert events == [{"stream": "stdout", "text": "42\n"}, {"outcome": "OK"}]
+        async with client.post("/run", json={"code": "while True: pass"}):
+            await until_active(local, "python", 1)
+        await until_active(local, "python", 0)
+        for path in ("/health", "/metrics"):
+            async with client.get(path) as response:
+                assert response.status == 200
+
+
+async def test_size_of_the_queue() -> None:
+    """The queue has the programs that can start within the patience of a user."""
+    limiter = fastapi_streaming.limiter(at_once=4, mean_s=0.5, patience_s=3)
+    assert (limiter.max_concurrency, limiter.max_queue, limiter.queue_timeout_s) == (4, 24, 3)
 
 
 async def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
