@@ -30,7 +30,6 @@ DEPLOYMENTS = [
     [*FLEET, "--python", "wasm", "--name", "graders", "--cpus", "8", "--max-replicas", "500"],
     ["--name", "null", "--namespace", "123", "--image", "1:2"],  # YAML would read these as other types
 ]
-KNATIVE = [["--knative"], [*FLEET, "--knative", "--python", "wasm", "--name", "y"]]
 # The first version with user namespaces by default, and the newest one that the validator knows.
 VERSIONS = ["1.33", "1.37"]
 
@@ -50,7 +49,7 @@ def manifests(*arguments: str) -> dict[str, Manifest]:
 
 
 def pod_of(objects: dict[str, Manifest]) -> Manifest:
-    return dict(objects.get("Deployment", objects["Service"])["spec"]["template"])
+    return dict(objects["Deployment"]["spec"]["template"])
 
 
 def container_of(objects: dict[str, Manifest]) -> Manifest:
@@ -82,20 +81,6 @@ def test_manifests_agree_with_the_schemas_of_kubernetes(arguments: list[str], ve
         kubernetes_validate.validate(manifest, version, strict=True)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("arguments", KNATIVE, ids=" ".join)
-def test_the_pod_of_a_knative_service_agrees_with_the_schemas(arguments: list[str], version: str) -> None:
-    """Without the fields that Knative adds, its template is that of a pod."""
-    objects = manifests(*arguments)
-    assert list(objects) == ["Service", "NetworkPolicy"]
-    assert objects["Service"]["apiVersion"] == "serving.knative.dev/v1"
-    kubernetes_validate.validate(objects["NetworkPolicy"], version, strict=True)
-    template = pod_of(objects)
-    assert template["spec"].pop("timeoutSeconds") > 125
-    assert {"hostUsers", "terminationGracePeriodSeconds", "securityContext"}.isdisjoint(template["spec"])
-    kubernetes_validate.validate({"apiVersion": "v1", "kind": "Pod", **template}, version, strict=True)
-
-
 def test_the_validator_refuses_wrong_manifests() -> None:
     """An unknown field, a wrong type and a missing field are each an error."""
     changes: list[Manifest] = [{"replica": 3}, {"selector": 3}, {"template": {"spec": {}}}]
@@ -106,7 +91,7 @@ def test_the_validator_refuses_wrong_manifests() -> None:
             kubernetes_validate.validate(manifest, VERSIONS[-1], strict=True)
 
 
-@pytest.mark.parametrize("arguments", [*DEPLOYMENTS, *KNATIVE], ids=" ".join)
+@pytest.mark.parametrize("arguments", DEPLOYMENTS, ids=" ".join)
 def test_selectors_match_the_labels_of_the_pods(arguments: list[str]) -> None:
     """All selectors name the labels of the pods, and all objects have the same name and namespace."""
     objects = manifests(*arguments)
@@ -114,20 +99,19 @@ def test_selectors_match_the_labels_of_the_pods(arguments: list[str]) -> None:
     name = arguments[arguments.index("--name") + 1] if "--name" in arguments else "faasrt"
     assert labels == {"app.kubernetes.io/name": "faasrt", "app.kubernetes.io/instance": name}
     assert objects["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"] == labels
-    if "Deployment" in objects:
-        assert objects["Deployment"]["spec"]["selector"]["matchLabels"] == labels
-        [spread] = pod_of(objects)["spec"]["topologySpreadConstraints"]
-        assert spread["labelSelector"]["matchLabels"] == labels
-        assert objects["Service"]["spec"]["selector"] == labels
-        assert objects["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
-        target = objects["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
-        assert target == {"apiVersion": "apps/v1", "kind": "Deployment", "name": name}
+    assert objects["Deployment"]["spec"]["selector"]["matchLabels"] == labels
+    [spread] = pod_of(objects)["spec"]["topologySpreadConstraints"]
+    assert spread["labelSelector"]["matchLabels"] == labels
+    assert objects["Service"]["spec"]["selector"] == labels
+    assert objects["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
+    target = objects["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
+    assert target == {"apiVersion": "apps/v1", "kind": "Deployment", "name": name}
     assert {item["metadata"]["name"] for item in objects.values()} == {name}
     namespace = arguments[arguments.index("--namespace") + 1] if "--namespace" in arguments else None
     assert {item["metadata"].get("namespace") for item in objects.values()} == {namespace}
 
 
-@pytest.mark.parametrize("arguments", [*DEPLOYMENTS, *KNATIVE], ids=" ".join)
+@pytest.mark.parametrize("arguments", DEPLOYMENTS, ids=" ".join)
 def test_the_container_agrees_with_the_server(arguments: list[str], tmp_path: Path) -> None:
     """`faasrt serve` takes the arguments, listens on the port, has the paths of the probes, and drains in time."""
     objects = manifests(*arguments)
@@ -139,25 +123,23 @@ def test_the_container_agrees_with_the_server(arguments: list[str], tmp_path: Pa
     for probe, path in (("livenessProbe", "/livez"), ("readinessProbe", "/readyz")):
         assert container[probe]["httpGet"] == {"path": path, "port": port}
         assert "get" in paths[path]
-    leave_s = container["lifecycle"]["preStop"]["sleep"]["seconds"] if "Deployment" in objects else 0
-    grace_s = pod.get("terminationGracePeriodSeconds", pod.get("timeoutSeconds"))
-    assert SandboxConfig().timeout_limit_s < options["drain_s"] < grace_s - leave_s
+    leave_s = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert SandboxConfig().timeout_limit_s < options["drain_s"] < pod["terminationGracePeriodSeconds"] - leave_s
     assert str(options["workers"]) == container["resources"]["requests"]["cpu"]
     engines = dict(options["engines"])
-    assert engines == ({"python": "wasm"} if "wasm" in arguments or "--knative" in arguments else {})
+    assert engines == ({"python": "wasm"} if "wasm" in arguments else {})
     token = next(item for item in container["args"] if item.startswith("--token-file=")).partition("=")[2]
     mounts = {item["mountPath"]: item["name"] for item in container["volumeMounts"]}
     volumes = {item["name"]: item for item in pod["volumes"]}
     assert set(mounts.values()) == set(volumes)
     assert volumes[mounts[str(Path(token).parent)]]["secret"]["secretName"].endswith("-token")
     assert volumes[mounts["/tmp"]]["emptyDir"]["medium"] == "Memory"
-    if "Deployment" in objects:
-        [service_port] = objects["Service"]["spec"]["ports"]
-        assert (objects["Service"]["spec"]["clusterIP"], service_port["port"]) == ("None", port)
-        assert service_port["targetPort"] == container["ports"][0]["name"]
+    [service_port] = objects["Service"]["spec"]["ports"]
+    assert (objects["Service"]["spec"]["clusterIP"], service_port["port"]) == ("None", port)
+    assert service_port["targetPort"] == container["ports"][0]["name"]
 
 
-@pytest.mark.parametrize("arguments", [*DEPLOYMENTS, *KNATIVE], ids=" ".join)
+@pytest.mark.parametrize("arguments", DEPLOYMENTS, ids=" ".join)
 def test_pods_have_few_rights_and_no_egress(arguments: list[str]) -> None:
     """The root is read-only, the user is not root, capabilities and escalation are gone, and nothing may leave."""
     objects = manifests(*arguments)
@@ -167,14 +149,11 @@ def test_pods_have_few_rights_and_no_egress(arguments: list[str]) -> None:
     assert security["capabilities"] == {"drop": ["ALL"]}
     assert (security["readOnlyRootFilesystem"], security["runAsNonRoot"]) == (True, True)
     assert security["allowPrivilegeEscalation"] is False
-    if "Deployment" in objects:
-        [rule] = policy["ingress"]
-        assert rule["ports"] == [{"port": container_of(objects)["ports"][0]["name"]}]
-        assert rule["from"] == [{"podSelector": {}}]
-        assert pod_of(objects)["spec"]["automountServiceAccountToken"] is False
-        assert pod_of(objects)["spec"]["hostUsers"] is False
-    else:
-        assert objects["Service"]["metadata"]["labels"]["networking.knative.dev/visibility"] == "cluster-local"
+    [rule] = policy["ingress"]
+    assert rule["ports"] == [{"port": container_of(objects)["ports"][0]["name"]}]
+    assert rule["from"] == [{"podSelector": {}}]
+    assert pod_of(objects)["spec"]["automountServiceAccountToken"] is False
+    assert pod_of(objects)["spec"]["hostUsers"] is False
 
 
 def test_only_native_python_asks_for_namespaces() -> None:
@@ -182,10 +161,9 @@ def test_only_native_python_asks_for_namespaces() -> None:
     security = container_of(manifests())["securityContext"]
     assert security["procMount"] == "Unmasked"
     assert security["seccompProfile"] == security["appArmorProfile"] == {"type": "Unconfined"}
-    for arguments in (["--python", "wasm"], ["--knative"]):
-        security = container_of(manifests(*arguments))["securityContext"]
-        assert {"procMount", "appArmorProfile"}.isdisjoint(security)
-        assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+    security = container_of(manifests("--python", "wasm"))["securityContext"]
+    assert {"procMount", "appArmorProfile"}.isdisjoint(security)
+    assert security["seccompProfile"] == {"type": "RuntimeDefault"}
 
 
 def test_replicas_are_the_limits_of_the_autoscaler() -> None:
@@ -194,9 +172,6 @@ def test_replicas_are_the_limits_of_the_autoscaler() -> None:
     assert (scaling["minReplicas"], scaling["maxReplicas"]) == (3, 12)
     scaling = manifests("--replicas", "3", "--max-replicas", "3")["HorizontalPodAutoscaler"]["spec"]
     assert (scaling["minReplicas"], scaling["maxReplicas"]) == (3, 3)
-    notes = pod_of(manifests("--knative", "--replicas", "2", "--max-replicas", "9"))["metadata"]["annotations"]
-    assert notes["autoscaling.knative.dev/min-scale"] == "2"
-    assert notes["autoscaling.knative.dev/max-scale"] == "9"
     assert "replicas" not in manifests()["Deployment"]["spec"]
 
 
@@ -205,7 +180,6 @@ def test_the_url_for_clients_is_in_the_comments() -> None:
     for arguments, expected in (
         ([], "dns+http://faasrt:8000"),
         (FLEET, "dns+http://faasrt.sandbox:8000"),
-        ([*FLEET, "--knative"], "http://faasrt.sandbox"),
     ):
         [url] = re.findall(r"COZE_LOOP_FAAS_URL=(\S+)", printed("kubernetes", *arguments))
         assert url == expected
@@ -230,7 +204,6 @@ def test_the_url_for_clients_is_in_the_comments() -> None:
         (["--image", "Faasrt"], "'--image': 'Faasrt' must be the name of an image"),
         (["--image", "https://registry.example.com/faasrt"], "must be the name of an image"),
         (["--python", "deno"], "'--python': 'deno' is not one of 'native', 'wasm'"),
-        (["--knative", "--python", "native"], "--knative needs --python wasm"),
     ],
 )
 def test_wrong_options_are_refused(arguments: list[str], message: str) -> None:

@@ -91,11 +91,10 @@ def deploy_command() -> None:
 @click.option(
     "--python",
     type=click.Choice(["native", "wasm"]),
-    show_default="native; wasm with --knative",
+    default="native",
     help="The engine of Python programs. native needs a cluster that allows namespaces in a pod; where it does not, "
     "Python runs on wasm. wasm asks for no such rights.",
 )
-@click.option("--knative", is_flag=True, show_default=False, help="Print a Knative Service instead of a Deployment.")
 def kubernetes_command(
     image: str,
     replicas: int,
@@ -103,16 +102,13 @@ def kubernetes_command(
     cpus: int,
     namespace: str | None,
     name: str,
-    python: str | None,
-    knative: bool,
+    python: str,
 ) -> int:
     """Print manifests as YAML: a Deployment, a headless Service, a PodDisruptionBudget, a HorizontalPodAutoscaler and a
     NetworkPolicy.
     """
     if max_replicas is not None and max_replicas < replicas:
         raise click.UsageError(f"--max-replicas {max_replicas} must be at least --replicas, {replicas}")
-    if knative and python == "native":
-        raise click.UsageError("--knative needs --python wasm: Knative does not allow what native needs in a pod")
     host = f"{name}.{namespace}" if namespace else name
     fields = {
         "version": __version__,
@@ -123,13 +119,12 @@ def kubernetes_command(
         "memory": f"{round(1024 * (_GIB_FOR_SERVER + _GIB_FOR_WORKER * cpus))}Mi",
         "namespace": namespace,
         "name": name,
-        "python": python or ("wasm" if knative else "native"),
-        "knative": knative,
+        "python": python,
         "leave_s": _LEAVE_S,
         "drain_s": _DRAIN_S,
         "spare_s": _SPARE_S,
         "kubectl": f" -n {namespace}" if namespace else "",
-        "url": f"http://{host}" if knative else f"dns+http://{host}:8000",
+        "url": f"dns+http://{host}:8000",
     }
     write(_render("kubernetes.yaml", fields))
     return OK
