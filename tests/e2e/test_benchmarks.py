@@ -57,7 +57,6 @@ RUNS = [
     ("toolchains --runs 2 --rounds 1", [("A short program", len(INSTALLED), "compile ms")]),
     # `compilation` is not here: it takes a minute. Nor is `instructions`, which `.ci/run` runs in a step of its own.
     ("startup --starts warm --rounds 1", [("Warm", 7, "ms more than bare"), ("Heavy", 3, "modules")]),
-    ("linear --kb 16 --rounds 1", [("16 KB", 10, "growth")]),
     ("batch --tasks 80 --kills 2", [("Killed", 1, "kills of the server")]),
     (
         "simulate --replicas 20 --clients 4 --calls 1000 --contenders load faasrt oracle --jobs 1",
