@@ -1,7 +1,7 @@
 """The pictures of the guide: each stands in a page, with a text for readers who do not see it, and names real code.
 
-`e2e.report_picture` makes `report.webp`, and `.ci/docs/dashboard.py` makes `dashboard.webp`. The drawings have no other
-source.
+`e2e.report_picture` makes `report.webp`, `e2e.rooms_picture` makes `rooms.svg`, and `.ci/docs/dashboard.py` makes
+`dashboard.webp`. The other drawings have no other source.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from support.package import PACKAGE
+from e2e import rooms_picture
+from support.package import PACKAGE, modules
 
 PICTURES = PACKAGE / "docs" / "images"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -23,7 +24,8 @@ MAX_BYTES = 150_000
 
 
 def names() -> Iterator[str]:
-    """Yield the names of the classes of the package, and of their methods."""
+    """Yield the names of the modules and classes of the package, and of the methods of classes."""
+    yield from modules()
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.ClassDef):
@@ -48,11 +50,17 @@ def test_pictures_are_small() -> None:
 
 
 def test_drawings_name_classes_and_methods_that_exist() -> None:
-    """The code in drawings consists of names of classes and methods, and commands."""
+    """The code in drawings consists of names of modules, classes and methods, and commands."""
     code = {node.text for path in DRAWINGS for node in ElementTree.parse(path).iter() if node.get("class") == "code"}
     named = {name for name in code if not name.startswith("faasrt ")}
     assert "RuntimeManager.run_code" in named
     assert named <= set(names())
+
+
+def test_the_picture_of_the_rooms_is_that_of_the_code() -> None:
+    """It is what the program draws, and imports lead down in it."""
+    assert rooms_picture.wrong_imports() == set()
+    assert rooms_picture.drawing() == (PICTURES / "rooms.svg").read_text("utf-8")
 
 
 @pytest.mark.parametrize("path", DRAWINGS, ids=lambda path: path.stem)

@@ -5,29 +5,12 @@ from __future__ import annotations
 import ast
 import sys
 from graphlib import TopologicalSorter
-from pathlib import Path
 
 import pytest
 
+from support.layers import LAZY, imports_of, level_of
 from support.package import modules
 
-# The modules and packages of each layer, from the lowest. The longest prefix of a module decides. The lowest layer has
-# all modules of the package that are not named: records, settings, and what they need.
-LAYERS = [
-    ["faasrt"],
-    ["faasrt.protocol"],
-    ["faasrt.local"],
-    ["faasrt.local.jail"],
-    ["faasrt.local.engines"],
-    ["faasrt.local.http"],
-    ["faasrt.local.engine_choice", "faasrt.local.engine_tasks", "faasrt.local.server"],
-    ["faasrt.telemetry.otel", "faasrt.testing", "faasrt.transport"],
-    ["faasrt.client"],
-    ["faasrt.cli", "faasrt.ray", "faasrt.sync", "faasrt.testing.pytest_plugin", "faasrt.web"],
-    ["faasrt.__main__", "faasrt._shared_manager", "faasrt.examples", "faasrt.inspect_ai", "faasrt.rewards"],
-]
-# Imports that are executed on first use only, so they may go to any layer.
-LAZY = {("faasrt.client.embedded", "faasrt.local.server"), ("faasrt.local", "faasrt.local.server")}
 # The launcher of a jail imports these modules as the package `jail`, in an interpreter that may not have faasrt.
 LAUNCHER = (
     *("branches", "canary", "confinement", "executor", "landlock", "launcher", "namespaces", "pidfds"),
@@ -36,35 +19,19 @@ LAUNCHER = (
 )
 
 
-def imports_of(path: Path, known: dict[str, Path]) -> set[str]:
-    """Return the modules of the package that a file imports, except those imported only for type checkers."""
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
-            node.body = []
-    imported = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            imported |= {alias.name for alias in node.names if alias.name in known}
-        elif isinstance(node, ast.ImportFrom) and node.module in known:
-            below = {f"{node.module}.{alias.name}" for alias in node.names}
-            imported |= (below & set(known)) or {node.module}
-    return imported
-
-
-def level_of(module: str) -> int:
-    levels = {prefix: level for level, prefixes in enumerate(LAYERS) for prefix in prefixes}
-    while module not in levels:
-        module = module.rpartition(".")[0]
-    return levels[module]
-
-
 @pytest.mark.parametrize("module", modules())
 def test_no_imports_from_higher_layers(module: str) -> None:
     """A module imports only from its own layer and from lower ones."""
     for imported in imports_of(modules()[module], modules()):
         if (module, imported) not in LAZY:
             assert level_of(imported) <= level_of(module), f"{module} imports {imported}"
+
+
+def test_the_client_does_not_import_the_server() -> None:
+    """Only `faasrt.client.embedded` does, on first use."""
+    for module, path in modules().items():
+        if module.startswith(("faasrt.client.", "faasrt.transport.")) and module != "faasrt.client.embedded":
+            assert not [name for name in imports_of(path, modules()) if name.startswith("faasrt.local")], module
 
 
 @pytest.mark.parametrize("name", LAUNCHER)

@@ -1,7 +1,6 @@
 """The toolchains of the embedded FaaS: one module for each.
 
-To add a language, add its name to `faasrt.Language` and its file to `faasrt.inputs.program_file`, and write a module
-with a `Toolchain` here.
+"How the code is laid out" (`faasrt/docs/code-layout.md`) says how to add a language.
 """
 
 from __future__ import annotations
