@@ -1,3 +1,5 @@
+"""Test programs with asserts, as strings: what they define, and which function they test. Nothing is run here."""
+
 from __future__ import annotations
 
 import ast

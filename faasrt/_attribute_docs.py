@@ -1,3 +1,5 @@
+"""Lists the attributes of a class in its docstring, from the strings below them in the source."""
+
 from __future__ import annotations
 
 import ast

@@ -1,3 +1,5 @@
+"""One manager for the threads and event loops of a framework that calls faasrt, as trainers and Inspect AI do."""
+
 from __future__ import annotations
 
 import asyncio

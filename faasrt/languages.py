@@ -1,3 +1,5 @@
+"""The languages: their names, which of them share a server, and which have `return_val`."""
+
 from __future__ import annotations
 
 import enum

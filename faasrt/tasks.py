@@ -1,3 +1,7 @@
+"""A task of a batch, and the options of a run: each is written once here, with its name and its form in files, columns
+and on the command line.
+"""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

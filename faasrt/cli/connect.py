@@ -1,3 +1,5 @@
+"""Turns the options of a command into settings, and opens the manager that it uses."""
+
 from __future__ import annotations
 
 import asyncio

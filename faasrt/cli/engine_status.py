@@ -1,3 +1,5 @@
+"""Says on stderr what the embedded FaaS of a command does: which engine runs Python, and what is compiled first."""
+
 from __future__ import annotations
 
 import asyncio

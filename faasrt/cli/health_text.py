@@ -1,3 +1,5 @@
+"""Describes a health report in lines for people."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -1,3 +1,5 @@
+"""Opens the input of commands, and reads lines of JSON with a bound for their length."""
+
 from __future__ import annotations
 
 import json

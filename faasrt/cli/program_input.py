@@ -1,3 +1,5 @@
+"""Reads what a command gives to a program: its standard input and files, and writes the files that it returns."""
+
 from __future__ import annotations
 
 import io

@@ -1,3 +1,8 @@
+"""Stores results in a folder, so that several processes can share them.
+
+`client.cache` decides which results are stored.
+"""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,3 +1,8 @@
+"""Runs executions: the one step between the methods of a runtime and the transport.
+
+The cache is such a step too, so no caller needs to know whether there is one.
+"""
+
 from __future__ import annotations
 
 import contextlib

@@ -1,3 +1,5 @@
+"""Creates runtimes that share connections, permits and metrics. The manager is built on it."""
+
 from __future__ import annotations
 
 import time

@@ -1,3 +1,8 @@
+"""Runs the tests of a program, and collects the verdicts.
+
+`faasrt.judging` has the tests, the comparisons and the verdicts themselves, without I/O.
+"""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,3 +1,5 @@
+"""An event loop in a thread, for `faasrt.sync`."""
+
 from __future__ import annotations
 
 import asyncio

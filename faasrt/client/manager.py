@@ -1,3 +1,8 @@
+"""The client for an application: a runtime for each language, batches, and the embedded FaaS.
+
+It adds to `Runtime` what concerns several languages, and leaves the rest to it.
+"""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,3 +1,5 @@
+"""Runs any number of tasks with flat memory: workers that read tasks when they have room, and a queue of results."""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,3 +1,8 @@
+"""Runs programs in one language.
+
+Every call that runs a program comes here: its arguments are checked, and an executor gets the `Program`.
+"""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,3 +1,7 @@
+"""Sessions, as the client sees them: `Session` for callers, and `SessionHost`, which ends the sessions of a runtime
+when it is closed.
+"""
+
 from __future__ import annotations
 
 import asyncio

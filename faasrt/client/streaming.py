@@ -1,3 +1,5 @@
+"""The output of a program while it runs: a queue of one chunk between the transport and the caller."""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,3 +1,5 @@
+"""The folder for what is made once on a machine, such as compiled modules, and its lock."""
+
 from __future__ import annotations
 
 import contextlib

@@ -1,3 +1,5 @@
+"""Chooses the engine of each language, and makes their queues. Only this module knows all engines."""
+
 from __future__ import annotations
 
 import importlib.util

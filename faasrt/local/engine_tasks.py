@@ -1,3 +1,5 @@
+"""The tasks of the engines of a server, which are started, replaced and stopped while it runs."""
+
 from __future__ import annotations
 
 import asyncio

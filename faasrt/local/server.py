@@ -1,3 +1,8 @@
+"""`LocalFaaS`: the embedded FaaS as users see it.
+
+It puts the engines, the HTTP server and the sessions together, starts them, and replaces them when it is reconfigured.
+"""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,3 +1,5 @@
+"""The temporary folder of a server, which is removed even if the server is killed."""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,3 +1,5 @@
+"""A time limit that does not count the time in which the event loop of the server was blocked."""
+
 from __future__ import annotations
 
 import asyncio

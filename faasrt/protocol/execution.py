@@ -1,3 +1,8 @@
+"""Makes the request for one execution, and reads its answer.
+
+The choice between a plain request and the envelope is made here, so the transport needs to know neither.
+"""
+
 from __future__ import annotations
 
 import copy

@@ -1,3 +1,5 @@
+"""The limits of one execution, and the errors that name them. Client and server share them."""
+
 from __future__ import annotations
 
 import attrs

@@ -1,3 +1,5 @@
+"""Reads health reports: which properties of a server change its requests, and which change results."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,7 @@
+"""The results of services that report how a process ended, as SandboxFusion and Piston do: exit code, signal and stderr
+become an outcome.
+"""
+
 from __future__ import annotations
 
 import re

@@ -1,3 +1,5 @@
+"""Finds the protocol of an endpoint by its URL."""
+
 from __future__ import annotations
 
 import functools

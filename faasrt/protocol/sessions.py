@@ -1,3 +1,5 @@
+"""The requests and answers about sessions. Only the embedded FaaS has them."""
+
 from __future__ import annotations
 
 import re

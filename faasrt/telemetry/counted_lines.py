@@ -1,3 +1,5 @@
+"""Log lines that state a number of events instead of one event."""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,3 +1,5 @@
+"""Passes events to the sinks. No sink can make a call fail."""
+
 from __future__ import annotations
 
 import inspect

@@ -1,3 +1,5 @@
+"""The counters behind `get_metrics()`, and the records that it returns."""
+
 from __future__ import annotations
 
 from bisect import bisect_left

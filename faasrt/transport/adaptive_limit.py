@@ -1,3 +1,5 @@
+"""How many calls an endpoint may have in flight: learned from its answers."""
+
 from __future__ import annotations
 
 import heapq

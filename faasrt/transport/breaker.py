@@ -1,3 +1,5 @@
+"""The circuit breaker of an endpoint: whether it gets calls at all."""
+
 from __future__ import annotations
 
 import math

@@ -1,3 +1,5 @@
+"""The state of one call: deadline, attempts, times and events. It lasts for all attempts, and an `Attempt` for one."""
+
 from __future__ import annotations
 
 import math

@@ -1,3 +1,5 @@
+"""One replica with its breaker, limit and latency, and the choice between replicas."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence

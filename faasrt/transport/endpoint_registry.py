@@ -1,3 +1,8 @@
+"""The endpoints of a factory, and all that is known and open for each: connections, permits, profiles and fingerprints.
+
+Only this module adds and removes them.
+"""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,3 +1,8 @@
+"""The fingerprints of servers, which are part of the keys of stored results.
+
+They may be ten seconds old, and profiles may be older, so they are kept apart.
+"""
+
 from __future__ import annotations
 
 import asyncio

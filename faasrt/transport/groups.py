@@ -1,3 +1,8 @@
+"""The replicas that may get a call in a language, and the callers that wait for one of them.
+
+`PermitPool` gives the permits.
+"""
+
 from __future__ import annotations
 
 import asyncio

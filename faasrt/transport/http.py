@@ -1,3 +1,8 @@
+"""One exchange over HTTP: connections, time limits, and which failure means that nothing was sent.
+
+It knows nothing of retries.
+"""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,3 +1,7 @@
+"""What runtimes and managers need to begin and end well: calls in flight, background tasks, and the event loop to which
+an object belongs.
+"""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,3 +1,5 @@
+"""Reads an answer whose output arrives while the program runs."""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,3 +1,7 @@
+"""The permits: how many calls are in flight, which caller gets the next permit and at which endpoint, and when waiting
+makes no sense.
+"""
+
 from __future__ import annotations
 
 import asyncio

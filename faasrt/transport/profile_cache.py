@@ -1,3 +1,5 @@
+"""The profiles of endpoints, requested when they are first needed, and again after a failure."""
+
 from __future__ import annotations
 
 import asyncio

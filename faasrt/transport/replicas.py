@@ -1,3 +1,5 @@
+"""The addresses behind the names in `dns+` URLs, looked up while calls use them."""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,3 +1,5 @@
+"""The loop of attempts: permits, deadline and retries of programs, validations and requests about sessions."""
+
 from __future__ import annotations
 
 import asyncio

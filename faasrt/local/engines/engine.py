@@ -1,3 +1,8 @@
+"""The base class of the engines: their state, restarts, and what the server asks of them.
+
+A job and its result are here too, because all engines share them.
+"""
+
 from __future__ import annotations
 
 import abc

@@ -1,3 +1,5 @@
+"""The output of a program on its way from an engine to an answer that is sent while the program runs."""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,3 +1,5 @@
+"""The jail of programs that run as on a usual Linux: native Python, compilers, and compiled programs."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping

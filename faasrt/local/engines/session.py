@@ -1,3 +1,5 @@
+"""The base class of the sessions of all engines, and their errors."""
+
 from __future__ import annotations
 
 import abc

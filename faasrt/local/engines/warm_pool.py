@@ -1,3 +1,8 @@
+"""Processes that wait for a program.
+
+It follows the demand of its engine, and does not know what kind of process it keeps.
+"""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,3 +1,8 @@
+"""The queue of an engine: how long a program may wait for its start, and which programs are refused.
+
+All requests that run a program pass it.
+"""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,3 +1,5 @@
+"""The memory that requests and answers may hold together, and who loses it if it is short."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

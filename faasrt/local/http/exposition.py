@@ -1,3 +1,5 @@
+"""The metrics of a server, as JSON and in the text format of Prometheus."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,3 +1,5 @@
+"""The limits of the HTTP server itself. Those of programs are in `faasrt.local.sandbox_limits`."""
+
 from __future__ import annotations
 
 import os

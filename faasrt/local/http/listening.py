@@ -1,3 +1,5 @@
+"""Listens on a port, and accepts connections, with TLS or without it."""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,3 +1,5 @@
+"""Runs the cells of a notebook in a session, for `/run_jupyter` of SandboxFusion."""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,3 +1,5 @@
+"""Turns the result or the failure of a run into an answer, for programs and sessions alike."""
+
 from __future__ import annotations
 
 from typing import Any

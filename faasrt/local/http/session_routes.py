@@ -1,3 +1,5 @@
+"""The routes of sessions. `sessions` keeps the sessions themselves."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -1,3 +1,5 @@
+"""The open sessions of a server: how many there may be, when they end, and why they have ended."""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,3 +1,5 @@
+"""The contents of a jail, as an engine describes them and as the launcher reads them. This runs in the server."""
+
 from __future__ import annotations
 
 import contextlib

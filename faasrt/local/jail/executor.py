@@ -1,3 +1,8 @@
+"""Starts a program by executing a file, for slots whose program is an executable (Deno).
+
+Everything is prepared before the fork, because a fork of Python would cost milliseconds.
+"""
+
 from __future__ import annotations
 
 import ctypes

@@ -1,3 +1,5 @@
+"""The server's side of a jail: it starts the launcher, and asks it for processes. `launcher` is the other side."""
+
 from __future__ import annotations
 
 import array

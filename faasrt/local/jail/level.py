@@ -1,3 +1,5 @@
+"""The levels of the jail, which of them works on this machine, and how to get a higher one."""
+
 from __future__ import annotations
 
 import contextlib

@@ -1,3 +1,5 @@
+"""Descriptors of processes. Unlike a pid, a descriptor never comes to mean another process."""
+
 from __future__ import annotations
 
 import os

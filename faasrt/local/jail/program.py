@@ -1,3 +1,5 @@
+"""A running program, as the launcher sees it: its processes, time and memory, and why it was ended."""
+
 from __future__ import annotations
 
 import contextlib

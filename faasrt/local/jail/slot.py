@@ -1,3 +1,5 @@
+"""A slot, as the launcher sees it. `template` is the process in it."""
+
 from __future__ import annotations
 
 import array

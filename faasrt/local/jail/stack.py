@@ -1,3 +1,5 @@
+"""The stack of programs, which is large enough for deep recursion in C code."""
+
 from __future__ import annotations
 
 import ctypes

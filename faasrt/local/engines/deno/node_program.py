@@ -1,3 +1,8 @@
+"""Recognizes JavaScript that was written for Node.js, and wraps it for Deno.
+
+Clients of SandboxFusion and Piston send it.
+"""
+
 from __future__ import annotations
 
 import asyncio

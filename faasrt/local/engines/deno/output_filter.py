@@ -1,3 +1,5 @@
+"""Removes the traces of Deno from the output of a program: the URL of its code, and messages of V8."""
+
 from __future__ import annotations
 
 import re

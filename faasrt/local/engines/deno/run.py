@@ -1,3 +1,8 @@
+"""A run in a Deno process.
+
+Its runner has no descriptor for messages, so they are in stdout, between marks that the program cannot guess.
+"""
+
 from __future__ import annotations
 
 import asyncio

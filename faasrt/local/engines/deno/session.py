@@ -1,3 +1,5 @@
+"""A session: a Deno process that evaluates one cell after another (see `runners/deno_session.js`)."""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,3 +1,5 @@
+"""A run of a native Python program: what its messages and its exit code mean."""
+
 from __future__ import annotations
 
 import functools

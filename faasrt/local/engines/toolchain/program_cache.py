@@ -1,3 +1,5 @@
+"""The output of compilers, on the disk, for several servers."""
+
 from __future__ import annotations
 
 import contextlib

@@ -1,3 +1,7 @@
+"""A run of a compiler or of a compiled program, which has no runner beside it: only the exit code and stderr say how it
+ended.
+"""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

@@ -1,3 +1,8 @@
+"""The description of a toolchain: how to find it, compile and run a program, and read its errors.
+
+Each module in `languages` describes one.
+"""
+
 from __future__ import annotations
 
 import re

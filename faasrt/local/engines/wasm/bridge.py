@@ -1,3 +1,9 @@
+"""The host's side of a program as WebAssembly: it answers the calls of the program.
+
+These calls are the only way out of an instance. This runs in the worker, in the thread of the program, and trusts
+nothing that the program sends.
+"""
+
 from __future__ import annotations
 
 import functools

@@ -1,3 +1,5 @@
+"""The output streams of a program as WebAssembly, and their way to the server while it runs."""
+
 from __future__ import annotations
 
 import base64

@@ -1,3 +1,5 @@
+"""The time of a program as WebAssembly, without its wait for a CPU."""
+
 from __future__ import annotations
 
 import math

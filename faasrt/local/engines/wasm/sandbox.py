@@ -1,3 +1,5 @@
+"""The compiled sandbox in a worker, with its snapshots, and the choice of a snapshot for each program."""
+
 from __future__ import annotations
 
 import functools

@@ -1,3 +1,5 @@
+"""A session, as the server sees it. `worker_sessions` has its other side, in the worker."""
+
 from __future__ import annotations
 
 import asyncio

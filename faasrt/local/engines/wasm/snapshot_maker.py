@@ -1,3 +1,5 @@
+"""Decides when snapshots and the optimized module are made. Processes of their own make them, with a low priority."""
+
 from __future__ import annotations
 
 import asyncio

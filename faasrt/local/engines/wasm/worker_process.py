@@ -1,3 +1,5 @@
+"""A worker, as the server sees it: its messages, time limits and end. `worker` is the other side."""
+
 from __future__ import annotations
 
 import asyncio
