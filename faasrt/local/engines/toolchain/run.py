@@ -1,6 +1,4 @@
-"""A run of a compiler or of a compiled program, which has no runner beside it: only the exit code and stderr say how it
-ended.
-"""
+"""A run of a compiler or of a compiled program. It takes the place of its runner, so only its end and its output count."""
 
 from __future__ import annotations
 
