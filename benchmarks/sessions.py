@@ -46,7 +46,7 @@ Step = Callable[[str], Awaitable[object]]
 
 
 async def timed(action: Awaitable[Any]) -> tuple[Any, float]:
-    """Return a result, and the milliseconds until it was there."""
+    """Return a result, and the milliseconds until it arrived."""
     started = time.perf_counter()
     return await action, 1000 * (time.perf_counter() - started)
 

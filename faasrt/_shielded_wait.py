@@ -1,4 +1,4 @@
-"""Waiting for a task also if the caller is cancelled."""
+"""Waiting for a task even if the caller is cancelled."""
 
 from __future__ import annotations
 

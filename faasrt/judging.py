@@ -151,7 +151,8 @@ class FunctionTest:
     in `result.value` of a test, a tuple is `{"py/tuple": [...]}`. Any other value, such as a set, NaN or a dict with
     another key, makes the test a USER_ERROR whose message says where in the value it is. In JavaScript, a tuple is an
     array, `undefined` is null, or omitted in objects, and objects are their own properties; a Map, Set, Date or typed
-    array is a USER_ERROR. A program in JavaScript declares the function, or exports it, also with `module.exports`.
+    array is a USER_ERROR. A program in JavaScript declares the function, or exports it (`module.exports`
+    works, too).
 
     Raises:
         InvalidRequestError: An attribute is wrong. Only `judge` checks that arguments are JSON, and refuses a

@@ -41,7 +41,7 @@ class Outcome(enum.StrEnum):
     TIMEOUT = "TIMEOUT"
     """It was stopped at its time limit."""
     MEMORY_LIMIT = "MEMORY_LIMIT"
-    """It was stopped at its memory limit; in the embedded FaaS, also by an uncaught MemoryError."""
+    """It was stopped at its memory limit; in the embedded FaaS, or by an uncaught MemoryError."""
     OUTPUT_LIMIT = "OUTPUT_LIMIT"
     """It was stopped for output above twice its limit, or its answer was too large to read."""
     CRASHED = "CRASHED"

@@ -23,7 +23,7 @@ data set.
 
 **The form of APPS.** With "fn_name", each input is a list of arguments, or text with the JSON of one argument in each
 line. Each output is a result: text is read as JSON if it is JSON. If every output is a list of one item, as in APPS,
-that item is the result, also if it is text such as "12". Tuples, and NumPy's arrays as in the rows of pandas, count as
+that item is the result, even if it is text such as "12". Tuples, and NumPy's arrays as in the rows of pandas, count as
 lists. As these data sets expect it, Python programs may use the usual modules of the standard library without importing
 them, and the function may be a method of a class `Solution`.
 
@@ -391,7 +391,7 @@ def tests_of(row: Mapping[str, Any], dataset: Dataset) -> str:
             "livecodebench": `public_test_cases`, `private_test_cases`, `metadata`. Packed tests are unpacked without
             executing the pickle in them.
             "kodcode": `test`, for pytest. Each function `test_*` is a test.
-            "verl": `reward_model`, with `ground_truth`, also with `assert_case`.
+            "verl": `reward_model`, with `ground_truth`, perhaps with `assert_case`.
 
     Raises:
         InvalidRequestError: A field is missing or wrong, or the data set is unknown. The message names the field and
@@ -509,7 +509,7 @@ class CodeReward:
 
         Raises:
             InvalidRequestError: Arguments have different lengths, the one name for all is not that of a function, or
-                `timeout_ms` is above the limit of the sandbox; nothing was run. If `on_failure` is "raise", also if the
+                `timeout_ms` is above the limit of the sandbox; nothing was run. Or `on_failure` is "raise", and the
                 tests of a completion are wrong; a note of the error has its index.
             ConfigurationError: The manager is an asynchronous one, no endpoint is configured, the language cannot have
                 such tests, or the function `on_failure` returned something else than a number or None.
@@ -713,7 +713,7 @@ class CodeReward:
         language = self._options.language
         problem = _parse_problem(tests, function, language)
         code = last_code_block(_read_text(completion), language) or ""
-        task = self._task(problem, code)  # also without a program, because it checks the tests
+        task = self._task(problem, code)  # even without a program, because it checks the tests
         return task if code.strip() else None
 
     def _task(self, problem: _Problem, code: str) -> CodeTask:

@@ -1,12 +1,12 @@
 """The same API for code without asyncio: scripts, notebooks, threads.
 
 `faasrt.sync.RuntimeManager` has the constructors and methods of `faasrt.RuntimeManager`, with the same arguments,
-results, errors and docstrings: leave out the `await` of their examples. Each method returns when its result is there.
+results, errors and docstrings: leave out the `await` of their examples. Each method waits for its result.
 `with` takes the place of `async with`, and `close` takes the place of `aclose`; `map` returns an ordinary generator,
 `get_runtime` a `faasrt.sync.Runtime`, `session` a `faasrt.sync.Session`, and `stream_code` a `faasrt.sync.StreamedRun`.
 
 A manager has one event loop, in a separate thread, which starts with the first call. Any number of threads may use the
-manager, also while an event loop runs in their thread, as in a notebook (that loop then waits as well).
+manager, even while an event loop runs in their thread, as in a notebook (that loop then waits as well).
 
 **Ctrl-C.** A KeyboardInterrupt during a call cancels it: the embedded FaaS ends its program.
 
@@ -228,7 +228,7 @@ class _Steps:
         return await anext(self._results, None)
 
     async def aclose(self) -> None:
-        """Stop the map, also while `next` waits, as after a KeyboardInterrupt."""
+        """Stop the map, even while `next` waits, as after a KeyboardInterrupt."""
         if self._reading is not None and not self._reading.done():
             self._reading.cancel()
             await asyncio.wait({self._reading})

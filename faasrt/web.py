@@ -36,7 +36,7 @@ async def run_until_disconnect(request: Request, awaitable: Awaitable[T]) -> T:
         The result of the awaitable. Its error is raised unchanged.
 
     Raises:
-        HTTPException: The client has disconnected. The class is the one of Starlette. The status is 499, as in logs of
+        HTTPException: The client has disconnected. The class is that of Starlette. The status is 499, as in logs of
             nginx. No client receives the answer.
 
     Cancellation: If the caller is cancelled, the awaitable is, too. In both cases, this function waits until it has

@@ -117,7 +117,7 @@ class RuntimeFactory:
 
         Raises:
             ConfigurationError: `settings` is not a `Settings`, has no endpoints, or names a protocol that cannot be
-                loaded. The settings of before stay.
+                loaded. The previous settings stay.
 
         Cancellation: changes nothing.
 

@@ -389,7 +389,7 @@ class RuntimeManager:
         return Session(parse_language(language), checked, find_host)
 
     async def resume_session(self, id: str, endpoint: str | None = None) -> Session:  # noqa: A002
-        """Return a session that is open, also if another process has opened it.
+        """Return a session that is open, even if another process has opened it.
 
         The manager that has opened a session ends it when it is closed. This one does not, unless you use the returned
         session in an `async with` statement, or call its `aclose`.

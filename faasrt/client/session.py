@@ -317,7 +317,7 @@ class Session:
 
         Raises:
             RejectedError: The session cannot be forked, now or ever; `details` says why. It is as before.
-            OverloadedError: The server has too many sessions, also after retries.
+            OverloadedError: The server has too many sessions, even after retries.
             FaasrtError: See `run_code`.
 
         Cancellation: ends the new session.

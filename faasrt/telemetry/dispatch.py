@@ -68,7 +68,7 @@ class EventDispatcher:
                 self._log(sink)
 
     def flush(self) -> None:
-        """Log what is counted before it is logged."""
+        """Log the pending counts now."""
         for sink in self._sinks:
             if isinstance(sink, (LogSink, EventDispatcher)):
                 sink.flush()

@@ -25,7 +25,7 @@ The metrics, with their labels:
 * `faasrt_lookup_failing` (endpoint): 1 while the look-ups of this name fail, else 0.
 
 The metrics of an endpoint exist after its first use. They are removed when its last call has ended after it has left
-the settings, or the addresses of its name; those of discovered addresses also when the last runtime is closed. If
+the settings, or the addresses of its name; those of discovered addresses when the last runtime is closed. If
 another manager that shares the sink uses the endpoint, they begin again at 0 with its next call, or stay if it has a
 request there. With `PROMETHEUS_MULTIPROC_DIR`, they are not removed.
 

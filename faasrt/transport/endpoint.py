@@ -74,7 +74,7 @@ def choose(
     every breaker is open or half-open, all endpoints are used as if their breakers were closed. An endpoint that is
     failing gets one call every few seconds, unless all are failing.
 
-    In a group of many endpoints, it looks only at some of them, also for probes. A client with few calls would know
+    In a group of many endpoints, it looks only at some of them, even for probes. A client with few calls would know
     nothing about most of them, so one that has just answered quickly is compared, too, and gets the call if it is idle.
 
     Args:

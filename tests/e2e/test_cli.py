@@ -834,7 +834,7 @@ ENDLESS = "console.log('out'); console.error('err'); setInterval(() => console.l
 
 
 def test_run_prints_output_while_the_program_runs(at: dict[str, str]) -> None:
-    """Output of a program that never ends is printed. SIGTERM then ends the command, also if it comes twice."""
+    """Output of a program that never ends is printed. SIGTERM then ends the command, even if it comes twice."""
 
     async def watch(run: Running) -> None:
         await until(lambda: run.stdout.count("more") >= 3 and "err" in run.stderr)

@@ -489,7 +489,7 @@ async def refused(url: str, headers: dict[str, str], status: int) -> None:
 
 
 async def test_http_without_a_token_checks_the_host(faasrt_local: str) -> None:
-    """A web page cannot reach it by DNS rebinding. SIGTERM stops the server, also while a client is connected."""
+    """A web page cannot reach it by DNS rebinding. SIGTERM stops the server, even while a client is connected."""
     server = await asyncio.to_thread(HttpServer, "--url", faasrt_local)
     try:
         await refused(server.url, {"Host": "example.org"}, 403)

@@ -175,7 +175,7 @@ async def test_the_command_line_runs_on_windows(tmp_path: Path) -> None:
 
 
 async def test_a_batch_runs_on_macos(tmp_path: Path) -> None:
-    """It syncs results also where `fdatasync` is missing."""
+    """It syncs results even where `fdatasync` is missing."""
     tasks, results = tmp_path / "tasks.jsonl", tmp_path / "results.jsonl"
     tasks.write_text('{"id": 1, "code": "print(42)", "language": "python"}\n')
     async with FakeFaaS() as fake:

@@ -324,7 +324,7 @@ def test_flags_that_cannot_be_parsed_are_text() -> None:
 
 @pytest.mark.timeout(900)  # it compiles the sandbox
 async def test_the_log_is_json_from_its_first_line(tmp_path: Path) -> None:
-    """Also while the sandbox of `wasm` is compiled, at a reload, a failure of it, and the end."""
+    """Even while the sandbox of `wasm` is compiled, at a reload, a failure of it, and the end."""
     config = tmp_path / "serve.toml"
     config.write_text('language = ["python"]\nengine = ["python=wasm"]\nworkers = 1\nlog-format = "json"\n')
     command = [FAASRT, "serve", "--port", "0", "--config", str(config), "--access-log"]
@@ -518,7 +518,7 @@ async def test_a_wrong_configuration_is_refused_whole(tmp_path: Path) -> None:
 
 
 async def test_flags_come_before_the_file(tmp_path: Path) -> None:
-    """Flags precede the keys of the file, also after SIGHUP."""
+    """Flags precede the keys of the file, even after SIGHUP."""
     config = tmp_path / "serve.toml"
     config.write_text('language = ["js"]\nmax-programs = 3\ntimeout-s = 5\n')
     async with bash_server(tmp_path, "--config", str(config), "-l", "bash", "--max-programs", "2") as server:

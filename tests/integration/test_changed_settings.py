@@ -73,7 +73,7 @@ async def test_calls_in_flight_finish_at_their_endpoint() -> None:
 
 
 async def test_waiting_calls_go_to_the_new_endpoints() -> None:
-    """Calls that wait for a full endpoint get permits for one that has room, in order, also if it has a name."""
+    """Calls that wait for a full endpoint get permits for one that has room, in order, even if it has a name."""
     async with FakeFaaS() as full, fakes_at(1) as (new,):
         full.health = {"languages": {"python": {"capacity": 1}}}
         full.default = Reply(hang=True)
@@ -336,7 +336,7 @@ async def test_settings_change_while_a_call_waits_for_a_look_up(has_other: bool,
 
 
 async def test_waiting_validations_go_only_to_services_that_validate() -> None:
-    """Calls and validations wait apart, also if all endpoints of before validate."""
+    """Calls and validations wait apart, even if all previous endpoints validate."""
     piston, full, new = Piston(run_timeout=60_000), FakeFaaS(), FakeFaaS()
     async with piston as service, full, new:
         full.health = {"languages": {"javascript": {"capacity": 1}}}

@@ -52,7 +52,7 @@ def body_only(row: dict[str, Any]) -> str:
 
 @pytest.mark.tables
 def test_all_rows_of_humaneval(reward: CodeReward) -> None:
-    """The canonical solutions earn 1, also without the helpers of their prompts, and those that return None less."""
+    """The canonical solutions earn 1, even without the helpers of their prompts, and those that return None less."""
     rows = humaneval_rows()
     assert len(rows) == 164
     tests = [make_tests(row, "humaneval") for row in rows]

@@ -44,7 +44,7 @@ def job(code: str, *, live: LiveOutput | None = None, **program_input: Any) -> E
 async def test_each_process_that_starts_is_used_or_is_the_spare(
     engine: DenoEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also if a session opens while the spare starts, and its own process is ready after the spare."""
+    """Even if a session opens while the spare starts, and its own process is ready after the spare."""
     start_tracked = engine._start_tracked
     gates = [asyncio.Event() for _ in range(4)]  # of the first session, the spare, the second session, and one more
     calls = 0

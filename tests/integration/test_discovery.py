@@ -454,7 +454,7 @@ async def test_many_addresses() -> None:
 
 
 async def test_stored_results_are_those_of_the_name(tmp_path: Path) -> None:
-    """A result is reused after all addresses of the name have changed, also if the servers state no version."""
+    """A result is reused after all addresses of the name have changed, even if the servers state no version."""
     async with discovered(2) as (manager, names, (one, two)):
         one.health = two.health = {"version": ""}
         names.answers[HOST] = ["127.0.0.1"]

@@ -138,7 +138,7 @@ None
 
 
 async def test_figures_are_images_with_another_backend(engine: Engine) -> None:
-    """A program that chooses the backend Agg still gets its open figures at its end, also if it fails."""
+    """A program that chooses the backend Agg still gets its open figures at its end, even if it fails."""
     code = "import matplotlib\nmatplotlib.use('Agg')\nimport matplotlib.pyplot as plt\nplt.plot([1])\n1 / 0"
     (display,) = (await run(engine, code)).displays
     assert display.png is not None

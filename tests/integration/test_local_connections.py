@@ -306,7 +306,7 @@ async def test_an_idle_connection_holds_no_answer(tls: ssl.SSLContext | None) ->
 
 
 async def test_an_idle_connection_ends_a_drain_after_five_seconds(clock: Clock, tls: ssl.SSLContext | None) -> None:
-    """Also if its last answer was large. It has nothing in flight."""
+    """Even if its last answer was large. It has nothing in flight."""
     large = request(b'{"language": "bash", "code": "printf %0900000d 1"}')
     async with bash(ssl=tls, drain_s=100) as faas, connected(faas.url) as connection:
         await connection.send(large)

@@ -108,7 +108,7 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
 
 @NATIVE
 async def test_servers_use_the_copy(cache: Path) -> None:
-    """Programs run in it, also if two servers make it at the same time."""
+    """Programs run in it, even if two servers make it at the same time."""
     async with LocalFaaS(["js"], workers=1) as one, LocalFaaS(["js"], workers=1) as two:
         await asyncio.gather(one.wait_ready("js"), two.wait_ready("js"))
         for faas in (one, two):

@@ -708,7 +708,7 @@ with multiprocessing.get_context("fork").Pool(2) as pool:
 
 
 def test_forks(url: str) -> None:
-    """Each process has a manager of its own, also if its parent has one. Functions can be pickled."""
+    """Each process has a manager of its own, even if its parent has one. Functions can be pickled."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", FORKED],
         env={**CLEAN, "COZE_LOOP_FAAS_URL": url},

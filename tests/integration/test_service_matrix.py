@@ -1,5 +1,5 @@
 """Programs have the same results on every service: coze-loop's servers, SandboxFusion, Piston and the embedded FaaS,
-also if the embedded FaaS is used as if it were SandboxFusion or Piston.
+even if the embedded FaaS is used as if it were SandboxFusion or Piston.
 """
 
 from __future__ import annotations

@@ -598,7 +598,7 @@ async def test_a_session_stays_at_its_replica() -> None:
 
 
 async def test_sessions_use_the_connections_of_the_caller(server: Server) -> None:
-    """Also if there is only one for all calls: an interrupt has another one."""
+    """Even if there is only one for all calls: an interrupt has another one."""
     connector = aiohttp.TCPConnector(limit=2)
     async with (
         aiohttp.ClientSession(connector=connector) as client,

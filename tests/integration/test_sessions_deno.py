@@ -79,7 +79,7 @@ def texts(result: ExecutionResult) -> list[str]:
 async def test_programs_of_a_session_share_their_state(
     local: RuntimeManager, language: str, cells: dict[str, list[str]]
 ) -> None:
-    """Declarations at the top level persist and can be repeated, also of imports. The last value is displayed."""
+    """Declarations at the top level persist and can be repeated, even of imports. The last value is displayed."""
     async with local.session(language) as session:
         for code, expected in cells.items():
             result = await session.run_code(code)

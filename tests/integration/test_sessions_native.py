@@ -293,7 +293,7 @@ async def test_the_memory_limit_holds_for_what_short_runs_keep(session: EngineSe
 
 
 async def test_the_memory_limit_holds_for_a_branch_that_has_not_run(session: EngineSession) -> None:
-    """Also when its session has ended."""
+    """Even when its session has ended."""
     code = """
         import os, sys, threading, time
         def grow():
@@ -348,7 +348,7 @@ async def test_daemons_let_others_go_first(session: EngineSession) -> None:
 
 
 async def test_the_memory_limit_holds_for_a_program_that_pretends_to_have_ended(session: EngineSession) -> None:
-    """Also if it starts processes only afterwards. The one here would end by itself three seconds after them."""
+    """Even if it starts processes only afterwards. The one here would end by itself three seconds after them."""
     # The kernel may keep memory that becomes free for later processes, and not count it as available.
     len(b"x" * 2**30)
     code = """

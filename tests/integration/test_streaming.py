@@ -491,7 +491,7 @@ async def test_errors_before_the_start_have_their_usual_status() -> None:
 
 
 async def test_a_retry_delivers_the_output_of_a_plain_answer() -> None:
-    """Also if the first answer was one of lines."""
+    """Even if the first answer was one of lines."""
     refusal = b'\n{"error": {"status": 503, "error": "full", "not_started": true}}\n'
     async with FakeFaaS() as fake, manager_for(fake.url, envelope="never") as manager:
         fake.script(

@@ -82,7 +82,7 @@ def test_members_are_those_of_the_asynchronous_classes(kind: type, original: typ
 
 
 def test_sessions(fake: FakeFaaS) -> None:
-    """They are opened and ended by `with`, also if the manager is closed in the block."""
+    """They are opened and ended by `with`, even if the manager is closed in the block."""
     with sync.RuntimeManager.from_url(fake.url) as manager:
         fake.script(Reply.ok("1"), Reply.ok("2"), Reply.ok("3"))
         with manager.session("python", files={"a": "b"}) as session:

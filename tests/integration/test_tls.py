@@ -145,7 +145,7 @@ async def test_tls_certificates(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("language", "displays"), [("go", False), ("py", True)], ids=["go", "displays"])
 async def test_a_program_that_needs_a_health_report(language: str, displays: bool, tmp_path: Path) -> None:
-    """The error is that of the certificate, also if another replica cannot run the program."""
+    """The error is that of the certificate, even if another replica cannot run the program."""
     async with serving(issued("127.0.0.1")(trustme.CA(), tmp_path)) as bad, serving(None) as other:
         for urls in ([bad], [bad, other.replace("https:", "http:")]):
             async with RuntimeManager(settings=Settings(endpoints={language: urls})) as manager:

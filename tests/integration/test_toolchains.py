@@ -708,7 +708,7 @@ async def test_the_file_of_a_java_program_is_named_after_its_main_class(code: st
 
 @pytest.mark.parametrize("language", each_of(["c"]))
 async def test_a_program_is_compiled_once(language: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Validation, many runs at once and a new server need one compilation of the same program, also of a broken one.
+    """Validation, many runs at once and a new server need one compilation of the same program, even of a broken one.
 
     Other source files, but not other input, are another program.
     """

@@ -60,7 +60,7 @@ def test_the_last_block(text: str, program: str | None) -> None:
 
 
 def test_other_languages() -> None:
-    """The block is that of the language, also of one that only a service runs."""
+    """The block is that of the language, even of one that only a service runs."""
     text = "```c++17\na\n```\n```ruby\nb\n```\n```\nc\n```"
     assert (last_code_block(text, "cpp"), last_code_block(text, "ruby"), last_code_block(text, "go")) == (
         "a\n",

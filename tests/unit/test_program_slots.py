@@ -83,7 +83,7 @@ async def test_programs_that_wait_start_in_order_when_memory_is_given_back() -> 
 
 @pytest.mark.parametrize("is_late", [False, True])
 async def test_a_cancelled_wait_keeps_no_slot(is_late: bool) -> None:
-    """Also if the slot became free at that moment. The next program gets it."""
+    """Even if the slot became free at that moment. The next program gets it."""
     _, (slots,) = make(None)
     assert all(slots.take(0) for _ in range(8))
     first, second = await waiting(slots, 0), await waiting(slots, 0)
@@ -133,7 +133,7 @@ V1 = {
 def test_the_memory_is_that_of_the_smallest_cgroup(
     tmp_path: Path, files: dict[str, str], total_mb: int, available_mb: int
 ) -> None:
-    """In both versions of cgroups, also if a group above has the limit. The kernel can drop files from memory."""
+    """In both versions of cgroups, even if a group above has the limit. The kernel can drop files from memory."""
     for name, text in {"proc/meminfo": MEMINFO, **files}.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)

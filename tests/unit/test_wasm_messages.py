@@ -1,4 +1,4 @@
-"""The engine `wasm` reads the messages of its workers: also of workers into which a program has escaped."""
+"""The engine `wasm` reads the messages of its workers, even of workers into which a program has escaped."""
 
 from __future__ import annotations
 

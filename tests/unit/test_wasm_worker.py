@@ -146,7 +146,7 @@ def test_a_program_that_reaches_another_limit_is_not_a_victim_of_the_machine() -
 
 
 def test_the_wait_of_a_program_is_never_negative() -> None:
-    """The clock goes on between its two readings, also if all of the time counts."""
+    """The clock goes on between its two readings, even if all of the time counts."""
     clock = Clock(60)
     clock.elapsed_s, clock.counted_s = 1.0, 1.000_5
     assert run_of(clock, Ended(exit_code=0, trapped=None, memory_bytes=0))["waited_ms"] == 0

@@ -267,7 +267,7 @@ class Engine(abc.ABC):
     async def run(self) -> None:
         """Serve until cancelled. Failures are logged and do not affect other engines.
 
-        After a failure the engine restarts: at once if it was ready for a second, however often that happens, and also
+        After a failure the engine restarts: at once if it was ready for a second, however often that happens, and even
         if the next two starts fail. Otherwise it cannot start, perhaps because the machine is short of memory, and
         restarts after 5 s, doubling up to 300 s.
         """

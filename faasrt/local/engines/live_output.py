@@ -66,7 +66,7 @@ class LiveOutput:
         self._notify(size)
 
     async def take(self) -> tuple[str, str, float] | None:
-        """Return stream, text and seconds since the begin; None at the end."""
+        """Return stream, text and seconds since the start; None at the end."""
         while True:
             if self._pieces:
                 stream, elapsed_s, data = self._pieces.popleft()

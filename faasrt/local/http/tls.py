@@ -1,7 +1,7 @@
 """TLS for the connections of the embedded FaaS.
 
 The TLS transports of asyncio and uvloop, measured with Python 3.11 and uvloop 0.23, do not treat slow clients as those
-without TLS do. Their write buffer does not include the one of the transport below, which may hold 190 KiB more. With a
+without TLS do. Their write buffer does not include that of the transport below, which may hold 190 KiB more. With a
 write limit of 0, they pause their protocol although the buffer is empty, until the client sends something. They read
 256 KiB at once, and when they close, they wait for the client to close too.
 """

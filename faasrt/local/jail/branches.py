@@ -2,7 +2,7 @@
 
 A branch is a process that a session has forked, in the same jail. Its root folder is that of a tree of mounts in which
 /tmp and /dev/shm are its own. The tree is in no mount namespace and has no parent, so that no path leads out of it, and
-no other process has a descriptor of it. All processes that a branch starts have their root folder in its tree, also
+no other process has a descriptor of it. All processes that a branch starts have their root folder in its tree, even
 daemons, and after its first process has ended. The launcher tells the processes in a jail apart by this.
 
 A branch may change its root folder to another one in its tree, so the launcher looks at the top of the tree. The

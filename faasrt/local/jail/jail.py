@@ -166,7 +166,7 @@ class JailedProcess(ChildProcess):
                 signal.pidfd_send_signal(self._pidfds[0], signal.SIGINT)
 
     async def open_folder(self) -> OwnedFd:
-        """Return the working folder, also after the process has ended. Raise NotStartedError if it cannot be opened."""
+        """Return the working folder, even after the process has ended. Raise NotStartedError if it cannot be opened."""
         return await self.jail.open_folder(self.number)
 
     def kill(self) -> None:

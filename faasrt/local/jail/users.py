@@ -198,7 +198,7 @@ def check_requirements() -> None:
 
 
 def lock_folder(fd: int) -> None:
-    """Keep a folder until all copies of a descriptor are closed, also those of other processes."""
+    """Keep a folder until all copies of a descriptor are closed, including those of other processes."""
     fcntl.flock(fd, fcntl.LOCK_SH)
 
 

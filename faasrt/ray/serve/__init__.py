@@ -25,7 +25,7 @@ clients with time limits below 20 s need `TimeoutSettings(grace_s=22)`. Clients 
 start with 16 calls at once, and send more or fewer depending on the answers. If a replica has 16 times as many requests
 as workers, further ones wait in Ray Serve. A replica that Ray Serve stops finishes its programs first.
 
-**Differences to `faasrt serve`.** The output of a program arrives at its end, also with `stream_code`, because Ray
+**Differences to `faasrt serve`.** The output of a program arrives at its end, even with `stream_code`, because Ray
 Serve would keep all output that a slow client has not read. `/metrics` are those of one replica; Ray Serve has its own.
 If a replica dies, its programs end, their calls fail with `ServerError`, and Ray Serve starts another replica. A call
 that Ray Serve has not delivered to the replica yet goes to another one.

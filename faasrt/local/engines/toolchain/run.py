@@ -1,4 +1,4 @@
-"""A run of a compiler or of a compiled program. It takes the place of its runner, so only its end and its output count."""
+"""A run of a compiler or of a compiled program. It replaces its runner, so only its end and its output count."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ _FREE_BYTES = 2**30  # that a disk must have before a snapshot is made; the larg
 
 class SnapshotMaker:
     """Makes the missing snapshots of packages one at a time, the smallest first: some time after the start of the
-    engine, or when a program first uses the packages. At last, it compiles the sandbox with optimization.
+    engine, or when a program first uses the packages. Finally, it compiles the sandbox with optimization.
 
     `make` returns why this failed, or "", for `report`.
     """
