@@ -50,7 +50,7 @@ class StreamedRun:
 
     @property
     def result(self) -> ExecutionResult:
-        """The result, as of `run_code`, after the iteration has ended.
+        """The result, as with `run_code`, after the iteration has ended.
 
         Raises:
             StreamError: The iteration has not ended.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from faasrt.errors import ConfigurationError
 
-# Why a session has ended, for people to read. All engines use these texts, also their worker processes.
+# Why a session has ended, for people to read. All engines use these texts, and so do their worker processes.
 CLOSED = "the session was closed"
 OUT_OF_MEMORY = "it exceeded its memory limit"
 OUT_OF_TIME = "a run reached its time limit and could not be interrupted"

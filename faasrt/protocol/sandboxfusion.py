@@ -390,7 +390,7 @@ class SandboxFusionServer(ServedProtocol):
         )
 
     def encode_notebook(self, result: NotebookResult, notebook: Notebook) -> dict[str, Any]:
-        """Unlike the service, also return the cells of a notebook that did not come to its end."""
+        """Return the cells of a notebook, even if it did not come to its end. The service does not return those."""
         driver = {
             "status": "TimeLimitExceeded" if result.timed_out else "Finished",
             "execution_time": result.duration_s,

@@ -75,7 +75,7 @@ class EndpointLatency:
         self._updated = now
 
     def add_answer(self) -> None:
-        """Record any answer, also one whose duration says nothing."""
+        """Record any answer, even one whose duration says nothing."""
         self._failures = 0
 
     def add_start(self, now: float) -> None:

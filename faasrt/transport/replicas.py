@@ -28,7 +28,7 @@ class _Name:
     Attributes:
         replicas: Those that the last successful look-up found.
         checked: Set when the first look-up has ended, since the name is used or used again.
-        look_up: One by the system that takes too long goes on, because a thread cannot be stopped.
+        look_up: One by the system that takes too long continues, because a thread cannot be stopped.
         is_used: Whether a call used the name since the last look-up.
         retry_at: When calls that have other replicas may look the name up again, after its first look-up failed.
     """

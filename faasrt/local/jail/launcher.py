@@ -724,7 +724,7 @@ class Launcher:
         self._send(ended)
 
     def _end_remains(self, program: RunningProgram) -> None:
-        """End the other processes of a program whose jail goes on."""
+        """End the other processes of a program whose jail continues."""
         root, program.root = program.root, None
         init = program.init_pidfd if program.slot is None else program.slot.pidfd
         init_pid = program.init_pid
