@@ -435,11 +435,7 @@ class RuntimeManager:
         """
         if self._thread is not None and self._thread.is_current:
             raise ConfigurationError("a manager must not be closed in its own thread, as from `stop_on`")
-        with self._lock:
-            thread, self._is_closed = self._thread, True
-        if thread is None:
-            self._original._closed = True
-            return
+        thread = self._loop_thread()  # a manager that was not used is closed in an event loop, too
         _open_managers.discard(self)
         if thread.is_alive:
             try:
@@ -466,13 +462,10 @@ class RuntimeManager:
         self._original = manager
         self._lock = threading.Lock()
         self._thread: LoopThread | None = None
-        self._is_closed = False
 
     def _loop_thread(self) -> LoopThread:
         with self._lock:
             if self._thread is None:
-                if self._is_closed:
-                    raise RuntimeClosedError("this manager is closed: make a new one")
                 self._thread = LoopThread()
                 _open_managers.add(self)
             return self._thread

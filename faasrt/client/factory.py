@@ -10,7 +10,6 @@ from faasrt.client.runtime import Runtime
 from faasrt.config import Settings
 from faasrt.errors import ConfigurationError, UnsupportedLanguageError
 from faasrt.languages import Language, LanguageOption, OtherLanguage, parse_language
-from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.registry import protocol_of
 from faasrt.results import HealthStatus
 from faasrt.telemetry.dispatch import EventDispatcher, check_sinks
@@ -70,12 +69,13 @@ class RuntimeFactory:
         emit = EventDispatcher((LogSink(logger), *check_sinks(telemetry)))
         counters = Counters()
         endpoints = EndpointRegistry(checked, emit, clock, counters.fold)
-        self._transport = Transport(endpoints, emit, counters)
+        # What its runtimes share, for the manager. It is no part of the interface.
+        self.transport = Transport(endpoints, emit, counters)
 
     @property
     def settings(self) -> Settings:
         """The settings now."""
-        return self._transport.endpoints.settings
+        return self.transport.endpoints.settings
 
     def create_runtime(self, language: LanguageOption) -> Runtime:
         """Return a new runtime. The caller must close it.
@@ -93,7 +93,7 @@ class RuntimeFactory:
             42
         """
         parsed = parse_language(language)
-        urls = self._transport.endpoints.urls(parsed)
+        urls = self.transport.endpoints.urls(parsed)
         if urls and not self.settings.endpoints.get(parsed):  # services list it
             if len(self._listed | {parsed}) > _MAX_LISTED:
                 raise UnsupportedLanguageError(
@@ -107,7 +107,7 @@ class RuntimeFactory:
             raise UnsupportedLanguageError(
                 f"{parsed} is not supported here: no endpoint is configured for it (configured: {known})"
             )
-        return Runtime(language=parsed, transport=self._transport)
+        return Runtime(language=parsed, transport=self.transport)
 
     async def reconfigure(self, settings: Settings) -> None:
         """Change the settings of this factory and its runtimes; see `RuntimeManager.reconfigure` for what calls do.
@@ -134,10 +134,7 @@ class RuntimeFactory:
             raise ConfigurationError("settings.endpoints must not be empty: pass all settings, not only the changes")
         for url in urls:
             protocol_of(url)
-        self._transport.endpoints.reconfigure(settings)
-
-    def _add_endpoint(self, endpoint: str, url: str, profile: EndpointProfile) -> None:
-        self._transport.endpoints.add(endpoint, url, profile)
+        self.transport.endpoints.reconfigure(settings)
 
     def get_supported_languages(self) -> tuple[Language | OtherLanguage, ...]:
         """Return the languages that have an endpoint.
@@ -156,11 +153,11 @@ class RuntimeFactory:
             True
         """
         urls = (url for replicas in self.settings.endpoints.values() for url in replicas)
-        self._transport.endpoints.retain()
+        self.transport.endpoints.retain()
         try:
-            return await self._transport.endpoints.probe_all(tuple(dict.fromkeys(urls)))
+            return await self.transport.endpoints.probe_all(tuple(dict.fromkeys(urls)))
         finally:
-            await self._transport.endpoints.release()
+            await self.transport.endpoints.release()
 
     def get_metrics(self) -> Metrics:
         """Return the metrics of all runtimes of this factory, including closed ones.
@@ -169,7 +166,7 @@ class RuntimeFactory:
             >>> RuntimeFactory(Settings.from_env()).get_metrics().total.calls
             0
         """
-        endpoints = self._transport.endpoints
-        return self._transport.counters.snapshot(
+        endpoints = self.transport.endpoints
+        return self.transport.counters.snapshot(
             None, in_flight=endpoints.pool.in_flight, queued=endpoints.pool.queued, states=endpoints.states()
         )

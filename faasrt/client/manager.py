@@ -18,14 +18,15 @@ from faasrt.client.cache import CacheOption, ResultCache
 from faasrt.client.embedded import ENDPOINT, EmbeddedFaaS, LocalManagerOptions
 from faasrt.client.factory import RuntimeFactory, check_settings
 from faasrt.client.map import Map, StopOn, TaskResults, stop_maps
-from faasrt.client.runtime import Runtime
+from faasrt.client.runtime import Runtime, with_cache
 from faasrt.client.session import Session, SessionHost, SessionOptions, find_session
 from faasrt.client.streaming import StreamedRun
-from faasrt.client.syntax import Where, check_where
+from faasrt.client.syntax import Where, check_where, validates_locally
 from faasrt.config import NoEndpointError, SandboxConfig, Settings, SettingsOptions
 from faasrt.errors import ConfigurationError, RuntimeClosedError, UnsupportedLanguageError, safe_repr
 from faasrt.judging import Compare, Judgement, Tests
 from faasrt.languages import Language, LanguageOption, OtherLanguage, parse_language
+from faasrt.protocol.execution import Execution
 from faasrt.protocol.program import Program
 from faasrt.protocol.sessions import IDLE_TIMEOUT_S, check_id
 from faasrt.results import ExecutionResult, HealthStatus, ValidationResult
@@ -44,6 +45,14 @@ if TYPE_CHECKING:
 def _check_language(language: object) -> None:
     if language is None:
         raise UnsupportedLanguageError("a manager has no default language: pass one, such as language='python'")
+
+
+async def _finish(runtime: Runtime) -> None:
+    """Close a runtime after the calls in flight, however long they take."""
+    try:
+        await runtime.calls.close(None)
+    finally:
+        await runtime.aclose()
 
 
 class RuntimeManager:
@@ -338,7 +347,8 @@ class RuntimeManager:
         )
 
         async def run(live: LiveReader) -> ExecutionResult:
-            return await (await self.get_runtime(language))._run(program, live)
+            runtime = await self.get_runtime(language)
+            return await runtime.executor.run(Execution(program, self.settings.envelope), live)
 
         return StreamedRun(run)
 
@@ -384,7 +394,7 @@ class RuntimeManager:
         checked = SessionOptions.checked(sandbox=sandbox, files=files, idle_timeout_s=idle_timeout_s)
 
         async def find_host() -> SessionHost:
-            return (await self.get_runtime(language))._sessions
+            return (await self.get_runtime(language)).sessions
 
         return Session(parse_language(language), checked, find_host)
 
@@ -416,14 +426,14 @@ class RuntimeManager:
         """
         check_id(id)
         await self._start_embedded()
-        registry = self._factory._transport.endpoints
+        registry = self._factory.transport.endpoints
         registry.retain()
         try:
             info, url = await find_session(registry, id, endpoint)
             runtime = await self.get_runtime(info.language)
         finally:
             await registry.release()
-        return runtime._sessions.attach(info, url, owned=False)
+        return runtime.sessions.attach(info, url, owned=False)
 
     async def call_function(
         self,
@@ -594,7 +604,8 @@ class RuntimeManager:
         if embedded is not None and check_where(where, parsed) and parsed in embedded.languages:
             await self._start_embedded()
             runtime = self._cached_runtime(parsed)
-            if await runtime._validates_locally(where, parsed):  # this does not wait until the language is ready
+            # This does not wait until the language is ready.
+            if await validates_locally(self._factory.transport.endpoints, where, parsed):
                 return await runtime.validate_code(code, where="local")
         runtime = await self.get_runtime(parsed)
         return await runtime.validate_code(code, where=where)
@@ -770,7 +781,7 @@ class RuntimeManager:
         self._runtimes.clear()
         self._closing |= runtimes
         try:
-            await run_for_each(lambda runtime: runtime._close_within(None), runtimes)
+            await run_for_each(_finish, runtimes)
         finally:
             self._closing -= runtimes
 
@@ -831,7 +842,7 @@ class RuntimeManager:
         if runtime is None or runtime.closed:
             runtime = self._factory.create_runtime(language)
             if self._cache is not None:
-                runtime = runtime._use_cache(self._cache)
+                runtime = with_cache(runtime, self._cache)
             self._runtimes[language] = runtime
         return runtime
 
@@ -844,7 +855,7 @@ class RuntimeManager:
             self._check_open()
             if not embedded.is_started:
                 await embedded.start()
-                self._factory._add_endpoint(ENDPOINT, embedded.server.url, embedded.profile)
+                self._factory.transport.endpoints.add(ENDPOINT, embedded.server.url, embedded.profile)
                 await self._factory.reconfigure(embedded.check(embedded.settings))
 
     def _check_open(self) -> None:

@@ -22,7 +22,7 @@ import attrs
 from faasrt._run_option_checks import check_count, check_flag
 from faasrt._shielded_wait import wait_shielded
 from faasrt.client.cache import ResultCache
-from faasrt.client.runtime import Runtime
+from faasrt.client.runtime import Runtime, with_cache
 from faasrt.errors import (
     ConfigurationError,
     FaasrtError,
@@ -179,7 +179,7 @@ async def stop_maps(maps: set[Map]) -> None:
     """
     stopping = [running_map.stop() for running_map in maps]
     for running_map in maps:
-        running_map._results.put_nowait(RuntimeClosedError("this manager was closed before all results were read"))
+        running_map.fail(RuntimeClosedError("this manager was closed before all results were read"))
     if stopping:
         await asyncio.wait(stopping)
 
@@ -247,6 +247,10 @@ class Map:
         """
         if self._stopping is None:
             await wait_shielded(self.stop())
+
+    def fail(self, error: FaasrtError) -> None:
+        """Raise an error in the consumer when it has read the results that are there."""
+        self._results.put_nowait(error)
 
     def stop(self) -> asyncio.Task[None]:
         """Return the task that stops the workers and the source, even if the caller is cancelled."""
@@ -330,7 +334,7 @@ class Map:
         try:
             runtime = await self._get_runtime(task.language)
             if self._cache is not None:
-                runtime = runtime._use_cache(self._cache)
+                runtime = with_cache(runtime, self._cache)
             if task.function is None or len(batch) == 1:
                 result, judgement = await run_task(runtime, task)
                 return [CompletedTask(batch[0][0], task, result, judgement=judgement)]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import functools
-import platform
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Self, Unpack
 
@@ -23,7 +22,7 @@ from faasrt.client.executor import CachingExecutor, Executor
 from faasrt.client.judge import Judge, check_arguments, compare_result, function_job, options_of, program_job
 from faasrt.client.session import Session, SessionHost, SessionOptions
 from faasrt.client.streaming import StreamedRun
-from faasrt.client.syntax import PythonChecker, Where, check_where
+from faasrt.client.syntax import PythonChecker, Where, check_where, validates_locally
 from faasrt.config import SandboxConfig, Settings
 from faasrt.errors import InvalidRequestError, UnsupportedLanguageError
 from faasrt.judging import AssertTest, Compare, Judgement, Tests
@@ -60,16 +59,15 @@ class Runtime:
     language: Language | OtherLanguage
     """The default language of calls."""
     _transport: Transport
-    _calls: CallsInFlight = attrs.field(factory=CallsInFlight, init=False)
-    _executor: Executor | CachingExecutor = attrs.field(init=False)
-    _sessions: SessionHost = attrs.field(init=False)
     _checker: PythonChecker = attrs.field(factory=PythonChecker, init=False)
     _first_calls: FirstCalls = attrs.field(factory=FirstCalls, init=False)
     _closing: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._executor = executor = Executor(self._transport, self._calls)
-        self._sessions = SessionHost(executor)
+        # These three are for the manager, and no part of the interface.
+        self.calls = CallsInFlight()
+        self.executor: Executor | CachingExecutor = Executor(self._transport, self.calls)
+        self.sessions = SessionHost(Executor(self._transport, self.calls))
         self._transport.endpoints.retain()
 
     async def run_code(
@@ -159,7 +157,7 @@ class Runtime:
             collect=collect,
             displays=displays,
         )
-        return await self._executor.run(Execution(program, settings.envelope))
+        return await self.executor.run(Execution(program, settings.envelope))
 
     def stream_code(
         self, code: str, language: LanguageOption | None = None, **options: Unpack[RunOptions]
@@ -240,7 +238,7 @@ class Runtime:
         """
 
         async def find_host() -> SessionHost:
-            return self._sessions
+            return self.sessions
 
         options = SessionOptions.checked(sandbox=sandbox, files=files, idle_timeout_s=idle_timeout_s)
         return Session(self._language(language), options, find_host)
@@ -293,7 +291,7 @@ class Runtime:
         name = check_function(function, program.language)
         case = encode_case(check_args(args), keywords, program.language)
         execution = Execution(program=program, job=GuestJob(function=name, cases=[case]))
-        return await self._executor.run(execution)
+        return await self.executor.run(execution)
 
     async def run_cases(
         self,
@@ -354,7 +352,7 @@ class Runtime:
         encoded = encode_cases(cases, program.language)
         job = GuestJob(function=name, cases=encoded, single=False, isolate=isolate)
         results: dict[int, ExecutionResult] = {}
-        async for found in self._executor.run_cases(program, job):
+        async for found in self.executor.run_cases(program, job):
             results |= found
         return [results[index] for index in range(len(results))]
 
@@ -417,13 +415,13 @@ class Runtime:
         if function is not None:
             check_has_return_val(parsed, "judge with a function")
         programs = [self._program(code, parsed, **options_of(test, options)) for test in checked]
-        judge = Judge(self._run, self._executor.run_cases, stop_on_failure, concurrency)
+        judge = Judge(self._run, self.executor.run_cases, stop_on_failure, concurrency)
         if isinstance(checked[0], AssertTest):
             max_bytes = self._transport.endpoints.max_cases_bytes(parsed)
-            with self._calls.track():
+            with self.calls.track():
                 return await judge_by_asserts(judge, checked, function, programs, self._first_calls, max_bytes)
         job = None if function is None else function_job(checked, function, parsed)
-        with self._calls.track():
+        with self.calls.track():
             shares = job is None and parsed is Language.PYTHON and self._settings.envelope != "never"
             if shares and await self._transport.endpoints.starts_slowly(parsed):
                 job = program_job(programs)
@@ -467,17 +465,11 @@ class Runtime:
             raise InvalidRequestError(f"code must be a str, got {type(code).__name__}")
         if not code.strip():
             return ValidationResult.empty_code()
-        with self._calls.track():
-            if await self._validates_locally(where, parsed):
+        with self.calls.track():
+            if await validates_locally(self._transport.endpoints, where, parsed):
                 return await self._checker.check(code)
             body = encode_json({"language": str(parsed), "code": code})
-            return await self._transport.validate(self._transport.call(self._calls, parsed), body)
-
-    async def _validates_locally(self, where: Where, language: Language | str) -> bool:
-        if where != "auto" or language is not Language.PYTHON:
-            return where == "local"
-        version = ".".join(platform.python_version_tuple()[:2])
-        return not await self._transport.endpoints.validates_another_python(version)
+            return await self._transport.validate(self._transport.call(self.calls, parsed), body)
 
     def get_return_val_function(self) -> str:
         """Return the source of `return_val`.
@@ -510,7 +502,7 @@ class Runtime:
         Raises:
             RuntimeClosedError: The runtime was closed.
         """
-        with self._calls.track():
+        with self.calls.track():
             return await self._transport.endpoints.probe_all(self._transport.endpoints.urls(self.language))
 
     def get_metrics(self) -> Metrics:
@@ -533,16 +525,10 @@ class Runtime:
     def _settings(self) -> Settings:
         return self._transport.endpoints.settings
 
-    def _use_cache(self, cache: ResultCache) -> Self:
-        """Return a view of this runtime that reuses stored results. Closing either closes both."""
-        view = copy.copy(self)
-        view._executor = CachingExecutor(Executor(self._transport, self._calls), cache)
-        return view
-
     @property
     def closed(self) -> bool:
         """Whether closing has begun."""
-        return self._calls.closing
+        return self.calls.closing
 
     async def aclose(self) -> None:
         """Close the runtime. The last runtime of a factory closes the connections. Closing twice is harmless.
@@ -553,26 +539,23 @@ class Runtime:
 
         Cancellation: cancels the calls in flight at once.
         """
-        self._transport.fail_waiting(self._calls)
-        await self._close_within(self._settings.timeouts.close_s)
-
-    async def _close_within(self, seconds: float | None) -> None:
+        self._transport.fail_waiting(self.calls)
         try:
-            await self._calls.close(seconds)
+            await self.calls.close(self._settings.timeouts.close_s)
         finally:
             async with self._closing:
-                if not self._calls.released:
+                if not self.calls.released:
                     try:
-                        await self._sessions.aclose()
+                        await self.sessions.aclose()
                     finally:
-                        self._calls.released = True
+                        self.calls.released = True
                         try:
                             await self._checker.aclose()
                         finally:
                             await self._transport.endpoints.release()
 
     async def __aenter__(self) -> Self:
-        self._calls.check_open()
+        self.calls.check_open()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -583,14 +566,14 @@ class Runtime:
         return f"<Runtime {self.language} at {endpoints}{' (closed)' if self.closed else ''}>"
 
     def _run(self, program: Program, live: LiveReader | None = None) -> Coroutine[Any, Any, ExecutionResult]:
-        return self._executor.run(Execution(program, self._settings.envelope), live)
+        return self.executor.run(Execution(program, self._settings.envelope), live)
 
     def _program(self, code: str, language: LanguageOption | None, **options: Unpack[RunOptions]) -> Program:
         settings = self._settings
         return Program.checked(self._language(language), code, settings.sandbox, settings.retry.idempotent, **options)
 
     def _language(self, language: LanguageOption | None) -> Language | OtherLanguage:
-        self._calls.check_open()
+        self.calls.check_open()
         parsed = self.language if language is None else parse_language(language)
         if parsed != self.language and parsed not in self.get_supported_languages():
             raise UnsupportedLanguageError(
@@ -600,3 +583,10 @@ class Runtime:
         if not self._transport.endpoints.urls(parsed):
             raise unsupported_error(parsed)
         return parsed
+
+
+def with_cache(runtime: Runtime, cache: ResultCache) -> Runtime:
+    """Return a view of a runtime that reuses stored results. Closing either closes both."""
+    view = copy.copy(runtime)
+    view.executor = CachingExecutor(Executor(runtime._transport, runtime.calls), cache)
+    return view

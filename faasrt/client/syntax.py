@@ -20,6 +20,7 @@ from typing import Any, Literal
 from faasrt.errors import DeadlineExceededError, InvalidRequestError, ServerError, safe_repr
 from faasrt.languages import Language
 from faasrt.results import Diagnostic, ValidationResult
+from faasrt.transport.endpoint_registry import EndpointRegistry
 
 MAX_CODE_BYTES = 2 * 2**20
 _LENGTH = struct.Struct("!I")
@@ -177,3 +178,11 @@ def check_where(where: Where, language: Language | str) -> bool:
     if where == "local" and language is not Language.PYTHON:
         raise InvalidRequestError(f"where must be 'remote' or 'auto' for {language}: only Python is checked locally")
     return language is Language.PYTHON and where != "remote"
+
+
+async def validates_locally(endpoints: EndpointRegistry, where: Where, language: Language | str) -> bool:
+    """Return whether a program is checked on this machine. With "auto", this may ask the endpoints for their Python."""
+    if where != "auto" or language is not Language.PYTHON:
+        return where == "local"
+    version = ".".join(platform.python_version_tuple()[:2])
+    return not await endpoints.validates_another_python(version)
