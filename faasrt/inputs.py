@@ -1,4 +1,4 @@
-"""The input of a program besides its code: standard input, command-line arguments and files.
+"""The input of a program, apart from its code: standard input, command-line arguments and files.
 
 A request sends these as the fields `stdin`, `argv`, `files` and `collect`. Bytes are sent as a string if they are
 UTF-8, otherwise as `{"base64": ...}`.
@@ -42,7 +42,7 @@ _CONTROL_CHARACTERS = bytes(set(range(32)) - set(b"\t\n\r"))
 
 @attrs.frozen(kw_only=True)
 class ProgramInput:
-    """The input of a program besides its code, checked.
+    """The input of a program, apart from its code, checked.
 
     Attributes:
         files: The contents of files in the working folder of the program, by relative path.

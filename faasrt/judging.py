@@ -113,7 +113,7 @@ class TestCase:
     files: Mapping[str, str | bytes] | None = attrs.field(default=None, kw_only=True, hash=False, repr=safe_repr)
     """The contents of files in the working folder of the program; see `Runtime.run_code`. Default: None."""
     timeout_ms: float | None = attrs.field(default=None, kw_only=True)
-    """The time limit of this test in milliseconds. Default: None, which means the one of the judgement."""
+    """The time limit of this test in milliseconds. Default: None, which means that of the judgement."""
     id: str | None = attrs.field(default=None, kw_only=True)
     """Your own name for the test. Default: None."""
 
@@ -176,9 +176,9 @@ class FunctionTest:
     )
     """The keyword arguments; Python only. Default: no arguments."""
     compare: Compare | None = attrs.field(default=None, kw_only=True)
-    """The comparison of this test; see `faasrt.judging`. Default: None, which means the one of the judgement."""
+    """The comparison of this test; see `faasrt.judging`. Default: None, which means that of the judgement."""
     timeout_ms: float | None = attrs.field(default=None, kw_only=True)
-    """The time limit of this test in milliseconds. Default: None, which means the one of the judgement."""
+    """The time limit of this test in milliseconds. Default: None, which means that of the judgement."""
     id: str | None = attrs.field(default=None, kw_only=True)
     """Your own name for the test. Default: None."""
 
@@ -246,7 +246,7 @@ class AssertTest:
     MBPP, `judge` needs no name of the function."""
     timeout_ms: float | None = attrs.field(default=None, kw_only=True)
     """The time limit in milliseconds of each execution: a run of the test program, or all calls of the function that
-    this run made. Default: None, which means the one of the judgement."""
+    this run made. Default: None, which means that of the judgement."""
     id: str | None = attrs.field(default=None, kw_only=True)
     """Your own name for the test. Default: None."""
     _parsed: AssertProgram = attrs.field(init=False, repr=False, eq=False)
@@ -498,7 +498,7 @@ def check_function_given(tests: Sequence[Test], function: object) -> None:
 
 
 def judge_result(test: Test, result: ExecutionResult, compare: Compare | None = None) -> TestResult:
-    """Return the verdict on a test whose program has run. A comparison of the test precedes `compare`."""
+    """Return the verdict on a test whose program has run. A comparison of the test takes precedence over `compare`."""
     if result.outcome is not Outcome.OK:
         return TestResult(test=test, verdict=Verdict(result.outcome), result=result)
     stream, name = ("ret_val", "return value") if isinstance(test, FunctionTest) else ("stdout", "output")

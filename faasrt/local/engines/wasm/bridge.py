@@ -146,7 +146,7 @@ def read_result(bridge: HostBridge, run: Callable[..., Ended], *, memory_bytes: 
         lacks_memory=lambda: bridge.lacks_memory,
     )
     elapsed_s = bridge.clock.elapsed_s
-    # The clock goes on between the two readings.
+    # The clock continues between the two readings.
     waited_s = max(0.0, elapsed_s - bridge.clock.counted_s) if elapsed_s > _SHORT_S else 0.0
     exceeded = bridge.limit_exceeded or done.truncated or bridge.timed_out()
     if done.trapped == "cancelled" and bridge.clock.is_late and not exceeded:
