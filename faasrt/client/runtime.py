@@ -139,13 +139,9 @@ class Runtime:
             >>> (await runtime.run_code(code, stdin="a", files={"b.txt": "b"})).stdout
             'a b\n'
         """
-        settings = self._settings
-        # Not `_program`, because packing the options into a dict would cost a call 2 % more instructions.
-        program = Program.checked(
-            self._language(language),
+        program = self._program(
             code,
-            settings.sandbox,
-            settings.retry.idempotent,
+            language,
             timeout_ms=timeout_ms,
             ext=ext,
             sandbox=sandbox,
@@ -157,7 +153,7 @@ class Runtime:
             collect=collect,
             displays=displays,
         )
-        return await self.executor.run(Execution(program, settings.envelope))
+        return await self._run(program)
 
     def stream_code(
         self, code: str, language: LanguageOption | None = None, **options: Unpack[RunOptions]
