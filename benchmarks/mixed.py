@@ -1,6 +1,6 @@
 """A mixed load at once: programs that print, that sleep and that never end, in a random order.
 
-    python -m benchmarks.mixed [--rounds 3] [--prints 170] [--sleeps 20] [--loops 10] [--limit 5]
+    python -m benchmarks.mixed [--rounds 3] [--prints 170] [--sleeps 20] [--loops 10] [--limit 5] [--engine native]
 
 "faasrt" is `RuntimeManager.local()`. "one per worker" is the same with `max_programs` set to the number of CPUs, so
 that long programs keep short ones waiting. "bare" starts a process `python -I` for each program, all at once, and kills
@@ -23,6 +23,8 @@ import psutil
 from benchmarks.harness import Figures, contenders, parser, ratio, run_rounds, serve_requests, spread, spreads
 from benchmarks.report import Report
 from faasrt import FaasrtError, RuntimeManager
+from faasrt.config import EngineName
+from faasrt.languages import LanguageOption
 from faasrt.local.process import available_cpus
 
 PROGRAMS = {
@@ -108,18 +110,19 @@ async def run_all(run: Run, counts: dict[str, int], limit_s: float) -> Figures:
     return figures
 
 
-async def _measure(contender: str, counts: dict[str, int], limit_s: float) -> Figures:
+async def _measure(contender: str, counts: dict[str, int], limit_s: float, engine: EngineName | None) -> Figures:
     if contender == "bare":
         return await run_all(run_bare, counts, limit_s)
     max_programs = None if contender == "faasrt" else available_cpus()
-    async with RuntimeManager.local(["python"], max_programs=max_programs) as manager:
+    engines: dict[LanguageOption, EngineName] = {} if engine is None else {"python": engine}
+    async with RuntimeManager.local(["python"], max_programs=max_programs, engines=engines) as manager:
         await manager.run_code("print(1)", "python")
         return await run_all(functools.partial(run_at, manager), counts, limit_s)
 
 
-def measure(contender: str, *, counts: dict[str, int], limit_s: float) -> Figures:
+def measure(contender: str, *, counts: dict[str, int], limit_s: float, engine: EngineName | None) -> Figures:
     """Run the mixed load once."""
-    return asyncio.run(_measure(contender, counts, limit_s))
+    return asyncio.run(_measure(contender, counts, limit_s, engine))
 
 
 def main() -> None:
@@ -128,6 +131,7 @@ def main() -> None:
     for kind, count in (("prints", 170), ("sleeps", 20), ("loops", 10)):
         options.add_argument(f"--{kind}", type=int, default=count, help="default %(default)s")
     options.add_argument("--limit", type=float, default=5.0, help="time limit in seconds (default %(default)s)")
+    options.add_argument("--engine", choices=("native", "wasm"), help="that of faasrt (default: its own choice)")
     options.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=CONTENDERS)
     args = options.parse_args()
     if args.contender:
@@ -136,7 +140,7 @@ def main() -> None:
     report = Report("mixed", vars(args))
     counts = {"print": args.prints, "sleep": args.sleeps, "loop": args.loops}
     with contenders("benchmarks.mixed", args.contenders) as started:
-        rounds = run_rounds(started, args, counts=counts, limit_s=args.limit)
+        rounds = run_rounds(started, args, counts=counts, limit_s=args.limit, engine=args.engine)
     for name in started:
         report.row(f"{sum(counts.values())} programs at once", contender=name, **spreads(rounds, name))
     for base in set(started) - {"faasrt"}:

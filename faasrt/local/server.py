@@ -80,8 +80,8 @@ class LocalFaaS:
             the start.
         workers: The number of CPUs to use, from 1 to 256. None means all that this process may use.
         max_programs: The largest number of programs of each engine that run at once, from 1 to 1,000. None means as
-            many as there is memory for, if each has its limit, and at most 32 for each worker (16 on "deno", 1 on
-            "wasm"). If memory is short, fewer run: see `faasrt/docs/concurrency.md`.
+            many as there is memory for, if each has its limit, and at most 32 for each worker (16 on "deno"). If
+            memory is short, fewer run: see `faasrt/docs/concurrency.md`.
         max_wall_factor: A program whose time limit is not over, because it has waited for a CPU, is ended after this
             many times its limit (at least 120 s more), from 1 to 100. This is a failure of the server, not of the
             program.

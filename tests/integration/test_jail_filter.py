@@ -112,7 +112,7 @@ ALLOWED = {
         utimensat
     """,
     "deno-filters": f"{BY_DENO} newfstatat? readlink? readlinkat? statx?",
-    "wasm": f"{BY_ALL} {CLOCKS} {ON_PATHS} kill? mkdir mkdirat mmap? rmdir tgkill? unlink unlinkat",
+    "wasm": f"{BY_ALL} {CLOCKS} {ON_PATHS} kill? mkdir mkdirat mmap? rmdir setpriority? tgkill? unlink unlinkat",
 }
 
 

@@ -123,7 +123,7 @@ async def test_a_run_whose_answer_comes_after_the_end_of_its_session(session: En
     """The worker closes the session in one thread, and answers for its run in another one."""
     assert isinstance(session, WasmSession)
     running = await until_printed(session, "print(1)\nwhile True: pass")
-    channel = session._worker.channels[session.number]
+    channel = session._worker.channels["session", session.number]
     take = channel.take
     channel.take = lambda message: None if "result" in (message or {}) else take(message)  # type: ignore[method-assign]
     await session.aclose()

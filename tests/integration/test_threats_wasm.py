@@ -242,8 +242,8 @@ async def messages_of_worker(program: str, folder: Path, *jobs: str) -> list[dic
     )
     assert process.stdin is not None
     assert process.stdout is not None
-    for code in jobs:
-        job = {"code": code, "timeout_ms": 60_000, "max_wall_factor": 10, "live": False}
+    for number, code in enumerate(jobs):
+        job = {"program": number, "code": code, "timeout_ms": 60_000, "max_wall_factor": 10, "live": False}
         process.stdin.write(json.dumps(job).encode() + b"\n")
     messages = [json.loads(await process.stdout.readline()) for _ in ["", *jobs]]
     process.stdin.close()
@@ -262,8 +262,9 @@ async def test_a_worker_goes_on_after_a_program_that_waited_for_a_cpu_for_too_lo
         worker.execute = execute
     """
     program = WORKER.replace("worker.serve", f"{block(execute)}\nworker.serve")
-    messages = await messages_of_worker(program, tmp_path, "busy", "")
-    assert messages[1:] == [{"too_busy": True}, {"result": []}]
+    _, *answers = await messages_of_worker(program, tmp_path, "busy", "")
+    answers.sort(key=lambda answer: str(answer["program"]))
+    assert answers == [{"program": 0, "too_busy": True}, {"program": 1, "result": []}]
 
 
 @pytest.mark.parametrize(
@@ -294,7 +295,7 @@ async def test_a_worker_confines_itself_as_far_as_the_kernel_can(
     does not restrict threads that exist already, so a worker with threads does not claim it.
     """
     messages = await messages_of_worker(f"{before}\n{WORKER}", tmp_path, "")
-    assert messages == [{"ready": "", "unconfined": reason, "baseline": False}, {"result": attempts}]
+    assert messages == [{"ready": "", "unconfined": reason, "baseline": False}, {"program": 0, "result": attempts}]
 
 
 async def test_a_kernel_that_cannot_confine_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:

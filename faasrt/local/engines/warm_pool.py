@@ -49,8 +49,8 @@ class WarmPool(Generic[_P]):
 
     Args:
         engine: The pool follows its demand, and marks it as ready or failed.
-        reuses_processes: Whether a process runs several programs, one after another. If so, the number of processes to
-            keep includes the ones that are running a program.
+        reuses_processes: Whether a process runs several programs. If so, the number of processes to keep includes the
+            ones that are running programs.
         retry_start_s: The first and the longest pause after failed starts. The pause doubles every time.
     """
 
@@ -74,7 +74,7 @@ class WarmPool(Generic[_P]):
         self._warm: asyncio.Queue[_P] = asyncio.Queue()
         self._recent: dict[_P, asyncio.TimerHandle] = {}  # processes with a head start
         # The largest number of programs that recently ran at once. It is the number of processes to keep, but at least
-        # `min_warm`. Without reuse it is at most `min_capacity`, and with reuse the capacity.
+        # `min_warm` and at most `min_capacity`.
         self._set_peak(peak)
         self._starting = self._waiting = 0
         self._wake_ups = asyncio.Semaphore(0)
@@ -112,7 +112,7 @@ class WarmPool(Generic[_P]):
     def _set_peak(self, peak: int) -> None:
         self._peak = peak
         engine = self._engine
-        most = engine.capacity if self._reuses_processes else engine.min_capacity
+        most = min(engine.capacity, engine.min_capacity) if self._reuses_processes else engine.min_capacity
         self._target = min(most, max(self._min_warm, peak))
 
     async def get(self) -> _P:
@@ -147,6 +147,12 @@ class WarmPool(Generic[_P]):
             if loop.time() > wait_until or not (engine.ready or engine.will_retry):
                 problem = engine.problem or f"no sandbox became ready within {self._timeout_s:g} s"
                 raise NotStartedError(problem)
+
+    def note_demand(self) -> None:
+        """Start processes if more programs run than before. For programs that share a process."""
+        if self._engine.active > self._peak:
+            self._set_peak(self._engine.active)
+        self._check_demand()
 
     def lend(self, process: _P) -> None:
         """Do not count a process, which has been taken, until it is put back. Another one may start in its place."""

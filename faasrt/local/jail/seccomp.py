@@ -276,14 +276,7 @@ def _rules_for_users(pid: int, *, has_uid: bool) -> dict[str, list[_Instruction]
         "fallocate": [_fail(errno.EOPNOTSUPP)],
         # Only for the caller. Otherwise a program could slow down the launcher or others.
         **dict.fromkeys(("sched_setscheduler", "sched_setparam", "sched_setaffinity"), _allow_if(0, [0], errno.EPERM)),
-        "setpriority": [
-            _argument(0),
-            (_EQUAL, 0, 3, 0),
-            _argument(1),
-            (_EQUAL, 0, 1, 0),
-            _allow(),
-            _fail(errno.EPERM),
-        ],
+        "setpriority": _own_priority_rule(),
     }
     if not has_uid:
         # Succeed without effect, because the files of the server have the same owner. The process group names the
@@ -294,6 +287,10 @@ def _rules_for_users(pid: int, *, has_uid: bool) -> dict[str, list[_Instruction]
         unchanged = [_argument(index), (_EQUAL, 0, 3, 0xFFFF_FFFF), _argument(index + 1), (_EQUAL, 0, 1, 0xFFFF_FFFF)]
         rules[name] = [*unchanged, _fail(errno.EPERM), _allow()]
     return rules
+
+
+def _own_priority_rule() -> list[_Instruction]:
+    return [_argument(0), (_EQUAL, 0, 3, 0), _argument(1), (_EQUAL, 0, 1, 0), _allow(), _fail(errno.EPERM)]
 
 
 def _rules_for_templates() -> dict[str, list[_Instruction]]:
@@ -336,6 +333,8 @@ def _wasm_rules(pid: int) -> dict[str, list[_Instruction]]:
         "sendto": [_fail(errno.EPERM)],
         "mmap": _python_rules()["mmap"],
         "prlimit64": _read_limits_rule(),
+        # A thread lowers its own priority, so that younger programs go first.
+        "setpriority": _own_priority_rule(),
         "open": _open_rule_without_version(1),
         "openat": _open_rule_without_version(2),
     }

@@ -1,5 +1,10 @@
-"""Runs each program in a fresh instance, in worker processes, which are started as `python -c ...`. `multiprocessing`
-would import the user's main script in each worker, and so run a script without a `__main__` guard again.
+"""Runs each program in a fresh instance, in a thread of a worker process.
+
+A worker takes a second of CPU time to start and 33 MiB of memory, and a further program in it 1.5 MiB. So there is one
+worker for each core, and programs share them. Sessions have workers of their own.
+
+Workers are started as `python -c ...`. `multiprocessing` would import the user's main script in each worker, and so run
+a script without a `__main__` guard again.
 """
 
 from __future__ import annotations
@@ -51,8 +56,7 @@ class WasmEngine(Engine):
     jailed = False
     platform = "wasm32-wasi"
     min_memory_mb = 48
-    max_per_worker = 1
-    overhead_mb = 64
+    overhead_mb = 192  # the stack in a deep recursion; other programs take 2 MiB
     session_features: Collection[str] = ("run", "fork", "files")
     has_displays = True
     counts_wait = True
@@ -77,6 +81,7 @@ class WasmEngine(Engine):
         self._paths = [os.path.abspath(path) for path in sys.path if path]  # noqa: PTH100
         self._numbers = itertools.count(1)  # of workers
         self._session_numbers = itertools.count(1)
+        self._busy: list[WasmWorker] = []  # workers with programs, which can run more of them
         self._session_workers: list[WasmWorker] = []
         self._maker = SnapshotMaker(self._cache_dir, self._make_in_background, self.log_failure)
         self._is_optimized = False  # whether the optimized module was made while this engine ran
@@ -94,29 +99,56 @@ class WasmEngine(Engine):
 
     async def _execute_once(self, job: EngineJob) -> EngineResult:
         self._maker.want(job.code)
-        worker = await self._pool.get()
+        worker = await self._take_worker()
         try:
             return await worker.execute(job)
         finally:
-            self._put_back(worker)
+            self._settle(worker)
 
-    def _put_back(self, worker: WasmWorker) -> None:
-        if worker.baseline and self._is_optimized:
+    async def _take_worker(self) -> WasmWorker:
+        self._pool.note_demand()
+        self._busy = [worker for worker in self._busy if worker.alive]
+        if self._busy and not self._pool.idle:
+            return min(self._busy, key=lambda worker: worker.programs)
+        worker = await self._pool.get()
+        self._busy.append(worker)
+        return worker
+
+    def _settle(self, worker: WasmWorker) -> None:
+        """Decide what happens to a worker after one of its programs or sessions."""
+        if worker.broken or self._is_outdated(worker):
+            self._retire(worker)
+        if worker.is_used:
+            return
+        for workers in (self._busy, self._session_workers):
+            if worker in workers:
+                workers.remove(worker)
+        if worker.broken or self._is_outdated(worker) or not worker.is_idle:
             worker.kill()
-        elif not worker.child.killed:
+        elif worker.alive:
             self._pool.put_back(worker)
+
+    def _is_outdated(self, worker: WasmWorker) -> bool:
+        return worker.baseline and self._is_optimized
+
+    def _retire(self, worker: WasmWorker) -> None:
+        """Let another worker start in the place of one, which runs no more programs after those that it has."""
+        if worker in self._busy:
+            self._busy.remove(worker)
+            if worker.alive:
+                self._pool.lend(worker)
 
     async def open_session(self, options: EngineSessionOptions) -> EngineSession:
         worker = next((worker for worker in self._session_workers if worker.has_room), None)
         if worker is None:
-            worker = await self._pool.get()
-            self._pool.lend(worker)
+            worker = await self._take_worker()
+            self._retire(worker)
             self._session_workers.append(worker)
         session = WasmSession(
             options,
             worker,
             next_number=lambda: next(self._session_numbers),
-            when_ended=self._give_back,
+            when_ended=self._settle,
         )
         try:
             await session.open()
@@ -124,11 +156,6 @@ class WasmEngine(Engine):
             await session.aclose()
             raise
         return session
-
-    def _give_back(self, worker: WasmWorker) -> None:
-        if worker.sessions == 0 and worker in self._session_workers:
-            self._session_workers.remove(worker)
-            self._put_back(worker)
 
     async def _start(self) -> WasmWorker:
         folder = self.options.folder / f"worker-{next(self._numbers)}"
@@ -198,6 +225,8 @@ class WasmEngine(Engine):
         if not problem:
             self._is_optimized = True
             self._pool.kill_idle()
+            for worker in [*self._busy]:
+                self._retire(worker)
         return problem
 
     async def _compile_first(self) -> None:

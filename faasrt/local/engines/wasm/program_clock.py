@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import threading
 import time
 
-from faasrt.local.jail.scheduling import IS_WAIT_KNOWN
+from faasrt.local.jail.scheduling import IS_WAIT_KNOWN, LOWEST, niceness_after
 
 
 class ProgramClock:
@@ -27,6 +29,7 @@ class ProgramClock:
         self._began: float | None = None
         self._cpu_clock: int | None = None
         self._cpu_began = self._waits_s = 0.0
+        self._niceness = self._lowered_by = 0
 
     def begin(self) -> None:
         """Start. Call this in the thread of the program."""
@@ -34,6 +37,18 @@ class ProgramClock:
         if IS_WAIT_KNOWN and hasattr(time, "pthread_getcpuclockid"):
             self._cpu_clock = time.pthread_getcpuclockid(threading.get_ident())
             self._cpu_began = time.clock_gettime(self._cpu_clock)
+            self._niceness = os.getpriority(os.PRIO_PROCESS, 0)
+
+    def lower_priority(self) -> None:
+        """Let younger programs go first. Call this in the thread of the program, again and again."""
+        if self._cpu_clock is None:
+            return
+        lower_by = niceness_after(time.thread_time() - self._cpu_began)
+        if lower_by > self._lowered_by:
+            self._lowered_by = lower_by
+            with contextlib.suppress(OSError):
+                # On Linux, this is the priority of the thread only.
+                os.setpriority(os.PRIO_PROCESS, 0, min(self._niceness + lower_by, LOWEST))
 
     def add(self, seconds: float) -> None:
         """Add time that passed in another thread, or in which the program waited."""

@@ -61,11 +61,12 @@ def load_files(cache_dir: Path) -> LoadedFiles:
 
 
 class Sandbox:
-    """Runs programs, one at a time, and opens sessions, in a thread that `call_in_thread` has started."""
+    """Runs programs, and opens sessions, in threads with `use_large_stacks`, of which several may do so at once."""
 
     def __init__(self, files: LoadedFiles, discard: Callable[[str], None]) -> None:
         self._instances = Instances(files.module_dir)
         self._runner, self._paths, self._discard, self.pages = files.runner, files.paths, discard, files.pages
+        self._opening = threading.Lock()
         self._snapshots = {} if files.snapshot is None else {STANDARD_TIER: files.snapshot}
         try:
             # This also loads the sandbox, so that the first program need not wait for it.
@@ -110,9 +111,16 @@ class Sandbox:
 
     def _first_of(self, tiers: Iterable[str]) -> Snapshot:
         for tier in tiers:
-            discard = functools.partial(self._discard, tier)
-            snapshot = self._snapshots.get(tier) or open_snapshot(self._paths[tier], discard)
+            snapshot = self._snapshots.get(tier) or self._open(tier)
             if snapshot is not None:
-                self._snapshots[tier] = snapshot
                 return snapshot
         return self._snapshots[STANDARD_TIER]
+
+    def _open(self, tier: str) -> Snapshot | None:
+        with self._opening:
+            if tier not in self._snapshots:  # else another thread has just opened it
+                snapshot = open_snapshot(self._paths[tier], functools.partial(self._discard, tier))
+                if snapshot is None:
+                    return None
+                self._snapshots[tier] = snapshot
+            return self._snapshots[tier]

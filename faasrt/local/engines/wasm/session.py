@@ -17,7 +17,7 @@ from faasrt.local.engines.session import (
     SessionEndedError,
     SessionFileError,
 )
-from faasrt.local.engines.wasm.worker_process import ANSWER_GRACE_S, CANCEL_TIMEOUT_S, Channel, WasmWorker
+from faasrt.local.engines.wasm.worker_process import ANSWER_GRACE_S, CANCEL_TIMEOUT_S, SESSION, WasmWorker
 from faasrt.local.engines.wasm.worker_sessions import GRACE_S
 from faasrt.local.errors import CLOSED, EngineError, NotStartedError
 
@@ -38,14 +38,14 @@ class WasmSession(EngineSession):
         super().__init__(options)
         self._worker, self._next_number, self._when_ended = worker, next_number, when_ended
         self.number = next_number()
-        self._channel = worker.channels[self.number] = Channel(worker, self.number)
+        self._channel = worker.open_channel(SESSION, self.number)
         self._channel.on_end = self.mark_ended
         self._closing = False
 
     def mark_ended(self, reason: str) -> None:
         super().mark_ended(reason)
         if not self._closing:
-            self._worker.channels.pop(self.number, None)
+            self._worker.close_channel(self._channel)
             self._when_ended(self._worker)
 
     async def open(self) -> None:

@@ -42,14 +42,13 @@ import ctypes
 import functools
 import json
 import os
-import queue
 import re
 import select
 import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -61,7 +60,7 @@ from faasrt.local.cache_folder import lock_folder
 from faasrt.local.engines.collected_files import select_files
 from faasrt.local.engines.python_tiers import STANDARD_TIER
 from faasrt.local.engines.wasm.bridge import HostBridge, read_result
-from faasrt.local.engines.wasm.instance import call_in_thread, load_module
+from faasrt.local.engines.wasm.instance import call_in_thread, load_module, use_large_stacks
 from faasrt.local.engines.wasm.memory_folder import MemoryFolder
 from faasrt.local.engines.wasm.module_cache import (
     BASELINE,
@@ -74,11 +73,7 @@ from faasrt.local.engines.wasm.module_cache import (
 )
 from faasrt.local.engines.wasm.output import LiveSender
 from faasrt.local.engines.wasm.program_clock import ProgramClock
-from faasrt.local.engines.wasm.sandbox import (
-    LoadedFiles,
-    Sandbox,
-    load_files,
-)
+from faasrt.local.engines.wasm.sandbox import Sandbox, load_files
 from faasrt.local.engines.wasm.snapshot_build import make_snapshot
 from faasrt.local.engines.wasm.worker_sessions import WorkerSessions
 from faasrt.local.errors import TooBusyError
@@ -117,12 +112,61 @@ def execute(bridge: HostBridge, sandbox: Sandbox) -> dict[str, Any]:
     return fields | {"files": files_to_wire(files)}
 
 
+class WorkerPrograms:
+    """The programs, each in a thread of its own, by the numbers that the server has given them. WebAssembly separates
+    them from each other, as it separates them from the worker. Any thread may call `send`.
+    """
+
+    def __init__(self, sandbox: Sandbox, send: Callable[..., None]) -> None:
+        self._sandbox, self._send = sandbox, send
+        self._running: dict[int, HostBridge] = {}
+
+    def take(self, number: int, message: Mapping[str, Any]) -> None:
+        """Take a message of the server for a program. Call this in one thread only."""
+        if "code" in message:
+            self._start(number, message)
+            return
+        bridge = self._running.get(number)
+        if bridge is None:  # it has just ended
+            return
+        if "cancel" in message:
+            bridge.cancel.set()
+        elif "look" in message:
+            self._send(program=number, counted_s=bridge.clock.counted_s)
+        elif bridge.live is not None:
+            bridge.live.add_room(message["taken"])
+
+    def _start(self, number: int, job: Mapping[str, Any]) -> None:
+        send = functools.partial(self._send, program=number)
+        limit_s, cancel = job["timeout_ms"] / 1000, threading.Event()
+        clock = ProgramClock(limit_s, wall_limit_s(limit_s, job["max_wall_factor"]))
+        live = LiveSender(send, cancel, clock, limit_s) if job["live"] else None
+        bridge = HostBridge(job, cancel, clock, on_begin=functools.partial(send, began=True), live=live)
+        self._running[number] = bridge
+        use_large_stacks()
+        try:
+            threading.Thread(target=self._run, args=(number, bridge), daemon=True).start()
+        except RuntimeError as error:  # the system lacks memory, or has too many threads
+            self._end(number, {"failed": str(error)})
+
+    def _run(self, number: int, bridge: HostBridge) -> None:
+        try:
+            answer: dict[str, Any] = {"result": execute(bridge, self._sandbox)}
+        except TooBusyError:
+            answer = {"too_busy": True}
+        except Exception as error:
+            answer = {"failed": f"{type(error).__name__}: {error}"}
+        self._end(number, answer)
+
+    def _end(self, number: int, answer: Mapping[str, Any]) -> None:
+        del self._running[number]
+        self._send(program=number, **answer)
+
+
 def serve(cache_dir: Path) -> NoReturn:
     """Run the programs from stdin until it is closed. Call this before the process has threads."""
     commands, results = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # output of libraries must not mix with the messages
-    bridges: queue.SimpleQueue[HostBridge] = queue.SimpleQueue()
-
     writing = threading.Lock()
 
     def write(**message: Any) -> None:
@@ -130,41 +174,6 @@ def serve(cache_dir: Path) -> NoReturn:
         with writing:
             results.write(data)
             results.flush()
-
-    def listen(sessions: WorkerSessions) -> None:
-        cancel, live = threading.Event(), None
-        for line in commands:
-            message = json.loads(line)
-            if "session" in message:
-                sessions.take(message.pop("session"), message)
-            elif "cancel" in message:
-                cancel.set()
-            elif "taken" in message:
-                if live is not None:
-                    live.add_room(message["taken"])
-            else:
-                cancel = threading.Event()
-                limit_s = message["timeout_ms"] / 1000
-                clock = ProgramClock(limit_s, wall_limit_s(limit_s, message["max_wall_factor"]))
-                live = LiveSender(write, cancel, clock, limit_s) if message["live"] else None
-                on_begin = functools.partial(write, began=True)
-                bridges.put(HostBridge(message, cancel, clock, on_begin=on_begin, live=live))
-        os._exit(0)
-
-    def run(files: LoadedFiles, problem: str) -> NoReturn:
-        sandbox = Sandbox(files, discard=lambda tier: write(discard=tier))
-        problems = [problem, _problem_of(confine_calls)]
-        write(
-            ready=sandbox.version, unconfined="; ".join(filter(None, problems)), baseline=is_baseline(files.module_dir)
-        )
-        threading.Thread(target=listen, args=(WorkerSessions(sandbox, write),), daemon=True).start()
-        while True:
-            bridge = bridges.get()
-            try:
-                answer: dict[str, Any] = {"result": execute(bridge, sandbox)}
-            except TooBusyError:
-                answer = {"too_busy": True}
-            write(**answer)
 
     try:
         folder = os.environ["TMPDIR"]
@@ -177,11 +186,21 @@ def serve(cache_dir: Path) -> NoReturn:
             # The module in the cache was one for another processor. Its compilation has started threads.
             os.dup2(results.fileno(), 1)
             os.execv(sys.executable, sys.orig_argv)  # noqa: S606
-        problem = _problem_of(functools.partial(confine_files, files.folders, [folder]))
-        call_in_thread(functools.partial(run, files, problem))
+        problems = [_problem_of(functools.partial(confine_files, files.folders, [folder]))]
+        sandbox = call_in_thread(lambda: Sandbox(files, discard=lambda tier: write(discard=tier)))
+        problems.append(_problem_of(confine_calls))
     except Exception as error:  # the sandbox failed, perhaps because of a temporary file; a new worker may work
         write(failed=f"{type(error).__name__}: {error}")
         raise SystemExit(1) from None
+    write(ready=sandbox.version, unconfined="; ".join(filter(None, problems)), baseline=is_baseline(files.module_dir))
+    programs, sessions = WorkerPrograms(sandbox, write), WorkerSessions(sandbox, write)
+    for line in commands:
+        message = json.loads(line)
+        if "session" in message:
+            sessions.take(message.pop("session"), message)
+        else:
+            programs.take(message.pop("program"), message)
+    os._exit(0)
 
 
 def _problem_of(confine: Callable[[], None]) -> str:

@@ -37,7 +37,7 @@ class Interrupter:
     """
 
     def __init__(self, instance: Instance, timeout_s: float, clock: ProgramClock) -> None:
-        self._instance, self._timeout_s, self._clock = instance, timeout_s, clock
+        self._instance, self._timeout_s, self.clock = instance, timeout_s, clock
         self._kill_at = self._kill_at_wall = math.inf
         self._wanted = self._ended = self.timed_out = False
         self.asked = threading.Event()
@@ -48,12 +48,12 @@ class Interrupter:
 
     def set(self) -> None:
         """Interrupt the program, and end the session if the program has not ended a second later."""
-        self._kill_at = min(self._kill_at, self._clock.counted_s + GRACE_S)
+        self._kill_at = min(self._kill_at, self.clock.counted_s + GRACE_S)
         self.interrupt()
 
     def cancel(self) -> None:
         """Do the same as `set`, but end the session soon even if the program waits for a CPU."""
-        self._kill_at_wall = min(self._kill_at_wall, self._clock.elapsed_s + CANCEL_WALL_S)
+        self._kill_at_wall = min(self._kill_at_wall, self.clock.elapsed_s + CANCEL_WALL_S)
         self.set()
 
     def kill(self) -> None:
@@ -66,14 +66,14 @@ class Interrupter:
         self._instance.discard_interrupt()
 
     def is_set(self) -> bool:
-        now = self._clock.counted_s
+        now = self.clock.counted_s
         if now >= self._timeout_s and not self.timed_out:
             self.timed_out = True
             self.set()
         if self._wanted and not self._ended:
             self._wanted = False
             self._instance.interrupt()
-        return now >= self._kill_at or self._clock.elapsed_s >= self._kill_at_wall
+        return now >= self._kill_at or self.clock.elapsed_s >= self._kill_at_wall
 
 
 class WorkerSession:
@@ -158,6 +158,9 @@ class WorkerSessions:
         if "taken" in message:
             if session is not None and session.live is not None:
                 session.live.add_room(message["taken"])
+        elif "look" in message:
+            if interrupter is not None:
+                self._send(session=number, counted_s=interrupter.clock.counted_s)
         elif "interrupt" in message:
             if interrupter is not None:
                 interrupter.interrupt()
