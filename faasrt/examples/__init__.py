@@ -7,6 +7,8 @@
     python -m faasrt.examples.batch_evaluation    runs graders on many answers, and prints a summary
     python -m faasrt.examples.contest_grader      judges generated solutions of contest problems by test cases
     python -m faasrt.examples.benchmark           many concurrent calls, and the time of each phase
+    faasrt.examples.agent_smolagents              the code of smolagents' `CodeAgent` in a session
+    faasrt.examples.agent_deepagents              a session as the sandbox of LangChain's deepagents
     notebook.ipynb                                a grader, cell by cell; the file is in the folder of this package
 
 They use the servers in the environment (COZE_LOOP_FAAS_URL and the like), or the embedded FaaS if there are none, which

@@ -163,3 +163,92 @@ def test_smolagents(tmp_path: Path) -> None:
             assert answer(manager, question) == ANSWER
             script.check()
     assert "torch" not in sys.modules
+
+
+def test_code_agent_of_smolagents() -> None:
+    """The code of the agent runs in the session: the model sees output, values and tracebacks, and its final answer is
+    returned. A tool of the host is refused, because code in the sandbox cannot call it.
+    """
+    from smolagents.models import ChatMessage, MessageRole, Model
+
+    from faasrt.examples import agent_smolagents
+
+    steps = [*CODE, f"final_answer({{'answer': {ANSWER!r}, 'x': x}})"]
+    seen: list[str] = []
+
+    class Scripted(Model):  # type: ignore[misc]
+        def generate(self, messages: Any, *args: Any, **options: Any) -> ChatMessage:
+            texts = [
+                part["text"] for message in messages if message.role == "tool-response" for part in message.content
+            ]
+            seen[:] = texts
+            return ChatMessage(MessageRole.ASSISTANT, f"Thought: go on\n<code>\n{steps[len(texts)]}\n</code>")
+
+    with sync.RuntimeManager.local(["python"], workers=1) as manager:
+        for _ in range(2):  # each has a session of its own
+            assert agent_smolagents.answer(manager, Scripted(), "?") == {"answer": ANSWER, "x": 41}
+        assert "x is 41" in seen[1]
+        assert "42" in seen[1]
+        assert "ModuleNotFoundError: No module named 'nope'" in seen[2]
+        with manager.session("python") as session:
+            executor = agent_smolagents.SessionExecutor(session)
+            executor.send_variables({"given": ["a", None]})
+            assert executor("given").output == "['a', None]"
+            with pytest.raises(ValueError, match="search"):
+                executor.send_tools({"final_answer": None, "search": None})
+
+
+def test_deepagents() -> None:
+    """Shell and tools for files work in the session: the model sees exit codes, and files of the session only."""
+    from langchain_core.language_models.chat_models import BaseChatModel
+    from langchain_core.messages import AIMessage
+    from langchain_core.outputs import ChatGeneration, ChatResult
+
+    from faasrt.examples import agent_deepagents
+
+    seen: list[str] = []
+
+    class Scripted(BaseChatModel):  # type: ignore[misc]
+        @property
+        def _llm_type(self) -> str:
+            return "scripted"
+
+        def bind_tools(self, tools: Any, **options: Any) -> Any:
+            return self
+
+        def _generate(self, messages: Any, *args: Any, **options: Any) -> ChatResult:
+            seen[:] = [str(message.content) for message in messages if message.type == "tool"]
+            [folder] = re.findall(r"Your files are in (\S+)\.", str([message.content for message in messages]))
+            calls: list[tuple[str, dict[str, Any]]] = [
+                ("write_file", {"file_path": f"{folder}/a.py", "content": "print(6 * 7)"}),
+                ("edit_file", {"file_path": f"{folder}/a.py", "old_string": "7", "new_string": "8"}),
+                ("execute", {"command": "python a.py; cat nothing; exit 3"}),
+                ("read_file", {"file_path": f"{folder}/a.py"}),
+                ("ls", {"path": folder}),
+            ]
+            message = AIMessage(ANSWER)
+            if len(seen) < len(calls):
+                name, given = calls[len(seen)]
+                message = AIMessage("", tool_calls=[{"name": name, "args": given, "id": f"call{len(seen)}"}])
+            return ChatResult(generations=[ChatGeneration(message=message)])
+
+    with sync.RuntimeManager.local(["python"], workers=1) as manager:
+        assert agent_deepagents.answer(manager, Scripted(), "?") == ANSWER
+        assert "48\n" in seen[2], seen
+        assert "No such file" in seen[2]
+        assert "3" in seen[2].splitlines()[-1]
+        assert "print(6 * 8)" in seen[3]
+        assert "a.py" in seen[4]
+        with manager.session("python") as session:
+            sandbox = agent_deepagents.SessionSandbox(session)
+            folder = sandbox.execute("pwd").output.strip()
+            content = bytes(range(256))
+            [up, wrong] = sandbox.upload_files([(f"{folder}/b/c.bin", content), ("/proc/nothing", b"")])
+            assert up.error is None
+            assert wrong.error
+            [down, missing] = sandbox.download_files([f"{folder}/b/c.bin", f"{folder}/missing"])
+            assert down.content == content
+            assert "FileNotFound" in missing.error or "No such file" in missing.error
+            ended = sandbox.execute("sleep 60", timeout=1)
+            assert ended.exit_code == 1
+            assert ended.output.startswith("TIMEOUT: ")

@@ -1,0 +1,63 @@
+"""The code of smolagents' `CodeAgent` in a session, in place of its executors for Docker, E2B and Modal.
+
+    pip install 'faasrt[local]' 'smolagents>=1.26'
+
+    with faasrt.sync.RuntimeManager.local(["python"]) as manager:
+        print(answer(manager, model, "What is 41 + 1?"))
+
+Variables and files are kept between the steps of the agent. Tools of the agent run in your process, so its code cannot
+call them: give such tools to a `ToolCallingAgent`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from smolagents import CodeAgent
+from smolagents.local_python_executor import CodeOutput, PythonExecutor
+
+from faasrt.sync import RuntimeManager, Session
+
+FINAL_ANSWER = """
+class FinalAnswer(BaseException):
+    pass
+def final_answer(answer):
+    import json
+    return_val(json.dumps(answer, default=str))
+    raise FinalAnswer
+"""
+
+
+class SessionExecutor(PythonExecutor):  # type: ignore[misc]
+    """Runs the code of an agent in a session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def send_tools(self, tools: dict[str, Any]) -> None:
+        """Define `final_answer`."""
+        if unknown := tools.keys() - {"final_answer"}:
+            raise ValueError(f"code in the sandbox cannot call these tools: {sorted(unknown)}")
+        self(FINAL_ANSWER)
+
+    def send_variables(self, variables: dict[str, Any]) -> None:
+        """Set variables. Their values must be JSON."""
+        self(f"import json\nglobals().update(json.loads({json.dumps(variables)!r}))")
+
+    def __call__(self, code_action: str) -> CodeOutput:
+        """Run code, and return its output and the value of its last expression. Raise its error, for the model."""
+        result = self._session.run_code(code_action)
+        if result.error is not None and result.error.name == "FinalAnswer":
+            return CodeOutput(output=result.value, logs=result.stdout, is_final_answer=True)
+        if not result.ok:
+            raise RuntimeError("\n".join([result.outcome, result.stdout, result.stderr]))
+        shown = "\n".join(display.text for display in result.displays)
+        return CodeOutput(output=shown or None, logs=result.stdout + result.stderr, is_final_answer=False)
+
+
+def answer(manager: RuntimeManager, model: Any, question: str) -> Any:
+    """Answer a question with an agent that has a session of its own."""
+    with manager.session("python") as session:
+        agent = CodeAgent(tools=[], model=model, executor=SessionExecutor(session), additional_authorized_imports=["*"])
+        return agent.run(question)
