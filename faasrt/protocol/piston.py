@@ -26,7 +26,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from signal import strsignal
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 
@@ -245,6 +245,7 @@ class PistonServer(ServedProtocol):
 
     service, prefix = "Piston", "/piston/api/v2"
     run_path = Piston.run_path
+    settings: ClassVar[Mapping[str, str]] = {"open-r1": f"PISTON_ENDPOINTS={{url}}{prefix}"}
 
     def runtimes(self, server: ServerProfile) -> list[dict[str, Any]]:
         listed = []

@@ -27,7 +27,7 @@ import base64
 import glob
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import attrs
 
@@ -290,6 +290,10 @@ class SandboxFusionServer(ServedProtocol):
 
     service, prefix = "SandboxFusion", "/sandboxfusion"
     run_path = SandboxFusion.run_path
+    settings: ClassVar[Mapping[str, str]] = {
+        "verl": f"reward.sandbox_fusion.url={{url}}{prefix}{run_path}",
+        "sandbox-fusion (Python)": f"SANDBOX_FUSION_ENDPOINT={{url}}{prefix}",
+    }
 
     def read_run(self, fields: Mapping[str, Any], server: ServerProfile) -> ServedRun:
         _check_names(fields, _FIELDS, required=("code", "language"))

@@ -118,12 +118,13 @@ def hint_at(flag: str) -> str:
 
 class ServedProtocol(abc.ABC):
     """How one kind of service reads requests, and answers them. `run_path` follows `prefix`, the path of the service on
-    this server.
+    this server. `settings` has the line that configures each of its clients for this server, whose address is `{url}`.
     """
 
     service: ClassVar[str]
     prefix: ClassVar[str]
     run_path: ClassVar[str]
+    settings: ClassVar[Mapping[str, str]]
 
     @abc.abstractmethod
     def read_run(self, fields: Mapping[str, Any], server: ServerProfile) -> ServedRun:

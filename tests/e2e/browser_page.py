@@ -143,6 +143,32 @@ async def check_layout(page: Page, url: str, folder: Path) -> None:
     assert page.problems == []
 
 
+async def check_accepted(page: Page, faas: LocalFaaS) -> None:
+    """The page says what the server accepts: limits, and the lines that configure clients. A click selects these, and
+    a refresh keeps the selection.
+    """
+    await page.open(faas.url, 1280, "light")
+    await until(page, "!document.getElementById('main').hidden")
+    assert (await text(page, "limitRows")).split() == [
+        *("Time", "60", "s", "--timeout-s", "60", "s", "--max-timeout-s"),
+        *("Memory", "128", "MiB", "--memory-mb", str(faas.max_sandbox.memory_limit_mb), "MiB", "--max-memory-mb"),
+        *("Output,", "each", "stream", "256", "MiB", "--output-bytes", "256", "MiB", "--max-output-bytes"),
+    ]
+    port, settings = faas.url.rpartition(":")[2], await text(page, "settings")
+    for line in (
+        f"COZE_LOOP_FAAS_URL={faas.url}",
+        f"SANDBOX_FUSION_ENDPOINT={faas.url}/sandboxfusion",
+        f"PISTON_ENDPOINTS={faas.url}/piston/api/v2",
+        f"COZE_LOOP_JS_FAAS_DOMAIN=127.0.0.1\nCOZE_LOOP_JS_FAAS_PORT={port}",
+    ):
+        assert line in settings, settings
+    await page.value("getSelection().selectAllChildren(document.querySelector('#settings pre'))")
+    await page.value("document.querySelector('#rows tr').id = 'old'")
+    await page.value("document.dispatchEvent(new Event('visibilitychange'))")
+    await until(page, "document.getElementById('old') === null")
+    assert await page.value("getSelection().toString()") == f"COZE_LOOP_FAAS_URL={faas.url}"
+
+
 async def check_editor(page: Page, url: str) -> None:
     """Tab indents, Enter keeps the indentation, Esc and Tab leave the editor, and a language brings its sample."""
     await page.open(url, 1280, "light")
@@ -288,6 +314,10 @@ async def check_token(page: Page, folder: Path) -> None:
             await until(page, "!document.getElementById('main').hidden")
             assert await run(page, "console.log(6 * 7)") == "OK"
             assert await text(page, "output") == "42\n"
+            address = url.rstrip("/").replace("://", "://user:TOKEN@")
+            assert f"reward.sandbox_fusion.url={address}/sandboxfusion/run_code" in await text(page, "settings")
+            is_behind_path = url != faas.url  # coze-loop's backend knows no paths
+            assert ("FAAS_DOMAIN" in await text(page, "settings")) is not is_behind_path
             assert await page.value("[localStorage.length, document.cookie]") == [0, ""]
             assert TOKEN not in await page.value("document.documentElement.outerHTML")
             await page.call("Page.reload")
@@ -337,6 +367,7 @@ async def main(folder: Path) -> None:
             async with browser(profile) as page:
                 await page.call("Accessibility.enable")
                 await check_layout(page, faas.url, folder)
+                await check_accepted(page, faas)
                 await check_editor(page, faas.url)
                 await check_runs(page, faas)
                 await check_hidden(page, faas.url)

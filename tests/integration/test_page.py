@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
+import faasrt
 from faasrt import __version__
 from faasrt.local import LocalFaaS
 from support.helpers import Clock
@@ -88,6 +90,24 @@ async def test_the_page_has_nothing_inline() -> None:
         assert tag != "style"
         assert tag != "script" or not text.strip()
         assert not [name for name in attributes if name == "style" or name.startswith("on")]
+
+
+async def test_the_lines_that_configure_clients_are_those_of_the_guide() -> None:
+    """The page shows them. Their URLs are those of routes, and `/health` has them only with the token."""
+    guide = (Path(faasrt.__file__).parent / "docs" / "service-clients.md").read_text()
+    more = {"verl": "", "sandbox-fusion (Python)": "/run_code", "open-r1": "/execute", "faasrt": "/run_code"}
+    async with LocalFaaS(["bash"], workers=1, token="s3cret") as faas:
+        assert (await exchange(faas.url, get("/health"))).status == 401
+        health = (await exchange(faas.url, get("/health", Authorization="Bearer s3cret"))).json()
+        settings = health["clients"]
+        coze_loop = settings.pop("coze-loop")
+        assert settings.keys() == more.keys()
+        for client, line in settings.items():
+            assert client == "faasrt" or line.format(url="http://host:8000") in guide
+            path = line.partition("{url}")[2] + more[client]
+            assert (await exchange(faas.url, get(path, Authorization="Bearer s3cret"))).status == 405
+    for line in coze_loop.format(domain="faasrt", port=8000).splitlines():
+        assert f"    {line}\n" in guide
 
 
 async def test_health_has_the_uptime(clock: Clock) -> None:

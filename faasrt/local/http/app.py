@@ -20,7 +20,7 @@ from faasrt.local.http.admission import AdmissionQueue, BusyError, execute_with_
 from faasrt.local.http.body_memory import Share
 from faasrt.local.http.connections import BoundedConnection, Listener, RequestCounter
 from faasrt.local.http.exposition import collect_metrics, format_metrics
-from faasrt.local.http.foreign_protocols import ForeignProtocols
+from faasrt.local.http.foreign_protocols import CLIENT_SETTINGS, ForeignProtocols
 from faasrt.local.http.live_answer import LineResponse
 from faasrt.local.http.openapi import build_document
 from faasrt.local.http.page import ROUTES as PAGE_ROUTES
@@ -213,6 +213,7 @@ class Router:
             "max_limits": attrs.asdict(self._limits.largest),
             "languages": languages,
             "missing": self._missing,
+            "clients": CLIENT_SETTINGS,
         }
 
     async def _health(self, request: web.BaseRequest, share: Share) -> web.Response:

@@ -34,6 +34,13 @@ from faasrt.telemetry.dispatch import EventDispatcher
 # a program waits at least this long, although its client may then leave before a program that takes all of its time.
 MIN_QUEUE_TIMEOUT_S = 8.0
 _PROTOCOLS: tuple[ServedProtocol, ...] = (sandboxfusion.SERVER, piston.SERVER)
+_DOMAIN, _PORT = "COZE_LOOP_{}_FAAS_DOMAIN={{domain}}", "COZE_LOOP_{}_FAAS_PORT={{port}}"
+# By client: the lines that configure it for this server, whose address is `{url}`, with `{domain}` and `{port}`.
+CLIENT_SETTINGS = {
+    "faasrt": "COZE_LOOP_FAAS_URL={url}",
+    **{client: line for protocol in _PROTOCOLS for client, line in protocol.settings.items()},
+    "coze-loop": "\n".join(line.format(name) for name in ("PYTHON", "JS") for line in (_DOMAIN, _PORT)),
+}
 _VERSION = re.compile(r"([0-9]{1,9})(?:\.([0-9]{1,9}))?(?:\.([0-9]{1,9}))?")
 _CHECKED_ONLY = frozenset({Language.BASH})  # its "compiler" only checks the syntax
 _NODE_INPUT = ("stdin", "argv", "files")

@@ -100,9 +100,11 @@ function showHealth(report) {
   show(page.missing, missing.length ? `Not served: ${missing.join("; ")}` : "");
   const isNew = health === null || Object.keys(health.languages).join() !== Object.keys(report.languages).join();
   health = report;
-  page.seconds.max = report.limits.timeout_limit_s;
-  page.memory.max = report.limits.memory_limit_mb;
+  page.seconds.max = report.max_limits.timeout_limit_s;
+  page.memory.max = report.max_limits.memory_limit_mb;
+  page.limitRows.replaceChildren(...makeLimits(report.limits, report.max_limits));
   if (isNew) {
+    page.settings.replaceChildren(...Object.entries(report.clients).flatMap(makeSetting)); // keeps a selection
     page.seconds.value = Math.min(10, report.limits.timeout_limit_s);
     page.memory.value = report.limits.memory_limit_mb;
     page.language.replaceChildren(...languages.map(([name]) => make("option", name)));
@@ -126,6 +128,34 @@ function makeRow([name, { status, detail, engine, runtime, level, level_reason: 
   row.cells[1].prepend(make("span", ""));
   showState(row.cells[1].firstChild, status);
   return row;
+}
+
+function makeLimits(usual, largest) {
+  const texts = [usual, largest].map((limits) => [
+    `${limits.timeout_limit_s} s`,
+    `${limits.memory_limit_mb} MiB`,
+    `${+(limits.max_output_bytes / 2 ** 20).toFixed(3)} MiB`,
+  ]);
+  const names = [["Time", "timeout-s"], ["Memory", "memory-mb"], ["Output, each stream", "output-bytes"]];
+  return names.map(([name, flag], index) => {
+    const row = document.createElement("tr");
+    row.append(make("th", name), make("td", texts[0][index]), make("td", texts[1][index]));
+    row.cells[0].scope = "row";
+    row.cells[1].append(make("small", `--${flag}`));
+    row.cells[2].append(make("small", `--max-${flag}`));
+    return row;
+  });
+}
+
+function makeSetting([client, lines]) {
+  const { protocol, hostname, host, port, pathname } = location;
+  const [user, path] = [token === null ? "" : "user:TOKEN@", pathname.replace(/\/$/, "")]; // never the token itself
+  if (lines.includes("{domain}") && (protocol !== "http:" || path)) return []; // that client uses no other URLs
+  const values = { url: `${protocol}//${user}${host}${path}`, domain: user + hostname, port: port || "80" };
+  const setting = make("pre", lines.replace(/{(url|domain|port)}/g, (_, name) => values[name]));
+  const definition = document.createElement("dd");
+  definition.append(setting);
+  return [make("dt", client), definition];
 }
 
 function formatTime(seconds) {
