@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,28 @@ asyncio.run(main())
     else:
         assert output.startswith("wasi False wasm confined\nPython runs as WebAssembly, because native programs run as")
         assert output.count("chmod o+x /") == 2  # in the report, and in /health
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can lack the capabilities of root")
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="this test needs setpriv")
+async def test_root_without_capabilities_is_told_what_to_do(tmp_path: Path) -> None:
+    """`podman run --cap-drop all` allows root to make a user namespace, but not to map ids in it. No level works, which
+    is known at once, and each one has a remedy. Python runs as WebAssembly.
+    """
+    code = f"""
+import asyncio, json, pathlib
+from faasrt.local.jail.level import find_level
+found = asyncio.run(find_level("auto", pathlib.Path({str(tmp_path)!r})))
+print(json.dumps([found.name, found.reason, found.remedy]))
+"""
+    process = await asyncio.create_subprocess_exec(
+        *("setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-c", code), stdout=subprocess.PIPE
+    )
+    name, reason, remedy = json.loads((await process.communicate())[0])
+    assert name == ""
+    assert reason.count("CAP_KILL") == 2
+    assert "level namespaces: the jail cannot be built: OSError: root needs the capabilities CAP_SETUID" in reason
+    assert "for filters, run the server as another user than root" in remedy
 
 
 async def test_python_falls_back_to_webassembly() -> None:

@@ -28,6 +28,7 @@ def test_the_guide_has_the_table_of_levels() -> None:
         ("users", "OSError: root needs CAP_KILL to run each program as a user", "Docker's default capabilities"),
         ("users", "OSError: the kernel has no Landlock", "use Linux 5.13 or newer with Landlock"),
         ("filters", "OSError: the kernel has no Landlock", "use Linux 5.13 or newer with Landlock"),
+        ("filters", "OSError: root needs the capability CAP_KILL to end programs", "as another user than root"),
         ("namespaces", "the kernel refuses a new /proc, and has no Landlock to hide it", "with Landlock"),
         ("namespaces", "OSError: unshare: Operation not permitted", "in a container, use the options of"),
     ],

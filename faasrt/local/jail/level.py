@@ -54,7 +54,8 @@ LEVELS = {
         "TypeScript; files in JavaScript",
     ),
     "filters": Level(
-        needs="any user, Linux 5.13",
+        needs="any user, Linux 5.13; root needs CAP_KILL. Root of a container without capabilities has no level: there "
+        "only Python runs, on `wasm`",
         wall="Landlock, seccomp, rlimits; under root as `users`",
         python="wasm",
         misses="the same as at `users`; on `native` also /dev/shm, so `multiprocessing.Lock` and pools; modes, times "
@@ -124,6 +125,8 @@ async def find_level(wanted: str, folder: Path) -> FoundLevel:
 
 def remedy_of(name: str, problem: str, settings: Path = Path("/proc/sys")) -> str:
     """Return how to get a level that does not work because of a problem."""
+    if "CAP_KILL" in problem and name == "filters":
+        return "run the server as another user than root, who needs no capabilities"
     if "Landlock" in problem or name == "filters":
         return _LANDLOCK
     if name != "namespaces":

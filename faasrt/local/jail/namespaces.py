@@ -158,14 +158,18 @@ def _enter_user_namespace(ids: str, flags: int) -> None:
     if pid:
         os.close(ready_write)
         os.read(ready_read, 1)
-        _map_ids(str(pid), ids, ids)
+        try:
+            _map_ids(str(pid), ids, ids)
+        except PermissionError:  # the child ends when this process has
+            raise OSError("root needs the capabilities CAP_SETUID and CAP_SETGID to map user ids") from None
         os.write(mapped_write, b"1")
         _exit_with(pid)
+    os.close(mapped_write)  # so that the read below ends if the parent does
     syscalls.unshare(syscalls.CLONE_NEWUSER | flags)
     os.write(ready_write, b"1")
     if not os.read(mapped_read, 1):
         raise OSError("the parent could not map the user ids of the jail")
-    for fd in (ready_read, ready_write, mapped_read, mapped_write):
+    for fd in (ready_read, ready_write, mapped_read):
         os.close(fd)
 
 
