@@ -184,6 +184,7 @@ async def test_a_disk_that_fills_up_stops_only_webassembly(tmp_path: Path) -> No
         assert (await server.run("python", "print(1)"))[1]["output"]["stdout"] == "1\n"
 
 
+@pytest.mark.timeout(400)  # it builds snapshots, on a machine that may be busy
 async def test_python_becomes_ready_once_a_compiled_sandbox_is_there(tmp_path: Path) -> None:
     """The server needs no restart."""
     cache = tmp_path / "cache"
@@ -200,7 +201,7 @@ async def test_python_becomes_ready_once_a_compiled_sandbox_is_there(tmp_path: P
         shutil.copy(module, copy)
         copy.chmod(0o600)
         copy.rename(copy.with_name(module.name))
-        await server.until_pool("python", status="ready")
+        await server.until_pool("python", patience_s=300, status="ready")
         assert (await server.run("python", "print(1)"))[1]["output"]["stdout"] == "1\n"
 
 

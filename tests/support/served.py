@@ -158,9 +158,9 @@ class Caller:
         async with http_client() as session, session.post(f"{self.url}/run_code", json=body) as response:
             return response.status, await response.json()
 
-    async def until_pool(self, language: str, **wanted: int | str) -> None:
+    async def until_pool(self, language: str, patience_s: float = PATIENCE_S, **wanted: int | str) -> None:
         """Wait until `/health` reports these values for a language."""
-        async with asyncio.timeout(PATIENCE_S), http_client() as session:
+        async with asyncio.timeout(patience_s), http_client() as session:
             while True:
                 async with session.get(f"{self.url}/health") as response:
                     shown = (await response.json())["languages"][language]
