@@ -146,9 +146,9 @@ class Execution:
         if missing := by_guest - possible if has_envelope else by_guest:
             check_listed(language, profile, endpoint)
             server = f" ({profile.version})" if profile.version else ""
+            advice = profile.low_levels.get(language, "use another FaaS, such as the embedded one")
             raise InvalidRequestError(
-                f"{endpoint}{server} cannot pass {' and '.join(sorted(missing))} to {language} programs: "
-                "use another FaaS, such as the embedded one"
+                f"{endpoint}{server} cannot pass {' and '.join(sorted(missing))} to {language} programs: {advice}"
             )
         return attrs.evolve(NO_INPUT, **{name: getattr(given, name) for name in by_guest})
 

@@ -35,6 +35,7 @@ class EndpointProfile:
         sessions: What sessions can do, by language: "run", "fork", "files".
         languages: The languages that the server lists; empty if it lists none.
         compile_limits_s: The time for compilation by language, which is not part of the time limit of the program.
+        low_levels: The level of the jail by language, and how to get a higher one, in words; without the highest level.
         max_wall_factors: For `wall_limit_s`, by language, if the time limit does not count the wait for a CPU.
         kills_at_limit: Whether output in the guest program is lost when the server stops a program at its time limit.
             The guest program then stops the program itself, a little earlier.
@@ -63,6 +64,7 @@ class EndpointProfile:
     sessions: Mapping[str, frozenset[str]] = attrs.field(factory=dict)
     languages: frozenset[str] = frozenset()
     compile_limits_s: Mapping[str, float] = attrs.field(factory=dict)
+    low_levels: Mapping[str, str] = attrs.field(factory=dict)
     max_wall_factors: Mapping[str, float] = attrs.field(factory=dict)
     missing: Mapping[str, str] = attrs.field(factory=dict)
     version: str = ""
@@ -114,6 +116,7 @@ def read_profile(health: Mapping[str, Any]) -> EndpointProfile:
         sessions={name: can for name, can in _lists(languages, "sessions", SESSION_FEATURES).items() if "run" in can},
         languages=frozenset(languages),
         compile_limits_s=_numbers(languages, "compile_limit_s", _MAX_COMPILE_S),
+        low_levels={name: text for name, language in languages.items() if (text := _low_level(language))},
         max_wall_factors=_numbers(languages, "max_wall_factor", _MAX_WALL_FACTOR),
         missing={name: text[:500] for name, text in _mapping(health.get("missing")).items() if isinstance(text, str)},
         version=name[:100],
@@ -168,6 +171,14 @@ def _lists(languages: Mapping[str, Mapping[str, Any]], name: str, known: Sequenc
         for language, items in listed.items()
         if isinstance(items, list)
     }
+
+
+def _low_level(language: Mapping[str, Any]) -> str:
+    level, remedy = language.get("level"), language.get("level_remedy")
+    if not isinstance(level, str) or level in ("", "namespaces"):
+        return ""
+    how = f"To get a higher one: {remedy[:500]}" if isinstance(remedy, str) and remedy else "The highest is namespaces"
+    return f"the level of its jail is {level[:100]}. {how}"
 
 
 def _numbers(languages: Mapping[str, Mapping[str, Any]], field: str, highest: float) -> dict[str, float]:

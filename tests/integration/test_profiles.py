@@ -14,6 +14,7 @@ from hypothesis import given, strategies as st
 from faasrt import (
     ConnectError,
     DeadlineExceededError,
+    InvalidRequestError,
     LimiterSettings,
     Outcome,
     ProtocolError,
@@ -513,6 +514,29 @@ async def test_reference_servers_must_answer_with_a_frame(serve: Serve) -> None:
             with pytest.raises(ServerError, match="did not start its interpreter") as caught:
                 await call
             assert (caught.value.status, caught.value.sent) == (200, "yes")
+
+
+@pytest.mark.parametrize(
+    ("level", "advice"),
+    [
+        (
+            {"level": "filters", "level_remedy": "run it as root"},
+            "the level of its jail is filters. To get a higher one: run it as root",
+        ),
+        ({"level": "filters", "level_remedy": ""}, "the level of its jail is filters. The highest is namespaces"),
+        ({"level": "namespaces"}, "use another FaaS, such as the embedded one"),
+        ({"level": 1, "level_remedy": 2}, "use another FaaS, such as the embedded one"),
+    ],
+)
+async def test_a_refusal_of_files_names_the_level_and_how_to_get_a_higher_one(
+    serve: Serve, level: dict[str, Any], advice: str
+) -> None:
+    """If the server says which level of the jail it has. Other servers cannot do better."""
+    server = Server({**LOSSLESS, "languages": {"javascript": {"input": ["stdin"], **level}}})
+    async with await server.manager(serve) as manager:
+        with pytest.raises(InvalidRequestError) as caught:
+            await manager.run_code("1", "js", files={"a": "b"})
+    assert str(caught.value).endswith(f"cannot pass files to javascript programs: {advice}")
 
 
 JSON = st.recursive(
