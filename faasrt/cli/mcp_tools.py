@@ -39,7 +39,7 @@ from faasrt import __version__
 from faasrt.client.manager import RuntimeManager
 from faasrt.client.session import Session
 from faasrt.config import SandboxConfig
-from faasrt.errors import FaasrtError, InvalidRequestError, SessionLostError
+from faasrt.errors import FaasrtError, InvalidRequestError, RejectedError, SessionLostError
 from faasrt.languages import Language
 from faasrt.protocol.streams import cut_text
 from faasrt.results import Display, ExecutionResult, OutputChunk
@@ -48,6 +48,7 @@ from faasrt.telemetry.logs import log_error
 SESSION_HEADER = "mcp-session-id"
 """The header with the id of a session of MCP."""
 _MAX_TEXT_BYTES = 40_000
+_UNAUTHORIZED = (401, 403)
 _LANGUAGE_OF_TOOL = {"run_python": Language.PYTHON, "run_javascript": Language.JAVASCRIPT}
 # What hosts show to a model.
 _IMAGES = ("image/png", "image/jpeg", "image/gif", "image/webp")
@@ -58,7 +59,42 @@ Report = Callable[[OutputChunk], Awaitable[None]]
 
 
 class ToolError(Exception):
-    """A failure whose message is for the model."""
+    """A failure of a tool that the model cannot mend by other code or another path. The message is for the model."""
+
+
+class Reply:
+    """The answer of a tool to a model. With an `outcome`, it is the result of a program."""
+
+    def __init__(self, *texts: str, outcome: str = "") -> None:
+        self._outcome = outcome
+        self._content: list[ContentBlock] = []
+        for text in texts:
+            self.add(text)
+
+    def add(self, text: str) -> None:
+        """Add a text in lines of its own. It becomes part of the text before it, because some clients show a model only
+        the first block of a result.
+        """
+        text = _sendable(cut_text(text, _MAX_TEXT_BYTES)[0])
+        last = self._content[-1] if self._content else None
+        if isinstance(last, TextContent):
+            last.text += text if last.text.endswith("\n") or not text else f"\n{text}"
+        elif text:
+            self._content.append(TextContent(text=text))
+
+    def add_block(self, block: ContentBlock) -> None:
+        self._content.append(block)
+
+    def to_result(self, *, is_error: bool = False) -> CallToolResult:
+        if not self._content:
+            self.add("(no output)")
+        texts = [block.text for block in self._content if isinstance(block, TextContent)]
+        structured = None
+        # Some clients show a model only the structured content. So it has the whole text, and a result with images has
+        # none. Others show only the text, which has the outcome of a failure.
+        if self._outcome and len(texts) == len(self._content):
+            structured = {"outcome": self._outcome, "output": "\n".join(texts)}
+        return CallToolResult(content=self._content, structured_content=structured, is_error=is_error)
 
 
 class Workspace:
@@ -72,24 +108,32 @@ class Workspace:
     def is_open(self) -> bool:
         return bool(self._sessions)
 
-    async def call(self, tool: str, arguments: dict[str, Any], report: Report) -> CallToolResult:
-        """`report` gets the output of a program while it runs. Raise ToolError if the tool cannot do this."""
+    async def call(self, tool: str, arguments: dict[str, Any], report: Report) -> Reply:
+        """`report` gets the output of a program while it runs. Raise ToolError or FaasrtError if the tool fails."""
         if tool == "reset":
             await self.aclose()
-            return _result("Variables and files are gone. The next call begins anew.")
+            return Reply("Variables and files are gone. The next call begins anew.")
         language = _LANGUAGE_OF_TOOL.get(tool) or Language(arguments["language"])
         async with self._session(language) as session:
-            match tool:
-                case "write_file":
-                    await session.write_files({arguments["path"]: _content_of(arguments)})
-                    return _result(f"{arguments['path']} is written.")
-                case "read_file":
-                    return await self._read_file(session, arguments["path"])
-                case "list_files":
-                    lines = [f"{path} ({size:,} bytes)" for path, size in sorted((await session.list_files()).items())]
-                    return _result("\n".join(lines) or "There are no files.")
-                case _:
-                    return await self._run(session, arguments["code"], report)
+            try:
+                return await self._use(session, tool, arguments, report)
+            except (InvalidRequestError, RejectedError) as error:
+                if getattr(error, "status", None) in _UNAUTHORIZED:
+                    raise
+                return Reply(str(error))
+
+    async def _use(self, session: Session, tool: str, arguments: dict[str, Any], report: Report) -> Reply:
+        match tool:
+            case "write_file":
+                await session.write_files({arguments["path"]: _content_of(arguments)})
+                return Reply(f"{arguments['path']} is written.")
+            case "read_file":
+                return await self._read_file(session, arguments["path"])
+            case "list_files":
+                lines = [f"{path} ({size:,} bytes)" for path, size in sorted((await session.list_files()).items())]
+                return Reply("\n".join(lines) or "There are no files.")
+            case _:
+                return await self._run(session, arguments["code"], report)
 
     @contextlib.asynccontextmanager
     async def _session(self, language: Language) -> AsyncIterator[Session]:
@@ -108,28 +152,30 @@ class Workspace:
             if session.lost_reason:  # the next call opens a new session
                 self._sessions = {key: each for key, each in self._sessions.items() if each is not session}
 
-    async def _run(self, session: Session, code: str, report: Report) -> CallToolResult:
+    async def _run(self, session: Session, code: str, report: Report) -> Reply:
         async with session.stream_code(code) as run:
             async for chunk in run:
                 await report(chunk)
-        result = _describe(run.result)
+        reply = _describe(run.result)
         if session.lost_reason:
-            result.content += _texts(f"The session has ended: {session.lost_reason}. {_LOST}")
-        return result
+            reply.add(f"The session has ended: {session.lost_reason}. {_LOST}")
+        return reply
 
-    async def _read_file(self, session: Session, path: str) -> CallToolResult:
+    async def _read_file(self, session: Session, path: str) -> Reply:
         content = (await session.read_files([glob.escape(path)])).get(path)
         if content is None:
-            raise ToolError(f"There is no file {path!r}.")
+            return Reply(f"There is no file {path!r}.")
+        reply = Reply()
         mime_type = mimetypes.guess_type(path)[0] or "application/octet-stream"
         if mime_type in _IMAGES:
-            return CallToolResult(content=[_image(content, mime_type)])
+            reply.add_block(_image(content, mime_type))
+            return reply
         with contextlib.suppress(UnicodeDecodeError):
-            return _result(content.decode())
-        blob = BlobResourceContents(
-            uri=f"file:///{quote(path)}", mime_type=mime_type, blob=base64.b64encode(content).decode()
-        )
-        return CallToolResult(content=[EmbeddedResource(resource=blob)])
+            return Reply(content.decode() or "The file is empty.")
+        encoded = base64.b64encode(content).decode()
+        blob = BlobResourceContents(uri=f"file:///{quote(path)}", mime_type=mime_type, blob=encoded)
+        reply.add_block(EmbeddedResource(resource=blob))
+        return reply
 
     async def aclose(self) -> None:
         """End the sessions. The next call opens new ones."""
@@ -177,17 +223,17 @@ class SandboxTools:
             if params.name not in schemas:
                 raise ToolError(f"There is no tool {params.name!r}. The tools are {', '.join(schemas)}.")
             arguments = _check_arguments(params.arguments or {}, schemas[params.name])
-            return await self._call(context, params.name, arguments)
-        except (ToolError, InvalidRequestError) as error:
-            return _result(str(error), is_error=True)
+            return (await self._call(context, params.name, arguments)).to_result()
+        except ToolError as error:
+            return _failure(str(error))
         except FaasrtError as error:
-            return _result(f"{type(error).__name__}: {error}", is_error=True)
+            return _failure(f"{type(error).__name__}: {error}")
         except Exception as error:  # the log must not have its message, which may quote the program
             frames = "".join(traceback.format_tb(error.__traceback__))
             log_error("a tool failed with %s, raised from:\n%s", type(error).__name__, frames, name="faasrt.mcp")
-            return _result("The tool failed. This is an error of the server, not of the code.", is_error=True)
+            return _failure("The tool failed. This is an error of the server, not of the code.")
 
-    async def _call(self, context: ServerRequestContext[Any], tool: str, arguments: dict[str, Any]) -> CallToolResult:
+    async def _call(self, context: ServerRequestContext[Any], tool: str, arguments: dict[str, Any]) -> Reply:
         numbers = itertools.count(1)
 
         async def report(chunk: OutputChunk) -> None:
@@ -202,15 +248,15 @@ class SandboxTools:
         workspace = await self._workspace(name)
         workspace.calls += 1
         try:
-            result = await workspace.call(tool, arguments, report)
+            reply = await workspace.call(tool, arguments, report)
         finally:
             workspace.calls -= 1
             workspace.used_at = asyncio.get_running_loop().time()
             if is_new and not workspace.is_open:  # nothing to go on with
                 del self._workspaces[name]
         if is_new and workspace.is_open:
-            result.content += _texts(f"To go on with this state, pass session={json.dumps(name)} to further calls.")
-        return result
+            reply.add(f"To go on with this state, pass session={json.dumps(name)} to further calls.")
+        return reply
 
     async def _workspace(self, name: str) -> Workspace:
         if name not in self._workspaces:
@@ -242,40 +288,39 @@ def _workspace_name(context: ServerRequestContext[Any]) -> str | None:
 _LOST = "Its variables and files are lost. The next call begins anew."
 
 
-def _describe(result: ExecutionResult) -> CallToolResult:
-    content: list[ContentBlock] = [*_texts(result.stdout, result.stderr)]
+def _describe(result: ExecutionResult) -> Reply:
+    reply = Reply(result.stdout, result.stderr, outcome=result.outcome)
+    error = result.error
+    if error is not None and error.traceback:
+        if error.traceback.strip() not in result.stderr:
+            reply.add(error.traceback)
+        reply.add(f"{result.outcome}: {error.name}")
+    elif not result.ok:
+        reply.add(f"{result.outcome}: {error.message}" if error else result.outcome)
     room = _MAX_TEXT_BYTES
     for number, display in enumerate(result.displays):
-        described = _describe_display(display)
-        room -= sum(len(block.text.encode()) for block in described if isinstance(block, TextContent))
+        text, image = _describe_display(display)
+        room -= len(text.encode(errors="replace"))
         if room < 0 and number:
-            content += _texts(f"({len(result.displays) - number} further displays were left out)")
+            reply.add(f"({len(result.displays) - number} further displays were left out)")
             break
-        content += described
-    error = result.error
-    if error is not None and error.traceback and error.traceback.strip() not in result.stderr:
-        content += _texts(error.traceback)
-    elif not result.ok and (error is None or not error.traceback):
-        content += _texts(f"{result.outcome}: {error.message}" if error else str(result.outcome))
-    return CallToolResult(content=content or [*_texts("(no output)")], is_error=not result.ok)
+        if image is not None:
+            reply.add_block(image)
+        reply.add(text)
+    return reply
 
 
-def _describe_display(display: Display) -> Sequence[ContentBlock]:
+def _describe_display(display: Display) -> tuple[str, ImageContent | None]:
     omitted = [f"({name} was left out, because it exceeds the output limit)" for name in display.omitted]
     for mime_type in _IMAGES:
         if isinstance(image := display.data.get(mime_type), bytes):
-            return [_image(image, mime_type), *_texts(*omitted)]
+            return "\n".join(omitted), _image(image, mime_type)
     texts = [display.data[name] for name in (*_TEXTS, *display.data) if isinstance(display.data.get(name), str)]
-    return _texts(*map(str, texts[:1]), *omitted)
+    return "\n".join([*map(str, texts[:1]), *omitted]), None
 
 
 def _image(content: bytes, mime_type: str) -> ImageContent:
     return ImageContent(data=base64.b64encode(content).decode(), mime_type=mime_type)
-
-
-def _texts(*texts: str) -> list[TextContent]:
-    cut = (cut_text(text, _MAX_TEXT_BYTES)[0] for text in texts if text)
-    return [TextContent(text=_sendable(text)) for text in cut]
 
 
 def _sendable(text: str) -> str:
@@ -283,8 +328,8 @@ def _sendable(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-def _result(text: str, *, is_error: bool = False) -> CallToolResult:
-    return CallToolResult(content=[*_texts(text)], is_error=is_error)
+def _failure(message: str) -> CallToolResult:
+    return Reply(message).to_result(is_error=True)
 
 
 def _content_of(arguments: dict[str, Any]) -> bytes:
@@ -293,13 +338,13 @@ def _content_of(arguments: dict[str, Any]) -> bytes:
     try:
         return content.encode() if is_text else base64.b64decode(content, validate=True)
     except ValueError:
-        raise ToolError(f"The content is not {'UTF-8' if is_text else 'Base64'}.") from None
+        raise InvalidRequestError(f"The content is not {'UTF-8' if is_text else 'Base64'}.") from None
 
 
 def make_tools(languages: Sequence[Language], sandbox: SandboxConfig, *, takes_session: bool) -> list[Tool]:
     limits = (
-        "Variables, imports and files are kept for the next call, until reset. There is no network, and no access to "
-        "the user's files and programs. Packages cannot be installed. "
+        "Variables, imports and files are kept for the next call, even if the code fails, until reset. There is no "
+        "network, and no access to the user's files and programs. Packages cannot be installed. "
         f"A call may take {sandbox.timeout_limit_s:g} s and {sandbox.memory_limit_mb:,} MiB of memory. Text above "
         f"{_MAX_TEXT_BYTES:,} bytes is cut in the middle."
     )
