@@ -8,7 +8,9 @@ import signal
 import socket
 import ssl
 import threading
+from collections.abc import Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -17,6 +19,7 @@ import click
 from faasrt import _setting_checks as checks
 from faasrt.cli.connect import make_settings
 from faasrt.cli.engine_status import report_engine, show_work
+from faasrt.cli.mcp_files import OutputFolder, read_host_files
 from faasrt.cli.options import (
     CheckedType,
     Number,
@@ -76,6 +79,27 @@ class _Address(click.ParamType):  # type: ignore[type-arg]
     help="The time after which a session that is not used ends.",
 )
 @click.option(
+    "--file",
+    "files",
+    multiple=True,
+    metavar="[NAME=]PATH",
+    help="A file that each session begins with. Without NAME, it has the last part of PATH as its name. Repeatable.",
+)
+@click.option(
+    "--files",
+    "folders",
+    multiple=True,
+    metavar="DIR",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A folder whose files each session begins with, except those whose names begin with a dot. Repeatable.",
+)
+@click.option(
+    "--output-dir",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="The folder that gets the files which code writes into its folder output.",
+)
+@click.option(
     "--http", "address", type=_Address(), help="Serve over HTTP at this address, instead of stdin and stdout."
 )
 @click.option(
@@ -90,6 +114,9 @@ def mcp_command(
     cacert: ssl.SSLContext | None,
     engines: tuple[tuple[Language, EngineName], ...],
     idle_s: float,
+    files: tuple[str, ...],
+    folders: tuple[Path, ...],
+    output_dir: Path | None,
     address: tuple[str, int] | None,
     token: str | None,
     **limits: Any,
@@ -98,7 +125,8 @@ def mcp_command(
     read_file, list_files and reset. Variables and files are kept between the calls of a client.
 
     The host of the model starts this command, and speaks with it over stdin and stdout. With --http, clients use
-    http://HOST:PORT/mcp. Programs run on the FaaS at --url, or that of the environment, or else on the embedded one.
+    http://HOST:PORT/mcp. --file and --files copy files into each session; a model can name no other file of the host.
+    Programs run on the FaaS at --url, or that of the environment, or else on the embedded one.
     Ctrl-C, SIGTERM or the end of stdin stop it.
     """
     if find_spec("mcp") is None:
@@ -107,13 +135,15 @@ def mcp_command(
         raise click.UsageError("--token needs --http")
     if address is not None and token is None and not checks.is_loopback(address[0]):
         raise click.UsageError(f"--http {address[0]} can be reached from other machines, so it needs --token")
+    host_files = read_host_files(files, folders)
+    output = OutputFolder(output_dir) if output_dir is not None else None
     start_log("text")
     # Both libraries log requests, which have the programs.
     for name in ("mcp", "uvicorn"):
         logging.getLogger(name).addHandler(logging.NullHandler())
         logging.getLogger(name).propagate = False
     settings = attrs.evolve(make_settings(url, cacert=cacert), sandbox=SandboxConfig(**limits))
-    asyncio.run(_serve(settings, dict(engines), idle_s, address, token))
+    asyncio.run(_serve(settings, dict(engines), idle_s, host_files, output, address, token))
     return OK
 
 
@@ -121,11 +151,13 @@ async def _serve(
     settings: Settings,
     engines: dict[LanguageOption, EngineName],
     idle_s: float,
+    files: Mapping[str, bytes],
+    output: OutputFolder | None,
     address: tuple[str, int] | None,
     token: str | None,
 ) -> None:
     stop = stop_at(signal.SIGTERM, signal.SIGINT)
-    from faasrt.cli.mcp_tools import SandboxTools  # which takes long to load
+    from faasrt.cli.mcp_tools import SandboxTools, SessionSetup  # which takes long to load
 
     if settings.endpoints:
         manager = RuntimeManager(settings=settings)
@@ -135,7 +167,7 @@ async def _serve(
     async with manager:
         if manager.local_faas is not None:
             report_engine(manager.local_faas, chosen=bool(engines))
-        tools = SandboxTools(manager, settings.sandbox, idle_s)
+        tools = SandboxTools(manager, SessionSetup(settings.sandbox, idle_s, files, output))
         async with show_work(manager.local_faas):
             if address is None:
                 await _serve_stdio(tools.make_server(), stop)

@@ -16,10 +16,11 @@ import json
 import mimetypes
 import secrets
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+import attrs
 from mcp.server import Server, ServerRequestContext
 from mcp.types import (
     BlobResourceContents,
@@ -36,6 +37,7 @@ from mcp.types import (
 )
 
 from faasrt import __version__
+from faasrt.cli.mcp_files import OUTPUT_FOLDER, Collector, OutputFolder, send_files
 from faasrt.client.manager import RuntimeManager
 from faasrt.client.session import Session
 from faasrt.config import SandboxConfig
@@ -48,7 +50,9 @@ from faasrt.telemetry.logs import log_error
 SESSION_HEADER = "mcp-session-id"
 """The header with the id of a session of MCP."""
 _MAX_TEXT_BYTES = 40_000
-_UNAUTHORIZED = (401, 403)
+_MAX_NAMED = 20
+_UNAUTHORIZED, _WRONG = (401, 403), 400
+_READING = ("read_file", "list_files")
 _LANGUAGE_OF_TOOL = {"run_python": Language.PYTHON, "run_javascript": Language.JAVASCRIPT}
 # What hosts show to a model.
 _IMAGES = ("image/png", "image/jpeg", "image/gif", "image/webp")
@@ -97,11 +101,22 @@ class Reply:
         return CallToolResult(content=self._content, structured_content=structured, is_error=is_error)
 
 
+@attrs.frozen
+class SessionSetup:
+    """What is the same for all sessions. They begin with `files`, and the files that they make go to `output`."""
+
+    sandbox: SandboxConfig
+    idle_s: float
+    files: Mapping[str, bytes] = attrs.field(factory=dict)
+    output: OutputFolder | None = None
+
+
 class Workspace:
-    def __init__(self, manager: RuntimeManager, sandbox: SandboxConfig, idle_s: float) -> None:
+    def __init__(self, manager: RuntimeManager, setup: SessionSetup) -> None:
         self.calls, self.used_at = 0, 0.0
-        self._manager, self._sandbox, self._idle_s = manager, sandbox, idle_s
+        self._manager, self._setup = manager, setup
         self._sessions: dict[Language, Session] = {}
+        self._collectors: dict[Session, Collector] = {}
         self._lock = asyncio.Lock()  # so that two calls at once do not open two sessions
 
     @property
@@ -116,7 +131,10 @@ class Workspace:
         language = _LANGUAGE_OF_TOOL.get(tool) or Language(arguments["language"])
         async with self._session(language) as session:
             try:
-                return await self._use(session, tool, arguments, report)
+                reply = await self._use(session, tool, arguments, report)
+                if tool not in _READING:
+                    await self._collect(session, reply)
+                return reply
             except (InvalidRequestError, RejectedError) as error:
                 if getattr(error, "status", None) in _UNAUTHORIZED:
                     raise
@@ -139,8 +157,7 @@ class Workspace:
     async def _session(self, language: Language) -> AsyncIterator[Session]:
         async with self._lock:
             if language not in self._sessions:
-                opening = self._manager.session(language, sandbox=self._sandbox, idle_timeout_s=self._idle_s)
-                self._sessions[language] = await opening.__aenter__()
+                self._sessions[language] = await self._open(language)
             session = self._sessions[language]
         try:
             yield session
@@ -151,6 +168,34 @@ class Workspace:
         finally:
             if session.lost_reason:  # the next call opens a new session
                 self._sessions = {key: each for key, each in self._sessions.items() if each is not session}
+                self._collectors.pop(session, None)
+
+    async def _open(self, language: Language) -> Session:
+        setup = self._setup
+        session = self._manager.session(language, sandbox=setup.sandbox, idle_timeout_s=setup.idle_s)
+        await session.__aenter__()
+        try:
+            await self._send_files(session)
+        except BaseException:
+            await session.aclose()
+            raise
+        if setup.output is not None:
+            self._collectors[session] = Collector(setup.output, language)
+        return session
+
+    async def _send_files(self, session: Session) -> None:
+        try:
+            await send_files(session, self._setup.files)
+        except RejectedError as error:
+            if error.status != _WRONG:  # otherwise, sessions of this language have no files there
+                reason = error.details or str(error)
+                raise ToolError(f"The files of the user cannot be put into a session: {reason}") from None
+
+    async def _collect(self, session: Session, reply: Reply) -> None:
+        if session in self._collectors and not session.lost_reason:
+            limit = self._setup.sandbox.max_output_bytes
+            for line in await self._collectors[session].collect(session, limit):
+                reply.add(line)
 
     async def _run(self, session: Session, code: str, report: Report) -> Reply:
         async with session.stream_code(code) as run:
@@ -182,16 +227,17 @@ class Workspace:
         # One after the other, so that a cancellation leaves those that have not ended.
         for language in [*self._sessions]:
             if (session := self._sessions.pop(language, None)) is not None:
+                self._collectors.pop(session, None)
                 await session.aclose()
 
 
 class SandboxTools:
     """Lists and calls the tools for all clients of a server, with a manager that has been entered. Workspaces that were
-    not used for `idle_s` are dropped.
+    not used for `idle_s` of `setup` are dropped.
     """
 
-    def __init__(self, manager: RuntimeManager, sandbox: SandboxConfig, idle_s: float) -> None:
-        self._manager, self._sandbox, self._idle_s = manager, sandbox, idle_s
+    def __init__(self, manager: RuntimeManager, setup: SessionSetup) -> None:
+        self._manager, self._setup = manager, setup
         self._workspaces: dict[str, Workspace] = {}
 
     def make_server(self) -> Server[Any]:
@@ -215,7 +261,7 @@ class SandboxTools:
     def _tools(self, context: ServerRequestContext[Any]) -> list[Tool]:
         served = self._manager.get_supported_languages()
         languages = [language for language in _LANGUAGE_OF_TOOL.values() if language in served]
-        return make_tools(languages, self._sandbox, takes_session=_workspace_name(context) is None)
+        return make_tools(languages, self._setup, takes_session=_workspace_name(context) is None)
 
     async def _call_tool(self, context: ServerRequestContext[Any], params: CallToolRequestParams) -> CallToolResult:
         schemas = {tool.name: tool.input_schema for tool in self._tools(context)}
@@ -260,11 +306,11 @@ class SandboxTools:
 
     async def _workspace(self, name: str) -> Workspace:
         if name not in self._workspaces:
-            forgotten_at = asyncio.get_running_loop().time() - self._idle_s
+            forgotten_at = asyncio.get_running_loop().time() - self._setup.idle_s
             for other, workspace in list(self._workspaces.items()):
                 if workspace.calls == 0 and workspace.used_at < forgotten_at:
                     await self.close_workspace(other)
-        return self._workspaces.setdefault(name, Workspace(self._manager, self._sandbox, self._idle_s))
+        return self._workspaces.setdefault(name, Workspace(self._manager, self._setup))
 
 
 def _check_arguments(arguments: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
@@ -341,12 +387,20 @@ def _content_of(arguments: dict[str, Any]) -> bytes:
         raise InvalidRequestError(f"The content is not {'UTF-8' if is_text else 'Base64'}.") from None
 
 
-def make_tools(languages: Sequence[Language], sandbox: SandboxConfig, *, takes_session: bool) -> list[Tool]:
+def make_tools(languages: Sequence[Language], setup: SessionSetup, *, takes_session: bool) -> list[Tool]:
+    sandbox = setup.sandbox
+    files = ""
+    if setup.files:
+        names = [f"{name} ({len(content):,} bytes)" for name, content in setup.files.items()]
+        rest = f" and {len(names) - _MAX_NAMED:,} more" if len(names) > _MAX_NAMED else ""
+        files = f" The folder of the code has files of the user: {', '.join(names[:_MAX_NAMED])}{rest}."
+    if setup.output is not None:
+        files += f" Files that the code writes into the folder {OUTPUT_FOLDER} are given to the user."
     limits = (
         "Variables, imports and files are kept for the next call, even if the code fails, until reset. There is no "
         "network, and no access to the user's files and programs. Packages cannot be installed. "
         f"A call may take {sandbox.timeout_limit_s:g} s and {sandbox.memory_limit_mb:,} MiB of memory. Text above "
-        f"{_MAX_TEXT_BYTES:,} bytes is cut in the middle."
+        f"{_MAX_TEXT_BYTES:,} bytes is cut in the middle.{files}"
     )
     runs = {
         Language.PYTHON: "Run Python code. The result has what it prints, the value of its last expression, and its "

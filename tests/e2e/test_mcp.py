@@ -23,7 +23,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.types import EmbeddedResource, ImageContent, TextContent
 
 from faasrt import RuntimeManager, SandboxConfig
-from faasrt.cli.mcp_tools import Workspace
+from faasrt.cli.mcp_tools import SessionSetup, Workspace
 from faasrt.testing import FakeFaaS, FaultProxy, Toxics
 from support.cli import faasrt
 from support.levels import NATIVE
@@ -349,7 +349,7 @@ async def test_reset_begins_anew(connect: Connect) -> None:
 async def test_a_cancelled_reset_leaves_no_session_behind() -> None:
     """The sessions that it has not ended are ended by the next one."""
     async with FakeFaaS() as fake, FaultProxy(fake.url) as proxy, RuntimeManager.from_url(proxy.url) as manager:
-        workspace = Workspace(manager, SandboxConfig(), 600)
+        workspace = Workspace(manager, SessionSetup(SandboxConfig(), 600))
         for language in ("python", "javascript"):
             await workspace.call("list_files", {"language": language}, mock.AsyncMock())
         assert len(fake.sessions) == 2
@@ -452,6 +452,106 @@ async def test_a_client_that_ends_or_vanishes_leaves_no_session(tmp_path: Path) 
             await asyncio.to_thread(server.stop)
 
 
+def test_files_of_the_host_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    """Before the server starts, with the limit."""
+    for name, size in (("a", 7_000_000), ("b", 5_000_000), ("c", 1)):
+        (tmp_path / name).write_bytes(b"\xff" * size)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "c").touch()
+    a, b, c = (str(tmp_path / name) for name in "abc")
+    for arguments, message in (
+        (["--file", a], "is too large for sessions (7,000,000 bytes): as JSON, a file must have less than 8 MiB"),
+        ([f"--file={n}={b}" for n in range(7)], "the files have more than 33,554,432 bytes, the most for a session"),
+        (["--file", c, "--files", str(folder)], "two files have the name c"),
+    ):
+        code, stdout, stderr = faasrt("mcp", *arguments)
+        assert (code, stdout) == (2, "")
+        assert message in " ".join(stderr.split())
+
+
+async def test_sessions_begin_with_files_of_the_host(faasrt_local: str, tmp_path: Path) -> None:
+    """Those of the command line are in each session, even after a reset. They are copies. No link is followed, and
+    files whose names begin with a dot are left out. A model can name no other file of the host.
+    """
+    data = tmp_path / "data.csv"
+    data.write_text("n\n1\n")
+    folder = tmp_path / "folder"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "inner" / "b.bin").write_bytes(b"\xff" * 5_000_000)
+    (folder / "c.bin").write_bytes(b"\xfe" * 5_000_000)
+    (folder / ".env").write_text("secret")
+    (folder / "link").symlink_to(data)
+    (folder / "folder").symlink_to(tmp_path)
+    log = tmp_path / "log"
+    with log.open("w") as stream:
+        options = ("--url", faasrt_local, "--file", str(data), f"--file=other/name={data}", "--files", str(folder))
+        async with over_stdio(*options, log=stream) as client:
+            tools = Tools(client)
+            listed = {tool.name: tool for tool in (await client.list_tools()).tools}
+            assert "files of the user: data.csv (4 bytes), other/name (4 bytes)" in str(
+                listed["run_python"].description
+            )
+            expected = (
+                "c.bin (5,000,000 bytes)\ndata.csv (4 bytes)\ninner/b.bin (5,000,000 bytes)\nother/name (4 bytes)"
+            )
+            for _ in range(2):
+                assert await tools("list_files") == expected
+                assert await tools.python("open('data.csv', 'a').write('2')") == "1"
+                assert await tools.python("open('data.csv').read()") == "'n\\n1\\n2'"
+                await tools("reset")
+            assert data.read_text() == "n\n1\n"
+            for path in (str(data), "../data.csv", "/etc/hostname"):
+                assert "relative path" in await tools("read_file", {"path": path})
+    assert f"2 symbolic links in {folder} were left out" in log.read_text()
+
+
+async def test_files_in_the_folder_output_are_collected(faasrt_local: str, tmp_path: Path) -> None:
+    """After each call that changes them, and into a folder for each session. Links of the session and of the host are
+    not followed, and files that cannot be collected are named for the model.
+    """
+    results = tmp_path / "results"
+    async with over_stdio("--url", faasrt_local, "--output-dir", str(results), "--output-bytes", "2000") as client:
+        tools = Tools(client)
+        assert await tools.python("import os; os.makedirs('output/in'); open('a', 'w').write('no')") == "2"
+        assert [*results.iterdir()] == []
+        code = "for name in ('output/x.txt', 'output/in/y.txt'): open(name, 'w').write(name)"
+        assert await tools.python(code) == "Given to the user: in/y.txt, x.txt"
+        first = results / "python-1"
+        assert (first / "in" / "y.txt").read_text() == "output/in/y.txt"
+        assert await tools.python("1") == "1"  # nothing has changed
+        assert await tools("write_file", {"path": "output/x.txt", "content": "new"}) == (
+            "output/x.txt is written.\nGiven to the user: x.txt"
+        )
+        assert (first / "x.txt").read_text() == "new"
+        outside = tmp_path / "outside"
+        outside.write_text("kept")
+        (first / "x.txt").unlink()
+        (first / "x.txt").symlink_to(outside)
+        (first / "in" / "y.txt").unlink()
+        (first / "in").rmdir()
+        (first / "in").symlink_to(tmp_path)
+        text = await tools.python("for name in ('x.txt', 'in/y.txt'): open('output/' + name, 'w').write('again')")
+        assert "output/in/y.txt cannot be given to the user: Not a directory" in text
+        assert "Given to the user: x.txt" in text
+        assert (outside.read_text(), (first / "x.txt").read_text()) == ("kept", "again")
+        assert not (tmp_path / "y.txt").exists()
+        (first / "in").unlink()
+        await tools("reset")
+        text = await tools.python(
+            "import os; os.mkdir('output'); open('output/big', 'w').write('a' * 3_000)\n"
+            "os.symlink('/etc/passwd', 'output/link'); open('output/ok', 'w').close()\n1 / 0"
+        )
+        assert "output/big is not given to the user: it has more than 2,000 bytes." in text
+        assert "Given to the user: ok" in text
+        assert sorted(path.relative_to(results).as_posix() for path in results.rglob("*")) == [
+            "python-1",
+            "python-1/x.txt",
+            "python-2",
+            "python-2/ok",
+        ]
+
+
 async def test_a_lost_session_is_named(http: str) -> None:
     """A client without a session of MCP learns that the session that it names is not there."""
     async with over_http(http) as client:
@@ -530,6 +630,12 @@ def test_wrong_options() -> None:
         (["--token", "x"], "--token needs --http"),
         (["--idle-s", "0"], "0 must be above 0 and at most 3,600"),
         (["--http", "192.0.2.1:0", "--token", "x"], "cannot listen on 192.0.2.1:0"),
+        (["--file", "missing.csv"], "cannot read missing.csv for --file: No such file or directory"),
+        (["--file", "/"], "the name of / in a session must be"),
+        (["--file", "x=/dev/null"], "cannot read /dev/null for --file: it is not a regular file"),
+        (["--file", "../x=/etc/hostname"], "--file NAME=PATH gives a file another name"),
+        (["--files", "missing"], "Directory 'missing' does not exist"),
+        (["--output-dir", "/dev/null/x"], "cannot use /dev/null/x for --output-dir: Not a directory"),
     ):
         code, stdout, stderr = faasrt("mcp", *arguments)
         assert (code, stdout) == (2, "")
