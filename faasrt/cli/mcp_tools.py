@@ -43,6 +43,7 @@ from faasrt.client.session import Session
 from faasrt.config import SandboxConfig
 from faasrt.errors import FaasrtError, InvalidRequestError, RejectedError, SessionLostError
 from faasrt.languages import Language
+from faasrt.protocol.health import read_profile
 from faasrt.protocol.streams import cut_text
 from faasrt.results import Display, ExecutionResult, OutputChunk
 from faasrt.telemetry.logs import log_error
@@ -52,6 +53,7 @@ SESSION_HEADER = "mcp-session-id"
 _MAX_TEXT_BYTES = 40_000
 _MAX_NAMED = 20
 _UNAUTHORIZED, _WRONG = (401, 403), 400
+_BRANCHING = ("begin_branch", "end_branch")
 _READING = ("read_file", "list_files")
 _LANGUAGE_OF_TOOL = {"run_python": Language.PYTHON, "run_javascript": Language.JAVASCRIPT}
 # What hosts show to a model.
@@ -116,6 +118,7 @@ class Workspace:
         self.calls, self.used_at = 0, 0.0
         self._manager, self._setup = manager, setup
         self._sessions: dict[Language, Session] = {}
+        self._originals: list[Session] = []  # of the branches of Python that are open, the outermost first
         self._collectors: dict[Session, Collector] = {}
         self._lock = asyncio.Lock()  # so that two calls at once do not open two sessions
 
@@ -128,11 +131,13 @@ class Workspace:
         if tool == "reset":
             await self.aclose()
             return Reply("Variables and files are gone. The next call begins anew.")
-        language = _LANGUAGE_OF_TOOL.get(tool) or Language(arguments["language"])
+        if tool == "end_branch":
+            return await self._end_branch(keeps=arguments["action"] == "keep")
+        language = _LANGUAGE_OF_TOOL.get(tool) or Language(arguments.get("language", Language.PYTHON))
         async with self._session(language) as session:
             try:
                 reply = await self._use(session, tool, arguments, report)
-                if tool not in _READING:
+                if tool not in (*_READING, "begin_branch"):
                     await self._collect(session, reply)
                 return reply
             except (InvalidRequestError, RejectedError) as error:
@@ -142,6 +147,8 @@ class Workspace:
 
     async def _use(self, session: Session, tool: str, arguments: dict[str, Any], report: Report) -> Reply:
         match tool:
+            case "begin_branch":
+                return await self._begin_branch(session)
             case "write_file":
                 await session.write_files({arguments["path"]: _content_of(arguments)})
                 return Reply(f"{arguments['path']} is written.")
@@ -163,12 +170,11 @@ class Workspace:
             yield session
         except SessionLostError as error:
             if session.lost_reason:
-                raise ToolError(f"{error}\n{_LOST}") from None
+                raise ToolError(f"{error}\n{self._next_state(session)}") from None
             raise ToolError(f"{error}\nThe session may still be there: try again.") from None
         finally:
             if session.lost_reason:  # the next call opens a new session
-                self._sessions = {key: each for key, each in self._sessions.items() if each is not session}
-                self._collectors.pop(session, None)
+                self._forget(session)
 
     async def _open(self, language: Language) -> Session:
         setup = self._setup
@@ -191,7 +197,44 @@ class Workspace:
                 reason = error.details or str(error)
                 raise ToolError(f"The files of the user cannot be put into a session: {reason}") from None
 
+    def _next_state(self, lost: Session) -> str:
+        is_branch = self._originals and self._sessions.get(Language.PYTHON) is lost
+        return _BRANCH_LOST if is_branch else _LOST
+
+    def _forget(self, session: Session) -> None:
+        """Leave out a session that has ended. If it is a branch, its original is used again."""
+        if self._originals and self._sessions.get(Language.PYTHON) is session:
+            self._sessions[Language.PYTHON] = self._originals.pop()
+        self._sessions = {key: each for key, each in self._sessions.items() if each is not session}
+        self._collectors.pop(session, None)
+
+    async def _begin_branch(self, session: Session) -> Reply:
+        branch = await session.fork()
+        if self._sessions.get(Language.PYTHON) is not session:  # another call has changed it
+            await branch.aclose()
+            raise ToolError("The session has changed meanwhile: try again.")
+        self._originals.append(session)
+        self._sessions[Language.PYTHON] = branch
+        return Reply("Python now runs in a branch. End it with end_branch, to keep or to drop its variables and files.")
+
+    async def _end_branch(self, *, keeps: bool) -> Reply:
+        if not self._originals:
+            return Reply("There is no branch to end. begin_branch begins one.")
+        original, branch = self._originals.pop(), self._sessions[Language.PYTHON]
+        if not keeps:
+            self._sessions[Language.PYTHON] = original
+            await branch.aclose()
+            return Reply("The branch is dropped. Variables and files are those from before begin_branch.")
+        if (collector := self._collectors.pop(original, None)) is not None:
+            self._collectors[branch] = collector
+        await original.aclose()
+        reply = Reply("The branch is kept: its variables and files are those of the session now.")
+        async with self._session(Language.PYTHON) as session:
+            await self._collect(session, reply)
+        return reply
+
     async def _collect(self, session: Session, reply: Reply) -> None:
+        # Those of a branch are collected when it is kept.
         if session in self._collectors and not session.lost_reason:
             limit = self._setup.sandbox.max_output_bytes
             for line in await self._collectors[session].collect(session, limit):
@@ -203,7 +246,7 @@ class Workspace:
                 await report(chunk)
         reply = _describe(run.result)
         if session.lost_reason:
-            reply.add(f"The session has ended: {session.lost_reason}. {_LOST}")
+            reply.add(f"The session has ended: {session.lost_reason}. {self._next_state(session)}")
         return reply
 
     async def _read_file(self, session: Session, path: str) -> Reply:
@@ -225,6 +268,8 @@ class Workspace:
     async def aclose(self) -> None:
         """End the sessions. The next call opens new ones."""
         # One after the other, so that a cancellation leaves those that have not ended.
+        while self._originals:
+            await self._originals.pop().aclose()
         for language in [*self._sessions]:
             if (session := self._sessions.pop(language, None)) is not None:
                 self._collectors.pop(session, None)
@@ -256,7 +301,16 @@ class SandboxTools:
     async def _list_tools(
         self, context: ServerRequestContext[Any], params: PaginatedRequestParams | None
     ) -> ListToolsResult:
-        return ListToolsResult(tools=self._tools(context))
+        tools = self._tools(context)
+        if not await self._can_fork():
+            tools = [tool for tool in tools if tool.name not in _BRANCHING]
+        return ListToolsResult(tools=tools)
+
+    async def _can_fork(self) -> bool:
+        if Language.PYTHON not in self._manager.get_supported_languages():
+            return False
+        health = await (await self._manager.get_runtime(Language.PYTHON)).get_health_status()
+        return any("fork" in read_profile(entry.details).sessions.get("python", ()) for entry in health.endpoints)
 
     def _tools(self, context: ServerRequestContext[Any]) -> list[Tool]:
         served = self._manager.get_supported_languages()
@@ -332,6 +386,9 @@ def _workspace_name(context: ServerRequestContext[Any]) -> str | None:
 
 
 _LOST = "Its variables and files are lost. The next call begins anew."
+_BRANCH_LOST = (
+    "It was a branch. The next call uses its original again, with the variables and files from before begin_branch."
+)
 
 
 def _describe(result: ExecutionResult) -> Reply:
@@ -434,15 +491,29 @@ def make_tools(languages: Sequence[Language], setup: SessionSetup, *, takes_sess
         f"Read a file of at most {sandbox.max_output_bytes:,} bytes in the folder of the code. "
         "A picture is returned as an image."
     )
+    action = {"action": {"type": "string", "enum": ["keep", "drop"]}}
     return [
         *(tool(name, runs[runs_in], code) for name, runs_in in _LANGUAGE_OF_TOOL.items() if runs_in in languages),
         tool("write_file", "Write a file into the folder of the code.", path | content | language),
         tool("read_file", read, path | language, reads=True),
         tool("list_files", "List the files in the folder of the code.", language, reads=True),
+        tool("begin_branch", _BEGIN_BRANCH, {}),
+        tool("end_branch", _END_BRANCH, action),
         tool("reset", "End all programs, and delete all variables and files. The next call begins a new session.", {}),
     ]
 
 
+_BEGIN_BRANCH = (
+    "Begin a branch: a copy of the Python session, with all its variables and files. From then on, all tools for "
+    "Python use the branch, and the original waits unchanged, until end_branch. Use it before a step that you may want "
+    "to undo, or to try several ways from the same state: begin a branch, try one, end the branch with action=drop, "
+    "begin the next. It takes milliseconds. A branch that crashes ends by itself, and the original is used again. "
+    "Branches can be nested."
+)
+_END_BRANCH = (
+    "End the branch that began last. action=keep: its variables and files replace those of the original. action=drop: "
+    "they are deleted, and the original is used again, as it was at begin_branch."
+)
 _SESSION = {
     "type": "string",
     "description": "The name of the session to use, from an earlier result. Without it, a new session begins.",

@@ -137,7 +137,8 @@ async def test_each_client_keeps_its_state(connect: Connect) -> None:
     """
     async with connect() as one, connect() as other:
         listed = {tool.name: tool for tool in (await one.client.list_tools()).tools}
-        assert [*listed] == ["run_python", "run_javascript", "write_file", "read_file", "list_files", "reset"]
+        names = [name for name in listed if name not in ("begin_branch", "end_branch")]
+        assert names == ["run_python", "run_javascript", "write_file", "read_file", "list_files", "reset"]
         description = str(listed["run_python"].description)
         assert all(words in description for words in ("kept for the next call", "no network", "30 s", "512 MiB"))
         assert ("session" in listed["reset"].input_schema["properties"]) is (one.way == "http")
@@ -332,6 +333,87 @@ async def test_odd_arguments_are_refused_with_a_reason(connect: Connect) -> None
             "The content is not Base64."
         )
         assert not tools.is_error
+
+
+@NATIVE  # sessions can be forked there
+async def test_a_branch_is_kept_or_dropped(connect: Connect) -> None:
+    """All tools for Python use the branch that began last. Its original waits, and is used again if it is dropped."""
+    async with connect() as tools:
+        assert await tools("end_branch", {"action": "drop"}) == "There is no branch to end. begin_branch begins one."
+        await tools.python("x = 1; open('a', 'w').write('one')")
+        assert "in a branch" in await tools("begin_branch")
+        await tools.python("x = 2; open('a', 'w').write('two')")
+        await tools("write_file", {"path": "b", "content": "b"})
+        await tools("begin_branch")
+        await tools.python("x = 3")
+        assert await tools.python("x") == "3"
+        assert "dropped" in await tools("end_branch", {"action": "drop"})
+        assert await tools.python("x") == "2"
+        assert await tools("read_file", {"path": "a"}) == "two"
+        assert "dropped" in await tools("end_branch", {"action": "drop"})
+        assert await tools.python("x, open('a').read()") == "(1, 'one')"
+        assert await tools("list_files") == "a (3 bytes)"
+        await tools("begin_branch")
+        await tools.python("x = 4; open('a', 'w').write('four')")
+        assert "kept" in await tools("end_branch", {"action": "keep"})
+        assert await tools.python("x, open('a').read()") == "(4, 'four')"
+        assert not tools.is_error
+        assert "There is no branch" in await tools("end_branch", {"action": "keep"})
+        await tools("begin_branch")
+        await tools("reset")
+        assert "NameError" in await tools.python("x")
+        assert "There is no branch" in await tools("end_branch", {"action": "drop"})
+
+
+@NATIVE  # sessions can be forked there
+@one_way
+async def test_a_branch_that_ends_gives_way_to_its_original(connect: Connect) -> None:
+    """The model learns that the state from before the branch is there. A session that cannot be forked now is kept."""
+    async with connect() as tools:
+        await tools.python("x = 1")
+        await tools("begin_branch")
+        text = await tools.python("x = 2; import os; os._exit(3)")
+        assert "It was a branch. The next call uses its original again" in text
+        assert await tools.python("x") == "1"
+        code = "import threading; go = threading.Event(); t = threading.Thread(target=go.wait); t.start()"
+        await tools.python(code)
+        assert "thread" in await tools("begin_branch")
+        assert not tools.is_error
+        assert "There is no branch" in await tools("end_branch", {"action": "drop"})
+        await tools.python("go.set(); t.join()")
+        assert await tools.python("x") == "1"
+
+
+@NATIVE  # sessions can be forked there
+async def test_branches_leave_no_session_behind(tmp_path: Path) -> None:
+    """Neither dropped and kept ones, nor those that are open when the client ends."""
+    async with served(tmp_path, "--language", "python", wait_for=["python is ready"]) as faas:
+        async with over_stdio("--url", faas.url, "--output-dir", str(tmp_path / "results")) as client:
+            tools = Tools(client)
+            await tools("begin_branch")
+            assert await open_sessions(faas.url) == 2
+            code = "import os; os.mkdir('output'); open('output/a', 'w').write('kept')"
+            assert await tools.python(code) == "4"  # only what is kept is collected
+            assert "Given to the user: a" in await tools("end_branch", {"action": "keep"})
+            assert await open_sessions(faas.url) == 1
+            assert (tmp_path / "results" / "python-1" / "a").read_text() == "kept"
+            await tools("begin_branch")
+            await tools("end_branch", {"action": "drop"})
+            assert await open_sessions(faas.url) == 1
+            await tools("begin_branch")
+            await tools("begin_branch")
+            assert await open_sessions(faas.url) == 3
+        assert await open_sessions(faas.url) == 0
+
+
+async def test_sessions_that_cannot_be_forked_have_no_branches() -> None:
+    """The tools are not listed."""
+    async with FakeFaaS() as fake:
+        for features in (["run", "files"], ["run", "files", "fork"]):
+            fake.health = {"languages": {"python": {"sessions": features}}}
+            async with over_stdio("--url", fake.url) as client:
+                names = {tool.name for tool in (await client.list_tools()).tools}
+                assert names.issuperset(["begin_branch", "end_branch"]) is ("fork" in features)
 
 
 @one_way
