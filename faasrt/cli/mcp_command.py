@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import importlib
+import json
 import logging
 import os
 import signal
@@ -11,12 +14,13 @@ import threading
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import attrs
 import click
 
 from faasrt import _setting_checks as checks
+from faasrt.cli import mcp_greeting
 from faasrt.cli.connect import make_settings
 from faasrt.cli.engine_status import report_engine, show_work
 from faasrt.cli.mcp_files import OutputFolder, read_host_files
@@ -48,6 +52,7 @@ if TYPE_CHECKING:
 
 _PATH = "/mcp"
 _GRACE_S = 1
+_MAX_FIRST_BYTES = 65_536
 _MAX_CONNECTIONS = 1_000
 
 
@@ -157,8 +162,8 @@ async def _serve(
     token: str | None,
 ) -> None:
     stop = stop_at(signal.SIGTERM, signal.SIGINT)
-    from faasrt.cli.mcp_tools import SandboxTools, SessionSetup  # which takes long to load
-
+    stdin = _Stdin() if address is None else None
+    loading = asyncio.get_running_loop().run_in_executor(None, _load_tools)  # while the engines start
     if settings.endpoints:
         manager = RuntimeManager(settings=settings)
     else:
@@ -167,35 +172,97 @@ async def _serve(
     async with manager:
         if manager.local_faas is not None:
             report_engine(manager.local_faas, chosen=bool(engines))
+        await loading
+        from faasrt.cli.mcp_tools import SandboxTools, SessionSetup
+
         tools = SandboxTools(manager, SessionSetup(settings.sandbox, idle_s, files, output))
         async with show_work(manager.local_faas):
-            if address is None:
-                await _serve_stdio(tools.make_server(), stop)
-            else:
+            if stdin is not None:
+                await _serve_stdio(tools.make_server(), stdin, stop)
+            elif address is not None:
                 await _serve_http(tools, idle_s, address, token, stop)
 
 
-async def _serve_stdio(server: Server[Any], stop: asyncio.Event) -> None:
+def _load_tools() -> None:
+    # Imported objects live until the end: see `faasrt.cli.__main__`.
+    gc.disable()
+    try:
+        importlib.import_module("faasrt.cli.mcp_tools")
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+class _Stdin:
+    """The messages on stdin, which `received` has, too. The first one is answered at once, if `greeting` knows how.
+
+    The SDK reads in a thread for which it waits at the end, but a thread that waits for stdin cannot be stopped. So
+    another thread reads stdin, and the SDK reads a socket, which can be shut down.
+    """
+
+    def __init__(self) -> None:
+        self.received, self._sent = socket.socketpair()
+        self.answer: dict[str, Any] | None = None
+        """The answer to the first message, if it was sent. It is set before the SDK can read this message."""
+        self._stdout = os.dup(1)  # the SDK replaces stdout
+        threading.Thread(target=self._copy, daemon=True).start()
+
+    def _copy(self) -> None:
+        with self._sent, contextlib.suppress(OSError):  # the other end is shut down
+            first = b""
+            while data := os.read(0, 65_536):
+                first += data
+                if b"\n" not in data and len(first) < _MAX_FIRST_BYTES:
+                    continue
+                self._greet(first.partition(b"\n")[0])
+                self._sent.sendall(first)
+                break
+            else:
+                self._sent.sendall(first)
+            while data := os.read(0, 65_536):
+                self._sent.sendall(data)
+
+    def _greet(self, line: bytes) -> None:
+        with os.fdopen(self._stdout, "wb") as stdout:
+            if (answer := mcp_greeting.answer(line)) is not None:
+                self.answer = answer
+                stdout.write(json.dumps(answer, separators=(",", ":")).encode() + b"\n")
+
+
+class _Writing:
+    """The stream of messages to stdout, without the answer that was sent already."""
+
+    def __init__(self, stream: Any, stdin: _Stdin) -> None:
+        self._stream, self._stdin = stream, stdin
+
+    async def send(self, item: Any) -> None:
+        if (answer := self._stdin.answer) is not None and getattr(item.message, "id", None) == answer["id"]:
+            self._stdin.answer = None
+            return
+        await self._stream.send(item)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def __aenter__(self) -> Self:
+        await self._stream.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc_info: Any) -> None:
+        await self._stream.__aexit__(*exc_info)
+
+
+async def _serve_stdio(server: Server[Any], stdin: _Stdin, stop: asyncio.Event) -> None:
     import anyio
     from mcp.server.stdio import stdio_server
 
-    # The SDK reads in a thread for which it waits at the end, but a thread that waits for stdin cannot be stopped. So
-    # another thread reads stdin, and the SDK reads a socket, which can be shut down.
-    received, sent = socket.socketpair()
-    threading.Thread(target=_copy_stdin, args=(sent,), daemon=True).start()
-    with received, received.makefile(encoding="utf-8", errors="replace", newline="\n") as stdin:
+    with stdin.received as received, received.makefile(encoding="utf-8", errors="replace", newline="\n") as lines:
         shutting_down = asyncio.create_task(_shut_down_at(stop, received))
         try:
-            async with stdio_server(anyio.wrap_file(stdin)) as (reading, writing):
-                await server.run(reading, writing, server.create_initialization_options())
+            async with stdio_server(anyio.wrap_file(lines)) as (reading, writing):
+                await server.run(reading, _Writing(writing, stdin), server.create_initialization_options())
         finally:
             shutting_down.cancel()
-
-
-def _copy_stdin(sent: socket.socket) -> None:
-    with sent, contextlib.suppress(OSError):  # the other end is shut down
-        while data := os.read(0, 65_536):
-            sent.sendall(data)
 
 
 async def _shut_down_at(stop: asyncio.Event, received: socket.socket) -> None:

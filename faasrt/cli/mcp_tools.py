@@ -38,6 +38,7 @@ from mcp.types import (
 
 from faasrt import __version__
 from faasrt.cli.mcp_files import OUTPUT_FOLDER, Collector, OutputFolder, send_files
+from faasrt.cli.mcp_greeting import INSTRUCTIONS
 from faasrt.client.manager import RuntimeManager
 from faasrt.client.session import Session
 from faasrt.config import SandboxConfig
@@ -289,7 +290,7 @@ class SandboxTools:
         return Server(
             "faasrt",
             version=__version__,
-            instructions="Runs code in a sandbox that keeps variables and files between calls.",
+            instructions=INSTRUCTIONS,
             on_list_tools=self._list_tools,
             on_call_tool=self._call_tool,
         )

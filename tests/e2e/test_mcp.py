@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import io
 import json
+import os
 import re
 import signal
 import subprocess
@@ -14,16 +16,19 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import anyio
 import httpx2
 import psutil
 import pytest
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
+from mcp.server.stdio import stdio_server
 from mcp.types import EmbeddedResource, ImageContent, TextContent
 
 from faasrt import RuntimeManager, SandboxConfig
-from faasrt.cli.mcp_tools import SessionSetup, Workspace
+from faasrt.cli import mcp_greeting
+from faasrt.cli.mcp_tools import SandboxTools, SessionSetup, Workspace
 from faasrt.testing import FakeFaaS, FaultProxy, Toxics
 from support.cli import faasrt
 from support.levels import NATIVE
@@ -729,6 +734,74 @@ def test_wrong_options() -> None:
 INITIALIZE = {
     "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"},
 }  # fmt: skip
+
+
+META = {
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
+FIRST = [
+    *(
+        ("initialize", {**INITIALIZE, "protocolVersion": version})
+        for version in ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
+    ),
+    ("server/discover", {"_meta": META}),
+]
+
+
+@pytest.mark.parametrize(("method", "params"), FIRST)
+async def test_the_first_answer_is_that_of_the_sdk(method: str, params: dict[str, Any]) -> None:
+    """It is sent before the SDK is loaded."""
+    line = json.dumps({"jsonrpc": "2.0", "id": 7, "method": method, "params": params}) + "\n"
+    server = SandboxTools(mock.Mock(), SessionSetup(SandboxConfig(), 600)).make_server()
+    stdout = io.StringIO()
+    async with stdio_server(anyio.wrap_file(io.StringIO(line)), anyio.wrap_file(stdout)) as (reading, writing):
+        await server.run(reading, writing, server.create_initialization_options())
+    assert json.loads(stdout.getvalue()) == mcp_greeting.answer(line.encode())
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "?",
+        "[" * 100_000,
+        "[]",
+        {"method": "ping"},
+        {"method": "initialize"},
+        {"method": "initialize", "params": {**INITIALIZE, "protocolVersion": "1999-01-01"}},
+        {"method": "initialize", "params": {**INITIALIZE, "clientInfo": {"name": 1, "version": "1"}}},
+        {"method": "initialize", "params": INITIALIZE, "id": True},
+        {"method": "initialize", "params": INITIALIZE, "id": None},
+        {"method": "server/discover", "params": {"_meta": {}}},
+    ],
+)
+def test_other_messages_are_left_to_the_sdk(message: Any) -> None:
+    """They have no early answer."""
+    line = message if isinstance(message, str) else json.dumps({"jsonrpc": "2.0", "id": 1, **message})
+    assert mcp_greeting.answer(line.encode()) is None
+
+
+@pytest.mark.parametrize(("method", "params"), FIRST[-2:])
+def test_the_first_message_is_answered_while_the_sdk_loads(method: str, params: dict[str, Any], tmp_path: Path) -> None:
+    """Clients need not wait for it. Here, it never loads."""
+    (tmp_path / "mcp").mkdir()
+    os.mkfifo(tmp_path / "never")
+    (tmp_path / "mcp" / "__init__.py").write_text(f"open({str(tmp_path / 'never')!r})")
+    with subprocess.Popen(
+        [FAASRT, "mcp", "--url", "http://127.0.0.1:1"],
+        env={**CLEAN, "PYTHONPATH": str(tmp_path)},
+        stdin=-1,
+        stdout=-1,
+        text=True,
+    ) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        print(
+            json.dumps({"jsonrpc": "2.0", "id": 7, "method": method, "params": params}), file=server.stdin, flush=True
+        )
+        assert json.loads(server.stdout.readline())["id"] == 7
+        server.kill()
 
 
 @NATIVE
