@@ -303,23 +303,30 @@ def limits() -> Iterator[str]:
         yield f"--ulimit={name}={soft}:{hard}"
 
 
-@pytest.mark.parametrize("source", ["checkout", "wheel"])
-def test_the_image_is_built_and_serves(store: list[str], tmp_path: Path, source: str) -> None:
-    """From both sources. The commands are those in its comments, and programs get the strongest jail."""
-    options = ["--wheel"] if source == "wheel" else []
-    code, definition, _ = faasrt("deploy", "containerfile", *options)
+def build_image(store: list[str], folder: Path, source: str) -> str:
+    """Build the image with the commands in the comments of its definition, unless it exists. Return its name."""
+    tag, isolation = f"faasrt-{source}:{__version__}", ["--isolation=chroot", "--pull=never", "--layers=false"]
+    if run("buildah", *store, "images", "--quiet", "--filter", f"reference={tag}").strip():
+        return tag
+    code, definition, _ = faasrt("deploy", "containerfile", *(["--wheel"] if source == "wheel" else []))
     assert code == 0
     if source == "wheel":
-        run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--wheel-dir", tmp_path, ROOT)
+        run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--wheel-dir", folder, ROOT)
     else:
         archive = run("git", "-C", ROOT, "ls-files", "-z", "--", "pyproject.toml", "README.md", "LICENSE", "faasrt")
         for name in archive.split("\0")[:-1]:
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, tmp_path / name)
-    (tmp_path / "Containerfile").write_text(definition)
-    tag, isolation = f"faasrt-{source}:{__version__}", ["--isolation=chroot", "--pull=never", "--layers=false"]
-    build = ["buildah", *store, "build", *isolation, *limits(), "--tag", tag, "--file", "Containerfile", "."]
-    run(*build, cwd=tmp_path)
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    (folder / "Containerfile").write_text(definition)
+    run("buildah", *store, "build", *isolation, *limits(), "--tag", tag, "--file", "Containerfile", ".", cwd=folder)
+    return tag
+
+
+@pytest.mark.parametrize("source", ["checkout", "wheel"])
+def test_the_image_is_built_and_serves(store: list[str], tmp_path: Path, source: str) -> None:
+    """From both sources. The commands are those in its comments, and programs get the strongest jail."""
+    tag = build_image(store, tmp_path, source)
+    _, definition, _ = faasrt("deploy", "containerfile")
     token = tmp_path / "token"
     token.write_text(TOKEN)
     token.chmod(0o644)
@@ -353,3 +360,69 @@ def test_the_image_is_built_and_serves(store: list[str], tmp_path: Path, source:
         code = process.wait(timeout=120)
     assert code == 0, log.read_text()
     assert log.read_text().endswith("faasrt: stopping\n")
+
+
+# By container: the options of podman, and the engine and the level of Python there.
+CONTAINERS = {
+    "root": (["--user=0", "--env=FAASRT_CACHE_DIR=/tmp/cache"], ["native", "users"]),
+    "user": (["--user=10001:10001"], ["wasm", "confined"]),
+    "read-only": (
+        ["--user=0", "--read-only", "--tmpfs=/tmp", "--env=FAASRT_CACHE_DIR=/tmp/cache"],
+        ["native", "users"],
+    ),
+    "no capabilities": (["--user=10001:10001", "--cap-drop=all"], ["wasm", "confined"]),
+    "root without capabilities": (
+        ["--user=0", "--cap-drop=all", "--env=FAASRT_CACHE_DIR=/tmp/cache"],
+        ["wasm", "confined"],
+    ),
+}
+PROGRAM = """
+import asyncio
+from faasrt import RuntimeManager
+async def main():
+    async with RuntimeManager.local(["python"]) as manager:
+        result = await manager.run_code("print(6 * 7)", "python")
+        print(result.stdout.strip(), result.metadata["engine"], result.metadata["level"])
+asyncio.run(main())
+"""
+
+
+def first_program(store: list[str], image: str, options: list[str], before: str = "") -> list[str]:
+    """Run a program with the embedded FaaS in a container with podman's own profile. Return its output, the engine and
+    the level. `before` is a script that runs first.
+    """
+    flags = ["--cgroups=disabled", "--network=none", "--pull=never", "--rm", "--entrypoint=python", *limits(), *options]
+    command = ["podman", *store, "--cgroup-manager=cgroupfs", "run", *flags, image, "-c", PROGRAM]
+    script = f"{before}{ONLY_CGROUP2}; exec {shlex.join(command)}"
+    return run("unshare", "-m", "/bin/sh", "-ec", script, timeout=900).split()
+
+
+@pytest.mark.parametrize(("options", "expected"), CONTAINERS.values(), ids=CONTAINERS)
+def test_the_first_program_in_a_container(
+    store: list[str], tmp_path: Path, options: list[str], expected: list[str]
+) -> None:
+    """The result is right, and the level is as high as the container permits."""
+    image = build_image(store, tmp_path, "checkout")
+    assert first_program(store, image, options) == ["42", *expected]
+
+
+def test_the_first_program_in_a_container_with_512_mib_and_one_cpu(store: list[str], tmp_path: Path) -> None:
+    """Native Python needs no more. The processes of podman count, too."""
+    image = build_image(store, tmp_path, "checkout")
+    group = Path(f"/sys/fs/cgroup/memory/faasrt-tests-{os.urandom(4).hex()}")
+    try:
+        group.mkdir()
+    except OSError:
+        pytest.skip("this test needs a memory cgroup of version 1")
+
+    def remove() -> bool:
+        with contextlib.suppress(OSError):  # processes of podman have not ended
+            group.rmdir()
+        return not group.exists()
+
+    try:
+        (group / "memory.limit_in_bytes").write_text(str(512 * 2**20))
+        before = f"echo $$ > {group}/cgroup.procs; taskset --cpu-list --pid 0 $$ > /dev/null; "
+        assert first_program(store, image, CONTAINERS["root"][0], before) == ["42", "native", "users"]
+    finally:
+        until(remove, group.as_posix)
