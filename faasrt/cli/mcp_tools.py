@@ -310,6 +310,9 @@ class SandboxTools:
     async def _can_fork(self) -> bool:
         if Language.PYTHON not in self._manager.get_supported_languages():
             return False
+        if (faas := self._manager.local_faas) is not None:  # `get_runtime` would wait until the engine is ready
+            engine = faas.engine(Language.PYTHON)
+            return engine is not None and "fork" in engine.session_features
         health = await (await self._manager.get_runtime(Language.PYTHON)).get_health_status()
         return any("fork" in read_profile(entry.details).sessions.get("python", ()) for entry in health.endpoints)
 
