@@ -236,6 +236,8 @@ async def test_failures_without_stderr_get_a_notice(
 ) -> None:
     """The backend treats an empty stderr as a success, so the server writes to it how the program ended."""
     url = url_of(local)
+    if (await local.run_code("1", "python")).metadata["engine"] == "wasm":  # which has no signals
+        notice = notice.replace("the program was ended by SIGABRT", "unreachable")
     body = json.dumps({"language": language, "code": code, **fields}).encode()
     raw = await exchange(url, request(body, target="/run_code"))
     assert unmarshal(raw.body)["output"]["stderr"] == notice

@@ -19,6 +19,7 @@ from faasrt import SandboxConfig
 from faasrt.local import LocalFaaS
 from faasrt.local.engines.wasm import worker_process
 from support.helpers import WASM, Clock, fast_forward
+from support.levels import NATIVE_PYTHON
 from support.served import (
     PATIENCE_S,
     Caller,
@@ -68,7 +69,8 @@ def cpu_times(folder: Path, language: str) -> dict[psutil.Process, float]:
     return times
 
 
-@pytest.mark.parametrize("language", LOOP)
+# A worker of WebAssembly lives on: see the next test.
+@pytest.mark.parametrize("language", [pytest.param("python", marks=NATIVE_PYTHON), "javascript", "typescript"])
 async def test_a_disconnect_during_execution_ends_the_process(
     language: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tls: ssl.SSLContext | None
 ) -> None:

@@ -31,6 +31,7 @@ from faasrt.local.http import limits
 from faasrt.telemetry.events import AttemptFinished, CallFinished, CallStarted, ExecutionFinished
 from faasrt.testing import FakeFaaS, FaultProxy, Reply
 from support.helpers import WASM, Clock, manager_at, manager_for, until_active, url_of
+from support.levels import NATIVE_PYTHON
 from support.served import until, with_word
 from support.tables import block
 
@@ -424,7 +425,7 @@ async def test_events_and_the_access_log_are_those_of_run_code() -> None:
 
 
 @pytest.mark.asyncio(loop_scope="function")
-@pytest.mark.parametrize("language", ["python", "javascript"])
+@pytest.mark.parametrize("language", [pytest.param("python", marks=NATIVE_PYTHON), "javascript"])
 async def test_a_launcher_that_is_killed_while_a_program_prints_is_a_server_error(language: str, clock: Clock) -> None:
     """The error has the status and the text that it has without streaming. The next program runs."""
     code = ENDLESS["python"] if language == "python" else "setInterval(() => console.log('tick'), 50)"

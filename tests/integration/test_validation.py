@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import re
 import subprocess
 import sys
 import time
@@ -177,7 +178,7 @@ async def test_wrong_arguments_are_refused() -> None:
         ("\ufeffx = 1\n  y = 2", (2, 2)),
         ("\ufeff\ufeffx=1", (1, 1)),
         ("x\ufeff=1", (1, 2)),
-        ("x=1\ufeff", (1, 4) if sys.version_info >= (3, 11, 4) else (1, 3)),
+        ("x=1\ufeff", (1, 4)),
     ],
 )
 async def test_a_byte_order_mark(code: str, place: tuple[int, int] | None, local: RuntimeManager) -> None:
@@ -187,7 +188,11 @@ async def test_a_byte_order_mark(code: str, place: tuple[int, int] | None, local
     results.append(await local.validate_code(code, "python", where="remote"))
     for result in results:
         assert result.valid is (place is None)
-        assert [(found.line, found.column) for found in result.diagnostics] == ([] if place is None else [place])
+        checker = re.match(r"CPython (\d+)\.(\d+)\.(\d+)", result.checked_by)
+        assert checker is not None
+        is_old = code == "x=1\ufeff" and tuple(map(int, checker.groups())) < (3, 11, 4)
+        expected = [] if place is None else [(1, 3)] if is_old else [place]
+        assert [(found.line, found.column) for found in result.diagnostics] == expected
     ran = await local.run_code(code, "python")
     assert ran.outcome is (Outcome.OK if place is None else Outcome.SYNTAX_ERROR)
 
@@ -198,7 +203,8 @@ async def test_python_is_checked_by_the_grammar_of_its_server(
 ) -> None:
     """That of another version is asked. A local check accepts a `return` outside of a function, and servers do not."""
     assert not (await local.validate_code("return 1", "python", where="remote")).valid
-    assert (await local.validate_code("return 1", "python")).valid
+    is_native = (await local.run_code("1", "python")).metadata["engine"] == "native"
+    assert (await local.validate_code("return 1", "python")).valid is is_native  # else the server has another version
     template = "print(t'{1}')"  # from Python 3.14 on
     result = await local_wasm.validate_code(template, "python")
     assert (result.valid, result.checked_by) == (True, (await local_wasm.run_code("1", "python")).metadata["runtime"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import sys
 import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,9 @@ import pytest
 
 NATIVE = pytest.mark.level("namespaces")
 """The mark of tests of native programs, compilers, or other parts of the jail that only namespaces have."""
+
+NATIVE_PYTHON = pytest.mark.engine("native")
+"""The mark of tests of Python programs that need the engine `native`, on machines where it is the default."""
 
 _reached: set[str] = set()
 
@@ -49,9 +53,26 @@ def level_of_machine() -> tuple[str, str]:
         return found.name or "none", found.reason
 
 
+@functools.cache
+def engine_of_machine() -> tuple[str, str]:
+    """Return the engine on which Python runs by default here, and why it is not `native`, or ""."""
+    from faasrt.local.jail.level import LEVELS, why_unreadable
+
+    level, reason = level_of_machine()
+    if level not in LEVELS:
+        return "wasm", reason
+    if level == "users" and (reason := why_unreadable(sys.executable)):
+        return "wasm", reason
+    return LEVELS[level].python, reason
+
+
 def skip_without_level(item: pytest.Item) -> None:
-    """Skip a test that needs another level than that of this machine."""
+    """Skip a test that needs another level or engine than that of this machine."""
     for mark in item.iter_markers("level"):
         level, reason = level_of_machine()
         if level not in mark.args:
             pytest.skip(f"needs the level {' or '.join(mark.args)}, and this machine has {level}: {reason}")
+    for mark in item.iter_markers("engine"):
+        engine, reason = engine_of_machine()
+        if engine not in mark.args:
+            pytest.skip(f"needs Python on {' or '.join(mark.args)}, and here it runs on {engine}: {reason}")
