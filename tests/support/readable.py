@@ -29,8 +29,8 @@ def main() -> None:
     mount(None, "/", None, MS_REC | MS_PRIVATE)
     for closed in {closed for _, closed, _ in copies if closed}:
         mount("tmpfs", str(closed), "tmpfs", 0, "mode=755")
-    for path, closed, copy in copies:
-        if closed:
+    for path, folder_above, copy in copies:
+        if folder_above:
             path.mkdir(parents=True)
             move_mount(copy, str(path))
         os.close(copy)
