@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
 from faasrt import UnsupportedLanguageError
 from faasrt.rewards import last_code_block
@@ -72,11 +72,13 @@ def test_other_languages() -> None:
 
 
 @given(st.text("a`~ \n", max_size=60))
+@example("```\na```")
 def test_any_text(text: str) -> None:
-    """Each line of the program is a line of the text, without its indent."""
+    """Each line of the program is a line of the text, without its indent, and without marks that end the program."""
     program = last_code_block(text)
     if program is not None:
         lines = [line.lstrip() for line in text.split("\n")]
+        lines += [line.rstrip().rstrip(mark) for line in lines for mark in "`~"]
         assert all(line.lstrip() in lines for line in program.split("\n")[:-1])
 
 
