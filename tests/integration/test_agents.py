@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import json
 import re
 import runpy
 import sys
@@ -15,6 +14,14 @@ import pytest
 
 from faasrt import RuntimeManager, sync
 from support.documents import text_of
+from support.scripted_models import (
+    Script,
+    langchain_model,
+    langchain_model_of,
+    openai_agents_model,
+    pydantic_ai_model,
+    smolagents_model,
+)
 
 pytestmark = [
     pytest.mark.frameworks,
@@ -26,26 +33,11 @@ CODE = ["x = 41", "print('x is', x)\nx + 1", "import nope"]
 ANSWER = "It is 42."
 
 
-class Script:
-    """The turns of a model in a conversation: it runs each program, and then it answers.
-
-    Attributes:
-        seen: The results of the tool that the model got in its last conversation.
-    """
-
-    def __init__(self) -> None:
-        self.seen: list[str] = []
-
-    def next_code(self, seen: list[str]) -> str | None:
-        """Return the next program after these results, None if the model answers now."""
-        self.seen = seen
-        return CODE[len(seen)] if len(seen) < len(CODE) else None
-
-    def check(self) -> None:
-        assert self.seen[0].split() == ["OK"]
-        assert self.seen[1].split("\n") == ["OK", "x is 41", "", "", "42"]
-        assert self.seen[2].startswith("USER_ERROR\n")
-        assert "ModuleNotFoundError: No module named 'nope'" in self.seen[2]
+def check(script: Script) -> None:
+    assert script.seen[0].split() == ["OK"]
+    assert script.seen[1].split("\n") == ["OK", "x is 41", "", "", "42"]
+    assert script.seen[2].startswith("USER_ERROR\n")
+    assert "ModuleNotFoundError: No module named 'nope'" in script.seen[2]
 
 
 def load(title: str, folder: Path, **names: Any) -> Any:
@@ -64,104 +56,31 @@ async def ask(answer: Any, script: Script) -> None:
     """Ask two questions at once: each has a session of its own."""
     async with RuntimeManager.local(["python"], workers=2) as manager:
         assert await asyncio.gather(answer(manager, "What is 41 + 1?"), answer(manager, "And?")) == [ANSWER] * 2
-        script.check()
+        check(script)
 
 
 async def test_openai_agents(tmp_path: Path) -> None:
-    from agents import Model, ModelResponse, Usage, set_tracing_disabled
-    from openai.types.responses import ResponseFunctionToolCall, ResponseOutputMessage, ResponseOutputText
-
-    script = Script()
-
-    class Scripted(Model):  # type: ignore[misc]
-        async def get_response(self, *args: Any, **request: Any) -> Any:
-            given = request["input"]
-            items = [item for item in given if isinstance(item, dict)] if isinstance(given, list) else []
-            seen = [item["output"] for item in items if item.get("type") == "function_call_output"]
-            code = script.next_code(seen)
-            output: Any = ResponseFunctionToolCall(
-                type="function_call",
-                call_id=f"call{len(seen)}",
-                name="run_python",
-                arguments=json.dumps({"code": code}),
-            )
-            if code is None:
-                text = ResponseOutputText(type="output_text", text=ANSWER, annotations=[])
-                output = ResponseOutputMessage(
-                    id="m", type="message", role="assistant", status="completed", content=[text]
-                )
-            return ModelResponse(output=[output], usage=Usage(), response_id=None)
-
-        def stream_response(self, *args: Any, **options: Any) -> Any:
-            raise NotImplementedError
-
-    set_tracing_disabled(True)  # traces go to a service
-    await ask(load("OpenAI Agents SDK", tmp_path, model=Scripted()), script)
+    script = Script(CODE, ANSWER)
+    await ask(load("OpenAI Agents SDK", tmp_path, model=openai_agents_model(script)), script)
 
 
 async def test_pydantic_ai(tmp_path: Path) -> None:
-    from pydantic_ai.messages import ModelResponse, TextPart, ToolCallPart
-    from pydantic_ai.models.function import FunctionModel
-
-    script = Script()
-
-    def respond(messages: list[Any], info: Any) -> ModelResponse:
-        parts = [part for message in messages for part in message.parts]
-        code = script.next_code([str(part.content) for part in parts if part.part_kind == "tool-return"])
-        part = TextPart(ANSWER) if code is None else ToolCallPart("run_python", {"code": code})
-        return ModelResponse(parts=[part])
-
-    await ask(load("pydantic-ai", tmp_path, model=FunctionModel(respond)), script)
+    script = Script(CODE, ANSWER)
+    await ask(load("pydantic-ai", tmp_path, model=pydantic_ai_model(script)), script)
 
 
 async def test_langchain(tmp_path: Path) -> None:
-    from langchain_core.language_models.chat_models import BaseChatModel
-    from langchain_core.messages import AIMessage
-    from langchain_core.outputs import ChatGeneration, ChatResult
-
-    script = Script()
-
-    class Scripted(BaseChatModel):  # type: ignore[misc]
-        @property
-        def _llm_type(self) -> str:
-            return "scripted"
-
-        def bind_tools(self, tools: Any, **options: Any) -> Any:
-            return self
-
-        def _generate(self, messages: Any, *args: Any, **options: Any) -> ChatResult:
-            seen = [message.content for message in messages if message.type == "tool"]
-            code = script.next_code(seen)
-            calls = [{"name": "run_python", "args": {"code": code}, "id": f"call{len(seen)}"}]
-            message = AIMessage(ANSWER) if code is None else AIMessage("", tool_calls=calls)
-            return ChatResult(generations=[ChatGeneration(message=message)])
-
-    await ask(load("LangChain", tmp_path, model=Scripted()), script)
+    script = Script(CODE, ANSWER)
+    await ask(load("LangChain", tmp_path, model=langchain_model(script)), script)
 
 
 def test_smolagents(tmp_path: Path) -> None:
-    from smolagents.models import ChatMessage, ChatMessageToolCall, ChatMessageToolCallFunction, MessageRole, Model
-
-    script = Script()
-
-    class Scripted(Model):  # type: ignore[misc]
-        def generate(self, messages: Any, *args: Any, **options: Any) -> ChatMessage:
-            texts = [
-                part["text"] for message in messages if message.role == "tool-response" for part in message.content
-            ]
-            seen = [text.partition("Observation:\n")[2] for text in texts]
-            code = script.next_code(seen)
-            function = ChatMessageToolCallFunction({"code": code}, "run_python")
-            if code is None:
-                function = ChatMessageToolCallFunction({"answer": ANSWER}, "final_answer")
-            call = ChatMessageToolCall(function, f"call{len(seen)}", "function")
-            return ChatMessage(MessageRole.ASSISTANT, "", [call])
-
-    answer = load("smolagents", tmp_path, model=Scripted())
+    script = Script(CODE, ANSWER)
+    answer = load("smolagents", tmp_path, model=smolagents_model(script))
     with sync.RuntimeManager.local(["python"], workers=1) as manager:
         for question in ("What is 41 + 1?", "And?"):
             assert answer(manager, question) == ANSWER
-            script.check()
+            check(script)
     assert "torch" not in sys.modules
 
 
@@ -200,40 +119,24 @@ def test_code_agent_of_smolagents() -> None:
 
 def test_deepagents() -> None:
     """Shell and tools for files work in the session: the model sees exit codes, and files of the session only."""
-    from langchain_core.language_models.chat_models import BaseChatModel
-    from langchain_core.messages import AIMessage
-    from langchain_core.outputs import ChatGeneration, ChatResult
-
     from faasrt.examples import agent_deepagents
 
     seen: list[str] = []
 
-    class Scripted(BaseChatModel):  # type: ignore[misc]
-        @property
-        def _llm_type(self) -> str:
-            return "scripted"
-
-        def bind_tools(self, tools: Any, **options: Any) -> Any:
-            return self
-
-        def _generate(self, messages: Any, *args: Any, **options: Any) -> ChatResult:
-            seen[:] = [str(message.content) for message in messages if message.type == "tool"]
-            [folder] = re.findall(r"Your files are in (\S+)\.", str([message.content for message in messages]))
-            calls: list[tuple[str, dict[str, Any]]] = [
-                ("write_file", {"file_path": f"{folder}/a.py", "content": "print(6 * 7)"}),
-                ("edit_file", {"file_path": f"{folder}/a.py", "old_string": "7", "new_string": "8"}),
-                ("execute", {"command": "python a.py; cat nothing; exit 3"}),
-                ("read_file", {"file_path": f"{folder}/a.py"}),
-                ("ls", {"path": folder}),
-            ]
-            message = AIMessage(ANSWER)
-            if len(seen) < len(calls):
-                name, given = calls[len(seen)]
-                message = AIMessage("", tool_calls=[{"name": name, "args": given, "id": f"call{len(seen)}"}])
-            return ChatResult(generations=[ChatGeneration(message=message)])
+    def next_call(messages: list[Any]) -> tuple[str, dict[str, Any]] | None:
+        seen[:] = [str(message.content) for message in messages if message.type == "tool"]
+        [folder] = re.findall(r"Your files are in (\S+)\.", str([message.content for message in messages]))
+        calls: list[tuple[str, dict[str, Any]]] = [
+            ("write_file", {"file_path": f"{folder}/a.py", "content": "print(6 * 7)"}),
+            ("edit_file", {"file_path": f"{folder}/a.py", "old_string": "7", "new_string": "8"}),
+            ("execute", {"command": "python a.py; cat nothing; exit 3"}),
+            ("read_file", {"file_path": f"{folder}/a.py"}),
+            ("ls", {"path": folder}),
+        ]
+        return calls[len(seen)] if len(seen) < len(calls) else None
 
     with sync.RuntimeManager.local(["python"], workers=1) as manager:
-        assert agent_deepagents.answer(manager, Scripted(), "?") == ANSWER
+        assert agent_deepagents.answer(manager, langchain_model_of(next_call, ANSWER), "?") == ANSWER
         assert "48\n" in seen[2], seen
         assert "No such file" in seen[2]
         assert "3" in seen[2].splitlines()[-1]
