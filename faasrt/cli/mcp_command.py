@@ -127,7 +127,8 @@ def mcp_command(
     **limits: Any,
 ) -> int:
     """Offer sandboxes to models as tools of MCP, the Model Context Protocol: run_python, run_javascript, write_file,
-    read_file, list_files and reset. Variables and files are kept between the calls of a client.
+    read_file, list_files, begin_branch, end_branch and reset. Variables and files are kept between the calls of a
+    client.
 
     The host of the model starts this command, and speaks with it over stdin and stdout. With --http, clients use
     http://HOST:PORT/mcp. --file and --files copy files into each session; a model can name no other file of the host.

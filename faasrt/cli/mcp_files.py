@@ -104,18 +104,18 @@ def _request_bytes(files: Mapping[str, bytes]) -> int:
     return len(encode_json({"files": files_to_wire(files)}))
 
 
-async def send_files(session: Session, files: Mapping[str, bytes]) -> None:
-    """Write files into a session, in requests that a FaaS accepts."""
-    batch: dict[str, bytes] = {}
-    room = _MAX_REQUEST_BYTES
+def split_files(files: Mapping[str, bytes]) -> list[dict[str, bytes]]:
+    """Return the files in parts that a FaaS accepts in a request."""
+    parts: list[dict[str, bytes]] = []
+    room = 0
     for name, content in files.items():
-        room -= _request_bytes({name: content})
-        if room < 0:
-            await session.write_files(batch)
-            batch, room = {}, _MAX_REQUEST_BYTES - _request_bytes({name: content})
-        batch[name] = content
-    if batch:
-        await session.write_files(batch)
+        size = _request_bytes({name: content})
+        if not parts or size > room:
+            parts.append({})
+            room = _MAX_REQUEST_BYTES
+        parts[-1][name] = content
+        room -= size
+    return parts
 
 
 class OutputFolder:

@@ -37,7 +37,7 @@ from mcp.types import (
 )
 
 from faasrt import __version__
-from faasrt.cli.mcp_files import OUTPUT_FOLDER, Collector, OutputFolder, send_files
+from faasrt.cli.mcp_files import OUTPUT_FOLDER, Collector, OutputFolder, split_files
 from faasrt.cli.mcp_greeting import INSTRUCTIONS
 from faasrt.client.manager import RuntimeManager
 from faasrt.client.session import Session
@@ -106,12 +106,21 @@ class Reply:
 
 @attrs.frozen
 class SessionSetup:
-    """What is the same for all sessions. They begin with `files`, and the files that they make go to `output`."""
+    """The settings of all sessions. They begin with `files`, and the files that they make go to `output`.
+
+    Attributes:
+        parts: `files`, in parts that a FaaS accepts in a request.
+    """
 
     sandbox: SandboxConfig
     idle_s: float
     files: Mapping[str, bytes] = attrs.field(factory=dict)
     output: OutputFolder | None = None
+    parts: Sequence[Mapping[str, bytes]] = attrs.field(init=False)
+
+    @parts.default
+    def _split(self) -> Sequence[Mapping[str, bytes]]:
+        return split_files(self.files)
 
 
 class Workspace:
@@ -192,7 +201,8 @@ class Workspace:
 
     async def _send_files(self, session: Session) -> None:
         try:
-            await send_files(session, self._setup.files)
+            for files in self._setup.parts:
+                await session.write_files(files)
         except RejectedError as error:
             if error.status != _WRONG:  # otherwise, sessions of this language have no files there
                 reason = error.details or str(error)
