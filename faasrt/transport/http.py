@@ -14,6 +14,7 @@ import os
 import socket
 import ssl
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -154,6 +155,15 @@ def _limited_connector(settings: Settings) -> aiohttp.BaseConnector | None:
     return connector if connector is not None and (connector.limit or connector.limit_per_host) else None
 
 
+@attrs.define(eq=False)
+class _SignsOfLife:
+    """When an endpoint last answered, when it last did not, and who asks whether it still does."""
+
+    answered_at: float = -math.inf
+    silent_at: float = -math.inf
+    asking: asyncio.Lock = attrs.field(factory=asyncio.Lock)
+
+
 class HttpClient:
     """Sends requests over one session for each endpoint, which is opened on first use."""
 
@@ -163,10 +173,7 @@ class HttpClient:
         self._urls: dict[str, dict[str, URL]] = {}
         # The URLs of endpoints with other names.
         self._addresses: dict[str, str] = {}
-        # When each endpoint last answered, when it last did not, and who asks whether it still does.
-        self._answered_at: dict[str, float] = {}
-        self._silent_at: dict[str, float] = {}
-        self._asking: dict[str, asyncio.Lock] = {}
+        self._signs: defaultdict[str, _SignsOfLife] = defaultdict(_SignsOfLife)
         self.configure(settings)
 
     def set_address(self, endpoint: str, url: str) -> None:
@@ -252,7 +259,7 @@ class HttpClient:
                 if wait_s:
                     async with self._watching(endpoint, timeout, within_s, wait_s):
                         answer = await _exchange(request, body, max_body_bytes, live, timeout)
-                    self._answered_at[endpoint] = self._clock()
+                    self._signs[endpoint].answered_at = self._clock()
                 else:
                     answer = await _exchange(request, body, max_body_bytes, live, timeout)
         except TimeoutError:
@@ -311,16 +318,18 @@ class HttpClient:
         """Return whether the endpoint has answered a request in the last `within_s` seconds, or answers one now. Only
         one call at a time asks it, and those that wait meanwhile take over its result.
         """
-        asked_at = self._clock()
-        async with self._asking.setdefault(endpoint, asyncio.Lock()):
-            if self._clock() < self._answered_at.get(endpoint, -math.inf) + within_s:
+        signs, asked_at = self._signs[endpoint], self._clock()
+        async with signs.asking:
+            if self._clock() < signs.answered_at + within_s:
                 return True
-            if self._silent_at.get(endpoint, -math.inf) >= asked_at:
+            if signs.silent_at >= asked_at:
                 return False
             health = await self.probe(endpoint)
-            answers = health.status not in ("unreachable", "failed")
-            (self._answered_at if answers else self._silent_at)[endpoint] = self._clock()
-            return answers
+            if health.status in ("unreachable", "failed"):
+                signs.silent_at = self._clock()
+                return False
+            signs.answered_at = self._clock()
+            return True
 
     async def get_health(self, endpoint: str) -> Answer:
         """Request the health on a separate connection.
@@ -394,8 +403,8 @@ class HttpClient:
 
     async def close_session(self, endpoint: str) -> None:
         """Close the connections to an endpoint that has no calls in flight."""
-        for known in (self._urls, self._answered_at, self._silent_at, self._asking):
-            known.pop(endpoint, None)
+        self._urls.pop(endpoint, None)
+        self._signs.pop(endpoint, None)
         if (session := self._sessions.pop(endpoint, None)) is not None:
             await session.close()
 
