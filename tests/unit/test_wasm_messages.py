@@ -194,14 +194,19 @@ async def test_a_cancelled_program_harms_no_other(child: Child, monkeypatch: pyt
         assert worker.is_idle
 
 
+def job_at_its_limit(monkeypatch: pytest.MonkeyPatch) -> EngineJob:
+    """Return a job about which the server asks at once, and again and again."""
+    monkeypatch.setattr(worker_process, "_LOOK_S", 0.001)
+    monkeypatch.setattr(worker_process, "_READ_S", 0.001)
+    monkeypatch.setattr(worker_process, "ANSWER_GRACE_S", 0.001)
+    return attrs.evolve(JOB, limits=attrs.evolve(LIMITS, timeout_ms=1))
+
+
 async def test_a_program_that_cannot_be_ended_harms_no_other(child: Child, monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker says that the program is over its limit, and does not end it. The process ends with the last of the
     other programs.
     """
-    monkeypatch.setattr(worker_process, "_LOOK_S", 0.001)
-    monkeypatch.setattr(worker_process, "_READ_S", 0.001)
-    monkeypatch.setattr(worker_process, "ANSWER_GRACE_S", 0.001)
-    job = attrs.evolve(JOB, limits=attrs.evolve(LIMITS, timeout_ms=1))
+    job = job_at_its_limit(monkeypatch)
 
     def report(message: dict[str, Any]) -> None:
         if "look" in message:
@@ -218,10 +223,7 @@ async def test_a_program_that_cannot_be_ended_harms_no_other(child: Child, monke
 
 async def test_a_program_that_waits_for_the_worker_gets_its_time(child: Child, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the worker says that less than the limit counts, the program is not given up, however long it takes."""
-    monkeypatch.setattr(worker_process, "_LOOK_S", 0.001)
-    monkeypatch.setattr(worker_process, "_READ_S", 0.001)
-    monkeypatch.setattr(worker_process, "ANSWER_GRACE_S", 0.001)
-    job = attrs.evolve(JOB, limits=attrs.evolve(LIMITS, timeout_ms=1))
+    job = job_at_its_limit(monkeypatch)
 
     def report(message: dict[str, Any]) -> None:
         if "look" in message:

@@ -116,20 +116,18 @@ class WasmEngine(Engine):
 
     def _settle(self, worker: WasmWorker) -> None:
         """Decide what happens to a worker after one of its programs or sessions."""
-        if worker.broken or self._is_outdated(worker):
+        must_end = worker.broken or (worker.baseline and self._is_optimized)
+        if must_end:
             self._retire(worker)
         if worker.is_used:
             return
         for workers in (self._busy, self._session_workers):
             if worker in workers:
                 workers.remove(worker)
-        if worker.broken or self._is_outdated(worker) or not worker.is_idle:
+        if must_end or not worker.is_idle:
             worker.kill()
         elif worker.alive:
             self._pool.put_back(worker)
-
-    def _is_outdated(self, worker: WasmWorker) -> bool:
-        return worker.baseline and self._is_optimized
 
     def _retire(self, worker: WasmWorker) -> None:
         """Let another worker start in the place of one, which runs no more programs after those that it has."""

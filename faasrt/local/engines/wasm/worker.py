@@ -1,6 +1,7 @@
-"""The worker process of the engine `wasm`. It runs Python programs one after another, each in a fresh instance.
+"""The worker process of the engine `wasm`. It runs Python programs beside each other, each in a fresh instance and in a
+thread of its own.
 
-While a worker has sessions, each in an instance of its own, it runs no other programs.
+A worker that has sessions, each in an instance of its own, gets no further programs.
 
 The engine (`engine.py`) sends these lines of JSON to stdin:
 
@@ -8,10 +9,12 @@ The engine (`engine.py`) sends these lines of JSON to stdin:
                                    and the other fields are the limits
     {"cancel": true}               end the program
     {"taken": N}                   the reader of the live output has taken N bytes
+    {"look": true}                 report the time of the program that counts
 
-With "session", the number of a session, these are about one of its programs. There are also "open" (with the limits,
-and "files"), "fork" (with the number of the copy), "write" (files), "read" (patterns, with "max_bytes"), "interrupt"
-and "close".
+They also have "program", a number that the engine gives to the program, and that the answers repeat. With "session"
+instead, the number of a session, they are about one of its programs. There are also "open" (with the limits, and
+"files"), "fork" (with the number of the copy), "write" (files), "read" (patterns, with "max_bytes"), "interrupt" and
+"close".
 
 The worker sends these to stdout:
 
@@ -19,6 +22,7 @@ The worker sends these to stdout:
                                    it, or ""; whether its module is that of the baseline compiler
     {"discard": tier}              the file of the snapshot of this tier cannot be used
     {"began": true}                the program begins
+    {"counted_s": seconds}         the time of the program that counts
     {"output": base64, "fd": N}    output of the program, if it is live
     {"result": ...}                the result of the program
     {"too_busy": true}             the program reached the limit of its wall-clock time
