@@ -15,12 +15,12 @@ import pytest_asyncio
 
 from faasrt import Outcome, RuntimeManager
 from faasrt.local import LocalFaaS
-from faasrt.local.jail import seccomp
-from faasrt.local.jail.syscalls import ARCHITECTURE
+from faasrt.local.jail.launcher import seccomp
+from faasrt.local.jail.launcher.syscalls import ARCHITECTURE
 from support.helpers import manager_for
 from support.native_attacks import PRELUDE
 
-TABLE: dict[str, dict[str, int]] = json.loads(files("faasrt.local.jail").joinpath("syscalls.json").read_text())
+TABLE: dict[str, dict[str, int]] = json.loads(files("faasrt.local.jail.launcher").joinpath("syscalls.json").read_text())
 WITHOUT_NAMESPACES = ("python-users", "python-group", "python-alone")
 POLICIES = ("python", *WITHOUT_NAMESPACES, "deno", "deno-files", "deno-filters", "wasm")
 AUDIT = {"x86_64": 0xC000_003E, "aarch64": 0xC000_00B7}

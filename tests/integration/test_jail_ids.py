@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from faasrt.local.jail import namespaces
+from faasrt.local.jail.launcher import namespaces
 from support.levels import NATIVE
 
 pytestmark = NATIVE
@@ -20,7 +20,7 @@ pytestmark = NATIVE
 _SERVER = """
 import asyncio, os, sys, psutil
 from faasrt.local import LocalFaaS
-from faasrt.local.jail import namespaces
+from faasrt.local.jail.launcher import namespaces
 def take(count):
     blocks, locks = zip(*[((first, used), lock) for first, used, lock in (namespaces.host_ids() for _ in range(count))])
     for lock in locks:

@@ -22,9 +22,9 @@ from faasrt.local.errors import NotStartedError
 from faasrt.local.jail import jail as jail_module
 from faasrt.local.jail.config import JailConfig
 from faasrt.local.jail.jail import open_jail
+from faasrt.local.jail.launcher.seccomp import EXECUTABLE_FD
+from faasrt.local.jail.launcher.syscalls import ChildStarter
 from faasrt.local.jail.level import find_level
-from faasrt.local.jail.seccomp import EXECUTABLE_FD
-from faasrt.local.jail.syscalls import ChildStarter
 from faasrt.local.process import Spawner
 from support.levels import NATIVE
 from support.served import until, with_word
@@ -34,14 +34,14 @@ pytestmark = NATIVE
 SLEEP = "/bin/sleep"
 _COUNT = """
 import os
-from faasrt.local.jail.template import count_tasks
+from faasrt.local.jail.launcher.template import count_tasks
 os.dup2(os.open("/proc/loadavg", os.O_RDONLY), 4)
 orphan, program = (os.fork() or os._exit(0) for _ in range(2))
 print(count_tasks(program) >= 1, os.waitpid(program, os.WNOHANG)[0] == program)
 """
 _EXECUTE = """
 import json, os
-from faasrt.local.jail import executor, landlock, seccomp, syscalls
+from faasrt.local.jail.launcher import executor, landlock, seccomp, syscalls
 os.dup2(os.open("/proc/loadavg", os.O_RDONLY), 4)
 os.dup2(os.open("/bin/sleep", os.O_PATH), seccomp.EXECUTABLE_FD)
 syscalls.forbid_new_privileges()
@@ -171,13 +171,13 @@ async def test_the_kill_of_a_program_that_has_ended_does_not_end_the_next_one(tm
 
 def patch_launcher(monkeypatch: pytest.MonkeyPatch, statements: str) -> None:
     """Let launchers execute statements before they start."""
-    start = "from jail import launcher\n"
+    start = "from launcher import launcher\n"
     monkeypatch.setattr(jail_module, "START_LAUNCHER", jail_module.START_LAUNCHER.replace(start, start + statements))
 
 
 async def test_a_slot_is_replaced_after_some_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The number is 100, and 3 in this test."""
-    patch_launcher(monkeypatch, "from jail import slot\nassert slot.MAX_RUNS == 100\nslot.MAX_RUNS = 3\n")
+    patch_launcher(monkeypatch, "from launcher import slot\nassert slot.MAX_RUNS == 100\nslot.MAX_RUNS = 3\n")
     tmp_path.chmod(0o755)
     runner = b"import os\ndef main(*_): os._exit(len(os.read(0, 1)))"
     config = native_jail("namespaces", runner, "/tmp/main.py", mounts={}, env={})

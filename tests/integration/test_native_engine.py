@@ -745,7 +745,7 @@ RUN_WITH_SOCKET_60 = """
 import asyncio, os, socket, sys
 from faasrt import RuntimeManager
 from faasrt.local.jail import jail
-from faasrt.local.jail.seccomp import EXECUTABLE_FD
+from faasrt.local.jail.launcher.seccomp import EXECUTABLE_FD
 
 class SocketAt60(socket.socket):
     def close(self):

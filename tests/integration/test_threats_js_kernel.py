@@ -14,8 +14,8 @@ import pytest
 import pytest_asyncio
 
 from faasrt import Outcome
-from faasrt.local.jail import seccomp
-from faasrt.local.jail.syscalls import NUMBERS
+from faasrt.local.jail.launcher import seccomp
+from faasrt.local.jail.launcher.syscalls import NUMBERS
 from support.served import until, with_word
 from support.threats import CONTAINERS, SPILL, TARGETS, Target, attempt, sample, target_at
 

@@ -22,8 +22,8 @@ from faasrt.local.engines.python_tiers import STANDARD_TIER
 from faasrt.local.engines.wasm import engine as wasm_engine
 from faasrt.local.engines.wasm.module_cache import module_dir
 from faasrt.local.engines.wasm.snapshot_build import snapshot_of
-from faasrt.local.jail import seccomp
-from faasrt.local.jail.syscalls import ARCHITECTURE, NUMBERS
+from faasrt.local.jail.launcher import seccomp
+from faasrt.local.jail.launcher.syscalls import ARCHITECTURE, NUMBERS
 from support.helpers import WASM
 from support.native_attacks import DENIED_WITHOUT_NAMESPACES, PRELUDE, attempt
 from support.served import until
@@ -38,7 +38,7 @@ import sys; sys.path[:] = sys.argv[3:]
 import contextlib, ctypes, errno, fcntl, glob, io, os, resource, select, signal, socket, struct, subprocess, threading
 import time, traceback
 from faasrt.local.engines.wasm import worker
-from faasrt.local.jail import canary, syscalls
+from faasrt.local.jail.launcher import canary, syscalls
 def execute(bridge, sandbox):
     stdout, error = io.StringIO(), ""
     with contextlib.redirect_stdout(stdout):
@@ -111,7 +111,7 @@ async def ways_out(host: Host) -> str:
     """Run the test program of the jail in a worker, with resources of the server as traps. Return what it finds."""
     traps = "{'file': 'CANARY', 'folder': 'FOLDER', 'pid': SERVER_PID, 'system_file': '/etc/passwd', 'port': TCP_PORT,"
     traps += "'path': 'HOST_SOCKET', 'abstract': 'ABSTRACT', 'descriptors': range(4096)}"
-    result = await host.run(f"from faasrt.local.jail import canary\nprint(canary.find_ways_out({traps}))")
+    result = await host.run(f"from faasrt.local.jail.launcher import canary\nprint(canary.find_ways_out({traps}))")
     return result.stdout or repr(result)
 
 
@@ -207,7 +207,7 @@ async def test_malformed_messages_of_a_worker_do_not_harm_the_server(host: Host,
 # A filter of another process, such as that of a container: this call does not exist.
 REFUSE = """
 import errno, struct
-from faasrt.local.jail import syscalls
+from faasrt.local.jail.launcher import syscalls
 def refuse(name):
     load, equal, return_, enosys = (0x20, 0, 0, 0), 0x15, 0x06, 0x0005_0000 | errno.ENOSYS
     code = [load, (equal, 0, 1, syscalls.NUMBERS[name]), (return_, 0, 0, enosys), (return_, 0, 0, 0x7FFF_0000)]

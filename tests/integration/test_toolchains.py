@@ -45,8 +45,8 @@ from faasrt.local.engines.toolchain.engine import engine_for
 from faasrt.local.engines.toolchain.languages import TOOLCHAINS
 from faasrt.local.engines.toolchain.toolchain import Installation, Toolchain
 from faasrt.local.errors import EngineError
-from faasrt.local.jail import landlock
 from faasrt.local.jail.jail import JailedProcess
+from faasrt.local.jail.launcher import landlock
 from support import toolchain_programs as programs
 from support.helpers import NO_WAIT, Clock, fast_forward, manager_for, url_of
 from support.levels import NATIVE

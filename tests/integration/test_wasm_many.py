@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig
-from faasrt.local.jail.scheduling import AGES, IS_WAIT_KNOWN
+from faasrt.local.jail.launcher.scheduling import AGES, IS_WAIT_KNOWN
 from support.helpers import PATIENT, WASM, until_active
 from support.served import until
 

@@ -10,8 +10,8 @@ import os
 import struct
 import sys
 
-from faasrt.local.jail import syscalls
-from faasrt.local.jail.syscalls import CLONE_NAMESPACES, NUMBERS
+from faasrt.local.jail.launcher import syscalls
+from faasrt.local.jail.launcher.syscalls import CLONE_NAMESPACES, NUMBERS
 
 REFUSED = (
     "unshare setns mount umount2 pivot_root mount_setattr open_tree move_mount fsopen fsmount fsconfig fspick "

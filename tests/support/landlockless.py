@@ -10,8 +10,8 @@ import os
 import struct
 import sys
 
-from faasrt.local.jail import landlock, syscalls
-from faasrt.local.jail.syscalls import NUMBERS
+from faasrt.local.jail.launcher import landlock, syscalls
+from faasrt.local.jail.launcher.syscalls import NUMBERS
 
 LOAD, EQUAL, RETURN = 0x20, 0x15, 0x06
 ALLOW, ERRNO = 0x7FFF_0000, 0x0005_0000

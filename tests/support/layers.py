@@ -11,6 +11,7 @@ LAYERS = [
     ["faasrt"],
     ["faasrt.protocol"],
     ["faasrt.local"],
+    ["faasrt.local.jail.launcher"],
     ["faasrt.local.jail"],
     ["faasrt.local.engines"],
     ["faasrt.local.http"],

@@ -10,8 +10,8 @@ import struct
 import sys
 from pathlib import Path
 
-from faasrt.local.jail import syscalls
-from faasrt.local.jail.syscalls import MS_BIND, MS_PRIVATE, MS_RDONLY, MS_REC, MS_REMOUNT, mount
+from faasrt.local.jail.launcher import syscalls
+from faasrt.local.jail.launcher.syscalls import MS_BIND, MS_PRIVATE, MS_RDONLY, MS_REC, MS_REMOUNT, mount
 
 HIDDEN_FILES = ("kcore", "keys", "timer_list", "latency_stats", "sched_debug")
 HIDDEN_FOLDERS = ("acpi", "scsi")

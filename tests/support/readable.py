@@ -11,8 +11,8 @@ import stat
 import sys
 from pathlib import Path
 
-from faasrt.local.jail import syscalls
-from faasrt.local.jail.syscalls import MS_PRIVATE, MS_REC, mount, move_mount, open_tree
+from faasrt.local.jail.launcher import syscalls
+from faasrt.local.jail.launcher.syscalls import MS_PRIVATE, MS_REC, mount, move_mount, open_tree
 
 
 def closed_parent(path: Path) -> Path | None:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from faasrt.local.jail import cgroup, process_memory
+from faasrt.local.jail import cgroup
+from faasrt.local.jail.launcher import process_memory
 
 _ROLLUP = """\
 55d6c1a00000-7ffc3b9fe000 ---p 00000000 00:00 0                          [rollup]

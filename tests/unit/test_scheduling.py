@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from faasrt.local.jail import scheduling
-from faasrt.local.jail.program import RunningProgram
-from faasrt.local.jail.scheduling import CPUS, CpuTimes, niceness_after
+from faasrt.local.jail.launcher import scheduling
+from faasrt.local.jail.launcher.program import RunningProgram
+from faasrt.local.jail.launcher.scheduling import CPUS, CpuTimes, niceness_after
 
 MS = 1_000_000
 

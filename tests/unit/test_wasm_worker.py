@@ -19,7 +19,7 @@ from faasrt.local.engines.wasm.output import Stop
 from faasrt.local.engines.wasm.program_clock import ProgramClock
 from faasrt.local.engines.wasm.worker_sessions import Interrupter, WorkerSessions
 from faasrt.local.errors import TooBusyError
-from faasrt.local.jail.scheduling import IS_WAIT_KNOWN
+from faasrt.local.jail.launcher.scheduling import IS_WAIT_KNOWN
 from faasrt.results import Outcome
 
 JOB = {"max_output_bytes": 1_000, "kept_bytes": 1_000}

@@ -25,8 +25,8 @@ from faasrt.languages import Language
 from faasrt.local.engines.live_output import KEPT_BYTES, LiveOutput
 from faasrt.local.engines.warm_pool import WarmPool
 from faasrt.local.errors import EngineError, NotStartedError
-from faasrt.local.jail import scheduling
 from faasrt.local.jail.cgroup import Cgroups
+from faasrt.local.jail.launcher import scheduling
 from faasrt.local.process import Spawner
 from faasrt.protocol.execution_limits import MAX_WALL_FACTOR, ExecutionLimits
 from faasrt.results import Diagnostic, Display, ErrorInfo, Outcome

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import attrs
 
-from faasrt.local.jail.landlock import ALL, FILES, READ, WRITE, abi_version
+from faasrt.local.jail.launcher.landlock import ALL, FILES, READ, WRITE, abi_version
 
 _DEVICES = ("/dev/null", "/dev/full")
 # Without namespaces and root, RLIMIT_NPROC counts all threads of the user, not only those of the program.

@@ -1,4 +1,4 @@
-"""The server's side of a jail: it starts the launcher, and asks it for processes. `launcher` is the other side."""
+"""The server's side of a jail: it starts the launcher, and asks it for processes. `launcher/` is the other side."""
 
 from __future__ import annotations
 
@@ -21,13 +21,12 @@ from typing import Any
 
 import attrs
 
-import faasrt.local.jail
 from faasrt._shielded_wait import wait_shielded
 from faasrt.local.errors import OUT_OF_MEMORY, OUT_OF_TIME, TOO_BUSY, EngineError, NotStartedError, SuspectError
 from faasrt.local.jail.cgroup import Cgroups, Group
 from faasrt.local.jail.config import JailConfig
-from faasrt.local.jail.pidfds import has_ended, pid_of
-from faasrt.local.jail.scheduling import read_times
+from faasrt.local.jail.launcher.pidfds import has_ended, pid_of
+from faasrt.local.jail.launcher.scheduling import read_times
 from faasrt.local.process import MESSAGES, ChildProcess, EpollReaders, Pipes, Spawner, ignore_output
 from faasrt.protocol.processes import signal_name
 
@@ -42,12 +41,12 @@ _COMMAND = (
     'ulimit -S -s 1048576 2>/dev/null || ulimit -S -s "$(ulimit -H -s)"; exec "$0" "$@"',
 )
 _BOOT = "import socket,sys; server=socket.socket(fileno=int(sys.argv[1])); exec(server.recv(65536))"
-_PACKAGE_PARENT = str(Path(faasrt.local.jail.__file__).parent.parent)
+_FOLDER = str(Path(__file__).parent)
 START_LAUNCHER = """
 import sys
 sys.path[:] = [path for path in sys.path if path]
-sys.path.insert(0, {parent!r})
-from jail import launcher
+sys.path.insert(0, {folder!r})
+from launcher import launcher
 del sys.path[0]
 sys.excepthook = launcher.main(server)
 # Only the process of a program gets here. The exception makes the interpreter call the hook, which runs the program
@@ -561,7 +560,7 @@ async def open_jail(
             description = await asyncio.to_thread(config.for_launcher, root)
             try:
                 async with asyncio.timeout(_START_TIMEOUT_S):
-                    await loop.sock_sendall(ours, START_LAUNCHER.format(parent=_PACKAGE_PARENT).encode())
+                    await loop.sock_sendall(ours, START_LAUNCHER.format(folder=_FOLDER).encode())
                     await loop.sock_sendall(ours, json.dumps(description).encode())
                     answer = json.loads(await loop.sock_recv(ours, _MESSAGE_BYTES) or b"{}")
             except TimeoutError as error:

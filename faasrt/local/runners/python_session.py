@@ -70,7 +70,7 @@ class Session:
         self.settle()
         while True:
             descriptors = self.receive()
-            for target, fd in zip((0, 1, 2, JOB_MESSAGES_FD), descriptors):  # noqa: B905
+            for target, fd in zip((0, 1, 2, JOB_MESSAGES_FD), descriptors):
                 if fd != target:
                     duplicate(fd, target, target <= 2)
                     close_fd(fd)
@@ -391,7 +391,7 @@ class OpenFiles:
         try:
             path = os.readlink(f"/proc/self/fd/{fd}")
             with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
-                position, flags = (int(line.split()[1], base) for line, base in zip(file, (10, 8)))  # noqa: B905
+                position, flags = (int(line.split()[1], base) for line, base in zip(file, (10, 8)))
         except OSError:
             if kind == stat.S_IFDIR:
                 yield fd, "", 0, 0, kind
@@ -425,7 +425,7 @@ class OpenFiles:
                 offset, inode, size = int(offset, 16), int(inode), end - start
                 if inode not in self.copies:  # the program has closed it
                     write_at(self.create(inode), start, size, offset)
-                protection = sum(bit for bit, right in zip((1, 2, 4), b"rwx") if right in rights)  # noqa: B905
+                protection = sum(bit for bit, right in zip((1, 2, 4), b"rwx") if right in rights)
                 yield start, size, protection, offset, inode
 
     def reopen(self, null_fd):

@@ -52,7 +52,7 @@ class SharedMemory(real_mmap):
 
     def __new__(cls, *arguments, **options):
         names = ("fileno", "length", "flags", "prot", "access", "offset")
-        values = {"flags": mmap.MAP_SHARED, "offset": 0, **dict(zip(names, arguments)), **options}  # noqa: B905
+        values = {"flags": mmap.MAP_SHARED, "offset": 0, **dict(zip(names, arguments)), **options}
         fileno, length, flags, offset = (values.get(name) for name in ("fileno", "length", "flags", "offset"))
         is_valid = all(isinstance(value, int) for value in (length, flags, offset)) and length > 0
         if fileno != -1 or not is_valid or not flags & mmap.MAP_SHARED:
@@ -91,7 +91,7 @@ def fork_exec(*arguments):
     if arguments[SESSION]:
         arguments = [*arguments]
         arguments[SESSION] = False
-        if sys.version_info >= (3, 11):  # noqa: UP036
+        if sys.version_info >= (3, 11):
             arguments[SESSION + 1] = 0  # the process group to join: a new one
         else:
             arguments[-1] = starting_group(arguments[-1])

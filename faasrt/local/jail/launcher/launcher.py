@@ -894,8 +894,8 @@ def main(server: socket.socket) -> Callable[..., None]:
             for _ in range(_EXERCISE_RUNS):
                 with contextlib.suppress(Exception):
                     exec(config["exercise"], {"__name__": "exercise"})  # noqa: S102
-            for name in [name for name in sys.modules if name.split(".")[0] == "jail"]:
-                del sys.modules[name]  # a program may import its own module of this name
+            for name in [name for name in sys.modules if name.split(".")[0] == "launcher"]:
+                del sys.modules[name]  # a program may import a module of its own with this name
             namespace: dict[str, Any] = {"__name__": "faasrt_runner"}
             exec(compile(config["runner"], "<faasrt>", "exec"), namespace)  # noqa: S102
             body, prepare = namespace["main"], namespace.get("prepare")
