@@ -286,7 +286,7 @@ class Launcher:
             return
         self._looked_at, used = now, process_memory.used_bytes()
         self._least_used = min(self._least_used[0], used[0]), min(self._least_used[1], used[1])
-        if any(size > least + _MORE_BYTES for size, least in zip(used, self._least_used, strict=True)):
+        if any(size > least + _MORE_BYTES for size, least in zip(used, self._least_used)):
             self._least_used = used  # since this check
             for program in idle:
                 self._check_idle(program)
