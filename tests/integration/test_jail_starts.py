@@ -153,7 +153,7 @@ def test_a_child_that_makes_too_many_calls_is_not_started() -> None:
 async def test_the_kill_of_a_program_that_has_ended_does_not_end_the_next_one(tmp_path: Path) -> None:
     """The server may not have read yet that it has ended. The first process of the slot already starts another one."""
     tmp_path.chmod(0o755)
-    runner = b"import os\ndef main(*_): os._exit(len(os.read(0, 1)))"
+    runner = "import os\ndef main(*_): os._exit(len(os.read(0, 1)))"
     config = native_jail("namespaces", runner, "/tmp/main.py", mounts={}, env={})
     async with Spawner() as spawner, open_jail(spawner, sys.executable, tmp_path, config) as jail:
         process = await jail.start(channel=True)
@@ -179,7 +179,7 @@ async def test_a_slot_is_replaced_after_some_programs(tmp_path: Path, monkeypatc
     """The number is 100, and 3 in this test."""
     patch_launcher(monkeypatch, "from launcher import slot\nassert slot.MAX_RUNS == 100\nslot.MAX_RUNS = 3\n")
     tmp_path.chmod(0o755)
-    runner = b"import os\ndef main(*_): os._exit(len(os.read(0, 1)))"
+    runner = "import os\ndef main(*_): os._exit(len(os.read(0, 1)))"
     config = native_jail("namespaces", runner, "/tmp/main.py", mounts={}, env={})
     templates = []
     async with Spawner() as spawner, open_jail(spawner, sys.executable, tmp_path, config) as jail:

@@ -45,7 +45,7 @@ _ENV = {"HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8"}  # noqa: S108
 
 
 def native_jail(
-    level: str, runner: bytes, runner_file: str, *, mounts: Mapping[str, str], env: Mapping[str, str], **fields: Any
+    level: str, runner: str, runner_file: str, *, mounts: Mapping[str, str], env: Mapping[str, str], **fields: Any
 ) -> JailConfig:
     """Return a jail with the system's libraries and programs, and other `mounts` of the host, by their paths in the
     jail. This reads files, so call it in a thread.
@@ -66,7 +66,7 @@ def native_jail(
         links=links,
         tmp_bytes=TMP_BYTES,
         shared_memory=level == "namespaces",
-        runner=runner.decode(),
+        runner=runner,
         runner_file=runner_file,
         env={**_ENV, **env},
         limits=_LIMITS,

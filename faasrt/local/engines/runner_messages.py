@@ -1,7 +1,7 @@
-"""Loads the runners, and turns their messages into fields of an `EngineResult`.
+"""Turns the messages of runners into fields of an `EngineResult`.
 
-A runner is the code that runs a program inside a sandbox (`faasrt.local.runners`). A program can forge its messages, so
-they are not trusted. The workers of the engine "wasm" import this module too, so it must load quickly.
+A program can forge the messages of its runner (see `runner_sources.py`), so they are not trusted. The workers of the
+engine "wasm" import this module too, so it must load quickly.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 import binascii
 import json
 import re
-from collections.abc import Mapping, Sequence
-from importlib.resources import files
+from collections.abc import Mapping
 from typing import Any
 
 from faasrt.languages import Language
@@ -28,14 +27,6 @@ _DECODER = json.JSONDecoder()
 _MAX_FIELDS = 7  # of a message
 _FIELD = re.compile(r'"([a-z]+)":([0-9]{1,9}|null)?')
 _BEGINNING = re.compile(rb'\{"[a-z]{1,20}":["0-9n]')
-
-
-def read_runner(shared: Sequence[str], own: Sequence[str], *, guest: str = "") -> bytes:
-    """Join files of `faasrt.protocol.guest` and `faasrt.local.runners`. `guest` is the constant GUEST of the runner."""
-    paths = [files("faasrt.protocol.guest").joinpath(name) for name in shared]
-    paths += [files("faasrt.local.runners").joinpath(name) for name in own]
-    parts = [path.read_bytes() for path in paths]
-    return b"\n".join([f"GUEST = {guest!r}".encode(), *parts] if guest else parts)
 
 
 def decode_message(data: bytes, start: int = 0) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from faasrt.local.engines.deno.run import FOLDER, DenoRun
 from faasrt.local.engines.deno.session import DenoSession
 from faasrt.local.engines.engine import NO_LEVEL, Engine, EngineJob, EngineOptions, EngineResult, Watch
 from faasrt.local.engines.jailed_run import run_program, until_ready
-from faasrt.local.engines.runner_messages import read_runner
+from faasrt.local.engines.runner_sources import RunnerName, read_runner
 from faasrt.local.engines.session import EngineSessionOptions, SessionEndedError
 from faasrt.local.engines.warm_pool import HEAD_START_S, WarmPool
 from faasrt.local.errors import EngineError, NotStartedError
@@ -49,12 +49,12 @@ _WATCH_INTERVAL_S = 0.25
 # Stack traces contain these paths. Programs must not learn where faasrt is installed, so the real paths are not used.
 _EXECUTABLE = "/sandbox/deno"
 _RUNNER, _DISPLAY_RUNNER, _SESSION_RUNNER = (f"/sandbox/{name}runner.js" for name in ("", "display_", "session_"))
-_RUNNER_FILES = {
-    _RUNNER: ["deno_main.js"],
-    _DISPLAY_RUNNER: ["deno_cells.js", "deno_main.js"],
-    _SESSION_RUNNER: ["deno_cells.js", "deno_session.js"],
+_RUNNER_NAMES: dict[str, RunnerName] = {
+    _RUNNER: "deno",
+    _DISPLAY_RUNNER: "deno_displays",
+    _SESSION_RUNNER: "deno_session",
 }
-_RUNNER_FDS = {path: f"/proc/self/fd/{fd}" for fd, path in enumerate(_RUNNER_FILES, 3)}
+_RUNNER_FDS = {path: f"/proc/self/fd/{fd}" for fd, path in enumerate(_RUNNER_NAMES, 3)}
 # The whole environment, so that the server's variables neither reach a program nor change how Deno works. DENO_DIR does
 # not exist and cannot be created, so that nothing is stored.
 _ENVIRONMENT = {
@@ -110,7 +110,7 @@ class DenoEngine(Engine):
             () if self.level == NO_LEVEL else ("run", "files") if self.level == "namespaces" else ("run",)
         )
         self._runners = {}
-        for path in _RUNNER_FILES:
+        for path in _RUNNER_NAMES:
             self._runners[path] = options.folder / Path(path).name
             # Replaced as a whole, because an engine that still runs may have mounted the file.
             new = self._runners[path].with_suffix(".new")
@@ -305,7 +305,7 @@ def _runner_source(path: str) -> str:
 
     Deno itself parses each module before V8 does, which would take 2 ms for the runner. It does not parse strings.
     """
-    body = re.sub(r"(?m)^export ", "", read_runner(["js_errors.js"], ["deno_common.js", *_RUNNER_FILES[path]]).decode())
+    body = re.sub(r"(?m)^export ", "", read_runner(_RUNNER_NAMES[path]))
     function = f'"use strict"; (async () => {{ {body} }})();\n//# sourceURL=file://{path}'
     return f"(0, eval)({json.dumps(function)});"
 

@@ -14,9 +14,9 @@ import attrs
 from faasrt.errors import InvalidRequestError
 from faasrt.languages import Language
 from faasrt.local.engines.engine import EngineJob
-from faasrt.local.engines.runner_messages import read_runner
+from faasrt.local.engines.runner_sources import read_runner
 
-_MAIN = read_runner([], ["node_main.js"]).decode()
+_MAIN = read_runner("node")
 _FILES = {Language.JAVASCRIPT: "main.cjs", Language.TYPESCRIPT: "main.cts"}
 _ES_MODULE = re.compile(r"^[^\S\n]*(?:import\b(?![^\S\n]*\()|export\b)", re.MULTILINE)
 _COMMON_JS = re.compile(r"\b(?:require|module|exports|__dirname|__filename)\b")

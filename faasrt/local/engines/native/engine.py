@@ -24,13 +24,12 @@ from faasrt.local.engines.native.run import PROCESS_NAME, python_run
 from faasrt.local.engines.native.session import NativeSession
 from faasrt.local.engines.native_jail import native_jail
 from faasrt.local.engines.python_tiers import STANDARD_LIBRARY, TIERS, exercise_of, tiers_of
-from faasrt.local.engines.runner_messages import read_runner
+from faasrt.local.engines.runner_sources import read_runner
 from faasrt.local.engines.session import EngineSession, EngineSessionOptions
 from faasrt.local.engines.warm_pool import WarmPool
 from faasrt.local.errors import EngineError, NotStartedError
 from faasrt.local.jail.config import JailConfig
 from faasrt.local.jail.jail import Jail, JailedProcess, open_jail
-from faasrt.protocol.envelope import PYTHON_BEGINNING
 
 _START_TIMEOUT_S = 60.0
 # The memory of the packages of the largest tier, in MiB. While its tier starts, a program imports the packages itself.
@@ -46,9 +45,6 @@ _DESCRIBE = (
     "sorted(name for path in sys.path if os.path.isdir(path) for name in os.listdir(path) "
     "if name.endswith(('.dist-info', '.egg-info')))]))"
 )
-_SHARED_FILES = ["python_errors.py", "python_modules.py"]
-_RUNNER_FILES = ["python_native.py", "python_guest.py", "python_displays.py", "job_input.py", "python_random.py"]
-_RUNNER_FILES += ["python_session.py", "python_setup.py"]
 
 
 @attrs.frozen
@@ -83,7 +79,7 @@ class Interpreter:
         library = Path(self.base_prefix, "lib", f"python{'.'.join(self.version.split('.')[:2])}")
         return native_jail(
             level,
-            read_runner(_SHARED_FILES, _RUNNER_FILES, guest=PYTHON_BEGINNING),
+            read_runner("native"),
             "/tmp/main.py",  # noqa: S108
             mounts=mounts,
             env=env,

@@ -26,7 +26,7 @@ from faasrt.local.cache_folder import cache_dir
 from faasrt.local.engines.engine import Engine, EngineJob, EngineOptions, EngineResult, Watch
 from faasrt.local.engines.jailed_run import run_program, start_runner
 from faasrt.local.engines.native_jail import TMP_BYTES, native_jail
-from faasrt.local.engines.runner_messages import read_runner
+from faasrt.local.engines.runner_sources import read_runner
 from faasrt.local.engines.toolchain.program_cache import ProgramCache
 from faasrt.local.engines.toolchain.run import PROCESS_NAME, command_run, recognize_failure
 from faasrt.local.engines.toolchain.toolchain import JAIL_PATH, OUT, PROGRAM, Installation, Toolchain
@@ -145,7 +145,7 @@ class ToolchainEngine(Engine):
         installation = self._installation
         return native_jail(
             self.level,
-            read_runner([], ["job_input.py", "command.py"]),
+            read_runner("command"),
             f"{PROGRAM}/main",
             mounts=installation.mounts,
             env={"PATH": JAIL_PATH, **installation.env},

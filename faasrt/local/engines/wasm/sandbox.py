@@ -11,11 +11,12 @@ from typing import Any
 import attrs
 
 from faasrt.local.engines.python_tiers import STANDARD_TIER, TIERS, tiers_of
+from faasrt.local.engines.runner_sources import read_runner
 from faasrt.local.engines.wasm.instance import Ended, Instance, Instances, PageMap, load_module
 from faasrt.local.engines.wasm.memory_folder import MemoryFolder
 from faasrt.local.engines.wasm.module_cache import best_module
 from faasrt.local.engines.wasm.program_clock import ProgramClock
-from faasrt.local.engines.wasm.snapshot_build import RUN, read_guest, snapshot_of
+from faasrt.local.engines.wasm.snapshot_build import RUN, snapshot_of
 from faasrt.local.engines.wasm.snapshot_file import Snapshot, open_snapshot
 
 _VERSION = b"print('.'.join(map(str, __import__('sys').version_info[:3])))"
@@ -51,7 +52,7 @@ def load_files(cache_dir: Path) -> LoadedFiles:
     _, _, is_new = load_module(folder)
     return LoadedFiles(
         module_dir=folder,
-        runner=read_guest(),
+        runner=read_runner("wasm").encode(),
         snapshot=open_snapshot(snapshot_of(cache_dir, STANDARD_TIER)),
         paths={tier: snapshot_of(cache_dir, tier) for tier in TIERS},
         is_new=is_new,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from faasrt.local.cache_folder import lock_folder
 from faasrt.local.engines.python_tiers import STANDARD_LIBRARY, TIERS, exercise_of, packages_of
-from faasrt.local.engines.runner_messages import read_runner
+from faasrt.local.engines.runner_sources import read_runner
 from faasrt.local.engines.wasm.instance import FOLDER, HIDDEN_FOLDER, STACK_BYTES, Ended, Instances
 from faasrt.local.engines.wasm.memory_folder import MemoryFolder
 from faasrt.local.engines.wasm.module_cache import best_module
@@ -27,7 +27,6 @@ from faasrt.local.engines.wasm.snapshot_file import (
     snapshot_path,
     write_snapshot,
 )
-from faasrt.protocol.envelope import PYTHON_BEGINNING
 
 RUN, RUN_IN_SESSION = b"main", b"run_in_session"
 """The names of the functions that run a program, and one of a session, from a snapshot."""
@@ -84,14 +83,6 @@ print(os.getcwd(), os.listdir(), os.environ["HOME"], open("renamed").read())
 _EXPECTED_FOLDER = f"{FOLDER} ['main.py', 'renamed'] {FOLDER} text"
 
 
-def read_guest() -> bytes:
-    return read_runner(
-        ["python_errors.py", "python_modules.py"],
-        ["python_main.py", "python_guest.py", "python_displays.py", "python_random.py", "python_preload.py"],
-        guest=PYTHON_BEGINNING,
-    )
-
-
 def modules_of(tier: str) -> list[str]:
     return [*STANDARD_LIBRARY, *TIERS.get(tier, [])]
 
@@ -101,7 +92,7 @@ def snapshot_of(cache_dir: Path, tier: str) -> Path:
     digest = hashlib.sha256(_artifacts_dir().joinpath("SHA256SUMS").read_bytes())
     for name in ("snapshot_build.py", "instance.py"):
         digest.update(files("faasrt.local.engines.wasm").joinpath(name).read_bytes())
-    digest.update(read_guest())
+    digest.update(read_runner("wasm").encode())
     digest.update(" ".join(modules_of(tier)).encode())
     return snapshot_path(cache_dir, tier, digest.hexdigest()[:32])
 
@@ -136,7 +127,7 @@ def make_snapshot(cache_dir: Path, tier: str) -> None:
 
 def preload(instances: Instances, fd: int, tier: str) -> Snapshot:
     packages = packages_of(tier)
-    answers = {b"runner": read_guest(), b"modules": " ".join(modules_of(tier)).encode()}
+    answers = {b"runner": read_runner("wasm").encode(), b"modules": " ".join(modules_of(tier)).encode()}
     answers[b"exercise"] = exercise_of(packages).encode()
     made: list[Snapshot] = []
 
