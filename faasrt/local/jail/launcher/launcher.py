@@ -44,7 +44,6 @@ import importlib.util
 import json
 import math
 import os
-import resource
 import select
 import signal
 import socket
@@ -56,7 +55,9 @@ from typing import Any
 
 from . import branches, canary, landlock, namespaces, process_memory, scheduling, seccomp, stack, syscalls, users, watch
 from .executor import FileExecutor
+from .memory_policy import LOOK_INTERVAL_S, MemoryPolicy
 from .program import IDLE_INTERVAL_S, WATCH_INTERVAL_S, RunningProgram
+from .shared_jails import SharedJails
 from .slot import Slot
 from .template import (
     CONTROL_FD,
@@ -70,19 +71,13 @@ from .template import (
     choose_start_of_pids,
     exit_with_traceback,
 )
+from .wall import MAX_DESCRIPTORS, Wall
 
 _CONFIG_BYTES, _MESSAGE_BYTES = 1 << 20, 65_536
-_MAX_DESCRIPTORS = 8
-_PREPARED = 3  # descriptors for a branch
 _MESSAGES_FD, _READY = 3, b'{"kind":"ready"}\n'
-MAX_PROGRAMS = 1000
-_TRUNCATION_ABI = 3  # the first version of Landlock that checks truncation
 _CAP_KILL = 5
 # The interpreter optimizes code that runs repeatedly, by writing to its memory. Programs then copy less of it.
 _EXERCISE_RUNS = 3
-# While sessions are idle: the time between two looks at the memory of the machine, and how much more use of it makes a
-# check of the sessions necessary.
-_LOOK_INTERVAL_S, _MORE_BYTES = 0.25, 64 * 2**20
 _FINISH_INTERVAL_S = 0.005  # while processes of programs that have ended, or their files, are left
 _kept: list[Any] = []
 # The niceness of programs minus that of the launcher. The launcher must be able to start and end programs in time.
@@ -108,57 +103,32 @@ class Launcher:
         memory_watch: socket.socket | None,
         watch_pid: int,
     ) -> None:
-        self._server, self._config, self._places = server, config, places
-        self._oom_counter, self._memory_watch, self._watch_pid = oom_counter, memory_watch, watch_pid
+        self._server, self._config, self._watch_pid = server, config, watch_pid
         self._programs: dict[int, RunningProgram] = {}  # by number
-        self._roots = branches.RootMaker(config) if places and namespaces.has_branches(config) else None
-        self._prepared: dict[int, branches.Root] = {}  # by the number of the branch
-        self._remains: list[branches.Remains] = []
+        self._jails = SharedJails(config, has_namespaces=bool(places))
+        self._wall = Wall(config, places)
+        self._memory = MemoryPolicy(memory_watch, oom_counter, self._jails)
         self._slots: dict[Slot, RunningProgram | None] = {}  # with the program that runs in it
         self._idle_slots: list[Slot] = []
         self._poll = select.poll()
         self._handlers: dict[int, Callable[[], None]] = {}  # by the descriptor that has become readable
         self._is_over = False
         self._interval_s = WATCH_INTERVAL_S
-        self._looked_at, self._least_used = 0.0, (math.inf, math.inf)
-        # Without namespaces, root gives each program a uid of its own.
-        is_root = not places and os.getuid() == 0
-        self._first_uid, count, _ = namespaces.host_ids() if is_root else (0, MAX_PROGRAMS, -1)
-        self._users = None
-        if config["disk_bytes"]:
-            self._users = users.Users(self._first_uid, count, config["rights"])
-            count -= 1  # the last uid is that of no program
-        self._free_places = list(range(places if places > 1 else count))[::-1]
-        self._networks: dict[int, int] = {}  # by place
-        self._pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        self._executable_fd = None
-        if config["executable"]:
-            self._executable_fd = seccomp.EXECUTABLE_FD
-            # Here, because later another descriptor could have this number.
-            executable = os.open(config["executable"], os.O_PATH | os.O_CLOEXEC)
-            os.dup2(executable, self._executable_fd, inheritable=False)
-            os.close(executable)
-        self._files = [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in config["open_files"]]
-        abi = landlock.abi_version()
-        self._may_truncate = bool(places) or abi >= _TRUNCATION_ABI
-        # A program that executes a file may leave files, if it can write any.
-        self._has_slots = bool(places and abi and not (config["executable"] and config["tmp_bytes"]))
-        build_filter = functools.partial(
-            seccomp.build_filter, config["policy"], seccomp.ANY_PID, may_truncate=self._may_truncate
-        )
-        self._filter, self._slot_filter = build_filter(), build_filter(in_slot=True)
-        self.base_bytes, self._base_tables = process_memory.sizes("/proc/self")
         self._niceness = os.getpriority(os.PRIO_PROCESS, 0) + _PRIORITY
         self.in_program = False
         self.template: Template | None = None
 
+    @property
+    def base_bytes(self) -> int:
+        return self._memory.base_bytes
+
     def serve(self) -> None:
         """Handle messages until the server closes the socket. Also return in each fork that is to run programs."""
         self._handle(self._server.fileno(), self._receive_from_server)
-        if self._memory_watch is not None:
-            self._handle(self._memory_watch.fileno(), self._receive_from_watch)
-            if self._users is not None:
-                self._memory_watch.send(json.dumps({"users": self._users.describe()}).encode())
+        if self._memory.watch is not None:
+            self._handle(self._memory.watch.fileno(), self._receive_from_watch)
+            if self._wall.users is not None:
+                self._memory.watch.send(json.dumps({"users": self._wall.users.describe()}).encode())
         while not self._is_over:
             for fd, _ in self._poll.poll(self._poll_timeout_ms()):
                 handler = self._handlers.get(fd)
@@ -166,18 +136,18 @@ class Launcher:
                     handler()
                 if self.in_program:
                     return
-            if self._users is not None and self._users.is_busy:
-                self._users.finish(self._known_children())
+            if self._wall.users is not None and self._wall.users.is_busy:
+                self._wall.users.finish(self._known_children())
             self._look_at_memory()
-            self._remains = [remains for remains in self._remains if not remains.end()]
+            self._jails.end_remains()
             for program in [*self._programs.values()]:
                 self._check(program)
             now = time.monotonic()
             for slot in self._slots:
                 if slot.ends_at < now:
                     self._close_slot(slot, "its template does not answer")
-        if self._users is not None:
-            self._users.aclose(program.owner for program in self._programs.values() if program.owner is not None)
+        if self._wall.users is not None:
+            self._wall.users.aclose(program.owner for program in self._programs.values() if program.owner is not None)
 
     def _handle(self, fd: int, handler: Callable[[], None]) -> None:
         """Call a function whenever a descriptor is readable. It must not block: the descriptor may be new."""
@@ -192,11 +162,11 @@ class Launcher:
         wake_at = min((program.check_at for program in self._programs.values()), default=math.inf)
         for program in self._programs.values():
             if program.is_idle:
-                wake_at = min(wake_at, program.watched_at + IDLE_INTERVAL_S, self._looked_at + _LOOK_INTERVAL_S)
-        if self._users is not None and self._users.is_busy:
+                wake_at = min(wake_at, program.watched_at + IDLE_INTERVAL_S, self._memory.looked_at + LOOK_INTERVAL_S)
+        if self._wall.users is not None and self._wall.users.is_busy:
             wake_at = min(wake_at, time.monotonic() + _FINISH_INTERVAL_S)
         wake_at = min(wake_at, min((slot.ends_at for slot in self._slots), default=math.inf))
-        if self._remains:
+        if self._jails.has_remains:
             wake_at = min(wake_at, time.monotonic() + branches.RETRY_S)
         return None if wake_at == math.inf else max(0, math.ceil(1000 * (wake_at - time.monotonic())))
 
@@ -215,8 +185,9 @@ class Launcher:
         elif "branch" in message:
             self._add_branch(message, descriptors)
         elif "kill" in message:
-            if message["kill"] in self._prepared:
-                self._prepared.pop(message["kill"]).close()
+            root = self._jails.take(message["kill"])
+            if root is not None:
+                root.close()
             if message["kill"] in self._programs:
                 self._programs[message["kill"]].kill("killed")
         else:
@@ -235,17 +206,14 @@ class Launcher:
             program.max_bytes, program.is_session = message["bytes"], message["again"]
             program.has_requests = message["again"] and not message["session"]
             program.limit_time(message["began"], message["limit_s"], message["wall_s"])
-            if self._places:
+            if self._wall.places:
                 program.open_proc()
             if not message["cgroup"]:  # a cgroup has a counter of its own
-                program.oom_kills = self._count_oom_kills()
+                program.oom_kills = self._memory.count_oom_kills()
             if program.is_idle:
                 self._check_idle(program)
             elif program.jail_owner.niceness:
                 program.adjust_priority(self._niceness, is_crowded=self._is_crowded)
-
-    def _count_oom_kills(self) -> int:
-        return process_memory.count_oom_kills(self._oom_counter)
 
     def _check(self, program: RunningProgram) -> None:
         now = time.monotonic()
@@ -263,7 +231,7 @@ class Launcher:
             else:
                 program.kill(reason)
         else:
-            self._watch_memory(program)  # not before this first check, because most programs end earlier
+            self._memory.add_up(program)  # not before this first check, because most programs end earlier
             program.adjust_priority(self._niceness, is_crowded=self._is_crowded)
         # If there are many programs, check less often, so that there is CPU time for them.
         cost_s = len(self._programs) * (time.monotonic() - now)
@@ -278,16 +246,10 @@ class Launcher:
         """Check idle sessions at once if much more memory of the machine is in use than before, because a program can
         pretend that its run has ended.
         """
-        now = time.monotonic()
-        if now < self._looked_at + _LOOK_INTERVAL_S:
+        if time.monotonic() < self._memory.looked_at + LOOK_INTERVAL_S:
             return
         idle = [program for program in self._programs.values() if program.is_idle]
-        if not idle:
-            return
-        self._looked_at, used = now, process_memory.used_bytes()
-        self._least_used = min(self._least_used[0], used[0]), min(self._least_used[1], used[1])
-        if any(size > least + _MORE_BYTES for size, least in zip(used, self._least_used)):
-            self._least_used = used  # since this check
+        if idle and self._memory.has_grown():
             for program in idle:
                 self._check_idle(program)
 
@@ -297,39 +259,18 @@ class Launcher:
         go first, unless a branch in its jail runs.
         """
         program.watched_at = time.monotonic()
-        self._kill_strays(program)
-        if program.works() or self._is_large(program):
-            self._watch_memory(program)
+        self._jails.kill_strays(program)
+        if program.works() or self._memory.is_large(program):
+            self._memory.add_up(program)
         else:
-            self._forget_memory(program)
+            self._memory.forget(program)
         if program.has_worked and all(each.is_idle for each in program.jail_owner.in_same_jail):
             program.adjust_priority(self._niceness, is_crowded=self._is_crowded)
 
-    def _is_large(self, program: RunningProgram) -> bool:
-        if program.max_bytes is None:
-            return False
-        return process_memory.sizes(f"/proc/{program.pid}")[0] > self.base_bytes + program.max_bytes
-
-    def _watch_memory(self, program: RunningProgram) -> None:
-        if program.max_bytes is not None and not program.is_watched and self._memory_watch is not None:
-            program.is_watched = True
-            watched: dict[str, Any] = {"watch": program.number, "pid": program.pid, "init": program.init_pid}
-            if program.owner is not None:
-                owner = program.owner
-                watched |= {"uid": owner.uid, "group": owner.group, "home": owner.home}
-            limits = {"bytes": program.max_bytes + self.base_bytes, "tables": self._base_tables}
-            devices = {"device": program.device, "living": [*self._living_devices(program.jail_owner)]}
-            self._memory_watch.send(json.dumps({**watched, **limits, **devices}).encode())
-
-    def _forget_memory(self, program: RunningProgram) -> None:
-        if program.is_watched and self._memory_watch is not None:
-            program.is_watched = False
-            self._memory_watch.send(json.dumps({"forget": program.number}).encode())
-
     def _receive_from_watch(self) -> None:
-        assert self._memory_watch is not None
+        assert self._memory.watch is not None
         try:
-            data = self._memory_watch.recv(_MESSAGE_BYTES)
+            data = self._memory.watch.recv(_MESSAGE_BYTES)
         except ConnectionResetError:  # it has ended before it had read all messages
             data = b""
         if not data:
@@ -338,28 +279,9 @@ class Launcher:
         [(kind, number)] = json.loads(data).items()
         program = self._programs.get(number)
         if program is not None and kind == "strays":
-            self._kill_strays(program)
+            self._jails.kill_strays(program)
         elif program is not None and not program.reason:
             program.kill("memory")
-
-    def _living_devices(self, owner: RunningProgram) -> set[int]:
-        """Return the devices of the /tmp of the programs in a jail, and of branches that are to start."""
-        living = {program.device for program in owner.in_same_jail if program.device is not None}
-        return living | {root.device for root in self._prepared.values()}
-
-    def _kill_strays(self, program: RunningProgram) -> None:
-        """Kill the processes in the jail of a program that belong to no program. See `branches`."""
-        if program.device is not None and program.init_pid is not None:
-            with contextlib.suppress(OSError):
-                folders = process_memory.folders_in_jail(program.proc, program.init_pid)
-                branches.kill_strays(folders, self._living_devices(program.jail_owner))
-
-    def _update_watch(self, owner: RunningProgram) -> None:
-        """Send the memory watch the programs that are in a jail now."""
-        for program in owner.in_same_jail:
-            if program.is_watched:
-                program.is_watched = False
-                self._watch_memory(program)
 
     def _send(self, message: dict[str, Any], descriptors: list[int] = []) -> None:  # noqa: B006
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
@@ -384,34 +306,26 @@ class Launcher:
         number, program, reason = message["prepare"], self._programs.get(message["of"]), ""
         descriptors: list[int] = []
         try:
-            if program is not None and self._roots is not None:
-                ruleset = landlock.create_ruleset(self._roots.rights)
-                if ruleset is None:
-                    raise OSError("the kernel has no Landlock")
-                descriptors.append(ruleset)
-                # The process itself cannot count its threads if it has no /proc.
-                if program.proc < 0 and process_memory.count_threads(f"/proc/{program.pid}") > 1:
-                    raise OSError("the program has other threads")
-                root, device = self._roots.make(program.pid)
-                self._prepared[number] = root
-                descriptors += [os.dup(root.tree), root.open_tmp()]
-                if program.jail_owner.device is None:
-                    program.jail_owner.device = device
-                self._update_watch(program.jail_owner)
+            if program is not None:
+                descriptors = self._jails.prepare(number, program)
+                if descriptors:
+                    self._memory.update(program.jail_owner.in_same_jail)
         except OSError as error:
             reason = str(error)
-        self._send({"prepared": number, "reason": reason}, descriptors if len(descriptors) == _PREPARED else [])
+        self._send({"prepared": number, "reason": reason}, descriptors)
         for fd in descriptors:
             os.close(fd)
 
     def _add_branch(self, message: dict[str, Any], pidfds: list[int]) -> None:
         number, program, pidfd = message["branch"], self._programs.get(message["of"]), pidfds[0]
         # Its pid is that of no other process, because it has not ended.
-        if program is None or number not in self._prepared or not program.can_branch(pidfd):
+        can_branch = program is not None and program.can_branch(pidfd)
+        root = self._jails.take(number) if can_branch else None
+        if program is None or root is None:
             os.close(pidfd)
             self._send({"refused": number, "reason": "the process has ended, or is none of a branch"})
             return
-        branch = self._programs[number] = program.branch(number, pidfd, self._prepared.pop(number))
+        branch = self._programs[number] = program.branch(number, pidfd, root)
         branch.open_proc()
         self._handle(pidfd, functools.partial(self._reap_branch, branch))
         self._send({"started": number, "ready": True}, [pidfd, pidfd])
@@ -419,7 +333,7 @@ class Launcher:
     def _reap_branch(self, branch: RunningProgram) -> None:
         """Report the end of a branch. Its status is unknown, because it is no child of this process."""
         self._forget(branch.pidfd)
-        is_killed = branch.reason or self._count_oom_kills() > branch.oom_kills
+        is_killed = branch.reason or self._memory.is_kill_for_lack(branch)
         owner, slot = branch.jail_owner, branch.slot
         self._finish(branch, signal.SIGKILL if is_killed else 0, 0, lambda: True)
         if owner.in_same_jail:
@@ -432,7 +346,7 @@ class Launcher:
     def _start(self, message: dict[str, Any], descriptors: list[int]) -> None:
         number = message["start"]
         try:
-            if self._has_slots and not (message["compiles"] or message["canary"] or message["cgroup"]):
+            if self._wall.has_slots and not (message["compiles"] or message["canary"] or message["cgroup"]):
                 self._start_in_slot(message, descriptors)
             else:
                 self._start_alone(message, descriptors)
@@ -442,16 +356,8 @@ class Launcher:
             for fd in descriptors:
                 os.close(fd)
 
-    def _take_place(self) -> int:
-        if not self._free_places:
-            raise OSError("too many programs are running in this jail")
-        place = self._free_places[-1]
-        if self._config["private_network"] and place not in self._networks:
-            self._networks[place] = self._make_network()
-        return self._free_places.pop()
-
     def _start_in_slot(self, message: dict[str, Any], descriptors: list[int]) -> None:
-        text = b"" if self._executable_fd is None else json.dumps([message["argv"], message["limits"]]).encode()
+        text = b"" if self._wall.executable_fd is None else json.dumps([message["argv"], message["limits"]]).encode()
         while True:
             slot = self._idle_slots.pop() if self._idle_slots else self._open_slot()
             if slot is None:
@@ -468,24 +374,24 @@ class Launcher:
     def _open_slot(self) -> Slot | None:
         """Create a slot. Return it in this process, and None in that of its template."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # first, because it may fail
-        place, pid = self._take_place(), -1
+        place, pid = self._wall.take_place(), -1
         try:
             syscalls.unshare(syscalls.CLONE_NEWPID)  # of the next child
             try:
                 pid = os.fork()
             finally:
                 if pid:
-                    syscalls.join_namespace(self._pid_namespace, syscalls.CLONE_NEWPID)
+                    syscalls.join_namespace(self._jails.pid_namespace, syscalls.CLONE_NEWPID)
             if pid == 0:
                 self._become_template(theirs, place)
                 return None
-            slot = Slot(place, pid, ours, has_executable=self._executable_fd is not None)
+            slot = Slot(place, pid, ours, has_executable=self._wall.executable_fd is not None)
         except OSError:
             ours.close()
             if pid > 0:
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
-            self._free_places.append(place)
+            self._wall.free_place(place)
             raise
         finally:
             if pid:
@@ -506,12 +412,14 @@ class Launcher:
             self._confine(descriptors, place, is_template=True)
             control.detach()
             starter: TraceCheck | FileExecutor
-            if self._executable_fd is None:
-                self._restrict_calls(limits, self._slot_filter)
+            if self._wall.executable_fd is None:
+                self._wall.restrict_calls(limits, self._wall.slot_filter)
                 starter = TraceCheck(self._config["runner_file"], namespaces.mounts_in_tmp(self._config))
             else:
-                limits, code = self._config["limits"], self._filter
-                starter = FileExecutor(self._executable_fd, self._config["env"], RULES_FD, limits, code, self._niceness)
+                limits, code = self._config["limits"], self._wall.filter
+                starter = FileExecutor(
+                    self._wall.executable_fd, self._config["env"], RULES_FD, limits, code, self._niceness
+                )
             self.template = Template(starter, self._niceness)
         except BaseException:
             try:
@@ -536,7 +444,7 @@ class Launcher:
         if program is not None and message == STARTED and pidfds:
             program.pidfd = pidfds[0]
             self._programs[program.number] = program
-            is_ready = self._executable_fd is None
+            is_ready = self._wall.executable_fd is None
             self._send({"started": program.number, "ready": is_ready}, [program.pidfd, program.pidfd_to_kill])
         elif program is not None and end is not None:
             self._slots[slot] = None
@@ -577,14 +485,14 @@ class Launcher:
             del self._slots[slot]
             self._forget(slot.pidfd)
             slot.close()
-            self._free_places.append(slot.place)
+            self._wall.free_place(slot.place)
 
     def _start_alone(self, message: dict[str, Any], descriptors: list[int]) -> None:
-        program = RunningProgram(message["start"], self._take_place())
+        program = RunningProgram(message["start"], self._wall.take_place())
         try:
-            if self._users is not None:
-                program.owner = self._users.open(program.place)
-            if self._places:
+            if self._wall.users is not None:
+                program.owner = self._wall.users.open(program.place)
+            if self._wall.places:
                 program.init, program.init_memory = syscalls.start_init()
                 program.init_pidfd = os.pidfd_open(program.init)
                 # From now on children start in the new namespace. This process stays in its own.
@@ -592,8 +500,8 @@ class Launcher:
             try:
                 program.child = syscalls.fork()
             finally:
-                if program.child and self._places:
-                    syscalls.join_namespace(self._pid_namespace, syscalls.CLONE_NEWPID)
+                if program.child and self._wall.places:
+                    syscalls.join_namespace(self._jails.pid_namespace, syscalls.CLONE_NEWPID)
             if program.child == 0:
                 self._run(message, descriptors, program)
                 descriptors.clear()  # `_run` has closed them, and other files may have the same numbers
@@ -615,16 +523,18 @@ class Launcher:
             process_memory.prefer_for_oom_kill()
             if message["cgroup"]:
                 os.write(descriptors.pop(), b"0")
-                if self._places:
+                if self._wall.places:
                     syscalls.unshare(syscalls.CLONE_NEWCGROUP)  # its name is hidden from the program
             os.setpriority(os.PRIO_PROCESS, 0, self._niceness)
             self._confine(descriptors, program.place, program.owner, compiles=message["compiles"])
-            self._restrict_calls({**self._config["limits"], **message["limits"]})
+            self._wall.restrict_calls({**self._config["limits"], **message["limits"]})
             if message["canary"]:
-                kept = list(range(len(descriptors) + len(self._files)))
-                canary.main(message["canary"], kept if self._executable_fd is None else [*kept, self._executable_fd])
-            if self._executable_fd is not None:
-                syscalls.execute(self._executable_fd, message["argv"], self._config["env"])
+                kept = list(range(len(descriptors) + len(self._wall.files)))
+                canary.main(
+                    message["canary"], kept if self._wall.executable_fd is None else [*kept, self._wall.executable_fd]
+                )
+            if self._wall.executable_fd is not None:
+                syscalls.execute(self._wall.executable_fd, message["argv"], self._config["env"])
             os.write(_MESSAGES_FD, _READY)
         except BaseException:
             exit_with_traceback()
@@ -638,57 +548,19 @@ class Launcher:
         compiles: bool = False,
         is_template: bool = False,
     ) -> None:
-        """Complete the jail around this process, except for its limits and its filter; see `_restrict_calls`.
-
-        A template gets the rules of its programs as another descriptor. It may read /proc, but they may not.
-        """
-        config = self._config
-        rights, nested_rights = config["compiler_rights" if compiles else "rights"], None
-        roots = self._roots.rights if self._roots is not None else []  # those of branches
-        rights = [*rights, *roots]
-        if self._places:
-            namespaces.make_private(config, place, self._places, self._networks.get(place))
-            if config["hides_proc"] and not compiles:
-                nested_rights = namespaces.rights_without_proc(rights)
-        if is_template:
-            descriptors = [*descriptors, landlock.create_nested(nested_rights, ["/", *(path for path, _ in roots)])]
-        elif nested_rights is not None:
-            rights = nested_rights
-        if self._users is not None and owner is not None:
-            ruleset = self._users.enter(owner, place)
-            syscalls.die_with_parent()
-        else:
-            # Created before the uid changes, because the paths may be accessible to root only.
-            ruleset = landlock.create_ruleset(rights)
-        if not self._places and owner is None:
-            os.setsid()
-            if self._first_uid:
-                _become(self._first_uid + place)
-            syscalls.drop_capabilities()
-            syscalls.die_with_parent()
-        # In two steps, because the number of one descriptor may be the target of another.
-        moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, _MAX_DESCRIPTORS) for fd in descriptors + self._files]
-        for target, fd in enumerate(moved):
-            os.dup2(fd, target, inheritable=target <= 2 or target >= len(descriptors))
-        syscalls.forbid_new_privileges()
-        landlock.restrict(ruleset)
-        syscalls.close_descriptors(len(moved), kept=self._executable_fd)
+        """Make this fork a process of the jail (see `Wall.confine`), and forget the other ones."""
+        rights = self._jails.rights
+        self._wall.confine(descriptors, place, rights, owner, compiles=compiles, is_template=is_template)
         self.in_program = True
         # Their descriptors are closed, and other files may have the same numbers.
-        for sock in (self._server, self._memory_watch, *(slot.control for slot in self._slots)):
+        for sock in (self._server, self._memory.watch, *(slot.control for slot in self._slots)):
             if sock is not None:
                 sock.detach()
         # A program finds this object in its memory, which must not show other programs.
-        for others in (self._programs, self._slots, self._handlers, self._networks, self._prepared):
+        for others in (self._programs, self._slots, self._handlers):
             others.clear()
-        for numbers in (self._idle_slots, self._free_places, self._remains):
-            numbers.clear()
-        self._users = None
-
-    def _restrict_calls(self, limits: dict[str, int], filter_code: bytes | None = None) -> None:
-        for name, value in limits.items():
-            resource.setrlimit(getattr(resource, name), (value, value))
-        syscalls.install_filter(seccomp.set_pid(filter_code or self._filter, os.getpid()))
+        self._idle_slots.clear()
+        self._jails.forget_others()
 
     def _reap(self, program: RunningProgram) -> None:
         pid, status, usage = os.wait4(program.child, os.WNOHANG)
@@ -706,54 +578,22 @@ class Launcher:
     ) -> None:
         if status != signal.SIGKILL:
             program.reason = ""  # it ended by itself in time
-        elif program.reason in ("", "template") and self._count_oom_kills() > program.oom_kills:
+        elif program.reason in ("", "template") and self._memory.is_kill_for_lack(program):
             # The kernel does not report which process it has killed. The peak of the memory shows whether the first
             # process exceeded the limit since the last check. It is unknown for the other ones, so a program with
             # children may have caused the lack of memory, and then have killed itself.
-            exceeded = program.max_bytes is not None and max_rss_bytes - self.base_bytes > program.max_bytes
+            exceeded = program.max_bytes is not None and max_rss_bytes - self._memory.base_bytes > program.max_bytes
             program.reason = "memory" if exceeded else "unclear" if may_have_had_children() else "system"
         del self._programs[program.number]
-        self._forget_memory(program)
+        self._memory.forget(program)
         program.jail_owner.in_same_jail.discard(program)
-        self._update_watch(program.jail_owner)
-        self._end_remains(program)
+        self._memory.update(program.jail_owner.in_same_jail)
+        self._jails.leave(program)
         program.close_files()
         # Sent before the clean-up, because ending a namespace takes as long as running a short program.
         ended = {"ended": program.number, "status": status, "reason": program.reason, "peak": max_rss_bytes}
         ended["waited_s"] = program.times.waited_s
         self._send(ended)
-
-    def _end_remains(self, program: RunningProgram) -> None:
-        """End the other processes of a program whose jail continues."""
-        root, program.root = program.root, None
-        init = program.init_pidfd if program.slot is None else program.slot.pidfd
-        init_pid = program.init_pid
-        if program.device is not None and program.jail_owner.in_same_jail and init_pid is not None:
-            remove_files = self._remove_files_of_session(program) if root is None else root.close
-            living = functools.partial(self._living_devices, program.jail_owner)
-            try:
-                remains = branches.Remains(program.proc, living, init, init_pid, self._pid_namespace, remove_files)
-            except OSError:  # too many files are open; its processes end with the jail
-                remove_files()
-                return
-            if not remains.end():
-                self._remains.append(remains)
-        elif root is not None:
-            root.close()
-
-    def _remove_files_of_session(self, session: RunningProgram) -> Callable[[], None]:
-        branch = next(iter(session.in_same_jail))
-        try:
-            namespace = os.open(f"/proc/{branch.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:  # it has just ended, too
-            return lambda: None
-
-        def remove() -> None:
-            if self._roots is not None:
-                self._roots.remove_files(namespace)
-            os.close(namespace)
-
-        return remove
 
     def _may_have_had_children(self, program: RunningProgram) -> bool:
         """Return whether a program with a jail of its own has created more tasks than the threads of its first process
@@ -766,7 +606,7 @@ class Launcher:
             return program.owner is not None  # otherwise it cannot start processes
         try:
             tasks = syscalls.run_in_pid_namespace(
-                program.init_pidfd, self._pid_namespace, lambda: min(os.getpid() - _PROGRAM_PID, 255)
+                program.init_pidfd, self._jails.pid_namespace, lambda: min(os.getpid() - _PROGRAM_PID, 255)
             )
         except OSError:
             return True
@@ -779,9 +619,9 @@ class Launcher:
             os.waitpid(program.child, 0)
         if program.pidfd >= 0:
             os.close(program.pidfd)
-        if self._users is not None and program.owner is not None:
-            free = functools.partial(self._free_places.append, program.place)
-            self._users.close(program.owner, self._known_children(), free)
+        if self._wall.users is not None and program.owner is not None:
+            free = functools.partial(self._wall.free_place, program.place)
+            self._wall.users.close(program.owner, self._known_children(), free)
             return
         if program.init_pidfd >= 0:
             # Not waited for here, as in `_close_slot`.
@@ -791,7 +631,7 @@ class Launcher:
         if program.init is not None:
             os.kill(program.init, signal.SIGKILL)
             os.waitpid(program.init, 0)
-        self._free_places.append(program.place)
+        self._wall.free_place(program.place)
 
     def _known_children(self) -> set[int]:
         """Return the children of this process that other functions wait for."""
@@ -802,20 +642,7 @@ class Launcher:
         if os.waitpid(program.init, os.WNOHANG) != (0, 0):
             self._forget(program.init_pidfd)
             os.close(program.init_pidfd)
-            self._free_places.append(program.place)
-
-    def _make_network(self) -> int:
-        """Create a network namespace. Programs reuse it, because creation takes long."""
-        path = "/proc/self/ns/net"
-        own = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            syscalls.unshare(syscalls.CLONE_NEWNET)
-            network = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            namespaces.hide_network_counters()
-            syscalls.join_namespace(own, syscalls.CLONE_NEWNET)
-        finally:
-            os.close(own)
-        return network
+            self._wall.free_place(program.place)
 
 
 def _require_filters() -> None:
@@ -836,16 +663,9 @@ def _raise_priority() -> None:
         file.write(str(-_PRIORITY))
 
 
-def _become(uid: int) -> None:
-    syscalls.limit_capabilities()
-    os.setgroups([])
-    os.setresgid(uid, uid, uid)
-    os.setresuid(uid, uid, uid)
-
-
 def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:
     data, ancillary, _, _ = sock.recvmsg(
-        _MESSAGE_BYTES, socket.CMSG_SPACE(4 * _MAX_DESCRIPTORS), socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+        _MESSAGE_BYTES, socket.CMSG_SPACE(4 * MAX_DESCRIPTORS), socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
     )
     descriptors = array.array("i")
     for level, kind, rights in ancillary:
