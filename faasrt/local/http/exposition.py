@@ -13,30 +13,27 @@ from faasrt.local.http.sessions import Sessions
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
+# The kind and the meaning of the metrics of each engine, and of the server.
 _ENGINE_METRICS = {
-    "refused": "Programs refused before they ran.",
-    "failed": "Programs whose engine failed.",
-    "active": "Running programs.",
-    "idle": "Processes waiting for a program.",
-    "queued": "Programs waiting for a sandbox.",
-    "capacity": "Programs that can run at once.",
-    "ready": "Whether the engine can run programs.",
+    "refused": ("counter", "Programs refused before they ran."),
+    "failed": ("counter", "Programs whose engine failed."),
+    "active": ("gauge", "Running programs."),
+    "idle": ("gauge", "Processes waiting for a program."),
+    "queued": ("gauge", "Programs waiting for a sandbox."),
+    "capacity": ("gauge", "Programs that can run at once."),
+    "ready": ("gauge", "Whether the engine can run programs."),
 }
-_COUNTERS = (
-    *("refused", "failed", "refused_connections", "refused_while_draining"),
-    *("opened_sessions", "forked_sessions", "session_runs"),
-)
 _SERVER_METRICS = {
-    "connections": "Open connections.",
-    "refused_connections": "Connections refused because too many were open.",
-    "refused_while_draining": "Programs refused because the server was about to stop.",
-    "max_connections": "The largest number of open connections.",
-    "draining": "Whether the server is about to stop, and refuses programs.",
-    "sessions": "Open sessions.",
-    "max_sessions": "The largest number of open sessions.",
-    "opened_sessions": "Sessions that were opened, with forks.",
-    "forked_sessions": "Sessions that were forked from another one.",
-    "session_runs": "Programs that began in sessions.",
+    "connections": ("gauge", "Open connections."),
+    "refused_connections": ("counter", "Connections refused because too many were open."),
+    "refused_while_draining": ("counter", "Programs refused because the server was about to stop."),
+    "max_connections": ("gauge", "The largest number of open connections."),
+    "draining": ("gauge", "Whether the server is about to stop, and refuses programs."),
+    "sessions": ("gauge", "Open sessions."),
+    "max_sessions": ("gauge", "The largest number of open sessions."),
+    "opened_sessions": ("counter", "Sessions that were opened, with forks."),
+    "forked_sessions": ("counter", "Sessions that were forked from another one."),
+    "session_runs": ("counter", "Programs that began in sessions."),
 }
 _INFO = ("language", "level", "runtime")
 
@@ -94,6 +91,7 @@ class _Collector:
     def collect(self) -> Iterator[Metric]:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 
+        kinds = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
         engines = self.metrics["engines"]
         labels = ("language", "outcome")
         executions = CounterMetricFamily("faasrt_local_executions", "Programs that ran, by outcome.", labels=labels)
@@ -102,9 +100,8 @@ class _Collector:
                 for outcome, count in outcomes.items():
                     executions.add_metric((language, outcome), count)
         yield executions
-        for name, documentation in _ENGINE_METRICS.items():
-            kind = CounterMetricFamily if name in _COUNTERS else GaugeMetricFamily
-            family = kind(f"faasrt_local_{name}", documentation, labels=("engine",))
+        for name, (kind, documentation) in _ENGINE_METRICS.items():
+            family = kinds[kind](f"faasrt_local_{name}", documentation, labels=("engine",))
             for engine_name, engine in engines.items():
                 family.add_metric((engine_name,), engine[name])
             yield family
@@ -125,6 +122,5 @@ class _Collector:
         for reason, count in self.metrics["ended_sessions"].items():
             ended.add_metric((reason,), count)
         yield ended
-        for name, documentation in _SERVER_METRICS.items():
-            kind = CounterMetricFamily if name in _COUNTERS else GaugeMetricFamily
-            yield kind(f"faasrt_local_{name}", documentation, value=self.metrics[name])
+        for name, (kind, documentation) in _SERVER_METRICS.items():
+            yield kinds[kind](f"faasrt_local_{name}", documentation, value=self.metrics[name])
