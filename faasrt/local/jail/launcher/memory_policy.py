@@ -72,7 +72,7 @@ class MemoryPolicy:
             self.watch.send(json.dumps({"forget": program.number}).encode())
 
     def update(self, programs: Iterable[RunningProgram]) -> None:
-        """Send the watch which programs are in the jail of these now."""
+        """Send the watch the present state of a jail, which has these programs."""
         for program in programs:
             if program.is_watched:
                 program.is_watched = False

@@ -1,7 +1,4 @@
-"""The jails that a session shares with its branches: which of their processes belong to which program.
-
-See `branches` for how they are told apart.
-"""
+"""The jails that sessions share with their branches: which processes belong to which program (see `branches`)."""
 
 from __future__ import annotations
 
@@ -37,9 +34,9 @@ class SharedJails:
         """Make the root folder of a branch of a program. Return its rules of Landlock, the folder, and its /tmp; no
         descriptors if this jail cannot have branches. Raise OSError if this fails.
         """
-        descriptors: list[int] = []
         if self._roots is None:
-            return descriptors
+            return []
+        descriptors: list[int] = []
         try:
             ruleset = landlock.create_ruleset(self._roots.rights)
             if ruleset is None:

@@ -1,4 +1,4 @@
-"""The wall around each process in a jail: what the launcher completes in the process itself, after the fork."""
+"""The wall around each process in a jail. The launcher completes it in the process itself, after the fork."""
 
 from __future__ import annotations
 
