@@ -25,12 +25,12 @@ _TEXT_OPCODES = {"PROTO", "FRAME", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE
 _EVALPLUS_ASSERTION = """
 def assertion(out, exp, atol):
     if out == exp:
-        return True
+        return
     if atol == 0 and is_floats(exp):
         atol = 1e-6
-    if atol == 0 or type(out) is not type(exp) or isinstance(exp, (list, tuple)) and len(out) != len(exp):
-        return False
-    return np.allclose(out, exp, rtol=1e-07, atol=atol)
+    assert atol != 0 and type(out) is type(exp)
+    assert not isinstance(exp, (list, tuple)) or len(out) == len(exp)
+    assert np.allclose(out, exp, rtol=1e-07, atol=atol)
 """
 
 
@@ -49,30 +49,10 @@ def _humaneval(row: Mapping[str, Any]) -> dict[str, Any]:
     """
     function = _text(row, "entry_point")
     helpers = _without_function(_text(row, "prompt"), function)
-    test = _with_asserts(_text(row, "test"))
+    test = _text(row, "test")
+    if "def assertion(out, exp, atol):" in test:
+        test += _EVALPLUS_ASSERTION
     return {"function": function, "prelude": helpers, "tests": [{"program": f"{helpers}\n{test}"}]}
-
-
-def _with_asserts(test: str) -> str:
-    """Return a test of HumanEval+ with an assert around each comparison. Return other tests as they are.
-
-    Calls of the function are found in one run of the test only if asserts use their results. Otherwise each run finds
-    one call, and judging ends after 20.
-    """
-    if "def assertion(out, exp, atol):" not in test:
-        return test
-    module = _Asserts().visit(_parse("test", test))
-    [own] = ast.parse(_EVALPLUS_ASSERTION).body
-    module.body = [own if getattr(node, "name", None) == "assertion" else node for node in module.body]
-    return ast.unparse(module)
-
-
-class _Asserts(ast.NodeTransformer):
-    """Makes an assert of each statement that is a call of `assertion`."""
-
-    def visit_Expr(self, node: ast.Expr) -> ast.stmt:
-        is_comparison = isinstance(node.value, ast.Call) and getattr(node.value.func, "id", None) == "assertion"
-        return ast.Assert(node.value) if is_comparison else node
 
 
 def _mbpp(row: Mapping[str, Any]) -> dict[str, Any]:
