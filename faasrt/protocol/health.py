@@ -13,10 +13,12 @@ import attrs
 from faasrt.errors import ConnectError
 from faasrt.inputs import INPUT_FIELDS
 from faasrt.languages import Language, has_return_val
-from faasrt.protocol.execution_limits import wall_limit_s
+from faasrt.protocol.execution_limits import MAX_WALL_FACTOR, wall_limit_s
 
 _MAX_COMPILE_S, _MAX_WALL_FACTOR = 300.0, 100.0
 _CPYTHON = re.compile(r"CPython (\d{1,3}\.\d{1,3})")
+OWN_WALL_FACTORS: Mapping[str, float] = dict.fromkeys(Language, MAX_WALL_FACTOR)
+"""Those of `faasrt serve` in place of another service."""
 SESSION_FEATURES = ("run", "fork", "files")
 """What sessions may be able to do."""
 
@@ -36,7 +38,8 @@ class EndpointProfile:
         languages: The languages that the server lists; empty if it lists none.
         compile_limits_s: The time for compilation by language, which is not part of the time limit of the program.
         low_levels: The level of the jail by language, and how to get a higher one, in words; without the highest level.
-        max_wall_factors: For `wall_limit_s`, by language, if the time limit does not count the wait for a CPU.
+        max_wall_factors: For `wall_limit_s`, by language, if the time limit does not count the wait for a CPU. If the
+            protocol has no profile, the answer to its health path confirms this while a program runs.
         kills_at_limit: Whether output in the guest program is lost when the server stops a program at its time limit.
             The guest program then stops the program itself, a little earlier.
         on_cpython_and_node: Whether programs run in CPython and Node.js as on a command line, and other languages are
