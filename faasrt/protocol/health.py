@@ -19,6 +19,8 @@ _MAX_COMPILE_S, _MAX_WALL_FACTOR = 300.0, 100.0
 _CPYTHON = re.compile(r"CPython (\d{1,3}\.\d{1,3})")
 OWN_WALL_FACTORS: Mapping[str, float] = dict.fromkeys(Language, MAX_WALL_FACTOR)
 """Those of `faasrt serve` in place of another service."""
+NO_HEALTH = (404, 405, 501)
+"""The statuses of a server without a health report. Others come from a gateway, or from a server that fails now."""
 SESSION_FEATURES = ("run", "fork", "files")
 """What sessions may be able to do."""
 
@@ -49,8 +51,6 @@ class EndpointProfile:
         python: The version of Python in which its programs run, such as "3.12"; "" if the report does not say it.
         plain_input: The fields of `faasrt.inputs` that the server itself handles for programs without an envelope.
         answered: Whether the server has sent a health report, or has none.
-        confirmed: False after a failure of the endpoint, until its next health report, because another kind of server
-            may have replaced it.
         failure: Why it could not be asked, if this does not pass by itself.
     """
 
@@ -74,7 +74,6 @@ class EndpointProfile:
     validates: bool = False
     python: str = ""
     answered: bool = False
-    confirmed: bool = True
     failure: ConnectError | None = None
     kills_at_limit: bool = False
     on_cpython_and_node: bool = False
@@ -127,6 +126,20 @@ def read_profile(health: Mapping[str, Any]) -> EndpointProfile:
         python=_python_version(languages.get(Language.PYTHON.value, {}).get("runtime")),
         answered=True,
     )
+
+
+@attrs.frozen
+class HealthReport:
+    """The result of one request for the health of an endpoint.
+
+    Attributes:
+        profile: None if the server did not answer, or does not work now.
+        fingerprints: Identify what runs the programs of each language. They are part of the keys of stored results. One
+            that is missing or None is unknown.
+    """
+
+    profile: EndpointProfile | None
+    fingerprints: Mapping[Language, str | None] = attrs.field(factory=dict)
 
 
 def read_fingerprints(health: Mapping[str, Any], url: str) -> dict[Language, str | None]:

@@ -26,7 +26,7 @@ from aiohttp.abc import AbstractResolver, AbstractStreamWriter, ResolveResult
 from multidict import CIMultiDict
 from yarl import URL
 
-from faasrt._endpoint_urls import address_of, split_endpoint
+from faasrt._endpoint_urls import address_of, configured_url, split_endpoint
 from faasrt._version import __version__
 from faasrt.config import Settings
 from faasrt.errors import (
@@ -37,7 +37,8 @@ from faasrt.errors import (
     ProtocolError,
     ServiceError,
 )
-from faasrt.protocol.health import EndpointProfile
+from faasrt.languages import Language
+from faasrt.protocol.health import NO_HEALTH, HealthReport, read_fingerprints
 from faasrt.protocol.json_lines import ACCEPT, CONTENT_TYPE, media_type
 from faasrt.protocol.program import (
     COUNTS_RUNNING_TIME_HEADER,
@@ -46,7 +47,7 @@ from faasrt.protocol.program import (
     PROGRAM_SUSPECT_HEADER,
 )
 from faasrt.protocol.registry import protocol_of
-from faasrt.protocol.response import Answer
+from faasrt.protocol.response import Answer, decode_object
 from faasrt.results import EndpointHealth
 from faasrt.transport.live_reader import LineTooLongError, LiveReader
 from faasrt.transport.tls_failures import permanent_error
@@ -380,20 +381,18 @@ class HttpClient:
         merged.update(headers or {})
         return merged
 
-    async def get_profile(self, endpoint: str) -> EndpointProfile | None:
+    async def get_report(self, endpoint: str) -> HealthReport:
         protocol = protocol_of(endpoint)
-        if not protocol.has_profile:
-            return attrs.evolve(protocol.profile, answered=True)
         try:
-            return protocol.read_profile(await self.get_health(endpoint))
+            answer = await self.get_health(endpoint)
+            return HealthReport(protocol.read_profile(answer), _fingerprints_in(answer, endpoint))
         except ConnectError as error:
-            return (
-                attrs.evolve(protocol.profile, confirmed=False, failure=copy.copy(error)) if error.permanent else None
-            )
+            unknown = attrs.evolve(protocol.profile, failure=copy.copy(error)) if error.permanent else None
+            return HealthReport(unknown)
         except ConnectionLostError:
-            return None
+            return HealthReport(None)
         except (ProtocolError, BodyTooLargeError):
-            return protocol.profile
+            return HealthReport(protocol.profile)
 
     async def probe(self, endpoint: str) -> EndpointHealth:
         """Return the health of an endpoint. A failed probe is an unhealthy result, not an exception."""
@@ -556,6 +555,17 @@ def _make_answer(response: aiohttp.ClientResponse, body: bytes, limit: int) -> A
         not_started=headers.get(NOT_STARTED_HEADER) == "1",
         program_suspect=headers.get(PROGRAM_SUSPECT_HEADER) == "1",
     )
+
+
+def _fingerprints_in(answer: Answer, endpoint: str) -> dict[Language, str | None]:
+    if answer.status in NO_HEALTH:
+        return read_fingerprints({}, configured_url(endpoint))
+    if answer.status != 200:
+        return {}  # the server fails now
+    health = {}
+    with contextlib.suppress(ProtocolError):
+        health = decode_object(answer.body)
+    return read_fingerprints(health, configured_url(endpoint))
 
 
 def _check_encoding(response: aiohttp.ClientResponse) -> None:
