@@ -29,7 +29,7 @@ def run_tests(*arguments: str, **env: str) -> tuple[int, str]:
 NEEDS_THE_SANDBOX = f"{TESTS}/e2e/test_other_systems.py::test_python_runs_as_webassembly_on_macos"
 
 
-@pytest.mark.parametrize("processes", [(), ("-n", "2")], ids=["one process", "two processes"])
+@pytest.mark.parametrize("processes", [("-n", "2"), pytest.param((), marks=pytest.mark.tables)], ids=["two", "one"])
 def test_the_sandbox_is_compiled_before_any_test_runs(processes: tuple[str, ...]) -> None:
     """One line announces the compilation. If it fails, no test runs."""
     code, output = run_tests(NEEDS_THE_SANDBOX, *processes, FAASRT_CACHE_DIR=NOWHERE)

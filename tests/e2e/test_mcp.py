@@ -86,11 +86,12 @@ async def over_stdio(*arguments: str, log: Any = subprocess.DEVNULL, **options: 
 
 
 Connect = Callable[[], contextlib.AbstractAsyncContextManager["Tools"]]
+every_way = pytest.mark.parametrize("connect", WAYS, indirect=True)
 one_way = pytest.mark.parametrize("connect", ["http"], indirect=True)
-"""For tests that do not depend on how the client connects."""
+"""For tests that do not depend on how the client connects. Others are in every way with `-m tables`."""
 
 
-@pytest.fixture(params=WAYS)
+@pytest.fixture(params=["http", *(pytest.param(way, marks=pytest.mark.tables) for way in WAYS if way != "http")])
 def connect(request: pytest.FixtureRequest, faasrt_local: str, http: str) -> Connect:
     """A function that connects a client to a server with a remote FaaS."""
 
@@ -136,6 +137,7 @@ class Tools:
         return image.mime_type, base64.b64decode(image.data)
 
 
+@every_way
 async def test_each_client_keeps_its_state(connect: Connect) -> None:
     """Variables, imports and files of a client are kept between its calls, in both languages, and another client does
     not see them. The value of the last expression is shown. Only clients without a session can name one.
@@ -455,13 +457,13 @@ async def test_limits(faasrt_local: str) -> None:
     """The time limit interrupts a program, and its state is kept. A session that exceeds its memory limit ends, which
     the model learns, and the next call works.
     """
-    async with over_stdio("--url", faasrt_local, "--timeout-s", "3", "--memory-mb", "128") as client:
+    async with over_stdio("--url", faasrt_local, "--timeout-s", "1", "--memory-mb", "128") as client:
         tools = Tools(client)
         await tools.python("x = 1")
         text = await tools.python("print('begun')\nwhile True: pass")
         assert not tools.is_error
         assert text.startswith("begun\n")
-        assert "TIMEOUT: timeout after 3000 ms" in text
+        assert "TIMEOUT: timeout after 1000 ms" in text
         assert await tools.python("x") == "1"
         text = await tools.python("import os; os._exit(3)")
         assert not tools.is_error
@@ -486,6 +488,7 @@ async def test_wrong_arguments(connect: Connect) -> None:
             assert tools.is_error
 
 
+@every_way
 async def test_cancelling_a_call_interrupts_the_program(connect: Connect) -> None:
     """The client gets the output while it runs. The next call does not wait for the time limit, and has the state."""
     async with connect() as tools:

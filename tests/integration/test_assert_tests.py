@@ -187,36 +187,6 @@ VERDICTS: dict[str, tuple[str, str, str, str]] = {
         "line 3: if f(2): sys.exit(0): SystemExit: 0",
     ),
     "arguments that depend on results": (DOUBLE, "assert f(f(f(1))) == 8", "PASSED", ""),
-    "30 ifs that raise AssertionError": (
-        DOUBLE,
-        "for n in range(30):\n    if f(n) != 2 * n: raise AssertionError(n)\nassert f(30) == 60",
-        "PASSED",
-        "",
-    ),
-    "an if that raises AssertionError": (
-        DOUBLE,
-        "if f(2) == 4:\n    raise AssertionError\nassert f(1) == 2",
-        "WRONG_ANSWER",
-        "line 2: raise AssertionError: AssertionError; the last call returned 4",
-    ),
-    "30 calls of a function that compares": (
-        DOUBLE,
-        "def assertion(x, y):\n    equal = x == y\n    assert equal\nfor n in range(30): assertion(f(n), 2 * n)",
-        "PASSED",
-        "",
-    ),
-    "a call of a method that compares": (
-        DOUBLE,
-        "import unittest\ncase = unittest.TestCase()\nfor n in range(30): case.assertEqual(f(n), 58)\nassert 1",
-        "WRONG_ANSWER",
-        "line 3: for n in range(30): case.assertEqual(f(n), 58): AssertionError: 0 != 58; the last call returned 0",
-    ),
-    "30 comparisons whose results are needed": (
-        DOUBLE,
-        "equal = [f(n) == 2 * n for n in range(30)]\nassert all(equal)",
-        "WRONG_ANSWER",
-        "more than 20 times",
-    ),
     "endless calls": (DOUBLE, "n = 1\nwhile True:\n    n = f(n)\nassert 0", "WRONG_ANSWER", "more than 20 times"),
     "the same call gives other results": (
         "count = 0\ndef f():\n    global count\n    count += 1\n    return count",
@@ -257,7 +227,7 @@ VERDICTS: dict[str, tuple[str, str, str, str]] = {
 @pytest.mark.parametrize("name", VERDICTS)
 async def test_verdicts(name: str, local: RuntimeManager) -> None:
     code, program, verdict, difference = VERDICTS[name]
-    limit_ms = 1_000 if verdict == "TIMEOUT" else 10_000
+    limit_ms = 300 if verdict == "TIMEOUT" else 10_000
     judgement = await local.judge(code, [AssertTest(program, timeout_ms=limit_ms)], function="f", language="python")
     assert str(judgement.verdict) == verdict, judgement.results[0]
     assert difference in judgement.results[0].difference
@@ -281,7 +251,7 @@ BROKEN = {
     "import sys\nsys.exit(0)\nassert f(1) == 2": "fails before it calls f: line 2: sys.exit(0): SystemExit: 0",
     "assert f(print) == 2": "cannot be judged: it passes an argument that cannot be sent: a value of type builtin",
     "import os\nassert f(os.urandom(4)) == 2": "with other arguments in each run",
-    "for n in range(3000):\n    assert f(n) == 2 * n": "it makes more than 2,000 calls",
+    "for n in range(2000):\n    assert f(n) == 2 * n": "it makes more than 1,000 calls",
     "while True: pass\nassert f(1) == 2": "ends with TIMEOUT before it calls f",
 }
 
@@ -289,7 +259,7 @@ BROKEN = {
 @pytest.mark.parametrize("program", BROKEN)
 async def test_a_test_program_that_always_fails_is_an_error_of_the_caller(program: str, local: RuntimeManager) -> None:
     """It is not the fault of the judged program, so it has no verdict."""
-    limit_ms = 1_000 if "while" in program else 20_000
+    limit_ms = 300 if "while" in program else 20_000
     with pytest.raises(InvalidRequestError, match=re.escape(BROKEN[program])):
         await local.judge(DOUBLE, [AssertTest(program)], function="f", language="python", timeout_ms=limit_ms)
 

@@ -99,7 +99,7 @@ async def test_a_program_ends_when_it_has_nothing_left_to_do(local: RuntimeManag
         "setTimeout(() => { throw new Error('late') }, 500); 1": (USER_ERROR, 1, "", ["1"]),
         "display(1); for (;;);": (Outcome.TIMEOUT, None, "", ["1"]),
     }.items():
-        result = await show(local, code, timeout_ms=2_000 if "for" in code else None)
+        result = await show(local, code, timeout_ms=500 if "for" in code else None)
         assert (result.outcome, result.exit_code, result.stdout, texts(result)) == expected, code
 
 

@@ -260,7 +260,7 @@ FILES = table(
     (
         "files after the time limit",
         f"{LEAVE} for (;;) ;",
-        {"collect": ["*.txt"], "timeout_ms": 4_000},
+        {"collect": ["*.txt"], "timeout_ms": 1_000},
         {"outcome": Outcome.TIMEOUT, "files": OUTCOMES},
     ),
     (

@@ -185,14 +185,14 @@ PROGRAMS = {
 TIMEOUT_MS = 30_000
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed")
 ROWS = [(place, name) for place in ("deno", "js-faas", "node") for name in PROGRAMS]
-SAMPLE = 4
+SAMPLE = 7
 TABLE = [
     pytest.param(place, name, part, marks=[needs_node] if place == "node" else [])
     for part, (place, name) in enumerate(ROWS)
     if place == "deno" or name == "cases"
 ]
 TABLE += [pytest.param(place, name, None, marks=[pytest.mark.tables, needs_node]) for place, name in ROWS]
-"""Each place with some of its programs, and each of them with every fourth patch; with `-m tables`, all."""
+"""Each place with some of its programs, and each of them with every seventh patch; with `-m tables`, all."""
 
 
 @contextlib.asynccontextmanager

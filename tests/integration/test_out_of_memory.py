@@ -124,10 +124,15 @@ def _oom_kills(cgroup: Path) -> int:
     ("code", "outcome"),
     [
         pytest.param(_USE, None, id="within its limit"),
-        pytest.param(_USE_AFTER_THREADS, None, id="with threads within its limit"),
         pytest.param(_USE_IN_CHILD, Outcome.CRASHED, id="after its child was killed"),
-        pytest.param(_USE_AT_ONCE_IN_CHILD, Outcome.CRASHED, id="after its child was killed at once"),
-        pytest.param(_USE_IN_CHILDREN, Outcome.OK, id="although children were killed"),
+        *(
+            pytest.param(code, outcome, id=name, marks=pytest.mark.servers)
+            for code, outcome, name in [
+                (_USE_AFTER_THREADS, None, "with threads within its limit"),
+                (_USE_AT_ONCE_IN_CHILD, Outcome.CRASHED, "after its child was killed at once"),
+                (_USE_IN_CHILDREN, Outcome.OK, "although children were killed"),
+            ]
+        ),
     ],
 )
 async def test_only_a_program_that_cannot_have_caused_the_lack_of_memory_has_no_verdict(

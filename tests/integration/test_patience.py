@@ -90,13 +90,13 @@ async def test_a_limit_of_the_server_bounds_the_wait(clock: Clock) -> None:
         assert (await waiting)[0] == 429
 
 
-@pytest.mark.parametrize("value", ["", "x", "-1", "nan", "inf", "1e3", "9" * 5_000, "1.", "0x1"])
-async def test_a_wrong_header_is_refused(value: str) -> None:
+async def test_a_wrong_header_is_refused() -> None:
     """Nothing runs. The answer says what is expected."""
     async with LocalFaaS(["js"], workers=1) as faas:
         await faas.wait_ready("js")
-        status, body = await post(faas.url, "/run_code", {"language": "js", "code": "1"}, {PATIENCE_HEADER: value})
-        assert (status, "must be a number of seconds" in body["details"]) == (400, True)
+        for value in ("", "x", "-1", "nan", "inf", "1e3", "9" * 5_000, "1.", "0x1"):
+            status, body = await post(faas.url, "/run_code", {"language": "js", "code": "1"}, {PATIENCE_HEADER: value})
+            assert (status, "must be a number of seconds" in body["details"]) == (400, True), value
         assert faas.health()["languages"]["javascript"]["active"] == 0
 
 

@@ -423,7 +423,7 @@ CHEATS = [
 @pytest.mark.parametrize("cheat", CHEATS)
 def test_cheats_are_not_rewarded(cheat: str, url: str) -> None:
     """Programs that end early, lie about equality, or replace what might judge them."""
-    assert CodeReward(url, timeout_ms=1_000).code_reward([f"```python\n{cheat}\n```"], [TESTS], "inc") == [0.0]
+    assert CodeReward(url, timeout_ms=300).code_reward([f"```python\n{cheat}\n```"], [TESTS], "inc") == [0.0]
 
 
 def test_expected_values_are_not_sent(fake: FakeFaaS) -> None:

@@ -160,7 +160,7 @@ async def test_sessions_of_a_worker_run_at_the_same_time(engine: WasmEngine) -> 
 
 async def test_a_run_that_cannot_be_interrupted_ends_its_session(session: EngineSession) -> None:
     """The outcome is TIMEOUT, and later runs say why the session has ended."""
-    result = await run(session, STUBBORN, timeout_ms=2_000)
+    result = await run(session, STUBBORN, timeout_ms=300)
     assert (result.outcome, result.error) == (Outcome.TIMEOUT, None)
     assert session.ended.is_set()
     with pytest.raises(SessionEndedError, match="reached its time limit and could not be interrupted"):

@@ -79,6 +79,7 @@ def words(first: bytes, second: bytes) -> list[int]:
     return [at for start, end in differences(first, second) for at in range(start, end, 4)]
 
 
+@pytest.mark.attacks
 def test_only_the_clock_and_random_numbers_make_a_difference(tmp_path: Path) -> None:
     """With another clock, times differ. With other random numbers, the key of multiprocessing and the state of the
     random generator differ. All other bytes are equal.

@@ -190,7 +190,7 @@ async def test_the_chunks_are_the_output_and_the_result_is_that_of_run_code(
 ) -> None:
     """Every chunk has text, the chunks of a stream together are its text, and `result` equals that of `run_code`."""
     manager, language = streamed
-    code, timeout_ms = PROGRAMS[language][name] or ";", 2_000 if name == "timeout" else 30_000
+    code, timeout_ms = PROGRAMS[language][name] or ";", 500 if name == "timeout" else 30_000
     chunks, result, live = await read_all(manager, code, language, timeout_ms=timeout_ms)
     whole = await manager.run_code(code, language, timeout_ms=timeout_ms)
     assert live

@@ -279,51 +279,43 @@ async def test_refusals_of_the_embedded_faas_are_events() -> None:
     assert (refused.outcome, refused.error, refused.status) == (None, "BusyError", 429)
 
 
-@pytest.mark.parametrize(
-    "traceparent",
-    [
-        "",
-        "00",
-        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
-        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more",
-        "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-        "00-00000000000000000000000000000000-b7ad6b7169203331-01",
-        "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
-        "00-0AF7651916CD43DD8448EB211C80319C-B7AD6B7169203331-01",
-        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0x",
-        "print('secret')",
-    ],
-)
-async def test_invalid_traceparent_is_ignored(traceparent: str) -> None:
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+INVALID = [
+    "",
+    "00",
+    "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
+    f"{TRACE}-more",
+    "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+    "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
+    "00-0AF7651916CD43DD8448EB211C80319C-B7AD6B7169203331-01",
+    "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0x",
+    "print('secret')",
+]
+
+
+async def test_an_invalid_or_repeated_traceparent_is_ignored() -> None:
     """The program runs, and the event does not contain the header."""
-    (started,) = await executions_of([("traceparent", traceparent)])
-    assert started.traceparent is None
+    requests = [[("traceparent", value)] for value in INVALID] + [[("traceparent", TRACE)] * 2]
+    assert [started.traceparent for started in await executions_of(*requests)] == [None] * len(requests)
 
 
-async def test_two_traceparents_are_ignored() -> None:
-    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    (started,) = await executions_of([("traceparent", trace), ("traceparent", trace)])
-    assert started.traceparent is None
-
-
-@pytest.mark.parametrize(
-    ("states", "tracestate"),
-    [(["a=1", "b=2"], "a=1,b=2"), (["a=" + "x" * 511], None), (["a=\u00e9"], None), ([""], None), ([], None)],
-)
-async def test_tracestate_of_an_execution(states: list[str], tracestate: str | None) -> None:
+async def test_tracestates_of_executions() -> None:
     """Several headers are joined. A tracestate that is too long or not ASCII is ignored."""
-    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    (started,) = await executions_of([("traceparent", trace), *(("tracestate", state) for state in states)])
-    assert (started.traceparent, started.tracestate) == (trace, tracestate)
+    states = [["a=1", "b=2"], ["a=" + "x" * 511], ["a=\u00e9"], [""], []]
+    requests = [[("traceparent", TRACE), *(("tracestate", one) for one in several)] for several in states]
+    started = await executions_of(*requests)
+    assert [(one.traceparent, one.tracestate) for one in started] == [(TRACE, "a=1,b=2"), *[(TRACE, None)] * 4]
 
 
-async def executions_of(headers: list[tuple[str, str]]) -> list[ExecutionStarted]:
-    """Return the events of a request with these headers to an embedded FaaS. Its engine need not be ready."""
+async def executions_of(*requests: list[tuple[str, str]]) -> list[ExecutionStarted]:
+    """Return the event of each request, given by its headers, to an embedded FaaS. Its engine need not be ready."""
     seen: list[Any] = []
     async with LocalFaaS(["js"], workers=1, telemetry=[seen.append]) as faas, aiohttp.ClientSession() as session:
         body = {"language": "javascript", "code": "1"}
-        async with session.post(f"{faas.url}/run_code", json=body, headers=CIMultiDict(headers)) as response:
-            assert response.status in (200, 503)
+        for headers in requests:
+            async with session.post(f"{faas.url}/run_code", json=body, headers=CIMultiDict(headers)) as response:
+                assert response.status in (200, 503)
     return [event for event in seen if isinstance(event, ExecutionStarted)]
 
 

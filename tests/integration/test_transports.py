@@ -44,7 +44,14 @@ class Running(NamedTuple):
         return [line for line in self.lines if line["path"] == "/run_code"]
 
 
-@pytest.fixture(scope="module", params=["asyncio-http", "asyncio-https", "uvloop-http", "uvloop-https"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        "asyncio-http",
+        "uvloop-https",
+        *(pytest.param(other, marks=pytest.mark.tables) for other in ("asyncio-https", "uvloop-http")),
+    ],
+)
 def running(request: pytest.FixtureRequest) -> Iterator[Running]:
     loop, scheme = request.param.split("-")
     if loop == "uvloop":
