@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
@@ -117,7 +118,8 @@ async def find_level(wanted: str, folder: Path) -> FoundLevel:
                 if isinstance(error.__cause__, TimeoutError) or any(lack in str(error) for lack in _LACKS):
                     raise NotStartedError(str(error)) from None
                 reasons.append(f"level {name}: {error}")
-                remedies.append(f"for {name}, {remedy_of(name, str(error))}")
+                remedy = await asyncio.to_thread(remedy_of, name, str(error))  # reads settings of the kernel
+                remedies.append(f"for {name}, {remedy}")
     if wanted == "auto":
         return FoundLevel("", "; ".join(reasons), "; ".join(remedies))
     raise EngineError("; ".join([*reasons, *remedies]))
