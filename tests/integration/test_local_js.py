@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 
@@ -233,6 +234,26 @@ async def test_printing_v8s_message_does_not_cause_memory_limit(local: RuntimeMa
     bomb = "const a = []; for (;;) a.push(new Blob([new Uint8Array(1e7).fill(1)]))"
     result = await run(local, bomb)
     assert result.outcome in (Outcome.MEMORY_LIMIT, Outcome.USER_ERROR)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Deno could not start: unable to create worker threads.",
+        "Deno has panicked. This is a bug in Deno.\n\nthread 'main' panicked at library/std/src/thread/mod.rs:1:1:\n"
+        'failed to spawn thread: Os { code: 11, kind: WouldBlock, message: "Resource temporarily unavailable" }',
+    ],
+)
+async def test_a_thread_that_does_not_fit_is_a_memory_limit(local: RuntimeManager, message: str) -> None:
+    """Deno prints a message and exits with 1. Here the program prints it, because the load decides when Deno needs
+    another thread. If the program exits by itself, the message is its own output.
+    """
+    code = f"console.error({json.dumps('own' + chr(10) + '=' * 60 + chr(10) + message)}); "
+    result = await run(local, code + "await new Promise(() => {})")
+    assert (result.outcome, result.stderr) == (Outcome.MEMORY_LIMIT, "own")
+    result = await run(local, code + "Deno.exit(1)")
+    assert (result.outcome, result.exit_code) == (Outcome.USER_ERROR, 1)
+    assert message in result.stderr
 
 
 async def test_a_long_error_message_is_shortened(local: RuntimeManager) -> None:

@@ -1,16 +1,17 @@
-"""Removes the traces of Deno from the output of a program: the URL of its code, and messages of V8."""
+"""Removes the traces of Deno from the output of a program: the URL of its code, and messages about memory."""
 
 from __future__ import annotations
 
 import re
 
-# V8 begins its diagnostics with these when its heap is full. They are not output of the program.
-_V8_DIAGNOSTICS = (b"\n<--- Last few GCs --->", b"\n\n#\n# Fatal")
+# V8 begins its diagnostics with the first two when its heap is full, and Deno with the last one when it cannot start a
+# thread. They are not output of the program.
+_DIAGNOSTICS = (b"\n<--- Last few GCs --->", b"\n\n#\n# Fatal", b"\n" + b"=" * 60 + b"\nDeno ")
 _DIAGNOSTICS_BYTES = 65_536
 
 
 def find_diagnostics(data: bytes) -> int:
-    return min((position for start in _V8_DIAGNOSTICS if (position := data.find(start)) >= 0), default=len(data))
+    return min((position for start in _DIAGNOSTICS if (position := data.find(start)) >= 0), default=len(data))
 
 
 class OutputFilter:
@@ -20,7 +21,7 @@ class OutputFilter:
         has_position: Whether to replace the URL only if a colon and a digit follow it.
 
     Attributes:
-        holds_diagnostics: Whether to hold back V8's diagnostics, which are output of the program unless it has run out
+        holds_diagnostics: Whether to hold back diagnostics, which are output of the program unless it has run out
             of memory.
     """
 

@@ -37,6 +37,10 @@ _FATAL_ERROR = re.compile(rb"^# Fatal |^fatal runtime error|panicked at|has pani
 _OUT_OF_MEMORY = re.compile(
     rb"# Fatal (?:JavaScript|process) out of memory|^memory allocation of \d+ bytes failed", re.MULTILINE
 )
+# Deno prints one of these and exits with 1 if the stack of a new thread does not fit into RLIMIT_DATA.
+_NO_THREAD = re.compile(
+    rb"^Deno could not start: unable to create worker threads|^failed to spawn thread: ", re.MULTILINE
+)
 # V8 reserves 512 MiB for the code of each worker thread, which RLIMIT_DATA counts. If that fails, V8 ends the process.
 _NO_WORKER = b"\n# Fatal process out of memory: Failed to reserve virtual memory for CodeRange\n"
 _WORKER_ERROR = "a worker thread does not fit into the memory limit: V8 reserves 512 MiB for its code"
@@ -230,6 +234,7 @@ class DenoRun:
             Outcome.MEMORY_LIMIT in self._ended_by
             or self._child.out_of_memory
             or (self._signal is not None and (silent_abort or _OUT_OF_MEMORY.search(printed) is not None))
+            or (self._ended_alone and _NO_THREAD.search(printed) is not None)
         )
         fields = self._classify(printed, out_of_memory)
         if out_of_memory:
@@ -251,6 +256,12 @@ class DenoRun:
         if self._has_folder and url:
             return re.sub(rb"%b(?=:\d)" % re.escape(url), name, output)
         return output.replace(url, name) if url else output
+
+    @property
+    def _ended_alone(self) -> bool:
+        """Whether Deno ended the process while a program ran, and not because of the program."""
+        messages = self._stdout.messages
+        return self._child.returncode == 1 and "started" in messages and not messages.keys() & {"done", "error", "exit"}
 
     @property
     def _signal(self) -> int | None:
