@@ -236,7 +236,8 @@ async def test_long_text_is_cut_for_the_model(connect: Connect) -> None:
         text = await tools.python("print('a' * 100_000, 'end')")
         assert 30_000 < len(text) <= 40_000
         assert text.endswith("end\n")
-        assert await tools.python("'\\ud800'; print('\\ud800')") == "?\n"
+        # Not as a first statement of its own: since Python 3.13, a docstring must be valid UTF-8.
+        assert await tools.python("x = '\\ud800'; print(x)") == "?\n"
         for character, shown in (("b", 39), ("é", 19)):  # of 1,002 and 2,002 bytes
             text = await tools.python(f"for n in range(100): display({character!r} * 1_000)")
             assert text.count(character) == shown * 1_000
@@ -629,8 +630,10 @@ async def test_files_in_the_folder_output_are_collected(faasrt_local: str, tmp_p
         (first / "in").unlink()
         await tools("reset")
         text = await tools.python(
-            "import os; os.mkdir('output'); open('output/big', 'w').write('a' * 3_000)\n"
-            "os.symlink('/etc/passwd', 'output/link'); open('output/ok', 'w').close()\n1 / 0"
+            "import contextlib, os; os.mkdir('output'); open('output/big', 'w').write('a' * 3_000)\n"
+            # As WebAssembly, Python has no links to paths of the host.
+            "with contextlib.suppress(OSError): os.symlink('/etc/passwd', 'output/link')\n"
+            "open('output/ok', 'w').close()\n1 / 0"
         )
         assert "output/big is not given to the user: it has more than 2,000 bytes." in text
         assert "Given to the user: ok" in text

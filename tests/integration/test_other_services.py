@@ -98,6 +98,42 @@ PISTON_DEVIATIONS: dict[str, dict[str, Any]] = {
     "runtimes": {"": ANY},
     "root": {"status": 404},
 }
+# As WebAssembly, Python has no signals, no ctypes, no sockets, and other numbers of errors.
+_NO_KILL = "AttributeError: module 'os' has no attribute 'kill'"
+_NO_CTYPES = "OSError: ctypes is unavailable on wasm32-wasi"
+_NO_SOCKETS = "AttributeError: module '_socket' has no attribute 'getaddrinfo'"
+WASM_DEVIATIONS: dict[str, dict[str, dict[str, Any]]] = {
+    "sandboxfusion": {
+        "python SIGKILL itself": {"run_result.return_code": 1, "run_result.stderr": _NO_KILL},
+        "python SIGSEGV": {"run_result.return_code": 1, "run_result.stderr": _NO_CTYPES},
+        "python network": {
+            "status": "Failed",
+            "run_result.return_code": 1,
+            "run_result.stdout": "",
+            "run_result.stderr": _NO_SOCKETS,
+        },
+        "python reads host file": {
+            **FUSION_DEVIATIONS["python reads host file"],
+            "run_result.stderr": "FileNotFoundError: [Errno 44] No such file or directory: '/etc/hostname'",
+        },
+        "return_code of python that prints to a closed stdout": {"run_result.return_code": 1, "run_result.stderr": ANY},
+    },
+    "piston": {
+        name: {
+            "run.code": 1,
+            "run.message": "Exited with error status 1",
+            "run.status": "RE",
+            "run.stdout": ANY,
+            "run.stderr": error,
+            "run.output": error,
+        }
+        for name, error in {
+            "python SIGKILL itself": _NO_KILL,
+            "python SIGSEGV": _NO_CTYPES,
+            "python network": _NO_SOCKETS,
+        }.items()
+    },
+}
 # Of the rows of Python, those that take a second or more.
 SLOW = ("timeout", "2 MB", "two writes", "threads", "fork bomb", "default", "child outlives", "20 MB")
 
@@ -185,7 +221,9 @@ async def test_recorded_requests(service: str, languages: tuple[str, ...] | None
     async with LocalFaaS(languages, workers=3, sandbox=limits) as faas, aiohttp.ClientSession() as http:
         for language in faas.languages:
             await faas.wait_ready(language)
-        if service == "sandboxfusion" and python_of(faas)["level"] in ("users", "filters"):
+        if python_of(faas)["engine"] == "wasm":
+            deviations = deviations | WASM_DEVIATIONS[service]
+        elif service == "sandboxfusion" and python_of(faas)["level"] in ("users", "filters"):
             # There a program has no root folder of its own, and Landlock refuses files of the machine.
             refused = "PermissionError: [Errno 13] Permission denied: '/etc/hostname'"
             name = "python reads host file"

@@ -1,4 +1,4 @@
-"""Refused requests are counted in the logs of server and client."""
+"""Refused requests are counted in the logs of server and client. The servers run Python, which all levels have."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from faasrt.local.http.admission import BusyError
 from faasrt.local.http.refusals import RefusalLog
 from faasrt.testing import FakeFaaS
 from support.helpers import Clock, manager_for
+from support.levels import without_level
 from support.served import connected, until
 
 SECRET = "Jd83kq"
@@ -36,23 +37,24 @@ async def post(url: str, path: str, headers: Mapping[str, str] | None = None, **
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    return without_level(record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING)
 
 
+@pytest.mark.usefixtures("wasm_sandbox")
 async def test_the_server_counts_what_it_refuses(caplog: pytest.LogCaptureFixture, clock: Clock) -> None:
     """One line for each reason and ten seconds has the number and a remedy. The rest is logged when the server ends."""
     caplog.set_level(logging.DEBUG)
     sandbox = SandboxConfig(memory_limit_mb=64)
-    async with LocalFaaS(["bash"], max_programs=1, sandbox=sandbox, queue_timeout_s=0.01) as faas:
-        await faas.wait_ready("bash")
-        url, long = faas.url, {"language": "bash", "code": f"sleep 60 # {SECRET}"}
+    async with LocalFaaS(["python"], max_programs=1, sandbox=sandbox, queue_timeout_s=0.01) as faas:
+        await faas.wait_ready("python")
+        url, long = faas.url, {"language": "python", "code": f"import time; time.sleep(60) # {SECRET}"}
         running = asyncio.create_task(post(url, "/run_code", **long))
-        await until(lambda: faas.health()["languages"]["bash"]["active"] == 1)
+        await until(lambda: faas.health()["languages"]["python"]["active"] == 1)
         assert [await post(url, "/run_code", **long) for _ in range(3)] == [429] * 3
         assert [await post(url, FUSION, **long, memory_limit_MB=99) for _ in range(2)] == [422] * 2
         assert await post(url, FUSION, **long, **{SECRET: 1}) == 422
         files = [{"content": SECRET}]
-        assert await post(url, PISTON, language="bash", version="*", files=files, run_memory_limit=2**30) == 400
+        assert await post(url, PISTON, language="python", version="*", files=files, run_memory_limit=2**30) == 400
         assert warnings_of(caplog) == []
         clock.advance(10)
         await until(lambda: len(warnings_of(caplog)) == 4)
@@ -61,7 +63,7 @@ async def test_the_server_counts_what_it_refuses(caplog: pytest.LogCaptureFixtur
         await asyncio.gather(running, return_exceptions=True)
     above = "clients asked for more than the maximum:"
     memory = f"SandboxFusion {above} memory_limit_MB is at most 64; --max-memory-mb of faasrt serve raises it"
-    slow = "programs that waited longer than their clients do; bash runs 1 at once"
+    slow = r"programs that waited longer than their clients do; \w+ runs 1 at once"
     first, *rest = (line.removeprefix("refused in 10 s: ") for line in warnings_of(caplog))
     assert re.fullmatch(rf"3 {slow}: .* add servers \(memory in use: [\d.]+ of [\d.]+ GiB\)", first)
     assert rest == [
@@ -81,31 +83,32 @@ def piston_run(language: str, version: str = "*") -> dict[str, Any]:
 FILES = {"files": {"a": "YQ=="}}
 REFUSED: list[tuple[str, dict[str, str], dict[str, Any], int, str]] = [
     (FUSION, {}, {"language": "go"}, 200, "SandboxFusion clients asked for go, which this server does not run: .*"),
-    (FUSION, {}, {"language": "php"}, 200, "SandboxFusion clients asked for php, .* run: it runs bash"),
+    (FUSION, {}, {"language": "php"}, 200, "SandboxFusion clients asked for php, .* run: it runs python"),
     (PISTON, {}, piston_run("go"), 400, "Piston clients asked for go, .*; --language of faasrt serve adds it"),
-    (PISTON, {}, piston_run("bash", "99.x"), 400, r"Piston clients asked for another version of bash than \d.* any"),
+    (PISTON, {}, piston_run("python", "99.x"), 400, r"Piston clients asked for another version of python .* any"),
     (PISTON, {}, piston_run(SECRET), 400, "Piston clients asked for languages .* GET /piston/api/v2/runtimes lists .*"),
-    (FUSION, {}, {"language": "bash", "memory_limit_MB": 1}, 422, "SandboxFusion clients asked for less memory .* MiB"),
+    (FUSION, {}, {"language": "python", "memory_limit_MB": 1}, 422, "SandboxFusion clients asked for less .* MiB"),
     ("/sandboxfusion/run_jupyter", {}, {"cells": [SECRET]}, 200, "SandboxFusion clients had notebooks, .* above 0"),
     ("/run_code", COZE_LOOP, {"language": SECRET}, 400, "coze-loop clients were not valid here: .*"),
-    ("/run_code", {}, {"language": "bash", "run_timeout": 9}, 400, "to /run_code were those of SandboxFusion: the .*"),
+    ("/run_code", {}, {"language": "python", "run_timeout": 9}, 400, "to /run_code were those of SandboxFusion: .*"),
     (FUSION, {"Authorization": "Bearer no"}, {}, 401, "SandboxFusion clients had no token, .* http://user:TOKEN@host"),
     ("/run_code", COZE_LOOP | {"Authorization": "x"}, {}, 401, "coze-loop clients had no token, .*"),
     ("/sandboxfusion/x", {}, {}, 404, "SandboxFusion clients were for paths that .*"),
     ("/api/v2/execute", {}, {}, 404, "Piston clients were for paths that .*"),
     (FUSION, {"Content-Type": "text/plain"}, {}, 415, "SandboxFusion clients were compressed, or .* application/json"),
-    (PISTON, {}, piston_run("bash") | {"stdin": 9 * 2**20 * "a"}, 413, "Piston clients had more than 8 MiB: .*"),
+    (PISTON, {}, piston_run("python") | {"stdin": 9 * 2**20 * "a"}, 413, "Piston clients had more than 8 MiB: .*"),
 ]
 
 
+@pytest.mark.usefixtures("wasm_sandbox")
 @pytest.mark.parametrize(("path", "headers", "fields", "status", "line"), REFUSED)
 async def test_refusals_of_foreign_clients_are_counted(
     caplog: pytest.LogCaptureFixture, path: str, headers: dict[str, str], fields: dict[str, Any], status: int, line: str
 ) -> None:
     """Their own logs may hide the reason. The line has the remedy, and nothing of the request."""
     caplog.set_level(logging.DEBUG)
-    async with LocalFaaS(["bash"], workers=1, token="s3cret", max_sessions=0) as faas:
-        await faas.wait_ready("bash")
+    async with LocalFaaS(["python"], workers=1, token="s3cret", max_sessions=0) as faas:
+        await faas.wait_ready("python")
         sent = {"Authorization": "Bearer s3cret"} | headers
         assert await post(faas.url, path, sent, **{"code": f"# {SECRET}"} | fields) == status
     (logged,) = warnings_of(caplog)
@@ -116,7 +119,7 @@ async def test_refusals_of_foreign_clients_are_counted(
 
 async def test_refused_connections_are_counted(caplog: pytest.LogCaptureFixture) -> None:
     """Clients of other services take the 503 for a failure of the program."""
-    async with LocalFaaS(["bash"], workers=1, max_connections=1) as faas, connected(faas.url), connected(faas.url):
+    async with LocalFaaS(["js"], workers=1, max_connections=1) as faas, connected(faas.url), connected(faas.url):
         assert [await post(faas.url, FUSION) for _ in range(2)] == [503, 503]
     (line,) = warnings_of(caplog)
     assert line == ("refused in 10 s: 2 connections, because 1 were open; --max-connections of faasrt serve raises it")

@@ -27,7 +27,7 @@ FOREVER = "await asyncio.Event().wait()"
 
 
 class Host:
-    """A server whose sessions run Bash, according to their requests, but Python in this process."""
+    """A server whose sessions run JavaScript, according to their requests, but Python in this process."""
 
     def __init__(self, faas: LocalFaaS) -> None:
         self.faas, self.url = faas, faas.url
@@ -35,7 +35,7 @@ class Host:
         self.fault: Exception | None = None
         self.gate, self.waiting = asyncio.Event(), 0  # the openings that wait for the gate
         self.gate.set()
-        engine = faas.engine("bash")
+        engine = faas.engine("js")
         assert engine is not None
         self.engine = engine
         engine.session_features = ("run", "fork", "files")
@@ -52,7 +52,7 @@ class Host:
 
     async def open(self, **fields: Any) -> str:
         """Open a session, and return its path."""
-        status, answer = await call(self.url, "POST", "/sessions", language="bash", **fields)
+        status, answer = await call(self.url, "POST", "/sessions", language="js", **fields)
         assert status == 201, answer
         return f"/sessions/{answer['id']}"
 
@@ -79,8 +79,8 @@ class Host:
 
 @contextlib.asynccontextmanager
 async def hosted(**options: Any) -> AsyncIterator[Host]:
-    async with LocalFaaS(["bash"], workers=1, max_programs=1, **options) as faas:
-        await faas.wait_ready("bash")
+    async with LocalFaaS(["js"], workers=1, max_programs=1, **options) as faas:
+        await faas.wait_ready("js")
         yield Host(faas)
 
 
@@ -89,15 +89,15 @@ async def test_a_session_keeps_its_state() -> None:
     async with hosted() as host:
         limits = {"memory_limit_mb": 64, "timeout_ms": 2_000, "max_output_bytes": 1_000}
         status, opened = await call(
-            host.url, "POST", "/sessions", language="bash", sandbox=limits, files={"a.txt": "hi"}, idle_timeout_s=60
+            host.url, "POST", "/sessions", language="js", sandbox=limits, files={"a.txt": "hi"}, idle_timeout_s=60
         )
         session = f"/sessions/{opened.pop('id')}"
         assert (status, opened) == (
             201,
             {
-                "language": "bash",
+                "language": "javascript",
                 "runtime": host.engine.runtime,
-                "engine": "bash",
+                "engine": "deno",
                 "idle_timeout_s": 60.0,
                 "features": ["run", "fork", "files"],
                 "limits": {
@@ -131,40 +131,40 @@ async def test_a_session_keeps_its_state() -> None:
     counts = {name: metrics[name] for name in ("sessions", "opened_sessions", "forked_sessions", "session_runs")}
     assert counts == {"sessions": 1, "opened_sessions": 2, "forked_sessions": 1, "session_runs": 3}
     assert metrics["ended_sessions"] == {"closed": 1}
-    assert metrics["engines"]["bash"]["executions"] == {"bash": {"OK": 3}}
+    assert metrics["engines"]["deno"]["executions"] == {"javascript": {"OK": 3}}
 
 
 async def test_health_names_what_sessions_can_do() -> None:
     """The capability is that of any language. A server without sessions refuses them."""
     async with hosted() as host:
         _, health = await call(host.url, "GET", "/health")
-        assert (health["capabilities"]["sessions"], health["capabilities"]["displays"]) == (True, False)
-        assert health["languages"]["bash"]["sessions"] == ["run", "fork", "files"]
-        await host.faas.reconfigure(LocalFaaS(["bash"], workers=1, max_sessions=0))
+        assert health["capabilities"]["sessions"] is True
+        assert health["languages"]["javascript"]["sessions"] == ["run", "fork", "files"]
+        await host.faas.reconfigure(LocalFaaS(["js"], workers=1, max_sessions=0))
         _, health = await call(host.url, "GET", "/health")
-        assert (health["capabilities"]["sessions"], health["languages"]["bash"]["sessions"]) == (False, [])
-        status, answer = await call(host.url, "POST", "/sessions", language="bash")
-        assert (status, answer["details"]) == (400, "this server has no sessions for bash")
+        assert (health["capabilities"]["sessions"], health["languages"]["javascript"]["sessions"]) == (False, [])
+        status, answer = await call(host.url, "POST", "/sessions", language="js")
+        assert (status, answer["details"]) == (400, "this server has no sessions for javascript")
 
 
 BAD_REQUESTS: list[tuple[str, str | None, dict[str, Any], str]] = [
     # method, action, fields, and a part of the details
     ("POST", None, {"language": "cobol"}, "cobol"),
     ("POST", None, {"language": "python"}, "this server does not run python"),
-    ("POST", None, {"language": "bash", "sandbox": {"memory_limit_mb": 1}}, "must be at least"),
-    ("POST", None, {"language": "bash", "sandbox": {"network_enabled": True}}, "must be false"),
-    ("POST", None, {"language": "bash", "timeout": 100}, "'timeout' belongs in the runs"),
-    ("POST", None, {"language": "bash", "timeout_ms": 100}, "'timeout_ms' belongs in 'sandbox'"),
-    ("POST", None, {"language": "bash", "files": {"../a": ""}}, "relative path"),
-    ("POST", None, {"language": "bash", "idle_timeout_s": 0}, "'idle_timeout_s' must be a finite number above 0"),
-    ("POST", None, {"language": "bash", "id": "a" * 31}, "must have at least 32 characters"),
-    ("POST", None, {"language": "bash", "id": "a" * 40 + "/"}, "must be a str of letters"),
+    ("POST", None, {"language": "js", "sandbox": {"memory_limit_mb": 1}}, "must be at least"),
+    ("POST", None, {"language": "js", "sandbox": {"network_enabled": True}}, "must be false"),
+    ("POST", None, {"language": "js", "timeout": 100}, "'timeout' belongs in the runs"),
+    ("POST", None, {"language": "js", "timeout_ms": 100}, "'timeout_ms' belongs in 'sandbox'"),
+    ("POST", None, {"language": "js", "files": {"../a": ""}}, "relative path"),
+    ("POST", None, {"language": "js", "idle_timeout_s": 0}, "'idle_timeout_s' must be a finite number above 0"),
+    ("POST", None, {"language": "js", "id": "a" * 31}, "must have at least 32 characters"),
+    ("POST", None, {"language": "js", "id": "a" * 40 + "/"}, "must be a str of letters"),
     ("POST", "fork", {"id": 7}, "must be a str of letters"),
     ("POST", "run", {}, "'code' must be a string"),
     ("POST", "run", {"code": " "}, "'code' must not be empty"),
     ("POST", "run", {"code": "1", "timeout": -1}, "'timeout' must be"),
     ("POST", "run", {"code": "1", "memory_limit_mb": 64}, "'memory_limit_mb' belongs in 'sandbox'"),
-    ("POST", "run", {"code": "1", "language": "python"}, "'language' must be that of the session, bash"),
+    ("POST", "run", {"code": "1", "language": "python"}, "'language' must be that of the session, javascript"),
     ("POST", "run", {"code": "1", "collect": ["*"]}, "'collect' cannot be used in a session"),
     ("POST", "run", {"code": "1", "sandbox": {"memory_limit_mb": 64}}, "cannot be lower than that of the session"),
     ("POST", "files", {"patterns": "*.txt"}, "'patterns' must be a list of strings"),
@@ -192,11 +192,11 @@ async def test_a_client_can_choose_the_id() -> None:
         assert await host.open(id=first) == f"/sessions/{first}"
         assert (await call(host.url, "POST", f"/sessions/{first}/fork", id=second))[1]["id"] == second
         refused = (409, {"error": "session exists", "details": "a session has had this id: choose a new one at random"})
-        assert await call(host.url, "POST", "/sessions", language="bash", id=second) == refused
+        assert await call(host.url, "POST", "/sessions", language="js", id=second) == refused
         await call(host.url, "DELETE", f"/sessions/{second}")
         assert await call(host.url, "POST", f"/sessions/{first}/fork", id=second) == refused
         host.gate = asyncio.Event()
-        opening = asyncio.create_task(call(host.url, "POST", "/sessions", language="bash", id=third))
+        opening = asyncio.create_task(call(host.url, "POST", "/sessions", language="js", id=third))
         await until(lambda: host.waiting == 1)
         assert await call(host.url, "DELETE", f"/sessions/{third}") == (200, {})
         host.gate.set()
@@ -302,7 +302,7 @@ async def test_programs_wait_for_their_turn(clock: Clock) -> None:
 
 def _queued(host: Host) -> int:
     health: dict[str, Any] = host.faas.health()
-    queued: int = health["languages"]["bash"]["queued"]
+    queued: int = health["languages"]["javascript"]["queued"]
     return queued
 
 
@@ -313,7 +313,7 @@ async def test_idle_sessions_hold_no_sandbox() -> None:
         running = host.start(first, FOREVER)
         await host.until_active()
         assert (await host.run(second, "1"))[0] == 429
-        assert (await call(host.url, "POST", "/run_code", language="bash", code="true"))[0] == 429
+        assert (await call(host.url, "POST", "/run_code", language="js", code="1"))[0] == 429
         await call(host.url, "DELETE", first)
         assert (await running)[1]["session"] == {"ended": "the session was closed"}
         assert (await host.run(second, "1"))[0] == 200
@@ -351,10 +351,10 @@ async def test_too_many_sessions_are_refused(options: dict[str, Any], fields: di
     """Forks count too. The refusal says that nothing was started. When a session has ended, another can be opened."""
     async with hosted(**options) as host, aiohttp.ClientSession() as client:
         host.fault = NotStartedError("no process")
-        assert (await call(host.url, "POST", "/sessions", language="bash", **fields))[0] == 503
+        assert (await call(host.url, "POST", "/sessions", language="js", **fields))[0] == 503
         host.fault = None
         session = await host.open(**fields)
-        for path, body in (("/sessions", {"language": "bash", **fields}), (f"{session}/fork", {})):
+        for path, body in (("/sessions", {"language": "js", **fields}), (f"{session}/fork", {})):
             async with client.post(host.url + path, json=body) as response:
                 assert (response.status, response.headers[NOT_STARTED_HEADER]) == (503, "1")
                 assert response.headers["Retry-After"] == "1"
@@ -455,8 +455,8 @@ async def test_sessions_survive_new_options() -> None:
     async with hosted() as host:
         session = await host.open()
         sandbox = SandboxConfig(timeout_limit_s=1)
-        await host.faas.reconfigure(LocalFaaS(["bash"], workers=2, sandbox=sandbox, max_sessions=1))
-        assert host.faas.engine("bash") is not host.engine
+        await host.faas.reconfigure(LocalFaaS(["js"], workers=2, sandbox=sandbox, max_sessions=1))
+        assert host.faas.engine("js") is not host.engine
         assert (await host.run(session, "print(1)", timeout=20_000))[0] == 200
         assert (await call(host.url, "GET", session))[1]["limits"]["timeout_limit_s"] == 30
         assert (await call(host.url, "POST", f"{session}/fork"))[0] == 503

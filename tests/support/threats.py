@@ -26,7 +26,7 @@ from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig
 from faasrt.local.cache_folder import cache_dir
 from faasrt.local.engines.wasm.module_cache import module_dir
 from support.helpers import PATIENT, manager_for
-from support.levels import record_level
+from support.levels import level_of_machine, record_level
 from support.package import ROOT
 from support.served import until, with_word
 from support.tables import chosen
@@ -451,7 +451,7 @@ async def host_of(
     Args:
         user: The user.
         level: The level; "pod" is the level "namespaces" in a pod that hides parts of its /proc; "users" is in a
-            container without namespaces.
+            container without namespaces, which is emulated if this machine has a higher level.
         language: The language of the server.
         engine: The engine of Python.
         boot: The code that the workers of the engine `wasm` run; "" for their own.
@@ -460,7 +460,8 @@ async def host_of(
     other = user != USERS[0]
     # Without namespaces, root runs programs as another user. That user must be able to run the interpreter.
     python = python_for_all_users() if level in ("filters", "users") and not os.getuid() else sys.executable
-    in_container = level == "users"
+    # A process cannot restrict itself as in a container twice.
+    in_container = level == "users" and level_of_machine()[0] == "namespaces"
     in_pod, level = level == "pod", "namespaces" if level == "pod" else level
     if in_pod and os.getuid():
         pytest.skip("only root can hide parts of /proc as in a pod")
