@@ -104,7 +104,7 @@ class _Session:
         forking = asyncio.create_task(start())
         number = await self.launcher.read("prepare")
         folders = [os.open("/", os.O_RDONLY | os.O_CLOEXEC) for _ in range(3)]
-        self.launcher.send({"prepared": number, "reason": ""}, folders)
+        self.launcher.send({"prepared": number, "reason": "", "count": len(folders)}, folders)
         assert await self.launcher.read("branch") == number
         return forking, number
 
