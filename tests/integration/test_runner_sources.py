@@ -68,6 +68,7 @@ def test_undefined_and_repeated_names_are_found(tmp_path: Path) -> None:
     assert re.findall(r" ([A-Z]+\d+) ", "".join(lint(path))) == ["F811", "F821"]
 
 
+@pytest.mark.types
 def test_the_types_of_joined_runners_are_checked(tmp_path: Path) -> None:
     """Calls between parts have the arguments that the functions take."""
     paths = [written(name, tmp_path) for name in PYTHON]
