@@ -25,6 +25,7 @@ from faasrt.local.engines.session import (
 from faasrt.local.engines.wasm import session as wasm_session
 from faasrt.local.engines.wasm.engine import WasmEngine
 from faasrt.local.engines.wasm.session import WasmSession
+from faasrt.local.engines.wasm.worker_process import WasmWorker
 from faasrt.local.errors import EngineError
 from support.engines import wasm_engine
 from support.served import until
@@ -120,8 +121,18 @@ async def test_a_fork_that_fails_keeps_the_session(session: EngineSession) -> No
 
 
 async def test_a_run_whose_answer_comes_after_the_end_of_its_session(session: EngineSession) -> None:
-    """The worker closes the session in one thread, and answers for its run in another one."""
+    """The worker closes the session in one thread, and answers for its run in another one. It becomes idle only once:
+    otherwise programs would run beside its next session.
+    """
     assert isinstance(session, WasmSession)
+    left: list[WasmWorker] = []
+    settle = session._when_ended
+
+    def leave(worker: WasmWorker) -> None:
+        left.append(worker)
+        settle(worker)
+
+    session._when_ended = leave
     running = await until_printed(session, "print(1)\nwhile True: pass")
     channel = session._worker.channels["session", session.number]
     take = channel.take
@@ -129,6 +140,7 @@ async def test_a_run_whose_answer_comes_after_the_end_of_its_session(session: En
     await session.aclose()
     with pytest.raises(EngineError, match="the session was closed"):
         await running
+    assert left == [session._worker]
 
 
 async def test_sessions_share_workers_and_nothing_else(engine: WasmEngine) -> None:

@@ -40,11 +40,13 @@ class WasmSession(EngineSession):
         self.number = next_number()
         self._channel = worker.open_channel(SESSION, self.number)
         self._channel.on_end = self.mark_ended
-        self._closing = False
+        self._closing = self._has_left = False
 
     def mark_ended(self, reason: str) -> None:
         super().mark_ended(reason)
-        if not self._closing:
+        # Only once: the worker may already have another session, or be idle.
+        if not self._closing and not self._has_left:
+            self._has_left = True
             self._worker.close_channel(self._channel)
             self._when_ended(self._worker)
 
