@@ -7,7 +7,10 @@
     python -m faasrt.examples.batch_evaluation    runs graders on many answers, and prints a summary
     python -m faasrt.examples.contest_grader      judges generated solutions of contest problems by test cases
     python -m faasrt.examples.benchmark           many concurrent calls, and the time of each phase
-    faasrt.examples.agent_smolagents              the code of smolagents' `CodeAgent` in a session
+    faasrt.examples.agent_openai_agents           a session as a tool in the OpenAI Agents SDK
+    faasrt.examples.agent_pydantic_ai             the same in pydantic-ai
+    faasrt.examples.agent_langchain               the same in LangChain
+    faasrt.examples.agent_smolagents              the same in smolagents, and the code of its `CodeAgent` in a session
     faasrt.examples.agent_deepagents              a session as the sandbox of LangChain's deepagents
     notebook.ipynb                                a grader, cell by cell; the file is in the folder of this package
 

@@ -1,12 +1,13 @@
-"""The code of smolagents' `CodeAgent` in a session, in place of its executors for Docker, E2B and Modal.
+"""The code of smolagents' agents in a session: of a `CodeAgent`, in place of its executors for Docker, E2B and Modal,
+or as a tool of a `ToolCallingAgent`.
 
     pip install 'faasrt[local]' 'smolagents>=1.26'
 
     with faasrt.sync.RuntimeManager.local(["python"]) as manager:
         print(answer(manager, model, "What is 41 + 1?"))
 
-Variables and files are kept between the steps of the agent. Tools of the agent run in your process, so its code cannot
-call them: give such tools to a `ToolCallingAgent`.
+Variables and files are kept between the steps of the agent. Tools of the agent run in your process, so the code of a
+`CodeAgent` cannot call them. `answer_with_tools` has a `ToolCallingAgent`, which can have other tools.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from smolagents import CodeAgent
+from smolagents import CodeAgent, ToolCallingAgent, tool
 from smolagents.local_python_executor import CodeOutput, PythonExecutor
 
 from faasrt.sync import RuntimeManager, Session
@@ -61,3 +62,19 @@ def answer(manager: RuntimeManager, model: Any, question: str) -> Any:
     with manager.session("python") as session:
         agent = CodeAgent(tools=[], model=model, executor=SessionExecutor(session), additional_authorized_imports=["*"])
         return agent.run(question)
+
+
+def answer_with_tools(manager: RuntimeManager, model: Any, question: str) -> Any:
+    """Answer a question with an agent that runs code by a tool."""
+    with manager.session("python") as session:
+
+        def run_python(code: str) -> str:
+            """Run Python code. Variables and files are kept between calls.
+
+            Args:
+                code: The code.
+            """
+            result = session.run_code(code)
+            return "\n".join([result.outcome, result.stdout, result.stderr, *(shown.text for shown in result.displays)])
+
+        return ToolCallingAgent(tools=[tool(run_python)], model=model).run(question)

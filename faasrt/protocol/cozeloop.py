@@ -8,13 +8,10 @@ import attrs
 
 from faasrt.errors import ProtocolError
 from faasrt.languages import Language
-from faasrt.protocol.health import EndpointProfile, read_profile
+from faasrt.protocol.health import NO_HEALTH, EndpointProfile, read_profile
 from faasrt.protocol.interface import ServiceProtocol
 from faasrt.protocol.program import Program, encode_json
 from faasrt.protocol.response import Answer, ParsedAnswer, decode_object, raise_for_status, read_answer
-
-# The statuses of a server without a health report. Others come from a gateway, or from a server that fails now.
-_NO_REPORT = (404, 405, 501)
 
 
 class CozeLoop(ServiceProtocol):
@@ -38,12 +35,12 @@ class CozeLoop(ServiceProtocol):
         try:
             profile = read_profile(decode_object(answer.body))
         except ProtocolError:
-            return EndpointProfile(answered=answer.status in _NO_REPORT)
+            return EndpointProfile(answered=answer.status in NO_HEALTH)
         if profile.lossless or answer.status == 200:
             return profile
-        if answer.status >= 500 and answer.status not in _NO_REPORT:
+        if answer.status >= 500 and answer.status not in NO_HEALTH:
             return None
-        return attrs.evolve(profile, answered=answer.status in _NO_REPORT)
+        return attrs.evolve(profile, answered=answer.status in NO_HEALTH)
 
     def read_health(self, answer: Answer) -> tuple[str, str, dict[str, Any]]:
         raise_for_status(answer)

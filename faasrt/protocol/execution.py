@@ -179,6 +179,8 @@ class WireRequest:
         nonce: The nonce of the frames; None without an envelope.
         expects_frame: Whether the server must return a frame. A server of an unknown kind may lose it.
         own_return_val: Whether the program defines `return_val` itself. The value is then in stdout.
+        may_be_replaced: Whether the endpoint has failed since its health report, so that another kind of server may
+            have replaced it.
     """
 
     body: bytes
@@ -190,6 +192,7 @@ class WireRequest:
     nonce: str | None = None
     expects_frame: bool = False
     own_return_val: bool = False
+    may_be_replaced: bool = False
 
     @property
     def path(self) -> str:
@@ -236,7 +239,7 @@ class WireRequest:
 
     def _check_server(self) -> None:
         """Raise ProtocolError if an answer without an outcome comes from another kind of server."""
-        if self.profile.lossless and not self.profile.confirmed and self.protocol is cozeloop.PROTOCOL:
+        if self.profile.lossless and self.may_be_replaced and self.protocol is cozeloop.PROTOCOL:
             # The server may have damaged the output, or have run a C program as Python.
             message = (
                 "the answer has no outcome: another kind of server has replaced the one that sent the health report"

@@ -13,10 +13,14 @@ import attrs
 from faasrt.errors import ConnectError
 from faasrt.inputs import INPUT_FIELDS
 from faasrt.languages import Language, has_return_val
-from faasrt.protocol.execution_limits import wall_limit_s
+from faasrt.protocol.execution_limits import MAX_WALL_FACTOR, wall_limit_s
 
 _MAX_COMPILE_S, _MAX_WALL_FACTOR = 300.0, 100.0
 _CPYTHON = re.compile(r"CPython (\d{1,3}\.\d{1,3})")
+OWN_WALL_FACTORS: Mapping[str, float] = dict.fromkeys(Language, MAX_WALL_FACTOR)
+"""Those of `faasrt serve` in place of another service."""
+NO_HEALTH = (404, 405, 501)
+"""The statuses of a server without a health report. Others come from a gateway, or from a server that fails now."""
 SESSION_FEATURES = ("run", "fork", "files")
 """What sessions may be able to do."""
 
@@ -36,7 +40,8 @@ class EndpointProfile:
         languages: The languages that the server lists; empty if it lists none.
         compile_limits_s: The time for compilation by language, which is not part of the time limit of the program.
         low_levels: The level of the jail by language, and how to get a higher one, in words; without the highest level.
-        max_wall_factors: For `wall_limit_s`, by language, if the time limit does not count the wait for a CPU.
+        max_wall_factors: For `wall_limit_s`, by language, if the time limit does not count the wait for a CPU. If the
+            protocol has no profile, the answer to its health path confirms this while a program runs.
         kills_at_limit: Whether output in the guest program is lost when the server stops a program at its time limit.
             The guest program then stops the program itself, a little earlier.
         on_cpython_and_node: Whether programs run in CPython and Node.js as on a command line, and other languages are
@@ -46,8 +51,6 @@ class EndpointProfile:
         python: The version of Python in which its programs run, such as "3.12"; "" if the report does not say it.
         plain_input: The fields of `faasrt.inputs` that the server itself handles for programs without an envelope.
         answered: Whether the server has sent a health report, or has none.
-        confirmed: False after a failure of the endpoint, until its next health report, because another kind of server
-            may have replaced it.
         failure: Why it could not be asked, if this does not pass by itself.
     """
 
@@ -71,7 +74,6 @@ class EndpointProfile:
     validates: bool = False
     python: str = ""
     answered: bool = False
-    confirmed: bool = True
     failure: ConnectError | None = None
     kills_at_limit: bool = False
     on_cpython_and_node: bool = False
@@ -124,6 +126,20 @@ def read_profile(health: Mapping[str, Any]) -> EndpointProfile:
         python=_python_version(languages.get(Language.PYTHON.value, {}).get("runtime")),
         answered=True,
     )
+
+
+@attrs.frozen
+class HealthReport:
+    """The result of one request for the health of an endpoint.
+
+    Attributes:
+        profile: None if the server did not answer, or does not work now.
+        fingerprints: Identify what runs the programs of each language. They are part of the keys of stored results. One
+            that is missing or None is unknown.
+    """
+
+    profile: EndpointProfile | None
+    fingerprints: Mapping[Language, str | None] = attrs.field(factory=dict)
 
 
 def read_fingerprints(health: Mapping[str, Any], url: str) -> dict[Language, str | None]:

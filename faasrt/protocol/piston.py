@@ -34,7 +34,7 @@ from faasrt._strict_json import loads
 from faasrt.errors import InvalidRequestError, ProtocolError, ServerError
 from faasrt.inputs import ProgramInput, check_path, encode_text, program_file
 from faasrt.languages import Language
-from faasrt.protocol.health import EndpointProfile
+from faasrt.protocol.health import OWN_WALL_FACTORS, EndpointProfile
 from faasrt.protocol.interface import ServiceProtocol
 from faasrt.protocol.processes import ProcessEnd, read_end, signal_name, signal_number, stdin_text
 from faasrt.protocol.program import Program, encode_json
@@ -76,6 +76,7 @@ class Piston(ServiceProtocol):
         max_cases_bytes=40_000,
         input_fields={"javascript": frozenset({"stdin", "argv", "files"})},
         plain_input=frozenset({"stdin", "argv", "files"}),
+        max_wall_factors=OWN_WALL_FACTORS,
         answered=True,
         version="Piston",
     )

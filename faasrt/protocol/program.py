@@ -31,6 +31,9 @@ PATIENCE_HEADER = "x-faasrt-patience-s"
 """A request header with the seconds for which the client waits for the answer. The server queues the program no longer
 than that."""
 NOT_STARTED_HEADER = "x-faasrt-not-started"
+COUNTS_RUNNING_TIME_HEADER = "x-faasrt-counts-running-time"
+"""A response header of `faasrt serve` on the health paths of other services, with the value 1: its time limits do not
+count the wait for a CPU."""
 PROGRAM_SUSPECT_HEADER = "x-faasrt-program-suspect"
 """A response header with the value 1 when a program was killed, and may have caused this itself. The client reads it as
 CRASHED."""

@@ -69,6 +69,7 @@ class Answer:
 
     Attributes:
         program_suspect: Whether the answer states that the program may have caused the failure of the server.
+        counts_running_time: Whether the answer states that time limits do not count the wait for a CPU.
         elapsed_ms: The time from the first byte of the request to the end of the answer, unless the status is 200.
         may_be_timeout: Whether a failure can mean a timeout of the program: the server is not lossless, and at least
             the time limit that was sent has passed.
@@ -79,6 +80,7 @@ class Answer:
     retry_after_s: float | None = None
     not_started: bool = False
     program_suspect: bool = False
+    counts_running_time: bool = False
     elapsed_ms: float = 0.0
     may_be_timeout: bool = False
 

@@ -35,7 +35,7 @@ from faasrt.errors import InvalidRequestError, ProtocolError, ServerError
 from faasrt.inputs import ProgramInput
 from faasrt.languages import Language
 from faasrt.protocol.displays import displays_to_wire
-from faasrt.protocol.health import EndpointProfile
+from faasrt.protocol.health import OWN_WALL_FACTORS, EndpointProfile
 from faasrt.protocol.interface import ServiceProtocol
 from faasrt.protocol.processes import ProcessEnd, read_end, signal_name, signal_number, stdin_text
 from faasrt.protocol.program import Program, encode_json
@@ -83,6 +83,7 @@ class SandboxFusion(ServiceProtocol):
         max_frame_bytes=150_000,
         input_fields={"javascript": frozenset({"stdin", "files"})},
         plain_input=frozenset({"stdin", "files"}),
+        max_wall_factors=OWN_WALL_FACTORS,
         answered=True,
         version="SandboxFusion",
     )

@@ -125,10 +125,13 @@ class Attempt:
             timeout_ms, self._has_reduced_timeout = int(left_s * 1000), True
             if timeout_ms < 1:
                 raise DeadlineExceededError("the deadline of the call passed before the program was sent", sent="no")
-        request = self._execution.request(profile, timeout_ms, self._permit.endpoint.url, protocol)
-        self._run_s = request.timeout_ms / 1000 + startup_s
+        url = self._permit.endpoint.url
+        request = self._execution.request(profile, timeout_ms, url, protocol)
+        request.may_be_replaced = self._endpoints.profiles.is_stale(url)
+        self._run_s = (request.timeout_ms + request.margin_ms) / 1000 + startup_s
         self._cancels_on_disconnect = profile.cancels_on_disconnect
-        left_s += (request.timeout_ms - timeout_ms) / 1000  # several cases take longer than one
+        # Several cases take longer than one, and a server that kills programs gets more time than the program.
+        left_s += (request.timeout_ms + request.margin_ms - timeout_ms) / 1000
         # While the server is busy, it may take longer to run the program for as long as its limit.
         self._wait_s = profile.wait_limit_s(program.language, request.timeout_ms / 1000)
         return request, min(self._run_s + timeouts.grace_s, left_s)

@@ -1,4 +1,4 @@
-"""The endpoints of a factory, and all that is known and open for each: connections, permits, profiles and fingerprints.
+"""The endpoints of a factory, and all that is known and open for each: connections, permits and health reports.
 
 Only this module adds and removes them.
 """
@@ -30,7 +30,6 @@ from faasrt.telemetry.dispatch import EventDispatcher
 from faasrt.telemetry.events import ReplicaRemoved
 from faasrt.telemetry.metrics import EndpointState
 from faasrt.transport.endpoint import Endpoint
-from faasrt.transport.fingerprints import FingerprintDirectory
 from faasrt.transport.groups import EndpointGroup
 from faasrt.transport.http import HttpClient, close_sessions
 from faasrt.transport.lifecycle import BackgroundTasks, LoopAffinity, run_for_each
@@ -59,8 +58,7 @@ class EndpointRegistry:
         self._emit = emit
         self.clock = clock
         self._on_removed = on_removed
-        self.profiles = ProfileCache(self.http.get_profile, clock, lambda url: protocol_of(url).profile)
-        self._fingerprints = FingerprintDirectory(self.http.get_health, lambda: self.settings.timeouts.health_s, clock)
+        self.profiles = ProfileCache(self.http.get_report, clock)
         self._tasks = BackgroundTasks()
         self._replicas = ReplicaDirectory(
             settings,
@@ -104,7 +102,6 @@ class EndpointRegistry:
                     self._emit(ReplicaRemoved(endpoint=endpoint.url))
             self.loop.release()
             self.profiles.clear()
-            self._fingerprints.clear()
             self.pool.cancel_timer()
             # Before the first await, because a runtime that is created during it has look-ups and sessions of its own.
             tasks, sessions = (*self._replicas.stop(), *self._tasks.cancel()), self.http.take_sessions()
@@ -141,7 +138,8 @@ class EndpointRegistry:
         self.loop.check()
         with contextlib.suppress(ConnectError):
             await self._replicas.update(self.urls(language))
-        return await self._fingerprints.get(language, self._replicas.expand(self.urls(language)))
+        replicas = self._replicas.expand(self.urls(language))
+        return await self.profiles.fingerprints(language, replicas, self.settings.timeouts.health_s)
 
     def max_cases_bytes(self, language: Language | str) -> int:
         limits = (protocol_of(url).profile.max_cases_bytes for url in self.urls(language))
@@ -289,7 +287,6 @@ class EndpointRegistry:
         if self.pool.groups.is_used(url):
             return False
         self.profiles.discard(url)
-        self._fingerprints.forget(url)
         self._on_removed(url)
         self._emit(ReplicaRemoved(endpoint=url))
         return True

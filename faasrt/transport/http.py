@@ -26,7 +26,7 @@ from aiohttp.abc import AbstractResolver, AbstractStreamWriter, ResolveResult
 from multidict import CIMultiDict
 from yarl import URL
 
-from faasrt._endpoint_urls import address_of, split_endpoint
+from faasrt._endpoint_urls import address_of, configured_url, split_endpoint
 from faasrt._version import __version__
 from faasrt.config import Settings
 from faasrt.errors import (
@@ -37,11 +37,17 @@ from faasrt.errors import (
     ProtocolError,
     ServiceError,
 )
-from faasrt.protocol.health import EndpointProfile
+from faasrt.languages import Language
+from faasrt.protocol.health import NO_HEALTH, HealthReport, read_fingerprints
 from faasrt.protocol.json_lines import ACCEPT, CONTENT_TYPE, media_type
-from faasrt.protocol.program import NOT_STARTED_HEADER, PATIENCE_HEADER, PROGRAM_SUSPECT_HEADER
+from faasrt.protocol.program import (
+    COUNTS_RUNNING_TIME_HEADER,
+    NOT_STARTED_HEADER,
+    PATIENCE_HEADER,
+    PROGRAM_SUSPECT_HEADER,
+)
 from faasrt.protocol.registry import protocol_of
-from faasrt.protocol.response import Answer
+from faasrt.protocol.response import Answer, decode_object
 from faasrt.results import EndpointHealth
 from faasrt.transport.live_reader import LineTooLongError, LiveReader
 from faasrt.transport.tls_failures import permanent_error
@@ -228,7 +234,8 @@ class HttpClient:
 
         Args:
             wait_s: Further time, which the server has only while it answers other requests. So a server that hangs is
-                noticed after `within_s`, or at most `health_s` later.
+                noticed after `within_s`, or at most `health_s` later. If its protocol has no profile, it has this time
+                only if it answers a request to its health path within `within_s`, and claims the time there.
             live: Reads the output while the program runs, if the server sends it. The time that the caller needs for
                 the output does not count for `within_s`.
 
@@ -246,9 +253,9 @@ class HttpClient:
         headers = {PATIENCE_HEADER: f"{within_s:.2f}", **(headers or {})}
         if live is not None:
             headers["Accept"] = ACCEPT
-        began = self._clock() if wait_s else 0.0
+        began, has_wait = self._clock() if wait_s else 0.0, wait_s > 0 and protocol_of(endpoint).has_profile
         try:
-            async with asyncio.timeout(within_s + wait_s) as timeout:
+            async with asyncio.timeout(within_s + (wait_s if has_wait else 0.0)) as timeout:
                 session = self._settings.http_session
                 if session is None:
                     session = self._sessions.get(endpoint) or self._open_session(endpoint)
@@ -257,9 +264,10 @@ class HttpClient:
                 url = self._url(endpoint, path)
                 request = session.request(method, url, data=body, headers=headers, **self._options)
                 if wait_s:
-                    async with self._watching(endpoint, timeout, within_s, wait_s):
+                    async with self._watching(endpoint, timeout, within_s, wait_s, has_wait=has_wait):
                         answer = await _exchange(request, body, max_body_bytes, live, timeout)
-                    self._signs[endpoint].answered_at = self._clock()
+                    if has_wait:
+                        self._signs[endpoint].answered_at = self._clock()
                 else:
                     answer = await _exchange(request, body, max_body_bytes, live, timeout)
         except TimeoutError:
@@ -284,14 +292,17 @@ class HttpClient:
 
     @contextlib.asynccontextmanager
     async def _watching(
-        self, endpoint: str, timeout: asyncio.Timeout, within_s: float, wait_s: float
+        self, endpoint: str, timeout: asyncio.Timeout, within_s: float, wait_s: float, *, has_wait: bool
     ) -> AsyncIterator[None]:
-        """End a time limit of `within_s + wait_s` earlier if the endpoint does not answer other requests any more."""
+        """End a time limit of `within_s + wait_s` earlier if the endpoint does not answer other requests any more. If
+        it is only `within_s`, because `has_wait` is false, add `wait_s` if the endpoint claims it.
+        """
         loop, lead_s = asyncio.get_running_loop(), min(self._settings.timeouts.health_s, within_s / 2)
         tasks: list[asyncio.Task[None]] = []
 
         def start() -> None:
-            tasks.append(loop.create_task(self._watch(endpoint, timeout, wait_s, lead_s)))
+            watch = self._watch(endpoint, timeout, wait_s, lead_s, has_wait=has_wait)
+            tasks.append(loop.create_task(watch))
 
         timer = loop.call_later(within_s - lead_s, start)
         try:
@@ -302,14 +313,20 @@ class HttpClient:
                 task.cancel()
                 await asyncio.wait([task])
 
-    async def _watch(self, endpoint: str, timeout: asyncio.Timeout, wait_s: float, lead_s: float) -> None:
+    async def _watch(
+        self, endpoint: str, timeout: asyncio.Timeout, wait_s: float, lead_s: float, *, has_wait: bool
+    ) -> None:
         loop = asyncio.get_running_loop()
         while wait_s > 0:
             step_s = min(wait_s, self._settings.timeouts.health_s)  # a busy server may need as long for its answer
-            if timeout.when() is not None and not await self._answers(endpoint, step_s):
-                if (ends_at := timeout.when()) is not None and not timeout.expired():
-                    timeout.reschedule(max(ends_at - wait_s, loop.time()))
-                return
+            if timeout.when() is not None:
+                answers = await self._answers(endpoint, step_s)
+                if answers != has_wait:
+                    if (ends_at := timeout.when()) is not None and not timeout.expired():
+                        timeout.reschedule(ends_at + wait_s if answers else max(ends_at - wait_s, loop.time()))
+                    has_wait = answers
+                if not answers:
+                    return
             wait_s -= step_s
             ends_at = timeout.when()  # None while output waits for the caller
             await asyncio.sleep(step_s if ends_at is None else ends_at - wait_s - lead_s - loop.time())
@@ -324,12 +341,25 @@ class HttpClient:
                 return True
             if signs.silent_at >= asked_at:
                 return False
-            health = await self.probe(endpoint)
-            if health.status in ("unreachable", "failed"):
+            grants_time = await self._grants_time(endpoint)
+            if grants_time:
+                signs.answered_at = self._clock()
+            else:
                 signs.silent_at = self._clock()
-                return False
-            signs.answered_at = self._clock()
-            return True
+            return grants_time
+
+    async def _grants_time(self, endpoint: str) -> bool:
+        """Return whether the endpoint answers a request to its health path. Only faasrt's own server can say that its
+        time limits do not count the wait for a CPU. A profile says it before; otherwise this answer does.
+        """
+        protocol = protocol_of(endpoint)
+        try:
+            async with asyncio.timeout(self._settings.timeouts.health_s):
+                answer = await self.get_health(endpoint)
+            protocol.read_health(answer)
+        except (TimeoutError, ServiceError, BodyTooLargeError, ConfigurationError):
+            return False
+        return protocol.has_profile or answer.counts_running_time
 
     async def get_health(self, endpoint: str) -> Answer:
         """Request the health on a separate connection.
@@ -351,20 +381,18 @@ class HttpClient:
         merged.update(headers or {})
         return merged
 
-    async def get_profile(self, endpoint: str) -> EndpointProfile | None:
+    async def get_report(self, endpoint: str) -> HealthReport:
         protocol = protocol_of(endpoint)
-        if not protocol.has_profile:
-            return attrs.evolve(protocol.profile, answered=True)
         try:
-            return protocol.read_profile(await self.get_health(endpoint))
+            answer = await self.get_health(endpoint)
+            return HealthReport(protocol.read_profile(answer), _fingerprints_in(answer, endpoint))
         except ConnectError as error:
-            return (
-                attrs.evolve(protocol.profile, confirmed=False, failure=copy.copy(error)) if error.permanent else None
-            )
+            unknown = attrs.evolve(protocol.profile, failure=copy.copy(error)) if error.permanent else None
+            return HealthReport(unknown)
         except ConnectionLostError:
-            return None
+            return HealthReport(None)
         except (ProtocolError, BodyTooLargeError):
-            return protocol.profile
+            return HealthReport(protocol.profile)
 
     async def probe(self, endpoint: str) -> EndpointHealth:
         """Return the health of an endpoint. A failed probe is an unhealthy result, not an exception."""
@@ -517,9 +545,9 @@ def _make_answer(response: aiohttp.ClientResponse, body: bytes, limit: int) -> A
         if status == 200:
             raise BodyTooLargeError
         body = body[:limit]
-    if status == 200:
-        return Answer(200, body)
     headers = response.headers
+    if status == 200:
+        return Answer(200, body, counts_running_time=headers.get(COUNTS_RUNNING_TIME_HEADER) == "1")
     return Answer(
         status=status,
         body=body,
@@ -527,6 +555,17 @@ def _make_answer(response: aiohttp.ClientResponse, body: bytes, limit: int) -> A
         not_started=headers.get(NOT_STARTED_HEADER) == "1",
         program_suspect=headers.get(PROGRAM_SUSPECT_HEADER) == "1",
     )
+
+
+def _fingerprints_in(answer: Answer, endpoint: str) -> dict[Language, str | None]:
+    if answer.status in NO_HEALTH:
+        return read_fingerprints({}, configured_url(endpoint))
+    if answer.status != 200:
+        return {}  # the server fails now
+    health = {}
+    with contextlib.suppress(ProtocolError):
+        health = decode_object(answer.body)
+    return read_fingerprints(health, configured_url(endpoint))
 
 
 def _check_encoding(response: aiohttp.ClientResponse) -> None:

@@ -1,19 +1,15 @@
-"""The tools of `faasrt/docs/agents.md` in the frameworks, word for word, with models that call them as scripted."""
+"""The examples for frameworks of agents, in the frameworks, with models that call tools as scripted."""
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import re
-import runpy
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from faasrt import RuntimeManager, sync
-from support.documents import text_of
 from support.scripted_models import (
     Script,
     langchain_model,
@@ -28,7 +24,6 @@ pytestmark = [
     pytest.mark.filterwarnings("default"),  # the packages have deprecation warnings of each other
 ]
 
-PAGE = text_of("faasrt/docs/agents.md")
 CODE = ["x = 41", "print('x is', x)\nx + 1", "import nope"]
 ANSWER = "It is 42."
 
@@ -40,46 +35,42 @@ def check(script: Script) -> None:
     assert "ModuleNotFoundError: No module named 'nope'" in script.seen[2]
 
 
-def load(title: str, folder: Path, **names: Any) -> Any:
-    """Return the function `answer` of a section. `describe` is that of the first program of the page."""
-    helper = PAGE.partition("```python\n")[2].partition("async def main")[0]
-    [section] = re.findall(rf"^### {title}\n(.*?)(?=^##|\Z)", PAGE, re.DOTALL | re.MULTILINE)
-    code = inspect.cleandoc("\n" + "\n".join(line for line in section.splitlines() if line[:4] in ("    ", "")))
-    lines = [line for line in code.splitlines() if line and not line.startswith(("from ", "import "))]
-    assert len(lines) <= 13, "longer than about ten lines"
-    file = folder / "tool.py"  # smolagents reads the source of functions
-    file.write_text(f"import faasrt.sync\n{helper}\n{code}\n")
-    return runpy.run_path(str(file), names)["answer"]
-
-
-async def ask(answer: Any, script: Script) -> None:
+async def ask(answer: Any, model: Any, script: Script) -> None:
     """Ask two questions at once: each has a session of its own."""
     async with RuntimeManager.local(["python"], workers=2) as manager:
-        assert await asyncio.gather(answer(manager, "What is 41 + 1?"), answer(manager, "And?")) == [ANSWER] * 2
+        questions = ("What is 41 + 1?", "And?")
+        assert await asyncio.gather(*(answer(manager, model, each) for each in questions)) == [ANSWER] * 2
         check(script)
 
 
-async def test_openai_agents(tmp_path: Path) -> None:
+async def test_openai_agents() -> None:
+    from faasrt.examples import agent_openai_agents
+
     script = Script(CODE, ANSWER)
-    await ask(load("OpenAI Agents SDK", tmp_path, model=openai_agents_model(script)), script)
+    await ask(agent_openai_agents.answer, openai_agents_model(script), script)
 
 
-async def test_pydantic_ai(tmp_path: Path) -> None:
+async def test_pydantic_ai() -> None:
+    from faasrt.examples import agent_pydantic_ai
+
     script = Script(CODE, ANSWER)
-    await ask(load("pydantic-ai", tmp_path, model=pydantic_ai_model(script)), script)
+    await ask(agent_pydantic_ai.answer, pydantic_ai_model(script), script)
 
 
-async def test_langchain(tmp_path: Path) -> None:
+async def test_langchain() -> None:
+    from faasrt.examples import agent_langchain
+
     script = Script(CODE, ANSWER)
-    await ask(load("LangChain", tmp_path, model=langchain_model(script)), script)
+    await ask(agent_langchain.answer, langchain_model(script), script)
 
 
-def test_smolagents(tmp_path: Path) -> None:
+def test_tool_of_smolagents() -> None:
+    from faasrt.examples import agent_smolagents
+
     script = Script(CODE, ANSWER)
-    answer = load("smolagents", tmp_path, model=smolagents_model(script))
     with sync.RuntimeManager.local(["python"], workers=1) as manager:
         for question in ("What is 41 + 1?", "And?"):
-            assert answer(manager, question) == ANSWER
+            assert agent_smolagents.answer_with_tools(manager, smolagents_model(script), question) == ANSWER
             check(script)
     assert "torch" not in sys.modules
 

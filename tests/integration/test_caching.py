@@ -31,7 +31,7 @@ from faasrt import (
 from faasrt.client import cache as caching, disk_cache
 from faasrt.client.disk_cache import FILE_NAME, MIN_BYTES
 from faasrt.testing import FakeFaaS, Reply
-from faasrt.transport.fingerprints import MAX_AGE_S
+from faasrt.transport.profile_cache import MAX_AGE_S
 from support.helpers import Clock, url_of
 from support.served import until
 
@@ -139,6 +139,14 @@ async def test_another_version_of_the_server_is_a_miss() -> None:
         clock.advance(MAX_AGE_S)
         assert (await manager.run_code("program", "py")).cached
         assert faas.executions == 2
+
+
+async def test_a_profile_and_a_fingerprint_need_one_request() -> None:
+    """A server that gets programs in an envelope is asked for its health once, by the first call."""
+    async with FakeFaaS() as faas, manager_at(faas.url, cache=MemoryCache(), envelope="auto") as manager:
+        await manager.run_code("program", "py")
+        assert (await manager.run_code("program", "py")).cached
+        assert faas.probes == 1
 
 
 async def test_replicas_with_different_versions() -> None:

@@ -70,36 +70,63 @@ def test_rows_of_humaneval_whose_tests_need_helpers(reward: CodeReward) -> None:
     assert reward.code_reward([fenced(row["prompt"] + "    return None\n") for row in rows], tests) == [0.0] * 5
 
 
-HUMANEVAL_PLUS = {
-    "task_id": "HumanEval/2",
-    "prompt": 'def truncate_number(number: float) -> float:\n    """ Return the decimal part. """\n',
-    "entry_point": "truncate_number",
-    "test": """
+# The template of `tools/humaneval/to_original_fmt.py` of EvalPlus, which makes the rows of evalplus/humanevalplus.
+PLUS_HEAD = """\
+
+
 import numpy as np
 
 def is_floats(x) -> bool:
+    # check if it is float; List[float]; Tuple[float]
     if isinstance(x, float):
         return True
     if isinstance(x, (list, tuple)):
         return all(isinstance(i, float) for i in x)
+    if isinstance(x, np.ndarray):
+        return x.dtype == np.float64 or x.dtype == np.float32
     return False
+
 
 def assertion(out, exp, atol):
     exact_match = out == exp
+
     if atol == 0 and is_floats(exp):
         atol = 1e-6
     if not exact_match and atol != 0:
-        assert np.allclose(out, exp, rtol=1e-07, atol=atol)
+        np.testing.assert_allclose(out, exp, atol=atol)
     else:
         assert exact_match
+"""
+PLUS_CHECK = """
 
 def check(candidate):
-    inputs = [[3.5], [1.25], [0.1]]
-    results = [0.5, 0.25, 0.1]
+    inputs = {inputs}
+    results = {results}
     for i, (inp, exp) in enumerate(zip(inputs, results)):
         assertion(candidate(*inp), exp, 0)
-""",
-}
+"""
+PLUS_CROSSCHECK = """
+{reference}
+
+def check(candidate):
+    inputs = {inputs}
+    for i, inp in enumerate(inputs):
+        assertion(candidate(*inp), ref_func(*inp), 0)
+"""
+
+
+def humaneval_plus(inputs: list[Any], results: list[Any]) -> dict[str, Any]:
+    """A row of HumanEval+, as EvalPlus publishes it."""
+    return {
+        "task_id": "HumanEval/2",
+        "prompt": 'def truncate_number(number: float) -> float:\n    """ Return the decimal part. """\n',
+        "canonical_solution": "    return number % 1.0\n",
+        "entry_point": "truncate_number",
+        "test": PLUS_HEAD + PLUS_CHECK.format(inputs=inputs, results=results),
+    }
+
+
+HUMANEVAL_PLUS = humaneval_plus([[3.5], [1.25], [0.1]], [0.5, 0.25, 0.1])
 APPS = {"problem_id": 1, "input_output": json.dumps({"inputs": ["1 2\n", ["3", "4"]], "outputs": ["3\n", ["7"]]})}
 ADDS = "import sys\nprint(sum(map(int, sys.stdin.read().split())))"
 SUBTRACTS = "a, b = map(int, __import__('sys').stdin.read().split())\nprint(b - a)"
@@ -268,6 +295,49 @@ def test_rows_of_the_published_shapes(
     assert reward.compute_score(dataset, completions[0], tests) == 1
     # Tests of all kinds in one batch have one comparison.
     assert CodeReward(reward._shared._own, compare="floats").code_reward(completions[:1], [tests]) == [1]
+
+
+def test_rows_of_humaneval_plus_as_long_as_the_longest(reward: CodeReward) -> None:
+    """1,100 calls, none of which gives the expected float exactly, are judged, and one wrong result in the last call is
+    found.
+    """
+    inputs = [[n + 0.25] for n in range(1_100)]
+    tests = make_tests(humaneval_plus(inputs, [0.25 + 1e-9] * 1_100), "humaneval")
+    right = fenced("def truncate_number(n): return n % 1.0")
+    wrong = fenced("def truncate_number(n): return n % 1.0 if n < 1_099 else 0.3")
+    assert reward.code_reward([right, wrong], [tests] * 2) == [1, 0]
+
+
+def test_rows_of_humaneval_plus_with_a_reference(reward: CodeReward) -> None:
+    """Where the expected values would be too long, the row has the canonical solution instead."""
+    reference = 'def ref_func(number: float) -> float:\n    """ Return the decimal part. """\n    return number % 1.0\n'
+    test = PLUS_HEAD + PLUS_CROSSCHECK.format(reference=reference, inputs=[[n + 0.25] for n in range(50)])
+    tests = make_tests({**HUMANEVAL_PLUS, "test": test}, "humaneval")
+    completions = [fenced("def truncate_number(n): return n % 1"), fenced("def truncate_number(n): return n")]
+    assert reward.code_reward(completions, [tests] * 2) == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("expected", "returned", "is_equal"),
+    [
+        (0.5, "0.5 + 1e-9", True),
+        (0.5, "0.5 + 1e-5", False),
+        (0.5, "[]", False),
+        (0.5, "[0.5 + 1e-9]", False),
+        (0.5, "float('nan')", False),
+        ([0.5, 1.5], "[0.5 + 1e-9, 1.5]", True),
+        ([0.5, 1.5], "[0.5 + 1e-9]", False),
+        ([0.5, 1.5], "(0.5 + 1e-9, 1.5)", False),
+        ([[0.5], []], "[[0.5], []]", True),
+        (1, "1.0 + 1e-9", False),
+        ("a", "[]", False),
+        (None, "None", True),
+    ],
+)
+def test_comparisons_of_humaneval_plus(expected: Any, returned: str, is_equal: bool, reward: CodeReward) -> None:
+    """They are those of the package `evalplus`. With the one in the rows, [] would equal any float."""
+    tests = make_tests(humaneval_plus([[1.0]], [expected]), "humaneval")
+    assert reward.code_reward([fenced(f"def truncate_number(n): return {returned}")], [tests]) == [is_equal]
 
 
 def test_rows_that_are_no_dicts() -> None:

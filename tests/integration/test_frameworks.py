@@ -1,6 +1,7 @@
-"""Rewards in the code of TRL and verl, and the tool and the scorer in Inspect AI.
+"""Rewards in the code of TRL and verl, the tool and the scorer in Inspect AI, and the recipes of the guide for
+lm-evaluation-harness and EvalPlus.
 
-`.ci/frameworks` installs the three packages, TRL and verl without torch and their other dependencies. So their modules
+`.ci/run frameworks` installs these packages, TRL and verl without torch and their other dependencies. So their modules
 cannot be imported. The tests take the functions that call rewards out of the modules' files, and run them unchanged,
 with stand-ins for tensors, tokenizers and the objects around them.
 """
@@ -20,6 +21,7 @@ import math
 import re
 import subprocess
 import sys
+import textwrap
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -420,3 +422,106 @@ def test_inspect_finds_tool_and_scorer_by_name(tmp_path: Path) -> None:
     """Through the entry point of the package, as in `inspect score --scorer faasrt/code_tests`."""
     done = subprocess.run([sys.executable, "-c", FIND], cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert done.stdout == "faasrt/code_tests\nfaasrt/run_code\n", done.stderr
+
+
+def recipe(title: str) -> list[str]:
+    """Return the indented blocks of a section of the guide."""
+    [section] = re.findall(rf"^## {title}\n(.*?)^## ", text_of("faasrt/docs/rewards.md"), re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"(?:^    .*\n(?:\n(?=    ))?)+", section, re.MULTILINE)
+    return [textwrap.dedent(block) for block in blocks]
+
+
+# Rows of openai/openai_humaneval and evalplus/humanevalplus. The comparison is shorter than that of EvalPlus.
+HALF_ROW = {
+    "task_id": "HumanEval/0",
+    "prompt": 'def half(n):\n    return n / 2\n\ndef quarter(n):\n    """ Return a quarter. """\n',
+    "canonical_solution": "    return half(half(n))\n",
+    "test": "def check(candidate):\n    assert candidate(8) == half(4)\n",
+    "entry_point": "quarter",
+}
+PLUS_ROW = {
+    "task_id": "HumanEval/1",
+    "prompt": 'def inc(n):\n    """ Return n + 1. """\n',
+    "canonical_solution": "    return n + 1\n",
+    "test": "import numpy as np\n\ndef is_floats(x) -> bool:\n    return isinstance(x, float)\n\n"
+    "def assertion(out, exp, atol):\n    exact_match = out == exp\n    assert exact_match\n\n"
+    f"def check(candidate):\n    inputs = {[[n] for n in range(50)]}\n    results = {list(range(1, 51))}\n"
+    "    for i, (inp, exp) in enumerate(zip(inputs, results)):\n        assertion(candidate(*inp), exp, 0)\n",
+    "entry_point": "inc",
+}
+
+
+@pytest.fixture
+def rows_file(tmp_path: Path) -> Path:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in (HALF_ROW, PLUS_ROW)))
+    return file
+
+
+@pytest.mark.usefixtures("url")
+def test_lm_evaluation_harness(tmp_path: Path, rows_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The task of the guide is loaded by the package, and gives right programs 1, and wrong ones and cheats 0."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    import lm_eval
+    from lm_eval.api.model import LM
+    from lm_eval.tasks import TaskManager
+
+    assert importlib.metadata.version("lm_eval").startswith("0.4.")
+    task, functions, command = recipe("Use it in lm-evaluation-harness")
+    assert "--include_path . --tasks humaneval_faasrt" in command
+    data = f"dataset_path: json\ndataset_kwargs: {{data_files: {{test: {rows_file}}}}}\nrepeats: 2\n"
+    (tmp_path / "humaneval_faasrt.yaml").write_text(task.replace("dataset_path: openai/openai_humaneval\n", data))
+    (tmp_path / "humaneval_faasrt.py").write_text(functions)
+    responses = {
+        HALF_ROW["prompt"]: ["    return half(half(n))", "    import os; os._exit(0)"],
+        PLUS_ROW["prompt"]: ["    return n + 1\n```\nIt adds 1:\n```python\ninc = 0\n```", "    return 1 + n"],
+    }
+
+    class Scripted(LM):  # type: ignore[misc]
+        def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
+            return [responses[request.args[0]].pop(0) for request in requests]
+
+        def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> Any:
+            raise NotImplementedError
+
+        loglikelihood_rolling = loglikelihood
+
+    found = lm_eval.simple_evaluate(
+        Scripted(),
+        tasks=["humaneval_faasrt"],
+        task_manager=TaskManager(include_path=str(tmp_path), include_defaults=False),
+        bootstrap_iters=0,
+    )
+    assert found["results"]["humaneval_faasrt"]["pass@1,faasrt"] == 0.75
+    assert [sample["pass@1"] for sample in found["samples"]["humaneval_faasrt"]] == [0.5, 1.0]
+
+
+@pytest.mark.usefixtures("url")
+def test_evalplus(
+    tmp_path: Path, rows_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The program of the guide reads samples as `evalplus.codegen` writes them, with the package's own function."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    import datasets
+    from evalplus.data import write_jsonl
+
+    [program] = recipe("Use it for samples of EvalPlus")
+    assert importlib.metadata.version("evalplus").startswith("0.3.")
+    solutions = [
+        ("HumanEval/0", HALF_ROW["prompt"] + HALF_ROW["canonical_solution"]),
+        ("HumanEval/1", "def inc(n):\n    return n + 1\n"),
+        ("HumanEval/1", "def inc(n):\n    return n + 1 if n < 49 else 0\n"),
+        ("HumanEval/1", "class Any:\n    __eq__ = lambda *_: True\ndef inc(n):\n    return Any()\n"),
+    ]
+    write_jsonl(str(tmp_path / "samples.jsonl"), [{"task_id": task, "solution": text} for task, text in solutions])
+    load = datasets.load_dataset
+
+    def load_rows(path: str, split: str) -> Any:
+        assert path == "evalplus/humanevalplus"
+        return load("json", data_files={split: str(rows_file)}, split=split)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_rows)
+    monkeypatch.chdir(tmp_path)
+    exec(program, {})
+    assert capsys.readouterr().out.splitlines()[-1] == "pass@1: 0.5"

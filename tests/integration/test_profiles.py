@@ -28,7 +28,7 @@ from faasrt import (
     TimeoutSettings,
     UnsupportedLanguageError,
 )
-from faasrt.protocol.health import EndpointProfile, read_profile
+from faasrt.protocol.health import EndpointProfile, HealthReport, read_profile
 from faasrt.transport.profile_cache import UNKNOWN_S, ProfileCache
 from support.helpers import PATIENT, Clock, fast_forward, manager_for
 from support.served import until
@@ -400,12 +400,12 @@ class HealthRequests:
         self.hangs = False
         self.profiles = ProfileCache(self.ask, lambda: self.now)
 
-    async def ask(self, endpoint: str) -> EndpointProfile | None:
+    async def ask(self, endpoint: str) -> HealthReport:
         self.count += 1
         self.now += self.takes_s
         if self.hangs:
             await asyncio.Event().wait()
-        return self.answer
+        return HealthReport(self.answer)
 
     async def get(self) -> EndpointProfile:
         known = self.profiles.cached("http://faas")

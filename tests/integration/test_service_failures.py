@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -18,7 +20,9 @@ from faasrt import (
     BreakerSettings,
     CodeTask,
     ConfigurationError,
+    DeadlineExceededError,
     ExecutionOutput,
+    ExecutionResult,
     InvalidRequestError,
     Language,
     Outcome,
@@ -27,6 +31,7 @@ from faasrt import (
     ServerError,
     Settings,
     TestCase,
+    TimeoutSettings,
     UnsupportedLanguageError,
 )
 from faasrt.protocol.health import EndpointProfile
@@ -45,6 +50,41 @@ from support.doubles.services import Service
 def manager_of(*services: Any, **settings: Any) -> RuntimeManager:
     urls = [service.url for service in services]
     return RuntimeManager(settings=Settings.from_url(urls, **settings))
+
+
+class BusyFusion(SandboxFusion):
+    """Answers a run after its deadline. `headers` are those of the answers to requests for the health."""
+
+    headers: Mapping[str, str] = MappingProxyType({})
+    patience_s = 0.0
+
+    async def ping(self, _: web.Request) -> web.Response:
+        return web.json_response("pong", headers=self.headers)
+
+    async def run_code(self, request: web.Request) -> web.Response:
+        self.patience_s = float(request.headers["x-faasrt-patience-s"])
+        await asyncio.sleep(self.patience_s + 1)
+        return self.answer("Failed", {"status": "TimeLimitExceeded", "return_code": None, "stdout": "", "stderr": ""})
+
+
+async def test_a_busy_server_of_faasrt_has_more_time_in_place_of_a_service() -> None:
+    """A program that waits for a CPU there still has its outcome after the deadline. The deadline of the service itself
+    stays. Both include the time that is added to the limit.
+    """
+    timeouts = TimeoutSettings(grace_s=3)
+    async with (
+        BusyFusion() as service,
+        BusyFusion() as posing,
+        manager_of(service, timeouts=timeouts) as manager,
+        manager_of(posing, timeouts=timeouts) as manager_of_posing,
+    ):
+        posing.headers = {"x-faasrt-counts-running-time": "1"}
+        calls = [each.run_code("1", "python", timeout_ms=500) for each in (manager, manager_of_posing)]
+        error, result = await asyncio.gather(*calls, return_exceptions=True)
+        assert isinstance(error, DeadlineExceededError)
+        assert isinstance(result, ExecutionResult)
+        assert result.outcome is Outcome.TIMEOUT
+        assert service.patience_s == posing.patience_s == 0.5 + 1 + 3
 
 
 async def test_failed_sandbox_is_no_outcome() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import sys
 from collections.abc import AsyncIterator, Mapping
 
 import pytest
@@ -47,7 +48,7 @@ needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is
 
 
 @contextlib.asynccontextmanager
-async def service(name: str) -> AsyncIterator[RuntimeManager]:
+async def service(name: str, grace_s: float = 15) -> AsyncIterator[RuntimeManager]:
     """Yield a manager whose endpoints are doubles of a service, or the engine `deno` and one for Python."""
     sandbox = SandboxConfig(max_output_bytes=20_100)
     if name in EMBEDDED:
@@ -73,7 +74,7 @@ async def service(name: str) -> AsyncIterator[RuntimeManager]:
             endpoints=endpoints,
             sandbox=sandbox,
             limiter=LimiterSettings(max_concurrency=3),
-            timeouts=TimeoutSettings(grace_s=15, startup_s=0.1),
+            timeouts=TimeoutSettings(grace_s=grace_s, startup_s=0.1),
         )
         yield await stack.enter_async_context(RuntimeManager(settings=settings))
 
@@ -116,6 +117,21 @@ async def test_javascript(name: str) -> None:
     async with service(name) as manager:
         found = await run_all(manager, JAVASCRIPT, "js")
     assert found == expected(JAVASCRIPT, {"coze-loop": "js-faas", "native": "deno"}.get(name, name))
+
+
+@needs_node
+@pytest.mark.parametrize("name", POSING)
+async def test_endless_programs_on_a_busy_machine(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are TIMEOUT, not errors, although they wait for a CPU for longer than the grace time of the client."""
+    monkeypatch.setattr("faasrt.protocol.execution.KILL_MARGIN_MS", 1_000)
+    programs = [(PYTHON["long call of C code"], "python"), (JAVASCRIPT["endless loop in a callback"], "js")] * 2
+    async with service(name, grace_s=2) as manager, contextlib.AsyncExitStack() as stack:
+        for _ in range(8):
+            loop = await asyncio.create_subprocess_exec(sys.executable, "-c", "while True: pass")
+            stack.push_async_callback(loop.wait)
+            stack.callback(loop.kill)
+        calls = [manager.run_code(program.code, language, timeout_ms=TIMEOUT_MS) for program, language in programs]
+        assert [result.outcome for result in await asyncio.gather(*calls)] == [Outcome.TIMEOUT] * 4
 
 
 async def call_all(manager: RuntimeManager) -> dict[str, object]:

@@ -171,6 +171,7 @@ def state():
     seen = []
     for top in ("/tmp", "/dev/shm"):
         for folder, folders, files in os.walk(top):
+            folders[:] = [name for name in folders if not sys.prefix.startswith(f"{folder}/{name}")]
             for path in sorted([folder, *(f"{folder}/{name}" for name in files)]):
                 status = os.lstat(path)
                 seen.append((path, status.st_mode, status.st_size, status.st_mtime_ns, status.st_nlink, status.st_uid))

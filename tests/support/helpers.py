@@ -7,6 +7,7 @@ import contextlib
 import gc
 import importlib.util
 import math
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from pathlib import Path
@@ -22,6 +23,8 @@ from faasrt.transport.groups import EndpointGroup
 from faasrt.transport.pool import Permit, PermitPool
 
 T = TypeVar("T")
+# What native programs see in their /tmp before they write there: the folder of this environment, if it is below /tmp.
+FOUND_IN_TMP = [sys.prefix.split("/")[2]] if sys.prefix.startswith("/tmp/") else []
 # For a busy machine.
 PATIENT = TimeoutSettings(connect_s=30, health_s=30, grace_s=30)
 

@@ -19,6 +19,9 @@ NATIVE = pytest.mark.level("namespaces")
 NATIVE_PYTHON = pytest.mark.engine("native")
 """The mark of tests of Python programs that need the engine `native`, on machines where it is the default."""
 
+LANDLOCK = pytest.mark.landlock
+"""The mark of tests of what needs Landlock even at the level "namespaces": forks of sessions, and slots."""
+
 _reached: set[str] = set()
 
 
@@ -74,7 +77,12 @@ def without_level(lines: Iterable[str]) -> list[str]:
 
 
 def skip_without_level(item: pytest.Item) -> None:
-    """Skip a test that needs another level or engine than that of this machine."""
+    """Skip a test that needs another level or engine than that of this machine, or Landlock on a kernel without it."""
+    if item.get_closest_marker("landlock"):
+        from faasrt.local.jail.launcher.landlock import abi_version
+
+        if not abi_version():
+            pytest.skip("needs Landlock, which this kernel does not have")
     for mark in item.iter_markers("level"):
         level, reason = level_of_machine()
         if level not in mark.args:

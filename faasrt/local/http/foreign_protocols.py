@@ -26,6 +26,7 @@ from faasrt.local.sandbox_limits import SandboxLimits
 from faasrt.protocol import piston, sandboxfusion
 from faasrt.protocol.execution_limits import ExecutionLimits
 from faasrt.protocol.processes import ProcessEnd
+from faasrt.protocol.program import COUNTS_RUNNING_TIME_HEADER
 from faasrt.protocol.served import RefusedError, ServedLanguage, ServedProtocol, ServedResult, ServedRun, ServerProfile
 from faasrt.results import Outcome
 from faasrt.telemetry.dispatch import EventDispatcher
@@ -152,13 +153,17 @@ class ForeignProtocols:
     async def _ping(self, request: web.BaseRequest, share: Share) -> web.Response:
         if not any(queue.engine.ready for queue in self._queues.values()):
             raise NotStartedError("no language can run now")
-        return json_response(200, "pong")
+        return json_response(200, "pong", self._time_headers())
 
     async def _runtimes(self, request: web.BaseRequest, share: Share) -> web.Response:
-        return json_response(200, piston.SERVER.runtimes(self._profile()))
+        return json_response(200, piston.SERVER.runtimes(self._profile()), self._time_headers())
 
     async def _packages(self, request: web.BaseRequest, share: Share) -> web.Response:
         return json_response(200, piston.SERVER.packages(self._profile()))
+
+    def _time_headers(self) -> dict[str, str] | None:
+        counts = any(queue.engine.max_wall_factor is not None for queue in self._queues.values())
+        return {COUNTS_RUNNING_TIME_HEADER: "1"} if counts else None
 
     def _profile(self) -> ServerProfile:
         languages, missing = {}, dict(self._missing)

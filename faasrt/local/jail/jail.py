@@ -32,7 +32,7 @@ from faasrt.protocol.processes import signal_name
 
 _START_TIMEOUT_S = 60.0
 _MESSAGE_BYTES = 65_536
-_MAX_DESCRIPTORS = 3  # of a message
+_MAX_DESCRIPTORS = 4  # of a message
 # The shell raises the limit of the stack (to 1 GiB if possible) before it starts the interpreter, because the stack can
 # never grow beyond the limit at that time. Programs can read the command line of the launcher, so it has no paths.
 _COMMAND = (
@@ -296,8 +296,8 @@ class Jail:
 
         Args:
             fork: Lets the process fork, given the descriptor of the channel of the branch. The branch sends one byte
-                over it, and gets one with its rules of Landlock and its root folder, or with nothing if these cannot be
-                made.
+                over it, and gets one with its rules of Landlock, its root folder, and the list of its shared memory if
+                it has no /proc, or with nothing if these cannot be made.
 
         Cancellation: ends the branch.
         """
@@ -337,12 +337,12 @@ class Jail:
         self, number: int, process: JailedProcess, channel: socket.socket, start: _Start
     ) -> OwnedFd:
         try:
-            rules, root, folder = await self._ask(number, {"prepare": number, "of": process.number})
+            rules, root, folder, *mappings = await self._ask(number, {"prepare": number, "of": process.number})
         except NotStartedError:
             channel.send(b"r")
             raise
         try:
-            socket.send_fds(channel, [b"r"], [rules.fd, root.fd])
+            socket.send_fds(channel, [b"r"], [file.fd for file in (rules, root, *mappings)])
             await _until_readable(channel)
             pidfd = os.pidfd_open(_sender(channel))
             try:
@@ -410,7 +410,7 @@ class Jail:
                 self._reply(
                     message["prepared"],
                     descriptors,
-                    3,
+                    max(message["count"], 3),
                     f"a branch cannot be prepared: {message['reason'] or 'its session has ended'}",
                 )
             elif "started" in message:

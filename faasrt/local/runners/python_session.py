@@ -4,7 +4,8 @@
 # messages of the job. The rest is as for a program: it reads the job from stdin, and sends "started" and "done". A job
 # with a cell is {code, cell, files, memoryBytes, maxMessageBytes}. A job with "branch" forks the process; it has one
 # more descriptor, the channel of the branch. The branch sends a byte over it, so that the server knows which process it
-# is, and gets its rules of Landlock and its root folder. Other jobs write files.
+# is, and gets its rules of Landlock and its root folder, and the list of its shared memory if it has no /proc. Other jobs
+# write files.
 #
 # A cell can leave anything behind, such as threads, signal handlers, and functions in place of those of the standard
 # library. So this file uses no function that a program can replace, as far as it matters for later cells.
@@ -14,6 +15,7 @@ import _socket
 import array
 import ctypes
 import errno
+import fcntl
 import json
 import os
 import stat
@@ -24,7 +26,7 @@ JOB_MESSAGES_FD = 254
 MAX_JOB_DESCRIPTORS = 8
 SIGNALS = _signal.valid_signals() - {_signal.SIGINT}  # blocked between cells; SIGINT is ignored instead
 FUTURES = 0x1FF0000  # the flags of `from __future__ import`, which hold for later cells, too
-COPY_BYTES = 2**20
+COPY_BYTES, PAGE = 2**20, 4096
 COPIED = ("/tmp", "/dev/shm")  # the folders with files of the program
 LANDLOCK_RESTRICT_SELF = 446  # on each architecture
 CLONE = {"x86_64": 56, "aarch64": 220}.get(os.uname().machine)
@@ -36,6 +38,7 @@ plain_fork, system_call = libc.fork, libc.syscall  # without the hooks of `os.fo
 change_root = libc.chroot
 before_fork, after_fork = ctypes.pythonapi.PyOS_BeforeFork, ctypes.pythonapi.PyOS_AfterFork_Child
 duplicate, close_fd, scan_json = os.dup2, os.close, json.JSONDecoder().scan_once
+control = fcntl.fcntl
 set_handler, set_mask, set_trace, set_profile = _signal.signal, _signal.pthread_sigmask, sys.settrace, sys.setprofile
 
 
@@ -145,13 +148,12 @@ class Session:
         descriptors = self.receive()
         if len(descriptors) < 2:
             return "its folders cannot be created"
-        rules, root = descriptors
+        rules, root = descriptors[:2]
         try:
             folder = os.getcwd()
         except OSError:  # it was removed
             folder = self.folder
         try:
-            os.fchdir(root)
             files = OpenFiles(descriptors)
         except OSError as error:
             return f"the files cannot be copied: {error.strerror}"
@@ -362,11 +364,17 @@ def waited_for(child):
 
 
 class OpenFiles:
-    """Copies the files of a session to the folder in which this process is, and opens the copies in place of the files
-    that are open or mapped.
+    """Copies the files of a session to the root folder of this process, which becomes its working folder, and opens the
+    copies in place of the files that are open or mapped.
+
+    Args:
+        descriptors: That of the root folder is the second one. If the jail hides /proc, the third one has the lines of
+            /proc/self/maps about shared memory.
     """
 
-    def __init__(self, excluded):
+    def __init__(self, descriptors):
+        self.root = descriptors[1]
+        os.fchdir(self.root)
         self.device, self.copies, self.nameless = os.stat(COPIED[0]).st_dev, {}, []
         for path in COPIED:
             copy_folder(path, path[1:], self.copies)
@@ -374,10 +382,11 @@ class OpenFiles:
             numbers = [int(name) for name in os.listdir("/proc/self/fd")]
         except OSError:  # the jail hides /proc
             numbers = range(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-        self.opened = [file for fd in numbers if fd not in excluded for file in self.find(fd)]
+        self.opened = [file for fd in numbers if fd not in descriptors for file in self.find(fd)]
         stored = os.statvfs(COPIED[0])
         is_empty = stored.f_files - stored.f_ffree <= 1 + len(COPIED)  # only the folders themselves
-        self.mapped = [] if is_empty else [*self.find_mappings()]
+        mappings = descriptors[2] if len(descriptors) > 2 else "/proc/self/maps"
+        self.mapped = [] if is_empty else [*self.find_mappings(mappings)]
 
     def find(self, fd):
         """Find out how to open a file or folder again. Pipes, sockets and devices stay as they are."""
@@ -388,33 +397,68 @@ class OpenFiles:
         kind = stat.S_IFMT(status.st_mode)
         if kind not in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK):
             return
-        try:
-            path = os.readlink(f"/proc/self/fd/{fd}")
-            with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
-                position, flags = (int(line.split()[1], base) for line, base in zip(file, (10, 8)))
-        except OSError:
-            if kind == stat.S_IFDIR:
-                yield fd, "", 0, 0, kind
-            return
-        if kind == stat.S_IFREG and status.st_dev == self.device and not flags & os.O_PATH:
+        flags = control(fd, fcntl.F_GETFL)
+        if control(fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC:
+            flags |= os.O_CLOEXEC
+        is_file = kind == stat.S_IFREG and not flags & os.O_PATH
+        position = 0
+        if is_file:
+            try:
+                position = os.lseek(fd, 0, os.SEEK_CUR)
+            except OSError:
+                pass  # some files of the kernel have none
+        if is_file and status.st_dev == self.device:
             if status.st_ino not in self.copies:  # it is in no folder any more
-                reader, writer = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC), self.create(status.st_ino)
-                copy_contents(reader, writer, status.st_size)
-                close_fd(reader)
+                self.copy_nameless(fd, status)
             path = self.copies[status.st_ino]
+        else:
+            path = self.find_path(fd, status)
         yield fd, path, flags, position, kind
 
+    def find_path(self, fd, status):
+        """Return the path of a file or folder; "" if it is unknown."""
+        try:
+            return os.readlink(f"/proc/self/fd/{fd}")
+        except OSError:
+            pass  # the jail hides /proc
+        if stat.S_ISDIR(status.st_mode):
+            try:
+                os.fchdir(fd)
+                return os.getcwd()
+            except OSError:  # it was removed
+                return ""
+            finally:
+                os.fchdir(self.root)
+        return self.copies.get(status.st_ino, "") if status.st_dev == self.device else ""
+
+    def copy_nameless(self, fd, status):
+        writer = self.create(status.st_ino)
+        try:
+            reader = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:  # the jail hides /proc
+            # Without finding the holes by `lseek`, because the session has the same position.
+            for position in range(0, status.st_size, PAGE):
+                data = os.pread(fd, PAGE, position)
+                if data.strip(b"\0"):
+                    os.pwrite(writer, data, position)
+            os.ftruncate(writer, status.st_size)
+        else:
+            copy_contents(reader, writer, status.st_size)
+            close_fd(reader)
+
     def create(self, inode):
-        fd = os.open(COPIED[0][1:], os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC)
-        self.copies[inode] = f"/proc/self/fd/{fd}"
-        self.nameless.append(fd)
+        """Create a file in place of one that is in no folder any more. It has a name until it is opened."""
+        path = f"{COPIED[0]}/.faasrt-{os.urandom(8).hex()}"
+        fd = os.open(path[1:], os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self.copies[inode] = path
+        self.nameless.append((fd, path))
         return fd
 
-    def find_mappings(self):
+    def find_mappings(self, source):
         """Find shared memory: the address, size, protection, offset and inode of each mapping of a file."""
         device = b"%02x:%02x" % (os.major(self.device), os.minor(self.device))
         try:
-            with open("/proc/self/maps", "rb") as file:
+            with open(source, "rb", closefd=isinstance(source, str)) as file:
                 lines = [line for line in file.read().splitlines() if b"s " in line[20:60]]
         except OSError:
             return
@@ -447,7 +491,8 @@ class OpenFiles:
             if map_memory(address, size, protection, MAP_SHARED_FIXED, fd, offset) != address:
                 raise OSError(ctypes.get_errno(), "shared memory cannot be copied")
             close_fd(fd)
-        for fd in self.nameless:
+        for fd, path in self.nameless:
+            os.unlink(path)
             close_fd(fd)
 
 
@@ -493,6 +538,7 @@ def copy_folder(source, target, copies):
                 folders.append((old, new))
             elif stat.S_ISLNK(status.st_mode):
                 os.symlink(os.readlink(old), new)
+                copies[status.st_ino] = f"/{new}"
             elif status.st_ino in copies:
                 os.link(copies[status.st_ino][1:], new)
             elif stat.S_ISREG(status.st_mode):

@@ -30,6 +30,7 @@ from faasrt.local.engines.warm_pool import WarmPool
 from faasrt.local.errors import EngineError, NotStartedError
 from faasrt.local.jail.config import JailConfig
 from faasrt.local.jail.jail import Jail, JailedProcess, open_jail
+from faasrt.local.jail.launcher.landlock import abi_version
 
 _START_TIMEOUT_S = 60.0
 # The memory of the packages of the largest tier, in MiB. While its tier starts, a program imports the packages itself.
@@ -104,8 +105,10 @@ class PythonTier(Engine):
         self._imports, self._interpreter = imports, interpreter
         self._jail: Jail
         self.packages: frozenset[str] = frozenset()
-        # Without namespaces, the processes of a branch could not be told from those of its session.
-        self.session_features = ("run", "fork", "files") if self.level == "namespaces" else ("run", "files")
+        # Without namespaces, the processes of a branch could not be told from those of its session. Without Landlock, a
+        # branch could change the files of its session.
+        can_fork = self.level == "namespaces" and abi_version() > 0
+        self.session_features = ("run", "fork", "files") if can_fork else ("run", "files")
         self.used_at = 0.0
 
     async def _prepare(self, resources: contextlib.AsyncExitStack) -> Watch:

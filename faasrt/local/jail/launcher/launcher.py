@@ -13,8 +13,9 @@ configuration, and the launcher answers `{"ready": true, "packages", "base_bytes
     -> {"folder": id}                                 open the /tmp of the program
     <- {"folder": id}, a descriptor                   without one if this failed
     -> {"prepare": id, "of": id}                      prepare a branch of a session
-    <- {"prepared": id, "reason"}, rules, two folders for the branch: its root folder and its /tmp; without them if this
-                                                      failed for this reason
+    <- {"prepared": id, "reason", "count"}, rules,    for the branch: its root folder, its /tmp, and, if it has no
+        two folders, a pipe                           /proc, the list of its shared memory; without them if this failed
+                                                      for this reason
     -> {"branch": id, "of": id}, a pidfd              the first process of the branch; the answer is "started"
     -> {"kill": id}                                   kill a program whose jail has branches; a branch that was prepared
                                                       does not start
@@ -308,11 +309,10 @@ class Launcher:
         try:
             if program is not None:
                 descriptors = self._jails.prepare(number, program)
-                if descriptors:
-                    self._memory.update(program.jail_owner.in_same_jail)
+                self._memory.update(program.jail_owner.in_same_jail)
         except OSError as error:
             reason = str(error)
-        self._send({"prepared": number, "reason": reason}, descriptors)
+        self._send({"prepared": number, "reason": reason, "count": len(descriptors)}, descriptors)
         for fd in descriptors:
             os.close(fd)
 

@@ -151,6 +151,23 @@ def count_mappings(folder: str) -> int:
         return 0
 
 
+def open_shared_mappings(folder: str) -> int:
+    """Return a pipe with the lines of `maps` about memory that a process shares. Raise OSError if it is too small."""
+    with open(f"{folder}/maps", "rb") as file:
+        lines = b"".join(line for line in file if b"s " in line[20:60])
+    reader, writer = os.pipe()
+    try:
+        os.set_blocking(writer, False)
+        if lines and os.write(writer, lines) < len(lines):
+            raise OSError("the program has too many files in memory that it shares")
+    except OSError:
+        os.close(reader)
+        raise
+    finally:
+        os.close(writer)
+    return reader
+
+
 def proportional_bytes(folder: str) -> int:
     """Return the memory of a process. A page that n processes share counts as 1/n."""
     try:

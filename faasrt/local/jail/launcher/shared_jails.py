@@ -31,24 +31,28 @@ class SharedJails:
         return self._roots.rights if self._roots is not None else []
 
     def prepare(self, number: int, program: RunningProgram) -> list[int]:
-        """Make the root folder of a branch of a program. Return its rules of Landlock, the folder, and its /tmp; no
-        descriptors if this jail cannot have branches. Raise OSError if this fails.
+        """Make the root folder of a branch of a program. Return its rules of Landlock, the folder, its /tmp, and a pipe
+        with the list of its shared memory if it has no /proc. Raise OSError if this fails, or if this jail cannot have
+        branches.
         """
         if self._roots is None:
-            return []
+            raise OSError("only programs with namespaces can have branches")
         descriptors: list[int] = []
         try:
             ruleset = landlock.create_ruleset(self._roots.rights)
             if ruleset is None:
                 raise OSError("the kernel has no Landlock")
             descriptors.append(ruleset)
+            own_folder = f"/proc/{program.pid}"
             # The process itself cannot count its threads if it has no /proc.
-            if program.proc < 0 and process_memory.count_threads(f"/proc/{program.pid}") > 1:
+            if program.proc < 0 and process_memory.count_threads(own_folder) > 1:
                 raise OSError("the program has other threads")
             root, device = self._roots.make(program.pid)
             self._prepared[number] = root
             descriptors.append(os.dup(root.tree))
             descriptors.append(root.open_tmp())
+            if program.proc < 0:
+                descriptors.append(process_memory.open_shared_mappings(own_folder))
         except OSError:
             for fd in descriptors:
                 os.close(fd)
