@@ -9,26 +9,37 @@ from typing import Any, TypeAlias, TypeVar
 
 import faasrt.sync
 from faasrt.client.manager import RuntimeManager
+from faasrt.config import SandboxConfig, TimeoutSettings
 from faasrt.errors import ConfigurationError, RuntimeClosedError, safe_repr
 
 T = TypeVar("T")
 ManagerOption: TypeAlias = RuntimeManager | faasrt.sync.RuntimeManager | str | None
 Call: TypeAlias = Callable[[RuntimeManager], Coroutine[Any, Any, T]]
 
-# The managers of this process and, after a fork, of its parents, by process and URL.
-_managers: dict[tuple[int, str | None], faasrt.sync.RuntimeManager] = {}
+_SANDBOX, _TIMEOUTS = SandboxConfig(), TimeoutSettings()
+# The managers of this process and, after a fork, of its parents, by process, URL and settings.
+_managers: dict[tuple[int, str | None, SandboxConfig, TimeoutSettings], faasrt.sync.RuntimeManager] = {}
 
 
 class SharedManager:
-    """Runs calls with a manager that the threads and event loops of a framework share."""
+    """Runs calls with a manager that the threads and event loops of a framework share. A manager that is made here has
+    the limits of `sandbox` and the `timeouts`.
+    """
 
-    def __init__(self, manager: ManagerOption) -> None:
+    def __init__(
+        self,
+        manager: ManagerOption,
+        *,
+        sandbox: SandboxConfig = _SANDBOX,
+        timeouts: TimeoutSettings = _TIMEOUTS,
+    ) -> None:
         if manager == "" or not isinstance(manager, RuntimeManager | faasrt.sync.RuntimeManager | str | None):
             raise ConfigurationError(f"manager must be a RuntimeManager, a URL or None, got {safe_repr(manager)}")
         if isinstance(manager, str):
-            _create(manager)  # raises now, and not in the middle of a training, if the URL is wrong
+            _create(manager, sandbox, timeouts)  # raises now, and not in the middle of a training, if the URL is wrong
         self._own = None if isinstance(manager, str) else manager
         self._url = manager if isinstance(manager, str) else None
+        self._sandbox, self._timeouts = sandbox, timeouts
 
     def run(self, call: Call[T]) -> T:
         """Return the result of a call. Raise ConfigurationError if the manager is an asynchronous one."""
@@ -61,14 +72,15 @@ class SharedManager:
     def _threaded(self) -> faasrt.sync.RuntimeManager:
         if isinstance(self._own, faasrt.sync.RuntimeManager):
             return self._own
-        key = os.getpid(), self._url
+        key = os.getpid(), self._url, self._sandbox, self._timeouts
         if key not in _managers:
             # Another thread may do the same. `setdefault` is atomic, and a manager without calls need not be closed.
-            _managers.setdefault(key, _create(self._url))
+            _managers.setdefault(key, _create(*key[1:]))
         return _managers[key]
 
 
-def _create(url: str | None) -> faasrt.sync.RuntimeManager:
+def _create(url: str | None, sandbox: SandboxConfig, timeouts: TimeoutSettings) -> faasrt.sync.RuntimeManager:
     if url is None:
-        return faasrt.sync.RuntimeManager.from_env(local_fallback=True)
-    return faasrt.sync.RuntimeManager.from_url(url, token=os.environ.get("FAASRT_TOKEN") or None)
+        return faasrt.sync.RuntimeManager.from_env(local_fallback=True, sandbox=sandbox, timeouts=timeouts)
+    token = os.environ.get("FAASRT_TOKEN") or None
+    return faasrt.sync.RuntimeManager.from_url(url, token=token, sandbox=sandbox, timeouts=timeouts)

@@ -59,6 +59,7 @@ from faasrt._dataset_rows import Dataset, convert_row
 from faasrt._run_option_checks import check_flag, check_timeout_ms
 from faasrt._shared_manager import ManagerOption, SharedManager
 from faasrt.client.manager import RuntimeManager
+from faasrt.config import SandboxConfig, TimeoutSettings
 from faasrt.errors import (
     ConfigurationError,
     FaasrtError,
@@ -100,6 +101,11 @@ _SHOWN_INDICES = 20
 # The longest limit of usual graders, so a program that is right for them is right here: verl and TACO have 10 s,
 # LiveCodeBench 6, APPS and EvalPlus 4, HumanEval 3. Programs in training often loop forever.
 DEFAULT_TIMEOUT_MS = 10_000
+# As in the configuration of verl. Other graders allow more: LiveCodeBench and EvalPlus 4 GiB.
+_SANDBOX = SandboxConfig(memory_limit_mb=1_024)
+# A busy server delays a batch of a training, which no person waits for. This is longer than the programs take that a
+# server with a few CPUs has in its queue.
+_TIMEOUTS = TimeoutSettings(grace_s=1_800)
 _IDS = ("task_id", "question_id", "problem_id", "name", "id")
 # Text that may precede an import from `__future__` in a program, or such an import.
 _HEAD = re.compile(
@@ -446,7 +452,8 @@ class CodeReward:
             outputs, and "alike" for results, because JSON has no tuples.
         **options: `timeout_ms` (for each test), `ext`, `sandbox`, `priority` and `idempotent`; see
             `Runtime.run_code`. Default of `timeout_ms`: 10 s, as in verl and the longest of other graders, or the limit
-            of the sandbox if that is lower.
+            of the sandbox if that is lower. Default of `sandbox`: that of your manager, or 1,024 MiB of memory, as in
+            verl. Without a manager of yours, a program waits up to 30 minutes for a busy server.
 
     Raises:
         ConfigurationError: `manager`, `no_code` or `on_failure` is wrong.
@@ -475,7 +482,7 @@ class CodeReward:
         compare: Compare | None = None,
         **options: Unpack[JudgeOptions],
     ) -> None:
-        self._shared = SharedManager(manager)
+        self._shared = SharedManager(manager, sandbox=_SANDBOX, timeouts=_TIMEOUTS)
         check_flag("partial_credit", partial_credit, optional=False)
         self._options = CodeTask("", language, compare=compare, stop_on_failure=not partial_credit, **options)
         if not _is_number(no_code):

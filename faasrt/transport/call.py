@@ -51,7 +51,7 @@ class Call:
         self._endpoint_counters: CallCounters | None = None
         self._clock = clock
         self._id = ""
-        self._attempt_started = 0.0
+        self.attempt_began = 0.0
         self._attempts_s: tuple[float, ...] = ()
         self._timings: Timings | None = None
         self._program = program
@@ -106,7 +106,7 @@ class Call:
     def attempt_started(self, endpoint: str) -> float:
         self.attempts += 1
         self.endpoint = endpoint
-        started = self._attempt_started = self._clock()
+        started = self.attempt_began = self._clock()
         self._endpoint_counters = self._counters.at(self.language, endpoint)
         self._endpoint_counters.attempt_started(retry=self.attempts > 1)
         if self._has_listeners and self._emit.is_enabled_for(AttemptStarted):
@@ -116,7 +116,7 @@ class Call:
         return started
 
     def attempt_finished(self, error: BaseException | None, status: int | None) -> None:
-        duration_s = self._clock() - self._attempt_started
+        duration_s = self._clock() - self.attempt_began
         self._attempts_s += (duration_s,)
         if self._endpoint_counters is not None:
             self._endpoint_counters.attempt_finished()

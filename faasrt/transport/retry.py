@@ -7,6 +7,7 @@ Failures of the user's code are results, not errors, so they are never retried.
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable
 
 import attrs
@@ -34,6 +35,8 @@ THROTTLED_MAX_FACTOR = 10
 # add more than that to the load of servers that are failing.
 BUDGET = 50
 RETRY_COST = 5
+# A crash breaks all connections at once, but a busy client notices some of them later.
+CRASH_S = 2.0
 
 
 class FailureKind(enum.Enum):
@@ -89,11 +92,13 @@ def min_attempt_s(timeout_s: float) -> float:
 
 class RetryBudget:
     """A token bucket, which prevents floods of retries to endpoints that are down. A retry takes five tokens, and a
-    success adds one.
+    success adds one. The attempts that an endpoint loses at the same time, because it crashes, are one retry: they were
+    sent before the crash, and their number is limited.
     """
 
     def __init__(self) -> None:
         self.level: float = BUDGET
+        self._crashed_at: dict[str, float] = {}  # by URL
 
     def deposit(self) -> None:
         if self.level < BUDGET:
@@ -103,6 +108,16 @@ class RetryBudget:
         if self.level < RETRY_COST:
             return False
         self.level -= RETRY_COST
+        return True
+
+    def spend_for_lost(self, url: str, started: float, now: float) -> bool:
+        """Spend tokens for an attempt that was lost now, unless those for the same crash have been spent."""
+        crashed_at = self._crashed_at.get(url, -math.inf)
+        if started <= crashed_at and now <= crashed_at + CRASH_S:
+            return True
+        if not self.spend():
+            return False
+        self._crashed_at[url] = now
         return True
 
 
@@ -138,10 +153,13 @@ class FailedAttempts:
     sent: Sent = "no"
     _outages: int = 0
     _others: int = 0
+    _times: tuple[float, float] = (0.0, 0.0)  # of the start and the end of the last one
 
-    def add(self, error: ServiceError, now: float, url: str = "") -> None:
-        """Record a failed attempt, and set `sent` of its error according to all attempts so far."""
-        self.error = error
+    def add(self, error: ServiceError, now: float, url: str = "", *, started: float | None = None) -> None:
+        """Record a failed attempt, and set `sent` of its error according to all attempts so far. Without `started`,
+        the attempt began just now.
+        """
+        self.error, self._times = error, (now if started is None else started, now)
         if url:
             self.tried += (url,)
         if outage_wait_s(self._settings) and is_outage(error):
@@ -203,4 +221,7 @@ class FailedAttempts:
         # A retry adds no load if the endpoint was not reached, or starts or stops, and another one is healthy.
         is_stopping = isinstance(error, OverloadedError) and error.status == 503 and error.not_started
         free = elsewhere and (kind is FailureKind.NEVER_SENT or is_stopping)
+        if not free and isinstance(error, ConnectionLostError):
+            free = budget.spend_for_lost(self.tried[-1] if self.tried else "", *self._times)
+            return wait_s if free else None
         return wait_s if free or budget.spend() else None

@@ -125,7 +125,7 @@ class Transport:
                             call.deadline = math.inf
                         continue
                     except ServiceError as error:
-                        failed.add(error, endpoints.clock(), permit.endpoint.url)
+                        failed.add(error, endpoints.clock(), permit.endpoint.url, started=call.attempt_began)
                         if is_permanent(error) and not self._exclude(call, permit.endpoint.url):
                             raise
                 assert failed.error is not None

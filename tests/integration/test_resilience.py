@@ -155,6 +155,18 @@ async def test_ambiguous_failures_are_retried_only_if_idempotent(reply: Reply, e
             await manager.run_code("1", "python", timeout_ms=50, idempotent=False)
 
 
+async def test_a_batch_survives_the_crash_of_its_only_server() -> None:
+    """If programs may run twice, every call in flight is retried. The crash costs one retry of the budget."""
+    async with endpoint_group(1, breaker=BreakerSettings(base_open_s=0.1)) as (manager, (fake,)):
+        fake.health = {"languages": {"python": {"capacity": 100}}}
+        fake.default = Reply(disconnect=True, delay_s=1)
+        calls = [asyncio.create_task(manager.run_code("1", "python", idempotent=True)) for _ in range(100)]
+        await fake.wait_until(lambda: fake.in_flight == 100)
+        fake.default = Reply()
+        results = await asyncio.gather(*calls)
+        assert all(result.ok and result.attempts > 1 for result in results)
+
+
 async def test_no_retry_after_the_deadline(clock: Clock) -> None:
     """All attempts share one deadline. If the server hangs, no time is left for a retry, even if idempotent."""
     async with endpoint_group(1) as (manager, (fake,)):

@@ -526,6 +526,30 @@ def test_the_default_time_limit(fake: FakeFaaS) -> None:
     assert [request["timeout"] for request in fake.requests] == [10_000, 5_000, 2_000, 20_000]
 
 
+def test_the_default_memory_limit(fake: FakeFaaS) -> None:
+    """It is 1,024 MiB, as in verl, unless the manager or the caller chooses."""
+    limits = SandboxConfig(memory_limit_mb=256)
+    with sync.RuntimeManager.from_url(fake.url, sandbox=SandboxConfig(memory_limit_mb=64)) as manager:
+        for reward in (CodeReward(fake.url), CodeReward(manager), CodeReward(fake.url, sandbox=limits)):
+            reward.code_reward([PRINTS], [STDIN[:1]])
+    assert [request["sandbox"]["memory_limit_mb"] for request in fake.requests] == [1_024, 64, 256]
+
+
+async def test_a_busy_server_delays_a_batch(portal: BlockingPortal) -> None:
+    """Programs wait for a server that runs others for longer than usual clients wait."""
+    async with (
+        LocalFaaS(["python"], workers=1, max_programs=1) as faas,
+        RuntimeManager.from_url(faas.url) as other,
+    ):
+        await other.run_code("1", "python")
+        busy = asyncio.create_task(other.run_code("import time; time.sleep(5)", "python"))
+        while not faas.health()["languages"]["python"]["active"]:
+            await asyncio.sleep(0.02)
+        reward = CodeReward(faas.url, timeout_ms=1_000)
+        assert await reward.code_reward_async([RIGHT] * 4, [TESTS] * 4, "inc") == [1.0] * 4
+        assert (await busy).ok
+
+
 def test_a_server_that_cannot_be_reached(unused_tcp_port: int) -> None:
     url, retry = f"http://127.0.0.1:{unused_tcp_port}", faasrt.RetrySettings(connect_retry_s=0)
     with sync.RuntimeManager.from_url(url, retry=retry) as manager, pytest.raises(ConnectError):

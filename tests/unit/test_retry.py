@@ -307,3 +307,23 @@ def test_retry_budget_limits_retries_when_all_endpoints_are_down() -> None:
     for _ in range(5):
         budget.deposit()
     assert decide(error, budget=budget) is not None
+
+
+def test_the_attempts_that_one_crash_loses_are_one_retry() -> None:
+    """A hundred lost at the same time, or on another endpoint, cost one retry for each endpoint. Those that were sent
+    after the crash, or are lost later, cost one each.
+    """
+    budget = RetryBudget()
+
+    def lose(url: str, started: float, now: float) -> bool:
+        failed = FailedAttempts(RetrySettings(), idempotent=True)
+        failed.add(ConnectionLostError("x", sent="maybe"), now, url, started=started)
+        options: dict[str, Any] = {"has_alternative": False, "remaining_s": 60.0, "random": lambda: 0.5}
+        return failed.retry_delay_s(budget=budget, **options) is not None
+
+    assert all(lose("a", number / 10, 100 + number / 100) for number in range(100))
+    assert budget.level == BUDGET - RETRY_COST
+    assert all(lose("b", number / 10, 100 + number / 100) for number in range(100))
+    assert budget.level == BUDGET - 2 * RETRY_COST
+    assert lose("a", 50, 200)
+    assert [lose("a", 200.5 + number, 201 + number) for number in range(10)] == [True] * 7 + [False] * 3
