@@ -4,7 +4,7 @@
 # messages of the job. The rest is as for a program: it reads the job from stdin, and sends "started" and "done". A job
 # with a cell is {code, cell, files, memoryBytes, maxMessageBytes}. A job with "branch" forks the process; it has one
 # more descriptor, the channel of the branch. The branch sends a byte over it, so that the server knows which process it
-# is, and gets its rules of Landlock and its root folder, and the list of its shared memory if it has no /proc. Other jobs
+# is. It gets its rules of Landlock, its root folder, and the list of its shared memory if it has no /proc. Other jobs
 # write files.
 #
 # A cell can leave anything behind, such as threads, signal handlers, and functions in place of those of the standard
@@ -148,7 +148,7 @@ class Session:
         descriptors = self.receive()
         if len(descriptors) < 2:
             return "its folders cannot be created"
-        rules, root = descriptors[:2]
+        rules = descriptors[0]
         try:
             folder = os.getcwd()
         except OSError:  # it was removed
