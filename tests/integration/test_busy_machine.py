@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from faasrt import Outcome, RuntimeManager
+from faasrt import FunctionTest, Outcome, RuntimeManager, Verdict
 from support.helpers import PATIENT
 
 pytestmark = pytest.mark.servers
@@ -66,6 +66,22 @@ async def test_the_wait_for_a_cpu_does_not_count(busy: RuntimeManager) -> None:
     assert slowest.timings.waited_s is not None
     assert slowest.duration_ms / 1000 > LIMIT_MS / 1000
     assert slowest.duration_ms - 1000 * slowest.timings.waited_s < LIMIT_MS
+
+
+async def test_the_wait_for_a_cpu_does_not_count_in_tests_of_functions(busy: RuntimeManager) -> None:
+    """Right functions that need most of their time limit pass beside others. One that sleeps for longer does not."""
+    code = f"def f(n):\n    {USE_CPU.format('n').replace(chr(10), chr(10) + '    ')}\n    return n"
+    judgements = await asyncio.gather(
+        *(
+            busy.judge(code, [FunctionTest([0.3], 0.3)] * 2, language="python", function="f", timeout_ms=LIMIT_MS)
+            for _ in range(4)
+        )
+    )
+    assert [judgement.verdict for judgement in judgements] == [Verdict.PASSED] * 4
+    code = "import time\ndef f(n):\n    time.sleep(n)\n    return n"
+    tests = [FunctionTest([0], 0), FunctionTest([0.7], 0.7)]
+    judgement = await busy.judge(code, tests, language="python", function="f", timeout_ms=LIMIT_MS)
+    assert [result.verdict for result in judgement.results] == [Verdict.PASSED, Verdict.TIMEOUT]
 
 
 @pytest.mark.parametrize("name", ENDLESS)

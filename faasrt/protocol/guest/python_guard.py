@@ -1,8 +1,10 @@
 # Stops a program at its time limit, for servers that do not do this. envelope.py documents the cost and the limits.
 
+import os
 import time
 
 now = time.monotonic
+open_file, read_file, close_file = os.open, os.read, os.close
 sleep = time.sleep
 IN_PYODIDE = sys.platform == "emscripten"
 # The guard raises its exception again after this interval if the program catches it, and finally ends the process.
@@ -10,6 +12,18 @@ INTERVAL_S, MAX_INTERRUPTS = 0.05, 10
 EVENTS_PER_CHECK = 500
 # An exception that is raised in Pyodide's event loop itself, outside a task or a callback, ends the process.
 EVENT_LOOP_MODULES = ("pyodide.webloop", "asyncio.events")
+
+
+def waited_s():
+    # The seconds for which this thread was ready, but had no CPU; 0 where the kernel does not tell.
+    try:
+        fd = open_file("/proc/thread-self/schedstat", os.O_RDONLY)
+        try:
+            return int(read_file(fd, 100).split()[1]) / 1e9
+        finally:
+            close_file(fd)
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 # Raised in the program to stop it at its time limit or its output limit.
