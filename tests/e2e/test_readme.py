@@ -21,6 +21,7 @@ from faasrt.client.embedded import queue_timeout_of
 from faasrt.local import LocalFaaS
 from faasrt.local.engines.toolchain.engine import COMPILE_LIMITS
 from faasrt.local.http.admission import MAX_QUEUE, QUEUE_TIMEOUT_S
+from faasrt.protocol.execution import KILL_MARGIN_MS
 from faasrt.rewards import DEFAULT_TIMEOUT_MS
 from support import documents
 from support.documents import DOCUMENTS, Snippet
@@ -187,6 +188,7 @@ async def test_the_parts_of_a_deadline_have_the_defaults() -> None:
     assert {name: float(seconds) for name, seconds in stated.items()} == {
         "TimeoutSettings.grace_s": timeouts.grace_s,
         "TimeoutSettings.startup_s": timeouts.startup_s,
+        "the margin of the server": KILL_MARGIN_MS / 1000,
         "the compilation": COMPILE_LIMITS.timeout_ms / 1000,
         "the queue of the server": queue_timeout_of(faasrt.Settings()),
     }

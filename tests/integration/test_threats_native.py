@@ -139,7 +139,7 @@ async def test_no_process_of_a_program_outlives_it(host: Host, name: str) -> Non
     await until(lambda: not psutil.pid_exists(pid))
 
 
-@pytest.mark.parametrize("every", [12, only_with_attacks(1)])
+@pytest.mark.parametrize("every", [4, only_with_attacks(1)])
 async def test_attacks_leak_no_processes_and_no_descriptors(host: Host, every: int) -> None:
     """Server and launchers have the same number of descriptors after the second and the third round of some, or all,
     attacks.
