@@ -27,7 +27,7 @@ _FAST_FAILURE_S = 0.5
 
 @attrs.define(eq=False)
 class _Entry:
-    """What is known of an endpoint. Callers that wait for its report keep this object even if the endpoint leaves."""
+    """The last report of an endpoint. Callers that wait for its report keep this object even if the endpoint leaves."""
 
     unknown: EndpointProfile
     profile: EndpointProfile | None = None

@@ -138,7 +138,7 @@ async def test_health_names_what_sessions_can_do() -> None:
     """The capability is that of any language. A server without sessions refuses them."""
     async with hosted() as host:
         _, health = await call(host.url, "GET", "/health")
-        assert health["capabilities"]["sessions"] is True
+        assert (health["capabilities"]["sessions"], health["capabilities"]["displays"]) == (True, True)
         assert health["languages"]["javascript"]["sessions"] == ["run", "fork", "files"]
         await host.faas.reconfigure(LocalFaaS(["js"], workers=1, max_sessions=0))
         _, health = await call(host.url, "GET", "/health")

@@ -214,12 +214,7 @@ class Guest(FrameWriter, InputGiver):
 
     def begin(self, index):
         self.index, self.ret_val, self.exceeded_output, self.interrupts = index, "", False, 0
-        self.began, self.waited_before_s = now(), waited_s()
-
-    def exceeds(self, limit_ms):
-        # Whether a case took more than its limit. The wait for a CPU does not count.
-        took_s = now() - self.began
-        return took_s * 1000 > limit_ms and (took_s - max(waited_s() - self.waited_before_s, 0)) * 1000 > limit_ms
+        self.began = now()
 
     def run_guarded(self, action, *arguments):
         # Run an action within the limits. A program that caught the guard's exception has exceeded them as well.
@@ -356,6 +351,7 @@ class Guest(FrameWriter, InputGiver):
             full = size > job["batch_bytes"] or self.progress_size > job["progress_bytes"]
             if index > job["first"] and (late or full):
                 return
+            waited_before_s = waited_s()
             self.begin(index)
             if self.whole_cases:
                 fields = self.run_program(case)
@@ -363,7 +359,10 @@ class Guest(FrameWriter, InputGiver):
                 fields = problem or self.run_guarded(self.run_case, case)
             if os.getpid() != self.pid:
                 os_exit(0)  # a child process of the program
-            if job["limit_ms"] is not None and self.exceeds(job["limit_ms"]):
+            took_s = now() - self.began
+            if took_s * 1000 > job["limit_ms"]:
+                took_s -= max(waited_s() - waited_before_s, 0)  # the wait for a CPU does not count
+            if took_s * 1000 > job["limit_ms"]:
                 fields["outcome"], fields["exit_code"] = "TIMEOUT", None
                 fields.pop("error", None)
             size += len(self.record(fields))
