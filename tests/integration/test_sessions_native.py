@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import select
 import sys
 import venv
 from collections.abc import AsyncIterator
@@ -266,6 +267,25 @@ async def test_a_thread_ends_the_session_between_runs(session: EngineSession) ->
 
 
 GROW = "held = []\nwhile True: held.append(bytearray(10**6)); held[-1][:] = b'x' * 10**6"
+
+
+async def test_a_late_message_about_the_time_of_a_run_does_not_end_the_next_one(session: EngineSession) -> None:
+    """The launcher reports that the time of a run is over, and the server reads this only during the next run."""
+    assert isinstance(session, NativeSession)
+    jail, loop = session._process.jail, asyncio.get_running_loop()
+    messages = jail._server.fileno()
+    loop.remove_reader(messages)
+    try:
+        result = await run(session, "import time\ntime.sleep(0.5)", timeout_ms=100)
+        assert (result.outcome, readable(messages)) == (Outcome.OK, True)
+        running = await until_printed(session, "print(1, flush=True)\ntime.sleep(0.2)")
+    finally:
+        loop.add_reader(messages, jail.receive)
+    assert (await running).outcome is Outcome.OK
+
+
+def readable(fd: int) -> bool:
+    return bool(select.select([fd], [], [], 0)[0])
 
 
 async def test_the_memory_limit_holds_for_the_session(session: EngineSession) -> None:

@@ -79,6 +79,7 @@ class JailedProcess(ChildProcess):
         is_suspect: Whether the program may have caused `outside_reason`.
         peak_bytes: The largest size in memory of its first process; 0 until it has ended, or if it is unknown.
         waited_s: How long it has waited for a CPU; 0 until it has ended.
+        began: When the time limit of its last run began or ended.
         is_session: Whether it runs a session.
         on_interrupt: Called when the time of a run is over.
         is_shared: Whether it is a session with branches, or a branch.
@@ -86,7 +87,7 @@ class JailedProcess(ChildProcess):
 
     def __init__(self, jail: Jail, number: int, pidfds: tuple[int, int], start: _Start, *, is_ready: bool) -> None:
         self.out_of_memory = self.out_of_time = False
-        self.is_ready, self.peak_bytes, self.waited_s = is_ready, 0, 0.0
+        self.is_ready, self.peak_bytes, self.waited_s, self.began = is_ready, 0, 0.0, 0.0
         self.on_interrupt: Callable[[], None] = lambda: None
         self.outside_reason, self.is_suspect, self.is_session, self.is_shared = "", False, False, False
         self.jail, self.number, self._pidfds, self.group = jail, number, pidfds, start.group
@@ -132,7 +133,8 @@ class JailedProcess(ChildProcess):
         """
         try:
             # Not the clock of the event loop, because the launcher compares it with its own.
-            message = {"limit": self.number, "bytes": memory_bytes, "began": time.monotonic()}
+            self.began = time.monotonic()
+            message = {"limit": self.number, "bytes": memory_bytes, "began": self.began}
             message |= {"limit_s": limit_s, "wall_s": wall_s, "again": self.is_session}
             message |= {"cgroup": self.group is not None, "session": pipes is not None}
             self.jail.send(message, pipes or ())
@@ -402,7 +404,7 @@ class Jail:
                     process.mark_exited(os.waitstatus_to_exitcode(message["status"]), message["reason"])
             elif "interrupt" in message:
                 process = self._processes.get(message["interrupt"])
-                if process is not None:
+                if process is not None and process.began == message["began"]:  # not for an earlier run
                     process.on_interrupt()
             elif "folder" in message:
                 self._reply(message["folder"], descriptors, 1, "the folder of a program cannot be opened")

@@ -25,7 +25,7 @@ configuration, and the launcher answers `{"ready": true, "packages", "base_bytes
                                                       wall-clock time in any case; if "session", it has these pipes from
                                                       now on, or only waits if there are none; "again" if further runs
                                                       may follow
-    <- {"interrupt": id}                              the time of the run of a session is over
+    <- {"interrupt": id, "began"}                     the time of the run of a session is over, which began at this time
     <- {"ended": id, "status", "reason", "peak",      the wait status, the reason (see `RunningProgram`), the largest
         "waited_s"}                                   size in memory of its first process in bytes, 0 if it is unknown,
                                                       and how long it has waited for a CPU
@@ -228,7 +228,7 @@ class Launcher:
         elif reason := program.check_time(now, self._interval_s):
             if reason == "interrupt":
                 program.is_interrupted = True
-                self._send({"interrupt": program.number})
+                self._send({"interrupt": program.number, "began": program.began})
             else:
                 program.kill(reason)
         else:

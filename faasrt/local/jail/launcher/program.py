@@ -37,6 +37,7 @@ class RunningProgram:
         owner: Its folder, and how to find its processes, without namespaces.
         is_session: Whether it has further runs.
         has_requests: Whether the requests of the server come over its stdin, so that it may always wait for the next.
+        began: When its time limit began.
         deadline: When it ends, if it does not wait for a CPU or for the server until then.
         last_deadline: When it ends in any case.
         check_at: The time of its next check; infinity if it has no time limit.
@@ -66,7 +67,7 @@ class RunningProgram:
         self.deadline = self.last_deadline = self.check_at = self.oom_kills = math.inf
         self.is_interrupted = False
         self.times, self.niceness = scheduling.CpuTimes(), 0
-        self.watched_at = 0.0
+        self.began = self.watched_at = 0.0
         self.last_cpu_ticks: int | None = None
         self.is_idle = self.has_worked = self.is_session = self.has_requests = False
         self.has_grace = False
@@ -193,7 +194,8 @@ class RunningProgram:
 
     def limit_time(self, began: float, limit_s: float, wall_s: float) -> None:
         """Start its time limit, which began at a time of the monotonic clock, or end it if it is infinite."""
-        self.deadline, self.last_deadline, self.watched_at = began + limit_s, began + wall_s, began
+        self.began = self.watched_at = began
+        self.deadline, self.last_deadline = began + limit_s, began + wall_s
         self.is_interrupted = self.has_grace = False
         self.times.begin()
         self._plan_check(time.monotonic(), WATCH_INTERVAL_S)
