@@ -145,7 +145,7 @@ class Launcher:
                 self._check(program)
             now = time.monotonic()
             for slot in self._slots:
-                if slot.ends_at < now:
+                if slot.is_over(now):
                     self._close_slot(slot, "its template does not answer")
         if self._wall.users is not None:
             self._wall.users.aclose(program.owner for program in self._programs.values() if program.owner is not None)

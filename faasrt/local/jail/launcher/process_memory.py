@@ -121,6 +121,11 @@ def is_ready(thread: str) -> bool:
     return _read_stat(thread)[0] == "R"
 
 
+def is_blocked(thread: str) -> bool:
+    """Return whether a thread waits in the kernel, and only SIGKILL could end this, as while a page is loaded."""
+    return _read_stat(thread)[0] == "D"
+
+
 def is_stopped(folder: str) -> bool:
     return _read_stat(folder)[0] == "T"
 
