@@ -39,11 +39,17 @@ mount --rbind /mnt /dev
 """
 READ_ONLY = "mount -t tmpfs none /dev/shm; mount -t tmpfs none /tmp; mount -o remount,ro,bind /"
 NOWHERE = "mount -o remount,ro,bind /; mount -t tmpfs -o ro none /dev/shm"
+LONG_TMPDIR = f"""
+mount -t tmpfs none /tmp
+export TMPDIR=/tmp/{"long" * 50}
+mkdir -m 1777 $TMPDIR
+"""
 MACHINES = {
     "one core": ["taskset", "--cpu-list", "0"],
     "/dev/shm of 64 MiB": with_mounts("mount -t tmpfs -o size=64m none /dev/shm"),
     "no /dev/shm": with_mounts(DEVICES),
     "only /tmp is writable": with_mounts(READ_ONLY),
+    "the path of TMPDIR is long": with_mounts(LONG_TMPDIR),
     "HOME is not writable": ["env", "HOME=/proc"],
     "no HOME": ["env", "-u", "HOME"],
     "umask 077": shell("umask 077"),

@@ -110,7 +110,7 @@ async def test_the_kernel_denies_each_attack_of_a_worker(host: Host, body: str) 
 async def ways_out(host: Host) -> str:
     """Run the test program of the jail in a worker, with resources of the server as traps. Return what it finds."""
     traps = "{'file': 'CANARY', 'folder': 'FOLDER', 'pid': SERVER_PID, 'system_file': '/etc/passwd', 'port': TCP_PORT,"
-    traps += "'path': 'HOST_SOCKET', 'abstract': 'ABSTRACT', 'descriptors': range(4096)}"
+    traps += "'socket': 'HOST_SOCKET', 'abstract': 'ABSTRACT', 'descriptors': range(4096)}"
     result = await host.run(f"from faasrt.local.jail.launcher import canary\nprint(canary.find_ways_out({traps}))")
     return result.stdout or repr(result)
 

@@ -586,6 +586,15 @@ async def open_jail(
                 await asyncio.to_thread(root.rmdir)
 
 
+def bind_in(listener: socket.socket, folder: Path, name: str) -> None:
+    """Bind a Unix socket. The address, unlike a path, may have no more than 107 bytes."""
+    fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        listener.bind(f"/proc/self/fd/{fd}/{name}")
+    finally:
+        os.close(fd)
+
+
 async def _check(jail: Jail, folder: Path, config: JailConfig) -> None:
     with contextlib.ExitStack() as stack:
         traps: dict[str, Any] = {"folder": str(folder), "file": str(folder / "canary"), "pid": os.getpid()}
@@ -597,9 +606,9 @@ async def _check(jail: Jail, folder: Path, config: JailConfig) -> None:
             stack.enter_context(socket.socket(kind)) for kind in (socket.AF_INET, *[socket.AF_UNIX] * 2)
         )
         tcp.bind(("127.0.0.1", 0))
-        traps["port"], traps["path"] = tcp.getsockname()[1], str(folder / f"canary-{os.urandom(4).hex()}")
+        traps["port"], traps["socket"] = tcp.getsockname()[1], f"canary-{os.urandom(4).hex()}"
         traps["abstract"] = f"faasrt-{os.urandom(8).hex()}"
-        unix.bind(traps["path"])
+        bind_in(unix, folder, traps["socket"])
         abstract.bind("\0" + traps["abstract"])
         for listener in (tcp, unix, abstract):
             listener.listen()
@@ -613,7 +622,7 @@ async def _check(jail: Jail, folder: Path, config: JailConfig) -> None:
             raise EngineError(f"the jail was not checked within {_START_TIMEOUT_S:g} s") from error
         finally:
             await process.end()
-            await asyncio.to_thread(os.unlink, traps["path"])
+            await asyncio.to_thread(os.unlink, folder / traps["socket"])
     try:
         report = json.loads(output)
     except ValueError:

@@ -19,8 +19,8 @@ def find_ways_out(traps: dict[str, Any]) -> list[str]:
 
     Args:
         traps: Resources of the server that must be out of reach: a `file` and a `folder`, by their paths; listening
-            sockets, by their `port`, `path` and `abstract` name; and the server's process, by its `pid`. A
-            `system_file` that every user could read without a jail. The `descriptors` that processes have.
+            sockets, by their `port`, `socket` (a file in the folder) and `abstract` name; and the server's process, by
+            its `pid`. A `system_file` that every user could read without a jail. The `descriptors` that processes have.
     """
     return [name for name, attempt in _attempts(traps) if _succeeds(attempt)]
 
@@ -40,7 +40,7 @@ def _attempts(traps: dict[str, Any]) -> list[tuple[str, Callable[[], object]]]:
         ("read the server's environment", lambda: os.open(f"/proc/{pid}/environ", os.O_RDONLY)),
         ("connect to a port of the host", lambda: socket.create_connection(("127.0.0.1", traps["port"]), 0.2)),
         ("listen on a port", _listen),
-        ("connect to a socket file of the host", lambda: _unix(traps["path"])),
+        ("connect to a socket file of the host", lambda: connect_to_file(folder, traps["socket"])),
         ("connect to an abstract socket of the host", lambda: _unix("\0" + traps["abstract"])),
         ("open a netlink socket", lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)),
         ("send a signal to the server", lambda: os.kill(pid, 0)),
@@ -71,6 +71,11 @@ def _listen() -> None:
 def _unix(address: str) -> None:
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(address)
+
+
+def connect_to_file(folder: str, name: str) -> None:
+    os.chdir(folder)  # its path may be longer than an address
+    _unix(name)
 
 
 def _signal_others() -> None:
