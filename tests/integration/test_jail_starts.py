@@ -23,6 +23,7 @@ from faasrt.local.errors import NotStartedError
 from faasrt.local.jail import jail as jail_module
 from faasrt.local.jail.config import JailConfig
 from faasrt.local.jail.jail import bind_in, open_jail
+from faasrt.local.jail.launcher import canary
 from faasrt.local.jail.launcher.seccomp import EXECUTABLE_FD
 from faasrt.local.jail.launcher.syscalls import ChildStarter
 from faasrt.local.jail.level import find_level
@@ -80,8 +81,8 @@ async def test_processes_start_with_any_number_of_open_descriptors(tmp_path: Pat
                 assert (process.returncode, process.outside_reason) == (-9, "the server has ended it")
 
 
-async def test_the_folder_of_a_jail_can_have_a_long_path(tmp_path: Path) -> None:
-    """A path that is longer than the address of a Unix socket. The canary still tries to connect to the socket in it."""
+async def test_the_folder_of_a_jail_can_have_a_long_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is longer than the address of a Unix socket. The canary can still connect to the socket in the folder."""
     folder = tmp_path / ("long" * 50)
     folder.mkdir(mode=0o755)
     tmp_path.chmod(0o755)
@@ -89,13 +90,11 @@ async def test_the_folder_of_a_jail_can_have_a_long_path(tmp_path: Path) -> None
         process = await jail.start(["sleep", "0"])
         await process.ended.wait()
         assert process.returncode == 0
+    monkeypatch.chdir("/")  # so that the folder of this process is restored
     with socket.socket(socket.AF_UNIX) as listener:
         bind_in(listener, folder, "socket")
         listener.listen()
-        script = (
-            "import sys; from faasrt.local.jail.launcher import canary; canary.connect_to_file(sys.argv[1], 'socket')"
-        )
-        subprocess.run([sys.executable, "-c", script, folder], check=True)
+        canary.connect_to_file(str(folder), "socket")
 
 
 @LANDLOCK
