@@ -8,6 +8,7 @@ import errno
 import os
 import select
 import sys
+import threading
 import venv
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -282,6 +283,15 @@ async def test_a_late_message_about_the_time_of_a_run_does_not_end_the_next_one(
     finally:
         loop.add_reader(messages, jail.receive)
     assert (await running).outcome is Outcome.OK
+
+
+async def test_a_busy_server_keeps_a_session_whose_run_has_ended(session: EngineSession) -> None:
+    """The server notices the end of a run only long after its time limit, in which the session has computed nothing."""
+    running = asyncio.create_task(run(session, "x = 1", timeout_ms=100))
+    await asyncio.sleep(0)
+    threading.Event().wait(2.5)  # the event loop is blocked for longer than the launcher waits for a server
+    assert (await running).outcome is Outcome.OK
+    await check(session)
 
 
 def readable(fd: int) -> bool:

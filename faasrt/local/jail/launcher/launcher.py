@@ -57,7 +57,7 @@ from typing import Any
 from . import branches, canary, landlock, namespaces, process_memory, scheduling, seccomp, stack, syscalls, users, watch
 from .executor import FileExecutor
 from .memory_policy import LOOK_INTERVAL_S, MemoryPolicy
-from .program import IDLE_INTERVAL_S, WATCH_INTERVAL_S, RunningProgram
+from .program import IDLE_INTERVAL_S, SESSION_GRACE_S, WATCH_INTERVAL_S, RunningProgram
 from .shared_jails import SharedJails
 from .slot import Slot
 from .template import (
@@ -76,7 +76,7 @@ from .wall import MAX_DESCRIPTORS, Wall
 
 _CONFIG_BYTES, _MESSAGE_BYTES = 1 << 20, 65_536
 _MESSAGES_FD, _READY = 3, b'{"kind":"ready"}\n'
-_CAP_KILL = 5
+_CAP_KILL, _SIOCOUTQ = 5, 0x5411
 # The interpreter optimizes code that runs repeatedly, by writing to its memory. Programs then copy less of it.
 _EXERCISE_RUNS = 3
 _FINISH_INTERVAL_S = 0.005  # while processes of programs that have ended, or their files, are left
@@ -229,6 +229,8 @@ class Launcher:
             if reason == "interrupt":
                 program.is_interrupted = True
                 self._send({"interrupt": program.number, "began": program.began})
+            elif reason == "time" and program.is_interrupted and self._has_unread_messages():
+                program.deadline = now + SESSION_GRACE_S  # the server is busy, and may not know that the run has ended
             else:
                 program.kill(reason)
         else:
@@ -288,6 +290,10 @@ class Launcher:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
         with contextlib.suppress(OSError):  # the server has ended; the next receive notices it
             self._server.sendmsg([json.dumps(message).encode()], rights)
+
+    def _has_unread_messages(self) -> bool:
+        """Return whether the server has yet to read messages of this process."""
+        return fcntl.ioctl(self._server, _SIOCOUTQ, bytes(4)) != bytes(4)
 
     def _send_folder(self, number: int) -> None:
         program, descriptors = self._programs.get(number), []
