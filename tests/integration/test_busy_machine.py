@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -33,12 +34,21 @@ ENDLESS = {
 def busy_cpu() -> Iterator[int]:
     """Yield a CPU on which four processes of others compute."""
     cpu = min(os.sched_getaffinity(0))
+    with computing(cpu, 4):
+        yield cpu
+
+
+@contextlib.contextmanager
+def computing(cpu: int, count: int) -> Iterator[None]:
+    """Start processes that compute on a CPU."""
     code = f"import os; os.sched_setaffinity(0, [{cpu}])\nwhile True: pass"
-    others = [subprocess.Popen([sys.executable, "-I", "-c", code], start_new_session=True) for _ in range(4)]
-    yield cpu
-    for other in others:
-        other.kill()
-        other.wait()
+    others = [subprocess.Popen([sys.executable, "-I", "-c", code], start_new_session=True) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
 
 
 @pytest.fixture
@@ -103,6 +113,21 @@ async def test_a_session_keeps_its_state_after_a_time_limit(busy: RuntimeManager
         assert (await session.run_code("x = 1\n" + USE_CPU.format(0.4), timeout_ms=LIMIT_MS)).stdout == "right\n"
         assert (await session.run_code("while True: pass", timeout_ms=LIMIT_MS)).outcome is Outcome.TIMEOUT
         assert (await session.run_code("print(x)")).stdout == "1\n"
+
+
+@pytest.mark.parametrize(("language", "code"), [("python", "while True: pass"), ("js", "for (;;);")])
+async def test_many_sessions_keep_their_state_after_a_time_limit(
+    busy: RuntimeManager, busy_cpu: int, language: str, code: str
+) -> None:
+    """An interrupted run has the time to end, even if its process waits for a CPU meanwhile."""
+
+    async def lost_reason() -> str:
+        async with busy.session(language) as session:
+            assert (await session.run_code(code, timeout_ms=LIMIT_MS)).outcome is Outcome.TIMEOUT
+            return session.lost_reason
+
+    with computing(busy_cpu, 60):
+        assert await asyncio.gather(*(lost_reason() for _ in range(24))) == [""] * 24
 
 
 async def test_javascript(busy: RuntimeManager) -> None:

@@ -26,6 +26,7 @@ from faasrt.local.errors import OUT_OF_MEMORY, OUT_OF_TIME, TOO_BUSY, EngineErro
 from faasrt.local.jail.cgroup import Cgroups, Group
 from faasrt.local.jail.config import JailConfig
 from faasrt.local.jail.launcher.pidfds import has_ended, pid_of
+from faasrt.local.jail.launcher.process_memory import is_ready
 from faasrt.local.jail.launcher.scheduling import read_times
 from faasrt.local.process import MESSAGES, ChildProcess, EpollReaders, Pipes, Spawner, ignore_output
 from faasrt.protocol.processes import signal_name
@@ -91,7 +92,7 @@ class JailedProcess(ChildProcess):
         self.on_interrupt: Callable[[], None] = lambda: None
         self.outside_reason, self.is_suspect, self.is_session, self.is_shared = "", False, False, False
         self.jail, self.number, self._pidfds, self.group = jail, number, pidfds, start.group
-        self._to_kill = pidfds[1]
+        self._to_kill, self._ran_ns = pidfds[1], -1
         super().__init__(pid_of(pidfds[0]), start.pipes, self._send_kill, jail.readers)
 
     @property
@@ -150,6 +151,15 @@ class JailedProcess(ChildProcess):
         if self.returncode is not None and self.waited_s:
             return self.waited_s
         return read_times(f"/proc/{self.pid}")[1] / 1e9
+
+    def has_exited(self) -> bool:
+        """Return whether its first process has ended, even if the launcher has not reported this yet."""
+        return self.returncode is not None or has_ended(self._pidfds[0])
+
+    def waits_for_cpu(self) -> bool:
+        """Return whether its first thread is ready to run, and has not run since the last call."""
+        before, self._ran_ns = self._ran_ns, read_times(f"/proc/{self.pid}")[0]
+        return self._ran_ns == before and is_ready(f"/proc/{self.pid}")
 
     def limit_cgroup(self, max_bytes: int) -> None:
         if self.group is not None:

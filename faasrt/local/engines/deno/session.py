@@ -30,7 +30,8 @@ from faasrt.local.process import STDERR, STDOUT, ignore_output
 from faasrt.local.time_limit import TimeLimit
 from faasrt.results import Outcome
 
-_GRACE_S = 1.0  # from an interrupt to the end of the process
+# From an interrupt to the end of the process, without the time in which it waits for a CPU.
+_GRACE_S = 1.0
 _FILES_TIMEOUT_S = 30.0
 _REASONS = {
     Outcome.TIMEOUT: OUT_OF_TIME,
@@ -54,7 +55,7 @@ class DenoSession(EngineSession):
         child.is_session = True
         self._run: DenoRun | None = None
         self._runs = 0
-        self._kill_later: asyncio.TimerHandle | None = None
+        self._kill_later: TimeLimit | None = None
         self._rest()
 
     async def run(self, job: EngineJob) -> EngineResult:
@@ -114,7 +115,9 @@ class DenoSession(EngineSession):
             return
         run.interrupt(limit)
         if self._kill_later is None:
-            self._kill_later = asyncio.get_running_loop().call_later(_GRACE_S, run.end, limit)
+            self._kill_later = TimeLimit(
+                _GRACE_S, functools.partial(run.end, limit), lambda: not self._child.waits_for_cpu()
+            )
 
     async def write_files(self, files: Mapping[str, bytes]) -> None:
         self.check_open()

@@ -29,9 +29,11 @@ from faasrt.local.engines.session import (
 from faasrt.local.errors import CLOSED, TOO_BUSY, NotStartedError
 from faasrt.local.jail.jail import JailedProcess, OwnedFd
 from faasrt.local.process import MESSAGES, ChildProcess, Pipes, ignore_output
+from faasrt.local.time_limit import TimeLimit
 from faasrt.protocol.execution_limits import ExecutionLimits
 from faasrt.results import Outcome
 
+# How long an interrupted run may take to end, without the time in which it waits for a CPU.
 _INTERRUPT_S = 1.0
 _FILES_TIMEOUT_S = 10.0  # to write files, and to fork
 # How long the end of a process may be reported after the end of its messages.
@@ -280,7 +282,7 @@ class _Run(ChildProcess):
         super().__init__(process.pid, pipes, self._stop, process.jail.readers)
         self._process, self._end_session, self._is_fork = process, end_session, is_fork
         self._has_begun = self._wants_interrupt = self._is_over = self.is_lost = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: TimeLimit | None = None
         self.out_of_memory = self.out_of_time = False
 
     def check_not_killed(self, name: str) -> None:
@@ -313,18 +315,23 @@ class _Run(ChildProcess):
     def _stop(self) -> None:
         self.interrupt()
         reason = "a run reached a limit, or was cancelled, and could not be interrupted"
-        self._timer = self._loop.call_later(_INTERRUPT_S, self._end_session, reason)
+        end = functools.partial(self._end_session, reason)
+        self._timer = TimeLimit(_INTERRUPT_S, end, lambda: not self._process.waits_for_cpu())
 
     def _read(self, fd: int) -> bool:
         more = super()._read(fd)
         if fd == MESSAGES and not self._is_over and self.returncode is None:
             if MESSAGES not in self._pipes.own and self._timer is None:
-                self._timer = self._loop.call_later(_REPORT_S, self._lose)
+                self._timer = TimeLimit(_REPORT_S, self._lose, self._could_report)
             elif more and not self._has_begun:
                 self._has_begun = True
                 if self._wants_interrupt:
                     self._process.interrupt()
         return more
+
+    def _could_report(self) -> bool:
+        """Return whether the end of the process would have been reported on an idle machine."""
+        return not (self._process.has_exited() or self._process.waits_for_cpu())
 
     def _lose(self) -> None:
         if self._is_fork:
