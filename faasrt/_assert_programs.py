@@ -41,13 +41,14 @@ class AssertProgram:
 
     def find_function(self) -> str:
         """Return the only name that the program reads and does not define."""
-        undefined = sorted(self._undefined())
+        undefined = sorted(self.undefined())
         if len(undefined) == 1 and "*" not in self.defined:
             return undefined[0]
         found = f"uses {', '.join(undefined)[:200]}" if undefined else "uses no other name"
         raise InvalidRequestError(f"the test program {found} without a definition: pass function=")
 
-    def _undefined(self) -> set[str]:
+    def undefined(self) -> set[str]:
+        """Return the names that the program reads and does not define, without those of builtins."""
         return set(self.used) - self.defined - {"__name__"} - set(dir(builtins))
 
     def complete(self, function: str) -> str:
@@ -55,7 +56,7 @@ class AssertProgram:
         if function in self.defined or not (self.only_defines_check or function in self.used):
             reason = "defines" if function in self.defined else "does not use"
             raise InvalidRequestError(f"the test program {reason} {function}, the function that is tested")
-        undefined = self._undefined() - {function}
+        undefined = self.undefined() - {function}
         if undefined and "*" not in self.defined:
             raise InvalidRequestError(
                 f"the test program uses {', '.join(sorted(undefined))[:200]}, and does not define it. It runs in a "

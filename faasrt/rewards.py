@@ -58,6 +58,7 @@ from faasrt._attribute_docs import list_attributes
 from faasrt._dataset_rows import Dataset, convert_row
 from faasrt._run_option_checks import check_flag, check_timeout_ms
 from faasrt._shared_manager import ManagerOption, SharedManager
+from faasrt._verl_asserts import CALL, CALL_EPILOGUE, complete_asserts
 from faasrt.client.manager import RuntimeManager
 from faasrt.config import SandboxConfig, TimeoutSettings
 from faasrt.errors import (
@@ -122,16 +123,18 @@ _MODULES = (
     *("string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics"),
     *("itertools", "functools", "operator", "io", "sys", "json", "typing"),
 )
-# A function of these modules must not pass for one that the program does not define, so its name is removed.
+# Functions of these modules must not pass for those that the program does not define, so their names are removed.
 _APPS_PRELUDE = f"""
 {"".join(f"from {module} import *" + chr(10) for module in _MODULES)}
+from builtins import *
 import {", ".join(_MODULES)}
-globals().pop({{name!r}}, None)
+[globals().pop(name, None) for name in {{names!r}}]
 """
+# A method precedes a function that the program imports, but not one that it defines, which the method may call.
 _APPS_EPILOGUE = """
-if hasattr(globals().get("Solution"), {name!r}):
-    def {name}(*args):
-        return getattr(Solution(), {name!r})(*args)
+if hasattr(globals().get("Solution"), {name!r}) and getattr(globals().get({name!r}), "__module__", "") != __name__:
+    def {name}(*args, **kwargs):
+        return getattr(Solution(), {name!r})(*args, **kwargs)
 """
 
 
@@ -340,7 +343,7 @@ def _parse_apps(tests: Mapping[str, Any], function: str | None, language: Langua
     check_function(name, language)
     if language is not Language.PYTHON:
         return _Problem(cases, name)
-    return _Problem(cases, name, _APPS_PRELUDE.format(name=name), _APPS_EPILOGUE.format(name=name))
+    return _Problem(cases, name, _APPS_PRELUDE.format(names=[name]), _APPS_EPILOGUE.format(name=name))
 
 
 def _parse_asserts(tests: Mapping[str, Any], function: str | None) -> _Problem:
@@ -350,7 +353,13 @@ def _parse_asserts(tests: Mapping[str, Any], function: str | None) -> _Problem:
         raise InvalidRequestError(f"'assert_case' must be a list of asserts, got {safe_repr(asserts)}")
     if any(inputs):
         raise InvalidRequestError("'inputs' must be empty beside 'assert_case': a function has no stdin")
-    return _Problem([AssertTest(each) for each in asserts], tests.get("fn_name") or function)
+    programs, name, names = complete_asserts(asserts, tests.get("fn_name") or function, _MODULES)
+    cases = [AssertTest(each) for each in programs]
+    if name is None:
+        return _Problem(cases, None)
+    check_function(name, Language.PYTHON)
+    epilogue = CALL_EPILOGUE if name == CALL else _APPS_EPILOGUE.format(name=name)
+    return _Problem(cases, name, _APPS_PRELUDE.format(names=names), epilogue)
 
 
 def _parse_text(text: object) -> str:

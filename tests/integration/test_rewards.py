@@ -134,6 +134,71 @@ async def test_names_of_the_frameworks() -> None:
 CIRCULAR: list[Any] = []
 CIRCULAR.append(CIRCULAR)
 SOLUTION = "```\nclass Solution:\n    def add(self, numbers: List[int], more: Optional[int] = None):\n        {}\n```"
+VERL_ASSERTS: dict[str, tuple[str, Any, float]] = {
+    "imports of the program": (
+        "def root(ns: List[int]): return math.isqrt(ns[0])",
+        {"fn_name": "root", "assert_case": ["assert root([9]) == 3"]},
+        1,
+    ),
+    "a method": (
+        "class Solution:\n    def order(self, ns): return sorted(ns)",
+        {"fn_name": "order", "assert_case": ["assert order([2, 1]) == [1, 2]"]},
+        1,
+    ),
+    "a method of an object": (
+        "class Solution:\n    def order(self, ns): return sorted(ns)",
+        {"assert_case": ["assert Solution().order([2, 1]) == [1, 2]"]},
+        1,
+    ),
+    "a wrong method of an object": (
+        "class Solution:\n    def order(self, ns): return ns",
+        {"fn_name": "order", "assert_case": ["assert Solution().order([2, 1]) == [1, 2]"]},
+        0,
+    ),
+    "two functions": (
+        "def a(n): return n\ndef b(n): return -n",
+        {"assert_case": ["assert a(1) == 1", "assert b(1) == 1", "assert a(b(1)) == -1"]},
+        pytest.approx(2 / 3),
+    ),
+    "a module in an assert": (
+        "def third(n): return n / 3",
+        {"assert_case": ["assert math.isclose(third(1), 1 / 3)", "assert isclose(third(1), 1 / 3)"]},
+        1,
+    ),
+    "a function with the name of one of a module": (
+        "pass",
+        {"fn_name": "gcd", "assert_case": ["assert gcd(4, 6) == 2"]},
+        0,
+    ),
+    "without its name": ("pass", {"assert_case": ["assert gcd(4, 6) == 2"]}, 0),
+    "a function that is not defined beside another one": (
+        "def b(n): return n",
+        {"fn_name": "gcd", "assert_case": ["assert gcd(4, 6) == b(2)"]},
+        0,
+    ),
+    "a method that calls a function of the same name": (
+        "def order(ns): return sorted(ns)\nclass Solution:\n    def order(self, ns): return order(ns)",
+        {"fn_name": "order", "assert_case": ["assert order([2, 1]) == [1, 2]"]},
+        1,
+    ),
+    "a keyword argument of a method": (
+        "class Solution:\n    def order(self, ns): return sorted(ns)",
+        {"fn_name": "order", "assert_case": ["assert order(ns=[2, 1]) == [1, 2]"]},
+        1,
+    ),
+    "a capital letter": ("def Sum(n): return n", {"assert_case": ["assert Sum(1) == 1"]}, 1),
+    "all names of a module": (
+        "def half(n): return n / 2",
+        {"fn_name": "half", "assert_case": ["from cmath import *\nassert isclose(half(1), 0.5)"]},
+        1,
+    ),
+    "its call is replaced by the program": (
+        "def a(n): return 5\ndef b(n): return 5\nimport builtins\n"
+        "globals = lambda: {'a': lambda n: n, 'b': lambda n: 5}\ngetattr = lambda *_: lambda n: 5",
+        {"assert_case": ["assert a(1) == 1 and b(1) == 2"]},
+        0,
+    ),
+}
 FORMS: dict[str, tuple[str, Any, str | None, float]] = {
     "test cases": (PRINTS, STDIN, None, 1),
     "a generator": (PRINTS, (test for test in STDIN), None, 1),
@@ -238,6 +303,16 @@ FORMS: dict[str, tuple[str, Any, str | None, float]] = {
             "in a string": "text = '''\nfrom __future__ import annotations\n'''\nassert text.count('\\n') == 2\n",
         }.items()
     },
+    "apps: builtins precede names of the modules": (
+        "```\ndef power(n): return pow(n, 5, 7)\n```",
+        {"fn_name": "power", "inputs": [[2]], "outputs": [[4]]},
+        None,
+        1,
+    ),
+    **{
+        f"verl: {name}": (f"```\n{program}\n```", tests, None, reward)
+        for name, (program, tests, reward) in VERL_ASSERTS.items()
+    },
     "apps: in the column of the function": (RIGHT, {"inputs": ["1"], "outputs": ["2"]}, "inc", 1),
     "a large number": (RIGHT, {"function": "inc", "tests": [{"args": [10**30], "expected": 10**30 + 1}]}, None, 1),
 }
@@ -271,6 +346,8 @@ def test_forms_of_tests(completion: str, tests: Any, function: str | None, rewar
         ({"inputs": ["1"], "outputs": ["2"], "fn_name": "a-b"}, None, "function must be"),
         ({"inputs": ["1"], "assert_case": ["assert f()"]}, None, "'inputs' must be empty beside 'assert_case'"),
         ({"assert_case": "assert f()"}, None, "'assert_case' must be a list of asserts, got 'assert f"),
+        ({"assert_case": ["assert f(Tree(1)) is None"]}, None, "must test functions or methods of Solution"),
+        ({"assert_case": ["assert np.allclose(f(1), 1)"]}, None, "uses an attribute of a name that it does not define"),
         ({"assert_case": ["f()"]}, None, "program must have an assert statement"),
         ({"tests": STDIN, "prelude": 5}, None, "'prelude' must be text, got 5"),
     ],
