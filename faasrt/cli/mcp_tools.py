@@ -43,6 +43,7 @@ from faasrt.client.manager import RuntimeManager
 from faasrt.client.session import Session
 from faasrt.config import SandboxConfig
 from faasrt.errors import FaasrtError, InvalidRequestError, RejectedError, SessionLostError
+from faasrt.inputs import check_path
 from faasrt.languages import Language
 from faasrt.protocol.health import read_profile
 from faasrt.protocol.streams import cut_text
@@ -150,10 +151,13 @@ class Workspace:
                 if tool not in (*_READING, "begin_branch"):
                     await self._collect(session, reply)
                 return reply
-            except (InvalidRequestError, RejectedError) as error:
-                if getattr(error, "status", None) in _UNAUTHORIZED:
-                    raise
+            except InvalidRequestError as error:
                 return Reply(str(error))
+            except RejectedError as error:
+                if error.status in _UNAUTHORIZED:
+                    raise
+                reason = ": ".join(filter(None, (error.error, error.details)))
+                return Reply(reason or str(error))  # a model has no use for the endpoint and the number of attempts
 
     async def _use(self, session: Session, tool: str, arguments: dict[str, Any], report: Report) -> Reply:
         match tool:
@@ -261,6 +265,7 @@ class Workspace:
         return reply
 
     async def _read_file(self, session: Session, path: str) -> Reply:
+        check_path(path, "path")  # else the message is about a pattern
         content = (await session.read_files([glob.escape(path)])).get(path)
         if content is None:
             return Reply(f"There is no file {path!r}.")
@@ -383,15 +388,19 @@ class SandboxTools:
 
 def _check_arguments(arguments: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
     properties = schema["properties"]
-    for name in schema["required"]:
+    problems = [f"There is no argument {name!r}." for name in arguments if name not in properties]
+    if problems:
+        problems.append(f"The arguments are {', '.join(properties) or 'none'}.")
+    for name, each in properties.items():
+        allowed = each.get("enum")
+        must = f"must be {' or '.join(allowed) if allowed else 'a string'}"
         if name not in arguments:
-            raise ToolError(f"The argument {name!r} is missing.")
-    for name, value in arguments.items():
-        if name not in properties:
-            raise ToolError(f"There is no argument {name!r}. The arguments are {', '.join(properties)}.")
-        allowed = properties[name].get("enum")
-        if not isinstance(value, str) or (allowed and value not in allowed):
-            raise ToolError(f"The argument {name!r} must be {' or '.join(allowed) if allowed else 'a string'}.")
+            if name in schema["required"]:
+                problems.append(f"The argument {name!r} is missing. It {must}.")
+        elif not isinstance(arguments[name], str) or (allowed and arguments[name] not in allowed):
+            problems.append(f"The argument {name!r} {must}.")
+    if problems:
+        raise ToolError(" ".join(problems))
     return {name: each["default"] for name, each in properties.items() if "default" in each} | arguments
 
 

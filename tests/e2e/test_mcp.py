@@ -284,6 +284,8 @@ async def test_files_go_in_and_out(connect: Connect) -> None:
         assert resource.resource.uri == "file:///a.bin"
         assert "There is no file 'b'" in await tools("read_file", {"path": "b"})
         assert not tools.is_error
+        assert (await tools("read_file", {"path": "/etc/passwd"})).startswith("path must be a relative path")
+        assert not tools.is_error
         assert (await tools("write_file", {"path": "../b", "content": ""})).startswith(
             "the path of a file must be a relative path"
         )
@@ -385,7 +387,9 @@ async def test_a_branch_that_ends_gives_way_to_its_original(connect: Connect) ->
         assert await tools.python("x") == "1"
         code = "import threading; go = threading.Event(); t = threading.Thread(target=go.wait); t.start()"
         await tools.python(code)
-        assert "thread" in await tools("begin_branch")
+        text = await tools("begin_branch")
+        assert "thread" in text
+        assert "HTTP" not in text  # only the reason
         assert not tools.is_error
         assert "There is no branch" in await tools("end_branch", {"action": "drop"})
         await tools.python("go.set(); t.join()")
@@ -476,10 +480,11 @@ async def test_limits(faasrt_local: str) -> None:
 
 @one_way
 async def test_wrong_arguments(connect: Connect) -> None:
-    """The model gets a message that says what is wrong."""
+    """The model gets a message that says all that is wrong, and which values are allowed."""
     async with connect() as tools:
         for tool, arguments, message in (
-            ("run_python", {}, "The argument 'code' is missing."),
+            ("run_python", {}, "The argument 'code' is missing. It must be a string."),
+            ("end_branch", {"keep": False}, "There is no argument 'keep'. The arguments are action"),
             ("run_python", {"code": 1}, "The argument 'code' must be a string."),
             ("run_python", {"code": "", "cod": ""}, "There is no argument 'cod'. The arguments are code"),
             ("list_files", {"language": "c"}, "The argument 'language' must be python or javascript."),
@@ -487,6 +492,8 @@ async def test_wrong_arguments(connect: Connect) -> None:
         ):
             assert (await tools(tool, arguments)).startswith(message)
             assert tools.is_error
+        text = await tools("end_branch", {"keep": False})
+        assert text.endswith("The argument 'action' is missing. It must be keep or drop.")
 
 
 @every_way
