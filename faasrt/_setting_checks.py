@@ -23,6 +23,8 @@ from faasrt.languages import Language, parse_language
 Endpoints: TypeAlias = Mapping[str, str | Sequence[str]] | Mapping[Language, str | Sequence[str]]
 """The URLs of each language. `Mapping` is invariant in its keys, so there is one for each type of key."""
 
+# Of coze-loop's service and of SandboxFusion. verl's own setting ends with it.
+_RUN_PATH = "/run_code"
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
 # The client or aiohttp sets these headers.
 _OWN_HEADERS = {"accept-encoding", "content-encoding", "content-length", "content-type", "host", "transfer-encoding"}
@@ -102,6 +104,15 @@ def parse_base_url(text: object) -> str:
         raise ConfigurationError(f"a FaaS URL must look like {example}://host:port, got {safe_repr(url)}")
     if parts.query or parts.fragment:
         raise ConfigurationError(f"a FaaS URL must have no query and no fragment, got {safe_repr(url)}")
+    if (server := url.rstrip("/").removesuffix(_RUN_PATH)) != url.rstrip("/"):
+        if protocol:
+            use = safe_repr(server)
+        else:
+            server = server.removesuffix("/sandboxfusion")
+            discovery, http = (DISCOVERY, server[len(DISCOVERY) :]) if server.startswith(DISCOVERY) else ("", server)
+            itself = safe_repr(f"{discovery}sandboxfusion+{http}")
+            use = f"{safe_repr(server)}, or {itself} for a server of SandboxFusion itself"
+        raise ConfigurationError(f"a FaaS URL must not end with {_RUN_PATH}: use {use}, got {safe_repr(url)}")
     if url.startswith(DISCOVERY) and _is_address(parts.hostname):
         raise ConfigurationError(
             f"a FaaS URL with {DISCOVERY} must have a host name, not an address, got {safe_repr(url)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import re
 from typing import Any
 
 import aiohttp
@@ -153,6 +154,22 @@ def test_base_urls_name_protocols() -> None:
         parse_base_url("judge0+http://host")
     with pytest.raises(ConfigurationError, match=r"must look like piston\+http://host:port"):
         parse_base_url("piston+ftp://host")
+
+
+@pytest.mark.parametrize(
+    ("url", "use"),
+    [
+        ("http://host:1/run_code", "'http://host:1', or 'sandboxfusion+http://host:1' for"),
+        ("http://host:1/run_code/", "'http://host:1', or"),
+        ("http://host:1/sandboxfusion/run_code", "'http://host:1', or"),
+        ("sandboxfusion+http://host/sandboxfusion/run_code", "'sandboxfusion+http://host/sandboxfusion', got"),
+        ("dns+http://host/base/run_code", "'dns+http://host/base', or 'dns+sandboxfusion+http://host/base' for"),
+    ],
+)
+def test_paths_of_requests_are_no_base_urls(url: str, use: str) -> None:
+    """The URL in verl's own setting would be a 404 for each program. The error names the URL to use."""
+    with pytest.raises(ConfigurationError, match=f"must not end with /run_code: use {re.escape(use)}"):
+        parse_base_url(url)
 
 
 def test_base_urls_of_names() -> None:
