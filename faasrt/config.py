@@ -103,7 +103,8 @@ class LimiterSettings:
 
     max_concurrency: int = attrs.field(default=256, validator=checks.whole(1, 100_000))
     """The maximum number of calls in flight per manager, from 1 to 100,000. Default: 256. Each endpoint also has an
-    adaptive limit, which starts at the capacity in its health report, or else at 16."""
+    adaptive limit, which starts at the capacity in its health report, or else at 16 and then doubles until the first
+    refusal or timeout."""
     max_queue: int | None = attrs.field(default=None, validator=optional(checks.whole(1, 10_000_000)))
     """The maximum number of calls that wait for a permit, from 1 to 10,000,000; further calls raise `QueueFullError`.
     Default: None, which means no limit."""

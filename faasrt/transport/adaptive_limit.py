@@ -6,15 +6,17 @@ import heapq
 from collections.abc import Callable
 
 _INITIAL = 16
-_SHRINK = 0.9
+_SHRINK, _FIRST_SHRINK = 0.9, 0.5
 
 
 class AdaptiveLimit:
-    """A limit with additive increase and multiplicative decrease (AIMD).
+    """A limit with slow start, and then additive increase and multiplicative decrease (AIMD), as in TCP.
 
-    The limit is 1 until the capacity of the endpoint is known, because the first call requests it. With a limit of N,
-    N successes increase it by one; a success counts only while at least half of the limit is in use. When the endpoint
-    is overloaded or does not answer in time, the limit is multiplied by 0.9, once for all calls in flight at that time.
+    The limit is 1 until the first call has asked the endpoint for its capacity. If the endpoint states one, the limit
+    is this. Else, each success first increases the limit by one, so that it doubles in the time of a call. When the
+    endpoint is overloaded or does not answer in time, the limit is halved. From then on, with a limit of N, N successes
+    increase it by one, and such a failure multiplies it by 0.9. A success counts only while at least half of the limit
+    is in use, and a failure once for all calls in flight at that time.
     """
 
     def __init__(self, cap: int, on_change: Callable[[], None] = lambda: None) -> None:
@@ -25,6 +27,7 @@ class AdaptiveLimit:
         self._capacity: int | None = None
         self._backing_off_until = float("-inf")
         self._successes = 0
+        self._in_slow_start = True
         self._shrunk_at = float("-inf")
         self._abandoned: list[float] = []
         self.is_initialized = False
@@ -47,7 +50,7 @@ class AdaptiveLimit:
             return False
         self.is_initialized, self._limit = True, float(min(_INITIAL, self._max))
         if capacity is not None:
-            self._capacity = capacity
+            self._capacity, self._in_slow_start = capacity, False
             self._cap = max(1, min(self._max, capacity))
             self._limit = float(self._cap)
         self._on_change()
@@ -83,14 +86,15 @@ class AdaptiveLimit:
         if 2 * self.in_flight < self._limit:
             return
         self._successes += 1
-        if self._successes >= self._limit:
+        if self._in_slow_start or self._successes >= self._limit:
             self._successes = 0
             self._set(min(float(self._cap), self._limit + 1))
 
     def shrink(self, now: float, started: float) -> None:
         if started > self._shrunk_at:
-            self._shrunk_at, self._successes = now, 0
-            self._set(max(1.0, self._limit * _SHRINK))
+            factor = _FIRST_SHRINK if self._in_slow_start else _SHRINK
+            self._shrunk_at, self._successes, self._in_slow_start = now, 0, False
+            self._set(max(1.0, self._limit * factor))
 
     def _set(self, limit: float) -> None:
         if limit != self._limit:

@@ -432,27 +432,44 @@ TestBreakers = Breakers.TestCase
 
 
 def test_limit_of_n_grows_by_one_after_n_successes() -> None:
-    """The limit grows only while at least half of it is in use, and never above its cap."""
-    limit = AdaptiveLimit(cap=18)
-    assert limit.limit == 1
+    """After the first refusal, the limit grows only while at least half of it is in use, and never above its cap."""
+    limit = AdaptiveLimit(cap=10)
     limit.set_capacity(None)
-    assert limit.limit == 16
-    for _ in range(8):
-        limit.in_flight += 1
-    for _ in range(15):
+    limit.shrink(now=100, started=99)
+    limit.in_flight = 3
+    for _ in range(4):
         limit.grow()
-    assert limit.limit == 16
+    assert limit.limit == 5
     limit.grow()
-    assert limit.limit == 17
-    limit.in_flight -= 1
+    assert limit.limit == 6
+    limit.in_flight = 2
     for _ in range(100):
         limit.grow()
-    assert limit.limit == 17
-    limit.in_flight += 1
-    limit.in_flight += 1
+    assert limit.limit == 6
+    limit.in_flight = 5
     for _ in range(100):
         limit.grow()
-    assert limit.limit == 18
+    assert limit.limit == 10
+
+
+def test_limit_doubles_until_the_first_refusal() -> None:
+    """Each success increases it by one, while at least half of it is in use, up to its cap. A refusal halves it."""
+    limit = AdaptiveLimit(cap=33)
+    limit.set_capacity(None)
+    limit.in_flight = 7
+    limit.grow()
+    assert limit.limit == 16
+    limit.in_flight = 16
+    for _ in range(16):
+        limit.grow()
+    assert limit.limit == 32
+    limit.grow()
+    limit.grow()
+    assert limit.limit == 33
+    limit.shrink(now=100, started=99)
+    assert limit.limit == 16.5
+    limit.grow()
+    assert limit.limit == 16.5
 
 
 def test_limit_shrinks_once_per_burst_of_refusals() -> None:
@@ -461,9 +478,9 @@ def test_limit_shrinks_once_per_burst_of_refusals() -> None:
     limit.set_capacity(None)
     for _ in range(10):
         limit.shrink(now=100, started=99)
-    assert limit.limit == pytest.approx(14.4)
+    assert limit.limit == 8
     limit.shrink(now=102, started=101)
-    assert limit.limit == pytest.approx(12.96)
+    assert limit.limit == pytest.approx(7.2)
     for second in range(200):
         limit.shrink(now=200 + second, started=199.5 + second)
     assert limit.limit == 1
@@ -488,8 +505,8 @@ def test_limit_calls_on_change() -> None:
     """`on_change` is called when the capacity is first known and when the limit changes, not at its cap or at 1."""
     reported: list[float] = []
     limit = AdaptiveLimit(2, lambda: reported.append(limit.limit))
-    limit.set_capacity(None)
-    limit.set_capacity(None)
+    limit.set_capacity(2)
+    limit.set_capacity(2)
     limit.in_flight += 1
     limit.in_flight += 1
     for _ in range(10):
@@ -919,7 +936,7 @@ def test_a_higher_cap_lifts_only_limits_that_the_old_one_restricted() -> None:
     shrunk.set_capacity(None)
     shrunk.shrink(100, 99)
     shrunk.set_cap(300)
-    assert shrunk.limit == 9
+    assert shrunk.limit == 5
 
 
 async def test_callers_of_a_group_without_endpoints_do_not_wait() -> None:
