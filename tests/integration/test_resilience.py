@@ -430,7 +430,7 @@ async def test_a_successful_probe_closes_the_breaker(clock: Clock) -> None:
         assert changes == [(failing.url, "open"), (failing.url, "closed")]
         failing.default, before = Reply(), len(failing.requests)
         await asyncio.gather(*(manager.run_code("1", "python") for _ in range(100)))
-        assert len(failing.requests) - before > 20
+        assert len(failing.requests) - before > 5  # its limit was halved
 
 
 async def test_all_endpoints_get_calls() -> None:
@@ -452,15 +452,19 @@ async def test_all_endpoints_get_calls() -> None:
     ],
 )
 async def test_limit_starts_at_the_reported_capacity(health: dict[str, Any], limit: int) -> None:
-    """Calls beyond the capacity wait, and succeed. Without a capacity, the limit starts at 16."""
+    """Calls beyond the capacity wait, and succeed. Without a capacity, the limit starts at 16, and each success
+    increases it.
+    """
     async with endpoint_group(1) as (manager, (fake,)):
         fake.health = health
         await manager.run_code("1", "python")
         fake.default = Reply(delay_s=0.01)
         await asyncio.gather(*(manager.run_code("1", "python") for _ in range(2 * limit)))
-        assert fake.peak <= limit + 1
         (state,) = manager.get_metrics().states
-        assert limit <= state.limit <= limit + (1 if limit == 16 else 0)
+        if limit < 16:
+            assert (fake.peak <= limit + 1, state.limit) == (True, limit)
+        else:
+            assert limit < state.limit <= 2 * limit + 1
 
 
 async def test_limit_adapts_to_an_unreported_capacity() -> None:
