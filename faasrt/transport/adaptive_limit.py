@@ -14,9 +14,9 @@ class AdaptiveLimit:
 
     The limit is 1 until the first call has asked the endpoint for its capacity. If the endpoint states one, the limit
     is this. Else, each success first increases the limit by one, so that it doubles in the time of a call. When the
-    endpoint is overloaded or does not answer in time, the limit is halved. From then on, with a limit of N, N successes
-    increase it by one, and such a failure multiplies it by 0.9. A success counts only while at least half of the limit
-    is in use, and a failure once for all calls in flight at that time.
+    endpoint is overloaded or does not answer in time, the limit is halved, but not to less than 0.9 of where it began.
+    From then on, with a limit of N, N successes increase it by one, and such a failure multiplies it by 0.9. A success
+    counts only while at least half of the limit is in use, and a failure once for all calls in flight at that time.
     """
 
     def __init__(self, cap: int, on_change: Callable[[], None] = lambda: None) -> None:
@@ -92,9 +92,11 @@ class AdaptiveLimit:
 
     def shrink(self, now: float, started: float) -> None:
         if started > self._shrunk_at:
-            factor = _FIRST_SHRINK if self._in_slow_start else _SHRINK
+            limit = self._limit * _SHRINK
+            if self._in_slow_start:
+                limit = max(self._limit * _FIRST_SHRINK, min(_INITIAL * _SHRINK, limit))
             self._shrunk_at, self._successes, self._in_slow_start = now, 0, False
-            self._set(max(1.0, self._limit * factor))
+            self._set(max(1.0, limit))
 
     def _set(self, limit: float) -> None:
         if limit != self._limit:

@@ -414,6 +414,8 @@ async def test_a_successful_probe_closes_the_breaker(clock: Clock) -> None:
     breaker = BreakerSettings(consecutive_failures=1)
     async with endpoint_group(2, breaker=breaker, telemetry=[seen.append]) as (manager, (healthy, failing)):
         failing.default = Reply.crash()
+        for fake in (healthy, failing):  # so that their limits do not grow
+            fake.health = {"pool_status": {"config": {"maxSize": 50}}}
         while not any(isinstance(event, EndpointChanged) for event in seen):
             await manager.run_code("1", "python", idempotent=True)
         failing.default, before = Reply(delay_s=5), len(failing.requests)
@@ -430,7 +432,7 @@ async def test_a_successful_probe_closes_the_breaker(clock: Clock) -> None:
         assert changes == [(failing.url, "open"), (failing.url, "closed")]
         failing.default, before = Reply(), len(failing.requests)
         await asyncio.gather(*(manager.run_code("1", "python") for _ in range(100)))
-        assert len(failing.requests) - before > 5  # its limit was halved
+        assert len(failing.requests) - before > 20
 
 
 async def test_all_endpoints_get_calls() -> None:
@@ -452,19 +454,17 @@ async def test_all_endpoints_get_calls() -> None:
     ],
 )
 async def test_limit_starts_at_the_reported_capacity(health: dict[str, Any], limit: int) -> None:
-    """Calls beyond the capacity wait, and succeed. Without a capacity, the limit starts at 16, and each success
-    increases it.
-    """
+    """Calls beyond the capacity wait, and succeed. Without a capacity, the limit starts at 16."""
     async with endpoint_group(1) as (manager, (fake,)):
         fake.health = health
         await manager.run_code("1", "python")
+        assert [state.limit for state in manager.get_metrics().states] == [limit]
         fake.default = Reply(delay_s=0.01)
         await asyncio.gather(*(manager.run_code("1", "python") for _ in range(2 * limit)))
+        most = limit if limit < 16 else 3 * limit  # without a capacity, each success increases the limit
+        assert fake.peak <= most + 1
         (state,) = manager.get_metrics().states
-        if limit < 16:
-            assert (fake.peak <= limit + 1, state.limit) == (True, limit)
-        else:
-            assert limit < state.limit <= 2 * limit + 1
+        assert limit <= state.limit <= most
 
 
 async def test_limit_adapts_to_an_unreported_capacity() -> None:

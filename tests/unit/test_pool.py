@@ -432,24 +432,28 @@ TestBreakers = Breakers.TestCase
 
 
 def test_limit_of_n_grows_by_one_after_n_successes() -> None:
-    """After the first refusal, the limit grows only while at least half of it is in use, and never above its cap."""
-    limit = AdaptiveLimit(cap=10)
+    """After a refusal, the limit grows only while at least half of it is in use, and never above its cap."""
+    limit = AdaptiveLimit(cap=18)
+    assert limit.limit == 1
     limit.set_capacity(None)
+    assert limit.limit == 16
     limit.shrink(now=100, started=99)
-    limit.in_flight = 3
-    for _ in range(4):
+    for _ in range(8):
+        limit.in_flight += 1
+    for _ in range(14):
         limit.grow()
-    assert limit.limit == 5
+    assert limit.limit == pytest.approx(14.4)
     limit.grow()
-    assert limit.limit == 6
-    limit.in_flight = 2
+    assert limit.limit == pytest.approx(15.4)
+    limit.in_flight -= 1
     for _ in range(100):
         limit.grow()
-    assert limit.limit == 6
-    limit.in_flight = 5
+    assert limit.limit == pytest.approx(15.4)
+    limit.in_flight += 1
+    limit.in_flight += 1
     for _ in range(100):
         limit.grow()
-    assert limit.limit == 10
+    assert limit.limit == 18
 
 
 def test_limit_doubles_until_the_first_refusal() -> None:
@@ -478,9 +482,9 @@ def test_limit_shrinks_once_per_burst_of_refusals() -> None:
     limit.set_capacity(None)
     for _ in range(10):
         limit.shrink(now=100, started=99)
-    assert limit.limit == 8
+    assert limit.limit == pytest.approx(14.4)
     limit.shrink(now=102, started=101)
-    assert limit.limit == pytest.approx(7.2)
+    assert limit.limit == pytest.approx(12.96)
     for second in range(200):
         limit.shrink(now=200 + second, started=199.5 + second)
     assert limit.limit == 1
@@ -505,8 +509,8 @@ def test_limit_calls_on_change() -> None:
     """`on_change` is called when the capacity is first known and when the limit changes, not at its cap or at 1."""
     reported: list[float] = []
     limit = AdaptiveLimit(2, lambda: reported.append(limit.limit))
-    limit.set_capacity(2)
-    limit.set_capacity(2)
+    limit.set_capacity(None)
+    limit.set_capacity(None)
     limit.in_flight += 1
     limit.in_flight += 1
     for _ in range(10):
@@ -936,7 +940,7 @@ def test_a_higher_cap_lifts_only_limits_that_the_old_one_restricted() -> None:
     shrunk.set_capacity(None)
     shrunk.shrink(100, 99)
     shrunk.set_cap(300)
-    assert shrunk.limit == 5
+    assert shrunk.limit == 9
 
 
 async def test_callers_of_a_group_without_endpoints_do_not_wait() -> None:
