@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import random
 import subprocess
 import sys
@@ -42,9 +43,11 @@ SEED = 1
 
 
 @contextlib.contextmanager
-def busy_processes(count: int) -> Iterator[None]:
-    """Let processes of others compute until the end of the block."""
-    code = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"  # it ends with the benchmark
+def busy_processes(count: int, cpu: int | None = None) -> Iterator[None]:
+    """Let processes of others compute until the end of the block, on one CPU or on all of this process."""
+    cpus = os.sched_getaffinity(0) if cpu is None else {cpu}
+    # They end with this process.
+    code = f"import os\nos.sched_setaffinity(0, {cpus})\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
     command = [sys.executable, "-I", "-c", code]
     others = [subprocess.Popen(command, start_new_session=True) for _ in range(count)]
     try:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from benchmarks.verdicts import busy_processes
 from faasrt import FunctionTest, Outcome, RuntimeManager, Verdict
 from support.helpers import PATIENT
 
@@ -34,21 +32,8 @@ ENDLESS = {
 def busy_cpu() -> Iterator[int]:
     """Yield a CPU on which four processes of others compute."""
     cpu = min(os.sched_getaffinity(0))
-    with computing(cpu, 4):
+    with busy_processes(4, cpu):
         yield cpu
-
-
-@contextlib.contextmanager
-def computing(cpu: int, count: int) -> Iterator[None]:
-    """Start processes that compute on a CPU."""
-    code = f"import os; os.sched_setaffinity(0, [{cpu}])\nwhile True: pass"
-    others = [subprocess.Popen([sys.executable, "-I", "-c", code], start_new_session=True) for _ in range(count)]
-    try:
-        yield
-    finally:
-        for other in others:
-            other.kill()
-            other.wait()
 
 
 @pytest.fixture
@@ -126,7 +111,7 @@ async def test_many_sessions_keep_their_state_after_a_time_limit(
             assert (await session.run_code(code, timeout_ms=LIMIT_MS)).outcome is Outcome.TIMEOUT
             return session.lost_reason
 
-    with computing(busy_cpu, 60):
+    with busy_processes(60, busy_cpu):
         assert await asyncio.gather(*(lost_reason() for _ in range(24))) == [""] * 24
 
 
