@@ -305,8 +305,9 @@ async def test_the_memory_limit_holds_for_the_session(session: EngineSession) ->
 
 
 async def test_the_memory_limit_holds_between_runs(session: EngineSession) -> None:
-    """Processes that a run has left are counted."""
-    leave = f"import subprocess, sys\nchildren = [subprocess.Popen([sys.executable, '-c', {GROW!r}]) for i in range(3)]"
+    """Processes that a run has left are counted. None of them exceeds the limit on its own."""
+    hold = "import time\nheld = b'x' * 150 * 2**20\ntime.sleep(600)"
+    leave = f"import subprocess, sys\nchildren = [subprocess.Popen([sys.executable, '-c', {hold!r}]) for i in range(3)]"
     assert (await run(session, leave)).outcome is Outcome.OK
     await session.ended.wait()
     assert session.reason == "it exceeded its memory limit"
