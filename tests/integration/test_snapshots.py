@@ -193,7 +193,7 @@ async def test_a_lack_of_memory_of_the_system_is_not_a_verdict(one_worker: Runti
     data_bytes = psutil.Process(pid).memory_full_info().data + 60 * 2**20
     resource.prlimit(pid, resource.RLIMIT_DATA, (data_bytes, data_bytes))
     with pytest.raises(ServerError, match="short of memory"):
-        await one_worker.run_code("x = bytearray(120 * 2**20)", "python")
+        pytest.fail(repr(await one_worker.run_code("x = bytearray(120 * 2**20)", "python")))
     assert (await one_worker.run_code("print(len(bytearray(120 * 2**20)))", "python")).stdout == "125829120\n"
 
 
