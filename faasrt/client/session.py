@@ -248,8 +248,9 @@ class Session:
         expression, open figures of matplotlib, and the arguments of `display`, a function that it can call.
 
         At its time limit, the program is interrupted (KeyboardInterrupt in Python), and the outcome is TIMEOUT. If it
-        does not end within a second, the session ends. The session also ends if the program crashes or exceeds the
-        memory limit: then `lost_reason` has the reason, and later calls raise `SessionLostError`.
+        does not end within a second, the session ends. The session also ends if the program crashes, or exceeds the
+        memory limit other than by a single allocation, which is a MemoryError. Then `lost_reason` has the reason, and
+        later calls raise `SessionLostError`.
 
         Args:
             code: The program; not empty.

@@ -100,6 +100,34 @@ async def test_a_session_keeps_its_state_after_a_time_limit(busy: RuntimeManager
         assert (await session.run_code("print(x)")).stdout == "1\n"
 
 
+@pytest.mark.parametrize(
+    ("language", "use_cpu", "sleep"),
+    [
+        ("python", USE_CPU.format(0.3), "time.sleep(0.05)"),
+        (
+            "js",
+            "const began = Date.now(); while (Date.now() < began + 1_500); console.log('right')",
+            "await new Promise((resolve) => setTimeout(resolve, 50))",
+        ),
+    ],
+    ids=["python", "js"],
+)
+async def test_a_session_states_the_wait_for_a_cpu(
+    busy: RuntimeManager, language: str, use_cpu: str, sleep: str
+) -> None:
+    """Of each run alone, as the part of its duration."""
+    async with busy.session(language) as session:
+        computing = await session.run_code(use_cpu)
+        assert computing.stdout == "right\n"
+        sleeping = await session.run_code(sleep)
+        for result in (computing, sleeping):
+            assert result.duration_ms is not None
+            assert result.timings.waited_s is not None
+            assert 0 <= result.timings.waited_s < result.duration_ms / 1000
+        # Four other processes compute on its CPU.
+        assert (computing.timings.waited_s or 0) > (computing.duration_ms or 0) / 4_000
+
+
 @pytest.mark.parametrize(("language", "code"), [("python", "while True: pass"), ("js", "for (;;);")])
 async def test_many_sessions_keep_their_state_after_a_time_limit(
     busy: RuntimeManager, busy_cpu: int, language: str, code: str

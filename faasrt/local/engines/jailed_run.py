@@ -106,6 +106,11 @@ def own_limits(
     return limits
 
 
+def measure_wait_ms(process: JailedProcess, duration_ms: float) -> float:
+    """Return how long a program that took this time has waited for a CPU."""
+    return round(process.measure_wait() * 1000, 3) if duration_ms > _SHORT_MS else 0.0
+
+
 class Run(Protocol):
     """One run of a program in a process, which may end later than the program."""
 
@@ -159,7 +164,7 @@ async def run_program(
         duration_ms = round((time.perf_counter() - started) * 1000, 3)
         result = run.result()
         result.duration_ms, result.instance_id = duration_ms, f"{instance}-{process.pid}"
-        result.waited_ms = round(process.measure_wait() * 1000, 3) if duration_ms > _SHORT_MS else 0.0
+        result.waited_ms = measure_wait_ms(process, duration_ms)
         if folder is not None and job.input.collect:
             await process.end()
             await _add_files(result, job, folder, max_files_bytes)

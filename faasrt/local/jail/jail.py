@@ -89,6 +89,7 @@ class JailedProcess(ChildProcess):
     def __init__(self, jail: Jail, number: int, pidfds: tuple[int, int], start: _Start, *, is_ready: bool) -> None:
         self.out_of_memory = self.out_of_time = False
         self.is_ready, self.peak_bytes, self.waited_s, self.began = is_ready, 0, 0.0, 0.0
+        self._waited_before_s = 0.0
         self.on_interrupt: Callable[[], None] = lambda: None
         self.outside_reason, self.is_suspect, self.is_session, self.is_shared = "", False, False, False
         self.jail, self.number, self._pidfds, self.group = jail, number, pidfds, start.group
@@ -133,6 +134,8 @@ class JailedProcess(ChildProcess):
                 also ends the program at this limit.
         """
         try:
+            if self.is_session and limit_s < math.inf:
+                self._waited_before_s = self._read_wait()
             # Not the clock of the event loop, because the launcher compares it with its own.
             self.began = time.monotonic()
             message = {"limit": self.number, "bytes": memory_bytes, "began": self.began}
@@ -145,11 +148,14 @@ class JailedProcess(ChildProcess):
             self.limit_cgroup(self.jail.base_bytes + memory_bytes * self.group.programs)
 
     def measure_wait(self) -> float:
-        """Return how long it has waited for a CPU, in seconds. Before its end is reported, return the wait of its first
-        thread.
+        """Return how long it has waited for a CPU in its last run, in seconds. Before its end is reported, return the
+        wait of its first thread.
         """
         if self.returncode is not None and self.waited_s:
             return self.waited_s
+        return max(0.0, self._read_wait() - self._waited_before_s)
+
+    def _read_wait(self) -> float:
         return read_times(f"/proc/{self.pid}")[1] / 1e9
 
     def has_exited(self) -> bool:

@@ -16,7 +16,7 @@ from faasrt._shielded_wait import wait_shielded
 from faasrt.local.engines.collected_files import collect_files, list_folder
 from faasrt.local.engines.deno.run import WAKE, DenoRun, StdoutParser, request
 from faasrt.local.engines.engine import EngineJob, EngineResult
-from faasrt.local.engines.jailed_run import MESSAGE_BYTES, own_limits
+from faasrt.local.engines.jailed_run import MESSAGE_BYTES, measure_wait_ms, own_limits
 from faasrt.local.engines.runner_messages import read_text
 from faasrt.local.engines.session import (
     EngineSession,
@@ -82,6 +82,7 @@ class DenoSession(EngineSession):
             duration_ms = round((time.perf_counter() - started) * 1000, 3)
             result = run.result()
             result.duration_ms, result.instance_id = duration_ms, f"deno-{self._child.pid}"
+            result.waited_ms = measure_wait_ms(self._child, duration_ms)
             if not self._child.alive:
                 self.mark_ended(_REASONS.get(result.outcome) or self._why_ended())
             return result

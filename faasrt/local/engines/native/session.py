@@ -17,7 +17,7 @@ import attrs
 from faasrt._shielded_wait import wait_shielded
 from faasrt.local.engines.collected_files import collect_files, list_folder
 from faasrt.local.engines.engine import EngineJob, EngineResult
-from faasrt.local.engines.jailed_run import JailedRun, own_limits
+from faasrt.local.engines.jailed_run import JailedRun, measure_wait_ms, own_limits
 from faasrt.local.engines.native.run import PROCESS_NAME, read_python_exit
 from faasrt.local.engines.session import (
     EngineSession,
@@ -245,6 +245,7 @@ class NativeSession(EngineSession):
         except NotStartedError as error:
             raise SessionEndedError(self.reason or str(error)) from None
         result.duration_ms, result.instance_id = duration_ms, f"python-{self._process.pid}"
+        result.waited_ms = measure_wait_ms(self._process, duration_ms)
         return result
 
     def _start(self, limits: ExecutionLimits, descriptors: Sequence[int]) -> _Run:
