@@ -40,7 +40,7 @@ from faasrt.cli.signals import stop_at
 from faasrt.client.manager import RuntimeManager
 from faasrt.config import EngineName, SandboxConfig, Settings
 from faasrt.errors import ConfigurationError
-from faasrt.languages import Language, LanguageOption
+from faasrt.languages import Language
 
 if TYPE_CHECKING:
     from mcp.server import Server
@@ -84,6 +84,12 @@ class _Address(click.ParamType):  # type: ignore[type-arg]
     help="The time after which a session that is not used ends.",
 )
 @click.option(
+    "--max-sessions",
+    default=100,
+    type=Number(1, 100_000),
+    help="The most sessions, with branches, that the embedded FaaS has open at once. Further ones are refused.",
+)
+@click.option(
     "--file",
     "files",
     multiple=True,
@@ -119,6 +125,7 @@ def mcp_command(
     cacert: ssl.SSLContext | None,
     engines: tuple[tuple[Language, EngineName], ...],
     idle_s: float,
+    max_sessions: int,
     files: tuple[str, ...],
     folders: tuple[Path, ...],
     output_dir: Path | None,
@@ -149,13 +156,14 @@ def mcp_command(
         logging.getLogger(name).addHandler(logging.NullHandler())
         logging.getLogger(name).propagate = False
     settings = attrs.evolve(make_settings(url, cacert=cacert), sandbox=SandboxConfig(**limits))
-    asyncio.run(_serve(settings, dict(engines), idle_s, host_files, output, address, token))
+    embedded = {"engines": dict(engines), "max_sessions": max_sessions}
+    asyncio.run(_serve(settings, embedded, idle_s, host_files, output, address, token))
     return OK
 
 
 async def _serve(
     settings: Settings,
-    engines: dict[LanguageOption, EngineName],
+    embedded: Mapping[str, Any],
     idle_s: float,
     files: Mapping[str, bytes],
     output: OutputFolder | None,
@@ -168,11 +176,11 @@ async def _serve(
     if settings.endpoints:
         manager = RuntimeManager(settings=settings)
     else:
-        manager = RuntimeManager.local(["python", "javascript"], settings=settings, engines=engines)
+        manager = RuntimeManager.local(["python", "javascript"], settings=settings, **embedded)
         write_message("no endpoint configured; using the embedded FaaS")
     async with manager:
         if manager.local_faas is not None:
-            report_engine(manager.local_faas, chosen=bool(engines))
+            report_engine(manager.local_faas, chosen=bool(embedded["engines"]))
         await loading
         from faasrt.cli.mcp_tools import SandboxTools, SessionSetup
 

@@ -170,8 +170,8 @@ class Collector:
         except RejectedError as error:
             return [f"The files in {OUTPUT_FOLDER}/ cannot be given to the user: {error.details or error}"]
         given, failed = await asyncio.to_thread(self._write, files)
-        if given:
-            lines.append(f"Given to the user: {', '.join(given)}")
+        if given and self._folder is not None:
+            lines.append(f"Given to the user, in {self._folder.name}: {', '.join(given)}")
         return lines + failed
 
     def _write(self, files: Mapping[str, bytes]) -> tuple[list[str], list[str]]:

@@ -157,7 +157,7 @@ class Workspace:
                 if error.status in _UNAUTHORIZED:
                     raise
                 reason = ": ".join(filter(None, (error.error, error.details)))
-                return Reply(reason or str(error))  # a model has no use for the endpoint and the number of attempts
+                return Reply(reason or _message(error))
 
     async def _use(self, session: Session, tool: str, arguments: dict[str, Any], report: Report) -> Reply:
         match tool:
@@ -183,9 +183,8 @@ class Workspace:
         try:
             yield session
         except SessionLostError as error:
-            if session.lost_reason:
-                raise ToolError(f"{error}\n{self._next_state(session)}") from None
-            raise ToolError(f"{error}\nThe session may still be there: try again.") from None
+            next_state = self._next_state(session) if session.lost_reason else _MAYBE_LOST
+            raise ToolError(f"{_message(error)}\n{next_state}") from None
         finally:
             if session.lost_reason:  # the next call opens a new session
                 self._forget(session)
@@ -209,7 +208,7 @@ class Workspace:
                 await session.write_files(files)
         except RejectedError as error:
             if error.status != _WRONG:  # otherwise, sessions of this language have no files there
-                reason = error.details or str(error)
+                reason = error.details or _message(error)
                 raise ToolError(f"The files of the user cannot be put into a session: {reason}") from None
 
     def _next_state(self, lost: Session) -> str:
@@ -346,7 +345,7 @@ class SandboxTools:
         except ToolError as error:
             return _failure(str(error))
         except FaasrtError as error:
-            return _failure(f"{type(error).__name__}: {error}")
+            return _failure(f"{type(error).__name__}: {_message(error)}")
         except Exception as error:  # the log must not have its message, which may quote the program
             frames = "".join(traceback.format_tb(error.__traceback__))
             log_error("a tool failed with %s, raised from:\n%s", type(error).__name__, frames, name="faasrt.mcp")
@@ -409,6 +408,7 @@ def _workspace_name(context: ServerRequestContext[Any]) -> str | None:
 
 
 _LOST = "Its variables and files are lost. The next call begins anew."
+_MAYBE_LOST = "The session may still be there: try again."
 _BRANCH_LOST = (
     "It was a branch. The next call uses its original again, with the variables and files from before begin_branch."
 )
@@ -454,6 +454,11 @@ def _sendable(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
+def _message(error: FaasrtError) -> str:
+    """Return the message without the endpoint, the attempts and their time, for which a model has no use."""
+    return Exception.__str__(error)
+
+
 def _failure(message: str) -> CallToolResult:
     return Reply(message).to_result(is_error=True)
 
@@ -475,7 +480,7 @@ def make_tools(languages: Sequence[Language], setup: SessionSetup, *, takes_sess
         rest = f" and {len(names) - _MAX_NAMED:,} more" if len(names) > _MAX_NAMED else ""
         files = f" The folder of the code has files of the user: {', '.join(names[:_MAX_NAMED])}{rest}."
     if setup.output is not None:
-        files += f" Files that the code writes into the folder {OUTPUT_FOLDER} are given to the user."
+        files += f" Files that the code writes into the folder {OUTPUT_FOLDER} are given to the user, but no links."
     limits = (
         "Variables, imports and files are kept for the next call, even if the code fails, until reset. There is no "
         "network, and no access to the user's files and programs. Packages cannot be installed. "

@@ -122,6 +122,7 @@ class Tools:
         result = await self.client.call_tool(tool, {**(arguments or {}), **self.session}, **options)
         self.content, self.is_error, self.structured = list(result.content), result.is_error, result.structured_content
         text = "".join(content.text for content in self.content if isinstance(content, TextContent))
+        assert ", sent: " not in text  # a model has no use for the endpoint and the attempts
         if named := re.search(r'\n?To go on with this state, pass session="(\S+)" to further calls\.$', text):
             self.session = {"session": named[1]}
             text = text[: named.start()]
@@ -406,7 +407,7 @@ async def test_branches_leave_no_session_behind(tmp_path: Path) -> None:
             assert await open_sessions(faas.url) == 2
             code = "import os; os.mkdir('output'); open('output/a', 'w').write('kept')"
             assert await tools.python(code) == "4"  # only what is kept is collected
-            assert "Given to the user: a" in await tools("end_branch", {"action": "keep"})
+            assert "Given to the user, in python-1: a" in await tools("end_branch", {"action": "keep"})
             assert await open_sessions(faas.url) == 1
             assert (tmp_path / "results" / "python-1" / "a").read_text() == "kept"
             await tools("begin_branch")
@@ -550,6 +551,17 @@ async def test_a_client_that_ends_or_vanishes_leaves_no_session(tmp_path: Path) 
             await asyncio.to_thread(server.stop)
 
 
+async def test_more_sessions_than_the_limit_are_refused() -> None:
+    """With the embedded FaaS, the limit is --max-sessions. The sessions that are open go on."""
+    async with over_stdio("--max-sessions", "1", "--engine", "python=wasm") as client:
+        tools = Tools(client)
+        assert await tools("list_files", read_timeout_seconds=300) == "There are no files."
+        text = await tools("run_javascript", {"code": "1"}, read_timeout_seconds=300)
+        assert tools.is_error
+        assert "too many sessions: the limit of open sessions is 1" in text
+        assert await tools.python("x = 1; x") == "1"
+
+
 def test_files_of_the_host_that_do_not_fit_are_named(tmp_path: Path) -> None:
     """Before the server starts, with the limit."""
     for name, size in (("a", 7_000_000), ("b", 5_000_000), ("c", 1)):
@@ -600,26 +612,30 @@ async def test_sessions_begin_with_files_of_the_host(faasrt_local: str, tmp_path
                 await tools("reset")
             assert data.read_text() == "n\n1\n"
             for path in (str(data), "../data.csv", "/etc/hostname"):
-                assert "relative path" in await tools("read_file", {"path": path})
+                assert (await tools("read_file", {"path": path})).startswith("path must be a relative path")
     assert f"2 symbolic links in {folder} were left out" in log.read_text()
 
 
 async def test_files_in_the_folder_output_are_collected(faasrt_local: str, tmp_path: Path) -> None:
-    """After each call that changes them, and into a folder for each session. Links of the session and of the host are
-    not followed, and files that cannot be collected are named for the model.
+    """After each call that changes them, and into a folder for each session, which the result names. Links of the
+    session and of the host are not followed, and files that cannot be collected are named for the model.
     """
     results = tmp_path / "results"
     async with over_stdio("--url", faasrt_local, "--output-dir", str(results), "--output-bytes", "2000") as client:
         tools = Tools(client)
+        described = {tool.name: str(tool.description) for tool in (await client.list_tools()).tools}
+        assert described["run_python"].endswith(
+            "Files that the code writes into the folder output are given to the user, but no links."
+        )
         assert await tools.python("import os; os.makedirs('output/in'); open('a', 'w').write('no')") == "2"
         assert [*results.iterdir()] == []
         code = "for name in ('output/x.txt', 'output/in/y.txt'): open(name, 'w').write(name)"
-        assert await tools.python(code) == "Given to the user: in/y.txt, x.txt"
+        assert await tools.python(code) == "Given to the user, in python-1: in/y.txt, x.txt"
         first = results / "python-1"
         assert (first / "in" / "y.txt").read_text() == "output/in/y.txt"
         assert await tools.python("1") == "1"  # nothing has changed
         assert await tools("write_file", {"path": "output/x.txt", "content": "new"}) == (
-            "output/x.txt is written.\nGiven to the user: x.txt"
+            "output/x.txt is written.\nGiven to the user, in python-1: x.txt"
         )
         assert (first / "x.txt").read_text() == "new"
         outside = tmp_path / "outside"
@@ -631,7 +647,7 @@ async def test_files_in_the_folder_output_are_collected(faasrt_local: str, tmp_p
         (first / "in").symlink_to(tmp_path)
         text = await tools.python("for name in ('x.txt', 'in/y.txt'): open('output/' + name, 'w').write('again')")
         assert "output/in/y.txt cannot be given to the user: Not a directory" in text
-        assert "Given to the user: x.txt" in text
+        assert "Given to the user, in python-1: x.txt" in text
         assert (outside.read_text(), (first / "x.txt").read_text()) == ("kept", "again")
         assert not (tmp_path / "y.txt").exists()
         (first / "in").unlink()
@@ -643,7 +659,7 @@ async def test_files_in_the_folder_output_are_collected(faasrt_local: str, tmp_p
             "open('output/ok', 'w').close()\n1 / 0"
         )
         assert "output/big is not given to the user: it has more than 2,000 bytes." in text
-        assert "Given to the user: ok" in text
+        assert "Given to the user, in python-2: ok" in text
         assert sorted(path.relative_to(results).as_posix() for path in results.rglob("*")) == [
             "python-1",
             "python-1/x.txt",
@@ -672,6 +688,7 @@ async def test_failures_of_the_faas_are_errors_for_the_model(unused_tcp_port: in
                     assert result.is_error
                     assert message in result.content[0].text
                     assert "Traceback" not in result.content[0].text
+                    assert ", sent: " not in result.content[0].text
 
 
 async def test_a_session_that_cannot_be_reached_is_kept(faasrt_local: str) -> None:

@@ -21,7 +21,6 @@ import math
 import re
 import subprocess
 import sys
-import textwrap
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,7 +32,7 @@ from anyio.from_thread import BlockingPortal
 from faasrt import SandboxConfig, sync
 from faasrt.rewards import CodeReward
 from faasrt.testing import FakeFaaS, Reply
-from support.documents import text_of
+from support.documents import indented_blocks, text_of
 
 pytestmark = [
     pytest.mark.frameworks,
@@ -425,10 +424,7 @@ def test_inspect_finds_tool_and_scorer_by_name(tmp_path: Path) -> None:
 
 
 def recipe(title: str) -> list[str]:
-    """Return the indented blocks of a section of the guide."""
-    [section] = re.findall(rf"^## {title}\n(.*?)^## ", text_of("faasrt/docs/rewards.md"), re.DOTALL | re.MULTILINE)
-    blocks = re.findall(r"(?:^    .*\n(?:\n(?=    ))?)+", section, re.MULTILINE)
-    return [textwrap.dedent(block) for block in blocks]
+    return indented_blocks("faasrt/docs/rewards.md", title)
 
 
 # Rows of openai/openai_humaneval and evalplus/humanevalplus. The comparison is shorter than that of EvalPlus.

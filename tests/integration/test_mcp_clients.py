@@ -6,13 +6,17 @@ environments. MCP_SERVER is the path of the command `faasrt` in that of the serv
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import subprocess
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support.documents import indented_blocks
 from support.scripted_models import (
     Script,
     langchain_model,
@@ -47,19 +51,69 @@ def check(seen: list[Any]) -> None:
     assert "x is 0" in texts[-1]
 
 
-@new_sdk
-async def test_pydantic_ai() -> None:
-    from fastmcp.client.transports import StdioTransport
-    from pydantic_ai import Agent
-    from pydantic_ai.mcp import MCPToolset
+def agent_of_the_guide(number: int, *arguments: Any) -> Any:
+    """Return the agent that a program of the guide makes."""
+    names: dict[str, Any] = {}
+    exec(indented_blocks("faasrt/docs/agents.md", "Use the server from Python")[number], names)
+    return names["make_agent"](*arguments)
 
+
+@new_sdk
+async def test_pydantic_ai(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the program of the guide. The sessions stay between the runs of an agent."""
+    monkeypatch.setenv("PATH", f"{Path(COMMAND).parent}{os.pathsep}{os.environ['PATH']}")
     script = Script(CODE, ANSWER)
-    transport = StdioTransport(COMMAND, ["mcp"], env=CLEAN)
-    toolset = MCPToolset(transport, init_timeout=60)  # a busy machine takes longer than 5 s to start it
-    agent = Agent(pydantic_ai_model(script), toolsets=[toolset])
-    assert (await agent.run("What is x?")).output == ANSWER
-    check(script.seen)
-    assert script.seen[1]["outcome"] == "USER_ERROR"
+    async with agent_of_the_guide(0, pydantic_ai_model(script)) as agent:
+        assert (await agent.run("What is x?")).output == ANSWER
+        check(script.seen)
+        assert script.seen[1]["outcome"] == "USER_ERROR"
+        script.code = ["x"]
+        assert (await agent.run("What is x?")).output == ANSWER
+        assert script.seen[0]["output"] == "0"
+
+
+@new_sdk
+@pytest.mark.parametrize("number", [1, 2])
+async def test_pydantic_ai_over_http(number: int) -> None:
+    """With the programs of the guide, all calls of an agent are in one session, and the model need not name it."""
+    command = [COMMAND, "mcp", "--http", "127.0.0.1:0"]
+    with subprocess.Popen(command, env=CLEAN, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        url = server.stdout.readline().split()[-1]
+        script = Script(["x = 41", "x += 1", "x"], ANSWER)
+        async with agent_of_the_guide(number, pydantic_ai_model(script), url) as agent:
+            assert (await agent.run("What is x?")).output == ANSWER
+            assert script.seen[-1]["output"] == "42"
+            script.code = ["x"]
+            assert (await agent.run("What is x?")).output == ANSWER
+            assert script.seen[0]["output"] == "42"
+        server.terminate()
+
+
+@new_sdk
+async def test_the_program_of_the_guide_forgets_a_session_that_is_gone() -> None:
+    from pydantic_ai import ModelRetry
+    from pydantic_ai.models.test import TestModel
+
+    [toolset] = [
+        each
+        for each in agent_of_the_guide(2, TestModel(), "http://localhost").toolsets
+        if hasattr(each, "process_tool_call")
+    ]
+    seen = []
+    answers = iter(['pass session="s" to further calls', "no session?", ModelRetry("There is no session 's'"), ""])
+
+    async def call_tool(name: str, arguments: dict[str, Any]) -> str:
+        seen.append(arguments)
+        if isinstance(answer := next(answers), ModelRetry):
+            raise answer
+        return answer
+
+    for _ in range(4):
+        with contextlib.suppress(ModelRetry):
+            await toolset.process_tool_call(None, call_tool, "run_python", {"code": ""})
+    named = {"code": "", "session": "s"}
+    assert seen == [{"code": ""}, named, named, {"code": ""}]
 
 
 @new_sdk

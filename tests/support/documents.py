@@ -18,6 +18,7 @@ import re
 import runpy
 import socket
 import subprocess
+import textwrap
 import time
 import traceback
 import types
@@ -76,6 +77,13 @@ class Snippet:
 def text_of(document: str) -> str:
     """Return the text of a document."""
     return ((ROOT if document == "README.md" else INSTALLED) / document).read_text()
+
+
+def indented_blocks(document: str, title: str) -> list[str]:
+    """Return the indented blocks of a section of a document."""
+    [section] = re.findall(rf"^## {title}\n(.*?)^## ", text_of(document), re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"(?:^    .*\n(?:\n+(?=    ))?)+", section, re.MULTILINE)
+    return [textwrap.dedent(block) for block in blocks]
 
 
 def snippets_of(document: str) -> list[Snippet]:

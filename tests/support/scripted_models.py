@@ -11,18 +11,19 @@ class Script:
     """The turns of a model in a conversation: it runs each program, and then it answers.
 
     Attributes:
+        code: The programs. They can be set before another conversation.
         seen: The results of the tool that the model got in its last conversation.
     """
 
     def __init__(self, code: Sequence[str], answer: str) -> None:
         self.answer = answer
         self.seen: list[Any] = []
-        self._code = code
+        self.code = code
 
     def next_code(self, seen: list[Any]) -> str | None:
         """Return the next program after these results, None if the model answers now."""
         self.seen = seen
-        return self._code[len(seen)] if len(seen) < len(self._code) else None
+        return self.code[len(seen)] if len(seen) < len(self.code) else None
 
 
 def openai_agents_model(script: Script) -> Any:
