@@ -18,6 +18,7 @@ from faasrt.protocol.program import Program
 from faasrt.results import ExecutionResult
 from faasrt.transport.lifecycle import CallsInFlight
 from faasrt.transport.live_reader import LiveReader
+from faasrt.transport.requests import ProgramRequest
 from faasrt.transport.transport import Transport
 
 
@@ -32,7 +33,7 @@ class Executor:
         # If the runtime is closed meanwhile, `track` turns the cancellation into an error, which the call reports.
         with self.transport.call(self.calls, program.language, program) as call, self.calls.track():
             call.call_started()
-            response = await self.transport.run(call, execution, live)
+            response = await self.transport.run(call, ProgramRequest(execution, live))
         return call.finish(response.result(call.timings, call.attempts, call.endpoint))
 
     async def run_cases(
@@ -57,7 +58,7 @@ class Executor:
                 execution = Execution(program=program, job=batch, definition_ms=scheduler.definition_ms)
                 with self.transport.call(self.calls, program.language, program) as call, self.calls.track():
                     call.call_started()
-                    response = await self.transport.run(call, execution)
+                    response = await self.transport.run(call, ProgramRequest(execution))
                 call.finish(scheduler.record_results(indices, response, call.describe))
                 found = {}
                 while position in scheduler.results:  # removed from the scheduler, because results may be large

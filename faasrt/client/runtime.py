@@ -30,7 +30,7 @@ from faasrt.languages import Language, LanguageOption, OtherLanguage, family_of,
 from faasrt.protocol.cases import check_function, check_keywords, encode_case, encode_cases
 from faasrt.protocol.envelope import GuestJob
 from faasrt.protocol.execution import Execution
-from faasrt.protocol.program import Program, encode_json
+from faasrt.protocol.program import Program
 from faasrt.protocol.return_val import check_has_return_val, return_val_function
 from faasrt.protocol.sessions import IDLE_TIMEOUT_S
 from faasrt.results import ExecutionResult, HealthStatus, ValidationResult
@@ -39,6 +39,7 @@ from faasrt.telemetry.metrics import Metrics
 from faasrt.transport.endpoint_registry import unsupported_error
 from faasrt.transport.lifecycle import CallsInFlight
 from faasrt.transport.live_reader import LiveReader
+from faasrt.transport.requests import validation
 from faasrt.transport.transport import Transport
 
 
@@ -464,8 +465,8 @@ class Runtime:
         with self.calls.track():
             if await validates_locally(self._transport.endpoints, where, parsed):
                 return await self._checker.check(code)
-            body = encode_json({"language": str(parsed), "code": code})
-            return await self._transport.validate(self._transport.call(self.calls, parsed), body)
+            request = validation(parsed, code, self._transport.endpoints.settings)
+            return await self._transport.run(self._transport.call(self.calls, parsed), request)
 
     def get_return_val_function(self) -> str:
         """Return the source of `return_val`.

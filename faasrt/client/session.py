@@ -51,6 +51,7 @@ from faasrt.transport.endpoint_registry import EndpointRegistry
 from faasrt.transport.http import BodyTooLargeError, RequestBody
 from faasrt.transport.lifecycle import run_for_each
 from faasrt.transport.live_reader import LiveReader
+from faasrt.transport.requests import ControlRequest
 
 _MAX_IDLE_S = 86_400.0
 DESCRIPTION_BYTES = 65_536
@@ -111,18 +112,21 @@ class _RemoteSession:
         method: str = "POST",
         within_s: float | None = None,
         max_body_bytes: int = DESCRIPTION_BYTES,
-        needs_permit: bool = True,
+        at_once: bool = False,
     ) -> dict[str, Any]:
-        executor, timeouts = self.executor, self.executor.transport.endpoints.settings.timeouts
-        return await executor.transport.ask_session(
-            executor.transport.call(executor.calls, self.info.language),
-            method,
-            session_path(self.info.id, action),
-            b"" if fields is None else encode_json(fields),
-            within_s=self.info.sandbox.timeout_limit_s + timeouts.grace_s if within_s is None else within_s,
+        """Return the decoded answer. With `at_once`, do not wait for a permit."""
+        transport = self.executor.transport
+        limit_s = self.info.sandbox.timeout_limit_s + transport.endpoints.settings.timeouts.grace_s
+        request = ControlRequest(
+            path=session_path(self.info.id, action),
+            body=b"" if fields is None else encode_json(fields),
+            read=check_answer,
+            limit_s=limit_s if within_s is None else within_s,
             max_body_bytes=max_body_bytes,
-            needs_permit=needs_permit,
+            method=method,
+            endpoint=self.endpoint if at_once else "",
         )
+        return await transport.run(transport.call(self.executor.calls, self.info.language), request)
 
 
 @attrs.define(eq=False)
@@ -420,7 +424,7 @@ class Session:
             False
         """
         async with self._using(in_order=False) as remote:
-            fields = await remote.request("interrupt", {}, needs_permit=False)
+            fields = await remote.request("interrupt", {}, at_once=True)
             return fields.get("interrupted") is True
 
     async def aclose(self) -> None:
@@ -517,7 +521,7 @@ class Session:
     async def _end(self, remote: _RemoteSession) -> None:
         within_s = remote.executor.transport.endpoints.settings.timeouts.health_s
         with contextlib.suppress(FaasrtError):
-            await remote.request("", method="DELETE", within_s=within_s, needs_permit=False)
+            await remote.request("", method="DELETE", within_s=within_s, at_once=True)
         if self._host is not None:
             self._host.owned.discard(self)
 

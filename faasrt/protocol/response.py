@@ -391,8 +391,9 @@ def check_number(value: Any, name: str, *kinds: type) -> Any:
     return value
 
 
-def decode_validation(body: bytes) -> ValidationResult:
-    fields = decode_object(body)
+def read_validation(answer: Answer) -> ValidationResult:
+    raise_for_status(answer)
+    fields = decode_object(answer.body)
     valid, listed, checked_by = fields.get("valid"), fields.get("diagnostics"), fields.get("checked_by")
     if not isinstance(valid, bool) or not isinstance(listed, list) or not isinstance(checked_by, str):
         raise ProtocolError("the answer to a validation has wrong or missing fields", sent="yes", status=200)

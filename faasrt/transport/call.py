@@ -31,6 +31,8 @@ from faasrt.transport.retry import FailedAttempts, min_attempt_s
 class Call:
     """The state of one call. As a context manager, it reports an error that ends the call.
 
+    Only calls with a `program` have events and metrics.
+
     `counters` is not a sink, so that most calls need no events. `owner` identifies the call for
     `Transport.fail_waiting`. The deadline is infinite until the call has its first permit.
     """
@@ -107,6 +109,8 @@ class Call:
         self.attempts += 1
         self.endpoint = endpoint
         started = self.attempt_began = self._clock()
+        if self._program is None:
+            return started
         self._endpoint_counters = self._counters.at(self.language, endpoint)
         self._endpoint_counters.attempt_started(retry=self.attempts > 1)
         if self._has_listeners and self._emit.is_enabled_for(AttemptStarted):
@@ -116,6 +120,8 @@ class Call:
         return started
 
     def attempt_finished(self, error: BaseException | None, status: int | None) -> None:
+        if self._program is None:
+            return
         duration_s = self._clock() - self.attempt_began
         self._attempts_s += (duration_s,)
         if self._endpoint_counters is not None:
@@ -135,6 +141,8 @@ class Call:
             )
 
     def retry_scheduled(self, error: BaseException, wait_s: float) -> None:
+        if self._program is None:
+            return
         self._emit(
             RetryScheduled(
                 call_id=self._call_id,

@@ -214,16 +214,19 @@ class EndpointRegistry:
             for family, endpoint in self.pool.groups.endpoints()
         )
 
-    def replicas(self, language: Language | str, excluded: frozenset[str]) -> Sequence[Endpoint]:
-        return self.pool.groups.get(language, self.urls(language), excluded=excluded).endpoints
+    def replicas(
+        self, language: Language | str, excluded: frozenset[str], *, validates: bool = False
+    ) -> Sequence[Endpoint]:
+        urls = self._urls(language, validates=validates)
+        return self.pool.groups.get(language, urls, validates=validates, excluded=excluded).endpoints
 
     def _urls(self, language: Language | str, *, validates: bool) -> tuple[str, ...]:
         urls = self.urls(language)
         return tuple(url for url in urls if protocol_of(url).validates) if validates else urls
 
-    def known_group(self, language: Language | str, excluded: frozenset[str]) -> EndpointGroup | None:
+    def known_group(self, language: Language | str, excluded: frozenset[str], validates: bool) -> EndpointGroup | None:
         """Return the replicas for a language now; None if `group` must find them."""
-        return None if excluded else self._groups.get(language)
+        return None if excluded or validates else self._groups.get(language)
 
     async def group(
         self,

@@ -1,4 +1,4 @@
-"""The loop of attempts: permits, deadline and retries of programs, validations and requests about sessions."""
+"""The loop of attempts: permits, deadline and retries of all requests."""
 
 from __future__ import annotations
 
@@ -7,36 +7,30 @@ import copy
 import math
 import random
 from collections import defaultdict
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 from faasrt.errors import (
     ConnectError,
     InvalidRequestError,
-    ProtocolError,
     QueueFullError,
     RuntimeClosedError,
     ServiceError,
     UnsupportedLanguageError,
 )
-from faasrt.languages import Language, family_of, has_return_val
-from faasrt.protocol.execution import Execution, Response
+from faasrt.languages import Language, family_of
 from faasrt.protocol.program import Program
-from faasrt.protocol.response import Answer, decode_validation, raise_for_status
-from faasrt.protocol.sessions import check_answer
-from faasrt.results import ValidationResult
 from faasrt.telemetry.dispatch import EventDispatcher
 from faasrt.telemetry.metrics import Counters
-from faasrt.transport.attempt import Attempt, fetch_profile
 from faasrt.transport.call import Call
-from faasrt.transport.endpoint import has_alternative
+from faasrt.transport.endpoint import Endpoint, has_alternative
 from faasrt.transport.endpoint_registry import EndpointRegistry
 from faasrt.transport.groups import EndpointGroup, exclude
-from faasrt.transport.http import VALIDATE_PATH, BodyTooLargeError, RequestBody
-from faasrt.transport.live_reader import LiveReader
 from faasrt.transport.pool import Permit
+from faasrt.transport.requests import Request
 from faasrt.transport.retry import RetryBudget, is_permanent
 
-_VALIDATION_BODY_BYTES = 4 * 2**20
+T = TypeVar("T")
 
 
 class Transport:
@@ -66,14 +60,11 @@ class Transport:
         endpoints = self.endpoints
         return Call(self._emit, self.counters, endpoints.clock, endpoints.settings, owner, language, program)
 
-    async def run(self, call: Call, execution: Execution, live: LiveReader | None = None) -> Response:
-        """Send an execution to an endpoint, retry it if allowed, and return the content of the answer.
+    async def run(self, call: Call, request: Request[T]) -> T:
+        """Send a request to an endpoint, repeat it if allowed, and return the content of the answer.
 
         The deadline of the call is the time of one attempt, counted from its first permit. Waiting for the health
         report of an endpoint extends the deadline, by at most `health_s` for each report.
-
-        `live` gets the output while the program runs, if the server can send it. After it has delivered any output,
-        the call is not retried.
 
         Raises:
             InvalidRequestError, UnsupportedLanguageError: No endpoint can run the program; nothing was sent.
@@ -86,14 +77,15 @@ class Transport:
         """
         endpoints, failed, language = self.endpoints, call.failed, call.language
         endpoints.loop.check()
-        within_s = execution.program.timeout_ms / 1000 + call.settings.timeouts.grace_s
-        needs_profile = execution.needs_profile
+        within_s = request.within_s(call.settings)
         try:
             while True:
                 try:
-                    group = self._pinned or endpoints.known_group(language, failed.excluded)
+                    group = self._pinned or endpoints.known_group(language, failed.excluded, request.validates)
                     if group is None:
-                        group = await endpoints.group(language, excluded=failed.excluded, deadline=call.deadline)
+                        group = await endpoints.group(
+                            language, validates=request.validates, excluded=failed.excluded, deadline=call.deadline
+                        )
                 except UnsupportedLanguageError as error:
                     raise failed.error or error from None
                 except ConnectError as error:
@@ -102,21 +94,23 @@ class Transport:
                     call.attempt_finished(error, None)
                     failed.add(error, endpoints.clock())
                 else:
-                    if not needs_profile:
-                        group.skip_capacity()
-                    permit = endpoints.pool.try_acquire(group, avoid=failed.tried)
-                    permit = permit or await self._wait_for_permit(call, group)
-                    if permit is None:
-                        continue  # all endpoints have left, and others may have come
+                    permit = None
+                    if request.needs_permit:
+                        if not request.needs_profile:
+                            group.skip_capacity()
+                        permit = endpoints.pool.try_acquire(group, avoid=failed.tried)
+                        permit = permit or await self._wait_for_permit(call, group)
+                        if permit is None:
+                            continue  # all endpoints have left, and others may have come
                     call.start_deadline(within_s)
                     try:
-                        attempt = Attempt(endpoints, call, execution, permit)
-                        response = await attempt.run(live, needs_profile=needs_profile)
-                        self._budgets[permit.endpoint.family].deposit()
-                        return response
+                        answer = await request.send(endpoints, call, permit)
+                        if permit is not None:
+                            self._budgets[permit.endpoint.family].deposit()
+                        return answer
                     except (InvalidRequestError, UnsupportedLanguageError) as error:
                         failed.unable_error = error
-                        if not self._exclude(call, permit.endpoint.url):
+                        if not self._exclude(call, request):
                             # An endpoint with a wrong certificate might run the program.
                             if failed.error is not None and is_permanent(failed.error):
                                 raise failed.error from None
@@ -125,13 +119,15 @@ class Transport:
                             call.deadline = math.inf
                         continue
                     except ServiceError as error:
-                        failed.add(error, endpoints.clock(), permit.endpoint.url, started=call.attempt_began)
-                        if is_permanent(error) and not self._exclude(call, permit.endpoint.url):
+                        failed.add(error, endpoints.clock(), call.endpoint, started=call.attempt_began)
+                        if is_permanent(error) and not self._exclude(call, request):
                             raise
+                        if isinstance(error, ConnectError) and not request.needs_permit:
+                            raise  # without a permit, no circuit breaker limits the attempts
                 assert failed.error is not None
-                if live is not None and live.has_delivered:
+                if not request.may_be_repeated:
                     raise failed.error
-                wait_s = self._retry_delay_s(call)
+                wait_s = self._retry_delay_s(call, request)
                 call.retry_scheduled(failed.error, wait_s)
                 await self._back_off(wait_s, call.owner)
         except ServiceError as error:
@@ -139,141 +135,6 @@ class Transport:
             raise
         finally:
             failed.error = failed.unable_error = None  # their tracebacks refer to this frame
-
-    async def validate(self, call: Call, body: bytes) -> ValidationResult:
-        """Send a program to be parsed. As in `run`, repeat the request if it reached no endpoint or was refused.
-
-        Raise the errors of `run`.
-        """
-        endpoints, failed = self.endpoints, call.failed
-        endpoints.loop.check()
-        within_s = call.settings.sandbox.timeout_limit_s + call.settings.timeouts.grace_s
-        try:
-            while True:
-                group = None
-                try:
-                    group = await endpoints.group(
-                        call.language, validates=True, excluded=failed.excluded, deadline=call.deadline
-                    )
-                except ConnectError as error:
-                    call.start_deadline(within_s)
-                    call.attempts, call.endpoint = call.attempts + 1, error.endpoint
-                    failed.add(error, endpoints.clock())
-                else:
-                    group.skip_capacity()
-                    permit = endpoints.pool.try_acquire(group, avoid=failed.tried)
-                    permit = permit or await self._wait_for_permit(call, group)
-                    if permit is None:
-                        continue  # as in `run`
-                    call.start_deadline(within_s)
-                    try:
-                        return await self._validate_once(call, body, permit)
-                    except ServiceError as error:
-                        failed.add(error, endpoints.clock(), permit.endpoint.url)
-                        if is_permanent(error) and not self._exclude(call, permit.endpoint.url):
-                            raise
-                await self._back_off(self._retry_delay_s(call, group), call.owner)
-        except ServiceError as failure:
-            call.describe_error(failure)
-            raise
-        finally:
-            failed.error = failed.unable_error = None  # their tracebacks refer to this frame
-
-    async def _validate_once(self, call: Call, body: bytes, permit: Permit) -> ValidationResult:
-        endpoints = self.endpoints
-        if permit.endpoint.limit.set_capacity(None):
-            endpoints.pool.wake()
-        call.attempts, call.endpoint = call.attempts + 1, permit.endpoint.url
-        compile_s = 0.0
-        try:
-            if not has_return_val(call.language):
-                # A compiler parses the program, which may take longer than the time limit of a program.
-                profile = endpoints.profiles.cached(call.endpoint)
-                profile = profile or await fetch_profile(endpoints, call.endpoint, call)
-                compile_s = profile.compile_limits_s.get(call.language, 0.0)
-            left_s = call.deadline - endpoints.clock() + compile_s
-            answer = await self._send_once(
-                call, VALIDATE_PATH, body, within_s=left_s, max_body_bytes=_VALIDATION_BODY_BYTES
-            )
-            raise_for_status(answer)
-            result = decode_validation(answer.body)
-        except BaseException as error:
-            endpoints.record_failure(permit, error)
-            raise
-        self._succeed(permit)
-        return result
-
-    async def ask_session(
-        self,
-        call: Call,
-        method: str,
-        path: str,
-        body: bytes = b"",
-        *,
-        within_s: float,
-        max_body_bytes: int,
-        needs_permit: bool,
-    ) -> dict[str, Any]:
-        """Send a request about a session to its pinned endpoint, and return the decoded answer.
-
-        The request is repeated like that of a program while the endpoint refuses it and, with a permit, while the
-        endpoint cannot be reached. Raise the errors of `run`.
-        """
-        endpoints, group, failed = self.endpoints, self._pinned, call.failed
-        assert group is not None
-        endpoints.loop.check()
-        call.endpoint = self.pinned_url
-        try:
-            while True:
-                permit = None
-                if needs_permit:
-                    permit = endpoints.pool.try_acquire(group) or await self._wait_for_permit(call, group)
-                call.start_deadline(within_s)
-                call.attempts += 1
-                left_s = call.deadline - endpoints.clock()
-                try:
-                    answer = await self._send_once(
-                        call, path, body, within_s=left_s, max_body_bytes=max_body_bytes, method=method
-                    )
-                    fields = check_answer(answer)
-                except BaseException as error:
-                    if permit is not None:
-                        endpoints.record_failure(permit, error)
-                    if not isinstance(error, ServiceError) or is_permanent(error):
-                        raise
-                    if isinstance(error, ConnectError) and not needs_permit:
-                        raise  # without a permit, no circuit breaker limits the attempts
-                    failed.add(error, endpoints.clock(), call.endpoint)
-                else:
-                    if permit is not None:
-                        self._succeed(permit)
-                    return fields
-                await self._back_off(self._retry_delay_s(call), call.owner)
-        except ServiceError as failure:
-            call.describe_error(failure)
-            raise
-        finally:
-            failed.error = failed.unable_error = None  # their tracebacks refer to this frame
-
-    def _succeed(self, permit: Permit) -> None:
-        self.endpoints.pool.release(permit, None)
-        self._budgets[permit.endpoint.family].deposit()
-
-    async def _send_once(
-        self, call: Call, path: str, body: bytes, *, within_s: float, max_body_bytes: int, method: str = "POST"
-    ) -> Answer:
-        try:
-            return await self.endpoints.http.send(
-                call.endpoint,
-                path,
-                RequestBody(body, self.endpoints.clock),
-                within_s=within_s,
-                max_body_bytes=max_body_bytes,
-                headers=call.headers(),
-                method=method,
-            )
-        except BodyTooLargeError:
-            raise ProtocolError("the answer is larger than this request allows", sent="yes") from None
 
     def fail_waiting(self, owner: object) -> None:
         """Raise RuntimeClosedError in the calls that wait for a permit or for their next attempt."""
@@ -311,29 +172,29 @@ class Transport:
         finally:
             call.queued_s += self.endpoints.clock() - asked
 
-    def _exclude(self, call: Call, url: str) -> bool:
-        """Exclude an endpoint that cannot run the program, and return whether others are left."""
+    def _exclude(self, call: Call, request: Request[Any]) -> bool:
+        """Exclude the endpoint of the last attempt, which cannot answer, and return whether others are left."""
         failed = call.failed
-        failed.unable += (url,)
+        failed.unable += (call.endpoint,)
         failed.excluded = exclude(failed.unable)
-        if self._pinned is None and self.endpoints.replicas(call.language, failed.excluded):
+        if self._pinned is None and self._replicas(call, request):
             return True
         for unable in failed.unable:
             self.endpoints.profiles.mark_stale(unable)  # a toolchain may be installed until the next call
         return False
 
-    def _retry_delay_s(self, call: Call, group: EndpointGroup | None = None) -> float:
-        """Return the seconds until the next attempt, or raise the last error if there must be none. Without a group,
-        every replica of the language may get the attempt.
-        """
-        failed, now, group = call.failed, self.endpoints.clock(), group or self._pinned
+    def _replicas(self, call: Call, request: Request[Any]) -> Sequence[Endpoint]:
+        """Return the endpoints that may get the next attempt."""
+        if self._pinned is not None:
+            return self._pinned.endpoints
+        return self.endpoints.replicas(call.language, call.failed.excluded, validates=request.validates)
+
+    def _retry_delay_s(self, call: Call, request: Request[Any]) -> float:
+        """Return the seconds until the next attempt, or raise the last error if there must be none."""
+        failed, now = call.failed, self.endpoints.clock()
         assert failed.error is not None
         wait_s = failed.retry_delay_s(
-            has_alternative=has_alternative(
-                group.endpoints if group else self.endpoints.replicas(call.language, failed.excluded),
-                now,
-                failed.tried,
-            ),
+            has_alternative=has_alternative(self._replicas(call, request), now, failed.tried),
             remaining_s=call.retry_until - now,
             budget=self._budgets[family_of(call.language)],
             random=random.random,
