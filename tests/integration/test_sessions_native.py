@@ -31,7 +31,7 @@ from faasrt.local.engines.session import (
 )
 from faasrt.local.errors import EngineError, NotStartedError
 from support.engines import native_engine
-from support.helpers import FOUND_IN_TMP, descriptors, descriptors_at_rest, skip_without
+from support.helpers import FOUND_IN_TMP, descriptors, descriptors_at_rest, open_files, skip_without
 from support.levels import LANDLOCK, NATIVE
 from support.native_attacks import PRELUDE
 from support.served import until, with_word
@@ -1051,10 +1051,14 @@ async def test_sessions_leave_no_descriptors(engine: NativeEngine) -> None:
             await asyncio.gather(*(branch.aclose() for branch in branches))
 
     await use()
-    before = descriptors()
+    await until(lambda: engine.idle == 2)
+    before = open_files()
     for _ in range(3):
         await use()
-    await until(lambda: descriptors() <= before + 8)  # of processes that wait in the pool
+    try:
+        await until(lambda: len(open_files()) <= len(before) + 8)  # of processes that wait in the pool
+    except TimeoutError:
+        pytest.fail(f"{engine.idle} processes wait; before: {before}; now: {open_files()}")
 
 
 def fail_to_copy(monkeypatch: pytest.MonkeyPatch, copies: int) -> None:

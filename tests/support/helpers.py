@@ -74,6 +74,15 @@ def descriptors() -> int:
     return len([*Path("/proc/self/fd").iterdir()])
 
 
+def open_files() -> list[str]:
+    """Return what each file descriptor of this process refers to."""
+    files = []
+    for path in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # that of the folder itself
+            files.append(str(path.readlink()))
+    return sorted(files)
+
+
 async def descriptors_at_rest() -> int:
     """Return the number of open file descriptors when it no longer changes. Objects of earlier tests may own some, and
     processes that are just ending.
