@@ -31,7 +31,7 @@ The job, besides `nonce`, `code`, `language` and `max_output_bytes`:
     capture            whether the guest program, and not the server, records stdout and stderr
     replace_fds        whether the guest program also records what child processes write to descriptors 1 and 2
     case_ms            the guard stops a case after this time; null if the server stops programs
-    limit_ms           a case that took more, without its wait for a CPU if the kernel tells it, counts as TIMEOUT,
+    limit_ms           a case that took more, without its wait for a CPU if that is known, counts as TIMEOUT,
                        however it ended; null for a program
     begin_within_ms    no case begins later than this after the definitions
     batch_bytes        no case begins after the size of the records exceeds this

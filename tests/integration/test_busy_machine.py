@@ -27,6 +27,40 @@ ENDLESS = {
     "stopped": "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)",
 }
 
+# These take milliseconds. The sum of a process's CPU time is what counts.
+JS_FUNCTIONS = """
+const used = () => { const { user, system } = Deno.cpuUsage(); return (user + system) / 1000; };
+function compute(ms) { const until = used() + ms; while (used() < until); return ms; }
+async function compute_later(ms) { await null; return compute(ms); }
+async function compute_in_parts(ms) {
+  for (let part = 0; part < 10; part += 1) { await sleep(0); compute(ms / 10); }
+  return ms;
+}
+const sleep = (ms) => new Promise((go) => setTimeout(go, ms, ms));
+function block(ms) { Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms); return ms; }
+"""
+# (func (export "f") (drop (memory.atomic.wait32 (i32.const 0) (i32.const 0) (i64.const -1)))), with a shared memory
+_WEBASSEMBLY = "0061736d0100000001040160000003020100050401030101070501016600000a0f010d0041004100427ffe0102001a0b"
+ENDLESS_CALLS = {
+    "a loop": "for (;;);",
+    "microtasks": "for (;;) await null;",
+    "short sleeps": "for (;;) await new Promise((go) => setTimeout(go, 1));",
+    "never settles": "await new Promise(() => {});",
+    "blocks": "Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);",
+    "blocks in WebAssembly": (
+        f"new WebAssembly.Instance(new WebAssembly.Module(Uint8Array.fromHex('{_WEBASSEMBLY}'))).exports.f();"
+    ),
+    "a thread computes": (
+        "const key = await crypto.subtle.importKey('raw', new Uint8Array(9), 'PBKDF2', false, ['deriveBits']);"
+        "const how = { name: 'PBKDF2', hash: 'SHA-512', salt: new Uint8Array(9), iterations: 1e9 };"
+        "await crypto.subtle.deriveBits(how, key, 64);"
+    ),
+    "false clocks": (
+        "Deno.cpuUsage = () => ({ user: 0, system: 0 }); Date.now = performance.now = Math.min = () => 0;"
+        "await new Promise(() => {});"
+    ),
+}
+
 
 @pytest.fixture(scope="module")
 def busy_cpu() -> Iterator[int]:
@@ -77,6 +111,30 @@ async def test_the_wait_for_a_cpu_does_not_count_in_tests_of_functions(busy: Run
     tests = [FunctionTest([0], 0), FunctionTest([0.7], 0.7)]
     judgement = await busy.judge(code, tests, language="python", function="f", timeout_ms=LIMIT_MS)
     assert [result.verdict for result in judgement.results] == [Verdict.PASSED, Verdict.TIMEOUT]
+
+
+@pytest.mark.parametrize("function", ["compute", "compute_later", "compute_in_parts", "sleep", "block"])
+async def test_the_wait_for_a_cpu_does_not_count_in_tests_of_functions_in_javascript(
+    busy: RuntimeManager, function: str
+) -> None:
+    """Right functions pass beside others, whether or not they block the event loop. Those that take too long do not."""
+    runtime = await busy.get_runtime("js")
+    too_long = 10 * LIMIT_MS if function == "sleep" else LIMIT_MS + 100
+    results = await runtime.run_cases(JS_FUNCTIONS, function, [(300,), (too_long,)], timeout_ms=LIMIT_MS)
+    assert [result.outcome for result in results] == [Outcome.OK, Outcome.TIMEOUT]
+
+
+async def test_calls_in_javascript_that_never_end_are_timeouts(busy: RuntimeManager) -> None:
+    """Whether they compute, sleep, change the clocks, or hide how they wait."""
+    runtime = await busy.get_runtime("js")
+    cases = await asyncio.gather(
+        *(
+            runtime.run_cases(f"async function endless() {{ {code} }}", "endless", [()], timeout_ms=LIMIT_MS)
+            for code in ENDLESS_CALLS.values()
+        )
+    )
+    outcomes = [results[0].outcome for results in cases]
+    assert dict(zip(ENDLESS_CALLS, outcomes, strict=True)) == dict.fromkeys(ENDLESS_CALLS, Outcome.TIMEOUT)
 
 
 @pytest.mark.parametrize("name", ENDLESS)

@@ -1,5 +1,6 @@
 // Keeps the records of cases, calls a function of the program, and says how this ended. This file is part of js_guest.js
-// and node_guest.js, which define `failure`, how an error ended a case, and `guarded`, which runs a function.
+// and node_guest.js, which define `failure`, how an error ended a case; `guarded`, which runs a function; and `cpuMs`, which
+// returns the CPU time of the process, or is null if all time counts.
 
 const PromiseOf = Promise;
 const { setTimeout: setTimer, clearTimeout: clearTimer } = globalThis;
@@ -7,10 +8,17 @@ const now = performance.now.bind(performance);
 const define = Object.defineProperty;
 const { join, includes } = Array.prototype;
 const execRegExp = RegExp.prototype.exec;
+const { min: least } = Math;
+const [SHORT_TICK_MS, LONG_TICK_MS] = [5, 50];
+const TICK_CPU_MS = 1; // a tick itself uses less
 const records = makeList();
 let streams = {};
 let index = 0;
 let began = 0;
+let tickMs = 0;
+let countedMs = 0;
+let seenAt = 0;
+let seenCpuMs = 0;
 let total = 0;
 let retVal = "";
 let reject = null;
@@ -61,13 +69,48 @@ function replace(object, name, value) {
   }
 }
 
+// Add the time since the last call of this function to the time that counts for the limit. The wait for a CPU does not
+// count: not more is added than the CPU time of the process, and the time for which the program may have slept. That is
+// the length of a tick, because its timer is late only if the event loop is blocked, or waits for a CPU. Twice as much
+// counts, because the ticks of a program that sleeps are late, too, on a busy machine. Return the CPU time.
+function count(sleptMs = 2 * tickMs) {
+  const time = now();
+  const cpu = cpuMs === null ? time : cpuMs();
+  const usedMs = cpu - seenCpuMs;
+  countedMs += least(time - seenAt, sleptMs + usedMs);
+  seenAt = time;
+  seenCpuMs = cpu;
+  return usedMs;
+}
+
+// Run an action that does not sleep, except as it says itself.
+function blocking(action, sleptMs = 0) {
+  count();
+  try {
+    return action();
+  } finally {
+    count(sleptMs);
+  }
+}
+
 // Return how an action ended: with its end, an uncaught error, or the time limit, whichever came first.
 async function within(action, limitMs) {
   let timer;
+  count();
+  countedMs = 0;
+  tickMs = cpuMs === null ? limitMs : SHORT_TICK_MS;
   try {
     return await new PromiseOf((resolve, rejected) => {
       reject = rejected;
-      if (limitMs !== null) timer = setTimer(() => resolve(ending("TIMEOUT")), limitMs);
+      const tick = () => {
+        if (countedMs >= limitMs) return resolve(ending("TIMEOUT"));
+        tickMs = least(tickMs, limitMs - countedMs);
+        timer = setTimer(() => {
+          tickMs = count() > TICK_CPU_MS ? SHORT_TICK_MS : least(2 * tickMs, LONG_TICK_MS);
+          tick();
+        }, tickMs);
+      };
+      if (limitMs !== null) tick();
       settle(action(), resolve, rejected);
     });
   } catch (reason) {
@@ -75,6 +118,7 @@ async function within(action, limitMs) {
   } finally {
     reject = null;
     clearTimer(timer);
+    count();
   }
 }
 
@@ -106,7 +150,7 @@ function missing(lookUp) {
 async function call(lookUp, args) {
   const action = lookUp(job.function);
   if (typeof action !== "function") return missing(lookUp);
-  const value = await guarded(() => apply(action, undefined, args));
+  const value = await blocking(() => guarded(() => apply(action, undefined, args)));
   try {
     retVal = toJson(value, "value", { depth: 0, exact: job.exact });
   } catch (reason) {

@@ -26,6 +26,7 @@ const isError = hasInstance.bind(Error);
 const isSyntaxError = hasInstance.bind(SyntaxError);
 const { startsWith, includes: contains, indexOf } = String.prototype;
 const { max, ceil } = Math;
+const cpuMs = null; // the limits of the services and of `vm` are wall-clock time
 const folder = host.cwd();
 const fileName = "main.js";
 const runner = `faasrt_${job.nonce}`;
