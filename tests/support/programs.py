@@ -204,9 +204,12 @@ PROGRAMS = {
             console.log('not reached');
         """),
         block("""
-            addEventListener('unhandledrejection', (e) => { e.preventDefault(); console.log('handled'); });
-            Promise.reject(1);
-            setTimeout(() => console.log('after'), 20);
+            addEventListener('unhandledrejection', (e) => {
+                e.preventDefault();
+                console.log('handled');
+                setTimeout(() => console.log('after'), 0);
+            });
+            const rejected = Promise.reject(1);
         """),
         "setTimeout(() => { throw new Error('late'); }, 5);",
         block("""
