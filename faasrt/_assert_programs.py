@@ -28,7 +28,7 @@ class AssertProgram:
 
     @classmethod
     def parse(cls, program: object) -> AssertProgram:
-        """Parse a program. Raise InvalidRequestError if it is no str, too long, not Python, or has no `assert`."""
+        """Parse a program. Raise InvalidRequestError if it is not a str, too long, not Python, or has no `assert`."""
         if not isinstance(program, str):
             raise InvalidRequestError(f"program must be a str, got {type(program).__name__}")
         tree = _parse(program)

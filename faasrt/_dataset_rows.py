@@ -219,7 +219,7 @@ def _parse(name: str, code: str) -> ast.Module:
 
 
 def _without_function(code: str, function: str) -> str:
-    """Return the imports, helpers and classes of a program, without the function. "" if it is no program."""
+    """Return the imports, helpers and classes of a program, without the function. "" if it is not a program."""
     try:
         module = _parse("", code)
     except InvalidRequestError:

@@ -55,8 +55,8 @@ class SandboxConfig:
     """Memory in MiB, from 1 to 65,536. Default: 128. The embedded FaaS needs 16, or 48 for Python unless the engine
     `native` is chosen."""
     timeout_limit_s: float = attrs.field(default=30.0, validator=_SECONDS)
-    """Wall-clock seconds, above 0 and at most a day. Default: 30. It is both the default and the maximum of
-    `timeout_ms`."""
+    """Seconds, above 0 and at most a day. Default: 30. It is both the default and the maximum of `timeout_ms`. The
+    embedded FaaS does not count the time for which a program waits for a CPU."""
     max_output_bytes: int = attrs.field(default=1_048_576, validator=checks.whole(1, 2**30))
     """The maximum size of each output stream in UTF-8 bytes, from 1 to 1 GiB. Default: 1048576. A longer stream is cut
     to its head and tail, and `result.truncated` names it."""

@@ -27,7 +27,7 @@ that item is the result, even if it is text such as "12". Tuples, and NumPy's ar
 lists. As these data sets expect it, Python programs may use the usual modules of the standard library without importing
 them, and the function may be a method of a class `Solution`.
 
-**Failures** are no scores: those of the infrastructure, and tests that cannot judge any program, such as a malformed
+**Failures** are not scores: those of the infrastructure, and tests that cannot judge any program, such as a malformed
 row of a data set. They are raised, or give the value `on_failure` to their completions only. Programs run at most once,
 unless you pass `idempotent=True`, so a lost connection is a failure too.
 
@@ -734,7 +734,7 @@ class CodeReward:
 
     def _task(self, problem: _Problem, code: str) -> CodeTask:
         self._check_language(problem)
-        # No program can be sent with lone surrogates, which are no characters.
+        # No program can be sent with lone surrogates, which are not characters.
         program = problem.insert_into(code.encode(errors="replace").decode())
         is_default = self._options.compare is None and any(isinstance(test, FunctionTest) for test in problem.tests)
         compare = "alike" if is_default else self._options.compare
@@ -776,7 +776,7 @@ class CodeReward:
         return rewards, failures
 
     def _timeout_ms(self, manager: RuntimeManager) -> float:
-        """Return the time limit of a test. Raise InvalidRequestError if it is wrong: that is no failure of one row."""
+        """Return the time limit of a test. Raise InvalidRequestError if it is wrong, because it holds for all rows."""
         sandbox = self._options.sandbox or manager.settings.sandbox
         if self._options.timeout_ms is None:
             return min(DEFAULT_TIMEOUT_MS, check_timeout_ms(None, sandbox))

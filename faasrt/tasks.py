@@ -82,7 +82,7 @@ class FieldForm:
     and the command `faasrt run`.
 
     Attributes:
-        types: The types of its decoded JSON. A bool is no number here.
+        types: The types of its decoded JSON. A bool is not a number here.
         option: The option of `faasrt run` and the name of its value, such as "--stdin FILE".
     """
 

@@ -186,8 +186,8 @@ class Results:
 
 
 def _read_outcome(line: bytes, number: int) -> tuple[str, str] | None:
-    """Return the id and the hash of an outcome. Raise UsageError if the line is no result, so that another file is not
-    overwritten.
+    """Return the id and the hash of an outcome. Raise UsageError if the line is not a result, so that another file is
+    not overwritten.
     """
     if not line.endswith(b"\n"):
         return None

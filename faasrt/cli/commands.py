@@ -55,7 +55,7 @@ from faasrt.languages import Language, OtherLanguage
 from faasrt.results import ExecutionResult
 from faasrt.tasks import RunOptions
 
-# The suffixes that are no names of languages.
+# The suffixes that are not names of languages.
 _OTHER_SUFFIXES = {".mjs": ".js", ".cc": ".cpp", ".cxx": ".cpp"}
 _MAX_SHOWN = 1_000
 

@@ -273,7 +273,7 @@ async def _reload(
 def _describe_client(url: str, token: str | None) -> str:
     host = urlsplit(url).hostname or ""
     with contextlib.suppress(ValueError):
-        if ipaddress.ip_address(host).is_unspecified:  # 0.0.0.0 and :: are no addresses for clients
+        if ipaddress.ip_address(host).is_unspecified:  # 0.0.0.0 and :: are not addresses for clients
             url = f"{urlsplit(url).scheme}://{socket.gethostname()}:{urlsplit(url).port}"
     variables = f"COZE_LOOP_FAAS_URL={url}"
     if token is not None:

@@ -69,7 +69,7 @@ class RuntimeFactory:
         emit = EventDispatcher((LogSink(logger), *check_sinks(telemetry)))
         counters = Counters()
         endpoints = EndpointRegistry(checked, emit, clock, counters.fold)
-        # What its runtimes share, for the manager. It is no part of the interface.
+        # What its runtimes share, for the manager. It is not part of the interface.
         self.transport = Transport(endpoints, emit, counters)
 
     @property

@@ -356,7 +356,7 @@ def _js_error(stderr: str) -> ErrorInfo | None:
 
 
 def server_message(answer: Answer) -> tuple[str, str]:
-    """Return `error` and `details` of a failure; "" and the beginning of a body that is no JSON object."""
+    """Return `error` and `details` of a failure; "" and the beginning of a body that is not a JSON object."""
     try:
         body = decode_object(answer.body)
     except ProtocolError:

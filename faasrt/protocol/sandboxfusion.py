@@ -576,7 +576,7 @@ def _fetched(fields: Mapping[str, Any]) -> dict[str, str]:
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         raise _invalid("fetch_files", "list_type", "Input should be a valid list of strings", None)
     paths = {name: _path(name) for name in value}
-    return {name: path for name, path in paths.items() if path != "."}  # a folder is no file
+    return {name: path for name, path in paths.items() if path != "."}  # a folder is not a file
 
 
 def _path(name: str) -> str:

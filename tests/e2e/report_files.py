@@ -55,7 +55,7 @@ def infrastructure(number: int, message: str = "refused the connection", **field
 
 
 def invalid(number: int, words: str = "'code' must be a string") -> dict[str, Any]:
-    """Return the result of a line that is no valid task."""
+    """Return the result of a line that is not a valid task."""
     return {"id": None, "line": number, "invalid_task": words, "finished_at": START + number / 100}
 
 

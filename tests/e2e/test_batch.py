@@ -545,7 +545,7 @@ def test_earlier_results_stay_until_changed_tasks_have_others(url: str, tmp_path
 
 
 def test_a_changed_task_that_fails_has_no_earlier_result(tmp_path: Path) -> None:
-    """An infrastructure error, or a line that is no task any more, replaces it. An unchanged pipe changes nothing."""
+    """An infrastructure error, or a line that is not a task now, replaces it. An unchanged pipe changes nothing."""
     tasks, out = tmp_path / "tasks.jsonl", tmp_path / "out"
     write(tasks, *(program(number) for number in range(3)))
     with in_thread(FakeFaaS()) as faas:

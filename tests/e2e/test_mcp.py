@@ -163,8 +163,8 @@ async def test_each_client_keeps_its_state(connect: Connect) -> None:
 
 
 async def test_a_program_that_fails_is_a_result(connect: Connect) -> None:
-    """It is no failure of the tool, after which clients give up. The model gets the traceback with the lines of its own
-    code, in the first text and in the structured content, because clients show it one of them. The state is kept.
+    """It is not a failure of the tool, after which clients give up. The model gets the traceback with the lines of its
+    own code, in the first text and in the structured content, because clients show it one of them. The state is kept.
     """
     async with connect() as tools:
         await tools.python("x = 1")

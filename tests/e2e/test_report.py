@@ -255,7 +255,7 @@ def test_a_truncated_end_and_lines_without_results_are_not_counted(tmp_path: Pat
     assert (report.rows.unreadable, report.rows.first_unreadable) == (3, 3)
     page = render(report)
     assert "ends in the middle of a result" in page
-    assert "3 lines are no results and not counted, the first is line 3." in page
+    assert "3 lines are not results, and not counted; the first is line 3." in page
     path.write_text("\n".join(lines))
     report = Summary(path)
     assert (report.total, report.rows.torn) == (3, False)

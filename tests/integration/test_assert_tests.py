@@ -100,7 +100,7 @@ VERDICTS: dict[str, tuple[str, str, str, str]] = {
         "WRONG_ANSWER",
         "line 1: assert f(1) + 1 == 2: TypeError: unsupported operand",
     ),
-    "a result that is no data": (
+    "a result that is not data": (
         "def f(n): return lambda: n",
         "assert f(1)() == 1",
         "USER_ERROR",
@@ -165,7 +165,7 @@ VERDICTS: dict[str, tuple[str, str, str, str]] = {
         "PASSED",
         "",
     ),
-    "an argument that keeps something that is no data": (
+    "an argument that keeps something that is not data": (
         "def f(items): items.append(f)", "a = []\nassert f(a) is None\nassert a == []", "PASSED", ""
     ),
     "no function": ("g = 1", "assert f(1) == 1", "USER_ERROR", "the program defines no function f"),

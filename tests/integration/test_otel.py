@@ -356,7 +356,7 @@ def error_type(span: ReadableSpan) -> Any:
 
 
 async def test_a_429_is_no_error_of_the_server_span(spans: Spans) -> None:
-    """The embedded FaaS refuses a program because it is busy, so this is no failure of the server."""
+    """The embedded FaaS refuses a program because it is busy, so this is not a failure of the server."""
     faas = LocalFaaS(["js"], workers=1, max_programs=4, queue_timeout_s=1, telemetry=[spans.sink])
     async with faas, manager_for(faas.url) as manager, aiohttp.ClientSession() as session:
 

@@ -419,7 +419,7 @@ async def test_piston_refuses_what_it_cannot_do(server: LocalFaaS, name: str) ->
 
 @in_session
 async def test_the_example_of_piston_runs(server: LocalFaaS) -> None:
-    """Many clients send the limits in the example of Piston's README, where -1 is no limit of the request."""
+    """Many clients send the limits in the example of Piston's README, where -1 is not a limit of the request."""
     limits = {"compile_timeout": 10_000, "run_timeout": 3_000, "compile_cpu_time": 10_000, "run_cpu_time": 3_000}
     limits |= {"compile_memory_limit": -1, "run_memory_limit": -1}
     status, body, _ = await post(server.url, PISTON_PATH, execution(**limits))
@@ -442,7 +442,7 @@ BROKEN = {
 @pytest.mark.parametrize("name", BROKEN)
 @pytest.mark.parametrize(("path", "status", "key"), [(FUSION_PATH, 422, "detail"), (PISTON_PATH, 400, "message")])
 async def test_a_broken_body_is_refused(server: LocalFaaS, name: str, path: str, status: int, key: str) -> None:
-    """A body that is no valid JSON object is refused with the status and the fields of the service."""
+    """A body that is not a valid JSON object is refused with the status and the fields of the service."""
     answer = await exchange(server.url, request(BROKEN[name], target=path))
     assert answer.status == status
     assert answer.json().keys() == {key}

@@ -103,7 +103,7 @@ async def test_concurrent_callers_request_health_once(serve: Serve) -> None:
 async def test_only_lossless_servers_get_programs_without_envelope(
     serve: Serve, health: Any, status: int, enveloped: bool
 ) -> None:
-    """An invalid answer of `/health` is no error of the call."""
+    """An invalid answer of `/health` is not an error of the call."""
     server = Server(health, status)
     async with await server.manager(serve) as manager:
         for _ in range(2):
@@ -253,7 +253,7 @@ async def test_envelope_always_and_never(serve: Serve, mode: str, plain: int, pr
 
 
 async def test_health_is_requested_again_after_a_failure(serve: Serve) -> None:
-    """After a ServerError, there may be another server at the URL. A RejectedError is no such failure."""
+    """After a ServerError, there may be another server at the URL. A RejectedError is not such a failure."""
     server = Server()
     async with await server.manager(serve) as manager:
         await manager.run_code("1", "python")
@@ -319,7 +319,7 @@ async def test_calls_are_not_abandoned_on_a_server_whose_health_hangs(serve: Ser
 
 
 async def test_a_server_of_another_kind_is_noticed_while_health_hangs(serve: Serve, clock: Clock) -> None:
-    """An answer without an outcome is no result of a lossless server that has failed. Then its profile is unknown."""
+    """An answer without an outcome does not come from a lossless server. Then the profile is unknown."""
     server = Server(COMPILES)
     async with await server.manager(serve, clock=clock) as manager:
         server.status = 500

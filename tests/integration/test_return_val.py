@@ -69,7 +69,7 @@ def test_python_value_is_between_the_first_markers(text: str) -> None:
 
 @given(text=TEXTS)
 def test_javascript_value_is_the_last_line_with_an_object(text: str) -> None:
-    """The line is removed from stdout with one newline. Lines that are no valid object stay."""
+    """The line is removed from stdout with one newline. Other lines stay."""
     lines = text.split("\n")
     expected: tuple[str, str, frozenset[str]] = text, "", frozenset()
     for index in range(len(lines) - 1, -1, -1):

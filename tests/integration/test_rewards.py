@@ -263,7 +263,7 @@ FORMS: dict[str, tuple[str, Any, str | None, float]] = {
         None,
         1,
     ),
-    "apps: a list is no result in a list": (
+    "apps: a list is not a result in a list": (
         SOLUTION.format("return numbers"),
         {"fn_name": "add", "inputs": [[[1, 2]], [[3]]], "outputs": [[1, 2], [3]]},
         None,
@@ -533,7 +533,7 @@ WRONG_TESTS: dict[str, Any] = {
     "not JSON": "[",
     "a field of another form": [{"input": "secret", "output": "secret"}],
     "nested too deeply": CIRCULAR,
-    "a value that is no test": 5,
+    "a value that is not a test": 5,
     "arguments that are not JSON": {"function": "f", "tests": [{"args": [{1, 2}], "expected": 1}]},
     "a helper that is not defined": {"function": "f", "tests": [{"program": "assert helper(f()) == 'secret'"}]},
     "a test program that fails by itself": {"function": "f", "tests": [{"program": "import no_module\nassert f()"}]},

@@ -371,7 +371,7 @@ DENIED_WITHOUT_NAMESPACES = {
     "live on without the launcher": "call(157, 1, 0, 0, 0, 0)",
 }
 
-# Those that are no attacks where each program has a uid, or for the processes in its group: its own folder and
+# Those that are not attacks where each program has a uid, or for the processes in its group: its own folder and
 # processes, locks that others see at any level, and names in /dev/shm.
 _ALLOWED_FOR_USERS = (
     *("a subprocess", "a fork", "another program", "an unnamed file", "a signal to all", "a pidfd of the launcher"),

@@ -13,7 +13,7 @@ from support.layers import LAYERS
 from support.package import PACKAGE, ROOT
 
 PAGE = (PACKAGE / "docs" / "code-layout.md").read_text("utf-8")
-# What is no name of the code: commands, and words of URLs and configurations.
+# What is not a name of the code: commands, and words of URLs and configurations.
 OTHERS = {
     *("NAME+http://...", "dev", "vX.Y.Z", "tests/", "local", "wasm", "map"),
     *("ruff check . && ruff format --check . && mypy", "pytest -n 4", "bash .ci/run", "bash .ci/run all"),

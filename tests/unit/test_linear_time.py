@@ -78,7 +78,7 @@ PIECES += [
     "piece", [START, END, START + END, "{\n", "{}x}\n", '{"}\n', "\n{", "{", "\n... 5 bytes cut ...\n"]
 )
 def test_searching_the_return_value_takes_linear_time(piece: str, language: Language) -> None:
-    """An stdout of 4 MiB consists of unpaired markers, or of lines that are no JSON objects."""
+    """An stdout of 4 MiB consists of unpaired markers, or of lines that are not JSON objects."""
     stdout = piece * (4 * 2**20 // len(piece))
     for truncated in (frozenset[str](), frozenset({"stdout"})):
         rest, value, _ = take_return_val(stdout, language, truncated)

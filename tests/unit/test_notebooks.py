@@ -162,7 +162,7 @@ async def test_waits_do_not_count_towards_the_time_of_a_notebook(server: Server,
 
 
 async def test_a_later_cell_that_gets_no_slot_is_a_failure_of_the_server(server: Server, clock: Clock) -> None:
-    """It is no refusal, after which a client would send the notebook again, and its session ends."""
+    """It is not a refusal, after which a client would send the notebook again, and its session ends."""
     clock.stop()
     run, notebook = server.run("a", "b")
     session = await server.engine.until_begun("a")

@@ -358,8 +358,8 @@ async def test_a_failed_endpoint_is_tried_while_callers_wait() -> None:
 
 
 def test_the_pool_remembers_fast_answers_and_failures() -> None:
-    """A fast answer makes an endpoint recent, and an answer that is no sample does not. An endpoint is failing if it is
-    away, or after two other failures.
+    """A fast answer makes an endpoint recent, and an answer that is not a sample does not. An endpoint is failing if
+    it is away, or after two other failures.
     """
     pool = PermitPool(Settings(), clock=lambda: 100.0, random=random.Random(1).random)
     group = pool.groups.get("python", ["http://a"])

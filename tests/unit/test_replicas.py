@@ -89,7 +89,7 @@ async def test_concurrent_calls_share_a_look_up() -> None:
 
 
 async def test_changes_of_a_name() -> None:
-    """Replicas that stay keep their places. An answer in another order, or with duplicates, is no change."""
+    """Replicas that stay keep their places. An answer in another order, or with duplicates, is not a change."""
     async with directory("10.0.0.1", "10.0.0.2") as one:
         first, second = await one.update()
         one.names.answers[HOST] = ["10.0.0.2", "10.0.0.1", "10.0.0.2"]

@@ -225,7 +225,7 @@ def _read(name: str) -> str:
 def _render(name: str, fields: dict[str, Any]) -> str:
     import jinja2  # which the other commands do not need
 
-    environment = jinja2.Environment(  # noqa: S701 - this is no HTML, and every value is checked
+    environment = jinja2.Environment(  # noqa: S701 - this is not HTML, and every value is checked
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True
     )
     return environment.from_string(_read(name)).render(fields)

@@ -49,7 +49,7 @@ def serve_session(job):
 
 
 def drop_capabilities():
-    """Drop the capability with which a branch enters its root folder. This process is no session."""
+    """Drop the capability with which a branch enters its root folder. This process is not a session."""
     libc.capset(CAPABILITY_HEADER, bytes(24))
 
 

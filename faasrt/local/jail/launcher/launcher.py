@@ -337,7 +337,7 @@ class Launcher:
         self._send({"started": number, "ready": True}, [pidfd, pidfd])
 
     def _reap_branch(self, branch: RunningProgram) -> None:
-        """Report the end of a branch. Its status is unknown, because it is no child of this process."""
+        """Report the end of a branch. Its status is unknown, because it is not a child of this process."""
         self._forget(branch.pidfd)
         is_killed = branch.reason or self._memory.is_kill_for_lack(branch)
         owner, slot = branch.jail_owner, branch.slot

@@ -319,6 +319,6 @@ def make_private(config: dict[str, Any], place: int, places: int, network: int |
         os.write(fd, text.encode())
         os.close(fd)
     os.close(own)
-    # A branch enters its root folder with this capability. Programs that are no sessions drop it, too. It makes nothing
-    # else reachable: a new root folder must be in the old one. Programs that are executed do not have it.
+    # A branch enters its root folder with this capability. Programs that are not sessions drop it, too. It makes
+    # nothing else reachable: a new root folder must be in the old one. Programs that are executed do not have it.
     syscalls.drop_capabilities(kept=1 << _CAP_SYS_CHROOT if has_branches(config) else 0)
