@@ -49,7 +49,7 @@ class Executor:
                 cases,
                 isolate=job.isolate,
                 may_rerun=program.idempotent,
-                max_bytes=self.transport.endpoints.max_cases_bytes(program.language),
+                max_bytes=self.transport.registry.max_cases_bytes(program.language),
                 numbers=numbers,
             )
             position = 0
@@ -98,5 +98,5 @@ class CachingExecutor:
                     }
 
     def _stored_results(self, execution: Execution) -> StoredResults:
-        fingerprints = self._executor.transport.endpoints.fingerprints
+        fingerprints = self._executor.transport.registry.fingerprints
         return StoredResults(self._cache, execution, lambda: fingerprints(execution.program.language))

@@ -75,7 +75,7 @@ class RuntimeFactory:
     @property
     def settings(self) -> Settings:
         """The settings now."""
-        return self.transport.endpoints.settings
+        return self.transport.settings
 
     def create_runtime(self, language: LanguageOption) -> Runtime:
         """Return a new runtime. The caller must close it.
@@ -93,7 +93,7 @@ class RuntimeFactory:
             42
         """
         parsed = parse_language(language)
-        urls = self.transport.endpoints.urls(parsed)
+        urls = self.transport.registry.urls(parsed)
         if urls and not self.settings.endpoints.get(parsed):  # services list it
             if len(self._listed | {parsed}) > _MAX_LISTED:
                 raise UnsupportedLanguageError(
@@ -134,7 +134,7 @@ class RuntimeFactory:
             raise ConfigurationError("settings.endpoints must not be empty: pass all settings, not only the changes")
         for url in urls:
             protocol_of(url)
-        self.transport.endpoints.reconfigure(settings)
+        self.transport.registry.reconfigure(settings)
 
     def get_supported_languages(self) -> tuple[Language | OtherLanguage, ...]:
         """Return the languages that have an endpoint.
@@ -153,11 +153,11 @@ class RuntimeFactory:
             True
         """
         urls = (url for replicas in self.settings.endpoints.values() for url in replicas)
-        self.transport.endpoints.retain()
+        self.transport.registry.retain()
         try:
-            return await self.transport.endpoints.probe_all(tuple(dict.fromkeys(urls)))
+            return await self.transport.registry.probe_all(tuple(dict.fromkeys(urls)))
         finally:
-            await self.transport.endpoints.release()
+            await self.transport.registry.release()
 
     def get_metrics(self) -> Metrics:
         """Return the metrics of all runtimes of this factory, including closed ones.
@@ -166,7 +166,7 @@ class RuntimeFactory:
             >>> RuntimeFactory(Settings.from_env()).get_metrics().total.calls
             0
         """
-        endpoints = self.transport.endpoints
+        registry = self.transport.registry
         return self.transport.counters.snapshot(
-            None, in_flight=endpoints.pool.in_flight, queued=endpoints.pool.queued, states=endpoints.states()
+            None, in_flight=registry.pool.in_flight, queued=registry.pool.queued, states=registry.states()
         )

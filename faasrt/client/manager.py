@@ -15,8 +15,8 @@ import attrs
 
 from faasrt._setting_checks import Endpoints
 from faasrt.client.cache import CacheOption, ResultCache
-from faasrt.client.embedded import ENDPOINT, EmbeddedFaaS, LocalManagerOptions
 from faasrt.client.factory import RuntimeFactory, check_settings
+from faasrt.client.local_faas import ENDPOINT, LocalManagerOptions, ManagedLocalFaaS
 from faasrt.client.map import Map, StopOn, TaskResults, stop_maps
 from faasrt.client.runtime import Runtime, with_cache
 from faasrt.client.session import Session, SessionHost, SessionOptions, find_session
@@ -97,7 +97,7 @@ class RuntimeManager:
             raise ConfigurationError("factory must not be combined with settings, logger or telemetry")
         self._factory = factory
         self._cache = ResultCache.checked(cache)
-        self._embedded: EmbeddedFaaS | None = None
+        self._local: ManagedLocalFaaS | None = None
         self._runtimes: dict[Language | OtherLanguage, Runtime] = {}
         self._closing: set[Runtime] = set()  # by `close_runtimes`
         self._lock = asyncio.Lock()
@@ -211,9 +211,9 @@ class RuntimeManager:
         settings = attrs.evolve(check_settings(settings), **fields)
         # The client and the FaaS share one dispatcher, so that a failing sink is logged only once.
         sinks = (EventDispatcher(check_sinks(telemetry)),)
-        embedded = EmbeddedFaaS(languages, settings, workers=workers, telemetry=(LogSink(logger), *sinks), **own)
+        local = ManagedLocalFaaS(languages, settings, workers=workers, telemetry=(LogSink(logger), *sinks), **own)
         manager = cls(settings=settings, logger=logger, telemetry=sinks, cache=cache)
-        manager._embedded = embedded
+        manager._local = local
         return manager
 
     async def get_runtime(self, language: LanguageOption) -> Runtime:
@@ -236,12 +236,12 @@ class RuntimeManager:
             True
         """
         _check_language(language)
-        if self._embedded is None:
+        if self._local is None:
             return self._cached_runtime(parse_language(language))
         parsed = Language.parse(language)
-        await self._start_embedded()
+        await self._start_local()
         # Outside the lock: JavaScript must not wait while Python is compiled.
-        await self._embedded.wait_ready(parsed)
+        await self._local.server.wait_ready(parsed)
         return self._cached_runtime(parsed)
 
     async def run_code(
@@ -425,8 +425,8 @@ class RuntimeManager:
             42
         """
         check_id(id)
-        await self._start_embedded()
-        registry = self._factory.transport.endpoints
+        await self._start_local()
+        registry = self._factory.transport.registry
         registry.retain()
         try:
             info, url = await find_session(registry, id, endpoint)
@@ -600,12 +600,12 @@ class RuntimeManager:
         """
         _check_language(language)
         parsed = parse_language(language)
-        embedded = self._embedded
-        if embedded is not None and check_where(where, parsed) and parsed in embedded.languages:
-            await self._start_embedded()
+        local = self._local
+        if local is not None and check_where(where, parsed) and parsed in local.languages:
+            await self._start_local()
             runtime = self._cached_runtime(parsed)
             # This does not wait until the language is ready.
-            if await validates_locally(self._factory.transport.endpoints, where, parsed):
+            if await validates_locally(self._factory.transport.registry, where, parsed):
                 return await runtime.validate_code(code, where="local")
         runtime = await self.get_runtime(parsed)
         return await runtime.validate_code(code, where=where)
@@ -678,7 +678,7 @@ class RuntimeManager:
             >>> [str(language) for language in manager.get_supported_languages()]
             ['python', 'javascript', 'typescript', 'c', 'cpp', 'go', 'rust', 'java', 'bash']
         """
-        return self._factory.get_supported_languages() if self._embedded is None else self._embedded.languages
+        return self._factory.get_supported_languages() if self._local is None else self._local.languages
 
     async def get_health_status(self) -> HealthStatus:
         """Probe all endpoints concurrently. A failed probe is an unhealthy entry in the result, not an exception.
@@ -690,7 +690,7 @@ class RuntimeManager:
             >>> (await manager.get_health_status()).healthy
             True
         """
-        await self._start_embedded()
+        await self._start_local()
         return await self._factory.get_health_status()
 
     def get_metrics(self) -> Metrics:
@@ -714,12 +714,12 @@ class RuntimeManager:
             >>> manager.settings.limiter.max_concurrency
             8
         """
-        return self._factory.settings if self._embedded is None else self._embedded.settings
+        return self._factory.settings if self._local is None else self._local.settings
 
     @property
     def local_faas(self) -> LocalFaaS | None:
         """The server of `RuntimeManager.local`; None for other managers. It is another one after a failed start."""
-        return None if self._embedded is None else self._embedded.server
+        return None if self._local is None else self._local.server
 
     async def reconfigure(self, settings: Settings) -> None:
         """Change the settings while calls are made; all runtimes of this manager use them.
@@ -751,15 +751,15 @@ class RuntimeManager:
             <Runtime python at http://faas-1:8000, http://faas-2:8000>
         """
         self._check_open()
-        if self._embedded is None:
+        if self._local is None:
             await self._factory.reconfigure(settings)
             return
         async with self._lock:  # the embedded FaaS may be starting
             self._check_open()
-            used = self._embedded.check(settings)
-            if self._embedded.is_started:
+            used = self._local.check(settings)
+            if self._local.is_started:
                 await self._factory.reconfigure(used)
-            self._embedded.settings = settings
+            self._local.settings = settings
 
     async def close_runtimes(self) -> None:
         """Close every runtime, and end its sessions. The next `get_runtime` creates a new one. Stored results are kept.
@@ -802,8 +802,8 @@ class RuntimeManager:
             async with contextlib.AsyncExitStack() as stack:  # each step follows, even if those before it fail
                 if self._cache is not None:
                     stack.push_async_callback(self._cache.aclose)
-                if self._embedded is not None:
-                    stack.push_async_callback(self._embedded.aclose)
+                if self._local is not None:
+                    stack.push_async_callback(self._local.aclose)
                 stack.push_async_callback(stop_maps, self._maps)
                 await run_for_each(Runtime.aclose, runtimes)
 
@@ -812,7 +812,7 @@ class RuntimeManager:
         try:
             if self._cache is not None:
                 await self._cache.open()
-            await self._start_embedded()
+            await self._start_local()
         except BaseException:
             if self._cache is not None:
                 await self._cache.aclose()
@@ -826,14 +826,14 @@ class RuntimeManager:
         # If __init__ raised an error, the attributes are missing.
         if getattr(self, "_closed", True):
             return
-        if self._runtimes or (self._embedded is not None and self._embedded.is_started):
+        if self._runtimes or (self._local is not None and self._local.is_started):
             warnings.warn(
                 f"unclosed {self!r}: use async with, or await aclose()", ResourceWarning, stacklevel=2, source=self
             )
 
     def __repr__(self) -> str:
         languages = ", ".join(self._factory.get_supported_languages()) or "no endpoint"
-        kind = languages if self._embedded is None else "embedded FaaS"
+        kind = languages if self._local is None else "embedded FaaS"
         return f"<RuntimeManager of {kind}{' (closed)' if self._closed else ''}>"
 
     def _cached_runtime(self, language: Language | OtherLanguage) -> Runtime:
@@ -846,17 +846,17 @@ class RuntimeManager:
             self._runtimes[language] = runtime
         return runtime
 
-    async def _start_embedded(self) -> None:
+    async def _start_local(self) -> None:
         self._check_open()
-        embedded = self._embedded
-        if embedded is None or embedded.is_started:
+        local = self._local
+        if local is None or local.is_started:
             return
         async with self._lock:
             self._check_open()
-            if not embedded.is_started:
-                await embedded.start()
-                self._factory.transport.endpoints.add(ENDPOINT, embedded.server.url, embedded.profile)
-                await self._factory.reconfigure(embedded.check(embedded.settings))
+            if not local.is_started:
+                await local.start()
+                self._factory.transport.registry.add(ENDPOINT, local.server.url, local.profile)
+                await self._factory.reconfigure(local.check(local.settings))
 
     def _check_open(self) -> None:
         if self._closed:

@@ -69,7 +69,7 @@ class Runtime:
         self.calls = CallsInFlight()
         self.executor: Executor | CachingExecutor = Executor(self._transport, self.calls)
         self.sessions = SessionHost(Executor(self._transport, self.calls))
-        self._transport.endpoints.retain()
+        self._transport.registry.retain()
 
     async def run_code(
         self,
@@ -414,13 +414,13 @@ class Runtime:
         programs = [self._program(code, parsed, **options_of(test, options)) for test in checked]
         judge = Judge(self._run, self.executor.run_cases, stop_on_failure, concurrency)
         if isinstance(checked[0], AssertTest):
-            max_bytes = self._transport.endpoints.max_cases_bytes(parsed)
+            max_bytes = self._transport.registry.max_cases_bytes(parsed)
             with self.calls.track():
                 return await judge_by_asserts(judge, checked, function, programs, self._first_calls, max_bytes)
         job = None if function is None else function_job(checked, function, parsed)
         with self.calls.track():
             shares = job is None and parsed is Language.PYTHON and self._settings.envelope != "never"
-            if shares and await self._transport.endpoints.starts_slowly(parsed):
+            if shares and await self._transport.registry.starts_slowly(parsed):
                 job = program_job(programs)
             return await judge.run_tests(checked, programs, job, functools.partial(compare_result, compare=compare))
 
@@ -456,16 +456,16 @@ class Runtime:
             (Diagnostic(message='invalid syntax', line=1, column=7),)
         """
         parsed = self._language(language)
-        self._transport.endpoints.loop.check()
+        self._transport.registry.loop.check()
         check_where(where, parsed)
         if not isinstance(code, str):
             raise InvalidRequestError(f"code must be a str, got {type(code).__name__}")
         if not code.strip():
             return ValidationResult.empty_code()
         with self.calls.track():
-            if await validates_locally(self._transport.endpoints, where, parsed):
+            if await validates_locally(self._transport.registry, where, parsed):
                 return await self._checker.check(code)
-            request = validation(parsed, code, self._transport.endpoints.settings)
+            request = validation(parsed, code, self._transport.settings)
             return await self._transport.run(self._transport.call(self.calls, parsed), request)
 
     def get_return_val_function(self) -> str:
@@ -485,7 +485,7 @@ class Runtime:
 
     def get_supported_languages(self) -> tuple[Language | OtherLanguage, ...]:
         """Return the languages that this runtime's endpoints serve."""
-        own = self._transport.endpoints.urls(self.language)
+        own = self._transport.registry.urls(self.language)
         if not own:
             return ()
         languages = [parse_language(name) for name, urls in self._settings.endpoints.items() if urls == own]
@@ -500,27 +500,27 @@ class Runtime:
             RuntimeClosedError: The runtime was closed.
         """
         with self.calls.track():
-            return await self._transport.endpoints.probe_all(self._transport.endpoints.urls(self.language))
+            return await self._transport.registry.probe_all(self._transport.registry.urls(self.language))
 
     def get_metrics(self) -> Metrics:
         """Return the metrics of this runtime's languages since the factory was created."""
-        endpoints = self._transport.endpoints
-        own = endpoints.urls(self.language)
+        registry = self._transport.registry
+        own = registry.urls(self.language)
         languages = (self.language, *self.get_supported_languages())  # it may have left the settings
         families = set(map(family_of, languages))
         states = tuple(
-            state for state in endpoints.states() if state.family in families and configured_url(state.endpoint) in own
+            state for state in registry.states() if state.family in families and configured_url(state.endpoint) in own
         )
         return self._transport.counters.snapshot(
             languages,
             in_flight=sum(state.in_flight for state in states),
-            queued=endpoints.pool.queued_for(languages),
+            queued=registry.pool.queued_for(languages),
             states=states,
         )
 
     @property
     def _settings(self) -> Settings:
-        return self._transport.endpoints.settings
+        return self._transport.settings
 
     @property
     def closed(self) -> bool:
@@ -549,7 +549,7 @@ class Runtime:
                         try:
                             await self._checker.aclose()
                         finally:
-                            await self._transport.endpoints.release()
+                            await self._transport.registry.release()
 
     async def __aenter__(self) -> Self:
         self.calls.check_open()
@@ -559,7 +559,7 @@ class Runtime:
         await self.aclose()
 
     def __repr__(self) -> str:
-        endpoints = ", ".join(self._transport.endpoints.urls(self.language))
+        endpoints = ", ".join(self._transport.registry.urls(self.language))
         return f"<Runtime {self.language} at {endpoints}{' (closed)' if self.closed else ''}>"
 
     def _run(self, program: Program, live: LiveReader | None = None) -> Coroutine[Any, Any, ExecutionResult]:
@@ -577,7 +577,7 @@ class Runtime:
                 f"language must be one of this runtime ({', '.join(self.get_supported_languages())}), got {parsed}: "
                 f"get a runtime for {parsed} from the manager"
             )
-        if not self._transport.endpoints.urls(parsed):
+        if not self._transport.registry.urls(parsed):
             raise unsupported_error(parsed)
         return parsed
 

@@ -91,7 +91,7 @@ class _RemoteSession:
 
     @property
     def url(self) -> str:
-        return self.executor.transport.endpoints.http.address(self.endpoint)
+        return self.executor.transport.registry.http.address(self.endpoint)
 
     @property
     def endpoint(self) -> str:
@@ -116,7 +116,7 @@ class _RemoteSession:
     ) -> dict[str, Any]:
         """Return the decoded answer. With `at_once`, do not wait for a permit."""
         transport = self.executor.transport
-        limit_s = self.info.sandbox.timeout_limit_s + transport.endpoints.settings.timeouts.grace_s
+        limit_s = self.info.sandbox.timeout_limit_s + transport.settings.timeouts.grace_s
         request = ControlRequest(
             path=session_path(self.info.id, action),
             body=b"" if fields is None else encode_json(fields),
@@ -137,7 +137,7 @@ class SessionHost:
     owned: set[Session] = attrs.field(factory=set, init=False)
 
     async def open(self, language: Language | OtherLanguage, options: SessionOptions) -> _RemoteSession:
-        sandbox = options.sandbox or self._executor.transport.endpoints.settings.sandbox
+        sandbox = options.sandbox or self._executor.transport.settings.sandbox
         program = Program(
             language=language,
             code="",
@@ -442,7 +442,7 @@ class Session:
 
     def _begin_end(self, remote: _RemoteSession) -> asyncio.Task[None]:
         if self._closing is None:
-            remote.executor.transport.endpoints.loop.check()
+            remote.executor.transport.registry.loop.check()
             # A task, so that a cancellation does not leave the session on the server.
             self._closing = asyncio.create_task(self._end(remote), name="faasrt-session-end")
         return self._closing
@@ -519,7 +519,7 @@ class Session:
                     raise
 
     async def _end(self, remote: _RemoteSession) -> None:
-        within_s = remote.executor.transport.endpoints.settings.timeouts.health_s
+        within_s = remote.executor.transport.settings.timeouts.health_s
         with contextlib.suppress(FaasrtError):
             await remote.request("", method="DELETE", within_s=within_s, at_once=True)
         if self._host is not None:

@@ -180,9 +180,9 @@ def check_where(where: Where, language: Language | str) -> bool:
     return language is Language.PYTHON and where != "remote"
 
 
-async def validates_locally(endpoints: EndpointRegistry, where: Where, language: Language | str) -> bool:
+async def validates_locally(registry: EndpointRegistry, where: Where, language: Language | str) -> bool:
     """Return whether a program is checked on this machine. With "auto", this may ask the endpoints for their Python."""
     if where != "auto" or language is not Language.PYTHON:
         return where == "local"
     version = ".".join(platform.python_version_tuple()[:2])
-    return not await endpoints.validates_another_python(version)
+    return not await registry.validates_another_python(version)

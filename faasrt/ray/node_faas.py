@@ -22,7 +22,7 @@ import ray.actor
 from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from faasrt.client.embedded import add_queue_time, queue_timeout_of
+from faasrt.client.local_faas import add_queue_time, queue_timeout_of
 from faasrt.client.manager import RuntimeManager
 from faasrt.config import SandboxConfig, Settings
 from faasrt.errors import FaasrtError, RuntimeClosedError

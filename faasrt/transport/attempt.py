@@ -21,7 +21,7 @@ from faasrt.transport.pool import Permit
 class Attempt:
     """One attempt of a call, at the endpoint of its permit."""
 
-    _endpoints: EndpointRegistry
+    _registry: EndpointRegistry
     _call: Call
     _execution: Execution
     _permit: Permit
@@ -38,7 +38,7 @@ class Attempt:
 
     async def run(self, live: LiveReader | None, *, needs_profile: bool) -> Response:
         """Send the execution, return the content of the answer, and give the permit back."""
-        endpoints, call, endpoint = self._endpoints, self._call, self._permit.endpoint
+        registry, call, endpoint = self._registry, self._call, self._permit.endpoint
         protocol = protocol_of(endpoint.url)
         if live is not None:
             live.live = False  # as long as this answer is not read; an earlier attempt may have set it
@@ -46,15 +46,15 @@ class Attempt:
             began = call.attempt_started(endpoint.url)
             profile = protocol.profile
             if needs_profile:
-                profile = self._known_profile(endpoint.url) or await fetch_profile(endpoints, endpoint.url, call)
-                began = endpoints.clock()  # not before the health report
+                profile = self._known_profile(endpoint.url) or await fetch_profile(registry, endpoint.url, call)
+                began = registry.clock()  # not before the health report
             if endpoint.limit.set_capacity(profile.capacities.get(endpoint.family)):
-                endpoints.pool.wake()
+                registry.pool.wake()
             request, within_s = self._request(call.deadline - began, profile, protocol)
-            self._body = RequestBody(request.body, endpoints.clock)
+            self._body = RequestBody(request.body, registry.clock)
             program = request.program
             try:
-                answer = await endpoints.http.send(
+                answer = await registry.http.send(
                     endpoint.url,
                     request.path,
                     self._body,
@@ -77,7 +77,7 @@ class Attempt:
                 # Programs that fail may end early on an endpoint that lacks something, which must not get more calls
                 # for that.
                 if len(self._permit.group.endpoints) > 1 and response.used_its_time:
-                    self._sample_s = endpoints.clock() - began
+                    self._sample_s = registry.clock() - began
                 if self._has_reduced_timeout and response.timed_out:
                     # The code had less time than the caller allowed, so a timeout is not its fault.
                     timeout_ms = program.timeout_ms
@@ -98,10 +98,10 @@ class Attempt:
             self._call.attempt_finished(error, self._status)
         finally:
             if error is None:
-                self._endpoints.pool.release(self._permit, None, sample_s=self._sample_s)
+                self._registry.pool.release(self._permit, None, sample_s=self._sample_s)
             else:
                 runs_for_s = self._run_s if self._may_still_run(error) else 0.0
-                self._endpoints.record_failure(self._permit, error, runs_for_s=runs_for_s)
+                self._registry.record_failure(self._permit, error, runs_for_s=runs_for_s)
 
     def _may_still_run(self, error: BaseException) -> bool:
         """Return whether the server may still run the code after this error."""
@@ -127,7 +127,7 @@ class Attempt:
                 raise DeadlineExceededError("the deadline of the call passed before the program was sent", sent="no")
         url = self._permit.endpoint.url
         request = self._execution.request(profile, timeout_ms, url, protocol)
-        request.may_be_replaced = self._endpoints.profiles.is_stale(url)
+        request.may_be_replaced = self._registry.profiles.is_stale(url)
         self._run_s = (request.timeout_ms + request.margin_ms) / 1000 + startup_s
         self._cancels_on_disconnect = profile.cancels_on_disconnect
         # Several cases take longer than one, and a server that kills programs gets more time than the program.
@@ -137,16 +137,16 @@ class Attempt:
         return request, min(self._run_s + timeouts.grace_s, left_s)
 
     def _known_profile(self, url: str) -> EndpointProfile | None:
-        profile = self._endpoints.profiles.cached(url)
+        profile = self._registry.profiles.cached(url)
         # Only the report says whether a server runs a language without a guest program.
         is_enough = profile is not None and (profile.answered or profile.has_guest(self._call.language))
         return profile if is_enough else None
 
 
-async def fetch_profile(endpoints: EndpointRegistry, url: str, call: Call) -> EndpointProfile:
+async def fetch_profile(registry: EndpointRegistry, url: str, call: Call) -> EndpointProfile:
     """Wait for the profile of an endpoint. The time does not count for the deadline of the call."""
-    asked = endpoints.clock()
+    asked = registry.clock()
     try:
-        return await endpoints.profiles.fetch(url, endpoints.settings.timeouts.health_s)
+        return await registry.profiles.fetch(url, registry.settings.timeouts.health_s)
     finally:
-        call.deadline += endpoints.clock() - asked
+        call.deadline += registry.clock() - asked

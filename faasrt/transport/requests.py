@@ -48,7 +48,7 @@ class Request(Protocol[T_co]):
     def within_s(self, settings: Settings) -> float:
         """Return the seconds from the first permit of the call to its deadline."""
 
-    def send(self, endpoints: EndpointRegistry, call: Call, permit: Permit | None) -> Awaitable[T_co]:
+    def send(self, registry: EndpointRegistry, call: Call, permit: Permit | None) -> Awaitable[T_co]:
         """Send it to the endpoint of the permit, give the permit back, and return the content of the answer."""
 
 
@@ -72,9 +72,9 @@ class ProgramRequest:
     def within_s(self, settings: Settings) -> float:
         return self._execution.program.timeout_ms / 1000 + settings.timeouts.grace_s
 
-    def send(self, endpoints: EndpointRegistry, call: Call, permit: Permit | None) -> Awaitable[Response]:
+    def send(self, registry: EndpointRegistry, call: Call, permit: Permit | None) -> Awaitable[Response]:
         assert permit is not None
-        attempt = Attempt(endpoints, call, self._execution, permit)
+        attempt = Attempt(registry, call, self._execution, permit)
         return attempt.run(self._live, needs_profile=self.needs_profile)
 
 
@@ -111,29 +111,29 @@ class ControlRequest(Generic[T]):
     def within_s(self, settings: Settings) -> float:
         return self.limit_s
 
-    async def send(self, endpoints: EndpointRegistry, call: Call, permit: Permit | None) -> T:
+    async def send(self, registry: EndpointRegistry, call: Call, permit: Permit | None) -> T:
         try:
             call.attempt_started(self.endpoint if permit is None else permit.endpoint.url)
-            result = await self._exchange(endpoints, call)
+            result = await self._exchange(registry, call)
         except BaseException as error:
             if permit is not None:
-                endpoints.record_failure(permit, error)
+                registry.record_failure(permit, error)
             raise
         if permit is not None:
-            endpoints.pool.release(permit, None)
+            registry.pool.release(permit, None)
         return result
 
-    async def _exchange(self, endpoints: EndpointRegistry, call: Call) -> T:
+    async def _exchange(self, registry: EndpointRegistry, call: Call) -> T:
         compile_s = 0.0
         if self.compiles:
-            profile = endpoints.profiles.cached(call.endpoint) or await fetch_profile(endpoints, call.endpoint, call)
+            profile = registry.profiles.cached(call.endpoint) or await fetch_profile(registry, call.endpoint, call)
             compile_s = profile.compile_limits_s.get(self.compiles, 0.0)
         try:
-            answer = await endpoints.http.send(
+            answer = await registry.http.send(
                 call.endpoint,
                 self.path,
-                RequestBody(self.body, endpoints.clock),
-                within_s=call.deadline - endpoints.clock() + compile_s,
+                RequestBody(self.body, registry.clock),
+                within_s=call.deadline - registry.clock() + compile_s,
                 max_body_bytes=self.max_body_bytes,
                 headers=call.headers(),
                 method=self.method,

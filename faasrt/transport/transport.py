@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+from faasrt.config import Settings
 from faasrt.errors import (
     ConnectError,
     InvalidRequestError,
@@ -34,8 +35,8 @@ T = TypeVar("T")
 
 
 class Transport:
-    def __init__(self, endpoints: EndpointRegistry, emit: EventDispatcher, counters: Counters) -> None:
-        self.endpoints = endpoints
+    def __init__(self, registry: EndpointRegistry, emit: EventDispatcher, counters: Counters) -> None:
+        self.registry = registry
         self.counters = counters
         self._emit = emit
         # By family of languages: successes on the servers of one family must not allow retries on those of another.
@@ -47,7 +48,7 @@ class Transport:
     def pinned(self, language: Language | str, url: str) -> Transport:
         """Return a view of this transport that sends every call to one endpoint."""
         view = copy.copy(self)
-        view._pinned = self.endpoints.pool.groups.pin(language, url)
+        view._pinned = self.registry.pool.groups.pin(language, url)
         return view
 
     @property
@@ -55,10 +56,14 @@ class Transport:
         assert self._pinned is not None
         return self._pinned.endpoints[0].url
 
+    @property
+    def settings(self) -> Settings:
+        return self.registry.settings
+
     def call(self, owner: object, language: Language | str, program: Program | None = None) -> Call:
         """Return the state of a new call. `owner` identifies it for `fail_waiting`."""
-        endpoints = self.endpoints
-        return Call(self._emit, self.counters, endpoints.clock, endpoints.settings, owner, language, program)
+        registry = self.registry
+        return Call(self._emit, self.counters, registry.clock, registry.settings, owner, language, program)
 
     async def run(self, call: Call, request: Request[T]) -> T:
         """Send a request to an endpoint, repeat it if allowed, and return the content of the answer.
@@ -75,15 +80,15 @@ class Transport:
 
         Cancellation: returns the permit and closes the connection.
         """
-        endpoints, failed, language = self.endpoints, call.failed, call.language
-        endpoints.loop.check()
+        registry, failed, language = self.registry, call.failed, call.language
+        registry.loop.check()
         within_s = request.within_s(call.settings)
         try:
             while True:
                 try:
-                    group = self._pinned or endpoints.known_group(language, failed.excluded, request.validates)
+                    group = self._pinned or registry.known_group(language, failed.excluded, request.validates)
                     if group is None:
-                        group = await endpoints.group(
+                        group = await registry.group(
                             language, validates=request.validates, excluded=failed.excluded, deadline=call.deadline
                         )
                 except UnsupportedLanguageError as error:
@@ -92,19 +97,19 @@ class Transport:
                     call.start_deadline(within_s)
                     call.attempt_started(error.endpoint)
                     call.attempt_finished(error, None)
-                    failed.add(error, endpoints.clock())
+                    failed.add(error, registry.clock())
                 else:
                     permit = None
                     if request.needs_permit:
                         if not request.needs_profile:
                             group.skip_capacity()
-                        permit = endpoints.pool.try_acquire(group, avoid=failed.tried)
+                        permit = registry.pool.try_acquire(group, avoid=failed.tried)
                         permit = permit or await self._wait_for_permit(call, group)
                         if permit is None:
                             continue  # all endpoints have left, and others may have come
                     call.start_deadline(within_s)
                     try:
-                        answer = await request.send(endpoints, call, permit)
+                        answer = await request.send(registry, call, permit)
                         if permit is not None:
                             self._budgets[permit.endpoint.family].deposit()
                         return answer
@@ -119,7 +124,7 @@ class Transport:
                             call.deadline = math.inf
                         continue
                     except ServiceError as error:
-                        failed.add(error, endpoints.clock(), call.endpoint, started=call.attempt_began)
+                        failed.add(error, registry.clock(), call.endpoint, started=call.attempt_began)
                         if is_permanent(error) and not self._exclude(call, request):
                             raise
                         if isinstance(error, ConnectError) and not request.needs_permit:
@@ -139,7 +144,7 @@ class Transport:
     def fail_waiting(self, owner: object) -> None:
         """Raise RuntimeClosedError in the calls that wait for a permit or for their next attempt."""
         error = RuntimeClosedError("this runtime was closed while the call waited for a free endpoint")
-        self.endpoints.pool.fail_waiting(owner, error)
+        self.registry.pool.fail_waiting(owner, error)
         for ended, each in self._backing_off.items():
             if each is owner and not ended.done():
                 ended.set_result(None)
@@ -151,7 +156,7 @@ class Transport:
         settings, failed = call.settings, call.failed
         if not group.endpoints and failed.excluded and (last_error := failed.error or failed.unable_error):
             raise last_error  # those that might run the program have left
-        asked = self.endpoints.clock()
+        asked = self.registry.clock()
         within_s = (call.deadline if failed.error is None else call.retry_until) - asked
         queue_timeout_s = settings.limiter.queue_timeout_s
         if queue_timeout_s is not None:
@@ -160,7 +165,7 @@ class Transport:
                 left_s += settings.timeouts.health_s  # the first caller may wait for a health report
             within_s = min(within_s, left_s)
         try:
-            return await self.endpoints.pool.wait(
+            return await self.registry.pool.wait(
                 group,
                 avoid=failed.tried,
                 within_s=within_s if within_s < math.inf else None,
@@ -170,7 +175,7 @@ class Transport:
         except (QueueFullError, ServiceError) as error:
             raise failed.error or error from None
         finally:
-            call.queued_s += self.endpoints.clock() - asked
+            call.queued_s += self.registry.clock() - asked
 
     def _exclude(self, call: Call, request: Request[Any]) -> bool:
         """Exclude the endpoint of the last attempt, which cannot answer, and return whether others are left."""
@@ -180,18 +185,18 @@ class Transport:
         if self._pinned is None and self._replicas(call, request):
             return True
         for unable in failed.unable:
-            self.endpoints.profiles.mark_stale(unable)  # a toolchain may be installed until the next call
+            self.registry.profiles.mark_stale(unable)  # a toolchain may be installed until the next call
         return False
 
     def _replicas(self, call: Call, request: Request[Any]) -> Sequence[Endpoint]:
         """Return the endpoints that may get the next attempt."""
         if self._pinned is not None:
             return self._pinned.endpoints
-        return self.endpoints.replicas(call.language, call.failed.excluded, validates=request.validates)
+        return self.registry.replicas(call.language, call.failed.excluded, validates=request.validates)
 
     def _retry_delay_s(self, call: Call, request: Request[Any]) -> float:
         """Return the seconds until the next attempt, or raise the last error if there must be none."""
-        failed, now = call.failed, self.endpoints.clock()
+        failed, now = call.failed, self.registry.clock()
         assert failed.error is not None
         wait_s = failed.retry_delay_s(
             has_alternative=has_alternative(self._replicas(call, request), now, failed.tried),

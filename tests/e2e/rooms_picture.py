@@ -2,7 +2,7 @@
 
     cd tests && python -m e2e.rooms_picture > ../faasrt/docs/images/rooms.svg
 
-A room may import those below it in its half, and those that both halves share. Only `faasrt.client.embedded` imports
+A room may import those below it in its half, and those that both halves share. Only `faasrt.client.local_faas` imports
 the server from the client, on first use. `ROOMS` has the places and the notes.
 """
 
@@ -51,7 +51,7 @@ def wrong_imports() -> set[tuple[str, str]]:
     """Return the rooms that import one beside or above them, with that one."""
     known, wrong = modules(), set()
     for module, path in known.items():
-        if module in ("faasrt", "faasrt.local", "faasrt.client.embedded"):
+        if module in ("faasrt", "faasrt.local", "faasrt.client.local_faas"):
             continue  # they import names on first use
         room = room_of(module)
         column, row, _ = ROOMS[room]

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 import faasrt
-from faasrt.client.embedded import queue_timeout_of
+from faasrt.client.local_faas import queue_timeout_of
 from faasrt.local import LocalFaaS
 from faasrt.local.engines.toolchain.engine import COMPILE_LIMITS
 from faasrt.local.http.admission import MAX_QUEUE, QUEUE_TIMEOUT_S

@@ -72,8 +72,8 @@ async def main():
     async with RuntimeManager.local(["python"], python=sys.argv[1]) as manager:
         result = await manager.run_code("import sys, os; print(sys.platform, sys.maxsize > 2**32)", "python")
         print(result.stdout.strip(), result.metadata["engine"], result.metadata["level"])
-        report_engine(manager._embedded.server, report=print)
-        print(manager._embedded.server.health()["languages"]["python"]["level_reason"])
+        report_engine(manager._local.server, report=print)
+        print(manager._local.server.health()["languages"]["python"]["level_reason"])
 asyncio.run(main())
 """
     python = python_for_all_users()

@@ -22,7 +22,7 @@ LAYERS = [
     ["faasrt.__main__", "faasrt._shared_manager", "faasrt.examples", "faasrt.inspect_ai", "faasrt.rewards"],
 ]
 # Imports that are executed on first use only, so they may go to any layer.
-LAZY = {("faasrt.client.embedded", "faasrt.local.server"), ("faasrt.local", "faasrt.local.server")}
+LAZY = {("faasrt.client.local_faas", "faasrt.local.server"), ("faasrt.local", "faasrt.local.server")}
 
 
 def imports_of(path: Path, known: dict[str, Path]) -> set[str]:

@@ -25,9 +25,9 @@ def test_no_imports_from_higher_layers(module: str) -> None:
 
 
 def test_the_client_does_not_import_the_server() -> None:
-    """Only `faasrt.client.embedded` does, on first use."""
+    """Only `faasrt.client.local_faas` does, on first use."""
     for module, path in modules().items():
-        if module.startswith(("faasrt.client.", "faasrt.transport.")) and module != "faasrt.client.embedded":
+        if module.startswith(("faasrt.client.", "faasrt.transport.")) and module != "faasrt.client.local_faas":
             assert not [name for name in imports_of(path, modules()) if name.startswith("faasrt.local")], module
 
 

@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from faasrt import ConfigurationError, Language, LimiterSettings, RuntimeManager, SandboxConfig, Settings
-from faasrt.client.embedded import EmbeddedFaaS
+from faasrt.client.local_faas import ManagedLocalFaaS
 
 SETTINGS = Settings(
     sandbox=SandboxConfig(timeout_limit_s=5), limiter=LimiterSettings(queue_timeout_s=3), token="secret"
@@ -14,15 +14,15 @@ SETTINGS = Settings(
 
 
 @pytest.fixture
-def faas() -> EmbeddedFaaS:
-    return EmbeddedFaaS(["js"], SETTINGS, workers=1, telemetry=())
+def faas() -> ManagedLocalFaaS:
+    return ManagedLocalFaaS(["js"], SETTINGS, workers=1, telemetry=())
 
 
-def test_it_has_languages_and_no_endpoints_before_the_start(faas: EmbeddedFaaS) -> None:
+def test_it_has_languages_and_no_endpoints_before_the_start(faas: ManagedLocalFaaS) -> None:
     assert (faas.languages, faas.endpoints(), faas.is_started) == ((Language.JAVASCRIPT,), {}, False)
 
 
-def test_calls_may_wait_as_long_as_programs_in_its_queue(faas: EmbeddedFaaS) -> None:
+def test_calls_may_wait_as_long_as_programs_in_its_queue(faas: ManagedLocalFaaS) -> None:
     """A program waits before its time limit starts, so the wait is added to the grace time."""
     grace_s = SETTINGS.timeouts.grace_s
     assert faas.check(SETTINGS).timeouts.grace_s == grace_s + 3
@@ -41,7 +41,7 @@ def test_calls_may_wait_as_long_as_programs_in_its_queue(faas: EmbeddedFaaS) -> 
     ids=["endpoints", "token", "limit", "network"],
 )
 def test_settings_that_it_cannot_follow_are_refused(
-    faas: EmbeddedFaaS, changes: dict[str, object], message: str
+    faas: ManagedLocalFaaS, changes: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):
         faas.check(attrs.evolve(SETTINGS, **changes))

@@ -1,4 +1,4 @@
-"""Imports `faasrt.local`, which needs the extra `local`, only when an `EmbeddedFaaS` is made."""
+"""Imports `faasrt.local`, which needs the extra `local`, only when a `ManagedLocalFaaS` is made."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def add_queue_time(settings: Settings, queue_timeout_s: float) -> Settings:
     )
 
 
-class EmbeddedFaaS:
-    """A FaaS in this process, and the settings with which it was made. If its start fails, it can be started again,
-    with another `server`.
+class ManagedLocalFaaS:
+    """The `LocalFaaS` of a manager, and the settings with which it was made. If its start fails, it can be started
+    again, with another `server`.
     """
 
     def __init__(
@@ -126,9 +126,6 @@ class EmbeddedFaaS:
                     f"sandbox.{field.name} must be {allowed}, the limit with which the embedded FaaS was made"
                 )
         return attrs.evolve(add_queue_time(settings, self._queue_timeout_s), endpoints=self.endpoints(), proxy=None)
-
-    async def wait_ready(self, language: LanguageOption) -> None:
-        await self.server.wait_ready(language)
 
     async def aclose(self) -> None:
         await self.server.aclose()
