@@ -16,7 +16,7 @@ from faasrt.local.engines.toolchain.engine import engine_for
 from faasrt.local.engines.toolchain.languages import TOOLCHAINS
 from faasrt.local.engines.wasm.engine import WasmEngine
 from faasrt.local.http.admission import AdmissionQueue
-from faasrt.local.http.program_slots import MemoryBudget
+from faasrt.local.http.program_permits import MemoryBudget
 from faasrt.local.jail.level import LEVELS
 
 # By family of languages. The first engine is the default at levels whose Python is native, the last one otherwise.

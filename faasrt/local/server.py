@@ -41,7 +41,7 @@ from faasrt.local.http.access import AccessPolicy
 from faasrt.local.http.app import Router, RouterSwitch
 from faasrt.local.http.connections import Listener
 from faasrt.local.http.listening import ListeningSockets
-from faasrt.local.http.program_slots import MemoryBudget
+from faasrt.local.http.program_permits import MemoryBudget
 from faasrt.local.http.refusals import RefusalLog
 from faasrt.local.http.sessions import MAX_IDLE_S, MAX_SESSIONS, Sessions
 from faasrt.local.jail.cgroup import Cgroups, program_cgroups

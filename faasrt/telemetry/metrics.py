@@ -81,7 +81,7 @@ class EndpointState:
 
     Example:
         >>> result = await manager.run_code("print(1)", "python")
-        >>> [(state.family, state.state, state.in_flight) for state in manager.get_metrics().states]
+        >>> [(state.family, state.breaker, state.in_flight) for state in manager.get_metrics().states]
         [('python', 'closed', 0)]
     """
 
@@ -89,7 +89,7 @@ class EndpointState:
     """The base URL."""
     family: str
     """The family of languages: "javascript" for JavaScript and TypeScript, else the language."""
-    state: str = "closed"
+    breaker: str = "closed"
     """The state of the circuit breaker: "closed" (healthy), "open" (not used) or "half-open" (being probed)."""
     open_s: float = 0.0
     """The seconds until a call probes the endpoint, at most; 0 unless the breaker is open."""

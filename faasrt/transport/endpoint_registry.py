@@ -205,7 +205,7 @@ class EndpointRegistry:
             EndpointState(
                 endpoint=endpoint.url,
                 family=family,
-                state=endpoint.breaker.state,
+                breaker=endpoint.breaker.state,
                 open_s=endpoint.breaker.open_s(now),
                 limit=endpoint.limit.limit,
                 in_flight=endpoint.limit.in_flight,

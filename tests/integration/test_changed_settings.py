@@ -163,11 +163,11 @@ async def test_endpoints_that_stay_keep_breaker_and_limit() -> None:
             with pytest.raises(ServerError):
                 await manager.run_code("1", "python")
             (opened,) = manager.get_metrics().states
-            assert (before.state, before.limit, opened.state, opened.limit) == ("closed", 7, "open", 7)
+            assert (before.breaker, before.limit, opened.breaker, opened.limit) == ("closed", 7, "open", 7)
             assert opened.open_s < 10
             await manager.reconfigure(settings)
             (still,) = manager.get_metrics().states
-            assert (still.state, still.open_s > 0) == ("open", True)
+            assert (still.breaker, still.open_s > 0) == ("open", True)
 
 
 async def test_limits_change() -> None:

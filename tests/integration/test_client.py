@@ -506,7 +506,7 @@ async def test_a_validation_waits_for_its_server() -> None:
         for error in (RuntimeClosedError, faasrt.RejectedError):  # a fake cannot validate
             async with manager_for(fake.url, retry=retry, breaker=breaker) as manager:
                 validation = asyncio.create_task(manager.validate_code("1", "js"))
-                await until(lambda: any(state.state == "open" for state in manager.get_metrics().states))
+                await until(lambda: any(state.breaker == "open" for state in manager.get_metrics().states))
                 if error is RuntimeClosedError:
                     await manager.aclose()
                 else:

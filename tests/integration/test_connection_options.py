@@ -217,7 +217,7 @@ async def test_waiting_for_a_connection_of_the_session_is_not_a_failure_of_the_s
             with pytest.raises(DeadlineExceededError, match="no connection of `http_session`") as caught:
                 await fast_forward(clock, manager.run_code("1", "py", idempotent=True), 10)
             assert (caught.value.sent, caught.value.attempts) == ("no", 1)
-        assert [(state.state, state.abandoned) for state in manager.get_metrics().states] == [("closed", 0)]
+        assert [(state.breaker, state.abandoned) for state in manager.get_metrics().states] == [("closed", 0)]
         busy.set()
         for request in requests:
             (await request).release()

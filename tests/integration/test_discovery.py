@@ -286,7 +286,7 @@ async def test_a_replica_that_is_down() -> None:
         for _ in range(10):
             used += await run_many(manager, 8)
         assert set(used) == {replica(fakes[0]), replica(fakes[2])}
-        states = {state.endpoint: state.state for state in manager.get_metrics().states}
+        states = {state.endpoint: state.breaker for state in manager.get_metrics().states}
         assert states == {replica(fake): "open" if fake is fakes[1] else "closed" for fake in fakes}
 
 

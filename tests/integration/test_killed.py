@@ -192,7 +192,7 @@ async def test_missing_start_opens_the_breaker_only_for_python(language: str, st
         for _ in range(6):
             with pytest.raises(ServerError, match="did not start its interpreter"):
                 await manager.run_code("1", language)
-        assert manager.get_metrics().states[0].state == state
+        assert manager.get_metrics().states[0].breaker == state
 
 
 async def test_recursion_limit_on_python_faas() -> None:

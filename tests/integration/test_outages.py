@@ -32,7 +32,7 @@ BREAKER = BreakerSettings(base_open_s=0.5)
 
 
 async def is_open(manager: RuntimeManager) -> None:
-    await until(lambda: any(state.state == "open" for state in manager.get_metrics().states))
+    await until(lambda: any(state.breaker == "open" for state in manager.get_metrics().states))
 
 
 async def test_a_batch_survives_a_restart_of_its_only_server() -> None:
@@ -119,7 +119,7 @@ async def test_calls_that_wait_for_a_group_make_no_attempts() -> None:
             other.down()
             calls = [asyncio.create_task(manager.run_code("1", "python")) for _ in range(200)]
             await is_open(manager)
-            await until(lambda: {state.state for state in manager.get_metrics().states} == {"open"})
+            await until(lambda: {state.breaker for state in manager.get_metrics().states} == {"open"})
             await one.up()
             assert all(result.ok for result in await asyncio.gather(*calls))
             assert (one.executions, other.executions) == (200, 0)

@@ -134,7 +134,7 @@ def check_agreement(metrics: Metrics, samples: Samples, lines: list[dict[str, An
     assert {key: states[key].limit for key in limits} == pytest.approx(limits, abs=_ROUNDED)
     open_breakers = {key: 1 for key, state in changes.items() if state == "open"}
     assert total(samples, "faasrt_endpoint_breaker_open", "family", "endpoint") == open_breakers
-    assert {key for key, state in states.items() if state.state != "closed"} == set(open_breakers)
+    assert {key for key, state in states.items() if state.breaker != "closed"} == set(open_breakers)
 
 
 async def until_stable(manager: RuntimeManager, calls: list[asyncio.Task[Any]]) -> None:
@@ -382,6 +382,6 @@ async def test_the_health_report_agrees_with_the_metrics_on_failures(unused_tcp_
         states = manager.get_metrics().states
         reported = await manager.get_health_status()
     assert [(entry.endpoint, entry.healthy) for entry in reported.endpoints] == [(url, False)]
-    assert [(state.endpoint, state.state) for state in states] == [(url, "open")]
+    assert [(state.endpoint, state.breaker) for state in states] == [(url, "open")]
     assert total(scrape(registry), "faasrt_endpoint_breaker_open", "endpoint") == {(url,): 1}
     assert {event.error for event in seen if isinstance(event, CallFinished)} == {"ConnectError"}

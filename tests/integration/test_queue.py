@@ -121,7 +121,7 @@ async def test_a_cancelled_probe_does_not_fail_waiting_calls(clock: Clock) -> No
         for _ in range(BreakerSettings().consecutive_failures):
             with pytest.raises(ServerError):
                 await manager.run_code("1", "python")
-        assert manager.get_metrics().states[0].state == "open"
+        assert manager.get_metrics().states[0].breaker == "open"
         faas.default = Reply(hang=True)
         clock.advance(60)
         probe = asyncio.create_task(manager.run_code("1", "python", timeout_ms=100))
@@ -148,7 +148,7 @@ async def test_call_fails_at_once_if_abandoned_calls_fill_the_limit(clock: Clock
         clock.advance(61)
         await calls
         (state,) = manager.get_metrics().states
-        assert (state.state, state.in_flight, state.abandoned) == ("open", 0, 5)
+        assert (state.breaker, state.in_flight, state.abandoned) == ("open", 0, 5)
         with pytest.raises(DeadlineExceededError) as caught:
             await manager.run_code("1", "python", timeout_ms=30_000)
         assert (caught.value.attempts, caught.value.sent) == (0, "no")

@@ -275,7 +275,7 @@ async def test_retries_are_in_events_and_metrics() -> None:
     assert 0 <= retries[0].wait_s < 0.1
     assert metrics.total.retries == 1
     (state,) = metrics.states
-    assert (state.endpoint, state.family, state.state, state.in_flight) == (fake.url, "python", "closed", 0)
+    assert (state.endpoint, state.family, state.breaker, state.in_flight) == (fake.url, "python", "closed", 0)
 
 
 async def test_retry_budget_limits_retries_when_all_endpoints_are_down() -> None:
@@ -399,7 +399,7 @@ async def test_endpoints_with_open_breakers_get_almost_no_calls(clock: Clock) ->
             await some(8)
         failures.clear()
         clock.advance(60)  # until no endpoint backs off
-        states = {state.endpoint: state.state for state in manager.get_metrics().states}
+        states = {state.endpoint: state.breaker for state in manager.get_metrics().states}
         assert states == {healthy.url: "closed", refusing.url: "open", hanging.url: "open"}
         before = len(refusing.requests) + len(hanging.requests)
         for _ in range(20):
@@ -529,7 +529,7 @@ async def test_a_timeout_at_a_shortened_limit_is_no_outcome(clock: Clock) -> Non
         assert isinstance(error, DeadlineExceededError)
         assert error.attempts == 3
         (state,) = manager.get_metrics().states
-        assert (state.state, state.abandoned) == ("closed", 0)
+        assert (state.breaker, state.abandoned) == ("closed", 0)
         fake.script(Reply(outcome="TIMEOUT"))
         assert (await manager.run_code("1", "python", timeout_ms=20_000)).outcome == "TIMEOUT"
 
@@ -618,8 +618,8 @@ async def test_failures_that_a_program_may_have_caused_do_not_open_the_breaker()
         fake.script(Reply(stdout="1"), SUSPECT, Reply(stdout="1"))
         judgement = await manager.judge("1", [TestCase(expected="1")] * 3, language="python", concurrency=1)
         assert [str(test.verdict) for test in judgement.results] == ["PASSED", "CRASHED", "PASSED"]
-        assert [one.state for one in manager.get_metrics().states] == ["closed"]
+        assert [one.breaker for one in manager.get_metrics().states] == ["closed"]
         for _ in range(2 * BreakerSettings().consecutive_failures):
             fake.script(Reply(status=500))
             assert isinstance(await outcome_of(manager.run_code("1", "python")), ServiceError)
-        assert [one.state for one in manager.get_metrics().states] == ["open"]
+        assert [one.breaker for one in manager.get_metrics().states] == ["open"]

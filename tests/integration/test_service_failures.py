@@ -175,7 +175,7 @@ async def test_frame_above_the_output_limit() -> None:
             with pytest.raises(ServerError, match="set PISTON_OUTPUT_MAX_SIZE") as caught:
                 await manager.run_code(code, language)
             assert caught.value.attempts == 1
-        assert {state.state for state in manager.get_metrics().states} == {"closed"}
+        assert {state.breaker for state in manager.get_metrics().states} == {"closed"}
 
 
 async def test_missing_toolchain() -> None:
@@ -300,7 +300,7 @@ async def test_interpreter_that_does_not_start_opens_the_breaker() -> None:
         service.broken = True
         with pytest.raises(ServerError, match=r"did not start its interpreter.*no-such-interpreter"):
             await manager.run_code("print(1)", "python")
-        assert {state.state for state in manager.get_metrics().states} == {"open"}
+        assert {state.breaker for state in manager.get_metrics().states} == {"open"}
 
 
 async def test_refused_connection_moves_to_another_protocol() -> None:

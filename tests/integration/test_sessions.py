@@ -389,7 +389,7 @@ async def test_a_session_that_ends_between_calls_is_lost(server: Server, manager
             await session.run_code("1")
         assert (caught.value.status, caught.value.sent, caught.value.endpoint) == (404, "yes", server.url)
         assert manager.get_metrics().total.errors == {"SessionLostError": 1}
-        assert [state.state for state in manager.get_metrics().states] == ["closed"]
+        assert [state.breaker for state in manager.get_metrics().states] == ["closed"]
 
 
 async def test_a_server_that_is_gone_loses_the_session(server: Server) -> None:
@@ -661,7 +661,7 @@ async def test_a_server_with_too_many_sessions_runs_programs() -> None:
                     with pytest.raises(OverloadedError, match="too many sessions"):
                         await opening()
             (after,) = manager.get_metrics().states
-            assert (after.state, after.limit >= before.limit) == ("closed", True)
+            assert (after.breaker, after.limit >= before.limit) == ("closed", True)
             assert await text_of(session, "print(1)") == "1"
             assert (await manager.run_code("print(1)", "python")).stdout == "1\n"
     assert [event for event in events if isinstance(event, EndpointChanged)] == []

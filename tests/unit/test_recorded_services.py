@@ -74,7 +74,7 @@ SANDBOXFUSION = {
     "bash ok": "USER_ERROR, exit code 4",
     "csharp, whose toolchain is missing": "ServerError, sent yes",
     "unknown language": "RejectedError, sent yes",
-    "js is not a language": "RejectedError, sent yes",
+    "js is no language": "RejectedError, sent yes",
     "lone surrogate in code": "ServerError, sent yes",
     "timeout as text": "RejectedError, sent yes",
     "run_timeout 0": "TIMEOUT",

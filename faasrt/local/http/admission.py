@@ -22,7 +22,7 @@ from faasrt.languages import Language
 from faasrt.local.engines.engine import Engine, EngineJob, EngineResult
 from faasrt.local.errors import EngineError, NotStartedError
 from faasrt.local.http.access_log import note_program
-from faasrt.local.http.program_slots import MemoryBudget, ProgramSlots
+from faasrt.local.http.program_permits import MemoryBudget, ProgramPermits
 from faasrt.telemetry.dispatch import EventDispatcher
 from faasrt.telemetry.events import ExecutionFinished, ExecutionStarted, hash_code
 
@@ -76,7 +76,7 @@ class AdmissionQueue:
         self.counts = counts or ProgramCounts()
         self._max_queue = max_queue
         self.queued = 0
-        self._slots = ProgramSlots(engine, budget or MemoryBudget())
+        self._permits = ProgramPermits(engine, budget or MemoryBudget())
 
     async def execute(
         self,
@@ -144,13 +144,13 @@ class AdmissionQueue:
         if not self.engine.ready:
             waited_s += await self.wait_ready(timeout_s - waited_s)
         # Without a time limit at first: on a busy machine, a short one may pass although a sandbox is free.
-        if not self._slots.take(memory_mb):
+        if not self._permits.take(memory_mb):
             problem = f"no sandbox became free within {round(timeout_s, 2):g} s"
-            await self.wait_for(lambda: self._slots.wait(memory_mb), timeout_s - waited_s, problem)
+            await self.wait_for(lambda: self._permits.wait(memory_mb), timeout_s - waited_s, problem)
         return (time.perf_counter() - began) * 1000
 
     def leave(self, memory_mb: int = 0) -> None:
-        self._slots.give_back(memory_mb)
+        self._permits.give_back(memory_mb)
 
     async def wait_ready(self, timeout_s: float) -> float:
         """Wait until the engine is ready, and return the seconds of the wait, which counts towards `max_queue`. Raise

@@ -32,8 +32,8 @@ class NotebookRun:
     """Runs the cells of a notebook in a new session. A cell that fails does not end it. The output of all cells
     together has at most four times `max_output_bytes`.
 
-    Each cell waits for a slot of the queue, like a program. Between cells the notebook holds only its session, so that
-    other programs get their turn. The waits do not count towards `total_timeout_ms`.
+    Each cell waits for a permit of the queue, like a program. Between cells the notebook holds only its session, so
+    that other programs get their turn. The waits do not count towards `total_timeout_ms`.
     """
 
     def __init__(self, notebook: Notebook, sessions: Sessions, queue: AdmissionQueue, sandbox: SandboxConfig) -> None:
@@ -56,12 +56,12 @@ class NotebookRun:
         self.result = NotebookResult()
 
     async def execute(self, job: EngineJob, *, min_timeout_s: float) -> EngineResult:
-        """Run all cells. The first one may wait `min_timeout_s` for a slot, or longer if the queue allows it, and all
+        """Run all cells. The first one may wait `min_timeout_s` for a permit, or longer if the queue allows it, and all
         others together `max_wait_ms`.
 
         Raises:
-            BusyError: The first cell got no slot or no session, so nothing has run.
-            EngineError: The engine failed, or a later cell got no slot in time.
+            BusyError: The first cell got no permit or no session, so nothing has run.
+            EngineError: The engine failed, or a later cell got no permit in time.
 
         Cancellation: ends the session.
         """
@@ -112,8 +112,8 @@ class NotebookRun:
                 return
 
     async def _run_cell(self, resources: contextlib.AsyncExitStack, job: EngineJob) -> EngineResult:
-        """Run a cell, the first one in a new session. It has a slot of the queue. A session that is opened before there
-        is one for the first cell would take memory while it waits.
+        """Run a cell, the first one in a new session. It has a permit of the queue. A session that is opened before
+        there is one for the first cell would take memory while it waits.
         """
         loop = asyncio.get_running_loop()
         if self._session is None:

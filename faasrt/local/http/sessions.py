@@ -119,7 +119,7 @@ class OpenSession:
             raise SessionEndedError(self.ending)
 
     async def run(self, job: EngineJob) -> EngineResult:
-        """Run a program. The caller has its turn, and a slot of the queue. Raise the errors of `EngineSession.run`."""
+        """Run a program. The caller has its turn and a permit of the queue. Raise the errors of `EngineSession.run`."""
         self.check()
         engine = self.queue.engine
         self.runs += 1
@@ -208,7 +208,7 @@ class Sessions:
         idle_timeout_s: float | None,
         session_id: str | None = None,
     ) -> OpenSession:
-        """Open a session. The caller has a slot of the queue. The idle limit is lowered to `max_idle_s`. Raise
+        """Open a session. The caller has a permit of the queue. The idle limit is lowered to `max_idle_s`. Raise
         BusyError if there are too many sessions, and SessionExistsError if the id is not new.
 
         Cancellation: ends the session.
@@ -223,7 +223,7 @@ class Sessions:
         return await self._start(start, queue, sandbox, idle_s, session_id)
 
     async def fork(self, session: OpenSession, idle_timeout_s: float | None, session_id: str | None) -> OpenSession:
-        """Open a copy of a session, by default with its idle limit. The caller has its turn and a slot of its queue.
+        """Open a copy of a session, by default with its idle limit. The caller has its turn and a permit of its queue.
 
         Cancellation: ends the copy.
         """

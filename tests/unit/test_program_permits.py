@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from faasrt.local.engines.engine import EngineOptions
-from faasrt.local.http.program_slots import MemoryBudget, ProgramSlots
+from faasrt.local.http.program_permits import MemoryBudget, ProgramPermits
 from faasrt.local.machine_memory import MachineMemory
 
 
@@ -28,72 +28,72 @@ class FakeEngine:
     capacity, min_capacity, overhead_mb = 8, 1, 10
 
 
-def make(available_mb: int | None, count: int = 1) -> tuple[Any, list[ProgramSlots]]:
+def make(available_mb: int | None, count: int = 1) -> tuple[Any, list[ProgramPermits]]:
     budget = MemoryBudget(Memory(available_mb))  # type: ignore[arg-type]
-    return budget, [ProgramSlots(FakeEngine(), budget) for _ in range(count)]  # type: ignore[arg-type]
+    return budget, [ProgramPermits(FakeEngine(), budget) for _ in range(count)]  # type: ignore[arg-type]
 
 
-async def waiting(slots: ProgramSlots, memory_mb: int) -> asyncio.Task[None]:
-    task = asyncio.create_task(slots.wait(memory_mb))
+async def waiting(permits: ProgramPermits, memory_mb: int) -> asyncio.Task[None]:
+    task = asyncio.create_task(permits.wait(memory_mb))
     await asyncio.sleep(0)
     return task
 
 
 async def test_programs_start_while_their_limits_fit_into_the_memory() -> None:
     """The limits of all that run count, with the memory of their processes, and those of other engines."""
-    _, (slots, others) = make(250, 2)
-    assert slots.take(100)
+    _, (permits, others) = make(250, 2)
+    assert permits.take(100)
     assert others.take(30)
-    assert slots.take(90)
-    assert not slots.take(100)
+    assert permits.take(90)
+    assert not permits.take(100)
     others.give_back(30)
-    assert not slots.take(100)
-    slots.give_back(100)
-    assert slots.take(100)
+    assert not permits.take(100)
+    permits.give_back(100)
+    assert permits.take(100)
 
 
 async def test_each_engine_runs_some_programs_in_any_case() -> None:
     """A server whose programs have higher limits than the machine has memory still runs as many as it has workers."""
-    _, (slots, others) = make(50, 2)
-    assert slots.take(1000)
-    assert not slots.take(1)
+    _, (permits, others) = make(50, 2)
+    assert permits.take(1000)
+    assert not permits.take(1)
     assert others.take(1000)
 
 
 async def test_no_more_programs_than_the_capacity_run() -> None:
-    _, (slots,) = make(None)
-    assert [slots.take(1000) for _ in range(9)] == [True] * 8 + [False]
+    _, (permits,) = make(None)
+    assert [permits.take(1000) for _ in range(9)] == [True] * 8 + [False]
 
 
 async def test_programs_that_wait_start_in_order_when_memory_is_given_back() -> None:
     """A small program does not overtake a large one, which would otherwise never start."""
-    _, (slots, others) = make(250, 2)
-    assert slots.take(0)
+    _, (permits, others) = make(250, 2)
+    assert permits.take(0)
     assert others.take(0)
     assert others.take(180)
-    large, small = await waiting(slots, 190), await waiting(slots, 30)
-    assert not slots.take(0)
+    large, small = await waiting(permits, 190), await waiting(permits, 30)
+    assert not permits.take(0)
     others.give_back(180)
     await asyncio.wait({large})
     assert not small.done()
-    slots.give_back(190)
+    permits.give_back(190)
     await asyncio.wait({small})
-    assert slots.taken == 2
+    assert permits.taken == 2
 
 
 @pytest.mark.parametrize("is_late", [False, True])
-async def test_a_cancelled_wait_keeps_no_slot(is_late: bool) -> None:
-    """Even if the slot became free at that moment. The next program gets it."""
-    _, (slots,) = make(None)
-    assert all(slots.take(0) for _ in range(8))
-    first, second = await waiting(slots, 0), await waiting(slots, 0)
+async def test_a_cancelled_wait_keeps_no_permit(is_late: bool) -> None:
+    """Even if the permit became free at that moment. The next program gets it."""
+    _, (permits,) = make(None)
+    assert all(permits.take(0) for _ in range(8))
+    first, second = await waiting(permits, 0), await waiting(permits, 0)
     if is_late:
-        slots.give_back(0)
+        permits.give_back(0)
     first.cancel()
     if not is_late:
-        slots.give_back(0)
+        permits.give_back(0)
     await asyncio.wait({first, second})
-    assert (first.cancelled(), second.cancelled(), slots.taken) == (True, False, 8)
+    assert (first.cancelled(), second.cancelled(), permits.taken) == (True, False, 8)
 
 
 @pytest.mark.parametrize(

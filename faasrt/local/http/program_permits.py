@@ -22,7 +22,7 @@ class MemoryBudget:
 
     memory: MachineMemory = attrs.field(factory=MachineMemory)
     promised_mb: int = 0
-    _slots: set[ProgramSlots] = attrs.field(factory=set)
+    _waiting: set[ProgramPermits] = attrs.field(factory=set)
 
     def fits(self, memory_mb: int) -> bool:
         if self.memory.total_mb is None:
@@ -31,15 +31,15 @@ class MemoryBudget:
 
     def give_back(self, memory_mb: int) -> None:
         self.promised_mb -= memory_mb
-        for slots in [*self._slots]:
-            slots.wake()
+        for permits in [*self._waiting]:
+            permits.wake()
 
-    def watch(self, slots: ProgramSlots, *, waits: bool) -> None:
-        (self._slots.add if waits else self._slots.discard)(slots)
+    def watch(self, permits: ProgramPermits, *, waits: bool) -> None:
+        (self._waiting.add if waits else self._waiting.discard)(permits)
 
 
-class ProgramSlots:
-    """The slots of an engine. Programs that wait for one get it in the order of their arrival."""
+class ProgramPermits:
+    """The permits of an engine to run programs. Those that wait get one in the order of their arrival."""
 
     def __init__(self, engine: Engine, budget: MemoryBudget) -> None:
         self._engine, self._budget = engine, budget
@@ -47,16 +47,16 @@ class ProgramSlots:
         self.taken = 0
 
     def take(self, memory_mb: int) -> bool:
-        """Take a slot for a program with this memory limit. Return False if it must wait."""
+        """Take a permit for a program with this memory limit. Return False if it must wait."""
         if self._waiting or not self._has_room(memory_mb):
             return False
         self._take(memory_mb)
         return True
 
     async def wait(self, memory_mb: int) -> None:
-        """Wait for a slot, and take it.
+        """Wait for a permit, and take it.
 
-        Cancellation: gives the slot back.
+        Cancellation: gives the permit back.
         """
         free: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((memory_mb, free))
