@@ -334,7 +334,7 @@ class TestResult:
 @list_attributes
 @attrs.frozen(kw_only=True)
 class Judgement:
-    """The verdicts on all tests. It is true if all passed.
+    """The verdicts on all tests.
 
     Raises:
         InvalidRequestError: There are no results.
@@ -379,9 +379,6 @@ class Judgement:
     def score(self) -> float:
         """The share of tests that passed, from 0 to 1."""
         return self.passed_count / len(self.results)
-
-    def __bool__(self) -> bool:
-        return self.passed
 
     def to_dict(self) -> dict[str, Any]:
         """Return passed, score, duration_s and results as values that `json.dumps` accepts."""

@@ -189,8 +189,6 @@ class Display:
 class ExecutionResult:
     r"""The result of one execution: how the code ended, its output, and the details of the call.
 
-    It is true if the outcome is OK, so compare an optional result with None.
-
     Example:
         >>> result = await manager.run_code("print('hi'); return_val('[1, 2]')", "python")
         >>> result.ok, result.stdout, result.value, result.exit_code, result.attempts
@@ -232,9 +230,6 @@ class ExecutionResult:
     def ok(self) -> bool:
         """Whether the outcome is OK."""
         return self.outcome is Outcome.OK
-
-    def __bool__(self) -> bool:
-        return self.ok
 
     @property
     def stdout(self) -> str:
@@ -373,11 +368,11 @@ class Diagnostic:
 @list_attributes
 @attrs.frozen
 class ValidationResult:
-    """Whether a program parses. It is true if the program does.
+    """Whether a program parses.
 
     Example:
         >>> checked = await manager.validate_code("let a = ;", "js")
-        >>> if not checked:
+        >>> if not checked.valid:
         ...     print(checked.diagnostics[0].message, "says", checked.checked_by)
         Expression expected says Deno ...
     """
@@ -389,9 +384,6 @@ class ValidationResult:
     checked_by: str = ""
     """The name of the parser, such as "CPython 3.15.0"."""
 
-    def __bool__(self) -> bool:
-        return self.valid
-
     @classmethod
     def empty_code(cls) -> ValidationResult:
         """Return the result for a program that is only whitespace."""
@@ -401,7 +393,7 @@ class ValidationResult:
 @list_attributes
 @attrs.frozen(kw_only=True)
 class EndpointHealth:
-    """The result of a health probe of one endpoint. It is true if the endpoint is healthy.
+    """The result of a health probe of one endpoint.
 
     Example:
         >>> health = (await manager.get_health_status()).endpoints[0]
@@ -425,14 +417,11 @@ class EndpointHealth:
     details: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
     """The decoded answer."""
 
-    def __bool__(self) -> bool:
-        return self.healthy
-
 
 @list_attributes
 @attrs.frozen
 class HealthStatus:
-    """The health of every endpoint behind a runtime or manager. It is true if all are healthy.
+    """The health of every endpoint behind a runtime or manager.
 
     Example:
         >>> status = await manager.get_health_status()
@@ -448,6 +437,3 @@ class HealthStatus:
     def healthy(self) -> bool:
         """Whether there is an endpoint, and all endpoints are healthy."""
         return bool(self.endpoints) and all(endpoint.healthy for endpoint in self.endpoints)
-
-    def __bool__(self) -> bool:
-        return self.healthy

@@ -311,8 +311,6 @@ def _sandbox_from_dict(fields: object, base: SandboxConfig) -> SandboxConfig:
 class CompletedTask:
     """A task whose program has ended, with any outcome.
 
-    It is true if the outcome is OK, and, for a task with tests, if all passed.
-
     Example:
         >>> async for item in manager.map([CodeTask("1 / 0", "py")]):
         ...     if item.error is None:
@@ -332,7 +330,9 @@ class CompletedTask:
     judgement: Judgement | None = attrs.field(default=None, kw_only=True, repr=False)
     """The verdicts on the tests; None if the task has none."""
 
-    def __bool__(self) -> bool:
+    @property
+    def ok(self) -> bool:
+        """Whether the outcome is OK; for a task with tests, whether all passed."""
         return self.result.ok if self.judgement is None else self.judgement.passed
 
     def to_dict(self) -> dict[str, Any]:
@@ -346,8 +346,6 @@ class CompletedTask:
 @attrs.frozen
 class FailedTask:
     """A task that failed with an error of the infrastructure, or was wrong. Its program may or may not have run.
-
-    It is always false.
 
     Example:
         >>> async for item in manager.map([CodeTask("", "py")]):
@@ -364,7 +362,9 @@ class FailedTask:
     result: None = attrs.field(default=None, init=False, repr=False)
     """None."""
 
-    def __bool__(self) -> Literal[False]:
+    @property
+    def ok(self) -> Literal[False]:
+        """False."""
         return False
 
     def to_dict(self) -> dict[str, Any]:

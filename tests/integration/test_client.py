@@ -233,7 +233,7 @@ async def test_refused_connection_is_a_connect_error(unused_tcp_port: int) -> No
             await manager.run_code("1", "py")
         assert info.value.sent == "no"
         status = await manager.get_health_status()
-    assert not status
+    assert not status.healthy
     assert status.endpoints[0].error
 
 
@@ -428,7 +428,7 @@ async def test_validate_code_uses_the_server(serve: Serve) -> None:
 
     async with manager_for(await serve(handler, "/validate_code")) as manager:
         result = await manager.validate_code("let a = ;", "js")
-        assert not await manager.validate_code(" ", "js")
+        assert not (await manager.validate_code(" ", "js")).valid
     assert seen == [{"language": "javascript", "code": "let a = ;"}]
     assert result == faasrt.ValidationResult(False, (faasrt.Diagnostic("bad", 1, None),), "test")
     async with manager_for(await serve(answer)) as manager:

@@ -199,9 +199,9 @@ async def test_python_functions_get_tuples(place: str, local: RuntimeManager) ->
     tests = [FunctionTest(arguments, (arguments, {"k": (1,)}), kwargs={"k": (1,)})]
     async with manager_at(place, local) as manager:
         code = "def f(*args, **kwargs): return list(args), kwargs"
-        assert await manager.judge(code, tests, function="f", language="python")
+        assert (await manager.judge(code, tests, function="f", language="python")).passed
         js = [FunctionTest([(1, [2])], [[1, [2]]])]
-        assert await manager.judge("const f = (...args) => args;", js, function="f", language="js")
+        assert (await manager.judge("const f = (...args) => args;", js, function="f", language="js")).passed
 
 
 async def test_each_test_has_a_fresh_namespace(local: RuntimeManager) -> None:

@@ -204,7 +204,7 @@ async def test_redirects_are_not_followed(raw_server: RawServer) -> None:
     async with manager_for(await raw_server(handle)) as manager:
         with pytest.raises(ProtocolError, match="307"):
             await manager.run_code("1", "py")
-        assert not await manager.get_health_status()
+        assert not (await manager.get_health_status()).healthy
     assert connections == 0
 
 

@@ -270,7 +270,7 @@ async def test_aclose_cancelled_late_closes_the_sessions(raw_server: Serve) -> N
     runtime = RuntimeFactory(Settings(endpoints={"py": await raw_server(server.handle)})).create_runtime("py")
     assert (await runtime.run_code("1")).ok
     children, threads = set(psutil.Process().children()), {*threading.enumerate()}
-    assert await runtime.validate_code("1")
+    assert (await runtime.validate_code("1")).valid
     assert len(open_sessions()) == before + 1
     (process,) = set(psutil.Process().children()) - children
     closing = asyncio.create_task(runtime.aclose())

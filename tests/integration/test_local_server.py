@@ -97,7 +97,7 @@ async def test_health_and_metrics_of_a_server(faas: LocalFaaS) -> None:
         async with manager.session("js"):
             pass
     details = status.endpoints[0].details
-    assert status
+    assert status.healthy
     assert details["capabilities"]["lossless"] is True
     assert details["languages"]["typescript"]["status"] == "ready"
     capacity = details["languages"]["javascript"]["capacity"]
@@ -435,6 +435,6 @@ async def test_the_event_loop_is_never_blocked(engine: str) -> None:
                 assert (await manager.run_code(code, language)).stdout == "1\n"
                 async with manager.stream_code(code, language) as run:
                     assert [chunk.text async for chunk in run] == ["1\n"]
-                assert await manager.validate_code(code, language)
+                assert (await manager.validate_code(code, language)).valid
             assert (await manager.run_code("while True: pass", "py", 100)).outcome is Outcome.TIMEOUT
-            assert await manager.get_health_status()
+            assert (await manager.get_health_status()).healthy

@@ -93,7 +93,7 @@ async def test_results_are_exact(manager: RuntimeManager) -> None:
     write = "open('a', 'wb').write(bytes([255]))"
     assert (await manager.run_code(write, "python", collect=["a"])).files == {"a": b"\xff"}
     assert (await manager.call_function("def f(a): return a * 2", "f", ["ab"], language="python")).value == "abab"
-    assert not await manager.validate_code("x = (", "python", where="remote")
+    assert not (await manager.validate_code("x = (", "python", where="remote")).valid
 
 
 async def test_a_time_limit_ends_a_program(manager: RuntimeManager) -> None:

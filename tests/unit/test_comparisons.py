@@ -580,7 +580,7 @@ def test_the_score_is_the_share_of_passed_tests() -> None:
     passed, wrong = (judge_result(TestCase(expected=text), result("a"), "lines") for text in "ab")
     judgement = Judgement(results=(passed, wrong, passed))
     assert (judgement.passed, judgement.passed_count, round(judgement.score, 3)) == (False, 2, 0.667)
-    assert not judgement
+    assert not judgement.passed
     assert (judgement.first_failure, judgement.verdict) == (wrong, Verdict.WRONG_ANSWER)
     right = Judgement(results=(passed,))
     assert (right.passed, right.first_failure, right.verdict) == (True, None, Verdict.PASSED)

@@ -11,7 +11,6 @@ import pytest
 from faasrt import (
     CodeTask,
     CompletedTask,
-    Diagnostic,
     EndpointHealth,
     ErrorInfo,
     ExecutionError,
@@ -26,7 +25,6 @@ from faasrt import (
     TestCase,
     TestResult,
     Timings,
-    ValidationResult,
     Verdict,
     _strict_json,
 )
@@ -155,26 +153,14 @@ JUDGED_PASSED, JUDGED_WRONG = (
 )
 
 
-@pytest.mark.parametrize(
-    ("good", "bad"),
-    [
-        (PASSED, WRONG),
-        (JUDGED_PASSED, JUDGED_WRONG),
-        (CompletedTask(0, TASK, PASSED), CompletedTask(0, TASK, WRONG)),
-        (
-            CompletedTask(0, TASK, PASSED, judgement=JUDGED_PASSED),
-            CompletedTask(0, TASK, PASSED, judgement=JUDGED_WRONG),
-        ),
-        (None, FailedTask(0, TASK, FaasrtError("down"))),
-        (ValidationResult(True), ValidationResult(False, (Diagnostic("bad", 1, 1),))),
-        (UP, DOWN),
-        (HealthStatus((UP,)), HealthStatus((UP, DOWN))),
-        (None, HealthStatus(())),
-    ],
-)
-def test_a_result_is_true_if_it_is_a_success(good: object, bad: object) -> None:
-    assert good or good is None
-    assert not bad
+def test_what_counts_as_a_success() -> None:
+    """For a task with tests, the judgement decides. There must be an endpoint, and all must be healthy."""
+    assert [JUDGED_PASSED.passed, JUDGED_WRONG.passed] == [True, False]
+    assert [CompletedTask(0, TASK, result).ok for result in (PASSED, WRONG)] == [True, False]
+    judged = [CompletedTask(0, TASK, PASSED, judgement=each).ok for each in (JUDGED_PASSED, JUDGED_WRONG)]
+    assert judged == [True, False]
+    assert not FailedTask(0, TASK, FaasrtError("down")).ok
+    assert [HealthStatus(each).healthy for each in ((UP,), (UP, DOWN), ())] == [True, False, False]
 
 
 @pytest.mark.parametrize("character", ["\ud800", "\u20ac", "\U0001f600", "\x7f"])
