@@ -30,6 +30,7 @@ The reference:
 * `faasrt.discovery`: one URL for all replicas behind a name
 * `faasrt.transport`: deadlines, retries, replicas, limits
 * `faasrt.protocol`: the wire protocol, and the envelope, which gets exact results from python-faas and js-faas
+* `faasrt.agents`: sessions for the code of a model
 * `faasrt.sync`: the same API without asyncio
 * `faasrt.web`: calls that end when the client of a web application disconnects
 * `faasrt.ray`: batches on several machines; `faasrt.ray.serve`: the embedded FaaS on Ray Serve, autoscaled
@@ -47,6 +48,7 @@ from faasrt._version import __version__
 
 if _typing.TYPE_CHECKING:
     from faasrt import (
+        agents as agents,
         config as config,
         discovery as discovery,
         errors as errors,
@@ -183,6 +185,7 @@ _MODULES = (
 
 # Modules that are loaded on first use. Those that need an extra are not among them, because `help` loads all of them.
 _SUBMODULES = (
+    "agents",
     "config",
     "discovery",
     "errors",

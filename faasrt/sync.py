@@ -4,6 +4,7 @@
 results, errors and docstrings: leave out the `await` of their examples. Each method waits for its result.
 `with` takes the place of `async with`, and `close` takes the place of `aclose`; `map` returns an ordinary generator,
 `get_runtime` a `faasrt.sync.Runtime`, `session` a `faasrt.sync.Session`, and `stream_code` a `faasrt.sync.StreamedRun`.
+`faasrt.sync.AgentSession` takes such a manager.
 
 A manager has one event loop, in a separate thread, which starts with the first call. Any number of threads may use the
 manager, even while an event loop runs in their thread, as in a notebook (that loop then waits as well).
@@ -41,9 +42,10 @@ import inspect
 import itertools
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
+import faasrt.agents
 import faasrt.client.manager
 import faasrt.client.map
 import faasrt.client.runtime
@@ -54,9 +56,10 @@ from faasrt.client.cache import CacheOption
 from faasrt.client.factory import RuntimeFactory
 from faasrt.client.loop_thread import LoopThread
 from faasrt.client.map import StopOn
-from faasrt.config import Settings
+from faasrt.config import SandboxConfig, Settings
 from faasrt.errors import ConfigurationError, InvalidRequestError, RuntimeClosedError
 from faasrt.languages import LanguageOption
+from faasrt.protocol.sessions import IDLE_TIMEOUT_S
 from faasrt.results import ExecutionResult, OutputChunk
 from faasrt.tasks import CodeTask, TaskResult
 from faasrt.telemetry.events import Sink
@@ -64,7 +67,7 @@ from faasrt.telemetry.events import Sink
 if TYPE_CHECKING:
     from faasrt.local.server import LocalFaaS
 
-__all__ = ["Runtime", "RuntimeManager", "Session", "StreamedRun", "TaskResults"]
+__all__ = ["AgentSession", "Runtime", "RuntimeManager", "Session", "StreamedRun", "TaskResults"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -72,6 +75,7 @@ _Reply = asyncio.Future[tuple[list[CodeTask], BaseException | None]]
 _AsyncManager = faasrt.client.manager.RuntimeManager
 _AsyncRuntime = faasrt.client.runtime.Runtime
 _AsyncSession = faasrt.client.session.Session
+_AsyncAgentSession = faasrt.agents.AgentSession
 
 
 async def _call(function: Callable[[], T]) -> T:
@@ -99,7 +103,7 @@ def _class_method(method: Callable[P, _AsyncManager]) -> classmethod[RuntimeMana
 def _method(
     method: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]], name: str = ""
 ) -> Callable[Concatenate[Any, P], T]:
-    def call(self: RuntimeManager | Runtime | Session, /, *args: P.args, **kwargs: P.kwargs) -> T:
+    def call(self: RuntimeManager | Runtime | Session | AgentSession, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return self._owner._loop_thread().call(method(self._original, *args, **kwargs))
 
     return _named(call, method, name)
@@ -480,7 +484,7 @@ class RuntimeManager:
 class _Context:
     """A runtime or a session of a manager, as a context manager."""
 
-    def __init__(self, manager: RuntimeManager, original: _AsyncRuntime | _AsyncSession) -> None:
+    def __init__(self, manager: RuntimeManager, original: _AsyncRuntime | _AsyncSession | _AsyncAgentSession) -> None:
         self._owner = manager
         self._original: Any = original
         self.language = original.language
@@ -564,3 +568,51 @@ class Session(_Context):
     def fork(self, *, idle_timeout_s: float | None = None) -> Session:
         """Return a new session with the same variables and files; see `faasrt.Session.fork`."""
         return Session(self._owner, self._owner._loop_thread().call(self._original.fork(idle_timeout_s=idle_timeout_s)))
+
+
+@list_attributes
+class AgentSession(_Context):
+    """The session of an agent, which is replaced when it is lost; see `faasrt.agents.AgentSession`.
+
+    Args:
+        manager: The manager.
+        language, sandbox, files, idle_timeout_s: See `faasrt.agents.AgentSession`.
+
+    Example:
+        >>> from faasrt import sync
+        >>> with sync.RuntimeManager.local(["python"]) as manager, sync.AgentSession(manager) as session:
+        ...     observation = session.run_code("x = 41")
+        ...     print(session.run_code("x + 1").text)
+        42
+    """
+
+    _original: _AsyncAgentSession
+
+    def __init__(
+        self,
+        manager: RuntimeManager,
+        language: LanguageOption = "python",
+        *,
+        sandbox: SandboxConfig | None = None,
+        files: Mapping[str, str | bytes] | None = None,
+        idle_timeout_s: float = IDLE_TIMEOUT_S,
+    ) -> None:
+        original = _AsyncAgentSession(
+            manager._original, language, sandbox=sandbox, files=files, idle_timeout_s=idle_timeout_s
+        )
+        super().__init__(manager, original)
+
+    run_code = _method(_AsyncAgentSession.run_code)
+    begin_branch = _method(_AsyncAgentSession.begin_branch)
+    end_branch = _method(_AsyncAgentSession.end_branch)
+    close = _method(_AsyncAgentSession.aclose, "close")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a session is open, with the state of the calls before."""
+        return self._original.is_open
+
+    @property
+    def branches(self) -> int:
+        """The number of branches that are open, one in another."""
+        return self._original.branches

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import functools
 import glob
 import itertools
 import json
 import mimetypes
 import secrets
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -37,31 +38,27 @@ from mcp.types import (
 )
 
 from faasrt import __version__
+from faasrt.agents import IMAGES, MAX_TEXT_BYTES, AgentSession, describe, join_lines, message_of, refusal, sendable
 from faasrt.cli.mcp_files import OUTPUT_FOLDER, Collector, OutputFolder, split_files
 from faasrt.cli.mcp_greeting import INSTRUCTIONS
 from faasrt.client.manager import RuntimeManager
 from faasrt.client.session import Session
 from faasrt.config import SandboxConfig
-from faasrt.errors import FaasrtError, InvalidRequestError, RejectedError, SessionLostError
+from faasrt.errors import FaasrtError, InvalidRequestError, OverloadedError, RejectedError, SessionLostError
 from faasrt.inputs import check_path
 from faasrt.languages import Language
 from faasrt.protocol.health import read_profile
 from faasrt.protocol.streams import cut_text
-from faasrt.results import Display, ExecutionResult, OutputChunk
+from faasrt.results import OutputChunk
 from faasrt.telemetry.logs import log_error
 
 SESSION_HEADER = "mcp-session-id"
 """The header with the id of a session of MCP."""
-_MAX_TEXT_BYTES = 40_000
 _MAX_NAMED = 20
-_UNAUTHORIZED, _WRONG = (401, 403), 400
+_WRONG = 400
 _BRANCHING = ("begin_branch", "end_branch")
 _READING = ("read_file", "list_files")
 _LANGUAGE_OF_TOOL = {"run_python": Language.PYTHON, "run_javascript": Language.JAVASCRIPT}
-# What hosts show to a model.
-_IMAGES = ("image/png", "image/jpeg", "image/gif", "image/webp")
-# The formats of a display that suit a model best, in this order. If there is none of these, it gets any other text.
-_TEXTS = ("text/plain", "text/markdown")
 
 Report = Callable[[OutputChunk], Awaitable[None]]
 
@@ -71,38 +68,27 @@ class ToolError(Exception):
 
 
 class Reply:
-    """The answer of a tool to a model. With an `outcome`, it is the result of a program."""
+    """The answer of a tool to a model. With an `outcome`, it is the result of a program. All text is one block, the
+    first one, because some clients show a model no other.
+    """
 
-    def __init__(self, *texts: str, outcome: str = "") -> None:
-        self._outcome = outcome
-        self._content: list[ContentBlock] = []
-        for text in texts:
-            self.add(text)
+    def __init__(self, text: str = "", *blocks: ContentBlock, outcome: str = "") -> None:
+        self._text, self._blocks, self._outcome = "", blocks, outcome
+        self.add(text)
 
     def add(self, text: str) -> None:
-        """Add a text in lines of its own. It becomes part of the text before it, because some clients show a model only
-        the first block of a result.
-        """
-        text = _sendable(cut_text(text, _MAX_TEXT_BYTES)[0])
-        last = self._content[-1] if self._content else None
-        if isinstance(last, TextContent):
-            last.text += text if last.text.endswith("\n") or not text else f"\n{text}"
-        elif text:
-            self._content.append(TextContent(text=text))
-
-    def add_block(self, block: ContentBlock) -> None:
-        self._content.append(block)
+        """Add a text in lines of its own."""
+        self._text = join_lines(self._text, text)
 
     def to_result(self, *, is_error: bool = False) -> CallToolResult:
-        if not self._content:
-            self.add("(no output)")
-        texts = [block.text for block in self._content if isinstance(block, TextContent)]
+        text = sendable(self._text) or ("" if self._blocks else "(no output)")
         structured = None
         # Some clients show a model only the structured content. So it has the whole text, and a result with images has
         # none. Others show only the text, which has the outcome of a failure.
-        if self._outcome and len(texts) == len(self._content):
-            structured = {"outcome": self._outcome, "output": "\n".join(texts)}
-        return CallToolResult(content=self._content, structured_content=structured, is_error=is_error)
+        if self._outcome and not self._blocks:
+            structured = {"outcome": self._outcome, "output": text}
+        content = [*([TextContent(text=text)] if text else []), *self._blocks]
+        return CallToolResult(content=content, structured_content=structured, is_error=is_error)
 
 
 @attrs.frozen
@@ -127,42 +113,55 @@ class SessionSetup:
 class Workspace:
     def __init__(self, manager: RuntimeManager, setup: SessionSetup) -> None:
         self.calls, self.used_at = 0, 0.0
-        self._manager, self._setup = manager, setup
-        self._sessions: dict[Language, Session] = {}
-        self._originals: list[Session] = []  # of the branches of Python that are open, the outermost first
-        self._collectors: dict[Session, Collector] = {}
-        self._lock = asyncio.Lock()  # so that two calls at once do not open two sessions
+        self._setup = setup
+        self._collectors: dict[Language, Collector] = {}
+        self._agents = {
+            language: AgentSession(
+                manager,
+                language,
+                sandbox=setup.sandbox,
+                idle_timeout_s=setup.idle_s,
+                begin=functools.partial(self._begin, language),
+            )
+            for language in _LANGUAGE_OF_TOOL.values()
+        }
 
     @property
     def is_open(self) -> bool:
-        return bool(self._sessions)
+        return any(agent.is_open for agent in self._agents.values())
 
     async def call(self, tool: str, arguments: dict[str, Any], report: Report) -> Reply:
         """`report` gets the output of a program while it runs. Raise ToolError or FaasrtError if the tool fails."""
         if tool == "reset":
             await self.aclose()
             return Reply("Variables and files are gone. The next call begins anew.")
-        if tool == "end_branch":
-            return await self._end_branch(keeps=arguments["action"] == "keep")
         language = _LANGUAGE_OF_TOOL.get(tool) or Language(arguments.get("language", Language.PYTHON))
-        async with self._session(language) as session:
-            try:
+        agent = self._agents[language]
+        if tool == "end_branch" and not agent.branches:
+            return Reply("There is no branch to end. begin_branch begins one.")
+        await agent.open()
+        try:
+            if tool == "begin_branch":
+                await agent.begin_branch()
+                return Reply(_BRANCH_BEGINS)
+            if tool == "end_branch":
+                await agent.end_branch(keeps=arguments["action"] == "keep")
+                if arguments["action"] == "drop":
+                    return Reply("The branch is dropped. Variables and files are those from before begin_branch.")
+            async with agent.use() as session:
                 reply = await self._use(session, tool, arguments, report)
-                if tool not in (*_READING, "begin_branch"):
+                if tool not in _READING:
                     await self._collect(session, reply)
                 return reply
-            except InvalidRequestError as error:
-                return Reply(str(error))
-            except RejectedError as error:
-                if error.status in _UNAUTHORIZED:
-                    raise
-                reason = ": ".join(filter(None, (error.error, error.details)))
-                return Reply(reason or _message(error))
+        except (InvalidRequestError, RejectedError) as error:
+            return Reply(refusal(error))
+        except SessionLostError as error:
+            raise ToolError(message_of(error)) from None
 
     async def _use(self, session: Session, tool: str, arguments: dict[str, Any], report: Report) -> Reply:
         match tool:
-            case "begin_branch":
-                return await self._begin_branch(session)
+            case "end_branch":
+                return Reply("The branch is kept: its variables and files are those of the session now.")
             case "write_file":
                 await session.write_files({arguments["path"]: _content_of(arguments)})
                 return Reply(f"{arguments['path']} is written.")
@@ -170,125 +169,56 @@ class Workspace:
                 return await self._read_file(session, arguments["path"])
             case "list_files":
                 lines = [f"{path} ({size:,} bytes)" for path, size in sorted((await session.list_files()).items())]
-                return Reply("\n".join(lines) or "There are no files.")
+                return Reply(_cut("\n".join(lines)) or "There are no files.")
             case _:
                 return await self._run(session, arguments["code"], report)
 
-    @contextlib.asynccontextmanager
-    async def _session(self, language: Language) -> AsyncIterator[Session]:
-        async with self._lock:
-            if language not in self._sessions:
-                self._sessions[language] = await self._open(language)
-            session = self._sessions[language]
-        try:
-            yield session
-        except SessionLostError as error:
-            next_state = self._next_state(session) if session.lost_reason else _MAYBE_LOST
-            raise ToolError(f"{_message(error)}\n{next_state}") from None
-        finally:
-            if session.lost_reason:  # the next call opens a new session
-                self._forget(session)
-
-    async def _open(self, language: Language) -> Session:
-        setup = self._setup
-        session = self._manager.session(language, sandbox=setup.sandbox, idle_timeout_s=setup.idle_s)
-        await session.__aenter__()
-        try:
-            await self._send_files(session)
-        except BaseException:
-            await session.aclose()
-            raise
-        if setup.output is not None:
-            self._collectors[session] = Collector(setup.output, language)
-        return session
-
-    async def _send_files(self, session: Session) -> None:
+    async def _begin(self, language: Language, session: Session) -> None:
         try:
             for files in self._setup.parts:
                 await session.write_files(files)
         except RejectedError as error:
             if error.status != _WRONG:  # otherwise, sessions of this language have no files there
-                reason = error.details or _message(error)
+                reason = error.details or message_of(error)
                 raise ToolError(f"The files of the user cannot be put into a session: {reason}") from None
-
-    def _next_state(self, lost: Session) -> str:
-        is_branch = self._originals and self._sessions.get(Language.PYTHON) is lost
-        return _BRANCH_LOST if is_branch else _LOST
-
-    def _forget(self, session: Session) -> None:
-        """Leave out a session that has ended. If it is a branch, its original is used again."""
-        if self._originals and self._sessions.get(Language.PYTHON) is session:
-            self._sessions[Language.PYTHON] = self._originals.pop()
-        self._sessions = {key: each for key, each in self._sessions.items() if each is not session}
-        self._collectors.pop(session, None)
-
-    async def _begin_branch(self, session: Session) -> Reply:
-        branch = await session.fork()
-        if self._sessions.get(Language.PYTHON) is not session:  # another call has changed it
-            await branch.aclose()
-            raise ToolError("The session has changed meanwhile: try again.")
-        self._originals.append(session)
-        self._sessions[Language.PYTHON] = branch
-        return Reply("Python now runs in a branch. End it with end_branch, to keep or to drop its variables and files.")
-
-    async def _end_branch(self, *, keeps: bool) -> Reply:
-        if not self._originals:
-            return Reply("There is no branch to end. begin_branch begins one.")
-        original, branch = self._originals.pop(), self._sessions[Language.PYTHON]
-        if not keeps:
-            self._sessions[Language.PYTHON] = original
-            await branch.aclose()
-            return Reply("The branch is dropped. Variables and files are those from before begin_branch.")
-        if (collector := self._collectors.pop(original, None)) is not None:
-            self._collectors[branch] = collector
-        await original.aclose()
-        reply = Reply("The branch is kept: its variables and files are those of the session now.")
-        async with self._session(Language.PYTHON) as session:
-            await self._collect(session, reply)
-        return reply
+        if self._setup.output is not None:
+            self._collectors[language] = Collector(self._setup.output, language)
 
     async def _collect(self, session: Session, reply: Reply) -> None:
-        # Those of a branch are collected when it is kept.
-        if session in self._collectors and not session.lost_reason:
+        language = Language(session.language)
+        # The files of a branch are collected when it is kept.
+        if language in self._collectors and not session.lost_reason and not self._agents[language].branches:
             limit = self._setup.sandbox.max_output_bytes
-            for line in await self._collectors[session].collect(session, limit):
-                reply.add(line)
+            for line in await self._collectors[language].collect(session, limit):
+                reply.add(_cut(line))
 
     async def _run(self, session: Session, code: str, report: Report) -> Reply:
         async with session.stream_code(code) as run:
             async for chunk in run:
                 await report(chunk)
-        reply = _describe(run.result)
-        if session.lost_reason:
-            reply.add(f"The session has ended: {session.lost_reason}. {self._next_state(session)}")
-        return reply
+        ending = self._agents[Language(session.language)].ending_of(session)
+        observation = describe(run.result, ending)
+        images = [_image(content, mime_type) for mime_type, content in observation.images]
+        return Reply(observation.text, *images, outcome=run.result.outcome)
 
     async def _read_file(self, session: Session, path: str) -> Reply:
         check_path(path, "path")  # else the message is about a pattern
         content = (await session.read_files([glob.escape(path)])).get(path)
         if content is None:
             return Reply(f"There is no file {path!r}.")
-        reply = Reply()
         mime_type = mimetypes.guess_type(path)[0] or "application/octet-stream"
-        if mime_type in _IMAGES:
-            reply.add_block(_image(content, mime_type))
-            return reply
+        if mime_type in IMAGES:
+            return Reply("", _image(content, mime_type))
         with contextlib.suppress(UnicodeDecodeError):
-            return Reply(content.decode() or "The file is empty.")
+            return Reply(_cut(content.decode()) or "The file is empty.")
         encoded = base64.b64encode(content).decode()
         blob = BlobResourceContents(uri=f"file:///{quote(path)}", mime_type=mime_type, blob=encoded)
-        reply.add_block(EmbeddedResource(resource=blob))
-        return reply
+        return Reply("", EmbeddedResource(resource=blob))
 
     async def aclose(self) -> None:
         """End the sessions. The next call opens new ones."""
-        # One after the other, so that a cancellation leaves those that have not ended.
-        while self._originals:
-            await self._originals.pop().aclose()
-        for language in [*self._sessions]:
-            if (session := self._sessions.pop(language, None)) is not None:
-                self._collectors.pop(session, None)
-                await session.aclose()
+        for agent in self._agents.values():
+            await agent.aclose()
 
 
 class SandboxTools:
@@ -345,7 +275,7 @@ class SandboxTools:
         except ToolError as error:
             return _failure(str(error))
         except FaasrtError as error:
-            return _failure(f"{type(error).__name__}: {_message(error)}")
+            return _failure(f"{type(error).__name__}: {message_of(error)}")
         except Exception as error:  # the log must not have its message, which may quote the program
             frames = "".join(traceback.format_tb(error.__traceback__))
             log_error("a tool failed with %s, raised from:\n%s", type(error).__name__, frames, name="faasrt.mcp")
@@ -355,7 +285,7 @@ class SandboxTools:
         numbers = itertools.count(1)
 
         async def report(chunk: OutputChunk) -> None:
-            await context.session.report_progress(next(numbers), message=_sendable(chunk.text))
+            await context.session.report_progress(next(numbers), message=sendable(chunk.text))
 
         name = _workspace_name(context) or arguments.pop("session", None)
         is_new = name is None
@@ -367,6 +297,11 @@ class SandboxTools:
         workspace.calls += 1
         try:
             reply = await workspace.call(tool, arguments, report)
+        except OverloadedError as error:
+            if not is_new:
+                raise
+            hint = "If you have a session, pass its name as 'session': without it, a new one begins."
+            raise ToolError(f"{type(error).__name__}: {message_of(error)}\n{hint}") from None
         finally:
             workspace.calls -= 1
             workspace.used_at = asyncio.get_running_loop().time()
@@ -407,60 +342,19 @@ def _workspace_name(context: ServerRequestContext[Any]) -> str | None:
     return "stdio" if context.request is None else context.request.headers.get(SESSION_HEADER)
 
 
-_LOST = "Its variables and files are lost. The next call begins anew."
-_MAYBE_LOST = "The session may still be there: try again."
-_BRANCH_LOST = (
-    "It was a branch. The next call uses its original again, with the variables and files from before begin_branch."
-)
-
-
-def _describe(result: ExecutionResult) -> Reply:
-    reply = Reply(result.stdout, result.stderr, outcome=result.outcome)
-    error = result.error
-    if error is not None and error.traceback:
-        if error.traceback.strip() not in result.stderr:
-            reply.add(error.traceback)
-        reply.add(f"{result.outcome}: {error.name}")
-    elif not result.ok:
-        reply.add(f"{result.outcome}: {error.message}" if error else result.outcome)
-    room = _MAX_TEXT_BYTES
-    for number, display in enumerate(result.displays):
-        text, image = _describe_display(display)
-        room -= len(text.encode(errors="replace"))
-        if room < 0 and number:
-            reply.add(f"({len(result.displays) - number} further displays were left out)")
-            break
-        if image is not None:
-            reply.add_block(image)
-        reply.add(text)
-    return reply
-
-
-def _describe_display(display: Display) -> tuple[str, ImageContent | None]:
-    omitted = [f"({name} was left out, because it exceeds the output limit)" for name in display.omitted]
-    for mime_type in _IMAGES:
-        if isinstance(image := display.data.get(mime_type), bytes):
-            return "\n".join(omitted), _image(image, mime_type)
-    texts = [display.data[name] for name in (*_TEXTS, *display.data) if isinstance(display.data.get(name), str)]
-    return "\n".join([*map(str, texts[:1]), *omitted]), None
+_BRANCH_BEGINS = "Python now runs in a branch. End it with end_branch, to keep or to drop its variables and files."
 
 
 def _image(content: bytes, mime_type: str) -> ImageContent:
     return ImageContent(data=base64.b64encode(content).decode(), mime_type=mime_type)
 
 
-def _sendable(text: str) -> str:
-    """Replace lone surrogates, which a program may print."""
-    return text.encode(errors="replace").decode()
-
-
-def _message(error: FaasrtError) -> str:
-    """Return the message without the endpoint, the attempts and their time, for which a model has no use."""
-    return Exception.__str__(error)
+def _cut(text: str) -> str:
+    return cut_text(text, MAX_TEXT_BYTES)[0]
 
 
 def _failure(message: str) -> CallToolResult:
-    return Reply(message).to_result(is_error=True)
+    return Reply(_cut(message)).to_result(is_error=True)
 
 
 def _content_of(arguments: dict[str, Any]) -> bytes:
@@ -485,7 +379,7 @@ def make_tools(languages: Sequence[Language], setup: SessionSetup, *, takes_sess
         "Variables, imports and files are kept for the next call, even if the code fails, until reset. There is no "
         "network, and no access to the user's files and programs. Packages cannot be installed. "
         f"A call may take {sandbox.timeout_limit_s:g} s and {sandbox.memory_limit_mb:,} MiB of memory. Text above "
-        f"{_MAX_TEXT_BYTES:,} bytes is cut in the middle.{files}"
+        f"{MAX_TEXT_BYTES:,} bytes is cut in the middle.{files}"
     )
     runs = {
         Language.PYTHON: "Run Python code. The result has what it prints, the value of its last expression, and its "

@@ -5,8 +5,9 @@
     with faasrt.sync.RuntimeManager.local(["python"]) as manager:
         print(answer(manager, model, "What is 41 + 1?"))
 
-Files and processes are those of the session: nothing of this machine is read or written. deepagents is not yet at 1.0,
-so its interface may change.
+Files and processes are those of the session: nothing of this machine is read or written. If it is lost, for example
+because a command exceeds the memory limit, the model learns it, and the next command opens another one. deepagents is
+not yet at 1.0, so its interface may change.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from deepagents import create_deep_agent
 from deepagents.backends.protocol import ExecuteResponse, FileDownloadResponse, FileUploadResponse
 from deepagents.backends.sandbox import BaseSandbox
 
-from faasrt.sync import RuntimeManager, Session
+from faasrt.sync import AgentSession, RuntimeManager
 
 BEGIN = """
 import base64, json, pathlib, subprocess
@@ -41,7 +42,7 @@ DOWNLOAD = "answer = base64.b64encode(pathlib.Path(given['path']).read_bytes()).
 class SessionSandbox(BaseSandbox):  # type: ignore[misc]
     """A session in which commands run."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: AgentSession) -> None:
         self._session, self._id = session, str(uuid.uuid4())
 
     @property
@@ -70,16 +71,19 @@ class SessionSandbox(BaseSandbox):  # type: ignore[misc]
     def _run(self, program: str, timeout_ms: int | None = None, **given: str) -> Any:
         """Return the answer of a program, or its failure as that of a command."""
         code = f"{BEGIN}{program}\nprint(json.dumps(answer))"
-        result = self._session.run_code(code, stdin=json.dumps(given), timeout_ms=timeout_ms)
-        if result.ok and not result.truncated:
+        observation = self._session.run_code(code, stdin=json.dumps(given), timeout_ms=timeout_ms)
+        result = observation.result
+        if result is not None and result.ok and not result.truncated:
             return json.loads(result.stdout)
-        failure = result.error.message if result.error else "the output is too long"
-        return {"output": f"{result.outcome}: {failure}", "exit_code": 1}
+        failure = observation.text
+        if result is not None and self._session.is_open:  # otherwise the text says what is lost
+            failure = f"{result.outcome}: {result.error.message if result.error else 'the output is too long'}"
+        return {"output": failure, "exit_code": 1}
 
 
 def answer(manager: RuntimeManager, model: Any, question: str) -> str:
     """Answer a question with an agent that has a session of its own."""
-    with manager.session("python") as session:
+    with AgentSession(manager) as session:
         sandbox = SessionSandbox(session)
         folder = sandbox.execute("pwd").output.strip()
         agent = create_deep_agent(model=model, backend=sandbox, system_prompt=f"Your files are in {folder}.")

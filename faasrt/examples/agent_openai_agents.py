@@ -5,7 +5,8 @@
     async with RuntimeManager.local(["python"]) as manager:
         print(await answer(manager, model, "What is 41 + 1?"))
 
-The model sees the outcome, the output and the values that are displayed, and goes on after an error of its code.
+The model sees the output, the values that are displayed, and how its code has failed. It goes on after an error, and
+after the loss of its session, for example because the code exceeds the memory limit: the next call opens another one.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ from typing import Any
 from agents import Agent, Runner, function_tool
 
 from faasrt import RuntimeManager
+from faasrt.agents import AgentSession
 
 
 async def answer(manager: RuntimeManager, model: Any, question: str) -> str:
     """Answer a question with an agent that has a session of its own."""
-    async with manager.session("python") as session:
+    async with AgentSession(manager) as session:
 
         async def run_python(code: str) -> str:
             """Run Python code. Variables and files are kept between calls."""
-            result = await session.run_code(code)
-            return "\n".join([result.outcome, result.stdout, result.stderr, *(shown.text for shown in result.displays)])
+            return (await session.run_code(code)).text
 
         agent = Agent(name="Analyst", model=model, tools=[function_tool(run_python)])
         return str((await Runner.run(agent, question)).final_output)

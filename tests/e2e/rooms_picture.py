@@ -18,7 +18,7 @@ from support.package import PACKAGE, modules
 # The rooms, from top to bottom: column, row, and notes. A module belongs to the room with the longest prefix.
 LEFT, RIGHT, BOTH = (16, 172), (232, 172), (16, 388)
 ROOMS = {
-    "applications": (BOTH, 0, ["cli, sync, web, ray, rewards, inspect_ai, testing,", "examples"]),
+    "applications": (BOTH, 0, ["cli, sync, agents, web, ray, rewards, inspect_ai,", "testing, examples"]),
     "faasrt.client": (LEFT, 1, ["managers, runtimes,", "sessions, map, cache"]),
     "faasrt.transport": (LEFT, 2, ["deadlines, retries,", "replicas, permits"]),
     "faasrt.local.server": (RIGHT, 1, ["LocalFaaS"]),
@@ -32,7 +32,7 @@ ROOMS = {
 }
 SERVER = ("faasrt.local.server", "faasrt.local.engine_choice", "faasrt.local.engine_tasks")
 APPLICATIONS = re.compile(
-    r"faasrt\.(__main__|_shared_manager|cli|examples|inspect_ai|ray|rewards|sync|testing|web)(\.|$)"
+    r"faasrt\.(__main__|_shared_manager|agents|cli|examples|inspect_ai|ray|rewards|sync|testing|web)(\.|$)"
 )
 ROW, HEIGHT, TOP, WIDTH = 88, 60, 12, 420
 

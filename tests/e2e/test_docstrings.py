@@ -29,8 +29,8 @@ EXAMPLES = {name for name, text in DOCSTRINGS.items() if examples_of(name, text)
 ELSEWHERE = {"faasrt.ray.run_tasks", "faasrt.ray.serve.app"}
 # The modules besides `faasrt` with public names.
 MODULES = (
-    *("local", "ray", "ray.serve", "rewards", "sync", "telemetry.events", "telemetry.metrics", "telemetry.otel"),
-    *("telemetry.prometheus", "testing", "web"),
+    *("agents", "local", "ray", "ray.serve", "rewards", "sync", "telemetry.events", "telemetry.metrics"),
+    *("telemetry.otel", "telemetry.prometheus", "testing", "web"),
 )
 
 

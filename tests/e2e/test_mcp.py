@@ -207,7 +207,8 @@ async def test_images_are_image_content(connect: Connect) -> None:
     async with connect() as tools:
         await tools.python(f"class Image:\n    def _repr_png_(self): return {PNG!r}\nprint('an image:')\nImage()")
         assert tools.image == ("image/png", PNG)
-        assert tools.content[0].text == "an image:\n"
+        assert [content.type for content in tools.content] == ["text", "image"]
+        assert tools.content[0].text.startswith("an image:\n")
         assert tools.structured is None  # clients that show only this would hide the image
         await tools.python("import matplotlib.pyplot as plt\nplt.plot([1, 3, 2])\nplt.show()", read_timeout_seconds=100)
         mime_type, content = tools.image
@@ -562,6 +563,24 @@ async def test_more_sessions_than_the_limit_are_refused() -> None:
         assert await tools.python("x = 1; x") == "1"
 
 
+async def test_a_model_that_begins_too_many_sessions_learns_to_name_one() -> None:
+    """Over HTTP without sessions of MCP, each call without a name begins a session."""
+    async with FakeFaaS() as fake:
+        fake.max_sessions = 1
+        server = await asyncio.to_thread(HttpServer, "--url", fake.url, "--timeout-s", "1")
+        try:
+            async with over_http(server.url, token="") as client:
+                tools = Tools(client)
+                assert await tools("list_files") == "There are no files."
+                result = await client.call_tool("list_files", {})
+                assert result.is_error
+                assert "too many sessions" in result.content[0].text
+                assert result.content[0].text.endswith("pass its name as 'session': without it, a new one begins.")
+                assert await tools("list_files") == "There are no files."
+        finally:
+            assert await asyncio.to_thread(server.stop) == 0
+
+
 def test_files_of_the_host_that_do_not_fit_are_named(tmp_path: Path) -> None:
     """Before the server starts, with the limit."""
     for name, size in (("a", 7_000_000), ("b", 5_000_000), ("c", 1)):
@@ -630,7 +649,7 @@ async def test_files_in_the_folder_output_are_collected(faasrt_local: str, tmp_p
         assert await tools.python("import os; os.makedirs('output/in'); open('a', 'w').write('no')") == "2"
         assert [*results.iterdir()] == []
         code = "for name in ('output/x.txt', 'output/in/y.txt'): open(name, 'w').write(name)"
-        assert await tools.python(code) == "Given to the user, in python-1: in/y.txt, x.txt"
+        assert await tools.python(code) == "(no output)\nGiven to the user, in python-1: in/y.txt, x.txt"
         first = results / "python-1"
         assert (first / "in" / "y.txt").read_text() == "output/in/y.txt"
         assert await tools.python("1") == "1"  # nothing has changed

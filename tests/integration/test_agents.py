@@ -24,15 +24,33 @@ pytestmark = [
     pytest.mark.filterwarnings("default"),  # the packages have deprecation warnings of each other
 ]
 
-CODE = ["x = 41", "print('x is', x)\nx + 1", "import nope"]
+CODE = [
+    "x = 41",
+    "print('x is', x)\nx + 1",
+    "import nope",
+    "import os; os._exit(3)",
+    "x",
+    "",
+    "print('a' * 100_000, 'end')",
+    "x = bytearray(10**9)",
+]
 ANSWER = "It is 42."
 
 
 def check(script: Script) -> None:
-    assert script.seen[0].split() == ["OK"]
-    assert script.seen[1].split("\n") == ["OK", "x is 41", "", "", "42"]
-    assert script.seen[2].startswith("USER_ERROR\n")
-    assert "ModuleNotFoundError: No module named 'nope'" in script.seen[2]
+    """The model has seen output and values, why code has failed, and that a session was lost. Long output is cut."""
+    nothing, shown, missing, lost, unknown, empty, long, too_large = script.seen
+    assert nothing == "(no output)"
+    assert shown.split("\n") == ["x is 41", "42"]
+    assert "ModuleNotFoundError: No module named 'nope' (to install it for programs, run: " in missing
+    assert lost.startswith("CRASHED")
+    assert lost.endswith("Its variables and files are lost. The next call begins anew.")
+    assert unknown.endswith("USER_ERROR: NameError")
+    assert empty == "code must not be empty"
+    assert 30_000 < len(long) <= 40_000
+    assert long.rstrip().endswith("end")
+    assert "MEMORY_LIMIT" in too_large
+    assert "128 MiB" in too_large
 
 
 async def ask(answer: Any, model: Any, script: Script) -> None:
@@ -76,14 +94,15 @@ def test_tool_of_smolagents() -> None:
 
 
 def test_code_agent_of_smolagents() -> None:
-    """The code of the agent runs in the session: the model sees output, values and tracebacks, and its final answer is
-    returned. A tool of the host is refused, because code in the sandbox cannot call it.
+    """The code of the agent runs in the session: the model sees output, values, tracebacks and the loss of its session,
+    and its final answer is returned. A tool of the host is refused, because code in the sandbox cannot call it.
     """
     from smolagents.models import ChatMessage, MessageRole, Model
 
     from faasrt.examples import agent_smolagents
 
-    steps = [*CODE, f"final_answer({{'answer': {ANSWER!r}, 'x': x}})"]
+    answer = f"final_answer({{'answer': {ANSWER!r}, 'x': x}})"
+    steps = ["x = 40", "print('x is', x)\nx + 2", "import nope", "import os; os._exit(3)", "x", "x = 41", answer]
     seen: list[str] = []
 
     class Scripted(Model):  # type: ignore[misc]
@@ -97,10 +116,12 @@ def test_code_agent_of_smolagents() -> None:
     with sync.RuntimeManager.local(["python"], workers=1) as manager:
         for _ in range(2):  # each has a session of its own
             assert agent_smolagents.answer(manager, Scripted(), "?") == {"answer": ANSWER, "x": 41}
-        assert "x is 41" in seen[1]
+        assert "x is 40" in seen[1]
         assert "42" in seen[1]
         assert "ModuleNotFoundError: No module named 'nope'" in seen[2]
-        with manager.session("python") as session:
+        assert "Its variables and files are lost. The next call begins anew." in seen[3]
+        assert "NameError" in seen[4]
+        with sync.AgentSession(manager) as session:
             executor = agent_smolagents.SessionExecutor(session)
             executor.send_variables({"given": ["a", None]})
             assert executor("given").output == "['a', None]"
@@ -133,7 +154,7 @@ def test_deepagents() -> None:
         assert "3" in seen[2].splitlines()[-1]
         assert "print(6 * 8)" in seen[3]
         assert "a.py" in seen[4]
-        with manager.session("python") as session:
+        with sync.AgentSession(manager) as session:
             sandbox = agent_deepagents.SessionSandbox(session)
             folder = sandbox.execute("pwd").output.strip()
             content = bytes(range(256))
@@ -145,4 +166,8 @@ def test_deepagents() -> None:
             assert "FileNotFound" in missing.error or "No such file" in missing.error
             ended = sandbox.execute("sleep 60", timeout=1)
             assert ended.exit_code == 1
-            assert ended.output.startswith("TIMEOUT: ")
+            assert ended.output.startswith("TIMEOUT: timeout after 1000 ms")
+            lost = sandbox.execute("kill -9 $PPID")
+            assert lost.exit_code == 1
+            assert lost.output.endswith("Its variables and files are lost. The next call begins anew.")
+            assert sandbox.execute("echo again").output == "again\n"

@@ -18,7 +18,7 @@ LAYERS = [
     ["faasrt.local.engine_choice", "faasrt.local.engine_tasks", "faasrt.local.server"],
     ["faasrt.telemetry.otel", "faasrt.testing", "faasrt.transport"],
     ["faasrt.client"],
-    ["faasrt.cli", "faasrt.ray", "faasrt.sync", "faasrt.testing.pytest_plugin", "faasrt.web"],
+    ["faasrt.agents", "faasrt.cli", "faasrt.ray", "faasrt.sync", "faasrt.testing.pytest_plugin", "faasrt.web"],
     ["faasrt.__main__", "faasrt._shared_manager", "faasrt.examples", "faasrt.inspect_ai", "faasrt.rewards"],
 ]
 # Imports that are executed on first use only, so they may go to any layer.
