@@ -46,7 +46,6 @@ from inspect_ai.util import (
     sandboxenv,
 )
 
-from faasrt._shared_manager import SharedManager
 from faasrt.client.manager import RuntimeManager
 from faasrt.client.session import Session
 from faasrt.config import SandboxConfig
@@ -54,6 +53,7 @@ from faasrt.judging import Judgement
 from faasrt.languages import LanguageOption
 from faasrt.results import ExecutionResult, Outcome
 from faasrt.rewards import CodeReward, last_code_block
+from faasrt.rewards.shared_manager import SharedManager
 from faasrt.tasks import CodeTask, JudgeOptions
 
 __all__ = ["FaasrtSandbox", "code_tests", "run_code"]

@@ -31,9 +31,7 @@ ROOMS = {
     "faasrt": (BOTH, 8, ["settings, results, errors, tasks, tests: no I/O"]),
 }
 SERVER = ("faasrt.local.server", "faasrt.local.engine_choice", "faasrt.local.engine_tasks")
-APPLICATIONS = re.compile(
-    r"faasrt\.(__main__|_shared_manager|agents|cli|examples|inspect_ai|ray|rewards|sync|testing|web)(\.|$)"
-)
+APPLICATIONS = re.compile(r"faasrt\.(__main__|agents|cli|examples|inspect_ai|ray|rewards|sync|testing|web)(\.|$)")
 ROW, HEIGHT, TOP, WIDTH = 88, 60, 12, 420
 
 

@@ -22,7 +22,7 @@ from faasrt.local import LocalFaaS
 from faasrt.local.engines.toolchain.engine import COMPILE_LIMITS
 from faasrt.local.http.admission import MAX_QUEUE, QUEUE_TIMEOUT_S
 from faasrt.protocol.execution import KILL_MARGIN_MS
-from faasrt.rewards import DEFAULT_TIMEOUT_MS
+from faasrt.rewards.scoring import DEFAULT_TIMEOUT_MS
 from support import documents
 from support.documents import DOCUMENTS, Snippet
 

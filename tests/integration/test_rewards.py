@@ -37,6 +37,7 @@ from faasrt import (
 )
 from faasrt.local import LocalFaaS
 from faasrt.rewards import CodeReward
+from faasrt.rewards.failures import SingleFailures
 from faasrt.testing import FakeFaaS, Reply
 from support.documents import text_of
 from support.served import CLEAN, PATIENCE_S, until
@@ -697,7 +698,7 @@ async def test_failures_in_verl_are_logged_once_in_ten_seconds(
 ) -> None:
     """For each kind of error. The next line has the number of those in between."""
     now = 100.0
-    monkeypatch.setattr(faasrt.rewards, "_single_failures", faasrt.rewards._SingleFailures(lambda: now))
+    monkeypatch.setattr(faasrt.rewards.scoring, "single_failures", SingleFailures(lambda: now))
     reward = CodeReward(fake.url, on_failure=-1.0)
     fake.default = Reply.crash()
 

@@ -19,7 +19,7 @@ LAYERS = [
     ["faasrt.telemetry.otel", "faasrt.testing", "faasrt.transport"],
     ["faasrt.client"],
     ["faasrt.agents", "faasrt.cli", "faasrt.ray", "faasrt.sync", "faasrt.testing.pytest_plugin", "faasrt.web"],
-    ["faasrt.__main__", "faasrt._shared_manager", "faasrt.examples", "faasrt.inspect_ai", "faasrt.rewards"],
+    ["faasrt.__main__", "faasrt.examples", "faasrt.inspect_ai", "faasrt.rewards"],
 ]
 # Imports that are executed on first use only, so they may go to any layer.
 LAZY = {("faasrt.client.local_faas", "faasrt.local.server"), ("faasrt.local", "faasrt.local.server")}

@@ -14,9 +14,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias, get_args
 
 from faasrt.errors import InvalidRequestError, safe_repr
+from faasrt.judging import AssertTest
+from faasrt.languages import Language
+from faasrt.rewards.problems import parse_problem, without_arrays
+from faasrt.tasks import CodeTask
 
 Dataset: TypeAlias = Literal["humaneval", "mbpp", "apps", "taco", "code_contests", "livecodebench", "kodcode", "verl"]
 
+_IDS = ("task_id", "question_id", "problem_id", "name", "id")
 _MAX_UNPACKED_BYTES = 512 * 1024 * 1024
 # The pickle of a text has at most 6. Each byte may be one, and their tuples take 60 times the memory.
 _MAX_OPCODES = 8
@@ -34,7 +39,57 @@ def assertion(out, exp, atol):
 """
 
 
-def convert_row(row: Mapping[str, Any], dataset: str) -> dict[str, Any]:
+def tests_of(row: Mapping[str, Any], dataset: Dataset) -> str:
+    """Return the tests in a row of a known data set: text for the column `tests`, or the `ground_truth` of verl.
+
+    They name their function, so that rewards need no other column. `faasrt/docs/rewards.md` has an example of each set.
+
+    Args:
+        row: The row, as its set publishes it. JSON may be text or decoded, and arrays of NumPy count as lists.
+        dataset: Its form:
+            "humaneval": `prompt`, `entry_point`, `test`. Also HumanEval+. The imports and helpers of the prompt are
+            known to the test and the completion.
+            "mbpp": `test_list`, `code`, and `test_setup_code` or `test_imports`. Each assert is a test.
+            "apps", "taco": `input_output`.
+            "code_contests": `public_tests`, `private_tests`, `generated_tests`.
+            "livecodebench": `public_test_cases`, `private_test_cases`, `metadata`. Packed tests are unpacked without
+            executing the pickle in them.
+            "kodcode": `test`, for pytest. Each function `test_*` is a test.
+            "verl": `reward_model`, with `ground_truth`, perhaps with `assert_case`.
+
+    Raises:
+        InvalidRequestError: A field is missing or wrong, or the data set is unknown. The message names the field and
+            the id of the row.
+
+    Example:
+        >>> from faasrt.rewards import tests_of
+        >>> row = {"task_id": 1, "code": "def inc(n): return n + 1", "test_list": ["assert inc(1) == 2"]}
+        >>> tests_of(row, "mbpp")
+        '{"function": "inc", "tests": [{"program": "assert inc(1) == 2"}]}'
+    """
+    try:
+        tests = _encode(_convert(without_arrays(row) if isinstance(row, Mapping) else row, dataset))
+        problem = parse_problem(tests, None, Language.PYTHON)
+        CodeTask("pass", "python", tests=problem.tests, function=problem.function)
+        for test in problem.tests:
+            if isinstance(test, AssertTest):
+                test._parsed.complete(problem.function or test._parsed.find_function())
+    except (InvalidRequestError, RecursionError) as error:
+        reason = "a field is nested too deeply, or contains itself" if isinstance(error, RecursionError) else str(error)
+        ids = [row[name] for name in _IDS if name in row] if isinstance(row, Mapping) else []
+        place = f"row {safe_repr(ids[0])} of {dataset}" if ids else f"a row of {dataset}"
+        raise InvalidRequestError(f"{place}: {reason}") from None
+    return tests
+
+
+def _encode(tests: dict[str, Any]) -> str:
+    try:
+        return json.dumps(tests)
+    except (TypeError, ValueError) as error:
+        raise InvalidRequestError(f"the tests cannot be encoded as JSON: {error}") from None
+
+
+def _convert(row: Mapping[str, Any], dataset: str) -> dict[str, Any]:
     """Return the tests of a row. Raise InvalidRequestError if a field is missing or wrong."""
     if dataset not in _CONVERTERS:
         raise InvalidRequestError(f"dataset must be one of {', '.join(_CONVERTERS)}, got {safe_repr(dataset)}")

@@ -1,92 +1,29 @@
-r"""Rewards for reinforcement learning: the score of the program in a completion, by tests that the program cannot see.
-
-`code_reward` is a reward function for TRL's `GRPOTrainer`, and `compute_score` one for verl. `CodeReward` makes such
-functions with other options. `faasrt/docs/rewards.md` shows how to configure both frameworks, and what a model could
-try.
-
-**The program** is the last fenced block of the completion; see `last_code_block`. In a conversation, it is the last
-block of the last message of the assistant. A completion without a program gets `no_code`, which is 0 by default.
-
-**The tests** of a completion have one of these forms. Text is the JSON of one of the others, as in the columns of a
-data set.
-
-    tests                           an iterable of `TestCase`, or, with a function, of `FunctionTest` or `AssertTest`
-    objects                         a list of `{"stdin": ..., "expected": ...}`, or, with a function, of
-                                    `{"args": ..., "expected": ...}` or `{"program": ...}`; see the methods `from_dict`
-    {"function": ..., "tests": ...} the same in one object; a "prelude" is code before the program, such as helpers in a
-                                    prompt
-    {"inputs": ..., "outputs": ...} the form of APPS, TACO and similar data sets: texts for stdin and stdout, or, with
-                                    `"fn_name"`, the arguments and results of a function, or, with `"assert_case"`,
-                                    asserts about it
-
-`tests_of` makes such tests of a row of HumanEval, MBPP, APPS, LiveCodeBench and other sets.
-
-**The form of APPS.** With "fn_name", each input is a list of arguments, or text with the JSON of one argument in each
-line. Each output is a result: text is read as JSON if it is JSON. If every output is a list of one item, as in APPS,
-that item is the result, even if it is text such as "12". Tuples, and NumPy's arrays as in the rows of pandas, count as
-lists. As these data sets expect it, Python programs may use the usual modules of the standard library without importing
-them, and the function may be a method of a class `Solution`.
-
-**Failures** are not scores: those of the infrastructure, and tests that cannot judge any program, such as a malformed
-row of a data set. They are raised, or give the value `on_failure` to their completions only. Programs run at most once,
-unless you pass `idempotent=True`, so a lost connection is a failure too.
-
-Example:
-    >>> from faasrt.rewards import CodeReward
-    >>> reward = CodeReward(manager, timeout_ms=5_000)
-    >>> completions = ["```python\nprint(int(input()) + 1)\n```", "I do not know."]
-    >>> tests = [[TestCase("1", "2"), TestCase("5", "7")], '[{"stdin": "1", "expected": "2"}]']
-    >>> await reward.code_reward_async(completions, tests)
-    [0.5, 0.0]
-"""
+"""Rewards: `CodeReward`, which scores the programs in completions."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import math
-import re
-import time
-from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, Unpack
 
 import attrs
 
 from faasrt._attribute_docs import list_attributes
-from faasrt._dataset_rows import Dataset, convert_row
 from faasrt._run_option_checks import check_flag, check_timeout_ms
-from faasrt._shared_manager import ManagerOption, SharedManager
-from faasrt._verl_asserts import CALL, CALL_EPILOGUE, complete_asserts
 from faasrt.client.manager import RuntimeManager
 from faasrt.config import SandboxConfig, TimeoutSettings
-from faasrt.errors import (
-    ConfigurationError,
-    FaasrtError,
-    InvalidRequestError,
-    QueueFullError,
-    RejectedError,
-    ServiceError,
-    safe_repr,
-)
-from faasrt.judging import AssertTest, Compare, FunctionTest, Judgement, TestCase, Verdict, parse_test
-from faasrt.languages import Language, LanguageOption, OtherLanguage, has_return_val, parse_language
+from faasrt.errors import ConfigurationError, FaasrtError, InvalidRequestError, safe_repr
+from faasrt.judging import AssertTest, Compare, FunctionTest, Judgement, Verdict
+from faasrt.languages import Language, LanguageOption, has_return_val
 from faasrt.protocol.cases import check_function
+from faasrt.rewards.completions import last_code_block, read_text
+from faasrt.rewards.failures import is_failure, single_failures
+from faasrt.rewards.problems import Problem, parse_problem
+from faasrt.rewards.shared_manager import ManagerOption, SharedManager
 from faasrt.tasks import CodeTask, JudgeOptions, TaskResult
-from faasrt.telemetry.counted_lines import INTERVAL_S
 from faasrt.telemetry.logs import log_warning
-
-__all__ = [
-    "CodeReward",
-    "FailedSolution",
-    "code_reward",
-    "code_reward_async",
-    "compute_score",
-    "compute_score_async",
-    "last_code_block",
-    "tests_of",
-]
 
 Completion: TypeAlias = str | Sequence[Mapping[str, Any]]
 """The text of a completion, or the messages of a conversation."""
@@ -95,9 +32,6 @@ OnFailure: TypeAlias = Literal["raise"] | Reward | Callable[[int, FaasrtError], 
 """The rewards of completions that cannot be judged; see `CodeReward`."""
 _Failures: TypeAlias = dict[int, FaasrtError]
 
-# Of the infrastructure, or of the tests of one completion. Others hold for all completions.
-_FAILURES = (ServiceError, QueueFullError, InvalidRequestError)
-_CONFIGURATION_STATUSES = (401, 403, 404)  # of a wrong token or URL, whatever the program is
 _SHOWN_INDICES = 20
 # The longest limit of usual graders, so a program that is right for them is right here: verl and TACO have 10 s,
 # LiveCodeBench 6, APPS and EvalPlus 4, HumanEval 3. Programs in training often loop forever.
@@ -107,147 +41,6 @@ _SANDBOX = SandboxConfig(memory_limit_mb=1_024)
 # A busy server delays a batch of a training, which no person waits for. This is longer than the programs take that a
 # server with a few CPUs has in its queue.
 _TIMEOUTS = TimeoutSettings(grace_s=1_800)
-_IDS = ("task_id", "question_id", "problem_id", "name", "id")
-# Text that may precede an import from `__future__` in a program, or such an import.
-_HEAD = re.compile(
-    r"""
-    [ \t\f\r\n;]++ | \\\r?\n | \#[^\n]*+
-    | [rRuU]?+ (?: \"{3} (?:[^"\\] | \\. | "(?!""))*+ \"{3} | \'{3} (?:[^'\\] | \\. | '(?!''))*+ \'{3}
-        | " (?:[^"\\\n] | \\.)*+ " | ' (?:[^'\\\n] | \\.)*+ ' )
-    | (?P<future> from [ \t\f]++ __future__ [ \t\f]++ import \b [ \t\f]*+
-        (?: \( (?:[^)\#] | \#[^\n]*+)*+ \) | (?:[\w, \t\f] | \\\r?\n)++ ) (?:[ \t\f;] | \\\r?\n)*+ )
-    """,
-    re.DOTALL | re.VERBOSE,
-)
-_MODULES = (
-    *("string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics"),
-    *("itertools", "functools", "operator", "io", "sys", "json", "typing"),
-)
-# Functions of these modules must not pass for those that the program does not define, so their names are removed.
-_APPS_PRELUDE = f"""
-{"".join(f"from {module} import *" + chr(10) for module in _MODULES)}
-from builtins import *
-import {", ".join(_MODULES)}
-[globals().pop(name, None) for name in {{names!r}}]
-"""
-# A method precedes a function that the program imports, but not one that it defines, which the method may call.
-_APPS_EPILOGUE = """
-if hasattr(globals().get("Solution"), {name!r}) and getattr(globals().get({name!r}), "__module__", "") != __name__:
-    def {name}(*args, **kwargs):
-        return getattr(Solution(), {name!r})(*args, **kwargs)
-"""
-
-
-def last_code_block(text: str, language: LanguageOption = "python") -> str | None:
-    r"""Return the program in a Markdown text; None if there is none.
-
-    It is the content of the last fenced block with the name of the language, such as "python", "py" or "python3", or,
-    if there is none, of the last block with any name or none. Blank blocks do not count. A block begins with a line of
-    at least three backticks or tildes and ends with such a line. The last block may lack its end, as in a completion
-    that was cut off. The indent of the first line is removed from all lines. Models also write fences after a tag, as
-    in "</think>```python", or other text, as in "Here it is:```python", and a tag after them, as in "```</answer>".
-
-    Args:
-        text: The text. The work is linear in its length.
-        language: The language of the program. Default: "python".
-
-    Raises:
-        UnsupportedLanguageError: The language cannot be the name of one.
-
-    Example:
-        >>> from faasrt.rewards import last_code_block
-        >>> last_code_block("Try this:\n```python\nprint(1)\n```\nIt prints:\n```\n1\n```")
-        'print(1)\n'
-    """
-    wanted = parse_language(language)
-    programs: dict[bool, str] = {}  # by whether the block has the name of the language
-    fence, block = None, [""]
-
-    def end_block(is_named: bool) -> None:
-        if (program := "".join(block)).strip():
-            programs[is_named] = program
-
-    for line in text.split("\n"):
-        if fence is not None:
-            if fence.is_ended_by(line):
-                end_block(fence.is_named)
-                fence, block = _find_fence(line.strip().lstrip(fence.marks[0]), wanted), []
-                continue
-            opening = _find_fence(line, wanted) if fence.is_glued else None
-            if opening is None or opening.is_glued or not opening.is_named:
-                inner = line.removeprefix(fence.indent) if line.startswith(fence.indent) else line.lstrip(" \t")
-                block.append(f"{inner}\n")
-                continue
-            # The text only mentioned a fence. This is one.
-        fence, block = _find_fence(line, wanted), []
-    if fence is not None:
-        for index, line in enumerate(block):
-            if line.rstrip().endswith(fence.marks):
-                block[index:] = [f"{line.rstrip().rstrip(fence.marks[0])}\n"]
-                break
-        end_block(fence.is_named)
-    return programs.get(True, programs.get(False))
-
-
-@attrs.frozen
-class _Fence:
-    """The line that begins a block. `is_glued`: text precedes its marks."""
-
-    indent: str
-    marks: str
-    is_named: bool
-    is_glued: bool = False
-
-    def is_ended_by(self, line: str) -> bool:
-        """Return whether a line ends the block. A line that is indented further belongs to the program."""
-        content = line.strip()
-        rest = content.lstrip(self.marks[0])
-        return (
-            content.startswith(self.marks)
-            and (not rest or rest.startswith("</"))
-            and len(line) - len(line.lstrip(" \t")) <= len(self.indent) + 3
-        )
-
-
-def _find_fence(line: str, language: Language | OtherLanguage) -> _Fence | None:
-    """Return the fence in a line, if it begins a block. Text before it must be a tag, or the fence must name the
-    language. Otherwise the marks begin inline code.
-    """
-    content = line.lstrip(" \t")
-    if content.startswith(("```", "~~~")):
-        label = content.lstrip(content[0])
-        if content[0] == "`" and "`" in label:
-            return None
-        marks = content[: len(content) - len(label)]
-        return _Fence(line[: len(line) - len(content)], marks, _is_name_of(label.strip(), language))
-    before, marks, label = line.rpartition("```")
-    text = before.rstrip("`")
-    if not marks or "```" in text:
-        return None
-    is_named = _is_name_of(label.strip(), language)
-    if not is_named and not text.rstrip().endswith(">"):
-        return None
-    return _Fence("", marks + before[len(text) :], is_named, is_glued=True)
-
-
-def _is_name_of(label: str, language: Language | OtherLanguage) -> bool:
-    """Return whether the label of a block names a language, perhaps with a version, as in "python3"."""
-    name = label.split(maxsplit=1)[0].lower().rstrip("0123456789.") if label else ""
-    return name in language.names if isinstance(language, Language) else name == language
-
-
-def _read_text(completion: object) -> str:
-    """Return the text of a completion, or of the last message of the assistant."""
-    if isinstance(completion, Iterable) and not isinstance(completion, str | bytes | Mapping):
-        messages = [message for message in completion if isinstance(message, Mapping)]
-        answers = [message.get("content") for message in messages if message.get("role", "assistant") == "assistant"]
-        completion = (answers[-1] if answers else None) or ""
-        if isinstance(completion, Iterable) and not isinstance(completion, str):
-            parts = (part for part in completion if isinstance(part, Mapping))
-            completion = "".join(str(part.get("text", "")) for part in parts)
-    if not isinstance(completion, str):
-        raise InvalidRequestError(f"a completion must be a str or a list of messages, got {safe_repr(completion)}")
-    return completion
 
 
 @list_attributes
@@ -261,183 +54,6 @@ class FailedSolution:
     """How many tests failed and why the first one did, or what is wrong with the tests."""
     judgement: Judgement | None = attrs.field(default=None, repr=False)
     """The verdicts; None if the tests are wrong."""
-
-
-@attrs.frozen
-class _Problem:
-    """The tests of a completion, and the code before and after the program."""
-
-    tests: Sequence[TestCase] | Sequence[FunctionTest] | Sequence[AssertTest]
-    function: str | None
-    prelude: str = ""
-    epilogue: str = ""
-
-    def insert_into(self, program: str) -> str:
-        """Add the code before and after the program. Imports from `__future__` stay first."""
-        start = position = 0
-        while match := _HEAD.match(program, position):
-            position = match.end()
-            if match["future"]:
-                start = position
-        return program[:start] + self.prelude + program[start:] + self.epilogue
-
-
-def _parse_problem(tests: object, function: str | None, language: Language | OtherLanguage) -> _Problem:
-    """Return the tests in one of the forms that the docstring of the module lists."""
-    if isinstance(tests, str | bytes):
-        try:
-            tests = json.loads(tests)
-        except (ValueError, RecursionError) as error:
-            raise InvalidRequestError(f"tests are text that is not JSON: {error}") from None
-    else:
-        try:
-            tests = _without_arrays(tests)
-        except RecursionError:
-            raise InvalidRequestError("tests are nested too deeply, or contain themselves") from None
-    prelude = ""
-    if isinstance(tests, Mapping):
-        if tests.get("assert_case"):
-            return _parse_asserts(tests, function)
-        if "inputs" in tests or "outputs" in tests:
-            return _parse_apps(tests, function, language)
-        if "tests" not in tests or not tests.keys() <= {"function", "tests", "prelude"}:
-            raise InvalidRequestError(
-                "an object with tests must have 'tests' and 'function', or 'inputs', 'outputs' and 'fn_name', "
-                f"got {', '.join(map(safe_repr, tests))[:200]}"
-            )
-        function, prelude = tests.get("function") or function, tests.get("prelude") or ""
-        if not isinstance(prelude, str):
-            raise InvalidRequestError(f"'prelude' must be text, got {safe_repr(prelude)}")
-        tests = tests["tests"]
-    if isinstance(tests, str) or not isinstance(tests, Iterable):
-        raise InvalidRequestError(f"tests must be a list, an object, or the JSON of one, got {safe_repr(tests)}")
-    if function is not None:
-        check_function(function, language)
-    checked: list[Any] = [parse_test(test, function) if isinstance(test, dict) else test for test in tests]
-    return _Problem(checked, function, f"{prelude}\n" if prelude else "")
-
-
-def _without_arrays(value: Any) -> Any:
-    """Replace the arrays of NumPy, as in the rows of pandas and datasets, by lists, and lazy rows by dicts."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {name: _without_arrays(item) for name, item in value.items()}
-    if not isinstance(value, list | tuple):
-        return value
-    items = [_without_arrays(item) for item in value]
-    return tuple(items) if isinstance(value, tuple) else items
-
-
-def _parse_apps(tests: Mapping[str, Any], function: str | None, language: Language | OtherLanguage) -> _Problem:
-    inputs, outputs, name = tests.get("inputs"), tests.get("outputs"), tests.get("fn_name") or function
-    if not isinstance(inputs, list | tuple) or not isinstance(outputs, list | tuple) or len(inputs) != len(outputs):
-        raise InvalidRequestError("'inputs' and 'outputs' must be lists of the same length")
-    if name is None:
-        return _Problem([TestCase(_parse_text(i), _parse_text(o)) for i, o in zip(inputs, outputs, strict=True)], None)
-    if all(isinstance(output, list) and len(output) == 1 for output in outputs):
-        results = [output[0] for output in outputs]
-    else:
-        results = [_parse_result(output) for output in outputs]
-    cases = [FunctionTest(_parse_arguments(i), expected=result) for i, result in zip(inputs, results, strict=True)]
-    check_function(name, language)
-    if language is not Language.PYTHON:
-        return _Problem(cases, name)
-    return _Problem(cases, name, _APPS_PRELUDE.format(names=[name]), _APPS_EPILOGUE.format(name=name))
-
-
-def _parse_asserts(tests: Mapping[str, Any], function: str | None) -> _Problem:
-    """Return the asserts of verl's `assert_case`, which run in another process than the program."""
-    asserts, inputs = tests["assert_case"], tests.get("inputs") or ()
-    if not isinstance(asserts, list | tuple):
-        raise InvalidRequestError(f"'assert_case' must be a list of asserts, got {safe_repr(asserts)}")
-    if any(inputs):
-        raise InvalidRequestError("'inputs' must be empty beside 'assert_case': a function has no stdin")
-    programs, name, names = complete_asserts(asserts, tests.get("fn_name") or function, _MODULES)
-    cases = [AssertTest(each) for each in programs]
-    if name is None:
-        return _Problem(cases, None)
-    check_function(name, Language.PYTHON)
-    epilogue = CALL_EPILOGUE if name == CALL else _APPS_EPILOGUE.format(name=name)
-    return _Problem(cases, name, _APPS_PRELUDE.format(names=names), epilogue)
-
-
-def _parse_text(text: object) -> str:
-    if isinstance(text, list | tuple) and all(isinstance(line, str) for line in text):
-        return "\n".join(text)
-    if not isinstance(text, str):
-        raise InvalidRequestError(f"without 'fn_name', an input or output must be text, got {safe_repr(text)}")
-    return text
-
-
-def _parse_arguments(arguments: object) -> list[Any]:
-    if isinstance(arguments, list | tuple):
-        return list(arguments)
-    if not isinstance(arguments, str):
-        raise InvalidRequestError(f"with 'fn_name', an input must be a list of arguments, got {safe_repr(arguments)}")
-    try:
-        return [json.loads(line) for line in arguments.split("\n") if line.strip()]
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequestError(f"with 'fn_name', each line of an input must be JSON: {error}") from None
-
-
-def _parse_result(output: object) -> object:
-    if not isinstance(output, str):
-        return output
-    try:
-        return json.loads(output)
-    except (ValueError, RecursionError):
-        return output
-
-
-def tests_of(row: Mapping[str, Any], dataset: Dataset) -> str:
-    """Return the tests in a row of a known data set: text for the column `tests`, or the `ground_truth` of verl.
-
-    They name their function, so that rewards need no other column. `faasrt/docs/rewards.md` has an example of each set.
-
-    Args:
-        row: The row, as its set publishes it. JSON may be text or decoded, and arrays of NumPy count as lists.
-        dataset: Its form:
-            "humaneval": `prompt`, `entry_point`, `test`. Also HumanEval+. The imports and helpers of the prompt are
-            known to the test and the completion.
-            "mbpp": `test_list`, `code`, and `test_setup_code` or `test_imports`. Each assert is a test.
-            "apps", "taco": `input_output`.
-            "code_contests": `public_tests`, `private_tests`, `generated_tests`.
-            "livecodebench": `public_test_cases`, `private_test_cases`, `metadata`. Packed tests are unpacked without
-            executing the pickle in them.
-            "kodcode": `test`, for pytest. Each function `test_*` is a test.
-            "verl": `reward_model`, with `ground_truth`, perhaps with `assert_case`.
-
-    Raises:
-        InvalidRequestError: A field is missing or wrong, or the data set is unknown. The message names the field and
-            the id of the row.
-
-    Example:
-        >>> from faasrt.rewards import tests_of
-        >>> row = {"task_id": 1, "code": "def inc(n): return n + 1", "test_list": ["assert inc(1) == 2"]}
-        >>> tests_of(row, "mbpp")
-        '{"function": "inc", "tests": [{"program": "assert inc(1) == 2"}]}'
-    """
-    try:
-        tests = _encode(convert_row(_without_arrays(row) if isinstance(row, Mapping) else row, dataset))
-        problem = _parse_problem(tests, None, Language.PYTHON)
-        CodeTask("pass", "python", tests=problem.tests, function=problem.function)
-        for test in problem.tests:
-            if isinstance(test, AssertTest):
-                test._parsed.complete(problem.function or test._parsed.find_function())
-    except (InvalidRequestError, RecursionError) as error:
-        reason = "a field is nested too deeply, or contains itself" if isinstance(error, RecursionError) else str(error)
-        ids = [row[name] for name in _IDS if name in row] if isinstance(row, Mapping) else []
-        place = f"row {safe_repr(ids[0])} of {dataset}" if ids else f"a row of {dataset}"
-        raise InvalidRequestError(f"{place}: {reason}") from None
-    return tests
-
-
-def _encode(tests: dict[str, Any]) -> str:
-    try:
-        return json.dumps(tests)
-    except (TypeError, ValueError) as error:
-        raise InvalidRequestError(f"the tests cannot be encoded as JSON: {error}") from None
 
 
 class CodeReward:
@@ -705,7 +321,7 @@ class CodeReward:
         prepared: list[CodeTask | InvalidRequestError | None] = []
         for solution, own_tests, name in self._rows("solutions", solutions, tests, function):
             try:
-                problem = None if own_tests is None else _parse_problem(own_tests, name, self._options.language)
+                problem = None if own_tests is None else parse_problem(own_tests, name, self._options.language)
                 task = None if problem is None else self._task(problem, solution)
                 prepared.append(task and attrs.evolve(task, stop_on_failure=False))
             except InvalidRequestError as error:
@@ -727,12 +343,12 @@ class CodeReward:
 
     def _task_of(self, completion: object, tests: object, function: str | None) -> CodeTask | None:
         language = self._options.language
-        problem = _parse_problem(tests, function, language)
-        code = last_code_block(_read_text(completion), language) or ""
+        problem = parse_problem(tests, function, language)
+        code = last_code_block(read_text(completion), language) or ""
         task = self._task(problem, code)  # even without a program, because it checks the tests
         return task if code.strip() else None
 
-    def _task(self, problem: _Problem, code: str) -> CodeTask:
+    def _task(self, problem: Problem, code: str) -> CodeTask:
         self._check_language(problem)
         # No program can be sent with lone surrogates, which are not characters.
         program = problem.insert_into(code.encode(errors="replace").decode())
@@ -744,7 +360,7 @@ class CodeReward:
             self._options, code=program, tests=problem.tests, function=problem.function, compare=compare
         )
 
-    def _check_language(self, problem: _Problem) -> None:
+    def _check_language(self, problem: Problem) -> None:
         """Raise ConfigurationError if no program of the language can be judged by such tests."""
         language = self._options.language
         if any(isinstance(test, AssertTest) for test in problem.tests) and language is not Language.PYTHON:
@@ -769,7 +385,7 @@ class CodeReward:
                 if item.error is None:
                     assert item.judgement is not None
                     rewards[index] = item.judgement.score if self._partial_credit else float(item.judgement.passed)
-                elif self._on_failure == "raise" or not _is_failure(item.error):
+                elif self._on_failure == "raise" or not is_failure(item.error):
                     raise item.error
                 else:
                     failures[index] = item.error
@@ -793,7 +409,7 @@ class CodeReward:
         # Not the messages of the errors, which may contain input and expected output.
         if len(rewards) == 1:
             for error in failures.values():
-                _single_failures.log(type(error).__name__)
+                single_failures.log(type(error).__name__)
         elif failures:
             indices = ", ".join(map(str, sorted(failures)[:_SHOWN_INDICES]))
             log_warning(
@@ -821,43 +437,6 @@ class CodeReward:
                 elif item.judgement is not None and not item.judgement.passed:
                     reasons[index], judgements[index] = _describe(item.judgement), item.judgement
         return [FailedSolution(index, reasons[index], judgements.get(index)) for index in sorted(reasons)]
-
-
-class _SingleFailures:
-    """Logs failures of calls with one completion, of which verl makes thousands: a line for each kind and ten seconds.
-
-    The first failure of a kind is logged at once, and later ones as a number. There is no lock, because a fork could
-    leave it locked: failures in several threads at the same time may be miscounted.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._logged_at: dict[str, float] = {}
-        self._counts: Counter[str] = Counter()
-
-    def log(self, kind: str) -> None:
-        self._counts[kind] += 1
-        now = self._clock()
-        if now - self._logged_at.get(kind, -math.inf) < INTERVAL_S:
-            return
-        self._logged_at[kind] = now
-        log_warning(
-            "%d completion(s) cannot be judged, so their rewards are those of on_failure: %s. Further ones are logged "
-            "together, at most every %d s. A function as on_failure gets the reasons, and CodeReward.check returns "
-            "those of wrong tests",
-            self._counts.pop(kind, 0),  # 0 if another thread has just logged it
-            kind,
-            INTERVAL_S,
-        )
-
-
-_single_failures = _SingleFailures()
-
-
-def _is_failure(error: FaasrtError) -> bool:
-    """Return whether an error may concern one completion only. Those of the configuration would hold for all."""
-    is_refused = isinstance(error, RejectedError) and error.status in _CONFIGURATION_STATUSES
-    return isinstance(error, _FAILURES) and not is_refused
 
 
 def _is_number(value: object) -> bool:
@@ -894,10 +473,3 @@ def _single(rewards: list[Reward]) -> float:
     if reward is None:
         raise ConfigurationError("the function on_failure must return a number for compute_score: verl needs numbers")
     return reward
-
-
-_default = CodeReward()
-code_reward = _default.code_reward
-code_reward_async = _default.code_reward_async
-compute_score = _default.compute_score
-compute_score_async = _default.compute_score_async
