@@ -48,7 +48,7 @@ from faasrt.protocol.sessions import (
 from faasrt.results import ExecutionResult
 from faasrt.tasks import Priority, SessionRunOptions, check_options
 from faasrt.transport.endpoint_registry import EndpointRegistry
-from faasrt.transport.http import BodyTooLargeError, RequestBody
+from faasrt.transport.exchange import BodyTooLargeError, RequestBody
 from faasrt.transport.lifecycle import run_for_each
 from faasrt.transport.live_reader import LiveReader
 from faasrt.transport.requests import ControlRequest

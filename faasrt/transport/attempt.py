@@ -12,7 +12,7 @@ from faasrt.protocol.registry import protocol_of
 from faasrt.protocol.response import max_answer_bytes
 from faasrt.transport.call import Call
 from faasrt.transport.endpoint_registry import EndpointRegistry
-from faasrt.transport.http import BodyTooLargeError, RequestBody
+from faasrt.transport.exchange import BodyTooLargeError, RequestBody
 from faasrt.transport.live_reader import LiveReader
 from faasrt.transport.pool import Permit
 

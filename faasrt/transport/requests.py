@@ -17,7 +17,8 @@ from faasrt.results import ValidationResult
 from faasrt.transport.attempt import Attempt, fetch_profile
 from faasrt.transport.call import Call
 from faasrt.transport.endpoint_registry import EndpointRegistry
-from faasrt.transport.http import VALIDATE_PATH, BodyTooLargeError, RequestBody
+from faasrt.transport.exchange import BodyTooLargeError, RequestBody
+from faasrt.transport.http import VALIDATE_PATH
 from faasrt.transport.live_reader import LiveReader
 from faasrt.transport.pool import Permit
 

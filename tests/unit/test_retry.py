@@ -22,7 +22,7 @@ from faasrt import (
     ServerError,
     ServiceError,
 )
-from faasrt.transport.http import read_retry_after
+from faasrt.transport.exchange import read_retry_after
 from faasrt.transport.retry import (
     BUDGET,
     RETRY_COST,
