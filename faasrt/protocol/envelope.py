@@ -30,7 +30,8 @@ The job, besides `nonce`, `code`, `language` and `max_output_bytes`:
     has_folder         whether the server gives the program a folder, from which JavaScript programs can import files
     capture            whether the guest program, and not the server, records stdout and stderr
     replace_fds        whether the guest program also records what child processes write to descriptors 1 and 2
-    case_ms            the guard stops a case after this time; null if the server stops programs
+    case_ms            the guard stops a case after this time; null if the server stops programs. In a batch in Python,
+                       its wait for a CPU puts this off, until the time of the batch has passed
     limit_ms           a case that took more, without its wait for a CPU if that is known, counts as TIMEOUT,
                        however it ended; null for a program
     begin_within_ms    no case begins later than this after the definitions

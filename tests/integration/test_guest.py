@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import deno
 import pytest
 
+from benchmarks.verdicts import busy_processes
 from faasrt import Outcome, SandboxConfig
 from faasrt.inputs import ProgramInput
 from faasrt.languages import Language
@@ -147,3 +149,25 @@ def test_wrapped_programs_are_not_changed_by_the_server() -> None:
     assert text.rstrip().splitlines()[-1].startswith("_faasrt = ")
     script = wrapped("1", "javascript", limit_ms=1_000, max_output_bytes=1_000)
     assert not [line for line in script.splitlines() if line.lstrip().startswith("//")]
+
+
+@pytest.mark.servers
+def test_the_guard_does_not_count_the_wait_for_a_cpu(tmp_path: Path) -> None:
+    """Where the server does not stop cases, one that needs less CPU time than its limit ends beside other processes."""
+    code = block("""
+        import time
+        def f(seconds):
+            until = time.process_time() + seconds
+            while time.process_time() < until: pass
+    """)
+    cpus = os.sched_getaffinity(0)
+    cpu = min(cpus)
+    os.sched_setaffinity(0, [cpu])  # the guest program inherits this
+    try:
+        with busy_processes(3, cpu):
+            job = {"function": "f", "cases": ["[[0.3], {}]", "[[1], {}]"], "single": False}
+            report, _ = run(code, "python", tmp_path, limit_ms=600, begin_within_ms=300_000.0, **job)
+    finally:
+        os.sched_setaffinity(0, cpus)
+    outcomes = {index: record.outcome for index, record in report.records.items()}
+    assert outcomes == {-1: Outcome.OK, 0: Outcome.OK, 1: Outcome.TIMEOUT}

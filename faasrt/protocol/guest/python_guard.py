@@ -34,9 +34,11 @@ class LimitExceeded(BaseException):
 class Guard:
     # Calls `on_deadline` repeatedly from the deadline on, while the program runs. In Pyodide, calls `on_hang` if the
     # program awaits something at the deadline: then the interpreter does not run, and no exception can be raised in it.
+    # The wait for a CPU puts the deadline off, but not after `latest`.
 
-    def __init__(self, on_deadline, on_hang):
-        self.on_deadline, self.on_hang = on_deadline, on_hang
+    def __init__(self, on_deadline, on_hang, latest=0.0):
+        self.on_deadline, self.on_hang, self.latest = on_deadline, on_hang, latest
+        self.waited_s = 0.0
         self.deadline = None
         self.watch = None
         self.asleep = False
@@ -44,7 +46,7 @@ class Guard:
     def arm(self, ms):
         if ms is None:
             return
-        self.deadline = now() + ms / 1000
+        self.deadline, self.waited_s = now() + ms / 1000, waited_s()
         if self.watch is None:
             self.watch = self.by_signal() or self.by_interrupt_buffer() or self.by_events()
         self.watch(ms / 1000)
@@ -61,6 +63,13 @@ class Guard:
             return  # the next interrupt, or `on_hang`, follows soon
         self.on_deadline()
 
+    # Signals are handled in the thread that armed the guard.
+    def on_signal(self, *_):
+        if self.deadline is not None and self.deadline <= now() < self.latest:
+            before_s, self.waited_s = self.waited_s, max(self.waited_s, waited_s())
+            self.deadline += self.waited_s - before_s
+        self.tick()
+
     def by_signal(self):
         import signal
 
@@ -68,13 +77,13 @@ class Guard:
             return None
         set_handler, set_timer = signal.signal, signal.setitimer
         try:
-            set_handler(signal.SIGALRM, self.tick)
+            set_handler(signal.SIGALRM, self.on_signal)
         except ValueError:
             return None  # not the main thread
 
         def watch(s):
             if s is not None:
-                set_handler(signal.SIGALRM, self.tick)  # an earlier case may have replaced the handler
+                set_handler(signal.SIGALRM, self.on_signal)  # an earlier case may have replaced the handler
             set_timer(signal.ITIMER_REAL, s or 0, INTERVAL_S if s else 0)
 
         return watch

@@ -54,7 +54,9 @@ class Guest(FrameWriter, InputGiver):
         self.whole_cases = job["function"] is None and not job["single"]
         self.records, self.index, self.began = [], 0, now()
         self.ret_val, self.exceeded_output, self.interrupts, self.running = "", False, 0, False
-        self.guard = Guard(self.interrupt, self.end_at_limit)
+        # A batch has this time. A single program has no longer than its limit, because the client does not wait longer.
+        batch_ms = 0 if job["single"] else 2 * (job["case_ms"] or 0) + job["begin_within_ms"]
+        self.guard = Guard(self.interrupt, self.end_at_limit, now() + batch_ms / 1000)
         self.threads, self.exit_functions = self.all_threads(), atexit._ncallbacks()
         self.stdin = self.folder = self.program = self.reserve = None
         self.real_stdout = sys.stdout
