@@ -25,10 +25,10 @@ from benchmarks.harness import Figures, contenders, parser, run_rounds, serve_re
 from benchmarks.report import Report, Spread
 from benchmarks.server import faas
 from faasrt import Language, Outcome, SandboxConfig
+from faasrt.protocol.answer import Answer
 from faasrt.protocol.execution import Execution
 from faasrt.protocol.health import read_profile
 from faasrt.protocol.program import Program
-from faasrt.protocol.response import Answer
 
 MODES: dict[str, Literal["never", "always"]] = {"plain": "never", "envelope": "always"}
 MB = 1_000_000

@@ -22,12 +22,12 @@ from benchmarks.harness import Figures, contenders, parser, ratio, run_rounds, s
 from benchmarks.report import Report
 from faasrt import Language, SandboxConfig
 from faasrt.protocol import cozeloop
+from faasrt.protocol.answer import Answer
 from faasrt.protocol.execution import Execution
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.interface import ServiceProtocol
 from faasrt.protocol.piston import Piston
 from faasrt.protocol.program import Program
-from faasrt.protocol.response import Answer
 from faasrt.protocol.sandboxfusion import SandboxFusion
 
 CODE = "def solve(n):\n    return sum(range(n))\n\nreturn_val(str(solve(100)))\nprint(6 * 7)\n"

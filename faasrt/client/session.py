@@ -33,8 +33,8 @@ from faasrt.errors import (
 )
 from faasrt.inputs import NO_INPUT, ProgramInput, check_patterns, files_to_wire
 from faasrt.languages import Language, OtherLanguage
+from faasrt.protocol.answer import max_answer_bytes, read_files, read_sizes
 from faasrt.protocol.program import Program, encode_json
-from faasrt.protocol.response import max_answer_bytes, read_files, read_sizes
 from faasrt.protocol.sessions import (
     IDLE_TIMEOUT_S,
     SessionInfo,

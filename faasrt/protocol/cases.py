@@ -19,7 +19,7 @@ from faasrt._exact_values import without_tuples
 from faasrt._strict_json import JsonCheck
 from faasrt.errors import InvalidRequestError, safe_repr
 from faasrt.languages import Language
-from faasrt.protocol.execution import Response
+from faasrt.protocol.response import Response
 from faasrt.results import ErrorInfo, ExecutionResult, Outcome
 
 MAX_REQUEST_BYTES = 1_048_576

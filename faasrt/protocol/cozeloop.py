@@ -8,10 +8,10 @@ import attrs
 
 from faasrt.errors import ProtocolError
 from faasrt.languages import Language
+from faasrt.protocol.answer import Answer, ParsedAnswer, decode_object, raise_for_status, read_answer
 from faasrt.protocol.health import NO_HEALTH, EndpointProfile, read_profile
 from faasrt.protocol.interface import ServiceProtocol
 from faasrt.protocol.program import Program, encode_json
-from faasrt.protocol.response import Answer, ParsedAnswer, decode_object, raise_for_status, read_answer
 
 
 class CozeLoop(ServiceProtocol):

@@ -17,15 +17,15 @@ from faasrt.errors import ConnectError, InvalidRequestError, ProtocolError, Serv
 from faasrt.inputs import INPUT_FIELDS, NO_INPUT, ProgramInput
 from faasrt.languages import Language, family_of, has_return_val
 from faasrt.protocol import cozeloop
+from faasrt.protocol.answer import Answer, ParsedAnswer
 from faasrt.protocol.envelope import WHOLE_PROGRAM, GuestJob, wrap
-from faasrt.protocol.execution_limits import ExecutionLimits
 from faasrt.protocol.health import EndpointProfile, is_pyodide, is_reference_answer
 from faasrt.protocol.interface import ServiceProtocol
 from faasrt.protocol.program import Program
-from faasrt.protocol.response import NO_TIMINGS, Answer, ParsedAnswer
-from faasrt.protocol.return_val import defines_return_val, take_return_val
-from faasrt.protocol.streams import STREAM_NAMES, cut_texts
-from faasrt.results import ErrorInfo, ExecutionOutput, ExecutionResult, Outcome, Timings
+from faasrt.protocol.response import Response, limits_of
+from faasrt.protocol.return_val import defines_return_val
+from faasrt.protocol.streams import STREAM_NAMES
+from faasrt.results import ErrorInfo, Outcome
 
 # Added to the time limit that is sent to js-faas, so that the guest program can stop first and return the output.
 _MARGIN_MS = 500
@@ -34,7 +34,6 @@ KILL_MARGIN_MS = 1_000
 _MIN_WINDOW_MS = 250
 # The fields of the input that the guest program can pass on, on servers that do not.
 _GUEST_INPUT = {Language.PYTHON: set(INPUT_FIELDS), Language.JAVASCRIPT: {"stdin", "argv"}}
-_WITH_FULL_TIME = (Outcome.OK, Outcome.TIMEOUT)
 _LIMITS = (Outcome.TIMEOUT, Outcome.MEMORY_LIMIT, Outcome.OUTPUT_LIMIT)
 
 
@@ -103,7 +102,7 @@ class Execution:
             return WireRequest(body, program, timeout_ms, profile, protocol)
         if not job.single:
             timeout_ms, begin_within_ms = self._time_limits(profile, timeout_ms)
-        nonce, limit = secrets.token_hex(8), _limits(program, profile).max_output_bytes
+        nonce, limit = secrets.token_hex(8), limits_of(program, profile).max_output_bytes
         job = attrs.evolve(job, input=guest_input)
         code = wrap(program, job, profile, nonce, max_output_bytes=limit, begin_within_ms=begin_within_ms)
         passed_on = {name: getattr(NO_INPUT, name) for name in guest_input.used}
@@ -217,7 +216,7 @@ class WireRequest:
             if not parsed.declared:
                 self._check_server()
         if parsed.outcome in _LIMITS:
-            limits = _limits(self.program, self.profile)
+            limits = limits_of(self.program, self.profile)
             of_execution = attrs.evolve(limits, timeout_ms=self.timeout_ms).error(Outcome.TIMEOUT)
             if parsed.error is None or parsed.error == of_execution:
                 parsed.error = limits.error(parsed.outcome)  # that of the case, not of the execution
@@ -235,7 +234,7 @@ class WireRequest:
         if (self.expects_frame or started) and not (parsed.declared and parsed.outcome is not Outcome.OK):
             # The process was killed.
             parsed.outcome = Outcome.TIMEOUT if parsed.time_used_up else Outcome.CRASHED
-            parsed.error = _limits(self.program, self.profile).error(parsed.outcome)
+            parsed.error = limits_of(self.program, self.profile).error(parsed.outcome)
 
     def _check_server(self) -> None:
         """Raise ProtocolError if an answer without an outcome comes from another kind of server."""
@@ -245,72 +244,6 @@ class WireRequest:
                 "the answer has no outcome: another kind of server has replaced the one that sent the health report"
             )
             raise ProtocolError(message, sent="yes", status=200)
-
-
-@attrs.define
-class Response:
-    answer: ParsedAnswer
-    request: WireRequest
-
-    @property
-    def timed_out(self) -> bool:
-        return Outcome.TIMEOUT in self._outcomes()
-
-    @property
-    def used_its_time(self) -> bool:
-        """Whether all code ran to its end or to its time limit, so that its duration says how fast the server is."""
-        return all(outcome in _WITH_FULL_TIME for outcome in self._outcomes())
-
-    def _outcomes(self) -> list[Outcome]:
-        report = self.answer.report
-        outcomes = [record.outcome for record in report.records.values()]
-        if not report.final:
-            outcomes.append(self.answer.outcome)
-        return outcomes
-
-    def result(self, timings: Timings = NO_TIMINGS, attempts: int = 1, endpoint: str = "") -> ExecutionResult:
-        report = self.answer.report
-        ended = report.final and 0 in report.records
-        answer = self.answer_of(0) if ended else self._take_return_val(self.answer)
-        return answer.result(timings, attempts, endpoint)
-
-    def result_of(self, index: int) -> ExecutionResult:
-        return self.answer_of(index).result()
-
-    def answer_of(self, index: int) -> ParsedAnswer:
-        """Return the answer about a case, with the output of the shared definitions first."""
-        program, base, record = self.request.program, self.answer, self.answer.report.records[index]
-        definition = base.report.records.get(-1) if index >= 0 else None
-        # The server returned the streams that are not in the record.
-        texts = attrs.asdict(base.output) | dict(record.texts)
-        if self.request.profile.on_cpython_and_node and base.report.final and list(base.report.records) == [0]:
-            # Output that did not pass through the guest program, such as that of child processes of Node.js.
-            texts["stdout"] = base.output.stdout + texts["stdout"]
-            texts["stderr"] = base.output.stderr + texts["stderr"]
-        truncated = record.truncated | (base.truncated - record.texts.keys())
-        if definition is not None:
-            texts |= {name: text + texts[name] for name, text in definition.texts.items()}
-            truncated |= definition.truncated
-        texts, cut_names = cut_texts(texts, program.sandbox.max_output_bytes)
-        answer = attrs.evolve(
-            base,
-            outcome=record.outcome,
-            output=ExecutionOutput(**texts),
-            error=record.error or _limits(program, self.request.profile).error(record.outcome),
-            exit_code=record.exit_code,
-            truncated=truncated | cut_names,
-            files=record.files or base.files,
-            duration_ms=record.duration_ms if base.duration_ms is None else base.duration_ms,
-        )
-        return self._take_return_val(answer)
-
-    def _take_return_val(self, answer: ParsedAnswer) -> ParsedAnswer:
-        """Move the value that a program's own `return_val` printed out of stdout."""
-        if self.request.own_return_val and not answer.output.ret_val:
-            language = Language(family_of(self.request.program.language))
-            stdout, ret_val, answer.truncated = take_return_val(answer.output.stdout, language, answer.truncated)
-            answer.output = ExecutionOutput(stdout, answer.output.stderr, ret_val)
-        return answer
 
 
 def _check_runs(language: Language | str, profile: EndpointProfile, endpoint: str) -> None:
@@ -366,17 +299,6 @@ def _check_started(plain: ParsedAnswer, profile: EndpointProfile) -> None:
         failed = profile.on_cpython_and_node and plain.exit_code not in (None, 0)
         error.blames_endpoint = is_pyodide(plain.metadata) or failed
         raise error
-
-
-def _limits(program: Program, profile: EndpointProfile) -> ExecutionLimits:
-    limit = program.sandbox.max_output_bytes
-    kept = min(limit, profile.max_output_bytes) if profile.lossless and profile.max_output_bytes else limit
-    return ExecutionLimits(
-        timeout_ms=program.timeout_ms,
-        memory_limit_mb=program.sandbox.memory_limit_mb,
-        max_output_bytes=kept,
-        set_by_server=(Outcome.OUTPUT_LIMIT,) if kept < limit else (),
-    )
 
 
 def _too_large(limit: int) -> ParsedAnswer:

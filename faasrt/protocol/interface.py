@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 from faasrt._attribute_docs import list_attributes
 from faasrt.languages import Language
+from faasrt.protocol.answer import Answer, ParsedAnswer, raise_for_status
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.program import Program
-from faasrt.protocol.response import Answer, ParsedAnswer, raise_for_status
 
 __all__ = ["ServiceProtocol"]
 

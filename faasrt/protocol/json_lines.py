@@ -19,7 +19,7 @@ from typing import Any
 
 from faasrt import _strict_json
 from faasrt.errors import ProtocolError
-from faasrt.protocol.response import Answer, decode_object
+from faasrt.protocol.answer import Answer, decode_object
 from faasrt.results import OutputChunk
 
 CONTENT_TYPE = "application/x-ndjson"

@@ -34,11 +34,11 @@ from faasrt._strict_json import loads
 from faasrt.errors import InvalidRequestError, ProtocolError, ServerError
 from faasrt.inputs import ProgramInput, check_path, encode_text, program_file
 from faasrt.languages import Language
+from faasrt.protocol.answer import Answer, ParsedAnswer, check_number, check_type, decode_object, status_error
 from faasrt.protocol.health import OWN_WALL_FACTORS, EndpointProfile
 from faasrt.protocol.interface import ServiceProtocol
 from faasrt.protocol.processes import ProcessEnd, read_end, signal_name, signal_number, stdin_text
 from faasrt.protocol.program import Program, encode_json
-from faasrt.protocol.response import Answer, ParsedAnswer, check_number, check_type, decode_object, status_error
 from faasrt.protocol.served import (
     MAX_MEMORY_FLAG,
     MAX_TIMEOUT_FLAG,

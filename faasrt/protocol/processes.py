@@ -13,9 +13,9 @@ import attrs
 
 from faasrt.errors import InvalidRequestError, ProtocolError, ServerError
 from faasrt.languages import Language
+from faasrt.protocol.answer import SYNTAX_ERRORS, ParsedAnswer, python_error
 from faasrt.protocol.frames import NO_REPORT, take_frames
 from faasrt.protocol.program import Program
-from faasrt.protocol.response import SYNTAX_ERRORS, ParsedAnswer, python_error
 from faasrt.protocol.streams import cut_texts
 from faasrt.results import ErrorInfo, ExecutionOutput, Outcome
 

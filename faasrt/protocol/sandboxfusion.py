@@ -34,12 +34,12 @@ import attrs
 from faasrt.errors import InvalidRequestError, ProtocolError, ServerError
 from faasrt.inputs import ProgramInput
 from faasrt.languages import Language
+from faasrt.protocol.answer import Answer, ParsedAnswer, check_number, check_type, decode_object, status_error
 from faasrt.protocol.displays import displays_to_wire
 from faasrt.protocol.health import OWN_WALL_FACTORS, EndpointProfile
 from faasrt.protocol.interface import ServiceProtocol
 from faasrt.protocol.processes import ProcessEnd, read_end, signal_name, signal_number, stdin_text
 from faasrt.protocol.program import Program, encode_json
-from faasrt.protocol.response import Answer, ParsedAnswer, check_number, check_type, decode_object, status_error
 from faasrt.protocol.served import (
     MAX_MEMORY_FLAG,
     MAX_TIMEOUT_FLAG,

@@ -14,11 +14,7 @@ from faasrt.errors import InvalidRequestError, OverloadedError, ProtocolError, S
 from faasrt.inputs import files_to_wire
 from faasrt.languages import Language
 from faasrt.protocol import cozeloop
-from faasrt.protocol.execution import Execution, Response, WireRequest, check_listed
-from faasrt.protocol.health import EndpointProfile
-from faasrt.protocol.interface import ServiceProtocol
-from faasrt.protocol.program import encode_json
-from faasrt.protocol.response import (
+from faasrt.protocol.answer import (
     Answer,
     ParsedAnswer,
     check_type,
@@ -26,6 +22,11 @@ from faasrt.protocol.response import (
     raise_for_status,
     server_message,
 )
+from faasrt.protocol.execution import Execution, WireRequest, check_listed
+from faasrt.protocol.health import EndpointProfile
+from faasrt.protocol.interface import ServiceProtocol
+from faasrt.protocol.program import encode_json
+from faasrt.protocol.response import Response
 from faasrt.results import Outcome
 
 IDLE_TIMEOUT_S = 600.0

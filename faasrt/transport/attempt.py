@@ -5,11 +5,12 @@ from __future__ import annotations
 import attrs
 
 from faasrt.errors import DeadlineExceededError, ProtocolError, ServerError
-from faasrt.protocol.execution import Execution, Response, WireRequest
+from faasrt.protocol.answer import max_answer_bytes
+from faasrt.protocol.execution import Execution, WireRequest
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.interface import ServiceProtocol
 from faasrt.protocol.registry import protocol_of
-from faasrt.protocol.response import max_answer_bytes
+from faasrt.protocol.response import Response
 from faasrt.transport.call import Call
 from faasrt.transport.endpoint_registry import EndpointRegistry
 from faasrt.transport.exchange import BodyTooLargeError, RequestBody

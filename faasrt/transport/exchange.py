@@ -16,9 +16,9 @@ import aiohttp
 from aiohttp.abc import AbstractStreamWriter
 
 from faasrt.errors import ConnectError, ConnectionLostError, ProtocolError
+from faasrt.protocol.answer import Answer
 from faasrt.protocol.json_lines import CONTENT_TYPE, media_type
 from faasrt.protocol.program import COUNTS_RUNNING_TIME_HEADER, NOT_STARTED_HEADER, PROGRAM_SUSPECT_HEADER
-from faasrt.protocol.response import Answer
 from faasrt.transport.live_reader import LineTooLongError, LiveReader
 from faasrt.transport.tls_failures import permanent_error
 

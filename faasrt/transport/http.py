@@ -28,13 +28,13 @@ from faasrt.errors import (
     ServiceError,
 )
 from faasrt.languages import Language
+from faasrt.protocol.answer import Answer, decode_object
 from faasrt.protocol.health import NO_HEALTH, HealthReport, read_fingerprints
 from faasrt.protocol.json_lines import ACCEPT
 from faasrt.protocol.program import (
     PATIENCE_HEADER,
 )
 from faasrt.protocol.registry import protocol_of
-from faasrt.protocol.response import Answer, decode_object
 from faasrt.results import EndpointHealth
 from faasrt.transport.connector import Connector, resolver_for
 from faasrt.transport.exchange import BodyTooLargeError, RequestBody, exchange

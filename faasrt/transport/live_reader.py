@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 import aiohttp
 
 from faasrt.errors import ConnectionLostError, ProtocolError
+from faasrt.protocol.answer import Answer
 from faasrt.protocol.json_lines import decode_line
-from faasrt.protocol.response import Answer
 from faasrt.results import OutputChunk
 
 _MOST_SKIPPED_LINES = 10_000

@@ -16,8 +16,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import attrs
 
 from faasrt.errors import ConfigurationError, ServiceError
+from faasrt.protocol.answer import Answer
 from faasrt.protocol.registry import protocol_of
-from faasrt.protocol.response import Answer
 from faasrt.transport.exchange import BodyTooLargeError
 
 

@@ -10,9 +10,10 @@ import attrs
 from faasrt.config import Settings
 from faasrt.errors import ProtocolError
 from faasrt.languages import Language, has_return_val
-from faasrt.protocol.execution import Execution, Response
+from faasrt.protocol.answer import Answer, read_validation
+from faasrt.protocol.execution import Execution
 from faasrt.protocol.program import encode_json
-from faasrt.protocol.response import Answer, read_validation
+from faasrt.protocol.response import Response
 from faasrt.results import ValidationResult
 from faasrt.transport.attempt import Attempt, fetch_profile
 from faasrt.transport.call import Call

@@ -34,11 +34,11 @@ from faasrt import (
     TimeoutSettings,
     UnsupportedLanguageError,
 )
+from faasrt.protocol.answer import Answer, ParsedAnswer, raise_for_status
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.interface import ServiceProtocol
 from faasrt.protocol.program import Program
 from faasrt.protocol.registry import protocol_of
-from faasrt.protocol.response import Answer, ParsedAnswer, raise_for_status
 from faasrt.testing import FakeFaaS, Reply
 from support.cli import faasrt
 from support.doubles import PythonFaas

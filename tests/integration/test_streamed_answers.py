@@ -28,7 +28,7 @@ from faasrt import (
     StreamedRun,
     TimeoutSettings,
 )
-from faasrt.protocol.response import Answer
+from faasrt.protocol.answer import Answer
 from faasrt.transport.live_reader import LiveReader
 from support.helpers import manager_for
 

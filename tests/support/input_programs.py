@@ -16,11 +16,12 @@ import attrs
 from faasrt import Outcome, SandboxConfig
 from faasrt.inputs import ProgramInput
 from faasrt.languages import Language
+from faasrt.protocol.answer import Answer
 from faasrt.protocol.envelope import GuestJob
-from faasrt.protocol.execution import Execution, Response
+from faasrt.protocol.execution import Execution
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.program import Program
-from faasrt.protocol.response import Answer
+from faasrt.protocol.response import Response
 from support.tables import block
 
 BYTES = bytes(range(256))

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given, strategies as st
 
 from faasrt import ExecutionResult, Language, Outcome, SandboxConfig
+from faasrt.protocol.answer import ParsedAnswer
 from faasrt.protocol.cases import MAX_REQUEST_BYTES, CaseScheduler
-from faasrt.protocol.execution import Response, WireRequest
+from faasrt.protocol.execution import WireRequest
 from faasrt.protocol.frames import GuestReport, Record, cut_ret_val, frame_bytes, take_frames
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.program import Program
-from faasrt.protocol.response import ParsedAnswer
+from faasrt.protocol.response import Response
 
 
 def request(limit: int = 1_000) -> WireRequest:

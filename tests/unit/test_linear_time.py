@@ -25,13 +25,13 @@ from faasrt.local.engines.engine import EngineJob
 from faasrt.local.engines.python_tiers import tiers_of
 from faasrt.local.engines.toolchain.languages import TOOLCHAINS
 from faasrt.local.http.responses import fit_response
+from faasrt.protocol.answer import Answer, decode_object, read_answer
 from faasrt.protocol.execution import WireRequest
 from faasrt.protocol.execution_limits import ExecutionLimits
 from faasrt.protocol.frames import take_frames
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.processes import ProcessEnd, read_end
 from faasrt.protocol.program import Program
-from faasrt.protocol.response import Answer, decode_object, read_answer
 from faasrt.protocol.return_val import defines_return_val, take_return_val
 from faasrt.protocol.streams import decode
 

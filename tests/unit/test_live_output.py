@@ -13,8 +13,8 @@ from hypothesis import given, strategies as st
 from faasrt import OutputChunk, ProtocolError
 from faasrt.local.engines.deno.output_filter import OutputFilter
 from faasrt.local.engines.live_output import PIECE_BYTES, LiveOutput
+from faasrt.protocol.answer import Answer
 from faasrt.protocol.json_lines import accepts_lines, decode_line, encode_chunk, encode_error, encode_result
-from faasrt.protocol.response import Answer
 from faasrt.protocol.streams import OutputBuffer, TextDecoder, cut, decode
 
 # Bytes of characters of one to four bytes, a lone surrogate, and bytes that are never valid.

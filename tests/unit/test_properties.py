@@ -11,9 +11,9 @@ from hypothesis import given, strategies as st
 
 from faasrt import ExecutionResult, FaasrtError, Language, SandboxConfig, ValidationResult
 from faasrt.protocol import piston, sandboxfusion
+from faasrt.protocol.answer import Answer, read_answer, read_validation
 from faasrt.protocol.interface import ServiceProtocol
 from faasrt.protocol.program import Program, encode_json
-from faasrt.protocol.response import Answer, read_answer, read_validation
 from faasrt.protocol.streams import cut, cut_text, decode
 from support.package import WIRE
 

@@ -19,10 +19,10 @@ from faasrt import (
     SandboxConfig,
     ServerError,
 )
+from faasrt.protocol.answer import Answer, raise_for_status, read_answer
 from faasrt.protocol.execution import Execution
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.program import Program
-from faasrt.protocol.response import Answer, raise_for_status, read_answer
 from support.package import WIRE
 
 TRACEBACK = 'Traceback (most recent call last):\n  File "main.py", line 1, in <module>\nValueError: bad\n'

@@ -14,9 +14,9 @@ from faasrt.client.cache import is_stored
 from faasrt.errors import ServerError, ServiceError
 from faasrt.languages import parse_language
 from faasrt.protocol import piston, sandboxfusion
+from faasrt.protocol.answer import Answer
 from faasrt.protocol.interface import ServiceProtocol
 from faasrt.protocol.program import Program
-from faasrt.protocol.response import Answer
 
 WIRE = Path(__file__).parents[1] / "support" / "wire"
 # Rows of routes that the client does not use, and a summary of 40 answers.

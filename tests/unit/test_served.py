@@ -10,9 +10,9 @@ from hypothesis import given, strategies as st
 
 from faasrt import Language, OverloadedError, SandboxConfig, ServerError
 from faasrt.protocol import piston, sandboxfusion
+from faasrt.protocol.answer import Answer
 from faasrt.protocol.processes import ProcessEnd, signal_name, signal_number
 from faasrt.protocol.program import Program
-from faasrt.protocol.response import Answer
 from faasrt.protocol.served import RefusedError, ServedLanguage, ServedProtocol, ServedResult, ServerProfile
 
 SERVER = ServerProfile(

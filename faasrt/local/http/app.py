@@ -32,8 +32,8 @@ from faasrt.local.http.run_answers import RunAnswers, failure_response, server_t
 from faasrt.local.http.session_routes import SessionRoutes, template_of
 from faasrt.local.http.sessions import Sessions
 from faasrt.local.sandbox_limits import SandboxLimits
+from faasrt.protocol.answer import max_answer_bytes
 from faasrt.protocol.json_lines import media_type
-from faasrt.protocol.response import max_answer_bytes
 from faasrt.results import Diagnostic, Outcome, ValidationResult
 from faasrt.telemetry.dispatch import EventDispatcher
 

@@ -10,10 +10,10 @@ from aiohttp import web
 from faasrt import _strict_json
 from faasrt.local.engines.engine import EngineJob
 from faasrt.local.http.body_memory import Share
+from faasrt.protocol.answer import max_answer_bytes
 from faasrt.protocol.displays import displays_to_wire
 from faasrt.protocol.frames import is_frame
 from faasrt.protocol.program import NOT_STARTED_HEADER
-from faasrt.protocol.response import max_answer_bytes
 from faasrt.protocol.streams import cut_text
 from faasrt.results import Display
 
