@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,10 +11,9 @@ from aiohttp import web
 
 from faasrt import CodeTask, ConnectionLostError, DeadlineExceededError, RuntimeManager, ServerError, TimeoutSettings
 from faasrt.testing import FakeFaaS, Reply
-from support.helpers import NO_WAIT, Clock, fast_forward, manager_for
+from support.helpers import NO_WAIT, Clock, Serve, fast_forward, manager_for
 from support.served import until
 
-Serve = Callable[..., Awaitable[str]]
 SLOTS = 8
 TIMEOUT_MS = 5_000
 

@@ -29,10 +29,9 @@ from faasrt import (
     UnsupportedLanguageError,
 )
 from faasrt.testing import FakeFaaS, Reply
-from support.helpers import NO_WAIT, QUICK, Clock, fast_forward, manager_for
+from support.helpers import NO_WAIT, QUICK, Clock, Serve, fast_forward, manager_for
 from support.served import until
 
-Serve = Callable[..., Awaitable[str]]
 FINE = {"output": {"stdout": "hi\n", "stderr": "", "ret_val": '{"score": 1}'}, "metadata": {"duration": 12}}
 
 

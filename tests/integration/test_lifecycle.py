@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,9 @@ from faasrt import (
 from faasrt.protocol.program import Program
 from faasrt.telemetry.events import CallFinished, CallStarted, Event, RetryScheduled
 from faasrt.testing import FakeFaaS, Reply
-from support.helpers import NO_WAIT, PATIENT, Clock, descriptors, descriptors_at_rest, manager_for
+from support.helpers import NO_WAIT, PATIENT, Clock, Serve, descriptors, descriptors_at_rest, manager_for
 from support.served import until
 
-Serve = Callable[..., Awaitable[str]]
 FINE = b'{"output": {"stdout": "hi", "stderr": "", "ret_val": ""}}'
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(FINE), FINE)
 # The server runs no programs, so cancelled calls are not charged as abandoned.

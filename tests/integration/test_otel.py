@@ -7,7 +7,7 @@ import gc
 import subprocess
 import sys
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import Any
 
 import aiohttp
@@ -27,10 +27,9 @@ from faasrt.local import LocalFaaS
 from faasrt.telemetry.events import AttemptStarted, CallFinished, CallStarted, hash_code
 from faasrt.telemetry.otel import OpenTelemetrySink
 from faasrt.testing import FakeFaaS, Reply
-from support.helpers import QUICK, manager_for
+from support.helpers import QUICK, Serve, manager_for
 from support.served import until
 
-Serve = Callable[..., Awaitable[str]]
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 

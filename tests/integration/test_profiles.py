@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -30,10 +29,9 @@ from faasrt import (
 )
 from faasrt.protocol.health import EndpointProfile, HealthReport, read_profile
 from faasrt.transport.profile_cache import UNKNOWN_S, ProfileCache
-from support.helpers import PATIENT, Clock, fast_forward, manager_for
+from support.helpers import PATIENT, Clock, Serve, fast_forward, manager_for
 from support.served import until
 
-Serve = Callable[..., Awaitable[str]]
 LOSSLESS = {"status": "healthy", "capabilities": {"lossless": True, "enforces_timeouts": True}}
 
 

@@ -32,12 +32,11 @@ from faasrt import (
 )
 from faasrt.telemetry.events import CallFinished, EndpointChanged, RetryScheduled, Sink
 from faasrt.testing import FakeFaaS, FaultProxy, Reply, Toxics
-from support.helpers import PATIENT, Clock, fast_forward, manager_for
+from support.helpers import PATIENT, QUICK, Clock, fast_forward, manager_for
 from support.served import until
 from support.servers import holding_faas
 
-QUICK = RetrySettings(base_delay_s=0.001, max_delay_s=0.002)
-NO_WAIT = attrs.evolve(QUICK, connect_retry_s=0)
+SHORT_DELAYS = RetrySettings(base_delay_s=0.001, max_delay_s=0.002)
 """Calls to endpoints that are down fail at once."""
 
 
@@ -49,7 +48,7 @@ async def endpoint_group(
     async with contextlib.AsyncExitStack() as stack:
         fakes = [await stack.enter_async_context(FakeFaaS()) for _ in range(count)]
         endpoints = {"python": [fake.url for fake in fakes]}
-        options = {"retry": QUICK, "timeouts": PATIENT, **settings}
+        options = {"retry": SHORT_DELAYS, "timeouts": PATIENT, **settings}
         factory = RuntimeFactory(
             Settings(endpoints=endpoints, **options), telemetry=telemetry, clock=asyncio.get_running_loop().time
         )
@@ -79,7 +78,7 @@ EVERY_BYTE = pytest.mark.parametrize("step", [13, pytest.param(1, marks=pytest.m
 @pytest.fixture
 async def proxied() -> AsyncIterator[tuple[RuntimeManager, FakeFaaS, FaultProxy]]:
     """A manager whose only endpoint is a proxy in front of a fake FaaS. It has made one call."""
-    async with FakeFaaS() as fake, FaultProxy(fake.url) as proxy, manager_for(proxy.url, retry=QUICK) as manager:
+    async with FakeFaaS() as fake, FaultProxy(fake.url) as proxy, manager_for(proxy.url, retry=SHORT_DELAYS) as manager:
         fake.default = Reply(stdout="x")
         await manager.run_code("print(1)", "python")
         yield manager, fake, proxy
@@ -147,7 +146,7 @@ async def test_ambiguous_failures_are_retried_only_if_idempotent(reply: Reply, e
         fake.script(reply)
         result = await manager.run_code("1", "python", timeout_ms=50, idempotent=True)
         assert (result.ok, result.attempts, len(fake.requests)) == (True, 2, 3)
-    async with endpoint_group(1, retry=attrs.evolve(QUICK, idempotent=True)) as (manager, (fake,)):
+    async with endpoint_group(1, retry=attrs.evolve(SHORT_DELAYS, idempotent=True)) as (manager, (fake,)):
         fake.script(reply)
         assert (await manager.run_code("1", "python", timeout_ms=50)).ok
         fake.script(reply)
@@ -229,7 +228,7 @@ async def test_a_pause_of_this_process_is_no_failure_of_the_server() -> None:
 @pytest.mark.parametrize("reply", [Reply.overloaded(), Reply.overloaded("0"), Reply.unavailable("0")])
 async def test_refused_requests_are_retried(reply: Reply) -> None:
     """A request that was refused before execution is retried, up to three attempts."""
-    async with endpoint_group(1, retry=NO_WAIT) as (manager, (fake,)):
+    async with endpoint_group(1, retry=QUICK) as (manager, (fake,)):
         fake.script(reply, reply)
         result = await manager.run_code("1", "python")
         assert (result.attempts, fake.executions, len(result.timings.attempts_s)) == (3, 1, 3)
@@ -280,7 +279,7 @@ async def test_retries_are_in_events_and_metrics() -> None:
 
 async def test_retry_budget_limits_retries_when_all_endpoints_are_down() -> None:
     """A hundred calls share ten retries. When the endpoints are up again, all calls succeed."""
-    async with endpoint_group(2, retry=NO_WAIT) as (manager, fakes):
+    async with endpoint_group(2, retry=QUICK) as (manager, fakes):
         for fake in fakes:
             fake.down()
         results = await asyncio.gather(*(outcome_of(manager.run_code("1", "python")) for _ in range(100)))
@@ -317,7 +316,7 @@ async def test_every_call_ends_by_its_deadline(name: str, idempotent: bool, cloc
     async with (
         FakeFaaS() as fake,
         FaultProxy(fake.url) as proxy,
-        manager_for(proxy.url, clock=clock, retry=QUICK) as manager,
+        manager_for(proxy.url, clock=clock, retry=SHORT_DELAYS) as manager,
     ):
         assert (await manager.run_code("1", "python", timeout_ms=5_000)).ok
         setattr(proxy, direction, toxics)
@@ -507,7 +506,7 @@ async def test_endpoint_that_backs_off_gets_no_calls() -> None:
 
 async def test_sent_covers_earlier_attempts() -> None:
     """If the last attempt was not sent but an earlier one was, the error has `sent="maybe"`."""
-    async with endpoint_group(1, retry=attrs.evolve(NO_WAIT, max_attempts=2)) as (manager, (fake,)):
+    async with endpoint_group(1, retry=attrs.evolve(QUICK, max_attempts=2)) as (manager, (fake,)):
         await manager.run_code("1", "python")
 
         def last_answer(body: dict[str, Any]) -> Reply:
@@ -560,7 +559,9 @@ async def test_connect_timeouts_are_connect_errors() -> None:
         fillers.append(filler)
     try:
         url = f"http://127.0.0.1:{full.getsockname()[1]}"
-        async with manager_for(url, envelope="never", timeouts=TimeoutSettings(grace_s=0.1), retry=QUICK) as manager:
+        async with manager_for(
+            url, envelope="never", timeouts=TimeoutSettings(grace_s=0.1), retry=SHORT_DELAYS
+        ) as manager:
             with pytest.raises(ConnectError) as caught:
                 await manager.run_code("1", "python", timeout_ms=100)
             assert caught.value.sent == "no"
@@ -572,7 +573,7 @@ async def test_connect_timeouts_are_connect_errors() -> None:
 
 async def test_refused_connection_clears_abandoned_calls(clock: Clock) -> None:
     """A server that is down no longer runs abandoned calls, so they are not charged any more."""
-    async with endpoint_group(1, retry=NO_WAIT) as (manager, (fake,)):
+    async with endpoint_group(1, retry=QUICK) as (manager, (fake,)):
         fake.health = {"capabilities": {"cancels_on_disconnect": False}}
         fake.script(Reply(hang=True))
         call = manager.run_code("1", "python", timeout_ms=20_000)

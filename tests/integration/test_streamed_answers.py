@@ -30,9 +30,7 @@ from faasrt import (
 )
 from faasrt.protocol.answer import Answer
 from faasrt.transport.live_reader import LiveReader
-from support.helpers import manager_for
-
-Serve = Callable[..., Awaitable[str]]
+from support.helpers import Serve, manager_for
 
 
 async def read_all(manager: RuntimeManager) -> tuple[str, ExecutionResult]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,6 @@ from support.served import until, with_word
 from support.tables import block
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-Serve = Callable[..., Awaitable[str]]
 
 ENDLESS = {
     "python": block("""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
 import aiohttp
@@ -33,11 +33,9 @@ from faasrt.telemetry.events import (
     LimitChanged,
 )
 from faasrt.testing import FakeFaaS, Reply
-from support.helpers import QUICK, manager_for
+from support.helpers import QUICK, Serve, manager_for
 from support.served import until
 from support.servers import discover_and_leave
-
-Serve = Callable[..., Awaitable[str]]
 
 
 class Sender:

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import pytest
 
@@ -28,6 +28,9 @@ FOUND_IN_TMP = [sys.prefix.split("/")[2]] if sys.prefix.startswith("/tmp/") else
 # For a busy machine.
 PATIENT = TimeoutSettings(connect_s=30, health_s=30, grace_s=30)
 
+
+Serve: TypeAlias = Callable[..., Awaitable[str]]
+"""The fixture `serve`: it serves a handler of aiohttp, and returns its URL."""
 
 NO_WAIT = RetrySettings(connect_retry_s=0)
 """Calls to endpoints that are down fail at once."""
