@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Set
-from typing import Any
+from typing import Any, TypeGuard
 
 from faasrt.config import SandboxConfig
 from faasrt.errors import InvalidRequestError, safe_repr
@@ -18,10 +18,15 @@ def check_sandbox(sandbox: object) -> SandboxConfig | None:
     return sandbox
 
 
+def is_number(value: object) -> TypeGuard[float]:
+    """Return whether a value is an int or a float. Unlike for `isinstance`, a bool is not a number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def check_time_limit(timeout_ms: object) -> float | None:
     if timeout_ms is None:
         return None
-    if isinstance(timeout_ms, bool) or not isinstance(timeout_ms, (int, float)):
+    if not is_number(timeout_ms):
         raise InvalidRequestError(f"timeout_ms must be a number of milliseconds, got {safe_repr(timeout_ms)}")
     if not 0 < timeout_ms < math.inf:
         raise InvalidRequestError(f"timeout_ms must be finite and above 0, got {safe_repr(timeout_ms)}")

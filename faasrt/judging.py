@@ -46,7 +46,7 @@ import attrs
 from faasrt import _exact_values, _strict_json
 from faasrt._assert_programs import AssertProgram
 from faasrt._attribute_docs import list_attributes
-from faasrt._run_option_checks import check_args, check_kwargs, check_time_limit
+from faasrt._run_option_checks import check_args, check_kwargs, check_time_limit, is_number
 from faasrt.errors import CompareError, InvalidRequestError, rounded_repr, safe_repr
 from faasrt.inputs import ProgramInput
 from faasrt.results import ExecutionResult, Outcome
@@ -413,8 +413,7 @@ class floats:  # noqa: N801 (used like a function)
 
     def __attrs_post_init__(self) -> None:
         for name, value in (("rel", self.rel), ("abs", self.abs)):
-            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not is_number or not 0 <= value <= sys.float_info.max:
+            if not is_number(value) or not 0 <= value <= sys.float_info.max:
                 raise InvalidRequestError(f"{name} must be a finite number of at least 0, got {safe_repr(value)}")
 
     def __call__(self, output: str, expected: str) -> bool:

@@ -20,6 +20,7 @@ import click
 from click.core import ParameterSource
 
 from faasrt import _setting_checks as checks
+from faasrt._run_option_checks import is_number
 from faasrt.cli.options import Number
 from faasrt.cli.serve_log import make_access_log
 from faasrt.errors import ConfigurationError
@@ -90,18 +91,17 @@ def _read_toml(path: str) -> dict[str, Any]:
 
 
 def _convert(option: click.Option, value: Any, context: click.Context) -> Any:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if option.is_flag:
         kind, fits = "true or false", isinstance(value, bool)
     elif option.multiple:
         kind, fits = "a list of strings", isinstance(value, list) and all(isinstance(item, str) for item in value)
     elif isinstance(option.type, Number):
-        kind, fits = "a number", is_number
+        kind, fits = "a number", is_number(value)
     else:
         kind, fits = "a string", isinstance(value, str)
     if not fits:
         raise click.BadParameter(f"must be {kind}, got {value!r}")
-    return option.type_cast_value(context, str(value) if is_number else value)
+    return option.type_cast_value(context, str(value) if is_number(value) else value)
 
 
 def make_faas(context: click.Context, options: Mapping[str, Any]) -> LocalFaaS:

@@ -14,7 +14,7 @@ import attrs
 
 from faasrt._attribute_docs import list_attributes
 from faasrt._endpoint_urls import split_endpoint
-from faasrt._run_option_checks import check_sandbox, check_timeout_ms
+from faasrt._run_option_checks import check_sandbox, check_timeout_ms, is_number
 from faasrt._shielded_wait import wait_shielded
 from faasrt.client.executor import Executor
 from faasrt.client.streaming import StreamedRun
@@ -74,12 +74,11 @@ class SessionOptions:
 
 
 def _check_idle_timeout(value: object) -> float:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not 0 < value <= _MAX_IDLE_S:  # type: ignore[operator]
+    if not is_number(value) or not 0 < value <= _MAX_IDLE_S:
         raise InvalidRequestError(
             f"idle_timeout_s must be a number above 0 and at most {_MAX_IDLE_S:g}, got {safe_repr(value)}"
         )
-    return float(value)  # type: ignore[arg-type]
+    return float(value)
 
 
 @attrs.frozen(eq=False)

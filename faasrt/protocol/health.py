@@ -10,6 +10,7 @@ from typing import Any
 
 import attrs
 
+from faasrt._run_option_checks import is_number
 from faasrt.errors import ConnectError
 from faasrt.inputs import INPUT_FIELDS
 from faasrt.languages import Language, has_return_val
@@ -212,5 +213,4 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _positive(value: Any, factor: int = 1) -> int | None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return math.ceil(value * factor) if is_number and 0 < value < 1e15 else None
+    return math.ceil(value * factor) if is_number(value) and 0 < value < 1e15 else None

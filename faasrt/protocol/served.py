@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import attrs
 
+from faasrt._run_option_checks import is_number
 from faasrt.inputs import MAX_PATH_BYTES, ProgramInput
 from faasrt.languages import Language
 from faasrt.protocol.processes import ProcessEnd
@@ -150,6 +151,4 @@ def relative_path(path: str) -> str:
 
 def as_number(value: Any) -> float | None:
     """Return a number in JSON as a float, at most 10**15; None if the value is not a number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    return float(max(-_LARGEST, min(value, _LARGEST)))
+    return float(max(-_LARGEST, min(value, _LARGEST))) if is_number(value) else None

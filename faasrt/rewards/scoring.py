@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias, Unpack
 import attrs
 
 from faasrt._attribute_docs import list_attributes
-from faasrt._run_option_checks import check_flag, check_timeout_ms
+from faasrt._run_option_checks import check_flag, check_timeout_ms, is_number
 from faasrt.client.manager import RuntimeManager
 from faasrt.config import SandboxConfig, TimeoutSettings
 from faasrt.errors import ConfigurationError, FaasrtError, InvalidRequestError, safe_repr
@@ -110,9 +110,9 @@ class CodeReward:
         self._shared = SharedManager(manager, sandbox=_SANDBOX, timeouts=_TIMEOUTS)
         check_flag("partial_credit", partial_credit, optional=False)
         self._options = CodeTask("", language, compare=compare, stop_on_failure=not partial_credit, **options)
-        if not _is_number(no_code):
+        if not is_number(no_code):
             raise ConfigurationError(f"no_code must be a number, got {safe_repr(no_code)}")
-        if not (on_failure in ("raise", None) or callable(on_failure) or _is_number(on_failure)):
+        if not (on_failure in ("raise", None) or callable(on_failure) or is_number(on_failure)):
             raise ConfigurationError(
                 f"on_failure must be 'raise', a number, None or a function, got {safe_repr(on_failure)}"
             )
@@ -403,7 +403,7 @@ class CodeReward:
         for index, error in sorted(failures.items()):
             value: Any = self._on_failure
             rewards[index] = value(index, error) if callable(value) else value
-            if callable(value) and rewards[index] is not None and not _is_number(rewards[index]):
+            if callable(value) and rewards[index] is not None and not is_number(rewards[index]):
                 got = safe_repr(rewards[index])
                 raise ConfigurationError(f"the function on_failure must return a number or None, got {got}")
         # Not the messages of the errors, which may contain input and expected output.
@@ -437,10 +437,6 @@ class CodeReward:
                 elif item.judgement is not None and not item.judgement.passed:
                     reasons[index], judgements[index] = _describe(item.judgement), item.judgement
         return [FailedSolution(index, reasons[index], judgements.get(index)) for index in sorted(reasons)]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 async def _run(

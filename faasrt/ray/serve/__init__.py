@@ -51,6 +51,7 @@ from yarl import URL
 
 from faasrt.config import SandboxConfig
 from faasrt.errors import ConfigurationError, safe_repr
+from faasrt.local.sandbox_limits import LIMIT_NAMES
 from faasrt.local.server import LocalFaaS
 
 __all__ = ["app"]
@@ -68,7 +69,6 @@ _MAX_REQUESTS = 16
 _KEEP_ALIVE_S = 4.0
 # How long a replica has to end, after the last program has ended.
 _CLOSE_S = 10.0
-_SANDBOX_NAMES = ("timeout_limit_s", "memory_limit_mb", "max_output_bytes")
 # `serve run` passes each argument as text.
 _CONVERTERS: dict[str, Callable[[str], Any]] = {
     "token": str,
@@ -122,7 +122,7 @@ def app(args: Mapping[str, Any]) -> serve.Application:
         raise ConfigurationError(f"min_replicas must be a whole number from 0, got {safe_repr(least)}")
     if not isinstance(most, int) or most < max(1, least):
         raise ConfigurationError(f"max_replicas must be a whole number from {max(1, least)}, got {safe_repr(most)}")
-    limits = {name: options.pop(name) for name in _SANDBOX_NAMES if name in options}
+    limits = {name: options.pop(name) for name in LIMIT_NAMES if name in options}
     options = {"workers": 2, "queue_timeout_s": _QUEUE_TIMEOUT_S, **options}
     if limits:
         options["sandbox"] = SandboxConfig(**limits)
