@@ -38,7 +38,7 @@ The reference:
 * `faasrt.telemetry`: logs, metrics, traces
 * `faasrt.testing`: servers that fail on demand, for your own tests
 
-The public names are those in the `__all__` of `faasrt` and of these modules, and the pytest fixtures `faasrt_fake` and
+The public names are the names in `__all__` of `faasrt` and of these modules, and the pytest fixtures `faasrt_fake` and
 `faasrt_local`. All others are internal and may change; `faasrt.protocol.interface` is provisional.
 """
 
@@ -183,7 +183,8 @@ _MODULES = (
     *("client.cache", "client.streaming", "client.session", "client.runtime", "client.factory", "client.manager"),
 )
 
-# Modules that are loaded on first use. Those that need an extra are not among them, because `help` loads all of them.
+# Modules that are loaded on first use. Modules that need an extra are not listed here, because `help` loads all listed
+# modules.
 _SUBMODULES = (
     "agents",
     "config",

@@ -48,11 +48,11 @@ class AssertProgram:
         raise InvalidRequestError(f"the test program {found} without a definition: pass function=")
 
     def undefined(self) -> set[str]:
-        """Return the names that the program reads and does not define, without those of builtins."""
+        """Return the names that the program reads and does not define, without the names of builtins."""
         return set(self.used) - self.defined - {"__name__"} - set(dir(builtins))
 
     def complete(self, function: str) -> str:
-        """Add a call of `check` if the program only defines it, as those of HumanEval do."""
+        """Add a call of `check` if the program only defines it, as programs of HumanEval do."""
         if function in self.defined or not (self.only_defines_check or function in self.used):
             reason = "defines" if function in self.defined else "does not use"
             raise InvalidRequestError(f"the test program {reason} {function}, the function that is tested")

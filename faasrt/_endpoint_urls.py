@@ -21,7 +21,7 @@ _BUILT_IN = {"sandboxfusion": "faasrt.protocol.sandboxfusion:PROTOCOL", "piston"
 
 @functools.cache
 def registered_protocols() -> dict[str, EntryPoint]:
-    """Return the protocols that URLs can name. Those of faasrt itself take precedence."""
+    """Return the protocols that URLs can name. The protocols of faasrt itself take precedence."""
     registered = {point.name: point for point in entry_points(group=PROTOCOL_GROUP)}
     return registered | {name: EntryPoint(name, value, PROTOCOL_GROUP) for name, value in _BUILT_IN.items()}
 

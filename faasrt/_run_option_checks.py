@@ -34,7 +34,7 @@ def check_time_limit(timeout_ms: object) -> float | None:
 
 
 def check_timeout_ms(timeout_ms: object, sandbox: SandboxConfig) -> int:
-    """Return the time limit in whole milliseconds, which must not exceed that of the sandbox."""
+    """Return the time limit in whole milliseconds. It must not exceed the time limit of the sandbox."""
     checked = check_time_limit(timeout_ms)
     limit_ms = max(1, math.ceil(sandbox.timeout_limit_s * 1000))
     if checked is None:

@@ -192,7 +192,7 @@ def _is_printable(text: object) -> bool:
 
 
 def proxy(value: str | None) -> str | None:
-    """Unlike the URL of a FaaS, that of a proxy may contain a user name and a password."""
+    """Unlike the URL of a FaaS, the URL of a proxy may contain a user name and a password."""
     if value is None:
         return None
     with contextlib.suppress(ValueError, TypeError, AttributeError):

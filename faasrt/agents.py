@@ -311,7 +311,8 @@ class AgentSession:
         """End the branch that began last.
 
         Args:
-            keeps: Whether its variables and files replace those of its original. Otherwise, the original is used again.
+            keeps: Whether the variables and files of the branch replace the variables and files of its original.
+                Otherwise, the original is used again.
 
         Raises:
             InvalidRequestError: There is no branch.
@@ -325,7 +326,7 @@ class AgentSession:
     async def aclose(self) -> None:
         """End the session and its branches. The next call opens another one.
 
-        Cancellation: leaves those that have not ended.
+        Cancellation: sessions that have not ended yet stay open.
         """
         while self._sessions:
             await self._sessions.pop().aclose()

@@ -16,7 +16,8 @@ own, as with Inspect's tools, but no files stay between the calls, and there is 
 
 `sandbox="faasrt"` in a task starts the commands of Inspect's own tools, such as `bash` and `python`, in a session of a
 FaaS: each sample has its own processes and files below /tmp, and no network. It needs the engine `native`, and no
-Docker. A command has the bash, Python and other programs of the server's machine. Its limits are those of the server:
+Docker. A command has the bash, Python and other programs of the server's machine. The server sets the limits of
+commands:
 
     faasrt serve --timeout-s 600 --memory-mb 4096
 
@@ -67,7 +68,7 @@ _ENDED = (Outcome.TIMEOUT, Outcome.MEMORY_LIMIT, Outcome.OUTPUT_LIMIT, Outcome.C
 
 @tool(parallel=True)  # type: ignore[untyped-decorator]
 def run_code(language: LanguageOption = "python", url: str | None = None, **options: Unpack[JudgeOptions]) -> Tool:
-    """Return a tool that runs a program of the model. Its name is that of the language.
+    """Return a tool that runs a program of the model. The name of the tool is the language.
 
     The model gets what the program writes to stderr and stdout. If the program was ended at a limit or crashed, it gets
     a tool error that says so.

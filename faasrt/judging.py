@@ -113,7 +113,7 @@ class TestCase:
     files: Mapping[str, str | bytes] | None = attrs.field(default=None, kw_only=True, hash=False, repr=safe_repr)
     """The contents of files in the working folder of the program; see `Runtime.run_code`. Default: None."""
     timeout_ms: float | None = attrs.field(default=None, kw_only=True)
-    """The time limit of this test in milliseconds. Default: None, which means that of the judgement."""
+    """The time limit of this test in milliseconds. Default: None, which means the time limit of the judgement."""
     id: str | None = attrs.field(default=None, kw_only=True)
     """Your own name for the test. Default: None."""
 
@@ -147,12 +147,11 @@ class FunctionTest:
     """Arguments of a function, and the value that it is expected to return.
 
     The server gets the arguments, never the expected value. The function returns JSON: None, bools, finite numbers
-    (those of NumPy too), strings, lists, and dicts with string keys. Python programs get and return tuples as tuples:
-    in `result.value` of a test, a tuple is `{"py/tuple": [...]}`. Any other value, such as a set, NaN or a dict with
+    (including NumPy's), strings, lists, and dicts with string keys. Python programs get and return tuples as tuples: in
+    `result.value` of a test, a tuple is `{"py/tuple": [...]}`. Any other value, such as a set, NaN or a dict with
     another key, makes the test a USER_ERROR whose message says where in the value it is. In JavaScript, a tuple is an
     array, `undefined` is null, or omitted in objects, and objects are their own properties; a Map, Set, Date or typed
-    array is a USER_ERROR. A program in JavaScript declares the function, or exports it (`module.exports`
-    works, too).
+    array is a USER_ERROR. A program in JavaScript declares the function, or exports it (`module.exports` works, too).
 
     Raises:
         InvalidRequestError: An attribute is wrong. Only `judge` checks that arguments are JSON, and refuses a
@@ -176,9 +175,9 @@ class FunctionTest:
     )
     """The keyword arguments; Python only. Default: no arguments."""
     compare: Compare | None = attrs.field(default=None, kw_only=True)
-    """The comparison of this test; see `faasrt.judging`. Default: None, which means that of the judgement."""
+    """The comparison of this test; see `faasrt.judging`. Default: None, which means the comparison of the judgement."""
     timeout_ms: float | None = attrs.field(default=None, kw_only=True)
-    """The time limit of this test in milliseconds. Default: None, which means that of the judgement."""
+    """The time limit of this test in milliseconds. Default: None, which means the time limit of the judgement."""
     id: str | None = attrs.field(default=None, kw_only=True)
     """Your own name for the test. Default: None."""
 
@@ -246,7 +245,7 @@ class AssertTest:
     MBPP, `judge` needs no name of the function."""
     timeout_ms: float | None = attrs.field(default=None, kw_only=True)
     """The time limit in milliseconds of each execution: a run of the test program, or all calls of the function that
-    this run made. Default: None, which means that of the judgement."""
+    this run made. Default: None, which means the time limit of the judgement."""
     id: str | None = attrs.field(default=None, kw_only=True)
     """Your own name for the test. Default: None."""
     _parsed: AssertProgram = attrs.field(init=False, repr=False, eq=False)

@@ -153,7 +153,7 @@ class Display:
     """
 
     data: Mapping[str, str | bytes] = attrs.field(converter=_copy, hash=False, repr=lambda data: safe_repr(list(data)))
-    """The content by MIME type. That of images and PDF is bytes, and all other content text."""
+    """The content by MIME type. Images and PDF are bytes, and all other content is text."""
     omitted: tuple[str, ...] = ()
     """The sorted MIME types of content that did not fit into the output limit."""
 
@@ -215,7 +215,7 @@ class ExecutionResult:
     endpoint: str = ""
     """The base URL that answered; `http://local` for the embedded FaaS of a manager, for any port."""
     metadata: Mapping[str, Any] = attrs.field(factory=dict, converter=dict, hash=False, repr=False)
-    """The server's metadata. That of a run in a session has `session` too; that of other services than FaaS servers
+    """The server's metadata. For a run in a session, it also has `session`. For services other than FaaS servers, it
     consists of fields of their answers."""
     files: Mapping[str, bytes] = attrs.field(factory=dict, hash=False, repr=lambda files: safe_repr(list(files)))
     """The contents of the files that `collect` asked for, by path. If some do not fit into `max_output_bytes` or cannot

@@ -1,8 +1,8 @@
 """Calls that end when the client of a web application disconnects.
 
 Starlette and FastAPI do not cancel a handler whose client has gone, so its program would run to its end, and take the
-place of others. `run_until_disconnect` awaits a call, and cancels it when the client disconnects. aiohttp needs no
-help: `web.run_app(app, handler_cancellation=True)` cancels the handler. `faasrt/docs/web-applications.md` has both.
+place of other programs. `run_until_disconnect` awaits a call, and cancels it when the client disconnects. aiohttp needs
+no help: `web.run_app(app, handler_cancellation=True)` cancels the handler. `faasrt/docs/web-applications.md` has both.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ async def run_until_disconnect(request: Request, awaitable: Awaitable[T]) -> T:
         The result of the awaitable. Its error is raised unchanged.
 
     Raises:
-        HTTPException: The client has disconnected. The class is that of Starlette. The status is 499, as in logs of
-            nginx. No client receives the answer.
+        HTTPException: The client has disconnected. This is the `HTTPException` of Starlette, with the status 499, as in
+            logs of nginx. No client receives the answer.
 
     Cancellation: If the caller is cancelled, the awaitable is, too. In both cases, this function waits until it has
     ended.

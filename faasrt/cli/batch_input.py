@@ -22,7 +22,7 @@ from faasrt.tasks import CodeTask, FieldForm, field_forms
 
 _MAX_DUPLICATES_SHOWN = 10
 _FORMS = field_forms() | {"task_id": FieldForm((str, int), "a string or a whole number")}
-# Fields that do not change the result of a task, and those that the hash has in another form.
+# Fields that do not change the result of a task, and fields that the hash contains in another form.
 _NOT_HASHED = ("id", "priority", "idempotent", "timeout_ms", "sandbox", "compare", "stop_on_failure")
 
 

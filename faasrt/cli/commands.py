@@ -301,7 +301,7 @@ def warmup_command(engines: tuple[tuple[Language, EngineName], ...]) -> int:
 
 
 def _write_ready(text: str) -> None:
-    erase_line()  # that of the spinner
+    erase_line()  # the line of the spinner
     write(f"faasrt: {text}\n")
 
 

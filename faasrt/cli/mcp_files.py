@@ -1,6 +1,6 @@
 """The files of the host that `faasrt mcp` puts into sessions, and the files of sessions that it collects.
 
-All paths of the host are those of the command line.
+Only the command line names paths of the host.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import click
 OK, CODE_FAILED, USAGE, INFRASTRUCTURE, INTERRUPTED = 0, 1, 2, 3, 130
 """The exit codes."""
 
-# The errors of writing to a stream that is open. The first is that of a pipe without a reader, the last of a terminal
+# The errors of writing to an open stream. The first occurs for a pipe without a reader, and the last for a terminal
 # that is gone.
 _WRITE_ERRORS = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF, errno.EIO}
 

@@ -37,7 +37,7 @@ _MORE_DRAIN_S = 5.0
 
 
 def read_options(context: click.Context) -> dict[str, Any]:
-    """Return the values of all options. Those of flags and the environment come before those of the file."""
+    """Return the values of all options. Flags and the environment take precedence over the file."""
     options = dict(context.params)
     path = options.pop("config")
     if path is None:
@@ -70,7 +70,7 @@ def _options_by_key(context: click.Context) -> dict[str, click.Parameter]:
 def changed_keys(
     context: click.Context, old: Mapping[str, Any], new: Mapping[str, Any], changed: Iterable[str]
 ) -> list[str]:
-    """Return the keys of the file whose values differ, and those of files whose content differs."""
+    """Return the keys whose values differ, and the keys of files whose content differs."""
     names = {name for name in new if new[name] != old.get(name)}
     if "token" in changed:
         names.add("token_file")

@@ -19,7 +19,8 @@ def stop_at(*numbers: signal.Signals) -> asyncio.Event:
             stopped_at = loop.time()
             stop.set()
         elif loop.time() > stopped_at + _SAME_SIGNAL_S:
-            # The system ends the process. Those of the sandboxes, and their folder, are then removed as after SIGKILL.
+            # The system ends the process. The processes and the folder of the sandboxes are then removed as after
+            # SIGKILL.
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)

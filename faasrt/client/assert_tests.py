@@ -6,9 +6,9 @@ A test program and the judged program never run in the same process, for the rea
 2. The judged program runs alone, and its function is called with these arguments. Its results are sent back as JSON
    that keeps the types of Python's own values.
 3. The test program runs again, with these results. It passes if it reaches its end, no assert fails, and at least one
-   is reached.
+   assert is reached.
 
-If the arguments of a call depend on the results of others, the last two steps are repeated.
+If the arguments of a call depend on the results of other calls, the last two steps are repeated.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class _TestState:
         return self._end(Verdict.PASSED, "")
 
     def read_results(self, result: ExecutionResult) -> None:
-        # The value is that of a function of faasrt.
+        # The return value is for faasrt, not for the caller.
         self.result = attrs.evolve(result, output=attrs.evolve(result.output, ret_val=""))
         if result.outcome is not Outcome.OK:
             return self._end(Verdict(result.outcome), "")

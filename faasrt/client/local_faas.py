@@ -38,7 +38,7 @@ class LocalOptions(TypedDict, total=False):
 
 
 class LocalManagerOptions(LocalOptions, SettingsOptions, total=False):
-    """The options of `RuntimeManager.local`: those of its server, and the fields of `Settings`."""
+    """The options of `RuntimeManager.local`: the options of its server, and the fields of `Settings`."""
 
 
 def queue_timeout_of(settings: Settings) -> float:
@@ -73,11 +73,11 @@ class ManagedLocalFaaS:
         self._sandbox, self._token, self._queue_timeout_s = settings.sandbox, settings.token, queue_timeout_of(settings)
         self._workers, self._telemetry, self._options = workers, telemetry, options
         self.server = self._make_server(languages)
-        self._wanted_languages = self.server.languages  # a server that starts leaves out those that cannot run
+        self._wanted_languages = self.server.languages  # a server that starts leaves out languages that cannot run
 
     @property
     def languages(self) -> tuple[Language, ...]:
-        """The languages that it serves. Before the start, they include those that only a lower level rules out."""
+        """The languages that it serves. Before the start, this includes languages that only a lower level rules out."""
         if self.is_started:
             return self.server.languages
         from faasrt.local.engine_choice import missing_toolchains

@@ -79,7 +79,7 @@ class LoopThread:
             runner.close()
 
     async def _finish(self) -> None:
-        """Let the calls return that have begun, including those that have begun after the manager was closed."""
+        """Let the calls return that have begun, including calls that have begun after the manager was closed."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_RETURN_S):
                 while calls := asyncio.all_tasks() - {asyncio.current_task()}:

@@ -265,7 +265,8 @@ class RuntimeManager:
         Args:
             code: The program; not empty.
             language: A `Language`, or a name such as "py"; see `Runtime.run_code`.
-            timeout_ms: The time limit of the program in milliseconds. Default: None, which means that of the sandbox.
+            timeout_ms: The time limit of the program in milliseconds. Default: None, which means the time limit of the
+                sandbox.
             ext: Further fields for the server. Default: None, no fields.
             sandbox: The limits of this call. Default: None, which means the limits in the settings.
             priority: A priority for the server's scheduler. Default: "normal".
@@ -539,7 +540,7 @@ class RuntimeManager:
                 or for `AssertTest` if its test program uses only one name that it does not define.
             compare: The comparison; see `faasrt.judging`. Default: None, which means "lines", or "equal" for
                 `FunctionTest`. It must be None for `AssertTest`.
-            stop_on_failure: Whether the tests after the first one that does not pass are skipped. They may have run.
+            stop_on_failure: Whether the tests after the first test that does not pass are skipped. They may have run.
                 Default: False.
             concurrency: The largest number of executions in flight, from 1 to 100,000. Default: None, which means 64.
             **options: `timeout_ms` (for each test), `ext`, `sandbox`, `priority` and `idempotent`; see `run_code`.
@@ -623,8 +624,8 @@ class RuntimeManager:
     ) -> TaskResults:
         """Run many tasks, and yield each result when it is available.
 
-        Tasks are read lazily: those in flight, and a window of the same size (64 at most). The error of a task is in
-        its result. A cancellation, or closing the results or the manager, stops the source (a generator is closed),
+        Tasks are read lazily: the tasks in flight, and a window of the same size (64 at most). The error of a task is
+        in its result. A cancellation, or closing the results or the manager, stops the source (a generator is closed),
         cancels the executions in flight and returns their permits.
 
         After a `break`, the results are closed when they are garbage-collected. To close them at once, use `async
@@ -672,7 +673,7 @@ class RuntimeManager:
         return TaskResults(run.run(), run.aclose)
 
     def get_supported_languages(self) -> tuple[Language | OtherLanguage, ...]:
-        """Return the languages that have an endpoint, or those of the embedded FaaS.
+        """Return the languages that have an endpoint, or the languages of the embedded FaaS.
 
         Example:
             >>> [str(language) for language in manager.get_supported_languages()]
@@ -705,7 +706,7 @@ class RuntimeManager:
 
     @property
     def settings(self) -> Settings:
-        """The settings in use. Those of `RuntimeManager.local` have no `endpoints`.
+        """The settings in use. The settings of `RuntimeManager.local` have no `endpoints`.
 
         Example:
             >>> import attrs
@@ -726,10 +727,10 @@ class RuntimeManager:
 
         Calls in flight finish as they were: at their endpoint, with their deadline and limits. Further calls use the
         new settings. Further attempts, and calls that wait for a permit, go to the new endpoints. Endpoints that stay
-        keep their connections, circuit breaker and adaptive limit. Those that do not stay get no further calls; their
-        connections are closed after the last one. Names in `dns+` URLs are not looked up here, but when calls use them.
-        Waiting calls in a language that lost its endpoint fail with `UnsupportedLanguageError`. `logger`, `telemetry`
-        and `cache` cannot change.
+        keep their connections, circuit breaker and adaptive limit. Endpoints that do not stay get no further calls;
+        their connections are closed after their last call. Names in `dns+` URLs are not looked up here, but when calls
+        use them. Waiting calls in a language that lost its endpoint fail with `UnsupportedLanguageError`. `logger`,
+        `telemetry` and `cache` cannot change.
 
         The embedded FaaS of `RuntimeManager.local` stays as it is. So `endpoints` must be empty, `token` must be the
         same, and the limits of `sandbox` can only be lowered.
@@ -788,8 +789,8 @@ class RuntimeManager:
     async def aclose(self) -> None:
         """Close every runtime, and the embedded FaaS if there is one. Closing twice is harmless.
 
-        Calls that wait for a permit fail with `RuntimeClosedError` at once; so does a `judge` of which an execution
-        waits for one. Calls in flight have `TimeoutSettings.close_s` seconds to finish, and then fail with
+        Calls that wait for a permit fail with `RuntimeClosedError` at once; so does a `judge` if one of its executions
+        waits for a permit. Calls in flight have `TimeoutSettings.close_s` seconds to finish, and then fail with
         `RuntimeClosedError` too. Then the sessions that this manager has opened are ended, within
         `TimeoutSettings.health_s`.
 

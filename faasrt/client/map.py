@@ -38,7 +38,7 @@ from faasrt.results import ExecutionResult, Outcome
 from faasrt.tasks import CallOptions, CodeTask, CompletedTask, FailedTask, JudgeOptions, RunOptions, TaskResult
 
 MAX_WINDOW = 64
-"""The maximum number of tasks that are read ahead of those in flight. It is also limited to the concurrency."""
+"""The maximum number of tasks that are read ahead of the tasks in flight. It is also limited to the concurrency."""
 
 Condition: TypeAlias = Outcome | type[BaseException] | Callable[[TaskResult], bool]
 StopOn: TypeAlias = Condition | Collection[Outcome | type[BaseException]] | None

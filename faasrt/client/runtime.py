@@ -378,7 +378,7 @@ class Runtime:
             language: See `run_code`. `AssertTest` needs Python.
             compare: The comparison; see `faasrt.judging`. Default: None, which means "lines", or "equal" for
                 `FunctionTest`. It must be None for `AssertTest`.
-            stop_on_failure: Whether the tests after the first one that does not pass are skipped. They may have run.
+            stop_on_failure: Whether the tests after the first test that does not pass are skipped. They may have run.
                 Default: False.
             concurrency: The largest number of executions in flight, from 1 to 100,000. Default: None, which means 64.
                 Where tests share executions, there is first one for each time limit. After a TIMEOUT, the remaining
@@ -530,8 +530,8 @@ class Runtime:
     async def aclose(self) -> None:
         """Close the runtime. The last runtime of a factory closes the connections. Closing twice is harmless.
 
-        Calls that wait for a permit fail with `RuntimeClosedError` at once; so does a `judge` of which an execution
-        waits for one. Calls in flight have `TimeoutSettings.close_s` seconds to finish, and then fail with
+        Calls that wait for a permit fail with `RuntimeClosedError` at once; so does a `judge` if one of its executions
+        waits for a permit. Calls in flight have `TimeoutSettings.close_s` seconds to finish, and then fail with
         `RuntimeClosedError` too. Then its sessions are ended, within `TimeoutSettings.health_s`.
 
         Cancellation: cancels the calls in flight at once.

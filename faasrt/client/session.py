@@ -392,7 +392,7 @@ class Session:
     async def list_files(self) -> dict[str, int]:
         """Return the size in bytes of each file in the working folder, by path.
 
-        Files are left out if `read_files` cannot name them, such as one whose name is not UTF-8.
+        Files are left out if `read_files` cannot name them, such as a file whose name is not UTF-8.
 
         Raises:
             RejectedError: There are too many files: more than 10,000 files and folders, or their paths do not fit into

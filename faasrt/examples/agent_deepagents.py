@@ -5,9 +5,9 @@
     with faasrt.sync.RuntimeManager.local(["python"]) as manager:
         print(answer(manager, model, "What is 41 + 1?"))
 
-Files and processes are those of the session: nothing of this machine is read or written. If it is lost, for example
-because a command exceeds the memory limit, the model learns it, and the next command opens another one. deepagents is
-not yet at 1.0, so its interface may change.
+The agent sees the files and processes of the session: nothing of this machine is read or written. If the session is
+lost, for example because a command exceeds the memory limit, the model learns it, and the next command opens another
+one. deepagents is not yet at 1.0, so its interface may change.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class SessionSandbox(BaseSandbox):  # type: ignore[misc]
 
     @property
     def id(self) -> str:
-        """The name of the sandbox; not the one of the session, which is a secret."""
+        """The name of the sandbox. It is not the name of the session, because that is a secret."""
         return self._id
 
     def execute(self, command: str, *, timeout: int | None = None) -> ExecuteResponse:
@@ -69,7 +69,7 @@ class SessionSandbox(BaseSandbox):  # type: ignore[misc]
         return response(path=path) if program is UPLOAD else response(path=path, content=base64.b64decode(answer))
 
     def _run(self, program: str, timeout_ms: int | None = None, **given: str) -> Any:
-        """Return the answer of a program, or its failure as that of a command."""
+        """Return the answer of a program, or its failure in the form of a failed command."""
         code = f"{BEGIN}{program}\nprint(json.dumps(answer))"
         observation = self._session.run_code(code, stdin=json.dumps(given), timeout_ms=timeout_ms)
         result = observation.result

@@ -103,9 +103,9 @@ def make_queues(
     toolchains of languages, so call it in a thread.
 
     Args:
-        languages: If they are all that exist, those that cannot run here are left out.
+        languages: If this names all languages, the languages that cannot run here are left out.
         budget: The memory for the programs of all queues.
-        running: Queues whose engines run. One with the same kind of engine and the same options is used again.
+        running: Queues whose engines run. A queue with the same kind of engine and the same options is used again.
     """
     missing = missing_toolchains(languages)
     if languages == tuple(Language):

@@ -1,4 +1,4 @@
-"""The errors of the embedded FaaS. Those of engines and jails say that the server failed, not the program."""
+"""The errors of the embedded FaaS. An error of an engine or a jail means that the server failed, not the program."""
 
 from __future__ import annotations
 

@@ -84,14 +84,15 @@ class Spawner:
 
 
 class Pipes:
-    """The pipes between this process and one that is to start: one for its input, and others for its output. The
-    channel, MESSAGES, is a pair of sockets.
+    """The pipes between this process and a process that is about to start: one pipe for its input, and others for its
+    output. The channel, MESSAGES, is a pair of sockets.
 
     They are closed when nothing refers to them, because the event loop may be closed while the process runs, and many
     programs end when their stdin is closed.
 
     Attributes:
-        own: The open descriptors of this process, by those of the other process. They do not block.
+        own: The open descriptors of this process, by the numbers that the descriptors at the other ends have in the
+            other process. They do not block.
     """
 
     def __init__(self, count: int = 3) -> None:

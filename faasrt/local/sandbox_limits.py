@@ -1,4 +1,4 @@
-"""The limits of a server: those of a program whose request has none, and the largest that a request can have."""
+"""The limits of a server: the defaults for requests that name no limits, and the largest limits of a request."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class SandboxLimits:
 
 
 def largest_sandbox(machine_memory_mb: int | None = None) -> SandboxConfig:
-    """Return the largest limits of a server for which none are set. The memory is a quarter of that of the machine,
-    rounded down to a power of two, so that machines of the same kind have the same limit.
+    """Return the largest limits of a server whose options set none. The memory limit is a quarter of the machine's
+    memory, rounded down to a power of two, so that machines of the same kind have the same limit.
     """
     memory_mb = SandboxConfig().memory_limit_mb
     total_mb = MachineMemory().total_mb if machine_memory_mb is None else machine_memory_mb
@@ -45,7 +45,9 @@ def largest_sandbox(machine_memory_mb: int | None = None) -> SandboxConfig:
 
 
 def limits_of(default: Mapping[str, Any], largest: Mapping[str, Any]) -> SandboxLimits:
-    """Return the limits of a server, of which only these are set. If only a default is set, it is also the largest."""
+    """Return the limits of a server, given the limits that its options set. If only a default is set, it is also the
+    largest limit.
+    """
     most = attrs.asdict(largest_sandbox()) | {**default, **largest}
     usual = {name: min(limit, most[name]) for name, limit in attrs.asdict(SandboxConfig()).items()}
     limits = SandboxLimits(SandboxConfig(**{**usual, **default}), SandboxConfig(**most))

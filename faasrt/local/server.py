@@ -56,7 +56,7 @@ from faasrt.telemetry.logs import log_exception, log_warning
 
 # Clients of faasrt keep idle connections for four seconds. A connection that is closed later is not in use.
 IDLE_CONNECTIONS_S = 5.0
-_LAST_CONNECTIONS_S = 1.0  # the time of those that were accepted at the end of a drain, for a request and its refusal
+_LAST_CONNECTIONS_S = 1.0  # at the end of a drain, the time of a new connection for a request and its refusal
 _FIXED = ("host", "port")
 _SANDBOX: Any = optional(checks.instance_of(SandboxConfig))
 _FILE_ERRORS = (errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.ENOENT, errno.ENOSPC, errno.EROFS)
@@ -336,7 +336,7 @@ class LocalFaaS:
                 make_queues, wanted.languages, wanted.engines, options, self._budget, running
             )
             old, new = ({queue.engine for queue in each.values()} for each in (self._queues, queues))
-            # An engine may fail if the one that it replaces could not run either.
+            # A new engine may fail if the engine that it replaces could not run either.
             excused = {engine.name for engine in old if not engine.ready}
             try:
                 await self._engine_tasks.start_ready(new - old, excused)
@@ -357,7 +357,7 @@ class LocalFaaS:
             return changed
 
     async def drain(self) -> None:
-        """Refuse new programs, wait until those in flight have finished and their answers are sent, and end the
+        """Refuse new programs, wait until the programs in flight have finished and their answers are sent, and end the
         sessions.
 
         Meanwhile `/readyz` answers 503. So do requests that start or change something, with `x-faasrt-not-started: 1`,

@@ -87,11 +87,12 @@ class Answer:
 
 @attrs.define
 class ParsedAnswer:
-    """The content of an answer. The first fields are those of `ExecutionResult`, according to the server alone.
+    """The content of an answer. The first fields are fields of `ExecutionResult`, with the values that the server
+    states.
 
     Attributes:
         report: The content of the guest program's frames.
-        declared: Whether the answer states the outcome, as those of the embedded FaaS do.
+        declared: Whether the answer states the outcome, as answers of the embedded FaaS do.
         killed: Whether js-faas left its own report in stdout, because the process was killed.
         time_used_up: Whether the execution took at least as long as its time limit.
     """
@@ -140,8 +141,8 @@ def max_answer_bytes(max_output_bytes: int, *, collects: bool, displays: bool = 
 
 
 def read_answer(answer: Answer, nonce: str | None, *, timeout_ms: float, max_output_bytes: int) -> ParsedAnswer:
-    """Read an answer to `/run_code`. `nonce` is that of its frames; None without an envelope. Raise ServiceError if the
-    server failed, refused, or did not follow the protocol.
+    """Read an answer to `/run_code`. `nonce` is the nonce of its frames; None without an envelope. Raise ServiceError
+    if the server failed, refused, or did not follow the protocol.
     """
     if answer.status != 200:
         return _read_failure(answer, max_output_bytes)

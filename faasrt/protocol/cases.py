@@ -81,8 +81,8 @@ def encode_cases(cases: object, language: Language | str) -> list[str]:
 class CaseScheduler:
     """Decides which cases go into the next execution, and collects their results.
 
-    `may_rerun` is whether cases may run again when it is unknown which case ended the execution. `numbers` are those of
-    the cases in messages, by default their positions.
+    `may_rerun` is whether cases may run again when it is unknown which case ended the execution. Messages name cases by
+    their `numbers`, by default by their positions.
     """
 
     cases: Sequence[str]

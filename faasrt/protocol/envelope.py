@@ -52,9 +52,9 @@ are added to the record, and the folder is removed.
 
 **Cases of a whole program** (Python only): if `function` is null and `single` is false, `isolate` must be true, and
 each case is an input as in `ProgramInput.to_wire`. The program runs once for each case, in a new namespace and folder.
-The fields of a case replace those of `input`, and its files are added. An exit ends only its case. The modules that a
-program imports from its folder are loaded again in each case; other modules are shared. This is for servers that start
-interpreters slowly. On the engine `wasm` of the embedded FaaS, cases with files end as CRASHED.
+The fields of a case replace the fields of `input`, and its files are added. An exit ends only its case. The modules
+that a program imports from its folder are loaded again in each case; other modules are shared. This is for servers that
+start interpreters slowly. On the engine `wasm` of the embedded FaaS, cases with files end as CRASHED.
 
 **The loop guard** stops Python programs on servers that are not known to enforce timeouts. On CPython it uses a timer
 signal, at no measurable cost. Pyodide has no signals, but reads an interrupt buffer every few dozen steps, which the

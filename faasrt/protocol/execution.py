@@ -157,8 +157,8 @@ class Execution:
             longest_ms = case_ms if profile.kills_at_limit else self.program.sandbox.timeout_limit_s * 1000
             window = max(1, round(longest_ms))
             return 2 * case_ms + window, float(window)
-        # The server stops executions, not cases, so the limit of the execution must be close to that of a case. But
-        # the definitions, and a case that begins at the end of the window, need their full time.
+        # The server stops executions, not cases, so the limit of the execution must be close to the limit of a case.
+        # But the definitions, and a case that begins at the end of the window, need their full time.
         longest = max(profile.timeout_limit_ms or case_ms, case_ms)
         definitions = case_ms if self.definition_ms is None else min(case_ms, round(1.5 * self.definition_ms) + 50)
         window = max(case_ms // 2, _MIN_WINDOW_MS)
@@ -219,7 +219,7 @@ class WireRequest:
             limits = limits_of(self.program, self.profile)
             of_execution = attrs.evolve(limits, timeout_ms=self.timeout_ms).error(Outcome.TIMEOUT)
             if parsed.error is None or parsed.error == of_execution:
-                parsed.error = limits.error(parsed.outcome)  # that of the case, not of the execution
+                parsed.error = limits.error(parsed.outcome)  # the limit of the case, not of the execution
         elif self.nonce is not None:
             self._check_frames(parsed)
         return Response(parsed, self)

@@ -14,9 +14,9 @@ On a lossless server they are return values that contain all records so far. A r
      "stdout": stream, "stderr": stream, "ret_val": stream, "files": {path: content}, "has_all_files": bool}
 
 where `error`, `files` and `has_all_files` are optional, and `stdout` and `stderr` are missing if the server returns
-them itself. Contents of files are encoded as in `faasrt.inputs`. The index is that of the case, 0 for a program, and -1
-for the definitions that all cases share. A stream (and `message`) is a text; or `{"base64": str}` of its UTF-8, if JSON
-escapes would be larger; or `{"head": ..., "tail": ..., "lost": int}`, if the guest program cut it.
+them itself. Contents of files are encoded as in `faasrt.inputs`. The index is the number of the case, 0 for a program,
+and -1 for the definitions that all cases share. A stream (and `message`) is a text; or `{"base64": str}` of its UTF-8,
+if JSON escapes would be larger; or `{"head": ..., "tail": ..., "lost": int}`, if the guest program cut it.
 
 The digit in the prefix is the version of the format. It changes when older readers would misread newer frames.
 """

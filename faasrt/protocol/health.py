@@ -19,7 +19,7 @@ from faasrt.protocol.execution_limits import MAX_WALL_FACTOR, wall_limit_s
 _MAX_COMPILE_S, _MAX_WALL_FACTOR = 300.0, 100.0
 _CPYTHON = re.compile(r"CPython (\d{1,3}\.\d{1,3})")
 OWN_WALL_FACTORS: Mapping[str, float] = dict.fromkeys(Language, MAX_WALL_FACTOR)
-"""Those of `faasrt serve` in place of another service."""
+"""The factors of a `faasrt serve` that serves the clients of another service."""
 NO_HEALTH = (404, 405, 501)
 """The statuses of a server without a health report. Others come from a gateway, or from a server that fails now."""
 SESSION_FEATURES = ("run", "fork", "files")
@@ -35,7 +35,7 @@ class EndpointProfile:
         reference: Whether the envelope is known to work there, as on python-faas, js-faas, SandboxFusion and Piston. An
             answer without a frame then means that the program was killed, or that the interpreter did not start.
         cold_start: Whether the server starts an interpreter for each request, which takes one or two seconds.
-        capacities: The number of programs that the server runs at once, by language. TypeScript uses that of
+        capacities: The number of programs that the server runs at once, by language. TypeScript uses the number of
             JavaScript.
         sessions: What sessions can do, by language: "run", "fork", "files".
         languages: The languages that the server lists; empty if it lists none.

@@ -32,8 +32,9 @@ class ServiceProtocol(abc.ABC):
     validates: ClassVar[bool] = False
     """Whether the service has `POST /validate_code`."""
     profile: ClassVar[EndpointProfile]
-    """The properties of a service; of one that does not report any, if `has_profile`. With `lossless`, programs are
-    sent without an envelope. Otherwise `decode` must find frames; see `protocol/processes.py`."""
+    """The properties of a service. If `has_profile`, these are the properties of a service that does not report any.
+    With `lossless`, programs are sent without an envelope. Otherwise `decode` must find frames; see
+    `protocol/processes.py`."""
     has_profile: ClassVar[bool] = False
     """Whether the answer to `health_path` tells the properties of a service."""
 
@@ -50,7 +51,8 @@ class ServiceProtocol(abc.ABC):
         """Return the body of a request.
 
         Args:
-            program: The program. In an envelope, it is the guest program, and its time limit is that of the execution.
+            program: The program. In an envelope, it is the guest program, and its time limit is the limit of the
+                execution.
             in_envelope: Whether the program is in an envelope.
         """
 

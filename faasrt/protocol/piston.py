@@ -239,9 +239,9 @@ def names_of(languages: Iterable[Language]) -> list[str]:
 class PistonServer(ServedProtocol):
     """Answers the clients of Piston.
 
-    Limits above those of the server, limits of the CPU time below the time limit, unknown fields, and two files of the
-    same name are refused with a 400. Memory limits are rounded down to MiB. `output` is stdout, followed by stderr. The
-    CPU time is not measured.
+    Limits above the limits of the server, limits of the CPU time below the time limit, unknown fields, and two files of
+    the same name are refused with a 400. Memory limits are rounded down to MiB. `output` is stdout, followed by stderr.
+    The CPU time is not measured.
     """
 
     service, prefix = "Piston", "/piston/api/v2"

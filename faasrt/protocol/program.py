@@ -1,7 +1,7 @@
 """The request of `POST /run_code`: checks its arguments, and encodes it.
 
-Source: coze-loop's evaluation runtime defines the fields, except `sandbox` and those of `faasrt.inputs`, which its
-servers ignore.
+Source: coze-loop's evaluation runtime defines the fields, except `sandbox` and the fields of `faasrt.inputs`. The
+servers of coze-loop ignore these.
 """
 
 from __future__ import annotations

@@ -109,7 +109,8 @@ def _between_markers(stdout: str, marker: slice | None) -> tuple[str, str, set[s
 
 
 def _last_object(stdout: str, marker: slice | None) -> tuple[str, str, set[str]]:
-    # The added newline makes every line follow a newline, whose index in `text` is that of the line in stdout.
+    # With the added newline, every line follows a newline. The index of this newline in `text` is the index of the line
+    # in stdout.
     text = "\n" + stdout
     start = len(text)
     for _ in range(_MAX_LINES):

@@ -1,7 +1,7 @@
 """SandboxFusion: `POST /run_code` of bytedance/SandboxFusion.
 
-Source: its API server, at commit 469de08. Nothing reads the output of a program while it runs: it stays in buffers,
-of which the service returns 219,264 bytes for each stream, or a little less. A program that writes much more blocks
+Source: its API server, at commit 469de08. Nothing reads the output of a program while it runs. The output stays in
+buffers. The service returns 219,264 bytes of each stream, or a little less. A program that writes much more blocks
 until its time limit. Bytes that are not UTF-8 replace the whole stream by a message. Therefore the frames of the
 envelope are short and ASCII.
 
@@ -17,8 +17,8 @@ envelope are short and ASCII.
     400, 404, 422                                         RejectedError
     500                                                   ServerError
 
-`memory_limit_mb` is not sent: the service would limit the address space, which breaks correct programs. The languages
-are those of its API. A stream of exactly 219,264 bytes is reported as truncated.
+`memory_limit_mb` is not sent: the service would limit the address space, which breaks correct programs. Its API lists
+the languages. A stream of exactly 219,264 bytes is reported as truncated.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ from faasrt.protocol.served import (
 )
 from faasrt.results import Display, ErrorInfo, Outcome
 
-# Source: verl's reward client waits this long in addition to both timeouts. That of the SDK waits longer.
+# Source: verl's reward client waits this long in addition to both timeouts. The client of the SDK waits longer.
 _VERL_S = 10.0
 _BUFFER_BYTES = 196_608
 _STREAM_BYTES = 219_264
@@ -284,9 +284,9 @@ def max_total_timeout_s(timeout_s: float) -> float:
 class SandboxFusionServer(ServedProtocol):
     """Answers the clients of SandboxFusion.
 
-    Limits above those of the server, unknown fields, and files that cannot be there are refused with a 422. A language
-    of the API that does not run here is a SandboxError, as it is there. An overloaded server answers 504, the only
-    status that verl's client tries again.
+    Limits above the limits of the server, unknown fields, and files that cannot be there are refused with a 422. A
+    language of the API that does not run here is a SandboxError, as it is there. An overloaded server answers 504, the
+    only status that verl's client tries again.
     """
 
     service, prefix = "SandboxFusion", "/sandboxfusion"
@@ -478,7 +478,7 @@ def _stage(end: ProcessEnd, duration_ms: float | None) -> dict[str, Any]:
 def _invalid(
     name: str, kind: str, message: str, value: Any = None, context: Mapping[str, Any] | None = None
 ) -> RefusedError:
-    """Return a refusal in the format of pydantic, which the service uses. `name` is that of the field, or ""."""
+    """Return a refusal in the format of pydantic, which the service uses. `name` is the name of the field, or ""."""
     shown = value[:_MAX_SHOWN] if isinstance(value, str) else None if as_number(value) is None else as_number(value)
     detail: dict[str, Any] = {"type": kind, "loc": ["body", *([name] if name else [])], "msg": message, "input": shown}
     if context is not None:

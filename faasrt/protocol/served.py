@@ -59,15 +59,15 @@ class ServerProfile:
 
 @attrs.frozen(kw_only=True)
 class ServedRun:
-    """The program of a request, with limits that do not exceed those of the server.
+    """The program of a request, with limits that do not exceed the limits of the server.
 
     Attributes:
         timeout_ms: With 0, the program is not run.
-        compile_timeout_ms: None for that of the server. With 0, the program is not compiled.
-        compile_memory_mb: None for that of the server.
+        compile_timeout_ms: None for the server's limit. With 0, the program is not compiled.
+        compile_memory_mb: None for the server's limit.
         input: It collects `fetched`.
         fetched: The paths of the requested files, by their names in the request.
-        patience_s: How long clients of the service wait for the answer: the least of those that are known.
+        patience_s: How long clients of the service wait for the answer: the shortest known wait of any client.
     """
 
     language: Language
@@ -137,7 +137,7 @@ class ServedProtocol(abc.ABC):
 
     @abc.abstractmethod
     def encode_failure(self, status: int, message: str, *, not_started: bool) -> tuple[int, dict[str, Any]]:
-        """`status` is that of the native API. If the program was not started, the client may send it again."""
+        """`status` is the status in the native API. If the program was not started, the client may send it again."""
 
 
 def decode_base64(text: str) -> bytes:

@@ -6,8 +6,8 @@
 Without endpoints, each node runs one embedded FaaS, which needs the extra `local` there. It starts with the first task,
 uses as many CPUs as the node has in Ray, serves all actors of the job on this node, and ends a few
 seconds after the last of them, however the job ends. It reserves no CPUs, so other tasks on the node slow it down. If
-it dies, it is started again. The tasks that were running then have a `ConnectionLostError` in the column `infra_error`,
-unless they are idempotent. Those that were not sent yet run later.
+it dies, it is started again. Tasks that were running at this time have a `ConnectionLostError` in the column
+`infra_error`, unless they are idempotent. Tasks that were not sent yet run later.
 
 **At most once?** A task runs at most once, unless it is idempotent, as long as its actor lives. If an actor or a node
 dies, Ray repeats the batches whose results are lost, whatever `idempotent` says. So a task may run again, but each row
@@ -70,10 +70,10 @@ def run_tasks(
 ) -> Dataset:
     r"""Run the program of each row, and add the columns of `COLUMNS`.
 
-    A row is a `CodeTask`: it has the columns `code` and `language`, and may have those of the other fields.
-    `sandbox` is an object with fields of `SandboxConfig`; the others are those of the settings, and the embedded FaaS
-    can only lower the limits. `tests` is a list of objects with the fields of `TestCase`, or those of `FunctionTest` or
-    `AssertTest` in rows with a `function`.
+    A row is a `CodeTask`: it has the columns `code` and `language`, and may have columns for the other fields.
+    `sandbox` is an object with fields of `SandboxConfig`. The settings supply the fields that are missing, and a row
+    can only lower the limits of the embedded FaaS. `tests` is a list of objects with the fields of `TestCase`. In rows
+    with a `function`, they have the fields of `FunctionTest` or `AssertTest`.
 
     Lists and objects may also be JSON text. `args`, `kwargs` and tests of functions should be: in Arrow all rows have
     values of one type, and a field that only some objects have is null in the others. Null fields of objects are left
@@ -183,7 +183,7 @@ class TaskRunner:
         if not isinstance(item.error, (ConnectError, ConnectionLostError)):
             return False
         task = item.task
-        # The error of a task with tests is that of one test; others may have run.
+        # The error of a task with tests is the error of one test. Other tests may have run.
         never_sent = item.error.sent == "no" and not task.tests
         return never_sent or (self._settings.retry.idempotent if task.idempotent is None else task.idempotent)
 

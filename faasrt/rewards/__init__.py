@@ -27,9 +27,9 @@ that item is the result, even if it is text such as "12". Tuples, and NumPy's ar
 lists. As these data sets expect it, Python programs may use the usual modules of the standard library without importing
 them, and the function may be a method of a class `Solution`.
 
-**Failures** are not scores: those of the infrastructure, and tests that cannot judge any program, such as a malformed
-row of a data set. They are raised, or give the value `on_failure` to their completions only. Programs run at most once,
-unless you pass `idempotent=True`, so a lost connection is a failure too.
+**Failures** are not scores. A failure is an error of the infrastructure, or a test that cannot judge any program, such
+as a malformed row of a data set. Failures are raised, or the completions that they concern get the value `on_failure`.
+Programs run at most once, unless you pass `idempotent=True`, so a lost connection is a failure too.
 
 Example:
     >>> from faasrt.rewards import CodeReward

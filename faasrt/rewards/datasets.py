@@ -125,7 +125,7 @@ def _mbpp(row: Mapping[str, Any]) -> dict[str, Any]:
         raise InvalidRequestError(f"the field test_list must use one function that code defines, found {found}")
     [function] = functions
     if set.union(*used) - {function} - set(dir(builtins)):
-        # Classes of the solution, of which the tests make objects.
+        # The tests create objects of classes of the solution.
         programs = [f"{_without_function(code, function)}\n{program}" for program in programs]
     return {"function": function, "tests": [{"program": program} for program in programs]}
 
@@ -285,7 +285,7 @@ def _without_function(code: str, function: str) -> str:
 
 
 def _undefined_names(module: ast.Module) -> set[str]:
-    """Return the names that a test reads and does not define, including those of builtins."""
+    """Return the names that a test reads and does not define, including the names of builtins."""
     names = [node for node in ast.walk(module) if isinstance(node, ast.Name)]
     defined = {node.id for node in names if not isinstance(node.ctx, ast.Load)}
     defined |= {

@@ -17,7 +17,8 @@ _CONFIGURATION_STATUSES = (401, 403, 404)  # of a wrong token or URL, whatever t
 
 
 class SingleFailures:
-    """Logs failures of calls with one completion, of which verl makes thousands: a line for each kind and ten seconds.
+    """Logs failures of calls with one completion. verl makes thousands of such calls, so there is one line for each
+    kind in ten seconds.
 
     The first failure of a kind is logged at once, and later ones as a number. There is no lock, because a fork could
     leave it locked: failures in several threads at the same time may be miscounted.
@@ -48,6 +49,6 @@ single_failures = SingleFailures()
 
 
 def is_failure(error: FaasrtError) -> bool:
-    """Return whether an error may concern one completion only. Those of the configuration would hold for all."""
+    """Return whether an error may concern one completion only. Errors of the configuration concern all."""
     is_refused = isinstance(error, RejectedError) and error.status in _CONFIGURATION_STATUSES
     return isinstance(error, _FAILURES) and not is_refused

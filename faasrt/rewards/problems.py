@@ -30,14 +30,16 @@ _MODULES = (
     *("string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics"),
     *("itertools", "functools", "operator", "io", "sys", "json", "typing"),
 )
-# Functions of these modules must not pass for those that the program does not define, so their names are removed.
+# If the program does not define a function, a function of these modules with the same name must not replace it. So the
+# names of these modules are removed.
 _APPS_PRELUDE = f"""
 {"".join(f"from {module} import *" + chr(10) for module in _MODULES)}
 from builtins import *
 import {", ".join(_MODULES)}
 [globals().pop(name, None) for name in {{names!r}}]
 """
-# A method precedes a function that the program imports, but not one that it defines, which the method may call.
+# A method precedes a function that the program imports. It does not precede a function that the program defines,
+# because the method may call this function.
 _APPS_EPILOGUE = """
 if hasattr(globals().get("Solution"), {name!r}) and getattr(globals().get({name!r}), "__module__", "") != __name__:
     def {name}(*args, **kwargs):

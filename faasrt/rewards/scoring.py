@@ -77,8 +77,8 @@ class CodeReward:
             outputs, and "alike" for results, because JSON has no tuples.
         **options: `timeout_ms` (for each test), `ext`, `sandbox`, `priority` and `idempotent`; see
             `Runtime.run_code`. Default of `timeout_ms`: 10 s, as in verl and the longest of other graders, or the limit
-            of the sandbox if that is lower. Default of `sandbox`: that of your manager, or 1,024 MiB of memory, as in
-            verl. Without a manager of yours, a program waits up to 30 minutes for a busy server.
+            of the sandbox if that is lower. Default of `sandbox`: the limits of your manager, or 1,024 MiB of memory,
+            as in verl. Without a manager of yours, a program waits up to 30 minutes for a busy server.
 
     Raises:
         ConfigurationError: `manager`, `no_code` or `on_failure` is wrong.
@@ -140,8 +140,8 @@ class CodeReward:
             **columns: The other arguments of TRL, such as further columns. They are ignored.
 
         Raises:
-            InvalidRequestError: Arguments have different lengths, the one name for all is not that of a function, or
-                `timeout_ms` is above the limit of the sandbox; nothing was run. Or `on_failure` is "raise", and the
+            InvalidRequestError: Arguments have different lengths, the one name for all completions names no function,
+                or `timeout_ms` is above the limit of the sandbox; nothing was run. Or `on_failure` is "raise", and the
                 tests of a completion are wrong; a note of the error has its index.
             ConfigurationError: The manager is an asynchronous one, no endpoint is configured, the language cannot have
                 such tests, or the function `on_failure` returned something else than a number or None.
@@ -224,8 +224,8 @@ class CodeReward:
             tests, function: See `code_reward`. Solutions without tests (None) are left out.
 
         Raises:
-            InvalidRequestError: The arguments have different lengths, or the one name for all is not that of a
-                function. Wrong tests are reasons.
+            InvalidRequestError: The arguments have different lengths, or the one name for all completions names no
+                function. Wrong tests are returned as reasons.
             ConfigurationError, CompareError: See `code_reward`.
             FaasrtError: The infrastructure failed. `on_failure` does not apply.
 
@@ -294,7 +294,7 @@ class CodeReward:
         if self._on_failure is None:
             raise ConfigurationError("on_failure must not be None for compute_score: verl needs numbers")
         if tests is None:
-            tests = ()  # are refused, while those of `code_reward` need no tests
+            tests = ()  # an empty list of tests is an error; None would mean no reward
         return self._prepare([completion], [tests], None)
 
     def _prepare(

@@ -17,7 +17,7 @@ class CountedLines(Generic[Kind]):
 
     Args:
         write: Logs a line. It gets the kind and the number.
-        call_later: Calls a function after a number of seconds; None for that of the running event loop.
+        call_later: Calls a function after a number of seconds; None for `call_later` of the running event loop.
     """
 
     def __init__(

@@ -114,11 +114,11 @@ class Metrics:
     """
 
     total: CallMetrics = CallMetrics()
-    """The sum over all endpoints, including calls that reached no endpoint, and those of endpoints that have left the
+    """The sum over all endpoints, including calls that reached no endpoint, and calls of endpoints that have left the
     settings."""
     endpoints: Mapping[str, CallMetrics] = attrs.field(factory=dict)
-    """The metrics by base URL. A call counts for the endpoint of its last attempt. Those of replicas that have left are
-    under their `dns+` URL."""
+    """The metrics by base URL. A call counts for the endpoint of its last attempt. Calls of replicas that have left are
+    under the `dns+` URL of the replica."""
     in_flight: int = 0
     """The number of calls that hold a permit; of a runtime, those in its languages."""
     queued: int = 0

@@ -24,15 +24,16 @@ The metrics, with their labels:
 * `faasrt_replicas` (endpoint): the number of known addresses of the name in a `dns+` URL.
 * `faasrt_lookup_failing` (endpoint): 1 while the look-ups of this name fail, else 0.
 
-The metrics of an endpoint exist after its first use. They are removed when its last call has ended after it has left
-the settings, or the addresses of its name; those of discovered addresses when the last runtime is closed. If
-another manager that shares the sink uses the endpoint, they begin again at 0 with its next call, or stay if it has a
-request there. With `PROMETHEUS_MULTIPROC_DIR`, they are not removed.
+The metrics of an endpoint exist after its first use. When the endpoint has left the settings, or the addresses of its
+name, its metrics are removed as soon as its last call has ended. The metrics of discovered addresses are also removed
+when the last runtime is closed. Another manager that shares the sink may still use the endpoint. If that manager has a
+request there, the metrics stay. Otherwise they begin again at 0 with its next call. With `PROMETHEUS_MULTIPROC_DIR`,
+metrics are not removed.
 
 Labels are languages, base URLs, addresses, outcomes and class names. So the number of series depends on the number of
-endpoints that are used now, and not on the number of calls. As long as no endpoint has left, the values are those of
-`get_metrics()`, summed over the managers that share the sink. Afterwards, `get_metrics()` still counts the calls of
-those that have left. The limit and the breaker of an endpoint have the last value that any manager reported. With
+endpoints that are used now, and not on the number of calls. As long as no endpoint has left, the values equal
+`get_metrics()`, summed over the managers that share the sink. After an endpoint has left, `get_metrics()` still counts
+its calls. The limit and the breaker of an endpoint have the last value that any manager reported. With
 `PROMETHEUS_MULTIPROC_DIR`, gauges are summed over the live processes. The endpoint of `RuntimeManager.local` is
 `http://local`. Executions of the embedded FaaS are not counted; it serves its own `/metrics`.
 """

@@ -38,7 +38,7 @@ class FakeSession:
 
 
 class FakeSessions:
-    """The sessions of a fake: the open ones by id, and the reasons of those that have ended."""
+    """The sessions of a fake: the open sessions by id, and why the other ones have ended."""
 
     def __init__(self) -> None:
         self.open: dict[str, FakeSession] = {}

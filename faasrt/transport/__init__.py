@@ -5,8 +5,8 @@ The guide explains what callers see. `faasrt/docs/retries.md` has the table of r
 circuit breakers. The numbers are in `RetrySettings`, `TimeoutSettings`, `BreakerSettings` and `LimiterSettings`.
 `get_metrics().states` has an `EndpointState` for each replica.
 
-A call keeps the settings with which it began. `RuntimeManager.reconfigure` and discovery change the endpoints, and each
-attempt goes to one of those that there are then.
+A call keeps the settings with which it began. `RuntimeManager.reconfigure` and discovery change the endpoints. Each
+attempt goes to an endpoint that exists when the attempt starts.
 
 Example:
     >>> from faasrt.testing import FakeFaaS

@@ -187,7 +187,7 @@ class Call:
         total_s = self.timings.total_s
         outcome = None if result is None else str(result.outcome)
         name = None if error is None else type(error).__name__
-        # The replica of the last attempt may have left since. Then its metrics were added to those of its URL.
+        # The replica of the last attempt may have left since. Then its metrics were added to the metrics of its URL.
         endpoint = self.endpoint if self._counters.has(self.endpoint) else configured_url(self.endpoint)
         self._counters.at(self.language, endpoint).call_finished(outcome, name, total_s)
         if error is not None or (self._has_listeners and self._emit.is_enabled_for(CallFinished)):

@@ -15,9 +15,10 @@ MANY = 16
 """From this number of endpoints on, a choice looks at a few random ones instead of all."""
 
 _DRAWS = 10
-# So an endpoint that answered lately is used for some more calls before an unknown one is tried.
+# With this factor, an endpoint that has answered lately gets some more calls before an unknown endpoint is tried.
 _COST_OF_UNKNOWN = 3.0
-# A fixed part, because of several idle endpoints, the one with the largest limit must not get all calls.
+# Added to the load of an endpoint, whatever its limit is. Otherwise, if several endpoints are idle, the endpoint with
+# the largest limit would get all calls.
 _LOAD_OF_CALL = 0.25
 
 
@@ -70,16 +71,17 @@ def choose(
     """Choose an endpoint that has room; None if none may be used.
 
     If the breaker of an endpoint may be probed, that endpoint gets the call. Otherwise two random endpoints are
-    compared, and the one gets it on which a call costs less: the less loaded one, unless it is known to be slow. If
-    every breaker is open or half-open, all endpoints are used as if their breakers were closed. An endpoint that is
-    failing gets one call every few seconds, unless all are failing.
+    compared. The call goes to the endpoint on which it costs less: the less loaded endpoint, unless this endpoint is
+    known to be slow. If every breaker is open or half-open, all endpoints are used as if their breakers were closed. An
+    endpoint that is failing gets one call every few seconds, unless all are failing.
 
-    In a group of many endpoints, it looks only at some of them, even for probes. A client with few calls would know
-    nothing about most of them, so one that has just answered quickly is compared, too, and gets the call if it is idle.
+    In a group of many endpoints, only some of the endpoints are considered, even for probes. A client with few calls
+    knows nothing about most of them. So an endpoint that has just answered quickly is compared, too, and gets the call
+    if it is idle.
 
     Args:
         avoid: Base URLs of endpoints to use only if no other endpoint has room.
-        recent: Those of the replicas that have answered lately, faster than usual.
+        recent: Replicas that have answered lately, faster than usual.
     """
     if len(endpoints) >= MANY:
         drawn = _draw(endpoints, now, avoid=avoid, random=random, recent=recent)
@@ -112,7 +114,7 @@ def _draw(
     random: Callable[[], float],
     recent: Sequence[Endpoint],
 ) -> Endpoint | None:
-    """Choose between a recent and two random endpoints; None if no healthy one with room was found."""
+    """Choose between a recent and two random endpoints; None if no healthy endpoint with room was found."""
 
     def cost(endpoint: Endpoint) -> float:
         return endpoint.cost(now) * (1.0 if endpoint.latency.is_known(now) else _COST_OF_UNKNOWN)

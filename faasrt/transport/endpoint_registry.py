@@ -155,7 +155,9 @@ class EndpointRegistry:
         return all(profile.validates for profile in profiles) and any(profile.python != version for profile in profiles)
 
     async def _all_profiles(self, language: Language | str) -> list[EndpointProfile]:
-        """Return the known profiles of the replicas, and request that of one replica of each URL without any."""
+        """Return the known profiles of the replicas. For each URL without a known profile, request the profile of one
+        replica.
+        """
         self.loop.check()
         with contextlib.suppress(ConnectError):
             await self._replicas.update(self.urls(language))

@@ -115,7 +115,7 @@ def _connect_error(error: aiohttp.ClientConnectorError) -> ConnectError:
 
 def _connect_reason(error: OSError) -> str:
     if error.errno is None or error.errno <= 0 or isinstance(error, ssl.SSLError):
-        return str(error.strerror or error)[:300]  # that of a look-up in the DNS, or of TLS
+        return str(error.strerror or error)[:300]  # the text of a DNS or TLS error
     return os.strerror(error.errno)  # without the address, which the text of the error repeats
 
 

@@ -26,7 +26,8 @@ from faasrt.transport.endpoint import Endpoint
 from faasrt.transport.http import max_calls
 from faasrt.transport.latency import EndpointLatency, TypicalLatency
 
-# The replicas of a name that are asked whether they can run a program. Those of one name are usually alike.
+# The number of replicas of a name that are asked whether they can run a program. Replicas of one name are usually
+# alike.
 _MOST_UNABLE = 3
 # A client with few calls in flight needs few replicas.
 _MAX_RECENT = 64
@@ -35,7 +36,7 @@ _Key: TypeAlias = tuple[Language | str, tuple[str, ...], bool, frozenset[str]]
 
 
 def exclude(unable: Sequence[str]) -> frozenset[str]:
-    """Return the replicas that cannot run a program, and the names of which three replicas cannot."""
+    """Return the replicas that cannot run a program, and each name that has at least three such replicas."""
     names = Counter(configured_url(replica) for replica in unable)
     return frozenset([*unable, *(url for url, count in names.items() if count >= _MOST_UNABLE)])
 
@@ -166,7 +167,7 @@ class EndpointGroups:
         self._excluding: WeakValueDictionary[_Key, EndpointGroup] = WeakValueDictionary()
         self._pinned: WeakSet[EndpointGroup] = WeakSet()
         self._endpoints: dict[tuple[str, str], Endpoint] = {}
-        # Those of `_endpoints` that belong to no group any more, but have calls in flight; with their keys.
+        # Members of `_endpoints` that belong to no group any more, but have calls in flight; with their keys.
         self._leaving: dict[Endpoint, tuple[str, str]] = {}
         # The number of families for which each base URL is in `_endpoints`.
         self._families: Counter[str] = Counter()

@@ -279,7 +279,7 @@ class HttpClient:
         try:
             return urls[path]
         except KeyError:
-            return URL(self._base_url(endpoint) + path)  # that of a session
+            return URL(self._base_url(endpoint) + path)  # the path of a session
 
     def _open_session(self, endpoint: str) -> aiohttp.ClientSession:
         connector = Connector(limit=0, keepalive_timeout=_KEEP_ALIVE_S, resolver=resolver_for(endpoint))

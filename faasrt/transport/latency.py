@@ -56,7 +56,7 @@ class EndpointLatency:
         if self._count == 0:
             return value <= typical.mean
         self._mean += max(_WEIGHT, 1 / self._count) * (value - self._mean)
-        # The average varies as much as that of this number of calls.
+        # This weighted average varies as much as a plain average of this number of calls.
         calls = min(self._count, 2 / _WEIGHT - 1)
         difference = self._mean - typical.mean
         is_slow = (
@@ -75,7 +75,7 @@ class EndpointLatency:
         self._updated = now
 
     def add_answer(self) -> None:
-        """Record any answer, even one whose duration says nothing."""
+        """Record an answer, even if its duration says nothing about the speed of the endpoint."""
         self._failures = 0
 
     def add_start(self, now: float) -> None:

@@ -87,8 +87,8 @@ class CallsInFlight:
         self.closing = self.released = False
 
     def check_open(self) -> None:
-        """Raise RuntimeClosedError if closing has begun, unless the current task or one that has started it is a call
-        in flight.
+        """Raise RuntimeClosedError if closing has begun, unless the current task, or a task that has started it, is a
+        call in flight.
         """
         if self.closing:
             call = _current_call.get()
@@ -123,8 +123,8 @@ class CallsInFlight:
         return True
 
     async def close(self, within_s: float | None) -> None:
-        """Refuse further calls, and wait for those in flight. They are cancelled after `within_s`; None waits for them
-        all.
+        """Refuse further calls, and wait for the calls in flight. Calls that have not ended after `within_s` are
+        cancelled; None waits for all of them.
 
         Cancellation: cancels the calls in flight at once.
         """
@@ -179,5 +179,5 @@ class TrackedCall:
             raise RuntimeClosedError("this runtime was closed while the call was in flight") from None
 
 
-# The call of which the current task is a part. The tasks that it starts inherit it.
+# The call that the current task belongs to. Tasks that the current task starts inherit the value.
 _current_call: ContextVar[TrackedCall | None] = ContextVar("faasrt_current_call", default=None)

@@ -98,7 +98,7 @@ class Liveness:
 
     async def _answers(self, endpoint: str, within_s: float) -> bool:
         """Return whether the endpoint has answered a request in the last `within_s` seconds, or answers one now. Only
-        one call at a time asks it, and those that wait meanwhile take over its result.
+        one call at a time asks the endpoint. Other calls wait for its result, and use it.
         """
         signs, asked_at = self._signs[endpoint], self._clock()
         async with signs.asking:

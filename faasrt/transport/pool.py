@@ -141,7 +141,7 @@ class PermitPool:
             QueueFullError: `max_queue` callers are waiting already.
             DeadlineExceededError: No permit was free in time; nothing was sent.
             ServiceError: The breaker of every endpoint is open, and the caller has waited for `connect_retry_s` or
-                `within_s`; nothing was sent. The error is that of an earlier call.
+                `within_s`; nothing was sent. The error comes from an earlier call.
 
         Cancellation: leaves the queue, and holds no permit.
         """
@@ -249,7 +249,7 @@ class PermitPool:
 
     def _pass_on(self, endpoint: Endpoint, now: float) -> None:
         """Grant the permit of a call that has ended to a waiting caller. Nothing else has changed, so no other endpoint
-        has room for those that wait.
+        has room for the waiting callers.
         """
         groups = [group for group in self._waiting if endpoint in group.members]
         in_flight = self.in_flight

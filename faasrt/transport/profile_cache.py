@@ -94,8 +94,8 @@ class ProfileCache:
     async def fingerprints(
         self, language: Language | str, urls: Sequence[str], within_s: float
     ) -> dict[str, str | None]:
-        """Return the fingerprint of each endpoint, None if it is unknown. Those that are too old are requested, as by
-        `fetch`.
+        """Return the fingerprint of each endpoint, None if it is unknown. A fingerprint that is too old is requested
+        again, as by `fetch`.
         """
         entries = {url: self._find(url) for url in urls}
         newest = self._clock() - MAX_AGE_S

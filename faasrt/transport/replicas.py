@@ -26,9 +26,9 @@ class _Name:
     """The name in one URL.
 
     Attributes:
-        replicas: Those that the last successful look-up found.
+        replicas: The replicas that the last successful look-up found.
         checked: Set when the first look-up has ended, since the name is used or used again.
-        look_up: One by the system that takes too long continues, because a thread cannot be stopped.
+        look_up: A look-up by the system that takes too long continues, because a thread cannot be stopped.
         is_used: Whether a call used the name since the last look-up.
         retry_at: When calls that have other replicas may look the name up again, after its first look-up failed.
     """
@@ -77,7 +77,8 @@ class ReplicaDirectory:
         """Look up the names in these URLs if they are not known, and keep them up to date. Raise ConnectError if no
         replica is known, because the look-ups failed.
 
-        Wait for names that are new, unless there are other replicas, and for those that have not been used for a while.
+        Wait for the look-up of new names, unless there are other replicas, and of names that have not been used for a
+        while.
         """
         has_none = not any(map(self._known, urls))
         names = [self._names.setdefault(url, _Name(url)) for url in urls if url.startswith(DISCOVERY)]

@@ -35,7 +35,7 @@ class Request(Protocol[T_co]):
         validates: Whether only endpoints that validate programs can answer it.
         needs_profile: Whether the health report of the endpoint must be known.
         needs_permit: Whether it counts as a call in flight. Without a permit, it is sent at once.
-        may_be_repeated: Whether another attempt is allowed after one that failed.
+        may_be_repeated: Whether another attempt is allowed after a failed attempt.
     """
 
     @property

@@ -26,7 +26,7 @@ from faasrt.errors import (
     UnsupportedLanguageError,
 )
 
-# While many endpoints restart at once, this many further attempts find one that runs.
+# While many endpoints restart at once, this number of further attempts finds an endpoint that runs.
 EXTRA_ATTEMPTS = 6
 # A server that is full needs longer than a connection that failed: with the default delays, 1 s, doubling up to 20 s.
 THROTTLED_BASE_FACTOR = 20
@@ -190,7 +190,7 @@ class FailedAttempts:
         assert error is not None
         kind = classify(error)
         # Nothing was started, and the next attempt goes elsewhere. While many endpoints restart at the same time, a few
-        # attempts may not find one that runs.
+        # attempts may not find an endpoint that runs.
         elsewhere = has_alternative and kind in (FailureKind.NEVER_SENT, FailureKind.REFUSED)
         # The endpoint is excluded, so the next attempt goes elsewhere even if it must wait for room there.
         elsewhere = elsewhere or is_permanent(error)

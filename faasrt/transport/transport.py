@@ -39,7 +39,8 @@ class Transport:
         self.registry = registry
         self.counters = counters
         self._emit = emit
-        # By family of languages: successes on the servers of one family must not allow retries on those of another.
+        # By family of languages: successes on the servers of one family must not allow retries on the servers of
+        # another family.
         self._budgets: dict[str, RetryBudget] = defaultdict(RetryBudget)
         # The owners of the calls that wait before a retry.
         self._backing_off: dict[asyncio.Future[None], object] = {}
@@ -155,7 +156,7 @@ class Transport:
         """
         settings, failed = call.settings, call.failed
         if not group.endpoints and failed.excluded and (last_error := failed.error or failed.unable_error):
-            raise last_error  # those that might run the program have left
+            raise last_error  # the replicas that might run the program have left
         asked = self.registry.clock()
         within_s = (call.deadline if failed.error is None else call.retry_until) - asked
         queue_timeout_s = settings.limiter.queue_timeout_s

@@ -35,7 +35,7 @@ _EDGES_MS = [0.0, *(factor * 10.0**power for power in range(-1, 13) for factor i
 
 
 class Problem(NamedTuple):
-    """The samples of one problem. `left_out` are those without a verdict: infrastructure errors and invalid tasks."""
+    """The samples of one problem. `left_out` counts samples without a verdict: infrastructure errors, invalid tasks."""
 
     name: str
     samples: int
@@ -48,11 +48,11 @@ class Summary:
 
     Attributes:
         counts: The number of results of each kind, in the order of `KINDS`, without zeros.
-        pass_at_k: For each k of 1, 10 and 100: pass@k, and the number of problems with at least k samples, over which
-            it is the mean; without those that no problem has.
+        pass_at_k: For each k of 1, 10 and 100: pass@k, and the number of problems with at least k samples. pass@k is
+            the mean over these problems. A k for which there is no such problem is missing.
         per_s: The mean number of results per second; NaN when it is unknown.
-        languages: For each language: its name, "" for results that name none, the number of results, the number of
-            those that are OK, and the percentiles of their latency.
+        languages: For each language: its name, "" for results that name none, the number of results, the number of OK
+            results, and the percentiles of their latency.
     """
 
     def __init__(self, path: Path) -> None:

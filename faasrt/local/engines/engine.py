@@ -35,7 +35,8 @@ from faasrt.telemetry.logs import log_exception, log_warning
 if TYPE_CHECKING:
     from faasrt.local.engines.session import EngineSession, EngineSessionOptions
 
-# If a process fails before its program has begun, the program is tried again: this often, and for this long, at most.
+# If a process fails before its program has begun, the program is tried again. These are the most attempts, and the
+# longest time for them.
 _MAX_ATTEMPTS, _RETRY_FOR_S = 4, 5.0
 _RESTART_S, _MAX_RESTART_S = 5.0, 300.0
 _MEMORY_SHARE = 0.8  # the part of the machine's memory that programs can have
@@ -49,7 +50,7 @@ class EngineJob:
 
     Attributes:
         check: Whether to parse the program without running it.
-        compile_limits: None for those of the engine, which they do not exceed.
+        compile_limits: None for the compile limits of the engine, which are also the maximum.
         displays: Whether to return displays. Programs of sessions always do.
     """
 
@@ -75,8 +76,8 @@ class EngineResult:
     Attributes:
         truncated: The sorted names of the streams that were cut, and "files" or "displays" if some are missing.
         signal: The name of the signal that ended the process, if its outcome is CRASHED.
-        line, column: Those of a syntax error, from 1.
-        diagnostics: The errors that a compiler found; other languages have only the one in `error`.
+        line, column: The position of a syntax error, from 1.
+        diagnostics: The errors that a compiler found; in other languages, there is only the error in `error`.
         compile_outcome: How the compilation ended if it failed: SYNTAX_ERROR, or the limit that it exceeded.
         waited_ms: The part of `duration_ms` in which the program waited for a CPU, which does not count for its limit.
     """

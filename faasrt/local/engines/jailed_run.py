@@ -93,12 +93,12 @@ async def until_ready(process: JailedProcess, message: bytes, name: str, timeout
 def own_limits(
     job: EngineJob, process: ChildProcess, on_exceeded: Callable[[], object], on_lost: Callable[[], object]
 ) -> list[TimeLimit]:
-    """Start the time limits of this process, beside those of the launcher (`JailedProcess.limit_time`).
+    """Start the time limits that this process enforces. The launcher enforces its own (`JailedProcess.limit_time`).
 
     Args:
-        on_exceeded: Called when the program has waited too long for the reader of its live output. For the launcher, it
-            waits for this process then.
-        on_lost: Called when the launcher has not ended the program, because it is stopped.
+        on_exceeded: Called when the program has waited too long for the reader of its live output. The launcher does
+            not count this time, because it sees the program wait for this process.
+        on_lost: Called when the launcher has not ended the program in time, because the launcher is stopped.
     """
     limits = [TimeLimit(job.limits.wall_s + _LATE_S, on_lost)]
     if job.live is not None:

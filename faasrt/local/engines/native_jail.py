@@ -13,7 +13,7 @@ _LIMITS = {
     "RLIMIT_NOFILE": 256,
     "RLIMIT_NPROC": 64,  # processes and threads together
     "RLIMIT_FSIZE": TMP_BYTES,
-    "RLIMIT_CORE": 1,  # prevents core dumps; 0 would not prevent those that the host pipes to a program
+    "RLIMIT_CORE": 1,  # prevents core dumps; 0 would allow core dumps that the host pipes to a program
     "RLIMIT_MEMLOCK": 65_536,
     "RLIMIT_MSGQUEUE": 0,
     "RLIMIT_SIGPENDING": 1024,  # timers and queued signals, which use kernel memory

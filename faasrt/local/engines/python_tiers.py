@@ -117,9 +117,9 @@ def exercise_of(packages: Collection[str]) -> str:
 
 
 def tiers_of(code: str) -> list[str]:
-    """Return the tiers with packages whose names occur in a program: those with most of these packages first, and of
-    those the smallest. Only the beginning of a long program is searched, because the event loop waits for it. If the
-    guess is wrong, the program is only slower.
+    """Return the tiers with packages whose names occur in a program. Tiers with more of these packages come first, and
+    among equal tiers the smaller tier. Only the beginning of a long program is searched, because the event loop waits
+    for it. If the guess is wrong, the program is only slower.
     """
     beginning = code[:_SEARCHED_CHARS]
     named = {tier for tier in TIERS if tier in beginning}

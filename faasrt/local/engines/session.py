@@ -16,7 +16,7 @@ from faasrt.protocol.execution_limits import ExecutionLimits
 
 @attrs.frozen(kw_only=True)
 class EngineSessionOptions:
-    """A session to open. A run may have a lower limit of time or of output; the memory limit is that of the session."""
+    """A session to open. A run may have a lower limit of time or of output; the session determines the memory limit."""
 
     language: Language
     limits: ExecutionLimits

@@ -92,7 +92,7 @@ class WarmPool(Generic[_P]):
             process.kill()
 
     def kill_idle(self) -> None:
-        """Let new processes replace those that run no program."""
+        """Let new processes replace the idle processes."""
         for _ in range(self.idle):
             self._warm.get_nowait().kill()
 

@@ -49,7 +49,7 @@ class AccessPolicy:
 
 
 def _is_own_origin(headers: MultiMapping[str]) -> bool:
-    # A proxy may have removed TLS, so the scheme in the header need not be that of this connection.
+    # A proxy may have removed TLS, so the scheme in the header may differ from the scheme of this connection.
     host = headers.get("Host", "").lower()
     return {origin.lower() for origin in headers.getall("Origin")} <= {f"http://{host}", f"https://{host}"}
 

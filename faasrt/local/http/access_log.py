@@ -64,7 +64,7 @@ def log_request(logger: Any, request: web.BaseRequest, *, status: int, elapsed_s
 
 
 def _header(request: web.BaseRequest, name: str, pattern: re.Pattern[str]) -> str | None:
-    """Return the values of a header, joined by commas; None if there is none, or one that cannot be logged."""
+    """Return the values of a header, joined by commas; None if there is none, or if a value cannot be logged."""
     value = ",".join(request.headers.getall(name, ())).replace(" ", "")
     return value if pattern.fullmatch(value) else None
 

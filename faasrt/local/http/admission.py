@@ -27,8 +27,8 @@ from faasrt.telemetry.dispatch import EventDispatcher
 from faasrt.telemetry.events import ExecutionFinished, ExecutionStarted, hash_code
 
 MAX_QUEUE = 1_000
-# For clients of which nothing else is known. Shorter than the time that they wait for an answer. So they still receive
-# the answer that nothing was started.
+# How long a program waits in the queue if the server does not know how long its client waits for an answer. Clients
+# wait longer than this, so they still receive the answer that nothing was started.
 QUEUE_TIMEOUT_S = 1.5
 _ANSWER_S = 0.5  # the time for an answer to arrive
 _task_numbers = itertools.count(1)
@@ -58,8 +58,8 @@ class ProgramCounts:
 
 class AdmissionQueue:
     """Runs programs in an engine, at most `engine.capacity` at once, in the order of their arrival. When
-    `queue_timeout_s` changes, programs that already wait keep their time. If it is None, a program waits for as long as
-    its client does, less the time that the program may take.
+    `queue_timeout_s` changes, programs that already wait keep the old value. If `queue_timeout_s` is None, a program
+    may wait for as long as its client waits for the answer, less the time that the program may take.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class AdmissionQueue:
         Args:
             memory_mb: The memory limit of the program.
             min_timeout_s: The program may wait for this time even if `queue_timeout_s` is shorter.
-            waited_s: How long it has waited for something else, which counts too.
+            waited_s: How long the program has already waited for something else. This counts as a part of the wait.
             patience_s: How long the client waits for the answer.
 
         Raises:

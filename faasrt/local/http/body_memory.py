@@ -1,4 +1,4 @@
-"""The memory that requests and answers may hold together, and who loses it if it is short."""
+"""The memory that requests and answers may hold together, and the choice of the client that loses its memory."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from faasrt.local.http.admission import BusyError
 
 
 class Memory:
-    """Limits the memory that the bodies of all requests hold together, and that of all answers.
+    """Limits the memory that the bodies of all requests hold together, and the memory that all answers hold together.
 
-    The first SMALL_BYTES of each do not count, because the number of connections is limited too. So large requests
-    never keep out small ones.
+    The first SMALL_BYTES of each body and answer do not count, because the number of connections is limited too. So
+    large requests never keep out small ones.
 
-    If memory is short, the slowest client loses its share: the one whose last SMALL_BYTES are the longest ago. A body
-    only takes the memory of a client that needs longer than SLOW_S, and is refused otherwise. An answer takes that of
-    any client, because its program has already run. A request whose program waits or runs keeps its memory.
+    If memory is short, the slowest client loses its share: the client that completed its last SMALL_BYTES the longest
+    time ago. A body only takes memory from a client that needs longer than SLOW_S. If there is no such client, the body
+    is refused. An answer takes memory from any client, because its program has already run. A request whose program
+    waits or runs keeps its memory.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:

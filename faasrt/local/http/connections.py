@@ -57,7 +57,7 @@ class Listener(web.Server):
 
     Attributes:
         max_connections: A lower number does not close connections.
-        ordinary: The open connections, with those whose TLS handshake is not complete.
+        ordinary: The open connections, including connections whose TLS handshake is not complete.
         refused_while_draining: The number of programs that were refused because the server is about to stop.
         draining: Whether the server refuses new programs, and closes each connection after its answer.
     """

@@ -1,4 +1,4 @@
-"""The limits of the HTTP server itself. Those of programs are in `faasrt.local.sandbox_limits`."""
+"""The limits of the HTTP server itself. `faasrt.local.sandbox_limits` has the limits of programs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SPARE_CONNECTIONS = 8
 """The number of further connections that may send a probe."""
 SPARE_TIMEOUT_S = 1.0
 """How long a further connection may stay open, without the time in which the event loop is blocked. Also how long the
-input of a refused one is discarded.
+input of a refused connection is discarded.
 """
 MAX_BODY_BYTES = 8 * 2**20
 """The largest body of a request."""
@@ -31,7 +31,8 @@ MAX_STRUCTURE_BYTES = 64 * 2**10
 MAX_STRINGS = 10_000
 """The largest number of strings in a body that is larger than MAX_STRUCTURE_BYTES."""
 REQUEST_TIMEOUT_S = 30.0
-"""The time for receiving the head of a request, for receiving its body, and for sending the answer, each."""
+"""The limit of three separate times: for receiving the head of a request, for receiving its body, and for sending the
+answer."""
 HANDSHAKE_TIMEOUT_S = 10.0
 """The time for the TLS handshake of a connection, and for a client to receive its end."""
 LINGER_S = 10.0
@@ -56,14 +57,16 @@ def max_connections(wanted: int | None = None) -> int:
 def backlog() -> int:
     """Return the number of connections that the system may queue until they are accepted.
 
-    With a shorter queue, some clients of a burst would wait a second until their system tries again. It may use a
-    quarter of the descriptors, and connections half of them, so a quarter is left for programs.
+    With a shorter queue, some clients of a burst would wait a second until their system tries again. The queue may use
+    a quarter of the descriptors, and open connections may use half of them. So a quarter is left for programs.
     """
     return min(MAX_CONNECTIONS, _max_open_files() // 4)
 
 
 def accepted_at_once() -> int:
-    """Return the number of connections that may be accepted without counting them, and of those that get a refusal."""
+    """Return the number of connections that may be accepted without counting them. At most as many are refused at a
+    time.
+    """
     return max(1, backlog() // 2)
 
 

@@ -41,8 +41,8 @@ async def answer_live(
 ) -> web.StreamResponse:
     """Run a program, and send its output while it runs.
 
-    `execute` returns the usual answer, and `make_error` that of a failure. The returned answer was sent except for its
-    end. If the program failed before it printed anything, it is the usual one.
+    `execute` returns the usual answer, and `make_error` returns the answer for a failure. The returned answer was sent
+    except for its end. If the program failed before it printed anything, the usual answer is returned.
 
     Cancellation: ends the program.
     """

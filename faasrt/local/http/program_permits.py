@@ -1,7 +1,8 @@
 """Decides when a program may start: how many run at once, and whether the machine has memory for it.
 
-A program starts if the memory that is available is enough for the limits of all programs that run, and for its own. So
-programs that run are not ended for those that come later. As many programs as the server has workers start in any case.
+A program starts if the available memory is enough for the limits of all running programs, and for its own limit. So a
+running program is not ended because a later one needs memory. If fewer programs run than the server has workers, a
+program starts in any case.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from faasrt.local.machine_memory import MachineMemory
 
 @attrs.define(eq=False)
 class MemoryBudget:
-    """The memory for the programs of all engines. `promised_mb` is the sum of the limits of those that run."""
+    """The memory for the programs of all engines. `promised_mb` is the sum of the limits of the running programs."""
 
     memory: MachineMemory = attrs.field(factory=MachineMemory)
     promised_mb: int = 0
@@ -39,7 +40,7 @@ class MemoryBudget:
 
 
 class ProgramPermits:
-    """The permits of an engine to run programs. Those that wait get one in the order of their arrival."""
+    """The permits of an engine to run programs. Waiting programs get permits in the order of their arrival."""
 
     def __init__(self, engine: Engine, budget: MemoryBudget) -> None:
         self._engine, self._budget = engine, budget

@@ -85,7 +85,7 @@ def fit_response(fields: dict[str, Any], job: EngineJob) -> web.Response:
 
 def fit_displays(displays: Sequence[Display], max_output_bytes: int) -> tuple[list[dict[str, Any]], bool]:
     """Return displays for JSON of at most twice `max_output_bytes`, and whether they are complete: first contents of
-    type text/plain, then others in order. `omitted` names those that do not fit.
+    type text/plain, then others in order. `omitted` names the types that do not fit.
     """
     left = 2 * max_output_bytes
     named = []
@@ -131,12 +131,12 @@ def _json_size(text: str) -> int:
 
 
 async def send_response(response: web.StreamResponse, request: web.BaseRequest, share: Share, size: int) -> None:
-    """Send a response, or the rest of one that was begun, and wait until the client has read it."""
+    """Send a response, or the rest of a response that was begun, and wait until the client has read it."""
     await response.prepare(request)
     if size > _PIECE_BYTES and isinstance(response, web.Response) and request.method != "HEAD":
         assert isinstance(response.body, bytes)
         await write_pieces(response, response.body, share)
-        await web.StreamResponse.write_eof(response)  # that of Response would send the body again
+        await web.StreamResponse.write_eof(response)  # `Response.write_eof` would send the body again
     else:
         await response.write_eof()
     await request.writer.drain()  # `write` does not wait after less than 64 KiB

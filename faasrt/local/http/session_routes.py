@@ -144,7 +144,7 @@ def session_id(request: web.BaseRequest) -> str:
 
 
 def _sandbox_of(options: EngineSessionOptions) -> SandboxConfig:
-    """Return the limits of a session, which bound those of its programs."""
+    """Return the limits of a session. The limits of its programs are not higher."""
     limits = options.limits
     return SandboxConfig(
         memory_limit_mb=limits.memory_limit_mb,

@@ -1,9 +1,9 @@
 """TLS for the connections of the embedded FaaS.
 
-The TLS transports of asyncio and uvloop, measured with Python 3.11 and uvloop 0.23, do not treat slow clients as those
-without TLS do. Their write buffer does not include that of the transport below, which may hold 190 KiB more. With a
-write limit of 0, they pause their protocol although the buffer is empty, until the client sends something. They read
-256 KiB at once, and when they close, they wait for the client to close too.
+The TLS transports of asyncio and uvloop, measured with Python 3.11 and uvloop 0.23, do not treat slow clients as
+transports without TLS do. Their write buffer does not include the buffer of the transport below, which may hold 190 KiB
+more. With a write limit of 0, they pause their protocol although the buffer is empty, until the client sends something.
+They read 256 KiB at once, and when they close, they wait for the client to close too.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any, cast
 
 from faasrt.local.http import limits
 
-# About 600 new keys. Clients ask for one after at least 16 million records.
+# Enough for about 600 new keys. A client asks for a new key after at least 16 million records.
 _MAX_REPLY_BYTES = 16 * 2**10
 
 
 class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
     """The server's end of a TLS connection: a transport for `protocol`, and the protocol of the transport below.
 
-    It holds nothing but a record of TLS in each direction. Limits, pauses and buffers are those of the transport below,
-    so that `protocol` meets the same conditions as without TLS.
+    It buffers only one TLS record in each direction. The transport below has the limits, pauses and buffers, so
+    `protocol` meets the same conditions as without TLS.
 
     If the handshake fails, or takes longer than `timeout_s`, `protocol` gets `connection_lost` without
     `connection_made`. The client may take as long to read the end of the connection.
@@ -110,8 +110,8 @@ class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
             while piece := self._tls.read(limits.READ_BYTES):
                 pieces.append(piece)
             is_at_end = True
-        # TLS itself replies to some records, such as those that ask for a new key. A client that sent them without end
-        # could fill the memory, because it need not read the replies.
+        # TLS itself replies to some records, such as requests for a new key. A client that sent such records without
+        # end could fill the memory, because the client need not read the replies.
         self._replied_bytes += self._outgoing.pending
         if self._replied_bytes > _MAX_REPLY_BYTES:
             self.abort()

@@ -13,7 +13,7 @@ import attrs
 from faasrt.local.jail.launcher.landlock import ALL, FILES, READ, WRITE, abi_version
 
 _DEVICES = ("/dev/null", "/dev/full")
-# Without namespaces and root, RLIMIT_NPROC counts all threads of the user, not only those of the program.
+# Without namespaces and root, RLIMIT_NPROC counts all threads of the user, not only the threads of the program.
 _MORE_THREADS = 1000
 _SIGNALS_ABI = 6  # the first version of Landlock that restricts signals to other processes of the same user
 
@@ -29,11 +29,11 @@ class JailConfig:
         shared_memory: Whether programs have /dev/shm, whose files count for the size of /tmp.
         tmp_bytes: The size of the writable /tmp of each program; 0 makes it read-only. In a jail with an executable,
             files in /tmp cannot be executed. At other levels than "namespaces", native programs have a folder of this
-            size on the disk instead, and other ones none.
+            size on the disk instead, and other programs have no folder.
         executable: The program that processes execute, by the path that they see. If it is None, each process is a fork
             of the launcher that calls the `main` of `runner`.
         runner_file: The file that the runner writes before a program begins, in /tmp or /dev/shm, or in a folder there.
-        imports: Modules that the launcher imports. Those that cannot be imported are skipped.
+        imports: Modules that the launcher imports. A module that cannot be imported is skipped.
         exercise: Code that uses `imports`, and runs before the first fork.
         needed: Folders that processes must be able to read. If they cannot, the jail is not used.
         open_files: Files of the host that each process has open for reading, after its other descriptors.
@@ -69,7 +69,7 @@ class JailConfig:
             rights = [
                 (os.path.realpath(source), WRITE if source in _DEVICES else READ) for source in host_paths.values()
             ]
-        # Neither devices, nor the files in /proc, of which pagemap has terabytes.
+        # Devices and the files in /proc are left out: pagemap alone has terabytes.
         finite = {Path(path).parts[1] for path in [*host_paths, *self.files]} - {"dev"}
         compiler_rights = [(f"/{name}", READ) for name in sorted(finite)]
         compiler_rights += [right for right in rights if right[0] not in ("/", "/dev/full")]

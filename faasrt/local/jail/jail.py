@@ -129,9 +129,9 @@ class JailedProcess(ChildProcess):
         Args:
             limit_s: The time in which the program runs, or waits for something other than a CPU. Infinity ends the
                 limit of a session, whose processes then only wait. The launcher interrupts a session first.
-            wall_s: The limit of the time with that for which it waits for a CPU.
-            memory_bytes: The memory that its processes may use beyond that of a process without a program. The launcher
-                also ends the program at this limit.
+            wall_s: The limit of the time including the waits for a CPU.
+            memory_bytes: The memory that its processes may use in addition to the memory of a process without a
+                program. The launcher also ends the program at this limit.
         """
         try:
             if self.is_session and limit_s < math.inf:
@@ -479,7 +479,7 @@ class Jail:
         raise EngineError("the launcher of the jail was killed from outside")
 
     async def end(self) -> None:
-        """Kill the processes of a launcher that has ended. Wait for those whose start was cancelled."""
+        """Kill the processes of a launcher that has ended. Wait for processes whose start was cancelled."""
         self.mark_ended()
         for process in list(self._cancelled):
             await process.ended.wait()

@@ -67,7 +67,7 @@ LEVELS = {
 _LACKS = ("MemoryError", *map(os.strerror, (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM)))
 _LANDLOCK = "use Linux 5.13 or newer with Landlock (in the kernel parameter lsm)"
 _CONTAINER = "in a container, use the options of `faasrt deploy containerfile`, which allow namespaces and mounts"
-# The settings of the kernel that forbid user namespaces, the value that forbids them, and one that allows them.
+# For each setting of the kernel: its name, a value that forbids user namespaces, and a value that allows them.
 _SETTINGS = (
     ("user.max_user_namespaces", "0", "15000"),
     ("kernel.unprivileged_userns_clone", "0", "1"),
@@ -99,7 +99,7 @@ class FoundLevel:
 
 
 async def find_level(wanted: str, folder: Path) -> FoundLevel:
-    """Return the wanted level, or the highest one that works for "auto". Raise EngineError if the wanted one does not
+    """Return the wanted level; for "auto", the highest level that works. Raise EngineError if the wanted level does not
     work, and NotStartedError if the machine lacks memory, descriptors or time at the moment.
     """
     if sys.platform != "linux":

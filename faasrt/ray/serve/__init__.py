@@ -26,9 +26,9 @@ start with 16 calls at once, and send more or fewer depending on the answers. If
 as workers, further ones wait in Ray Serve. A replica that Ray Serve stops finishes its programs first.
 
 **Differences to `faasrt serve`.** The output of a program arrives at its end, even with `stream_code`, because Ray
-Serve would keep all output that a slow client has not read. `/metrics` are those of one replica; Ray Serve has its own.
-If a replica dies, its programs end, their calls fail with `ServerError`, and Ray Serve starts another replica. A call
-that Ray Serve has not delivered to the replica yet goes to another one.
+Serve would keep all output that a slow client has not read. `/metrics` has the metrics of one replica; Ray Serve has
+metrics of its own. If a replica dies, its programs end, their calls fail with `ServerError`, and Ray Serve starts
+another replica. A call that Ray Serve has not delivered to the replica yet goes to another one.
 
 **Settings of Ray Serve.** Do not set `request_timeout_s` below the time limit of programs: the answer of Ray Serve is a
 408, which is a `ServerError`. Ray Serve reads the whole body of a request before any check, so put a gateway that
@@ -65,7 +65,7 @@ _UPSCALE_DELAY_S = 5.0
 _QUEUE_TIMEOUT_S = 20.0
 # The most requests at a replica, per worker. They include health probes, which must not wait.
 _MAX_REQUESTS = 16
-# Shorter than that of the FaaS, so that it does not close a connection that is about to be used.
+# Shorter than the keep-alive of the FaaS, so that the FaaS does not close a connection that is about to be used.
 _KEEP_ALIVE_S = 4.0
 # How long a replica has to end, after the last program has ended.
 _CLOSE_S = 10.0
@@ -155,7 +155,7 @@ def _convert(name: str, value: Any) -> Any:
 
 
 class ServedFaaS:
-    """A replica: passes requests on to its own embedded FaaS. `options` are those of `LocalFaaS`."""
+    """A replica: passes requests on to its own embedded FaaS. `options` are options of `LocalFaaS`."""
 
     async def __init__(self, options: Mapping[str, Any]) -> None:  # type: ignore[misc]
         self._resources = contextlib.AsyncExitStack()

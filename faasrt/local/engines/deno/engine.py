@@ -67,7 +67,7 @@ _ENVIRONMENT = {
 _LIMITS = {
     "RLIMIT_NOFILE": 64,  # enough for an event loop, its pipes and a few pairs of sockets
     "RLIMIT_FSIZE": 0,  # there is no file to write to
-    "RLIMIT_CORE": 1,  # prevents core dumps; 0 would not prevent those that the host pipes to a program
+    "RLIMIT_CORE": 1,  # prevents core dumps; 0 would allow core dumps that the host pipes to a program
     "RLIMIT_MEMLOCK": 0,
     "RLIMIT_MSGQUEUE": 0,
 }
@@ -241,7 +241,7 @@ class DenoEngine(Engine):
         if self._folder_jail is None:
             opened: asyncio.Future[Jail] = asyncio.get_running_loop().create_future()
             task = self._create_task(self._run_folder_jail(opened))
-            # Not at the end of the task itself: one that is cancelled before it begins never runs.
+            # Not at the end of the task itself: a task that is cancelled before it begins never runs.
             task.add_done_callback(lambda _: self._forget_folder_jail(opened))
             self._folder_jail = opened
         # Other programs may wait for the same jail.
@@ -296,7 +296,7 @@ async def _in_thread(function: Callable[..., _T], *arguments: Any) -> _T | None:
 
 
 def _memory_mb(limit_mb: int, *, inspects: bool) -> int:
-    """Return the memory that a process may use in addition to that of a Deno process without a program."""
+    """Return the memory that a process may use in addition to the memory of a Deno process without a program."""
     return limit_mb + _HEADROOM_MB + (_INSPECTOR_MB if inspects else 0)
 
 

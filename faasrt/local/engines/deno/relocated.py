@@ -83,8 +83,8 @@ def _is_usable(copy: Path) -> bool:
 
 
 def _make_copy(executable: str, copy: Path) -> None:
-    """Make a copy, and remove the old ones of other executables, whose processes run on. Another process may be about
-    to use one that is not old. The caller has locked the folder.
+    """Make a copy, and remove old copies of other executables. Their processes continue. Copies that are not old stay,
+    because another process may be about to use one. The caller has locked the folder.
     """
     new = copy.with_name("new")
     try:

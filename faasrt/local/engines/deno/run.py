@@ -54,7 +54,7 @@ _MESSAGE_FIELDS = {
     "failed": ("text",),
     **dict.fromkeys(("abort", "done", "timeout", "interrupted"), ()),
 }
-# After these messages the process waits to be killed. That of a session waits for its next request.
+# After these messages the process waits to be killed. The process of a session waits for its next request.
 _LAST_MESSAGES, _LAST_SESSION_MESSAGES = frozenset({"error", "done"}), frozenset({"done"})
 
 
@@ -66,7 +66,7 @@ class StdoutParser:
     """Separates the runner's messages from the program's output. A message begins with a mark and ends with a newline.
 
     Attributes:
-        output: If `in_session`, that of earlier programs may come first, which is discarded.
+        output: The output of the program. If `in_session`, output of earlier programs may come first; it is discarded.
         messages: The fields of the last message of each kind. Their total size is limited too.
         complete: Whether the runner's last message has arrived.
     """
@@ -142,8 +142,8 @@ def request(child: JailedProcess, header: Mapping[str, Any], *data: bytes, eof: 
 class DenoRun:
     """One run of a program in a Deno process, which may end later.
 
-    `number` is that of the run in its session, from 1; None if it is not in a session. `on_limit` is called when the
-    program has exceeded its output limit; None ends its process.
+    `number` is the number of the run in its session, from 1; None if it is not in a session. `on_limit` is called when
+    the program has exceeded its output limit. If `on_limit` is None, the process is ended instead.
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""The engine `native` for Python: CPython, in processes forked from one that has already imported packages."""
+"""The engine `native` for Python: CPython, in processes forked from a process that has already imported packages."""

@@ -1,4 +1,4 @@
-"""Runs programs in processes forked from one that has already imported packages.
+"""Runs programs in processes forked from a process that has already imported packages.
 
 A tier is a launcher that has imported certain packages, and the warm processes that are forked from it. One tier has
 imported the standard library only. The others start when a program first uses their package.
@@ -105,8 +105,8 @@ class PythonTier(Engine):
         self._imports, self._interpreter = imports, interpreter
         self._jail: Jail
         self.packages: frozenset[str] = frozenset()
-        # Without namespaces, the processes of a branch could not be told from those of its session. Without Landlock, a
-        # branch could change the files of its session.
+        # Without namespaces, the server could not distinguish the processes of a branch from the processes of its
+        # session. Without Landlock, a branch could change the files of its session.
         can_fork = self.level == "namespaces" and abi_version() > 0
         self.session_features = ("run", "fork", "files") if can_fork else ("run", "files")
         self.used_at = 0.0

@@ -138,16 +138,16 @@ class NativeSession(EngineSession):
         return await asyncio.to_thread(list_folder, await self._open_folder(), max_bytes)
 
     async def fork(self) -> EngineSession:
-        """Return a branch: a process that its process forks, in the same jail.
+        """Return a branch: a process that the process of the session forks, in the same jail.
 
         The kernel does not let a jailed process change its jail. So the session and its branches share the limit of
         processes. Each branch has a root folder of its own, with copies of the files in /tmp and /dev/shm, and a memory
-        limit of its own. It cannot reach the files of others, nor send signals to their processes (from Linux 6.12 on).
-        The session can still reach its branches.
+        limit of its own. A branch cannot reach the files of other branches, nor send signals to their processes (from
+        Linux 6.12 on). The session can still reach its branches.
 
-        Threads do not survive a fork, so it is refused while there are any, or child processes, which would only be
-        those of the session. Random generators that the program has not made are renewed. Asyncio tasks of earlier
-        cells do not go on in the branch.
+        Threads do not survive a fork, and child processes would stay with the session. So a fork is refused while the
+        session has further threads or child processes. Random generators that the program has not made are renewed.
+        Asyncio tasks of earlier cells do not go on in the branch.
         """
         self._stop_moving()
         self.check_open()

@@ -50,11 +50,12 @@ class Toolchain:
 
     Attributes:
         package: The Debian package that contains `executable`.
-        search_path: The folders in which `executable` is found; None for those in the PATH of the server, if `find`
-            mounts the folder of the toolchain.
+        search_path: The folders in which `executable` is found. None means the PATH of the server; then `find` must
+            mount the folder of the toolchain.
         find: Returns the installation, given the path of the executable, or raises EngineError. It may run commands.
         compile: Returns the command that compiles a program, or only checks its syntax, given the names of the source
-            files, of which the first is the program itself. It runs in their folder, and writes to the folder `OUT`.
+            files. The first file is the program itself. The command runs in the folder of these files, and writes to
+            the folder `OUT`.
         run: Returns the command that runs a program, without the arguments of the program, given the name of the
             program's file, and the memory limit in MiB. The output of the compiler is in `PROGRAM`.
         other_suffixes: The suffixes of other files that the compiler can read, such as headers.

@@ -44,7 +44,7 @@ from faasrt.local.process import ChildProcess
 CONFINED = "confined"
 """The level of an engine whose worker processes have confined themselves."""
 BOOT = "import sys; sys.path[:] = sys.argv[3:]; from faasrt.local.engines.wasm.worker import main; main()"
-"""The program of a worker process. Its arguments are those of `worker.main`, then the folders of `sys.path`."""
+"""The program of a worker process. It takes the arguments of `worker.main`, then the folders of `sys.path`."""
 _COMPILING = "compiling the Python sandbox, once for this machine (about 20 s)"
 _START_TIMEOUT_S = 60.0
 
@@ -130,7 +130,9 @@ class WasmEngine(Engine):
             self._pool.put_back(worker)
 
     def _retire(self, worker: WasmWorker) -> None:
-        """Let another worker start in the place of one, which runs no more programs after those that it has."""
+        """Let another worker start in place of this worker. This worker ends its present programs, and gets no further
+        ones.
+        """
         if worker in self._busy:
             self._busy.remove(worker)
             if worker.alive:

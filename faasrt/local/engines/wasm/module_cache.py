@@ -19,7 +19,7 @@ from faasrt.local.cache_folder import cache_dir, is_private, lock_folder
 from faasrt.local.machine_memory import MachineMemory
 
 BASELINE, OPTIMIZED = "baseline", "optimized"
-"""The names of the two modules, each that of a compiler."""
+"""The names of the two modules. Each module is made by its own compiler."""
 UNFINISHED = ".snapshot-"
 """The first part of the name of a snapshot that is not complete."""
 COMPILATION_MB = 2700

@@ -62,7 +62,7 @@ def load_files(cache_dir: Path) -> LoadedFiles:
 
 
 class Sandbox:
-    """Runs programs, and opens sessions, in threads with `use_large_stacks`, of which several may do so at once."""
+    """Runs programs, and opens sessions, in threads with `use_large_stacks`. Several threads may do this at once."""
 
     def __init__(self, files: LoadedFiles, discard: Callable[[str], None]) -> None:
         self._instances = Instances(files.module_dir)

@@ -13,7 +13,7 @@ from faasrt.local.engines.wasm.module_cache import COMPILATION_MB, OPTIMIZED, av
 from faasrt.local.engines.wasm.snapshot_build import snapshot_of
 from faasrt.local.errors import EngineError
 
-# Servers that end sooner, such as those of `faasrt run`, make only the snapshots that their programs need.
+# Servers that end sooner, such as the servers of `faasrt run`, make only the snapshots that their programs need.
 _DELAY_S = 30.0
 _FREE_BYTES = 2**30  # that a disk must have before a snapshot is made; the largest one takes 0.1 GiB
 

@@ -217,7 +217,7 @@ def _problem_of(confine: Callable[[], None]) -> str:
 
 def compile_module(cache_dir: Path, *, baseline: bool) -> None:
     """Compile the sandbox into the cache, or wait until another process has compiled it. The optimized module replaces
-    that of the baseline compiler.
+    the module of the baseline compiler.
     """
     folder = baseline_dir(cache_dir) if baseline else cache_dir
     with lock_folder(folder, wait=True):

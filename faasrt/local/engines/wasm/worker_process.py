@@ -188,7 +188,8 @@ class Channel:
 class WasmWorker:
     """The server's side of a worker, a process that runs programs, and has sessions.
 
-    `channels` has those of its sessions and of the programs that have not ended, by their keys, and its own, by None.
+    `channels` has the channels of its sessions and of the programs that have not ended, by their keys. The key of the
+    worker's own channel is None.
 
     Attributes:
         programs: The number of programs for which callers wait.
@@ -197,7 +198,7 @@ class WasmWorker:
 
     def __init__(self, child: ChildProcess, folder: Path, discard: Callable[[str], None]) -> None:
         self.folder, self._discard = folder, discard
-        self.baseline = False  # whether its module is that of the baseline compiler
+        self.baseline = False  # whether the baseline compiler made its module
         self.child, self.ended, self.kill, self.when_ended = child, child.ended, child.kill, child.when_ended
         self._buffer, self._max_bytes = bytearray(), _MESSAGE_BYTES
         self._own = Channel(self)
@@ -220,7 +221,7 @@ class WasmWorker:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no program runs, not even one that was given up."""
+        """Whether no program runs, not even an abandoned program."""
         return not self.channels
 
     @property

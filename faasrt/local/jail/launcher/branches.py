@@ -1,15 +1,16 @@
 """The root folders of branches, and the processes of branches.
 
-A branch is a process that a session has forked, in the same jail. Its root folder is that of a tree of mounts in which
-/tmp and /dev/shm are its own. The tree is in no mount namespace and has no parent, so that no path leads out of it, and
-no other process has a descriptor of it. All processes that a branch starts have their root folder in its tree, even
-daemons, and after its first process has ended. The launcher tells the processes in a jail apart by this.
+A branch is a process that a session has forked, in the same jail. Each branch has a tree of mounts with its own /tmp
+and /dev/shm, and its root folder is the root of this tree. The tree is in no mount namespace and has no parent, so no
+path leads out of the tree. No other process has a descriptor of the tree. All processes that a branch starts have their
+root folder in its tree, even daemons, and even after the first process of the branch has ended. So the launcher finds
+the program of a process by the tree in which the root folder of the process is.
 
-A branch may change its root folder to another one in its tree, so the launcher looks at the top of the tree. The
-session has a tree, too: that of the mount namespace.
+A branch may change its root folder to another folder in its tree, so the launcher looks at the top of the tree. The
+session has a tree, too: the tree of the mount namespace.
 
-Branches can pass folders to each other, through sockets that were open at the fork, and enter them. A process that is
-in the tree of a branch that has ended belongs to no program. It is killed when it is noticed.
+Branches can pass folders to each other, through sockets that were open at the fork, and enter these folders. A process
+that is in the tree of a branch that has ended belongs to no program. It is killed when it is noticed.
 """
 
 from __future__ import annotations
@@ -127,8 +128,8 @@ class RootMaker:
 
 
 def open_top(folder: str) -> int:
-    """Open the top of the tree of mounts in which the root folder of a process is. `folder` is that of the process in
-    some /proc.
+    """Open the top of the tree of mounts in which the root folder of a process is. `folder` is the folder of the
+    process in some /proc.
     """
     fd = os.open(f"{folder}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -158,11 +159,11 @@ def device_of(folder: str, known: Collection[int] = ()) -> int:
         try:
             return os.stat("tmp", dir_fd=top, follow_symlinks=False).st_dev
         except FileNotFoundError:
-            return own  # the top is that of a /tmp that was unmounted
+            return own  # the top is the root of an unmounted /tmp
         finally:
             os.close(top)
     except OSError as error:
-        # A process can move the folders above its root folder meanwhile. But only those in a /tmp can be moved.
+        # A process can move the folders above its root folder meanwhile, but only folders in a /tmp.
         return own if error.errno == errno.ELOOP else -1
 
 
@@ -186,7 +187,7 @@ class Remains:
         proc: The /proc of its jail, or -1.
         living: Returns the devices of the /tmp of those programs in the jail that go on.
         init, init_pid: The first process of its jail: a pidfd, and its pid as /proc shows it.
-        pid_namespace: That of the launcher.
+        pid_namespace: The pid namespace of the launcher.
         remove_files: Called when its processes have ended.
     """
 
@@ -240,10 +241,10 @@ def is_stray(folder: str, living: set[int]) -> bool:
 
 
 def kill_strays(folders: list[str], living: set[int]) -> bool:
-    """Kill those of these processes that belong to no program, and return whether there were any."""
+    """Kill the processes that belong to no program, and return whether there were any."""
     strays = [folder for folder in folders if is_stray(folder, living) and not process_memory.is_ending(folder)]
     for folder in strays:
-        # Checked again, because the number of a process that has ended may be that of another one by now.
+        # Checked again, because by now another process may have the number of a process that has ended.
         send_signal(folder, signal.SIGKILL, lambda opened: is_stray(opened, living))
     return bool(strays)
 

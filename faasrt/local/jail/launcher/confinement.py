@@ -20,7 +20,7 @@ if sys.platform == "linux":
 _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2
 _LIMITS = {
     "RLIMIT_FSIZE": 64 * 2**20,  # more than any input of a program
-    "RLIMIT_CORE": 1,  # prevents core dumps; 0 would not prevent those that the host pipes to a program
+    "RLIMIT_CORE": 1,  # prevents core dumps; 0 would allow core dumps that the host pipes to a program
 }
 
 
@@ -30,7 +30,8 @@ def drop_capabilities() -> None:
 
 
 def confine_files(readable: Sequence[str], writable: Sequence[str]) -> None:
-    """Deny this process TCP, other processes, and all files but those in some folders. It must have one thread only.
+    """Deny this process TCP, other processes, and all files outside of some folders. The process must have only one
+    thread.
 
     If the machine lacks memory, the kernel kills this process before the server.
     """

@@ -13,9 +13,8 @@ def has_ended(pidfd: int) -> bool:
 
 
 def pid_of(pidfd: int) -> int:
-    """Return the pid of a process as /proc shows it. That is another number than those of system calls if this process
-    is in a pid namespace without a /proc of its own. Return -1 if the process has ended and its parent has waited for
-    it.
+    """Return the pid of a process as /proc shows it. System calls use another number if this process is in a pid
+    namespace without a /proc of its own. Return -1 if the process has ended and its parent has waited for it.
     """
     return int(read_pid(pidfd, b"Pid:"))
 

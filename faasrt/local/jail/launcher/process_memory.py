@@ -60,7 +60,8 @@ def use_huge_pages() -> None:
 
 
 def prefer_for_oom_kill() -> None:
-    """Make the kernel kill this process, or one that it starts, before others if the machine lacks memory.
+    """Make the kernel kill this process, or a process that it starts, before other processes if the machine lacks
+    memory.
 
     Otherwise it would kill the server or the launcher because of a program with many small processes.
     """
@@ -74,8 +75,8 @@ def prefer_for_oom_kill() -> None:
 
 
 def readable_folder(folder: str) -> str | None:
-    """Return the folder that shows the memory of a process. If its first thread has ended, that of another thread
-    does.
+    """Return the folder that shows the memory of a process. If its first thread has ended, this is the folder of
+    another thread.
     """
     fields = _read_stat(folder)
     if fields[0] != "Z" or int(fields[17]) == 1:
@@ -117,7 +118,7 @@ def can_run(folder: str) -> bool:
 
 
 def is_ready(thread: str) -> bool:
-    """Return whether a thread runs, or waits for a CPU. `thread` is its folder, or that of its process."""
+    """Return whether a thread runs, or waits for a CPU. `thread` is the folder of the thread or of its process."""
     return _read_stat(thread)[0] == "R"
 
 
@@ -243,7 +244,7 @@ def task_number(folder: str) -> int:
 
 
 def _numbers(folder: str) -> list[str]:
-    """Return the numbers of a task in each pid namespace, beginning with that of this /proc."""
+    """Return the numbers of a task in each pid namespace, beginning with the namespace of this /proc."""
     with contextlib.suppress(OSError), open(f"{folder}/status", encoding="utf-8", errors="replace") as file:
         return next((line.split()[1:] for line in file if line.startswith("NSpid:")), [])
     return []

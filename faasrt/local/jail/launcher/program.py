@@ -31,7 +31,8 @@ class RunningProgram:
         in_same_jail: The running programs in its jail, if it owns the jail: itself, and branches.
         child: The number of its first process, for system calls, if the launcher has started it, and is to wait for it.
         root: The root folder of a branch.
-        device: That of its /tmp, once its jail has had branches. It tells its processes from the others there.
+        device: The device of its /tmp, once its jail has had branches. It distinguishes the processes of this program
+            from the other processes in the jail.
         init, init_pidfd: The first process of its pid namespace, if it has a jail of its own.
         init_memory: The memory that only `init` uses.
         owner: Its folder, and how to find its processes, without namespaces.
@@ -42,7 +43,7 @@ class RunningProgram:
         last_deadline: When it ends in any case.
         check_at: The time of its next check; infinity if it has no time limit.
         is_interrupted: Whether the server was told that the time of its run is over.
-        niceness: By how much the priority of its jail is lower than that of a new one, if it owns the jail.
+        niceness: By how much the priority of its jail is lower than the priority of a new jail, if it owns the jail.
         last_cpu_ticks: The CPU time of its processes at the last check, if they only waited for the server.
         has_grace: Whether it has another interval, because it waited for the server at the end of its time limit.
         oom_kills: The number of processes that the kernel had killed for lack of memory when the program began.
@@ -245,12 +246,13 @@ class RunningProgram:
         self.check_at = min(self.check_at, max(self.last_deadline, now + _LAST_CHECK_S))
 
     def adjust_priority(self, niceness: int, *, is_crowded: bool) -> None:
-        """Let it sink as it uses CPU time, and a jail whose sessions work between their runs to the bottom.
+        """Lower the priority of the program as it uses CPU time. A jail whose sessions work between their runs gets the
+        lowest priority.
 
         Args:
-            niceness: That of a new program.
-            is_crowded: Whether more programs run than there are CPUs. Otherwise it would only sink below the processes
-                of others.
+            niceness: The niceness of a new program.
+            is_crowded: Whether more programs run than there are CPUs. Otherwise the program would only lose against
+                processes of other users.
         """
         owner = self.jail_owner
         running = [each.times.used_s for each in owner.in_same_jail if not each.is_idle]

@@ -22,15 +22,16 @@ class CpuTimes:
     """The CPU time of a program, with all of its threads and processes.
 
     A program waits for a CPU while at least one of its threads is ready to run, and none of them runs. The kernel only
-    reports the sums of each thread. So the wait in an interval is the sum of the waits, but at most the rest of the
-    interval in which certainly no thread ran: its length less the CPU time of the thread that ran longest, and less
-    the CPU time of all threads divided by the number of CPUs. So threads that compete with each other only gain what
-    other programs take from them. The kernel adds a wait when it has ended. So the rest of an interval is kept for the
-    next one if a thread is ready to run at its end.
+    reports the total running time and the total wait of each thread. So the wait in an interval is the sum of the
+    waits, but at most the part of the interval in which certainly no thread ran: its length less the CPU time of the
+    thread that ran longest, and less the CPU time of all threads divided by the number of CPUs. So threads that compete
+    with each other only gain the time that other programs take from them. The kernel adds a wait when the wait has
+    ended. So if a thread is ready to run at the end of an interval, the rest of the interval is kept for the next
+    interval.
 
     A program could hide CPU time in processes that end before they are seen. So the waits of a thread count from the
-    time when it is first seen, except for those with which the program begins, and intervals in which it starts many
-    processes have no wait.
+    time when the thread is first seen. For the threads with which the program begins, all waits count. In intervals in
+    which the program starts many processes, no wait counts.
 
     Attributes:
         used_s, waited_s: The CPU time since `begin`, and the time in which the program waited for a CPU.
@@ -93,7 +94,9 @@ class CpuTimes:
 
 
 def _threads(folder: str, count: int) -> list[tuple[str, str]]:
-    """Return a name for each thread of a process, and its folder. The one of the only thread is that of the process."""
+    """Return a name and the folder for each thread of a process. If there is only one thread, its folder is the folder
+    of the process.
+    """
     if count > 1:
         with contextlib.suppress(OSError):
             return [(f"{folder}/{thread}", f"{folder}/task/{thread}") for thread in os.listdir(f"{folder}/task")]

@@ -16,7 +16,7 @@ class SharedJails:
     """Makes the root folders of branches, and ends what a session or a branch leaves in a jail that continues.
 
     Attributes:
-        pid_namespace: That of the launcher.
+        pid_namespace: The pid namespace of the launcher.
         rights: The rights to the root folders of branches.
     """
 

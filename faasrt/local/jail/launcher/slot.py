@@ -15,20 +15,21 @@ from . import process_memory
 from .pidfds import pid_of
 
 MAX_RUNS = 100
-# A template that has not started a program, or not reported the end of one, in this time was stopped from outside,
-# unless it waits for a CPU. Before the first program, it completes the jail.
+# The time in which a template must start a program, or report the end of a program. A template that takes longer was
+# stopped from outside, unless it waits for a CPU. The first start takes longer, because the template completes the
+# jail.
 _FIRST_START_S, _ANSWER_S = 60.0, 2.0
-# How often a late template is looked at, and when it ends in any case.
+# The interval between two checks of a late template, and the time after which it ends in any case.
 _LOOK_S, _MAX_LATE_S = 0.2, 120.0
 _IDLE_S = 10.0
 
 
 class Slot:
-    """A jail in which one program runs after another. Its first process is a template (`template.py`). `pid` is its
-    number for system calls, which /proc may show by another one.
+    """A jail in which one program runs after another. Its first process is a template (`template.py`). `pid` is the
+    number of the template for system calls. /proc may show another number.
 
-    With an executable, each program is a single process. After `ends_at`, the slot ends if it `is_over`, because the
-    template has not answered or nothing has used it. If it is spent, no other program may run in it.
+    With an executable, each program is a single process. After `ends_at`, the slot ends if it `is_over`: the template
+    has not answered, or no program has used the slot. If the slot is spent, no other program may run in it.
     """
 
     def __init__(self, place: int, pid: int, control: socket.socket, *, has_executable: bool) -> None:
@@ -57,10 +58,10 @@ class Slot:
         self.ends_at = self._last_end = time.monotonic() + _IDLE_S
 
     def is_over(self, now: float) -> bool:
-        """Return whether to end the slot. A template that is late on a busy machine is looked at again.
+        """Return whether to end the slot. A template that is late on a busy machine is checked again.
 
-        It then waits for a CPU, or in the kernel: for its memory, or until a new process has executed its file. One
-        that was stopped, or that sleeps and has not answered, does not.
+        Such a template waits for a CPU, or in the kernel: for its memory, or until a new process has executed its file.
+        A template that was stopped, or that sleeps and has not answered, waits for neither.
         """
         if now < self.ends_at:
             return False
@@ -93,7 +94,7 @@ class Slot:
 
 
 def open_proc(pid: int | None) -> int:
-    """Open the /proc of a jail. Return -1 if it is the same as that of this process, or the process has ended."""
+    """Open the /proc of a jail. Return -1 if this process has the same /proc, or if the jail has ended."""
     with contextlib.suppress(OSError):
         fd = os.open(f"/proc/{pid}/root/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         if os.fstat(fd).st_dev != os.stat("/proc").st_dev:

@@ -100,8 +100,8 @@ def drop_capabilities(*, kept: int = 0) -> None:
 
 
 def clear_capabilities() -> None:
-    """Drop the capabilities of this process. Programs that it executes get those of files only without
-    `forbid_new_privileges`.
+    """Drop the capabilities of this process. A program that it executes gets the capabilities of its file, unless
+    `forbid_new_privileges` was called.
     """
     syscall("capset", _CAPABILITY_HEADER, _NO_CAPABILITIES)
 
@@ -350,8 +350,8 @@ class FilterProgram(ctypes.Structure):
 
 
 def install_filter(instructions: bytes, *, all_threads: bool = False) -> None:
-    """Install a seccomp filter for this thread, or for all of this process, and those that it starts. It cannot be
-    removed.
+    """Install a seccomp filter for this thread, or for all threads of this process. The processes that it starts
+    inherit the filter. The filter cannot be removed.
     """
     program = FilterProgram(instructions)
     flags = _SECCOMP_FILTER_FLAG_TSYNC if all_threads else 0

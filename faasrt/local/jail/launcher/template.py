@@ -12,11 +12,11 @@ It is confined like a program, and talks to the launcher over a SOCK_SEQPACKET s
 
 It forks another program only if the last one has left no trace. Otherwise the launcher ends it, and the kernel ends all
 processes of its pid namespace. If the program was a session with branches, its namespace ends after the last branch.
-The template removes nothing but the file that the runner has written. These outlive a process:
+The template removes only the file that the runner has written. The following things outlive a process:
 
-* Other processes. None may ever have started: a new task takes the next number of the namespace.
-* Files. None may have been created, linked or renamed, not even for a moment: each takes the next inode number, and the
-  next position in its folder. Nor may the folders have changed.
+* Other processes. The program must not have started any: a new task takes the next number of the namespace.
+* Files. The program must not have created, linked or renamed a file, not even for a moment: each file takes the next
+  inode number, and the next position in its folder. The folders must not have changed either.
 * Sockets that were sent to each other, with the descriptors, locks and names that they hold. They are listed in
   /proc/self/net/unix until the kernel collects them.
 * Nothing else. The seccomp filter refuses message queues, semaphores, shared memory, keys, leases, watches of files and
@@ -25,8 +25,9 @@ The template removes nothing but the file that the runner has written. These out
 A program in a jail with an executable leaves nothing: it is a single process, cannot write files, and cannot send
 descriptors.
 
-A program cannot change the template. Signals from its own namespace are dropped for a first process that has no handler
-and blocks none. Landlock forbids tracing it, and thus access to its files in /proc. Programs have a lower priority.
+A program cannot change the template. The kernel drops signals from the namespace to its first process, if this process
+has no handlers and blocks no signals. Landlock forbids tracing the template, and thus access to its files in /proc.
+Programs have a lower priority.
 """
 
 from __future__ import annotations
@@ -113,8 +114,8 @@ def last_task() -> int:
 
 
 class TraceCheck:
-    """Finds out whether a program has left traces in the file system or the network, except the `file` of the
-    runner.
+    """Finds out whether a program has left traces in the file system or the network. The `file` of the runner is no
+    trace.
     """
 
     def __init__(self, file: str, mounts: list[str]) -> None:
@@ -217,7 +218,7 @@ class Template:
         gc.freeze()
 
     def serve(self) -> None:
-        """Start programs until there is a trace of one. Return only in the processes of those that are forked."""
+        """Start programs until a program has left a trace. Return only in the forked process of a program."""
         while True:
             text, descriptors = self._receive()
             try:
@@ -245,7 +246,7 @@ class Template:
                     while True:
                         syscalls.wait(self._status, self._usage)
                 os._exit(0)
-            # The memory of this process is that of the next program.
+            # The next program gets a copy of the memory of this process.
             ctypes.memset(self._status, 0, _STATUS_BYTES)
             ctypes.memset(self._usage, 0, _USAGE_BYTES)
 

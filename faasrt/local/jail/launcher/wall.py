@@ -33,7 +33,7 @@ class Wall:
         self.users = None
         if config["disk_bytes"]:
             self.users = users.Users(self._first_uid, count, config["rights"])
-            count -= 1  # the last uid is that of no program
+            count -= 1  # no program has the last uid
         self._free_places = list(range(places if places > 1 else count))[::-1]
         self._networks: dict[int, int] = {}  # by place
         self.executable_fd = None

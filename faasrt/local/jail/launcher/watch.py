@@ -1,9 +1,10 @@
 """The memory watch: a process beside the launcher that adds up the memory of each program.
 
 Some files in /proc can only be read while their process does not change its memory. A program can prolong this for
-seconds: it changes a lot of memory in one thread, and lets it starve with others. So neither the launcher, for which
-all programs would wait, nor the main thread of this process reads them. It reads upper bounds, and only for a program
-that exceeds its limit by them, a thread counts exactly. If this takes too long, the program ends.
+seconds: one of its threads changes a lot of memory, and its other threads take the CPU from this thread. So the
+launcher does not read these files, because all programs would have to wait. The main thread of this process does not
+read them either. It reads upper bounds. Only if a program exceeds its limit by these bounds, a thread counts the memory
+exactly. If the count takes too long, the program ends.
 
 The messages are JSON over a SOCK_SEQPACKET socket:
 
@@ -39,10 +40,10 @@ from . import branches, process_memory, scheduling, syscalls, users
 
 _INTERVAL_S = 0.05
 # If the memory of a process, or of all of a program, cannot be counted in this time, the program prevents it. Only the
-# longer time counts if the program uses less than twice its limit in any case: a process that forks while others keep
-# it from its core cannot be read either. As for time limits, the wait of the program for a CPU does not count, because
-# the processes of a busy machine must not decide how a program ends. But memory that may be twice the limit is not left
-# uncounted for long on any machine.
+# longer time counts if the program uses less than twice its limit in any case: if other processes keep a forking
+# process from its core, its memory cannot be read either. As for time limits, the wait of the program for a CPU does
+# not count, because the processes of a busy machine must not decide how a program ends. But memory that may be twice
+# the limit is not left uncounted for long on any machine.
 _MAX_READING_S, _MAX_COUNTING_S, _MAX_WALL_S = 1.0, 5.0, 10.0
 _MESSAGE_BYTES, _STACK_BYTES = 4096, 2**18
 # Kernel memory that no resource limit counts, so it is counted here: the buffers of sockets, except for the first few
@@ -229,7 +230,7 @@ class _Watch:
                 total = 0
                 if self._config["private_network"]:
                     sockets = process_memory.count_sockets(folder)
-                    if sockets > _FREE_SOCKETS and program.device is not None:  # those of all branches
+                    if sockets > _FREE_SOCKETS and program.device is not None:  # the sockets of all branches
                         sockets = sum(map(process_memory.count_socket_descriptors, folders))
                     total += max(0, sockets - _FREE_SOCKETS) * _SOCKET_BYTES
                 if self._config["tmp_bytes"]:
@@ -245,7 +246,7 @@ class _Watch:
         return size
 
     def _count(self, program: _Program, folders: list[str], left: int, has_grown: bool) -> None:
-        """Count the memory that the processes share once, and that of the kernel if it has grown."""
+        """Count the memory that the processes share once. Count the kernel's memory if it has grown."""
         counted: list[int] = []
         for folder in folders:
             program.read += 1

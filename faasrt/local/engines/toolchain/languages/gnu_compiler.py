@@ -5,7 +5,7 @@ import re
 from faasrt.local.engines.toolchain.toolchain import OUT, PROGRAM, Installation, read_output
 
 DIAGNOSTIC = re.compile(
-    # Errors of the compiler, and those of the linker, which knows object files only.
+    # Errors of the compiler, and errors of the linker, which only names object files.
     r"^(?:(?P<file>[^\s:]+):(?P<line>\d+):(?:(?P<column>\d+):)? (?:fatal )?error: |(?:/usr/bin/ld: )?[^\s:]+:\S* "
     r"(?=undefined reference|multiple definition))(?P<message>.*)$",
     re.MULTILINE,
