@@ -60,7 +60,7 @@ class Response:
         # The server returned the streams that are not in the record.
         texts = attrs.asdict(base.output) | dict(record.texts)
         if self.request.profile.on_cpython_and_node and base.report.final and list(base.report.records) == [0]:
-            # Output that did not pass through the guest program, such as that of child processes of Node.js.
+            # Output that did not pass through the guest program, such as output of child processes of Node.js.
             texts["stdout"] = base.output.stdout + texts["stdout"]
             texts["stderr"] = base.output.stderr + texts["stderr"]
         truncated = record.truncated | (base.truncated - record.texts.keys())

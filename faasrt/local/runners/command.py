@@ -1,7 +1,7 @@
 """Executes a command inside the jail, in place of this process: a compiler, or a program that it has compiled.
 
 The runner reads one job from stdin, as python_native.py does, with the header {command, folders, files, memoryBytes}.
-The rest of stdin is that of the command. Then it writes one of these lines to descriptor 3:
+The rest of stdin is for the command. Then it writes one of these lines to descriptor 3:
 
     {"kind": "started"}            the command begins; until here, a failure is not the program's
     {"kind": "error", "message"}   the system refuses to execute the command

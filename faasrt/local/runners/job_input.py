@@ -1,4 +1,4 @@
-# Reads a job from stdin, whose rest is that of the program.
+# Reads a job from stdin. The rest of stdin is for the program.
 
 import os
 
@@ -20,7 +20,7 @@ def open_at_once(path, flags):
 
 
 def write_files(files, folder=""):
-    """Write the files of a job, whose contents follow on stdin. An absolute path is that of an executable."""
+    """Write the files of a job. Their contents follow on stdin. A file with an absolute path is an executable."""
     for path, size in files:
         target = os.path.join(folder, path)
         parent = os.path.dirname(target)

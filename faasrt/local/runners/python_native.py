@@ -2,8 +2,8 @@
 
 The process is a fork of the launcher, which has already imported packages. The runner first reads one job from stdin:
 the size of a header as eight digits; the header, JSON with {code, check, argv, displays, files, memoryBytes,
-maxMessageBytes}; and the contents of the files, of which the header has the paths and sizes. The rest of stdin is that
-of the program. A job with "session" opens a session (see python_session.py). Otherwise the runner writes messages to
+maxMessageBytes}; and the contents of the files. The header has the paths and sizes of these files. The rest of stdin is
+for the program. A job with "session" opens a session (see python_session.py). Otherwise the runner writes messages to
 descriptor 3, one line of JSON each:
 
     {"kind": "started"}            the program begins; until here, a failure is not the program's
@@ -18,7 +18,7 @@ descriptor 3, one line of JSON each:
 
 A hostile program can write messages too. This only affects its own result.
 
-This file, and those that the server adds before and after it, must run on CPython 3.9 and newer.
+This file, and the files that the server adds before and after it, must run on CPython 3.9 and newer.
 """
 
 import atexit

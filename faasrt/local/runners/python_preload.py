@@ -7,7 +7,7 @@ import _reactor
 
 
 def preload(names, exercise):
-    """Import modules, of which some may be missing, and run code that uses them. Leave no traces for programs."""
+    """Import modules, and run code that uses them. Modules may be missing. Leave no traces for programs."""
     import _sitebuiltins
     import importlib
 

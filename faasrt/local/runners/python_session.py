@@ -7,8 +7,8 @@
 # is. It gets its rules of Landlock, its root folder, and the list of its shared memory if it has no /proc. Other jobs
 # write files.
 #
-# A cell can leave anything behind, such as threads, signal handlers, and functions in place of those of the standard
-# library. So this file uses no function that a program can replace, as far as it matters for later cells.
+# A cell can leave anything behind, such as threads, signal handlers, and replaced functions of the standard library. So
+# where it matters for later cells, this file uses no function that a program can replace.
 
 import _signal
 import _socket
@@ -114,7 +114,7 @@ class Session:
             send("error", phase="run", name="OSError", message=f"{path}: {error.strerror}")
 
     def fork(self, channel_fd):
-        """Return whether this process is the one that ends the job: the branch, if there is one."""
+        """Return whether this process ends the job. If there is a branch, the branch ends it."""
         global pid
         send("started")
         try:
@@ -170,7 +170,7 @@ class Session:
         files.reopen(self.null_fd)
         os.chdir(folder if os.path.isdir(folder) else self.folder)
         if self.loop is not None:
-            # Not closed, because this would change the one of the other process.
+            # Not closed, because this would change the event loop of the other process.
             ABANDONED.append(self.loop)
             self.leave_loop()
             self.loop = None
@@ -181,7 +181,9 @@ class Session:
         return ""
 
     def leave_loop(self):
-        """Close the descriptors of the event loop, with which this process could change that of the other process."""
+        """Close the descriptors of the event loop. With these, this process could change the event loop of the other
+        process.
+        """
         if not self.loop.is_closed():
             for name in ("_selector", "_ssock", "_csock"):
                 one = getattr(self.loop, name, None)  # an event loop of another module has others
@@ -239,7 +241,7 @@ class Session:
                 send("exit", code=exit_code)
         flush(sys.stdout, sys.stderr)
         self.stdout, self.stderr = working_stream(self.stdout, 1), working_stream(self.stderr, 2)
-        if not self.stdout:  # released while it cannot write, so that its output does not become that of a later cell
+        if not self.stdout:  # released while it cannot write: a later cell must not get its output
             sys.stdout = sys.__stdout__ = None
         if own_pid() != pid:  # this is a process that the program has forked
             exit_now(exit_code)
@@ -368,8 +370,8 @@ class OpenFiles:
     copies in place of the files that are open or mapped.
 
     Args:
-        descriptors: That of the root folder is the second one. If the jail hides /proc, the third one has the lines of
-            /proc/self/maps about shared memory.
+        descriptors: The second descriptor is the root folder. If the jail hides /proc, the third descriptor has the
+            lines of /proc/self/maps about shared memory.
     """
 
     def __init__(self, descriptors):
@@ -473,7 +475,7 @@ class OpenFiles:
                 yield start, size, protection, offset, inode
 
     def reopen(self, null_fd):
-        """Open the copies. The root folder is now that of this process."""
+        """Open the copies. The root folder is now the root folder of this process."""
         for fd, path, flags, position, kind in self.opened:
             new = null_fd
             try:

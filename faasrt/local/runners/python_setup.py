@@ -26,7 +26,7 @@ def text_stream(fd, mode, errors):
     return stream
 
 
-# Made in the launcher, whose descriptors are pipes, as those of programs are.
+# These streams are made in the launcher. Its descriptors are pipes, like the descriptors of programs.
 STREAMS = {
     "stdin": text_stream(0, "r", "surrogateescape"),
     "stdout": text_stream(1, "w", "surrogatepass"),
@@ -107,7 +107,7 @@ def starting_group(preexec):
     return start
 
 
-# Those of the imported modules, such as sympy's. This file is run before the processes of programs are forked.
+# The random generators of imported modules, such as sympy. This file runs before the processes of programs are forked.
 GENERATORS = [
     value for value in gc.get_objects() if isinstance(value, random.Random) and type(value) is not random.SystemRandom
 ]

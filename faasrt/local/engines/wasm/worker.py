@@ -19,7 +19,7 @@ instead, the number of a session, they are about one of its programs. There are 
 The worker sends these to stdout:
 
     {"ready": version, "unconfined": reason, "baseline": ...}   the worker is ready; why the kernel does not confine
-                                   it, or ""; whether its module is that of the baseline compiler
+                                   it, or ""; whether the baseline compiler made its module
     {"discard": tier}              the file of the snapshot of this tier cannot be used
     {"began": true}                the program begins
     {"counted_s": seconds}         the time of the program that counts
