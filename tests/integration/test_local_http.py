@@ -636,7 +636,8 @@ async def test_a_client_that_does_not_read_answers_is_disconnected(
 
     monkeypatch.setattr(DenoEngine, "execute", execute)
     async with LocalFaaS(["js"], workers=1, ssl=tls) as faas:
-        await faas.wait_ready("js")
+        # The start of a process would time out while the clock advances.
+        await until(lambda: (engine := faas.engine("js")) is not None and engine.idle == 2)
         async with connected(faas.url) as client:
             # Their answers are more than the buffers of the system and of the client hold.
             client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
