@@ -373,9 +373,9 @@ class SessionLostError(ServiceError):
 class ServerError(_AnsweredError):
     """The server failed: a 5xx other than 503, a 200 that reports its failure, or an interpreter that did not start.
 
-    Also raised for a 408, which usually means that a proxy stopped waiting. From a server that returns no outcomes, a
-    408 with an `error`, or a 500 with an `error` and `details` that mention a timeout, is the outcome TIMEOUT if it
-    comes after the time limit that was sent.
+    Also raised for a 408, which usually means that a proxy stopped waiting. Some servers return no outcomes. If such a
+    server answers after the time limit that was sent, two answers are the outcome TIMEOUT: a 408 with an `error`, and a
+    500 with an `error` and `details` that mention a timeout.
 
     Also raised, without an endpoint, when the local process that checks the syntax of Python fails.
 

@@ -225,8 +225,8 @@ class Session:
 
     @property
     def endpoint(self) -> str:
-        """The base URL of the server that has the session, with which another process can use it. Results, health and
-        metrics name the embedded FaaS `http://local` instead.
+        """The base URL of the server that has the session. Another process can use the session with this URL. Results,
+        health and metrics name the embedded FaaS `http://local` instead.
         """
         return self._known_remote.url
 

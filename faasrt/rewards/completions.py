@@ -13,11 +13,12 @@ from faasrt.languages import Language, LanguageOption, OtherLanguage, parse_lang
 def last_code_block(text: str, language: LanguageOption = "python") -> str | None:
     r"""Return the program in a Markdown text; None if there is none.
 
-    It is the content of the last fenced block with the name of the language, such as "python", "py" or "python3", or,
-    if there is none, of the last block with any name or none. Blank blocks do not count. A block begins with a line of
-    at least three backticks or tildes and ends with such a line. The last block may lack its end, as in a completion
-    that was cut off. The indent of the first line is removed from all lines. Models also write fences after a tag, as
-    in "</think>```python", or other text, as in "Here it is:```python", and a tag after them, as in "```</answer>".
+    It is the content of the last fenced block with the name of the language, such as "python", "py" or "python3". If
+    there is no such block, it is the content of the last block with any name or without a name. Blank blocks do not
+    count. A block begins with a line of at least three backticks or tildes and ends with such a line. The last block
+    may lack its end, as in a completion that was cut off. The indent of the first line is removed from all lines.
+    Models also write fences after a tag, as in "</think>```python", or other text, as in "Here it is:```python", and a
+    tag after them, as in "```</answer>".
 
     Args:
         text: The text. The work is linear in its length.

@@ -59,7 +59,7 @@ class RunAnswers:
                     queue.execute, job, request=request, emit=self.emit, patience_s=patience_s
                 )
             else:
-                # The path of the request has the id, with which everybody can use the session.
+                # The path of the request has the id, and anyone with the id can use the session.
                 path = SESSION_RUN_PATH
                 async with session.turn() as waited_s:
                     task_id, result = await execute_with_events(
