@@ -1,6 +1,6 @@
 """The pictures of the guide: each stands in a page, with a text for readers who do not see it, and names real code.
 
-`e2e.report_picture` makes `report.webp`, `e2e.rooms_picture` makes `rooms.svg`, and `.ci/docs/dashboard.py` makes
+`e2e.report_picture` makes `report.webp`, `e2e.layers_picture` makes `layers.svg`, and `.ci/docs/dashboard.py` makes
 `dashboard.webp`. The other drawings have no other source.
 """
 
@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from e2e import rooms_picture
+from e2e import layers_picture
 from support.package import PACKAGE, modules
 
 PICTURES = PACKAGE / "docs" / "images"
@@ -57,10 +57,10 @@ def test_drawings_name_classes_and_methods_that_exist() -> None:
     assert named <= set(names())
 
 
-def test_the_picture_of_the_rooms_is_that_of_the_code() -> None:
+def test_the_picture_of_the_layers_is_that_of_the_code() -> None:
     """It is what the program draws, and imports lead down in it."""
-    assert rooms_picture.wrong_imports() == set()
-    assert rooms_picture.drawing() == (PICTURES / "rooms.svg").read_text("utf-8")
+    assert layers_picture.wrong_imports() == set()
+    assert layers_picture.drawing() == (PICTURES / "layers.svg").read_text("utf-8")
 
 
 @pytest.mark.parametrize("path", DRAWINGS, ids=lambda path: path.stem)

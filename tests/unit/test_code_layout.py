@@ -17,7 +17,7 @@ PAGE = (PACKAGE / "docs" / "code-layout.md").read_text("utf-8")
 OTHERS = {
     *("NAME+http://...", "dev", "vX.Y.Z", "tests/", "local", "wasm", "map"),
     *("ruff check . && ruff format --check . && mypy", "pytest -n 4", "bash .ci/run", "bash .ci/run all"),
-    *("python .ci/docs site", "python -m e2e.rooms_picture", "python -m build"),
+    *("python .ci/docs site", "python -m e2e.layers_picture", "python -m build"),
 }
 
 
@@ -57,10 +57,10 @@ def test_every_name_on_the_page_exists(name: str) -> None:
 
 def test_the_rooms_are_those_of_the_layers() -> None:
     """Each row of the table is a layer, in order."""
-    table = PAGE.partition("| rooms | what they hold |\n|---|---|\n")[2].partition("\n\n")[0]
+    table = PAGE.partition("| layer | what it holds |\n|---|---|\n")[2].partition("\n\n")[0]
     rows = [re.findall(r"`([^`]+)`", row.split("|")[1]) for row in table.splitlines()]
     layers = [[layer.removeprefix("faasrt.").replace(".", "/") for layer in each] for each in LAYERS]
-    assert [[room.removesuffix("/").removesuffix(".py") for room in row] for row in rows[1:]] == layers[1:]
+    assert [[module.removesuffix("/").removesuffix(".py") for module in row] for row in rows[1:]] == layers[1:]
 
 
 def test_names_that_do_not_exist_are_found() -> None:

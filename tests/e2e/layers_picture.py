@@ -1,9 +1,9 @@
-"""Draw the rooms of the code, and check that their imports lead down.
+"""Draw the layers of the code, and check that their imports lead down.
 
-    cd tests && python -m e2e.rooms_picture > ../faasrt/docs/images/rooms.svg
+    cd tests && python -m e2e.layers_picture > ../faasrt/docs/images/layers.svg
 
-A room may import those below it in its half, and those that both halves share. Only `faasrt.client.local_faas` imports
-the server from the client, on first use. `ROOMS` has the places and the notes.
+A layer may import those below it in its half, and those that both halves share. Only `faasrt.client.local_faas` imports
+the server from the client, on first use. `LAYERS` has the places and the notes.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import sys
 from support.layers import imports_of
 from support.package import PACKAGE, modules
 
-# The rooms, from top to bottom: column, row, and notes. A module belongs to the room with the longest prefix.
+# The layers, from top to bottom: column, row, and notes. A module belongs to the layer with the longest prefix.
 LEFT, RIGHT, BOTH = (16, 172), (232, 172), (16, 388)
-ROOMS = {
+LAYERS = {
     "applications": (BOTH, 0, ["cli, sync, agents, web, ray, rewards, inspect_ai,", "testing, examples"]),
     "faasrt.client": (LEFT, 1, ["managers, runtimes,", "sessions, map, cache"]),
     "faasrt.transport": (LEFT, 2, ["deadlines, retries,", "replicas, permits"]),
@@ -35,37 +35,37 @@ APPLICATIONS = re.compile(r"faasrt\.(__main__|agents|cli|examples|inspect_ai|ray
 ROW, HEIGHT, TOP, WIDTH = 88, 60, 12, 420
 
 
-def room_of(module: str) -> str:
+def layer_of(module: str) -> str:
     if APPLICATIONS.match(module):
         return "applications"
     if module in SERVER:
         return "faasrt.local.server"
-    while module not in ROOMS:
+    while module not in LAYERS:
         module = module.rpartition(".")[0]
     return module
 
 
 def wrong_imports() -> set[tuple[str, str]]:
-    """Return the rooms that import one beside or above them, with that one."""
+    """Return the layers that import one beside or above them, with that one."""
     known, wrong = modules(), set()
     for module, path in known.items():
         if module in ("faasrt", "faasrt.local", "faasrt.client.local_faas"):
             continue  # they import names on first use
-        room = room_of(module)
-        column, row, _ = ROOMS[room]
-        for other in {room_of(each) for each in imports_of(path, known) - {"faasrt"}} - {room}:
-            other_column, other_row, _ = ROOMS[other]
+        layer = layer_of(module)
+        column, row, _ = LAYERS[layer]
+        for other in {layer_of(each) for each in imports_of(path, known) - {"faasrt"}} - {layer}:
+            other_column, other_row, _ = LAYERS[other]
             if other_row <= row or (other_column not in (column, BOTH) and column != BOTH):
-                wrong.add((room, other))
+                wrong.add((layer, other))
     return wrong
 
 
-def box(room: str) -> str:
-    (x, width), row, notes = ROOMS[room]
+def box(layer: str) -> str:
+    (x, width), row, notes = LAYERS[layer]
     kind = {LEFT: "client", RIGHT: "server"}.get((x, width), "card")
     name = '<text class="lane" x="10" y="19">Applications</text>'
-    if room != "applications":
-        name = f'<text class="code" x="10" y="19">{room}</text>'
+    if layer != "applications":
+        name = f'<text class="code" x="10" y="19">{layer}</text>'
     lines = "".join(f'<text class="note" x="10" y="{37 + 16 * n}">{line}</text>' for n, line in enumerate(notes))
     return (
         f'  <g transform="translate({x} {TOP + ROW * row})">'
@@ -74,8 +74,8 @@ def box(room: str) -> str:
 
 
 def arrow(above: str, below: str) -> str:
-    (x, width), row, _ = ROOMS[above]
-    (other_x, other_width), other_row, _ = ROOMS[below]
+    (x, width), row, _ = LAYERS[above]
+    (other_x, other_width), other_row, _ = LAYERS[below]
     middle = (max(x, other_x) + min(x + width, other_x + other_width)) // 2
     begin, end = TOP + ROW * row + HEIGHT, TOP + ROW * other_row - 7
     return (
@@ -84,25 +84,25 @@ def arrow(above: str, below: str) -> str:
 
 
 def arrows() -> set[str]:
-    """Return an arrow from each room to the next one below it."""
-    halves = [[room for room, (column, _, _) in ROOMS.items() if column in (half, BOTH)] for half in (LEFT, RIGHT)]
-    return {arrow(above, below) for rooms in halves for above, below in itertools.pairwise(rooms)}
+    """Return an arrow from each layer to the next one below it."""
+    halves = [[layer for layer, (column, _, _) in LAYERS.items() if column in (half, BOTH)] for half in (LEFT, RIGHT)]
+    return {arrow(above, below) for layers in halves for above, below in itertools.pairwise(layers)}
 
 
 def drawing() -> str:
-    height = TOP + ROW * max(row for _, row, _ in ROOMS.values()) + HEIGHT + 12
+    height = TOP + ROW * max(row for _, row, _ in LAYERS.values()) + HEIGHT + 12
     style = (PACKAGE / "docs/images/call.svg").read_text("utf-8").partition("<style>")[2].partition("</style>")[0]
     y = TOP + ROW + HEIGHT // 2
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" '
             f'height="{height}" role="img">',
-            "  <title>The rooms of the code</title>",
+            "  <title>The layers of the code</title>",
             f"  <style>{style}</style>",
             f'  <rect class="card" x="0.5" y="0.5" width="{WIDTH - 1}" height="{height - 1}" rx="8"/>',
             *sorted(arrows()),
             f'  <path class="line dash" d="M188 {y}H225"/><path class="head" d="M224 {y - 5}v10l7 -5z"/>',
-            *map(box, ROOMS),
+            *map(box, LAYERS),
             "</svg>\n",
         ]
     )
