@@ -296,7 +296,7 @@ class AgentSession:
             ...     observation = await session.run_code("x = 1")
             ...     await session.begin_branch()
             ...     observation = await session.run_code("x = 2")
-            ...     await session.end_branch(keeps=False)
+            ...     await session.end_branch(keep=False)
             ...     print((await session.run_code("x")).text)
             1
         """
@@ -307,11 +307,11 @@ class AgentSession:
                 raise InvalidRequestError("the session has changed meanwhile: try again")
             self._sessions.append(branch)
 
-    async def end_branch(self, *, keeps: bool) -> None:
+    async def end_branch(self, *, keep: bool) -> None:
         """End the branch that began last.
 
         Args:
-            keeps: Whether the variables and files of the branch replace the variables and files of its original.
+            keep: Whether the variables and files of the branch replace the variables and files of its original.
                 Otherwise, the original is used again.
 
         Raises:
@@ -320,8 +320,8 @@ class AgentSession:
         if not self.branches:
             raise InvalidRequestError("there is no branch to end")
         branch, original = self._sessions.pop(), self._sessions.pop()
-        self._sessions.append(branch if keeps else original)
-        await (original if keeps else branch).aclose()
+        self._sessions.append(branch if keep else original)
+        await (original if keep else branch).aclose()
 
     async def aclose(self) -> None:
         """End the session and its branches. The next call opens another one.

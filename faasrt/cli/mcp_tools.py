@@ -145,7 +145,7 @@ class Workspace:
                 await agent.begin_branch()
                 return Reply(_BRANCH_BEGINS)
             if tool == "end_branch":
-                await agent.end_branch(keeps=arguments["action"] == "keep")
+                await agent.end_branch(keep=arguments["action"] == "keep")
                 if arguments["action"] == "drop":
                     return Reply("The branch is dropped. Variables and files are those from before begin_branch.")
             async with agent.use() as session:

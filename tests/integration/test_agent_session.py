@@ -154,7 +154,7 @@ async def test_branches(fake: FakeFaaS) -> None:
     """They are kept or dropped, and one that is lost gives way to its original."""
     async with RuntimeManager.from_url(fake.url) as manager, AgentSession(manager) as session:
         with pytest.raises(InvalidRequestError, match="no branch"):
-            await session.end_branch(keeps=True)
+            await session.end_branch(keep=True)
         await session.begin_branch()
         await session.begin_branch()
         assert (session.branches, len(fake.sessions)) == (2, 3)
@@ -163,10 +163,10 @@ async def test_branches(fake: FakeFaaS) -> None:
         [text] = await texts(session, "1")
         assert "It was a branch. The next call uses its original again" in text
         assert session.branches == 1
-        await session.end_branch(keeps=True)
+        await session.end_branch(keep=True)
         assert [*fake.sessions] == [second]
         await session.begin_branch()
-        await session.end_branch(keeps=False)
+        await session.end_branch(keep=False)
         assert ([*fake.sessions], session.branches) == ([second], 0)
         results = await asyncio.gather(session.begin_branch(), session.begin_branch(), return_exceptions=True)
         assert [type(each) for each in results if each is not None] == [InvalidRequestError]
