@@ -96,6 +96,29 @@ def test_jails_that_run_at_the_same_time_have_distinct_ids(monkeypatch: pytest.M
         assert take()[0] == first
 
 
+def test_jails_that_cannot_share_ids_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take neither those of a running jail, nor those of processes that a killed jail has left."""
+    start = (20_000 + os.getpid() % 20_000) * 100  # other tests take ids at the same time
+
+    def take(*used_uids: int) -> tuple[int, int, int]:
+        _maps(monkeypatch, f"{start:>10}     100000         40\n")
+        return namespaces.host_ids(used_uids)
+
+    first, used, lock = take(0, start)
+    second, _, other_lock = take(0, start)
+    assert {first, second} == {start + 20, start + 30}
+    with pytest.raises(OSError, match="use all user ids"):
+        take()
+    os.close(lock)
+    os.close(other_lock)
+    for uid in (first, first + used - 1):
+        taken, _, lock = take(0, uid)
+        os.close(lock)
+        assert taken == second
+    with pytest.raises(OSError, match="use all user ids"):
+        take(first, second)
+
+
 def _assert_apart(blocks: set[tuple[int, int]]) -> None:
     assert all(first + used <= second for (first, used), (second, _) in itertools.pairwise(sorted(blocks)))
 

@@ -54,6 +54,47 @@ DISK = {
             x[-1].write(b'x' * 2**25)
         signal.pause()
     """),
+    "deleted files of a process that cannot be read": dedent("""
+        import shutil
+        shutil.copy('/bin/sh', 'x')
+        os.chmod('x', 0o111)
+        for i in range(3):
+            file = os.open('f', 65)
+            os.unlink('f')
+            os.set_inheritable(file, True)
+            subprocess.Popen(['./x', '-c', 'echo; read a'], stdout=-1, stdin=-1, close_fds=False).stdout.readline()
+            for _ in range(30): os.write(file, bytes(2**20))
+            os.close(file)
+        signal.pause()
+    """),
+    "deleted files of a process without its first thread": dedent("""
+        import threading
+        def run():
+            for i in range(3):
+                file = os.open('f', 65)
+                os.unlink('f')
+                for _ in range(30): os.write(file, bytes(2**20))
+            signal.sigwait([10])
+        threading.Thread(target=run).start()
+        libc.syscall(60, 0)
+    """),
+    **{
+        f"deleted files in memory, in {folder}": dedent(f"""
+            os.makedirs('{folder}')
+            for i in range(20):
+                file = os.open('{folder}/sem.x', os.O_CREAT | os.O_RDWR)
+                os.unlink('{folder}/sem.x')
+                os.write(file, bytes(2**22))
+                call(9, 0, 4096, 1, 1, file, 0)
+                os.close(file)
+            signal.pause()
+        """)
+        for folder in ("d", "dev/shm")
+    },
+    "empty files in /dev/shm": dedent("""
+        for i in range(10_000): open(f'/dev/shm/faasrt-{os.getpid()}-{i}', 'w').close()
+        signal.pause()
+    """),
     "files in /dev/shm": dedent("""
         for i in range(100): open(f'/dev/shm/faasrt-{os.getpid()}-{i}', 'wb').write(b'x' * 2**22)
         signal.pause()
@@ -215,6 +256,19 @@ async def test_the_collected_files_of_a_program_are_complete(host: Host) -> None
     result = await host.manager.run_code(code, "python", 20_000, collect=["**"], files={"given": "2"})
     assert (result.outcome, result.files) == (Outcome.OK, {"a": b"1", "d/e/b": b"1", "given": b"2"}), result
     await until(lambda: len(_homes(host)) <= _WARM)
+
+
+async def test_a_lock_on_its_folder_stops_no_other_program(host: Host) -> None:
+    """Its files can be read, too."""
+    code = """
+        import fcntl, os
+        fcntl.flock(os.open(".", 0), fcntl.LOCK_EX)
+    """
+    async with host.manager.session("python", files={"a": "1"}) as session:
+        await session.run_code(dedent(code))
+        assert await asyncio.wait_for(session.read_files(["a"]), 60) == {"a": b"1"}
+        for _ in range(_WARM + 2):  # more than wait already
+            assert (await host.run("print(1)")).stdout == "1\n"
 
 
 async def test_a_session_has_files(host: Host) -> None:

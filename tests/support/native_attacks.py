@@ -245,6 +245,7 @@ DENIED = {
     "clone into a user namespace": "call(56, 0x10000000 | 17, 0, 0, 0, 0)",
     "clone into a time namespace": "call(56, 0x80 | 17, 0, 0, 0, 0)",
     "clone with upper bits": "call(56, 1 << 32 | 0x10000000 | 17, 0, 0, 0, 0)",
+    "a thread with descriptors of its own": "call(56, 0x10B00, 16, 0, 0, 0)",
     "clone3": "call(435, struct.pack('Q', 0x10000000) + bytes(80), 88)",
     "unshare(1)": "subprocess.run(['unshare', '-Ur', 'true'], check=True, stderr=-3)",
     "mount": "call(165, b'x', b'/tmp', b'tmpfs', 0, 0)",
@@ -508,6 +509,25 @@ MEMORY = {
                 x.append(select.epoll())
                 for one in files: x[-1].register(one)
         except OSError: signal.pause()
+    """),
+    "watches of epoll of processes that cannot be read": dedent(r"""
+        import shutil
+        shutil.copy(os.path.realpath(sys.executable), '/tmp/x')
+        os.chmod('/tmp/x', 0o111)
+        os.environ['PYTHONHOME'] = sys.base_prefix
+        code = '\n'.join([
+            'import os, select, signal',
+            'n = 60',
+            'while n and os.fork(): n -= 1',
+            'files = [os.dup(1) for _ in range(120)]',
+            'x = []',
+            'try:',
+            '    while True:',
+            '        x.append(select.epoll())',
+            '        for one in files: x[-1].register(one)',
+            'except OSError: signal.pause()',
+        ])
+        os.execv('/tmp/x', ['x', '-c', code])
     """),
     # An epoll watches each file under many numbers, and each open file of /proc/self/fdinfo keeps a text about all.
     "texts about an epoll": dedent("""

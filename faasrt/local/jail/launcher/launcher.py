@@ -79,7 +79,7 @@ _MESSAGES_FD, _READY = 3, b'{"kind":"ready"}\n'
 _CAP_KILL, _SIOCOUTQ = 5, 0x5411
 # The interpreter optimizes code that runs repeatedly, by writing to its memory. Programs then copy less of it.
 _EXERCISE_RUNS = 3
-_FINISH_INTERVAL_S = 0.005  # while processes of programs that have ended, or their files, are left
+_FINISH_INTERVAL_S = 0.005  # while processes that have ended, or files of programs that have ended, are left
 _kept: list[Any] = []
 # The niceness of programs minus that of the launcher. The launcher must be able to start and end programs in time.
 _PRIORITY = 5
@@ -137,8 +137,10 @@ class Launcher:
                     handler()
                 if self.in_program:
                     return
-            if self._wall.users is not None and self._wall.users.is_busy:
-                self._wall.users.finish(self._known_children())
+            if self._wall.users is not None:
+                self._wall.users.reap(self._known_children())
+                if self._wall.users.is_busy:
+                    self._wall.users.finish(self._known_children())
             self._look_at_memory()
             self._jails.end_remains()
             for program in [*self._programs.values()]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from collections.abc import Collection
 from typing import Any, NoReturn
 
 from . import landlock, syscalls
@@ -173,9 +174,12 @@ def _enter_user_namespace(ids: str, flags: int) -> None:
         os.close(fd)
 
 
-def host_ids() -> tuple[int, int, int]:
+def host_ids(used_uids: Collection[int] | None = None) -> tuple[int, int, int]:
     """Return the first uid of the host to use for a jail, the number of uids, and a lock: a descriptor. While it is
-    open, other jails take other uids, if there are any left.
+    open, other jails take other uids. If there are none left, the jail shares those of another one.
+
+    A jail whose uids alone separate its programs from others cannot share them. It passes the uids that processes have:
+    they may have been left by a jail that was killed. Raise OSError if there are no other ones.
 
     A container may have a limited range of uids. The jail then takes some of its upper half.
     """
@@ -202,7 +206,14 @@ def host_ids() -> tuple[int, int, int]:
         # The kernel frees an abstract name when its socket is closed, so that a killed jail leaves no lock behind.
         with contextlib.suppress(OSError):
             lock.bind(f"\0faasrt-uids-{first + block * used}")
-            break
+            if used_uids is None or not any(0 <= uid - first - block * used < used for uid in used_uids):
+                break
+            lock.close()
+            lock = socket.socket(socket.AF_UNIX)
+    else:
+        if used_uids is not None:
+            lock.close()
+            raise OSError("other servers and languages, or processes that they have left, use all user ids for jails")
     return first + block * used, used, lock.detach()
 
 

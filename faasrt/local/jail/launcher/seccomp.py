@@ -207,8 +207,16 @@ def _python_rules() -> dict[str, list[_Instruction]]:
     return {
         **_shared_rules(),
         # No new namespaces (0x80 is CLONE_NEWTIME). No CLONE_PARENT, which would make the new process a child of the
-        # launcher. The launcher would never reap it, and would then wait forever for the end of its pid namespace.
-        "clone": [_argument(0), (_ANY_BIT, 0, 1, CLONE_NAMESPACES | CLONE_PARENT | 0x80), _fail(errno.EPERM), _allow()],
+        # launcher. The launcher would never reap it, and would then wait forever for the end of its pid namespace. No
+        # thread with descriptors of its own, because /proc shows those of the process only.
+        "clone": [
+            _argument(0),
+            (_ANY_BIT, 2, 0, CLONE_NAMESPACES | CLONE_PARENT | 0x80),
+            (_AND, 0, 0, CLONE_THREAD | CLONE_FILES),
+            (_EQUAL, 0, 1, CLONE_THREAD),
+            _fail(errno.EPERM),
+            _allow(),
+        ],
         # Succeed without effect. The kernel divides CPU time between sessions (CONFIG_SCHED_AUTOGROUP), so a program
         # with 60 sessions would get 60 shares. Process groups have no such effect.
         "setsid": [_fail(0)],

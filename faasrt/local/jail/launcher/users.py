@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import itertools
 import os
 import shutil
 import signal
@@ -27,12 +28,14 @@ from typing import Any
 from . import landlock, syscalls
 
 _MAX_INODES, _MAX_SIMPLE_FILES = 4096, 20
+_MAX_LOOKS = 10  # at the files of a program, if some are moved meanwhile
+_MAX_REMOVALS = 1000  # of shared files in one step, because all programs wait for the launcher
 _PARENTS = ("/tmp", "/var/tmp", "/dev/shm")
 _SHARED = "/dev/shm"
 _MAIN_FILE = "main.py"  # of a program
 # The capabilities that the level needs: chown, dac_override, kill, setgid and setuid. Docker gives them to root.
 _CAPABILITIES = {"CAP_CHOWN": 0, "CAP_DAC_OVERRIDE": 1, "CAP_KILL": 5, "CAP_SETGID": 6, "CAP_SETUID": 7}
-_MAPPED_BYTES = 2**20
+_MAPPED_BYTES = 4 * 2**20
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -75,8 +78,8 @@ class Owner:
         """Remove all files of the program. Return False if that takes longer. None of its processes must exist."""
         if self.remover is not None:
             return self.remover.poll() is not None
-        if self.uid:
-            _remove_shared(self.uid)
+        if self.uid and _remove_shared(self.uid, _MAX_REMOVALS) == _MAX_REMOVALS:
+            return False
         try:
             try:
                 _remove_folder(self.home, [_MAIN_FILE])  # most programs leave nothing else, and listing takes long
@@ -99,6 +102,7 @@ class Users:
         self.killer_uid = first_uid + count - 1 if first_uid else 0
         self._places: dict[int, tuple[str, int | None]] = {}  # a folder, and rules of Landlock
         self._dying: dict[Owner, Callable[[], None]] = {}
+        self._has_orphans = False  # lately
         self.base = _make_base(is_shared=bool(first_uid))
         syscalls.adopt_orphans()
 
@@ -158,13 +162,18 @@ class Users:
     def finish(self, known: Iterable[int]) -> None:
         """Remove what programs have left whose processes have ended. `known` are children that others wait for."""
         if any(owner.has_processes() for owner in self._dying):
-            reap_orphans({*known, *(owner.remover.pid for owner in self._dying if owner.remover is not None)})
+            self.reap(known)
         for owner, on_end in [*self._dying.items()]:
             if not owner.has_processes() and not owner.is_read() and owner.remove_files():
                 del self._dying[owner]
                 if os.path.lexists(owner.home):  # they could not be removed, so the place gets another folder
                     self._forget_folder(owner.home)
                 on_end()
+
+    def reap(self, known: Iterable[int]) -> None:
+        """Wait for processes that programs have left and that have ended: they count for the limit of a program."""
+        removers = (owner.remover.pid for owner in self._dying if owner.remover is not None)
+        self._has_orphans = reap_orphans({*known, *removers})
 
     def _forget_folder(self, home: str) -> None:
         for place, (parent, ruleset) in [*self._places.items()]:
@@ -175,7 +184,8 @@ class Users:
 
     @property
     def is_busy(self) -> bool:
-        return bool(self._dying)
+        """Whether to call `reap` and `finish` again soon."""
+        return bool(self._dying) or self._has_orphans
 
     def forget_others(self) -> None:
         """Forget other programs, in the process of a program."""
@@ -198,16 +208,24 @@ def check_requirements() -> None:
 
 
 def lock_folder(fd: int) -> None:
-    """Keep a folder until all copies of a descriptor are closed, including those of other processes."""
-    fcntl.flock(fd, fcntl.LOCK_SH)
+    """Keep a folder until all copies of a descriptor are closed, including those of other processes.
+
+    If the program holds a lock of its own, the folder is not kept after its end: nobody may wait for a program here.
+    """
+    with contextlib.suppress(BlockingIOError):
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
-def reap_orphans(known: set[int]) -> None:
-    """Wait for processes that programs have left, and that have ended. Then their children are those of this one."""
+def reap_orphans(known: set[int]) -> bool:
+    """Wait for processes that programs have left, and that have ended. Then their children are those of this one.
+    Return whether there were any.
+    """
+    was_any = False
     while True:
         pids = _children() - known
         if not any([os.waitpid(pid, os.WNOHANG) != (0, 0) for pid in pids]):  # noqa: C419  (wait for all of them)
-            return
+            return was_any
+        was_any = True
 
 
 def find_processes(*, with_groups: bool) -> dict[int, list[int]]:
@@ -241,63 +259,115 @@ def file_access_of(uid: int) -> Iterator[None]:
         _libc.setfsgid(0)
 
 
+def hides_files(folder: str, uid: int) -> bool:
+    """Return whether a process hides its descriptors and mappings: it has executed a file that it may not read. Then
+    the kernel shows them only with CAP_SYS_PTRACE.
+    """
+    # In this order: a process of which this is true already can be read, unless it has executed such a file. Again
+    # afterwards, because meanwhile the pid may have become that of another process.
+    if not _is_confined(folder, uid):
+        return False
+    try:
+        with file_access_of(uid):
+            os.close(os.open(f"{folder}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    except PermissionError:
+        return _is_confined(folder, uid)
+    except OSError:
+        pass
+    return False
+
+
+def _is_confined(folder: str, uid: int) -> bool:
+    try:
+        with open(f"{folder}/status", "rb") as file:
+            status = file.read()
+    except OSError:
+        return False
+    # A process that has ended has no memory. It cannot be read either, and has no files.
+    return all(line in status for line in (b"\nNoNewPrivs:\t1\n", b"\nVmSize:", b"\nUid:\t%d\t" % uid if uid else b""))
+
+
 def stored_bytes(home: str, uid: int, max_bytes: int) -> int:
     """Return the size of the files of a program, or more than `max_bytes` if there are too many."""
-    total, count, waiting = 0, 0, [home]
+    size = 0
+    for _ in range(_MAX_LOOKS):
+        seen, is_complete = _look(home, uid, max_bytes)
+        size = max(size, seen)
+        if is_complete or size > max_bytes:
+            break
+    return size
+
+
+def _look(home: str, uid: int, max_bytes: int) -> tuple[int, bool]:
+    """Return the size of the files that are found, and whether none was moved or removed meanwhile."""
+    total, count, waiting, is_complete = 0, 0, [home], True
     while waiting:
+        path = waiting.pop()
         try:
-            fd = os.open(waiting.pop(), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
+            is_complete = False
             continue
-        except OSError:  # its path is too long
-            return max_bytes + 1
+        except OSError:  # its path is too long, or has too many symbolic links
+            return max_bytes + 1, True
         try:
+            folder = os.readlink(f"/proc/self/fd/{fd}")
+            if path not in (home, folder):  # a part of it has become a symbolic link, to anywhere
+                is_complete = False
+                continue
             with os.scandir(fd) as entries:
-                folder = os.readlink(f"/proc/self/fd/{fd}")
                 for entry in entries:
-                    with contextlib.suppress(FileNotFoundError):
+                    try:
                         found = entry.stat(follow_symlinks=False)
-                        total, count = total + found.st_blocks * 512, count + 1
-                        if stat.S_ISDIR(found.st_mode):
-                            waiting.append(f"{folder}/{entry.name}")
+                    except FileNotFoundError:
+                        is_complete = False
+                        continue
+                    total, count = total + found.st_blocks * 512, count + 1
+                    if stat.S_ISDIR(found.st_mode):
+                        waiting.append(f"{folder}/{entry.name}")
                     if total > max_bytes or count > _MAX_INODES:
-                        return max_bytes + 1
+                        return max_bytes + 1, True
         except OSError:
-            return max_bytes + 1
+            return max_bytes + 1, True
         finally:
             os.close(fd)
-    return total + sum(size for _, size in _shared_files(uid))
+    for _, size in _shared_files(uid):
+        total, count = total + size, count + 1
+        if total > max_bytes or count > _MAX_INODES:
+            return max_bytes + 1, True
+    return total, is_complete
 
 
-def hidden_bytes(pids: list[int], uid: int) -> int:
-    """Return the size of deleted files that processes hold by descriptors, or by mappings: these count 1 MiB each,
-    because root cannot see their size without CAP_SYS_ADMIN.
+def hidden_bytes(folders: list[str], uid: int) -> int:
+    """Return the size of deleted files that processes hold by descriptors, or by mappings: these count 4 MiB each,
+    because root cannot see their size without CAP_SYS_ADMIN. Semaphores do not count.
     """
     sizes: dict[tuple[int, int], int] = {}
     with file_access_of(uid):
-        for pid in pids:
+        for folder in folders:
             with contextlib.suppress(OSError):
-                for number in os.listdir(f"/proc/{pid}/fd"):
+                for number in os.listdir(f"{folder}/fd"):
                     with contextlib.suppress(OSError):
-                        found = os.stat(f"/proc/{pid}/fd/{number}")
+                        found = os.stat(f"{folder}/fd/{number}")
                         if stat.S_ISREG(found.st_mode) and not found.st_nlink:
                             sizes[found.st_dev, found.st_ino] = found.st_blocks * 512
-            with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/maps", errors="replace") as file:
+            with contextlib.suppress(OSError, ValueError), open(f"{folder}/maps", errors="replace") as file:
                 for line in file:
-                    if line.endswith("(deleted)\n") and f"{_SHARED}/sem." not in line:
+                    if line.endswith("(deleted)\n"):
                         fields = line.split(None, 5)
-                        major, minor = (int(part, 16) for part in fields[3].split(":"))
-                        sizes.setdefault((os.makedev(major, minor), int(fields[4])), _MAPPED_BYTES)
+                        if not fields[5].startswith(f"{_SHARED}/sem."):
+                            major, minor = (int(part, 16) for part in fields[3].split(":"))
+                            sizes.setdefault((os.makedev(major, minor), int(fields[4])), _MAPPED_BYTES)
     return sum(sizes.values())
 
 
-def count_sockets(pids: list[int], uid: int, free: int) -> int:
+def count_sockets(folders: list[str], uid: int, free: int) -> int:
     """Return the number of open sockets of processes, or 0 if they do not have more than `free` descriptors."""
     with file_access_of(uid):
         descriptors = []
-        for pid in pids:
+        for folder in folders:
             with contextlib.suppress(OSError):
-                descriptors += [f"/proc/{pid}/fd/{number}" for number in os.listdir(f"/proc/{pid}/fd")]
+                descriptors += [f"{folder}/fd/{number}" for number in os.listdir(f"{folder}/fd")]
         return sum(map(_is_socket, descriptors)) if len(descriptors) > free else 0
 
 
@@ -376,7 +446,11 @@ def _shared_files(uid: int) -> Iterator[tuple[str, int]]:
                         yield entry.path, found.st_blocks * 512
 
 
-def _remove_shared(uid: int) -> None:
-    for path, _ in [*_shared_files(uid)]:
+def _remove_shared(uid: int, most: int | None = None) -> int:
+    """Remove the files of a uid in /dev/shm, or at most so many. Return how many were removed."""
+    removed = 0
+    for path, _ in itertools.islice(_shared_files(uid), most):
         with contextlib.suppress(OSError):
             os.unlink(path)
+            removed += 1
+    return removed

@@ -29,7 +29,9 @@ class Wall:
         self._config, self.places = config, places
         # Without namespaces, root gives each program a uid of its own.
         is_root = not places and os.getuid() == 0
-        self._first_uid, count, _ = namespaces.host_ids() if is_root else (0, MAX_PROGRAMS, -1)
+        self._first_uid, count = 0, MAX_PROGRAMS
+        if is_root:
+            self._first_uid, count, _ = namespaces.host_ids(users.find_processes(with_groups=False).keys())
         self.users = None
         if config["disk_bytes"]:
             self.users = users.Users(self._first_uid, count, config["rights"])

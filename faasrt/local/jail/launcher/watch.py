@@ -196,11 +196,13 @@ class _Watch:
         sizes = {folder: process_memory.sizes(folder) for folder in folders}
         other_bytes = self._other_bytes(program, folders) if program.init is not None else 0
         if program.home:
-            other_bytes = self._disk_bytes(program, pids)
-            if other_bytes > self._config["disk_bytes"]:
+            other_bytes = self._disk_bytes(program, folders)
+            if other_bytes > self._config["disk_bytes"] or any(
+                users.hides_files(folder, program.uid) for folder in folders
+            ):
                 self._report(program)
                 return
-            sockets = users.count_sockets(pids, program.uid, _FREE_SOCKETS)
+            sockets = users.count_sockets(folders, program.uid, _FREE_SOCKETS)
             other_bytes += max(0, sockets - _FREE_SOCKETS) * _SOCKET_BYTES
         # If threads of a process end all the time, /proc may hide the memory of the process. This also happens for a
         # moment when a process ends normally, so a program is ended only if two checks in a row see it.
@@ -239,10 +241,12 @@ class _Watch:
                 return total
         return 0 if all(map(process_memory.is_ending, folders)) else None
 
-    def _disk_bytes(self, program: _Program, pids: list[int]) -> int:
+    def _disk_bytes(self, program: _Program, folders: list[str]) -> int:
         size = users.stored_bytes(program.home, program.uid, self._config["disk_bytes"])
-        if program.free_bytes - users.free_bytes(program.home) > size + _FREE_DISK_BYTES:
-            size += users.hidden_bytes(pids, program.uid)
+        free = users.free_bytes(program.home)
+        program.free_bytes = max(program.free_bytes, free + size)  # others may have freed some
+        if program.free_bytes - free > size + _FREE_DISK_BYTES:
+            size += users.hidden_bytes(folders, program.uid)
         return size
 
     def _count(self, program: _Program, folders: list[str], left: int, has_grown: bool) -> None:
@@ -255,6 +259,9 @@ class _Watch:
             if any(process_memory.share_memory(thread, other) for other in counted):
                 continue
             counted.append(thread)
+            if has_grown and users.hides_files(folder, program.uid):
+                self._report(program)
+                break
             with users.file_access_of(program.uid):
                 left -= process_memory.proportional_bytes(folder)
                 if has_grown and left >= 0:
