@@ -219,7 +219,9 @@ async def test_a_launcher_without_free_descriptors_does_not_lose_uids_for_progra
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It fails to start more processes than it has uids, and then starts one."""
-    patch_launcher(monkeypatch, "from launcher import wall\nwall.MAX_PROGRAMS = launcher.namespaces.PLACES = 20\n")
+    patch_launcher(
+        monkeypatch, "from launcher import restrictions\nrestrictions.MAX_PROGRAMS = launcher.namespaces.PLACES = 20\n"
+    )
     tmp_path.chmod(0o755)
     async with Spawner() as spawner, open_jail(spawner, sys.executable, tmp_path, config_of("namespaces")) as jail:
         first = await jail.start(["sleep", "600"])

@@ -89,7 +89,7 @@ asyncio.run(main())
     )
     printed, errors = await process.communicate()
     output = printed.decode()
-    assert b"faasrt.local: the level of the jail is users: the wall is a uid and a folder for each program" in errors
+    assert b"faasrt.local: the level of the jail is users: programs are separated by a uid and a folder for" in errors
     assert b"To get a higher one: for namespaces, in a container, use the options of" in errors
     if is_readable:
         assert output.startswith("linux True native users\nlevel namespaces: ")

@@ -16,7 +16,8 @@ def test_the_guide_has_the_table_of_levels() -> None:
     (lines,) = [block for block in text.split("\n\n") if block.startswith("| level |")]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines.splitlines()[2:]]
     expected = [
-        [f"`{name}`", level.needs, level.wall, f"`{level.python}`", level.misses] for name, level in LEVELS.items()
+        [f"`{name}`", level.needs, level.protection, f"`{level.python}`", level.misses]
+        for name, level in LEVELS.items()
     ]
     assert rows == expected
 
@@ -62,7 +63,9 @@ def test_a_setting_of_the_kernel_that_forbids_user_namespaces_is_named(
     assert command or "sysctl" not in remedy
 
 
-def test_a_lower_level_is_described_with_its_wall_and_the_remedy() -> None:
+def test_a_lower_level_is_described_with_its_protection_and_the_remedy() -> None:
     text = FoundLevel("filters", "level users: not root", "for users, run the server as root").describe()
-    assert text.startswith(f"the level of the jail is filters: the wall is {LEVELS['filters'].wall}; programs miss ")
+    assert text.startswith(
+        f"the level of the jail is filters: programs are separated by {LEVELS['filters'].protection}. They miss "
+    )
     assert text.endswith("To get a higher one: for users, run the server as root (level users: not root)")

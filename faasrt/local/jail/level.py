@@ -25,13 +25,13 @@ class Level:
 
     Attributes:
         needs: Where it works.
-        wall: The restrictions that separate programs from each other, and from the machine.
+        protection: What separates programs from each other, and from the machine.
         python: The engine of Python by default.
         misses: The features that programs do without.
     """
 
     needs: str
-    wall: str
+    protection: str
     python: Literal["native", "wasm"]
     misses: str
 
@@ -41,14 +41,14 @@ LEVELS = {
     "namespaces": Level(
         needs="hosts, virtual machines, and containers that allow user namespaces. Where parts of /proc are hidden, "
         "Landlock is needed (Linux 5.13)",
-        wall="namespaces, Landlock, seccomp, rlimits; under root a uid for each program",
+        protection="namespaces, Landlock, seccomp, rlimits; under root a uid for each program",
         python="native",
         misses="where parts of /proc are hidden: all of /proc, so `ps` and psutil",
     ),
     "users": Level(
         needs="root with CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_KILL, CAP_SETGID and CAP_SETUID, as in Docker, and "
         "Linux 5.13",
-        wall="a uid and a folder for each program, Landlock, seccomp, rlimits",
+        protection="a uid and a folder for each program, Landlock, seccomp, rlimits",
         python="native",
         misses="/proc; Unix sockets, so `multiprocessing.Manager` and fork servers; /dev/zero; other paths in /tmp "
         "than their folder; an entry in /etc/passwd; forks of sessions; other languages than Python, JavaScript and "
@@ -57,7 +57,7 @@ LEVELS = {
     "filters": Level(
         needs="any user, Linux 5.13; root needs CAP_KILL. Root of a container without capabilities has no level: there "
         "only Python runs, on `wasm`",
-        wall="Landlock, seccomp, rlimits; under root as `users`",
+        protection="Landlock, seccomp, rlimits; under root as `users`",
         python="wasm",
         misses="the same as at `users`; on `native` also /dev/shm, so `multiprocessing.Lock` and pools; modes, times "
         "and owners of files; process groups; before Linux 6.12 other processes",
@@ -93,8 +93,8 @@ class FoundLevel:
         """Return what a level other than the highest one means, and how to get a higher one."""
         level = LEVELS[self.name]
         return (
-            f"the level of the jail is {self.name}: the wall is {level.wall}; programs miss {level.misses}. "
-            f"To get a higher one: {self.remedy} ({self.reason})"
+            f"the level of the jail is {self.name}: programs are separated by {level.protection}. "
+            f"They miss {level.misses}. To get a higher one: {self.remedy} ({self.reason})"
         )
 
 

@@ -58,6 +58,7 @@ from . import branches, canary, landlock, namespaces, process_memory, scheduling
 from .executor import FileExecutor
 from .memory_policy import LOOK_INTERVAL_S, MemoryPolicy
 from .program import IDLE_INTERVAL_S, SESSION_GRACE_S, WATCH_INTERVAL_S, RunningProgram
+from .restrictions import MAX_DESCRIPTORS, Restrictions
 from .shared_jails import SharedJails
 from .slot import Slot
 from .template import (
@@ -72,7 +73,6 @@ from .template import (
     choose_start_of_pids,
     exit_with_traceback,
 )
-from .wall import MAX_DESCRIPTORS, Wall
 
 _CONFIG_BYTES, _MESSAGE_BYTES = 1 << 20, 65_536
 _MESSAGES_FD, _READY = 3, b'{"kind":"ready"}\n'
@@ -107,7 +107,7 @@ class Launcher:
         self._server, self._config, self._watch_pid = server, config, watch_pid
         self._programs: dict[int, RunningProgram] = {}  # by number
         self._jails = SharedJails(config, has_namespaces=bool(places))
-        self._wall = Wall(config, places)
+        self._restrictions = Restrictions(config, places)
         self._memory = MemoryPolicy(memory_watch, oom_counter, self._jails)
         self._slots: dict[Slot, RunningProgram | None] = {}  # with the program that runs in it
         self._idle_slots: list[Slot] = []
@@ -128,8 +128,8 @@ class Launcher:
         self._handle(self._server.fileno(), self._receive_from_server)
         if self._memory.watch is not None:
             self._handle(self._memory.watch.fileno(), self._receive_from_watch)
-            if self._wall.users is not None:
-                self._memory.watch.send(json.dumps({"users": self._wall.users.describe()}).encode())
+            if self._restrictions.users is not None:
+                self._memory.watch.send(json.dumps({"users": self._restrictions.users.describe()}).encode())
         while not self._is_over:
             for fd, _ in self._poll.poll(self._poll_timeout_ms()):
                 handler = self._handlers.get(fd)
@@ -137,10 +137,10 @@ class Launcher:
                     handler()
                 if self.in_program:
                     return
-            if self._wall.users is not None:
-                self._wall.users.reap(self._known_children())
-                if self._wall.users.is_busy:
-                    self._wall.users.finish(self._known_children())
+            if self._restrictions.users is not None:
+                self._restrictions.users.reap(self._known_children())
+                if self._restrictions.users.is_busy:
+                    self._restrictions.users.finish(self._known_children())
             self._look_at_memory()
             self._jails.end_remains()
             for program in [*self._programs.values()]:
@@ -149,8 +149,10 @@ class Launcher:
             for slot in self._slots:
                 if slot.is_over(now):
                     self._close_slot(slot, "its template does not answer")
-        if self._wall.users is not None:
-            self._wall.users.aclose(program.owner for program in self._programs.values() if program.owner is not None)
+        if self._restrictions.users is not None:
+            self._restrictions.users.aclose(
+                program.owner for program in self._programs.values() if program.owner is not None
+            )
 
     def _handle(self, fd: int, handler: Callable[[], None]) -> None:
         """Call a function whenever a descriptor is readable. It must not block: the descriptor may be new."""
@@ -166,7 +168,7 @@ class Launcher:
         for program in self._programs.values():
             if program.is_idle:
                 wake_at = min(wake_at, program.watched_at + IDLE_INTERVAL_S, self._memory.looked_at + LOOK_INTERVAL_S)
-        if self._wall.users is not None and self._wall.users.is_busy:
+        if self._restrictions.users is not None and self._restrictions.users.is_busy:
             wake_at = min(wake_at, time.monotonic() + _FINISH_INTERVAL_S)
         wake_at = min(wake_at, min((slot.ends_at for slot in self._slots), default=math.inf))
         if self._jails.has_remains:
@@ -209,7 +211,7 @@ class Launcher:
             program.max_bytes, program.is_session = message["bytes"], message["again"]
             program.has_requests = message["again"] and not message["session"]
             program.limit_time(message["began"], message["limit_s"], message["wall_s"])
-            if self._wall.places:
+            if self._restrictions.places:
                 program.open_proc()
             if not message["cgroup"]:  # a cgroup has a counter of its own
                 program.oom_kills = self._memory.count_oom_kills()
@@ -354,7 +356,7 @@ class Launcher:
     def _start(self, message: dict[str, Any], descriptors: list[int]) -> None:
         number = message["start"]
         try:
-            if self._wall.has_slots and not (message["compiles"] or message["canary"] or message["cgroup"]):
+            if self._restrictions.has_slots and not (message["compiles"] or message["canary"] or message["cgroup"]):
                 self._start_in_slot(message, descriptors)
             else:
                 self._start_alone(message, descriptors)
@@ -365,7 +367,11 @@ class Launcher:
                 os.close(fd)
 
     def _start_in_slot(self, message: dict[str, Any], descriptors: list[int]) -> None:
-        text = b"" if self._wall.executable_fd is None else json.dumps([message["argv"], message["limits"]]).encode()
+        text = (
+            b""
+            if self._restrictions.executable_fd is None
+            else json.dumps([message["argv"], message["limits"]]).encode()
+        )
         while True:
             slot = self._idle_slots.pop() if self._idle_slots else self._open_slot()
             if slot is None:
@@ -382,7 +388,7 @@ class Launcher:
     def _open_slot(self) -> Slot | None:
         """Create a slot. Return it in this process, and None in that of its template."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # first, because it may fail
-        place, pid = self._wall.take_place(), -1
+        place, pid = self._restrictions.take_place(), -1
         try:
             syscalls.unshare(syscalls.CLONE_NEWPID)  # of the next child
             try:
@@ -393,13 +399,13 @@ class Launcher:
             if pid == 0:
                 self._become_template(theirs, place)
                 return None
-            slot = Slot(place, pid, ours, has_executable=self._wall.executable_fd is not None)
+            slot = Slot(place, pid, ours, has_executable=self._restrictions.executable_fd is not None)
         except OSError:
             ours.close()
             if pid > 0:
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
-            self._wall.free_place(place)
+            self._restrictions.free_place(place)
             raise
         finally:
             if pid:
@@ -420,13 +426,13 @@ class Launcher:
             self._confine(descriptors, place, is_template=True)
             control.detach()
             starter: TraceCheck | FileExecutor
-            if self._wall.executable_fd is None:
-                self._wall.restrict_calls(limits, self._wall.slot_filter)
+            if self._restrictions.executable_fd is None:
+                self._restrictions.restrict_calls(limits, self._restrictions.slot_filter)
                 starter = TraceCheck(self._config["runner_file"], namespaces.mounts_in_tmp(self._config))
             else:
-                limits, code = self._config["limits"], self._wall.filter
+                limits, code = self._config["limits"], self._restrictions.filter
                 starter = FileExecutor(
-                    self._wall.executable_fd, self._config["env"], RULES_FD, limits, code, self._niceness
+                    self._restrictions.executable_fd, self._config["env"], RULES_FD, limits, code, self._niceness
                 )
             self.template = Template(starter, self._niceness)
         except BaseException:
@@ -452,7 +458,7 @@ class Launcher:
         if program is not None and message == STARTED and pidfds:
             program.pidfd = pidfds[0]
             self._programs[program.number] = program
-            is_ready = self._wall.executable_fd is None
+            is_ready = self._restrictions.executable_fd is None
             self._send({"started": program.number, "ready": is_ready}, [program.pidfd, program.pidfd_to_kill])
         elif program is not None and end is not None:
             self._slots[slot] = None
@@ -493,14 +499,14 @@ class Launcher:
             del self._slots[slot]
             self._forget(slot.pidfd)
             slot.close()
-            self._wall.free_place(slot.place)
+            self._restrictions.free_place(slot.place)
 
     def _start_alone(self, message: dict[str, Any], descriptors: list[int]) -> None:
-        program = RunningProgram(message["start"], self._wall.take_place())
+        program = RunningProgram(message["start"], self._restrictions.take_place())
         try:
-            if self._wall.users is not None:
-                program.owner = self._wall.users.open(program.place)
-            if self._wall.places:
+            if self._restrictions.users is not None:
+                program.owner = self._restrictions.users.open(program.place)
+            if self._restrictions.places:
                 program.init, program.init_memory = syscalls.start_init()
                 program.init_pidfd = os.pidfd_open(program.init)
                 # From now on children start in the new namespace. This process stays in its own.
@@ -508,7 +514,7 @@ class Launcher:
             try:
                 program.child = syscalls.fork()
             finally:
-                if program.child and self._wall.places:
+                if program.child and self._restrictions.places:
                     syscalls.join_namespace(self._jails.pid_namespace, syscalls.CLONE_NEWPID)
             if program.child == 0:
                 self._run(message, descriptors, program)
@@ -531,18 +537,19 @@ class Launcher:
             process_memory.prefer_for_oom_kill()
             if message["cgroup"]:
                 os.write(descriptors.pop(), b"0")
-                if self._wall.places:
+                if self._restrictions.places:
                     syscalls.unshare(syscalls.CLONE_NEWCGROUP)  # its name is hidden from the program
             os.setpriority(os.PRIO_PROCESS, 0, self._niceness)
             self._confine(descriptors, program.place, program.owner, compiles=message["compiles"])
-            self._wall.restrict_calls({**self._config["limits"], **message["limits"]})
+            self._restrictions.restrict_calls({**self._config["limits"], **message["limits"]})
             if message["canary"]:
-                kept = list(range(len(descriptors) + len(self._wall.files)))
+                kept = list(range(len(descriptors) + len(self._restrictions.files)))
                 canary.main(
-                    message["canary"], kept if self._wall.executable_fd is None else [*kept, self._wall.executable_fd]
+                    message["canary"],
+                    kept if self._restrictions.executable_fd is None else [*kept, self._restrictions.executable_fd],
                 )
-            if self._wall.executable_fd is not None:
-                syscalls.execute(self._wall.executable_fd, message["argv"], self._config["env"])
+            if self._restrictions.executable_fd is not None:
+                syscalls.execute(self._restrictions.executable_fd, message["argv"], self._config["env"])
             os.write(_MESSAGES_FD, _READY)
         except BaseException:
             exit_with_traceback()
@@ -556,9 +563,9 @@ class Launcher:
         compiles: bool = False,
         is_template: bool = False,
     ) -> None:
-        """Make this fork a process of the jail (see `Wall.confine`), and forget the other ones."""
+        """Make this fork a process of the jail (see `Restrictions.confine`), and forget the other ones."""
         rights = self._jails.rights
-        self._wall.confine(descriptors, place, rights, owner, compiles=compiles, is_template=is_template)
+        self._restrictions.confine(descriptors, place, rights, owner, compiles=compiles, is_template=is_template)
         self.in_program = True
         # Their descriptors are closed, and other files may have the same numbers.
         for sock in (self._server, self._memory.watch, *(slot.control for slot in self._slots)):
@@ -627,9 +634,9 @@ class Launcher:
             os.waitpid(program.child, 0)
         if program.pidfd >= 0:
             os.close(program.pidfd)
-        if self._wall.users is not None and program.owner is not None:
-            free = functools.partial(self._wall.free_place, program.place)
-            self._wall.users.close(program.owner, self._known_children(), free)
+        if self._restrictions.users is not None and program.owner is not None:
+            free = functools.partial(self._restrictions.free_place, program.place)
+            self._restrictions.users.close(program.owner, self._known_children(), free)
             return
         if program.init_pidfd >= 0:
             # Not waited for here, as in `_close_slot`.
@@ -639,7 +646,7 @@ class Launcher:
         if program.init is not None:
             os.kill(program.init, signal.SIGKILL)
             os.waitpid(program.init, 0)
-        self._wall.free_place(program.place)
+        self._restrictions.free_place(program.place)
 
     def _known_children(self) -> set[int]:
         """Return the children of this process that other functions wait for."""
@@ -650,7 +657,7 @@ class Launcher:
         if os.waitpid(program.init, os.WNOHANG) != (0, 0):
             self._forget(program.init_pidfd)
             os.close(program.init_pidfd)
-            self._wall.free_place(program.place)
+            self._restrictions.free_place(program.place)
 
 
 def _require_filters() -> None:

@@ -1,4 +1,4 @@
-"""Programs without namespaces that have a folder, and may start processes. Landlock and seccomp are a wall around each.
+"""Programs without namespaces that have a folder, and may start processes. Landlock and seccomp restrict each.
 
 All processes of a program have something in common, by which they are found and killed. If the server runs as root, it
 is a uid: no other process has it, and files of this uid belong to this program only. Otherwise all programs have the

@@ -1,4 +1,4 @@
-"""The wall around each process in a jail. The launcher completes it in the process itself, after the fork."""
+"""What restricts each process of a jail. The launcher applies it in the process itself, after the fork."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ MAX_DESCRIPTORS = 8  # that the server passes to a process
 _TRUNCATION_ABI = 3  # the first version of Landlock that checks truncation
 
 
-class Wall:
-    """Completes the jail around a process, and has the places for programs.
+class Restrictions:
+    """Restricts a process, and has the places for programs.
 
     Attributes:
         places: The number of places with namespaces; 0 without namespaces.
