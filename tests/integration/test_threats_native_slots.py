@@ -114,7 +114,7 @@ def subclasses(kind):
 serve = next(each for each in subclasses(object) if each.__name__ == 'Launcher').serve
 launcher = serve.__globals__['_kept'][0].f_locals['launcher']
 config = launcher._config
-objects = [launcher, launcher._jails, launcher._wall, launcher._memory]
+objects = [launcher, launcher._jails, launcher._restrictions, launcher._memory]
 records = {name for each in objects for name, value in vars(each).items() if isinstance(value, (dict, list)) and value}
 print(sorted(records), 'root' in config)
 """
