@@ -27,6 +27,15 @@ from faasrt.languages import Language, has_return_val
 if TYPE_CHECKING:
     import aiohttp
 
+__all__ = [
+    "BreakerSettings",
+    "LimiterSettings",
+    "RetrySettings",
+    "SandboxConfig",
+    "Settings",
+    "TimeoutSettings",
+]
+
 EnvelopeMode: TypeAlias = Literal["auto", "always", "never"]
 # The jail of the embedded FaaS, and its engines.
 Level: TypeAlias = Literal["auto", "namespaces", "users", "filters"]
@@ -132,7 +141,9 @@ class RetrySettings:
     idempotent: bool = attrs.field(default=False, validator=checks.flag)
     """Whether programs may run more than once; each call can override this. Default: False."""
     max_attempts: int = attrs.field(default=3, validator=checks.whole(1, 100))
-    """The maximum number of attempts per call, from 1 (no retries) to 100. Default: 3."""
+    """The maximum number of attempts per call, from 1 (no retries) to 100. Default: 3. A call that was refused by one
+    endpoint, and can go to another one, may make 6 further attempts. Attempts that find an endpoint down do not count;
+    `connect_retry_s` bounds them."""
     connect_retry_s: float = attrs.field(default=30.0, validator=checks.number(0, 86_400))
     """The seconds for which a call waits for endpoints that are down, from 0 to 86400. Default: 30. An endpoint is down
     if it cannot be reached, or refuses calls with 503 because it starts or stops. The call is retried with growing

@@ -17,6 +17,10 @@ from faasrt import _setting_checks as checks
 from faasrt._attribute_docs import list_attributes
 from faasrt.errors import ConfigurationError, safe_repr
 
+__all__ = [
+    "DiscoverySettings",
+]
+
 Resolve: TypeAlias = Callable[[str, int], Awaitable[Iterable[str]]]
 """An async function that takes a host name and a port, and returns the IP addresses of the name."""
 

@@ -16,7 +16,7 @@ Failures of the user's code are data (`ExecutionResult.outcome`). Failures of th
         ├── ConnectError                       the server was never reached; the code did not run
         ├── ConnectionLostError                the request was sent, and the answer did not arrive
         ├── DeadlineExceededError              the deadline passed, or the wait in the queue was too long
-        ├── OverloadedError                    the server has no free capacity (429, 503)
+        ├── OverloadedError                    the server has no free capacity (429, 503, some 504)
         ├── SessionLostError                   the session has ended, or its server is gone
         ├── RejectedError                      another 4xx
         ├── ServerError                        another 5xx, a 408, a 200 with an error, or a failed start
@@ -35,6 +35,28 @@ from faasrt._attribute_docs import list_attributes
 
 if TYPE_CHECKING:
     from faasrt.results import ExecutionResult
+
+__all__ = [
+    "CompareError",
+    "ConfigurationError",
+    "ConnectError",
+    "ConnectionLostError",
+    "DeadlineExceededError",
+    "ExecutionError",
+    "FaasrtError",
+    "InvalidRequestError",
+    "OverloadedError",
+    "ProtocolError",
+    "QueueFullError",
+    "RejectedError",
+    "ReturnValueError",
+    "RuntimeClosedError",
+    "ServerError",
+    "ServiceError",
+    "SessionLostError",
+    "StreamError",
+    "UnsupportedLanguageError",
+]
 
 Sent = Literal["no", "maybe", "yes"]
 _REPR_CHARACTERS = 200
@@ -301,7 +323,7 @@ class DeadlineExceededError(ServiceError):
 
 @list_attributes
 class OverloadedError(ServiceError):
-    """The server has no free capacity (429, 503 or 504).
+    """The server has no free capacity: a 429, a 503, or a 504 that says that nothing was started.
 
     Example:
         >>> from faasrt.testing import FakeFaaS, Reply
@@ -371,7 +393,7 @@ class SessionLostError(ServiceError):
 
 @list_attributes
 class ServerError(_AnsweredError):
-    """The server failed: a 5xx other than 503, a 200 that reports its failure, or an interpreter that did not start.
+    """The server failed: another 5xx, a 200 that reports its failure, or an interpreter that did not start.
 
     Also raised for a 408, which usually means that a proxy stopped waiting. Some servers return no outcomes. If such a
     server answers after the time limit that was sent, two answers are the outcome TIMEOUT: a 408 with an `error`, and a

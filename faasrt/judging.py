@@ -51,6 +51,16 @@ from faasrt.errors import CompareError, InvalidRequestError, rounded_repr, safe_
 from faasrt.inputs import ProgramInput
 from faasrt.results import ExecutionResult, Outcome
 
+__all__ = [
+    "AssertTest",
+    "FunctionTest",
+    "Judgement",
+    "TestCase",
+    "TestResult",
+    "Verdict",
+    "floats",
+]
+
 Compare: TypeAlias = Literal["exact", "lines", "tokens", "floats", "equal", "alike"] | Callable[[Any, Any], bool]
 """A way to compare outputs or values; see the docstring of the module."""
 _MAX_NUMBER_CHARACTERS = 400

@@ -87,7 +87,8 @@ LanguageName: TypeAlias = Literal[
     "bash", "sh",
 ]
 # fmt: on
-"""The names that type checkers accept for a `Language`. `Language.parse` returns the language for any other str."""
+"""The names that type checkers accept for a `Language`. For a str that is read from
+elsewhere, use `Language.parse`, which raises an error if the name is unknown."""
 
 OtherLanguage = NewType("OtherLanguage", str)
 """The name of a language that only a SandboxFusion or Piston server runs, as in `OtherLanguage("ruby")`. At run time it

@@ -21,6 +21,20 @@ from faasrt._attribute_docs import list_attributes
 from faasrt.errors import ExecutionError, ReturnValueError, rounded_repr, safe_repr
 from faasrt.inputs import files_to_wire
 
+__all__ = [
+    "Diagnostic",
+    "Display",
+    "EndpointHealth",
+    "ErrorInfo",
+    "ExecutionOutput",
+    "ExecutionResult",
+    "HealthStatus",
+    "Outcome",
+    "OutputChunk",
+    "Timings",
+    "ValidationResult",
+]
+
 
 class Outcome(enum.StrEnum):
     """How the user's code ended. Every outcome is about the code, never about the infrastructure.

@@ -1,6 +1,4 @@
-"""A task of a batch, and the options of a run: each is written once here, with its name and its form in files, columns
-and on the command line.
-"""
+"""A task of a batch, and the options of a run, with their names and forms in files, columns and on the command line."""
 
 from __future__ import annotations
 

@@ -91,8 +91,8 @@ class Runtime:
 
         Args:
             code: The program; not empty.
-            language: A `Language` with the same endpoints, or a name such as "py". `Language.parse` returns the
-                language for any other string, and `OtherLanguage("ruby")` is a further language of a SandboxFusion or
+            language: A `Language` with the same endpoints, or a name such as "py". For a string that is read from
+                elsewhere, use `Language.parse`. `OtherLanguage("ruby")` is a further language of a SandboxFusion or
                 Piston server. Default: None, which means the `language` of the runtime.
             timeout_ms: The time limit of the program in milliseconds, above 0 and at most the limit of the sandbox.
                 Default: None, which means the time limit of the sandbox.

@@ -101,8 +101,8 @@ class LocalFaaS:
             can import the packages that are installed for it. The default is the interpreter of this process.
         drain_s: How long `drain` and `aclose` wait for programs in flight, in seconds, above 0.
         queue_timeout_s: How long a program may wait for its engine and a sandbox, in seconds, above 0. After this time
-            it is refused. None means for as long as its client waits for the answer, less the time limit of the
-            program, and at least 1.5 s. In any case, a program is refused when its client no longer waits.
+            it is refused. None means as long as its client waits for the answer, less the time limit of the
+            program, but at least 1.5 s. In any case, a program is refused when its client no longer waits.
         telemetry: Sinks for the events of executions, see `faasrt.telemetry.events`.
         access_log: A structlog or standard library logger that gets a line at INFO for each request; None for no log.
         ssl: A context with the certificate of the server, which then speaks HTTPS; None for plain HTTP.

@@ -12,8 +12,8 @@ class TimeLimit:
     """Calls a function when a time limit ends, unless the limit is cancelled first.
 
     The time in which the event loop is blocked does not count, because a program may wait for the server to read its
-    output. Afterwards there is time to read data that arrived meanwhile. Nor does the time in which `counts` returns
-    False, as far as a look at each tenth of a second shows. The launcher ends a program that does not wait (see
+    output. Afterwards there is time to read data that arrived meanwhile. The time in which `counts` returns False does
+    not count either. `counts` is called each tenth of a second. The launcher ends a program that does not wait (see
     `JailedProcess.limit_time`).
     """
 

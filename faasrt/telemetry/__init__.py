@@ -11,10 +11,10 @@ Pass sinks to the manager, the factory or the embedded FaaS: `telemetry=[Prometh
 is called with every event, unless its method `is_enabled_for` excludes some. A failing sink is logged once, and never
 fails a call.
 
-`get_metrics()` needs no sink. Its numbers always agree with the numbers of the sinks and the log, because they count
-the calls of this client. `faasrt health` reports what servers count, which may have other clients too: the `active` and
-`queued` programs of an embedded FaaS are calls in flight of any client. Its `capacity` is the maximum of the endpoint's
-limit in `get_metrics()`.
+`get_metrics()` needs no sink. It counts the calls of this client, as the sinks and the log do. A sink may forget
+endpoints that have left; `get_metrics()` still counts their calls. `faasrt health` reports what servers count, which
+may have other clients too: the `active` and `queued` programs of an embedded FaaS are calls in flight of any client.
+Its `capacity` is the maximum of the endpoint's limit in `get_metrics()`.
 
 Example:
     >>> from faasrt.telemetry.events import CallFinished

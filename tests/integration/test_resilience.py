@@ -37,7 +37,7 @@ from support.served import until
 from support.servers import holding_faas
 
 SHORT_DELAYS = RetrySettings(base_delay_s=0.001, max_delay_s=0.002)
-"""Calls to endpoints that are down fail at once."""
+"""Retries have short delays. Calls wait for endpoints that are down, as by default."""
 
 
 @contextlib.asynccontextmanager
