@@ -30,7 +30,7 @@ The reference:
 * `faasrt.discovery`: one URL for all replicas behind a name
 * `faasrt.transport`: deadlines, retries, replicas, limits
 * `faasrt.protocol`: the wire protocol, and the envelope, which gets exact results from python-faas and js-faas
-* `faasrt.agents`: sessions for the code of a model; `faasrt.inspect_ai`: a sandbox and a scorer for Inspect AI
+* `faasrt.agents`: sessions for the code of a model
 * `faasrt.sync`: the same API without asyncio
 * `faasrt.web`: calls that end when the client of a web application disconnects
 * `faasrt.ray`: batches on several machines; `faasrt.ray.serve`: the embedded FaaS on Ray Serve, autoscaled

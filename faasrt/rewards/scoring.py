@@ -46,7 +46,14 @@ _TIMEOUTS = TimeoutSettings(grace_s=1_800)
 @list_attributes
 @attrs.frozen
 class FailedSolution:
-    """A reference solution that does not pass its tests; see `CodeReward.check`."""
+    """A reference solution that does not pass its tests; see `CodeReward.check`.
+
+    Example:
+        >>> from faasrt.rewards import CodeReward
+        >>> failed = await CodeReward(manager).check_async(["print(1)"], [[TestCase("", "2")]])
+        >>> failed[0].index, failed[0].reason
+        (0, "1 of 1 tests: test 0: WRONG_ANSWER: line 1: expected '2', got '1'")
+    """
 
     index: int
     """Its index, from 0."""

@@ -77,6 +77,8 @@ class EndpointRegistry:
             capacity_of=self._capacity_of,
             on_idle=self._remove,
         )
+        # The groups of languages whose URLs have no names.
+        self._groups: dict[Language | str, EndpointGroup] = {}
         # The endpoints that have left and were not reported yet, in this order.
         self._left: dict[str, None] = {}
         self._users = 0
@@ -123,6 +125,7 @@ class EndpointRegistry:
         if self._users:
             self.loop.check()
         self.settings = settings
+        self._groups.clear()
         self.http.configure(settings)
         self._replicas.configure(settings)
         self.pool.reconfigure(settings, lambda group: self._urls(group.language, validates=group.validates))
@@ -223,6 +226,10 @@ class EndpointRegistry:
         urls = self.urls(language)
         return tuple(url for url in urls if protocol_of(url).validates) if validates else urls
 
+    def known_group(self, language: Language | str, excluded: frozenset[str], validates: bool) -> EndpointGroup | None:
+        """Return the replicas for a language now; None if `group` must find them."""
+        return None if excluded or validates else self._groups.get(language)
+
     async def group(
         self,
         language: Language | str,
@@ -253,7 +260,10 @@ class EndpointRegistry:
                     continue  # the settings have changed meanwhile
                 if failure is not None:
                     raise failure
-            return self.pool.groups.get(language, urls, validates=validates, excluded=excluded)
+            group = self.pool.groups.get(language, urls, validates=validates, excluded=excluded)
+            if not (validates or excluded or has_names(urls)):
+                self._groups[language] = group
+            return group
 
     async def _look_up(self, urls: Sequence[str], deadline: float) -> ConnectError | None:
         try:

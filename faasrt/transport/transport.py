@@ -87,9 +87,11 @@ class Transport:
         try:
             while True:
                 try:
-                    group = self._pinned or await registry.group(
-                        language, validates=request.validates, excluded=failed.excluded, deadline=call.deadline
-                    )
+                    group = self._pinned or registry.known_group(language, failed.excluded, request.validates)
+                    if group is None:
+                        group = await registry.group(
+                            language, validates=request.validates, excluded=failed.excluded, deadline=call.deadline
+                        )
                 except UnsupportedLanguageError as error:
                     raise failed.error or error from None
                 except ConnectError as error:
