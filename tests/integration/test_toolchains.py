@@ -329,7 +329,9 @@ async def test_a_compiler_that_takes_too_long_is_ended(
     language: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The outcome is SYNTAX_ERROR with the reason. It is kept for a minute only, so that equal programs do not wait."""
-    code = f"int main(void) {{ return 0; }} // not in the cache: {uuid.uuid4()}"
+    # It is not in the cache, and needs much more than the limit, in which the wait for a CPU does not count.
+    functions = "".join(f"int f{n}(int x) {{ return x * {n} + x / {n + 1}; }}\n" for n in range(1_000))
+    code = f"{functions}int main(void) {{ return 0; }} // {uuid.uuid4()}"
     async with LocalFaaS([language], workers=1, sandbox=SANDBOX) as faas:
         async with manager_for_c(faas.url) as manager:
             assert (await manager.run_code("int main(void) { return 0; }", language)).ok
