@@ -27,7 +27,7 @@ from faasrt.errors import (
 )
 from faasrt.languages import LanguageOption
 from faasrt.protocol.sessions import IDLE_TIMEOUT_S
-from faasrt.protocol.streams import cut_text
+from faasrt.protocol.streams import cut_text, replace_surrogates
 from faasrt.results import Display, ExecutionResult
 from faasrt.tasks import SessionRunOptions
 
@@ -50,7 +50,7 @@ _BRANCH_LOST = (
 @list_attributes
 @attrs.frozen
 class Observation:
-    """What a model learns from a program.
+    """The report to a model about a program.
 
     Example:
         >>> from faasrt.agents import AgentSession
@@ -97,7 +97,7 @@ def describe(result: ExecutionResult, note: str = "") -> Observation:
     displayed = cut_text(join_lines(*shown), room)[0]
     output = cut_text(output, MAX_TEXT_BYTES - _size(displayed))[0]
     text = join_lines(output, displayed, omitted, note) or ("" if images else "(no output)")
-    return Observation(sendable(text), tuple(images), result)
+    return Observation(replace_surrogates(text), tuple(images), result)
 
 
 def _output_of(result: ExecutionResult) -> str:
@@ -129,11 +129,6 @@ def join_lines(*texts: str) -> str:
 
 def _size(text: str) -> int:
     return len(text.encode(errors="replace"))
-
-
-def sendable(text: str) -> str:
-    """Replace lone surrogates, which a program may print."""
-    return text.encode(errors="replace").decode()
 
 
 def message_of(error: FaasrtError) -> str:

@@ -52,6 +52,7 @@ from faasrt.client.session import Session
 from faasrt.config import SandboxConfig
 from faasrt.judging import Judgement
 from faasrt.languages import LanguageOption
+from faasrt.protocol.streams import replace_surrogates
 from faasrt.results import ExecutionResult, Outcome
 from faasrt.rewards import CodeReward, last_code_block
 from faasrt.rewards.shared_manager import SharedManager
@@ -87,7 +88,7 @@ def run_code(language: LanguageOption = "python", url: str | None = None, **opti
     task = CodeTask("", language, **options)
 
     async def execute(code: str) -> str:
-        program = code.encode(errors="replace").decode()  # no program can be sent with lone surrogates
+        program = replace_surrogates(code)
         if not program.strip():
             raise ToolError("The program is empty.")
         result = await shared.run_async(

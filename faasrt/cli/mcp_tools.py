@@ -38,7 +38,7 @@ from mcp.types import (
 )
 
 from faasrt import __version__
-from faasrt.agents import IMAGES, MAX_TEXT_BYTES, AgentSession, describe, join_lines, message_of, refusal, sendable
+from faasrt.agents import IMAGES, MAX_TEXT_BYTES, AgentSession, describe, join_lines, message_of, refusal
 from faasrt.cli.mcp_files import OUTPUT_FOLDER, Collector, OutputFolder, split_files
 from faasrt.cli.mcp_greeting import INSTRUCTIONS
 from faasrt.client.manager import RuntimeManager
@@ -48,7 +48,7 @@ from faasrt.errors import FaasrtError, InvalidRequestError, OverloadedError, Rej
 from faasrt.inputs import check_path
 from faasrt.languages import Language
 from faasrt.protocol.health import read_profile
-from faasrt.protocol.streams import cut_text
+from faasrt.protocol.streams import cut_text, replace_surrogates
 from faasrt.results import OutputChunk
 from faasrt.telemetry.logs import log_error
 
@@ -81,7 +81,7 @@ class Reply:
         self._text = join_lines(self._text, text)
 
     def to_result(self, *, is_error: bool = False) -> CallToolResult:
-        text = sendable(self._text) or ("" if self._blocks else "(no output)")
+        text = replace_surrogates(self._text) or ("" if self._blocks else "(no output)")
         structured = None
         # Some clients show a model only the structured content. So it has the whole text, and a result with images has
         # none. Others show only the text, which has the outcome of a failure.
@@ -285,7 +285,7 @@ class SandboxTools:
         numbers = itertools.count(1)
 
         async def report(chunk: OutputChunk) -> None:
-            await context.session.report_progress(next(numbers), message=sendable(chunk.text))
+            await context.session.report_progress(next(numbers), message=replace_surrogates(chunk.text))
 
         name = _workspace_name(context) or arguments.pop("session", None)
         is_new = name is None

@@ -98,6 +98,11 @@ def find_marker(text: str) -> slice | None:
     return min(found, key=lambda span: abs(span.start + span.stop - len(text)), default=None)
 
 
+def replace_surrogates(text: str) -> str:
+    """Replace lone surrogates, which are not characters and cannot be sent."""
+    return text.encode(errors="replace").decode()
+
+
 def cut_text(text: str, limit: int) -> tuple[str, bool]:
     """Cut a text to a size in UTF-8 bytes, like `cut`. A text within the limit is returned unchanged."""
     if 4 * len(text) <= limit:

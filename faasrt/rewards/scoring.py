@@ -18,6 +18,7 @@ from faasrt.errors import ConfigurationError, FaasrtError, InvalidRequestError, 
 from faasrt.judging import AssertTest, Compare, FunctionTest, Judgement, Verdict
 from faasrt.languages import Language, LanguageOption, has_return_val
 from faasrt.protocol.cases import check_function
+from faasrt.protocol.streams import replace_surrogates
 from faasrt.rewards.completions import last_code_block, read_text
 from faasrt.rewards.failures import is_failure, single_failures
 from faasrt.rewards.problems import Problem, parse_problem
@@ -357,8 +358,7 @@ class CodeReward:
 
     def _task(self, problem: Problem, code: str) -> CodeTask:
         self._check_language(problem)
-        # No program can be sent with lone surrogates, which are not characters.
-        program = problem.insert_into(code.encode(errors="replace").decode())
+        program = problem.insert_into(replace_surrogates(code))
         is_default = self._options.compare is None and any(isinstance(test, FunctionTest) for test in problem.tests)
         compare = "alike" if is_default else self._options.compare
         if any(isinstance(test, AssertTest) for test in problem.tests):

@@ -1,4 +1,4 @@
-"""What a call asks of an endpoint: to run a program, to parse one, or something about a session."""
+"""The requests of a call: to run a program, to parse one, or about a session."""
 
 from __future__ import annotations
 

@@ -210,7 +210,7 @@ def check_requirements() -> None:
 def lock_folder(fd: int) -> None:
     """Keep a folder until all copies of a descriptor are closed, including those of other processes.
 
-    If the program holds a lock of its own, the folder is not kept after its end: nobody may wait for a program here.
+    If the program holds a lock of its own, the folder is not kept after its end, because the launcher must not wait.
     """
     with contextlib.suppress(BlockingIOError):
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
