@@ -8,6 +8,7 @@ import errno
 import os
 import select
 import sys
+import tempfile
 import threading
 import venv
 from collections.abc import AsyncIterator
@@ -19,6 +20,7 @@ import pytest
 import pytest_asyncio
 
 from faasrt import Language, Outcome, RuntimeManager
+from faasrt.local.engines import native_jail
 from faasrt.local.engines.engine import EngineJob
 from faasrt.local.engines.native.engine import NativeEngine
 from faasrt.local.engines.native.session import NativeSession
@@ -1137,3 +1139,20 @@ async def test_a_session_of_an_environment_below_tmp_is_forked(tmp_path: Path) -
         await session.run_code("open('file', 'w').write('text')")
         async with await session.fork() as branch:
             assert (await branch.run_code("print(open('file').read())")).stdout == "text\n"
+
+
+@LANDLOCK
+async def test_a_session_is_forked_after_a_file_of_the_system_was_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Installing a package replaces /etc/ld.so.cache, which the jails have mounted."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        file = Path(folder, "file")
+        file.touch()
+        monkeypatch.setattr(native_jail, "_SYSTEM", [*native_jail._SYSTEM, str(file)])
+        async with native_engine(tmp_path) as engine:
+            file.unlink()
+            async with opened(engine) as session:
+                await run(session, "x = 1")
+                async with closing(await session.fork()) as branch:
+                    await check(branch)

@@ -55,9 +55,12 @@ class RootMaker:
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
-        self._config, self._namespace = config, -1
+        self._config = config
         self._own_namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         self._folder = os.open(_ROOT, _PATH)
+        # At the start, because the kernel refuses to mount a file that has been replaced since, as a package manager
+        # replaces /etc/ld.so.cache. It copies such mounts, though.
+        self._namespace = self._make_namespace()
 
     @property
     def rights(self) -> list[list[Any]]:
@@ -65,8 +68,6 @@ class RootMaker:
 
     def make(self, pid: int) -> tuple[Root, int]:
         """Return the root folder of a branch of a process, and the device of the /tmp of the session."""
-        if self._namespace < 0:
-            self._make_namespace()
         joined = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         own_proc = os.stat("/proc").st_dev
         try:
@@ -102,13 +103,13 @@ class RootMaker:
         finally:
             syscalls.unmount(_ROOT)
 
-    def _make_namespace(self) -> None:
+    def _make_namespace(self) -> int:
         syscalls.unshare(syscalls.CLONE_NEWNS)
         with self._returning():
             syscalls.mount(_ROOT, _ROOT, None, syscalls.MS_BIND)
             for _, target in namespaces.mounts_of_branches(self._config):
                 syscalls.mount(target, _ROOT + target, None, syscalls.MS_BIND | syscalls.MS_REC)
-            self._namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+            return os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
 
     @contextlib.contextmanager
     def _inside(self, namespace: int) -> Iterator[None]:
