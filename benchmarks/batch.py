@@ -149,7 +149,9 @@ def measure(count: int, kills: int) -> dict[str, float]:
     found = {record["id"]: record for record in records}
     assert sorted(record["id"] for record in records) == sorted(expected), "a task has no result, or more than one"
     wrong = {
-        key: (outcome, found[key]["outcome"]) for key, outcome in expected.items() if found[key]["outcome"] != outcome
+        key: (outcome, found[key]["outcome"], found[key].get("error"))
+        for key, outcome in expected.items()
+        if found[key]["outcome"] != outcome
     }
     assert not wrong, wrong
     for key, outcome in expected.items():
