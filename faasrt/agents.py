@@ -20,7 +20,6 @@ from faasrt.client.session import Session
 from faasrt.config import SandboxConfig
 from faasrt.errors import (
     ConnectionLostError,
-    FaasrtError,
     InvalidRequestError,
     RejectedError,
     SessionLostError,
@@ -131,17 +130,12 @@ def _size(text: str) -> int:
     return len(text.encode(errors="replace"))
 
 
-def message_of(error: FaasrtError) -> str:
-    """Return a message without the endpoint, the attempts and their time, for which a model has no use."""
-    return Exception.__str__(error)
-
-
 def refusal(error: InvalidRequestError | RejectedError) -> str:
     """Return why a call was refused, for the model. Raise the error again if the model cannot mend it."""
     if isinstance(error, RejectedError):
         if error.status in _UNAUTHORIZED:
             raise error
-        return ": ".join(filter(None, (error.error, error.details))) or message_of(error)
+        return ": ".join(filter(None, (error.error, error.details))) or error.message
     return str(error)
 
 
@@ -235,7 +229,7 @@ class AgentSession:
         except SessionLostError as error:
             return Observation(str(error))
         except ConnectionLostError as error:
-            return Observation(f"{message_of(error)}\nThe code may have run. {_MAYBE_LOST}")
+            return Observation(f"{error.message}\nThe code may have run. {_MAYBE_LOST}")
 
     @contextlib.asynccontextmanager
     async def use(self) -> AsyncIterator[Session]:
@@ -254,10 +248,10 @@ class AgentSession:
             # A server that cannot be reached twice has probably ended: each call retries for a while.
             is_lost = bool(session.lost_reason) or self._unreachable is session
             self._unreachable = None if is_lost else session
-            message = f"{message_of(error)}\n{self._next_state(session) if is_lost else _MAYBE_LOST}"
+            quote = f"{error.quote}\n{self._next_state(session) if is_lost else _MAYBE_LOST}"
             if is_lost:
                 self._forget(session)
-            raise SessionLostError(message, sent=error.sent, status=error.status) from error
+            raise SessionLostError(error.reason, quote=quote, sent=error.sent, status=error.status) from error
         finally:
             if session.lost_reason:
                 self._forget(session)

@@ -29,7 +29,7 @@ survive `pickle` and `copy`. `faasrt/docs/error-handling.md` says how to handle 
 from __future__ import annotations
 
 import reprlib
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 from faasrt._attribute_docs import list_attributes
 
@@ -90,6 +90,11 @@ class FaasrtError(Exception):
         ...     print(f"{type(error).__name__}: {error}")
         UnsupportedLanguageError: unknown language 'cobol': use one of python, javascript, typescript, c, cpp, go...
     """
+
+    @property
+    def message(self) -> str:
+        """The text of the error without endpoint, attempts and time, which `str` adds to a `ServiceError`."""
+        return Exception.__str__(self)
 
 
 class ConfigurationError(FaasrtError, ValueError):
@@ -209,6 +214,19 @@ class ExecutionError(FaasrtError):
         """The `ExecutionResult` whose outcome is not OK."""
 
 
+class _Fields(TypedDict, total=False):
+    """The keyword arguments of `ServiceError`."""
+
+    quote: str
+    hint: str
+    endpoint: str
+    attempts: int
+    elapsed_s: float
+    sent: Sent
+    status: int | None
+    blames_endpoint: bool
+
+
 @list_attributes
 class ServiceError(FaasrtError):
     """A FaaS, or the connection to it, failed. It says nothing about the user's code.
@@ -226,15 +244,23 @@ class ServiceError(FaasrtError):
 
     def __init__(
         self,
-        message: str,
+        reason: str,
         *,
+        quote: str = "",
+        hint: str = "",
         endpoint: str = "",
         attempts: int = 0,
         elapsed_s: float = 0.0,
         sent: Sent = "maybe",
         status: int | None = None,
+        blames_endpoint: bool = True,
     ) -> None:
-        super().__init__(message)
+        text = f"{reason}: {quote}" if quote else reason
+        super().__init__(f"{text}; {hint}" if hint else text)
+        self.reason = reason
+        """What has failed, in words of faasrt alone. Logs and events contain it."""
+        self.quote = quote
+        """The text of the server, the system or a library in the message; it may contain output of a program."""
         self.endpoint = endpoint
         """The base URL of the last attempt."""
         self.attempts = attempts
@@ -252,14 +278,13 @@ class ServiceError(FaasrtError):
         """The HTTP status of the answer; None if there was no answer."""
         # False if a hostile program may have caused the error, or the server only has too many sessions. Such an error
         # must not open the endpoint's breaker.
-        self.blames_endpoint = True
+        self.blames_endpoint = blames_endpoint
 
     def __str__(self) -> str:
-        text = super().__str__()
         if not self.endpoint:
-            return text
+            return self.message
         tries = "1 attempt" if self.attempts == 1 else f"{self.attempts} attempts"
-        return f"{text} [{self.endpoint}, {tries}, {self.elapsed_s:.2f} s, sent: {self.sent}]"
+        return f"{self.message} [{self.endpoint}, {tries}, {self.elapsed_s:.2f} s, sent: {self.sent}]"
 
 
 class ConnectError(ServiceError):
@@ -280,10 +305,14 @@ class ConnectError(ServiceError):
         no 3
     """
 
-    # Whether the connection was refused. Then the server has stopped, and so have its programs.
-    connection_refused = False
-    # Whether the server's certificate was not accepted, or it does not speak TLS. Neither waiting nor a retry helps.
-    permanent = False
+    def __init__(
+        self, reason: str, *, connection_refused: bool = False, permanent: bool = False, **fields: Unpack[_Fields]
+    ) -> None:
+        super().__init__(reason, **fields)
+        # The server has stopped, and so have its programs.
+        self.connection_refused = connection_refused
+        # The server's certificate was not accepted, or it does not speak TLS. Neither waiting nor a retry helps.
+        self.permanent = permanent
 
 
 class ConnectionLostError(ServiceError):
@@ -336,19 +365,25 @@ class OverloadedError(ServiceError):
         429 60.0
     """
 
-    retry_after_s: float | None = None
-    """The seconds in `Retry-After`, or None."""
-    not_started: bool = False
-    """Whether the answer states that the code was not started."""
+    def __init__(
+        self, reason: str, *, retry_after_s: float | None = None, not_started: bool = False, **fields: Unpack[_Fields]
+    ) -> None:
+        super().__init__(reason, **fields)
+        self.retry_after_s = retry_after_s
+        """The seconds in `Retry-After`, or None."""
+        self.not_started = not_started
+        """Whether the answer states that the code was not started."""
 
 
 class _AnsweredError(ServiceError):
     """An error whose answer contains a message from the server."""
 
-    error: str = ""
-    """The `error` text in the answer, or ""."""
-    details: str = ""
-    """The `details` text in the answer, or the beginning of a body that is not JSON."""
+    def __init__(self, reason: str, *, error: str = "", details: str = "", **fields: Unpack[_Fields]) -> None:
+        super().__init__(reason, **fields)
+        self.error = error
+        """The `error` text in the answer, or ""."""
+        self.details = details
+        """The `details` text in the answer, or the beginning of a body that is not JSON."""
 
 
 @list_attributes

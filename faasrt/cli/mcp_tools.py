@@ -38,7 +38,7 @@ from mcp.types import (
 )
 
 from faasrt import __version__
-from faasrt.agents import IMAGES, MAX_TEXT_BYTES, AgentSession, describe, join_lines, message_of, refusal
+from faasrt.agents import IMAGES, MAX_TEXT_BYTES, AgentSession, describe, join_lines, refusal
 from faasrt.cli.mcp_files import OUTPUT_FOLDER, Collector, OutputFolder, split_files
 from faasrt.cli.mcp_greeting import INSTRUCTIONS
 from faasrt.client.manager import RuntimeManager
@@ -156,7 +156,7 @@ class Workspace:
         except (InvalidRequestError, RejectedError) as error:
             return Reply(refusal(error))
         except SessionLostError as error:
-            raise ToolError(message_of(error)) from None
+            raise ToolError(error.message) from None
 
     async def _use(self, session: Session, tool: str, arguments: dict[str, Any], report: Report) -> Reply:
         match tool:
@@ -179,7 +179,7 @@ class Workspace:
                 await session.write_files(files)
         except RejectedError as error:
             if error.status != _WRONG:  # otherwise, sessions of this language have no files there
-                reason = error.details or message_of(error)
+                reason = error.details or error.message
                 raise ToolError(f"The files of the user cannot be put into a session: {reason}") from None
         if self._setup.output is not None:
             self._collectors[language] = Collector(self._setup.output, language)
@@ -275,7 +275,7 @@ class SandboxTools:
         except ToolError as error:
             return _failure(str(error))
         except FaasrtError as error:
-            return _failure(f"{type(error).__name__}: {message_of(error)}")
+            return _failure(f"{type(error).__name__}: {error.message}")
         except Exception as error:  # the log must not have its message, which may quote the program
             frames = "".join(traceback.format_tb(error.__traceback__))
             log_error("a tool failed with %s, raised from:\n%s", type(error).__name__, frames, name="faasrt.mcp")
@@ -301,7 +301,7 @@ class SandboxTools:
             if not is_new:
                 raise
             hint = "If you have a session, pass its name as 'session': without it, a new one begins."
-            raise ToolError(f"{type(error).__name__}: {message_of(error)}\n{hint}") from None
+            raise ToolError(f"{type(error).__name__}: {error.message}\n{hint}") from None
         finally:
             workspace.calls -= 1
             workspace.used_at = asyncio.get_running_loop().time()

@@ -478,7 +478,7 @@ class Session:
         if self._closing is not None:
             raise RuntimeClosedError("this session was closed: open another")
         if self._lost:
-            raise SessionLostError(f"the session is lost: {self._lost}", endpoint=remote.endpoint, sent="no")
+            raise SessionLostError("the session is lost", quote=self._lost, endpoint=remote.endpoint, sent="no")
         remote.executor.calls.check_open()
         return remote
 
@@ -505,16 +505,20 @@ class Session:
                 try:
                     yield remote
                 except ConnectError as error:
-                    message = f"the server of the session cannot be reached: {error.args[0]}"
-                    lost = SessionLostError(message, endpoint=error.endpoint, attempts=error.attempts, sent=error.sent)
-                    lost.elapsed_s = error.elapsed_s
-                    raise lost from error
+                    raise SessionLostError(
+                        "the server of the session cannot be reached",
+                        quote=error.message,
+                        endpoint=error.endpoint,
+                        attempts=error.attempts,
+                        elapsed_s=error.elapsed_s,
+                        sent=error.sent,
+                    ) from error
                 except ServiceError as error:
                     error.endpoint = error.endpoint or remote.endpoint
                     if isinstance(error, SessionLostError):
                         if self._closing is not None:
                             raise RuntimeClosedError("this session was closed while the call was in flight") from error
-                        self._lost = str(error.args[0]).partition(": ")[2]
+                        self._lost = error.quote
                     raise
 
     async def _end(self, remote: _RemoteSession) -> None:
@@ -571,6 +575,10 @@ async def find_session(registry: EndpointRegistry, session_id: str, endpoint: st
     for failure in failures:
         if not isinstance(failure, SessionLostError):
             raise failure
-    reasons = dict.fromkeys(str(error.args[0]) for error in failures)
-    message = f"no endpoint has the session ({len(replicas)} asked): {'; '.join(reasons)}"[:1000]
-    raise SessionLostError(message, endpoint=replicas[0] if len(replicas) == 1 else "", attempts=1, sent="no")
+    raise SessionLostError(
+        f"no endpoint has the session ({len(replicas)} asked)",
+        quote="; ".join(dict.fromkeys(error.message for error in failures))[:1000],
+        endpoint=replicas[0] if len(replicas) == 1 else "",
+        attempts=1,
+        sent="no",
+    )

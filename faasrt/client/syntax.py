@@ -117,7 +117,7 @@ async def _start() -> Process:
             sys.executable, "-I", "-S", "-W", "ignore", str(_PROGRAM), stdin=PIPE, stdout=PIPE, stderr=PIPE
         )
     except (OSError, RuntimeError) as error:  # RuntimeError: no thread can start; NotImplementedError: no processes
-        raise _failure(f"the process that checks Python cannot start: {error}") from None
+        raise _failure("the process that checks Python cannot start", str(error)) from None
     assert process.stdout is not None
     assert process.stderr is not None
     try:
@@ -133,11 +133,11 @@ async def _start() -> Process:
         raise
     died = _ProcessDiedError(process.returncode or 0)
     last_line = reason.rpartition("\n")[2][:_REASON_CHARS] or "no reason given"
-    raise _failure(f"the process that checks Python cannot start: it {died.reason}: {last_line}")
+    raise _failure(f"the process that checks Python cannot start: it {died.reason}", last_line)
 
 
-def _failure(message: str) -> ServerError:
-    return ServerError(f"{message}; {_REMEDY}", sent="no")
+def _failure(reason: str, quote: str = "") -> ServerError:
+    return ServerError(reason, quote=quote, hint=_REMEDY, sent="no")
 
 
 async def _exchange(process: Process, source: bytes) -> list[Any] | None:

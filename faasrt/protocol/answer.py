@@ -149,9 +149,15 @@ def read_answer(answer: Answer, nonce: str | None, *, timeout_ms: float, max_out
     body = decode_object(answer.body)
     if body.get("error"):
         error, details = _message_in(body)
-        failure = ServerError(f"the FaaS reports a failure: {error[:300]}; see its logs", sent="yes", status=200)
-        failure.error, failure.details = error, details
-        raise failure
+        raise ServerError(
+            "the FaaS reports a failure",
+            quote=error[:300],
+            hint="see its logs",
+            error=error,
+            details=details,
+            sent="yes",
+            status=200,
+        )
     metadata = check_type(body.get("metadata", {}), "metadata", dict)
     if "output" not in body:
         raise ProtocolError("the answer has no output", sent="yes", status=200)
@@ -224,23 +230,29 @@ def status_error(answer: Answer, texts: tuple[str, str] | None = None) -> Servic
     """`texts` are the error and the details in the answer, if it is not coze-loop's."""
     status = answer.status
     error, details = texts or server_message(answer)
-    reason = ": ".join(part[:300] for part in (error, details) if part) or "no reason given"
+    quote = ": ".join(part[:300] for part in (error, details) if part) or "no reason given"
     if status in (429, 503) or (status == 504 and answer.not_started):
-        message = f"the FaaS is overloaded (HTTP {status}): {reason}; lower the concurrency or add replicas"
-        overloaded = OverloadedError(message, sent="yes", status=status)
-        overloaded.retry_after_s, overloaded.not_started = answer.retry_after_s, answer.not_started
-        return overloaded
+        return OverloadedError(
+            f"the FaaS is overloaded (HTTP {status})",
+            quote=quote,
+            hint="lower the concurrency or add replicas",
+            retry_after_s=answer.retry_after_s,
+            not_started=answer.not_started,
+            sent="yes",
+            status=status,
+        )
+    if not 400 <= status < 600:
+        reason = f"the FaaS answered HTTP {status}, which is not part of its protocol"
+        return ProtocolError(reason, hint="check the URL", sent="yes", status=status)
     failure: RejectedError | ServerError
     if status == 408 and not answer.not_started:
-        message = f"the FaaS, or a proxy before it, stopped waiting (HTTP 408): {reason}; see their logs"
-        failure = ServerError(message, sent="yes", status=status)
-    elif 400 <= status < 500:
-        failure = RejectedError(f"the FaaS refused the request (HTTP {status}): {reason}", sent="yes", status=status)
-    elif 500 <= status < 600:
-        failure = ServerError(f"the FaaS failed (HTTP {status}): {reason}; see its logs", sent="yes", status=status)
+        reason = "the FaaS, or a proxy before it, stopped waiting (HTTP 408)"
+        failure = ServerError(reason, quote=quote, hint="see their logs", sent="yes", status=status)
+    elif status < 500:
+        failure = RejectedError(f"the FaaS refused the request (HTTP {status})", quote=quote, sent="yes", status=status)
     else:
-        message = f"the FaaS answered HTTP {status}, which is not part of its protocol; check the URL"
-        return ProtocolError(message, sent="yes", status=status)
+        reason = f"the FaaS failed (HTTP {status})"
+        failure = ServerError(reason, quote=quote, hint="see its logs", sent="yes", status=status)
     failure.error, failure.details = error, details
     return failure
 
@@ -251,7 +263,7 @@ def read_files(value: Any) -> dict[str, bytes]:
         files = files_from_wire(check_type(value, "files", dict))
         return {check_path(path, "a path"): data for path, data in files.items()}
     except InvalidRequestError as error:
-        raise ProtocolError(f"'files' in the answer is wrong: {error}", sent="yes", status=200) from None
+        raise ProtocolError("'files' in the answer is wrong", quote=str(error), sent="yes", status=200) from None
 
 
 def read_sizes(value: Any) -> dict[str, int]:
@@ -259,14 +271,14 @@ def read_sizes(value: Any) -> dict[str, int]:
     try:
         return {check_path(path, "a path"): check_type(size, "sizes", int) for path, size in sizes.items()}
     except InvalidRequestError as error:
-        raise ProtocolError(f"'sizes' in the answer is wrong: {error}", sent="yes", status=200) from None
+        raise ProtocolError("'sizes' in the answer is wrong", quote=str(error), sent="yes", status=200) from None
 
 
 def _read_displays(value: Any) -> tuple[Display, ...]:
     try:
         return displays_from_wire(value)
     except ValueError as error:
-        raise ProtocolError(f"'displays' in the answer is wrong: {error}", sent="yes", status=200) from None
+        raise ProtocolError("'displays' in the answer is wrong", quote=str(error), sent="yes", status=200) from None
 
 
 def _unpack_js_report(texts: dict[str, str]) -> bool:
@@ -422,7 +434,7 @@ def decode_object(body: bytes) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ProtocolError(f"the answer is not UTF-8 (byte {error.start})", sent="yes") from None
     except (ValueError, RecursionError) as error:
-        raise ProtocolError(f"the answer is not JSON: {str(error)[:200]}", sent="yes") from None
+        raise ProtocolError("the answer is not JSON", quote=str(error)[:200], sent="yes") from None
     if not isinstance(value, dict):
         raise ProtocolError(f"the answer is JSON, but not an object: {type(value).__name__}", sent="yes")
     return value

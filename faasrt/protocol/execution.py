@@ -292,13 +292,17 @@ def _check_started(plain: ParsedAnswer, profile: EndpointProfile) -> None:
     if profile.reference or is_reference_answer(plain.metadata):
         reason = plain.output.stderr.strip()[:500] or "no reason given"
         code = "" if plain.exit_code is None else f" (exit code {plain.exit_code})"
-        message = f"the FaaS did not start its interpreter{code}: {reason}; see its logs"
-        error = ServerError(message, sent="yes", status=200)
-        error.details = reason
         # On js-faas a program can overwrite the answer, and so hide that it started.
         failed = profile.on_cpython_and_node and plain.exit_code not in (None, 0)
-        error.blames_endpoint = is_pyodide(plain.metadata) or failed
-        raise error
+        raise ServerError(
+            f"the FaaS did not start its interpreter{code}",
+            quote=reason,
+            hint="see its logs",
+            details=reason,
+            sent="yes",
+            status=200,
+            blames_endpoint=is_pyodide(plain.metadata) or failed,
+        )
 
 
 def _too_large(limit: int) -> ParsedAnswer:

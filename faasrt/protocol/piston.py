@@ -118,16 +118,20 @@ class Piston(ServiceProtocol):
         stage = stages["compile" if compiling else "run"]
         status, message = (str(stage.get(name) or "") for name in ("status", "message"))
         if status == "XX":
-            raise ServerError(f"the sandbox of Piston failed: {message[:300]}; see its logs", sent="maybe")
+            raise ServerError("the sandbox of Piston failed", quote=message[:300], hint="see its logs", sent="maybe")
         end = _end(stage, status, message, program, compiling=compiling)
         metadata = {"service": self.name, **{name: body.get(name) for name in ("language", "version")}}
         metadata |= {name: stage.get(name) for name in ("status", "message", "cpu_time", "memory")}
         parsed = read_end(end, program, nonce, metadata)
         if nonce and parsed.report.started and status in ("OL", "EL"):
-            reason = f"the result is larger than the output limit of Piston: {message}; {_OUTPUT_SETTING}"
-            error = ServerError(reason, sent="yes", status=200)
-            error.blames_endpoint = False
-            raise error
+            raise ServerError(
+                "the result is larger than the output limit of Piston",
+                quote=message[:300],
+                hint=_OUTPUT_SETTING,
+                sent="yes",
+                status=200,
+                blames_endpoint=False,
+            )
         return parsed
 
     def read_health(self, answer: Answer) -> tuple[str, str, dict[str, Any]]:

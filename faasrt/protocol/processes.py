@@ -156,7 +156,10 @@ def _is_parse_error(error: ErrorInfo) -> bool:
 
 def _check_installed(stdout: str, stderr: str, language: str) -> None:
     if not stdout and _NOT_INSTALLED.fullmatch(stderr):
-        error = ServerError(f"the toolchain of {language} is not installed: {stderr.strip()[:300]}", sent="yes")
-        error.details = stderr.strip()[:500]
-        error.blames_endpoint = False  # a program can print the same
-        raise error
+        raise ServerError(
+            f"the toolchain of {language} is not installed",
+            quote=stderr.strip()[:300],
+            details=stderr.strip()[:500],
+            sent="yes",
+            blames_endpoint=False,  # a program can print the same
+        )

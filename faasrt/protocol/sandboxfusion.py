@@ -31,7 +31,7 @@ from typing import Any, ClassVar, Literal
 
 import attrs
 
-from faasrt.errors import InvalidRequestError, ProtocolError, ServerError
+from faasrt.errors import InvalidRequestError, ProtocolError, Sent, ServerError
 from faasrt.inputs import ProgramInput
 from faasrt.languages import Language
 from faasrt.protocol.answer import Answer, ParsedAnswer, check_number, check_type, decode_object, status_error
@@ -113,8 +113,9 @@ class SandboxFusion(ServiceProtocol):
         compiled, ran = (_result(body, name) for name in ("compile_result", "run_result"))
         failed = body.get("status") == "SandboxError" or any(part.get("status") == "Error" for part in (compiled, ran))
         if failed or not (compiled or ran):
-            message = f"SandboxFusion failed: {str(body.get('message'))[:300] or 'no reason given'}; see its logs"
-            raise ServerError(message, sent="yes" if compiled or ran else "maybe")
+            quote = str(body.get("message"))[:300] or "no reason given"
+            sent: Sent = "yes" if compiled or ran else "maybe"
+            raise ServerError("SandboxFusion failed", quote=quote, hint="see its logs", sent=sent)
         end = _end(ran or compiled, compiling=not ran, in_envelope=nonce is not None)
         metadata = {"service": self.name, "status": body.get("status")}
         if nonce is None and not (end.stderr if end.compiling else end.stdout):

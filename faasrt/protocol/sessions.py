@@ -74,7 +74,7 @@ def decode_info(fields: Mapping[str, Any]) -> SessionInfo:
             SandboxConfig(**{name: limits[name] for name in names if name in limits}),
         )
     except ValueError as error:
-        raise ProtocolError(f"the answer does not describe a session: {str(error)[:200]}", sent="yes") from None
+        raise ProtocolError("the answer does not describe a session", quote=str(error)[:200], sent="yes") from None
 
 
 def check_answer(answer: Answer) -> dict[str, Any]:
@@ -95,8 +95,8 @@ def _check_room(answer: Answer) -> None:
 def _check_lost(answer: Answer) -> None:
     if answer.status == 404:
         error, details = server_message(answer)
-        reason = (details or error)[:1000] or "the server does not say why"
-        raise SessionLostError(f"the session is lost: {reason}", sent="yes", status=404)
+        quote = (details or error)[:1000] or "the server does not say why"
+        raise SessionLostError("the session is lost", quote=quote, sent="yes", status=404)
 
 
 @attrs.define

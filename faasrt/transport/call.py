@@ -209,10 +209,7 @@ class Call:
 
 
 def _reason_of(error: BaseException | None) -> str | None:
-    """Return the part of an error message that faasrt wrote. The rest may contain output of a program.
-
-    Messages of these errors quote other text only after their first colon (see `test_privacy.py`).
-    """
-    if not isinstance(error, (ServiceError, QueueFullError, RuntimeClosedError)) or not error.args:
-        return None
-    return str(error.args[0]).partition(":")[0][:200]
+    """Return the part of an error message that faasrt wrote. The rest may contain output of a program."""
+    if isinstance(error, ServiceError):
+        return error.reason
+    return error.message if isinstance(error, (QueueFullError, RuntimeClosedError)) else None

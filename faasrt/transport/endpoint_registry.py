@@ -189,9 +189,7 @@ class EndpointRegistry:
             await self._replicas.update([url])
         except ConnectError as error:
             return [
-                EndpointHealth(
-                    endpoint=url, healthy=False, status="unreachable", latency_s=0.0, error=str(error.args[0])
-                )
+                EndpointHealth(endpoint=url, healthy=False, status="unreachable", latency_s=0.0, error=error.message)
             ]
         return await self.http.probe_all(self._replicas.expand([url]))
 

@@ -25,6 +25,7 @@ from faasrt.transport.tls_failures import permanent_error
 _PIECE_BYTES = 65_536
 _WRITE_BYTES = 262_144
 _FAILURE_BODY_BYTES = 65_536
+IS_RUNNING = "is the FaaS running there?"
 
 
 class BodyTooLargeError(Exception):
@@ -88,32 +89,31 @@ async def exchange(
     except aiohttp.ClientConnectorError as error:
         raise _connect_error(error) from None
     except aiohttp.ConnectionTimeoutError:
-        raise ConnectError("cannot connect in time; is the FaaS running there?", sent="no") from None
+        raise ConnectError("cannot connect in time", hint=IS_RUNNING, sent="no") from None
     except aiohttp.ClientResponseError as error:
         # The text of the error itself can contain the URL of the proxy, with its password.
-        reason = error.message[:300]
+        quote = error.message[:300]
         if error.request_info.method == "CONNECT":  # sent to the proxy, which has not connected to the server
-            message = f"the proxy does not connect to the FaaS (HTTP {error.status}): {reason}"
-            raise ConnectError(message, sent="no") from None
-        raise ProtocolError(f"the answer is not HTTP: {reason}", sent="yes") from None
+            reason = f"the proxy does not connect to the FaaS (HTTP {error.status})"
+            raise ConnectError(reason, quote=quote, sent="no") from None
+        raise ProtocolError("the answer is not HTTP", quote=quote, sent="yes") from None
     except (aiohttp.ClientError, OSError) as error:
         if body is not None and not body.sending:
-            raise ConnectError(f"cannot connect: {_reason(error)}", sent="no") from None
-        raise ConnectionLostError(f"the connection broke: {_reason(error)}", sent="maybe") from None
+            raise ConnectError("cannot connect", quote=_text_of(error), sent="no") from None
+        raise ConnectionLostError("the connection broke", quote=_text_of(error), sent="maybe") from None
 
 
 def _connect_error(error: aiohttp.ClientConnectorError) -> ConnectError:
     if (failure := permanent_error(error)) is not None:
         return failure
-    reason = _connect_reason(error.os_error)
+    quote = _text_of_os_error(error.os_error)
     if isinstance(error, aiohttp.ClientProxyConnectionError):
-        return ConnectError(f"cannot connect to the proxy: {reason}", sent="no")
-    failure = ConnectError(f"cannot connect: {reason}; is the FaaS running there?", sent="no")
-    failure.connection_refused = isinstance(error.os_error, ConnectionRefusedError)
-    return failure
+        return ConnectError("cannot connect to the proxy", quote=quote, sent="no")
+    is_refused = isinstance(error.os_error, ConnectionRefusedError)
+    return ConnectError("cannot connect", quote=quote, hint=IS_RUNNING, sent="no", connection_refused=is_refused)
 
 
-def _connect_reason(error: OSError) -> str:
+def _text_of_os_error(error: OSError) -> str:
     if error.errno is None or error.errno <= 0 or isinstance(error, ssl.SSLError):
         return str(error.strerror or error)[:300]  # the text of a DNS or TLS error
     return os.strerror(error.errno)  # without the address, which the text of the error repeats
@@ -141,8 +141,8 @@ def _make_answer(response: aiohttp.ClientResponse, body: bytes, limit: int) -> A
 def _check_encoding(response: aiohttp.ClientResponse) -> None:
     encoding = response.headers.get("Content-Encoding")
     if encoding is not None and encoding.strip().lower() not in ("", "identity"):
-        message = f"the answer is compressed although the request forbids it: {encoding[:40]}"
-        raise ProtocolError(message, sent="yes", status=response.status)
+        reason = "the answer is compressed although the request forbids it"
+        raise ProtocolError(reason, quote=encoding[:40], sent="yes", status=response.status)
 
 
 async def _read_pieces(content: aiohttp.StreamReader, limit: int) -> bytes:
@@ -169,7 +169,7 @@ def read_retry_after(text: str | None, now: Callable[[], float] = time.time) -> 
     return None
 
 
-def _reason(error: BaseException) -> str:
+def _text_of(error: BaseException) -> str:
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return "Server disconnected"  # its message can be the part of the answer that has arrived
     return str(error)[:300] or type(error).__name__

@@ -37,7 +37,7 @@ from faasrt.protocol.program import (
 from faasrt.protocol.registry import protocol_of
 from faasrt.results import EndpointHealth
 from faasrt.transport.connector import Connector, resolver_for
-from faasrt.transport.exchange import BodyTooLargeError, RequestBody, exchange
+from faasrt.transport.exchange import IS_RUNNING, BodyTooLargeError, RequestBody, exchange
 from faasrt.transport.live_reader import LiveReader
 from faasrt.transport.liveness import Liveness
 
@@ -181,8 +181,7 @@ class HttpClient:
                     sent="no",
                 ) from None
             if not body.sending:
-                message = f"cannot connect {within}; is the FaaS running there?"
-                raise ConnectError(message, sent="no") from None
+                raise ConnectError(f"cannot connect {within}", hint=IS_RUNNING, sent="no") from None
             raise DeadlineExceededError(
                 f"no answer {within}: the FaaS hangs, is overloaded, or does not enforce timeouts"
             ) from None

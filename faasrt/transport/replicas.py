@@ -92,8 +92,8 @@ class ReplicaDirectory:
         for checked in [name.checked for name in names if has_none or name.replicas]:
             await checked.wait()
         if names and not any(map(self._known, urls)):  # again, because names may have left the settings
-            reason = names[0].failure or "the look-up was ended"
-            raise ConnectError(f"no address of the name is known: {reason}", endpoint=names[0].url, sent="no")
+            quote = names[0].failure or "the look-up was ended"
+            raise ConnectError("no address of the name is known", quote=quote, endpoint=names[0].url, sent="no")
 
     def configure(self, settings: Settings) -> None:
         """Use other settings. New names are looked up at once if calls are made, which may wait for them."""

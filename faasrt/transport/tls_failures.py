@@ -39,12 +39,10 @@ def permanent_error(error: aiohttp.ClientConnectorError) -> ConnectError | None:
     cause = error.certificate_error if isinstance(error, aiohttp.ClientConnectorCertificateError) else error.os_error
     if isinstance(cause, ssl.SSLCertVerificationError):
         problem, advice = _PROBLEMS.get(cause.verify_code, ("is not accepted", "see `ssl` of faasrt.Settings"))
-        detail = f"{error.host}, {cause.verify_message.rstrip('.')}"
-        failure = ConnectError(f"the certificate of the server {problem}: {detail}; {advice}", sent="no")
-    elif isinstance(cause, ssl.SSLError) and cause.reason == "WRONG_VERSION_NUMBER":
-        message = f"the server does not speak TLS: {error.host} needs a URL that begins with http://"
-        failure = ConnectError(message, sent="no")
-    else:
-        return None
-    failure.permanent = True
-    return failure
+        quote = f"{error.host}, {cause.verify_message.rstrip('.')}"
+        reason = f"the certificate of the server {problem}"
+        return ConnectError(reason, quote=quote, hint=advice, sent="no", permanent=True)
+    if isinstance(cause, ssl.SSLError) and cause.reason == "WRONG_VERSION_NUMBER":
+        quote = f"{error.host} needs a URL that begins with http://"
+        return ConnectError("the server does not speak TLS", quote=quote, sent="no", permanent=True)
+    return None

@@ -37,9 +37,7 @@ from faasrt.transport.retry import (
 
 
 def overloaded(status: int, retry_after_s: float | None = None, *, not_started: bool = False) -> OverloadedError:
-    error = OverloadedError("x", sent="yes", status=status)
-    error.retry_after_s, error.not_started = retry_after_s, not_started
-    return error
+    return OverloadedError("x", sent="yes", status=status, retry_after_s=retry_after_s, not_started=not_started)
 
 
 # The error, its kind, whether it is retried by default, and whether it is retried if the call is idempotent.
@@ -176,8 +174,7 @@ def test_retries_while_endpoints_are_down_are_limited_by_time_not_by_number(erro
 
 def test_which_failures_are_outages() -> None:
     """A server that is full, that may have run the code, or whose certificate is not accepted, is not down."""
-    permanent = ConnectError("x", sent="no")
-    permanent.permanent = True
+    permanent = ConnectError("x", sent="no", permanent=True)
     lost = ConnectionLostError("x", sent="maybe")
     for error in (overloaded(429), overloaded(429, 1.0), overloaded(503), lost, permanent):
         assert not is_outage(error)
