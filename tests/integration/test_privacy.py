@@ -243,6 +243,7 @@ ALLOWED = {
     "self.queued",
     "problem",  # of a certificate, from a table
     "max_queue",
+    "self._max_concurrency",
 }
 SOURCES = sorted(
     path for part in ("transport", "protocol") for path in (Path(faasrt.__file__).parent / part).rglob("*.py")

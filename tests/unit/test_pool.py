@@ -241,8 +241,7 @@ async def test_a_long_probe_does_not_keep_the_event_loop_busy() -> None:
 
 async def test_queued_calls_do_not_wait_for_a_server_whose_certificate_is_not_accepted() -> None:
     """Such calls fail at once."""
-    error = ConnectError("the certificate is not accepted", sent="no")
-    error.permanent = True
+    error = ConnectError("the certificate is not accepted", sent="no", permanent=True)
     clock = Clock()
     pool, group = pool_with_open_breaker(clock, error, max_concurrency=1)
     permit = pool.try_acquire(group)
@@ -832,8 +831,7 @@ async def test_only_a_refused_connection_clears_abandoned_calls(refused: bool) -
     pool = make_pool(clock)
     group = pool.groups.get("python", ["http://a"])
     group.endpoints[0].limit.charge_abandoned(clock.now + 60)
-    error = ConnectError("cannot connect", sent="no")
-    error.connection_refused = refused
+    error = ConnectError("cannot connect", sent="no", connection_refused=refused)
     pool.release(await acquire(pool, group), error)
     assert group.endpoints[0].limit.abandoned(clock.now) == (0 if refused else 1)
     pool.cancel_timer()
