@@ -243,11 +243,7 @@ CRASHES = {
     "a segmentation fault": ("import ctypes\nctypes.string_at(0)", "SIGSEGV", "SIGSEGV"),
     "SIGKILL": ("import os\nos.kill(os.getpid(), 9)", "SIGKILL", "SIGKILL"),
     "execve": ("import os\nos.execv('/bin/true', ['true'])", "", "exit code 0"),
-    "closed descriptors": (
-        "import os, time\nos.closerange(3, 300)\ntime.sleep(60)",
-        "SIGKILL",
-        "closed the descriptors",
-    ),
+    "closed descriptors": ("import os, time\nos.closerange(3, 300)\ntime.sleep(0.7)", "", "exit code 1"),
 }
 
 
@@ -260,6 +256,22 @@ async def test_a_crash_ends_the_session(session: EngineSession, code: str, signa
     assert reason in session.reason
     with pytest.raises(SessionEndedError, match=reason):
         await run(session, "1")
+
+
+@pytest.mark.parametrize(
+    ("then", "outcome"),
+    [
+        ("time.sleep(60)", Outcome.TIMEOUT),
+        ("for _ in range(20):\n    if not os.fork(): break\nheld = b'x' * 2**25\ntime.sleep(60)", Outcome.MEMORY_LIMIT),
+    ],
+)
+async def test_a_program_without_the_descriptors_of_its_runner_has_its_limits(
+    session: EngineSession, then: str, outcome: Outcome
+) -> None:
+    """However long it takes to reach them. `os.execv` closes these descriptors, too."""
+    code = f"import os, time\nos.closerange(3, 300)\ntime.sleep(0.7)\n{then}"
+    result = await run(session, code, timeout_ms=1_500 if outcome is Outcome.TIMEOUT else 60_000)
+    assert result.outcome is outcome
 
 
 async def test_a_thread_ends_the_session_between_runs(session: EngineSession) -> None:

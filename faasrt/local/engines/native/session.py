@@ -36,7 +36,7 @@ from faasrt.results import Outcome
 # How long an interrupted run may take to end, without the time in which it waits for a CPU.
 _INTERRUPT_S = 1.0
 _FILES_TIMEOUT_S = 10.0  # to write files, and to fork
-# How long the end of a process may be reported after the end of its messages.
+# How long a branch may take to report its fork, after its messages have ended.
 _REPORT_S = 0.5
 # The largest size of the files that are kept for a move to another process; a session with larger ones stays.
 _MAX_KEPT_BYTES = 8 * 2**20
@@ -273,8 +273,8 @@ class NativeSession(EngineSession):
 class _Run(ChildProcess):
     """One run in the process of a session, with its own pipes. For `JailedRun`, it is a process.
 
-    `is_fork` means that the branch, and not the process itself, ends the run. `is_lost` is set if the program has
-    closed the descriptor for its messages.
+    `is_fork` means that the branch, and not the process itself, ends the run. A program that closes the descriptor for
+    messages, as `os.execv` does, runs until its process ends or a limit is reached.
     """
 
     def __init__(
@@ -282,13 +282,12 @@ class _Run(ChildProcess):
     ) -> None:
         super().__init__(process.pid, pipes, self._stop, process.jail.readers)
         self._process, self._end_session, self._is_fork = process, end_session, is_fork
-        self._has_begun = self._wants_interrupt = self._is_over = self.is_lost = False
+        self._has_begun = self._wants_interrupt = self._is_over = False
         self._timer: TimeLimit | None = None
         self.out_of_memory = self.out_of_time = False
 
     def check_not_killed(self, name: str) -> None:
-        if not self.is_lost:
-            self._process.check_not_killed(name)
+        self._process.check_not_killed(name)
 
     def interrupt(self) -> None:
         """Interrupt the program, once it has begun. Between runs, its process ignores the signal."""
@@ -322,8 +321,8 @@ class _Run(ChildProcess):
     def _read(self, fd: int) -> bool:
         more = super()._read(fd)
         if fd == MESSAGES and not self._is_over and self.returncode is None:
-            if MESSAGES not in self._pipes.own and self._timer is None:
-                self._timer = TimeLimit(_REPORT_S, self._lose, self._could_report)
+            if self._is_fork and MESSAGES not in self._pipes.own and self._timer is None:
+                self._timer = TimeLimit(_REPORT_S, lambda: self.mark_exited(0), self._could_report)
             elif more and not self._has_begun:
                 self._has_begun = True
                 if self._wants_interrupt:
@@ -333,10 +332,3 @@ class _Run(ChildProcess):
     def _could_report(self) -> bool:
         """Return whether the end of the process would have been reported on an idle machine."""
         return not (self._process.has_exited() or self._process.waits_for_cpu())
-
-    def _lose(self) -> None:
-        if self._is_fork:
-            self.mark_exited(0)
-        else:
-            self.is_lost = True
-            self._end_session("the program has closed the descriptors of its runner")
