@@ -226,9 +226,19 @@ class WireRequest:
 
     def _check_frames(self, parsed: ParsedAnswer) -> None:
         """Correct the outcome of a program in an envelope, because the guest program reports every exception and exit.
-        Raise ServerError if it did not start.
+        Raise ServerError if it did not start, or if its frame was cut.
         """
         started = parsed.report.started
+        is_taken_for_other = self.protocol is cozeloop.PROTOCOL and not self.profile.lossless
+        if is_taken_for_other and parsed.declared and parsed.truncated and not parsed.report.final:
+            # The embedded FaaS has stated the outcome. It did not know that a frame was in the output that it cut.
+            raise ServerError(
+                "the FaaS cut the result of the program, because the client did not know what kind of server it is",
+                hint="let the client reach GET /health",
+                sent="yes",
+                status=200,
+                blames_endpoint=False,
+            )
         if not (started or parsed.declared or parsed.killed):
             _check_started(parsed, self.profile)
         if (self.expects_frame or started) and not (parsed.declared and parsed.outcome is not Outcome.OK):

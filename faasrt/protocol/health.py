@@ -137,10 +137,12 @@ class HealthReport:
         profile: None if the server did not answer, or does not work now.
         fingerprints: Identify what runs the programs of each language. They are part of the keys of stored results. One
             that is missing or None is unknown.
+        unreached: The error, if the endpoint was not reached.
     """
 
     profile: EndpointProfile | None
     fingerprints: Mapping[Language, str | None] = attrs.field(factory=dict)
+    unreached: ConnectError | None = None
 
 
 def read_fingerprints(health: Mapping[str, Any], url: str) -> dict[Language, str | None]:

@@ -145,9 +145,13 @@ class Attempt:
 
 
 async def fetch_profile(registry: EndpointRegistry, url: str, call: Call) -> EndpointProfile:
-    """Wait for the profile of an endpoint. The time does not count for the deadline of the call."""
+    """Wait for the profile of an endpoint. The time does not count for the deadline of the call. Raise ConnectError if
+    the endpoint is not reached, and has no profile yet.
+    """
     asked = registry.clock()
     try:
-        return await registry.profiles.fetch(url, registry.settings.timeouts.health_s)
+        profile = await registry.profiles.fetch(url, registry.settings.timeouts.health_s)
     finally:
         call.deadline += registry.clock() - asked
+    registry.profiles.check_reached(url)
+    return profile

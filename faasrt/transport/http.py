@@ -215,8 +215,9 @@ class HttpClient:
             answer = await self.get_health(endpoint)
             return HealthReport(protocol.read_profile(answer), _fingerprints_in(answer, endpoint))
         except ConnectError as error:
-            unknown = attrs.evolve(protocol.profile, failure=copy.copy(error)) if error.permanent else None
-            return HealthReport(unknown)
+            error = copy.copy(error)  # without the traceback
+            unknown = attrs.evolve(protocol.profile, failure=error) if error.permanent else None
+            return HealthReport(unknown, unreached=error)
         except ConnectionLostError:
             return HealthReport(None)
         except (ProtocolError, BodyTooLargeError):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import attrs
 
+from faasrt.errors import ConnectError
 from faasrt.languages import Language
 from faasrt.protocol.health import EndpointProfile, HealthReport
 from faasrt.protocol.registry import protocol_of
@@ -31,6 +33,8 @@ class _Entry:
 
     unknown: EndpointProfile
     profile: EndpointProfile | None = None
+    # The error of the last request, if it did not reach the endpoint.
+    unreached: ConnectError | None = None
     # Whether the endpoint has failed since the report with its profile.
     is_stale: bool = False
     # When an endpoint that did not answer may be asked again.
@@ -121,13 +125,23 @@ class ProfileCache:
             if not requesting:
                 return
         entry.requests += 1
-        entry.requested_at, entry.fingerprints = self._clock(), report.fingerprints
+        entry.requested_at, entry.fingerprints, entry.unreached = self._clock(), report.fingerprints, report.unreached
         profile = report.profile
         if profile is not None and (profile.answered or not entry.current.answered):
             entry.set(profile)
         elif profile is not None or hung:
             # The server may still run code, so not every call must wait for its health report.
             entry.ask_again_at = self._clock() + UNKNOWN_S
+
+    def check_reached(self, url: str) -> None:
+        """Raise ConnectError if the profile of an endpoint is unknown, because the last request did not reach it.
+
+        The endpoint may be starting. A program sent now could reach it, but in an envelope, and not as this kind of
+        server needs it.
+        """
+        entry = self._entries.get(url)
+        if entry is not None and entry.profile is None and entry.unreached is not None:
+            raise copy.copy(entry.unreached)
 
     def set(self, url: str, profile: EndpointProfile) -> None:
         self._find(url).set(profile)

@@ -279,7 +279,7 @@ async def test_a_first_look_up_that_fails_is_retried() -> None:
 
 async def test_a_replica_that_is_down() -> None:
     """Its circuit breaker opens, and no call fails, because refused calls go to the other replicas."""
-    breaker = BreakerSettings(consecutive_failures=2, base_open_s=60)
+    breaker = BreakerSettings(consecutive_failures=1, base_open_s=60)
     async with discovered(3, retry=QUICK, breaker=breaker) as (manager, _, fakes):
         fakes[1].down()
         used = Counter[str]()
