@@ -11,7 +11,7 @@ from faasrt.languages import Language
 from faasrt.protocol.answer import Answer, ParsedAnswer, decode_object, raise_for_status, read_answer
 from faasrt.protocol.health import NO_HEALTH, EndpointProfile, read_profile
 from faasrt.protocol.interface import ServiceProtocol
-from faasrt.protocol.program import Program, encode_json
+from faasrt.protocol.program import Program
 
 
 class CozeLoop(ServiceProtocol):
@@ -26,7 +26,7 @@ class CozeLoop(ServiceProtocol):
         return False  # each server names its languages in its health report
 
     def encode(self, program: Program, *, in_envelope: bool) -> bytes:
-        return encode_json(program.to_wire())
+        return program.encode()
 
     def decode(self, answer: Answer, program: Program, *, nonce: str | None, timeout_ms: float) -> ParsedAnswer:
         return read_answer(answer, nonce, timeout_ms=timeout_ms, max_output_bytes=program.sandbox.max_output_bytes)
