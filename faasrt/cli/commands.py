@@ -17,7 +17,7 @@ from faasrt.cli.batch import batch_command
 from faasrt.cli.connect import make_settings, run_with_manager
 from faasrt.cli.deploy import deploy_command
 from faasrt.cli.engine_status import report_engine, show_work
-from faasrt.cli.health_text import describe_engines, describe_languages
+from faasrt.cli.health_text import describe_engines, describe_languages, label_of
 from faasrt.cli.input import open_input
 from faasrt.cli.judge_command import judge_options, judge_program, read_tests
 from faasrt.cli.mcp_command import mcp_command
@@ -58,6 +58,7 @@ from faasrt.tasks import RunOptions
 # The suffixes that are not names of languages.
 _OTHER_SUFFIXES = {".mjs": ".js", ".cc": ".cpp", ".cxx": ".cpp"}
 _MAX_SHOWN = 1_000
+_HEALTH_COLORS = {"healthy": "green", "degraded": "yellow", "UNHEALTHY": "red"}
 
 
 def run(arguments: list[str]) -> int:
@@ -254,9 +255,10 @@ def health_command(as_json: bool, url: str | None, cacert: ssl.SSLContext | None
         click.echo(json.dumps({"healthy": status.healthy, **attrs.asdict(status)}))
     else:
         for entry in status.endpoints:
-            label, detail = ("healthy", entry.version) if entry.healthy else ("UNHEALTHY", name_options(entry.error))
-            label = colored(f"{label:9}", "green" if entry.healthy else "red", err=False)
-            write(f"{label} {entry.endpoint}  {entry.latency_s * 1000:.1f} ms  {detail}\n")
+            label = label_of(entry)
+            detail = name_options(entry.error) if label == "UNHEALTHY" else entry.version
+            text = colored(f"{label:9}", _HEALTH_COLORS[label], err=False)
+            write(f"{text} {entry.endpoint}  {entry.latency_s * 1000:.1f} ms  {detail}\n")
             write("".join(f"          {line}\n" for line in describe_engines(entry.details)))
     return OK if status.healthy else INFRASTRUCTURE
 
@@ -271,7 +273,8 @@ def languages_command(url: str | None, cacert: ssl.SSLContext | None) -> int:
     """
     status = run_with_manager(lambda manager: manager.get_health_status(), make_settings(url, cacert=cacert), None)
     for entry in status.endpoints:
-        write(f"{entry.endpoint}{'' if entry.healthy else f'  UNHEALTHY  {name_options(entry.error)}'}\n")
+        detail = f"  {label}  {name_options(entry.error)}" if (label := label_of(entry)) == "UNHEALTHY" else ""
+        write(f"{entry.endpoint}{detail}\n")
         write("".join(f"  {line}\n" for line in describe_languages(entry)))
     return OK if status.healthy else INFRASTRUCTURE
 

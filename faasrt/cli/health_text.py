@@ -10,6 +10,11 @@ from faasrt.protocol.registry import protocol_of
 from faasrt.results import EndpointHealth
 
 
+def label_of(health: EndpointHealth) -> str:
+    """Return "healthy", "degraded" if only some of the languages run now, or "UNHEALTHY"."""
+    return health.status if health.healthy or health.status == "degraded" else "UNHEALTHY"
+
+
 def describe_engines(details: Mapping[str, Any]) -> list[str]:
     lines = []
     for language, state in _languages(details).items():

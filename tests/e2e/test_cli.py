@@ -436,6 +436,22 @@ def test_an_unreachable_server_exits_with_3(unused_tcp_port: int) -> None:
     assert "UNHEALTHY" in stdout
 
 
+async def test_health_of_a_server_that_runs_some_of_its_languages(tmp_path: Path) -> None:
+    """Such a server is degraded, and the line of each language says whether it runs."""
+    (tmp_path / "file").write_text("no folder can be made below a file")
+    options = ["-l", "py", "-l", "js", "--engine", "python=wasm"]
+    words = ("javascript is ready", "FAASRT_CACHE_DIR")
+    async with served(tmp_path, *options, wait_for=words, FAASRT_CACHE_DIR=str(tmp_path / "file")) as server:
+        (exit_code, health, _), (_, listed, _) = [
+            await asyncio.to_thread(faasrt_process, name, "--url", server.url) for name in ("health", "languages")
+        ]
+    assert exit_code == 3
+    assert re.match(rf"degraded +{server.url} .* faasrt \d", health), health
+    assert "python: failed" in health
+    assert "javascript: ready" in health
+    assert listed.startswith(f"{server.url}\n")
+
+
 @pytest.fixture(scope="module")
 def at_https(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """The URL of a FaaS whose certificate is that of a private CA, and the file of this CA."""
