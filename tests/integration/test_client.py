@@ -397,26 +397,45 @@ def test_manager_refuses_a_factory_with_settings() -> None:
 
 
 def test_use_in_another_event_loop_is_an_error(unused_tcp_port: int) -> None:
-    """A session belongs to its event loop. In another loop a runtime can only be closed."""
+    """A session belongs to its event loop. In another loop a runtime or a manager can only be closed."""
     settings = Settings(endpoints={"py": f"http://127.0.0.1:{unused_tcp_port}"}, retry=NO_WAIT)
-    runtime = RuntimeFactory(settings).create_runtime("py")
+    runtime, manager = RuntimeFactory(settings).create_runtime("py"), RuntimeManager(settings=settings)
 
     async def call() -> None:
         await runtime.run_code("1")
 
-    with pytest.raises(faasrt.ConnectError):
-        asyncio.run(call())
-    with pytest.raises(ConfigurationError, match="another event loop"):
-        asyncio.run(call())
+    async def call_manager() -> None:
+        await manager.run_code("1", "py")
+
+    for function, owner in ((call, "runtime"), (call_manager, "manager")):
+        with pytest.raises(faasrt.ConnectError):
+            asyncio.run(function())
+        with pytest.raises(ConfigurationError, match=f"this {owner} belongs to another event loop"):
+            asyncio.run(function())
     asyncio.run(runtime.aclose())
+    asyncio.run(manager.aclose())
+
+
+def test_a_factory_without_open_runtimes_belongs_to_no_event_loop(unused_tcp_port: int) -> None:
+    factory = RuntimeFactory(Settings(endpoints={"py": f"http://127.0.0.1:{unused_tcp_port}"}, retry=NO_WAIT))
+
+    async def call() -> None:
+        async with factory.create_runtime("py") as runtime:
+            await runtime.run_code("1")
+
+    for _ in range(2):
+        with pytest.raises(faasrt.ConnectError):
+            asyncio.run(call())
 
 
 async def test_validate_code_uses_the_server(serve: Serve) -> None:
-    """`validate_code` sends JavaScript to the FaaS, unless it is empty. A server that cannot validate is an error."""
+    """`validate_code` sends JavaScript to the FaaS, unless it is empty. It needs no health report. A server that cannot
+    validate is an error.
+    """
     seen: list[Any] = []
 
     async def handler(request: web.Request) -> web.Response:
-        seen.append(await request.json())
+        seen.append((request.path, await request.text()))
         return web.json_response(
             {
                 "valid": False,
@@ -425,10 +444,12 @@ async def test_validate_code_uses_the_server(serve: Serve) -> None:
             }
         )
 
-    async with manager_for(await serve(handler, "/validate_code")) as manager:
+    async with manager_for(await serve(handler, "/{path}")) as manager:
         result = await manager.validate_code("let a = ;", "js")
         assert not (await manager.validate_code(" ", "js")).valid
-    assert seen == [{"language": "javascript", "code": "let a = ;"}]
+    assert [(path, json.loads(body)) for path, body in seen] == [
+        ("/validate_code", {"language": "javascript", "code": "let a = ;"})
+    ]
     assert result == faasrt.ValidationResult(False, (faasrt.Diagnostic("bad", 1, None),), "test")
     async with manager_for(await serve(answer)) as manager:
         with pytest.raises(faasrt.RejectedError):

@@ -136,6 +136,7 @@ async def test_output_that_is_not_utf_8() -> None:
                 0,
                 {"stdout"},
             )
+            assert result.error.name == "UnicodeDecodeError"
             assert "a child process wrote bytes that are not UTF-8" in result.error.message
         result = await manager.run_code(child.replace("FDS", ">&2") + "console.log(1)", "js")
         assert (result.outcome, result.stdout) == (Outcome.OK, "1\n")

@@ -146,6 +146,7 @@ VALUES: list[tuple[Compare | None, str, Any, str]] = [
     ("floats", "1.01", 1, "value: expected 1, got 1.01"),
     ("floats", "1" * 400, 1.5, f"value: expected 1.5, got {'1' * 18}...{'1' * 19}"),
     (floats(rel=0.1), "[1.01]", [1], ""),
+    (floats(rel=0.1), '{"py/tuple": [1.01]}', [1], ""),
     (lambda value, expected: sorted(value) == expected, "[2, 1]", [1, 2], ""),
     (lambda value, expected: value == ({"a": (1,)},), '{"py/tuple": [{"a": {"py/tuple": [1]}}]}', 0, ""),
     (
@@ -268,6 +269,12 @@ def test_numbers_may_differ_in_digits_that_a_float_does_not_hold(output: str, ex
         returned = ExecutionResult(outcome=Outcome.OK, output=ExecutionOutput(ret_val=output))
         passed = judge_result(test, returned).verdict is Verdict.PASSED
         assert passed is is_equal
+
+
+def test_the_tolerance_is_inclusive() -> None:
+    """As in `math.isclose`, also for numbers that are read as the same float."""
+    assert floats(rel=0, abs=1)("9007199254740993", "9007199254740992")
+    assert floats(rel=2**-53, abs=0)("9007199254740993", "9007199254740992")
 
 
 def test_small_numbers_are_compared_by_their_relative_difference() -> None:

@@ -13,10 +13,14 @@ from faasrt.protocol.frames import Record, take_frames
 
 def read(files: Any, **fields: Any) -> Record:
     """Return a record of a frame with files."""
-    record = {"index": 0, "outcome": "OK", "exit_code": 0, "ms": 1, "files": files, **fields}
+    return records(files=files, **fields)[0]
+
+
+def records(**fields: Any) -> list[Record]:
+    record = {"index": 0, "outcome": "OK", "exit_code": 0, "ms": 1, **fields}
     frame = json.dumps({"nonce": "abc", "final": True, "records": [record]}, separators=(",", ":"))
     text = "faasrt1:" + base64.b64encode(frame.encode()).decode()
-    return take_frames({"stdout": text}, "abc", 1_000)[0].records[0]
+    return [*take_frames({"stdout": text}, "abc", 1_000)[0].records.values()]
 
 
 def test_files_in_frames_are_read() -> None:
@@ -24,6 +28,12 @@ def test_files_in_frames_are_read() -> None:
     assert (record.files, record.truncated) == ({"a/b": b"text", "c": b"\xff"}, frozenset())
     record = read({"a": ""}, has_all_files=False)
     assert (record.files, record.truncated) == ({"a": b""}, {"files"})
+
+
+@pytest.mark.parametrize(("ms", "is_read"), [(0, True), (0.5, True), (-1, False), ("1", False), (True, False)])
+def test_a_record_has_a_duration_of_at_least_0(ms: Any, is_read: bool) -> None:
+    """A record without one is forged, and is not read."""
+    assert [record.duration_ms for record in records(ms=ms)] == [ms] * is_read
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from faasrt import (
     SandboxConfig,
     ServerError,
 )
-from faasrt.protocol.answer import Answer, raise_for_status, read_answer
+from faasrt.protocol.answer import Answer, max_answer_bytes, raise_for_status, read_answer
 from faasrt.protocol.execution import Execution
 from faasrt.protocol.health import EndpointProfile
 from faasrt.protocol.program import Program
@@ -246,13 +246,48 @@ def test_failures_of_the_server_are_errors(body: Any, status: int, kind: type[Fa
     assert type(info.value) is kind
 
 
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        ({"output": []}, "output"),
+        *(({"output": {name: 5}}, name) for name in ("stdout", "stderr", "ret_val")),
+        ({"output": {}, "metadata": []}, "metadata"),
+        *(({"output": {}, "metadata": {name: "1"}}, name) for name in ("exit_code", "duration", "waited_ms")),
+        *(({"output": {}, "outcome": "OK", name: 5}, name) for name in ("notice", "truncated", "error_info", "files")),
+        ({"output": {}, "outcome": "OK", "displays": [], "session": 5}, "session"),
+        *(
+            ({"output": {}, "outcome": "OK", "error_info": {name: 5}}, name)
+            for name in ("name", "message", "traceback")
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_an_error_names_the_field_of_the_wrong_type(body: Any, name: str) -> None:
+    with pytest.raises(ProtocolError, match=rf"\b{name} in the answer has the wrong type"):
+        result_of(body)
+
+
+@pytest.mark.parametrize(("name", "value"), [("exit_code", 10**15 + 1), ("duration", -1.1e15)])
+def test_an_error_names_the_number_that_is_out_of_range(name: str, value: float) -> None:
+    with pytest.raises(ProtocolError, match=f"{name} in the answer is out of range"):
+        result_of({"output": {}, "metadata": {name: value}})
+    result_of({"output": {}, "metadata": {name: 10**15}})  # the largest one
+
+
+def test_the_largest_answer_that_is_read() -> None:
+    """It has room for all streams at their limit, and for files and displays, whose size JSON can double."""
+    sizes = [max_answer_bytes(1_000, collects=collects, displays=shown) for collects in (0, 1) for shown in (0, 1)]
+    assert sizes == [262_144 + size for size in (4_000, 6_000, 6_000, 8_000)]
+
+
 def test_errors_contain_the_message_of_the_server() -> None:
     """Errors contain the fields `error` and `details`, the start of an HTML page, and Retry-After."""
     with pytest.raises(ServerError) as info:
         result_of({"error": "Execution failed", "details": "no disk"}, 500)
     assert (info.value.error, info.value.details, info.value.status) == ("Execution failed", "no disk", 500)
-    with pytest.raises(ServerError, match="Bad Gateway"):
-        result_of(b"<html>Bad Gateway</html>", 502)
+    with pytest.raises(ServerError, match="Bad Gateway") as info:
+        result_of(b"<html>Bad Gateway</html>" + b"x" * 10_000, 502)
+    assert len(info.value.details) == 500
     with pytest.raises(OverloadedError) as overloaded:
         raise_for_status(Answer(status=429, body=b"{}", retry_after_s=7.0))
     assert overloaded.value.retry_after_s == 7.0

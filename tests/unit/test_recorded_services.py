@@ -11,7 +11,7 @@ import pytest
 
 from faasrt import Language, SandboxConfig
 from faasrt.client.cache import is_stored
-from faasrt.errors import ServerError, ServiceError
+from faasrt.errors import ProtocolError, ServerError, ServiceError
 from faasrt.languages import parse_language
 from faasrt.protocol import piston, sandboxfusion
 from faasrt.protocol.answer import Answer
@@ -280,6 +280,25 @@ def test_error_messages_of_programs() -> None:
 def test_answers_without_an_end(protocol: ServiceProtocol, response: dict[str, Any], outcome: str) -> None:
     """An answer that does not say how the program ended is an error, and an unknown signal is a crash."""
     assert read(protocol, {"request": {"language": "c"}, "status": 200, "response": response}) == outcome
+
+
+@pytest.mark.parametrize(
+    ("protocol", "stage", "name", "value"),
+    [
+        *((piston.PROTOCOL, "run", name, [1]) for name in ("stdout", "stderr")),
+        *((piston.PROTOCOL, "run", name, "1") for name in ("code", "memory", "wall_time")),
+        *((piston.PROTOCOL, name, "", 5) for name in ("run", "compile")),
+        *((sandboxfusion.PROTOCOL, "run_result", name, [1]) for name in ("stdout", "stderr")),
+        *((sandboxfusion.PROTOCOL, "run_result", name, "1") for name in ("return_code", "execution_time")),
+        *((sandboxfusion.PROTOCOL, name, "", 5) for name in ("run_result", "compile_result")),
+    ],
+)
+def test_an_error_names_the_field_of_the_wrong_type(
+    protocol: ServiceProtocol, stage: str, name: str, value: object
+) -> None:
+    body = {stage: {"code": 0, "return_code": 0, name: value} if name else value}
+    with pytest.raises(ProtocolError, match=f"^{name or stage} in the answer has the wrong type"):
+        protocol.decode(Answer(status=200, body=json.dumps(body).encode()), RUN, nonce=None, timeout_ms=5_000)
 
 
 def test_failed_sandbox_of_piston() -> None:

@@ -74,8 +74,8 @@ def check(protocol: ServedProtocol, fields: dict[str, Any], statuses: tuple[int,
     else:
         run.code.encode()
         assert run.language in SERVER.languages
-        assert 0 <= run.timeout_ms <= SERVER.timeout_ms
-        assert 0 < run.memory_limit_mb <= SERVER.memory_limit_mb
+        assert 0 <= run.timeout_ms <= SERVER.max_timeout_ms
+        assert 0 < run.memory_limit_mb <= SERVER.max_memory_limit_mb
         return
     assert refusal.status in statuses
     json.dumps(refusal.body, allow_nan=False)
