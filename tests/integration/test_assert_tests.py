@@ -46,6 +46,8 @@ async def test_right_and_wrong_solutions_are_told_apart(
     assert dict(zip((problem.function for problem in problems), verdicts, strict=True)) == {
         problem.function: ("PASSED", "WRONG_ANSWER") for problem in problems
     }
+    judged = [result for item in found.values() for result in item.judgement.results]
+    assert all(bool(result.difference) is (str(result.verdict) == "WRONG_ANSWER") for result in judged)
 
 
 POINT = "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Point:\n    x: int\n    y: object = 0\n"

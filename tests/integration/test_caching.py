@@ -613,6 +613,21 @@ async def test_the_least_recently_used_results_are_deleted(tmp_path: Path) -> No
     assert (tmp_path / FILE_NAME).stat().st_size < 1.3 * MIN_BYTES
 
 
+@pytest.mark.parametrize(("read_at_s", "kept"), [(3_599, "b"), (3_600, "a")])
+async def test_the_last_use_is_stored_once_an_hour(read_at_s: float, kept: str, tmp_path: Path) -> None:
+    """So most hits need no write. Of two results, the one used less recently, to the hour, is deleted first."""
+    now = 0.0
+    async with DiskCache(tmp_path, max_bytes=MIN_BYTES, now=lambda: now) as cache:
+        await cache.put("a", bytes(MIN_BYTES // 4))
+        now = 10
+        await cache.put("b", bytes(MIN_BYTES // 4))
+        now = read_at_s
+        await cache.get("a")
+        for key in ("c", "d"):
+            await cache.put(key, bytes(MIN_BYTES // 4))
+        assert [key for key in ("a", "b") if await cache.get(key)] == [kept]
+
+
 WRITER = """
 import asyncio, sys
 from faasrt import DiskCache

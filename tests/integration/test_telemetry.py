@@ -91,6 +91,15 @@ def test_wrong_sinks_are_refused(make: Callable[..., Any], telemetry: Any, monke
         make(telemetry=telemetry)
 
 
+async def test_the_last_event_of_a_call_has_the_times_of_its_result(serve: Serve) -> None:
+    events: list[Event] = []
+    async with manager_for(await serve(Recorder(refusals=1).handle), telemetry=[events.append]) as manager:
+        result = await manager.run_code("1", "python")
+    (finished,) = [event for event in events if isinstance(event, CallFinished)]
+    assert (finished.total_s, finished.queued_s) == (result.timings.total_s, result.timings.queued_s)
+    assert (finished.attempts, len(result.timings.attempts_s)) == (2, 2)
+
+
 def test_manager_refuses_a_factory_with_sinks() -> None:
     """The sinks of a factory are those that were passed to the factory."""
     with pytest.raises(ConfigurationError, match="telemetry"):

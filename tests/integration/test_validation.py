@@ -224,7 +224,8 @@ def interpreter(folder: Path, script: str) -> str:
     ("script", "words"),
     [
         ("echo \"ModuleNotFoundError: No module named 'resource'\" >&2; exit 1", "No module named 'resource'"),
-        ("exit 0", "exit code 0"),
+        ("exit 0", "exit code 0: no reason given;"),
+        ("head -c 1000 /dev/zero | tr '\\0' x >&2; exit 1", "exit code 1: x{300};"),
         ("kill -KILL $$", "signal 9"),
         ("kill -SEGV $$", "signal 11"),
         ("ulimit -v 8000; PYTHON", "cannot start"),

@@ -498,7 +498,7 @@ def test_a_test_has_the_fields_of_its_json() -> None:
     assert FunctionTest.from_dict({"expected": tuples}).expected == {"a": [((),)], "py/tuple": [1]}
     assert FunctionTest.from_dict({"args": [tuples["a"]], "expected": 1}) == FunctionTest([[((),)]], 1)
     fields = {"stdin": "a", "expected": "b", "argv": ["c"], "files": {"d": {"base64": "/w=="}}, "id": None}
-    assert TestCase.from_dict(fields) == TestCase(b"a", "b", argv=("c",), files={"d": b"\xff"})
+    assert TestCase.from_dict(fields) == TestCase(b"a", "b", argv=["c"], files={"d": b"\xff"})
 
 
 def test_white_space_around_json_is_no_part_of_it() -> None:

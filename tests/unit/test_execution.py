@@ -12,11 +12,12 @@ import pytest
 
 from faasrt import Language, SandboxConfig
 from faasrt.errors import ConnectError, InvalidRequestError, ServerError, UnsupportedLanguageError
-from faasrt.protocol import piston
+from faasrt.protocol import piston, sandboxfusion
 from faasrt.protocol.answer import Answer
 from faasrt.protocol.envelope import GuestJob
 from faasrt.protocol.execution import Execution, WireRequest
 from faasrt.protocol.health import EndpointProfile
+from faasrt.protocol.interface import ServiceProtocol
 from faasrt.protocol.program import Program
 from faasrt.protocol.sessions import SessionOpening, SessionRun
 from faasrt.results import Outcome
@@ -272,3 +273,44 @@ def test_a_service_runs_languages_without_a_health_report() -> None:
     run = program("cpp")
     sent = Execution(program=run, mode="always").request(piston.PROTOCOL.profile, 1_000, URL, piston.PROTOCOL)
     assert sent.nonce is None
+
+
+@pytest.mark.parametrize(
+    ("protocol", "language", "by_service"),
+    [
+        (piston.PROTOCOL, "js", {"stdin", "args", "files"}),
+        (piston.PROTOCOL, "python", set()),
+        (piston.PROTOCOL, "go", {"stdin", "args", "files"}),
+        (sandboxfusion.PROTOCOL, "js", {"stdin", "files"}),
+        (sandboxfusion.PROTOCOL, "python", set()),
+        (sandboxfusion.PROTOCOL, "go", {"stdin", "files"}),
+    ],
+)
+def test_the_input_that_a_service_passes_on(protocol: ServiceProtocol, language: str, by_service: set[str]) -> None:
+    """Python's guest program passes it on itself, so that it can collect files. Node.js gets what the service can."""
+    options = {"stdin": "a", "files": {"b": "c"}} | (
+        {"argv": ["d"]} if "args" in by_service or language != "go" else {}
+    )
+    run = program(language, **options)
+    body = json.loads(Execution(program=run, mode="always").request(protocol.profile, 1_000, URL, protocol).body)
+    files = body["files"][1:] if protocol is piston.PROTOCOL else body.get("files")
+    assert {name for name in ("stdin", "args") if name in body} | ({"files"} if files else set()) == by_service
+
+
+@pytest.mark.parametrize(
+    ("kept", "words"), [(1_023, "twice the limit of the server"), (1_024, "twice max_output_bytes")]
+)
+def test_an_output_limit_names_who_has_set_it(kept: int, words: str) -> None:
+    run = Program.checked(Language.PYTHON, "1", SandboxConfig(max_output_bytes=1_024))
+    answer = Answer(200, json.dumps({"output": {}, "outcome": "OUTPUT_LIMIT"}).encode())
+    sent = request(run, attrs.evolve(LOSSLESS, max_output_bytes=kept))
+    assert sent.read(answer).result().error.message == f"more than {2 * kept} bytes of output ({words})"
+
+
+@pytest.mark.parametrize(("duration_ms", "outcome"), [(1_000, Outcome.TIMEOUT), (999, Outcome.CRASHED)])
+def test_a_program_that_announced_its_start_and_nothing_else_was_killed(duration_ms: int, outcome: Outcome) -> None:
+    """At its time limit, if it had used it up."""
+    sent = request(program(timeout_ms=1_000), EndpointProfile(reference=True))
+    start = base64.b64encode(f'{{"nonce":"{sent.nonce}","final":false,"records":[]}}'.encode()).decode()
+    result = sent.read(answer_of(f"faasrt1:{start}\n", duration=duration_ms, exit_code=0)).result()
+    assert (result.outcome, result.stderr) == (outcome, "")

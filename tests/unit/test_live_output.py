@@ -64,6 +64,13 @@ def test_a_buffer_keeps_the_head_and_the_tail_of_a_long_stream() -> None:
     assert len(head) - 1 + int(size) + len(tail) == buffer.size == 100_000
 
 
+def test_a_long_stream_keeps_its_lone_surrogates() -> None:
+    buffer = OutputBuffer(100)
+    buffer.add(b"\xed\xa0\x80" * 1_000)
+    text, _ = buffer.cut()
+    assert re.fullmatch("\ud800+\n... [0-9]+ bytes cut ...\n\ud800+", text)
+
+
 URL = b"blob:null/0123"
 
 
