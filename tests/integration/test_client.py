@@ -417,6 +417,7 @@ def test_use_in_another_event_loop_is_an_error(unused_tcp_port: int) -> None:
 
 
 def test_a_factory_without_open_runtimes_belongs_to_no_event_loop(unused_tcp_port: int) -> None:
+    """After its runtimes are closed, it makes others in the next event loop."""
     factory = RuntimeFactory(Settings(endpoints={"py": f"http://127.0.0.1:{unused_tcp_port}"}, retry=NO_WAIT))
 
     async def call() -> None:

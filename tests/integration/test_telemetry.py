@@ -92,6 +92,7 @@ def test_wrong_sinks_are_refused(make: Callable[..., Any], telemetry: Any, monke
 
 
 async def test_the_last_event_of_a_call_has_the_times_of_its_result(serve: Serve) -> None:
+    """It also counts the attempts, including one that was refused."""
     events: list[Event] = []
     async with manager_for(await serve(Recorder(refusals=1).handle), telemetry=[events.append]) as manager:
         result = await manager.run_code("1", "python")

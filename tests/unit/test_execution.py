@@ -185,6 +185,7 @@ def test_errors_name_the_server_and_what_it_lacks(
 
 
 def test_functions_of_compiled_programs_are_not_called() -> None:
+    """A call of one is refused, and the error names the server and the language."""
     error = error_of(lambda: request(program("cpp"), LOSSLESS, job=GuestJob(function="f", cases=["[[], {}]"])))
     assert error == f"InvalidRequestError: {URL} can run cpp programs, but not call their functions"
 
@@ -213,6 +214,7 @@ def test_a_server_that_did_not_report_may_be_down(run: Program, words: str) -> N
     [({}, {}, "sessions for"), ({"run"}, {"a": "b"}, "files in sessions of"), ({"fork"}, {}, "files in sessions of")],
 )
 def test_a_server_without_a_kind_of_session(features: Any, files: Any, missing: str, version: str) -> None:
+    """The error names the server, what it lacks, and the page of the guide about sessions."""
     profile = attrs.evolve(LOSSLESS, version=version, sessions={"python": frozenset(features)})
     opening = SessionOpening(program=program(files=files), idle_timeout_s=1)
     error = error_of(lambda: opening.request(profile, 1_000, URL))
@@ -301,6 +303,7 @@ def test_the_input_that_a_service_passes_on(protocol: ServiceProtocol, language:
     ("kept", "words"), [(1_023, "twice the limit of the server"), (1_024, "twice max_output_bytes")]
 )
 def test_an_output_limit_names_who_has_set_it(kept: int, words: str) -> None:
+    """The server, if it keeps less than the caller has asked for."""
     run = Program.checked(Language.PYTHON, "1", SandboxConfig(max_output_bytes=1_024))
     answer = Answer(200, json.dumps({"output": {}, "outcome": "OUTPUT_LIMIT"}).encode())
     sent = request(run, attrs.evolve(LOSSLESS, max_output_bytes=kept))

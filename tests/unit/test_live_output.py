@@ -65,6 +65,7 @@ def test_a_buffer_keeps_the_head_and_the_tail_of_a_long_stream() -> None:
 
 
 def test_a_long_stream_keeps_its_lone_surrogates() -> None:
+    """The cut is between characters, also between those that UTF-8 cannot encode."""
     buffer = OutputBuffer(100)
     buffer.add(b"\xed\xa0\x80" * 1_000)
     text, _ = buffer.cut()

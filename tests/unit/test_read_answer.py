@@ -263,12 +263,14 @@ def test_failures_of_the_server_are_errors(body: Any, status: int, kind: type[Fa
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_an_error_names_the_field_of_the_wrong_type(body: Any, name: str) -> None:
+    """Each field of an answer has one type, or is missing."""
     with pytest.raises(ProtocolError, match=rf"\b{name} in the answer has the wrong type"):
         result_of(body)
 
 
 @pytest.mark.parametrize(("name", "value"), [("exit_code", 10**15 + 1), ("duration", -1.1e15)])
 def test_an_error_names_the_number_that_is_out_of_range(name: str, value: float) -> None:
+    """Numbers of a server are at most 10**15, so that a program's exit code or time is a sensible one."""
     with pytest.raises(ProtocolError, match=f"{name} in the answer is out of range"):
         result_of({"output": {}, "metadata": {name: value}})
     result_of({"output": {}, "metadata": {name: 10**15}})  # the largest one

@@ -296,6 +296,7 @@ def test_answers_without_an_end(protocol: ServiceProtocol, response: dict[str, A
 def test_an_error_names_the_field_of_the_wrong_type(
     protocol: ServiceProtocol, stage: str, name: str, value: object
 ) -> None:
+    """It names a stage of the answer that is not an object, too."""
     body = {stage: {"code": 0, "return_code": 0, name: value} if name else value}
     with pytest.raises(ProtocolError, match=f"^{name or stage} in the answer has the wrong type"):
         protocol.decode(Answer(status=200, body=json.dumps(body).encode()), RUN, nonce=None, timeout_ms=5_000)

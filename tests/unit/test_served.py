@@ -269,6 +269,7 @@ def test_refusals_of_sandboxfusion_are_those_of_pydantic(
 
 
 def test_a_missing_field_of_sandboxfusion() -> None:
+    """The refusal names the field, as that of pydantic does."""
     with pytest.raises(RefusedError) as refused:
         sandboxfusion.SERVER.read_run({"language": "cpp"}, SERVER)
     assert (refused.value.body["detail"][0]["type"], refused.value.body["detail"][0]["loc"]) == (
