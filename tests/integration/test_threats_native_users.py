@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from textwrap import dedent
@@ -197,6 +198,28 @@ async def test_the_disk_is_limited(host: Host, name: str) -> None:
     assert result.outcome in (Outcome.MEMORY_LIMIT, Outcome.USER_ERROR), result
     await until(lambda: len(_homes(host)) <= _WARM)
     await until(lambda: not [*Path("/dev/shm").glob("faasrt-*-*")])
+
+
+async def test_deleted_files_count_while_others_free_as_much(host: Host) -> None:
+    """The free space of the machine does not show them."""
+    code = dedent("""
+        for i in range(20):
+            x = os.open('f', os.O_CREAT | os.O_RDWR)
+            os.unlink('f')
+            os.write(x, bytes(2**22))
+            os.write(1, b'.')
+            time.sleep(0.1)
+        signal.pause()
+    """)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        others = [Path(folder, str(number)) for number in range(25)]
+        for other in others:
+            other.write_bytes(bytes(2**22))
+        async with host.manager.stream_code(f"{PRELUDE}\n{code}", "python", timeout_ms=10_000) as run:
+            async for chunk in run:
+                for _ in chunk.text:
+                    others.pop().unlink()
+    assert run.result.outcome is Outcome.MEMORY_LIMIT, run.result
 
 
 @pytest.mark.parametrize("name", sample(BOUNDED))

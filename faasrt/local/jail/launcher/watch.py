@@ -55,7 +55,9 @@ _FREE_KERNEL_BYTES = 32 * 2**20
 _LOCK_BYTES = 65_536  # more than a lock takes, because many locks on a shared file slow down other programs
 _FREE_LOCKS = 9  # of each process
 _MAX_THREADS = 64
-_FREE_DISK_BYTES = 16 * 2**20  # deleted files are searched for if the disk has lost this much more than files show
+# Deleted files are searched for if the disk has lost this much more than files show. They are also searched for after
+# this time, because others may have freed as much as the program has used.
+_FREE_DISK_BYTES, _SEARCH_S = 16 * 2**20, 1.0
 
 
 class _Program:
@@ -64,6 +66,7 @@ class _Program:
     Attributes:
         table_bytes: The page tables of each process that do not count.
         kernel_bytes: The least memory of the kernel itself so far.
+        searched_at: When deleted files were last searched for.
         is_hidden: Whether the last check could not read the memory of one of its processes.
         is_counting: Whether an exact count is not complete.
         read: The number of processes whose memory has been read exactly.
@@ -76,6 +79,7 @@ class _Program:
         self.living: set[int] = set()
         self.uid, self.group, self.home = message.get("uid", 0), message.get("group", 0), message.get("home", "")
         self.free_bytes = users.free_bytes(self.home) if self.home else 0
+        self.searched_at = time.monotonic()
         self.namespace = "" if self.init is None else process_memory.pid_namespace(self.init)
         self.is_hidden = False
         self.kernel_bytes = sys.maxsize
@@ -245,7 +249,9 @@ class _Watch:
         size = users.stored_bytes(program.home, program.uid, self._config["disk_bytes"])
         free = users.free_bytes(program.home)
         program.free_bytes = max(program.free_bytes, free + size)  # others may have freed some
-        if program.free_bytes - free > size + _FREE_DISK_BYTES:
+        now = time.monotonic()
+        if program.free_bytes - free > size + _FREE_DISK_BYTES or now - program.searched_at > _SEARCH_S:
+            program.searched_at = now
             size += users.hidden_bytes(folders, program.uid)
         return size
 
