@@ -258,7 +258,7 @@ class ServiceError(FaasrtError):
         text = f"{reason}: {quote}" if quote else reason
         super().__init__(f"{text}; {hint}" if hint else text)
         self.reason = reason
-        """What has failed, in words of faasrt alone. Logs and events contain it."""
+        """The failure in words of faasrt alone. Logs and events contain it."""
         self.quote = quote
         """The text of the server, the system or a library in the message; it may contain output of a program."""
         self.endpoint = endpoint
