@@ -10,12 +10,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import attrs
 import deno
 import pytest
+from aiohttp import web
 
-from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig
+from faasrt import ExecutionResult, Outcome, RuntimeManager, SandboxConfig, ServerError
 from faasrt.languages import Language
+from faasrt.local import LocalFaaS
 from faasrt.protocol.envelope import WHOLE_PROGRAM, wrap
 from faasrt.protocol.frames import take_frames
 from faasrt.protocol.health import EndpointProfile
@@ -23,7 +26,7 @@ from faasrt.protocol.program import Program
 from faasrt.protocol.return_val import take_return_val
 from support.doubles import doubles
 from support.doubles.forked import Forked
-from support.helpers import manager_at
+from support.helpers import Serve, manager_at, manager_for
 from support.package import WIRE
 from support.programs import PROGRAMS
 from support.tables import block, first_of
@@ -567,3 +570,31 @@ async def test_guest_stops_loops_with_sys_monitoring(local: RuntimeManager) -> N
         result = await local.run_code(wrapped, "python", timeout_ms=10_000)
         record = take_frames({"stdout": result.stdout}, "abc", 1_000)[0].records[0]
         assert (record.outcome, record.texts["stdout"]) == (Outcome.TIMEOUT, "on\n")
+
+
+@pytest.mark.asyncio(loop_scope="function")
+@pytest.mark.parametrize(
+    ("language", "code", "small"),
+    [
+        ("python", "print('x' * 10**6)", "print(1)"),
+        ("javascript", "for (;;) console.log('x'.repeat(10**5))", "console.log(1)"),
+    ],
+)
+async def test_large_output_of_an_embedded_faas_whose_health_is_hidden(
+    serve: Serve, language: str, code: str, small: str
+) -> None:
+    """Its server cuts the output, and with it the frame that says how the program ended. This is no verdict."""
+    async with LocalFaaS([language]) as faas, aiohttp.ClientSession() as session:
+
+        async def gateway(request: web.Request) -> web.Response:
+            if request.path == "/health":
+                return web.Response(status=404)
+            body = await request.read()
+            async with session.post(faas.url + request.path, data=body, headers=request.headers) as answer:
+                return web.json_response(await answer.json(), status=answer.status)
+
+        async with manager_for(await serve(gateway, "/{path:.*}")) as manager:
+            assert (await manager.run_code(small, language)).stdout == "1\n"
+            with pytest.raises(ServerError, match=r"cut the result .*let the client reach GET /health") as failure:
+                await manager.run_code(code, language)
+    assert (failure.value.sent, failure.value.attempts) == ("yes", 1)

@@ -6,7 +6,6 @@ import asyncio
 import json
 from typing import Any
 
-import aiohttp
 import pytest
 from aiohttp import web
 from hypothesis import given, strategies as st
@@ -28,7 +27,6 @@ from faasrt import (
     TimeoutSettings,
     UnsupportedLanguageError,
 )
-from faasrt.local import LocalFaaS
 from faasrt.protocol.health import EndpointProfile, HealthReport, read_profile
 from faasrt.testing import FakeFaaS
 from faasrt.transport.http import HttpClient
@@ -263,33 +261,6 @@ async def test_a_server_that_starts_during_a_call_gets_programs_of_its_kind(monk
             result = await manager.run_code("1", "python")
     assert (result.outcome, result.attempts) == (Outcome.OK, 2)
     assert [request["code"] for request in fake.requests] == ["1"]
-
-
-@pytest.mark.parametrize(
-    ("language", "code", "small"),
-    [
-        ("python", "print('x' * 10**6)", "print(1)"),
-        ("javascript", "for (;;) console.log('x'.repeat(10**5))", "console.log(1)"),
-    ],
-)
-async def test_large_output_of_an_embedded_faas_whose_health_is_hidden(
-    serve: Serve, language: str, code: str, small: str
-) -> None:
-    """Its server cuts the output, and with it the frame that says how the program ended. This is no verdict."""
-    async with LocalFaaS([language]) as faas, aiohttp.ClientSession() as session:
-
-        async def gateway(request: web.Request) -> web.Response:
-            if request.path == "/health":
-                return web.Response(status=404)
-            body = await request.read()
-            async with session.post(faas.url + request.path, data=body, headers=request.headers) as answer:
-                return web.json_response(await answer.json(), status=answer.status)
-
-        async with manager_for(await serve(gateway, "/{path:.*}")) as manager:
-            assert (await manager.run_code(small, language)).stdout == "1\n"
-            with pytest.raises(ServerError, match=r"cut the result .*let the client reach GET /health") as failure:
-                await manager.run_code(code, language)
-    assert (failure.value.sent, failure.value.attempts) == ("yes", 1)
 
 
 @pytest.mark.parametrize(("mode", "plain", "probes"), [("never", 1, 0), ("always", 0, 1)])
